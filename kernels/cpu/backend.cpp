@@ -1,0 +1,30 @@
+// The CPU back end. Compiled once for each instruction set; the build names it in DR_ISA.
+#include "backend_table.h"
+#include "launch.h"
+
+#include <omp.h>
+
+DR_NAMESPACE_BEGIN
+
+struct CpuMaker {
+  using Launcher = CpuLauncher;
+  static CpuLauncher make(const dr_execution& execution) {
+    return CpuLauncher(execution.threads > 0 ? execution.threads : omp_get_max_threads());
+  }
+  static dr_status finish(const CpuLauncher&) { return DR_OK; }
+};
+
+DR_NAMESPACE_END
+
+#define DR_JOIN_(a, b) a##b
+#define DR_JOIN(a, b) DR_JOIN_(a, b)
+const Backend& DR_JOIN(cpu_backend_, DR_ISA)() { return dr::BackendTable<dr::CpuMaker>::table(); }
+
+#if defined(DR_ISA_IS_GENERIC)
+size_t solver_workspace_bytes(const dr_solver_args& args) {
+  return dr::Solver<dr::CpuLauncher>::workspace_bytes(args);
+}
+size_t mind_workspace_bytes(const dr_mind_args& args) {
+  return dr::MindPlan(args).workspace_bytes();
+}
+#endif

@@ -1,0 +1,33 @@
+"""Registration kernels: thin functions over libdinoreg, NumPy or CuPy arrays in, the same out.
+
+Arrays are C-contiguous with axes ``(z, y, x[, channel])``; vectors and matrices use the order
+z, y, x. ``index_map`` arguments are (3, 4) matrices over ``(z, y, x, 1)``. Every function runs
+where its arrays are: NumPy on the CPU, CuPy on the current device and stream.
+"""
+
+from ._arrays import Array, Progress
+from ._errors import KernelCancelled, KernelError
+from .fields import compose, invert, jacobian_determinant, map_field
+from .images import mind_ssc, resample, resample_labels
+from .info import BuildInfo, build_info
+from .solver import Solution, SolverOptions, solve, solver_workspace_bytes
+
+__all__ = [
+    "Array",
+    "BuildInfo",
+    "KernelCancelled",
+    "KernelError",
+    "Progress",
+    "Solution",
+    "SolverOptions",
+    "build_info",
+    "compose",
+    "invert",
+    "jacobian_determinant",
+    "map_field",
+    "mind_ssc",
+    "resample",
+    "resample_labels",
+    "solve",
+    "solver_workspace_bytes",
+]

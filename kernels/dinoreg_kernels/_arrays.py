@@ -1,0 +1,118 @@
+"""NumPy and CuPy arrays as pointers, and where a call runs."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from ._errors import KernelError
+from ._library import PROGRESS, Execution, PointMapArgs
+
+#: A NumPy or CuPy array.
+Array = Any
+#: Called with the stage's name and its finished fraction.
+Progress = Callable[[str, float], None]
+_STAGES = ("search", "refine")
+
+
+def is_device_array(array: Array) -> bool:
+    """Whether the array lives on a CUDA device."""
+    return hasattr(array, "__cuda_array_interface__")
+
+
+def array_module(array: Array) -> Any:
+    """NumPy for host arrays, CuPy for device arrays."""
+    if not is_device_array(array):
+        return np
+    import cupy
+
+    return cupy
+
+
+def pointer(array: Array, dtype: DTypeLike, name: str, shape: Sequence[int] | None = None) -> int:
+    """Address of a C-contiguous array of the wanted type (and shape); `KernelError` otherwise."""
+    if array.dtype != np.dtype(dtype):
+        raise KernelError(f"{name} is {array.dtype}; wanted {np.dtype(dtype)}")
+    if not array.flags.c_contiguous:
+        raise KernelError(f"{name} is not C-contiguous")
+    if shape is not None and tuple(array.shape) != tuple(shape):
+        raise KernelError(f"{name} has shape {tuple(array.shape)}; wanted {tuple(shape)}")
+    if is_device_array(array):
+        return int(array.__cuda_array_interface__["data"][0])
+    return int(array.ctypes.data)
+
+
+def int3(values: Sequence[int], name: str) -> Any:
+    """Three 32-bit integers for the library."""
+    if len(values) != 3:
+        raise KernelError(f"{name} has {len(values)} numbers; wanted 3")
+    return (ctypes.c_int32 * 3)(*[int(v) for v in values])
+
+
+def doubles(values: ArrayLike, count: int, name: str) -> Any:
+    """`count` doubles for the library, row by row."""
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    if flat.size != count:
+        raise KernelError(f"{name} has {flat.size} numbers; wanted {count}")
+    return (ctypes.c_double * count)(*flat)
+
+
+def point_map(
+    affine: ArrayLike,
+    field: Array | None = None,
+    to_field: ArrayLike | None = None,
+    matrix: ArrayLike | None = None,
+) -> PointMapArgs:
+    """`dr_point_map`; see `dinoreg_kernels.map_field` for what it means."""
+    args = PointMapArgs()
+    args.affine = doubles(affine, 12, "index_map")
+    if field is not None:
+        args.field = pointer(field, np.float32, "field")
+        args.field_shape = int3(field.shape[:3], "field.shape")
+        args.to_field = doubles(np.eye(3, 4) if to_field is None else to_field, 12, "to_field")
+        args.matrix = doubles(np.eye(3) if matrix is None else matrix, 9, "matrix")
+    return args
+
+
+class Call:
+    """The execution of one call: device and stream from an array, and the progress callback.
+
+    An exception in the callback stops the solve and is raised again by `reraise`.
+    """
+
+    def __init__(self, like: Array, threads: int = 0, progress: Progress | None = None) -> None:
+        self.execution = Execution()
+        self.execution.threads = threads
+        self._error: BaseException | None = None
+        if is_device_array(like):
+            import cupy
+
+            self.execution.device = 1
+            self.execution.stream = cupy.cuda.get_current_stream().ptr
+        if progress is not None:
+
+            def report(_user: int | None, stage: int, fraction: float) -> int:
+                try:
+                    progress(_STAGES[stage], fraction)
+                except BaseException as error:
+                    self._error = error
+                    return 1
+                return 0
+
+            self._callback = PROGRESS(report)
+            self.execution.progress = self._callback
+
+    @contextlib.contextmanager
+    def reraising(self) -> Any:
+        """Raise what the callback raised instead of the library's "cancelled"."""
+        try:
+            yield
+        except KernelError:
+            if self._error is not None:
+                raise self._error from None
+            raise

@@ -1,0 +1,11 @@
+"""What goes wrong inside the kernel library."""
+
+from __future__ import annotations
+
+
+class KernelError(RuntimeError):
+    """The library refused a call or failed in it; the message says what came and was wanted."""
+
+
+class KernelCancelled(KernelError):  # noqa: N818 - a request to stop that was followed
+    """The progress callback asked to stop."""

@@ -1,0 +1,226 @@
+"""libdinoreg loaded through ctypes: the structs of dinoreg.h and how their errors are raised."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_size_t, c_void_p
+from pathlib import Path
+
+from ._errors import KernelCancelled, KernelError
+
+_Int3 = c_int32 * 3
+_Double3 = c_double * 3
+_Double9 = c_double * 9
+_Double12 = c_double * 12
+
+PROGRESS = ctypes.CFUNCTYPE(c_int, c_void_p, c_int, c_float)
+
+
+class Execution(ctypes.Structure):
+    """`dr_execution`."""
+
+    _fields_ = (
+        ("device", c_int),
+        ("threads", c_int32),
+        ("stream", c_void_p),
+        ("progress", PROGRESS),
+        ("progress_user", c_void_p),
+    )
+
+
+class PointMapArgs(ctypes.Structure):
+    """`dr_point_map`."""
+
+    _fields_ = (
+        ("affine", _Double12),
+        ("field", c_void_p),
+        ("field_shape", _Int3),
+        ("to_field", _Double12),
+        ("matrix", _Double9),
+    )
+
+
+class ResampleArgs(ctypes.Structure):
+    """`dr_resample_args`."""
+
+    _fields_ = (
+        ("input", c_void_p),
+        ("in_shape", _Int3),
+        ("out", c_void_p),
+        ("out_shape", _Int3),
+        ("inside", c_void_p),
+        ("map", PointMapArgs),
+        ("samples", _Int3),
+        ("outside", c_float),
+    )
+
+
+class LabelsArgs(ctypes.Structure):
+    """`dr_labels_args`."""
+
+    _fields_ = (
+        ("input", c_void_p),
+        ("in_shape", _Int3),
+        ("out", c_void_p),
+        ("out_shape", _Int3),
+        ("map", PointMapArgs),
+        ("nearest", c_int32),
+        ("outside", c_int32),
+    )
+
+
+class MapArgs(ctypes.Structure):
+    """`dr_map_args`."""
+
+    _fields_ = (("out", c_void_p), ("out_shape", _Int3), ("map", PointMapArgs))
+
+
+class JacobianArgs(ctypes.Structure):
+    """`dr_jacobian_args`."""
+
+    _fields_ = (
+        ("field", c_void_p),
+        ("out", c_void_p),
+        ("shape", _Int3),
+        ("index_from_unit", _Double9),
+    )
+
+
+class ComposeArgs(ctypes.Structure):
+    """`dr_compose_args`."""
+
+    _fields_ = (
+        ("first", c_void_p),
+        ("shape", _Int3),
+        ("second", c_void_p),
+        ("second_shape", _Int3),
+        ("to_second", _Double12),
+        ("spacing_mm", _Double3),
+        ("out", c_void_p),
+    )
+
+
+class InvertArgs(ctypes.Structure):
+    """`dr_invert_args`."""
+
+    _fields_ = (
+        ("field", c_void_p),
+        ("field_shape", _Int3),
+        ("matrix", _Double9),
+        ("spacing_mm", _Double3),
+        ("target", _Double12),
+        ("from_point", _Double12),
+        ("from_index", _Double12),
+        ("out", c_void_p),
+        ("residual_mm", c_void_p),
+        ("out_shape", _Int3),
+        ("iterations", c_int32),
+        ("tolerance_mm", c_double),
+    )
+
+
+class MindArgs(ctypes.Structure):
+    """`dr_mind_args`."""
+
+    _fields_ = (
+        ("image", c_void_p),
+        ("shape", _Int3),
+        ("radius", _Int3),
+        ("dilation", _Int3),
+        ("pool", _Int3),
+        ("out", c_void_p),
+        ("channels", c_int32),
+        ("scale", c_float),
+        ("workspace", c_void_p),
+        ("workspace_bytes", c_size_t),
+    )
+
+
+class SolverArgs(ctypes.Structure):
+    """`dr_solver_args`."""
+
+    _fields_ = (
+        ("fixed", c_void_p),
+        ("fixed_weight", c_void_p),
+        ("fixed_shape", _Int3),
+        ("moving", c_void_p),
+        ("moving_weight", c_void_p),
+        ("moving_shape", _Int3),
+        ("moving_offset", _Int3),
+        ("channels", c_int32),
+        ("spacing_mm", _Double3),
+        ("search_factor", _Int3),
+        ("search_radius", _Int3),
+        ("cost_smoothing_mm", c_double),
+        ("field_smoothing_mm", c_double),
+        ("coupling", POINTER(c_double)),
+        ("coupling_rounds", c_int32),
+        ("consistency_rounds", c_int32),
+        ("iterations", c_int32),
+        ("learning_rate_mm", c_double),
+        ("smoothing_mm", c_double),
+        ("smoothness", c_double),
+        ("fold_penalty", c_double),
+        ("fold_margin", c_double),
+        ("field", c_void_p),
+        ("similarity", c_double * 2),
+        ("overlap", c_double),
+        ("workspace", c_void_p),
+        ("workspace_bytes", c_size_t),
+    )
+
+
+_CALLS = {
+    "dr_image_resample": ResampleArgs,
+    "dr_labels_resample": LabelsArgs,
+    "dr_field_map": MapArgs,
+    "dr_field_jacobian": JacobianArgs,
+    "dr_field_compose": ComposeArgs,
+    "dr_field_invert": InvertArgs,
+    "dr_mind_compute": MindArgs,
+    "dr_solver_run": SolverArgs,
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded library; raises `KernelError` with what to do when it is not there."""
+    path = Path(__file__).with_name("libdinoreg.so")
+    try:
+        lib = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise KernelError(
+            f"libdinoreg cannot be loaded ({error}); install the package with `pip install .`, "
+            "which compiles it, instead of running from the source folder"
+        ) from error
+    for name, struct in _CALLS.items():
+        call = getattr(lib, name)
+        call.argtypes = [POINTER(Execution), POINTER(struct)]
+        call.restype = c_int
+    for name in ("dr_cpu_isa", "dr_last_error_message"):
+        getattr(lib, name).restype = c_char_p
+    lib.dr_mind_workspace_bytes.argtypes = [POINTER(MindArgs)]
+    lib.dr_solver_workspace_bytes.argtypes = [POINTER(SolverArgs)]
+    lib.dr_mind_workspace_bytes.restype = lib.dr_solver_workspace_bytes.restype = c_size_t
+    return lib
+
+
+def call(name: str, execution: Execution, args: ctypes.Structure) -> None:
+    """One call of the library; a status other than DR_OK becomes an exception."""
+    lib = library()
+    status = getattr(lib, name)(ctypes.byref(execution), ctypes.byref(args))
+    if status == 0:
+        return
+    message = lib.dr_last_error_message().decode()
+    if status == 5:
+        raise KernelCancelled(message)
+    raise KernelError(f"{name}: {message}")
+
+
+def workspace_bytes(name: str, args: ctypes.Structure) -> int:
+    """Bytes of workspace that a call with these extents needs."""
+    size = int(getattr(library(), name)(ctypes.byref(args)))
+    if size == 0:
+        raise KernelError(f"{name}: {library().dr_last_error_message().decode()}")
+    return size

@@ -1,0 +1,149 @@
+"""Displacement fields: evaluation on other grids, Jacobian, composition, inversion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _library
+from ._arrays import Array, Call, array_module, doubles, int3, point_map, pointer
+
+
+def map_field(
+    out_shape: Sequence[int],
+    index_map: ArrayLike,
+    field: Array,
+    *,
+    to_field: ArrayLike | None = None,
+    matrix: ArrayLike | None = None,
+    threads: int = 0,
+) -> Array:
+    """``out[i] = index_map @ (i, 1) + matrix @ field(to_field @ (i, 1))``.
+
+    A field on another grid (`index_map` zero), a whole mapping as a field, or both.
+
+    Args:
+        out_shape: of the result's grid.
+        index_map: (3, 4).
+        field: (z, y, x, 3) float32, read linearly, clamped at its border.
+        to_field: (3, 4), output index to the field's index (default identity).
+        matrix: (3, 3) on the field's vectors (default identity).
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        (out_shape, 3) float32.
+    """
+    out = array_module(field).empty((*out_shape, 3), np.float32)
+    args = _library.MapArgs()
+    args.out = pointer(out, np.float32, "out")
+    args.out_shape = int3(out_shape, "out_shape")
+    args.map = point_map(index_map, field, to_field, matrix)
+    _library.call("dr_field_map", Call(field, threads).execution, args)
+    return out
+
+
+def jacobian_determinant(field: Array, index_from_unit: ArrayLike, *, threads: int = 0) -> Array:
+    """det(I + du/dp) by central differences, one-sided at the border.
+
+    Args:
+        field: (z, y, x, 3) float32.
+        index_from_unit: (3, 3), the field's vectors to index (z, y, x); for displacements in mm
+            along the grid's axes it is diag(1 / spacing).
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        (z, y, x) float32.
+    """
+    out = array_module(field).empty(field.shape[:3], np.float32)
+    args = _library.JacobianArgs()
+    args.field = pointer(field, np.float32, "field")
+    args.out = pointer(out, np.float32, "out")
+    args.shape = int3(field.shape[:3], "field.shape")
+    args.index_from_unit = doubles(index_from_unit, 9, "index_from_unit")
+    _library.call("dr_field_jacobian", Call(field, threads).execution, args)
+    return out
+
+
+def compose(
+    first: Array,
+    second: Array,
+    spacing_mm: Sequence[float],
+    *,
+    to_second: ArrayLike | None = None,
+    threads: int = 0,
+) -> Array:
+    """``first(p) + second(p + first(p))`` on the grid of `first`.
+
+    Args:
+        first: (z, y, x, 3) float32, mm along the grid's axes.
+        second: (z, y, x, 3) float32, mm along the same axes.
+        spacing_mm: of the first grid, z, y, x.
+        to_second: (3, 4), index of the first grid to index of the second (default identity).
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        Field of the shape of `first`.
+    """
+    out = array_module(first).empty_like(first)
+    args = _library.ComposeArgs()
+    args.first = pointer(first, np.float32, "first")
+    args.shape = int3(first.shape[:3], "first.shape")
+    args.second = pointer(second, np.float32, "second")
+    args.second_shape = int3(second.shape[:3], "second.shape")
+    args.to_second = doubles(np.eye(3, 4) if to_second is None else to_second, 12, "to_second")
+    args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
+    args.out = pointer(out, np.float32, "out")
+    _library.call("dr_field_compose", Call(first, threads).execution, args)
+    return out
+
+
+def invert(
+    field: Array,
+    out_shape: Sequence[int],
+    *,
+    spacing_mm: Sequence[float],
+    matrix: ArrayLike,
+    target: ArrayLike,
+    from_point: ArrayLike,
+    from_index: ArrayLike,
+    iterations: int = 50,
+    tolerance_mm: float = 1e-3,
+    threads: int = 0,
+) -> tuple[Array, Array]:
+    """Fixed-point inversion: finds p with ``p + matrix @ field(p) = target @ (i, 1)``.
+
+    Args:
+        field: (z, y, x, 3) float32, read linearly, clamped at its border.
+        out_shape: of the grid whose indices are i.
+        spacing_mm: of the field's grid, z, y, x; the tolerance is measured with it.
+        matrix: (3, 3), the field's vectors to index of the field's grid.
+        target: (3, 4), output index to index of the field's grid.
+        from_point: (3, 4); the result is ``from_point @ (p, 1) + from_index @ (i, 1)``.
+        from_index: (3, 4).
+        iterations: at most.
+        tolerance_mm: a voxel is finished when it misses its target by less.
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        (out_shape, 3) float32 and the residual (out_shape) float32 in mm.
+    """
+    xp = array_module(field)
+    out = xp.empty((*out_shape, 3), np.float32)
+    residual = xp.empty(tuple(out_shape), np.float32)
+    args = _library.InvertArgs()
+    args.field = pointer(field, np.float32, "field")
+    args.field_shape = int3(field.shape[:3], "field.shape")
+    args.matrix = doubles(matrix, 9, "matrix")
+    args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
+    args.target = doubles(target, 12, "target")
+    args.from_point = doubles(from_point, 12, "from_point")
+    args.from_index = doubles(from_index, 12, "from_index")
+    args.out = pointer(out, np.float32, "out")
+    args.residual_mm = pointer(residual, np.float32, "residual_mm")
+    args.out_shape = int3(out_shape, "out_shape")
+    args.iterations = iterations
+    args.tolerance_mm = tolerance_mm
+    _library.call("dr_field_invert", Call(field, threads).execution, args)
+    return out, residual

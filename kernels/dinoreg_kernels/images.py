@@ -1,0 +1,130 @@
+"""Resampling of images and labels, and MIND-SSC features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _library
+from ._arrays import Array, Call, array_module, int3, point_map, pointer
+
+
+def resample(
+    image: Array,
+    out_shape: Sequence[int],
+    index_map: ArrayLike,
+    *,
+    field: Array | None = None,
+    to_field: ArrayLike | None = None,
+    matrix: ArrayLike | None = None,
+    samples: Sequence[int] = (1, 1, 1),
+    outside: float = 0.0,
+    inside: Array | None = None,
+    threads: int = 0,
+) -> Array:
+    """Linear interpolation of `image` (z, y, x) float32 on another grid.
+
+    The output voxel with index i reads the input at
+    ``index_map @ (i, 1) + matrix @ field(to_field @ (i, 1))``.
+
+    Args:
+        image: (z, y, x) float32.
+        out_shape: of the result.
+        index_map: (3, 4), output index to input index.
+        field: (z, y, x, 3) float32 or None; read linearly, clamped at its border.
+        to_field: (3, 4), output index to the field's index (default identity).
+        matrix: (3, 3), the field's vectors to input index (default identity).
+        samples: points averaged per output voxel and axis: the antialiasing filter.
+        outside: value where no point lies within the image's voxels.
+        inside: (out_shape) float32, receives the share of points within the image.
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        (out_shape) float32.
+    """
+    out = array_module(image).empty(tuple(out_shape), np.float32)
+    args = _library.ResampleArgs()
+    args.input = pointer(image, np.float32, "image")
+    args.in_shape = int3(image.shape, "image.shape")
+    args.out = pointer(out, np.float32, "out")
+    args.out_shape = int3(out_shape, "out_shape")
+    if inside is not None:
+        args.inside = pointer(inside, np.float32, "inside", out_shape)
+    args.map = point_map(index_map, field, to_field, matrix)
+    args.samples = int3(samples, "samples")
+    args.outside = outside
+    _library.call("dr_image_resample", Call(image, threads).execution, args)
+    return out
+
+
+def resample_labels(
+    labels: Array,
+    out_shape: Sequence[int],
+    index_map: ArrayLike,
+    *,
+    field: Array | None = None,
+    to_field: ArrayLike | None = None,
+    matrix: ArrayLike | None = None,
+    nearest: bool = False,
+    threads: int = 0,
+) -> Array:
+    """Labels (z, y, x) int32 on another grid; 0 outside.
+
+    By default the label with the largest sum of trilinear weights wins, which keeps borders smooth
+    without inventing values; with `nearest` the nearest voxel's. Other arguments as in `resample`.
+    """
+    out = array_module(labels).empty(tuple(out_shape), np.int32)
+    args = _library.LabelsArgs()
+    args.input = pointer(labels, np.int32, "labels")
+    args.in_shape = int3(labels.shape, "labels.shape")
+    args.out = pointer(out, np.int32, "out")
+    args.out_shape = int3(out_shape, "out_shape")
+    args.map = point_map(index_map, field, to_field, matrix)
+    args.nearest = int(nearest)
+    _library.call("dr_labels_resample", Call(labels, threads).execution, args)
+    return out
+
+
+def mind_ssc(
+    image: Array,
+    *,
+    radius: Sequence[int],
+    dilation: Sequence[int],
+    pool: Sequence[int] = (1, 1, 1),
+    channels: int = 16,
+    scale: float = 1.0,
+    threads: int = 0,
+) -> Array:
+    """MIND-SSC features, averaged over cells of `pool` voxels.
+
+    Args:
+        image: (z, y, x) float32.
+        radius: of the patch in voxels, per axis z, y, x.
+        dilation: distance of the compared patches in voxels, per axis.
+        pool: voxels per output cell, per axis; a last cell may hold fewer.
+        channels: stored per voxel, a multiple of 8; 12 are used, the rest are 0.
+        scale: factor on the features, which lie in 0..1.
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        (ceil(z / pool), ceil(y / pool), ceil(x / pool), channels) float16.
+    """
+    xp = array_module(image)
+    shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
+    out = xp.empty((*shape, channels), np.float16)
+    args = _library.MindArgs()
+    args.image = pointer(image, np.float32, "image")
+    args.shape = int3(image.shape, "image.shape")
+    args.radius = int3(radius, "radius")
+    args.dilation = int3(dilation, "dilation")
+    args.pool = int3(pool, "pool")
+    args.out = pointer(out, np.float16, "out")
+    args.channels = channels
+    args.scale = scale
+    workspace = xp.empty(_library.workspace_bytes("dr_mind_workspace_bytes", args), np.uint8)
+    args.workspace = pointer(workspace, np.uint8, "workspace")
+    args.workspace_bytes = workspace.size
+    _library.call("dr_mind_compute", Call(image, threads).execution, args)
+    return out

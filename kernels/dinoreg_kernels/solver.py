@@ -1,0 +1,155 @@
+"""The solver: two feature volumes in, a displacement field out."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import _library
+from ._arrays import Array, Call, Progress, array_module, doubles, int3, pointer
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """Parameters of `solve`; lengths in mm along the grid's axes, sigma for smoothing widths.
+
+    Attributes:
+        search_factor: voxels per cell of the discrete search, z, y, x.
+        search_radius: reach of the search in cells; all 0 skips it.
+        cost_smoothing_mm: of the search's costs.
+        field_smoothing_mm: of the search's displacements between coupled rounds.
+        coupling: weights of the coupled-convex rounds.
+        consistency_rounds: of inverse consistency; 0 searches in one direction only.
+        iterations: of Adam.
+        learning_rate_mm: of Adam.
+        smoothing_mm: the displacement is the smoothed variable that Adam changes.
+        smoothness: weight of mean |du/dp|^2 (lambda).
+        fold_penalty: weight of mean max(0, fold_margin - det J)^2.
+        fold_margin: det J below it is penalised.
+    """
+
+    search_factor: tuple[int, int, int] = (3, 3, 3)
+    search_radius: tuple[int, int, int] = (4, 4, 4)
+    cost_smoothing_mm: float = 14.0
+    field_smoothing_mm: float = 10.0
+    coupling: tuple[float, ...] = field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0))
+    consistency_rounds: int = 15
+    iterations: int = 80
+    learning_rate_mm: float = 4.0
+    smoothing_mm: float = 5.66
+    smoothness: float = 1.25
+    fold_penalty: float = 1.0
+    fold_margin: float = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What `solve` found.
+
+    Attributes:
+        field: (z, y, x, 3) float32, mm along the fixed grid's axes.
+        similarity_before: mean weighted squared feature difference without displacement.
+        similarity_after: the same with it.
+        overlap: share of the fixed weight whose match has moving weight.
+    """
+
+    field: Array
+    similarity_before: float
+    similarity_after: float
+    overlap: float
+
+
+def _sizes(
+    fixed_shape: Sequence[int],
+    moving_shape: Sequence[int],
+    channels: int,
+    spacing_mm: Sequence[float],
+    options: SolverOptions,
+) -> _library.SolverArgs:
+    args = _library.SolverArgs()
+    args.fixed_shape = int3(fixed_shape, "fixed_shape")
+    args.moving_shape = int3(moving_shape, "moving_shape")
+    args.channels = channels
+    args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
+    args.search_factor = int3(options.search_factor, "search_factor")
+    args.search_radius = int3(options.search_radius, "search_radius")
+    args.coupling_rounds = len(options.coupling)
+    args.consistency_rounds = options.consistency_rounds
+    args.iterations = options.iterations
+    for name in (
+        "cost_smoothing_mm",
+        "field_smoothing_mm",
+        "learning_rate_mm",
+        "smoothing_mm",
+        "smoothness",
+        "fold_penalty",
+        "fold_margin",
+    ):
+        setattr(args, name, getattr(options, name))
+    return args
+
+
+def solver_workspace_bytes(
+    fixed_shape: Sequence[int],
+    moving_shape: Sequence[int],
+    channels: int,
+    spacing_mm: Sequence[float],
+    options: SolverOptions,
+) -> int:
+    """Bytes that `solve` takes beside its arrays, for a prediction before any work."""
+    args = _sizes(fixed_shape, moving_shape, channels, spacing_mm, options)
+    return _library.workspace_bytes("dr_solver_workspace_bytes", args)
+
+
+def solve(
+    fixed: Array,
+    moving: Array,
+    fixed_weight: Array,
+    moving_weight: Array,
+    *,
+    spacing_mm: Sequence[float],
+    moving_offset: Sequence[int] = (0, 0, 0),
+    options: SolverOptions | None = None,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Solution:
+    """Find u with ``fixed(p) ~ moving(p + u(p))``.
+
+    Args:
+        fixed: (z, y, x, channels) float16, channels a multiple of 8.
+        moving: (z', y', x', channels) float16 on the same lattice.
+        fixed_weight: (z, y, x) float32, 0..1.
+        moving_weight: (z', y', x') float32, 0..1; where it is 0 nothing matches.
+        spacing_mm: of the lattice, z, y, x.
+        moving_offset: index of the moving grid's first voxel on the fixed grid.
+        options: see `SolverOptions`.
+        threads: CPU threads; 0 takes all.
+        progress: called with ("search" | "refine", fraction); an exception stops the solve.
+
+    Raises:
+        KernelError: arrays or options that cannot be used.
+    """
+    options = options or SolverOptions()
+    xp = array_module(fixed)
+    channels = int(fixed.shape[-1])
+    args = _sizes(fixed.shape[:3], moving.shape[:3], channels, spacing_mm, options)
+    args.fixed = pointer(fixed, np.float16, "fixed")
+    args.fixed_weight = pointer(fixed_weight, np.float32, "fixed_weight", fixed.shape[:3])
+    args.moving = pointer(moving, np.float16, "moving", (*moving.shape[:3], channels))
+    args.moving_weight = pointer(moving_weight, np.float32, "moving_weight", moving.shape[:3])
+    args.moving_offset = int3(moving_offset, "moving_offset")
+    coupling = (ctypes.c_double * max(1, len(options.coupling)))(*options.coupling)
+    args.coupling = ctypes.cast(coupling, ctypes.POINTER(ctypes.c_double))
+    out = xp.empty((*fixed.shape[:3], 3), np.float32)
+    args.field = pointer(out, np.float32, "field")
+    size = _library.workspace_bytes("dr_solver_workspace_bytes", args)
+    workspace = xp.empty(size, np.uint8)
+    args.workspace = pointer(workspace, np.uint8, "workspace")
+    args.workspace_bytes = size
+    call = Call(fixed, threads, progress)
+    with call.reraising():
+        _library.call("dr_solver_run", call.execution, args)
+    return Solution(out, args.similarity[0], args.similarity[1], args.overlap)

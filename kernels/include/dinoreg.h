@@ -1,0 +1,204 @@
+/* libdinoreg: registration kernels and solver for 3D feature volumes. C11 and C++.
+ *
+ * Conventions
+ *   Arrays are C-contiguous, axes (z, y, x[, channel]); vectors and matrices use the same order
+ *   z, y, x. Index coordinates are continuous with voxel centres at integers. Displacements of the
+ *   solver are millimetres along the grid's own axes.
+ *   All pointers of one call live on the device named in dr_execution. The library allocates no
+ *   device memory and keeps none: what a call needs beside its arrays is the workspace it is given.
+ *   Calls on a CPU return when the work is done; calls on CUDA are ordered on the given stream and
+ *   may return before it, except dr_solver_run, which returns a result on the host.
+ *   Calls are thread-safe as long as they do not share output arrays or workspace. The message of
+ *   the last error belongs to the calling thread.
+ *   Same input, device and build: same bits, for any number of threads.
+ *
+ * Every struct is zero-initialised by the caller before its fields are set.
+ */
+#ifndef DINOREG_H_
+#define DINOREG_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define DR_API __attribute__((visibility("default")))
+#else
+#define DR_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DR_VERSION_MAJOR 0
+#define DR_VERSION_MINOR 1
+
+typedef enum dr_status {
+  DR_OK = 0,
+  DR_ERROR_INVALID_ARGUMENT = 1,
+  DR_ERROR_WORKSPACE_TOO_SMALL = 2,
+  DR_ERROR_DEVICE_UNAVAILABLE = 3, /* this build or machine has no such device */
+  DR_ERROR_DEVICE_FAILED = 4,      /* the device reported an error */
+  DR_ERROR_CANCELLED = 5           /* the progress callback asked to stop */
+} dr_status;
+
+typedef enum dr_device { DR_DEVICE_CPU = 0, DR_DEVICE_CUDA = 1 } dr_device;
+
+typedef enum dr_stage { DR_STAGE_SEARCH = 0, DR_STAGE_REFINE = 1 } dr_stage;
+
+/* Called on the calling thread; `fraction` is that of the stage. Nonzero cancels the solve. */
+typedef int (*dr_progress)(void* user, dr_stage stage, float fraction);
+
+typedef struct dr_execution {
+  dr_device device;
+  int32_t threads;      /* CPU threads; 0: all the process may use */
+  void* stream;         /* cudaStream_t; NULL: the default stream */
+  dr_progress progress; /* NULL: none */
+  void* progress_user;
+} dr_execution;
+
+/* Major * 1000 + minor of the library that is loaded. */
+DR_API int32_t dr_version(void);
+/* Text of a status; never NULL. */
+DR_API const char* dr_status_string(dr_status status);
+/* What went wrong in this thread's last failed call: what came and what was wanted. */
+DR_API const char* dr_last_error_message(void);
+/* Instruction set that CPU calls use here: "x86-64-v4", "x86-64-v3" or "generic". */
+DR_API const char* dr_cpu_isa(void);
+/* 1 when the library was built with CUDA. */
+DR_API int32_t dr_cuda_built(void);
+/* Number of CUDA devices; 0 without a driver or a CUDA build. */
+DR_API int32_t dr_cuda_device_count(void);
+
+/* output index -> affine(index) + matrix * u(to_field(index)). Without a field: affine alone. */
+typedef struct dr_point_map {
+  double affine[12];   /* 3x4 */
+  const float* field;  /* (z, y, x, 3) or NULL */
+  int32_t field_shape[3];
+  double to_field[12]; /* 3x4: output index -> index of the field's grid */
+  double matrix[9];    /* 3x3: the field's vectors -> the result's coordinates */
+} dr_point_map;
+
+typedef struct dr_resample_args {
+  const float* in;
+  int32_t in_shape[3];
+  float* out;
+  int32_t out_shape[3];
+  float* inside;      /* (out_shape) share of the sampled points inside the input; may be NULL */
+  dr_point_map map;   /* output index -> input index */
+  int32_t samples[3]; /* points per output voxel and axis, >= 1 */
+  float outside;
+} dr_resample_args;
+DR_API dr_status dr_image_resample(const dr_execution* execution, const dr_resample_args* args);
+
+typedef struct dr_labels_args {
+  const int32_t* in;
+  int32_t in_shape[3];
+  int32_t* out;
+  int32_t out_shape[3];
+  dr_point_map map;
+  int32_t nearest; /* 1: nearest voxel; 0: label with the largest trilinear weight */
+  int32_t outside;
+} dr_labels_args;
+DR_API dr_status dr_labels_resample(const dr_execution* execution, const dr_labels_args* args);
+
+typedef struct dr_map_args {
+  float* out; /* (z, y, x, 3) */
+  int32_t out_shape[3];
+  dr_point_map map;
+} dr_map_args;
+/* out = map(index): a field on another grid, an affine as a field, or their sum. */
+DR_API dr_status dr_field_map(const dr_execution* execution, const dr_map_args* args);
+
+typedef struct dr_jacobian_args {
+  const float* field; /* (z, y, x, 3) */
+  float* out;         /* (z, y, x): det(I + du/dp) */
+  int32_t shape[3];
+  double index_from_unit[9]; /* 3x3: the field's vectors -> index (z, y, x) */
+} dr_jacobian_args;
+DR_API dr_status dr_field_jacobian(const dr_execution* execution, const dr_jacobian_args* args);
+
+typedef struct dr_compose_args {
+  const float* first; /* (z, y, x, 3), mm along the axes */
+  int32_t shape[3];
+  const float* second;
+  int32_t second_shape[3];
+  double to_second[12]; /* 3x4: index of the first grid -> index of the second */
+  double spacing_mm[3]; /* of the first grid */
+  float* out;           /* first(p) + second(p + first(p)) */
+} dr_compose_args;
+DR_API dr_status dr_field_compose(const dr_execution* execution, const dr_compose_args* args);
+
+typedef struct dr_invert_args {
+  const float* field; /* (z, y, x, 3) */
+  int32_t field_shape[3];
+  double matrix[9];     /* 3x3: the field's vectors -> index of its grid */
+  double spacing_mm[3]; /* of the field's grid */
+  double target[12];    /* 3x4: output index -> the index p + matrix * u(p) that is looked for */
+  double from_point[12]; /* out = from_point(p) + from_index(output index) */
+  double from_index[12];
+  float* out;         /* (z, y, x, 3) */
+  float* residual_mm; /* (z, y, x), may be NULL */
+  int32_t out_shape[3];
+  int32_t iterations;
+  double tolerance_mm;
+} dr_invert_args;
+DR_API dr_status dr_field_invert(const dr_execution* execution, const dr_invert_args* args);
+
+typedef struct dr_mind_args {
+  const float* image;
+  int32_t shape[3];
+  int32_t radius[3], dilation[3]; /* voxels */
+  int32_t pool[3];                /* voxels per cell of the output grid */
+  uint16_t* out;                  /* (ceil(shape / pool), channels): half precision */
+  int32_t channels;               /* stored per voxel: >= 12, a multiple of 8; the rest is 0 */
+  float scale;
+  void* workspace;
+  size_t workspace_bytes;
+} dr_mind_args;
+DR_API size_t dr_mind_workspace_bytes(const dr_mind_args* args);
+DR_API dr_status dr_mind_compute(const dr_execution* execution, const dr_mind_args* args);
+
+/* Finds u on the fixed grid such that fixed(p) ~ moving(p + u(p)). */
+typedef struct dr_solver_args {
+  const uint16_t* fixed;     /* (fixed_shape, channels) half precision, 16-byte aligned */
+  const float* fixed_weight; /* (fixed_shape) 0..1 */
+  int32_t fixed_shape[3];
+  const uint16_t* moving; /* (moving_shape, channels), on the same lattice */
+  const float* moving_weight;
+  int32_t moving_shape[3];
+  int32_t moving_offset[3]; /* index of the moving grid's first voxel on the fixed grid */
+  int32_t channels;         /* a multiple of 8; unused channels hold 0 */
+  double spacing_mm[3];
+
+  /* Discrete search: cells of search_factor voxels, shifts of whole cells. */
+  int32_t search_factor[3];
+  int32_t search_radius[3]; /* in cells; all 0: no search */
+  double cost_smoothing_mm; /* sigma */
+  double field_smoothing_mm;
+  const double* coupling; /* host memory */
+  int32_t coupling_rounds;
+  int32_t consistency_rounds;
+
+  /* Refinement: Adam on x, displacement = smooth(x). */
+  int32_t iterations;
+  double learning_rate_mm;
+  double smoothing_mm; /* sigma */
+  double smoothness;   /* lambda */
+  double fold_penalty;
+  double fold_margin; /* det J below this is penalised */
+
+  float* field;            /* out: (fixed_shape, 3), mm along the grid's axes */
+  double similarity[2];    /* out: mean weighted squared difference before and after */
+  double overlap;          /* out: share of the fixed weight that meets moving weight */
+  void* workspace;
+  size_t workspace_bytes;
+} dr_solver_args;
+DR_API size_t dr_solver_workspace_bytes(const dr_solver_args* args);
+DR_API dr_status dr_solver_run(const dr_execution* execution, dr_solver_args* args);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* DINOREG_H_ */

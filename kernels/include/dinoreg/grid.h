@@ -1,0 +1,65 @@
+// Array shapes and how an index behaves beyond the border.
+#ifndef DINOREG_GRID_H_
+#define DINOREG_GRID_H_
+
+#include "dinoreg/portable.h"
+
+DR_NAMESPACE_BEGIN
+
+// Number of voxels along the array axes z, y, x (x is contiguous).
+struct Shape {
+  int z, y, x;
+
+  DR_HD int rows() const { return z * y; }
+  DR_HD Index voxels() const { return (Index)z * y * x; }
+  DR_HD Index at(int iz, int iy, int ix) const { return ((Index)iz * y + iy) * x + ix; }
+};
+
+struct Vec3 {
+  float z, y, x;
+};
+
+DR_HD Vec3 operator+(const Vec3& a, const Vec3& b) { return {a.z + b.z, a.y + b.y, a.x + b.x}; }
+DR_HD Vec3 operator-(const Vec3& a, const Vec3& b) { return {a.z - b.z, a.y - b.y, a.x - b.x}; }
+DR_HD Vec3 operator*(const Vec3& a, const Vec3& b) { return {a.z * b.z, a.y * b.y, a.x * b.x}; }
+DR_HD Vec3 operator*(float s, const Vec3& a) { return {s * a.z, s * a.y, s * a.x}; }
+
+DR_HD Vec3 load_vec3(const float* p) { return {p[0], p[1], p[2]}; }
+DR_HD void store_vec3(float* p, const Vec3& v) {
+  p[0] = v.z;
+  p[1] = v.y;
+  p[2] = v.x;
+}
+
+// y = matrix (3x4, rows z, y, x) applied to (z, y, x, 1).
+struct Affine {
+  float m[12];
+
+  DR_HD Vec3 operator()(const Vec3& p) const {
+    return {m[0] * p.z + m[1] * p.y + m[2] * p.x + m[3],
+            m[4] * p.z + m[5] * p.y + m[6] * p.x + m[7],
+            m[8] * p.z + m[9] * p.y + m[10] * p.x + m[11]};
+  }
+};
+
+// y = matrix (3x3, rows z, y, x) applied to (z, y, x).
+struct Matrix3 {
+  float m[9];
+
+  DR_HD Vec3 operator()(const Vec3& v) const {
+    return {m[0] * v.z + m[1] * v.y + m[2] * v.x, m[3] * v.z + m[4] * v.y + m[5] * v.x,
+            m[6] * v.z + m[7] * v.y + m[8] * v.x};
+  }
+};
+
+// Half-sample symmetric continuation (... 1 0 | 0 1 ...): a symmetric filter stays its own
+// transpose and keeps constants, so that one routine serves a smoothing and its gradient and a
+// field does not shrink towards the border.
+DR_HD int reflect(int i, int n) {
+  while (i < 0 || i >= n) i = i < 0 ? -1 - i : 2 * n - 1 - i;
+  return i;
+}
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_GRID_H_

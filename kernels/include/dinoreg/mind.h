@@ -1,0 +1,258 @@
+// MIND-SSC: self-similarity of patches around a voxel, twelve channels, modality independent.
+//
+// Six neighbours at +-dilation on each axis; a channel compares two of them that are not opposite:
+//   s_c = mean over the patch of (I(p + n_i) - I(p + n_j))^2
+//   feature_c = exp(-(s_c - min s) / v),  v = max(mean_c (s_c - min s), floor)
+// Source: Heinrich et al., "Towards realtime multimodal fusion for image-guided interventions using
+// self-similarities", MICCAI 2013.
+//
+// A pair and its mirror image compare voxels with the same difference vector, so the twelve patch
+// distances are six distance images read at two places each: half the box sums.
+#ifndef DINOREG_MIND_H_
+#define DINOREG_MIND_H_
+
+#include "dinoreg/grid.h"
+
+DR_NAMESPACE_BEGIN
+
+enum { kMindImages = 6, kMindChannels = 12 };
+
+// Image k compares I(p + first) with I(p + second); channel 2k reads it at p, channel 2k + 1 at
+// p - first - second. Offsets in units of the dilation, (z, y, x).
+struct MindPair {
+  signed char first[3], second[3];
+};
+
+DR_HD MindPair mind_pair(int k) {
+  // Axis pairs (z,y), (z,x), (y,x), each with equal and with opposite signs.
+  const int a = k / 2 < 2 ? 0 : 1, b = k / 2 == 0 ? 1 : 2;
+  MindPair pair = {{0, 0, 0}, {0, 0, 0}};
+  pair.first[a] = 1;
+  pair.second[b] = k % 2 == 0 ? 1 : -1;
+  return pair;
+}
+
+struct MindParameters {
+  int radius[3], dilation[3];  // voxels, (z, y, x)
+};
+
+// (I(p + first) - I(p + second))^2 summed over the patch's x extent, for planes
+// [first_plane, first_plane + planes) that may lie beyond the volume. out: (planes, 6, y, x_out).
+// Rows carry a margin of dilation x on both sides so that later reads need no border case.
+struct MindDistanceX {
+  const float* image;
+  Shape shape;
+  MindParameters mind;
+  int first_plane, planes;
+  float* out;
+
+  DR_HD int padded_x() const { return shape.x + 2 * mind.dilation[2]; }
+  DR_HD int padded_y() const { return shape.y + 2 * mind.dilation[1] + 2 * mind.radius[1]; }
+  DR_HD int rows() const { return planes * kMindImages * padded_y(); }
+  DR_HD int width() const { return padded_x(); }
+  DR_HD int margin() const { return 2 * mind.dilation[2] + mind.radius[2]; }
+
+  struct Lines {
+    const float *first, *second;
+    int first_x, second_x;
+  };
+
+  DR_HD Lines lines(int row) const {
+    const int py = padded_y();
+    const int y = row % py - mind.dilation[1] - mind.radius[1];
+    const int k = row / py % kMindImages, z = first_plane + row / py / kMindImages;
+    const MindPair pair = mind_pair(k);
+    return {line(z, y, pair.first), line(z, y, pair.second), pair.first[2] * mind.dilation[2],
+            pair.second[2] * mind.dilation[2]};
+  }
+
+  DR_HD const float* line(int z, int y, const signed char* offset) const {
+    return image + shape.at(clamp_int(z + offset[0] * mind.dilation[0], 0, shape.z - 1),
+                            clamp_int(y + offset[1] * mind.dilation[1], 0, shape.y - 1), 0);
+  }
+
+  DR_HD void operator()(int row, int x) const {
+    const Lines l = lines(row);
+    const int at = x - mind.dilation[2], last = shape.x - 1;
+    float sum = 0.0f;
+    for (int t = -mind.radius[2]; t <= mind.radius[2]; ++t) {
+      const float d = l.first[clamp_int(at + t + l.first_x, 0, last)] -
+                      l.second[clamp_int(at + t + l.second_x, 0, last)];
+      sum += d * d;
+    }
+    out[(Index)row * width() + x] = sum;
+  }
+
+  DR_HD void interior(int row, int x) const {
+    const Lines l = lines(row);
+    const float* a = l.first + (x - mind.dilation[2] + l.first_x);
+    const float* b = l.second + (x - mind.dilation[2] + l.second_x);
+    float sum = 0.0f;
+    for (int t = -mind.radius[2]; t <= mind.radius[2]; ++t) {
+      const float d = a[t] - b[t];
+      sum += d * d;
+    }
+    out[(Index)row * width() + x] = sum;
+  }
+};
+
+// Box sum along y: (planes, 6, padded_y, padded_x) -> (planes, 6, y + 2 dilation, padded_x).
+struct MindBoxY {
+  const float* in;
+  float* out;
+  int images, in_y, out_y, x, radius;
+
+  DR_HD int rows() const { return images * out_y; }
+  DR_HD int width() const { return x; }
+  DR_HD void operator()(int row, int i) const {
+    const int image = row / out_y, y = row - image * out_y;
+    const float* at = in + ((Index)image * in_y + y) * x + i;
+    float sum = 0.0f;
+    for (int t = 0; t <= 2 * radius; ++t) sum += at[(Index)t * x];
+    out[(Index)row * x + i] = sum;
+  }
+};
+
+// Box sum along z: (planes, plane) -> (planes - 2 radius, plane).
+struct MindBoxZ {
+  const float* in;
+  float* out;
+  int planes, radius, rows_per_plane, x;
+
+  DR_HD int rows() const { return (planes - 2 * radius) * rows_per_plane; }
+  DR_HD int width() const { return x; }
+  DR_HD void operator()(int row, int i) const {
+    const float* at = in + (Index)row * x + i;
+    const Index plane = (Index)rows_per_plane * x;
+    float sum = 0.0f;
+    for (int t = 0; t <= 2 * radius; ++t) sum += at[t * plane];
+    out[(Index)row * x + i] = sum;
+  }
+};
+
+// Box sums -> descriptors, (slab planes, 12, y, x) float.
+struct MindDescriptor {
+  const float* sums;  // (planes + 2 dilation z, 6, y + 2 dilation y, x + 2 dilation x)
+  float* out;
+  int planes;
+  Shape shape;
+  MindParameters mind;
+  const float* floor_value;  // one float: the smallest v
+  float scale;               // one over the number of voxels in the patch
+
+  DR_HD int rows() const { return planes * shape.y; }
+  DR_HD int width() const { return shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / shape.y, y = row - z * shape.y;
+    const int dz = mind.dilation[0], dy = mind.dilation[1], dx = mind.dilation[2];
+    const int py = shape.y + 2 * dy, px = shape.x + 2 * dx;
+    float s[kMindChannels];
+    float lowest = 3.4e38f, total = 0.0f;
+#pragma GCC unroll 6
+    for (int k = 0; k < kMindImages; ++k) {
+      const MindPair pair = mind_pair(k);
+      const float* at =
+          sums + (((Index)(z + dz) * kMindImages + k) * py + (y + dy)) * px + (x + dx);
+      const Index mirror = (((Index)(pair.first[0] + pair.second[0]) * dz * kMindImages) * py +
+                            (Index)(pair.first[1] + pair.second[1]) * dy) * px +
+                           (Index)(pair.first[2] + pair.second[2]) * dx;
+      s[2 * k] = at[0];
+      s[2 * k + 1] = at[-mirror];
+      lowest = min_float(lowest, min_float(s[2 * k], s[2 * k + 1]));
+      total += s[2 * k] + s[2 * k + 1];
+    }
+    const float mean = (total * (1.0f / kMindChannels) - lowest) * scale;
+    const float factor = scale / max_float(mean, *floor_value);
+#pragma GCC unroll 12
+    for (int c = 0; c < kMindChannels; ++c)
+      out[(((Index)z * kMindChannels + c) * shape.y + y) * shape.x + x] =
+          exp_negative((s[c] - lowest) * factor);
+  }
+};
+
+// Mean over cells of pool_z x pool_y x pool_x voxels (fewer in a last cell) -> half precision,
+// channels last. in: (planes, 12, y, x); out: (z, y, x, stride), cells of planes
+// [first_cell, first_cell + cells).
+struct MindPool {
+  const float* in;
+  Shape shape;  // of the volume
+  int first_plane, planes;
+  Half* out;
+  Shape out_shape;
+  int stride, first_cell, cells;
+  int pool_z, pool_y, pool_x;
+  float scale;
+
+  DR_HD int rows() const { return cells * out_shape.y; }
+  DR_HD int width() const { return out_shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int cell = row / out_shape.y, y = row - cell * out_shape.y, z = first_cell + cell;
+    const int z0 = z * pool_z - first_plane, z1 = min_int(z0 + pool_z, planes);
+    const int y0 = y * pool_y, y1 = min_int(y0 + pool_y, shape.y);
+    const int x0 = x * pool_x, x1 = min_int(x0 + pool_x, shape.x);
+    const float weight = scale / (float)((z1 - z0) * (y1 - y0) * (x1 - x0));
+    Half* to = out + out_shape.at(z, y, x) * stride;
+    for (int c = 0; c < kMindChannels; ++c) {
+      float sum = 0.0f;
+      for (int iz = z0; iz < z1; ++iz)
+        for (int iy = y0; iy < y1; ++iy) {
+          const float* line = in + (((Index)iz * kMindChannels + c) * shape.y + iy) * shape.x;
+          for (int ix = x0; ix < x1; ++ix) sum += line[ix];
+        }
+      to[c] = float_to_half(sum * weight);
+    }
+    for (int c = kMindChannels; c < stride; ++c) to[c] = 0;
+  }
+};
+
+// Mean squared difference of the six image pairs along one row: what the floor of v is taken from.
+struct MindNoise {
+  const float* image;
+  Shape shape;
+  MindParameters mind;
+  float* out;  // (rows,)
+
+  DR_HD int rows() const { return 1; }
+  DR_HD int width() const { return shape.rows(); }
+
+  DR_HD void operator()(int, int row) const {
+    const int z = row / shape.y, y = row - z * shape.y;
+    const MindDistanceX distance = {image, shape, mind, 0, 1, nullptr};
+    const int dx = mind.dilation[2];
+    float sum = 0.0f;
+    for (int k = 0; k < kMindImages; ++k) {
+      const MindPair pair = mind_pair(k);
+      const float* a = distance.line(z, y, pair.first);
+      const float* b = distance.line(z, y, pair.second);
+      // Every fourth voxel: the floor is an order of magnitude, not a measurement.
+      for (int x = 0; x < shape.x; x += 4) {
+        const float d = a[clamp_int(x + pair.first[2] * dx, 0, shape.x - 1)] -
+                        b[clamp_int(x + pair.second[2] * dx, 0, shape.x - 1)];
+        sum += d * d;
+      }
+    }
+    out[row] = sum / (float)(kMindImages * ((shape.x + 3) / 4));
+  }
+};
+
+// The mean of `count` numbers times `factor`, at least `smallest`, summed in order by one thread.
+struct MeanTimes {
+  const float* in;
+  int count;
+  float factor, smallest;
+  float* out;
+
+  DR_HD int rows() const { return 1; }
+  DR_HD int width() const { return 1; }
+  DR_HD void operator()(int, int) const {
+    double sum = 0.0;
+    for (int i = 0; i < count; ++i) sum += in[i];
+    *out = max_float((float)(sum / count) * factor, smallest);
+  }
+};
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_MIND_H_

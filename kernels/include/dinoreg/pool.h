@@ -1,0 +1,121 @@
+// From the solver's grid to the coarse grid of the discrete search.
+#ifndef DINOREG_POOL_H_
+#define DINOREG_POOL_H_
+
+#include "dinoreg/grid.h"
+
+DR_NAMESPACE_BEGIN
+
+// Weighted mean over cells, written planar: out (Z, Y, channels, X), weight (Z, Y, X), on the
+// coarse lattice of the fixed image extended by `margin` cells on every side, so that a shift of
+// the search never leaves the array. Cells without any weight hold zeros.
+struct PoolPlanar {
+  const Half* features;  // (z, y, x, stride)
+  const float* weight;   // (z, y, x)
+  Shape shape;
+  int stride, channels;
+  int offset_z, offset_y, offset_x;  // first voxel on the fixed lattice
+  int factor_z, factor_y, factor_x;
+  int margin_z, margin_y, margin_x;
+  float* out;
+  float* out_weight;
+  Shape out_shape;
+
+  DR_HD int rows() const { return out_shape.rows(); }
+  DR_HD int width() const { return out_shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / out_shape.y, y = row - z * out_shape.y;
+    const int z0 = (z - margin_z) * factor_z - offset_z, z1 = z0 + factor_z;
+    const int y0 = (y - margin_y) * factor_y - offset_y, y1 = y0 + factor_y;
+    const int x0 = (x - margin_x) * factor_x - offset_x, x1 = x0 + factor_x;
+    const int za = max_int(z0, 0), zb = min_int(z1, shape.z);
+    const int ya = max_int(y0, 0), yb = min_int(y1, shape.y);
+    const int xa = max_int(x0, 0), xb = min_int(x1, shape.x);
+    float total = 0.0f;
+    for (int iz = za; iz < zb; ++iz)
+      for (int iy = ya; iy < yb; ++iy)
+        for (int ix = xa; ix < xb; ++ix) total += weight[shape.at(iz, iy, ix)];
+    const int voxels = max_int(zb - za, 0) * max_int(yb - ya, 0) * max_int(xb - xa, 0);
+    out_weight[out_shape.at(z, y, x)] = voxels > 0 ? total / (float)voxels : 0.0f;
+    float* to = out + (Index)row * channels * out_shape.x + x;
+    const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+    for (int c0 = 0; c0 < channels; c0 += kBlock) {
+      Block sum = zero_block();
+      if (total > 0.0f)
+        for (int iz = za; iz < zb; ++iz)
+          for (int iy = ya; iy < yb; ++iy)
+            for (int ix = xa; ix < xb; ++ix) {
+              const Index i = shape.at(iz, iy, ix);
+              sum = sum + weight[i] * load_block(features + i * stride + c0);
+            }
+      const int last = min_int(kBlock, channels - c0);
+      for (int c = 0; c < last; ++c) to[(Index)(c0 + c) * out_shape.x] = sum[c] * scale;
+    }
+  }
+};
+
+// Per row and channel: sums of w, w f and w f^2 over the row. out: (rows, channels, 3).
+struct FeatureMoments {
+  const float* features;  // (Z, Y, channels, X)
+  const float* weight;    // (Z, Y, X)
+  int row_count, channels, x;
+  float* out;
+
+  DR_HD int rows() const { return row_count; }
+  DR_HD int width() const { return channels; }
+
+  DR_HD void operator()(int row, int c) const {
+    const float* f = features + ((Index)row * channels + c) * x;
+    const float* w = weight + (Index)row * x;
+    float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f;
+    for (int i = 0; i < x; ++i) {
+      s0 += w[i];
+      s1 += w[i] * f[i];
+      s2 += w[i] * f[i] * f[i];
+    }
+    float* to = out + ((Index)row * channels + c) * 3;
+    to[0] = s0;
+    to[1] = s1;
+    to[2] = s2;
+  }
+};
+
+// What two unrelated voxels cost on average: sum over channels of var f + var m + (mean f - mean
+// m)^2. A voxel outside the moving image's field of view is charged this much: neither a match
+// nor worse than a wrong one.
+struct UnrelatedCost {
+  const float* fixed_moments;  // (rows, channels, 3)
+  const float* moving_moments;
+  int row_count, channels;
+  float* out;
+
+  DR_HD int rows() const { return 1; }
+  DR_HD int width() const { return 1; }
+
+  DR_HD void operator()(int, int) const {
+    double cost = 0.0;
+    for (int c = 0; c < channels; ++c) {
+      double mean[2];
+      for (int image = 0; image < 2; ++image) {
+        const float* moments = image == 0 ? fixed_moments : moving_moments;
+        double s0 = 0.0, s1 = 0.0, s2 = 0.0;
+        for (int r = 0; r < row_count; ++r) {
+          const float* at = moments + ((Index)r * channels + c) * 3;
+          s0 += at[0];
+          s1 += at[1];
+          s2 += at[2];
+        }
+        const double n = s0 > 0.0 ? s0 : 1.0;
+        mean[image] = s1 / n;
+        cost += s2 / n - mean[image] * mean[image];
+      }
+      cost += (mean[0] - mean[1]) * (mean[0] - mean[1]);
+    }
+    *out = (float)cost;
+  }
+};
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_POOL_H_

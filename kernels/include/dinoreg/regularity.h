@@ -1,0 +1,98 @@
+// What keeps a displacement field smooth and free of folds: terms of the energy as gradients.
+#ifndef DINOREG_REGULARITY_H_
+#define DINOREG_REGULARITY_H_
+
+#include "dinoreg/field.h"
+
+DR_NAMESPACE_BEGIN
+
+// Adds the gradient of scale * sum |forward difference of u / spacing|^2 over all axes.
+struct AddSmoothnessGradient {
+  const float* field;  // (z, y, x, 3), mm along the grid's axes
+  float* gradient;
+  Shape shape;
+  Vec3 factor;  // 2 * scale / spacing^2 along each axis
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return 3 * shape.x; }
+  DR_HD int margin() const { return 3; }
+
+  DR_HD void operator()(int row, int i) const {
+    const int x = i / 3;
+    add(row, i, x > 0 ? 3 : 0, x < shape.x - 1 ? 3 : 0);
+  }
+  DR_HD void interior(int row, int i) const { add(row, i, 3, 3); }
+
+  DR_HD void add(int row, int i, int left, int right) const {
+    const int z = row / shape.y, y = row - z * shape.y;
+    const Index line = 3 * (Index)shape.x, plane = line * shape.y;
+    const Index above = z > 0 ? plane : 0, below = z < shape.z - 1 ? plane : 0;
+    const Index before = y > 0 ? line : 0, after = y < shape.y - 1 ? line : 0;
+    const float* at = field + row * line + i;
+    const float here = at[0];
+    gradient[row * line + i] += factor.z * ((here - at[-above]) + (here - at[below])) +
+                                factor.y * ((here - at[-before]) + (here - at[after])) +
+                                factor.x * ((here - at[-left]) + (here - at[right]));
+  }
+};
+
+// Adds the gradient of scale * sum max(0, margin - det J)^2, J from forward differences: nothing
+// where the field keeps its orientation with room to spare, a growing push where it is about to
+// fold. A voxel is the base of its own cell and the far end of three others.
+struct AddFoldGradient {
+  const float* field;  // (z, y, x, 3), mm along the grid's axes
+  float* gradient;
+  Shape shape;
+  Vec3 index_per_mm;
+  float margin_det;
+  float scale;
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+
+  struct Cell {
+    Vec3 along_z, along_y, along_x;  // rows of the transposed Jacobian: dp'/dz, dp'/dy, dp'/dx
+  };
+
+  DR_HD Cell cell(int z, int y, int x) const {
+    const float* at = field + 3 * shape.at(z, y, x);
+    const Vec3 here = load_vec3(at);
+    const Index line = 3 * (Index)shape.x, plane = line * shape.y;
+    Cell c = {{1.0f, 0.0f, 0.0f}, {0.0f, 1.0f, 0.0f}, {0.0f, 0.0f, 1.0f}};
+    if (z < shape.z - 1) c.along_z = c.along_z + index_per_mm.z * (load_vec3(at + plane) - here);
+    if (y < shape.y - 1) c.along_y = c.along_y + index_per_mm.y * (load_vec3(at + line) - here);
+    if (x < shape.x - 1) c.along_x = c.along_x + index_per_mm.x * (load_vec3(at + 3) - here);
+    return c;
+  }
+
+  static DR_HD Vec3 cross(const Vec3& a, const Vec3& b) {
+    return {a.y * b.x - a.x * b.y, a.x * b.z - a.z * b.x, a.z * b.y - a.y * b.z};
+  }
+
+  // d(max(0, margin - det)^2) / d(along_*), summed with the signs in which the voxel enters.
+  DR_HD Vec3 push(int z, int y, int x, float sz, float sy, float sx) const {
+    const Cell c = cell(z, y, x);
+    const float det = determinant(c.along_z, c.along_y, c.along_x);
+    const float lack = margin_det - det;
+    if (lack <= 0.0f) return {0.0f, 0.0f, 0.0f};
+    Vec3 g = {0.0f, 0.0f, 0.0f};
+    if (z < shape.z - 1) g = g + (sz * index_per_mm.z) * cross(c.along_y, c.along_x);
+    if (y < shape.y - 1) g = g + (sy * index_per_mm.y) * cross(c.along_x, c.along_z);
+    if (x < shape.x - 1) g = g + (sx * index_per_mm.x) * cross(c.along_z, c.along_y);
+    return (-2.0f * lack) * g;
+  }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / shape.y, y = row - z * shape.y;
+    Vec3 g = push(z, y, x, -1.0f, -1.0f, -1.0f);
+    if (z > 0) g = g + push(z - 1, y, x, 1.0f, 0.0f, 0.0f);
+    if (y > 0) g = g + push(z, y - 1, x, 0.0f, 1.0f, 0.0f);
+    if (x > 0) g = g + push(z, y, x - 1, 0.0f, 0.0f, 1.0f);
+    float* to = gradient + 3 * shape.at(z, y, x);
+    store_vec3(to, load_vec3(to) + scale * g);
+  }
+};
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_REGULARITY_H_

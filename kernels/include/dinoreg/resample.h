@@ -1,0 +1,105 @@
+// Resampling and warping between arbitrary grids.
+//
+// Ops: one struct holds pointers and extents by value; `rows()` and `width()` span its output
+// elements and operator()(row, x) computes one of them. Launchers (cpu/, cuda/) only loop.
+#ifndef DINOREG_RESAMPLE_H_
+#define DINOREG_RESAMPLE_H_
+
+#include "dinoreg/sample.h"
+
+DR_NAMESPACE_BEGIN
+
+// Linear interpolation; every output voxel is the mean of samples_z * samples_y * samples_x
+// points spread evenly over it, which is the antialiasing filter when the output is coarser.
+struct ResampleLinear {
+  const float* in;
+  Shape in_shape;
+  float* out;
+  Shape out_shape;
+  float* inside;  // share of the points within the input's field of view; may be null
+  PointMap map;
+  int samples_z, samples_y, samples_x;
+  float outside;  // value where no point is inside
+
+  DR_HD int rows() const { return out_shape.rows(); }
+  DR_HD int width() const { return out_shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / out_shape.y, y = row - z * out_shape.y;
+    float sum = 0.0f;
+    int count = 0;
+    for (int sz = 0; sz < samples_z; ++sz)
+      for (int sy = 0; sy < samples_y; ++sy)
+        for (int sx = 0; sx < samples_x; ++sx) {
+          const Vec3 p = map({z + spread(sz, samples_z), y + spread(sy, samples_y),
+                              x + spread(sx, samples_x)});
+          if (!inside_grid(in_shape, p)) continue;
+          sum += sample_scalar(in, in_shape, p);
+          ++count;
+        }
+    const Index i = out_shape.at(z, y, x);
+    out[i] = count > 0 ? sum / (float)count : outside;
+    if (inside != nullptr) inside[i] = (float)count / (float)(samples_z * samples_y * samples_x);
+  }
+
+  static DR_HD float spread(int i, int n) { return ((float)i + 0.5f) / (float)n - 0.5f; }
+};
+
+// Labels. Nearest: halves round up, as in ITK. Preserving: the label with the largest sum of
+// trilinear weights wins (the smaller label on a tie), which gives smooth borders without ever
+// inventing a value.
+struct ResampleLabels {
+  const int* in;
+  Shape in_shape;
+  int* out;
+  Shape out_shape;
+  PointMap map;
+  bool nearest;
+  int outside;
+
+  DR_HD int rows() const { return out_shape.rows(); }
+  DR_HD int width() const { return out_shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / out_shape.y, y = row - z * out_shape.y;
+    const Vec3 p = map({(float)z, (float)y, (float)x});
+    int label = outside;
+    if (inside_grid(in_shape, p)) label = nearest ? nearest_label(p) : heaviest_label(p);
+    out[out_shape.at(z, y, x)] = label;
+  }
+
+  DR_HD int nearest_label(const Vec3& p) const {
+    return in[in_shape.at(clamp_int((int)floorf(p.z + 0.5f), 0, in_shape.z - 1),
+                          clamp_int((int)floorf(p.y + 0.5f), 0, in_shape.y - 1),
+                          clamp_int((int)floorf(p.x + 0.5f), 0, in_shape.x - 1))];
+  }
+
+  DR_HD int heaviest_label(const Vec3& p) const {
+    const Trilinear t(in_shape, p);
+    int label[8];
+    float weight[8];
+    for (int k = 0; k < 8; ++k) {
+      const bool hz = k & 4, hy = k & 2, hx = k & 1;
+      label[k] = in[in_shape.at(hz ? t.nz.high : t.nz.low, hy ? t.ny.high : t.ny.low,
+                                hx ? t.nx.high : t.nx.low)];
+      weight[k] = (hz ? t.nz.weight : 1.0f - t.nz.weight) *
+                  (hy ? t.ny.weight : 1.0f - t.ny.weight) *
+                  (hx ? t.nx.weight : 1.0f - t.nx.weight);
+    }
+    int best = label[0];
+    float best_weight = -1.0f;
+    for (int k = 0; k < 8; ++k) {
+      float sum = 0.0f;
+      for (int j = 0; j < 8; ++j) sum += label[j] == label[k] ? weight[j] : 0.0f;
+      if (sum > best_weight || (sum == best_weight && label[k] < best)) {
+        best = label[k];
+        best_weight = sum;
+      }
+    }
+    return best;
+  }
+};
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_RESAMPLE_H_

@@ -1,0 +1,30 @@
+// What a back end offers: one function per public operation. Filled in by cpu/backend.cpp (once for
+// each instruction set) and cuda/backend.cu from the templates of operations.h.
+#ifndef DINOREG_SRC_BACKEND_H_
+#define DINOREG_SRC_BACKEND_H_
+
+#include "dinoreg.h"
+
+struct Backend {
+  dr_status (*resample_image)(const dr_execution&, const dr_resample_args&);
+  dr_status (*resample_labels)(const dr_execution&, const dr_labels_args&);
+  dr_status (*map_field)(const dr_execution&, const dr_map_args&);
+  dr_status (*jacobian)(const dr_execution&, const dr_jacobian_args&);
+  dr_status (*compose)(const dr_execution&, const dr_compose_args&);
+  dr_status (*invert)(const dr_execution&, const dr_invert_args&);
+  dr_status (*mind)(const dr_execution&, const dr_mind_args&);
+  dr_status (*solve)(const dr_execution&, dr_solver_args&);
+};
+
+const Backend& cpu_backend_generic();
+const Backend& cpu_backend_x86_64_v3();
+const Backend& cpu_backend_x86_64_v4();
+const Backend& cuda_backend();
+
+size_t solver_workspace_bytes(const dr_solver_args& args);
+size_t mind_workspace_bytes(const dr_mind_args& args);
+int cuda_device_count();
+// Text of the CUDA error of this thread's last failed call.
+const char* cuda_error_text();
+
+#endif  // DINOREG_SRC_BACKEND_H_

@@ -1,0 +1,45 @@
+// The table of a back end from a function that makes its launcher.
+#ifndef DINOREG_SRC_BACKEND_TABLE_H_
+#define DINOREG_SRC_BACKEND_TABLE_H_
+
+#include "backend.h"
+#include "operations.h"
+
+DR_NAMESPACE_BEGIN
+
+// Maker::make(execution) -> launcher; Maker::finish(launcher) -> status of the device.
+template <class Maker, class Args, class Operation>
+dr_status with_launcher(const dr_execution& execution, Args& args, Operation operation) {
+  const auto launch = Maker::make(execution);
+  const dr_status status = operation(launch, args);
+  return status == DR_OK ? Maker::finish(launch) : status;
+}
+
+template <class Maker>
+struct BackendTable {
+  template <class Args, dr_status (*operation)(const typename Maker::Launcher&, const Args&)>
+  static dr_status entry(const dr_execution& execution, const Args& args) {
+    return with_launcher<Maker>(execution, args, operation);
+  }
+
+  static dr_status solve(const dr_execution& execution, dr_solver_args& args) {
+    const auto launch = Maker::make(execution);
+    Solver<typename Maker::Launcher> solver(launch, execution, args);
+    const dr_status status = solver.solve();
+    return status == DR_OK ? Maker::finish(launch) : status;
+  }
+
+  static const Backend& table() {
+    using L = typename Maker::Launcher;
+    static const Backend backend = {
+        entry<dr_resample_args, dr::resample_image<L>>, entry<dr_labels_args, dr::resample_labels<L>>,
+        entry<dr_map_args, dr::map_field<L>>,           entry<dr_jacobian_args, dr::jacobian<L>>,
+        entry<dr_compose_args, dr::compose<L>>,         entry<dr_invert_args, dr::invert<L>>,
+        entry<dr_mind_args, dr::mind<L>>,               solve};
+    return backend;
+  }
+};
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_SRC_BACKEND_TABLE_H_

@@ -1,0 +1,33 @@
+// From the public C structs to the kernels' own small types.
+#ifndef DINOREG_SRC_CONVERT_H_
+#define DINOREG_SRC_CONVERT_H_
+
+#include "dinoreg.h"
+#include "dinoreg/sample.h"
+
+DR_NAMESPACE_BEGIN
+
+inline Shape to_shape(const int32_t* s) { return {s[0], s[1], s[2]}; }
+inline Vec3 to_vec3(const double* v) { return {(float)v[0], (float)v[1], (float)v[2]}; }
+inline Vec3 inverse_of(const double* v) {
+  return {(float)(1.0 / v[0]), (float)(1.0 / v[1]), (float)(1.0 / v[2])};
+}
+inline Affine to_affine(const double* m) {
+  Affine a;
+  for (int i = 0; i < 12; ++i) a.m[i] = (float)m[i];
+  return a;
+}
+inline Matrix3 to_matrix(const double* m) {
+  Matrix3 a;
+  for (int i = 0; i < 9; ++i) a.m[i] = (float)m[i];
+  return a;
+}
+inline PointMap to_point_map(const dr_point_map& m) {
+  return {to_affine(m.affine), m.field, to_shape(m.field_shape), to_affine(m.to_field),
+          to_matrix(m.matrix)};
+}
+inline int divide_up(int n, int by) { return (n + by - 1) / by; }
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_SRC_CONVERT_H_

@@ -1,0 +1,120 @@
+// Every public operation as a sequence of ops, written once over a launcher (CPU or CUDA).
+// Arguments have been checked by capi.cpp.
+#ifndef DINOREG_SRC_OPERATIONS_H_
+#define DINOREG_SRC_OPERATIONS_H_
+
+#include "convert.h"
+#include "dinoreg/field.h"
+#include "dinoreg/mind.h"
+#include "dinoreg/resample.h"
+#include "solver.h"
+
+DR_NAMESPACE_BEGIN
+
+template <class Launcher>
+dr_status resample_image(const Launcher& launch, const dr_resample_args& a) {
+  launch(ResampleLinear{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape), a.inside,
+                        to_point_map(a.map), a.samples[0], a.samples[1], a.samples[2], a.outside});
+  return DR_OK;
+}
+
+template <class Launcher>
+dr_status resample_labels(const Launcher& launch, const dr_labels_args& a) {
+  launch(ResampleLabels{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape),
+                        to_point_map(a.map), a.nearest != 0, a.outside});
+  return DR_OK;
+}
+
+template <class Launcher>
+dr_status map_field(const Launcher& launch, const dr_map_args& a) {
+  launch(MapField{a.out, to_shape(a.out_shape), to_point_map(a.map)});
+  return DR_OK;
+}
+
+template <class Launcher>
+dr_status jacobian(const Launcher& launch, const dr_jacobian_args& a) {
+  launch(JacobianDeterminant{a.field, a.out, to_shape(a.shape), to_matrix(a.index_from_unit)});
+  return DR_OK;
+}
+
+template <class Launcher>
+dr_status compose(const Launcher& launch, const dr_compose_args& a) {
+  launch(Compose{a.first, to_shape(a.shape), a.second, to_shape(a.second_shape),
+                 to_affine(a.to_second), inverse_of(a.spacing_mm), a.out});
+  return DR_OK;
+}
+
+template <class Launcher>
+dr_status invert(const Launcher& launch, const dr_invert_args& a) {
+  launch(Invert{a.field, to_shape(a.field_shape), to_matrix(a.matrix), to_affine(a.target),
+                to_affine(a.from_point), to_affine(a.from_index), a.out, a.residual_mm,
+                to_shape(a.out_shape), to_vec3(a.spacing_mm), a.iterations,
+                (float)a.tolerance_mm});
+  return DR_OK;
+}
+
+// Slabs of whole output cells keep the intermediate images in the cache and the memory bounded.
+struct MindPlan {
+  Shape shape, cells;
+  MindParameters mind;
+  int slab_cells;
+  size_t distance_floats, descriptor_floats;
+
+  explicit MindPlan(const dr_mind_args& a)
+      : shape(to_shape(a.shape)),
+        cells{divide_up(shape.z, a.pool[0]), divide_up(shape.y, a.pool[1]),
+              divide_up(shape.x, a.pool[2])},
+        mind{{a.radius[0], a.radius[1], a.radius[2]},
+             {a.dilation[0], a.dilation[1], a.dilation[2]}} {
+    slab_cells = min_int(max_int(16 / a.pool[0], 1), cells.z);
+    const size_t planes = (size_t)slab_cells * a.pool[0] + 2 * (mind.dilation[0] + mind.radius[0]);
+    distance_floats = planes * kMindImages *
+                      (size_t)(shape.y + 2 * mind.dilation[1] + 2 * mind.radius[1]) *
+                      (size_t)(shape.x + 2 * mind.dilation[2]);
+    descriptor_floats =
+        (size_t)slab_cells * a.pool[0] * kMindChannels * (size_t)shape.y * (size_t)shape.x;
+  }
+
+  size_t workspace_bytes() const {
+    const size_t larger = distance_floats > descriptor_floats ? distance_floats : descriptor_floats;
+    return sizeof(float) * (distance_floats + larger + (size_t)shape.rows() + 64);
+  }
+};
+
+template <class Launcher>
+dr_status mind(const Launcher& launch, const dr_mind_args& a) {
+  const MindPlan plan(a);
+  const Shape shape = plan.shape;
+  const MindParameters& mind = plan.mind;
+  float* first = static_cast<float*>(a.workspace);
+  float* second = first + plan.distance_floats;
+  float* row_noise = second + (plan.distance_floats > plan.descriptor_floats
+                                   ? plan.distance_floats
+                                   : plan.descriptor_floats);
+  float* floor_value = row_noise + shape.rows();
+  launch(MindNoise{a.image, shape, mind, row_noise});
+  // A thousandth of the mean patch distance: below it a patch is flat and its differences noise.
+  launch(MeanTimes{row_noise, shape.rows(), 1e-3f, 1e-12f, floor_value});
+
+  const int dz = mind.dilation[0], dy = mind.dilation[1], dx = mind.dilation[2];
+  const float patch =
+      (float)((2 * mind.radius[0] + 1) * (2 * mind.radius[1] + 1) * (2 * mind.radius[2] + 1));
+  for (int cell = 0; cell < plan.cells.z; cell += plan.slab_cells) {
+    const int cells = min_int(plan.slab_cells, plan.cells.z - cell);
+    const int z0 = cell * a.pool[0], planes = min_int(cells * a.pool[0], shape.z - z0);
+    const int tall = planes + 2 * (dz + mind.radius[0]);
+    launch(MindDistanceX{a.image, shape, mind, z0 - dz - mind.radius[0], tall, first});
+    launch(MindBoxY{first, second, tall * kMindImages, shape.y + 2 * (dy + mind.radius[1]),
+                    shape.y + 2 * dy, shape.x + 2 * dx, mind.radius[1]});
+    launch(MindBoxZ{second, first, tall, mind.radius[0], kMindImages * (shape.y + 2 * dy),
+                    shape.x + 2 * dx});
+    launch(MindDescriptor{first, second, planes, shape, mind, floor_value, 1.0f / patch});
+    launch(MindPool{second, shape, z0, planes, a.out, plan.cells, a.channels, cell, cells,
+                    a.pool[0], a.pool[1], a.pool[2], a.scale});
+  }
+  return DR_OK;
+}
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_SRC_OPERATIONS_H_

@@ -1,0 +1,1 @@
+"""The commands of `dinoreg-rt`, one module each: they parse, call, and print. Nothing else."""

@@ -1,0 +1,149 @@
+"""`dinoreg-rt apply`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ..cli import EXIT_CODE_TEXT
+from ..errors import InputError
+from ..progress import Reporter, reporting
+
+if TYPE_CHECKING:
+    from ..apply import Transform
+    from ..inversion import Inversion
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("apply", epilog=EXIT_CODE_TEXT)
+@click.option(
+    "-t",
+    "--transform",
+    "transforms",
+    type=_PATH,
+    multiple=True,
+    required=True,
+    help="Transform or displacement field; repeat for a chain.",
+)
+@click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
+@click.option("--image", type=_PATH, help="Image to resample (trilinear).")
+@click.option("--labels", type=_PATH, help="Label map to resample (nearest neighbour).")
+@click.option("--points", type=_PATH, help="Points to map: .csv, .mrk.json or .fcsv.")
+@click.option("--reference", type=_PATH, help="Image whose grid the output takes.")
+@click.option("--inverse", is_flag=True, help="Apply the inverse of the whole chain.")
+@click.option(
+    "--frame",
+    type=click.Choice(["lps", "ras"]),
+    default="lps",
+    show_default=True,
+    help="Frame of a CSV's coordinates; Slicer files say it themselves.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Summary on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+def apply(**options: Any) -> None:
+    """Apply a chain of transforms to an image, a label map or points.
+
+    Transforms are listed in the order in which points pass through them, from the fixed image to
+    the moving image. After a run from A (fixed) to B (moving) and one from B to C, this shows C on
+    the grid of A, and this finds in C what is marked in A:
+
+    \b
+    apply -t ab.h5 -t bc.h5 --image C.nii.gz --reference A.nii.gz -o out.nii.gz
+
+    \b
+    apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
+
+    As everywhere in ITK, the same transform takes moving images to the fixed grid and fixed points
+    to the moving image. --inverse takes fixed images to the moving grid and moving points to the
+    fixed image; displacement fields are inverted numerically and the residual is reported.
+    """
+    kind = _only_one_input(options)
+    with reporting(quiet=options["quiet"]) as reporter:
+        summary = _apply(kind, options, reporter)
+    if options["as_json"]:
+        click.echo(json.dumps(summary, indent=2))
+
+
+def _only_one_input(options: dict[str, Any]) -> str:
+    given = [kind for kind in ("image", "labels", "points") if options[kind] is not None]
+    if len(given) != 1:
+        raise click.UsageError("give exactly one of --image, --labels and --points")
+    if given[0] == "points":
+        if options["reference"] is not None:
+            raise click.UsageError("--reference is for images and labels: points have no grid")
+    elif options["reference"] is None:
+        raise click.UsageError(
+            f"--{given[0]} needs --reference, the image whose grid the output takes: the fixed "
+            "image, or with --inverse the moving image"
+        )
+    return given[0]
+
+
+def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    from ..io import check_writable, read_transform
+
+    output: Path = options["output"]
+    check_writable(output.parent)
+    reporter("read", 0.0)
+    chain = [step for path in options["transforms"] for step in read_transform(path)]
+    if kind == "points":
+        inversion = _apply_to_points(chain, options)
+    else:
+        inversion = _apply_to_volume(kind, chain, options, reporter)
+    summary: dict[str, Any] = {"status": "ok", "exit_code": 0, "output": str(output)}
+    if inversion is not None:
+        summary["inverse_residual_mm"] = inversion.residual_mm
+        reporter.say("inverse", f"largest residual {inversion.residual_mm:.2g} mm")
+    reporter.say("written", str(output))
+    return summary
+
+
+def _apply_to_volume(
+    kind: str, chain: list[Transform], options: dict[str, Any], reporter: Reporter
+) -> Inversion | None:
+    from .. import io
+    from ..apply import warp_image, warp_label_map
+    from ..inversion import invert_chain
+
+    grid = io.read_volume(options["reference"]).geometry
+    image = io.read_volume(options["image"]) if kind == "image" else None
+    labels = io.read_labels(options["labels"]) if kind == "labels" else None
+    inversion = None
+    if options["inverse"]:
+        reporter("invert", 0.0)
+        field, inversion = invert_chain(chain, grid)
+        chain = [field]
+    reporter("warp", 0.0)
+    if image is not None:
+        io.write_volume(options["output"], warp_image(image, chain, grid))
+    if labels is not None:
+        io.write_labels(options["output"], warp_label_map(labels, chain, grid))
+    return inversion
+
+
+def _apply_to_points(chain: list[Transform], options: dict[str, Any]) -> Inversion | None:
+    import numpy as np
+
+    from ..apply import map_points
+    from ..inversion import invert_points
+    from ..io import read_points, write_points
+
+    points = read_points(options["points"], options["frame"])
+    if not options["inverse"]:
+        mapped = map_points(chain, points.points_lps_mm)
+        write_points(options["output"], points.with_points(mapped))
+        return None
+    mapped, inversion = invert_points(chain, points.points_lps_mm)
+    lost = np.flatnonzero(np.isnan(mapped).any(axis=1))
+    if lost.size:
+        raise InputError(
+            f"{lost.size} of {len(mapped)} points have no origin inside the displacement field "
+            f"(the first is '{points.labels[lost[0]]}'): they lie outside what the fixed image "
+            "shows; remove them"
+        )
+    write_points(options["output"], points.with_points(mapped))
+    return inversion

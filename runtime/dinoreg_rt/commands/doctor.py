@@ -1,0 +1,57 @@
+"""`dinoreg-rt doctor`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from ..doctor import examine
+
+if TYPE_CHECKING:
+    from ..doctor import Diagnosis
+
+_MARKS = {"ok": ("✓", "green"), "absent": ("-", "dim"), "problem": ("✗", "bold red")}
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Findings on stdout as JSON.")
+def doctor(*, as_json: bool) -> None:
+    """Show what this machine has, what `auto` would choose and why, and what to type to mend it.
+
+    Nothing heavy is imported and nothing is changed. Exit code 0 even when optional parts are
+    missing; a part that is there but broken is shown with the command that mends it.
+    """
+    diagnosis = examine()
+    if as_json:
+        click.echo(json.dumps(asdict(diagnosis), indent=2))
+    else:
+        _print(diagnosis)
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_column(width=1)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for finding in diagnosis.findings:
+        mark, style = _MARKS[finding.status]
+        table.add_row(Text(mark, style), finding.name, finding.value)
+        if finding.remedy and finding.status == "problem":
+            table.add_row("", "", Text(finding.remedy, "yellow"))
+    console.print(table)
+    console.print("\nWhat [bold]auto[/bold] would choose:")
+    for name, choice in diagnosis.choices.items():
+        console.print(Text.assemble("  ", (f"{name}: ", "bold"), choice))
+    hints = [f for f in diagnosis.findings if f.remedy and f.status == "absent"]
+    if hints:
+        console.print("\nTo add what is missing:")
+        for finding in hints:
+            console.print(Text.assemble("  ", (f"{finding.name}: ", "bold"), finding.remedy))

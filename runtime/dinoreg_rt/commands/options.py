@@ -1,0 +1,120 @@
+"""Command-line options made from `RegistrationConfig`, so that no parameter is written down twice.
+
+A new field of the configuration appears as an option by itself: the name is the field's, the help
+its description and default, the type its annotation. Ranges are checked by the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import rich_click as click
+from pydantic.fields import FieldInfo
+
+from ..config import RegistrationConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OTHER_PANEL = "Parameters"
+_PANELS = {
+    "Machine": ("device", "threads"),
+    "Start": ("initial",),
+    "Images": (
+        "fixed_modality",
+        "moving_modality",
+        "ct_window_hu",
+        "mr_percentile",
+        "working_spacing_mm",
+    ),
+    "Features": ("features", "mind_radius_mm", "mind_dilation_mm", "feature_scale"),
+    "Discrete search": (
+        "search_spacing_mm",
+        "search_radius_mm",
+        "coupling",
+        "inverse_consistency_rounds",
+    ),
+    "Refinement": (
+        "control_spacing_mm",
+        "iterations",
+        "learning_rate_mm",
+        "smoothness",
+        "fold_penalty",
+    ),
+    "Output": ("inverse",),
+}
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas: ``0.003,0.01,0.03``.
+
+    Raises:
+        click.BadParameter: anything else.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is not a list of numbers with commas") from error
+
+
+def config_options(command: Command) -> Command:
+    """Decorator: one option for each field of `RegistrationConfig`, ``None`` when not given."""
+    for name, field in reversed(RegistrationConfig.model_fields.items()):
+        command = _option(name, field)(command)
+    return command
+
+
+def given_config(options: dict[str, Any]) -> dict[str, Any]:
+    """The configuration values that were given on the command line, out of all its options."""
+    return {
+        name: options[name]
+        for name in RegistrationConfig.model_fields
+        if options.get(name) is not None
+    }
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+    flag = "--" + name.replace("_", "-")
+    settings: dict[str, Any] = {
+        "default": None,
+        "panel": _panel_of(name),
+        "help": f"{_sentence(field.description or '')} [default: {_text(field.default)}]",
+    }
+    if field.annotation is bool:
+        flag = f"{flag}/--no-{flag[2:]}"
+    else:
+        settings |= _type_of(field.annotation)
+    return click.option(flag, name, **settings)
+
+
+def _type_of(annotation: Any) -> dict[str, Any]:
+    """click's words for a type: plain, choice, fixed tuple or list of numbers."""
+    if get_origin(annotation) is Literal:
+        return {"type": click.Choice([str(choice) for choice in get_args(annotation)])}
+    if get_origin(annotation) is tuple:
+        parts = get_args(annotation)
+        if parts[-1] is Ellipsis:
+            return {"type": parse_numbers, "metavar": "A,B,..."}
+        return {"type": float, "nargs": len(parts), "metavar": "LOW HIGH"}
+    if annotation in (int, float, str):
+        return {"type": annotation}
+    raise TypeError(f"no command-line option for a configuration field of type {annotation!r}")
+
+
+def _panel_of(name: str) -> str:
+    return next((panel for panel, names in _PANELS.items() if name in names), _OTHER_PANEL)
+
+
+def _sentence(text: str) -> str:
+    # A description that begins with a value ("auto, ct or mr") keeps the value as it is typed.
+    begin = text[:1] if re.match(r"\w+[,:]", text) else text[:1].upper()
+    return f"{begin}{text[1:]}." if text else ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(f"{part:g}" for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,131 @@
+"""`dinoreg-rt run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from ..cli import EXIT_CODE_TEXT
+from ..config import RegistrationConfig, preset_names
+from ..job import RunRequest, announce, execute_run, plan_run
+from ..progress import Reporter, reporting
+from ..report import RunReport
+from .options import config_options, given_config
+
+# Paths are not checked by click: our own messages say more, and their exit code is another.
+_PATH = click.Path(path_type=Path)
+_FILES, _REPORTING = "Files", "What is said"
+
+
+@click.command("run", epilog=EXIT_CODE_TEXT)
+@click.option(
+    "-f", "--fixed", type=_PATH, required=True, panel=_FILES, help="Fixed image, or DICOM folder."
+)
+@click.option(
+    "-m", "--moving", type=_PATH, required=True, panel=_FILES, help="Moving image, or DICOM folder."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=_PATH,
+    required=True,
+    panel=_FILES,
+    help="Folder for the results; made if missing, files of an earlier run are replaced.",
+)
+@click.option(
+    "--fixed-mask", type=_PATH, panel=_FILES, help="Where the fixed image counts (not 0)."
+)
+@click.option(
+    "--moving-mask", type=_PATH, panel=_FILES, help="Where the moving image counts (not 0)."
+)
+@click.option(
+    "--labels", type=_PATH, multiple=True, panel=_FILES, help="Moving labels to warp along; repeat."
+)
+@click.option(
+    "--image",
+    "images",
+    type=_PATH,
+    multiple=True,
+    panel=_FILES,
+    help="Further moving image to warp along; repeat.",
+)
+@click.option("--config", "config_file", type=_PATH, panel=_FILES, help="TOML file of parameters.")
+@click.option("--preset", panel=_FILES, help=f"Set of parameters: {', '.join(preset_names())}.")
+@config_options
+@click.option("--no-qc", is_flag=True, panel="Output", help="Do not draw qc.png.")
+@click.option("--dry-run", is_flag=True, panel=_REPORTING, help="Check everything, write nothing.")
+@click.option("--json", "as_json", is_flag=True, panel=_REPORTING, help="Report on stdout.")
+@click.option("-q", "--quiet", is_flag=True, panel=_REPORTING, help="Only errors.")
+def run(**options: Any) -> None:
+    """Register a moving image to a fixed image, and write all of it into one folder.
+
+    warped.nii.gz, displacement.nii.gz (mm, LPS, fixed to moving points), transform.h5 (the same
+    mapping for ITK, ANTs and 3D Slicer), report.json, qc.png, and what --inverse, --labels and
+    --image ask for.
+
+    Parameters: the preset, then --config, then the options below; the later wins.
+    """
+    config = RegistrationConfig.from_sources(
+        options["preset"], options["config_file"], given_config(options)
+    )
+    request = _request(options, config)
+    with reporting(quiet=options["quiet"]) as reporter:
+        if options["dry_run"]:
+            _dry_run(request, reporter, as_json=options["as_json"])
+            return
+        report = execute_run(request, reporter)
+        _say_result(report, request.output, reporter)
+    if options["as_json"]:
+        click.echo(report.to_json(), nl=False)
+
+
+def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
+    return RunRequest(
+        fixed=options["fixed"],
+        moving=options["moving"],
+        output=options["output"],
+        config=config,
+        fixed_mask=options["fixed_mask"],
+        moving_mask=options["moving_mask"],
+        labels=options["labels"],
+        images=options["images"],
+        picture=not options["no_qc"],
+        command=("dinoreg-rt", *sys.argv[1:]),
+    )
+
+
+def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
+    plan = plan_run(request, reporter)
+    if as_json:
+        summary = {
+            "status": "planned",
+            "exit_code": 0,
+            "choices": plan.choices,
+            "memory_mb": round(plan.memory_bytes / (1 << 20), 1),
+            "configuration": request.config.model_dump(mode="json"),
+            "output": str(request.output),
+            "files": request.files(),
+        }
+        click.echo(json.dumps(summary, indent=2))
+        return
+    announce(plan, request.config, reporter)
+    click.echo(plan.describe())
+    click.echo(f"Would write into {request.output}: {', '.join(request.files())}")
+
+
+def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
+    quality = report.quality
+    reporter.say(
+        "result",
+        f"similarity {quality.similarity_before:.4g} -> {quality.similarity_after:.4g} "
+        f"(lower is better), {quality.folded_percent:.3f} % folded, "
+        f"SDLogJ {quality.sdlogj:.3f}, inverse consistency "
+        f"{quality.inverse_consistency_mean_mm:.2f} mm",
+    )
+    for warning in report.warnings:
+        reporter.say("warning", warning)
+    reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")

@@ -1,0 +1,132 @@
+"""`RegistrationConfig`: every parameter of a registration, frozen and validated.
+
+Lengths are in millimetres and hold per axis: a length is rounded to whole voxels of the grid it
+applies to, at least one, so that a stack of ten thick slices and a 1 mm brain both work.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError
+
+ModalityChoice = Literal["auto", "ct", "mr"]
+
+
+class RegistrationConfig(BaseModel):
+    """Parameters of one registration. The defaults are those of the preset ``mind``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda:N"
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads; 0 takes all that this process may use"
+    )
+    initial: str = Field(
+        "centre",
+        min_length=1,
+        description="initial alignment: none, centre, moments, or a transform file",
+    )
+    fixed_modality: ModalityChoice = Field("auto", description="auto, ct or mr")
+    moving_modality: ModalityChoice = Field("auto", description="auto, ct or mr")
+    ct_window_hu: tuple[float, float] = Field(
+        (-125.0, 225.0), description="CT values below and above are clipped"
+    )
+    mr_percentile: float = Field(
+        98.0, gt=50, le=100, description="MR values above this percentile are clipped"
+    )
+    working_spacing_mm: float = Field(
+        2.0, gt=0, le=20, description="features are computed at this voxel size or the image's own"
+    )
+    features: Literal["mind"] = Field("mind", description="mind: MIND-SSC, needs no weights")
+    mind_radius_mm: float = Field(2.0, gt=0, le=50, description="MIND-SSC patch radius")
+    mind_dilation_mm: float = Field(4.0, gt=0, le=50, description="MIND-SSC neighbour distance")
+    feature_scale: float = Field(
+        1.0, gt=0, le=1e3, description="features are multiplied by this before the solver"
+    )
+    search_spacing_mm: float = Field(12.0, gt=0, le=200, description="step of the discrete search")
+    search_radius_mm: float = Field(48.0, ge=0, le=500, description="reach of the discrete search")
+    coupling: tuple[float, ...] = Field(
+        (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+        max_length=32,
+        description="weights of the coupled-convex rounds, growing",
+    )
+    inverse_consistency_rounds: int = Field(
+        15, ge=0, le=100, description="rounds that make the coarse fields each other's inverse"
+    )
+    control_spacing_mm: float = Field(
+        4.0, gt=0, le=100, description="spacing of the refined displacement field"
+    )
+    iterations: int = Field(80, ge=0, le=10_000, description="Adam iterations")
+    learning_rate_mm: float = Field(4.0, gt=0, le=100, description="Adam step")
+    smoothness: float = Field(
+        1.25, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
+    )
+    fold_penalty: float = Field(
+        1.0, ge=0, le=1e6, description="weight of the penalty on det J near or below zero"
+    )
+    inverse: bool = Field(False, description="also compute the inverse field")
+
+    @classmethod
+    def from_sources(
+        cls,
+        preset: str | None = None,
+        file: Path | None = None,
+        overrides: dict[str, Any] | None = None,
+    ) -> RegistrationConfig:
+        """Preset, then TOML file, then explicit values; the later wins.
+
+        Raises:
+            ConfigError: unknown preset or key, value out of range, unreadable file.
+        """
+        values: dict[str, Any] = {}
+        if preset is not None:
+            values.update(_read_preset(preset))
+        if file is not None:
+            values.update(_read_toml(file))
+        values.update(overrides or {})
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cls)) from error
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    folder = resources.files(__package__) / "presets"
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    if name not in preset_names():
+        raise ConfigError(f"no preset '{name}'; there are: {', '.join(preset_names())}")
+    text = (resources.files(__package__) / "presets" / f"{name}.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not a TOML file: {error}") from error
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(model.model_fields)
+            lines.append(f"unknown option '{key}'; known are: {known}")
+        else:
+            lines.append(f"{key} = {problem['input']!r}: {problem['msg']}")
+    return "; ".join(lines)

@@ -1,0 +1,282 @@
+"""What this machine has, without importing anything heavy: the facts behind `dinoreg-rt doctor`.
+
+A missing GPU, driver or library is a finding, never an exception.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from .cuda_driver import CudaDriver, query_cuda_driver
+
+Status = Literal["ok", "absent", "problem"]
+
+#: Optional packages: shown name, distributions that provide it, the extra that installs it.
+_PACKAGES = (
+    ("CuPy", ("cupy-cuda13x", "cupy-cuda12x", "cupy"), "gpu"),
+    ("TensorRT", ("tensorrt-cu13", "tensorrt-cu12", "tensorrt"), "tensorrt"),
+    ("TensorRT-RTX", ("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx"),
+    ("OpenVINO", ("openvino",), "openvino"),
+    ("PyCUDA", ("pycuda",), "pycuda"),
+)
+
+_REINSTALL = "pip install --force-reinstall --no-deps ."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table; `remedy` is what to type."""
+
+    name: str
+    status: Status
+    value: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings, and what ``auto`` would choose with the reason."""
+
+    findings: list[Finding]
+    choices: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def examine() -> Diagnosis:
+    """Look at this machine. Takes well under a second and changes nothing."""
+    library = kernel_library()
+    driver = query_cuda_driver()
+    findings = [
+        _processor(),
+        _threads(),
+        _memory(),
+        _library_finding(library),
+        *_cuda_findings(driver, library),
+        *_package_findings(driver),
+        _encoders(),
+    ]
+    details = {"kernel_library": library or {}, "gpus": [vars(gpu) for gpu in driver.gpus]}
+    return Diagnosis(findings, choose(driver, library), details)
+
+
+def choose(driver: CudaDriver, library: dict[str, Any] | None) -> dict[str, str]:
+    """What ``auto`` comes to for the device and the features, and why."""
+    if library is not None and library.get("cuda") and driver.gpus:
+        device = f"cuda:0, because {driver.gpus[0].name} is there and the library has CUDA kernels"
+    elif driver.gpus:
+        device = "cpu, because the kernel library was built without CUDA"
+    else:
+        device = "cpu, because no CUDA device can be used"
+    found = find_encoders(models_folder())
+    reason = "no encoder was given" if found else "there is no encoder, and it needs no weights"
+    return {"device": device, "features": f"mind, because {reason}"}
+
+
+def kernel_library() -> dict[str, Any] | None:
+    """What the compiled library says about itself; None if it cannot be loaded."""
+    try:
+        import dinoreg_kernels
+
+        return dict(dinoreg_kernels.build_info())
+    except (ImportError, OSError, AttributeError):
+        return None
+
+
+def usable_cpus() -> tuple[int, str]:
+    """CPUs that this process may use, and what limits them."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        count = os.cpu_count() or 1
+    limit = "affinity" if count < (os.cpu_count() or 1) else "all of them"
+    quota = _cgroup_cpus()
+    if quota is not None and quota < count:
+        return max(1, int(quota)), f"the container's quota of {quota:g} CPUs"
+    return count, limit
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Memory that exists for this process and what of it is free, container limits included."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    total, free = int(memory.total), int(memory.available)
+    limit = _read_number("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+    if limit is not None and limit < total:
+        used = _read_number(
+            "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes"
+        )
+        total, free = limit, min(free, max(0, limit - (used or 0)))
+    return total, free
+
+
+def models_folder() -> Path:
+    """Where encoders are looked for: ``DINOREG_MODELS``, else the user's cache."""
+    return Path(os.environ.get("DINOREG_MODELS") or Path.home() / ".cache" / "dinoreg" / "models")
+
+
+def find_encoders(folder: Path) -> list[str]:
+    """Names of the encoder bundles (folders with a manifest) in `folder`."""
+    return sorted(p.parent.name for p in folder.glob("*/manifest.json"))
+
+
+def installed_version(names: Iterable[str]) -> str | None:
+    """``name version`` of the first of the distributions that is installed."""
+    for name in names:
+        try:
+            return f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def install_command(extra: str) -> str:
+    """What to type for the packages of an extra, with the versions that this release wants."""
+    try:
+        requirements = metadata.requires("dinoreg-rt") or []
+    except metadata.PackageNotFoundError:
+        requirements = []
+    marked = [r.partition(";") for r in requirements]
+    wanted = [
+        f"'{name.strip()}'"
+        for name, _, mark in marked
+        if f"extra == '{extra}'" in mark.replace('"', "'")
+    ]
+    return f"pip install {' '.join(wanted)}" if wanted else f"pip install '.[{extra}]'"
+
+
+def _processor() -> Finding:
+    model, flags = platform.processor() or platform.machine(), set[str]()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                model = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = set(value.split())
+                break
+    except OSError:
+        pass  # not on Linux; the name alone has to do
+    units = (
+        [
+            name
+            for flag, name in (("avx2", "AVX2"), ("fma", "FMA"), ("avx512f", "AVX-512"))
+            if flag in flags
+        ]
+        + ["AMX"] * ("amx_tile" in flags)
+        + ["NEON"] * ("asimd" in flags)
+    )
+    return Finding("processor", "ok", f"{model} ({', '.join(units) or 'no vector units known'})")
+
+
+def _threads() -> Finding:
+    count, limit = usable_cpus()
+    return Finding("threads", "ok", f"{count} of {os.cpu_count()} CPUs ({limit})")
+
+
+def _memory() -> Finding:
+    total, free = memory_bytes()
+    return Finding("memory", "ok", f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+
+
+def _library_finding(library: dict[str, Any] | None) -> Finding:
+    if library is None:
+        return Finding(
+            "kernel library",
+            "problem",
+            "cannot be loaded",
+            f"in the source folder: {_REINSTALL}",
+        )
+    text = ", ".join(f"{key} {value}" for key, value in library.items())
+    return Finding("kernel library", "ok", text)
+
+
+def _cuda_findings(driver: CudaDriver, library: dict[str, Any] | None) -> list[Finding]:
+    if driver.version is None:
+        return [Finding("CUDA driver", "absent", driver.problem)]
+    version = f"CUDA {driver.version[0]}.{driver.version[1]}"
+    if not driver.gpus:
+        return [
+            Finding(
+                "CUDA driver",
+                "problem",
+                f"{version}, but no device: {driver.problem}",
+                "nvidia-smi -L; in a container, start it with --gpus all",
+            )
+        ]
+    found = [Finding("CUDA driver", "ok", version)]
+    found += [Finding(f"GPU {i}", "ok", gpu.describe()) for i, gpu in enumerate(driver.gpus)]
+    if library is not None and not library.get("cuda"):
+        found.append(
+            Finding(
+                "CUDA kernels",
+                "problem",
+                "the kernel library was built without nvcc",
+                f"put nvcc on the PATH, then in the source folder: {_REINSTALL}",
+            )
+        )
+    return found
+
+
+def _package_findings(driver: CudaDriver) -> list[Finding]:
+    found = [_onnxruntime(driver)]
+    for name, distributions, extra in _PACKAGES:
+        version = installed_version(distributions)
+        if version is None:
+            found.append(Finding(name, "absent", "not installed", install_command(extra)))
+        else:
+            found.append(Finding(name, "ok", version))
+    return found
+
+
+def _onnxruntime(driver: CudaDriver) -> Finding:
+    cpu, gpu = installed_version(["onnxruntime"]), installed_version(["onnxruntime-gpu"])
+    extra = "gpu" if driver.gpus else "cpu"
+    if cpu and gpu:
+        # Both write into one folder; the last installed wins, and removing one breaks the other.
+        package = "onnxruntime-gpu" if driver.gpus else "onnxruntime"
+        return Finding(
+            "ONNX Runtime",
+            "problem",
+            f"{cpu} and {gpu} overwrite each other's files",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && "
+            f"pip install --force-reinstall {package}",
+        )
+    if cpu or gpu:
+        return Finding("ONNX Runtime", "ok", cpu or gpu or "")
+    return Finding("ONNX Runtime", "absent", "not installed", install_command(extra))
+
+
+def _encoders() -> Finding:
+    folder = models_folder()
+    names = find_encoders(folder)
+    if names:
+        return Finding("encoders", "ok", f"{', '.join(names)} in {folder}")
+    return Finding("encoders", "absent", f"none in {folder}")
+
+
+def _cgroup_cpus() -> float | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass  # cgroup v1, or no cgroup
+    allowed = _read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+    period_us = _read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    return allowed / period_us if allowed and allowed > 0 and period_us else None
+
+
+def _read_number(*files: str) -> int | None:
+    """The number in the first file that can be read and holds one."""
+    for file in files:
+        try:
+            return int(Path(file).read_text("ascii"))
+        except (OSError, ValueError):
+            continue
+    return None

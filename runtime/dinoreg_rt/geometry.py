@@ -1,0 +1,138 @@
+"""Index and physical coordinates: the only place where one becomes the other.
+
+Index coordinates are written ``xyz`` (fast axis first) as in ITK, continuous, voxel centres at
+integers. Physical coordinates are LPS in millimetres. The file formats' own frames (NIfTI's RAS)
+are the business of `dinoreg_rt.io`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .types import AffineTransform, FloatArray, Geometry
+
+
+def index_to_lps(geometry: Geometry) -> AffineTransform:
+    """Continuous index (x, y, z) to LPS mm."""
+    matrix = geometry.direction * np.asarray(geometry.spacing_mm)
+    return AffineTransform(matrix, np.asarray(geometry.origin_mm))
+
+
+def lps_to_index(geometry: Geometry) -> AffineTransform:
+    """LPS mm to continuous index (x, y, z)."""
+    return invert_affine(index_to_lps(geometry))
+
+
+def compose_affines(outer: AffineTransform, inner: AffineTransform) -> AffineTransform:
+    """``x -> outer(inner(x))``."""
+    return AffineTransform(
+        outer.matrix @ inner.matrix, outer.matrix @ inner.translation_mm + outer.translation_mm
+    )
+
+
+def invert_affine(affine: AffineTransform) -> AffineTransform:
+    """The inverse map; raises `numpy.linalg.LinAlgError` when the matrix is singular."""
+    inverse = np.linalg.inv(affine.matrix)
+    return AffineTransform(inverse, -inverse @ affine.translation_mm)
+
+
+def transform_points(affine: AffineTransform, points: FloatArray) -> FloatArray:
+    """Apply `affine` to `points` (N, 3), components x, y, z."""
+    return np.asarray(points @ affine.matrix.T + affine.translation_mm)
+
+
+def index_map(
+    from_grid: Geometry, to_grid: Geometry, affine: AffineTransform | None = None
+) -> AffineTransform:
+    """Index of `from_grid` to index of `to_grid`, through `affine` in LPS mm (default identity)."""
+    inner = index_to_lps(from_grid)
+    if affine is not None:
+        inner = compose_affines(affine, inner)
+    return compose_affines(lps_to_index(to_grid), inner)
+
+
+def kernel_affine(index_affine: AffineTransform) -> FloatArray:
+    """(3, 4) matrix over (z, y, x, 1), the axis order of the kernels, from one over (x, y, z)."""
+    matrix = index_affine.matrix[::-1, ::-1]
+    return np.ascontiguousarray(np.column_stack([matrix, index_affine.translation_mm[::-1]]))
+
+
+def resampled_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geometry:
+    """A grid over the same box (voxel borders, not centres) with about the wanted spacing.
+
+    The number of voxels is rounded to whole numbers of at least one and the box is kept exactly,
+    so the true spacing differs from the wanted one by at most half a voxel over the whole axis.
+    """
+    shape_xyz = [
+        max(1, round(n * have / want))
+        for n, have, want in zip(
+            geometry.shape_xyz, geometry.spacing_mm, spacing_mm, strict=True
+        )
+    ]
+    exact = [
+        n * have / new
+        for n, have, new in zip(geometry.shape_xyz, geometry.spacing_mm, shape_xyz, strict=True)
+    ]
+    first_centre = np.array(exact) / np.asarray(geometry.spacing_mm) / 2 - 0.5
+    origin = transform_points(index_to_lps(geometry), first_centre[None])[0]
+    x, y, z = shape_xyz
+    return Geometry((z, y, x), (exact[0], exact[1], exact[2]), tuple(origin), geometry.direction)
+
+
+def coarsened_grid(geometry: Geometry, factor_zyx: tuple[int, int, int]) -> Geometry:
+    """The grid of `factor` x `factor` x `factor` cells of `geometry`, one point in each centre.
+
+    Sizes that do not divide keep a last, partly filled cell: nothing is cropped or stretched.
+    """
+    shape = tuple(math.ceil(n / f) for n, f in zip(geometry.shape_zyx, factor_zyx, strict=True))
+    factor_xyz = np.asarray(factor_zyx[::-1], dtype=np.float64)
+    origin = transform_points(index_to_lps(geometry), ((factor_xyz - 1) / 2)[None])[0]
+    spacing = tuple(float(v) for v in np.asarray(geometry.spacing_mm) * factor_xyz)
+    return Geometry(
+        (shape[0], shape[1], shape[2]),
+        (spacing[0], spacing[1], spacing[2]),
+        tuple(origin),
+        geometry.direction,
+    )
+
+
+def shifted_grid(
+    geometry: Geometry, offset_zyx: tuple[int, int, int], shape_zyx: tuple[int, int, int]
+) -> Geometry:
+    """The part (or extension) of the lattice of `geometry` that starts at `offset_zyx`."""
+    offset_xyz = np.asarray(offset_zyx[::-1], dtype=np.float64)
+    origin = transform_points(index_to_lps(geometry), offset_xyz[None])[0]
+    return Geometry(shape_zyx, geometry.spacing_mm, tuple(origin), geometry.direction)
+
+
+def centre_lps_mm(geometry: Geometry) -> FloatArray:
+    """LPS position of the middle of the grid's box."""
+    middle = (np.asarray(geometry.shape_xyz, dtype=np.float64) - 1) / 2
+    return transform_points(index_to_lps(geometry), middle[None])[0]
+
+
+def corners_lps_mm(geometry: Geometry) -> FloatArray:
+    """(8, 3) LPS positions of the outer corners of the grid's box (voxel borders)."""
+    upper = np.asarray(geometry.shape_xyz, dtype=np.float64) - 0.5
+    corners = np.array(np.meshgrid(*[(-0.5, u) for u in upper], indexing="ij")).reshape(3, -1).T
+    return transform_points(index_to_lps(geometry), corners)
+
+
+def same_grid(a: Geometry, b: Geometry, tolerance_voxel: float = 1e-3) -> bool:
+    """Whether both grids have the same shape and all their corners agree within the tolerance."""
+    if a.shape_zyx != b.shape_zyx:
+        return False
+    corners = corners_lps_mm(a)
+    index_difference = transform_points(lps_to_index(b), corners) - transform_points(
+        lps_to_index(a), corners
+    )
+    return bool(np.max(np.abs(index_difference)) < tolerance_voxel)
+
+
+def describe(geometry: Geometry) -> str:
+    """One line for messages: shape and spacing in x, y, z order."""
+    shape = " x ".join(str(n) for n in geometry.shape_xyz)
+    spacing = " x ".join(f"{s:.4g}" for s in geometry.spacing_mm)
+    return f"{shape} voxels of {spacing} mm (x, y, z)"

@@ -1,0 +1,87 @@
+"""Files in and out: images, labels, masks, transforms, points.
+
+The only place that knows file formats and flips frames (NIfTI and points in RAS). Everything it
+returns is in LPS millimetres and has been checked; everything it writes appears whole or not at
+all. SimpleITK and h5py are imported when they are used, so importing this package is cheap.
+"""
+
+from .convert import (
+    displacement_from_sitk,
+    displacement_to_sitk,
+    labels_from_sitk,
+    labels_to_sitk,
+    volume_from_sitk,
+    volume_to_sitk,
+)
+from .images import (
+    ImageLike,
+    LabelsLike,
+    as_labels,
+    as_mask,
+    as_volume,
+    read_displacement,
+    read_geometry,
+    read_labels,
+    read_mask,
+    read_volume,
+    write_displacement,
+    write_labels,
+    write_volume,
+)
+from .points import Frame, PointSet, read_points, write_points
+from .staging import (
+    check_free_space,
+    check_writable,
+    output_errors,
+    sigterm_as_exception,
+    staged_file,
+    staged_folder,
+)
+from .transforms import (
+    Transform,
+    composite_to_sitk,
+    read_initial,
+    read_transform,
+    transform_points,
+    write_affine,
+    write_composite_h5,
+)
+
+__all__ = [
+    "Frame",
+    "ImageLike",
+    "LabelsLike",
+    "PointSet",
+    "Transform",
+    "as_labels",
+    "as_mask",
+    "as_volume",
+    "check_free_space",
+    "check_writable",
+    "composite_to_sitk",
+    "displacement_from_sitk",
+    "displacement_to_sitk",
+    "labels_from_sitk",
+    "labels_to_sitk",
+    "output_errors",
+    "read_displacement",
+    "read_geometry",
+    "read_initial",
+    "read_labels",
+    "read_mask",
+    "read_points",
+    "read_transform",
+    "read_volume",
+    "sigterm_as_exception",
+    "staged_file",
+    "staged_folder",
+    "transform_points",
+    "volume_from_sitk",
+    "volume_to_sitk",
+    "write_affine",
+    "write_composite_h5",
+    "write_displacement",
+    "write_labels",
+    "write_points",
+    "write_volume",
+]

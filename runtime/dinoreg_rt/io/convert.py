@@ -1,0 +1,148 @@
+"""SimpleITK images and arrays <-> `Volume`, `LabelMap` and `DisplacementField`, checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..types import DisplacementField, Geometry, LabelMap, Volume
+from . import nifti, validate
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+
+def volume_from_sitk(image: sitk.Image, name: str = "image", pixel_type: str = "") -> Volume:
+    """A checked `Volume` with a copy of the voxels.
+
+    Args:
+        image: 3D, scalar.
+        name: for messages and reports.
+        pixel_type: NumPy name to remember; by default that of `image`.
+    """
+    _check_kind(image, components=1, name=name)
+    view = _view(image)
+    voxels = np.array(view) if view.dtype == np.float32 else view  # the view dies with the image
+    return build_volume(voxels, sitk_geometry(image), pixel_type or view.dtype.name, name)
+
+
+def labels_from_sitk(image: sitk.Image, name: str = "labels") -> LabelMap:
+    """A checked `LabelMap` with a copy of the voxels."""
+    _check_kind(image, components=1, name=name)
+    view = _view(image)
+    return build_labels(view, sitk_geometry(image), view.dtype.name, name)
+
+
+def displacement_from_sitk(image: sitk.Image, name: str = "displacement") -> DisplacementField:
+    """A checked `DisplacementField` with a copy of the vectors."""
+    _check_kind(image, components=3, name=name)
+    geometry = sitk_geometry(image)
+    validate.check_geometry(geometry, name)
+    vectors = np.array(_view(image), dtype=np.float32)
+    validate.check_finite(vectors, name)
+    return DisplacementField(vectors, geometry)
+
+
+def volume_to_sitk(volume: Volume) -> sitk.Image:
+    """A float32 SimpleITK image with a copy of the voxels."""
+    return array_to_sitk(np.asarray(volume.array, dtype=np.float32), volume.geometry)
+
+
+def labels_to_sitk(labels: LabelMap) -> sitk.Image:
+    """A SimpleITK image of the label map's pixel type."""
+    array = nifti.cast_pixels(np.asarray(labels.array), np.dtype(labels.pixel_type))
+    return array_to_sitk(array, labels.geometry)
+
+
+def displacement_to_sitk(field: DisplacementField) -> sitk.Image:
+    """A float32 SimpleITK vector image: mm, LPS."""
+    return array_to_sitk(np.asarray(field.vectors_mm, dtype=np.float32), field.geometry)
+
+
+def build_volume(array: Any, geometry: Geometry, pixel_type: str, name: str) -> Volume:
+    """A checked `Volume`; float32 voxels are taken as they are, others are converted."""
+    _check_array(array, geometry, name)
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf and is counted below
+        voxels = array.astype(np.float32, copy=False)
+    validate.check_values(voxels, name)
+    return Volume(voxels, geometry, pixel_type if pixel_type != "bool" else "uint8", name)
+
+
+def build_labels(array: Any, geometry: Geometry, pixel_type: str, name: str) -> LabelMap:
+    """A checked `LabelMap`; whole numbers stored as floats are accepted."""
+    _check_array(array, geometry, name)
+    if array.dtype.kind == "f":
+        validate.check_finite(array, name)
+        fractions = int(np.count_nonzero(array != np.rint(array)))
+        if fractions:
+            raise InputError(
+                f"{name}: {fractions} voxels are not whole numbers; labels and masks need whole "
+                "numbers: threshold it, or resample with nearest neighbour"
+            )
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise InputError(f"{name}: holds labels beyond 32 bits; renumber them")
+    if pixel_type.startswith(("float", "bool")):
+        pixel_type = _smallest_integer(int(array.min()), int(array.max()))
+    return LabelMap(array.astype(np.int32), geometry, pixel_type, name)
+
+
+def array_to_sitk(array: NDArray[Any], geometry: Geometry) -> sitk.Image:
+    """A SimpleITK image of (D, H, W) voxels or (D, H, W, 3) vectors."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
+    image.SetSpacing(geometry.spacing_mm)
+    image.SetOrigin(tuple(float(v) for v in geometry.origin_mm))
+    image.SetDirection(geometry.direction.ravel().tolist())
+    return image
+
+
+def _smallest_integer(low: int, high: int) -> str:
+    for name in ("uint8", "int16"):
+        if np.iinfo(name).min <= low and high <= np.iinfo(name).max:
+            return name
+    return "int32"
+
+
+def _check_array(array: Any, geometry: Geometry, name: str) -> None:
+    if array.dtype.kind == "c":
+        validate.check_pixels(components=1, is_complex=True, wanted=1, name=name)
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"{name}: has pixels of type {array.dtype}; numbers are needed")
+    validate.check_size(array.shape[::-1], name)
+    if array.shape != geometry.shape_zyx:
+        raise InputError(
+            f"{name}: the array has shape {array.shape} (z, y, x) but its geometry says "
+            f"{geometry.shape_zyx}"
+        )
+    validate.check_geometry(geometry, name)
+
+
+def _check_kind(image: sitk.Image, components: int, name: str) -> None:
+    validate.check_size(image.GetSize(), name)
+    if image.GetDimension() != 3:
+        raise InputError(f"{name}: is {image.GetDimension()}D; a 3D volume is needed")
+    validate.check_pixels(
+        components=image.GetNumberOfComponentsPerPixel(),
+        is_complex="complex" in image.GetPixelIDTypeAsString(),
+        wanted=components,
+        name=name,
+    )
+
+
+def sitk_geometry(image: sitk.Image) -> Geometry:
+    """Where the voxels of a 3D SimpleITK image lie; not checked."""
+    x, y, z = image.GetSize()
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    return Geometry((z, y, x), image.GetSpacing(), image.GetOrigin(), direction)
+
+
+def _view(image: sitk.Image) -> NDArray[Any]:
+    import SimpleITK as sitk
+
+    view: NDArray[Any] = sitk.GetArrayViewFromImage(image)
+    return view

@@ -1,0 +1,278 @@
+"""Landmark files <-> LPS millimetres.
+
+A CSV says nothing about its frame: it is taken as LPS unless the caller says ``ras``. 3D Slicer's
+files state their frame and are believed. What is written keeps the frame of what was read.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+
+from ..errors import InputError, OutputError
+from ..types import FloatArray
+from .staging import output_errors, staged_file
+
+Frame: TypeAlias = Literal["lps", "ras"]
+
+_SUFFIXES = (".csv", ".mrk.json", ".fcsv")
+_AXES = ("x", "y", "z")
+_FCSV_COLUMNS = (
+    *("id", "x", "y", "z", "ow", "ox", "oy", "oz"),
+    *("vis", "sel", "lock", "label", "desc", "associatedNodeID"),
+)
+#: The numbers stand in files of 3D Slicer 4.10 and older.
+_FCSV_FRAMES: dict[str, Frame] = {"LPS": "lps", "RAS": "ras", "1": "lps", "0": "ras"}
+
+
+@dataclass(frozen=True, eq=False)
+class PointSet:
+    """Landmarks, and what is needed to write them back as they came.
+
+    Attributes:
+        lps_mm: (N, 3) float64, LPS mm.
+        labels: one name a point.
+        frame: the frame of the file they came from, and will be written in.
+        columns: column names of a CSV or .fcsv, empty if it has no header.
+        rows: its cells, one tuple a point; the coordinates among them are replaced on writing.
+        document: the whole content of a .mrk.json.
+    """
+
+    lps_mm: FloatArray
+    labels: tuple[str, ...]
+    frame: Frame = "lps"
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    document: dict[str, Any] | None = None
+
+    def with_positions(self, points_lps_mm: FloatArray) -> PointSet:
+        """The same landmarks elsewhere; (N, 3) LPS mm."""
+        points = np.asarray(points_lps_mm, dtype=np.float64)
+        if points.shape != self.lps_mm.shape:
+            raise ValueError(f"{points.shape} points for {self.lps_mm.shape}")
+        return replace(self, lps_mm=points)
+
+
+def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
+    """Read landmarks.
+
+    Args:
+        path: ``.csv`` (columns x, y, z; a header is optional), ``.mrk.json`` or ``.fcsv``.
+        frame: frame of a CSV; the other formats state theirs.
+
+    Raises:
+        InputError: missing file, unknown format, no points, a coordinate that is no number, an
+            unknown frame.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read as text: {error}") from error
+    suffix = _suffix(file)
+    if suffix == ".csv":
+        points = _read_csv(text, str(file), frame)
+    elif suffix == ".fcsv":
+        points = _read_fcsv(text, str(file))
+    elif suffix == ".mrk.json":
+        points = _read_markups(text, str(file))
+    else:
+        raise InputError(
+            f"{file}: unknown format of points '{suffix}'; {', '.join(_SUFFIXES)} can be read"
+        )
+    if not len(points.lps_mm):
+        raise InputError(f"{file}: holds no points")
+    if not np.isfinite(points.lps_mm).all():
+        raise InputError(f"{file}: a coordinate is NaN or Inf")
+    return points
+
+
+def write_points(path: str | os.PathLike[str], points: PointSet) -> None:
+    """Write landmarks in the frame they came in; the suffix of `path` chooses the format.
+
+    Raises:
+        OutputError: cannot be written, or another suffix.
+    """
+    file = Path(path)
+    writers = {".csv": _csv_text, ".fcsv": _fcsv_text, ".mrk.json": _markups_text}
+    suffix = _suffix(file)
+    if suffix not in writers:
+        raise OutputError(
+            f"{file}: points are not written as '{suffix}'; use {', '.join(_SUFFIXES)}"
+        )
+    text = writers[suffix](points)
+    with staged_file(file) as staged, output_errors(file):
+        staged.write_text(text, "utf-8")
+
+
+def _suffix(file: Path) -> str:
+    name = file.name.lower()
+    return next((s for s in _SUFFIXES if name.endswith(s)), file.suffix)
+
+
+def _flip(points: FloatArray, frame: Frame) -> FloatArray:
+    """LPS to `frame` and back: the same operation."""
+    return points * (np.array([-1.0, -1.0, 1.0]) if frame == "ras" else 1.0)
+
+
+def _read_csv(text: str, name: str, frame: Frame) -> PointSet:
+    first = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    rows = [tuple(c.strip() for c in r) for r in csv.reader(io.StringIO(text), delimiter=delimiter)]
+    rows = [r for r in rows if any(r) and not r[0].startswith("#")]
+    columns: tuple[str, ...] = ()
+    if rows and not _is_number(rows[0][0]):
+        columns, *rows = rows
+    at = _coordinate_columns(columns, name)
+    points = _numbers(rows, at, name)
+    lower = [c.lower() for c in columns]
+    label_at = next((lower.index(c) for c in ("label", "name") if c in lower), None)
+    labels = tuple(
+        row[label_at] if label_at is not None and label_at < len(row) else str(i + 1)
+        for i, row in enumerate(rows)
+    )
+    return PointSet(_flip(points, frame), labels, frame, columns, tuple(rows))
+
+
+def _coordinate_columns(columns: Sequence[str], name: str) -> list[int]:
+    if not columns:
+        return [0, 1, 2]
+    lower = [c.lower() for c in columns]
+    if not all(axis in lower for axis in _AXES):
+        raise InputError(
+            f"{name}: its header names the columns {', '.join(columns)}; x, y and z are needed"
+        )
+    return [lower.index(axis) for axis in _AXES]
+
+
+def _numbers(rows: Sequence[Sequence[str]], at: Sequence[int], name: str) -> FloatArray:
+    points = np.empty((len(rows), 3))
+    for i, row in enumerate(rows):
+        try:
+            points[i] = [float(row[j]) for j in at]
+        except (ValueError, IndexError) as error:
+            raise InputError(
+                f"{name}: point {i + 1} has no three numbers x, y, z: {', '.join(row)}"
+            ) from error
+    return points
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_fcsv(text: str, name: str) -> PointSet:
+    header = {}
+    for line in text.splitlines():
+        if line.startswith("#") and "=" in line:
+            key, _, value = line[1:].partition("=")
+            header[key.strip()] = value.strip()
+    stated = header.get("CoordinateSystem", "(none)")
+    if stated.upper() not in _FCSV_FRAMES:
+        raise InputError(
+            f"{name}: states the coordinate system {stated}; LPS or RAS is needed in a line "
+            "'# CoordinateSystem = LPS'"
+        )
+    frame = _FCSV_FRAMES[stated.upper()]
+    columns = tuple(c.strip() for c in header.get("columns", ",".join(_FCSV_COLUMNS)).split(","))
+    rows = [tuple(r) for r in csv.reader(io.StringIO(text)) if r and not r[0].startswith("#")]
+    points = _numbers(rows, _coordinate_columns(columns, name), name)
+    at = columns.index("label") if "label" in columns else 0
+    labels = tuple(row[at] if at < len(row) else str(i + 1) for i, row in enumerate(rows))
+    return PointSet(_flip(points, frame), labels, frame, columns, tuple(rows))
+
+
+def _read_markups(text: str, name: str) -> PointSet:
+    try:
+        document = json.loads(text)
+        (node,) = document["markups"]
+        stated = str(node.get("coordinateSystem", "LPS")).upper()
+        controls = node["controlPoints"]
+        positions = [point["position"] for point in controls]
+        points = np.array(positions, dtype=np.float64).reshape(-1, 3)
+        labels = tuple(str(p.get("label", i + 1)) for i, p in enumerate(controls))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{name}: is not a 3D Slicer markups file with one list of placed control points "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    units = node.get("coordinateUnits", "mm")
+    if stated not in ("LPS", "RAS") or units not in ("mm", None):
+        raise InputError(
+            f"{name}: states the coordinate system {stated} in {units}; LPS or RAS in mm is needed"
+        )
+    frame = cast(Frame, stated.lower())
+    return PointSet(_flip(points, frame), labels, frame, document=document)
+
+
+def _csv_text(points: PointSet) -> str:
+    xyz = _flip(points.lps_mm, points.frame)
+    columns, rows = points.columns, [list(row) for row in points.rows]
+    if not rows or "associatedNodeID" in columns:  # from another format
+        columns, rows = (*_AXES, "label"), [["", "", "", label] for label in points.labels]
+    return _table(columns, rows, xyz)
+
+
+def _fcsv_text(points: PointSet) -> str:
+    xyz = _flip(points.lps_mm, points.frame)
+    columns, rows = points.columns, [list(row) for row in points.rows]
+    if "associatedNodeID" not in columns:
+        columns = _FCSV_COLUMNS
+        rows = [
+            [f"vtkMRMLMarkupsFiducialNode_{i}", "", "", "", *"0001110", label, "", ""]
+            for i, label in enumerate(points.labels)
+        ]
+    head = "# Markups fiducial file version = 4.11\n"
+    head += f"# CoordinateSystem = {points.frame.upper()}\n# columns = {','.join(columns)}\n"
+    return head + _table((), rows, xyz, _coordinate_columns(columns, "points"))
+
+
+def _table(
+    columns: Sequence[str], rows: list[list[str]], xyz: FloatArray, at: Sequence[int] | None = None
+) -> str:
+    at = at or _coordinate_columns(columns, "points")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    if columns:
+        writer.writerow(columns)
+    for row, point in zip(rows, xyz, strict=True):
+        for j, value in zip(at, point, strict=True):
+            row[j] = f"{value:.6f}"
+        writer.writerow(row)
+    return buffer.getvalue()
+
+
+def _markups_text(points: PointSet) -> str:
+    xyz = _flip(points.lps_mm, points.frame).tolist()
+    if points.document is not None:
+        document = copy.deepcopy(points.document)
+        for control, position in zip(document["markups"][0]["controlPoints"], xyz, strict=True):
+            control["position"] = position
+    else:
+        controls = [
+            {"id": str(i + 1), "label": label, "position": position}
+            for i, (label, position) in enumerate(zip(points.labels, xyz, strict=True))
+        ]
+        node = {
+            "type": "Fiducial",
+            "coordinateSystem": points.frame.upper(),
+            "coordinateUnits": "mm",
+            "controlPoints": controls,
+        }
+        document = {"markups": [node]}
+    return json.dumps(document, indent=2) + "\n"

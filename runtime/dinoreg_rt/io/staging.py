@@ -1,0 +1,204 @@
+"""Outputs that appear whole or not at all.
+
+Files are written into a hidden folder beside their destination and renamed at the end. An
+exception, Ctrl-C or SIGTERM removes that folder, so no half-written output is ever left behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from ..errors import OutputError
+
+_PREFIX = ".dinoreg-"
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+@contextmanager
+def staged_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Collect the files of one run and move them into `directory` together at the end.
+
+    Args:
+        directory: the output folder; it is created, and removed again if the run fails.
+
+    Yields:
+        A hidden folder on the same file system. What lies in it when the block ends without an
+        exception replaces the files of the same names in `directory`.
+
+    Raises:
+        OutputError: the folder cannot be made, the disk is full, something is in the way.
+    """
+    target = Path(directory)
+    with sigterm_as_exception():
+        created = _make_folder(target)
+        with output_errors(target):
+            staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target))
+        try:
+            yield staging
+            _move_into_place(staging, target)
+            created = []
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:
+                raise _output_error(target, error) from error
+            raise
+        finally:
+            with _uninterrupted():
+                shutil.rmtree(staging, ignore_errors=True)
+                _remove_empty(created)
+
+
+@contextmanager
+def staged_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write one file whole or not at all.
+
+    Yields:
+        A path with the same name in a hidden folder; it replaces `path` when the block ends.
+
+    Raises:
+        OutputError: as `staged_folder`.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise OutputError(f"{final_path(target)}: is a folder; give the name of a file")
+    with staged_folder(target.parent) as staging:
+        yield staging / target.name
+
+
+@contextmanager
+def sigterm_as_exception() -> Iterator[None]:
+    """Turn SIGTERM into `SystemExit` (code 143), so that ``finally`` blocks and `with` clean up.
+
+    Does nothing outside the main thread, or where the program has a SIGTERM handler of its own.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Report every failure to write `path` as an `OutputError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise _output_error(Path(path), error) from error
+
+
+def final_path(path: Path) -> Path:
+    """`path` without hidden staging folders: the name the user knows."""
+    return Path(*[part for part in path.parts if not part.startswith(_PREFIX)])
+
+
+def check_writable(directory: str | os.PathLike[str]) -> None:
+    """Find out before the work begins whether `directory` can be made and written.
+
+    Raises:
+        OutputError: a file in the way, no permission, read-only file system.
+    """
+    existing = _nearest_existing(Path(directory))
+    if not existing.is_dir():
+        raise OutputError(f"{directory}: {existing} is a file; name another output folder")
+    with output_errors(directory), tempfile.TemporaryFile(prefix=_PREFIX, dir=existing):
+        pass
+
+
+def check_free_space(directory: str | os.PathLike[str], bytes_needed: int) -> None:
+    """Find out before the work begins whether the outputs will fit on the disk.
+
+    Raises:
+        OutputError: less than `bytes_needed` is free on the file system of `directory`.
+    """
+    with output_errors(directory):
+        free = shutil.disk_usage(_nearest_existing(Path(directory))).free
+    if free < bytes_needed:
+        raise OutputError(
+            f"{directory}: the outputs need about {bytes_needed / 1e6:.0f} MB and "
+            f"{free / 1e6:.0f} MB are free; free some space or name another output folder"
+        )
+
+
+def _move_into_place(staging: Path, target: Path) -> None:
+    files = sorted(p for p in staging.rglob("*") if not p.is_dir())
+    destinations = [target / p.relative_to(staging) for p in files]
+    for destination in destinations:
+        if destination.is_dir():
+            raise OutputError(
+                f"{final_path(destination)}: a folder of this name is in the way; remove it or "
+                "name another output folder"
+            )
+    # A few renames: finishing them is faster than taking them back would be.
+    with _uninterrupted(), output_errors(target):
+        for file, destination in zip(files, destinations, strict=True):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, destination)
+
+
+def _make_folder(target: Path) -> list[Path]:
+    """Create `target`; returns the folders that did not exist before, innermost first."""
+    missing = [p for p in (target, *target.parents) if not p.exists()]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(
+            f"{final_path(target)}: a file is in the way; remove it or name another output folder"
+        ) from error
+    except OSError as error:
+        _remove_empty(missing)
+        raise _output_error(target, error) from error
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, or never made: someone else's business
+            return
+
+
+def _nearest_existing(path: Path) -> Path:
+    absolute = path.absolute()
+    return next(p for p in (absolute, *absolute.parents) if p.exists())
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(
+        f"{final_path(path)}: cannot be written: {reason}; check the free space and the "
+        "permissions of this folder, or name another"
+    )
+
+
+def _exit_on_signal(signum: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(signum, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    raise SystemExit(128 + signum)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(s, signal.SIG_IGN) for s in signals]
+    try:
+        yield
+    finally:
+        for s, handler in zip(signals, previous, strict=True):
+            signal.signal(s, handler)

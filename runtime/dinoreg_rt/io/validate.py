@@ -1,0 +1,141 @@
+"""What an image must be before anything else looks at it; every refusal says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..geometry import describe, same_grid
+from ..types import Geometry
+
+_SPACING_RANGE_MM = (1e-3, 1e3)
+_DIRECTION_TOLERANCE = 1e-3
+
+
+def check_size(size_xyz: tuple[int, ...], name: str) -> None:
+    """Require three axes of at least two voxels; a fourth axis of length 1 is let through.
+
+    Raises:
+        InputError: 2D, several time points, or an axis of one voxel.
+    """
+    shape = " x ".join(str(n) for n in size_xyz)
+    if len(size_xyz) < 3:
+        raise InputError(f"{name}: is {len(size_xyz)}D ({shape}); a 3D volume is needed")
+    if any(n > 1 for n in size_xyz[3:]):
+        raise InputError(
+            f"{name}: is {len(size_xyz)}D ({shape}); a 3D volume is needed: extract one time "
+            "point or channel into a file of its own"
+        )
+    if min(size_xyz[:3]) < 2:
+        raise InputError(
+            f"{name}: has an axis of one voxel ({shape}); a 3D volume with at least 2 voxels "
+            "along each axis is needed"
+        )
+
+
+def check_pixels(*, components: int, is_complex: bool, wanted: int, name: str) -> None:
+    """Require real pixels with `wanted` components (1 for an image, 3 for a displacement).
+
+    Raises:
+        InputError: complex or RGB pixels for an image, scalar pixels for a displacement.
+    """
+    if is_complex:
+        raise InputError(
+            f"{name}: has complex pixels; real ones are needed: save the magnitude image"
+        )
+    if components == wanted:
+        return
+    if wanted == 1:
+        raise InputError(
+            f"{name}: has {components} values per voxel (RGB or vector); one is needed: save a "
+            "single channel"
+        )
+    raise InputError(
+        f"{name}: has {components} value(s) per voxel; a displacement field has {wanted} "
+        "(x, y, z in mm, LPS)"
+    )
+
+
+def check_geometry(geometry: Geometry, name: str) -> None:
+    """Require a plausible spacing and orthonormal axes.
+
+    Raises:
+        InputError: spacing outside 0.001 to 1000 mm, singular or sheared direction, an origin
+            that is no number.
+    """
+    low, high = _SPACING_RANGE_MM
+    if not all(low <= s <= high for s in geometry.spacing_mm):
+        spacing = " x ".join(f"{s:.4g}" for s in geometry.spacing_mm)
+        raise InputError(
+            f"{name}: has a voxel spacing of {spacing} mm; each must lie between {low:g} and "
+            f"{high:g} mm: correct the header"
+        )
+    direction = geometry.direction
+    if not np.isfinite(direction).all() or not np.isfinite(geometry.origin_mm).all():
+        raise InputError(f"{name}: origin or direction holds NaN or Inf: correct the header")
+    determinant = float(np.linalg.det(direction))
+    if abs(determinant) < 0.1:
+        raise InputError(
+            f"{name}: has a singular direction matrix (determinant {determinant:.3g}); its axes "
+            "must be perpendicular: correct the header"
+        )
+    deviation = float(np.abs(direction.T @ direction - np.eye(3)).max())
+    if deviation > _DIRECTION_TOLERANCE:
+        raise InputError(
+            f"{name}: its axes are not perpendicular unit vectors (off by {deviation:.2g}, "
+            f"allowed {_DIRECTION_TOLERANCE:g}): resample it onto an orthogonal grid"
+        )
+
+
+def check_values(array: NDArray[Any], name: str) -> None:
+    """Require finite values that are not all the same.
+
+    Raises:
+        InputError: NaN or Inf (counted), or a constant image.
+    """
+    check_finite(array, name)
+    low = array.min()
+    if low == array.max():
+        raise InputError(
+            f"{name}: every voxel is {low:g}: there is nothing to align in a constant image"
+        )
+
+
+def check_finite(array: NDArray[Any], name: str) -> None:
+    """Require that no value is NaN or Inf.
+
+    Raises:
+        InputError: with the number of such values.
+    """
+    # The extremes carry any NaN or Inf, without a second array as large as the image.
+    with np.errstate(invalid="ignore"):
+        extremes = np.array([array.min(), array.max()], dtype=np.float64)
+    if np.isfinite(extremes).all():
+        return
+    bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in array)
+    raise InputError(
+        f"{name}: holds {bad} NaN or Inf value(s) (as float32): replace them, or mask them out "
+        "after setting them to a number"
+    )
+
+
+def check_mask_grid(mask: Geometry, grid: Geometry, name: str, role: str) -> None:
+    """Require that a mask lies on the grid of its image.
+
+    Raises:
+        InputError: showing both grids.
+    """
+    if same_grid(mask, grid):
+        return
+    raise InputError(
+        f"{name}: the {role} mask must lie on the {role} image's grid; the mask has "
+        f"{describe(mask)}, origin {_triple(mask.origin_mm)}, the image {describe(grid)}, "
+        f"origin {_triple(grid.origin_mm)}: resample the mask (nearest neighbour)"
+    )
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"

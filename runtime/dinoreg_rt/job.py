@@ -1,0 +1,186 @@
+"""One `run`, files in and files out: read, register, write, report.
+
+`register` knows no files and this module knows no mathematics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import RegistrationConfig
+from .outputs import Extras, extra_names, file_names, result_writers, write_outputs
+from .report import InputRecord, RunReport, build_report, hash_input
+from .types import LabelMap, Volume
+
+if TYPE_CHECKING:
+    from .progress import Reporter
+    from .register import Plan
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for. Paths may be files or folders of one DICOM series."""
+
+    fixed: Path
+    moving: Path
+    output: Path
+    config: RegistrationConfig
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    labels: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
+    picture: bool = True
+    command: tuple[str, ...] = ()
+
+    def files(self) -> list[str]:
+        """Names of the files the run writes into `output`."""
+        extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
+        return file_names(inverse=self.config.inverse, picture=self.picture, extras=extras)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    fixed: Volume
+    moving: Volume
+    fixed_mask: LabelMap | None
+    moving_mask: LabelMap | None
+    extras: Extras
+    records: dict[str, InputRecord]
+
+
+def plan_run(request: RunRequest, progress: Reporter) -> Plan:
+    """Read and check everything that `run` would use, and say what it would do; writes nothing.
+
+    Raises:
+        DinoregError: whatever `run` would stop at before its work begins.
+    """
+    from .io import as_mask, check_writable
+    from .register import plan
+
+    check_writable(request.output)
+    inputs = _read_inputs(request, progress)
+    if inputs.fixed_mask is not None:
+        as_mask(inputs.fixed_mask, inputs.fixed.geometry, "fixed")
+    if inputs.moving_mask is not None:
+        as_mask(inputs.moving_mask, inputs.moving.geometry, "moving")
+    return plan(inputs.fixed, inputs.moving, request.config)
+
+
+def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
+    """Register and write all files; they appear together, or not at all.
+
+    Raises:
+        DinoregError: see its subclasses; the output folder is then as it was before.
+    """
+    from .io import staged_folder
+    from .register import plan, register
+
+    started_at = datetime.now().astimezone()
+    timings_ms: dict[str, float] = {}
+    with staged_folder(request.output) as folder:
+        with _timed(timings_ms, "read"):
+            inputs = _read_inputs(request, progress)
+        announce(plan(inputs.fixed, inputs.moving, request.config), request.config, progress)
+        result = register(
+            inputs.fixed,
+            inputs.moving,
+            config=request.config,
+            fixed_mask=inputs.fixed_mask,
+            moving_mask=inputs.moving_mask,
+            progress=progress,
+        )
+        timings_ms |= result.timings_ms
+        with _timed(timings_ms, "write"):
+            writers = result_writers(
+                result, inputs.moving, inputs.fixed, inputs.extras, picture=request.picture
+            )
+            threads = request.config.threads
+            outputs = write_outputs(folder, writers, threads=threads, progress=progress)
+        report = build_report(
+            result,
+            command=list(request.command),
+            started_at=started_at,
+            inputs=inputs.records,
+            outputs=outputs,
+            timings_ms=timings_ms,
+        )
+        (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
+    return report
+
+
+def announce(plan: Plan, config: RegistrationConfig, progress: Reporter) -> None:
+    """Say what was decided for the user, and why: nothing is chosen silently."""
+    choices = dict(plan.choices)
+    if config.features == "mind":
+        choices.setdefault("features", "MIND-SSC, because no encoder was given")
+    for topic, reason in choices.items():
+        progress.say(topic, reason)
+    progress.say("memory", f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed")
+
+
+def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
+    """Everything is read before the work begins, so that a wrong file is found at once."""
+    from .io import read_labels, read_volume
+
+    jobs: dict[str, tuple[Callable[[Path], Any], Path]] = {
+        "fixed": (read_volume, request.fixed),
+        "moving": (read_volume, request.moving),
+    }
+    if request.fixed_mask is not None:
+        jobs["fixed_mask"] = (read_labels, request.fixed_mask)
+    if request.moving_mask is not None:
+        jobs["moving_mask"] = (read_labels, request.moving_mask)
+    label_names = extra_names("labels", request.labels)
+    image_names = extra_names("image", request.images)
+    jobs |= {name: (read_labels, path) for name, path in label_names.items()}
+    jobs |= {name: (read_volume, path) for name, path in image_names.items()}
+    values, records = _read_all(jobs, progress)
+    return _Inputs(
+        fixed=values["fixed"],
+        moving=values["moving"],
+        fixed_mask=values.get("fixed_mask"),
+        moving_mask=values.get("moving_mask"),
+        extras=Extras(
+            labels={name: values[name] for name in label_names},
+            images={name: values[name] for name in image_names},
+        ),
+        records=records,
+    )
+
+
+def _read_all(
+    jobs: dict[str, tuple[Callable[[Path], Any], Path]], progress: Reporter
+) -> tuple[dict[str, Any], dict[str, InputRecord]]:
+    """Read and hash on two threads: decompression and hashing release the interpreter lock."""
+    values: dict[str, Any] = {}
+    records: dict[str, InputRecord] = {}
+    progress("read", 0.0)
+    with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
+        pending = {role: pool.submit(_read_one, *job) for role, job in jobs.items()}
+        try:
+            for done, (role, future) in enumerate(pending.items(), start=1):
+                values[role], records[role] = future.result()
+                progress("read", done / len(pending))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return values, records
+
+
+def _read_one(read: Callable[[Path], Any], path: Path) -> tuple[Any, InputRecord]:
+    value = read(path)
+    return replace(value, name=str(path)), hash_input(path)
+
+
+@contextmanager
+def _timed(timings_ms: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    timings_ms[stage] = (time.perf_counter() - began) * 1e3

@@ -1,0 +1,152 @@
+"""The files of a run: which there are, and writing them side by side.
+
+Compressing a displacement field takes about as long as everything else together, so the files are
+written by a few threads; the compressor releases the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import InputError
+from .report import OutputRecord, hash_output
+from .result import RegistrationResult
+from .types import LabelMap, Volume
+
+if TYPE_CHECKING:
+    from .progress import Reporter
+
+_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+_MAX_WRITERS = 4
+
+#: Writes one file to the path it is given.
+Writer = Callable[[Path], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Extras:
+    """Further moving volumes to warp along, by the name of the file that each becomes."""
+
+    labels: dict[str, LabelMap]
+    images: dict[str, Volume]
+
+
+def extra_names(kind: str, paths: tuple[Path, ...]) -> dict[str, Path]:
+    """Output file name of each further volume: ``labels_<name>.nii.gz``.
+
+    Raises:
+        InputError: two inputs would become the same file.
+    """
+    names: dict[str, Path] = {}
+    for path in paths:
+        name = f"{kind}_{stem_of(path)}.nii.gz"
+        if name in names:
+            raise InputError(
+                f"{names[name]} and {path} would both be written as {name}; rename one of them"
+            )
+        names[name] = path
+    return names
+
+
+def stem_of(path: Path) -> str:
+    """File name without the suffix of a volume: ``scan.nii.gz`` becomes ``scan``."""
+    name = path.name
+    lower = name.lower()
+    return next((name[: -len(end)] for end in _SUFFIXES if lower.endswith(end)), name)
+
+
+def file_names(*, inverse: bool, picture: bool, extras: list[str]) -> list[str]:
+    """Names of all files of a run."""
+    names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
+    names += ["inverse.nii.gz"] * inverse + ["qc.png"] * picture
+    return [*names, *extras, "report.json"]
+
+
+def write_outputs(
+    folder: Path,
+    writers: dict[str, Writer],
+    *,
+    threads: int,
+    progress: Reporter,
+) -> dict[str, OutputRecord]:
+    """Run all writers on a few threads; returns size and hash of each file, by name.
+
+    The first failure stops those that have not begun and is raised.
+    """
+    workers = max(1, min(_MAX_WRITERS, threads or os.cpu_count() or 1, len(writers)))
+    records: dict[str, OutputRecord] = {}
+    with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
+        pending = {
+            pool.submit(_write_one, folder / name, writer): name for name, writer in writers.items()
+        }
+        try:
+            for future in as_completed(pending):
+                records[pending[future]] = future.result()
+                progress("write", len(records) / len(writers))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return {name: records[name] for name in writers}
+
+
+def result_writers(
+    result: RegistrationResult, moving: Volume, fixed: Volume, extras: Extras, *, picture: bool
+) -> dict[str, Writer]:
+    """What to write for `result`, the slowest first so that the threads end together."""
+    from . import io
+
+    writers: dict[str, Writer] = {
+        "displacement.nii.gz": lambda path: io.write_displacement(path, result.displacement)
+    }
+    if result.inverse is not None:
+        inverse = result.inverse
+        writers["inverse.nii.gz"] = lambda path: io.write_displacement(path, inverse)
+    if picture:
+        writers["qc.png"] = lambda path: _draw(result, fixed, moving, path)
+    writers["transform.h5"] = lambda path: io.write_composite_h5(
+        path, result.initial, result.displacement
+    )
+    writers["warped.nii.gz"] = lambda path: io.write_volume(path, result.warped)
+    for name, image in extras.images.items():
+        writers[name] = _image_writer(result, image)
+    for name, labels in extras.labels.items():
+        writers[name] = _labels_writer(result, labels)
+    return writers
+
+
+def _write_one(path: Path, writer: Writer) -> OutputRecord:
+    writer(path)
+    return hash_output(path)
+
+
+def _image_writer(result: RegistrationResult, image: Volume) -> Writer:
+    def write(path: Path) -> None:
+        from .io import write_volume
+        from .warp import warp_volume
+
+        field = result.displacement
+        write_volume(path, warp_volume(image, field, field.geometry))
+
+    return write
+
+
+def _labels_writer(result: RegistrationResult, labels: LabelMap) -> Writer:
+    def write(path: Path) -> None:
+        from .io import write_labels
+        from .warp import warp_labels
+
+        field = result.displacement
+        write_labels(path, warp_labels(labels, field, field.geometry))
+
+    return write
+
+
+def _draw(result: RegistrationResult, fixed: Volume, moving: Volume, path: Path) -> None:
+    from .picture import draw_picture
+
+    draw_picture(result, fixed, moving, path)

@@ -1,0 +1,133 @@
+"""What a run says while it works: bars on a terminal, plain lines in a pipe, or nothing.
+
+Everything goes to stderr, so that stdout holds results only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+#: In a pipe, a stage that goes on says so this often.
+_LINE_INTERVAL_S = 10.0
+
+
+class Reporter(Protocol):
+    """Receives progress. It is also the ``progress`` callable that `register` takes."""
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        """`stage` has done `fraction` (0 to 1) of its work; a new name begins a new stage."""
+
+    def say(self, topic: str, text: str) -> None:
+        """One line of information: a decision and why, a warning, where the results are."""
+
+
+class QuietReporter:
+    """Says nothing."""
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        """Nothing."""
+
+    def say(self, topic: str, text: str) -> None:
+        """Nothing."""
+
+
+class LineReporter:
+    """Plain lines without control characters, for pipes and log files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._stage = ""
+        self._began = self._spoke = 0.0
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        """A line when a stage ends, and now and then while it goes on."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self.finish()
+            self._stage, self._began, self._spoke = stage, now, now
+        if fraction >= 1:
+            self.finish()
+        elif now - self._spoke > _LINE_INTERVAL_S:
+            self._spoke = now
+            self._print(f"{stage}: {fraction:.0%} after {now - self._began:.0f} s")
+
+    def say(self, topic: str, text: str) -> None:
+        """``topic: text``."""
+        self._print(f"{topic}: {text}")
+
+    def finish(self) -> None:
+        """Close the stage that is open, if one is."""
+        if self._stage:
+            self._print(f"{self._stage}: done in {time.monotonic() - self._began:.2f} s")
+            self._stage = ""
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+class TerminalReporter:
+    """A bar with elapsed time for each stage."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        """Move the stage's bar; a new stage completes the one before it."""
+        if stage != self._stage:
+            self.finish()
+            self._stage, self._task = stage, self._bars.add_task(stage, total=1.0)
+        if self._task is not None:
+            self._bars.update(self._task, completed=min(fraction, 1.0))
+
+    def say(self, topic: str, text: str) -> None:
+        """A line above the bars."""
+        from rich.text import Text
+
+        self._bars.console.print(Text.assemble((f"{topic}: ", "bold"), text))
+
+    def finish(self) -> None:
+        """Fill the bar of the open stage and stop its clock."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=1.0)
+            self._bars.stop_task(self._task)
+            self._task = None
+
+
+@contextmanager
+def reporting(*, quiet: bool, stream: TextIO | None = None) -> Iterator[Reporter]:
+    """The reporter that fits `stream` (default stderr); cleans up the terminal on the way out."""
+    stream = stream or sys.stderr
+    if quiet:
+        yield QuietReporter()
+    elif stream.isatty():
+        with _bars(stream) as bars:
+            reporter = TerminalReporter(bars)
+            yield reporter
+            reporter.finish()
+    else:
+        lines = LineReporter(stream)
+        yield lines
+        lines.finish()
+
+
+def _bars(stream: TextIO) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(file=stream, highlight=False)
+    return Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )

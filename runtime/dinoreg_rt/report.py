@@ -1,0 +1,164 @@
+"""`report.json`: what a run did, with what, how well and how fast.
+
+`RunReport` is its schema (``RunReport.model_json_schema()`` gives it as JSON Schema). Within one
+``schema_version`` fields are only added. Numbers that do not exist are null.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import resource
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .result import RegistrationResult
+from .types import RunQuality
+
+
+class InputRecord(BaseModel):
+    """A file, or the folder of a DICOM series, that took part."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str = Field(description="as given by the user")
+    sha256: str = Field(
+        description="of the file's bytes; of a folder: of its files' digests in name order"
+    )
+
+
+class OutputRecord(BaseModel):
+    """A file that was written."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    bytes: int
+
+
+class Quality(BaseModel):
+    """The fields of `RunQuality`; see there for the definitions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    similarity_before: float
+    similarity_after: float
+    folded_percent: float
+    jacobian_min: float
+    jacobian_max: float
+    sdlogj: float
+    inverse_consistency_mean_mm: float
+    inverse_consistency_max_mm: float
+    overlap_percent: float
+
+
+class RunReport(BaseModel):
+    """The content of ``report.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    status: Literal["ok"] = Field(default="ok", description="a run that fails writes no report")
+    exit_code: int = 0
+    command: list[str] = Field(description="the command line")
+    started_at: datetime = Field(description="ISO 8601 with time zone")
+    finished_at: datetime
+    inputs: dict[str, InputRecord] = Field(description="by role: fixed, moving, labels_1, ...")
+    outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
+    configuration: dict[str, Any] = Field(description="RegistrationConfig, nothing left at auto")
+    choices: dict[str, str] = Field(description="what was decided for the user, and why")
+    quality: Quality
+    warnings: list[str] = Field(description="what in `quality` deserves a look; empty if nothing")
+    timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
+    total_ms: float = Field(description="from the command's start to the last written image")
+    peak_memory_mb: float = Field(description="largest resident size of the process, MiB")
+    versions: dict[str, str]
+    image_hashes: dict[str, str] = Field(description="sha256 of voxels and header of each input")
+
+    def to_json(self) -> str:
+        """The report as text; NaN and infinities become null, which JSON can hold."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def build_report(
+    result: RegistrationResult,
+    *,
+    command: list[str],
+    started_at: datetime,
+    inputs: dict[str, InputRecord],
+    outputs: dict[str, OutputRecord],
+    timings_ms: dict[str, float],
+) -> RunReport:
+    """Put together what the run knows; `timings_ms` includes reading and writing."""
+    finished_at = datetime.now(started_at.tzinfo)
+    return RunReport(
+        command=command,
+        started_at=started_at,
+        finished_at=finished_at,
+        inputs=inputs,
+        outputs=outputs,
+        configuration=result.config.model_dump(mode="json"),
+        choices=result.choices,
+        quality=Quality(**asdict(result.quality)),
+        warnings=quality_warnings(result.quality),
+        timings_ms={stage: round(value, 3) for stage, value in timings_ms.items()},
+        total_ms=round((finished_at - started_at).total_seconds() * 1e3, 3),
+        peak_memory_mb=round(peak_memory_mb(), 1),
+        versions=result.versions,
+        image_hashes=result.hashes,
+    )
+
+
+def quality_warnings(quality: RunQuality) -> list[str]:
+    """What a careful user would look at before using the result."""
+    found = []
+    if not math.isfinite(quality.similarity_after):
+        found.append("the similarity is not a number: the images share no usable voxels")
+    elif quality.similarity_after >= quality.similarity_before:
+        found.append("the images do not match better than before the registration")
+    if quality.folded_percent > 0.1:
+        found.append(
+            f"{quality.folded_percent:.2f} % of the voxels are folded; "
+            "raise --smoothness or --fold-penalty"
+        )
+    if quality.overlap_percent < 50:
+        found.append(
+            f"only {quality.overlap_percent:.0f} % of the fixed image lies inside the moving "
+            "image; try another --initial"
+        )
+    return found
+
+
+def hash_input(path: Path) -> InputRecord:
+    """The record of an input file or folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not path.is_dir():
+        return InputRecord(path=str(path), sha256=_sha256(path))
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.iterdir() if p.is_file()):
+        digest.update(bytes.fromhex(_sha256(file)))
+    return InputRecord(path=str(path), sha256=digest.hexdigest())
+
+
+def hash_output(path: Path) -> OutputRecord:
+    """The record of a file that was just written."""
+    return OutputRecord(sha256=_sha256(path), bytes=path.stat().st_size)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:  # file_digest releases the interpreter lock while it works
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size this process has had, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024

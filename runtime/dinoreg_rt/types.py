@@ -1,0 +1,149 @@
+"""The frozen data types that flow between the stages.
+
+Arrays are indexed ``[z, y, x]``, physical vectors are ``(x, y, z)`` in millimetres, LPS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: A NumPy array on the CPU back end, a CuPy array on the CUDA back end.
+Array: TypeAlias = Any
+FloatArray: TypeAlias = NDArray[np.float64]
+Modality: TypeAlias = Literal["ct", "mr"]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where the voxel centres of a grid lie.
+
+    ``p_lps_mm = origin_mm + direction @ (spacing_mm * index_xyz)``, as in SimpleITK.
+
+    Attributes:
+        shape_zyx: number of voxels along each array axis.
+        spacing_mm: distance of neighbouring voxels along index axes x, y, z.
+        origin_mm: LPS position of the centre of voxel (0, 0, 0).
+        direction: 3x3; column j is the LPS unit vector of index axis j (x, y, z).
+    """
+
+    shape_zyx: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float]
+    direction: FloatArray
+
+    def __post_init__(self) -> None:
+        direction = np.array(self.direction, dtype=np.float64).reshape(3, 3)
+        direction.setflags(write=False)
+        object.__setattr__(self, "direction", direction)
+
+    @property
+    def shape_xyz(self) -> tuple[int, int, int]:
+        """Number of voxels along index axes x, y, z."""
+        z, y, x = self.shape_zyx
+        return (x, y, z)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scalar image: ``array (D, H, W) float32`` on a `Geometry`."""
+
+    array: Array
+    geometry: Geometry
+    #: NumPy name of the pixel type in the file, which results are written back in.
+    pixel_type: str = "float32"
+    #: Path or other name for messages and reports.
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Integer labels or a mask: ``array (D, H, W) int32`` on a `Geometry`; 0 is background."""
+
+    array: Array
+    geometry: Geometry
+    pixel_type: str = "uint8"
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureVolume:
+    """Features of one image on a solver grid.
+
+    Attributes:
+        array: (d, h, w, K) float16, channels last; K is the number of real channels.
+        geometry: the grid; for the moving image it lies in the fixed image's space (after the
+            initial alignment), so that both images share one lattice.
+        weight: (d, h, w) float32 in 0..1; 0 where the image or its mask says nothing.
+        offset_zyx: index of this grid's first voxel on the fixed image's solver grid.
+    """
+
+    array: Array
+    geometry: Geometry
+    weight: Array
+    offset_zyx: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class AffineTransform:
+    """``p_moving = matrix @ p_fixed + translation_mm``, LPS mm, fixed points to moving points."""
+
+    matrix: FloatArray
+    translation_mm: FloatArray
+
+    def __post_init__(self) -> None:
+        for name, shape in (("matrix", (3, 3)), ("translation_mm", (3,))):
+            value = np.array(getattr(self, name), dtype=np.float64).reshape(shape)
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def identity(cls) -> AffineTransform:
+        """The transform that leaves every point where it is."""
+        return cls(np.eye(3), np.zeros(3))
+
+
+@dataclass(frozen=True, eq=False)
+class DisplacementField:
+    """``p_to = p_from + u(p_from)``: vectors in mm, components x, y, z, LPS, linear in between.
+
+    Attributes:
+        vectors_mm: (D, H, W, 3) float32.
+        geometry: the grid the vectors live on: the fixed image's for a registration (maps fixed
+            points to moving points), the moving image's for its inverse.
+    """
+
+    vectors_mm: Array
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class RunQuality:
+    """What a run says about its own result; no labels needed.
+
+    Attributes:
+        similarity_before: mean weighted squared feature difference after the initial alignment.
+        similarity_after: the same at the end; lower is better, 0 is a perfect match.
+        folded_percent: share of fixed-grid voxels with det J <= 0, in percent.
+        jacobian_min: smallest det J on the fixed grid.
+        jacobian_max: largest det J on the fixed grid.
+        sdlogj: standard deviation of log det J over voxels with det J > 0.
+        inverse_consistency_mean_mm: mean of |u(p) + v(p + u(p))| over the control points, v being
+            the fixed-point inverse of u.
+        inverse_consistency_max_mm: its maximum.
+        overlap_percent: share of the fixed image's weight whose match lies inside the moving
+            image's field of view and mask.
+    """
+
+    similarity_before: float
+    similarity_after: float
+    folded_percent: float
+    jacobian_min: float
+    jacobian_max: float
+    sdlogj: float
+    inverse_consistency_mean_mm: float
+    inverse_consistency_max_mm: float
+    overlap_percent: float

@@ -1,0 +1,145 @@
+"""The command line: help, usage, errors to messages and exit codes. No registration runs here."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+import rich_click as click
+from click.testing import CliRunner, Result
+from dinoreg_rt import cli
+from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.errors import EXIT_CODES, DinoregError, InputError
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.cli, list(arguments), terminal_width=100)
+
+
+@pytest.fixture
+def raising(monkeypatch: pytest.MonkeyPatch):
+    """A command `run` that raises what it is told to."""
+
+    def set_error(error: BaseException) -> None:
+        @click.command("run")
+        @click.option("--json", "as_json", is_flag=True)
+        def run(*, as_json: bool) -> None:
+            raise error
+
+        module = type("Module", (), {"run": run})
+        monkeypatch.setattr(cli.importlib, "import_module", lambda _: module)
+
+    return set_error
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["apply", "--help"]])
+def test_help_lists_exit_codes(arguments: list[str]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    flat = " ".join(result.output.split())
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code}: {meaning}" in flat
+
+
+@pytest.mark.parametrize("name", ["run", "apply", "evaluate", "doctor"])
+def test_every_command_has_help(name: str) -> None:
+    assert name in invoke("--help").output
+    result = invoke(name, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: cli {name}" in result.output
+
+
+def test_run_has_an_option_for_each_parameter() -> None:
+    output = invoke("run", "--help").output
+    missing = [
+        name
+        for name in RegistrationConfig.model_fields
+        if f"--{name.replace('_', '-')}" not in output
+    ]
+    assert not missing
+
+
+def test_version() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.output.startswith("dinoreg-rt ")
+
+
+@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "--no-such-option"]])
+def test_wrong_usage_is_code_2(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("error_type", DinoregError.__subclasses__())
+def test_own_errors_have_their_codes(raising, error_type: type[DinoregError]) -> None:
+    raising(error_type("scan.nii: what is wrong; what to do"))
+    result = invoke("run")
+    assert result.exit_code == error_type.exit_code
+    assert result.exit_code in EXIT_CODES
+    assert result.stdout == ""
+    assert result.stderr == "Error: scan.nii: what is wrong; what to do\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError("Unable to allocate 9 GiB"), 6, "9 GiB"),
+        (OSError(errno.ENOSPC, "No space left on device", "out.nii.gz"), 7, "out.nii.gz"),
+    ],
+)
+def test_system_errors_have_codes(raising, error: BaseException, code: int, message: str) -> None:
+    raising(error)
+    result = invoke("run")
+    assert result.exit_code == code
+    assert message in result.stderr
+
+
+def test_unforeseen_error_keeps_its_traceback(raising) -> None:
+    raising(RuntimeError("a bug"))
+    result = invoke("run")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RuntimeError)
+
+
+@pytest.mark.parametrize(("error", "code"), [(InputError("bad"), 3), (RuntimeError("bug"), 1)])
+def test_errors_as_json(raising, error: Exception, code: int) -> None:
+    raising(error)
+    problem = json.loads(invoke("run", "--json").stdout)
+    assert problem["status"] == "error"
+    assert problem["exit_code"] == code
+    assert problem["error"]["type"] == type(error).__name__
+    assert str(error) in problem["error"]["message"]
+
+
+def test_wrong_usage_as_json(raising) -> None:
+    raising(RuntimeError("never reached"))
+    result = invoke("run", "--json", "--no-such-option")
+    assert json.loads(result.stdout)["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["run"], False),
+        (["run", "--json"], True),
+        (["run", "--json", "-q"], True),
+        (["evaluate", "--json", "-"], True),
+        (["evaluate", "--json", "scores.json"], False),
+    ],
+)
+def test_when_stdout_is_json(arguments: list[str], wanted: bool) -> None:
+    assert cli._wants_json(arguments) is wanted
+
+
+def test_doctor_as_json() -> None:
+    result = invoke("doctor", "--json")
+    assert result.exit_code == 0
+    assert set(json.loads(result.stdout)) == {"findings", "choices", "details"}
+
+
+def test_doctor_as_table() -> None:
+    result = invoke("doctor")
+    assert result.exit_code == 0
+    assert "What auto would choose" in result.stdout

@@ -1,0 +1,197 @@
+"""`dinoreg-rt apply`: against SimpleITK, forwards, inversely and in chains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+from dinoreg_rt.cli import cli
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["apply", "-q", *map(str, arguments)])
+
+
+def make_image(seed: int, size: tuple[int, int, int], *, labels: bool = False) -> sitk.Image:
+    rng = np.random.default_rng(seed)
+    noise = sitk.GetImageFromArray(rng.normal(size=size[::-1]).astype(np.float32))
+    smooth = sitk.SmoothingRecursiveGaussian(noise, 1.5)
+    image = sitk.Cast(smooth > 0, sitk.sitkUInt8) * 7 if labels else smooth * 1000
+    image.SetSpacing((2.0, 1.5, 3.0))
+    image.SetOrigin((-20.0, 10.0, 5.0))
+    image.SetDirection((0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+    return image
+
+
+def make_affine() -> sitk.AffineTransform:
+    affine = sitk.AffineTransform(3)
+    affine.Rotate(0, 1, 0.1)
+    affine.SetTranslation((2.0, -1.0, 3.0))
+    return affine
+
+
+def make_field() -> sitk.Image:
+    grid = make_image(0, (20, 18, 16))
+    index = np.indices((16, 18, 20)).astype(np.float64)
+    waves = np.stack([np.sin(index[0] / 4), np.cos(index[2] / 5), np.sin(index[1] / 4)], -1)
+    field = sitk.GetImageFromArray((waves * 1.5).astype(np.float64), isVector=True)
+    field.CopyInformation(grid)
+    return field
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    sitk.WriteImage(make_image(0, (20, 18, 16)), str(tmp_path / "fixed.nii.gz"))
+    sitk.WriteImage(make_image(1, (22, 17, 15)), str(tmp_path / "moving.nii.gz"))
+    sitk.WriteImage(make_image(2, (22, 17, 15), labels=True), str(tmp_path / "organs.nii.gz"))
+    sitk.WriteTransform(make_affine(), str(tmp_path / "affine.tfm"))
+    sitk.WriteImage(sitk.Cast(make_field(), sitk.sitkVectorFloat32), str(tmp_path / "field.nii.gz"))
+    return tmp_path
+
+
+def itk_chain() -> sitk.CompositeTransform:
+    """Points pass through the field first, then through the affine."""
+    chain = sitk.CompositeTransform(3)
+    chain.AddTransform(make_affine())
+    chain.AddTransform(sitk.DisplacementFieldTransform(make_field()))
+    return chain
+
+
+def write_points(path: Path, points: np.ndarray, header: str = "x,y,z\n") -> Path:
+    path.write_text(header + "\n".join(",".join(f"{v:.9f}" for v in p) for p in points) + "\n")
+    return path
+
+
+def read_points(path: Path) -> np.ndarray:
+    return np.loadtxt(path, delimiter=",", skiprows=1, usecols=(0, 1, 2), ndmin=2)
+
+
+def inner_points(number: int = 50) -> np.ndarray:
+    image, rng = make_image(0, (20, 18, 16)), np.random.default_rng(3)
+    index = rng.uniform(3, np.array(image.GetSize()) - 4, (number, 3))
+    return np.array([image.TransformContinuousIndexToPhysicalPoint(i.tolist()) for i in index])
+
+
+def chain_options(files: Path) -> list[str]:
+    return ["-t", str(files / "field.nii.gz"), "-t", str(files / "affine.tfm")]
+
+
+def test_points_pass_through_in_the_order_given(files: Path) -> None:
+    points = inner_points()
+    source = write_points(files / "p.csv", points)
+    result = invoke(*chain_options(files), "--points", source, "-o", files / "q.csv")
+    assert result.exit_code == 0, result.output
+    expected = [itk_chain().TransformPoint(p.tolist()) for p in points]
+    np.testing.assert_allclose(read_points(files / "q.csv"), expected, atol=1e-4)
+
+
+def test_inverse_brings_points_back(files: Path) -> None:
+    points = inner_points()
+    moved = np.array([itk_chain().TransformPoint(p.tolist()) for p in points])
+    source = write_points(files / "q.csv", moved)
+    arguments = ["--inverse", "--points", source, "-o", files / "p.csv", "--json"]
+    result = invoke(*chain_options(files), *arguments)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(read_points(files / "p.csv"), points, atol=5e-3)
+    assert json.loads(result.stdout)["inverse_residual_mm"] <= 1e-3
+
+
+def test_frame_of_a_csv(files: Path) -> None:
+    points = inner_points()
+    flip = np.array([-1.0, -1.0, 1.0])
+    source = write_points(files / "p.csv", points * flip)
+    result = invoke(
+        *chain_options(files), "--points", source, "--frame", "ras", "-o", files / "q.csv"
+    )
+    assert result.exit_code == 0, result.output
+    expected = np.array([itk_chain().TransformPoint(p.tolist()) for p in points]) * flip
+    np.testing.assert_allclose(read_points(files / "q.csv"), expected, atol=1e-4)
+
+
+def test_image_equals_itk(files: Path) -> None:
+    result = invoke(
+        *chain_options(files),
+        *("--image", files / "moving.nii.gz", "--reference", files / "fixed.nii.gz"),
+        *("-o", files / "out.nii.gz"),
+    )
+    assert result.exit_code == 0, result.output
+    fixed, moving = (sitk.ReadImage(str(files / n)) for n in ("fixed.nii.gz", "moving.nii.gz"))
+    outside = min(0.0, float(sitk.GetArrayViewFromImage(moving).min()))
+    expected = sitk.Resample(moving, fixed, itk_chain(), sitk.sitkLinear, outside)
+    found = sitk.ReadImage(str(files / "out.nii.gz"))
+    difference = np.abs(sitk.GetArrayFromImage(found) - sitk.GetArrayFromImage(expected))
+    assert np.quantile(difference, 0.999) < 1e-2  # a voxel on the very border may go either way
+    assert found.GetSize() == fixed.GetSize()
+
+
+def test_labels_equal_itk(files: Path) -> None:
+    result = invoke(
+        *chain_options(files),
+        *("--labels", files / "organs.nii.gz", "--reference", files / "fixed.nii.gz"),
+        *("-o", files / "out.nii.gz"),
+    )
+    assert result.exit_code == 0, result.output
+    fixed, labels = (sitk.ReadImage(str(files / n)) for n in ("fixed.nii.gz", "organs.nii.gz"))
+    expected = sitk.Resample(labels, fixed, itk_chain(), sitk.sitkNearestNeighbor, 0)
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(files / "out.nii.gz")))
+    assert set(np.unique(found)) <= {0, 7}
+    assert (found != sitk.GetArrayFromImage(expected)).mean() < 1e-3
+
+
+def test_inverse_takes_a_fixed_image_to_the_moving_grid(files: Path) -> None:
+    """A linear ramp in the fixed image shows where every moving voxel comes from."""
+    fixed = sitk.ReadImage(str(files / "fixed.nii.gz"))
+    grid = (fixed.GetSize(), fixed.GetOrigin(), fixed.GetSpacing(), fixed.GetDirection())
+    ramp = sitk.PhysicalPointSource(sitk.sitkVectorFloat32, *grid)
+    sitk.WriteImage(sitk.VectorIndexSelectionCast(ramp, 2), str(files / "z.nii.gz"))
+    result = invoke(
+        *chain_options(files),
+        *("--inverse", "--image", files / "z.nii.gz", "--reference", files / "moving.nii.gz"),
+        *("-o", files / "out.nii.gz"),
+    )
+    assert result.exit_code == 0, result.output
+    found = sitk.ReadImage(str(files / "out.nii.gz"))
+    seen = 0
+    for point in inner_points(40):
+        moved = itk_chain().TransformPoint(point.tolist())
+        index = np.array(found.TransformPhysicalPointToContinuousIndex(moved))
+        if np.all((index >= 0) & (index <= np.array(found.GetSize()) - 1)):
+            seen += 1
+            value = found.EvaluateAtContinuousIndex(index.tolist(), sitk.sitkLinear)
+            assert abs(value - point[2]) < 0.5
+    assert seen > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image", "a.nii"], "needs --reference"),
+        ([], "exactly one of"),
+        (["--image", "a.nii", "--points", "b.csv"], "exactly one of"),
+        (["--points", "b.csv", "--reference", "c.nii"], "points have no grid"),
+    ],
+)
+def test_wrong_usage(files: Path, arguments: list[str], message: str) -> None:
+    result = invoke("-t", files / "affine.tfm", "-o", files / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_missing_transform(files: Path) -> None:
+    source = write_points(files / "p.csv", inner_points(2))
+    result = invoke("-t", files / "none.tfm", "--points", source, "-o", files / "q.csv")
+    assert result.exit_code == 3
+    assert "none.tfm" in result.stderr
+    assert not (files / "q.csv").exists()
+
+
+def test_points_without_origin(files: Path) -> None:
+    source = write_points(files / "q.csv", inner_points(2) + 900.0)
+    result = invoke(*chain_options(files), "--inverse", "--points", source, "-o", files / "p.csv")
+    assert result.exit_code == 3
+    assert "2 of 2 points have no origin" in result.stderr
+    assert not (files / "p.csv").exists()

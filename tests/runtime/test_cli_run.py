@@ -1,0 +1,281 @@
+"""`dinoreg-rt run` around a registration that is only pretended: files, report, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+from dinoreg_rt.cli import cli
+from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.errors import RegistrationError, ResourceError
+from dinoreg_rt.report import RunReport
+from dinoreg_rt.result import RegistrationResult
+from dinoreg_rt.types import AffineTransform, DisplacementField, RunQuality, Volume
+
+STANDARD = {"warped.nii.gz", "displacement.nii.gz", "transform.h5", "report.json", "qc.png"}
+QUALITY = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
+
+
+class FakeRegistration:
+    """Stands in for `dinoreg_rt.register` and `dinoreg_rt.warp`."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.config: RegistrationConfig | None = None
+        self.masks: tuple[Any, Any] = (None, None)
+
+    def plan(self, fixed: Volume, moving: Volume, config: RegistrationConfig) -> SimpleNamespace:
+        return SimpleNamespace(
+            choices={"device": "cpu, because no CUDA device can be used"},
+            memory_bytes=300 << 20,
+            describe=lambda: "features at 2 mm, search 12 mm",
+        )
+
+    def register(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        *,
+        config: RegistrationConfig,
+        fixed_mask: Any = None,
+        moving_mask: Any = None,
+        progress: Any = None,
+    ) -> RegistrationResult:
+        self.config, self.masks = config, (fixed_mask, moving_mask)
+        progress("solve", 0.5)
+        if self.error is not None:
+            raise self.error
+        field = DisplacementField(np.zeros((*fixed.array.shape, 3), np.float32), fixed.geometry)
+        return RegistrationResult(
+            displacement=field,
+            initial=AffineTransform.identity(),
+            warped=fixed,
+            inverse=field if config.inverse else None,
+            quality=QUALITY,
+            config=config,
+            choices={"device": "cpu"},
+            timings_ms={"solve": 12.0},
+            versions={"dinoreg-rt": "0"},
+            hashes={"fixed": "f", "moving": "m"},
+        )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRegistration:
+    fake = FakeRegistration()
+    register, warp = ModuleType("dinoreg_rt.register"), ModuleType("dinoreg_rt.warp")
+    register.register, register.plan = fake.register, fake.plan  # type: ignore[attr-defined]
+    warp.warp_volume = lambda volume, field, grid: volume  # type: ignore[attr-defined]
+    warp.warp_labels = lambda labels, field, grid: labels  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dinoreg_rt.register", register)
+    monkeypatch.setitem(sys.modules, "dinoreg_rt.warp", warp)
+    return fake
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[str]:
+    """Arguments for two small images and an output folder that does not exist yet."""
+    rng = np.random.default_rng(0)
+    for name in ("fixed", "moving"):
+        image = sitk.GetImageFromArray(rng.random((8, 10, 12), dtype=np.float32) * 100)
+        image.SetSpacing((2.0, 2.0, 3.0))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    labels = np.zeros((8, 10, 12), np.uint8)
+    labels[2:5, 2:5, 2:5] = 3
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing((2.0, 2.0, 3.0))
+    sitk.WriteImage(image, str(tmp_path / "organs.nii.gz"))
+    return [
+        "run",
+        *("-f", str(tmp_path / "fixed.nii.gz")),
+        *("-m", str(tmp_path / "moving.nii.gz")),
+        *("-o", str(tmp_path / "out")),
+    ]
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()} if folder.exists() else set()
+
+
+@pytest.mark.usefixtures("fake")
+def test_writes_everything(pair: list[str], tmp_path: Path) -> None:
+    organs = str(tmp_path / "organs.nii.gz")
+    other = str(tmp_path / "moving.nii.gz")
+    result = invoke(*pair, "--inverse", "--labels", organs, "--image", other)
+    assert result.exit_code == 0, result.output
+    extras = {"inverse.nii.gz", "labels_organs.nii.gz", "image_moving.nii.gz"}
+    assert names(tmp_path / "out") == STANDARD | extras
+    report = RunReport.model_validate_json((tmp_path / "out" / "report.json").read_text())
+    assert set(report.outputs) == (STANDARD | extras) - {"report.json"}
+    assert set(report.inputs) == {"fixed", "moving", "labels_organs.nii.gz", "image_moving.nii.gz"}
+    assert list(report.timings_ms) == ["read", "solve", "write"]
+    assert report.quality.similarity_after == QUALITY.similarity_after
+    assert report.peak_memory_mb > 10
+    assert report.warnings == []
+
+
+@pytest.mark.usefixtures("fake")
+def test_json_is_the_report(pair: list[str], tmp_path: Path) -> None:
+    result = invoke(*pair, "--json")
+    assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+@pytest.mark.usefixtures("fake")
+def test_says_choices_on_stderr_without_control_characters(pair: list[str]) -> None:
+    result = invoke(*pair)
+    assert result.stdout == ""
+    assert "device: cpu, because no CUDA device can be used\n" in result.stderr
+    assert "features: MIND-SSC, because no encoder was given\n" in result.stderr
+    assert "solve: done in" in result.stderr
+    assert not set(result.stderr) & {"\x1b", "\r"}
+
+
+@pytest.mark.usefixtures("fake")
+def test_quiet(pair: list[str]) -> None:
+    result = invoke(*pair, "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.usefixtures("fake")
+def test_no_picture(pair: list[str], tmp_path: Path) -> None:
+    assert invoke(*pair, "--no-qc").exit_code == 0
+    assert names(tmp_path / "out") == STANDARD - {"qc.png"}
+
+
+@pytest.mark.usefixtures("fake")
+def test_dry_run_writes_nothing(pair: list[str], tmp_path: Path) -> None:
+    before = names(tmp_path)
+    result = invoke(*pair, "--dry-run")
+    assert result.exit_code == 0
+    assert "features at 2 mm" in result.stdout
+    assert "warped.nii.gz" in result.stdout
+    assert names(tmp_path) == before
+
+
+@pytest.mark.usefixtures("fake")
+def test_dry_run_as_json(pair: list[str]) -> None:
+    summary = json.loads(invoke(*pair, "--dry-run", "--json", "--inverse").stdout)
+    assert summary["memory_mb"] == 300
+    assert set(summary["files"]) == STANDARD | {"inverse.nii.gz"}
+    assert summary["configuration"]["inverse"] is True
+
+
+def test_options_reach_the_configuration(fake: FakeRegistration, pair: list[str]) -> None:
+    result = invoke(
+        *pair,
+        *("--iterations", "7", "--ct-window-hu", "-10", "20", "--coupling", "0.1,0.5"),
+        *("--initial", "moments", "--threads", "2", "--moving-modality", "ct"),
+    )
+    assert result.exit_code == 0, result.output
+    assert fake.config is not None
+    assert fake.config.iterations == 7
+    assert fake.config.ct_window_hu == (-10, 20)
+    assert fake.config.coupling == (0.1, 0.5)
+    assert (fake.config.initial, fake.config.threads) == ("moments", 2)
+    assert fake.config.smoothness == RegistrationConfig().smoothness
+
+
+def test_option_overrides_file(fake: FakeRegistration, pair: list[str], tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("inverse = true\niterations = 5\n")
+    result = invoke(*pair, "--config", str(tmp_path / "p.toml"), "--no-inverse")
+    assert result.exit_code == 0, result.output
+    assert fake.config is not None
+    assert (fake.config.inverse, fake.config.iterations) == (False, 5)
+
+
+def test_masks_are_read(fake: FakeRegistration, pair: list[str], tmp_path: Path) -> None:
+    mask = str(tmp_path / "organs.nii.gz")
+    assert invoke(*pair, "--fixed-mask", mask).exit_code == 0
+    assert fake.masks[0].array.max() == 3
+    assert fake.masks[1] is None
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--iterations", "-3"], 4, "iterations = -3"),
+        (["--preset", "none"], 4, "no preset 'none'"),
+        (["--device", "gpu"], 4, "device = 'gpu'"),
+        (["--coupling", "a,b"], 2, "list of numbers"),
+        (["--fixed-mask", "missing.nii.gz"], 3, "missing.nii.gz"),
+    ],
+)
+def test_wrong_arguments(
+    pair: list[str], tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    result = invoke(*pair, *arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("fake")
+def test_unknown_option_in_file(pair: list[str], tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("smothness = 1\n")
+    result = invoke(*pair, "--config", str(tmp_path / "p.toml"))
+    assert result.exit_code == 4
+    assert "unknown option 'smothness'; known are:" in result.stderr
+
+
+@pytest.mark.usefixtures("fake")
+def test_extras_of_one_name(pair: list[str], tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "organs.nii.gz").write_bytes((tmp_path / "organs.nii.gz").read_bytes())
+    both = ["--labels", str(tmp_path / "organs.nii.gz")]
+    both += ["--labels", str(tmp_path / "b" / "organs.nii.gz")]
+    result = invoke(*pair, *both)
+    assert result.exit_code == 3
+    assert "would both be written as labels_organs.nii.gz" in result.stderr
+
+
+@pytest.mark.parametrize("error", [RegistrationError("no overlap"), ResourceError("too big")])
+def test_failure_leaves_nothing(
+    fake: FakeRegistration, pair: list[str], tmp_path: Path, error: Exception
+) -> None:
+    fake.error = error
+    before = names(tmp_path)
+    result = invoke(*pair)
+    assert result.exit_code == error.exit_code
+    assert names(tmp_path) == before
+
+
+@pytest.mark.usefixtures("fake")
+def test_failure_while_writing_keeps_the_earlier_run(
+    pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke(*pair).exit_code == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+
+    def full_disk(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "qc.png")
+
+    monkeypatch.setattr("dinoreg_rt.picture.draw_picture", full_disk)
+    result = invoke(*pair)
+    assert result.exit_code == 7
+    assert "space" in result.stderr.lower()
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.usefixtures("fake")
+def test_again_into_the_same_folder(pair: list[str], tmp_path: Path) -> None:
+    assert invoke(*pair).exit_code == 0
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    first = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert invoke(*pair).exit_code == 0
+    second = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert names(tmp_path / "out") == STANDARD | {"notes.txt"}
+    assert first["started_at"] != second["started_at"]
+    same = ("warped.nii.gz", "displacement.nii.gz", "qc.png")
+    assert all(first["outputs"][n] == second["outputs"][n] for n in same)

@@ -1,0 +1,286 @@
+"""Every input that cannot be used is refused with a message that says what to do."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from dinoreg_rt import io
+from dinoreg_rt.errors import InputError
+from dinoreg_rt.types import Geometry, LabelMap, Volume
+
+SHAPE = (12, 13, 14)
+GRID = Geometry(SHAPE, (1.0, 2.0, 3.0), (10.0, 20.0, 30.0), np.eye(3))
+NAN = float("nan")
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(2).normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def nii(tmp_path: Path) -> Path:
+    io.write_volume(tmp_path / "good.nii", Volume(noise(*SHAPE), GRID))
+    return tmp_path / "good.nii"
+
+
+def patched(path: Path, *edits: tuple[Any, ...]) -> Path:
+    """A copy of a NIfTI file with header fields (offset, struct format, values) replaced."""
+    raw = bytearray(path.read_bytes())
+    for offset, form, *values in edits:
+        struct.pack_into(form, raw, offset, *values)
+    copy = path.with_name("patched.nii")
+    copy.write_bytes(raw)
+    return copy
+
+
+def refuse(path: Path | str, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        io.read_volume(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    refuse(tmp_path / "no.nii.gz", "no.nii.gz: no such file or folder")
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    refuse(tmp_path / "a.jpg", r"unknown image format '\.jpg'; \.nii.*DICOM series by giving")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("content", [b"", b"nonsense " * 100])
+def test_file_that_is_no_image(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    refuse(path, r"truncated|corrupt|not a NIfTI file|cannot be read as an image|is missing")
+
+
+def test_truncated_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    io.write_volume(path, Volume(noise(*SHAPE), GRID))
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 2])
+    refuse(path, r"a\.nii\.gz: truncated gzip file: it ends too early; copy or download")
+
+
+def test_corrupt_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    io.write_volume(path, Volume(noise(*SHAPE), GRID))
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    path.write_bytes(raw)
+    refuse(path, r"a\.nii\.gz: corrupt gzip file")
+
+
+def test_gzip_that_is_none(tmp_path: Path, nii: Path) -> None:
+    shutil.copy(nii, tmp_path / "plain.nii.gz")
+    refuse(tmp_path / "plain.nii.gz", "corrupt gzip file")
+
+
+def test_no_unpacked_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    path = tmp_path / "a.nii.gz"
+    io.write_volume(path, Volume(noise(*SHAPE), GRID))
+    io.read_volume(path)
+    path.write_bytes(path.read_bytes()[:-9])
+    refuse(path, "truncated gzip")
+    assert list(scratch.iterdir()) == []
+
+
+def test_truncated_nii(nii: Path) -> None:
+    nii.write_bytes(nii.read_bytes()[:-4])
+    refuse(nii, r"truncated file: \d+ bytes, but its header announces \d+")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_truncated_nrrd_and_mha(tmp_path: Path, suffix: str, compressed: bool) -> None:
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(noise(*SHAPE)), str(path), compressed)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) * 2 // 3])
+    refuse(path, "truncated file|cannot be read as an image, damaged")
+
+
+def test_corrupt_compressed_mha(tmp_path: Path) -> None:
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(noise(*SHAPE)), str(path), True)
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    path.write_bytes(raw)
+    refuse(path, "corrupt file: its pixels do not unpack|truncated file")
+
+
+def test_mhd_without_its_data(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(noise(*SHAPE)), str(tmp_path / "a.mhd"))
+    (tmp_path / "a.raw").unlink()
+    refuse(tmp_path / "a.mhd", r"its data file a\.raw is missing")
+
+
+def test_2d(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(noise(12, 13)), str(tmp_path / "a.nii.gz"))
+    refuse(tmp_path / "a.nii.gz", r"is 2D \(13 x 12\); a 3D volume is needed")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_4d(tmp_path: Path, suffix: str) -> None:
+    series = sitk.JoinSeries([sitk.GetImageFromArray(noise(*SHAPE))] * 3)
+    sitk.WriteImage(series, str(tmp_path / f"a{suffix}"))
+    refuse(tmp_path / f"a{suffix}", r"is 4D \(14 x 13 x 12 x 3\); .* extract one time point")
+
+
+def test_one_voxel_axis(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(noise(1, 13, 14)), str(tmp_path / "a.nrrd"))
+    refuse(tmp_path / "a.nrrd", r"an axis of one voxel \(14 x 13 x 1\)")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_are_counted(tmp_path: Path, bad: float) -> None:
+    array = noise(*SHAPE)
+    array.flat[:7] = bad
+    io.write_volume(tmp_path / "a.nii.gz", Volume(array, GRID))
+    refuse(tmp_path / "a.nii.gz", r"holds 7 NaN or Inf value")
+
+
+def test_float64_beyond_float32(tmp_path: Path) -> None:
+    array = noise(*SHAPE).astype(np.float64)
+    array.flat[0] = 1e300
+    with pytest.raises(InputError, match="holds 1 NaN or Inf"):
+        io.as_volume((array, GRID))
+
+
+def test_constant_image(tmp_path: Path) -> None:
+    io.write_volume(tmp_path / "a.nii.gz", Volume(np.full(SHAPE, 3, np.float32), GRID))
+    refuse(tmp_path / "a.nii.gz", "every voxel is 3: there is nothing to align")
+
+
+def test_complex_pixels(tmp_path: Path) -> None:
+    image = sitk.Image([14, 13, 12], sitk.sitkComplexFloat32)
+    sitk.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    refuse(tmp_path / "a.nii.gz", "complex pixels; real ones are needed")
+    with pytest.raises(InputError, match="complex pixels"):
+        io.as_volume((noise(*SHAPE).astype(np.complex64), GRID))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_rgb_pixels(tmp_path: Path, suffix: str) -> None:
+    image = sitk.Image([14, 13, 12], sitk.sitkVectorUInt8, 3)
+    sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+    refuse(tmp_path / f"a{suffix}", r"3 values per voxel \(RGB or vector\); one is needed")
+
+
+def test_zero_spacing(nii: Path) -> None:
+    refuse(patched(nii, (84, "<f", 0.0)), "voxel spacing of 1 x 0 x 3 mm; it must be positive")
+
+
+@pytest.mark.parametrize("spacing", [-2.0, 1e-5, 5e3])
+def test_absurd_spacing(nii: Path, spacing: float) -> None:
+    path = patched(nii, (84, "<f", spacing), (252, "<hh", 0, 0))
+    refuse(path, r"voxel spacing of 1 x .* x 3 mm; each must lie between 0\.001 and 1000 mm")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, NAN, 1e4])
+def test_absurd_spacing_in_memory(value: float) -> None:
+    geometry = Geometry(SHAPE, (1.0, value, 1.0), (0.0, 0.0, 0.0), np.eye(3))
+    with pytest.raises(InputError, match="each must lie between"):
+        io.as_volume((noise(*SHAPE), geometry))
+
+
+@pytest.mark.parametrize(
+    "rows", [[1, 0, 0, 0] * 3, [1, 0.5, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]], ids=["singular", "sheared"]
+)
+def test_singular_or_sheared_nifti(nii: Path, rows: list[float]) -> None:
+    path = patched(nii, (252, "<hh", 0, 1), (280, "<12f", *rows))
+    refuse(path, "singular or sheared direction matrix")
+
+
+def test_singular_and_sheared_in_memory() -> None:
+    singular, sheared, slightly = np.diag([1.0, 1.0, 0.0]), np.eye(3), np.eye(3)
+    sheared[0, 1], slightly[0, 1] = 0.1, 5e-4
+    for direction, match in ((singular, r"determinant 0"), (sheared, "not perpendicular")):
+        with pytest.raises(InputError, match=match):
+            io.as_volume((noise(*SHAPE), Geometry(SHAPE, (1, 1, 1), (0, 0, 0), direction)))
+    io.as_volume((noise(*SHAPE), Geometry(SHAPE, (1, 1, 1), (0, 0, 0), slightly)))
+
+
+def test_origin_that_is_no_number() -> None:
+    with pytest.raises(InputError, match="origin or direction holds NaN"):
+        io.as_volume((noise(*SHAPE), Geometry(SHAPE, (1, 1, 1), (0, NAN, 0), np.eye(3))))
+
+
+def test_array_of_another_shape() -> None:
+    with pytest.raises(InputError, match=r"shape \(2, 3, 4\) \(z, y, x\) but its geometry"):
+        io.as_volume((noise(2, 3, 4), GRID))
+
+
+def test_thing_that_is_no_image() -> None:
+    with pytest.raises(InputError, match="cannot use a list as an image; give a path"):
+        io.as_volume([1, 2, 3])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cannot use a dict as labels"):
+        io.as_labels({})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="pixels of type"):
+        io.as_volume((np.full(SHAPE, "a"), GRID))
+
+
+def test_empty_mask(tmp_path: Path) -> None:
+    io.write_labels(tmp_path / "m.nii.gz", LabelMap(np.zeros(SHAPE, np.int32), GRID))
+    with pytest.raises(InputError, match=r"m\.nii\.gz: the moving mask is empty"):
+        io.read_mask(tmp_path / "m.nii.gz", GRID, "moving")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Geometry((11, 13, 14), GRID.spacing_mm, GRID.origin_mm, np.eye(3)),
+        Geometry(SHAPE, (1.0, 2.0, 3.1), GRID.origin_mm, np.eye(3)),
+        Geometry(SHAPE, GRID.spacing_mm, (10.0, 20.0, 31.0), np.eye(3)),
+        Geometry(SHAPE, GRID.spacing_mm, GRID.origin_mm, np.diag([1.0, -1.0, 1.0])),
+    ],
+    ids=["shape", "spacing", "origin", "direction"],
+)
+def test_mask_on_another_grid(tmp_path: Path, other: Geometry) -> None:
+    io.write_labels(tmp_path / "m.nii.gz", LabelMap(np.ones(other.shape_zyx, np.int32), other))
+    match = (
+        r"fixed mask must lie on the fixed image's grid; the mask has .* voxels of .*, the image"
+    )
+    with pytest.raises(InputError, match=match):
+        io.read_mask(tmp_path / "m.nii.gz", GRID, "fixed")
+
+
+def test_labels_that_are_no_whole_numbers(tmp_path: Path) -> None:
+    array = np.ones(SHAPE, np.float32)
+    array.flat[:5] = 0.5
+    io.write_volume(tmp_path / "l.nii.gz", Volume(array, GRID))
+    with pytest.raises(InputError, match="5 voxels are not whole numbers; .* threshold it"):
+        io.read_labels(tmp_path / "l.nii.gz")
+
+
+def test_labels_beyond_32_bits() -> None:
+    with pytest.raises(InputError, match="labels beyond 32 bits"):
+        io.as_labels((np.full(SHAPE, 1 << 40), GRID))
+
+
+def test_scalar_image_as_displacement(nii: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has 1 value\(s\) per voxel; a displacement field has 3"):
+        io.read_displacement(nii)
+    with pytest.raises(InputError, match="a displacement field is one image file"):
+        io.read_displacement(tmp_path)
+
+
+def test_displacement_with_nan(tmp_path: Path) -> None:
+    vectors = noise(*SHAPE, 3)
+    vectors.flat[:2] = np.nan
+    image = sitk.GetImageFromArray(vectors, isVector=True)
+    sitk.WriteImage(image, str(tmp_path / "u.nii.gz"))
+    with pytest.raises(InputError, match="holds 2 NaN or Inf"):
+        io.read_displacement(tmp_path / "u.nii.gz")

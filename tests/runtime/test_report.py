@@ -1,0 +1,137 @@
+"""`report.json`: its content, its schema, its warnings; and how progress is told."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.progress import reporting
+from dinoreg_rt.report import RunReport, build_report, hash_input, hash_output, quality_warnings
+from dinoreg_rt.result import RegistrationResult
+from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
+
+GOOD = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
+
+
+def make_result(quality: RunQuality = GOOD) -> RegistrationResult:
+    grid = Geometry((2, 2, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
+    return RegistrationResult(
+        displacement=DisplacementField(np.zeros((2, 2, 2, 3), np.float32), grid),
+        initial=AffineTransform.identity(),
+        warped=Volume(np.zeros((2, 2, 2), np.float32), grid),
+        inverse=None,
+        quality=quality,
+        config=RegistrationConfig(),
+        choices={"device": "cpu, because"},
+    )
+
+
+def make_report(quality: RunQuality = GOOD) -> RunReport:
+    return build_report(
+        make_result(quality),
+        command=["dinoreg-rt", "run"],
+        started_at=datetime.now(timezone.utc),  # noqa: UP017
+        inputs={},
+        outputs={},
+        timings_ms={"read": 1.23456, "solve": 2.0},
+    )
+
+
+def test_survives_a_round_trip() -> None:
+    report = make_report()
+    assert RunReport.model_validate_json(report.to_json()) == report
+
+
+def test_configuration_is_complete_and_loads_again() -> None:
+    configuration = json.loads(make_report().to_json())["configuration"]
+    assert RegistrationConfig(**configuration) == RegistrationConfig()
+
+
+def test_numbers_that_do_not_exist_are_null() -> None:
+    text = make_report(replace(GOOD, sdlogj=math.nan, jacobian_max=math.inf)).to_json()
+    quality = json.loads(text, parse_constant=lambda name: pytest.fail(name))["quality"]
+    assert quality["sdlogj"] is None
+    assert quality["jacobian_max"] is None
+
+
+def test_schema_describes_every_field() -> None:
+    schema = RunReport.model_json_schema()
+    assert schema["properties"]["schema_version"]["const"] == 1
+    assert set(make_report().model_dump()) == set(schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"similarity_after": 0.3}, "do not match better"),
+        ({"similarity_after": math.nan}, "not a number"),
+        ({"folded_percent": 1.5}, r"1.50 % of the voxels are folded"),
+        ({"overlap_percent": 20.0}, "only 20 %"),
+    ],
+)
+def test_warnings(change: dict[str, float], message: str) -> None:
+    assert quality_warnings(GOOD) == []
+    assert any(message in text for text in quality_warnings(replace(GOOD, **change)))
+
+
+def test_hashes(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"abc")
+    expected = hashlib.sha256(b"abc").hexdigest()
+    assert hash_input(file).sha256 == expected
+    assert hash_output(file).model_dump() == {"sha256": expected, "bytes": 3}
+
+
+def test_hash_of_a_series_depends_on_every_file(tmp_path: Path) -> None:
+    for name in ("1.dcm", "2.dcm"):
+        (tmp_path / name).write_bytes(name.encode())
+    before = hash_input(tmp_path).sha256
+    (tmp_path / "2.dcm").write_bytes(b"changed")
+    assert hash_input(tmp_path).sha256 != before
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_in_a_pipe() -> None:
+    stream = io.StringIO()
+    with reporting(quiet=False, stream=stream) as reporter:
+        reporter.say("device", "cpu")
+        for fraction in (0.0, 0.5, 1.0):
+            reporter("read", fraction)
+        reporter("solve", 0.1)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "device: cpu"
+    assert [line.split(" in ")[0] for line in lines[1:]] == ["read: done", "solve: done"]
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with reporting(quiet=False, stream=stream) as reporter:
+        reporter("read", 0.5)
+        reporter("solve", 0.5)
+        reporter.say("device", "cpu")
+    text = stream.getvalue()
+    assert "read" in text
+    assert "solve" in text
+    assert "100%" in text
+
+
+def test_quiet_says_nothing() -> None:
+    stream = Terminal()
+    with reporting(quiet=True, stream=stream) as reporter:
+        reporter("read", 1.0)
+        reporter.say("device", "cpu")
+    assert stream.getvalue() == ""

@@ -1,0 +1,142 @@
+"""Who may import whom (CONTRIBUTING.md), read from the sources and tried in a fresh interpreter."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "dinoreg_rt": ROOT / "runtime" / "dinoreg_rt",
+    "dinoreg_kernels": ROOT / "kernels" / "dinoreg_kernels",
+    "dinoreg_export": ROOT / "export" / "dinoreg_export",
+}
+NEVER = {"torch", "torchvision", "scipy", "monai"}
+#: Only inside functions: they are optional or slow to import.
+LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "matplotlib"}
+BLOCKED = ("torch", "cupy", "tensorrt", "pycuda", "onnxruntime")
+VOCABULARY = {"types", "errors", "geometry", "config"}
+#: Upper layers, and the only ones that may import them.
+USERS = {
+    "register": {"__init__", "job", "commands"},
+    "job": {"commands"},
+    "outputs": {"job"},
+    "cli": {"commands", "__main__"},
+    "commands": {"commands", "cli"},
+}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted(PACKAGES[package].rglob("*.py"))
+
+
+ALL = [pytest.param(p, id=str(p.relative_to(ROOT))) for name in PACKAGES for p in sources(name)]
+
+
+def module_name(path: Path) -> tuple[str, ...]:
+    package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(folder))
+    return (package, *path.relative_to(PACKAGES[package]).with_suffix("").parts)
+
+
+def imports(tree: ast.Module, path: Path, *, at_load_only: bool = False) -> Iterator[str]:
+    """Full dotted names of what a module imports; type-checking imports do not count."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = module_name(path)[: -node.level] if node.level else ()
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            yield prefix
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            pending += node.orelse
+            continue
+        elif at_load_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        pending += ast.iter_child_nodes(node)
+
+
+def imported(path: Path, *, at_load_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    return set(imports(tree, path, at_load_only=at_load_only))
+
+
+def top_levels(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_nothing_imports_torch_or_test_dependencies(path: Path) -> None:
+    assert not top_levels(imported(path)) & NEVER
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
+    assert not top_levels(imported(path, at_load_only=True)) & LAZY
+
+
+@pytest.mark.parametrize("name", sorted(VOCABULARY))
+def test_vocabulary_imports_no_stage(name: str) -> None:
+    ours = {n for n in imported(PACKAGES["dinoreg_rt"] / f"{name}.py") if n.startswith("dinoreg_")}
+    allowed = {"dinoreg_rt", *(f"dinoreg_rt.{other}" for other in VOCABULARY)}
+    assert {n for n in ours if ".".join(n.split(".")[:2]) not in allowed} == set()
+
+
+def test_kernels_import_nothing_else_of_ours() -> None:
+    for path in sources("dinoreg_kernels"):
+        assert not top_levels(imported(path)) & {"dinoreg_rt", "dinoreg_export"}, path
+
+
+def test_runtime_does_not_import_export() -> None:
+    for path in sources("dinoreg_rt"):
+        assert "dinoreg_export" not in top_levels(imported(path)), path
+
+
+def test_export_takes_only_manifest_and_errors_from_the_runtime() -> None:
+    allowed = ("dinoreg_rt.manifest", "dinoreg_rt.errors")
+    for path in sources("dinoreg_export"):
+        ours = {n for n in imported(path) if n.startswith("dinoreg_rt.")}
+        assert {n for n in ours if not n.startswith(allowed)} == set(), path
+
+
+@pytest.mark.parametrize("layer", sorted(USERS))
+def test_upper_layers_are_imported_from_above_only(layer: str) -> None:
+    for path in sources("dinoreg_rt"):
+        module = module_name(path)[1]
+        if module == layer or module in USERS[layer]:
+            continue
+        names = imported(path)
+        below = {n for n in names if n.split(".")[:2] == ["dinoreg_rt", layer]}
+        assert not below, f"{path.name} imports {sorted(below)}"
+
+
+@pytest.mark.parametrize("module", ["dinoreg_rt", "dinoreg_rt.cli"])
+def test_imports_without_gpu_and_torch_libraries(module: str) -> None:
+    code = (
+        "import sys\n"
+        f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
+        f"sys.path[:0] = {[str(folder.parent) for folder in PACKAGES.values()]!r}\n"
+        f"import {module}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_loads_neither_numpy_nor_simpleitk() -> None:
+    code = (
+        "import sys\n"
+        f"sys.path[:0] = {[str(folder.parent) for folder in PACKAGES.values()]!r}\n"
+        "from dinoreg_rt.cli import cli\n"
+        "cli.main(['--help'], standalone_mode=False)\n"
+        "loaded = {'numpy', 'SimpleITK', 'matplotlib', 'pydantic'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
