@@ -1,6 +1,6 @@
 // The CPU back end. Compiled once for each instruction set; the build names it in DR_ISA.
 #include "backend_table.h"
-#include "launch.h"
+#include "cpu_passes.h"
 
 #include <omp.h>
 

@@ -23,9 +23,11 @@ class SolverOptions:
         field_smoothing_mm: of the search's displacements between coupled rounds.
         coupling: weights of the coupled-convex rounds.
         consistency_rounds: of inverse consistency; 0 searches in one direction only.
-        iterations: of Adam.
-        learning_rate_mm: of Adam.
-        smoothing_mm: the displacement is the smoothed variable that Adam changes.
+        iterations: of Adam, one number for each level from coarse to fine; every level halves the
+            voxel size of the one before and the last works on the grid itself.
+        learning_rate_mm: of Adam on the last level; coarser ones use as much more.
+        smoothing_mm: the displacement is the smoothed variable that Adam changes; of the last
+            level, as the learning rate.
         smoothness: weight of mean |du/dp|^2 (lambda).
         fold_penalty: weight of mean max(0, fold_margin - det J)^2.
         fold_margin: det J below it is penalised.
@@ -37,7 +39,7 @@ class SolverOptions:
     field_smoothing_mm: float = 10.0
     coupling: tuple[float, ...] = field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0))
     consistency_rounds: int = 15
-    iterations: int = 80
+    iterations: tuple[int, ...] = (80,)
     learning_rate_mm: float = 4.0
     smoothing_mm: float = 5.66
     smoothness: float = 1.25
@@ -65,6 +67,7 @@ class Solution:
 def _sizes(
     fixed_shape: Sequence[int],
     moving_shape: Sequence[int],
+    stride: int,
     channels: int,
     spacing_mm: Sequence[float],
     options: SolverOptions,
@@ -72,13 +75,15 @@ def _sizes(
     args = _library.SolverArgs()
     args.fixed_shape = int3(fixed_shape, "fixed_shape")
     args.moving_shape = int3(moving_shape, "moving_shape")
+    args.stride = stride
     args.channels = channels
     args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
     args.search_factor = int3(options.search_factor, "search_factor")
     args.search_radius = int3(options.search_radius, "search_radius")
     args.coupling_rounds = len(options.coupling)
     args.consistency_rounds = options.consistency_rounds
-    args.iterations = options.iterations
+    args.levels = len(options.iterations)
+    args.iterations = (ctypes.c_int32 * max(1, len(options.iterations)))(*options.iterations)
     for name in (
         "cost_smoothing_mm",
         "field_smoothing_mm",
@@ -95,12 +100,12 @@ def _sizes(
 def solver_workspace_bytes(
     fixed_shape: Sequence[int],
     moving_shape: Sequence[int],
-    channels: int,
+    stride: int,
     spacing_mm: Sequence[float],
     options: SolverOptions,
 ) -> int:
     """Bytes that `solve` takes beside its arrays, for a prediction before any work."""
-    args = _sizes(fixed_shape, moving_shape, channels, spacing_mm, options)
+    args = _sizes(fixed_shape, moving_shape, stride, stride, spacing_mm, options)
     return _library.workspace_bytes("dr_solver_workspace_bytes", args)
 
 
@@ -112,6 +117,7 @@ def solve(
     *,
     spacing_mm: Sequence[float],
     moving_offset: Sequence[int] = (0, 0, 0),
+    channels: int | None = None,
     options: SolverOptions | None = None,
     threads: int = 0,
     progress: Progress | None = None,
@@ -119,12 +125,13 @@ def solve(
     """Find u with ``fixed(p) ~ moving(p + u(p))``.
 
     Args:
-        fixed: (z, y, x, channels) float16, channels a multiple of 8.
-        moving: (z', y', x', channels) float16 on the same lattice.
+        fixed: (z, y, x, stride) float16, stride a multiple of 8.
+        moving: (z', y', x', stride) float16 on the same lattice.
         fixed_weight: (z, y, x) float32, 0..1.
         moving_weight: (z', y', x') float32, 0..1; where it is 0 nothing matches.
         spacing_mm: of the lattice, z, y, x.
         moving_offset: index of the moving grid's first voxel on the fixed grid.
+        channels: how many of the stored channels are used, the first ones (default all).
         options: see `SolverOptions`.
         threads: CPU threads; 0 takes all.
         progress: called with ("search" | "refine", fraction); an exception stops the solve.
@@ -134,11 +141,13 @@ def solve(
     """
     options = options or SolverOptions()
     xp = array_module(fixed)
-    channels = int(fixed.shape[-1])
-    args = _sizes(fixed.shape[:3], moving.shape[:3], channels, spacing_mm, options)
+    stride = int(fixed.shape[-1])
+    args = _sizes(
+        fixed.shape[:3], moving.shape[:3], stride, channels or stride, spacing_mm, options
+    )
     args.fixed = pointer(fixed, np.float16, "fixed")
     args.fixed_weight = pointer(fixed_weight, np.float32, "fixed_weight", fixed.shape[:3])
-    args.moving = pointer(moving, np.float16, "moving", (*moving.shape[:3], channels))
+    args.moving = pointer(moving, np.float16, "moving", (*moving.shape[:3], stride))
     args.moving_weight = pointer(moving_weight, np.float32, "moving_weight", moving.shape[:3])
     args.moving_offset = int3(moving_offset, "moving_offset")
     coupling = (ctypes.c_double * max(1, len(options.coupling)))(*options.coupling)

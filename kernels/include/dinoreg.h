@@ -168,7 +168,8 @@ typedef struct dr_solver_args {
   const float* moving_weight;
   int32_t moving_shape[3];
   int32_t moving_offset[3]; /* index of the moving grid's first voxel on the fixed grid */
-  int32_t channels;         /* a multiple of 8; unused channels hold 0 */
+  int32_t stride;           /* channels stored per voxel: a multiple of 8 */
+  int32_t channels;         /* used ones; the rest hold 0 */
   double spacing_mm[3];
 
   /* Discrete search: cells of search_factor voxels, shifts of whole cells. */
@@ -180,8 +181,10 @@ typedef struct dr_solver_args {
   int32_t coupling_rounds;
   int32_t consistency_rounds;
 
-  /* Refinement: Adam on x, displacement = smooth(x). */
-  int32_t iterations;
+  /* Refinement: Adam on x, displacement = smooth(x), from coarse to fine. Level k of `levels` works
+   * on voxels 2^(levels - 1 - k) times as large, with learning rate and smoothing as much larger. */
+  const int32_t* iterations; /* host memory: one number for each level */
+  int32_t levels;            /* 1..6 */
   double learning_rate_mm;
   double smoothing_mm; /* sigma */
   double smoothness;   /* lambda */

@@ -134,15 +134,19 @@ dr_status check_solver_sizes(const dr_solver_args& a) {
   CHECK(check_shape("fixed_shape", a.fixed_shape));
   CHECK(check_shape("moving_shape", a.moving_shape));
   CHECK(check_range("moving_offset", a.moving_offset, -32768, 32768));
-  REQUIRE(a.channels >= 8 && a.channels % 8 == 0, "channels = %d; wanted a multiple of 8",
-          a.channels);
+  REQUIRE(a.stride >= 8 && a.stride % 8 == 0, "stride = %d; wanted a multiple of 8", a.stride);
+  REQUIRE(a.channels >= 1 && a.channels <= a.stride, "channels = %d; wanted 1..stride = %d",
+          a.channels, a.stride);
   CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
   CHECK(check_range("search_factor", a.search_factor, 1, 256));
   CHECK(check_range("search_radius", a.search_radius, 0, 64));
   REQUIRE(a.coupling_rounds >= 0 && a.coupling_rounds <= 64, "coupling_rounds = %d; wanted 0..64",
           a.coupling_rounds);
   REQUIRE(a.consistency_rounds >= 0, "consistency_rounds = %d; wanted >= 0", a.consistency_rounds);
-  REQUIRE(a.iterations >= 0, "iterations = %d; wanted >= 0", a.iterations);
+  REQUIRE(a.levels >= 1 && a.levels <= 6, "levels = %d; wanted 1..6", a.levels);
+  REQUIRE(a.iterations != nullptr, "iterations is NULL");
+  for (int i = 0; i < a.levels; ++i)
+    REQUIRE(a.iterations[i] >= 0, "iterations[%d] = %d; wanted >= 0", i, a.iterations[i]);
   return DR_OK;
 }
 

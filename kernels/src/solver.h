@@ -15,6 +15,7 @@
 #include "dinoreg/regularity.h"
 #include "dinoreg/similarity.h"
 #include "dinoreg/smooth.h"
+#include "passes.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -115,28 +116,50 @@ class Solver {
     return execution_.progress(execution_.progress_user, stage, fraction) == 0;
   }
 
-  // in -> out through tmp; all three differ. Components stay together: inner = 3 numbers.
+  // in -> out through tmp; all three differ.
   void smooth(const float* in, float* out, float* tmp, const Shape& s, int batch, int components,
               double sigma_mm, const double* spacing_mm) const {
-    const Taps z = gaussian_taps(sigma_mm, spacing_mm[0], s.z);
-    const Taps y = gaussian_taps(sigma_mm, spacing_mm[1], s.y);
-    const Taps x = gaussian_taps(sigma_mm, spacing_mm[2], s.x);
-    run(Smooth{in, out, batch * s.z * s.y, s.x, components, x});
-    run(Smooth{out, tmp, batch * s.z, s.y, s.x * components, y});
-    run(Smooth{tmp, out, batch, s.z, s.y * s.x * components, z});
+    if (counting()) return;
+    smooth_pass(launch_, SmoothPass{in, out, tmp, s, batch, components,
+                                    gaussian_taps(sigma_mm, spacing_mm[0], s.z),
+                                    gaussian_taps(sigma_mm, spacing_mm[1], s.y),
+                                    gaussian_taps(sigma_mm, spacing_mm[2], s.x)});
   }
 
-  FeatureDifference difference() const {
-    return {a_.fixed,
-            a_.fixed_weight,
-            shape_,
-            a_.moving,
-            a_.moving_weight,
-            to_shape(a_.moving_shape),
-            {(float)a_.moving_offset[0], (float)a_.moving_offset[1], (float)a_.moving_offset[2]},
-            a_.channels,
-            field_,
-            inverse_of(a_.spacing_mm),
+  // The images on one lattice, and the displacement there.
+  struct Level {
+    const Half *fixed, *moving;
+    const float *fixed_weight, *moving_weight;
+    Shape shape, moving_shape;
+    int moving_offset[3];
+    double spacing_mm[3];
+    float *x, *field;
+    int factor[3];  // voxels of the finest lattice per voxel
+
+    size_t floats() const { return 3 * (size_t)shape.voxels(); }
+  };
+
+  Level finest() const {
+    Level l = {a_.fixed, a_.moving, a_.fixed_weight, a_.moving_weight, shape_,
+               to_shape(a_.moving_shape), {}, {}, x_, field_, {1, 1, 1}};
+    for (int i = 0; i < 3; ++i) {
+      l.moving_offset[i] = a_.moving_offset[i];
+      l.spacing_mm[i] = a_.spacing_mm[i];
+    }
+    return l;
+  }
+
+  FeatureDifference difference(const Level& l) const {
+    return {l.fixed,
+            l.fixed_weight,
+            l.shape,
+            l.moving,
+            l.moving_weight,
+            l.moving_shape,
+            {(float)l.moving_offset[0], (float)l.moving_offset[1], (float)l.moving_offset[2]},
+            a_.stride,
+            l.field,
+            inverse_of(l.spacing_mm),
             nullptr,
             nullptr,
             0.0f,
@@ -145,7 +168,7 @@ class Solver {
 
   // Mean energy over the weight that meets moving weight; also sets overlap. Waits for the device.
   double mean_similarity() {
-    FeatureDifference op = difference();
+    FeatureDifference op = difference(finest());
     float* energy = scratch_;
     float* weight = scratch_ + shape_.voxels();
     op.energy = energy;
@@ -179,7 +202,7 @@ class Solver {
               const Shape& padded) {
     const Coarse c = {work_.take<float>(padded.voxels() * a_.channels),
                       work_.take<float>(padded.voxels())};
-    run(PoolPlanar{features, weight, shape, a_.channels, a_.channels, offset[0], offset[1],
+    run(PoolPlanar{features, weight, shape, a_.stride, a_.channels, offset[0], offset[1],
                    offset[2], a_.search_factor[0], a_.search_factor[1], a_.search_factor[2],
                    shifts_.radius_z, shifts_.radius_y, shifts_.radius_x, c.features, c.weight,
                    padded});
@@ -203,15 +226,7 @@ class Solver {
       if (!best_field(moving, fixed, padded, unrelated, backward, 0.5f, 0.5f)) return false;
       make_consistent(forward, backward);
     }
-    // Cell centres of the coarse grid lie half a cell from its corner.
-    Affine to_coarse = {};
-    for (int i = 0; i < 3; ++i) {
-      const float f = (float)a_.search_factor[i];
-      to_coarse.m[5 * i] = 1.0f / f;
-      to_coarse.m[4 * i + 3] = -(f - 1.0f) / (2.0f * f);
-    }
-    const Matrix3 one = {{1, 0, 0, 0, 1, 0, 0, 0, 1}};
-    run(MapField{x_, shape_, PointMap{Affine{}, forward, coarse_, to_coarse, one}});
+    resize(forward, coarse_, x_, shape_, a_.search_factor, false);
     return report(DR_STAGE_SEARCH, 1.0f);
   }
 
@@ -228,49 +243,42 @@ class Solver {
     return cost;
   }
 
-  // Shifts are treated in groups of one (z, y) each: few enough to stay in the cache.
+  // The coupled-convex rounds: every voxel's best shift, smoothed, pulls the next choice to itself.
   bool best_field(const Coarse& fixed, const Coarse& moving, const Shape& padded,
                   const float* unrelated, float* out, float from, float share) {
-    const size_t mark = work_.mark();
-    const int group = shifts_.count_x();
-    const size_t voxels = coarse_.voxels();
-    float* cost = work_.take<float>(voxels * group);
-    float* smoothed = work_.take<float>(voxels * group);
-    float* tmp = work_.take<float>(voxels * (group > 3 ? group : 3));
-    float* best_cost = work_.take<float>(voxels);
-    int* best_shift = work_.take<int>(voxels);
+    const size_t mark = work_.mark(), voxels = coarse_.voxels();
+    const SearchBuffers wanted = search_buffers(launch_, shifts_);
+    float* buffers[3];
+    for (float*& buffer : buffers) buffer = work_.take<float>(voxels * wanted.costs);
+    float* best_cost = work_.take<float>(voxels * wanted.minima);
+    int* best_shift = work_.take<int>(voxels * wanted.minima);
     float* raw = work_.take<float>(coarse_floats());
+    float* planes = work_.take<float>(coarse_floats());
+    float* tmp = work_.take<float>(coarse_floats());
     const double largest = fmax(cell_mm_[0], fmax(cell_mm_[1], cell_mm_[2]));
-    const Vec3 step = {(float)(cell_mm_[0] / largest), (float)(cell_mm_[1] / largest),
-                       (float)(cell_mm_[2] / largest)};
+    const Vec3 step = (float)(1.0 / largest) * to_vec3(cell_mm_);
+    SearchPass pass = {
+        ShiftCost{fixed.features, fixed.weight, moving.features, moving.weight, padded, coarse_,
+                  a_.channels, shifts_, 0, 0, unrelated, nullptr},
+        gaussian_taps(a_.cost_smoothing_mm, cell_mm_[0], coarse_.z),
+        gaussian_taps(a_.cost_smoothing_mm, cell_mm_[1], coarse_.y),
+        gaussian_taps(a_.cost_smoothing_mm, cell_mm_[2], coarse_.x),
+        KeepBest{nullptr, nullptr, coarse_, shifts_, 0, 0, true, 0.0f, step, best_cost,
+                 best_shift},
+        buffers[0], buffers[1], buffers[2]};
     for (int round = 0; round <= a_.coupling_rounds; ++round) {
-      for (int s = 0; s < shifts_.count(); s += group) {
-        run(ShiftCost{fixed.features, fixed.weight, moving.features, moving.weight, padded,
-                      coarse_, a_.channels, shifts_, s, group, unrelated, cost});
-        smooth(cost, smoothed, tmp, coarse_, group, 1, a_.cost_smoothing_mm, cell_mm_);
-        run(KeepBest{smoothed, round == 0 ? nullptr : out, coarse_, shifts_, s, group,
-                     round == 0 ? 0.0f : (float)a_.coupling[round - 1], step, best_cost,
-                     best_shift});
-      }
-      run(ShiftsToField{best_shift, coarse_, shifts_, {1.0f, 1.0f, 1.0f}, raw});
-      smooth(raw, out, tmp, coarse_, 1, 3, a_.field_smoothing_mm, cell_mm_);
+      if (!counting()) search_pass(launch_, pass);
+      run(ShiftsToPlanes{best_shift, coarse_, shifts_, raw});
+      smooth(raw, planes, tmp, coarse_, 3, 1, a_.field_smoothing_mm, cell_mm_);
       if (!report(DR_STAGE_SEARCH,
                   from + share * (float)(round + 1) / (float)(a_.coupling_rounds + 1)))
         return false;
+      pass.keep.near = planes;
+      if (round < a_.coupling_rounds) pass.keep.coupling = (float)a_.coupling[round];
     }
-    scale_to_mm(out, raw);
+    run(PlanesToField{planes, coarse_, to_vec3(cell_mm_), out});
     work_.release(mark);
     return true;
-  }
-
-  // Steps of the search -> millimetres, through a map with a diagonal matrix.
-  void scale_to_mm(float* field, float* tmp) {
-    if (counting()) return;
-    launch_.copy(tmp, field, sizeof(float) * coarse_floats());
-    const Affine same = {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}};
-    const Matrix3 mm = {{(float)cell_mm_[0], 0, 0, 0, (float)cell_mm_[1], 0, 0, 0,
-                         (float)cell_mm_[2]}};
-    run(MapField{field, coarse_, PointMap{Affine{}, tmp, coarse_, same, mm}});
   }
 
   void make_consistent(float*& forward, float*& backward) {
@@ -292,41 +300,111 @@ class Solver {
   // ---- refinement ------------------------------------------------------------------------------
 
   bool refine() {
-    float* gradient = work_.take<float>(field_floats());
-    float* smooth_gradient = work_.take<float>(field_floats());
-    float* moments[2] = {work_.take<float>(field_floats()), work_.take<float>(field_floats())};
-    if (!counting())
-      for (float* m : moments) launch_.zero(m, sizeof(float) * field_floats());
-    const double beta1 = 0.9, beta2 = 0.999;
-    for (int t = 1; t <= a_.iterations; ++t) {
-      smooth(x_, field_, scratch_, shape_, 1, 3, a_.smoothing_mm, a_.spacing_mm);
-      add_gradients(gradient);
-      smooth(gradient, smooth_gradient, scratch_, shape_, 1, 3, a_.smoothing_mm, a_.spacing_mm);
-      run(AdamStep{x_, smooth_gradient, moments[0], moments[1], shape_.rows(), 3 * shape_.x,
-                   (float)beta1, (float)beta2,
-                   (float)(a_.learning_rate_mm / (1.0 - pow(beta1, t))),
-                   (float)(1.0 / (1.0 - pow(beta2, t))), 1e-8f});
-      if (counting()) break;
-      if (!report(DR_STAGE_REFINE, (float)t / (float)a_.iterations)) return false;
+    for (int k = 0; k < a_.levels; ++k) {
+      const size_t mark = work_.mark();
+      const int scale = 1 << (a_.levels - 1 - k);
+      const Level level = scale == 1 ? finest() : coarser(scale);
+      if (scale > 1) resize(x_, shape_, level.x, level.shape, level.factor, true);
+      if (!adam(level, scale, a_.iterations[k])) return false;
+      if (scale > 1) resize(level.field, level.shape, x_, shape_, level.factor, false);
+      work_.release(mark);
     }
-    smooth(x_, field_, scratch_, shape_, 1, 3, a_.smoothing_mm, a_.spacing_mm);
     return true;
+  }
+
+  // Voxels `scale` times as large; an axis that is coarse already is pooled less or not at all.
+  Level coarser(int scale) {
+    Level l = finest();
+    const double smallest = fmin(l.spacing_mm[0], fmin(l.spacing_mm[1], l.spacing_mm[2]));
+    int offset[3], shape[3], moving_shape[3];
+    for (int i = 0; i < 3; ++i) {
+      const int f = max_int(1, (int)(scale * smallest / l.spacing_mm[i] + 0.5));
+      l.factor[i] = f;
+      l.spacing_mm[i] *= f;
+      // The moving grid starts with the cell that holds its first voxel.
+      l.moving_offset[i] = (int)floor((double)a_.moving_offset[i] / f);
+      offset[i] = a_.moving_offset[i] - l.moving_offset[i] * f;
+      shape[i] = divide_up(a_.fixed_shape[i], f);
+      moving_shape[i] = divide_up(a_.moving_shape[i] + offset[i], f);
+    }
+    const int none[3] = {0, 0, 0};
+    l.shape = to_shape(shape);
+    l.moving_shape = to_shape(moving_shape);
+    pool_features(a_.fixed, a_.fixed_weight, shape_, l.factor, none, l.shape, l.fixed,
+                  l.fixed_weight);
+    pool_features(a_.moving, a_.moving_weight, to_shape(a_.moving_shape), l.factor, offset,
+                  l.moving_shape, l.moving, l.moving_weight);
+    l.x = work_.take<float>(l.floats());
+    l.field = work_.take<float>(l.floats());
+    return l;
+  }
+
+  void pool_features(const Half* features, const float* weight, const Shape& shape,
+                     const int* factor, const int* offset, const Shape& out_shape,
+                     const Half*& out, const float*& out_weight) {
+    Half* to = work_.take<Half>(out_shape.voxels() * a_.stride);
+    float* to_weight = work_.take<float>(out_shape.voxels());
+    run(PoolFeatures{features, weight, shape, a_.stride, factor[0], factor[1], factor[2],
+                     offset[0], offset[1], offset[2], to, to_weight, out_shape});
+    out = to;
+    out_weight = to_weight;
+  }
+
+  // A field on a lattice whose cells are `factor` voxels of the other. Cell centres lie half a cell
+  // from its corner.
+  void resize(const float* in, const Shape& in_shape, float* out, const Shape& out_shape,
+              const int* factor, bool to_coarse) const {
+    Affine map = {};
+    for (int i = 0; i < 3; ++i) {
+      const float f = (float)factor[i];
+      map.m[5 * i] = to_coarse ? f : 1.0f / f;
+      map.m[4 * i + 3] = to_coarse ? (f - 1.0f) / 2.0f : (1.0f - f) / (2.0f * f);
+    }
+    const Matrix3 one = {{1, 0, 0, 0, 1, 0, 0, 0, 1}};
+    run(MapField{out, out_shape, PointMap{Affine{}, in, in_shape, map, one}});
+  }
+
+  bool adam(const Level& l, int scale, int iterations) {
+    float* gradient = work_.take<float>(l.floats());
+    float* moments[2] = {work_.take<float>(l.floats()), work_.take<float>(l.floats())};
+    if (!counting())
+      for (float* m : moments) launch_.zero(m, sizeof(float) * l.floats());
+    const double beta1 = 0.9, beta2 = 0.999, sigma_mm = a_.smoothing_mm * scale;
+    for (int t = 1; t <= iterations && !counting(); ++t) {
+      smooth(l.x, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+      add_gradients(l, gradient);
+      // The displacement is not read again before it is made anew: its memory is free until then.
+      smooth(gradient, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+      run(AdamStep{l.x, l.field, moments[0], moments[1], l.shape.rows(), 3 * l.shape.x,
+                   (float)beta1, (float)beta2,
+                   (float)(a_.learning_rate_mm * scale / (1.0 - pow(beta1, t))),
+                   (float)(1.0 / (1.0 - pow(beta2, t))), 1e-8f});
+      if (!report_iteration()) return false;
+    }
+    smooth(l.x, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+    return true;
+  }
+
+  bool report_iteration() {
+    int all = 0;
+    for (int k = 0; k < a_.levels; ++k) all += a_.iterations[k];
+    return report(DR_STAGE_REFINE, (float)++done_ / (float)all);
   }
 
   // d/du of sum w |M(p+u) - F|^2 / n + lambda sum |grad u|^2 / 3n + penalty / n. Constant factors
   // do not change what Adam does, so n is left out everywhere.
-  void add_gradients(float* gradient) const {
-    FeatureDifference data = difference();
+  void add_gradients(const Level& l, float* gradient) const {
+    FeatureDifference data = difference(l);
     data.gradient = gradient;
     data.scale = 1.0f;
     run(data);
-    const double* mm = a_.spacing_mm;
+    const double* mm = l.spacing_mm;
     const double scale = 2.0 * a_.smoothness / 3.0;
-    run(AddSmoothnessGradient{field_, gradient, shape_,
+    run(AddSmoothnessGradient{l.field, gradient, l.shape,
                               {(float)(scale / (mm[0] * mm[0])), (float)(scale / (mm[1] * mm[1])),
                                (float)(scale / (mm[2] * mm[2]))}});
     if (a_.fold_penalty > 0.0)
-      run(AddFoldGradient{field_, gradient, shape_, inverse_of(mm), (float)a_.fold_margin,
+      run(AddFoldGradient{l.field, gradient, l.shape, inverse_of(mm), (float)a_.fold_margin,
                           (float)a_.fold_penalty});
   }
 
@@ -337,6 +415,7 @@ class Solver {
   Shape shape_, coarse_;
   Shifts shifts_;
   double cell_mm_[3];
+  int done_ = 0;
   float *x_ = nullptr, *field_ = nullptr, *scratch_ = nullptr, *row_sums_ = nullptr;
 };
 

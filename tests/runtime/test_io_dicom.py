@@ -71,7 +71,7 @@ def test_several_series_are_listed_and_one_can_be_named(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     write_series(tmp_path / "ct", uid=f"{UID}.2", description="delayed")
     with pytest.raises(
-        InputError, match="holds 2 DICOM series; choose one as .*series=UID"
+        InputError, match=r"holds 2 DICOM series; choose one as .*series=UID"
     ) as error:
         io.read_volume(tmp_path / "ct")
     assert f"{UID}.1  'portal venous'  (5 files)" in str(error.value)

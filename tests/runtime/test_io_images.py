@@ -231,3 +231,13 @@ def test_geometry_alone(tmp_path: Path) -> None:
 def test_unknown_output_format(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"not written as '\.tif'; use \.nii\.gz"):
         io.write_volume(tmp_path / "a.tif", Volume(random_array(*SHAPE), grid()))
+
+
+@pytest.mark.parametrize("name", ["brain/fixed", "brain/moving", "abdomen/mr", "abdomen/ct"])
+def test_sample_data(name: str) -> None:
+    data = Path(__file__).parents[1] / "data"
+    image = "_t1" if name.startswith("brain") else ""
+    volume = io.read_volume(data / f"{name}{image}.nii.gz")
+    labels = io.read_labels(data / f"{name}_labels.nii.gz")
+    assert same_grid(volume.geometry, labels.geometry)
+    assert np.unique(labels.array).size > 12

@@ -7,6 +7,7 @@
 DR_NAMESPACE_BEGIN
 
 struct AdamStep {
+  enum { kRepeatable = 0 };  // works in place
   float* value;
   const float* gradient;
   float* first_moment;
@@ -20,14 +21,17 @@ struct AdamStep {
   DR_HD int rows() const { return row_count; }
   DR_HD int width() const { return x; }
 
-  DR_HD void operator()(int row, int i) const {
+  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+
+  template <class V>
+  DR_HD void lanes(int row, int i) const {
     const Index at = (Index)row * x + i;
-    const float g = gradient[at];
-    const float m = beta1 * first_moment[at] + (1.0f - beta1) * g;
-    const float v = beta2 * second_moment[at] + (1.0f - beta2) * g * g;
-    first_moment[at] = m;
-    second_moment[at] = v;
-    value[at] -= step * m / (sqrtf(v * correction) + epsilon);
+    const V g = load<V>(gradient + at);
+    const V m = beta1 * load<V>(first_moment + at) + (1.0f - beta1) * g;
+    const V v = beta2 * load<V>(second_moment + at) + (1.0f - beta2) * g * g;
+    store(first_moment + at, m);
+    store(second_moment + at, v);
+    store(value + at, load<V>(value + at) - step * m / (root(v * correction) + epsilon));
   }
 };
 

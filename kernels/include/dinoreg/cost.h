@@ -27,6 +27,7 @@ struct Shifts {
 // out (shifts, Z, Y, X) = w_f (w_m |f(p) - m(p + d)|^2 + (1 - w_m) unrelated), built up channel by
 // channel in `steps` so that the rows vectorise along x.
 struct ShiftCost {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* fixed;  // (PZ, PY, channels, PX), with margin
   const float* fixed_weight;
   const float* moving;
@@ -61,25 +62,32 @@ struct ShiftCost {
             out + (Index)row * shape.x};
   }
 
-  DR_HD void operator()(int row, int x) const {
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     const Lines l = lines(row);
-    float sum = 0.0f;
+    V sum = V{};
     for (int c = 0; c < channels; ++c) {
-      const float d = l.f[(Index)c * padded.x + x] - l.m[(Index)c * padded.x + x];
+      const V d = load<V>(l.f + (Index)c * padded.x + x) - load<V>(l.m + (Index)c * padded.x + x);
       sum += d * d;
     }
-    l.to[x] = l.wf[x] * (*unrelated + l.wm[x] * (sum - *unrelated));
+    store(l.to + x, load<V>(l.wf + x) * (*unrelated + load<V>(l.wm + x) * (sum - *unrelated)));
   }
 };
 
 // Best shift of each voxel among [first_shift, first_shift + shift_count), joined with the best of
-// earlier groups: cost + coupling |d - u|^2. The first of equal costs wins.
+// earlier groups: cost + coupling |d - u|^2. Without u the shorter of equally good shifts wins (a
+// millionth of the cost per squared step): where no weight meets another all shifts cost the same,
+// and the search's corner would be smoothed into the image from there.
 struct KeepBest {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* cost;  // (shifts, Z, Y, X)
-  const float* near;  // u in shifts' own steps, (Z, Y, X, 3); null when coupling is 0
+  const float* near;  // u in shifts' own steps, (3, Z, Y, X); null when coupling is 0
   Shape shape;
   Shifts shifts;
   int first_shift, shift_count;
+  bool fresh;  // these are the first shifts: there is no best so far
   float coupling;
   Vec3 step;  // length of one shift along each axis in units of the coarsest
   float* best_cost;
@@ -88,38 +96,72 @@ struct KeepBest {
   DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return shape.x; }
 
-  DR_HD void operator()(int row, int x) const {
-    const Index i = (Index)row * shape.x + x;
-    float lowest = first_shift == 0 ? 3.4e38f : best_cost[i];
-    int chosen = first_shift == 0 ? 0 : best_shift[i];
-    for (int k = 0; k < shift_count; ++k) {
-      float c = cost[(Index)k * shape.voxels() + i];
-      if (near != nullptr) {
-        const Vec3 d = (shifts.at(first_shift + k) - load_vec3(near + 3 * i)) * step;
-        c += coupling * (d.z * d.z + d.y * d.y + d.x * d.x);
-      }
-      const bool better = c < lowest;
-      chosen = better ? first_shift + k : chosen;
-      lowest = better ? c : lowest;
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
+    typedef typename LaneTraits<V>::Int Int;
+    const Index i = (Index)row * shape.x + x, n = shape.voxels();
+    V lowest = splat<V>(3.4e38f);
+    Int chosen = Int{};
+    if (!fresh) {
+      lowest = load<V>(best_cost + i);
+      chosen = load<Int>(best_shift + i);
     }
-    best_cost[i] = lowest;
-    best_shift[i] = chosen;
+    V uz = V{}, uy = V{}, ux = V{};
+    if (near != nullptr) {
+      uz = load<V>(near + i);
+      uy = load<V>(near + n + i);
+      ux = load<V>(near + 2 * n + i);
+    }
+    for (int k = 0; k < shift_count; ++k) {
+      V c = load<V>(cost + k * n + i);
+      const Vec3 d = shifts.at(first_shift + k);
+      if (near != nullptr) {
+        const V ez = (d.z - uz) * step.z, ey = (d.y - uy) * step.y, ex = (d.x - ux) * step.x;
+        c += coupling * (ez * ez + ey * ey + ex * ex);
+      } else {
+        const Vec3 e = d * step;
+        c += (e.z * e.z + e.y * e.y + e.x * e.x) * (1e-6f * c + 1e-30f);
+      }
+      chosen = c < lowest ? Int{} + (first_shift + k) : chosen;
+      lowest = min_of(c, lowest);
+    }
+    store(best_cost + i, lowest);
+    store(best_shift + i, chosen);
   }
 };
 
-// Shift numbers -> vectors: steps along each axis times `unit`.
-struct ShiftsToField {
+// Shift numbers -> displacements in steps, planar: (3, Z, Y, X).
+struct ShiftsToPlanes {
   const int* best_shift;
   Shape shape;
   Shifts shifts;
-  Vec3 unit;
-  float* out;  // (Z, Y, X, 3)
+  float* out;
 
   DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return shape.x; }
   DR_HD void operator()(int row, int x) const {
-    const Index i = (Index)row * shape.x + x;
-    store_vec3(out + 3 * i, shifts.at(best_shift[i]) * unit);
+    const Index i = (Index)row * shape.x + x, n = shape.voxels();
+    const Vec3 d = shifts.at(best_shift[i]);
+    out[i] = d.z;
+    out[n + i] = d.y;
+    out[2 * n + i] = d.x;
+  }
+};
+
+// (3, Z, Y, X) in steps -> (Z, Y, X, 3) in mm.
+struct PlanesToField {
+  const float* planes;
+  Shape shape;
+  Vec3 mm;
+  float* out;
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+  DR_HD void operator()(int row, int x) const {
+    const Index i = (Index)row * shape.x + x, n = shape.voxels();
+    store_vec3(out + 3 * i, Vec3{planes[i], planes[n + i], planes[2 * n + i]} * mm);
   }
 };
 

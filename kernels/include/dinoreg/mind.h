@@ -40,6 +40,7 @@ struct MindParameters {
 // [first_plane, first_plane + planes) that may lie beyond the volume. out: (planes, 6, y, x_out).
 // Rows carry a margin of dilation x on both sides so that later reads need no border case.
 struct MindDistanceX {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* image;
   Shape shape;
   MindParameters mind;
@@ -83,55 +84,65 @@ struct MindDistanceX {
     out[(Index)row * width() + x] = sum;
   }
 
-  DR_HD void interior(int row, int x) const {
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     const Lines l = lines(row);
     const float* a = l.first + (x - mind.dilation[2] + l.first_x);
     const float* b = l.second + (x - mind.dilation[2] + l.second_x);
-    float sum = 0.0f;
+    V sum = V{};
     for (int t = -mind.radius[2]; t <= mind.radius[2]; ++t) {
-      const float d = a[t] - b[t];
+      const V d = load<V>(a + t) - load<V>(b + t);
       sum += d * d;
     }
-    out[(Index)row * width() + x] = sum;
+    store(out + (Index)row * width() + x, sum);
   }
 };
 
 // Box sum along y: (planes, 6, padded_y, padded_x) -> (planes, 6, y + 2 dilation, padded_x).
 struct MindBoxY {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* in;
   float* out;
   int images, in_y, out_y, x, radius;
 
   DR_HD int rows() const { return images * out_y; }
   DR_HD int width() const { return x; }
-  DR_HD void operator()(int row, int i) const {
+  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+
+  template <class V>
+  DR_HD void lanes(int row, int i) const {
     const int image = row / out_y, y = row - image * out_y;
     const float* at = in + ((Index)image * in_y + y) * x + i;
-    float sum = 0.0f;
-    for (int t = 0; t <= 2 * radius; ++t) sum += at[(Index)t * x];
-    out[(Index)row * x + i] = sum;
+    V sum = V{};
+    for (int t = 0; t <= 2 * radius; ++t) sum += load<V>(at + (Index)t * x);
+    store(out + (Index)row * x + i, sum);
   }
 };
 
 // Box sum along z: (planes, plane) -> (planes - 2 radius, plane).
 struct MindBoxZ {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* in;
   float* out;
   int planes, radius, rows_per_plane, x;
 
   DR_HD int rows() const { return (planes - 2 * radius) * rows_per_plane; }
   DR_HD int width() const { return x; }
-  DR_HD void operator()(int row, int i) const {
+  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+
+  template <class V>
+  DR_HD void lanes(int row, int i) const {
     const float* at = in + (Index)row * x + i;
     const Index plane = (Index)rows_per_plane * x;
-    float sum = 0.0f;
-    for (int t = 0; t <= 2 * radius; ++t) sum += at[t * plane];
-    out[(Index)row * x + i] = sum;
+    V sum = V{};
+    for (int t = 0; t <= 2 * radius; ++t) sum += load<V>(at + t * plane);
+    store(out + (Index)row * x + i, sum);
   }
 };
 
 // Box sums -> descriptors, (slab planes, 12, y, x) float.
 struct MindDescriptor {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* sums;  // (planes + 2 dilation z, 6, y + 2 dilation y, x + 2 dilation x)
   float* out;
   int planes;
@@ -143,13 +154,16 @@ struct MindDescriptor {
   DR_HD int rows() const { return planes * shape.y; }
   DR_HD int width() const { return shape.x; }
 
-  DR_HD void operator()(int row, int x) const {
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     const int z = row / shape.y, y = row - z * shape.y;
     const int dz = mind.dilation[0], dy = mind.dilation[1], dx = mind.dilation[2];
     const int py = shape.y + 2 * dy, px = shape.x + 2 * dx;
-    float s[kMindChannels];
-    float lowest = 3.4e38f, total = 0.0f;
-#pragma GCC unroll 6
+    V s[kMindChannels];
+    V lowest = splat<V>(3.4e38f), total = V{};
+    DR_UNROLL(6)
     for (int k = 0; k < kMindImages; ++k) {
       const MindPair pair = mind_pair(k);
       const float* at =
@@ -157,17 +171,17 @@ struct MindDescriptor {
       const Index mirror = (((Index)(pair.first[0] + pair.second[0]) * dz * kMindImages) * py +
                             (Index)(pair.first[1] + pair.second[1]) * dy) * px +
                            (Index)(pair.first[2] + pair.second[2]) * dx;
-      s[2 * k] = at[0];
-      s[2 * k + 1] = at[-mirror];
-      lowest = min_float(lowest, min_float(s[2 * k], s[2 * k + 1]));
+      s[2 * k] = load<V>(at);
+      s[2 * k + 1] = load<V>(at - mirror);
+      lowest = min_of(lowest, min_of(s[2 * k], s[2 * k + 1]));
       total += s[2 * k] + s[2 * k + 1];
     }
-    const float mean = (total * (1.0f / kMindChannels) - lowest) * scale;
-    const float factor = scale / max_float(mean, *floor_value);
-#pragma GCC unroll 12
+    const V mean = (total * (1.0f / kMindChannels) - lowest) * scale;
+    const V factor = scale / max_of(mean, splat<V>(*floor_value));
+    float* to = out + ((Index)z * kMindChannels * shape.y + y) * shape.x + x;
+    DR_UNROLL(12)
     for (int c = 0; c < kMindChannels; ++c)
-      out[(((Index)z * kMindChannels + c) * shape.y + y) * shape.x + x] =
-          exp_negative((s[c] - lowest) * factor);
+      store(to + (Index)c * shape.y * shape.x, exp_negative((s[c] - lowest) * factor));
   }
 };
 
@@ -249,7 +263,7 @@ struct MeanTimes {
   DR_HD void operator()(int, int) const {
     double sum = 0.0;
     for (int i = 0; i < count; ++i) sum += in[i];
-    *out = max_float((float)(sum / count) * factor, smallest);
+    *out = max_of((float)(sum / count) * factor, smallest);
   }
 };
 

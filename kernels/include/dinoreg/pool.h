@@ -6,6 +6,57 @@
 
 DR_NAMESPACE_BEGIN
 
+// The cells of a coarser lattice: cell i of an axis covers the fine voxels [i * factor - offset,
+// (i + 1) * factor - offset) that exist; a last cell may hold fewer.
+struct CellRange {
+  int from, to;
+
+  DR_HD CellRange(int cell, int factor, int offset, int n)
+      : from(max_int(cell * factor - offset, 0)), to(min_int((cell + 1) * factor - offset, n)) {}
+  DR_HD int count() const { return max_int(to - from, 0); }
+};
+
+// Weighted mean over cells, channels last, for a coarser level of the refinement. `offset` is the
+// fine grid's first voxel relative to the first cell's.
+struct PoolFeatures {
+  const Half* features;  // (z, y, x, stride)
+  const float* weight;   // (z, y, x)
+  Shape shape;
+  int stride;
+  int factor_z, factor_y, factor_x;
+  int offset_z, offset_y, offset_x;
+  Half* out;  // (Z, Y, X, stride)
+  float* out_weight;
+  Shape out_shape;
+
+  DR_HD int rows() const { return out_shape.rows(); }
+  DR_HD int width() const { return out_shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / out_shape.y, y = row - z * out_shape.y;
+    const CellRange rz(z, factor_z, offset_z, shape.z), ry(y, factor_y, offset_y, shape.y);
+    const CellRange rx(x, factor_x, offset_x, shape.x);
+    const Index to = out_shape.at(z, y, x);
+    float total = 0.0f;
+    for (int iz = rz.from; iz < rz.to; ++iz)
+      for (int iy = ry.from; iy < ry.to; ++iy)
+        for (int ix = rx.from; ix < rx.to; ++ix) total += weight[shape.at(iz, iy, ix)];
+    const int voxels = rz.count() * ry.count() * rx.count();
+    out_weight[to] = voxels > 0 ? total / (float)voxels : 0.0f;
+    const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+    for (int c0 = 0; c0 < stride; c0 += kBlock) {
+      Block sum = zero_block();
+      for (int iz = rz.from; iz < rz.to; ++iz)
+        for (int iy = ry.from; iy < ry.to; ++iy)
+          for (int ix = rx.from; ix < rx.to; ++ix) {
+            const Index i = shape.at(iz, iy, ix);
+            sum = sum + weight[i] * load_block(features + i * stride + c0);
+          }
+      store_block(out + to * stride + c0, scale * sum);
+    }
+  }
+};
+
 // Weighted mean over cells, written planar: out (Z, Y, channels, X), weight (Z, Y, X), on the
 // coarse lattice of the fixed image extended by `margin` cells on every side, so that a shift of
 // the search never leaves the array. Cells without any weight hold zeros.
@@ -108,7 +159,8 @@ struct UnrelatedCost {
         }
         const double n = s0 > 0.0 ? s0 : 1.0;
         mean[image] = s1 / n;
-        cost += s2 / n - mean[image] * mean[image];
+        const double variance = s2 / n - mean[image] * mean[image];
+        cost += variance > 0.0 ? variance : 0.0;  // rounding leaves a constant image below zero
       }
       cost += (mean[0] - mean[1]) * (mean[0] - mean[1]);
     }

@@ -15,9 +15,20 @@
 #define DR_HD __host__ __device__ __forceinline__
 #else
 #define DR_HD inline __attribute__((always_inline))
-#if defined(__F16C__)
+#if defined(__AVX__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
+#endif
+
+// Unrolls the loop that follows. Each compiler warns of the other's spelling, and nvcc's host
+// compiler, whose code for the ops nobody runs, of both.
+#define DR_PRAGMA_(text) _Pragma(#text)
+#if defined(__CUDA_ARCH__)
+#define DR_UNROLL(count) DR_PRAGMA_(unroll count)
+#elif defined(__CUDACC__)
+#define DR_UNROLL(count)
+#else
+#define DR_UNROLL(count) DR_PRAGMA_(GCC unroll count)
 #endif
 
 #ifndef DR_ISA
@@ -44,18 +55,18 @@ struct Block {
   float lane[kBlock];
   DR_HD float operator[](int i) const { return lane[i]; }
 };
-#define DR_BLOCK_OPERATOR(op)                                   \
-  DR_HD Block operator op(const Block& a, const Block& b) {     \
-    Block r;                                                    \
-    _Pragma("unroll") for (int i = 0; i < kBlock; ++i)          \
-        r.lane[i] = a.lane[i] op b.lane[i];                     \
-    return r;                                                   \
-  }                                                             \
-  DR_HD Block operator op(float a, const Block& b) {            \
-    Block r;                                                    \
-    _Pragma("unroll") for (int i = 0; i < kBlock; ++i)          \
-        r.lane[i] = a op b.lane[i];                             \
-    return r;                                                   \
+#define DR_BLOCK_OPERATOR(op)                                            \
+  DR_HD Block operator op(const Block& a, const Block& b) {              \
+    Block r;                                                             \
+    DR_UNROLL(8)                                                         \
+    for (int i = 0; i < kBlock; ++i) r.lane[i] = a.lane[i] op b.lane[i]; \
+    return r;                                                            \
+  }                                                                      \
+  DR_HD Block operator op(float a, const Block& b) {                     \
+    Block r;                                                             \
+    DR_UNROLL(8)                                                         \
+    for (int i = 0; i < kBlock; ++i) r.lane[i] = a op b.lane[i];         \
+    return r;                                                            \
   }
 DR_BLOCK_OPERATOR(+)
 DR_BLOCK_OPERATOR(-)
@@ -68,7 +79,7 @@ typedef float Block __attribute__((vector_size(32)));
 DR_HD Block zero_block() {
 #if defined(__CUDACC__)
   Block r;
-#pragma unroll
+  DR_UNROLL(8)
   for (int i = 0; i < kBlock; ++i) r.lane[i] = 0.0f;
   return r;
 #else
@@ -78,7 +89,14 @@ DR_HD Block zero_block() {
 
 // Sum of the lanes, always in the same order.
 DR_HD float sum_lanes(const Block& b) {
+#if defined(__AVX__) && !defined(__CUDACC__)
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)b),
+                                 _mm256_extractf128_ps((__m256)b, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
   return ((b[0] + b[4]) + (b[2] + b[6])) + ((b[1] + b[5]) + (b[3] + b[7]));
+#endif
 }
 
 DR_HD float bits_to_float(unsigned bits) {
@@ -143,7 +161,7 @@ DR_HD Block load_block(const Half* p) {
   const uint4 raw = *reinterpret_cast<const uint4*>(p);
   const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
   Block r;
-#pragma unroll
+  DR_UNROLL(4)
   for (int i = 0; i < 4; ++i) {
     r.lane[2 * i] = half_to_float((Half)(words[i] & 0xffffu));
     r.lane[2 * i + 1] = half_to_float((Half)(words[i] >> 16));
@@ -159,28 +177,120 @@ DR_HD Block load_block(const Half* p) {
 #endif
 }
 
+// Eight channels back to half precision; `p` is 16-byte aligned.
+DR_HD void store_block(Half* p, const Block& b) {
+#if defined(__F16C__) && !defined(__CUDACC__)
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)b, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kBlock; ++i) p[i] = float_to_half(b[i]);
+#endif
+}
+
 DR_HD int min_int(int a, int b) { return a < b ? a : b; }
 DR_HD int max_int(int a, int b) { return a > b ? a : b; }
 DR_HD int clamp_int(int i, int low, int high) { return min_int(max_int(i, low), high); }
-DR_HD float min_float(float a, float b) { return a < b ? a : b; }
-DR_HD float max_float(float a, float b) { return a > b ? a : b; }
-DR_HD float clamp_float(float v, float low, float high) {
-  return min_float(max_float(v, low), high);
-}
 
-// exp(-t) for t >= 0: 2^(n + f) with a fifth-degree polynomial for 2^f; relative error under
-// 3e-7. The C library's expf would keep the loops around it from being vectorised.
-DR_HD float exp_negative(float t) {
-  const float y = max_float(t * -1.44269504f, -126.0f);
-  const float n = floorf(y);
-  const float f = y - n;
-  float p = 1.8775767e-3f;
-  p = p * f + 8.9893397e-3f;
-  p = p * f + 5.5826318e-2f;
-  p = p * f + 2.4015361e-1f;
-  p = p * f + 6.9315308e-1f;
-  p = p * f + 9.9999994e-1f;
-  return p * bits_to_float((unsigned)((int)n + 127) << 23);
+// Several neighbouring elements of a row at once. Ops that profit are written once over a value
+// type V: float on a GPU and at the borders, Lanes inside the rows on a CPU. Left to itself the
+// compiler vectorised only half of these loops.
+template <class V>
+struct LaneTraits;
+template <>
+struct LaneTraits<float> {
+  typedef int Int;
+  enum { kCount = 1 };
+};
+#if !defined(__CUDACC__)
+#if defined(__AVX512F__)
+enum { kLanes = 16 };
+#elif defined(__AVX__)
+enum { kLanes = 8 };
+#else
+enum { kLanes = 4 };
+#endif
+typedef float Lanes __attribute__((vector_size(4 * kLanes)));
+typedef int IntLanes __attribute__((vector_size(4 * kLanes)));
+template <>
+struct LaneTraits<Lanes> {
+  typedef IntLanes Int;
+  enum { kCount = kLanes };
+};
+#endif
+
+#if defined(__CUDACC__)
+// Plainly: nvcc turns the memcpy below into four accesses of one byte.
+template <class V>
+DR_HD V load(const V* p) {
+  return *p;
+}
+template <class V>
+DR_HD void store(V* p, const V& v) {
+  *p = v;
+}
+#else
+template <class V, class T>
+DR_HD V load(const T* p) {
+  V v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V, class T>
+DR_HD void store(T* p, const V& v) {
+  memcpy(p, &v, sizeof v);
+}
+#endif
+// The same bits as another type.
+template <class To, class From>
+DR_HD To bits_as(const From& from) {
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+template <class V>
+DR_HD V splat(float value) {
+  return V{} + value;
+}
+template <class V>
+DR_HD V min_of(const V& a, const V& b) {
+  return a < b ? a : b;
+}
+template <class V>
+DR_HD V max_of(const V& a, const V& b) {
+  return a > b ? a : b;
+}
+DR_HD float root(float v) { return sqrtf(v); }
+#if !defined(__CUDACC__)
+DR_HD Lanes root(const Lanes& v) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX__)
+  return (Lanes)_mm256_sqrt_ps((__m256)v);
+#else
+  Lanes r = v;
+  for (int i = 0; i < kLanes; ++i) r[i] = sqrtf(v[i]);
+  return r;
+#endif
+}
+#endif
+DR_HD float clamp_float(float v, float low, float high) { return min_of(max_of(v, low), high); }
+
+// exp(-t) for t >= 0 as 2^n 2^f, |f| <= 1/2; relative error under 2e-7. The C library's expf would
+// keep the loops around it from being vectorised.
+template <class V>
+DR_HD V exp_negative(const V& t) {
+  typedef typename LaneTraits<V>::Int Int;
+  const float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the bits
+  const V y = max_of(t * -1.44269504f, splat<V>(-126.0f));
+  const V shifted = y + kRound;
+  const V f = y - (shifted - kRound);
+  V p = f * 1.535336188e-4f + 1.339887440e-3f;
+  p = p * f + 9.618437358e-3f;
+  p = p * f + 5.550332471e-2f;
+  p = p * f + 2.402264791e-1f;
+  p = p * f + 6.931472029e-1f;
+  p = p * f + 1.0f;
+  const Int power = (bits_as<Int>(shifted) + 127) << 23;
+  return p * bits_as<V>(power);
 }
 
 DR_NAMESPACE_END

@@ -8,6 +8,7 @@ DR_NAMESPACE_BEGIN
 
 // Adds the gradient of scale * sum |forward difference of u / spacing|^2 over all axes.
 struct AddSmoothnessGradient {
+  enum { kRepeatable = 0 };  // works in place
   const float* field;  // (z, y, x, 3), mm along the grid's axes
   float* gradient;
   Shape shape;
@@ -19,20 +20,26 @@ struct AddSmoothnessGradient {
 
   DR_HD void operator()(int row, int i) const {
     const int x = i / 3;
-    add(row, i, x > 0 ? 3 : 0, x < shape.x - 1 ? 3 : 0);
+    add<float>(row, i, x > 0 ? 3 : 0, x < shape.x - 1 ? 3 : 0);
   }
-  DR_HD void interior(int row, int i) const { add(row, i, 3, 3); }
+  template <class V>
+  DR_HD void lanes(int row, int i) const {
+    add<V>(row, i, 3, 3);
+  }
 
+  template <class V>
   DR_HD void add(int row, int i, int left, int right) const {
     const int z = row / shape.y, y = row - z * shape.y;
     const Index line = 3 * (Index)shape.x, plane = line * shape.y;
     const Index above = z > 0 ? plane : 0, below = z < shape.z - 1 ? plane : 0;
     const Index before = y > 0 ? line : 0, after = y < shape.y - 1 ? line : 0;
     const float* at = field + row * line + i;
-    const float here = at[0];
-    gradient[row * line + i] += factor.z * ((here - at[-above]) + (here - at[below])) +
-                                factor.y * ((here - at[-before]) + (here - at[after])) +
-                                factor.x * ((here - at[-left]) + (here - at[right]));
+    float* to = gradient + row * line + i;
+    const V here = load<V>(at);
+    store(to, load<V>(to) +
+                  factor.z * ((here - load<V>(at - above)) + (here - load<V>(at + below))) +
+                  factor.y * ((here - load<V>(at - before)) + (here - load<V>(at + after))) +
+                  factor.x * ((here - load<V>(at - left)) + (here - load<V>(at + right))));
   }
 };
 

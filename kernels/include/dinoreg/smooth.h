@@ -17,6 +17,7 @@ struct Taps {
 // The array is seen as (outer, n, inner) and smoothed along n. Smoothing the x axis of a field
 // (z, y, x, 3) has inner = 3; its rows then run over n * inner elements.
 struct Smooth {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* in;
   float* out;
   int outer, n, inner;
@@ -29,7 +30,7 @@ struct Smooth {
   DR_HD int margin() const { return along_row() ? taps.radius * inner : 0; }
 
   DR_HD void operator()(int row, int x) const {
-    if (!along_row()) return interior(row, x);
+    if (x >= margin() && x < width() - margin()) return lanes<float>(row, x);
     const int i = x / inner, c = x - i * inner;
     const float* line = in + (Index)row * n * inner + c;
     float sum = taps.weight[0] * line[(Index)i * inner];
@@ -39,22 +40,23 @@ struct Smooth {
     out[(Index)row * n * inner + x] = sum;
   }
 
-  DR_HD void interior(int row, int x) const {
-    float sum;
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     if (along_row()) {
       const float* at = in + (Index)row * n * inner + x;
-      sum = taps.weight[0] * at[0];
+      V sum = taps.weight[0] * load<V>(at);
       for (int t = 1; t <= taps.radius; ++t)
-        sum += taps.weight[t] * (at[-t * inner] + at[t * inner]);
+        sum += taps.weight[t] * (load<V>(at - t * inner) + load<V>(at + t * inner));
+      store(out + (Index)row * width() + x, sum);
     } else {
       const int o = row / n, i = row - o * n;
       const float* plane = in + (Index)o * n * inner + x;
-      sum = taps.weight[0] * plane[(Index)i * inner];
+      V sum = taps.weight[0] * load<V>(plane + (Index)i * inner);
       for (int t = 1; t <= taps.radius; ++t)
-        sum += taps.weight[t] * (plane[(Index)reflect(i - t, n) * inner] +
-                                 plane[(Index)reflect(i + t, n) * inner]);
+        sum += taps.weight[t] * (load<V>(plane + (Index)reflect(i - t, n) * inner) +
+                                 load<V>(plane + (Index)reflect(i + t, n) * inner));
+      store(out + (Index)row * width() + x, sum);
     }
-    out[(Index)row * width() + x] = sum;
   }
 };
 

@@ -1,8 +1,8 @@
 """Damage that ITK reads without a word, found before it is asked.
 
 Measured with SimpleITK 2.5: a truncated ``.nii`` or ``.nii.gz`` comes back with zeros for the
-missing part, a NIfTI spacing of 0 becomes 1 mm, and compressed MetaImage data that do not unpack
-come back as noise. NRRD reports its own damage.
+missing part, NaN and Inf in a NIfTI become 0, its spacing of 0 becomes 1 mm, and compressed
+MetaImage data that do not unpack come back as noise. NRRD reports its own damage.
 """
 
 from __future__ import annotations
@@ -13,34 +13,44 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..errors import InputError
+from . import validate
 
 _CHUNK = 1 << 22
 
 
+#: NIfTI datatype codes that can hold NaN.
+_FLOATS = {16: "f4", 64: "f8"}
+
+
 class _NiftiHeader(NamedTuple):
+    order: str
     dim: tuple[int, ...]
+    datatype: int
     pixdim: tuple[float, ...]
     bits: int
     offset: int
 
 
 def check_nifti(file: Path, name: str) -> None:
-    """Require that an uncompressed NIfTI file is as long as its header says.
+    """Require that an uncompressed NIfTI file is whole and holds finite values.
 
     Args:
         file: the ``.nii`` file.
         name: what to call it in messages.
 
     Raises:
-        InputError: no NIfTI header, a spacing of zero, or missing voxels.
+        InputError: no NIfTI header, a spacing that is not positive, missing voxels, NaN or Inf.
     """
     header = _read_nifti_header(file, name)
     axes = range(1, min(max(header.dim[0], 0), 3) + 1)
-    if any(header.pixdim[a] == 0 or not math.isfinite(header.pixdim[a]) for a in axes):
+    if not all(0 < header.pixdim[a] < math.inf for a in axes):
         spacing = " x ".join(f"{header.pixdim[a]:g}" for a in axes)
         raise InputError(
-            f"{name}: has a voxel spacing of {spacing} mm; it must be positive: correct the header"
+            f"{name}: has a voxel spacing of {spacing} mm; each must be positive: correct the "
+            "header"
         )
     voxels = math.prod(max(n, 1) for n in header.dim[1 : 1 + max(header.dim[0], 0)])
     wanted = header.offset + voxels * header.bits // 8
@@ -50,6 +60,8 @@ def check_nifti(file: Path, name: str) -> None:
             f"{name}: truncated file: {have} bytes, but its header announces {wanted}; copy or "
             "download it again"
         )
+    if header.datatype in _FLOATS:
+        _check_floats(file, header, voxels, name)
 
 
 def check_metaimage(file: Path) -> None:
@@ -79,16 +91,30 @@ def _read_nifti_header(file: Path, name: str) -> _NiftiHeader:
         size = struct.unpack_from(order + "i", raw)[0] if len(raw) >= 348 else 0
         if size == 348:
             dim = struct.unpack_from(order + "8h", raw, 40)
-            bits = struct.unpack_from(order + "h", raw, 72)[0]
+            datatype, bits = struct.unpack_from(order + "2h", raw, 70)
             pixdim = struct.unpack_from(order + "8f", raw, 76)
             offset = int(struct.unpack_from(order + "f", raw, 108)[0])
-            return _NiftiHeader(dim, pixdim, bits, offset)
+            return _NiftiHeader(order, dim, datatype, pixdim, bits, offset)
         if size == 540 and len(raw) >= 540:
-            bits = struct.unpack_from(order + "h", raw, 14)[0]
+            datatype, bits = struct.unpack_from(order + "2h", raw, 12)
             dim = struct.unpack_from(order + "8q", raw, 16)
             pixdim = struct.unpack_from(order + "8d", raw, 104)
-            return _NiftiHeader(dim, pixdim, bits, struct.unpack_from(order + "q", raw, 168)[0])
+            offset = struct.unpack_from(order + "q", raw, 168)[0]
+            return _NiftiHeader(order, dim, datatype, pixdim, bits, offset)
     raise InputError(f"{name}: is not a NIfTI file, whatever its name says, or it is damaged")
+
+
+def _check_floats(file: Path, header: _NiftiHeader, voxels: int, name: str) -> None:
+    dtype = np.dtype(header.order + _FLOATS[header.datatype])
+    bad, left = 0, voxels
+    with file.open("rb") as stream:
+        stream.seek(header.offset)
+        while left:
+            values = np.fromfile(stream, dtype, min(left, _CHUNK // dtype.itemsize))
+            bad += values.size - int(np.count_nonzero(np.isfinite(values)))
+            left -= values.size
+    if bad:
+        raise InputError(validate.not_finite(name, bad))
 
 
 def _metaimage_fields(stream: Any) -> dict[str, str]:

@@ -39,7 +39,7 @@ class PointSet:
     """Landmarks, and what is needed to write them back as they came.
 
     Attributes:
-        lps_mm: (N, 3) float64, LPS mm.
+        points_lps_mm: (N, 3) float64.
         labels: one name a point.
         frame: the frame of the file they came from, and will be written in.
         columns: column names of a CSV or .fcsv, empty if it has no header.
@@ -47,19 +47,19 @@ class PointSet:
         document: the whole content of a .mrk.json.
     """
 
-    lps_mm: FloatArray
+    points_lps_mm: FloatArray
     labels: tuple[str, ...]
     frame: Frame = "lps"
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     document: dict[str, Any] | None = None
 
-    def with_positions(self, points_lps_mm: FloatArray) -> PointSet:
+    def with_points(self, points_lps_mm: FloatArray) -> PointSet:
         """The same landmarks elsewhere; (N, 3) LPS mm."""
         points = np.asarray(points_lps_mm, dtype=np.float64)
-        if points.shape != self.lps_mm.shape:
-            raise ValueError(f"{points.shape} points for {self.lps_mm.shape}")
-        return replace(self, lps_mm=points)
+        if points.shape != self.points_lps_mm.shape:
+            raise ValueError(f"{points.shape} points for {self.points_lps_mm.shape}")
+        return replace(self, points_lps_mm=points)
 
 
 def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
@@ -91,9 +91,9 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
         raise InputError(
             f"{file}: unknown format of points '{suffix}'; {', '.join(_SUFFIXES)} can be read"
         )
-    if not len(points.lps_mm):
+    if not len(points.points_lps_mm):
         raise InputError(f"{file}: holds no points")
-    if not np.isfinite(points.lps_mm).all():
+    if not np.isfinite(points.points_lps_mm).all():
         raise InputError(f"{file}: a coordinate is NaN or Inf")
     return points
 
@@ -221,7 +221,7 @@ def _read_markups(text: str, name: str) -> PointSet:
 
 
 def _csv_text(points: PointSet) -> str:
-    xyz = _flip(points.lps_mm, points.frame)
+    xyz = _flip(points.points_lps_mm, points.frame)
     columns, rows = points.columns, [list(row) for row in points.rows]
     if not rows or "associatedNodeID" in columns:  # from another format
         columns, rows = (*_AXES, "label"), [["", "", "", label] for label in points.labels]
@@ -229,7 +229,7 @@ def _csv_text(points: PointSet) -> str:
 
 
 def _fcsv_text(points: PointSet) -> str:
-    xyz = _flip(points.lps_mm, points.frame)
+    xyz = _flip(points.points_lps_mm, points.frame)
     columns, rows = points.columns, [list(row) for row in points.rows]
     if "associatedNodeID" not in columns:
         columns = _FCSV_COLUMNS
@@ -258,7 +258,7 @@ def _table(
 
 
 def _markups_text(points: PointSet) -> str:
-    xyz = _flip(points.lps_mm, points.frame).tolist()
+    xyz = _flip(points.points_lps_mm, points.frame).tolist()
     if points.document is not None:
         document = copy.deepcopy(points.document)
         for control, position in zip(document["markups"][0]["controlPoints"], xyz, strict=True):

@@ -76,6 +76,18 @@ def write_composite(
         grid: grid of the displacement.
         slabs: first z index and displacement (n, H, W, 3), mm; stored in float32.
     """
+    try:
+        _write_members(path, affine, grid, slabs)
+    except RuntimeError as error:  # what h5py makes of a disk that is full when it closes
+        raise OSError(str(error)) from error
+
+
+def _write_members(
+    path: Path,
+    affine: AffineTransform,
+    grid: Geometry,
+    slabs: Iterable[tuple[int, FloatArray]],
+) -> None:
     import h5py
 
     depth, height, width = grid.shape_zyx

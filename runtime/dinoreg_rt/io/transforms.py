@@ -235,13 +235,15 @@ def _from_sitk(transform: sitk.Transform, name: str) -> tuple[Transform, ...]:
 
     if transform.GetDimension() != 3:
         raise InputError(f"{name}: is a {transform.GetDimension()}D transform; 3D is needed")
+    # First: SimpleITK shows kinds that it does not know (ANTs' MatrixOffsetTransformBase) as
+    # composites that hold themselves.
+    if transform.IsLinear():
+        return (_affine_from_sitk(transform),)
     if transform.GetTransformEnum() == sitk.sitkComposite:
         composite = sitk.CompositeTransform(transform)
         count = composite.GetNumberOfTransforms()
         parts = [_from_sitk(composite.GetNthTransform(i), name) for i in reversed(range(count))]
         return tuple(step for part in parts for step in part)
-    if transform.IsLinear():
-        return (_affine_from_sitk(transform),)
     if transform.GetTransformEnum() == sitk.sitkDisplacementField:
         field = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
         return (displacement_from_sitk(field, name),)

@@ -116,9 +116,14 @@ def check_finite(array: NDArray[Any], name: str) -> None:
     if np.isfinite(extremes).all():
         return
     bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in array)
-    raise InputError(
-        f"{name}: holds {bad} NaN or Inf value(s) (as float32): replace them, or mask them out "
-        "after setting them to a number"
+    raise InputError(not_finite(name, bad))
+
+
+def not_finite(name: str, count: int) -> str:
+    """The message for `count` values that are no numbers."""
+    return (
+        f"{name}: holds {count} NaN or Inf value(s) (as float32): replace them, for instance by "
+        "the background value, and exclude them by a mask if they matter"
     )
 
 

@@ -1,0 +1,105 @@
+// The CUDA loop over an op's rows: one thread for each element, x along the threads of a warp.
+//
+// Launched through cudaLaunchKernelEx rather than <<<>>>, so that this file is plain C++ and a host
+// compiler can run its index arithmetic in the tests.
+#ifndef DINOREG_CUDA_LAUNCH_CUH_
+#define DINOREG_CUDA_LAUNCH_CUH_
+
+#include <string.h>
+
+#include <cuda_runtime.h>
+
+#include "dinoreg/portable.h"
+
+DR_NAMESPACE_BEGIN
+
+enum { kWarp = 32, kBlockThreads = 256, kMaxGridY = 65535 };
+
+struct LaunchShape {
+  dim3 grid, block;
+};
+
+// A warp takes 32 neighbours along x, or several rows where a row is shorter. Eight rows in a block
+// let the stencils find their neighbours in the L1 cache. Few rows give small blocks, which spread
+// the serial sums (one row) over more multiprocessors.
+inline LaunchShape launch_shape(int rows, int width) {
+  int lanes = 1, lines = 1;
+  while (lanes < kWarp && lanes < width) lanes *= 2;
+  while (lines < kBlockThreads / lanes && lines < rows) lines *= 2;
+  const int grid_x = (width - 1) / lanes + 1, grid_y = (rows - 1) / lines + 1;
+  // Only x may have more than 65535 blocks; what is left of the rows is taken in strides.
+  return {dim3(grid_x, grid_y < kMaxGridY ? grid_y : kMaxGridY, 1), dim3(lanes, lines, 1)};
+}
+
+// Ops with a margin need no border case between their margins.
+template <class Op>
+DR_HD auto run_element(const Op& op, int row, int x, int width, int)
+    -> decltype(op.margin(), void()) {
+  if (x >= op.margin() && x < width - op.margin())
+    op.template lanes<float>(row, x);
+  else
+    op(row, x);
+}
+
+template <class Op>
+DR_HD void run_element(const Op& op, int row, int x, int, long) {
+  op(row, x);
+}
+
+// The op stays in constant memory: __grid_constant__ spares every thread its own copy.
+template <class Op>
+__global__ void __launch_bounds__(kBlockThreads) run_op(const __grid_constant__ Op op) {
+  const int rows = op.rows(), width = op.width();
+  const unsigned x = blockIdx.x * blockDim.x + threadIdx.x;
+  if (x >= (unsigned)width) return;
+  // Unsigned: the last stride may pass the largest int.
+  const unsigned stride = gridDim.y * blockDim.y;
+  for (unsigned row = blockIdx.y * blockDim.y + threadIdx.y; row < (unsigned)rows; row += stride)
+    run_element(op, (int)row, (int)x, width, 0);
+}
+
+// Enqueues on one stream of the calling thread's current device. The first error is kept and stops
+// everything after it: callers look at error() once, at the end.
+class CudaLauncher {
+ public:
+  explicit CudaLauncher(cudaStream_t stream) : stream_(stream) {}
+  // For sizing a workspace: launches nothing.
+  static CudaLauncher counting() { return CudaLauncher(nullptr); }
+
+  template <class Op>
+  void operator()(const Op& op) const {
+    const int rows = op.rows(), width = op.width();
+    if (rows <= 0 || width <= 0 || error_ != cudaSuccess) return;
+    const LaunchShape shape = launch_shape(rows, width);
+    cudaLaunchConfig_t config = {};
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.stream = stream_;
+    error_ = cudaLaunchKernelEx(&config, run_op<Op>, op);
+  }
+
+  void zero(void* to, size_t bytes) const {
+    if (error_ == cudaSuccess) error_ = cudaMemsetAsync(to, 0, bytes, stream_);
+  }
+  void copy(void* to, const void* from, size_t bytes) const {
+    if (error_ == cudaSuccess)
+      error_ = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_);
+  }
+  // Waits for the stream, and so also reports what earlier kernels did wrong.
+  void to_host(void* to, const void* from, size_t bytes) const {
+    if (error_ == cudaSuccess)
+      error_ = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_);
+    if (error_ == cudaSuccess) error_ = cudaStreamSynchronize(stream_);
+    if (error_ != cudaSuccess) memset(to, 0, bytes);
+  }
+
+  cudaError_t error() const { return error_; }
+
+ private:
+  cudaStream_t stream_;
+  mutable cudaError_t error_ = cudaSuccess;
+};
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_CUDA_LAUNCH_CUH_

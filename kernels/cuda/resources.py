@@ -1,0 +1,104 @@
+"""Table of registers, stack, spills and shared memory of each kernel and architecture.
+
+Usage: resources.py LOG...  with one `nvcc -Xptxas -v` log for each architecture, named 90.log.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Kernels inside the solver's and the descriptor's loops: a spill there costs every voxel.
+HOT = {
+    "AdamStep",
+    "AddFoldGradient",
+    "AddSmoothnessGradient",
+    "FeatureDifference",
+    "KeepBest",
+    "MapField",
+    "MindDescriptor",
+    "ResampleLinear",
+    "ShiftCost",
+    "Smooth",
+}
+
+# `run_op<Op>` is mangled as ..6run_op I N 2dr 4cuda <length><Op> E ..: the first name after it
+# that is no namespace. Kernels of another form keep their whole name.
+_ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for 'sm_\d+\w*'")
+_MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_REGISTERS = re.compile(r"Used (\d+) registers")
+_SHARED = re.compile(r"(\d+) bytes smem")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one kernel takes on one architecture; bytes but for the registers."""
+
+    registers: int
+    stack: int
+    spills: int
+    shared: int
+
+    def __str__(self) -> str:
+        extras = [("st", self.stack), ("sp", self.spills), ("sh", self.shared)]
+        return " ".join([str(self.registers), *(f"{name}{n}" for name, n in extras if n)])
+
+
+def op_name(mangled: str) -> str:
+    """The op in a mangled kernel name: _ZN2dr4cuda6run_opINS0_8AdamStepEEEvT_ -> AdamStep."""
+    start = mangled.find("run_opI")
+    rest = mangled[start + len("run_opI") :] if start >= 0 else ""
+    match = re.search(r"(\d+)([A-Za-z_]\w*)", re.sub(r"^N?S\d*_", "", rest))
+    return match[2][: int(match[1])] if match else mangled
+
+
+def read_log(text: str) -> dict[str, Usage]:
+    """Usage of every kernel in one log."""
+    usage = {}
+    parts = _ENTRY.split(text)
+    for mangled, report in zip(parts[1::2], parts[2::2], strict=True):
+        memory, registers = _MEMORY.search(report), _REGISTERS.search(report)
+        if memory is None or registers is None:
+            raise SystemExit(f"no resource report for {mangled}; wanted the output of -Xptxas -v")
+        shared = _SHARED.search(report)
+        usage[op_name(mangled)] = Usage(
+            registers=int(registers[1]),
+            stack=int(memory[1]),
+            spills=int(memory[2]) + int(memory[3]),
+            shared=int(shared[1]) if shared else 0,
+        )
+    return usage
+
+
+def print_table(table: dict[str, dict[str, Usage]]) -> None:
+    """One line a kernel, one column an architecture."""
+    names = sorted({name for usage in table.values() for name in usage})
+    print("registers [st: stack, sp: spilled, sh: shared bytes]; * in a hot loop")
+    print(f"{'':24}" + "".join(f"{'sm_' + arch:>12}" for arch in table))
+    for name in names:
+        cells = "".join(f"{table[arch].get(name, '-')!s:>12}" for arch in table)
+        print(f"{name + (' *' if name in HOT else ''):24}" + cells)
+
+
+def main(paths: list[str]) -> int:
+    """Prints the table; 1 when a hot kernel spills or is missing."""
+    logs = sorted((Path(path) for path in paths), key=lambda path: int(path.stem))
+    table = {path.stem: read_log(path.read_text()) for path in logs}
+    print_table(table)
+    faults = []
+    for arch, usage in table.items():
+        # A renamed op must not slip out of the check.
+        faults += [f"sm_{arch}: no kernel {name}" for name in sorted(HOT - usage.keys())]
+        faults += [
+            f"sm_{arch}: {name} spills {usage[name].spills} bytes"
+            for name in sorted(HOT & usage.keys())
+            if usage[name].spills
+        ]
+    print("\n".join(faults) or "no hot kernel spills")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

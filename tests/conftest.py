@@ -1,0 +1,93 @@
+"""Fixtures shared by all tests: seeded random numbers, devices, tolerances."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+# Idle OpenMP threads sleep instead of spinning: the machines that run tests are shared. Read when
+# libdinoreg is loaded, later than this.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# `import reference` from any test, which `--import-mode=importlib` does not provide.
+sys.path.insert(0, str(Path(__file__).parent))
+
+#: Largest error allowed against the float64 reference, relative to max(1, largest reference value);
+#: by device and type of the result. "field_mm" is a whole solve: millimetres.
+TOLERANCES = {
+    # float32 indices of some 30 voxels are good to 2e-6, times image slopes of a few units per
+    # voxel. Measured: at most 4e-6 over all ops.
+    ("cpu", "float32"): 2e-5,
+    # Half a unit in the last place of half precision below 1 is 2.44e-4. Measured: 2.5e-4.
+    ("cpu", "float16"): 2.6e-4,
+    # Adam divides by the gradient's own size, so rounding is carried along at full step length
+    # where the gradient nearly vanishes. Measured after 12 steps of 0.5 mm: 2e-4.
+    ("cpu", "field_mm"): 2e-3,
+    # Other order of fused multiply-adds, same bounds; no GPU has run these tests yet.
+    ("cuda", "float32"): 2e-5,
+    ("cuda", "float16"): 2.6e-4,
+    ("cuda", "field_mm"): 2e-3,
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a test runs, and how arrays get there and back."""
+
+    name: str
+    xp: ModuleType
+
+    def put(self, array, dtype=None):
+        """C-contiguous copy on the device."""
+        return self.xp.asarray(np.ascontiguousarray(array, dtype))
+
+    def get(self, array) -> np.ndarray:
+        """NumPy copy."""
+        return np.asarray(array.get() if self.name == "cuda" else array)
+
+    def check(self, actual, expected, kind: str | None = None) -> float:
+        """Assert the maximum error within the table's tolerance; returns the relative error."""
+        actual = self.get(actual)
+        expected = np.asarray(expected, np.float64)
+        assert actual.shape == expected.shape
+        assert np.all(np.isfinite(actual))
+        kind = kind or str(actual.dtype)
+        size = 1.0 if kind == "field_mm" else max(1.0, np.abs(expected).max(initial=0.0))
+        error = np.abs(actual.astype(np.float64) - expected).max(initial=0.0) / size
+        limit = TOLERANCES[self.name, kind]
+        assert error <= limit, f"maximum error {error:.3g}; allowed {limit:.3g}"
+        return float(error)
+
+
+def _cuda_device() -> Device:
+    import dinoreg_kernels
+
+    info = dinoreg_kernels.build_info()
+    if info.cuda_devices == 0:
+        built = "no CUDA device" if info.cuda_built else "libdinoreg was built without CUDA"
+        pytest.skip(f"GPU test: {built}")
+    cupy = pytest.importorskip("cupy", reason="GPU test: CuPy is not installed")
+    return Device("cuda", cupy)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> Device:
+    """Every device of the library; CUDA is skipped with the reason where there is none."""
+    return Device("cpu", np) if request.param == "cpu" else _cuda_device()
+
+
+@pytest.fixture
+def cpu() -> Device:
+    """The CPU alone, for what does not depend on the device."""
+    return Device("cpu", np)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same numbers in every run."""
+    return np.random.default_rng(20250814)

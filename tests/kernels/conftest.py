@@ -1,0 +1,54 @@
+"""Inputs for kernel tests, and the ops without a public function as a small library of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Ops:
+    """Calls `op_*` of ops_for_tests.cpp; NumPy arrays become pointers, floats C floats."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+
+    def __call__(self, name: str, *arguments) -> None:
+        """Arrays must have the op's types; those that it writes are passed in."""
+        function = getattr(self._library, f"op_{name}")
+        function.restype = None
+        function(*[self._convert(a) for a in arguments])
+
+    @staticmethod
+    def _convert(value):
+        if value is None:
+            return ctypes.c_void_p(None)
+        if isinstance(value, np.ndarray):
+            assert value.flags.c_contiguous
+            assert value.dtype in (np.float32, np.float16, np.int32, np.uint16)
+            return ctypes.c_void_p(value.ctypes.data)
+        return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int(value)
+
+
+@pytest.fixture(scope="session")
+def ops(tmp_path_factory) -> Ops:
+    """The compiled ops; skips without a C++ compiler."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (CXX, c++ or g++) to build the ops for tests")
+    library = tmp_path_factory.mktemp("ops") / "libops.so"
+    kernels = ROOT / "kernels"
+    command = [*compiler.split(), "-std=gnu++17", "-O2", "-fno-math-errno", "-fno-trapping-math"]
+    command += ["-Wno-psabi", "-shared", "-fPIC", "-DDR_ISA=tests"]
+    command += [f"-I{kernels / 'include'}", f"-I{kernels / 'cpu'}"]
+    command += [str(Path(__file__).with_name("ops_for_tests.cpp")), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return Ops(library)

@@ -1,0 +1,191 @@
+// Runs launch.cuh on the host through cuda_shim and compares it with the CPU launcher. One check
+// for each name on the command line; test_cuda_launch.py names them.
+#include <stdio.h>
+#include <string.h>
+
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/launch.h"
+#include "cuda/launch.cuh"
+#include "dinoreg/mind.h"
+#include "dinoreg/regularity.h"
+#include "dinoreg/similarity.h"
+#include "dinoreg/smooth.h"
+
+namespace {
+
+using dr::Block;
+using dr::CpuLauncher;
+using dr::CudaLauncher;
+using dr::Half;
+using dr::Shape;
+
+// Counts visits: 1 for an element that may lie at the border, 100 for one between the margins.
+struct Count {
+  int row_count, x;
+  unsigned char* visits;
+  int rows() const { return row_count; }
+  int width() const { return x; }
+  void operator()(int row, int i) const { visits[(size_t)row * x + i] += 1; }
+};
+
+struct CountMargin : Count {
+  enum { kRepeatable = 0 };
+  int border;
+  int margin() const { return border; }
+  template <class V>
+  void lanes(int row, int i) const {
+    for (int k = 0; k < dr::LaneTraits<V>::kCount; ++k) visits[(size_t)row * x + i + k] += 100;
+  }
+};
+
+bool once(int rows, int width) {
+  std::vector<unsigned char> visits((size_t)rows * width);
+  const CudaLauncher launch(nullptr);
+  launch(Count{rows, width, visits.data()});
+  size_t wrong = 0;
+  for (unsigned char v : visits) wrong += v != 1;
+  if (wrong || launch.error() != cudaSuccess)
+    printf("%d x %d: %zu elements not visited once, error %d\n", rows, width, wrong,
+           (int)launch.error());
+  return wrong == 0 && launch.error() == cudaSuccess;
+}
+
+bool every_element_once() {
+  bool good = true;
+  for (int rows : {1, 2, 7, 8, 9, 255, 257})
+    for (int width : {1, 2, 3, 16, 31, 32, 33, 64, 100, 1000}) good &= once(rows, width);
+  return good;
+}
+
+// Past 65535 blocks of rows, and past 65535 blocks along x.
+bool large_counts() {
+  return once(600000, 33) && once(17000000, 1) && once(3, 2200000) && once(1, 5000000);
+}
+
+bool margins() {
+  bool good = true;
+  for (int rows : {2, 5})  // one row is a reduction to the CPU launcher
+    for (int width : {1, 4, 7, 32, 70})
+      for (int border : {0, 1, 3, 4, 40, 1000}) {
+        std::vector<unsigned char> cpu(rows * width), cuda(rows * width);
+        CpuLauncher{1}(CountMargin{{rows, width, cpu.data()}, border});
+        CudaLauncher(nullptr)(CountMargin{{rows, width, cuda.data()}, border});
+        good &= cpu == cuda;
+        if (cpu != cuda) printf("%d x %d, margin %d differs\n", rows, width, border);
+      }
+  return good;
+}
+
+bool empty_launches_nothing() {
+  launches = 0;
+  CudaLauncher launch(nullptr);
+  launch(Count{0, 5, nullptr});
+  launch(Count{5, 0, nullptr});
+  return launches == 0 && launch.error() == cudaSuccess;
+}
+
+bool first_error_is_kept() {
+  const CudaLauncher launch(nullptr);
+  float values[2] = {1.0f, 2.0f}, host[2] = {3.0f, 4.0f};
+  launches = 0;
+  next_error = cudaErrorUnknown;
+  launch(Count{1, 1, nullptr});
+  next_error = cudaSuccess;
+  launch(Count{1, 1, nullptr});
+  launch.zero(values, sizeof values);
+  launch.to_host(host, values, sizeof host);
+  // Nothing ran after the error, and the host does not read what was never written.
+  return launch.error() == cudaErrorUnknown && launches == 1 && values[0] == 1.0f &&
+         host[0] == 0.0f && host[1] == 0.0f;
+}
+
+std::vector<float> noise(size_t count) {
+  std::mt19937 random(7);
+  std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+  std::vector<float> values(count);
+  for (float& v : values) v = uniform(random);
+  return values;
+}
+
+// Both launchers from the same start; wants the same bits. `run(launch, out)` is called with each.
+template <class Run>
+bool same_bits(const char* name, size_t count, const Run& run) {
+  std::vector<float> cpu = noise(count), cuda = cpu;
+  const std::vector<float> start = cpu;
+  const CpuLauncher on_cpu(1);
+  const CudaLauncher on_cuda(nullptr);
+  run(on_cpu, cpu.data());
+  run(on_cuda, cuda.data());
+  const bool same = memcmp(cpu.data(), cuda.data(), count * sizeof(float)) == 0;
+  const bool changed = memcmp(cpu.data(), start.data(), count * sizeof(float)) != 0;
+  if (!same || !changed) printf("%s: %s\n", name, same ? "wrote nothing" : "differs from the CPU");
+  return same && changed;
+}
+
+bool same_as_cpu() {
+  const Shape shape = {5, 7, 37};
+  const size_t n = shape.voxels();
+  const std::vector<float> field = noise(3 * n), weight(n, 1.0f);
+  const float* in = field.data();
+  const dr::Taps taps = {2, {0.4f, 0.2f, 0.1f}};
+  const dr::MindParameters mind = {{1, 1, 1}, {2, 2, 2}};
+  const dr::MindDistanceX distance = {in, shape, mind, -3, 11, nullptr};
+  // Aligned as the library asks for it.
+  std::vector<Block> storage(2 * n);
+  Half* features = reinterpret_cast<Half*>(storage.data());
+  for (size_t i = 0; i < 16 * n; ++i) features[i] = dr::float_to_half(in[i % (3 * n)]);
+
+  bool good = true;
+  // Along x, y and z.
+  const int views[3][3] = {{35, 37, 3}, {5, 7, 111}, {1, 5, 777}};
+  for (const int (&v)[3] : views)
+    good &= same_bits("Smooth", 3 * n, [&](const auto& launch, float* out) {
+      launch(dr::Smooth{in, out, v[0], v[1], v[2], taps});
+    });
+  good &= same_bits("AddSmoothnessGradient", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::AddSmoothnessGradient{in, out, shape, {1.0f, 2.0f, 3.0f}});
+  });
+  good &= same_bits("AddFoldGradient", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::AddFoldGradient{in, out, shape, {1.0f, 1.0f, 1.0f}, 0.3f, 2.0f});
+  });
+  const size_t distances = (size_t)distance.rows() * distance.width();
+  good &= same_bits("MindDistanceX", distances, [&](const auto& launch, float* out) {
+    launch(dr::MindDistanceX{in, shape, mind, -3, 11, out});
+  });
+  good &= same_bits("FeatureDifference", 3 * n, [&](const auto& launch, float* out) {
+    dr::FeatureDifference op = {};
+    op.fixed = op.moving = features;
+    op.fixed_weight = op.moving_weight = weight.data();
+    op.shape = op.moving_shape = shape;
+    op.stride = 16;
+    op.field = in;
+    op.index_per_mm = {1.0f, 1.0f, 1.0f};
+    op.gradient = out;
+    op.scale = 1.0f;
+    launch(op);
+  });
+  return good;
+}
+
+}  // namespace
+
+int main(int count, char** names) {
+  const std::map<std::string, bool (*)()> checks = {
+      {"every_element_once", every_element_once},
+      {"large_counts", large_counts},
+      {"margins", margins},
+      {"empty_launches_nothing", empty_launches_nothing},
+      {"first_error_is_kept", first_error_is_kept},
+      {"same_as_cpu", same_as_cpu},
+  };
+  for (int i = 1; i < count; ++i) {
+    const auto check = checks.find(names[i]);
+    if (check == checks.end()) return printf("no check %s\n", names[i]), 2;
+    if (!check->second()) return printf("%s failed\n", names[i]), 1;
+  }
+  return 0;
+}

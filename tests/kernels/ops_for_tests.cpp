@@ -1,0 +1,168 @@
+// Ops of include/dinoreg that have no public function of their own, one exported call each, so that
+// the tests compare every op with the reference separately. Built by the tests with the system's
+// C++ compiler for its baseline instruction set, which also covers the portable half precision.
+#include "dinoreg/adam.h"
+#include "dinoreg/cost.h"
+#include "dinoreg/field.h"
+#include "dinoreg/pool.h"
+#include "dinoreg/regularity.h"
+#include "dinoreg/similarity.h"
+#include "dinoreg/smooth.h"
+#include "launch.h"
+
+using namespace dr;
+
+namespace {
+
+Shape shape_of(const int* s) { return {s[0], s[1], s[2]}; }
+Vec3 vec3_of(const float* v) { return {v[0], v[1], v[2]}; }
+Shifts shifts_of(const int* r) { return {r[0], r[1], r[2]}; }
+
+template <class Op>
+void run(const Op& op) {
+  CpuLauncher launch(1);
+  launch(op);
+}
+
+}  // namespace
+
+extern "C" {
+
+void op_half_to_float(const unsigned short* in, float* out, int count) {
+  for (int i = 0; i < count; ++i) out[i] = half_to_float(in[i]);
+}
+
+void op_float_to_half(const float* in, unsigned short* out, int count) {
+  for (int i = 0; i < count; ++i) out[i] = float_to_half(in[i]);
+}
+
+void op_exp_negative(const float* in, float* out, int count) {
+  for (int i = 0; i < count; ++i) out[i] = exp_negative(in[i]);
+}
+
+// One axis of an array (outer, n, inner); weights: the centre and one side, radius + 1 numbers.
+void op_smooth(const float* in, float* out, int outer, int n, int inner, const float* weights,
+               int radius) {
+  Taps taps = {};
+  taps.radius = radius;
+  for (int t = 0; t <= radius; ++t) taps.weight[t] = weights[t];
+  run(Smooth{in, out, outer, n, inner, taps});
+}
+
+void op_pool_planar(const Half* features, const float* weight, const int* shape, int channels,
+                    const int* offset, const int* factor, const int* margin, float* out,
+                    float* out_weight, const int* out_shape) {
+  PoolPlanar op = {};
+  op.features = features;
+  op.weight = weight;
+  op.shape = shape_of(shape);
+  op.stride = op.channels = channels;
+  op.offset_z = offset[0], op.offset_y = offset[1], op.offset_x = offset[2];
+  op.factor_z = factor[0], op.factor_y = factor[1], op.factor_x = factor[2];
+  op.margin_z = margin[0], op.margin_y = margin[1], op.margin_x = margin[2];
+  op.out = out;
+  op.out_weight = out_weight;
+  op.out_shape = shape_of(out_shape);
+  run(op);
+}
+
+// moments: room for 2 * rows * channels * 3.
+void op_unrelated_cost(const float* fixed, const float* fixed_weight, const float* moving,
+                       const float* moving_weight, const int* shape, int channels, float* moments,
+                       float* out) {
+  const int rows = shape[0] * shape[1];
+  float* second = moments + (Index)rows * channels * 3;
+  run(FeatureMoments{fixed, fixed_weight, rows, channels, shape[2], moments});
+  run(FeatureMoments{moving, moving_weight, rows, channels, shape[2], second});
+  run(UnrelatedCost{moments, second, rows, channels, out});
+}
+
+void op_shift_cost(const float* fixed, const float* fixed_weight, const float* moving,
+                   const float* moving_weight, const int* padded, const int* shape, int channels,
+                   const int* radius, int first_shift, int shift_count, float unrelated,
+                   float* out) {
+  ShiftCost op = {};
+  op.fixed = fixed;
+  op.fixed_weight = fixed_weight;
+  op.moving = moving;
+  op.moving_weight = moving_weight;
+  op.padded = shape_of(padded);
+  op.shape = shape_of(shape);
+  op.channels = channels;
+  op.shifts = shifts_of(radius);
+  op.first_shift = first_shift;
+  op.shift_count = shift_count;
+  op.unrelated = &unrelated;
+  op.out = out;
+  run(op);
+}
+
+// All shifts in groups of `group`, as the solver walks them. near: (3, Z, Y, X) or null.
+void op_best_shift(const float* cost, const float* near, const int* shape, const int* radius,
+                   int group, float coupling, const float* step, float* best_cost, int* best_shift,
+                   float* planes, float* field) {
+  const Shape s = shape_of(shape);
+  const Shifts shifts = shifts_of(radius);
+  for (int first = 0; first < shifts.count(); first += group) {
+    KeepBest op = {};
+    op.cost = cost + (Index)first * s.voxels();
+    op.near = near;
+    op.shape = s;
+    op.shifts = shifts;
+    op.first_shift = first;
+    op.shift_count = min_int(group, shifts.count() - first);
+    op.fresh = first == 0;
+    op.coupling = coupling;
+    op.step = vec3_of(step);
+    op.best_cost = best_cost;
+    op.best_shift = best_shift;
+    run(op);
+  }
+  run(ShiftsToPlanes{best_shift, s, shifts, planes});
+  run(PlanesToField{planes, s, {1.0f, 1.0f, 1.0f}, field});
+}
+
+void op_inverse_consistent(const float* u, const float* v, float* out, const int* shape,
+                           const float* index_per_mm) {
+  run(InverseConsistent{u, v, out, shape_of(shape), vec3_of(index_per_mm)});
+}
+
+void op_feature_difference(const Half* fixed, const float* fixed_weight, const int* shape,
+                           const Half* moving, const float* moving_weight, const int* moving_shape,
+                           const float* moving_offset, int channels, const float* field,
+                           const float* index_per_mm, float scale, float* energy, float* gradient,
+                           float* overlap) {
+  FeatureDifference op = {};
+  op.fixed = fixed;
+  op.fixed_weight = fixed_weight;
+  op.shape = shape_of(shape);
+  op.moving = moving;
+  op.moving_weight = moving_weight;
+  op.moving_shape = shape_of(moving_shape);
+  op.moving_offset = vec3_of(moving_offset);
+  op.stride = channels;
+  op.field = field;
+  op.index_per_mm = vec3_of(index_per_mm);
+  op.energy = energy;
+  op.gradient = gradient;
+  op.scale = scale;
+  op.overlap = overlap;
+  run(op);
+}
+
+void op_smoothness_gradient(const float* field, float* gradient, const int* shape,
+                            const float* factor) {
+  run(AddSmoothnessGradient{field, gradient, shape_of(shape), vec3_of(factor)});
+}
+
+void op_fold_gradient(const float* field, float* gradient, const int* shape,
+                      const float* index_per_mm, float margin, float scale) {
+  run(AddFoldGradient{field, gradient, shape_of(shape), vec3_of(index_per_mm), margin, scale});
+}
+
+void op_adam(float* value, const float* gradient, float* first, float* second, int count,
+             float step, float correction) {
+  run(AdamStep{value, gradient, first, second, 1, count, 0.9f, 0.999f, step, correction, 1e-8f});
+}
+
+}  // extern "C"

@@ -1,0 +1,437 @@
+"""Ops inside the solver, one by one: the compiled op against the reference, the reference's
+gradients against finite differences of its energies."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import reference
+from phantoms import waves
+
+SPACING = np.array([2.5, 1.25, 1.5])
+SHAPES = [(7, 8, 9), (1, 8, 9), (7, 1, 9), (7, 8, 1), (1, 1, 1), (5, 6, 37)]
+
+
+def f32(values):
+    return np.ascontiguousarray(values, np.float32)
+
+
+def i32(values):
+    return np.ascontiguousarray(values, np.int32)
+
+
+def numeric_gradient(energy, field, rng, count=60, step=1e-6):
+    """Central differences at some components: their (flat) numbers and values."""
+    chosen = rng.choice(field.size, min(count, field.size), replace=False)
+    slopes = []
+    for i in chosen:
+        change = np.zeros(field.size)
+        change[i] = step
+        change = change.reshape(field.shape)
+        slopes.append((energy(field + change) - energy(field - change)) / (2 * step))
+    return chosen, np.array(slopes)
+
+
+# ---- portable.h -----------------------------------------------------------------------------
+
+
+def test_half_to_float_is_exact_for_every_number(ops):
+    halves = np.arange(65536, dtype=np.uint16)
+    out = np.empty(65536, np.float32)
+    ops("half_to_float", halves, out, halves.size)
+    np.testing.assert_array_equal(out, halves.view(np.float16).astype(np.float32))
+
+
+def test_float_to_half_rounds_to_nearest_even(ops, rng):
+    """Every half, every midpoint between two, their float neighbours, and random numbers."""
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+    halves = np.unique(halves[np.isfinite(halves)])
+    middles = (halves[1:] + halves[:-1]) / 2
+    exact = np.concatenate([halves, middles, f32(rng.normal(size=20000) * 1e-4)])
+    values = np.concatenate(
+        [exact, np.nextafter(exact, np.float32(np.inf)), np.nextafter(exact, -np.float32(np.inf))]
+    )
+    extremes = f32([65519, 65520, 1e30, -1e30, np.inf, -np.inf, 1e-40, -0.0])
+    values = np.concatenate([values, extremes])
+    out = np.empty(values.size, np.uint16)
+    ops("float_to_half", values, out, values.size)
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float16)
+    np.testing.assert_array_equal(out, expected.view(np.uint16))
+    nan = np.empty(1, np.uint16)
+    ops("float_to_half", f32([np.nan]), nan, 1)
+    assert np.isnan(nan.view(np.float16)).all()
+
+
+def test_exp_negative_within_its_stated_error(ops):
+    t = f32(np.concatenate([np.linspace(0, 87, 200001), [0, 1e-30, 1e4, 3e38, np.inf]]))
+    out = np.empty(t.size, np.float32)
+    ops("exp_negative", t, out, t.size)
+    expected = np.exp(-t[:-5].astype(float))
+    # The argument t * log2(e) is rounded to float: half a unit in the last place of 125 is 4e-6.
+    stated = 3e-7 + np.spacing(1.4427 * t[:-5]) * np.log(2)
+    assert (np.abs(out[:-5] / expected - 1) <= stated).all()
+    assert (np.abs(out[:-5] / expected - 1)[t[:-5] < 1] <= 4e-7).all()
+    assert out[-5] == pytest.approx(1.0, abs=1.2e-7)
+    assert (out[-3:] < 2e-38).all()
+
+
+# ---- smooth.h -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(6, 7, 9, 3), (6, 7, 40, 3), (6, 7, 9, 1), (1, 2, 3, 3), (5, 1, 1, 3)])
+@pytest.mark.parametrize("sigma", [0.4, 1.1, 3.0])
+def test_smooth_equals_reference(ops, cpu, rng, shape, axis, sigma):
+    """Along each axis, also where the filter is longer than the array (several reflections)."""
+    values = f32(rng.normal(size=shape))
+    taps = reference.gaussian_taps(sigma, 1.0, max(2, shape[axis]))
+    half = f32(taps[taps.size // 2 :])
+    out = np.empty_like(values)
+    outer, inner = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
+    ops("smooth", values, out, outer, shape[axis], inner, half, half.size - 1)
+    expected = reference.ndimage.correlate1d(
+        values.astype(float), taps, axis=axis, mode="reflect"
+    )
+    cpu.check(out, expected)
+
+
+def test_smoothing_keeps_constants_and_is_its_own_transpose(rng):
+    """Up to the faces: what a zero border gets wrong by a half."""
+    shape = (5, 6, 7)
+    np.testing.assert_allclose(reference.smooth(np.ones(shape), 3.0, SPACING), 1.0, atol=1e-14)
+    a, b = rng.normal(size=(2, *shape))
+    left = np.sum(reference.smooth(a, 3.0, SPACING) * b)
+    right = np.sum(a * reference.smooth(b, 3.0, SPACING))
+    assert left == pytest.approx(right, abs=1e-12)
+
+
+# ---- pool.h and cost.h ----------------------------------------------------------------------
+
+
+def planar(features):
+    """(z, y, x, c) -> (z, y, c, x)."""
+    return f32(np.moveaxis(features, -1, -2))
+
+
+@pytest.mark.parametrize("offset", [(0, 0, 0), (-3, 2, 5), (40, 0, 0)])
+def test_pool_equals_reference(ops, cpu, rng, offset):
+    """Partial cells, cells without weight, and arrays that reach over or miss the lattice."""
+    features = rng.normal(size=(9, 10, 11, 16)).astype(np.float16)
+    weight = f32(rng.random((9, 10, 11)) * (rng.random((9, 10, 11)) > 0.6))
+    weight[:4, :5, :6] = 0
+    factor, margin, cells = (2, 3, 4), (1, 2, 0), (7, 8, 4)
+    out = np.empty((7, 8, 16, 4), np.float32)
+    out_weight = np.empty(cells, np.float32)
+    ops(
+        "pool_planar", features, weight, i32(weight.shape), 16, i32(offset), i32(factor),
+        i32(margin), out, out_weight, i32(cells),
+    )  # fmt: skip
+    expected, expected_weight = reference.pool_weighted(
+        features, weight, cells, np.array(factor), offset=np.array(offset), margin=np.array(margin)
+    )
+    cpu.check(out, np.moveaxis(expected, -1, -2))
+    cpu.check(out_weight, expected_weight)
+
+
+@pytest.fixture
+def coarse(rng):
+    """Two coarse feature volumes with margins and weights."""
+    radius, shape = np.array([1, 2, 1]), np.array([4, 5, 19])
+    padded = tuple(shape + 2 * radius)
+    features = rng.normal(size=(2, *padded, 16)) + rng.normal(size=(2, 1, 1, 1, 16))
+    weight = rng.random((2, *padded)) * (rng.random((2, *padded)) > 0.3)
+    return SimpleNamespace(
+        radius=radius, shape=tuple(shape), padded=padded, features=features, weight=weight
+    )
+
+
+def unrelated_of(ops, coarse, features):
+    moments = np.empty(2 * coarse.padded[0] * coarse.padded[1] * 16 * 3, np.float32)
+    out = np.empty(1, np.float32)
+    fixed, moving = planar(features[0]), planar(features[1])
+    ops(
+        "unrelated_cost", fixed, f32(coarse.weight[0]), moving, f32(coarse.weight[1]),
+        i32(coarse.padded), 16, moments, out,
+    )  # fmt: skip
+    return out
+
+
+def test_unrelated_cost_equals_reference(ops, cpu, coarse):
+    out = unrelated_of(ops, coarse, coarse.features)
+    fixed, moving = coarse.features
+    expected = reference.unrelated_cost(fixed, coarse.weight[0], moving, coarse.weight[1])
+    cpu.check(out, np.array([expected]))
+
+
+def test_unrelated_cost_is_the_mean_over_all_pairs(rng):
+    """The definition behind the moments: every fixed voxel against every moving one."""
+    f, m = rng.normal(size=(2, 1, 1, 30, 8))
+    wf, wm = rng.random((2, 1, 1, 30))
+    pairs = np.sum((f.reshape(-1, 1, 8) - m.reshape(1, -1, 8)) ** 2, -1)
+    mean = np.average(pairs, weights=wf.reshape(-1, 1) * wm.reshape(1, -1))
+    assert reference.unrelated_cost(f, wf, m, wm) == pytest.approx(mean, rel=1e-12)
+
+
+def test_unrelated_cost_of_constant_images_is_not_negative(ops, coarse):
+    out = unrelated_of(ops, coarse, np.full(coarse.features.shape, 0.3))
+    assert 0 <= out[0] < 1e-4
+
+
+def test_shift_cost_equals_reference(ops, cpu, coarse):
+    fixed, moving = coarse.features
+    expected = reference.shift_costs(
+        fixed, coarse.weight[0], moving, coarse.weight[1], coarse.radius, 7.0
+    )
+    first, count = 4, expected.shape[0] - 9
+    out = np.empty((count, *coarse.shape), np.float32)
+    ops(
+        "shift_cost", planar(fixed), f32(coarse.weight[0]), planar(moving), f32(coarse.weight[1]),
+        i32(coarse.padded), i32(coarse.shape), 16, i32(coarse.radius), first, count, 7.0, out,
+    )  # fmt: skip
+    cpu.check(out, expected[first : first + count])
+
+
+@pytest.mark.parametrize("group", [1, 3, 45])
+@pytest.mark.parametrize("coupled", [False, True])
+def test_best_shift_equals_reference(ops, rng, group, coupled):
+    shape, radius, step = (3, 4, 21), (1, 2, 1), (1.0, 0.4, 0.7)
+    costs = f32(rng.random((45, *shape)))
+    near = rng.normal(size=(*shape, 3)).astype(np.float32)
+    best_cost, best = np.empty(shape, np.float32), np.empty(shape, np.int32)
+    field = np.empty((*shape, 3), np.float32)
+    planes = f32(np.moveaxis(near, -1, 0)) if coupled else None
+    ops(
+        "best_shift", costs, planes, i32(shape), i32(radius), group, 0.3, f32(step), best_cost,
+        best, np.empty((3, *shape), np.float32), field,
+    )  # fmt: skip
+    expected = reference.best_shift(costs, radius, near if coupled else None, 0.3, step)
+    np.testing.assert_array_equal(field, expected)
+
+
+def test_equal_costs_choose_no_shift(ops):
+    """Where nothing speaks for any shift the answer is none, not the corner of the search."""
+    shape, radius = (2, 3, 21), (1, 1, 1)
+    for cost in (0.0, 1e-20, 3.7):
+        costs = np.full((27, *shape), cost, np.float32)
+        field = np.empty((*shape, 3), np.float32)
+        ops(
+            "best_shift", costs, None, i32(shape), i32(radius), 3, 0.0, f32([1, 1, 1]),
+            np.empty(shape, np.float32), np.empty(shape, np.int32),
+            np.empty((3, *shape), np.float32), field,
+        )  # fmt: skip
+        assert not field.any()
+
+
+def test_consistency_round_equals_reference(ops, cpu, rng):
+    u, v = (3 * rng.normal(size=(2, 6, 7, 8, 3))).astype(np.float32)
+    out = np.empty_like(u)
+    ops("inverse_consistent", u, v, out, i32(u.shape[:3]), f32(1 / SPACING))
+    cpu.check(out, reference.consistency_round(u.astype(float), v.astype(float), SPACING)[0])
+
+
+# ---- similarity.h ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(rng):
+    """Features on grids of unequal shape with an offset, weights with holes, a rough field."""
+    shape, moving_shape = (7, 8, 9), (8, 6, 10)
+    return SimpleNamespace(
+        shape=shape,
+        offset=np.array([-1, 2, 1]),
+        fixed=rng.normal(size=(*shape, 16)).astype(np.float16),
+        moving=rng.normal(size=(*moving_shape, 16)).astype(np.float16),
+        fixed_weight=f32(rng.random(shape) * (rng.random(shape) > 0.2)),
+        moving_weight=f32(rng.random(moving_shape) * (rng.random(moving_shape) > 0.2)),
+        field=f32(3 * rng.normal(size=(*shape, 3))),
+    )
+
+
+def compiled_difference(ops, pair, scale=1.0):
+    energy, overlap = np.empty((2, *pair.shape), np.float32)
+    gradient = np.empty((*pair.shape, 3), np.float32)
+    ops(
+        "feature_difference", pair.fixed, pair.fixed_weight, i32(pair.shape), pair.moving,
+        pair.moving_weight, i32(pair.moving.shape[:3]), f32(pair.offset), pair.fixed.shape[-1],
+        pair.field, f32(1 / SPACING), scale, energy, gradient, overlap,
+    )  # fmt: skip
+    return energy, gradient, overlap
+
+
+def test_similarity_equals_reference(ops, cpu, pair):
+    energy, gradient, overlap = compiled_difference(ops, pair, 2.5)
+    weight = reference.match_weight(
+        pair.field.astype(float), pair.fixed_weight, pair.moving_weight, SPACING, pair.offset
+    )
+    arguments = (pair.field.astype(float), pair.fixed, pair.moving, weight, SPACING, pair.offset)
+    assert 0.2 < (weight > 0).mean() < 0.9
+    cpu.check(overlap, weight)
+    cpu.check(energy, reference.similarity_energy(*arguments))
+    cpu.check(gradient, 2.5 * reference.similarity_gradient(*arguments))
+
+
+@pytest.mark.parametrize("moving_shape", [(1, 8, 9), (7, 1, 9), (7, 8, 1), (1, 1, 1)])
+def test_similarity_on_thin_grids(ops, cpu, pair, rng, moving_shape):
+    """An axis of one voxel has no slope."""
+    pair.moving = rng.normal(size=(*moving_shape, 16)).astype(np.float16)
+    pair.moving_weight = f32(np.ones(moving_shape))
+    pair.offset = np.zeros(3, int)
+    pair.field *= 0.1
+    energy, gradient, overlap = compiled_difference(ops, pair)
+    weight = reference.match_weight(
+        pair.field.astype(float), pair.fixed_weight, pair.moving_weight, SPACING
+    )
+    arguments = (pair.field.astype(float), pair.fixed, pair.moving, weight, SPACING)
+    cpu.check(overlap, weight)
+    cpu.check(energy, reference.similarity_energy(*arguments))
+    cpu.check(gradient, reference.similarity_gradient(*arguments))
+
+
+def test_similarity_reference_against_finite_differences(pair, rng):
+    """At a constant weight, and where a point's cell does not change: away from cell borders and
+    within the voxel centres, where clamping has no slope and the gradient keeps that of the last
+    cell (a voxel may come back)."""
+    field = pair.field.astype(float)
+    weight = reference.match_weight(
+        field, pair.fixed_weight, pair.moving_weight, SPACING, pair.offset
+    )
+
+    def energy(u):
+        return np.sum(
+            reference.similarity_energy(u, pair.fixed, pair.moving, weight, SPACING, pair.offset)
+        )
+
+    gradient = reference.similarity_gradient(
+        field, pair.fixed, pair.moving, weight, SPACING, pair.offset
+    )
+    points = reference.indices(pair.shape) - pair.offset + field / SPACING
+    last = np.array(pair.moving.shape[:3]) - 1
+    smooth = (points > 1e-4) & (points < last - 1e-4) & (np.abs(points - np.round(points)) > 1e-4)
+    chosen, slopes = numeric_gradient(energy, field, rng, count=200)
+    kept = smooth.ravel()[chosen]
+    assert kept.sum() > 80
+    np.testing.assert_allclose(gradient.ravel()[chosen][kept], slopes[kept], rtol=1e-5, atol=1e-5)
+
+
+def test_weightless_and_lost_voxels_have_no_gradient(ops, pair):
+    """Nothing pulls a voxel that is masked or has left the moving image, in any direction."""
+    pair.fixed_weight[:, :, :4] = 0
+    pair.field[:, :, 4:6] = 1000.0
+    pair.field[0, 0, 8] = np.nan
+    energy, gradient, overlap = compiled_difference(ops, pair)
+    for array in (energy, gradient, overlap):
+        assert not array[:, :, :6].any()
+        assert not array[0, 0, 8].any()
+        assert array.any()
+
+
+def test_cost_is_least_at_the_true_offset():
+    """The energy of whole-volume shifts, in tenths of a voxel around the right one."""
+    shape, shift = (10, 11, 12), np.array([1.0, -2.0, 1.0])
+    fixed, moving = waves(shape), waves(shape, shift)
+    weight = np.zeros(shape)
+    weight[3:-3, 3:-3, 3:-3] = 1
+    steps = np.arange(-5, 6) / 10
+    for axis in range(3):
+        energies = []
+        for step in steps:
+            field = np.tile(shift, (*shape, 1))
+            field[..., axis] += step
+            energies.append(
+                reference.similarity_energy(field, fixed, moving, weight, (1, 1, 1)).sum()
+            )
+        assert np.argmin(energies) == 5
+
+
+# ---- regularity.h ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_smoothness_gradient_equals_reference(ops, cpu, rng, shape):
+    field, start = rng.normal(size=(2, *shape, 3)).astype(np.float32)
+    out = start.copy()
+    ops("smoothness_gradient", field, out, i32(shape), f32(2 * 0.7 / SPACING**2))
+    cpu.check(out, start + reference.smoothness_gradient(field.astype(float), SPACING, 0.7))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_smoothness_reference_against_finite_differences(rng, shape):
+    field = rng.normal(size=(*shape, 3))
+    chosen, slopes = numeric_gradient(
+        lambda u: reference.smoothness_energy(u, SPACING, 0.7), field, rng
+    )
+    gradient = reference.smoothness_gradient(field, SPACING, 0.7)
+    np.testing.assert_allclose(gradient.ravel()[chosen], slopes, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fold_gradient_equals_reference(ops, cpu, rng, shape):
+    field, start = rng.normal(size=(2, *shape, 3)).astype(np.float32)
+    out = start.copy()
+    ops("fold_gradient", field, out, i32(shape), f32(1 / SPACING), 0.6, 1.3)
+    cpu.check(out, start + reference.fold_gradient(field.astype(float), SPACING, 0.6, 1.3))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fold_reference_against_finite_differences(rng, shape):
+    field = rng.normal(size=(*shape, 3))
+    if max(shape) > 1:
+        assert reference.fold_energy(field, SPACING, 0.6) > 0
+    chosen, slopes = numeric_gradient(
+        lambda u: reference.fold_energy(u, SPACING, 0.6, 1.3), field, rng
+    )
+    gradient = reference.fold_gradient(field, SPACING, 0.6, 1.3)
+    np.testing.assert_allclose(gradient.ravel()[chosen], slopes, rtol=1e-6, atol=1e-6)
+
+
+def test_gentle_and_constant_fields_are_not_pushed(ops):
+    """Nothing where the determinant stays above the margin, and no smoothness force on constants."""
+    shape = (6, 7, 8)
+    out = np.zeros((*shape, 3), np.float32)
+    gentle = f32(0.2 * waves(shape, channels=3))
+    ops("fold_gradient", gentle, out, i32(shape), f32(1 / SPACING), 0.1, 1.0)
+    assert not out.any()
+    ops("smoothness_gradient", np.full_like(out, 7.5), out, i32(shape), f32([1, 1, 1]))
+    assert not out.any()
+
+
+def test_fold_gradient_descent_unfolds(ops):
+    """Following the compiled gradient from a fold leads to a field without one."""
+    shape = (5, 5, 12)
+    field = np.zeros((*shape, 3), np.float32)
+    field[:, :, 6:, 2] = -2.0
+    assert reference.fold_energy(field.astype(float), (1, 1, 1), 0.1) > 1
+    for _ in range(400):
+        gradient = np.zeros_like(field)
+        ops("fold_gradient", field, gradient, i32(shape), f32([1, 1, 1]), 0.1, 1.0)
+        field -= 0.05 * gradient
+    determinant = np.linalg.det(reference.forward_jacobian(field.astype(float), (1, 1, 1)))
+    assert determinant.min() > 0.05
+
+
+# ---- adam.h ---------------------------------------------------------------------------------
+
+
+def test_adam_equals_reference(ops, cpu, rng):
+    """Five steps; gradients over many orders of magnitude, zeros among them."""
+    count = 1003
+    value = f32(rng.normal(size=count))
+    expected = reference.Adam(value.astype(float), 0.3)
+    first, second = np.zeros((2, count), np.float32)
+    for t in range(1, 6):
+        gradient = f32(rng.normal(size=count) * 10.0 ** rng.uniform(-6, 6, count))
+        gradient[::10] = 0
+        step, correction = 0.3 / (1 - 0.9**t), 1 / (1 - 0.999**t)
+        ops("adam", value, gradient, first, second, count, step, correction)
+        expected.step(gradient.astype(float))
+    cpu.check(value, expected.value)
+
+
+def test_first_adam_step_has_the_learning_rate_as_length(ops):
+    value, gradient = np.zeros(4, np.float32), f32([5, -0.01, 1e3, 0])
+    first, second = np.zeros((2, 4), np.float32)
+    ops("adam", value, gradient, first, second, 4, 0.3 / 0.1, 1 / 0.001)
+    np.testing.assert_allclose(value, [-0.3, 0.3, -0.3, 0], rtol=1e-4)

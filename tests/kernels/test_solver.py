@@ -1,0 +1,402 @@
+"""The whole solver: against the reference step by step, and on problems with a known answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import reference
+from dinoreg_kernels import SolverOptions, solve
+from phantoms import waves
+
+#: Search only, nothing smoothed: what it finds is exact.
+SEARCH = SolverOptions(
+    search_factor=(2, 2, 2),
+    search_radius=(3, 3, 3),
+    cost_smoothing_mm=1.0,
+    field_smoothing_mm=0.0,
+    consistency_rounds=0,
+    iterations=0,
+)
+REFINE = SolverOptions(
+    search_radius=(0, 0, 0),
+    iterations=60,
+    learning_rate_mm=0.3,
+    smoothing_mm=3.0,
+    smoothness=0.01,
+)
+
+
+def run(device, problem: reference.Problem, options: SolverOptions, **more):
+    return solve(
+        device.put(problem.fixed, np.float16),
+        device.put(problem.moving, np.float16),
+        device.put(problem.fixed_weight, np.float32),
+        device.put(problem.moving_weight, np.float32),
+        spacing_mm=problem.spacing_mm,
+        moving_offset=problem.moving_offset,
+        options=options,
+        threads=1,
+        **more,
+    )
+
+
+def shifted_pair(shape, shift, *, spacing_mm=(2.0, 2.0, 2.0), grow=0, **options):
+    """A volume and the same moved by `shift` voxels; the moving grid reaches `grow` voxels further
+    on every side, so that with enough of it every fixed voxel has its match."""
+    moving_shape = tuple(n + 2 * grow for n in shape)
+    start = np.array([-grow] * 3)
+    return reference.Problem(
+        fixed=np.float16(waves(shape, **options)),
+        moving=np.float16(waves(moving_shape, np.asarray(shift) - start, **options)),
+        fixed_weight=np.ones(shape, np.float32),
+        moving_weight=np.ones(moving_shape, np.float32),
+        spacing_mm=spacing_mm,
+        moving_offset=tuple(int(s) for s in start),
+    )
+
+
+def worst(device, solution, shift, spacing_mm, cut=0):
+    """Largest error of a constant shift, in voxels along each axis."""
+    inner = (slice(cut, -cut or None),) * 3
+    found = device.get(solution.field)[inner] / np.asarray(spacing_mm)
+    return np.abs(found - shift).reshape(-1, 3).max(0)
+
+
+# ---- against the reference ------------------------------------------------------------------
+
+
+def random_problem(rng, shape=(9, 11, 13), moving_shape=(10, 9, 14), channels=8):
+    """Unequal grids, an offset, weights with holes, anisotropic voxels."""
+
+    def weight(size):
+        return np.float32(rng.random(size) * (rng.random(size) > 0.2))
+
+    return reference.Problem(
+        fixed=np.float16(waves(shape, channels=channels)),
+        moving=np.float16(waves(moving_shape, (0.8, -0.6, 1.3), channels=channels)),
+        fixed_weight=weight(shape),
+        moving_weight=weight(moving_shape),
+        spacing_mm=(2.5, 1.25, 1.5),
+        moving_offset=(-1, 1, 0),
+    )
+
+
+def test_search_equals_reference(device, rng):
+    """Sizes that the factor does not divide, another factor and radius per axis."""
+    problem = random_problem(rng)
+    options = SolverOptions(
+        search_factor=(2, 3, 2),
+        search_radius=(1, 2, 2),
+        cost_smoothing_mm=4.0,
+        field_smoothing_mm=3.0,
+        iterations=0,
+        smoothing_mm=2.0,
+        consistency_rounds=3,
+    )
+    for change in ({}, {"consistency_rounds": 0}, {"coupling": ()}, {"smoothing_mm": 0.0}):
+        case = dataclasses.replace(options, **change)
+        solution = run(device, problem, case)
+        field, before, after, overlap = reference.solve(problem, case)
+        assert np.abs(field).max() > 1
+        device.check(solution.field, field, "field_mm")
+        device.check(
+            np.array([solution.similarity_before, solution.similarity_after, solution.overlap]),
+            np.array([before, after, overlap]),
+            "float32",
+        )
+
+
+def test_refinement_equals_reference(device, rng):
+    problem = random_problem(rng)
+    options = SolverOptions(
+        search_radius=(0, 0, 0),
+        iterations=12,
+        learning_rate_mm=0.5,
+        smoothing_mm=2.0,
+        smoothness=0.5,
+        fold_penalty=2.0,
+        fold_margin=0.9,
+    )
+    solution = run(device, problem, options)
+    field, before, after, overlap = reference.solve(problem, options)
+    assert np.abs(field).max() > 1
+    device.check(solution.field, field, "field_mm")
+    device.check(
+        np.array([solution.similarity_before, solution.similarity_after, solution.overlap]),
+        np.array([before, after, overlap]),
+        "float32",
+    )
+
+
+def test_whole_solve_equals_reference(device, rng):
+    problem = random_problem(rng)
+    options = SolverOptions(
+        search_factor=(2, 3, 2),
+        search_radius=(1, 2, 2),
+        cost_smoothing_mm=4.0,
+        field_smoothing_mm=3.0,
+        iterations=6,
+        learning_rate_mm=0.5,
+        smoothing_mm=2.0,
+    )
+    device.check(run(device, problem, options).field, reference.solve(problem, options)[0], "field_mm")
+
+
+# ---- known answers --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [(4, -2, 6), (0, 0, 0), (-6, 6, -6)])
+def test_search_finds_whole_cells_exactly_up_to_the_faces(device, shift):
+    """A constant displacement is found in every voxel, corners included: nothing shrinks."""
+    problem = shifted_pair((16, 18, 20), shift, grow=8)
+    solution = run(device, problem, SEARCH)
+    assert worst(device, solution, shift, problem.spacing_mm).max() < 1e-5
+    assert solution.overlap == 1
+    assert solution.similarity_after < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(17, 19, 23), (16, 18, 20), (9, 7, 25)])
+def test_search_with_sizes_that_the_factor_does_not_divide(device, shape):
+    """The last cells hold fewer voxels; their shifts are as long as everyone's."""
+    shift, options = (3, -3, 6), dataclasses.replace(SEARCH, search_factor=(3, 3, 3))
+    solution = run(device, shifted_pair(shape, shift, grow=12), options)
+    assert worst(device, solution, shift, (2, 2, 2)).max() < 1e-5
+
+
+def test_search_per_axis_with_anisotropic_spacing_on_nine_slices(device):
+    """A cardiac stack: whole slices along z, wide cells in the plane."""
+    spacing, shift = (8.0, 1.5, 1.5), (-1, 8, -4)
+    problem = shifted_pair((9, 24, 28), shift, spacing_mm=spacing, grow=12)
+    options = dataclasses.replace(
+        SEARCH, search_factor=(1, 4, 4), search_radius=(2, 3, 3), cost_smoothing_mm=4.0
+    )
+    assert worst(device, run(device, problem, options), shift, spacing).max() < 1e-5
+
+
+def test_coarse_to_fine_keeps_cell_centres(device):
+    """A displacement that grows linearly from cell to cell lands on the voxels without a shift."""
+    field = reference.indices((4, 5, 6)) * (3.0, 2.0, 1.0)  # of cell centres
+    factor = np.array([2, 3, 4])
+    to_coarse = np.column_stack([np.diag(1 / factor), -(factor - 1) / (2 * factor)])
+    fine = reference.map_field((8, 15, 24), np.zeros((3, 4)), field, to_field=to_coarse)
+    for cell in itertools.product(range(4), range(5), range(6)):
+        voxels = fine[tuple(slice(c * f, (c + 1) * f) for c, f in zip(cell, factor, strict=True))]
+        if all(0 < c < n - 1 for c, n in zip(cell, (4, 5, 6), strict=True)):
+            np.testing.assert_allclose(voxels.mean((0, 1, 2)), field[cell], atol=1e-12)
+
+
+@pytest.mark.parametrize("shift", [(1.3, -0.7, 0.45), (1, -1, 2)])
+def test_refinement_finds_a_shift_up_to_the_faces(device, shift):
+    """Sub-voxel, and not 3-4 % short as with coordinates scaled by n / (n - 1)."""
+    problem = shifted_pair((14, 16, 18), shift, grow=4)
+    solution = run(device, problem, REFINE)
+    assert worst(device, solution, shift, problem.spacing_mm).max() < 0.05
+    mean = device.get(solution.field).reshape(-1, 3).mean(0) / problem.spacing_mm
+    np.testing.assert_allclose(mean, shift, atol=0.01)
+
+
+def test_refinement_with_anisotropic_spacing(device):
+    spacing, shift = (5.0, 1.5, 2.0), (0.6, -1.2, 0.8)
+    problem = shifted_pair((9, 16, 18), shift, spacing_mm=spacing, grow=4)
+    solution = run(device, problem, REFINE)
+    assert worst(device, solution, shift, spacing).max() < 0.05
+
+
+def test_search_and_refinement_together_have_no_scale_error(device):
+    """A shift of 6.5 voxels comes out within half a per cent."""
+    shift = np.array([6.5, -4.5, 2.25])
+    problem = shifted_pair((18, 20, 22), shift, grow=10)
+    options = dataclasses.replace(REFINE, search_factor=(2, 2, 2), search_radius=(4, 4, 4),
+                                  cost_smoothing_mm=4.0, field_smoothing_mm=4.0)  # fmt: skip
+    solution = run(device, problem, options)
+    mean = device.get(solution.field).reshape(-1, 3).mean(0) / problem.spacing_mm
+    np.testing.assert_allclose(mean / shift, 1, atol=0.005)
+    assert solution.similarity_after < 0.01 * solution.similarity_before
+
+
+def test_moving_grid_of_another_shape_and_place(device):
+    """The offset is part of the lattice, not of the displacement."""
+    shape, shift = (14, 16, 18), (2, -4, 2)
+    start, moving_shape = np.array([-6, -9, -5]), (29, 33, 30)
+    problem = reference.Problem(
+        fixed=np.float16(waves(shape)),
+        moving=np.float16(waves(moving_shape, np.array(shift) - start)),
+        fixed_weight=np.ones(shape, np.float32),
+        moving_weight=np.ones(moving_shape, np.float32),
+        spacing_mm=(2, 2, 2),
+        moving_offset=tuple(start.tolist()),
+    )
+    solution = run(device, problem, SEARCH)
+    assert worst(device, solution, shift, (2, 2, 2)).max() < 1e-5
+
+
+# ---- weights --------------------------------------------------------------------------------
+
+
+def test_masked_structures_do_not_attract(device):
+    """Wrong features under zero weight change no bit of the result."""
+    problem = shifted_pair((14, 16, 18), (2, 0, -2), grow=4)
+    fixed_weight, moving_weight = problem.fixed_weight.copy(), problem.moving_weight.copy()
+    fixed_weight[3:7, 4:9, 5:9] = 0
+    moving_weight[12:15, 6:12, 3:9] = 0
+    fixed, moving = problem.fixed.copy(), problem.moving.copy()
+    fixed[fixed_weight == 0] = 30
+    moving[moving_weight == 0] = -30
+    options = dataclasses.replace(SEARCH, iterations=0)
+    masked = {"fixed_weight": fixed_weight, "moving_weight": moving_weight}
+    clean = run(device, dataclasses.replace(problem, **masked), options)
+    spoilt = run(device, dataclasses.replace(problem, fixed=fixed, moving=moving, **masked), options)
+    np.testing.assert_array_equal(device.get(clean.field), device.get(spoilt.field))
+
+
+def test_masked_fixed_voxels_do_not_attract_in_the_refinement(device):
+    problem = shifted_pair((14, 16, 18), (0.8, 0, -0.6), grow=4)
+    fixed_weight = problem.fixed_weight.copy()
+    fixed_weight[3:7, 4:9, 5:9] = 0
+    fixed = problem.fixed.copy()
+    fixed[fixed_weight == 0] = 30
+    options = dataclasses.replace(REFINE, iterations=10)
+    clean = run(device, dataclasses.replace(problem, fixed_weight=fixed_weight), options)
+    spoilt = run(
+        device, dataclasses.replace(problem, fixed=fixed, fixed_weight=fixed_weight), options
+    )
+    np.testing.assert_array_equal(device.get(clean.field), device.get(spoilt.field))
+
+
+@pytest.mark.parametrize("what", ["constant image", "no fixed weight", "no moving weight"])
+@pytest.mark.parametrize("consistency_rounds", [0, 3])
+def test_nothing_to_go_by_means_no_displacement(device, what, consistency_rounds):
+    """Equal costs are no reason to move: neither to the search's corner nor anywhere."""
+    problem = shifted_pair((12, 13, 14), (2, 2, 2))
+    if what == "constant image":
+        flat = np.full(problem.fixed.shape, 0.3, np.float16)
+        problem = dataclasses.replace(problem, fixed=flat, moving=flat)
+    else:
+        name = "fixed_weight" if what == "no fixed weight" else "moving_weight"
+        problem = dataclasses.replace(problem, **{name: np.zeros((12, 13, 14), np.float32)})
+    options = dataclasses.replace(SEARCH, consistency_rounds=consistency_rounds, iterations=3)
+    solution = run(device, problem, options)
+    assert not device.get(solution.field).any()
+    assert solution.overlap == (1 if what == "constant image" else 0)
+
+
+def test_empty_margin_does_not_drag_the_body(device):
+    """Far from the body nothing speaks for any shift; the body must not feel the search's corner.
+
+    With equal costs resolved towards the first shift the body was 21 mm off here (radius 24 mm).
+    """
+    shape, shift = (28, 28, 28), np.array([2, 0, -2])
+    problem = shifted_pair(shape, shift)
+    distance = np.linalg.norm(reference.indices(shape) - 13.5, axis=-1)
+    body = np.float32(distance < 8)
+    moved = np.float32(np.linalg.norm(reference.indices(shape) - 13.5 - shift, axis=-1) < 8)
+    problem = dataclasses.replace(problem, fixed_weight=body, moving_weight=moved)
+    options = dataclasses.replace(SEARCH, cost_smoothing_mm=4.0, field_smoothing_mm=3.0)
+    found = device.get(run(device, problem, options).field)
+    inner = distance < 6
+    assert np.abs(found[inner] - 2 * shift).max() < 1.0
+    # The corner of the volume lies far outside: it may follow the body or stay, but nothing else.
+    assert np.abs(found[0, 0, 0]).max() <= 4 + 1e-4
+
+
+def test_leaving_the_field_of_view_does_not_pay(device):
+    """Half of the fixed image lies outside the moving one: voxels there stay with their matches."""
+    shape, shift = (14, 16, 32), (0, 0, 2)
+    whole = shifted_pair(shape, shift, grow=8)
+    moving = np.ascontiguousarray(whole.moving[8:-8, 8:-8, 8:28])
+    problem = dataclasses.replace(
+        whole,
+        moving=moving,
+        moving_weight=np.ones(moving.shape[:3], np.float32),
+        moving_offset=(0, 0, 0),
+    )
+    options = dataclasses.replace(SEARCH, cost_smoothing_mm=4.0, field_smoothing_mm=4.0)
+    solution = run(device, problem, options)
+    found = device.get(solution.field)[2:-2, 2:-2, :16]
+    assert np.abs(found - (0, 0, 4)).max() < 0.5
+    assert 0.4 < solution.overlap < 0.75
+
+
+def test_folding_is_held_down(device, rng):
+    """Noise against noise folds without the penalty and hardly with it."""
+    shape = (12, 13, 14)
+    fixed, moving = np.float16(0.5 * rng.normal(size=(2, *shape, 8)))
+    ones = np.ones(shape, np.float32)
+    problem = reference.Problem(fixed, moving, ones, ones, (2, 2, 2))
+    options = dataclasses.replace(
+        REFINE, iterations=40, smoothing_mm=1.2, smoothness=0.05, learning_rate_mm=0.4
+    )
+
+    def folded(penalty):
+        field = run(device, problem, dataclasses.replace(options, fold_penalty=penalty)).field
+        jacobian = reference.forward_jacobian(device.get(field).astype(float), (2, 2, 2))
+        return (np.linalg.det(jacobian) <= 0).mean()
+
+    assert folded(0.0) > 0.005
+    assert folded(300.0) < 0.2 * folded(0.0)
+
+
+def test_more_smoothness_gives_smaller_gradients(device, rng):
+    problem = random_problem(rng)
+    roughness = []
+    for smoothness in (0.0, 1.0, 30.0):
+        options = dataclasses.replace(REFINE, iterations=30, smoothness=smoothness)
+        field = device.get(run(device, problem, options).field)
+        roughness.append(reference.smoothness_energy(field, problem.spacing_mm))
+    assert roughness[0] > 1.2 * roughness[1] > 1.2 * roughness[2]
+
+
+# ---- edges ----------------------------------------------------------------------------------
+
+
+def test_no_search_and_no_iterations_give_the_zero_field(device):
+    problem = shifted_pair((7, 8, 9), (1, 0, 0))
+    solution = run(device, problem, dataclasses.replace(REFINE, iterations=0))
+    assert not device.get(solution.field).any()
+    assert solution.similarity_before == solution.similarity_after > 0
+    assert solution.overlap == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "radius"), [((1, 16, 18), (0, 3, 3)), ((14, 1, 18), (3, 0, 3)), ((14, 16, 1), (3, 3, 0))]
+)
+def test_one_voxel_axes(device, shape, radius):
+    """A single slice is registered within its plane and stays in it."""
+    shift = np.array([2, -2, 4]) * (np.array(shape) > 1)
+    problem = shifted_pair(shape, shift, grow=0)
+    options = dataclasses.replace(REFINE, search_factor=(2, 2, 2), search_radius=radius,
+                                  cost_smoothing_mm=3.0, field_smoothing_mm=3.0,
+                                  iterations=40)  # fmt: skip
+    solution = run(device, problem, options)
+    found = device.get(solution.field)
+    thin = int(np.argmin(shape))
+    assert not found[..., thin].any()
+    assert np.isfinite(found).all()
+    inner = tuple(slice(5, -5) if n > 1 else slice(None) for n in shape)
+    assert np.abs(found[inner].reshape(-1, 3).mean(0) / 2 - shift).max() < 0.3
+
+
+def test_single_voxel_volume(device):
+    problem = shifted_pair((1, 1, 1), (0, 0, 0))
+    solution = run(device, problem, dataclasses.replace(REFINE, iterations=3))
+    assert not device.get(solution.field).any()
+
+
+def test_nan_features_do_not_crash(device):
+    """Features are to be finite: the field may be lost, the process must not be."""
+    problem = shifted_pair((10, 11, 12), (2, 0, 0))
+    problem.fixed[4, 5, 6] = np.nan
+    for options in (SEARCH, dataclasses.replace(SEARCH, iterations=3)):
+        assert device.get(run(device, problem, options).field).shape == (10, 11, 12, 3)
+
+
+def test_nan_under_zero_weight_is_ignored_by_the_refinement(device):
+    problem = shifted_pair((10, 11, 12), (0.5, 0, 0), grow=2)
+    problem.fixed[4, 5, 6] = np.nan
+    problem.fixed_weight[4, 5, 6] = 0
+    solution = run(device, problem, dataclasses.replace(REFINE, iterations=5))
+    assert np.isfinite(device.get(solution.field)).all()
+    assert np.isfinite(solution.similarity_after)

@@ -1,0 +1,521 @@
+"""Every operation of the kernel library in float64 NumPy, written from its definition.
+
+Plain rather than fast, and no translation of the C++: whole arrays where the library walks voxels,
+`scipy.ndimage` where it has its own loops. Arrays have axes (z, y, x[, channel]) and vectors the
+order z, y, x; `index_map` arguments are (3, 4) matrices over (z, y, x, 1), as in the library.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+#: Gaussian filters reach this many voxels at most, and no further than 2.5 sigma.
+MAX_TAP_RADIUS = 8
+MIND_FLOOR = 1e-3
+
+
+# ---- grids and sampling ---------------------------------------------------------------------
+
+
+def indices(shape):
+    """Index (z, y, x) of every voxel: (shape, 3)."""
+    return np.stack(np.meshgrid(*[np.arange(n, dtype=float) for n in shape], indexing="ij"), -1)
+
+
+def affine(matrix, points):
+    """A (3, 4) matrix applied to points (..., 3)."""
+    matrix = np.asarray(matrix, float)
+    return points @ matrix[:, :3].T + matrix[:, 3]
+
+
+def inside(shape, points):
+    """Whether continuous indices lie within the voxels, half a voxel beyond the outer centres."""
+    return np.all((points >= -0.5) & (points <= np.asarray(shape) - 0.5), axis=-1)
+
+
+def corners(shape, points):
+    """The eight voxels around each point, clamped at the border: (index, weight) pairs."""
+    last = np.asarray(shape) - 1
+    clamped = np.clip(points, 0, last)
+    low = np.minimum(np.floor(clamped).astype(int), np.maximum(last - 1, 0))
+    high = np.minimum(low + 1, last)
+    fraction = clamped - low
+    for up in itertools.product((False, True), repeat=3):
+        at = tuple(np.where(up, high, low).reshape(-1, 3).T)
+        weight = np.prod(np.where(up, fraction, 1 - fraction), axis=-1)
+        yield tuple(i.reshape(points.shape[:-1]) for i in at), weight
+
+
+def sample(values, points):
+    """Trilinear interpolation of values (z, y, x, ...) at continuous indices (..., 3)."""
+    values = np.asarray(values, float)
+    extra = (1,) * (values.ndim - 3)
+    return sum(
+        values[at] * weight.reshape(weight.shape + extra)
+        for at, weight in corners(values.shape[:3], points)
+    )
+
+
+def map_points(points, index_map, field=None, to_field=None, matrix=None):
+    """index_map(i) + matrix @ field(to_field(i))."""
+    mapped = affine(index_map, points)
+    if field is None:
+        return mapped
+    vectors = sample(field, affine(np.eye(3, 4) if to_field is None else to_field, points))
+    return mapped + vectors @ np.asarray(np.eye(3) if matrix is None else matrix, float).T
+
+
+# ---- resampling -----------------------------------------------------------------------------
+
+
+def resample(image, out_shape, index_map, *, samples=(1, 1, 1), outside=0.0, **mapping):
+    """Mean over the points of each voxel that lie inside the image; also their share."""
+    steps = [(np.arange(n) + 0.5) / n - 0.5 for n in samples]
+    total = np.zeros(out_shape)
+    count = np.zeros(out_shape)
+    for step in itertools.product(*steps):
+        points = map_points(indices(out_shape) + step, index_map, **mapping)
+        valid = inside(image.shape, points)
+        total += np.where(valid, sample(image, points), 0.0)
+        count += valid
+    mean = np.where(count > 0, total / np.maximum(count, 1), outside)
+    return mean, count / np.prod(samples)
+
+
+def resample_labels(labels, out_shape, index_map, *, nearest=False, **mapping):
+    """Nearest voxel's label, or the label with the most trilinear weight (the smaller on a tie)."""
+    points = map_points(indices(out_shape), index_map, **mapping)
+    valid = inside(labels.shape, points)
+    if nearest:
+        at = np.clip(np.floor(points + 0.5).astype(int), 0, np.asarray(labels.shape) - 1)
+        return np.where(valid, labels[tuple(np.moveaxis(at, -1, 0))], 0)
+    best = np.zeros(out_shape, labels.dtype)
+    heaviest = np.full(out_shape, -1.0)
+    for label in np.unique(labels):
+        weight = sample(labels == label, points)
+        better = weight > heaviest + 1e-12
+        best = np.where(better, label, best)
+        heaviest = np.where(better, weight, heaviest)
+    return np.where(valid, best, 0)
+
+
+# ---- fields ---------------------------------------------------------------------------------
+
+
+def map_field(out_shape, index_map, field, *, to_field=None, matrix=None):
+    """A mapping written down as a field."""
+    return map_points(indices(out_shape), index_map, field, to_field, matrix)
+
+
+def jacobian_determinant(field, index_from_unit):
+    """det(I + du/dp): central differences, one-sided at the border."""
+    gradients = []
+    for axis in range(3):
+        if field.shape[axis] == 1:
+            gradients.append(np.zeros(field.shape))
+        else:
+            gradients.append(np.gradient(np.asarray(field, float), axis=axis))
+    by_index = np.stack(gradients, -1)  # [component, index axis]
+    return np.linalg.det(np.eye(3) + by_index @ np.asarray(index_from_unit, float))
+
+
+def compose(first, second, spacing_mm, *, to_second=None):
+    """first(p) + second(p + first(p))."""
+    there = indices(first.shape[:3]) + np.asarray(first, float) / np.asarray(spacing_mm, float)
+    return first + sample(second, affine(np.eye(3, 4) if to_second is None else to_second, there))
+
+
+def inverse_residual_mm(field, points, targets, matrix, spacing_mm):
+    """Length of p + matrix @ field(p) - q in millimetres."""
+    miss = points + sample(field, points) @ np.asarray(matrix, float).T - targets
+    return np.linalg.norm(miss * np.asarray(spacing_mm, float), axis=-1)
+
+
+def consistency_round(forward, backward, cell_mm):
+    """Both directions at once: u' = (u - v(p + u)) / 2 and v' = (v - u(p + v)) / 2."""
+
+    def half(u, v):
+        return 0.5 * (u - sample(v, indices(u.shape[:3]) + u / np.asarray(cell_mm, float)))
+
+    return half(forward, backward), half(backward, forward)
+
+
+# ---- smoothing ------------------------------------------------------------------------------
+
+
+def gaussian_taps(sigma_mm, spacing_mm, n):
+    """Symmetric weights [-r, r] that sum to 1; a single 1 where there is nothing to smooth."""
+    sigma = sigma_mm / spacing_mm
+    if n < 2 or sigma < 0.05:
+        return np.ones(1)
+    radius = min(int(np.ceil(2.5 * sigma)), MAX_TAP_RADIUS)
+    weight = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return weight / weight.sum()
+
+
+def smooth(values, sigma_mm, spacing_mm):
+    """Gaussian along the first three axes; `reflect` is the half-sample symmetric border."""
+    out = np.asarray(values, float)
+    for axis in range(3):
+        taps = gaussian_taps(sigma_mm, spacing_mm[axis], out.shape[axis])
+        out = ndimage.correlate1d(out, taps, axis=axis, mode="reflect")
+    return out
+
+
+# ---- MIND-SSC -------------------------------------------------------------------------------
+
+
+def mind_pairs():
+    """The 12 pairs of neighbours, in units of the dilation and in the order of the channels."""
+    pairs = []
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        for sign in (1, -1):
+            first, second = np.zeros(3, int), np.zeros(3, int)
+            first[a], second[b] = 1, sign
+            pairs.append((first, second))
+            pairs.append((-second, -first))
+    return pairs
+
+
+def shifted(image, offset):
+    """image(p + offset), with the edge voxel beyond the border."""
+    at = [np.clip(np.arange(n) + o, 0, n - 1) for n, o in zip(image.shape, offset, strict=True)]
+    return image[np.ix_(*at)]
+
+
+def mind_floor(image, dilation):
+    """A thousandth of the mean squared difference of the pairs, on every fourth voxel along x."""
+    noise = [
+        (shifted(image, i * dilation) - shifted(image, j * dilation))[:, :, ::4] ** 2
+        for i, j in mind_pairs()[::2]
+    ]
+    return max(MIND_FLOOR * np.mean(noise), 1e-12)
+
+
+def mind_ssc(image, *, radius, dilation, pool=(1, 1, 1), channels=16, scale=1.0):
+    """Self-similarity context, averaged over cells, before rounding to half precision."""
+    image = np.asarray(image, float)
+    radius, dilation = np.asarray(radius), np.asarray(dilation)
+    patch = list(itertools.product(*[range(-r, r + 1) for r in radius]))
+    distance = np.stack(
+        [
+            np.mean(
+                [
+                    (shifted(image, i * dilation + t) - shifted(image, j * dilation + t)) ** 2
+                    for t in np.array(patch)
+                ],
+                axis=0,
+            )
+            for i, j in mind_pairs()
+        ],
+        -1,
+    )
+    distance -= distance.min(-1, keepdims=True)
+    v = np.maximum(distance.mean(-1, keepdims=True), mind_floor(image, dilation))
+    features = np.zeros((*image.shape, channels))
+    features[..., :12] = np.exp(-distance / v)
+    ones = np.ones(image.shape)
+    cells = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
+    return scale * pool_weighted(features, ones, cells, pool)[0]
+
+
+def pool_weighted(features, weight, out_shape, factor, *, offset=(0, 0, 0), margin=(0, 0, 0)):
+    """Weighted mean over cells of `factor` voxels, and each cell's mean weight.
+
+    The lattice starts `margin` cells before index 0; `offset` is the array's first voxel on it.
+    Cells without weight hold zeros.
+    """
+    features, weight = np.asarray(features, float), np.asarray(weight, float)
+    out = np.zeros((*out_shape, features.shape[-1]))
+    out_weight = np.zeros(out_shape)
+    for cell in np.ndindex(*out_shape):
+        start = (np.array(cell) - margin) * factor - offset
+        low = np.maximum(start, 0)
+        high = np.minimum(start + factor, weight.shape)
+        if np.any(high <= low):
+            continue
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        out_weight[cell] = weight[box].mean()
+        if weight[box].sum() > 0:
+            out[cell] = np.average(
+                features[box].reshape(-1, features.shape[-1]), 0, weight[box].ravel()
+            )
+    return out, out_weight
+
+
+# ---- discrete search ------------------------------------------------------------------------
+
+
+def unrelated_cost(fixed, fixed_weight, moving, moving_weight):
+    """Mean squared distance of a voxel of one image to an independent voxel of the other."""
+    cost = 0.0
+    means = []
+    for features, weight in ((fixed, fixed_weight), (moving, moving_weight)):
+        total = weight.sum() if weight.sum() > 0 else 1.0
+        mean = np.einsum("zyxc,zyx->c", features, weight) / total
+        cost += np.sum(np.einsum("zyxc,zyx->c", features**2, weight) / total - mean**2)
+        means.append(mean)
+    return cost + np.sum((means[0] - means[1]) ** 2)
+
+
+def shift_list(radius):
+    """All shifts in cells, in the order of their numbers: (count, 3)."""
+    return np.array(list(itertools.product(*[range(-r, r + 1) for r in radius])))
+
+
+def shift_costs(fixed, fixed_weight, moving, moving_weight, radius, unrelated):
+    """w_f (w_m |f(p) - m(p + d)|^2 + (1 - w_m) unrelated) for every shift; inputs have margins."""
+    radius = np.asarray(radius)
+    shape = np.array(fixed_weight.shape) - 2 * radius
+
+    def window(array, start):
+        return array[tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))]
+
+    f, wf = window(fixed, radius), window(fixed_weight, radius)
+    costs = []
+    for shift in shift_list(radius):
+        m, wm = window(moving, radius + shift), window(moving_weight, radius + shift)
+        costs.append(wf * (wm * np.sum((f - m) ** 2, -1) + (1 - wm) * unrelated))
+    return np.array(costs)
+
+
+def best_shift(costs, radius, near=None, coupling=0.0, step=(1.0, 1.0, 1.0)):
+    """Shift of least cost + coupling |step (d - near)|^2; without near the shorter of equals."""
+    shifts = shift_list(radius)
+    total = np.array(costs, float)
+    if near is None:
+        length = np.sum((shifts * np.asarray(step)) ** 2, -1)[:, None, None, None]
+        total += length * (1e-6 * total + 1e-30)
+    else:
+        reach = (shifts[:, None, None, None, :] - near[None]) * np.asarray(step)
+        total += coupling * np.sum(reach**2, -1)
+    return shifts[np.argmin(total, 0)].astype(float)
+
+
+def coupled_search(costs, radius, cell_mm, field_smoothing_mm, coupling):
+    """Rounds of choosing and smoothing with a growing pull to the smooth field, in cells."""
+    step = np.asarray(cell_mm, float) / np.max(cell_mm)
+    u = smooth(best_shift(costs, radius, step=step), field_smoothing_mm, cell_mm)
+    for weight in coupling:
+        chosen = best_shift(costs, radius, u, weight, step)
+        u = smooth(chosen, field_smoothing_mm, cell_mm)
+    return u
+
+
+# ---- energies and gradients -----------------------------------------------------------------
+
+
+def match_weight(field, fixed_weight, moving_weight, spacing_mm, offset=(0, 0, 0)):
+    """w_f(p) w_m(nearest voxel to p + u); nothing outside the moving grid."""
+    points = indices(fixed_weight.shape) - offset + field / np.asarray(spacing_mm, float)
+    at = np.clip(np.floor(points + 0.5).astype(int), 0, np.array(moving_weight.shape) - 1)
+    found = moving_weight[tuple(np.moveaxis(at, -1, 0))]
+    return fixed_weight * np.where(inside(moving_weight.shape, points), found, 0.0)
+
+
+def similarity_energy(field, fixed, moving, weight, spacing_mm, offset=(0, 0, 0)):
+    """Per voxel: weight |M(p + u) - F(p)|^2, summed over channels."""
+    points = indices(weight.shape) - offset + field / np.asarray(spacing_mm, float)
+    return weight * np.sum((sample(moving, points) - np.asarray(fixed, float)) ** 2, -1)
+
+
+def similarity_gradient(field, fixed, moving, weight, spacing_mm, offset=(0, 0, 0)):
+    """Derivative of the sum of `similarity_energy` by u at a constant weight, in 1/mm."""
+    spacing = np.asarray(spacing_mm, float)
+    points = indices(weight.shape) - offset + field / spacing
+    shape = np.array(moving.shape[:3])
+    residual = sample(moving, points) - np.asarray(fixed, float)
+    out = np.zeros(field.shape)
+    for axis in range(3):
+        if shape[axis] == 1:
+            continue
+        # Within a cell the interpolant is linear along each axis: its slope is the difference of
+        # the two values at the cell's faces.
+        cell = np.clip(np.floor(points[..., axis]), 0, shape[axis] - 2)
+        low, high = points.copy(), points.copy()
+        low[..., axis], high[..., axis] = cell, cell + 1
+        slope = sample(moving, high) - sample(moving, low)
+        out[..., axis] = 2 * weight * np.sum(residual * slope, -1) / spacing[axis]
+    return out
+
+
+def smoothness_energy(field, spacing_mm, scale=1.0):
+    """scale * sum |forward difference / spacing|^2 over all axes and components."""
+    return scale * sum(
+        np.sum((np.diff(field, axis=axis) / spacing_mm[axis]) ** 2) for axis in range(3)
+    )
+
+
+def smoothness_gradient(field, spacing_mm, scale=1.0):
+    """Derivative of `smoothness_energy`."""
+    out = np.zeros(field.shape)
+    for axis in range(3):
+        forward = 2 * scale * np.diff(field, axis=axis) / spacing_mm[axis] ** 2
+        out += difference_adjoint(forward, axis)
+    return out
+
+
+def difference_adjoint(values, axis):
+    """Transpose of the forward difference along an axis."""
+    before = [(0, 0)] * values.ndim
+    after = list(before)
+    before[axis], after[axis] = (1, 0), (0, 1)
+    return np.pad(values, before) - np.pad(values, after)
+
+
+def forward_jacobian(field, spacing_mm):
+    """d(p + u)/dp by forward differences, [component, axis]; unit columns at the far border."""
+    spacing = np.asarray(spacing_mm, float)
+    out = np.tile(np.eye(3), (*field.shape[:3], 1, 1))
+    for axis in range(3):
+        cut = [slice(None)] * 3
+        cut[axis] = slice(0, field.shape[axis] - 1)
+        out[(*cut, slice(None), axis)] += np.diff(field, axis=axis) / spacing
+    return out
+
+
+def fold_energy(field, spacing_mm, margin, scale=1.0):
+    """scale * sum max(0, margin - det J)^2."""
+    lack = np.maximum(0.0, margin - np.linalg.det(forward_jacobian(field, spacing_mm)))
+    return scale * np.sum(lack**2)
+
+
+def fold_gradient(field, spacing_mm, margin, scale=1.0):
+    """Derivative of `fold_energy`: d det J / dJ is the matrix of cofactors."""
+    jacobian = forward_jacobian(field, spacing_mm)
+    columns = np.moveaxis(jacobian, -1, 0)
+    lack = np.maximum(0.0, margin - np.linalg.det(jacobian))
+    out = np.zeros(field.shape)
+    for axis in range(3):
+        cofactor = np.cross(columns[(axis + 1) % 3], columns[(axis + 2) % 3])
+        push = -2 * scale * lack[..., None] * cofactor / np.asarray(spacing_mm, float)
+        cut = [slice(None)] * 3
+        cut[axis] = slice(0, field.shape[axis] - 1)
+        out += difference_adjoint(push[tuple(cut)], axis)
+    return out
+
+
+# ---- the whole solver -----------------------------------------------------------------------
+
+
+@dataclass
+class Adam:
+    """Adam's state; `step` changes the value in place (Kingma & Ba, 2015, algorithm 1)."""
+
+    value: np.ndarray
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self):
+        self.t = 0
+        self.first = np.zeros_like(self.value)
+        self.second = np.zeros_like(self.value)
+
+    def step(self, gradient):
+        """One update."""
+        self.t += 1
+        self.first = self.beta1 * self.first + (1 - self.beta1) * gradient
+        self.second = self.beta2 * self.second + (1 - self.beta2) * gradient**2
+        first = self.first / (1 - self.beta1**self.t)
+        second = self.second / (1 - self.beta2**self.t)
+        self.value -= self.learning_rate * first / (np.sqrt(second) + self.epsilon)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Arguments of `dinoreg_kernels.solve`."""
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    fixed_weight: np.ndarray
+    moving_weight: np.ndarray
+    spacing_mm: tuple
+    moving_offset: tuple = (0, 0, 0)
+
+
+def search(problem, options):
+    """Discrete search in both directions, made consistent, on the fixed grid in millimetres."""
+    factor, radius = np.array(options.search_factor), np.array(options.search_radius)
+    cell_mm = factor * problem.spacing_mm
+    coarse = -(-np.array(problem.fixed_weight.shape) // factor)
+    padded = tuple(coarse + 2 * radius)
+    fixed = pool_weighted(
+        problem.fixed, problem.fixed_weight, padded, factor, margin=radius
+    )
+    moving = pool_weighted(
+        problem.moving,
+        problem.moving_weight,
+        padded,
+        factor,
+        offset=np.array(problem.moving_offset),
+        margin=radius,
+    )
+    unrelated = unrelated_cost(*fixed, *moving)
+
+    def one_way(a, b):
+        costs = shift_costs(*a, *b, radius, unrelated)
+        costs = np.array([smooth(c, options.cost_smoothing_mm, cell_mm) for c in costs])
+        u = coupled_search(costs, radius, cell_mm, options.field_smoothing_mm, options.coupling)
+        return u * cell_mm
+
+    forward = one_way(fixed, moving)
+    if options.consistency_rounds > 0:
+        backward = one_way(moving, fixed)
+        for _ in range(options.consistency_rounds):
+            forward, backward = consistency_round(forward, backward, cell_mm)
+    # Centre of coarse cell i: factor * i + (factor - 1) / 2.
+    to_coarse = np.column_stack([np.diag(1 / factor), -(factor - 1) / (2 * factor)])
+    return map_field(problem.fixed_weight.shape, np.zeros((3, 4)), forward, to_field=to_coarse)
+
+
+def refine_gradient(problem, options, field):
+    """Derivative of sum w |M - F|^2 + smoothness/3 sum |grad u|^2 + fold_penalty sum lack^2."""
+    spacing = np.asarray(problem.spacing_mm, float)
+    weight = match_weight(
+        field, problem.fixed_weight, problem.moving_weight, spacing, problem.moving_offset
+    )
+    return (
+        similarity_gradient(
+            field, problem.fixed, problem.moving, weight, spacing, problem.moving_offset
+        )
+        + smoothness_gradient(field, spacing, options.smoothness / 3)
+        + fold_gradient(field, spacing, options.fold_margin, options.fold_penalty)
+    )
+
+
+def mean_similarity(problem, field):
+    """Weighted mean squared difference, and the share of the fixed weight that meets a match."""
+    weight = match_weight(
+        field,
+        problem.fixed_weight,
+        problem.moving_weight,
+        problem.spacing_mm,
+        problem.moving_offset,
+    )
+    energy = similarity_energy(
+        field, problem.fixed, problem.moving, weight, problem.spacing_mm, problem.moving_offset
+    )
+    met, all_weight = weight.sum(), problem.fixed_weight.sum()
+    mean = energy.sum() / met if met > 0 else 0.0
+    return mean, met / all_weight if all_weight > 0 else 0.0
+
+
+def solve(problem, options):
+    """Field, similarity before and after, overlap."""
+    shape = problem.fixed_weight.shape
+    before, _ = mean_similarity(problem, np.zeros((*shape, 3)))
+    x = search(problem, options) if any(options.search_radius) else np.zeros((*shape, 3))
+    adam = Adam(x, options.learning_rate_mm)
+    for _ in range(options.iterations):
+        field = smooth(adam.value, options.smoothing_mm, problem.spacing_mm)
+        gradient = refine_gradient(problem, options, field)
+        adam.step(smooth(gradient, options.smoothing_mm, problem.spacing_mm))
+    field = smooth(adam.value, options.smoothing_mm, problem.spacing_mm)
+    after, overlap = mean_similarity(problem, field)
+    return field, before, after, overlap
