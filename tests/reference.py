@@ -223,6 +223,11 @@ def mind_ssc(image, *, radius, dilation, pool=(1, 1, 1), channels=16, scale=1.0)
     return scale * pool_weighted(features, ones, cells, pool)[0]
 
 
+def mind_structure(features, scale=1.0):
+    """1 where a cell has structure, 0 where it is flat: all its features are close to 1."""
+    return (features[..., :12].mean(-1) < 0.999 * scale).astype(float)
+
+
 def pool_weighted(features, weight, out_shape, factor, *, offset=(0, 0, 0), margin=(0, 0, 0)):
     """Weighted mean over cells of `factor` voxels, and each cell's mean weight.
 
@@ -439,6 +444,17 @@ class Problem:
     moving_offset: tuple = (0, 0, 0)
 
 
+def resize_field(field, out_shape, factor, *, to_coarse=False):
+    """A field between lattices whose cells differ by `factor`: cell i has its centre at voxel
+    factor * i + (factor - 1) / 2."""
+    factor = np.asarray(factor, float)
+    if to_coarse:
+        between = np.column_stack([np.diag(factor), (factor - 1) / 2])
+    else:
+        between = np.column_stack([np.diag(1 / factor), -(factor - 1) / (2 * factor)])
+    return map_field(out_shape, np.zeros((3, 4)), field, to_field=between)
+
+
 def search(problem, options):
     """Discrete search in both directions, made consistent, on the fixed grid in millimetres."""
     factor, radius = np.array(options.search_factor), np.array(options.search_radius)
@@ -469,12 +485,10 @@ def search(problem, options):
         backward = one_way(moving, fixed)
         for _ in range(options.consistency_rounds):
             forward, backward = consistency_round(forward, backward, cell_mm)
-    # Centre of coarse cell i: factor * i + (factor - 1) / 2.
-    to_coarse = np.column_stack([np.diag(1 / factor), -(factor - 1) / (2 * factor)])
-    return map_field(problem.fixed_weight.shape, np.zeros((3, 4)), forward, to_field=to_coarse)
+    return resize_field(forward, problem.fixed_weight.shape, factor)
 
 
-def refine_gradient(problem, options, field):
+def refine_gradient(problem, options, field, fold_penalty):
     """Derivative of sum w |M - F|^2 + smoothness/3 sum |grad u|^2 + fold_penalty sum lack^2."""
     spacing = np.asarray(problem.spacing_mm, float)
     weight = match_weight(
@@ -485,7 +499,7 @@ def refine_gradient(problem, options, field):
             field, problem.fixed, problem.moving, weight, spacing, problem.moving_offset
         )
         + smoothness_gradient(field, spacing, options.smoothness / 3)
-        + fold_gradient(field, spacing, options.fold_margin, options.fold_penalty)
+        + fold_gradient(field, spacing, options.fold_margin, fold_penalty)
     )
 
 
@@ -506,16 +520,51 @@ def mean_similarity(problem, field):
     return mean, met / all_weight if all_weight > 0 else 0.0
 
 
+def coarser(problem, scale):
+    """The problem on voxels `scale` times the smallest edge, and the factor of each axis."""
+    spacing = np.asarray(problem.spacing_mm, float)
+    factor = np.maximum(1, np.floor(scale * spacing.min() / spacing + 0.5).astype(int))
+    offset = np.asarray(problem.moving_offset)
+    cell_offset = np.floor(offset / factor).astype(int)
+    inset = offset - cell_offset * factor
+
+    def pool(features, weight, start):
+        cells = -(-(np.array(weight.shape) + start) // factor)
+        pooled, pooled_weight = pool_weighted(features, weight, tuple(cells), factor, offset=start)
+        return pooled.astype(np.float16), pooled_weight
+
+    fixed, fixed_weight = pool(problem.fixed, problem.fixed_weight, np.zeros(3, int))
+    moving, moving_weight = pool(problem.moving, problem.moving_weight, inset)
+    spacing = tuple(spacing * factor)
+    return Problem(fixed, moving, fixed_weight, moving_weight, spacing, tuple(cell_offset)), factor
+
+
+def refine(problem, options, x, level):
+    """Adam on a level (0 is the finest); the smoothed variable is the displacement.
+
+    The fold penalty grows from 0 with the square of the finished share of all iterations.
+    """
+    adam = Adam(x, options.learning_rate_mm * 2**level)
+    sigma_mm = options.smoothing_mm * 2**level
+    last = len(options.iterations) - level
+    before, total = sum(options.iterations[: last - 1]), sum(options.iterations)
+    for done in range(before, before + options.iterations[last - 1]):
+        field = smooth(adam.value, sigma_mm, problem.spacing_mm)
+        fold_penalty = options.fold_penalty * (done / total) ** 2
+        gradient = refine_gradient(problem, options, field, fold_penalty)
+        adam.step(smooth(gradient, sigma_mm, problem.spacing_mm))
+    return smooth(adam.value, sigma_mm, problem.spacing_mm)
+
+
 def solve(problem, options):
     """Field, similarity before and after, overlap."""
     shape = problem.fixed_weight.shape
     before, _ = mean_similarity(problem, np.zeros((*shape, 3)))
     x = search(problem, options) if any(options.search_radius) else np.zeros((*shape, 3))
-    adam = Adam(x, options.learning_rate_mm)
-    for _ in range(options.iterations):
-        field = smooth(adam.value, options.smoothing_mm, problem.spacing_mm)
-        gradient = refine_gradient(problem, options, field)
-        adam.step(smooth(gradient, options.smoothing_mm, problem.spacing_mm))
-    field = smooth(adam.value, options.smoothing_mm, problem.spacing_mm)
+    for level in range(len(options.iterations) - 1, 0, -1):
+        coarse, factor = coarser(problem, 2**level)
+        start = resize_field(x, coarse.fixed_weight.shape, factor, to_coarse=True)
+        x = resize_field(refine(coarse, options, start, level), shape, factor)
+    field = refine(problem, options, x, 0)
     after, overlap = mean_similarity(problem, field)
     return field, before, after, overlap

@@ -23,7 +23,7 @@ BLOCKED = ("torch", "cupy", "tensorrt", "pycuda", "onnxruntime")
 VOCABULARY = {"types", "errors", "geometry", "config"}
 #: Upper layers, and the only ones that may import them.
 USERS = {
-    "register": {"__init__", "job", "commands"},
+    "registration": {"__init__", "job", "commands"},
     "job": {"commands"},
     "outputs": {"job"},
     "cli": {"commands", "__main__"},

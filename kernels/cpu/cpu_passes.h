@@ -32,7 +32,7 @@ inline void smooth_pass(const CpuLauncher& launch, const SmoothPass& p) {
 // Parts of the shifts run side by side, each in its own cache with its own running minimum: one
 // parallel region instead of five for every group. Minima are joined in order, so the number of
 // threads changes nothing. At most this many threads help.
-enum { kSearchParts = 16 };
+enum { kSearchParts = kLargestGroup };
 
 inline SearchBuffers search_buffers(const CpuLauncher&, const Shifts&) {
   return {kSearchParts, kSearchParts};

@@ -130,6 +130,7 @@ class MindArgs(ctypes.Structure):
         ("dilation", _Int3),
         ("pool", _Int3),
         ("out", c_void_p),
+        ("structure", c_void_p),
         ("channels", c_int32),
         ("scale", c_float),
         ("workspace", c_void_p),

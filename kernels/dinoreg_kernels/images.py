@@ -95,6 +95,7 @@ def mind_ssc(
     pool: Sequence[int] = (1, 1, 1),
     channels: int = 16,
     scale: float = 1.0,
+    structure: Array | None = None,
     threads: int = 0,
 ) -> Array:
     """MIND-SSC features, averaged over cells of `pool` voxels.
@@ -106,6 +107,8 @@ def mind_ssc(
         pool: voxels per output cell, per axis; a last cell may hold fewer.
         channels: stored per voxel, a multiple of 8; 12 are used, the rest are 0.
         scale: factor on the features, which lie in 0..1.
+        structure: float32 of the result's grid, receives 0 where a cell is flat (padding, clipped
+            air) and its features say nothing, else 1.
         threads: CPU threads; 0 takes all.
 
     Returns:
@@ -121,6 +124,8 @@ def mind_ssc(
     args.dilation = int3(dilation, "dilation")
     args.pool = int3(pool, "pool")
     args.out = pointer(out, np.float16, "out")
+    if structure is not None:
+        args.structure = pointer(structure, np.float32, "structure", shape)
     args.channels = channels
     args.scale = scale
     workspace = xp.empty(_library.workspace_bytes("dr_mind_workspace_bytes", args), np.uint8)

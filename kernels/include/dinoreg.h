@@ -151,6 +151,7 @@ typedef struct dr_mind_args {
   int32_t radius[3], dilation[3]; /* voxels */
   int32_t pool[3];                /* voxels per cell of the output grid */
   uint16_t* out;                  /* (ceil(shape / pool), channels): half precision */
+  float* structure;               /* out: 0 where a cell is flat and says nothing; may be NULL */
   int32_t channels;               /* stored per voxel: >= 12, a multiple of 8; the rest is 0 */
   float scale;
   void* workspace;

@@ -109,7 +109,8 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
     launch(MindBoxZ{second, first, tall, mind.radius[0], kMindImages * (shape.y + 2 * dy),
                     shape.x + 2 * dx});
     launch(MindDescriptor{first, second, planes, shape, mind, floor_value, 1.0f / patch});
-    launch(MindPool{second, shape, z0, planes, a.out, plan.cells, a.channels, cell, cells,
+    launch(MindPool{second, shape, z0, planes, a.out, plan.cells, a.structure, a.channels,
+                    cell, cells,
                     a.pool[0], a.pool[1], a.pool[2], a.scale});
   }
   return DR_OK;

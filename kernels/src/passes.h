@@ -35,8 +35,9 @@ struct SearchPass {
   float *raw, *smoothed, *tmp;  // search_buffers().costs x voxels each
 };
 
-// Shifts that share a launch: as many as differ in x alone.
-inline int search_group(const Shifts& shifts) { return shifts.count_x(); }
+// Shifts that share a launch: as many as differ in x alone, within what the workspace holds.
+enum { kLargestGroup = 16 };
+inline int search_group(const Shifts& shifts) { return min_int(shifts.count_x(), kLargestGroup); }
 
 // Shifts [first, last) in groups that share a launch.
 template <class Launcher>
@@ -57,6 +58,7 @@ void search_range(const Launcher& launch, SearchPass p, int first, int last, int
 }
 
 // Buffers that a launcher's search pass works in: of one shift's costs each, and running minima.
+// No launcher takes more than kLargestGroup of either, so one workspace size serves all.
 struct SearchBuffers {
   int costs, minima;
 };

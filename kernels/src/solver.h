@@ -372,28 +372,30 @@ class Solver {
     const double beta1 = 0.9, beta2 = 0.999, sigma_mm = a_.smoothing_mm * scale;
     for (int t = 1; t <= iterations && !counting(); ++t) {
       smooth(l.x, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
-      add_gradients(l, gradient);
+      const double done = (double)done_ / total_iterations();
+      add_gradients(l, gradient, a_.fold_penalty * done * done);
       // The displacement is not read again before it is made anew: its memory is free until then.
       smooth(gradient, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
       run(AdamStep{l.x, l.field, moments[0], moments[1], l.shape.rows(), 3 * l.shape.x,
                    (float)beta1, (float)beta2,
                    (float)(a_.learning_rate_mm * scale / (1.0 - pow(beta1, t))),
                    (float)(1.0 / (1.0 - pow(beta2, t))), 1e-8f});
-      if (!report_iteration()) return false;
+      ++done_;
+      if (!report(DR_STAGE_REFINE, (float)done_ / (float)total_iterations())) return false;
     }
     smooth(l.x, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
     return true;
   }
 
-  bool report_iteration() {
+  int total_iterations() const {
     int all = 0;
     for (int k = 0; k < a_.levels; ++k) all += a_.iterations[k];
-    return report(DR_STAGE_REFINE, (float)++done_ / (float)all);
+    return all;
   }
 
   // d/du of sum w |M(p+u) - F|^2 / n + lambda sum |grad u|^2 / 3n + penalty / n. Constant factors
   // do not change what Adam does, so n is left out everywhere.
-  void add_gradients(const Level& l, float* gradient) const {
+  void add_gradients(const Level& l, float* gradient, double fold_penalty) const {
     FeatureDifference data = difference(l);
     data.gradient = gradient;
     data.scale = 1.0f;
@@ -403,9 +405,9 @@ class Solver {
     run(AddSmoothnessGradient{l.field, gradient, l.shape,
                               {(float)(scale / (mm[0] * mm[0])), (float)(scale / (mm[1] * mm[1])),
                                (float)(scale / (mm[2] * mm[2]))}});
-    if (a_.fold_penalty > 0.0)
+    if (fold_penalty > 0.0)
       run(AddFoldGradient{l.field, gradient, l.shape, inverse_of(mm), (float)a_.fold_margin,
-                          (float)a_.fold_penalty});
+                          (float)fold_penalty});
   }
 
   const Launcher& launch_;

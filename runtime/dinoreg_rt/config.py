@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,17 +42,34 @@ class RegistrationConfig(BaseModel):
     mr_percentile: float = Field(
         98.0, gt=50, le=100, description="MR values above this percentile are clipped"
     )
-    working_spacing_mm: float = Field(
-        2.0, gt=0, le=20, description="features are computed at this voxel size or the image's own"
+    working_megavoxels: float = Field(
+        8.0,
+        gt=0.001,
+        le=1000,
+        description="finer images are resampled to at most so many million voxels",
     )
     features: Literal["mind"] = Field("mind", description="mind: MIND-SSC, needs no weights")
-    mind_radius_mm: float = Field(2.0, gt=0, le=50, description="MIND-SSC patch radius")
-    mind_dilation_mm: float = Field(4.0, gt=0, le=50, description="MIND-SSC neighbour distance")
+    mind_radius_mm: float | None = Field(
+        None, gt=0, le=50, description="MIND-SSC patch radius; default: 1 working voxel"
+    )
+    mind_dilation_mm: float | None = Field(
+        None, gt=0, le=50, description="MIND-SSC neighbour distance; default: 2 working voxels"
+    )
     feature_scale: float = Field(
         1.0, gt=0, le=1e3, description="features are multiplied by this before the solver"
     )
-    search_spacing_mm: float = Field(12.0, gt=0, le=200, description="step of the discrete search")
-    search_radius_mm: float = Field(48.0, ge=0, le=500, description="reach of the discrete search")
+    search_spacing_mm: float | None = Field(
+        None, gt=0, le=200, description="step of the discrete search; default: 6 working voxels"
+    )
+    search_radius_mm: float | None = Field(
+        None, ge=0, le=500, description="reach of the discrete search; default: 4 steps"
+    )
+    cost_smoothing: float = Field(
+        1.15, ge=0, le=3, description="width (sigma) of the search's smoothing, in its steps"
+    )
+    field_smoothing: float = Field(
+        0.82, ge=0, le=3, description="width of the smoothing between coupled rounds, in steps"
+    )
     coupling: tuple[float, ...] = Field(
         (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
         max_length=32,
@@ -61,16 +78,35 @@ class RegistrationConfig(BaseModel):
     inverse_consistency_rounds: int = Field(
         15, ge=0, le=100, description="rounds that make the coarse fields each other's inverse"
     )
-    control_spacing_mm: float = Field(
-        4.0, gt=0, le=100, description="spacing of the refined displacement field"
+    control_spacing_mm: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="spacing of the refined displacement field; default: 2 working voxels",
     )
-    iterations: int = Field(80, ge=0, le=10_000, description="Adam iterations")
-    learning_rate_mm: float = Field(4.0, gt=0, le=100, description="Adam step")
+    iterations: tuple[Annotated[int, Field(ge=0, le=10_000)], ...] = Field(
+        (40, 20),
+        min_length=1,
+        max_length=6,
+        description="Adam iterations of each level, coarse to fine",
+    )
+    learning_rate_mm: float | None = Field(
+        None, gt=0, le=100, description="Adam step of the finest level; default: 1 control voxel"
+    )
+    smoothing_mm: float | None = Field(
+        None,
+        ge=0,
+        le=200,
+        description="width (sigma) of the field's smoothing; default: 1.4 control voxels",
+    )
     smoothness: float = Field(
         1.25, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
     )
     fold_penalty: float = Field(
-        1.0, ge=0, le=1e6, description="weight of the penalty on det J near or below zero"
+        30.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
+    )
+    fold_margin: float = Field(
+        0.3, ge=0, lt=1, description="det J below this is penalised: room before a fold"
     )
     inverse: bool = Field(False, description="also compute the inverse field")
 

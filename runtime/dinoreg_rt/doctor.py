@@ -83,7 +83,8 @@ def kernel_library() -> dict[str, Any] | None:
     try:
         import dinoreg_kernels
 
-        return dict(dinoreg_kernels.build_info())
+        info = vars(dinoreg_kernels.build_info())
+        return {"version": info["version"], "isa": info["isa"], "cuda": info["cuda_built"]}
     except (ImportError, OSError, AttributeError):
         return None
 

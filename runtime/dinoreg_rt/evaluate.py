@@ -231,6 +231,8 @@ def _score_points(
 
     if files.fixed_points is None or files.moving_points is None:
         return None, None
-    fixed, moving = read_points(files.fixed_points), read_points(files.moving_points)
+    fixed, moving = (
+        read_points(path).points_lps_mm for path in (files.fixed_points, files.moving_points)
+    )
     before = tuple(quality.tre_mm(fixed, moving, start).tolist())
     return before, tuple(quality.tre_mm(fixed, moving, chain).tolist()) if chain else None

@@ -21,7 +21,7 @@ from .types import LabelMap, Volume
 
 if TYPE_CHECKING:
     from .progress import Reporter
-    from .register import Plan
+    from .registration import Plan
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def plan_run(request: RunRequest, progress: Reporter) -> Plan:
         DinoregError: whatever `run` would stop at before its work begins.
     """
     from .io import as_mask, check_writable
-    from .register import plan
+    from .registration import plan
 
     check_writable(request.output)
     inputs = _read_inputs(request, progress)
@@ -80,7 +80,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
         DinoregError: see its subclasses; the output folder is then as it was before.
     """
     from .io import staged_folder
-    from .register import plan, register
+    from .registration import plan, register
 
     started_at = datetime.now().astimezone()
     timings_ms: dict[str, float] = {}

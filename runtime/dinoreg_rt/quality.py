@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .geometry import index_to_lps
 from .surface import Hd95, hd95_of_mask
-from .types import Array, DisplacementField, FloatArray, Geometry
+from .types import Array, DisplacementField, FloatArray, Geometry, RunQuality
 
 if TYPE_CHECKING:
+    from dinoreg_kernels import Solution
+
+    from .device import Device
     from .types import AffineTransform
 
 #: Voxels worked on at a time: bounds the float64 temporaries to some tens of megabytes.
@@ -175,6 +178,46 @@ def jacobian_statistics(field: DisplacementField, mask: Array | None = None) -> 
         minimum=float(values.min()),
         maximum=float(values.max()),
         voxels=values.size,
+    )
+
+
+def run_quality(
+    solution: Solution, control: Geometry, displacement: DisplacementField, device: Device
+) -> RunQuality:
+    """What a run can say about its own result, without labels.
+
+    Args:
+        solution: from `dinoreg_kernels.solve`.
+        control: the grid of its field.
+        displacement: the whole mapping on the fixed grid.
+        device: where its arrays live.
+    """
+    import dinoreg_kernels
+
+    from .geometry import lps_to_index
+    from .solve import inverse_consistency_mm
+
+    xp = device.xp
+    index_from_mm = lps_to_index(displacement.geometry).matrix[::-1]
+    j = dinoreg_kernels.jacobian_determinant(
+        displacement.vectors_mm, index_from_mm, threads=device.threads
+    )
+    folded = int((j <= 0).sum())
+    lowest, highest = float(j.min()), float(j.max())
+    # In place: on a large scan this is the only array of its size left.
+    log_j = xp.log(xp.maximum(j, 1e-9, out=j), out=j)
+    deviation = float(log_j.std(dtype=np.float64) if folded == 0 else log_j[log_j > -20.0].std())
+    mean_mm, max_mm = inverse_consistency_mm(solution.field, control, device)
+    return RunQuality(
+        similarity_before=solution.similarity_before,
+        similarity_after=solution.similarity_after,
+        folded_percent=100.0 * folded / j.size,
+        jacobian_min=lowest,
+        jacobian_max=highest,
+        sdlogj=deviation,
+        inverse_consistency_mean_mm=mean_mm,
+        inverse_consistency_max_mm=max_mm,
+        overlap_percent=100.0 * solution.overlap,
     )
 
 

@@ -92,6 +92,22 @@ def test_constant_image_is_all_ones(device):
     assert (out[..., :12] == 1).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_structure_marks_what_is_not_flat(device, image, scale):
+    """0 in padding, 1 in the image, whatever the features are multiplied with."""
+    image = np.pad(image, ((0, 0), (0, 0), (0, 20)), constant_values=-1000)
+    case = CASES["pooled"] | {"scale": scale}
+    expected = reference.mind_ssc(image, **case)
+    structure = device.xp.full(expected.shape[:3], 7, np.float32)
+    plain = mind_ssc(device.put(image), **case)
+    out = mind_ssc(device.put(image), **case, structure=structure)
+    np.testing.assert_array_equal(device.get(out), device.get(plain))
+    marks = device.get(structure)
+    np.testing.assert_array_equal(marks, reference.mind_structure(expected, scale))
+    assert (marks[:, :, :5] == 1).all()
+    assert (marks[:, :, 7:] == 0).all()
+
+
 def test_flat_regions_are_not_noise(device, rng):
     """Differences far below the image's own are held down by the floor."""
     image = np.zeros((12, 12, 40), np.float32)

@@ -18,12 +18,13 @@ SEARCH = SolverOptions(
     cost_smoothing_mm=1.0,
     field_smoothing_mm=0.0,
     consistency_rounds=0,
-    iterations=0,
+    iterations=(0,),
+    smoothing_mm=0.0,
 )
 REFINE = SolverOptions(
     search_radius=(0, 0, 0),
-    iterations=60,
-    learning_rate_mm=0.3,
+    iterations=(60, 80),
+    learning_rate_mm=0.1,
     smoothing_mm=3.0,
     smoothness=0.01,
 )
@@ -68,19 +69,22 @@ def worst(device, solution, shift, spacing_mm, cut=0):
 # ---- against the reference ------------------------------------------------------------------
 
 
-def random_problem(rng, shape=(9, 11, 13), moving_shape=(10, 9, 14), channels=8):
-    """Unequal grids, an offset, weights with holes, anisotropic voxels."""
+def random_problem(rng, channels=8):
+    """Unequal grids, an offset, weights with holes, anisotropic voxels.
 
-    def weight(size):
-        return np.float32(rng.random(size) * (rng.random(size) > 0.2))
-
+    The moving weight varies gently: it is read at the nearest voxel, where rounding may choose
+    either of two neighbours.
+    """
+    shape, moving_shape, offset = (9, 11, 13), (15, 16, 20), np.array([-3, -2, -4])
+    holes = np.float32(rng.random(shape) * (rng.random(shape) > 0.2))
+    gentle = 0.6 + 0.4 * waves(moving_shape, channels=1, wavelengths=(30, 60))[..., 0]
     return reference.Problem(
         fixed=np.float16(waves(shape, channels=channels)),
-        moving=np.float16(waves(moving_shape, (0.8, -0.6, 1.3), channels=channels)),
-        fixed_weight=weight(shape),
-        moving_weight=weight(moving_shape),
+        moving=np.float16(waves(moving_shape, (0.8, -0.6, 1.3) - offset, channels=channels)),
+        fixed_weight=holes,
+        moving_weight=np.float32(np.clip(gentle, 0, 1)),
         spacing_mm=(2.5, 1.25, 1.5),
-        moving_offset=(-1, 1, 0),
+        moving_offset=tuple(offset.tolist()),
     )
 
 
@@ -92,7 +96,7 @@ def test_search_equals_reference(device, rng):
         search_radius=(1, 2, 2),
         cost_smoothing_mm=4.0,
         field_smoothing_mm=3.0,
-        iterations=0,
+        iterations=(0,),
         smoothing_mm=2.0,
         consistency_rounds=3,
     )
@@ -113,7 +117,7 @@ def test_refinement_equals_reference(device, rng):
     problem = random_problem(rng)
     options = SolverOptions(
         search_radius=(0, 0, 0),
-        iterations=12,
+        iterations=(12,),
         learning_rate_mm=0.5,
         smoothing_mm=2.0,
         smoothness=0.5,
@@ -131,6 +135,30 @@ def test_refinement_equals_reference(device, rng):
     )
 
 
+@pytest.mark.parametrize("levels", [(0, 0), (5, 4), (3, 3, 2)])
+def test_levels_equal_reference(device, rng, levels):
+    """Coarser grids, partial cells and an offset that no cell size divides."""
+    problem = dataclasses.replace(random_problem(rng), moving_offset=(-3, -1, -5))
+    options = SolverOptions(
+        search_radius=(0, 0, 0),
+        iterations=levels,
+        learning_rate_mm=0.4,
+        smoothing_mm=1.5,
+        smoothness=0.5,
+    )
+    device.check(run(device, problem, options).field, reference.solve(problem, options)[0], "field_mm")
+
+
+def test_unused_channels_are_not_looked_at_by_the_search(device, rng):
+    """12 of 16 stored channels, as MIND has them."""
+    problem = random_problem(rng, channels=16)
+    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 2, 2), iterations=(0,))
+    problem.fixed[..., 12:] = problem.moving[..., 12:] = 0
+    all_channels = run(device, problem, options)
+    used = run(device, problem, options, channels=12)
+    np.testing.assert_array_equal(device.get(all_channels.field), device.get(used.field))
+
+
 def test_whole_solve_equals_reference(device, rng):
     problem = random_problem(rng)
     options = SolverOptions(
@@ -138,7 +166,7 @@ def test_whole_solve_equals_reference(device, rng):
         search_radius=(1, 2, 2),
         cost_smoothing_mm=4.0,
         field_smoothing_mm=3.0,
-        iterations=6,
+        iterations=(6,),
         learning_rate_mm=0.5,
         smoothing_mm=2.0,
     )
@@ -161,8 +189,10 @@ def test_search_finds_whole_cells_exactly_up_to_the_faces(device, shift):
 @pytest.mark.parametrize("shape", [(17, 19, 23), (16, 18, 20), (9, 7, 25)])
 def test_search_with_sizes_that_the_factor_does_not_divide(device, shape):
     """The last cells hold fewer voxels; their shifts are as long as everyone's."""
-    shift, options = (3, -3, 6), dataclasses.replace(SEARCH, search_factor=(3, 3, 3))
-    solution = run(device, shifted_pair(shape, shift, grow=12), options)
+    shift = (3, -3, 6)
+    options = dataclasses.replace(SEARCH, search_factor=(3, 3, 3), cost_smoothing_mm=6.0)
+    problem = shifted_pair(shape, shift, grow=12, wavelengths=(14, 40))
+    solution = run(device, problem, options)
     assert worst(device, solution, shift, (2, 2, 2)).max() < 1e-5
 
 
@@ -180,8 +210,7 @@ def test_coarse_to_fine_keeps_cell_centres(device):
     """A displacement that grows linearly from cell to cell lands on the voxels without a shift."""
     field = reference.indices((4, 5, 6)) * (3.0, 2.0, 1.0)  # of cell centres
     factor = np.array([2, 3, 4])
-    to_coarse = np.column_stack([np.diag(1 / factor), -(factor - 1) / (2 * factor)])
-    fine = reference.map_field((8, 15, 24), np.zeros((3, 4)), field, to_field=to_coarse)
+    fine = reference.resize_field(field, (8, 15, 24), factor)
     for cell in itertools.product(range(4), range(5), range(6)):
         voxels = fine[tuple(slice(c * f, (c + 1) * f) for c, f in zip(cell, factor, strict=True))]
         if all(0 < c < n - 1 for c, n in zip(cell, (4, 5, 6), strict=True)):
@@ -189,20 +218,27 @@ def test_coarse_to_fine_keeps_cell_centres(device):
 
 
 @pytest.mark.parametrize("shift", [(1.3, -0.7, 0.45), (1, -1, 2)])
-def test_refinement_finds_a_shift_up_to_the_faces(device, shift):
-    """Sub-voxel, and not 3-4 % short as with coordinates scaled by n / (n - 1)."""
-    problem = shifted_pair((14, 16, 18), shift, grow=4)
-    solution = run(device, problem, REFINE)
-    assert worst(device, solution, shift, problem.spacing_mm).max() < 0.05
+@pytest.mark.parametrize("levels", [(200,), (60, 80), (60, 60, 80)])
+def test_refinement_finds_a_shift_up_to_the_faces(device, shift, levels):
+    """Sub-voxel, and not 3-4 % short as with coordinates scaled by n / (n - 1).
+
+    Waves of at least 14 voxels: linear interpolation flattens a wave by (pi / length)^2 / 2 at
+    most, which locally shows as a shift of a few hundredths.
+    """
+    problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
+    solution = run(device, problem, dataclasses.replace(REFINE, iterations=levels))
+    assert worst(device, solution, shift, problem.spacing_mm).max() < 0.1
     mean = device.get(solution.field).reshape(-1, 3).mean(0) / problem.spacing_mm
     np.testing.assert_allclose(mean, shift, atol=0.01)
 
 
 def test_refinement_with_anisotropic_spacing(device):
     spacing, shift = (5.0, 1.5, 2.0), (0.6, -1.2, 0.8)
-    problem = shifted_pair((9, 16, 18), shift, spacing_mm=spacing, grow=4)
+    problem = shifted_pair((9, 16, 18), shift, spacing_mm=spacing, grow=4, wavelengths=(14, 40))
     solution = run(device, problem, REFINE)
-    assert worst(device, solution, shift, spacing).max() < 0.05
+    assert worst(device, solution, shift, spacing).max() < 0.1
+    mean = device.get(solution.field).reshape(-1, 3).mean(0) / spacing
+    np.testing.assert_allclose(mean, shift, atol=0.01)
 
 
 def test_search_and_refinement_together_have_no_scale_error(device):
@@ -245,7 +281,7 @@ def test_masked_structures_do_not_attract(device):
     fixed, moving = problem.fixed.copy(), problem.moving.copy()
     fixed[fixed_weight == 0] = 30
     moving[moving_weight == 0] = -30
-    options = dataclasses.replace(SEARCH, iterations=0)
+    options = dataclasses.replace(SEARCH, iterations=(0,))
     masked = {"fixed_weight": fixed_weight, "moving_weight": moving_weight}
     clean = run(device, dataclasses.replace(problem, **masked), options)
     spoilt = run(device, dataclasses.replace(problem, fixed=fixed, moving=moving, **masked), options)
@@ -258,7 +294,7 @@ def test_masked_fixed_voxels_do_not_attract_in_the_refinement(device):
     fixed_weight[3:7, 4:9, 5:9] = 0
     fixed = problem.fixed.copy()
     fixed[fixed_weight == 0] = 30
-    options = dataclasses.replace(REFINE, iterations=10)
+    options = dataclasses.replace(REFINE, iterations=(10,))
     clean = run(device, dataclasses.replace(problem, fixed_weight=fixed_weight), options)
     spoilt = run(
         device, dataclasses.replace(problem, fixed=fixed, fixed_weight=fixed_weight), options
@@ -277,7 +313,7 @@ def test_nothing_to_go_by_means_no_displacement(device, what, consistency_rounds
     else:
         name = "fixed_weight" if what == "no fixed weight" else "moving_weight"
         problem = dataclasses.replace(problem, **{name: np.zeros((12, 13, 14), np.float32)})
-    options = dataclasses.replace(SEARCH, consistency_rounds=consistency_rounds, iterations=3)
+    options = dataclasses.replace(SEARCH, consistency_rounds=consistency_rounds, iterations=(3,))
     solution = run(device, problem, options)
     assert not device.get(solution.field).any()
     assert solution.overlap == (1 if what == "constant image" else 0)
@@ -303,7 +339,8 @@ def test_empty_margin_does_not_drag_the_body(device):
 
 
 def test_leaving_the_field_of_view_does_not_pay(device):
-    """Half of the fixed image lies outside the moving one: voxels there stay with their matches."""
+    """Half of the fixed image lies outside the moving one, which ends at x = 20: matches end at 18,
+    and those that lie a filter's reach before that are not disturbed."""
     shape, shift = (14, 16, 32), (0, 0, 2)
     whole = shifted_pair(shape, shift, grow=8)
     moving = np.ascontiguousarray(whole.moving[8:-8, 8:-8, 8:28])
@@ -315,9 +352,9 @@ def test_leaving_the_field_of_view_does_not_pay(device):
     )
     options = dataclasses.replace(SEARCH, cost_smoothing_mm=4.0, field_smoothing_mm=4.0)
     solution = run(device, problem, options)
-    found = device.get(solution.field)[2:-2, 2:-2, :16]
+    found = device.get(solution.field)[2:-2, 2:-2, :11]
     assert np.abs(found - (0, 0, 4)).max() < 0.5
-    assert 0.4 < solution.overlap < 0.75
+    assert 0.5 < solution.overlap < 1
 
 
 def test_folding_is_held_down(device, rng):
@@ -327,7 +364,7 @@ def test_folding_is_held_down(device, rng):
     ones = np.ones(shape, np.float32)
     problem = reference.Problem(fixed, moving, ones, ones, (2, 2, 2))
     options = dataclasses.replace(
-        REFINE, iterations=40, smoothing_mm=1.2, smoothness=0.05, learning_rate_mm=0.4
+        REFINE, iterations=(40,), smoothing_mm=1.2, smoothness=0.05, learning_rate_mm=0.4
     )
 
     def folded(penalty):
@@ -343,7 +380,7 @@ def test_more_smoothness_gives_smaller_gradients(device, rng):
     problem = random_problem(rng)
     roughness = []
     for smoothness in (0.0, 1.0, 30.0):
-        options = dataclasses.replace(REFINE, iterations=30, smoothness=smoothness)
+        options = dataclasses.replace(REFINE, iterations=(30,), smoothness=smoothness)
         field = device.get(run(device, problem, options).field)
         roughness.append(reference.smoothness_energy(field, problem.spacing_mm))
     assert roughness[0] > 1.2 * roughness[1] > 1.2 * roughness[2]
@@ -354,7 +391,7 @@ def test_more_smoothness_gives_smaller_gradients(device, rng):
 
 def test_no_search_and_no_iterations_give_the_zero_field(device):
     problem = shifted_pair((7, 8, 9), (1, 0, 0))
-    solution = run(device, problem, dataclasses.replace(REFINE, iterations=0))
+    solution = run(device, problem, dataclasses.replace(REFINE, iterations=(0,)))
     assert not device.get(solution.field).any()
     assert solution.similarity_before == solution.similarity_after > 0
     assert solution.overlap == 1
@@ -369,7 +406,7 @@ def test_one_voxel_axes(device, shape, radius):
     problem = shifted_pair(shape, shift, grow=0)
     options = dataclasses.replace(REFINE, search_factor=(2, 2, 2), search_radius=radius,
                                   cost_smoothing_mm=3.0, field_smoothing_mm=3.0,
-                                  iterations=40)  # fmt: skip
+                                  iterations=(40,))  # fmt: skip
     solution = run(device, problem, options)
     found = device.get(solution.field)
     thin = int(np.argmin(shape))
@@ -381,7 +418,7 @@ def test_one_voxel_axes(device, shape, radius):
 
 def test_single_voxel_volume(device):
     problem = shifted_pair((1, 1, 1), (0, 0, 0))
-    solution = run(device, problem, dataclasses.replace(REFINE, iterations=3))
+    solution = run(device, problem, dataclasses.replace(REFINE, iterations=(3,)))
     assert not device.get(solution.field).any()
 
 
@@ -389,7 +426,7 @@ def test_nan_features_do_not_crash(device):
     """Features are to be finite: the field may be lost, the process must not be."""
     problem = shifted_pair((10, 11, 12), (2, 0, 0))
     problem.fixed[4, 5, 6] = np.nan
-    for options in (SEARCH, dataclasses.replace(SEARCH, iterations=3)):
+    for options in (SEARCH, dataclasses.replace(SEARCH, iterations=(3,))):
         assert device.get(run(device, problem, options).field).shape == (10, 11, 12, 3)
 
 
@@ -397,6 +434,6 @@ def test_nan_under_zero_weight_is_ignored_by_the_refinement(device):
     problem = shifted_pair((10, 11, 12), (0.5, 0, 0), grow=2)
     problem.fixed[4, 5, 6] = np.nan
     problem.fixed_weight[4, 5, 6] = 0
-    solution = run(device, problem, dataclasses.replace(REFINE, iterations=5))
+    solution = run(device, problem, dataclasses.replace(REFINE, iterations=(5,)))
     assert np.isfinite(device.get(solution.field)).all()
     assert np.isfinite(solution.similarity_after)

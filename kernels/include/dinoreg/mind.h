@@ -16,6 +16,7 @@
 DR_NAMESPACE_BEGIN
 
 enum { kMindImages = 6, kMindChannels = 12 };
+constexpr float kFlatMean = 0.999f;  // mean feature from which on a cell counts as flat
 
 // Image k compares I(p + first) with I(p + second); channel 2k reads it at p, channel 2k + 1 at
 // p - first - second. Offsets in units of the dilation, (z, y, x).
@@ -194,6 +195,7 @@ struct MindPool {
   int first_plane, planes;
   Half* out;
   Shape out_shape;
+  float* structure;  // (z, y, x): 0 where the cell is flat, else 1; may be null
   int stride, first_cell, cells;
   int pool_z, pool_y, pool_x;
   float scale;
@@ -207,7 +209,9 @@ struct MindPool {
     const int y0 = y * pool_y, y1 = min_int(y0 + pool_y, shape.y);
     const int x0 = x * pool_x, x1 = min_int(x0 + pool_x, shape.x);
     const float weight = scale / (float)((z1 - z0) * (y1 - y0) * (x1 - x0));
-    Half* to = out + out_shape.at(z, y, x) * stride;
+    const Index i = out_shape.at(z, y, x);
+    Half* to = out + i * stride;
+    float total = 0.0f;
     for (int c = 0; c < kMindChannels; ++c) {
       float sum = 0.0f;
       for (int iz = z0; iz < z1; ++iz)
@@ -216,7 +220,11 @@ struct MindPool {
           for (int ix = x0; ix < x1; ++ix) sum += line[ix];
         }
       to[c] = float_to_half(sum * weight);
+      total += sum * weight;
     }
+    // All patches alike: every feature is 1, and equals any other flat place in any image.
+    if (structure != nullptr)
+      structure[i] = total < kFlatMean * kMindChannels * scale ? 1.0f : 0.0f;
     for (int c = kMindChannels; c < stride; ++c) to[c] = 0;
   }
 };

@@ -1,0 +1,62 @@
+"""Low-latency registration of 3D medical images (CT, MR) on CPUs and GPUs.
+
+>>> import dinoreg_rt
+>>> result = dinoreg_rt.register("fixed.nii.gz", "moving.nii.gz")
+>>> result.warped_sitk()  # the moving image on the fixed image's grid
+
+Names are imported when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import RegistrationConfig
+    from .errors import DinoregError
+    from .registration import Plan, plan, register
+    from .result import RegistrationResult
+    from .types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
+    from .warp import warp_labels, warp_volume
+
+_HOME = {
+    "AffineTransform": "types",
+    "DinoregError": "errors",
+    "DisplacementField": "types",
+    "Geometry": "types",
+    "LabelMap": "types",
+    "Plan": "registration",
+    "RegistrationConfig": "config",
+    "RegistrationResult": "result",
+    "Volume": "types",
+    "plan": "registration",
+    "register": "registration",
+    "warp_labels": "warp",
+    "warp_volume": "warp",
+}
+
+__all__ = [
+    "AffineTransform",
+    "DinoregError",
+    "DisplacementField",
+    "Geometry",
+    "LabelMap",
+    "Plan",
+    "RegistrationConfig",
+    "RegistrationResult",
+    "Volume",
+    "plan",
+    "register",
+    "warp_labels",
+    "warp_volume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("dinoreg-rt")
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

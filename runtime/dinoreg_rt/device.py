@@ -1,0 +1,127 @@
+"""Where a registration runs: the CPU, or one CUDA device through CuPy."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .errors import DeviceError
+from .types import Array
+
+
+@dataclass(frozen=True)
+class Device:
+    """One place to compute.
+
+    Attributes:
+        kind: ``cpu`` or ``cuda``.
+        index: of the CUDA device.
+        threads: CPU threads that the kernels use.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    index: int = 0
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """As on the command line: ``cpu`` or ``cuda:N``."""
+        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
+
+    @property
+    def xp(self) -> Any:
+        """NumPy or CuPy."""
+        if self.kind == "cpu":
+            return np
+        import cupy
+
+        return cupy
+
+    def active(self) -> Any:
+        """Context in which arrays are made on this device."""
+        return nullcontext() if self.kind == "cpu" else self.xp.cuda.Device(self.index)
+
+    def upload(self, array: Array, dtype: DTypeLike) -> Array:
+        """C-contiguous array on this device; no copy where none is needed."""
+        return self.xp.ascontiguousarray(self.xp.asarray(array, dtype=dtype))
+
+    def download(self, array: Array) -> Any:
+        """The same values as a NumPy array."""
+        return array if self.kind == "cpu" else self.xp.asnumpy(array)
+
+    def synchronize(self) -> None:
+        """Wait until everything that was started has finished."""
+        if self.kind == "cuda":
+            self.xp.cuda.get_current_stream().synchronize()
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
+    """The device for ``auto``, ``cpu`` or ``cuda[:N]``, and why.
+
+    Raises:
+        DeviceError: a CUDA device was asked for by name and cannot be used.
+    """
+    count = threads or usable_cpus()
+    if wanted == "cpu":
+        return Device("cpu", threads=count), "cpu, as asked"
+    index = int(wanted.partition(":")[2] or 0) if wanted.startswith("cuda") else 0
+    problem = _cuda_problem(index)
+    if problem is None:
+        reason = "as asked" if wanted.startswith("cuda") else "because a CUDA device is there"
+        return Device("cuda", index, count), f"cuda:{index}, {reason}"
+    if wanted == "auto":
+        return Device("cpu", threads=count), f"cpu, because {problem}"
+    raise DeviceError(
+        f"--device {wanted}: {problem}. `dinoreg-rt doctor` shows what is missing; "
+        "--device cpu runs without a GPU"
+    )
+
+
+def _cuda_problem(index: int) -> str | None:
+    """Why CUDA device `index` cannot be used; None when it can."""
+    from dinoreg_kernels import build_info
+
+    info = build_info()
+    if not info.cuda_built:
+        return "the kernel library was built without CUDA (no nvcc was found at install time)"
+    if info.cuda_devices == 0:
+        return "there is no CUDA device or driver on this machine"
+    if index >= info.cuda_devices:
+        return f"there is no device {index}, only {info.cuda_devices} (numbered from 0)"
+    try:
+        import cupy  # noqa: F401
+    except ImportError:
+        return "CuPy is not installed (pip install '.[gpu]')"
+    return None
+
+
+@dataclass
+class StageTimer:
+    """Wall-clock milliseconds of the stages of one run, in order."""
+
+    device: Device
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block; work queued on a GPU is waited for."""
+        began = time.perf_counter()
+        yield
+        self.device.synchronize()
+        elapsed = (time.perf_counter() - began) * 1e3
+        self.timings_ms[name] = self.timings_ms.get(name, 0.0) + elapsed

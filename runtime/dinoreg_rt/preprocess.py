@@ -1,0 +1,205 @@
+"""From images as scanned to images on the working grid: modality, intensity window, resampling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+import dinoreg_kernels
+
+from .config import ModalityChoice, RegistrationConfig
+from .device import Device
+from .errors import ConfigError
+from .geometry import coarsened_grid, index_map, kernel_affine, resampled_grid, same_grid
+from .types import AffineTransform, Array, Geometry, Modality, Volume
+
+#: A CT holds air at about -1000 HU; no MR and no windowed image goes that low.
+_CT_AIR_HU = -500.0
+#: Voxels looked at for a percentile: enough for three digits, and quick on any scan.
+_PERCENTILE_SAMPLES = 1_000_000
+#: Cells the discrete search reaches at most along an axis: its cost grows with the third power.
+_MAX_SEARCH = 12
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingGrids:
+    """The lattices of one registration, all on the fixed image's box.
+
+    Attributes:
+        working: where features are computed.
+        pool_zyx: working voxels per control voxel.
+        control: where the displacement is refined.
+        search_factor_zyx: control voxels per cell of the discrete search.
+        search_radius_zyx: reach of the discrete search in cells.
+    """
+
+    working: Geometry
+    pool_zyx: tuple[int, int, int]
+    control: Geometry
+    search_factor_zyx: tuple[int, int, int]
+    search_radius_zyx: tuple[int, int, int]
+
+
+def plan_grids(
+    fixed: Geometry, config: RegistrationConfig
+) -> tuple[WorkingGrids, RegistrationConfig]:
+    """The lattices for a fixed image, and the configuration with every default length filled in.
+
+    Lengths in mm become whole voxels of each axis, at least one. Lengths that are not given follow
+    the working grid: structures are looked for at the scale that the image shows.
+    """
+    working = working_grid(fixed, config.working_megavoxels)
+    voxel_mm = min(working.spacing_mm)
+    config = _fill_lengths(config, voxel_mm)
+    pool = whole_voxels(required(config.control_spacing_mm), working)
+    control = coarsened_grid(working, pool)
+    factor = whole_voxels(required(config.search_spacing_mm), control)
+    cells = [math.ceil(n / f) for n, f in zip(control.shape_zyx, factor, strict=True)]
+    radius_mm = required(config.search_radius_mm)
+    steps = [radius_mm / (s * f) for s, f in zip(control.spacing_mm[::-1], factor, strict=True)]
+    z, y, x = (min(round(r), n - 1, _MAX_SEARCH) for r, n in zip(steps, cells, strict=True))
+    return WorkingGrids(working, pool, control, factor, (z, y, x)), config
+
+
+def working_grid(fixed: Geometry, megavoxels: float) -> Geometry:
+    """The fixed grid itself, or a coarser one over the same box with at most so many voxels.
+
+    The finest axes are made coarser first, so that thick slices are left as they are.
+    """
+    limit = megavoxels * 1e6
+    box = [n * s for n, s in zip(fixed.shape_xyz, fixed.spacing_mm, strict=True)]
+    if math.prod(fixed.shape_xyz) <= limit:
+        return fixed
+    low, high = min(fixed.spacing_mm), max(box)
+    for _ in range(60):  # bisection on the spacing that no axis may undercut
+        middle = (low + high) / 2
+        spacing = [max(s, middle) for s in fixed.spacing_mm]
+        voxels = math.prod(b / s for b, s in zip(box, spacing, strict=True))
+        low, high = (middle, high) if voxels > limit else (low, middle)
+    x, y, z = (max(s, high) for s in fixed.spacing_mm)
+    return resampled_grid(fixed, (x, y, z))
+
+
+def _fill_lengths(config: RegistrationConfig, voxel_mm: float) -> RegistrationConfig:
+    control = config.control_spacing_mm or 2 * voxel_mm
+    step = config.search_spacing_mm or 6 * voxel_mm
+    defaults = {
+        "mind_radius_mm": voxel_mm,
+        "mind_dilation_mm": 2 * voxel_mm,
+        "control_spacing_mm": control,
+        "search_spacing_mm": step,
+        "search_radius_mm": 4 * step,
+        "learning_rate_mm": control,
+        "smoothing_mm": math.sqrt(2) * control,
+    }
+    missing = {k: round(v, 6) for k, v in defaults.items() if getattr(config, k) is None}
+    return config.model_copy(update=missing)
+
+
+def required(length_mm: float | None) -> float:
+    """A length that `plan_grids` has filled in."""
+    if length_mm is None:
+        raise ConfigError("a length is still open; plan_grids fills it in")
+    return length_mm
+
+
+def whole_voxels(length_mm: float, grid: Geometry) -> tuple[int, int, int]:
+    """A length as voxels along z, y, x: rounded, at least one, at most the axis."""
+    z, y, x = (
+        min(max(1, round(length_mm / s)), n)
+        for s, n in zip(grid.spacing_mm[::-1], grid.shape_zyx, strict=True)
+    )
+    return (z, y, x)
+
+
+def detect_modality(volume: Volume, wanted: ModalityChoice) -> tuple[Modality, str]:
+    """The modality of an image, and why."""
+    if wanted != "auto":
+        return wanted, f"{wanted}, as asked"
+    lowest = float(volume.array.min())
+    if lowest <= _CT_AIR_HU:
+        return "ct", f"ct, because values go down to {lowest:.0f}, as air does on a CT"
+    return "mr", f"mr, because no value lies below {_CT_AIR_HU:.0f} (lowest {lowest:.4g})"
+
+
+def intensity_window(
+    volume: Volume, modality: Modality, config: RegistrationConfig
+) -> tuple[float, float]:
+    """Values that become 0 and 1."""
+    if modality == "ct":
+        return config.ct_window_hu
+    values = volume.array.reshape(-1)
+    step = max(1, values.size // _PERCENTILE_SAMPLES)
+    low = float(values.min())
+    high = float(np.percentile(values[::step], config.mr_percentile))
+    if high <= low:  # nearly all voxels are background
+        high = float(values.max())
+    return low, high
+
+
+def window(array: Array, low: float, high: float) -> Array:
+    """Clip to [low, high] and scale to [0, 1], in place."""
+    array -= np.float32(low)
+    array *= np.float32(1.0 / (high - low))
+    return array.clip(0.0, 1.0, out=array)
+
+
+def resample_volume(
+    volume: Volume, grid: Geometry, affine: AffineTransform, device: Device
+) -> Array:
+    """`volume` on `grid` (D, H, W) float32, a new array, antialiased where the grid is coarser.
+
+    Beyond the image its border voxels go on: the weight says that nothing is known there.
+
+    Args:
+        volume: the image.
+        grid: in the fixed image's space.
+        affine: fixed points to the image's points.
+        device: where the result lives.
+    """
+    image = device.upload(volume.array, np.float32)
+    if same_grid(volume.geometry, grid) and np.array_equal(affine.matrix, np.eye(3)):
+        if not affine.translation_mm.any():
+            return image.copy()
+    matrix = kernel_affine(index_map(grid, volume.geometry, affine))
+    return dinoreg_kernels.resample(
+        image,
+        grid.shape_zyx,
+        matrix,
+        samples=antialiasing_samples(matrix),
+        outside=float(volume.array.min()),
+        threads=device.threads,
+    )
+
+
+def antialiasing_samples(matrix: np.ndarray) -> tuple[int, int, int]:
+    """Points per output voxel and axis so that no input voxel is skipped; at most 8."""
+    steps = np.linalg.norm(matrix[:, :3], axis=0)
+    z, y, x = (int(min(8, max(1, math.floor(s + 0.25)))) for s in steps)
+    return (z, y, x)
+
+
+def weight_on(
+    grid: Geometry,
+    image: Volume,
+    mask: np.ndarray | None,
+    affine: AffineTransform,
+    device: Device,
+) -> Array:
+    """How much of each voxel of `grid` the image (and its mask, if any) covers: 0..1 float32."""
+    shape = grid.shape_zyx
+    xp = device.xp
+    inside = xp.empty(shape, np.float32)
+    source = device.upload(image.array if mask is None else mask, np.float32)
+    matrix = kernel_affine(index_map(grid, image.geometry, affine))
+    value = dinoreg_kernels.resample(
+        source,
+        shape,
+        matrix,
+        samples=(2, 2, 2) if mask is None else antialiasing_samples(matrix),
+        inside=inside,
+        threads=device.threads,
+    )
+    return inside if mask is None else inside * value

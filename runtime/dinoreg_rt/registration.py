@@ -1,0 +1,308 @@
+"""The one orchestrator: `register` reads like the method, `plan` says beforehand what it will do.
+
+No file is read here but a transform named as the initial alignment, and nothing is printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import dinoreg_kernels
+
+from .align import initial_alignment
+from .config import RegistrationConfig
+from .device import Device, StageTimer, choose_device
+from .errors import RegistrationError, ResourceError
+from .features import feature_source, padded_channels
+from .features import WorkingImage as Image
+from .geometry import describe
+from .io import as_mask, as_volume
+from .moving_lattice import MovingLattice, plan_moving_lattice
+from .preprocess import (
+    WorkingGrids,
+    detect_modality,
+    intensity_window,
+    plan_grids,
+    resample_volume,
+    weight_on,
+    window,
+)
+from .quality import run_quality
+from .result import RegistrationResult
+from .solve import inverse_displacement, solve, solver_options, whole_displacement
+from .types import AffineTransform, Array, DisplacementField, Volume
+from .warp import warp_volume
+
+if TYPE_CHECKING:
+    from .io import ImageLike, LabelsLike
+
+#: Called with the stage's name and its finished fraction; an exception in it stops the run.
+ProgressCallback = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a registration will do, decided before any heavy work.
+
+    Attributes:
+        device: where it will run.
+        config: the configuration, nothing left open.
+        initial: the initial alignment.
+        grids: the lattices of the fixed image.
+        lattice: where the moving image is looked at.
+        windows: intensities that count as 0 and 1, fixed and moving.
+        choices: what was decided for the user, and why.
+        memory_bytes: predicted peak beside what the caller holds.
+    """
+
+    device: Device
+    config: RegistrationConfig
+    initial: AffineTransform
+    grids: WorkingGrids
+    lattice: MovingLattice
+    windows: tuple[tuple[float, float], tuple[float, float]]
+    choices: dict[str, str]
+    memory_bytes: int
+
+    def describe(self) -> str:
+        """Several lines for people: grids, search, memory."""
+        search = " x ".join(
+            f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1]
+        )
+        return "\n".join(
+            [
+                f"working grid   {describe(self.grids.working)}",
+                f"control grid   {describe(self.grids.control)}",
+                f"search         {search} shifts of {self.config.search_spacing_mm:g} mm",
+                f"memory         about {self.memory_bytes / 2**20:.0f} MiB",
+            ]
+        )
+
+
+def plan(fixed: ImageLike, moving: ImageLike, config: RegistrationConfig | None = None) -> Plan:
+    """Decide everything that can be decided without looking for matches.
+
+    Raises:
+        DinoregError: inputs, device or parameters that cannot be used; no overlap; not enough
+            memory.
+    """
+    fixed, moving = as_volume(fixed), as_volume(moving)
+    config = config or RegistrationConfig()
+    device, device_reason = choose_device(config.device, config.threads)
+    choices = {"device": device_reason}
+    windows, modalities = [], []
+    for role, volume, wanted in (
+        ("fixed", fixed, config.fixed_modality),
+        ("moving", moving, config.moving_modality),
+    ):
+        modality, choices[f"{role} modality"] = detect_modality(volume, wanted)
+        modalities.append(modality)
+        windows.append(intensity_window(volume, modality, config))
+    initial, choices["initial alignment"] = initial_alignment(
+        fixed, moving, config.initial, windows[0], windows[1]
+    )
+    grids, config = plan_grids(fixed.geometry, config)
+    lattice = plan_moving_lattice(grids, moving.geometry, initial)
+    choices["working grid"] = describe(grids.working)
+    choices["features"] = "MIND-SSC, because no encoder was given"
+    config = config.model_copy(
+        update={
+            "device": device.name,
+            "threads": device.threads,
+            "fixed_modality": modalities[0],
+            "moving_modality": modalities[1],
+        }
+    )
+    memory = _predict_memory(fixed, moving, grids, lattice, config)
+    return Plan(
+        device, config, initial, grids, lattice, (windows[0], windows[1]), choices, memory
+    )
+
+
+def register(
+    fixed: ImageLike,
+    moving: ImageLike,
+    *,
+    config: RegistrationConfig | None = None,
+    fixed_mask: LabelsLike | None = None,
+    moving_mask: LabelsLike | None = None,
+    progress: ProgressCallback | None = None,
+) -> RegistrationResult:
+    """Register `moving` to `fixed`.
+
+    Args:
+        fixed: path, SimpleITK image, `Volume`, or (array (D, H, W), `Geometry`).
+        moving: the same; any size, spacing, orientation and position.
+        config: parameters (default: the preset ``mind``).
+        fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
+        moving_mask: the same for the moving image.
+        progress: called with a stage's name and its finished fraction.
+
+    Returns:
+        The mapping from fixed to moving points, the warped moving image, and a report on both.
+
+    Raises:
+        DinoregError: see `dinoreg_rt.errors`; the message says what to do.
+    """
+    fixed, moving = as_volume(fixed), as_volume(moving)
+    masks = (
+        None if fixed_mask is None else as_mask(fixed_mask, fixed.geometry, "fixed"),
+        None if moving_mask is None else as_mask(moving_mask, moving.geometry, "moving"),
+    )
+    plan_ = plan(fixed, moving, config)
+    config, device, grids, lattice = plan_.config, plan_.device, plan_.grids, plan_.lattice
+    check_memory(plan_)
+    report = progress or (lambda stage, fraction: None)
+    timer = StageTimer(device)
+    with device.active():
+        with timer.stage("features"):
+            report("features", 0.0)
+            weights = _weights(fixed, moving, masks, plan_)
+            images = _working_images(fixed, moving, plan_)
+            features = feature_source(config).compute(images[0], images[1], device)
+            weights = (weights[0] * features.fixed_weight, weights[1] * features.moving_weight)
+            del images
+            report("features", 1.0)
+        with timer.stage("solve"):
+            options = solver_options(config, grids)
+            solution = solve(
+                features, weights, grids, lattice.offset_zyx, options, device, progress
+            )
+            del features, weights
+        with timer.stage("warp"):
+            report("warp", 0.0)
+            displacement = whole_displacement(
+                solution.field, grids.control, fixed.geometry, plan_.initial, device
+            )
+            warped = warp_volume(moving, displacement, device=device)
+            inverse = None
+            if config.inverse:
+                inverse, _ = inverse_displacement(
+                    solution.field, grids.control, moving.geometry, plan_.initial, device
+                )
+            report("warp", 1.0)
+        with timer.stage("quality"):
+            quality = run_quality(solution, grids.control, displacement, device)
+    return RegistrationResult(
+        displacement=_on_host(displacement, device),
+        initial=plan_.initial,
+        warped=warped,
+        inverse=None if inverse is None else _on_host(inverse, device),
+        quality=quality,
+        config=config,
+        choices=plan_.choices,
+        timings_ms=timer.timings_ms,
+        versions=versions(),
+        hashes={"fixed": content_hash(fixed), "moving": content_hash(moving)},
+    )
+
+
+def check_memory(plan_: Plan) -> None:
+    """Stop before the work begins when it cannot fit.
+
+    Raises:
+        ResourceError: more memory would be needed than is free.
+    """
+    from .doctor import memory_bytes
+
+    if plan_.device.kind == "cpu":
+        free = memory_bytes()[1]
+    else:
+        free = int(plan_.device.xp.cuda.Device(plan_.device.index).mem_info[0])
+    if plan_.memory_bytes > free:
+        raise ResourceError(
+            f"about {plan_.memory_bytes / 2**20:.0f} MiB would be needed on {plan_.device.name} "
+            f"and {free / 2**20:.0f} MiB are free; a smaller --working-megavoxels "
+            f"(now {plan_.config.working_megavoxels:g}) or a cropped image needs less"
+        )
+
+
+def content_hash(volume: Volume) -> str:
+    """sha256 of voxels and header: the same image in another file format has the same hash."""
+    digest = hashlib.sha256()
+    geometry = volume.geometry
+    header = [*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction.ravel()]
+    digest.update(np.asarray(geometry.shape_zyx, np.int64).tobytes())
+    digest.update(np.asarray(header, np.float64).tobytes())
+    digest.update(memoryview(np.ascontiguousarray(volume.array)).cast("B"))
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of everything that takes part in a registration."""
+    info = dinoreg_kernels.build_info()
+    names = ("dinoreg-rt", "numpy", "SimpleITK")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found | {"libdinoreg": info.version, "instruction set": info.isa}
+
+
+def _weights(
+    fixed: Volume, moving: Volume, masks: tuple[Array | None, Array | None], plan_: Plan
+) -> tuple[Array, Array]:
+    """How much each control voxel of either image counts: field of view and masks."""
+    identity = AffineTransform.identity()
+    grid, lattice, device = plan_.grids.control, plan_.lattice, plan_.device
+    if masks[0] is None:
+        fixed_weight = device.xp.ones(grid.shape_zyx, np.float32)
+    else:
+        fixed_weight = weight_on(grid, fixed, masks[0], identity, device)
+    moving_weight = weight_on(lattice.control, moving, masks[1], plan_.initial, device)
+    for role, weight in (("fixed", fixed_weight), ("moving", moving_weight)):
+        if not bool(weight.any()):
+            raise RegistrationError(
+                f"nothing of the {role} image is left to compare: its mask covers no part that "
+                "the other image reaches; check the mask and the initial alignment"
+            )
+    return fixed_weight, moving_weight
+
+
+def _working_images(fixed: Volume, moving: Volume, plan_: Plan) -> tuple[Image, Image]:
+    identity = AffineTransform.identity()
+    images = []
+    for volume, grid, affine, (low, high) in (
+        (fixed, plan_.grids.working, identity, plan_.windows[0]),
+        (moving, plan_.lattice.working, plan_.initial, plan_.windows[1]),
+    ):
+        array = resample_volume(volume, grid, affine, plan_.device)
+        images.append(Image(window(array, low, high), grid, plan_.grids.pool_zyx))
+    return images[0], images[1]
+
+
+def _on_host(field: DisplacementField, device: Device) -> DisplacementField:
+    return DisplacementField(device.download(field.vectors_mm), field.geometry)
+
+
+def _predict_memory(
+    fixed: Volume,
+    moving: Volume,
+    grids: WorkingGrids,
+    lattice: MovingLattice,
+    config: RegistrationConfig,
+) -> int:
+    """Bytes beside the inputs: the larger of the solver's stage and of the results at the end."""
+    stride = padded_channels(12)
+    images = 4 * (np.prod(grids.working.shape_zyx) + np.prod(lattice.working.shape_zyx))
+    voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
+    features = voxels * (2 * stride + 4)
+    workspace = dinoreg_kernels.solver_workspace_bytes(
+        grids.control.shape_zyx,
+        lattice.control.shape_zyx,
+        stride,
+        grids.control.spacing_mm[::-1],
+        solver_options(config, grids),
+    )
+    # Displacement (3), warped image and determinant; the inverse adds vectors and residual.
+    results = 4 * 5 * np.prod(fixed.geometry.shape_zyx)
+    results += 4 * 4 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
+    return int(max(images + features, features + workspace, results) + 4 * voxels)

@@ -1,0 +1,160 @@
+"""From features to displacement fields: the solver's result in the words of the other stages.
+
+Inside the solver a displacement is in millimetres along the control grid's own axes, relative to
+the initial alignment. Here it becomes vectors in LPS mm that hold the whole mapping.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import dinoreg_kernels
+from dinoreg_kernels import Progress, Solution, SolverOptions
+
+from .config import RegistrationConfig
+from .device import Device
+from .features import FeaturePair
+from .geometry import (
+    compose_affines,
+    index_map,
+    index_to_lps,
+    invert_affine,
+    kernel_affine,
+    lps_to_index,
+)
+from .preprocess import WorkingGrids, required
+from .types import AffineTransform, Array, DisplacementField, FloatArray, Geometry
+
+
+def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOptions:
+    """The part of the configuration that the solver takes, on these grids."""
+    return SolverOptions(
+        search_factor=grids.search_factor_zyx,
+        search_radius=grids.search_radius_zyx,
+        cost_smoothing_mm=config.cost_smoothing * required(config.search_spacing_mm),
+        field_smoothing_mm=config.field_smoothing * required(config.search_spacing_mm),
+        coupling=config.coupling,
+        consistency_rounds=config.inverse_consistency_rounds,
+        iterations=config.iterations,
+        learning_rate_mm=required(config.learning_rate_mm),
+        smoothing_mm=required(config.smoothing_mm),
+        smoothness=config.smoothness,
+        fold_penalty=config.fold_penalty,
+        fold_margin=config.fold_margin,
+    )
+
+
+def solve(
+    features: FeaturePair,
+    weights: tuple[Array, Array],
+    grids: WorkingGrids,
+    moving_offset_zyx: tuple[int, int, int],
+    options: SolverOptions,
+    device: Device,
+    progress: Progress | None = None,
+) -> Solution:
+    """One call into libdinoreg; see `dinoreg_kernels.solve`."""
+    return dinoreg_kernels.solve(
+        features.fixed,
+        features.moving,
+        weights[0],
+        weights[1],
+        spacing_mm=grids.control.spacing_mm[::-1],
+        moving_offset=moving_offset_zyx,
+        channels=features.channels,
+        options=options,
+        threads=device.threads,
+        progress=progress,
+    )
+
+
+def _axis_to_lps(grid: Geometry) -> FloatArray:
+    """mm along the grid's axes (z, y, x) to LPS (x, y, z)."""
+    return np.ascontiguousarray(grid.direction[:, ::-1])
+
+
+def whole_displacement(
+    field: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
+) -> DisplacementField:
+    """The whole mapping from fixed to moving points on `grid`: ``initial(p + u(p)) - p``.
+
+    Args:
+        field: (d, h, w, 3) from the solver, on `control`.
+        control: the control grid.
+        grid: of the result.
+        initial: fixed points to moving points.
+        device: where to compute.
+    """
+    here = index_to_lps(grid)
+    there = compose_affines(initial, here)
+    constant = np.column_stack(
+        [
+            (there.matrix - here.matrix)[:, ::-1],
+            there.translation_mm - here.translation_mm,
+        ]
+    )
+    vectors = dinoreg_kernels.map_field(
+        grid.shape_zyx,
+        constant,
+        field,
+        to_field=kernel_affine(index_map(grid, control)),
+        matrix=initial.matrix @ _axis_to_lps(control),
+        threads=device.threads,
+    )
+    return DisplacementField(vectors, grid)
+
+
+def inverse_displacement(
+    field: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
+) -> tuple[DisplacementField, Array]:
+    """Moving points to fixed points on the moving image's `grid`, and the residual in mm.
+
+    Solves ``p + u(p) = initial^-1(q)`` for every voxel centre q.
+    """
+    back = compose_affines(invert_affine(initial), index_to_lps(grid))
+    to_control = compose_affines(lps_to_index(control), back)
+    control_to_lps, grid_to_lps = index_to_lps(control), index_to_lps(grid)
+    vectors, residual = dinoreg_kernels.invert(
+        field,
+        grid.shape_zyx,
+        spacing_mm=control.spacing_mm[::-1],
+        matrix=np.diag(1.0 / np.asarray(control.spacing_mm[::-1])),
+        target=kernel_affine(to_control),
+        from_point=np.column_stack(
+            [control_to_lps.matrix[:, ::-1], control_to_lps.translation_mm]
+        ),
+        from_index=-np.column_stack([grid_to_lps.matrix[:, ::-1], grid_to_lps.translation_mm]),
+        threads=device.threads,
+    )
+    return DisplacementField(vectors, grid), residual
+
+
+def inverse_consistency_mm(field: Array, control: Geometry, device: Device) -> tuple[float, float]:
+    """Mean and maximum of |u(p) + v(p + u(p))| over the control points, v the inverse of u.
+
+    Points whose match leaves the grid are not counted: nothing is known of the inverse there.
+    """
+    spacing = control.spacing_mm[::-1]
+    identity = np.eye(3, 4)
+    mm = np.diag(spacing) @ identity
+    inverse, _ = dinoreg_kernels.invert(
+        field,
+        control.shape_zyx,
+        spacing_mm=spacing,
+        matrix=np.diag(1.0 / np.asarray(spacing)),
+        target=identity,
+        from_point=mm,
+        from_index=-mm,
+        threads=device.threads,
+    )
+    loop = dinoreg_kernels.compose(field, inverse, spacing, threads=device.threads)
+    xp = device.xp
+    error = xp.sqrt(xp.square(loop).sum(axis=-1))
+    inside = xp.ones(control.shape_zyx, bool)
+    for axis, (n, step) in enumerate(zip(control.shape_zyx, spacing, strict=True)):
+        index = xp.arange(n, dtype=np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        target = index + field[..., axis] / step
+        inside &= (target >= 0) & (target <= n - 1)
+    if not bool(inside.any()):
+        return 0.0, 0.0
+    return float(error[inside].mean()), float(error[inside].max())

@@ -1,0 +1,270 @@
+/* The C interface as a C program meets it: statuses, messages, workspaces, a small registration.
+ * Prints what failed and returns the number of failures. */
+#include "dinoreg.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int failures = 0;
+
+#define EXPECT(condition)                                                       \
+  do {                                                                          \
+    if (!(condition)) {                                                         \
+      printf("%s:%d: %s (last error: %s)\n", __FILE__, __LINE__, #condition,    \
+             dr_last_error_message());                                          \
+      ++failures;                                                               \
+    }                                                                           \
+  } while (0)
+
+#define EXPECT_MESSAGE(words) EXPECT(strstr(dr_last_error_message(), words) != NULL)
+
+enum { Z = 10, Y = 12, X = 14, VOXELS = Z * Y * X, CHANNELS = 16, ALIGNMENT = 64 };
+
+static void identity(double* matrix) {
+  memset(matrix, 0, 12 * sizeof *matrix);
+  matrix[0] = matrix[5] = matrix[10] = 1.0;
+}
+
+static void set3(int32_t* to, int32_t z, int32_t y, int32_t x) {
+  to[0] = z;
+  to[1] = y;
+  to[2] = x;
+}
+
+static void* allocate(size_t bytes) {
+  void* memory = aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+  if (memory == NULL) {
+    printf("out of memory\n");
+    exit(EXIT_FAILURE);
+  }
+  return memory;
+}
+
+/* A blob and a ramp, moved by `shift` voxels along x. */
+static void fill_image(float* image, float shift) {
+  for (int z = 0; z < Z; ++z)
+    for (int y = 0; y < Y; ++y)
+      for (int x = 0; x < X; ++x) {
+        const float dz = (float)z - 4.5f, dy = (float)y - 5.5f, dx = (float)x - 6.5f - shift;
+        const float r2 = dz * dz + 1.5f * dy * dy + dx * dx;
+        image[(z * Y + y) * X + x] = 100.0f * expf(-r2 / 12.0f) + dz - 2.0f * dy + dx;
+      }
+}
+
+static void test_facts(void) {
+  EXPECT(dr_version() == DR_VERSION_MAJOR * 1000 + DR_VERSION_MINOR);
+  EXPECT(strlen(dr_cpu_isa()) > 0);
+  EXPECT(dr_cuda_built() == 0 || dr_cuda_built() == 1);
+  EXPECT(dr_cuda_built() == 1 || dr_cuda_device_count() == 0);
+  for (int status = DR_OK; status <= DR_ERROR_CANCELLED; ++status)
+    EXPECT(strcmp(dr_status_string((dr_status)status), "unknown status") != 0);
+  EXPECT(strcmp(dr_status_string((dr_status)999), "unknown status") == 0);
+}
+
+static void test_resample(const dr_execution* cpu, const float* image) {
+  float* out = allocate(VOXELS * sizeof *out);
+  dr_resample_args args = {0};
+  args.in = image;
+  args.out = out;
+  set3(args.in_shape, Z, Y, X);
+  set3(args.out_shape, Z, Y, X);
+  set3(args.samples, 1, 1, 1);
+  identity(args.map.affine);
+  args.map.affine[11] = 1.0; /* one voxel along x */
+  args.outside = -1.0f;
+  EXPECT(dr_image_resample(cpu, &args) == DR_OK);
+  int wrong = 0;
+  for (int i = 0; i < VOXELS; ++i) {
+    const float wanted = i % X == X - 1 ? -1.0f : image[i + 1];
+    wrong += !(fabsf(out[i] - wanted) < 1e-4f);
+  }
+  EXPECT(wrong == 0);
+
+  args.in = NULL;
+  EXPECT(dr_image_resample(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("must not be NULL");
+  args.in = image;
+  args.out_shape[1] = 0;
+  EXPECT(dr_image_resample(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("out_shape = (10, 0, 14); wanted 1..32768");
+  EXPECT(dr_image_resample(NULL, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("execution is NULL");
+  EXPECT(dr_image_resample(cpu, NULL) == DR_ERROR_INVALID_ARGUMENT);
+  free(out);
+}
+
+static void test_devices(const float* image) {
+  float out = 0.0f;
+  dr_execution execution = {0};
+  dr_resample_args args = {0};
+  args.in = image;
+  args.out = &out;
+  set3(args.in_shape, Z, Y, X);
+  set3(args.out_shape, 1, 1, 1);
+  set3(args.samples, 1, 1, 1);
+  identity(args.map.affine);
+  execution.device = DR_DEVICE_CUDA;
+  if (dr_cuda_device_count() == 0) {
+    EXPECT(dr_image_resample(&execution, &args) == DR_ERROR_DEVICE_UNAVAILABLE);
+    EXPECT_MESSAGE("CUDA");
+  }
+  execution.device = (dr_device)7;
+  EXPECT(dr_image_resample(&execution, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("device = 7");
+}
+
+static uint16_t* mind(const dr_execution* cpu, const float* image) {
+  uint16_t* features = allocate(VOXELS * CHANNELS * sizeof *features);
+  dr_mind_args args = {0};
+  args.image = image;
+  args.out = features;
+  set3(args.shape, Z, Y, X);
+  set3(args.radius, 1, 1, 1);
+  set3(args.dilation, 2, 2, 2);
+  set3(args.pool, 1, 1, 1);
+  args.channels = CHANNELS;
+  args.scale = 1.0f;
+  const size_t bytes = dr_mind_workspace_bytes(&args);
+  EXPECT(bytes > 0);
+  EXPECT(dr_mind_workspace_bytes(NULL) == 0);
+  EXPECT(dr_mind_compute(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("workspace is NULL");
+  args.workspace = allocate(bytes);
+  args.workspace_bytes = bytes - 1;
+  EXPECT(dr_mind_compute(cpu, &args) == DR_ERROR_WORKSPACE_TOO_SMALL);
+  EXPECT_MESSAGE("wanted");
+  args.workspace_bytes = bytes;
+  EXPECT(dr_mind_compute(cpu, &args) == DR_OK);
+  int wrong = 0;
+  for (int i = 0; i < VOXELS; ++i) {
+    int ones = 0;
+    for (int c = 0; c < CHANNELS; ++c) {
+      const uint16_t half = features[i * CHANNELS + c];
+      wrong += half > (c < 12 ? 0x3c00 : 0); /* 0..1, and 0 in unused channels */
+      ones += half == 0x3c00;
+    }
+    wrong += ones == 0; /* the best channel of a voxel is 1 */
+  }
+  EXPECT(wrong == 0);
+  args.channels = 10;
+  EXPECT(dr_mind_workspace_bytes(&args) == 0);
+  EXPECT_MESSAGE("channels = 10");
+  free(args.workspace);
+  return features;
+}
+
+typedef struct Watch {
+  int searches, refinements, stop_after;
+} Watch;
+
+static int watch(void* user, dr_stage stage, float fraction) {
+  Watch* seen = user;
+  EXPECT(fraction > 0.0f && fraction <= 1.0f);
+  if (stage == DR_STAGE_SEARCH) ++seen->searches;
+  if (stage == DR_STAGE_REFINE) ++seen->refinements;
+  return seen->stop_after > 0 && seen->searches + seen->refinements >= seen->stop_after;
+}
+
+static void test_solver(const dr_execution* cpu, const float* image, const float* moved) {
+  uint16_t* fixed = mind(cpu, image);
+  uint16_t* moving = mind(cpu, moved);
+  float* weight = allocate(VOXELS * sizeof *weight);
+  float* field = allocate(3 * VOXELS * sizeof *field);
+  for (int i = 0; i < VOXELS; ++i) weight[i] = 1.0f;
+  const double coupling[] = {0.003, 0.03, 0.3};
+  const int32_t iterations[] = {10, 30};
+
+  dr_solver_args args = {0};
+  args.fixed = fixed;
+  args.fixed_weight = weight;
+  args.moving = moving;
+  args.moving_weight = weight;
+  args.field = field;
+  set3(args.fixed_shape, Z, Y, X);
+  set3(args.moving_shape, Z, Y, X);
+  args.stride = CHANNELS;
+  args.channels = 12;
+  for (int i = 0; i < 3; ++i) {
+    args.spacing_mm[i] = 2.0;
+    args.search_factor[i] = 2;
+    args.search_radius[i] = 2;
+  }
+  args.cost_smoothing_mm = 4.0;
+  args.field_smoothing_mm = 4.0;
+  args.coupling_rounds = 3;
+  args.consistency_rounds = 3;
+  args.iterations = iterations;
+  args.levels = 2;
+  args.learning_rate_mm = 0.2;
+  args.smoothing_mm = 4.0;
+  args.smoothness = 0.1;
+  args.fold_penalty = 1.0;
+  args.fold_margin = 0.1;
+
+  /* Sizes are known before the arrays are: coupling is not needed for them. */
+  const size_t bytes = dr_solver_workspace_bytes(&args);
+  EXPECT(bytes > 0);
+  EXPECT(dr_solver_workspace_bytes(NULL) == 0);
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("coupling is NULL");
+  args.coupling = coupling;
+  EXPECT(dr_solver_workspace_bytes(&args) == bytes);
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("workspace is NULL");
+  /* Guard bytes behind the workspace: a call keeps to what it asked for. */
+  unsigned char* memory = allocate(bytes + 4096);
+  memset(memory + bytes, 0xa5, 4096);
+  args.workspace = memory;
+  args.workspace_bytes = bytes - 1;
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_WORKSPACE_TOO_SMALL);
+  EXPECT_MESSAGE("wanted");
+  args.workspace_bytes = bytes;
+
+  Watch seen = {0, 0, 0};
+  dr_execution execution = *cpu;
+  execution.progress = watch;
+  execution.progress_user = &seen;
+  EXPECT(dr_solver_run(&execution, &args) == DR_OK);
+  EXPECT(seen.searches > 0);
+  EXPECT(seen.refinements == 40);
+  int touched = 0;
+  for (int i = 0; i < 4096; ++i) touched += memory[bytes + (size_t)i] != 0xa5;
+  EXPECT(touched == 0);
+  EXPECT(args.overlap > 0.5 && args.overlap <= 1.0);
+  EXPECT(args.similarity[1] < 0.5 * args.similarity[0]);
+  /* The blob moved by two voxels of 2 mm along x. */
+  const float* centre = field + 3 * ((4 * Y + 5) * X + 6);
+  EXPECT(fabsf(centre[0]) < 1.0f && fabsf(centre[1]) < 1.0f && fabsf(centre[2] - 4.0f) < 1.0f);
+
+  seen.stop_after = seen.searches + seen.refinements + 1;
+  EXPECT(dr_solver_run(&execution, &args) == DR_ERROR_CANCELLED);
+  EXPECT_MESSAGE("cancelled by the progress callback");
+
+  args.field = NULL;
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("must not be NULL");
+  free(memory);
+  free(field);
+  free(weight);
+  free(moving);
+  free(fixed);
+}
+
+int main(void) {
+  float* image = allocate(VOXELS * sizeof *image);
+  float* moved = allocate(VOXELS * sizeof *moved);
+  fill_image(image, 0.0f);
+  fill_image(moved, 2.0f);
+  dr_execution cpu = {0};
+  cpu.threads = 2;
+  test_facts();
+  test_resample(&cpu, image);
+  test_devices(image);
+  test_solver(&cpu, image, moved);
+  free(moved);
+  free(image);
+  printf("%d failures\n", failures);
+  return failures > 0;
+}

@@ -1,0 +1,105 @@
+"""The same bits for any number of threads and from run to run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dinoreg_kernels import (
+    SolverOptions,
+    compose,
+    jacobian_determinant,
+    mind_ssc,
+    resample,
+    solve,
+)
+from phantoms import waves
+
+#: More than the cores of most machines that run tests, and more than the planes of some arrays.
+THREADS = (1, 2, 3, 16, 0)
+
+
+def assert_same_bits(results):
+    first = results[0]
+    for other in results[1:]:
+        for a, b in zip(first, other, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def solve_all(shape, options, seed=1):
+    rng = np.random.default_rng(seed)
+    fixed = np.float16(waves(shape))
+    moving = np.float16(waves(shape, (0.7, -1.6, 1.2)))
+    weight = np.float32(rng.random(shape))
+    results = []
+    for threads in (*THREADS, THREADS[-1]):
+        s = solve(fixed, moving, weight, weight, spacing_mm=(2, 2, 2), options=options,
+                  threads=threads)  # fmt: skip
+        results.append((s.field, s.similarity_before, s.similarity_after, s.overlap))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"),
+    [
+        ((22, 24, 26), (3, 3, 3)),
+        ((9, 40, 44), (2, 2, 2)),
+        ((2, 60, 62), (2, 2, 2)),  # one coarse plane
+        ((62, 3, 60), (2, 2, 2)),
+        ((60, 62, 2), (2, 2, 2)),  # a coarse row of one cell
+        ((40, 40, 8), (2, 2, 2)),
+    ],
+)
+def test_solve(shape, factor):
+    options = SolverOptions(
+        search_factor=factor,
+        search_radius=(1, 2, 2),
+        coupling=(0.01, 0.3),
+        consistency_rounds=2,
+        iterations=(2, 2),
+    )
+    assert_same_bits(solve_all(shape, options))
+
+
+def test_one_level_and_no_search():
+    options = SolverOptions(search_radius=(0, 0, 0), iterations=(4,))
+    assert_same_bits(solve_all((5, 60, 62), options))
+
+
+@pytest.mark.parametrize("shape", [(40, 33, 35), (3, 90, 91)])
+def test_mind(shape, rng):
+    image = rng.normal(size=shape).astype(np.float32)
+    case = {"radius": (1, 1, 1), "dilation": (2, 2, 2), "pool": (2, 2, 2)}
+    assert_same_bits([(mind_ssc(image, **case, threads=t),) for t in (*THREADS, 0)])
+
+
+def test_resample_jacobian_and_compose(rng):
+    image = rng.normal(size=(20, 33, 35)).astype(np.float32)
+    field = rng.normal(size=(20, 33, 35, 3)).astype(np.float32)
+    assert_same_bits(
+        [
+            (
+                resample(image, image.shape, np.eye(3, 4), field=field, samples=(2, 1, 1), threads=t),
+                jacobian_determinant(field, np.eye(3), threads=t),
+                compose(field, field, (1, 2, 3), threads=t),
+            )
+            for t in (*THREADS, 0)
+        ]
+    )
+
+
+def test_a_volume_that_is_part_of_a_larger_buffer(rng):
+    """Nothing outside the arrays is read: other numbers around them change no bit."""
+    shape = (7, 9, 11)
+    features, weight = np.float16(waves(shape)), np.float32(rng.random(shape))
+    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2,))
+    results = []
+    for filling in (0.0, 100.0):
+        arrays = []
+        for array in (features, features[::-1], weight, weight):
+            buffer = np.full(array.size + 512, filling, array.dtype)
+            start = (-buffer.ctypes.data % 64) // array.itemsize + 128
+            inner = buffer[start : start + array.size].reshape(array.shape)
+            inner[...] = array
+            arrays.append(inner)
+        results.append((solve(*arrays, spacing_mm=(2, 2, 2), options=options).field,))
+    assert_same_bits(results)

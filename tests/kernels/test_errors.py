@@ -1,0 +1,231 @@
+"""What the library and its binding refuse, in words; and the progress callback."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import dinoreg_kernels
+import numpy as np
+import pytest
+from dinoreg_kernels import (
+    KernelError,
+    SolverOptions,
+    build_info,
+    compose,
+    invert,
+    jacobian_determinant,
+    map_field,
+    mind_ssc,
+    resample,
+    resample_labels,
+    solve,
+    solver_workspace_bytes,
+)
+
+IDENTITY = np.eye(3, 4)
+IMAGE = np.zeros((4, 5, 6), np.float32)
+FIELD = np.zeros((4, 5, 6, 3), np.float32)
+OPTIONS = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2, 3))
+
+
+def run_solve(options=OPTIONS, **change):
+    arguments = {
+        "fixed": np.zeros((4, 5, 6, 8), np.float16),
+        "moving": np.zeros((4, 5, 6, 8), np.float16),
+        "fixed_weight": np.ones((4, 5, 6), np.float32),
+        "moving_weight": np.ones((4, 5, 6), np.float32),
+        "spacing_mm": (1, 1, 1),
+    }
+    return solve(**(arguments | change), options=options)
+
+
+def run_invert(**change):
+    arguments = {
+        "spacing_mm": (1, 1, 1),
+        "matrix": np.eye(3),
+        "target": IDENTITY,
+        "from_point": IDENTITY,
+        "from_index": -IDENTITY,
+    }
+    return invert(FIELD, (4, 5, 6), **(arguments | change))
+
+
+def test_build_info():
+    info = build_info()
+    assert info.version == "0.1"
+    assert info.isa in ("x86-64-v4", "x86-64-v3", "generic")
+    assert info.cuda_devices == 0 or info.cuda_built
+
+
+def test_every_public_name_is_there():
+    for name in dinoreg_kernels.__all__:
+        assert hasattr(dinoreg_kernels, name)
+
+
+NAN_MAP = np.full((3, 4), np.nan)
+REFUSED = {
+    "image type": (lambda: resample(np.zeros((2, 2, 2)), (2, 2, 2), IDENTITY),
+                   r"image is float64; wanted float32"),
+    "image layout": (lambda: resample(IMAGE.T, (2, 2, 2), IDENTITY), r"image is not C-contiguous"),
+    "two axes": (lambda: resample(IMAGE[0], (2, 2, 2), IDENTITY),
+                 r"image.shape has 2 numbers; wanted 3"),
+    "empty axis": (lambda: resample(IMAGE[:0], (2, 2, 2), IDENTITY),
+                   r"in_shape = \(0, 5, 6\); wanted 1..32768 on each axis"),
+    "huge axis": (lambda: resample(np.zeros((1, 1, 40000), np.float32), (2, 2, 2), IDENTITY),
+                  r"in_shape = \(1, 1, 40000\); wanted 1..32768"),
+    "empty output": (lambda: resample(IMAGE, (2, 0, 2), IDENTITY), r"out_shape = \(2, 0, 2\)"),
+    "matrix size": (lambda: resample(IMAGE, (2, 2, 2), np.eye(4)),
+                    r"index_map has 16 numbers; wanted 12"),
+    "matrix values": (lambda: resample(IMAGE, (2, 2, 2), NAN_MAP),
+                      r"map.affine\[0\] is not a finite number"),
+    "field type": (lambda: resample(IMAGE, (2, 2, 2), IDENTITY, field=FIELD.astype(float)),
+                   r"field is float64; wanted float32"),
+    "to_field": (lambda: resample(IMAGE, (2, 2, 2), IDENTITY, field=FIELD, to_field=NAN_MAP),
+                 r"map.to_field\[0\] is not a finite number"),
+    "samples": (lambda: resample(IMAGE, (2, 2, 2), IDENTITY, samples=(1, 0, 1)),
+                r"samples\[1\] = 0; wanted 1..64"),
+    "inside": (lambda: resample(IMAGE, (2, 2, 2), IDENTITY, inside=np.zeros((2, 2, 3), np.float32)),
+               r"inside has shape \(2, 2, 3\); wanted \(2, 2, 2\)"),
+    "threads": (lambda: resample(IMAGE, (2, 2, 2), IDENTITY, threads=-1),
+                r"threads = -1; wanted >= 0"),
+    "labels type": (lambda: resample_labels(IMAGE, (2, 2, 2), IDENTITY),
+                    r"labels is float32; wanted int32"),
+    "map_field": (lambda: map_field((2, 2, 2), IDENTITY, FIELD, matrix=np.full((3, 3), np.inf)),
+                  r"map.matrix\[0\] is not a finite number"),
+    "jacobian": (lambda: jacobian_determinant(FIELD, np.full(9, np.nan)),
+                 r"index_from_unit\[0\] is not a finite number"),
+    "compose": (lambda: compose(FIELD, FIELD, (1, 0, 1)), r"spacing_mm\[1\] = 0; wanted > 0"),
+    "invert iterations": (lambda: run_invert(iterations=0), r"iterations = 0; wanted >= 1"),
+    "invert tolerance": (lambda: run_invert(tolerance_mm=0.0), r"tolerance_mm\[0\] = 0; wanted > 0"),
+    "mind radius": (lambda: mind_ssc(IMAGE, radius=(1, -1, 1), dilation=(1, 1, 1)),
+                    r"radius\[1\] = -1; wanted 0..64"),
+    "mind dilation": (lambda: mind_ssc(IMAGE, radius=(1, 1, 1), dilation=(1, 1, 0)),
+                      r"dilation\[2\] = 0; wanted 1..64"),
+    "mind channels": (lambda: mind_ssc(IMAGE, radius=(1, 1, 1), dilation=(1, 1, 1), channels=12),
+                      r"channels = 12; wanted a multiple of 8, at least 12"),
+    "mind structure": (lambda: mind_ssc(IMAGE, radius=(1,) * 3, dilation=(1,) * 3,
+                                        structure=np.zeros((4, 5, 5), np.float32)),
+                       r"structure has shape \(4, 5, 5\); wanted \(4, 5, 6\)"),
+    "mind scale": (lambda: mind_ssc(IMAGE, radius=(1,) * 3, dilation=(1,) * 3, scale=np.nan),
+                   r"scale is not a finite number"),
+    "features type": (lambda: run_solve(fixed=np.zeros((4, 5, 6, 8), np.float32)),
+                      r"fixed is float32; wanted float16"),
+    "features stride": (lambda: run_solve(fixed=np.zeros((4, 5, 6, 12), np.float16),
+                                          moving=np.zeros((4, 5, 6, 12), np.float16)),
+                        r"stride = 12; wanted a multiple of 8"),
+    "used channels": (lambda: run_solve(channels=9), r"channels = 9; wanted 1..stride = 8"),
+    "unequal channels": (lambda: run_solve(moving=np.zeros((4, 5, 6, 16), np.float16)),
+                         r"moving has shape \(4, 5, 6, 16\); wanted \(4, 5, 6, 8\)"),
+    "weight shape": (lambda: run_solve(fixed_weight=np.ones((4, 5, 5), np.float32)),
+                     r"fixed_weight has shape \(4, 5, 5\); wanted \(4, 5, 6\)"),
+    "spacing": (lambda: run_solve(spacing_mm=(1, -1, 1)), r"spacing_mm\[1\] = -1; wanted > 0"),
+    "offset": (lambda: run_solve(moving_offset=(0, 99999, 0)), r"moving_offset\[1\] = 99999"),
+    "unaligned": (lambda: run_solve(fixed=np.zeros(968, np.float16)[1:961].reshape(4, 5, 6, 8)),
+                  r"features must be 16-byte aligned"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    call, words = REFUSED[name]
+    with pytest.raises(KernelError, match=words):
+        call()
+
+
+OPTION_ERRORS = [
+    ({"search_factor": (0, 1, 1)}, r"search_factor\[0\] = 0; wanted 1..256"),
+    ({"search_radius": (1, 1, 65)}, r"search_radius\[2\] = 65; wanted 0..64"),
+    ({"coupling": (0.1,) * 65}, r"coupling_rounds = 65; wanted 0..64"),
+    ({"consistency_rounds": -1}, r"consistency_rounds = -1; wanted >= 0"),
+    ({"iterations": ()}, r"levels = 0; wanted 1..6"),
+    ({"iterations": (1,) * 7}, r"levels = 7; wanted 1..6"),
+    ({"iterations": (3, -1)}, r"iterations\[1\] = -1; wanted >= 0"),
+    ({"learning_rate_mm": 0.0}, r"learning_rate_mm\[0\] = 0; wanted > 0"),
+    ({"cost_smoothing_mm": -1.0}, r"cost_smoothing_mm = -1; wanted >= 0"),
+    ({"field_smoothing_mm": float("nan")}, r"field_smoothing_mm = -?nan; wanted >= 0"),
+    ({"smoothing_mm": float("inf")}, r"smoothing_mm = inf; wanted >= 0"),
+    ({"smoothness": -0.5}, r"smoothness = -0.5; wanted >= 0"),
+    ({"fold_penalty": -2.0}, r"fold_penalty = -2; wanted >= 0"),
+    ({"fold_margin": -0.1}, r"fold_margin = -0.1; wanted >= 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), OPTION_ERRORS)
+def test_options_refused(change, words):
+    with pytest.raises(KernelError, match=words):
+        run_solve(dataclasses.replace(OPTIONS, **change))
+
+
+def test_wrong_number_of_spacings():
+    with pytest.raises(KernelError, match=r"spacing_mm has 2 numbers; wanted 3"):
+        run_solve(spacing_mm=(1, 1))
+
+
+def test_workspace_size_grows_with_the_volume_and_refuses_like_the_solver():
+    small = solver_workspace_bytes((8, 8, 8), (8, 8, 8), 8, (1, 1, 1), OPTIONS)
+    large = solver_workspace_bytes((16, 16, 16), (16, 16, 16), 8, (1, 1, 1), OPTIONS)
+    assert 0 < small < large
+    with pytest.raises(KernelError, match="stride = 9; wanted a multiple of 8"):
+        solver_workspace_bytes((8, 8, 8), (8, 8, 8), 9, (1, 1, 1), OPTIONS)
+
+
+def test_an_error_leaves_the_library_usable():
+    with pytest.raises(KernelError):
+        run_solve(spacing_mm=(0, 1, 1))
+    assert not run_solve().field.any()
+
+
+# ---- progress -------------------------------------------------------------------------------
+
+
+def test_progress_is_reported_in_order_up_to_one():
+    calls = []
+    run_solve(progress=lambda stage, fraction: calls.append((stage, fraction)))
+    for stage in ("search", "refine"):
+        fractions = [f for s, f in calls if s == stage]
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1
+        assert all(0 < f <= 1 for f in fractions)
+    stages = [s for s, _ in calls]
+    assert stages == sorted(stages, key=("search", "refine").index)
+    assert stages.count("refine") == sum(OPTIONS.iterations)
+
+
+def test_progress_changes_nothing():
+    rng = np.random.default_rng(2)
+    features = {k: np.float16(rng.random((4, 5, 6, 8))) for k in ("fixed", "moving")}
+    plain = run_solve(**features)
+    watched = run_solve(**features, progress=lambda *_: None)
+    np.testing.assert_array_equal(plain.field, watched.field)
+
+
+@pytest.mark.parametrize("stage", ["search", "refine"])
+@pytest.mark.parametrize("error", [ValueError("enough"), KeyboardInterrupt()])
+def test_an_exception_in_the_callback_stops_the_solve_and_comes_out(stage, error):
+    calls = []
+
+    def progress(now, fraction):
+        calls.append(now)
+        if now == stage:
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        run_solve(progress=progress)
+    assert caught.value is error
+    assert calls.count(stage) == 1
+    assert calls[-1] == stage
+
+
+def test_cancelling_is_prompt():
+    """A solve of minutes ends at the first report."""
+    options = dataclasses.replace(OPTIONS, iterations=(10**8,))
+
+    def stop(stage, fraction):
+        if stage == "refine":
+            raise TimeoutError
+
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        run_solve(options, progress=stop)
+    assert time.monotonic() - start < 5
