@@ -461,9 +461,7 @@ def search(problem, options):
     cell_mm = factor * problem.spacing_mm
     coarse = -(-np.array(problem.fixed_weight.shape) // factor)
     padded = tuple(coarse + 2 * radius)
-    fixed = pool_weighted(
-        problem.fixed, problem.fixed_weight, padded, factor, margin=radius
-    )
+    fixed = pool_weighted(problem.fixed, problem.fixed_weight, padded, factor, margin=radius)
     moving = pool_weighted(
         problem.moving,
         problem.moving_weight,

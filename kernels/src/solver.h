@@ -266,8 +266,8 @@ class Solver {
         KeepBest{nullptr, nullptr, coarse_, shifts_, 0, 0, true, 0.0f, step, best_cost,
                  best_shift},
         buffers[0], buffers[1], buffers[2]};
-    for (int round = 0; round <= a_.coupling_rounds; ++round) {
-      if (!counting()) search_pass(launch_, pass);
+    for (int round = 0; round <= a_.coupling_rounds && !counting(); ++round) {
+      search_pass(launch_, pass);
       run(ShiftsToPlanes{best_shift, coarse_, shifts_, raw});
       smooth(raw, planes, tmp, coarse_, 3, 1, a_.field_smoothing_mm, cell_mm_);
       if (!report(DR_STAGE_SEARCH,

@@ -9,13 +9,13 @@
 
 static int failures = 0;
 
-#define EXPECT(condition)                                                       \
-  do {                                                                          \
-    if (!(condition)) {                                                         \
-      printf("%s:%d: %s (last error: %s)\n", __FILE__, __LINE__, #condition,    \
-             dr_last_error_message());                                          \
-      ++failures;                                                               \
-    }                                                                           \
+#define EXPECT(condition)                                                    \
+  do {                                                                       \
+    if (!(condition)) {                                                      \
+      printf("%s:%d: %s (last error: %s)\n", __FILE__, __LINE__, #condition, \
+             dr_last_error_message());                                       \
+      ++failures;                                                            \
+    }                                                                        \
   } while (0)
 
 #define EXPECT_MESSAGE(words) EXPECT(strstr(dr_last_error_message(), words) != NULL)

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import dinoreg_kernels
 import pytest
+
+import dinoreg_kernels
 
 HERE = Path(__file__).parent
 PACKAGE = Path(dinoreg_kernels.__file__).parent

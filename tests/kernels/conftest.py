@@ -1,4 +1,4 @@
-"""Inputs for kernel tests, and the ops without a public function as a small library of their own."""
+"""The ops without a public function, compiled into a small library of their own."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from phantoms import waves
+
 from dinoreg_kernels import (
     SolverOptions,
     compose,
@@ -12,7 +14,6 @@ from dinoreg_kernels import (
     resample,
     solve,
 )
-from phantoms import waves
 
 #: More than the cores of most machines that run tests, and more than the planes of some arrays.
 THREADS = (1, 2, 3, 16, 0)
@@ -78,7 +79,9 @@ def test_resample_jacobian_and_compose(rng):
     assert_same_bits(
         [
             (
-                resample(image, image.shape, np.eye(3, 4), field=field, samples=(2, 1, 1), threads=t),
+                resample(
+                    image, image.shape, np.eye(3, 4), field=field, samples=(2, 1, 1), threads=t
+                ),
                 jacobian_determinant(field, np.eye(3), threads=t),
                 compose(field, field, (1, 2, 3), threads=t),
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 
-import dinoreg_kernels
 import numpy as np
 import pytest
+
+import dinoreg_kernels
 from dinoreg_kernels import (
     KernelError,
     SolverOptions,
@@ -97,7 +98,8 @@ REFUSED = {
                  r"index_from_unit\[0\] is not a finite number"),
     "compose": (lambda: compose(FIELD, FIELD, (1, 0, 1)), r"spacing_mm\[1\] = 0; wanted > 0"),
     "invert iterations": (lambda: run_invert(iterations=0), r"iterations = 0; wanted >= 1"),
-    "invert tolerance": (lambda: run_invert(tolerance_mm=0.0), r"tolerance_mm\[0\] = 0; wanted > 0"),
+    "invert tolerance": (lambda: run_invert(tolerance_mm=0.0),
+                         r"tolerance_mm\[0\] = 0; wanted > 0"),
     "mind radius": (lambda: mind_ssc(IMAGE, radius=(1, -1, 1), dilation=(1, 1, 1)),
                     r"radius\[1\] = -1; wanted 0..64"),
     "mind dilation": (lambda: mind_ssc(IMAGE, radius=(1, 1, 1), dilation=(1, 1, 0)),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from dinoreg_kernels import compose, invert, jacobian_determinant, map_field
 from phantoms import waves
+
+from dinoreg_kernels import compose, invert, jacobian_determinant, map_field
 
 SPACING = (2.5, 1.25, 1.5)
 OBLIQUE = np.array(
@@ -113,7 +114,9 @@ def test_inverse_residual_equals_reference(device):
     inverse, residual = invert_on_own_grid(device, field, tolerance_mm=1e-4)
     grid = reference.indices(field.shape[:3])
     points = grid + device.get(inverse).astype(float) / SPACING
-    expected = reference.inverse_residual_mm(field, points, grid, np.diag(1 / np.array(SPACING)), SPACING)
+    expected = reference.inverse_residual_mm(
+        field, points, grid, np.diag(1 / np.array(SPACING)), SPACING
+    )
     device.check(residual, expected)
     assert expected.max() < 2e-4
 

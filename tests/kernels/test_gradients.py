@@ -82,7 +82,9 @@ def test_exp_negative_within_its_stated_error(ops):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("shape", [(6, 7, 9, 3), (6, 7, 40, 3), (6, 7, 9, 1), (1, 2, 3, 3), (5, 1, 1, 3)])
+@pytest.mark.parametrize(
+    "shape", [(6, 7, 9, 3), (6, 7, 40, 3), (6, 7, 9, 1), (1, 2, 3, 3), (5, 1, 1, 3)]
+)
 @pytest.mark.parametrize("sigma", [0.4, 1.1, 3.0])
 def test_smooth_equals_reference(ops, cpu, rng, shape, axis, sigma):
     """Along each axis, also where the filter is longer than the array (several reflections)."""
@@ -92,9 +94,7 @@ def test_smooth_equals_reference(ops, cpu, rng, shape, axis, sigma):
     out = np.empty_like(values)
     outer, inner = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
     ops("smooth", values, out, outer, shape[axis], inner, half, half.size - 1)
-    expected = reference.ndimage.correlate1d(
-        values.astype(float), taps, axis=axis, mode="reflect"
-    )
+    expected = reference.ndimage.correlate1d(values.astype(float), taps, axis=axis, mode="reflect")
     cpu.check(out, expected)
 
 
@@ -388,7 +388,7 @@ def test_fold_reference_against_finite_differences(rng, shape):
 
 
 def test_gentle_and_constant_fields_are_not_pushed(ops):
-    """Nothing where the determinant stays above the margin, and no smoothness force on constants."""
+    """No fold force above the margin, and no smoothness force on constants."""
     shape = (6, 7, 8)
     out = np.zeros((*shape, 3), np.float32)
     gentle = f32(0.2 * waves(shape, channels=3))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from dinoreg_kernels import mind_ssc
 from phantoms import waves
 from scipy import ndimage
+
+from dinoreg_kernels import mind_ssc
 
 
 @pytest.fixture
@@ -80,10 +81,14 @@ def test_channels_follow_the_axes(device, image):
     """Turning the volume permutes channels: the (z, y) pairs become (z, x) pairs."""
     case = CASES["plain"]
     plain = device.get(mind_ssc(device.put(image), **case))
-    turned = device.get(mind_ssc(device.put(image.transpose(0, 2, 1)), **case)).transpose(0, 2, 1, 3)
+    turned = device.get(mind_ssc(device.put(image.transpose(0, 2, 1)), **case)).transpose(
+        0, 2, 1, 3
+    )
     # Floors differ (every fourth voxel along another axis) by far less than half precision here.
-    device.check(turned[..., 0:4].astype(np.float32), plain[..., 4:8], "float16")
-    device.check(turned[..., 4:8].astype(np.float32), plain[..., 0:4], "float16")
+    plain, turned = plain.astype(float), turned.astype(float)
+    limit = 5e-4  # one unit in the last place: sums in another order may round the other way
+    assert np.abs(turned[..., 0:4] - plain[..., 4:8]).max() <= limit
+    assert np.abs(turned[..., 4:8] - plain[..., 0:4]).max() <= limit
 
 
 def test_constant_image_is_all_ones(device):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
+
 from dinoreg_kernels import resample, resample_labels
 
 IDENTITY = np.eye(3, 4)

@@ -8,8 +8,9 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from dinoreg_kernels import SolverOptions, solve
 from phantoms import waves
+
+from dinoreg_kernels import SolverOptions, solve
 
 #: Search only, nothing smoothed: what it finds is exact.
 SEARCH = SolverOptions(
@@ -146,7 +147,9 @@ def test_levels_equal_reference(device, rng, levels):
         smoothing_mm=1.5,
         smoothness=0.5,
     )
-    device.check(run(device, problem, options).field, reference.solve(problem, options)[0], "field_mm")
+    device.check(
+        run(device, problem, options).field, reference.solve(problem, options)[0], "field_mm"
+    )
 
 
 def test_unused_channels_are_not_looked_at_by_the_search(device, rng):
@@ -170,7 +173,9 @@ def test_whole_solve_equals_reference(device, rng):
         learning_rate_mm=0.5,
         smoothing_mm=2.0,
     )
-    device.check(run(device, problem, options).field, reference.solve(problem, options)[0], "field_mm")
+    device.check(
+        run(device, problem, options).field, reference.solve(problem, options)[0], "field_mm"
+    )
 
 
 # ---- known answers --------------------------------------------------------------------------
@@ -284,7 +289,9 @@ def test_masked_structures_do_not_attract(device):
     options = dataclasses.replace(SEARCH, iterations=(0,))
     masked = {"fixed_weight": fixed_weight, "moving_weight": moving_weight}
     clean = run(device, dataclasses.replace(problem, **masked), options)
-    spoilt = run(device, dataclasses.replace(problem, fixed=fixed, moving=moving, **masked), options)
+    spoilt = run(
+        device, dataclasses.replace(problem, fixed=fixed, moving=moving, **masked), options
+    )
     np.testing.assert_array_equal(device.get(clean.field), device.get(spoilt.field))
 
 
@@ -398,7 +405,8 @@ def test_no_search_and_no_iterations_give_the_zero_field(device):
 
 
 @pytest.mark.parametrize(
-    ("shape", "radius"), [((1, 16, 18), (0, 3, 3)), ((14, 1, 18), (3, 0, 3)), ((14, 16, 1), (3, 3, 0))]
+    ("shape", "radius"),
+    [((1, 16, 18), (0, 3, 3)), ((14, 1, 18), (3, 0, 3)), ((14, 16, 1), (3, 3, 0))],
 )
 def test_one_voxel_axes(device, shape, radius):
     """A single slice is registered within its plane and stays in it."""

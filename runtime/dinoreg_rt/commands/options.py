@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import rich_click as click
@@ -26,12 +27,14 @@ _PANELS = {
         "moving_modality",
         "ct_window_hu",
         "mr_percentile",
-        "working_spacing_mm",
+        "working_megavoxels",
     ),
     "Features": ("features", "mind_radius_mm", "mind_dilation_mm", "feature_scale"),
     "Discrete search": (
         "search_spacing_mm",
         "search_radius_mm",
+        "cost_smoothing",
+        "field_smoothing",
         "coupling",
         "inverse_consistency_rounds",
     ),
@@ -39,8 +42,10 @@ _PANELS = {
         "control_spacing_mm",
         "iterations",
         "learning_rate_mm",
+        "smoothing_mm",
         "smoothness",
         "fold_penalty",
+        "fold_margin",
     ),
     "Output": ("inverse",),
 }
@@ -79,7 +84,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     settings: dict[str, Any] = {
         "default": None,
         "panel": _panel_of(name),
-        "help": f"{_sentence(field.description or '')} [default: {_text(field.default)}]",
+        "help": _help(field),
     }
     if field.annotation is bool:
         flag = f"{flag}/--no-{flag[2:]}"
@@ -89,7 +94,9 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
 
 
 def _type_of(annotation: Any) -> dict[str, Any]:
-    """click's words for a type: plain, choice, fixed tuple or list of numbers."""
+    """click's words for a type: plain, choice, fixed tuple or list of numbers; or None."""
+    if get_origin(annotation) is UnionType:
+        annotation = next(a for a in get_args(annotation) if a is not NoneType)
     if get_origin(annotation) is Literal:
         return {"type": click.Choice([str(choice) for choice in get_args(annotation)])}
     if get_origin(annotation) is tuple:
@@ -100,6 +107,12 @@ def _type_of(annotation: Any) -> dict[str, Any]:
     if annotation in (int, float, str):
         return {"type": annotation}
     raise TypeError(f"no command-line option for a configuration field of type {annotation!r}")
+
+
+def _help(field: FieldInfo) -> str:
+    sentence = _sentence(field.description or "")
+    # Open lengths say in their description what they default to.
+    return sentence if field.default is None else f"{sentence} [default: {_text(field.default)}]"
 
 
 def _panel_of(name: str) -> str:
