@@ -125,8 +125,8 @@ def test_imports_without_gpu_and_torch_libraries(module: str) -> None:
         f"sys.path[:0] = {[str(folder.parent) for folder in PACKAGES.values()]!r}\n"
         f"import {module}\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_help_loads_neither_numpy_nor_simpleitk() -> None:
@@ -138,5 +138,5 @@ def test_help_loads_neither_numpy_nor_simpleitk() -> None:
         "loaded = {'numpy', 'SimpleITK', 'matplotlib', 'pydantic'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()

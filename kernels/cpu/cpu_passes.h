@@ -2,30 +2,85 @@
 #ifndef DINOREG_CPU_CPU_PASSES_H_
 #define DINOREG_CPU_CPU_PASSES_H_
 
-#include <omp.h>
-
 #include "launch.h"
 #include "passes.h"
 
 DR_NAMESPACE_BEGIN
 
+// Weighted sum of neighbouring lines (or planes) of `width` numbers around line i of n.
+inline void smooth_across(const float* lines, Index width, int i, int n, const Taps& taps,
+                          float* out) {
+  const float* low[kMaxTapRadius + 1];
+  const float* high[kMaxTapRadius + 1];
+  for (int t = 0; t <= taps.radius; ++t) {
+    low[t] = lines + width * reflect(i - t, n);
+    high[t] = lines + width * reflect(i + t, n);
+  }
+  auto at = [&](auto zero, Index x) {
+    typedef decltype(zero) V;
+    V sum = taps.weight[0] * load<V>(low[0] + x);
+    for (int t = 1; t <= taps.radius; ++t)
+      sum += taps.weight[t] * (load<V>(low[t] + x) + load<V>(high[t] + x));
+    store(out + x, sum);
+  };
+  Index x = 0;
+  for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
+  for (; x < width; ++x) at(0.0f, x);
+}
+
+// The same along a line of n voxels of `components` numbers. The line is continued beyond its ends
+// where it stands, so it needs room for taps.radius voxels on both sides and a vector more.
+inline void smooth_along(float* line, int n, int components, const Taps& taps, float* out) {
+  const int width = n * components;
+  for (int t = 1; t <= taps.radius; ++t)
+    for (int c = 0; c < components; ++c) {
+      line[c - t * components] = line[reflect(-t, n) * components + c];
+      line[(n - 1 + t) * components + c] = line[reflect(n - 1 + t, n) * components + c];
+    }
+  for (int x = 0; x < width; x += kLanes) {
+    Lanes sum = taps.weight[0] * load<Lanes>(line + x);
+    for (int t = 1; t <= taps.radius; ++t)
+      sum += taps.weight[t] *
+             (load<Lanes>(line + x - t * components) + load<Lanes>(line + x + t * components));
+    memcpy(out + x, &sum, sizeof(float) * min_int(kLanes, width - x));
+  }
+}
+
 // One sweep over the planes: z taps read planes that are still in the second-level cache, y and x
-// work on one plane in it. 96 x 80 x 96 x 3, two Zen 5 cores: three passes through memory took
+// work on one plane in it. 96 x 80 x 96 x 3 on two Zen 5 cores: three passes through memory took
 // 2.4 times as long.
 inline void smooth_pass(const CpuLauncher& launch, const SmoothPass& p) {
-  const int planes = p.batch * p.shape.z, line = p.shape.x * p.components;
-  const Index plane = (Index)p.shape.y * line;
-  launch.for_each(planes, plane * planes, [&](int i) {
+  enum { kLongest = 3 * (32768 + 2 * kMaxTapRadius) + kLanes };  // capi.cpp allows 32768 voxels
+  const int planes = p.batch * p.shape.z, width = p.shape.x * p.components;
+  const Index plane = (Index)p.shape.y * width;
+  launch.for_each(planes, plane * planes, [&](int i, int worker) {
     const int b = i / p.shape.z, z = i - b * p.shape.z;
-    float* tmp = p.tmp + plane * (launch.threads() <= planes ? omp_get_thread_num() : i);
+    float* tmp = p.tmp + plane * (launch.threads() <= planes ? worker : i);
     float* out = p.out + plane * i;
-    const float* volume = p.in + plane * p.shape.z * b;
-    // The op's row z of an output that starts at row 0.
-    CpuLauncher::run_row(Smooth{volume, tmp - plane * z, 1, p.shape.z, (int)plane, p.z}, z,
-                         (int)plane, 0);
-    const Smooth along_y = {tmp, out, 1, p.shape.y, line, p.y};
-    for (int y = 0; y < p.shape.y; ++y) CpuLauncher::run_row(along_y, y, line, 0);
-    CpuLauncher::smooth_rows(out, p.shape.y, p.shape.x, p.components, p.x);
+    smooth_across(p.in + plane * p.shape.z * b, plane, z, p.shape.z, p.z, tmp);
+    float buffer[kLongest];
+    float* line = buffer + kMaxTapRadius * p.components;
+    for (int y = 0; y < p.shape.y; ++y) {
+      smooth_across(tmp, width, y, p.shape.y, p.y, line);
+      smooth_along(line, p.shape.x, p.components, p.x, out + (Index)y * width);
+    }
+  });
+}
+
+// One plane of one image at a time, so that its row sums are still in the cache when they are
+// added up along y.
+inline void mind_distance_pass(const CpuLauncher& launch, const MindDistanceX& distance,
+                               float* out) {
+  const MindBoxY box = box_y_of(distance, out);
+  const int in_y = box.in_y, out_y = box.out_y, width = box.x;
+  const Index in_plane = (Index)in_y * width, out_plane = (Index)out_y * width;
+  launch.for_each(box.images, in_plane * box.images, [&](int image, int worker) {
+    float* rows = distance.out + in_plane * (launch.threads() <= box.images ? worker : image);
+    MindDistanceX mine = distance;
+    mine.out = rows - in_plane * image;
+    for (int y = 0; y < in_y; ++y) CpuLauncher::run_row(mine, image * in_y + y, width, 0);
+    const MindBoxY sum = {rows, out + out_plane * image, 1, in_y, out_y, width, box.radius};
+    for (int y = 0; y < out_y; ++y) CpuLauncher::run_row(sum, y, width, 0);
   });
 }
 
@@ -41,7 +96,7 @@ inline SearchBuffers search_buffers(const CpuLauncher&, const Shifts&) {
 inline void search_pass(const CpuLauncher& launch, const SearchPass& p) {
   const Index n = p.cost.shape.voxels();
   const int shifts = p.cost.shifts.count();
-  launch.for_each(kSearchParts, n * shifts, [&](int part) {
+  launch.for_each(kSearchParts, n * shifts, [&](int part, int) {
     SearchPass mine = p;
     mine.raw += n * part;
     mine.smoothed += n * part;

@@ -3,6 +3,7 @@
 #ifndef DINOREG_CPU_LAUNCH_H_
 #define DINOREG_CPU_LAUNCH_H_
 
+#include <omp.h>
 #include <string.h>
 
 #include "dinoreg/smooth.h"
@@ -21,19 +22,24 @@ class CpuLauncher {
   void operator()(const Op& op) const {
     const int rows = op.rows(), width = op.width();
     if (rows == 1)  // a reduction: its elements are long
-      return for_each(width, (Index)width * 64, [&](int x) { op(0, x); });
-    for_each(rows, (Index)rows * width, [&](int row) { run_row(op, row, width, 0); });
+      return for_each(width, (Index)width * 64, [&](int x, int) { op(0, x); });
+    for_each(rows, (Index)rows * width, [&](int row, int) { run_row(op, row, width, 0); });
   }
 
-  // body(0) ... body(count - 1), side by side when the work is worth waking the team.
+  // body(i, worker) for i in 0 ... count - 1, side by side when the work is worth waking the team;
+  // workers are numbered from 0 and each does one thing at a time.
   template <class Body>
   void for_each(int count, Index work, const Body& body) const {
     if (threads_ == 1 || count == 1 || work < 4096) {
-      for (int i = 0; i < count; ++i) body(i);
+      for (int i = 0; i < count; ++i) body(i, 0);
       return;
     }
-#pragma omp parallel for schedule(static) num_threads(threads_)
-    for (int i = 0; i < count; ++i) body(i);
+#pragma omp parallel num_threads(threads_)
+    {
+      const int worker = omp_get_thread_num();
+#pragma omp for schedule(static)
+      for (int i = 0; i < count; ++i) body(i, worker);
+    }
   }
 
   void zero(void* to, size_t bytes) const { memset(to, 0, bytes); }
@@ -61,32 +67,6 @@ class CpuLauncher {
   template <class Op>
   static void run_row(const Op& op, int row, int width, long) {
     for (int x = 0; x < width; ++x) op(row, x);
-  }
-
-  // Smooth along the rows themselves, in place: each row is continued beyond its ends in a buffer,
-  // so that no element is a border case.
-  static void smooth_rows(float* rows, int count, int n, int inner, const Taps& taps) {
-    enum { kLongest = 3 * 32768 + 6 * kMaxTapRadius + kLanes };  // capi.cpp allows 32768 voxels
-    if (taps.radius == 0) return;
-    float buffer[kLongest];
-    const int width = n * inner, margin = taps.radius * inner;
-    float* line = buffer + margin;
-    for (int r = 0; r < count; ++r) {
-      float* row = rows + (Index)r * width;
-      memcpy(line, row, sizeof(float) * width);
-      for (int t = 1; t <= taps.radius; ++t)
-        for (int c = 0; c < inner; ++c) {
-          line[c - t * inner] = row[(Index)reflect(-t, n) * inner + c];
-          line[(n - 1 + t) * inner + c] = row[(Index)reflect(n - 1 + t, n) * inner + c];
-        }
-      for (int x = 0; x < width; x += kLanes) {
-        Lanes sum = taps.weight[0] * load<Lanes>(line + x);
-        for (int t = 1; t <= taps.radius; ++t)
-          sum += taps.weight[t] *
-                 (load<Lanes>(line + x - t * inner) + load<Lanes>(line + x + t * inner));
-        memcpy(row + x, &sum, sizeof(float) * min_int(kLanes, width - x));
-      }
-    }
   }
 
  private:

@@ -29,7 +29,8 @@ class SolverOptions:
         smoothing_mm: the displacement is the smoothed variable that Adam changes; of the last
             level, as the learning rate.
         smoothness: weight of mean |du/dp|^2 (lambda).
-        fold_penalty: weight of mean max(0, fold_margin - det J)^2.
+        fold_penalty: weight of mean max(0, fold_margin - det J)^2 at the last iteration; it grows
+            from 0 with the square of the share of iterations done.
         fold_margin: det J below it is penalised.
     """
 

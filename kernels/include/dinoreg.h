@@ -189,7 +189,7 @@ typedef struct dr_solver_args {
   double learning_rate_mm;
   double smoothing_mm; /* sigma */
   double smoothness;   /* lambda */
-  double fold_penalty;
+  double fold_penalty; /* at the last iteration; grows from 0 with the square of their number */
   double fold_margin; /* det J below this is penalised */
 
   float* field;            /* out: (fixed_shape, 3), mm along the grid's axes */

@@ -22,9 +22,12 @@ inline Matrix3 to_matrix(const double* m) {
   for (int i = 0; i < 9; ++i) a.m[i] = (float)m[i];
   return a;
 }
-inline PointMap to_point_map(const dr_point_map& m) {
+inline PointMap to_point_map(const dr_point_map& m, const int32_t* out_shape) {
+  bool on_grid = true;
+  for (int i = 0; i < 12; ++i) on_grid &= m.to_field[i] == (i % 5 == 0 ? 1.0 : 0.0);
+  for (int i = 0; i < 3; ++i) on_grid &= m.field_shape[i] == out_shape[i];
   return {to_affine(m.affine), m.field, to_shape(m.field_shape), to_affine(m.to_field),
-          to_matrix(m.matrix)};
+          to_matrix(m.matrix), on_grid};
 }
 inline int divide_up(int n, int by) { return (n + by - 1) / by; }
 

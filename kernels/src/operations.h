@@ -14,20 +14,20 @@ DR_NAMESPACE_BEGIN
 template <class Launcher>
 dr_status resample_image(const Launcher& launch, const dr_resample_args& a) {
   launch(ResampleLinear{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape), a.inside,
-                        to_point_map(a.map), a.samples[0], a.samples[1], a.samples[2], a.outside});
+                        to_point_map(a.map, a.out_shape), a.samples[0], a.samples[1], a.samples[2], a.outside});
   return DR_OK;
 }
 
 template <class Launcher>
 dr_status resample_labels(const Launcher& launch, const dr_labels_args& a) {
   launch(ResampleLabels{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape),
-                        to_point_map(a.map), a.nearest != 0, a.outside});
+                        to_point_map(a.map, a.out_shape), a.nearest != 0, a.outside});
   return DR_OK;
 }
 
 template <class Launcher>
 dr_status map_field(const Launcher& launch, const dr_map_args& a) {
-  launch(MapField{a.out, to_shape(a.out_shape), to_point_map(a.map)});
+  launch(MapField{a.out, to_shape(a.out_shape), to_point_map(a.map, a.out_shape)});
   return DR_OK;
 }
 
@@ -66,7 +66,7 @@ struct MindPlan {
               divide_up(shape.x, a.pool[2])},
         mind{{a.radius[0], a.radius[1], a.radius[2]},
              {a.dilation[0], a.dilation[1], a.dilation[2]}} {
-    slab_cells = min_int(max_int(16 / a.pool[0], 1), cells.z);
+    slab_cells = min_int(max_int(32 / a.pool[0], 1), cells.z);
     const size_t planes = (size_t)slab_cells * a.pool[0] + 2 * (mind.dilation[0] + mind.radius[0]);
     distance_floats = planes * kMindImages *
                       (size_t)(shape.y + 2 * mind.dilation[1] + 2 * mind.radius[1]) *
@@ -76,8 +76,12 @@ struct MindPlan {
   }
 
   size_t workspace_bytes() const {
-    const size_t larger = distance_floats > descriptor_floats ? distance_floats : descriptor_floats;
-    return sizeof(float) * (distance_floats + larger + (size_t)shape.rows() + 64);
+    return sizeof(float) * (2 * buffer_floats() + (size_t)shape.rows() + 64);
+  }
+
+  // Of each of the two buffers that the slabs go back and forth between.
+  size_t buffer_floats() const {
+    return distance_floats > descriptor_floats ? distance_floats : descriptor_floats;
   }
 };
 
@@ -87,10 +91,8 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
   const Shape shape = plan.shape;
   const MindParameters& mind = plan.mind;
   float* first = static_cast<float*>(a.workspace);
-  float* second = first + plan.distance_floats;
-  float* row_noise = second + (plan.distance_floats > plan.descriptor_floats
-                                   ? plan.distance_floats
-                                   : plan.descriptor_floats);
+  float* second = first + plan.buffer_floats();
+  float* row_noise = second + plan.buffer_floats();
   float* floor_value = row_noise + shape.rows();
   launch(MindNoise{a.image, shape, mind, row_noise});
   // A thousandth of the mean patch distance: below it a patch is flat and its differences noise.
@@ -103,14 +105,13 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
     const int cells = min_int(plan.slab_cells, plan.cells.z - cell);
     const int z0 = cell * a.pool[0], planes = min_int(cells * a.pool[0], shape.z - z0);
     const int tall = planes + 2 * (dz + mind.radius[0]);
-    launch(MindDistanceX{a.image, shape, mind, z0 - dz - mind.radius[0], tall, first});
-    launch(MindBoxY{first, second, tall * kMindImages, shape.y + 2 * (dy + mind.radius[1]),
-                    shape.y + 2 * dy, shape.x + 2 * dx, mind.radius[1]});
+    const MindDistanceX distance = {a.image, shape, mind, z0 - dz - mind.radius[0], tall, first};
+    mind_distance_pass(launch, distance, second);
     launch(MindBoxZ{second, first, tall, mind.radius[0], kMindImages * (shape.y + 2 * dy),
                     shape.x + 2 * dx});
     launch(MindDescriptor{first, second, planes, shape, mind, floor_value, 1.0f / patch});
-    launch(MindPool{second, shape, z0, planes, a.out, plan.cells, a.structure, a.channels,
-                    cell, cells,
+    launch(MindPoolZY{second, first, planes, shape.y, shape.x, plan.cells.y, a.pool[0], a.pool[1]});
+    launch(MindPool{first, shape, planes, a.out, plan.cells, a.structure, a.channels, cell, cells,
                     a.pool[0], a.pool[1], a.pool[2], a.scale});
   }
   return DR_OK;

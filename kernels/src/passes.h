@@ -4,6 +4,7 @@
 #define DINOREG_SRC_PASSES_H_
 
 #include "dinoreg/cost.h"
+#include "dinoreg/mind.h"
 #include "dinoreg/smooth.h"
 
 DR_NAMESPACE_BEGIN
@@ -22,9 +23,21 @@ struct SmoothPass {
 template <class Launcher>
 void smooth_pass(const Launcher& launch, const SmoothPass& p) {
   const int line = p.shape.x * p.components;
-  launch(Smooth{p.in, p.out, p.batch, p.shape.z, p.shape.y * line, p.z});
-  launch(Smooth{p.out, p.tmp, p.batch * p.shape.z, p.shape.y, line, p.y});
-  launch(Smooth{p.tmp, p.out, p.batch * p.shape.rows(), p.shape.x, p.components, p.x});
+  launch(Smooth{p.in, p.out, p.batch, p.shape.z, p.shape.y * line, p.z, false});
+  launch(Smooth{p.out, p.tmp, p.batch * p.shape.z, p.shape.y, line, p.y, false});
+  launch(Smooth{p.tmp, p.out, p.batch * p.shape.rows(), p.shape.x, p.components, p.x, true});
+}
+
+// Patch distances summed over the patch's x and y extents, through `distance.out`, to `out`.
+inline MindBoxY box_y_of(const MindDistanceX& d, float* out) {
+  return {d.out, out, d.planes * kMindImages, d.padded_y(), d.shape.y + 2 * d.mind.dilation[1],
+          d.padded_x(), d.mind.radius[1]};
+}
+
+template <class Launcher>
+void mind_distance_pass(const Launcher& launch, const MindDistanceX& distance, float* out) {
+  launch(distance);
+  launch(box_y_of(distance, out));
 }
 
 // For every voxel the shift with the lowest smoothed cost, coupling included.

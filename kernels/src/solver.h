@@ -361,7 +361,7 @@ class Solver {
       map.m[4 * i + 3] = to_coarse ? (f - 1.0f) / 2.0f : (1.0f - f) / (2.0f * f);
     }
     const Matrix3 one = {{1, 0, 0, 0, 1, 0, 0, 0, 1}};
-    run(MapField{out, out_shape, PointMap{Affine{}, in, in_shape, map, one}});
+    run(MapField{out, out_shape, PointMap{Affine{}, in, in_shape, map, one, false}});
   }
 
   bool adam(const Level& l, int scale, int iterations) {
@@ -372,6 +372,7 @@ class Solver {
     const double beta1 = 0.9, beta2 = 0.999, sigma_mm = a_.smoothing_mm * scale;
     for (int t = 1; t <= iterations && !counting(); ++t) {
       smooth(l.x, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+      // The matching goes first; at full weight from the start the penalty would bar its way.
       const double done = (double)done_ / total_iterations();
       add_gradients(l, gradient, a_.fold_penalty * done * done);
       // The displacement is not read again before it is made anew: its memory is free until then.

@@ -58,7 +58,7 @@ def centre_of_mass(volume: Volume, window: tuple[float, float]) -> FloatArray:
     index_xyz = [
         float(sums @ np.arange(sums.size)) / float(sums.sum()) for sums in (columns, rows, planes)
     ]
-    return transform_points(index_to_lps(volume.geometry), np.array([index_xyz]))[0]
+    return np.asarray(transform_points(index_to_lps(volume.geometry), np.array([index_xyz]))[0])
 
 
 def _translation(shift_mm: FloatArray) -> AffineTransform:

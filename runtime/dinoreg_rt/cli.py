@@ -16,6 +16,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from .errors import EXIT_CODES, DinoregError, OutputError, ResourceError
+from .interruption import sigterm_as_exception
 
 
 class _Entry(NamedTuple):
@@ -90,8 +91,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 130, "interrupted; nothing was written"
     if isinstance(error, MemoryError):
         return ResourceError.exit_code, (
-            f"out of memory{f' ({error})' if str(error) else ''}; a larger --working-spacing-mm, "
-            "--search-spacing-mm or --control-spacing-mm needs less (see --dry-run)"
+            f"out of memory{f' ({error})' if str(error) else ''}; a smaller "
+            "--working-megavoxels or a larger --control-spacing-mm needs less (see --dry-run)"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" for {error.filename}" if error.filename else ""
@@ -157,7 +158,8 @@ def cli() -> None:
 def main() -> None:
     """The `dinoreg-rt` executable."""
     try:
-        code = cli.main(prog_name="dinoreg-rt", standalone_mode=False)
+        with sigterm_as_exception():
+            code = cli.main(prog_name="dinoreg-rt", standalone_mode=False)
     except click.Abort:
         _print_error("interrupted; nothing was written")
         code = 130

@@ -50,7 +50,10 @@ class RegistrationConfig(BaseModel):
     )
     features: Literal["mind"] = Field("mind", description="mind: MIND-SSC, needs no weights")
     mind_radius_mm: float | None = Field(
-        None, gt=0, le=50, description="MIND-SSC patch radius; default: 1 working voxel"
+        None,
+        gt=0,
+        le=50,
+        description="MIND-SSC patch radius; default: 1 working voxel for two MR, else 2",
     )
     mind_dilation_mm: float | None = Field(
         None, gt=0, le=50, description="MIND-SSC neighbour distance; default: 2 working voxels"
@@ -100,7 +103,7 @@ class RegistrationConfig(BaseModel):
         description="width (sigma) of the field's smoothing; default: 1.4 control voxels",
     )
     smoothness: float = Field(
-        1.25, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
+        0.5, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
     )
     fold_penalty: float = Field(
         30.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
@@ -108,7 +111,7 @@ class RegistrationConfig(BaseModel):
     fold_margin: float = Field(
         0.3, ge=0, lt=1, description="det J below this is penalised: room before a fold"
     )
-    inverse: bool = Field(False, description="also compute the inverse field")
+    inverse: bool = Field(default=False, description="also compute the inverse field")
 
     @classmethod
     def from_sources(

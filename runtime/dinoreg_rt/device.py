@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .errors import DeviceError
+from .machine import usable_cpus
 from .types import Array
 
 
@@ -62,21 +62,13 @@ class Device:
             self.xp.cuda.get_current_stream().synchronize()
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
-
-
 def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
     """The device for ``auto``, ``cpu`` or ``cuda[:N]``, and why.
 
     Raises:
         DeviceError: a CUDA device was asked for by name and cannot be used.
     """
-    count = threads or usable_cpus()
+    count = threads or usable_cpus()[0]
     if wanted == "cpu":
         return Device("cpu", threads=count), "cpu, as asked"
     index = int(wanted.partition(":")[2] or 0) if wanted.startswith("cuda") else 0

@@ -8,12 +8,16 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .cuda_driver import CudaDriver, query_cuda_driver
+from .machine import memory_bytes, usable_cpus
+
+if TYPE_CHECKING:
+    from dinoreg_kernels import BuildInfo
 
 Status = Literal["ok", "absent", "problem"]
 
@@ -61,13 +65,16 @@ def examine() -> Diagnosis:
         *_package_findings(driver),
         _encoders(),
     ]
-    details = {"kernel_library": library or {}, "gpus": [vars(gpu) for gpu in driver.gpus]}
+    details = {
+        "kernel_library": asdict(library) if library else {},
+        "gpus": [vars(gpu) for gpu in driver.gpus],
+    }
     return Diagnosis(findings, choose(driver, library), details)
 
 
-def choose(driver: CudaDriver, library: dict[str, Any] | None) -> dict[str, str]:
+def choose(driver: CudaDriver, library: BuildInfo | None) -> dict[str, str]:
     """What ``auto`` comes to for the device and the features, and why."""
-    if library is not None and library.get("cuda") and driver.gpus:
+    if library is not None and library.cuda_built and driver.gpus:
         device = f"cuda:0, because {driver.gpus[0].name} is there and the library has CUDA kernels"
     elif driver.gpus:
         device = "cpu, because the kernel library was built without CUDA"
@@ -78,43 +85,14 @@ def choose(driver: CudaDriver, library: dict[str, Any] | None) -> dict[str, str]
     return {"device": device, "features": f"mind, because {reason}"}
 
 
-def kernel_library() -> dict[str, Any] | None:
+def kernel_library() -> BuildInfo | None:
     """What the compiled library says about itself; None if it cannot be loaded."""
-    try:
-        import dinoreg_kernels
+    from dinoreg_kernels import KernelError, build_info
 
-        info = vars(dinoreg_kernels.build_info())
-        return {"version": info["version"], "isa": info["isa"], "cuda": info["cuda_built"]}
-    except (ImportError, OSError, AttributeError):
+    try:
+        return build_info()
+    except KernelError:
         return None
-
-
-def usable_cpus() -> tuple[int, str]:
-    """CPUs that this process may use, and what limits them."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        count = os.cpu_count() or 1
-    limit = "affinity" if count < (os.cpu_count() or 1) else "all of them"
-    quota = _cgroup_cpus()
-    if quota is not None and quota < count:
-        return max(1, int(quota)), f"the container's quota of {quota:g} CPUs"
-    return count, limit
-
-
-def memory_bytes() -> tuple[int, int]:
-    """Memory that exists for this process and what of it is free, container limits included."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    total, free = int(memory.total), int(memory.available)
-    limit = _read_number("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-    if limit is not None and limit < total:
-        used = _read_number(
-            "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes"
-        )
-        total, free = limit, min(free, max(0, limit - (used or 0)))
-    return total, free
 
 
 def models_folder() -> Path:
@@ -186,7 +164,7 @@ def _memory() -> Finding:
     return Finding("memory", "ok", f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
 
 
-def _library_finding(library: dict[str, Any] | None) -> Finding:
+def _library_finding(library: BuildInfo | None) -> Finding:
     if library is None:
         return Finding(
             "kernel library",
@@ -194,11 +172,12 @@ def _library_finding(library: dict[str, Any] | None) -> Finding:
             "cannot be loaded",
             f"in the source folder: {_REINSTALL}",
         )
-    text = ", ".join(f"{key} {value}" for key, value in library.items())
+    cuda = "with" if library.cuda_built else "without"
+    text = f"version {library.version}, {library.isa} instructions, {cuda} CUDA kernels"
     return Finding("kernel library", "ok", text)
 
 
-def _cuda_findings(driver: CudaDriver, library: dict[str, Any] | None) -> list[Finding]:
+def _cuda_findings(driver: CudaDriver, library: BuildInfo | None) -> list[Finding]:
     if driver.version is None:
         return [Finding("CUDA driver", "absent", driver.problem)]
     version = f"CUDA {driver.version[0]}.{driver.version[1]}"
@@ -213,7 +192,7 @@ def _cuda_findings(driver: CudaDriver, library: dict[str, Any] | None) -> list[F
         ]
     found = [Finding("CUDA driver", "ok", version)]
     found += [Finding(f"GPU {i}", "ok", gpu.describe()) for i, gpu in enumerate(driver.gpus)]
-    if library is not None and not library.get("cuda"):
+    if library is not None and not library.cuda_built:
         found.append(
             Finding(
                 "CUDA kernels",
@@ -260,24 +239,3 @@ def _encoders() -> Finding:
     if names:
         return Finding("encoders", "ok", f"{', '.join(names)} in {folder}")
     return Finding("encoders", "absent", f"none in {folder}")
-
-
-def _cgroup_cpus() -> float | None:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass  # cgroup v1, or no cgroup
-    allowed = _read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-    period_us = _read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    return allowed / period_us if allowed and allowed > 0 and period_us else None
-
-
-def _read_number(*files: str) -> int | None:
-    """The number in the first file that can be read and holds one."""
-    for file in files:
-        try:
-            return int(Path(file).read_text("ascii"))
-        except (OSError, ValueError):
-            continue
-    return None

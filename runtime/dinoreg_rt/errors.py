@@ -59,5 +59,6 @@ EXIT_CODES: dict[int, str] = {
     6: "not enough memory",
     7: "an output cannot be written",
     8: "the images cannot be registered as asked",
-    130: "interrupted",
+    130: "interrupted (Ctrl-C)",
+    143: "terminated (SIGTERM)",
 }

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from . import quality
 from .errors import InputError
-from .label_warp import chain_to_displacement, index_identity, warp_labels
+from .geometry import index_identity
 from .learn2reg import read_learn2reg_displacement
 from .surface import Hd95
-from .types import AffineTransform, DisplacementField, Geometry, LabelMap
+from .types import DisplacementField, Geometry, LabelMap, Transform
+from .warp import chain_to_displacement, warp_labels
 
-Chain = tuple[AffineTransform | DisplacementField, ...]
+Chain = tuple[Transform, ...]
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,8 @@ def _score_labels(
             f"{fixed.name or 'fixed labels'} and {moving.name or 'moving labels'} share no label: "
             f"{sorted(in_fixed)} and {sorted(in_moving)}"
         )
-    warped = warp_labels(moving, chain, fixed.geometry)
+    # The nearest voxel's label, as Learn2Reg scores: comparable with published numbers.
+    warped = warp_labels(moving, chain, fixed.geometry, nearest=True).array
     scores = LabelScores(
         quality.dice(fixed.array, warped, labels),
         quality.hd95(fixed.array, warped, fixed.geometry, labels),

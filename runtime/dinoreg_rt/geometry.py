@@ -34,7 +34,7 @@ def compose_affines(outer: AffineTransform, inner: AffineTransform) -> AffineTra
 
 def invert_affine(affine: AffineTransform) -> AffineTransform:
     """The inverse map; raises `numpy.linalg.LinAlgError` when the matrix is singular."""
-    inverse = np.linalg.inv(affine.matrix)
+    inverse: FloatArray = np.linalg.inv(affine.matrix).astype(np.float64, copy=False)
     return AffineTransform(inverse, -inverse @ affine.translation_mm)
 
 
@@ -67,9 +67,7 @@ def resampled_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -
     """
     shape_xyz = [
         max(1, round(n * have / want))
-        for n, have, want in zip(
-            geometry.shape_xyz, geometry.spacing_mm, spacing_mm, strict=True
-        )
+        for n, have, want in zip(geometry.shape_xyz, geometry.spacing_mm, spacing_mm, strict=True)
     ]
     exact = [
         n * have / new
@@ -110,7 +108,7 @@ def shifted_grid(
 def centre_lps_mm(geometry: Geometry) -> FloatArray:
     """LPS position of the middle of the grid's box."""
     middle = (np.asarray(geometry.shape_xyz, dtype=np.float64) - 1) / 2
-    return transform_points(index_to_lps(geometry), middle[None])[0]
+    return np.asarray(transform_points(index_to_lps(geometry), middle[None])[0])
 
 
 def corners_lps_mm(geometry: Geometry) -> FloatArray:
@@ -129,6 +127,21 @@ def same_grid(a: Geometry, b: Geometry, tolerance_voxel: float = 1e-3) -> bool:
         lps_to_index(a), corners
     )
     return bool(np.max(np.abs(index_difference)) < tolerance_voxel)
+
+
+def index_identity(from_grid: Geometry, to_grid: Geometry) -> AffineTransform:
+    """The mapping that sends every voxel to the voxel of the other grid with the same index."""
+    return compose_affines(index_to_lps(to_grid), lps_to_index(from_grid))
+
+
+def centres_within(grid: Geometry, box: Geometry, affine: AffineTransform) -> bool:
+    """Whether `affine` takes all voxel centres of `grid` into the voxels of `box`."""
+    upper = [(0, n - 1) for n in grid.shape_xyz]
+    corners = np.array(np.meshgrid(*upper, indexing="ij"), np.float64).reshape(3, -1).T
+    index = transform_points(index_map(grid, box, affine), corners)
+    sizes = np.asarray(box.shape_xyz)
+    # A sliver: the grid of a field read from a file differs from an image's by rounding.
+    return bool(np.all((index > -0.501) & (index < sizes - 0.499)))
 
 
 def describe(geometry: Geometry) -> str:

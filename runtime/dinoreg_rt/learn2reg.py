@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .geometry import index_to_lps
-from .label_warp import apply_matrix, slab_affine
-from .quality import z_slabs
+from .slabs import apply_matrix, slab_affine, z_slabs
 from .types import DisplacementField, Geometry
 
 #: NIfTI datatype code -> NumPy type.

@@ -6,14 +6,15 @@ written by a few threads; the compressor releases the interpreter lock.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .device import Device
 from .errors import InputError
+from .machine import usable_cpus
 from .report import OutputRecord, hash_output
 from .result import RegistrationResult
 from .types import LabelMap, Volume
@@ -78,7 +79,7 @@ def write_outputs(
 
     The first failure stops those that have not begun and is raised.
     """
-    workers = max(1, min(_MAX_WRITERS, threads or os.cpu_count() or 1, len(writers)))
+    workers = max(1, min(_MAX_WRITERS, threads or usable_cpus()[0], len(writers)))
     records: dict[str, OutputRecord] = {}
     with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
         pending = {
@@ -129,8 +130,7 @@ def _image_writer(result: RegistrationResult, image: Volume) -> Writer:
         from .io import write_volume
         from .warp import warp_volume
 
-        field = result.displacement
-        write_volume(path, warp_volume(image, field, field.geometry))
+        write_volume(path, warp_volume(image, result.displacement, device=_cpu(result)))
 
     return write
 
@@ -140,10 +140,13 @@ def _labels_writer(result: RegistrationResult, labels: LabelMap) -> Writer:
         from .io import write_labels
         from .warp import warp_labels
 
-        field = result.displacement
-        write_labels(path, warp_labels(labels, field, field.geometry))
+        write_labels(path, warp_labels(labels, result.displacement, device=_cpu(result)))
 
     return write
+
+
+def _cpu(result: RegistrationResult) -> Device:
+    return Device("cpu", threads=result.config.threads or usable_cpus()[0])
 
 
 def _draw(result: RegistrationResult, fixed: Volume, moving: Volume, path: Path) -> None:

@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+import dinoreg_kernels
+
+from .device import Device, choose_device
 from .errors import InputError
-from .geometry import index_to_lps
+from .geometry import lps_to_index
+from .slabs import SLAB_VOXELS, z_slabs
+from .solve import inverse_consistency_mm
 from .surface import Hd95, hd95_of_mask
-from .types import Array, DisplacementField, FloatArray, Geometry, RunQuality
+from .types import Array, DisplacementField, FloatArray, Geometry, RunQuality, Transform
 
 if TYPE_CHECKING:
     from dinoreg_kernels import Solution
-
-    from .device import Device
-    from .types import AffineTransform
-
-#: Voxels worked on at a time: bounds the float64 temporaries to some tens of megabytes.
-_SLAB_VOXELS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -127,25 +126,18 @@ def hd95(
     }
 
 
-def jacobian_determinant(field: DisplacementField) -> NDArray[np.float32]:
+def jacobian_determinant(field: DisplacementField, device: Device | None = None) -> Array:
     """det of d(p + u(p)) / dp in physical space, (D, H, W) float32, no unit.
 
     Central differences, one-sided on the faces of the grid; along an axis of one voxel the
-    displacement counts as constant. With u's derivative G by index and the index-to-LPS matrix
-    M, J = det(I + G M^-1): correct for anisotropic and oblique grids.
+    displacement counts as constant. Correct for anisotropic and oblique grids. The result lives
+    where `device` (default the CPU) says.
     """
-    vectors = field.vectors_mm
-    mm_from_index = index_to_lps(field.geometry).matrix
-    scale = 1 / np.linalg.det(mm_from_index)
-    result = np.empty(vectors.shape[:3], np.float32)
-    depth = vectors.shape[0]
-    for part in z_slabs(vectors.shape[:3]):
-        first, last = max(part.start - 1, 0), min(part.stop + 1, depth)
-        slab = np.asarray(vectors[first:last], np.float64)
-        gradient = _index_gradient(slab)[part.start - first : part.stop - first]
-        # det(I + G M^-1) = det(M + G) / det(M): no matrix product for each voxel.
-        result[part] = _determinant(gradient + mm_from_index) * scale
-    return result
+    device = device or choose_device("cpu", 0)[0]
+    index_from_mm = lps_to_index(field.geometry).matrix[::-1]
+    return dinoreg_kernels.jacobian_determinant(
+        device.upload(field.vectors_mm, np.float32), index_from_mm, threads=device.threads
+    )
 
 
 def jacobian_statistics(field: DisplacementField, mask: Array | None = None) -> JacobianStatistics:
@@ -192,16 +184,8 @@ def run_quality(
         displacement: the whole mapping on the fixed grid.
         device: where its arrays live.
     """
-    import dinoreg_kernels
-
-    from .geometry import lps_to_index
-    from .solve import inverse_consistency_mm
-
     xp = device.xp
-    index_from_mm = lps_to_index(displacement.geometry).matrix[::-1]
-    j = dinoreg_kernels.jacobian_determinant(
-        displacement.vectors_mm, index_from_mm, threads=device.threads
-    )
+    j = jacobian_determinant(displacement, device)
     folded = int((j <= 0).sum())
     lowest, highest = float(j.min()), float(j.max())
     # In place: on a large scan this is the only array of its size left.
@@ -224,7 +208,7 @@ def run_quality(
 def tre_mm(
     fixed_points: FloatArray,
     moving_points: FloatArray,
-    chain: Sequence[AffineTransform | DisplacementField],
+    chain: Sequence[Transform],
 ) -> FloatArray:
     """Target registration error of each landmark: |T(fixed point) - moving point|, (N,) mm.
 
@@ -273,16 +257,8 @@ def mean_over_labels(scores: Mapping[int, float]) -> float:
     return float(np.mean(list(scores.values()))) if scores else math.nan
 
 
-def z_slabs(shape_zyx: Sequence[int]) -> Iterator[slice]:
-    """Consecutive ranges of axis z, each of about `_SLAB_VOXELS` voxels."""
-    depth, height, width = shape_zyx
-    step = max(1, _SLAB_VOXELS // max(1, height * width))
-    for start in range(0, depth, step):
-        yield slice(start, min(start + step, depth))
-
-
 def _count_values(values: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
-    if values.min() >= 0 and values.max() < _SLAB_VOXELS:  # all usual label codes; no sorting
+    if values.min() >= 0 and values.max() < SLAB_VOXELS:  # all usual label codes; no sorting
         numbers = np.bincount(values)
         present = np.flatnonzero(numbers)
         numbers = numbers[present]
@@ -297,24 +273,6 @@ def _check_same_shape(fixed_labels: Array, warped_labels: Array) -> None:
             f"fixed labels have shape {tuple(fixed_labels.shape)}, warped labels "
             f"{tuple(warped_labels.shape)}: warp the moving labels onto the fixed grid first"
         )
-
-
-def _index_gradient(vectors: FloatArray) -> FloatArray:
-    """(d, h, w, 3, 3): [..., c, j] is the derivative of component c by index j (x, y, z)."""
-    result = np.zeros((*vectors.shape, 3))
-    for index_axis, array_axis in enumerate((2, 1, 0)):
-        if vectors.shape[array_axis] > 1:
-            result[..., index_axis] = np.gradient(vectors, axis=array_axis)
-    return result
-
-
-def _determinant(m: FloatArray) -> FloatArray:
-    """Determinant of (..., 3, 3), written out: several times faster than LAPACK per voxel."""
-    return np.asarray(
-        m[..., 0, 0] * (m[..., 1, 1] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 1])
-        - m[..., 0, 1] * (m[..., 1, 0] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 0])
-        + m[..., 0, 2] * (m[..., 1, 0] * m[..., 2, 1] - m[..., 1, 1] * m[..., 2, 0])
-    )
 
 
 def _standard_deviation(values: FloatArray) -> float:

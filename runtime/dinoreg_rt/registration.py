@@ -19,10 +19,11 @@ from .align import initial_alignment
 from .config import RegistrationConfig
 from .device import Device, StageTimer, choose_device
 from .errors import RegistrationError, ResourceError
-from .features import feature_source, padded_channels
 from .features import WorkingImage as Image
+from .features import feature_source, padded_channels
 from .geometry import describe
 from .io import as_mask, as_volume
+from .machine import memory_bytes
 from .moving_lattice import MovingLattice, plan_moving_lattice
 from .preprocess import (
     WorkingGrids,
@@ -72,9 +73,7 @@ class Plan:
 
     def describe(self) -> str:
         """Several lines for people: grids, search, memory."""
-        search = " x ".join(
-            f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1]
-        )
+        search = " x ".join(f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1])
         return "\n".join(
             [
                 f"working grid   {describe(self.grids.working)}",
@@ -107,7 +106,7 @@ def plan(fixed: ImageLike, moving: ImageLike, config: RegistrationConfig | None 
     initial, choices["initial alignment"] = initial_alignment(
         fixed, moving, config.initial, windows[0], windows[1]
     )
-    grids, config = plan_grids(fixed.geometry, config)
+    grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
     choices["features"] = "MIND-SSC, because no encoder was given"
@@ -120,9 +119,7 @@ def plan(fixed: ImageLike, moving: ImageLike, config: RegistrationConfig | None 
         }
     )
     memory = _predict_memory(fixed, moving, grids, lattice, config)
-    return Plan(
-        device, config, initial, grids, lattice, (windows[0], windows[1]), choices, memory
-    )
+    return Plan(device, config, initial, grids, lattice, (windows[0], windows[1]), choices, memory)
 
 
 def register(
@@ -209,8 +206,6 @@ def check_memory(plan_: Plan) -> None:
     Raises:
         ResourceError: more memory would be needed than is free.
     """
-    from .doctor import memory_bytes
-
     if plan_.device.kind == "cpu":
         free = memory_bytes()[1]
     else:
@@ -230,7 +225,7 @@ def content_hash(volume: Volume) -> str:
     header = [*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction.ravel()]
     digest.update(np.asarray(geometry.shape_zyx, np.int64).tobytes())
     digest.update(np.asarray(header, np.float64).tobytes())
-    digest.update(memoryview(np.ascontiguousarray(volume.array)).cast("B"))
+    digest.update(np.ascontiguousarray(volume.array).data.cast("B"))
     return digest.hexdigest()
 
 

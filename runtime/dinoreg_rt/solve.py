@@ -22,6 +22,7 @@ from .geometry import (
     kernel_affine,
     lps_to_index,
 )
+from .interruption import deferred_signals
 from .preprocess import WorkingGrids, required
 from .types import AffineTransform, Array, DisplacementField, FloatArray, Geometry
 
@@ -53,19 +54,26 @@ def solve(
     device: Device,
     progress: Progress | None = None,
 ) -> Solution:
-    """One call into libdinoreg; see `dinoreg_kernels.solve`."""
-    return dinoreg_kernels.solve(
-        features.fixed,
-        features.moving,
-        weights[0],
-        weights[1],
-        spacing_mm=grids.control.spacing_mm[::-1],
-        moving_offset=moving_offset_zyx,
-        channels=features.channels,
-        options=options,
-        threads=device.threads,
-        progress=progress,
-    )
+    """One call into libdinoreg; see `dinoreg_kernels.solve`. Ctrl-C and SIGTERM stop it."""
+    with deferred_signals() as deliver:
+
+        def report(stage: str, fraction: float) -> None:
+            deliver()
+            if progress is not None:
+                progress(stage, fraction)
+
+        return dinoreg_kernels.solve(
+            features.fixed,
+            features.moving,
+            weights[0],
+            weights[1],
+            spacing_mm=grids.control.spacing_mm[::-1],
+            moving_offset=moving_offset_zyx,
+            channels=features.channels,
+            options=options,
+            threads=device.threads,
+            progress=report,
+        )
 
 
 def _axis_to_lps(grid: Geometry) -> FloatArray:
@@ -120,9 +128,7 @@ def inverse_displacement(
         spacing_mm=control.spacing_mm[::-1],
         matrix=np.diag(1.0 / np.asarray(control.spacing_mm[::-1])),
         target=kernel_affine(to_control),
-        from_point=np.column_stack(
-            [control_to_lps.matrix[:, ::-1], control_to_lps.translation_mm]
-        ),
+        from_point=np.column_stack([control_to_lps.matrix[:, ::-1], control_to_lps.translation_mm]),
         from_index=-np.column_stack([grid_to_lps.matrix[:, ::-1], grid_to_lps.translation_mm]),
         threads=device.threads,
     )

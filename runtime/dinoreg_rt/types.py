@@ -70,24 +70,6 @@ class LabelMap:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureVolume:
-    """Features of one image on a solver grid.
-
-    Attributes:
-        array: (d, h, w, K) float16, channels last; K is the number of real channels.
-        geometry: the grid; for the moving image it lies in the fixed image's space (after the
-            initial alignment), so that both images share one lattice.
-        weight: (d, h, w) float32 in 0..1; 0 where the image or its mask says nothing.
-        offset_zyx: index of this grid's first voxel on the fixed image's solver grid.
-    """
-
-    array: Array
-    geometry: Geometry
-    weight: Array
-    offset_zyx: tuple[int, int, int] = (0, 0, 0)
-
-
-@dataclass(frozen=True, eq=False)
 class AffineTransform:
     """``p_moving = matrix @ p_fixed + translation_mm``, LPS mm, fixed points to moving points."""
 
@@ -105,6 +87,10 @@ class AffineTransform:
         """The transform that leaves every point where it is."""
         return cls(np.eye(3), np.zeros(3))
 
+    def is_identity(self) -> bool:
+        """Whether it is exactly that transform."""
+        return np.array_equal(self.matrix, np.eye(3)) and not self.translation_mm.any()
+
 
 @dataclass(frozen=True, eq=False)
 class DisplacementField:
@@ -118,6 +104,9 @@ class DisplacementField:
 
     vectors_mm: Array
     geometry: Geometry
+
+
+Transform: TypeAlias = AffineTransform | DisplacementField
 
 
 @dataclass(frozen=True)

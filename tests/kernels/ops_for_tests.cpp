@@ -52,7 +52,7 @@ void op_smooth(const float* in, float* out, int outer, int n, int inner, const f
   Taps taps = {};
   taps.radius = radius;
   for (int t = 0; t <= radius; ++t) taps.weight[t] = weights[t];
-  run(Smooth{in, out, outer, n, inner, taps});
+  run(Smooth{in, out, outer, n, inner, taps, inner <= 4});
 }
 
 void op_pool_planar(const Half* features, const float* weight, const int* shape, int channels,

@@ -8,6 +8,7 @@ import json
 import pytest
 import rich_click as click
 from click.testing import CliRunner, Result
+
 from dinoreg_rt import cli
 from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.errors import EXIT_CODES, DinoregError, InputError

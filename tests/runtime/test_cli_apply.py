@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
+
 from dinoreg_rt.cli import cli
 
 
@@ -128,15 +129,19 @@ def test_image_equals_itk(files: Path) -> None:
     assert found.GetSize() == fixed.GetSize()
 
 
-def test_labels_equal_itk(files: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "interpolator"),
+    [([], sitk.sitkLabelLinear), (["--nearest"], sitk.sitkNearestNeighbor)],
+)
+def test_labels_equal_itk(files: Path, options: list[str], interpolator: int) -> None:
     result = invoke(
         *chain_options(files),
         *("--labels", files / "organs.nii.gz", "--reference", files / "fixed.nii.gz"),
-        *("-o", files / "out.nii.gz"),
+        *("-o", files / "out.nii.gz", *options),
     )
     assert result.exit_code == 0, result.output
     fixed, labels = (sitk.ReadImage(str(files / n)) for n in ("fixed.nii.gz", "organs.nii.gz"))
-    expected = sitk.Resample(labels, fixed, itk_chain(), sitk.sitkNearestNeighbor, 0)
+    expected = sitk.Resample(labels, fixed, itk_chain(), interpolator, 0)
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(files / "out.nii.gz")))
     assert set(np.unique(found)) <= {0, 7}
     assert (found != sitk.GetArrayFromImage(expected)).mean() < 1e-3

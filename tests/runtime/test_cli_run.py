@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
+
 from dinoreg_rt.cli import cli
 from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.errors import RegistrationError, ResourceError
@@ -24,7 +24,7 @@ QUALITY = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
 
 
 class FakeRegistration:
-    """Stands in for `dinoreg_rt.register` and `dinoreg_rt.warp`."""
+    """Stands in for `dinoreg_rt.plan` and `dinoreg_rt.register`."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -70,12 +70,8 @@ class FakeRegistration:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRegistration:
     fake = FakeRegistration()
-    register, warp = ModuleType("dinoreg_rt.register"), ModuleType("dinoreg_rt.warp")
-    register.register, register.plan = fake.register, fake.plan  # type: ignore[attr-defined]
-    warp.warp_volume = lambda volume, field, grid: volume  # type: ignore[attr-defined]
-    warp.warp_labels = lambda labels, field, grid: labels  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dinoreg_rt.register", register)
-    monkeypatch.setitem(sys.modules, "dinoreg_rt.warp", warp)
+    monkeypatch.setattr("dinoreg_rt.registration.plan", fake.plan)
+    monkeypatch.setattr("dinoreg_rt.registration.register", fake.register)
     return fake
 
 
@@ -174,12 +170,12 @@ def test_dry_run_as_json(pair: list[str]) -> None:
 def test_options_reach_the_configuration(fake: FakeRegistration, pair: list[str]) -> None:
     result = invoke(
         *pair,
-        *("--iterations", "7", "--ct-window-hu", "-10", "20", "--coupling", "0.1,0.5"),
+        *("--iterations", "7,3", "--ct-window-hu", "-10", "20", "--coupling", "0.1,0.5"),
         *("--initial", "moments", "--threads", "2", "--moving-modality", "ct"),
     )
     assert result.exit_code == 0, result.output
     assert fake.config is not None
-    assert fake.config.iterations == 7
+    assert fake.config.iterations == (7, 3)
     assert fake.config.ct_window_hu == (-10, 20)
     assert fake.config.coupling == (0.1, 0.5)
     assert (fake.config.initial, fake.config.threads) == ("moments", 2)
@@ -187,11 +183,11 @@ def test_options_reach_the_configuration(fake: FakeRegistration, pair: list[str]
 
 
 def test_option_overrides_file(fake: FakeRegistration, pair: list[str], tmp_path: Path) -> None:
-    (tmp_path / "p.toml").write_text("inverse = true\niterations = 5\n")
+    (tmp_path / "p.toml").write_text("inverse = true\niterations = [5]\n")
     result = invoke(*pair, "--config", str(tmp_path / "p.toml"), "--no-inverse")
     assert result.exit_code == 0, result.output
     assert fake.config is not None
-    assert (fake.config.inverse, fake.config.iterations) == (False, 5)
+    assert (fake.config.inverse, fake.config.iterations) == (False, (5,))
 
 
 def test_masks_are_read(fake: FakeRegistration, pair: list[str], tmp_path: Path) -> None:
@@ -205,7 +201,7 @@ def test_masks_are_read(fake: FakeRegistration, pair: list[str], tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--iterations", "-3"], 4, "iterations = -3"),
+        (["--iterations", "9,-3"], 4, "iterations.1 = -3"),
         (["--preset", "none"], 4, "no preset 'none'"),
         (["--device", "gpu"], 4, "device = 'gpu'"),
         (["--coupling", "a,b"], 2, "list of numbers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from dinoreg_rt.config import RegistrationConfig, preset_names
 from dinoreg_rt.errors import ConfigError
 
@@ -16,9 +17,9 @@ def toml(folder: Path, text: str) -> Path:
 
 
 def test_later_source_wins(tmp_path: Path) -> None:
-    file = toml(tmp_path, "iterations = 7\nsmoothness = 2.5\n")
-    config = RegistrationConfig.from_sources("mind", file, {"iterations": 9})
-    assert (config.iterations, config.smoothness) == (9, 2.5)
+    file = toml(tmp_path, "iterations = [7]\nsmoothness = 2.5\n")
+    config = RegistrationConfig.from_sources("mind", file, {"iterations": (9, 4)})
+    assert (config.iterations, config.smoothness) == ((9, 4), 2.5)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -28,7 +29,7 @@ def test_every_preset_is_valid(name: str) -> None:
 
 def test_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        RegistrationConfig().iterations = 1  # type: ignore[misc]
+        RegistrationConfig().iterations = (1,)  # type: ignore[misc]
 
 
 def test_every_field_has_a_description() -> None:
@@ -38,14 +39,14 @@ def test_every_field_has_a_description() -> None:
 
 def test_unknown_option_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown option 'iteration'; known are: .*iterations"):
-        RegistrationConfig.from_sources(None, toml(tmp_path, "iteration = 3\n"))
+        RegistrationConfig.from_sources(None, toml(tmp_path, "iteration = [3]\n"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("iterations = -1", r"iterations = -1: .*greater than or equal to 0"),
-        ("working_spacing_mm = inf", r"working_spacing_mm = inf"),
+        ("iterations = [-1]", r"iterations\.0 = -1: .*greater than or equal to 0"),
+        ("working_megavoxels = inf", r"working_megavoxels = inf"),
         ("iterations = 'many'", r"iterations = 'many'"),
         ("iterations = = 3", "not a TOML file"),
     ],

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import json
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dinoreg_rt import cuda_driver, doctor
+
+from dinoreg_kernels import BuildInfo, build_info
+from dinoreg_rt import cuda_driver, doctor, machine
 from dinoreg_rt.cuda_driver import CudaDriver, Gpu
 
 H100 = Gpu("NVIDIA H100", "9.0", 80 << 30)
+WITH_CUDA = BuildInfo("0.1", "generic", cuda_built=True, cuda_devices=1)
+WITHOUT_CUDA = BuildInfo("0.1", "generic", cuda_built=False, cuda_devices=0)
 NO_DRIVER = CudaDriver(None, (), "no driver")
 WITH_GPU = CudaDriver((13, 0), (H100,))
 
@@ -35,6 +41,10 @@ def test_examines_this_machine() -> None:
     diagnosis = doctor.examine()
     assert {"processor", "threads", "memory", "CUDA driver"} <= {f.name for f in diagnosis.findings}
     assert set(diagnosis.choices) == {"device", "features"}
+    library = finding(diagnosis, "kernel library")
+    assert library.status == "ok"
+    assert library.value.startswith(f"version {build_info().version}, {build_info().isa} ")
+    json.dumps(asdict(diagnosis))
 
 
 def test_both_onnxruntimes_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,15 +69,13 @@ def test_missing_packages_come_with_a_command(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("driver", "library", "expected"),
     [
-        (NO_DRIVER, {"cuda": True}, "cpu, because no CUDA device"),
-        (WITH_GPU, {"cuda": False}, "cpu, because the kernel library was built without CUDA"),
+        (NO_DRIVER, WITH_CUDA, "cpu, because no CUDA device"),
+        (WITH_GPU, WITHOUT_CUDA, "cpu, because the kernel library was built without CUDA"),
         (WITH_GPU, None, "cpu, because the kernel library was built without CUDA"),
-        (WITH_GPU, {"cuda": True}, "cuda:0, because NVIDIA H100"),
+        (WITH_GPU, WITH_CUDA, "cuda:0, because NVIDIA H100"),
     ],
 )
-def test_choice_of_device(
-    driver: CudaDriver, library: dict[str, Any] | None, expected: str
-) -> None:
+def test_choice_of_device(driver: CudaDriver, library: BuildInfo | None, expected: str) -> None:
     assert doctor.choose(driver, library)["device"].startswith(expected)
 
 
@@ -157,17 +165,17 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_container_quota_limits_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(doctor, "_cgroup_cpus", lambda: 2.5)
-    assert doctor.usable_cpus() == (2, "the container's quota of 2.5 CPUs")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(machine, "_cgroup_cpus", lambda: 2.5)
+    assert machine.usable_cpus() == (2, "the container's quota of 2.5 CPUs")
 
 
 def test_container_limit_caps_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
     numbers = {"/sys/fs/cgroup/memory.max": 4 << 30, "/sys/fs/cgroup/memory.current": 1 << 30}
-    monkeypatch.setattr(doctor, "_read_number", lambda *files: numbers.get(files[0]))
+    monkeypatch.setattr(machine, "_read_number", lambda *files: numbers.get(str(files[0])))
     monkeypatch.setattr(
         psutil, "virtual_memory", lambda: SimpleNamespace(total=64 << 30, available=60 << 30)
     )
-    assert doctor.memory_bytes() == (4 << 30, 3 << 30)
+    assert machine.memory_bytes() == (4 << 30, 3 << 30)

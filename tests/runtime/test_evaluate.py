@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
+from scipy import ndimage
+
 from dinoreg_rt.cohort import evaluate_pairs, read_pairs, summarise
 from dinoreg_rt.commands.evaluate import evaluate
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.evaluate import PairFiles, PairScores, evaluate_pair
-from dinoreg_rt.geometry import index_to_lps
-from dinoreg_rt.label_warp import chain_to_displacement, index_identity, warp_labels
+from dinoreg_rt.geometry import index_identity, index_to_lps
 from dinoreg_rt.learn2reg import read_learn2reg_displacement
-from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, LabelMap
-from scipy import ndimage
+from dinoreg_rt.types import DisplacementField, Geometry, LabelMap
+from dinoreg_rt.warp import warp_labels
 
 _A, _B = math.radians(20), math.radians(35)
 OBLIQUE = np.array(
@@ -86,39 +87,6 @@ def shifted(tmp_path):
     )
 
 
-class TestWarpLabels:
-    def test_equals_simpleitk(self):
-        moving, field = random_labels(MOVING, 1), random_field(FIXED, 4.0)
-        transform = sitk.DisplacementFieldTransform(
-            image_of(field.vectors_mm.astype(np.float64), FIXED)
-        )
-        expected = sitk.Resample(
-            image_of(moving.array, MOVING),
-            image_of(np.zeros(FIXED.shape_zyx, np.uint8), FIXED),
-            transform,
-            sitk.sitkNearestNeighbor,
-        )
-        warped = warp_labels(moving, (field,), FIXED)
-        np.testing.assert_array_equal(warped, sitk.GetArrayFromImage(expected))
-        assert len(np.unique(warped)) == 4
-
-    def test_chain_and_its_one_field_give_the_same(self):
-        moving, field = random_labels(MOVING, 1), random_field(FIXED, 2.0)
-        turn = AffineTransform(OBLIQUE.T @ OBLIQUE.T, np.array([1.0, -40.0, 30.0]))
-        chain = (field, turn)
-        whole = chain_to_displacement(chain, FIXED)
-        agree = warp_labels(moving, chain, FIXED) == warp_labels(moving, (whole,), FIXED)
-        assert agree.mean() > 0.999  # float32 vectors decide ties between voxels
-
-    def test_nan_goes_outside(self):
-        moving, field = random_labels(FIXED, 1), random_field(FIXED, 0.0)
-        field.vectors_mm[2, 3, 4] = np.nan
-        warped = warp_labels(moving, (field,), FIXED)
-        expected = moving.array.copy()
-        expected[2, 3, 4] = 0
-        np.testing.assert_array_equal(warped, expected)
-
-
 class TestLearn2Reg:
     def test_equals_map_coordinates(self, tmp_path):
         rng = np.random.default_rng(4)
@@ -126,7 +94,7 @@ class TestLearn2Reg:
         path = write_learn2reg(tmp_path / "disp_0001_0002.nii.gz", displacement)
         field = read_learn2reg_displacement(path, FIXED, MOVING)
         moving = random_labels(MOVING, 2)
-        warped = warp_labels(moving, (field,), FIXED).T  # to the file's axis order
+        warped = warp_labels(moving, field, nearest=True).array.T  # to the file's axis order
 
         identity = np.stack(np.meshgrid(*map(np.arange, FIXED.shape_xyz), indexing="ij"))
         coordinates = identity + np.moveaxis(displacement, -1, 0)

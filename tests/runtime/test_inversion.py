@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from dinoreg_rt.errors import InputError, RegistrationError
 from dinoreg_rt.geometry import index_to_lps, transform_points
 from dinoreg_rt.inversion import invert_chain, invert_points, voxel_centres

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.inversion import voxel_centres
 from dinoreg_rt.picture import draw_picture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.progress import reporting
 from dinoreg_rt.report import RunReport, build_report, hash_input, hash_output, quality_warnings

@@ -186,16 +186,44 @@ struct MindDescriptor {
   }
 };
 
-// Mean over cells of pool_z x pool_y x pool_x voxels (fewer in a last cell) -> half precision,
-// channels last. in: (planes, 12, y, x); out: (z, y, x, stride), cells of planes
-// [first_cell, first_cell + cells).
+// Sums over the z and y extents of cells: (planes, 12, y, x) -> (cells, 12, Y, x). A last cell may
+// hold fewer voxels.
+struct MindPoolZY {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
+  const float* in;
+  float* out;
+  int planes, y, x;
+  int cells_y;
+  int pool_z, pool_y;
+
+  DR_HD int rows() const {
+    return (planes + pool_z - 1) / pool_z * kMindChannels * cells_y;
+  }
+  DR_HD int width() const { return x; }
+  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+
+  template <class V>
+  DR_HD void lanes(int row, int i) const {
+    const int cy = row % cells_y, c = row / cells_y % kMindChannels;
+    const int z0 = row / cells_y / kMindChannels * pool_z, z1 = min_int(z0 + pool_z, planes);
+    const int y0 = cy * pool_y, y1 = min_int(y0 + pool_y, y);
+    V sum = V{};
+    for (int iz = z0; iz < z1; ++iz)
+      for (int iy = y0; iy < y1; ++iy)
+        sum += load<V>(in + (((Index)iz * kMindChannels + c) * y + iy) * x + i);
+    store(out + (Index)row * x + i, sum);
+  }
+};
+
+// The rest of the mean over cells, along x, to half precision and channels last. in: (cells, 12,
+// Y, x) from `MindPoolZY`; out: (Z, Y, X, stride) from plane `first_cell` on.
 struct MindPool {
   const float* in;
-  Shape shape;  // of the volume
-  int first_plane, planes;
+  Shape shape;       // of the volume
+  int planes;        // that the cells were made of
   Half* out;
   Shape out_shape;
-  float* structure;  // (z, y, x): 0 where the cell is flat, else 1; may be null
+  float* structure;  // (Z, Y, X): 0 where the cell is flat, else 1; may be null
   int stride, first_cell, cells;
   int pool_z, pool_y, pool_x;
   float scale;
@@ -204,21 +232,18 @@ struct MindPool {
   DR_HD int width() const { return out_shape.x; }
 
   DR_HD void operator()(int row, int x) const {
-    const int cell = row / out_shape.y, y = row - cell * out_shape.y, z = first_cell + cell;
-    const int z0 = z * pool_z - first_plane, z1 = min_int(z0 + pool_z, planes);
-    const int y0 = y * pool_y, y1 = min_int(y0 + pool_y, shape.y);
-    const int x0 = x * pool_x, x1 = min_int(x0 + pool_x, shape.x);
-    const float weight = scale / (float)((z1 - z0) * (y1 - y0) * (x1 - x0));
-    const Index i = out_shape.at(z, y, x);
+    const int cell = row / out_shape.y, y = row - cell * out_shape.y;
+    const int nz = min_int(pool_z, planes - cell * pool_z);
+    const int ny = min_int(pool_y, shape.y - y * pool_y);
+    const int x0 = x * pool_x, nx = min_int(pool_x, shape.x - x0);
+    const float weight = scale / (float)(nz * ny * nx);
+    const Index i = out_shape.at(first_cell + cell, y, x);
+    const float* line = in + ((Index)cell * kMindChannels * out_shape.y + y) * shape.x + x0;
     Half* to = out + i * stride;
     float total = 0.0f;
-    for (int c = 0; c < kMindChannels; ++c) {
+    for (int c = 0; c < kMindChannels; ++c, line += (Index)out_shape.y * shape.x) {
       float sum = 0.0f;
-      for (int iz = z0; iz < z1; ++iz)
-        for (int iy = y0; iy < y1; ++iy) {
-          const float* line = in + (((Index)iz * kMindChannels + c) * shape.y + iy) * shape.x;
-          for (int ix = x0; ix < x1; ++ix) sum += line[ix];
-        }
+      for (int k = 0; k < nx; ++k) sum += line[k];
       to[c] = float_to_half(sum * weight);
       total += sum * weight;
     }

@@ -63,6 +63,10 @@ DR_HD bool inside_grid(const Shape& shape, const Vec3& p) {
          p.x >= -0.5f && p.x <= shape.x - 0.5f;
 }
 
+DR_HD bool is_whole(const Vec3& index) {
+  return index.z == (int)index.z && index.y == (int)index.y && index.x == (int)index.x;
+}
+
 // index of an output voxel -> affine(index) + matrix(u(to_field(index))); `field` may be null.
 struct PointMap {
   Affine affine;
@@ -70,10 +74,14 @@ struct PointMap {
   Shape field_shape;
   Affine to_field;
   Matrix3 matrix;
+  bool on_grid;  // the output grid is the field's: its voxels need no interpolation
 
   DR_HD Vec3 operator()(const Vec3& index) const {
     const Vec3 p = affine(index);
     if (field == nullptr) return p;
+    if (on_grid && is_whole(index))
+      return p + matrix(load_vec3(field + 3 * field_shape.at((int)index.z, (int)index.y,
+                                                             (int)index.x)));
     return p + matrix(sample_field(field, field_shape, to_field(index)));
   }
 };

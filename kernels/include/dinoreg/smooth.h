@@ -6,7 +6,7 @@
 
 DR_NAMESPACE_BEGIN
 
-enum { kMaxTapRadius = 8 };
+enum { kMaxTapRadius = 16 };  // a Gaussian of up to 6.4 voxels; wider ones are cut off
 
 // weight[0] + 2 * (weight[1] + ... + weight[radius]) = 1.
 struct Taps {
@@ -15,19 +15,19 @@ struct Taps {
 };
 
 // The array is seen as (outer, n, inner) and smoothed along n. Smoothing the x axis of a field
-// (z, y, x, 3) has inner = 3; its rows then run over n * inner elements.
+// (z, y, x, 3) has inner = 3.
 struct Smooth {
   enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* in;
   float* out;
   int outer, n, inner;
   Taps taps;
+  bool along_row;  // rows run over n * inner elements (the x axis), else over inner
 
-  DR_HD bool along_row() const { return inner <= 4; }
-  DR_HD int rows() const { return along_row() ? outer : outer * n; }
-  DR_HD int width() const { return along_row() ? n * inner : inner; }
+  DR_HD int rows() const { return along_row ? outer : outer * n; }
+  DR_HD int width() const { return along_row ? n * inner : inner; }
   // Elements of a row that need no look at the border: [margin, width - margin).
-  DR_HD int margin() const { return along_row() ? taps.radius * inner : 0; }
+  DR_HD int margin() const { return along_row ? taps.radius * inner : 0; }
 
   DR_HD void operator()(int row, int x) const {
     if (x >= margin() && x < width() - margin()) return lanes<float>(row, x);
@@ -42,7 +42,7 @@ struct Smooth {
 
   template <class V>
   DR_HD void lanes(int row, int x) const {
-    if (along_row()) {
+    if (along_row) {
       const float* at = in + (Index)row * n * inner + x;
       V sum = taps.weight[0] * load<V>(at);
       for (int t = 1; t <= taps.radius; ++t)

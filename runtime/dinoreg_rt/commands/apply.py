@@ -13,8 +13,8 @@ from ..errors import InputError
 from ..progress import Reporter, reporting
 
 if TYPE_CHECKING:
-    from ..apply import Transform
     from ..inversion import Inversion
+    from ..types import Transform
 
 _PATH = click.Path(path_type=Path)
 
@@ -31,7 +31,8 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
 @click.option("--image", type=_PATH, help="Image to resample (trilinear).")
-@click.option("--labels", type=_PATH, help="Label map to resample (nearest neighbour).")
+@click.option("--labels", type=_PATH, help="Label map to resample; no label is invented.")
+@click.option("--nearest", is_flag=True, help="Labels: the nearest voxel's, not the heaviest.")
 @click.option("--points", type=_PATH, help="Points to map: .csv, .mrk.json or .fcsv.")
 @click.option("--reference", type=_PATH, help="Image whose grid the output takes.")
 @click.option("--inverse", is_flag=True, help="Apply the inverse of the whole chain.")
@@ -106,8 +107,8 @@ def _apply_to_volume(
     kind: str, chain: list[Transform], options: dict[str, Any], reporter: Reporter
 ) -> Inversion | None:
     from .. import io
-    from ..apply import warp_image, warp_label_map
     from ..inversion import invert_chain
+    from ..warp import warp_labels, warp_volume
 
     grid = io.read_volume(options["reference"]).geometry
     image = io.read_volume(options["image"]) if kind == "image" else None
@@ -119,22 +120,22 @@ def _apply_to_volume(
         chain = [field]
     reporter("warp", 0.0)
     if image is not None:
-        io.write_volume(options["output"], warp_image(image, chain, grid))
+        io.write_volume(options["output"], warp_volume(image, chain, grid))
     if labels is not None:
-        io.write_labels(options["output"], warp_label_map(labels, chain, grid))
+        warped = warp_labels(labels, chain, grid, nearest=options["nearest"])
+        io.write_labels(options["output"], warped)
     return inversion
 
 
 def _apply_to_points(chain: list[Transform], options: dict[str, Any]) -> Inversion | None:
     import numpy as np
 
-    from ..apply import map_points
     from ..inversion import invert_points
-    from ..io import read_points, write_points
+    from ..io import read_points, transform_points, write_points
 
     points = read_points(options["points"], options["frame"])
     if not options["inverse"]:
-        mapped = map_points(chain, points.points_lps_mm)
+        mapped = transform_points(chain, points.points_lps_mm)
         write_points(options["output"], points.with_points(mapped))
         return None
     mapped, inversion = invert_points(chain, points.points_lps_mm)

@@ -33,12 +33,10 @@ from .staging import (
     check_free_space,
     check_writable,
     output_errors,
-    sigterm_as_exception,
     staged_file,
     staged_folder,
 )
 from .transforms import (
-    Transform,
     composite_to_sitk,
     read_initial,
     read_transform,
@@ -52,7 +50,6 @@ __all__ = [
     "ImageLike",
     "LabelsLike",
     "PointSet",
-    "Transform",
     "as_labels",
     "as_mask",
     "as_volume",
@@ -72,7 +69,6 @@ __all__ = [
     "read_points",
     "read_transform",
     "read_volume",
-    "sigterm_as_exception",
     "staged_file",
     "staged_folder",
     "transform_points",

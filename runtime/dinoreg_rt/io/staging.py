@@ -2,25 +2,30 @@
 
 Files are written into a hidden folder beside their destination and renamed at the end. An
 exception, Ctrl-C or SIGTERM removes that folder, so no half-written output is ever left behind.
+What a killed process (SIGKILL, a crash) could not remove, the next run into the folder does.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
 import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from ..errors import OutputError
+from ..interruption import sigterm_as_exception
 
 _PREFIX = ".dinoreg-"
+#: A folder of another machine, whose processes cannot be seen, is left alone for so long.
+_FOREIGN_AGE_S = 86_400.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -42,7 +47,8 @@ def staged_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
     with sigterm_as_exception():
         created = _make_folder(target)
         with output_errors(target):
-            staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target))
+            _remove_abandoned(target)
+            staging = Path(tempfile.mkdtemp(prefix=_own_prefix(), dir=target))
         try:
             yield staging
             _move_into_place(staging, target)
@@ -72,23 +78,6 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(f"{final_path(target)}: is a folder; give the name of a file")
     with staged_folder(target.parent) as staging:
         yield staging / target.name
-
-
-@contextmanager
-def sigterm_as_exception() -> Iterator[None]:
-    """Turn SIGTERM into `SystemExit` (code 143), so that ``finally`` blocks and `with` clean up.
-
-    Does nothing outside the main thread, or where the program has a SIGTERM handler of its own.
-    """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _exit_on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -164,6 +153,37 @@ def _make_folder(target: Path) -> list[Path]:
     return missing
 
 
+def _remove_abandoned(target: Path) -> None:
+    """Remove staging folders whose process is gone without having cleaned up."""
+    for folder in target.glob(f"{_PREFIX}*-*-*"):
+        host, pid, _ = folder.name.removeprefix(_PREFIX).rsplit("-", 2)
+        try:
+            age_s = time.time() - folder.stat().st_mtime
+        except OSError:  # its process has just removed it
+            continue
+        alive = pid.isdecimal() and _pid_exists(int(pid))
+        if not alive if host == _host() else age_s > _FOREIGN_AGE_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pid_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # someone else's process
+        return True
+    return True
+
+
+def _own_prefix() -> str:
+    return f"{_PREFIX}{_host()}-{os.getpid()}-"
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", platform.node())
+
+
 def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         try:
@@ -183,11 +203,6 @@ def _output_error(path: Path, error: OSError) -> OutputError:
         f"{final_path(path)}: cannot be written: {reason}; check the free space and the "
         "permissions of this folder, or name another"
     )
-
-
-def _exit_on_signal(signum: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signum, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
-    raise SystemExit(128 + signum)
 
 
 @contextmanager

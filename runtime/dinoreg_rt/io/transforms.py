@@ -10,14 +10,14 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import geometry
 from ..errors import InputError, OutputError
-from ..types import AffineTransform, DisplacementField, FloatArray
+from ..types import AffineTransform, DisplacementField, FloatArray, Transform
 from . import transform_h5
 from .convert import array_to_sitk, displacement_from_sitk
 from .images import image_suffix, read_displacement
@@ -25,8 +25,6 @@ from .staging import output_errors, staged_file
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
-
-Transform: TypeAlias = AffineTransform | DisplacementField
 
 _TRANSFORM_FILES = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
 _FIELD_FILES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")

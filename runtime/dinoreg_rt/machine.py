@@ -1,0 +1,55 @@
+"""Processors and memory that this process may use, limits of a container included."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cpus() -> tuple[int, str]:
+    """CPUs that this process may use, and what limits them."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        count = os.cpu_count() or 1
+    limit = "affinity" if count < (os.cpu_count() or 1) else "all of them"
+    quota = _cgroup_cpus()
+    if quota is not None and quota < count:
+        return max(1, int(quota)), f"the container's quota of {quota:g} CPUs"
+    return count, limit
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Memory that exists for this process and what of it is free."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    total, free = int(memory.total), int(memory.available)
+    limit = _read_number(_CGROUP / "memory.max", _CGROUP / "memory/memory.limit_in_bytes")
+    if limit is not None and limit < total:
+        used = _read_number(_CGROUP / "memory.current", _CGROUP / "memory/memory.usage_in_bytes")
+        total, free = limit, min(free, max(0, limit - (used or 0)))
+    return total, free
+
+
+def _cgroup_cpus() -> float | None:
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text("ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass  # cgroup v1, or no cgroup
+    allowed = _read_number(_CGROUP / "cpu/cpu.cfs_quota_us")
+    period_us = _read_number(_CGROUP / "cpu/cpu.cfs_period_us")
+    return allowed / period_us if allowed and allowed > 0 and period_us else None
+
+
+def _read_number(*files: Path) -> int | None:
+    """The number in the first file that can be read and holds one."""
+    for file in files:
+        try:
+            return int(file.read_text("ascii"))
+        except (OSError, ValueError):
+            continue
+    return None
