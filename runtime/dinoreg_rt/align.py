@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from .geometry import centre_lps_mm, index_to_lps, transform_points
-from .types import AffineTransform, FloatArray, Volume
+from .types import AffineTransform, Array, FloatArray, Volume
 
 
 def initial_alignment(
     fixed: Volume,
     moving: Volume,
     method: str,
-    fixed_window: tuple[float, float],
-    moving_window: tuple[float, float],
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    masks: tuple[Array | None, Array | None] = (None, None),
 ) -> tuple[AffineTransform, str]:
     """Fixed points to moving points before any image is compared, and how it was found.
 
@@ -25,8 +25,9 @@ def initial_alignment(
         method: ``none`` (positions as in the headers), ``centre`` (middles of the image boxes),
             ``moments`` (centres of mass), or a transform file (``.tfm``, ``.h5``, ``.txt``, ANTs
             ``.mat``) that maps fixed points to moving points.
-        fixed_window: intensities that count as 0 and 1; ``moments`` weighs voxels by them.
-        moving_window: the same for the moving image.
+        windows: intensities that count as 0 and 1, fixed and moving; ``moments`` weighs voxels by
+            them.
+        masks: (D, H, W) of each image, or None; ``moments`` looks at voxels that are not 0.
 
     Raises:
         InputError: a transform file that cannot be read or is not affine.
@@ -37,18 +38,23 @@ def initial_alignment(
         shift = centre_lps_mm(moving.geometry) - centre_lps_mm(fixed.geometry)
         return _translation(shift), f"centre of the image boxes: {_text(shift)}"
     if method == "moments":
-        shift = centre_of_mass(moving, moving_window) - centre_of_mass(fixed, fixed_window)
+        fixed_centre = centre_of_mass(fixed, windows[0], masks[0])
+        shift = centre_of_mass(moving, windows[1], masks[1]) - fixed_centre
         return _translation(shift), f"centres of mass: {_text(shift)}"
     from .io import read_initial
 
     return read_initial(Path(method)), f"from {method}"
 
 
-def centre_of_mass(volume: Volume, window: tuple[float, float]) -> FloatArray:
-    """LPS position of the centre of the windowed intensities."""
+def centre_of_mass(
+    volume: Volume, window: tuple[float, float], mask: Array | None = None
+) -> FloatArray:
+    """LPS position of the centre of the windowed intensities, inside `mask` if there is one."""
     array = np.asarray(volume.array)
     low, high = window
     scaled = np.clip(array, low, high) - np.float32(low)
+    if mask is not None:
+        scaled *= mask != 0
     total = float(scaled.sum(dtype=np.float64))
     if total <= 0:
         return centre_lps_mm(volume.geometry)

@@ -16,8 +16,9 @@ from .errors import ConfigError
 from .geometry import coarsened_grid, index_map, kernel_affine, resampled_grid, same_grid
 from .types import AffineTransform, Array, Geometry, Modality, Volume
 
-#: A CT holds air at about -1000 HU; no MR and no windowed image goes that low.
-_CT_AIR_HU = -500.0
+#: Air is -1000 HU on a CT and fat about -100; MR magnitudes are not negative. Windowed CTs are
+#: often clipped at -125 or so.
+_CT_LOWEST_HU = -100.0
 #: Voxels looked at for a percentile: enough for three digits, and quick on any scan.
 _PERCENTILE_SAMPLES = 1_000_000
 #: Cells the discrete search reaches at most along an axis: its cost grows with the third power.
@@ -125,18 +126,21 @@ def detect_modality(volume: Volume, wanted: ModalityChoice) -> tuple[Modality, s
     if wanted != "auto":
         return wanted, f"{wanted}, as asked"
     lowest = float(volume.array.min())
-    if lowest <= _CT_AIR_HU:
-        return "ct", f"ct, because values go down to {lowest:.0f}, as air does on a CT"
-    return "mr", f"mr, because no value lies below {_CT_AIR_HU:.0f} (lowest {lowest:.4g})"
+    if lowest <= _CT_LOWEST_HU:
+        return "ct", f"ct, because values go down to {lowest:.0f}, as they do on a CT"
+    return "mr", f"mr, because no value lies below {_CT_LOWEST_HU:.0f} (lowest {lowest:.4g})"
 
 
 def intensity_window(
-    volume: Volume, modality: Modality, config: RegistrationConfig
+    volume: Volume,
+    modality: Modality,
+    config: RegistrationConfig,
+    mask: Array | None = None,
 ) -> tuple[float, float]:
-    """Values that become 0 and 1."""
+    """Values that become 0 and 1; of an MR from the voxels in `mask` (D, H, W), if there is one."""
     if modality == "ct":
         return config.ct_window_hu
-    values = volume.array.reshape(-1)
+    values = volume.array.reshape(-1) if mask is None else volume.array[mask != 0]
     step = max(1, values.size // _PERCENTILE_SAMPLES)
     low = float(values.min())
     high = float(np.percentile(values[::step], config.mr_percentile))

@@ -84,27 +84,38 @@ class Plan:
         )
 
 
-def plan(fixed: ImageLike, moving: ImageLike, config: RegistrationConfig | None = None) -> Plan:
+def plan(
+    fixed: ImageLike,
+    moving: ImageLike,
+    config: RegistrationConfig | None = None,
+    *,
+    fixed_mask: LabelsLike | None = None,
+    moving_mask: LabelsLike | None = None,
+) -> Plan:
     """Decide everything that can be decided without looking for matches.
+
+    Arguments as of `register`; what the masks leave out counts neither for the intensity windows
+    nor for the centres of mass.
 
     Raises:
         DinoregError: inputs, device or parameters that cannot be used; no overlap; not enough
             memory.
     """
     fixed, moving = as_volume(fixed), as_volume(moving)
+    masks = _masks(fixed, moving, fixed_mask, moving_mask)
     config = config or RegistrationConfig()
     device, device_reason = choose_device(config.device, config.threads)
     choices = {"device": device_reason}
     windows, modalities = [], []
-    for role, volume, wanted in (
-        ("fixed", fixed, config.fixed_modality),
-        ("moving", moving, config.moving_modality),
+    for role, volume, mask, wanted in (
+        ("fixed", fixed, masks[0], config.fixed_modality),
+        ("moving", moving, masks[1], config.moving_modality),
     ):
         modality, choices[f"{role} modality"] = detect_modality(volume, wanted)
         modalities.append(modality)
-        windows.append(intensity_window(volume, modality, config))
+        windows.append(intensity_window(volume, modality, config, mask))
     initial, choices["initial alignment"] = initial_alignment(
-        fixed, moving, config.initial, windows[0], windows[1]
+        fixed, moving, config.initial, (windows[0], windows[1]), masks
     )
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
@@ -148,11 +159,8 @@ def register(
         DinoregError: see `dinoreg_rt.errors`; the message says what to do.
     """
     fixed, moving = as_volume(fixed), as_volume(moving)
-    masks = (
-        None if fixed_mask is None else as_mask(fixed_mask, fixed.geometry, "fixed"),
-        None if moving_mask is None else as_mask(moving_mask, moving.geometry, "moving"),
-    )
-    plan_ = plan(fixed, moving, config)
+    masks = _masks(fixed, moving, fixed_mask, moving_mask)
+    plan_ = plan(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask)
     config, device, grids, lattice = plan_.config, plan_.device, plan_.grids, plan_.lattice
     check_memory(plan_)
     report = progress or (lambda stage, fraction: None)
@@ -240,6 +248,18 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found | {"libdinoreg": info.version, "instruction set": info.isa}
+
+
+def _masks(
+    fixed: Volume,
+    moving: Volume,
+    fixed_mask: LabelsLike | None,
+    moving_mask: LabelsLike | None,
+) -> tuple[Array | None, Array | None]:
+    return (
+        None if fixed_mask is None else as_mask(fixed_mask, fixed.geometry, "fixed"),
+        None if moving_mask is None else as_mask(moving_mask, moving.geometry, "moving"),
+    )
 
 
 def _weights(

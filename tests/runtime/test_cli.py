@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 
 import pytest
 import rich_click as click
@@ -144,3 +146,11 @@ def test_doctor_as_table() -> None:
     result = invoke("doctor")
     assert result.exit_code == 0
     assert "What auto would choose" in result.stdout
+
+
+def test_sigterm_is_code_143(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.cli, "main", lambda **_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 143
+    assert 143 in EXIT_CODES

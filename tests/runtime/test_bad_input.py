@@ -1,0 +1,234 @@
+"""Bad input to `dinoreg-rt run`, end to end: exit code, message, and nothing left behind.
+
+How each fault is found is tested in test_io_bad_input.py; here, that a run stops at it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+from phantoms import Body, centres_of, make_grid
+
+from dinoreg_rt import Geometry, LabelMap, Volume, io
+from dinoreg_rt.cli import cli
+
+GRID = make_grid((20, 24, 28), (4.0, 4.0, 4.0))
+MAIN = [sys.executable, "-c", "from dinoreg_rt.cli import main; main()"]
+
+
+def write_body(path: Path, grid: Geometry = GRID) -> None:
+    io.write_volume(path, Volume((1000 * Body()(centres_of(grid))).astype(np.float32), grid))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With a pair that can be registered."""
+    for name in ("fixed.nii.gz", "moving.nii.gz"):
+        write_body(tmp_path / name)
+    return tmp_path
+
+
+def arguments(folder: Path, *more: object) -> list[str]:
+    words = ["run", "-f", folder / "fixed.nii.gz", "-m", folder / "moving.nii.gz"]
+    words += ["-o", folder / "out", "--no-qc", *more]
+    return [str(w) for w in words]
+
+
+def invoke(folder: Path, *more: object) -> Result:
+    return CliRunner().invoke(cli, arguments(folder, *more))
+
+
+def _missing(path: Path) -> None:
+    path.unlink()
+
+
+def _corrupt(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    path.write_bytes(raw)
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _sitk(image: Callable[[], sitk.Image]) -> Callable[[Path], None]:
+    return lambda path: sitk.WriteImage(image(), str(path))
+
+
+def _values(value: float, part: slice) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        array = np.random.default_rng(0).normal(size=GRID.shape_zyx).astype(np.float32)
+        array[part] = value
+        io.write_volume(path, Volume(array, GRID))
+
+    return write
+
+
+def _header(offset: int, numbers: list[float]) -> Callable[[Path], None]:
+    """NIfTI header fields overwritten; the image is rewritten without compression first."""
+
+    def write(path: Path) -> None:
+        import gzip
+
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        raw[252:256] = np.array([0, 1], "<i2").tobytes()  # the sform alone
+        raw[offset : offset + 4 * len(numbers)] = np.array(numbers, "<f4").tobytes()
+        path.write_bytes(gzip.compress(bytes(raw), 1))
+
+    return write
+
+
+SLICE = slice(3, 5)
+BAD_IMAGES = {
+    "missing": (_missing, "no such file"),
+    "corrupt": (_corrupt, "corrupt gzip file"),
+    "truncated": (_truncated, "truncated gzip file"),
+    "2D": (_sitk(lambda: sitk.Image([20, 20], sitk.sitkFloat32)), "is 2D"),
+    "4D": (_sitk(lambda: sitk.Image([9, 9, 9, 3], sitk.sitkFloat32)), "is 4D"),
+    "one slice": (_sitk(lambda: sitk.Image([20, 20, 1], sitk.sitkFloat32)), "axis of one voxel"),
+    "NaN": (_values(np.nan, SLICE), "NaN or Inf"),
+    "Inf": (_values(np.inf, SLICE), "NaN or Inf"),
+    "constant": (_values(7.0, slice(None)), "every voxel is 7"),
+    "complex": (_sitk(lambda: sitk.Image([9, 9, 9], sitk.sitkComplexFloat32)), "complex pixels"),
+    "RGB": (_sitk(lambda: sitk.Image([9, 9, 9], sitk.sitkVectorUInt8, 3)), "3 values per voxel"),
+    "spacing": (_header(280, [4e4, 0, 0, 0, 0, 4e4, 0, 0, 0, 0, 4e4, 0]), "voxel spacing of"),
+    "singular": (_header(280, [4, 0, 0, 0] * 3), "singular or sheared"),
+}
+
+
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_image_that_cannot_be_used(folder: Path, role: str, kind: str) -> None:
+    spoil, message = BAD_IMAGES[kind]
+    spoil(folder / f"{role}.nii.gz")
+    refused(folder, invoke(folder), 3, message)
+    assert f"{role}.nii.gz" in invoke(folder).stderr
+
+
+def refused(folder: Path, result: Result, code: int, message: str) -> None:
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not (folder / "out").exists()
+    assert not [p.name for p in folder.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+@pytest.mark.parametrize("dry", [False, True])
+def test_mask_that_cannot_be_used(folder: Path, role: str, dry: bool) -> None:
+    more = ["--dry-run"] if dry else []
+    io.write_labels(folder / "e.nii.gz", LabelMap(np.zeros(GRID.shape_zyx, np.int32), GRID))
+    result = invoke(folder, f"--{role}-mask", folder / "e.nii.gz", *more)
+    refused(folder, result, 3, f"the {role} mask is empty")
+    other = make_grid(GRID.shape_zyx, (4.0, 4.0, 4.1))
+    io.write_labels(folder / "o.nii.gz", LabelMap(np.ones(GRID.shape_zyx, np.int32), other))
+    result = invoke(folder, f"--{role}-mask", folder / "o.nii.gz", *more)
+    refused(folder, result, 3, f"the {role} mask must lie on the {role} image's grid")
+
+
+def test_no_overlap(folder: Path) -> None:
+    write_body(folder / "moving.nii.gz", make_grid(GRID.shape_zyx, (4.0, 4.0, 4.0), "RAS", (0, 0, 900)))
+    result = invoke(folder, "--initial", "none")
+    refused(folder, result, 8, "the images do not overlap after the initial alignment")
+    assert "--initial centre or moments" in result.stderr
+    # Boxes further apart than the search reaches are found by their centres.
+    assert invoke(folder, "--initial", "centre", "--iterations", "2", "--dry-run").exit_code == 0
+
+
+def test_not_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dinoreg_rt.registration.memory_bytes", lambda: (8 << 30, 1 << 20))
+    result = invoke(folder)
+    refused(folder, result, 6, "1 MiB are free")
+    assert "--working-megavoxels" in result.stderr
+
+
+def test_initial_that_cannot_be_used(folder: Path) -> None:
+    refused(folder, invoke(folder, "--initial", folder / "no.tfm"), 3, "no.tfm")
+    (folder / "bad.tfm").write_text("nonsense")
+    refused(folder, invoke(folder, "--initial", folder / "bad.tfm"), 3, "bad.tfm")
+
+
+def test_output_that_cannot_be_made(folder: Path) -> None:
+    (folder / "file").write_text("in the way")
+    for more in ([], ["--dry-run"]):
+        result = invoke(folder, "-o", folder / "file" / "sub", *more)
+        refused(folder, result, 7, "file")
+    assert (folder / "file").read_text() == "in the way"
+
+
+def test_disk_full(folder: Path) -> None:
+    """A limit on the size of files stands in for a disk that fills while results are written."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    ended = subprocess.run(
+        [*MAIN, *arguments(folder)], capture_output=True, text=True, preexec_fn=limit, timeout=60
+    )
+    assert ended.returncode == 7, ended.stderr
+    assert "cannot be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (folder / "out").exists()
+
+
+def test_coupling_of_options_is_checked_first(folder: Path) -> None:
+    """A wrong parameter is found before any file is read."""
+    _missing(folder / "fixed.nii.gz")
+    refused(folder, invoke(folder, "--fold-margin", "1.5"), 4, "fold_margin")
+
+
+def _wait_for(stream: IO[str], begin: str) -> None:
+    for line in stream:
+        if line.startswith(begin):
+            return
+    raise AssertionError(f"the run ended without a line that begins with '{begin}'")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+@pytest.mark.parametrize("existing", [False, True], ids=["new folder", "earlier run"])
+def test_killed_during_the_solve(
+    folder: Path, number: signal.Signals, code: int, existing: bool
+) -> None:
+    """It ends within 2 s, says so, and leaves what was there before."""
+    if existing:
+        (folder / "out").mkdir()
+        (folder / "out" / "warped.nii.gz").write_text("of an earlier run")
+    more = ["--iterations", "10000,10000,10000", "--working-megavoxels", "20", "--threads", "1"]
+    process = subprocess.Popen(
+        [*MAIN, *arguments(folder, *more)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        _wait_for(process.stderr, "search: done")
+        process.send_signal(number)
+        sent = time.monotonic()
+        assert process.wait(timeout=20) == code
+        assert time.monotonic() - sent < 2
+        said = process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+    if existing:
+        assert os.listdir(folder / "out") == ["warped.nii.gz"]
+        assert (folder / "out" / "warped.nii.gz").read_text() == "of an earlier run"
+    else:
+        assert not (folder / "out").exists()
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
