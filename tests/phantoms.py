@@ -76,7 +76,7 @@ class Body:
             where = rng.uniform(-0.7, 0.7, 3) * self.radii_mm
             size, height = rng.uniform(4, 9), rng.choice([-0.45, 0.5])
             distance = np.linalg.norm(local - where, axis=1)
-            value += height / (1 + np.exp((distance - size) / 0.8))
+            value += height / (1 + np.exp(np.clip((distance - size) / 0.8, -50, 50)))
         for _ in range(8):
             wave = rng.normal(size=3)
             wave *= 2 * np.pi / rng.uniform(12, 30) / np.linalg.norm(wave)
@@ -175,7 +175,9 @@ def reoriented(volume: Volume, order_zyx=(0, 1, 2), flips_zyx=()) -> Volume:
         matrix[:, 2 - axis] = -column
     spacing = np.linalg.norm(matrix, axis=0)
     geometry = Geometry(
-        array.shape, tuple(float(s) for s in spacing), tuple(float(v) for v in origin),
+        array.shape,
+        tuple(float(s) for s in spacing),
+        tuple(float(v) for v in origin),
         matrix / spacing,
     )
     return Volume(np.ascontiguousarray(array), geometry, volume.pixel_type, volume.name)

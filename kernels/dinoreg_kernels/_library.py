@@ -186,10 +186,21 @@ _CALLS = {
 }
 
 
+def library_file() -> Path:
+    """Where libdinoreg is; beside the sources or, in an editable install, where it was installed.
+
+    The header is in the folder ``include`` beside it.
+    """
+    import dinoreg_kernels
+
+    files = [Path(folder) / "libdinoreg.so" for folder in dinoreg_kernels.__path__]
+    return next((file for file in files if file.exists()), files[0])
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The loaded library; raises `KernelError` with what to do when it is not there."""
-    path = Path(__file__).with_name("libdinoreg.so")
+    path = library_file()
     try:
         lib = ctypes.CDLL(str(path))
     except OSError as error:

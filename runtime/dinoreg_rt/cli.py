@@ -166,4 +166,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except SystemExit as error:  # from `sigterm_as_exception`
+        _print_error("terminated; nothing was written")
+        code = error.code
     sys.exit(code if isinstance(code, int) else 0)

@@ -61,16 +61,18 @@ def plan_run(request: RunRequest, progress: Reporter) -> Plan:
     Raises:
         DinoregError: whatever `run` would stop at before its work begins.
     """
-    from .io import as_mask, check_writable
+    from .io import check_writable
     from .registration import plan
 
     check_writable(request.output)
     inputs = _read_inputs(request, progress)
-    if inputs.fixed_mask is not None:
-        as_mask(inputs.fixed_mask, inputs.fixed.geometry, "fixed")
-    if inputs.moving_mask is not None:
-        as_mask(inputs.moving_mask, inputs.moving.geometry, "moving")
-    return plan(inputs.fixed, inputs.moving, request.config)
+    return plan(
+        inputs.fixed,
+        inputs.moving,
+        request.config,
+        fixed_mask=inputs.fixed_mask,
+        moving_mask=inputs.moving_mask,
+    )
 
 
 def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
@@ -80,14 +82,13 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
         DinoregError: see its subclasses; the output folder is then as it was before.
     """
     from .io import staged_folder
-    from .registration import plan, register
+    from .registration import register
 
     started_at = datetime.now().astimezone()
     timings_ms: dict[str, float] = {}
     with staged_folder(request.output) as folder:
         with _timed(timings_ms, "read"):
             inputs = _read_inputs(request, progress)
-        announce(plan(inputs.fixed, inputs.moving, request.config), request.config, progress)
         result = register(
             inputs.fixed,
             inputs.moving,
@@ -95,6 +96,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             fixed_mask=inputs.fixed_mask,
             moving_mask=inputs.moving_mask,
             progress=progress,
+            on_plan=lambda plan: announce(plan, progress),
         )
         timings_ms |= result.timings_ms
         with _timed(timings_ms, "write"):
@@ -115,12 +117,9 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
     return report
 
 
-def announce(plan: Plan, config: RegistrationConfig, progress: Reporter) -> None:
+def announce(plan: Plan, progress: Reporter) -> None:
     """Say what was decided for the user, and why: nothing is chosen silently."""
-    choices = dict(plan.choices)
-    if config.features == "mind":
-        choices.setdefault("features", "MIND-SSC, because no encoder was given")
-    for topic, reason in choices.items():
+    for topic, reason in plan.choices.items():
         progress.say(topic, reason)
     progress.say("memory", f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed")
 

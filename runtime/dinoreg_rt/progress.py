@@ -43,12 +43,14 @@ class LineReporter:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._stage = ""
+        self._stage = self._finished = ""
         self._began = self._spoke = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
         """A line when a stage ends, and now and then while it goes on."""
         now = time.monotonic()
+        if fraction >= 1 and stage == self._finished:
+            return  # told twice
         if stage != self._stage:
             self.finish()
             self._stage, self._began, self._spoke = stage, now, now
@@ -66,7 +68,7 @@ class LineReporter:
         """Close the stage that is open, if one is."""
         if self._stage:
             self._print(f"{self._stage}: done in {time.monotonic() - self._began:.2f} s")
-            self._stage = ""
+            self._stage, self._finished = "", self._stage
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)

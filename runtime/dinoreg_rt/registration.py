@@ -141,6 +141,7 @@ def register(
     fixed_mask: LabelsLike | None = None,
     moving_mask: LabelsLike | None = None,
     progress: ProgressCallback | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
 ) -> RegistrationResult:
     """Register `moving` to `fixed`.
 
@@ -151,6 +152,7 @@ def register(
         fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
         moving_mask: the same for the moving image.
         progress: called with a stage's name and its finished fraction.
+        on_plan: called with what was decided, before the heavy work.
 
     Returns:
         The mapping from fixed to moving points, the warped moving image, and a report on both.
@@ -161,6 +163,8 @@ def register(
     fixed, moving = as_volume(fixed), as_volume(moving)
     masks = _masks(fixed, moving, fixed_mask, moving_mask)
     plan_ = plan(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask)
+    if on_plan is not None:
+        on_plan(plan_)
     config, device, grids, lattice = plan_.config, plan_.device, plan_.grids, plan_.lattice
     check_memory(plan_)
     report = progress or (lambda stage, fraction: None)
@@ -305,11 +309,16 @@ def _predict_memory(
     lattice: MovingLattice,
     config: RegistrationConfig,
 ) -> int:
-    """Bytes beside the inputs: the larger of the solver's stage and of the results at the end."""
+    """Bytes beside the inputs: the largest of features, solver and results at the end."""
     stride = padded_channels(12)
     images = 4 * (np.prod(grids.working.shape_zyx) + np.prod(lattice.working.shape_zyx))
     voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
     features = voxels * (2 * stride + 4)
+    # MIND-SSC goes through an image in slabs of 32 planes: two buffers of twelve float32 channels.
+    slabs = [
+        2 * 4 * 12 * min(32, grid.shape_zyx[0]) * np.prod(grid.shape_zyx[1:])
+        for grid in (grids.working, lattice.working)
+    ]
     workspace = dinoreg_kernels.solver_workspace_bytes(
         grids.control.shape_zyx,
         lattice.control.shape_zyx,
@@ -317,7 +326,10 @@ def _predict_memory(
         grids.control.spacing_mm[::-1],
         solver_options(config, grids),
     )
-    # Displacement (3), warped image and determinant; the inverse adds vectors and residual.
-    results = 4 * 5 * np.prod(fixed.geometry.shape_zyx)
+    field = 4 * 3 * np.prod(grids.control.shape_zyx)
+    # Displacement (3), warped image, determinant, and its deviations from the mean in double
+    # precision (2); the inverse adds vectors and residual.
+    results = 4 * 7 * np.prod(fixed.geometry.shape_zyx)
     results += 4 * 4 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
-    return int(max(images + features, features + workspace, results) + 4 * voxels)
+    stages = (images + features + max(slabs), features + workspace + field, results + field)
+    return int(max(stages) + 4 * voxels)

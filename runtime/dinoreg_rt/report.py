@@ -68,7 +68,9 @@ class RunReport(BaseModel):
     command: list[str] = Field(description="the command line")
     started_at: datetime = Field(description="ISO 8601 with time zone")
     finished_at: datetime
-    inputs: dict[str, InputRecord] = Field(description="by role: fixed, moving, labels_1, ...")
+    inputs: dict[str, InputRecord] = Field(
+        description="by role: fixed, moving, fixed_mask, moving_mask; further ones by output name"
+    )
     outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
     configuration: dict[str, Any] = Field(description="RegistrationConfig, nothing left at auto")
     choices: dict[str, str] = Field(description="what was decided for the user, and why")

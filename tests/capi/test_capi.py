@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import dinoreg_kernels
+from dinoreg_kernels._library import library_file
 
 HERE = Path(__file__).parent
-PACKAGE = Path(dinoreg_kernels.__file__).parent
+PACKAGE = library_file().parent
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,14 @@ def ops(tmp_path_factory) -> Ops:
         pytest.skip("no C++ compiler (CXX, c++ or g++) to build the ops for tests")
     library = tmp_path_factory.mktemp("ops") / "libops.so"
     kernels = ROOT / "kernels"
-    command = [*compiler.split(), "-std=gnu++17", "-fopenmp", "-O2", "-fno-math-errno", "-fno-trapping-math"]
+    command = [
+        *compiler.split(),
+        "-std=gnu++17",
+        "-fopenmp",
+        "-O2",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+    ]
     command += ["-Wno-psabi", "-shared", "-fPIC", "-DDR_ISA=tests"]
     command += [f"-I{kernels / 'include'}", f"-I{kernels / 'cpu'}"]
     command += [str(Path(__file__).with_name("ops_for_tests.cpp")), "-o", str(library)]

@@ -14,15 +14,9 @@ using namespace dr;
 
 namespace {
 
-Shape shape_of(const int* s) {
-  return {s[0], s[1], s[2]};
-}
-Vec3 vec3_of(const float* v) {
-  return {v[0], v[1], v[2]};
-}
-Shifts shifts_of(const int* r) {
-  return {r[0], r[1], r[2]};
-}
+Shape shape_of(const int* s) { return {s[0], s[1], s[2]}; }
+Vec3 vec3_of(const float* v) { return {v[0], v[1], v[2]}; }
+Shifts shifts_of(const int* r) { return {r[0], r[1], r[2]}; }
 
 template <class Op>
 void run(const Op& op) {

@@ -30,7 +30,16 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no C++ compiler: set CXX or install g++")
     path = tmp_path_factory.mktemp("cuda_launch") / "check"
-    command = [compiler, "-std=gnu++17", "-fopenmp", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+    command = [
+        compiler,
+        "-std=gnu++17",
+        "-fopenmp",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-psabi",
+    ]
     # Both launchers must round alike to be compared bit for bit.
     command += ["-fopenmp", "-ffp-contract=off"]
     command += [f"-I{folder}" for folder in (HERE / "cuda_shim", KERNELS, KERNELS / "include")]

@@ -5,6 +5,7 @@ How each fault is found is tested in test_io_bad_input.py; here, that a run stop
 
 from __future__ import annotations
 
+import gzip
 import os
 import resource
 import signal
@@ -77,14 +78,12 @@ def _values(value: float, part: slice) -> Callable[[Path], None]:
     return write
 
 
-def _header(offset: int, numbers: list[float]) -> Callable[[Path], None]:
-    """NIfTI header fields overwritten; the image is rewritten without compression first."""
+def _header(codes: tuple[int, int], offset: int, numbers: list[float]) -> Callable[[Path], None]:
+    """qform and sform codes, and NIfTI header fields, overwritten."""
 
     def write(path: Path) -> None:
-        import gzip
-
         raw = bytearray(gzip.decompress(path.read_bytes()))
-        raw[252:256] = np.array([0, 1], "<i2").tobytes()  # the sform alone
+        raw[252:256] = np.array(codes, "<i2").tobytes()
         raw[offset : offset + 4 * len(numbers)] = np.array(numbers, "<f4").tobytes()
         path.write_bytes(gzip.compress(bytes(raw), 1))
 
@@ -104,8 +103,8 @@ BAD_IMAGES = {
     "constant": (_values(7.0, slice(None)), "every voxel is 7"),
     "complex": (_sitk(lambda: sitk.Image([9, 9, 9], sitk.sitkComplexFloat32)), "complex pixels"),
     "RGB": (_sitk(lambda: sitk.Image([9, 9, 9], sitk.sitkVectorUInt8, 3)), "3 values per voxel"),
-    "spacing": (_header(280, [4e4, 0, 0, 0, 0, 4e4, 0, 0, 0, 0, 4e4, 0]), "voxel spacing of"),
-    "singular": (_header(280, [4, 0, 0, 0] * 3), "singular or sheared"),
+    "spacing": (_header((0, 0), 80, [4e4, 4e4, 4e4]), "voxel spacing of 4e+04 x"),
+    "singular": (_header((0, 1), 280, [4.0, 0.0, 0.0, 0.0] * 3), "singular or sheared"),
 }
 
 
@@ -140,7 +139,9 @@ def test_mask_that_cannot_be_used(folder: Path, role: str, dry: bool) -> None:
 
 
 def test_no_overlap(folder: Path) -> None:
-    write_body(folder / "moving.nii.gz", make_grid(GRID.shape_zyx, (4.0, 4.0, 4.0), "RAS", (0, 0, 900)))
+    far = make_grid(GRID.shape_zyx, GRID.spacing_mm, "RAS", (0.0, 0.0, 900.0))
+    pixels = io.read_volume(folder / "fixed.nii.gz").array
+    io.write_volume(folder / "moving.nii.gz", Volume(pixels, far))
     result = invoke(folder, "--initial", "none")
     refused(folder, result, 8, "the images do not overlap after the initial alignment")
     assert "--initial centre or moments" in result.stderr
@@ -149,9 +150,9 @@ def test_no_overlap(folder: Path) -> None:
 
 
 def test_not_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dinoreg_rt.registration.memory_bytes", lambda: (8 << 30, 1 << 20))
+    monkeypatch.setattr("dinoreg_rt.registration.memory_bytes", lambda: (8 << 30, 1 << 10))
     result = invoke(folder)
-    refused(folder, result, 6, "1 MiB are free")
+    refused(folder, result, 6, "0 MiB are free")
     assert "--working-megavoxels" in result.stderr
 
 
@@ -172,12 +173,14 @@ def test_output_that_cannot_be_made(folder: Path) -> None:
 def test_disk_full(folder: Path) -> None:
     """A limit on the size of files stands in for a disk that fills while results are written."""
 
+    for name in ("fixed", "moving"):  # compressed ones would be unpacked into a temporary file
+        io.write_volume(folder / f"{name}.nii", io.read_volume(folder / f"{name}.nii.gz"))
+    words = [*MAIN, *arguments(folder, "-f", folder / "fixed.nii", "-m", folder / "moving.nii")]
+
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-    ended = subprocess.run(
-        [*MAIN, *arguments(folder)], capture_output=True, text=True, preexec_fn=limit, timeout=60
-    )
+    ended = subprocess.run(words, capture_output=True, text=True, preexec_fn=limit, timeout=60)
     assert ended.returncode == 7, ended.stderr
     assert "cannot be written" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -148,9 +148,12 @@ def test_doctor_as_table() -> None:
     assert "What auto would choose" in result.stdout
 
 
-def test_sigterm_is_code_143(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_is_code_143(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cli.cli, "main", lambda **_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 143
     assert 143 in EXIT_CODES
+    assert "terminated" in capsys.readouterr().err

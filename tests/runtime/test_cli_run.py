@@ -31,9 +31,12 @@ class FakeRegistration:
         self.config: RegistrationConfig | None = None
         self.masks: tuple[Any, Any] = (None, None)
 
-    def plan(self, fixed: Volume, moving: Volume, config: RegistrationConfig) -> SimpleNamespace:
+    def plan(self, *_: Any, **__: Any) -> SimpleNamespace:
         return SimpleNamespace(
-            choices={"device": "cpu, because no CUDA device can be used"},
+            choices={
+                "device": "cpu, because no CUDA device can be used",
+                "features": "MIND-SSC, because no encoder was given",
+            },
             memory_bytes=300 << 20,
             describe=lambda: "features at 2 mm, search 12 mm",
         )
@@ -47,7 +50,9 @@ class FakeRegistration:
         fixed_mask: Any = None,
         moving_mask: Any = None,
         progress: Any = None,
+        on_plan: Any = None,
     ) -> RegistrationResult:
+        on_plan(self.plan())
         self.config, self.masks = config, (fixed_mask, moving_mask)
         progress("solve", 0.5)
         if self.error is not None:

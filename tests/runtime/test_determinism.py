@@ -64,7 +64,9 @@ def test_files_of_two_runs_are_the_same(phantom: Phantom, tmp_path: Path) -> Non
     assert len(files) == 6
     for name in files:
         if name != "report.json":
-            assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+            assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), (
+                name
+            )
     first, second = (json.loads((tmp_path / n / "report.json").read_text()) for n in "ab")
     assert first["configuration"].pop("threads") != second["configuration"].pop("threads")
     for key in ("started_at", "finished_at", "timings_ms", "total_ms", "peak_memory_mb", "command"):

@@ -21,13 +21,18 @@ START = AffineTransform(np.eye(3), [60.0, -40.0, 25.0])
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> RegistrationResult:
-    """A pair with an oblique moving grid, 76 mm away."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RegistrationResult]:
+    """A pair with an oblique moving grid, 76 mm away; the field refined on all voxels, or fewer."""
     start = tmp_path_factory.mktemp("inverse") / "start.tfm"
     io.write_affine(start, START)
     phantom = make_phantom(FIXED_GRID, MOVING_GRID, affine=START)
     config = RegistrationConfig(initial=str(start), inverse=True)
-    return dinoreg_rt.register(phantom.fixed, phantom.moving, config=config)
+    return {
+        name: dinoreg_rt.register(
+            phantom.fixed, phantom.moving, config=config.model_copy(update=update)
+        )
+        for name, update in (("all voxels", {"control_spacing_mm": 2.0}), ("default", {}))
+    }
 
 
 def inside(grid, points: np.ndarray, margin: float) -> np.ndarray:
@@ -36,26 +41,35 @@ def inside(grid, points: np.ndarray, margin: float) -> np.ndarray:
     return np.all((index >= margin) & (index <= upper - margin), axis=1)
 
 
-def test_there_and_back(result: RegistrationResult) -> None:
-    """T(T^-1(q)) = q for the moving voxels q that the fixed grid sees."""
+def loop_errors_mm(result: RegistrationResult) -> np.ndarray:
+    """|T(T^-1(q)) - q| for the moving voxels q that the fixed grid sees."""
     inverse = result.inverse
     assert inverse is not None
     assert inverse.geometry.shape_zyx == MOVING_GRID.shape_zyx
     q = centres_of(MOVING_GRID).reshape(-1, 3)
     p = q + inverse.vectors_mm.reshape(-1, 3)
-    # `displacement` samples the solver's field at the fixed voxels, so between these the two
-    # differ where the solver's lattice has a kink.
-    seen = inside(FIXED_GRID, p, 2.0)
+    seen = inside(FIXED_GRID, p, 1.0)
     assert seen.mean() > 0.5
-    error = np.linalg.norm(io.transform_points([result.displacement], p[seen]) - q[seen], axis=1)
-    assert error.mean() < INVERSE_MEAN
-    assert error.max() < INVERSE_MAX
+    return np.linalg.norm(io.transform_points([result.displacement], p[seen]) - q[seen], axis=1)
 
 
-def test_inverse_alone_undoes_the_start(result: RegistrationResult) -> None:
-    assert result.inverse is not None
-    length = np.linalg.norm(result.inverse.vectors_mm, axis=-1)
-    assert 60 < length.mean() < 90  # START is 76 mm long
+def test_there_and_back(results: dict[str, RegistrationResult]) -> None:
+    # Measured: 0.001 mm, the iteration's tolerance.
+    assert loop_errors_mm(results["all voxels"]).max() < 0.01
+
+
+def test_there_and_back_with_a_coarser_field(results: dict[str, RegistrationResult]) -> None:
+    """The inverse is that of the solver's field, whose kinks lie between the fixed voxels."""
+    errors = loop_errors_mm(results["default"])
+    # Measured: mean 0.024, maximum 0.20 mm, with voxels of 2 mm.
+    assert errors.mean() < 0.06
+    assert errors.max() < 0.5
+
+
+def test_inverse_undoes_the_start(results: dict[str, RegistrationResult]) -> None:
+    inverse = results["default"].inverse
+    assert inverse is not None
+    assert 60 < np.linalg.norm(inverse.vectors_mm, axis=-1).mean() < 90  # START is 76 mm long
 
 
 def test_no_inverse_unless_asked_for() -> None:

@@ -39,28 +39,28 @@ def check(phantom: Phantom, result: RegistrationResult, mean: float, p95: float)
 
 def test_one_modality() -> None:
     phantom = make_phantom(FIXED_GRID, FIXED_GRID)
-    # Before: mean 2.64 mm. Measured: 0.81 and 1.48 mm.
-    check(phantom, register(phantom), 1.2, 2.2)
+    # Before: mean 2.64 mm. Measured: 1.03 and 1.88 mm.
+    check(phantom, register(phantom), 1.5, 2.8)
 
 
 def test_two_modalities() -> None:
     phantom = make_phantom(FIXED_GRID, FIXED_GRID, multimodal=True)
-    # Measured: 1.19 and 2.13 mm: where the contrast turns over, structures look doubled.
-    check(phantom, register(phantom), 1.7, 3.0)
+    # Measured: 1.26 and 2.47 mm: where the contrast turns over, structures look doubled.
+    check(phantom, register(phantom), 1.8, 3.6)
 
 
 def test_large_displacement() -> None:
     phantom = make_phantom(FIXED_GRID, FIXED_GRID, peak_mm=16.0)
-    # Before: 7.1 mm. Measured: 1.14 and 2.50 mm.
+    # Before: 7.1 mm. Measured: 1.35 and 3.04 mm.
     assert phantom.errors_mm(np.zeros(3)).mean() > 6
-    check(phantom, register(phantom), 1.8, 3.9)
+    check(phantom, register(phantom), 1.95, 4.4)
 
 
 @pytest.mark.parametrize("direction", ["RAS", "LAS", "LPS", "oblique"])
 def test_moving_on_another_grid(direction: str) -> None:
     moving_grid = make_grid(MOVING_SHAPE, MOVING_SPACING, direction, MOVING_CENTRE)
     phantom = make_phantom(FIXED_GRID, moving_grid)
-    # Measured: 0.95 and 1.64 mm, oblique 0.93 and 1.76 mm.
+    # Measured: 1.11 and 1.92 mm, oblique 1.13 and 1.93 mm.
     check(phantom, register(phantom), 1.6, 2.9)
 
 
@@ -68,7 +68,7 @@ def test_moving_on_another_grid(direction: str) -> None:
 def test_fixed_on_another_grid(direction: str) -> None:
     fixed_grid = make_grid(MOVING_SHAPE, MOVING_SPACING, direction, MOVING_CENTRE)
     phantom = make_phantom(fixed_grid, make_grid((48, 48, 56), (2.0, 2.0, 2.0)))
-    # Measured: 0.89 and 1.66 mm, oblique 0.84 and 1.39 mm.
+    # Measured: 0.96 and 1.72 mm, oblique 0.95 and 1.73 mm.
     check(phantom, register(phantom), 1.6, 2.9)
 
 
@@ -76,8 +76,8 @@ def test_thick_slices() -> None:
     grid = make_grid((9, 64, 64), (1.5, 1.5, 10.0), "LAS")
     phantom = make_phantom(grid, grid)
     result = register(phantom)
-    # Measured: 1.37 and 2.70 mm, with slices of 10 mm.
-    check(phantom, result, 2.0, 4.0)
+    # Measured: 1.58 and 3.32 mm, with slices of 10 mm.
+    check(phantom, result, 2.2, 4.8)
 
 
 def test_initial_from_a_file(tmp_path: Path) -> None:
@@ -108,7 +108,8 @@ def test_storage_of_the_moving_image_does_not_matter(order: tuple, flips: tuple)
     stored_anew = reoriented(phantom.moving, order, flips)
     again = Phantom(phantom.fixed, stored_anew, phantom.truth_mm, phantom.inside)
     difference = register(again).displacement.vectors_mm - register(phantom).displacement.vectors_mm
-    # Measured: 0.04, 3e-5 and 1e-4 mm: the order of rounding changes, in the search even a tie.
+    # Measured: 0.004, 5e-5 and 8e-4 mm (0.04 with other defaults): rounding takes another order,
+    # which in the search may even turn a tie.
     assert np.abs(difference).max() < 0.2
 
 
@@ -121,9 +122,9 @@ def test_storage_of_the_fixed_image_does_not_matter() -> None:
     assert again.displacement.geometry.shape_zyx == (48, 48, 36)
     stored_back = np.flip(again.displacement.vectors_mm, 1).transpose(2, 1, 0, 3)
     errors = phantom.errors_mm(stored_back).mean()
-    # Measured: 0.05 mm apart.
+    # Measured: 0.03 mm apart.
     assert abs(errors - phantom.errors_mm(result.displacement.vectors_mm).mean()) < 0.3
-    assert errors < 1.3
+    assert errors < 1.5
 
 
 def test_reoriented_is_the_same_image() -> None:

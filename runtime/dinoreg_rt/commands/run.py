@@ -112,7 +112,7 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(summary, indent=2))
         return
-    announce(plan, request.config, reporter)
+    announce(plan, reporter)
     click.echo(plan.describe())
     click.echo(f"Would write into {request.output}: {', '.join(request.files())}")
 

@@ -55,8 +55,6 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
   memcpy(to, from, bytes);
   return next_error;
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return next_error;
-}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return next_error; }
 
 #endif  // DINOREG_TESTS_CUDA_SHIM_H_

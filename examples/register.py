@@ -1,0 +1,30 @@
+"""Files to a warped image, a transform, warped labels and numbers, from Python.
+
+python register.py FIXED MOVING MOVING_LABELS OUTPUT_FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import SimpleITK as sitk
+
+import dinoreg_rt
+
+fixed, moving, labels, output = map(Path, sys.argv[1:])
+output.mkdir(parents=True, exist_ok=True)
+
+config = dinoreg_rt.RegistrationConfig(initial="moments")
+result = dinoreg_rt.register(fixed, moving, config=config)
+sitk.WriteImage(result.warped_sitk(), output / "warped.nii.gz")
+sitk.WriteTransform(result.transform_sitk(), output / "transform.h5")
+
+# The transform is an ordinary one of ITK: nothing more is needed to use it.
+transform = sitk.ReadTransform(output / "transform.h5")
+warped_labels = sitk.Resample(
+    sitk.ReadImage(labels), sitk.ReadImage(fixed), transform, sitk.sitkNearestNeighbor
+)
+sitk.WriteImage(warped_labels, output / "labels.nii.gz")
+
+quality = result.quality
+print(f"feature difference {quality.similarity_before:.3f} -> {quality.similarity_after:.3f}")
+print(f"{quality.folded_percent:.3f} % folded; {result.timings_ms['solve']:.0f} ms in the solver")

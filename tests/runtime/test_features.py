@@ -1,0 +1,117 @@
+"""Feature sets: MIND-SSC of a working image, and several sets side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from phantoms import make_grid
+
+from dinoreg_rt.device import Device
+from dinoreg_rt.features import (
+    CHANNEL_BLOCK,
+    FeaturePair,
+    MindFeatures,
+    WorkingImage,
+    join_features,
+    padded_channels,
+)
+
+CPU = Device("cpu", threads=1)
+SHAPE = (3, 4, 5)
+
+
+def pair(rng: np.random.Generator, channels: int) -> FeaturePair:
+    def features() -> np.ndarray:
+        array = np.full((*SHAPE, padded_channels(channels)), 9, np.float16)  # rubbish as padding
+        array[..., :channels] = rng.uniform(0, 1, (*SHAPE, channels))
+        return array
+
+    def weight() -> np.ndarray:
+        return rng.uniform(0, 1, SHAPE).astype(np.float32)
+
+    return FeaturePair(features(), features(), weight(), weight(), channels)
+
+
+def squared_distance(features: FeaturePair) -> np.ndarray:
+    used = slice(None, features.channels)
+    difference = features.fixed[..., used].astype(float) - features.moving[..., used]
+    return np.square(difference).sum(-1)
+
+
+def test_padded_channels() -> None:
+    assert [padded_channels(n) for n in (1, 8, 9, 12, 24)] == [8, 8, 16, 16, 24]
+
+
+def test_joined_distance_is_the_weighted_sum(rng: np.random.Generator) -> None:
+    sets, weights = [pair(rng, n) for n in (12, 5, 24)], [1.0, 0.25, 3.0]
+    joined = join_features(sets, weights, CPU)
+    assert joined.channels == 41
+    expected = sum(w * squared_distance(s) for w, s in zip(weights, sets, strict=True))
+    # Half precision. Measured: 7e-4.
+    np.testing.assert_allclose(squared_distance(joined), expected, rtol=2e-3)
+
+
+def test_joined_padding_is_zero(rng: np.random.Generator) -> None:
+    joined = join_features([pair(rng, 12), pair(rng, 5)], [1.0, 2.0], CPU)
+    for array in (joined.fixed, joined.moving):
+        assert array.dtype == np.float16
+        assert array.shape == (*SHAPE, 24)
+        assert array.shape[-1] % CHANNEL_BLOCK == 0
+        assert not array[..., joined.channels :].any()
+
+
+def test_joined_weight_is_the_larger(rng: np.random.Generator) -> None:
+    first, second = pair(rng, 3), pair(rng, 4)
+    joined = join_features([first, second], [1.0, 1.0], CPU)
+    expected = np.maximum(first.fixed_weight, second.fixed_weight)
+    np.testing.assert_array_equal(joined.fixed_weight, expected)
+
+
+def test_one_set_is_passed_on(rng: np.random.Generator) -> None:
+    one = pair(rng, 12)
+    assert join_features([one], [1.0], CPU) is one
+    half = join_features([one], [0.25], CPU)
+    np.testing.assert_allclose(squared_distance(half), 0.25 * squared_distance(one), rtol=2e-3)
+
+
+def mind_of(array: np.ndarray, pool: tuple[int, int, int], scale: float = 1.0) -> FeaturePair:
+    grid = make_grid(array.shape, (2.0, 2.0, 2.0))
+    image = WorkingImage(array.astype(np.float32), grid, pool)
+    return MindFeatures(2.0, 4.0, scale).compute(image, image, CPU)
+
+
+@pytest.mark.parametrize("pool", [(1, 1, 1), (2, 2, 2), (1, 3, 2)])
+def test_mind_on_the_control_lattice(rng: np.random.Generator, pool: tuple[int, int, int]) -> None:
+    features = mind_of(rng.random((9, 14, 11)), pool)
+    cells = tuple(-(-n // p) for n, p in zip((9, 14, 11), pool, strict=True))
+    assert features.fixed.shape == (*cells, 16)
+    assert features.fixed_weight.shape == cells
+    assert features.channels == 12
+    assert features.fixed.min() >= 0
+    assert features.fixed.max() <= 1
+    assert not features.fixed[..., 12:].any()
+    np.testing.assert_array_equal(features.fixed, features.moving)
+
+
+def test_mind_does_not_see_the_contrast(rng: np.random.Generator) -> None:
+    """An inverted and stretched image has the same features."""
+    image = rng.random((10, 12, 14))
+    first, second = mind_of(image, (2, 2, 2)), mind_of(3 - 2 * image, (2, 2, 2))
+    difference = first.fixed.astype(float) - second.fixed
+    # Measured: 0; a rounding of half precision may come of another order of operations.
+    assert np.abs(difference).max() < 1e-3
+
+
+def test_mind_scale(rng: np.random.Generator) -> None:
+    image = rng.random((10, 12, 14))
+    one, half = mind_of(image, (2, 2, 2)), mind_of(image, (2, 2, 2), 0.5)
+    np.testing.assert_allclose(half.fixed.astype(float), 0.5 * one.fixed, atol=5e-4)
+    np.testing.assert_array_equal(half.fixed_weight, one.fixed_weight)
+
+
+def test_flat_places_have_no_weight(rng: np.random.Generator) -> None:
+    image = np.zeros((12, 12, 40))
+    image[..., 24:] = rng.random((12, 12, 16))
+    weight = mind_of(image, (2, 2, 2)).fixed_weight
+    assert not weight[..., :9].any()  # 6 and more voxels away from all structure
+    assert weight[..., 12:].all()

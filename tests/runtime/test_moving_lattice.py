@@ -1,0 +1,92 @@
+"""The part of the fixed lattice on which the moving image is looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from phantoms import make_grid
+
+from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.errors import RegistrationError
+from dinoreg_rt.geometry import corners_lps_mm, lps_to_index, transform_points
+from dinoreg_rt.moving_lattice import MovingLattice, plan_moving_lattice
+from dinoreg_rt.preprocess import WorkingGrids, plan_grids
+from dinoreg_rt.types import AffineTransform, Geometry
+
+FIXED = make_grid((40, 48, 56), (2.0, 2.0, 2.0), "oblique", (10.0, -20.0, 30.0))
+HERE = AffineTransform.identity()
+
+
+def plan(moving: Geometry, initial: AffineTransform = HERE) -> tuple[WorkingGrids, MovingLattice]:
+    config = RegistrationConfig(
+        control_spacing_mm=4.0, search_spacing_mm=8.0, search_radius_mm=24.0
+    )
+    grids, _ = plan_grids(FIXED, config)
+    return grids, plan_moving_lattice(grids, moving, initial)
+
+
+def test_same_grid_is_the_fixed_lattice() -> None:
+    grids, lattice = plan(FIXED)
+    assert lattice.offset_zyx == (0, 0, 0)
+    assert lattice.control.shape_zyx == grids.control.shape_zyx
+    np.testing.assert_allclose(corners_lps_mm(lattice.control), corners_lps_mm(grids.control))
+
+
+@pytest.mark.parametrize("direction", ["LPS", "RAS", "oblique"])
+def test_both_lattices_are_one(direction: str) -> None:
+    """Whole voxels of the fixed control lattice, and whole cells of the working lattice."""
+    grids, lattice = plan(make_grid((30, 30, 90), (1.7, 2.1, 2.4), direction, (30.0, -25.0, 20.0)))
+    index = transform_points(
+        lps_to_index(grids.control), np.asarray(lattice.control.origin_mm)[None]
+    )[0]
+    np.testing.assert_allclose(index[::-1], lattice.offset_zyx, atol=1e-6)
+    pooled = np.asarray(lattice.control.shape_zyx) * grids.pool_zyx
+    np.testing.assert_array_equal(lattice.working.shape_zyx, pooled)
+    np.testing.assert_allclose(corners_lps_mm(lattice.working), corners_lps_mm(lattice.control))
+    np.testing.assert_allclose(lattice.control.direction, FIXED.direction)
+
+
+def test_small_moving_image_is_cut_out() -> None:
+    moving = make_grid((8, 10, 12), (2.0, 2.0, 2.0), FIXED.direction, (10.0, -20.0, 30.0))
+    grids, lattice = plan(moving)
+    assert lattice.control.shape_zyx == (4, 6, 6)  # 10 voxels lie across cell borders of 2
+    assert lattice.offset_zyx == (8, 9, 11)
+    assert all(
+        o + n <= m
+        for o, n, m in zip(
+            lattice.offset_zyx, lattice.control.shape_zyx, grids.control.shape_zyx, strict=True
+        )
+    )
+
+
+def test_large_moving_image_is_seen_as_far_as_the_search_reaches() -> None:
+    grids, lattice = plan(make_grid((400, 400, 400), (2.0, 2.0, 2.0), FIXED.direction))
+    reach = np.asarray(grids.search_radius_zyx) * grids.search_factor_zyx
+    np.testing.assert_array_equal(lattice.offset_zyx, -(reach + 2))
+    expected = np.asarray(grids.control.shape_zyx) + 2 * (reach + 2)
+    np.testing.assert_array_equal(lattice.control.shape_zyx, expected)
+
+
+def test_initial_alignment_brings_the_moving_image_here() -> None:
+    far = AffineTransform(np.eye(3), [300.0, -200.0, 100.0])
+    moving = make_grid(FIXED.shape_zyx, FIXED.spacing_mm, FIXED.direction, (310.0, -220.0, 130.0))
+    grids, lattice = plan(moving, far)
+    assert lattice.offset_zyx == (0, 0, 0)
+    assert lattice.control.shape_zyx == grids.control.shape_zyx
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_no_overlap(axis: int, sign: int) -> None:
+    box_mm = np.asarray(FIXED.shape_xyz) * FIXED.spacing_mm
+    step = FIXED.direction[:, axis] * box_mm[axis] * sign
+    centre = np.array([10.0, -20.0, 30.0])
+    for share, fits in ((0.9, True), (1.1, False)):
+        moving = make_grid(
+            FIXED.shape_zyx, FIXED.spacing_mm, FIXED.direction, tuple(centre + share * step)
+        )
+        if fits:
+            plan(moving)
+            continue
+        with pytest.raises(RegistrationError, match=r"do not overlap .* use --initial centre"):
+            plan(moving)

@@ -1,0 +1,85 @@
+"""The programs of examples/ and the Python of the README, run as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dinoreg_kernels._library import library_file
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES, BRAIN = ROOT / "examples", ROOT / "tests" / "data" / "brain"
+FIXED, MOVING = BRAIN / "fixed_t1.nii.gz", BRAIN / "moving_t1.nii.gz"
+PACKAGE = library_file().parent
+
+
+def run(command: list[str | Path], folder: Path) -> str:
+    """What the command prints."""
+    # The packages under test, wherever they are, and messages in English.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "LC_ALL": "C"}
+    done = subprocess.run(
+        [str(c) for c in command], cwd=folder, env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("source", "variable", "compiler", "flags", "output"),
+    [
+        ("register.c", "CC", "cc", ["-std=c11"], r"\d\.\d\d (3\.[5-9]|4\.[0-5])\d mm"),
+        ("warp.cpp", "CXX", "c++", ["-std=c++17"], "first voxel 2.0; .*\n.*det J 1.0;"),
+    ],
+)
+def test_compiled_example(source, variable, compiler, flags, output, tmp_path) -> None:
+    command = os.environ.get(variable) or shutil.which(compiler)
+    if command is None:
+        pytest.skip(f"no compiler ({variable} or {compiler})")
+    library = (PACKAGE / "libdinoreg.so").resolve()
+    installed = PACKAGE / "include"
+    include = installed if installed.is_dir() else ROOT / "kernels" / "include"
+    warnings = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
+    link = [library, f"-Wl,-rpath,{library.parent}", "-lm", "-o", tmp_path / "program"]
+    compile_ = [*command.split(), *flags, *warnings, EXAMPLES / source, "-I", include, *link]
+    run(compile_, tmp_path)
+    assert re.search(output, run([tmp_path / "program"], tmp_path))
+
+
+def test_python_example(tmp_path: Path) -> None:
+    labels = BRAIN / "moving_labels.nii.gz"
+    printed = run(
+        [sys.executable, EXAMPLES / "register.py", FIXED, MOVING, labels, "out"], tmp_path
+    )
+    assert "0.000 % folded" in printed
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"warped.nii.gz", "transform.h5", "labels.nii.gz"}
+
+
+def test_python_of_the_readme(tmp_path: Path) -> None:
+    shutil.copy(FIXED, tmp_path / "fixed.nii.gz")
+    shutil.copy(MOVING, tmp_path / "moving.nii.gz")
+    shutil.copy(BRAIN / "moving_labels.nii.gz", tmp_path / "labels.nii.gz")
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
+    )
+    assert blocks
+    (tmp_path / "readme.py").write_text("".join(blocks), encoding="utf-8")
+    run([sys.executable, "readme.py"], tmp_path)
+    assert (tmp_path / "warped.nii.gz").exists()
+
+
+@pytest.mark.parametrize("language", ["c", "cpp"])
+def test_c_of_the_readme_is_in_an_example(language: str) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    lines = re.findall(rf"^```{language}\n(.*?)^```", readme, re.M | re.S)[0].splitlines()
+    sources = "\n".join(
+        p.read_text("utf-8") for p in EXAMPLES.iterdir() if p.suffix == f".{language}"
+    )
+    missing = [line for line in lines if line.strip() and line not in sources]
+    assert not missing
