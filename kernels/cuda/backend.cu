@@ -24,9 +24,7 @@ struct CudaMaker {
 
 DR_NAMESPACE_END
 
-const Backend& cuda_backend() {
-  return dr::BackendTable<dr::CudaMaker>::table();
-}
+const Backend& cuda_backend() { return dr::BackendTable<dr::CudaMaker>::table(); }
 
 int cuda_device_count() {
   int count = 0;
@@ -35,6 +33,4 @@ int cuda_device_count() {
   return 0;
 }
 
-const char* cuda_error_text() {
-  return cudaGetErrorString(last_error);
-}
+const char* cuda_error_text() { return cudaGetErrorString(last_error); }

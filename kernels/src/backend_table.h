@@ -31,11 +31,14 @@ struct BackendTable {
 
   static const Backend& table() {
     using L = typename Maker::Launcher;
-    static const Backend backend = {
-        entry<dr_resample_args, dr::resample_image<L>>, entry<dr_labels_args, dr::resample_labels<L>>,
-        entry<dr_map_args, dr::map_field<L>>,           entry<dr_jacobian_args, dr::jacobian<L>>,
-        entry<dr_compose_args, dr::compose<L>>,         entry<dr_invert_args, dr::invert<L>>,
-        entry<dr_mind_args, dr::mind<L>>,               solve};
+    static const Backend backend = {entry<dr_resample_args, dr::resample_image<L>>,
+                                    entry<dr_labels_args, dr::resample_labels<L>>,
+                                    entry<dr_map_args, dr::map_field<L>>,
+                                    entry<dr_jacobian_args, dr::jacobian<L>>,
+                                    entry<dr_compose_args, dr::compose<L>>,
+                                    entry<dr_invert_args, dr::invert<L>>,
+                                    entry<dr_mind_args, dr::mind<L>>,
+                                    solve};
     return backend;
   }
 };

@@ -88,8 +88,8 @@ dr_status check_positive(const char* name, const double* values, int count) {
 
 dr_status check_range(const char* name, const int32_t* values, int low, int high) {
   for (int i = 0; i < 3; ++i)
-    REQUIRE(values[i] >= low && values[i] <= high, "%s[%d] = %d; wanted %d..%d", name, i,
-            values[i], low, high);
+    REQUIRE(values[i] >= low && values[i] <= high, "%s[%d] = %d; wanted %d..%d", name, i, values[i],
+            low, high);
   return DR_OK;
 }
 

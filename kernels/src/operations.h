@@ -14,7 +14,8 @@ DR_NAMESPACE_BEGIN
 template <class Launcher>
 dr_status resample_image(const Launcher& launch, const dr_resample_args& a) {
   launch(ResampleLinear{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape), a.inside,
-                        to_point_map(a.map, a.out_shape), a.samples[0], a.samples[1], a.samples[2], a.outside});
+                        to_point_map(a.map, a.out_shape), a.samples[0], a.samples[1], a.samples[2],
+                        a.outside});
   return DR_OK;
 }
 
@@ -48,8 +49,7 @@ template <class Launcher>
 dr_status invert(const Launcher& launch, const dr_invert_args& a) {
   launch(Invert{a.field, to_shape(a.field_shape), to_matrix(a.matrix), to_affine(a.target),
                 to_affine(a.from_point), to_affine(a.from_index), a.out, a.residual_mm,
-                to_shape(a.out_shape), to_vec3(a.spacing_mm), a.iterations,
-                (float)a.tolerance_mm});
+                to_shape(a.out_shape), to_vec3(a.spacing_mm), a.iterations, (float)a.tolerance_mm});
   return DR_OK;
 }
 

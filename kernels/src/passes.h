@@ -30,8 +30,13 @@ void smooth_pass(const Launcher& launch, const SmoothPass& p) {
 
 // Patch distances summed over the patch's x and y extents, through `distance.out`, to `out`.
 inline MindBoxY box_y_of(const MindDistanceX& d, float* out) {
-  return {d.out, out, d.planes * kMindImages, d.padded_y(), d.shape.y + 2 * d.mind.dilation[1],
-          d.padded_x(), d.mind.radius[1]};
+  return {d.out,
+          out,
+          d.planes * kMindImages,
+          d.padded_y(),
+          d.shape.y + 2 * d.mind.dilation[1],
+          d.padded_x(),
+          d.mind.radius[1]};
 }
 
 template <class Launcher>
@@ -64,8 +69,8 @@ void search_range(const Launcher& launch, SearchPass p, int first, int last, int
     p.keep.cost = p.smoothed;
     p.keep.fresh = first == begin;
     launch(p.cost);
-    smooth_pass(launch, SmoothPass{p.raw, p.smoothed, p.tmp, p.cost.shape, count, 1, p.z, p.y,
-                                   p.x});
+    smooth_pass(launch,
+                SmoothPass{p.raw, p.smoothed, p.tmp, p.cost.shape, count, 1, p.z, p.y, p.x});
     launch(p.keep);
   }
 }

@@ -140,8 +140,17 @@ class Solver {
   };
 
   Level finest() const {
-    Level l = {a_.fixed, a_.moving, a_.fixed_weight, a_.moving_weight, shape_,
-               to_shape(a_.moving_shape), {}, {}, x_, field_, {1, 1, 1}};
+    Level l = {a_.fixed,
+               a_.moving,
+               a_.fixed_weight,
+               a_.moving_weight,
+               shape_,
+               to_shape(a_.moving_shape),
+               {},
+               {},
+               x_,
+               field_,
+               {1, 1, 1}};
     for (int i = 0; i < 3; ++i) {
       l.moving_offset[i] = a_.moving_offset[i];
       l.spacing_mm[i] = a_.spacing_mm[i];
@@ -202,10 +211,9 @@ class Solver {
               const Shape& padded) {
     const Coarse c = {work_.take<float>(padded.voxels() * a_.channels),
                       work_.take<float>(padded.voxels())};
-    run(PoolPlanar{features, weight, shape, a_.stride, a_.channels, offset[0], offset[1],
-                   offset[2], a_.search_factor[0], a_.search_factor[1], a_.search_factor[2],
-                   shifts_.radius_z, shifts_.radius_y, shifts_.radius_x, c.features, c.weight,
-                   padded});
+    run(PoolPlanar{features, weight, shape, a_.stride, a_.channels, offset[0], offset[1], offset[2],
+                   a_.search_factor[0], a_.search_factor[1], a_.search_factor[2], shifts_.radius_z,
+                   shifts_.radius_y, shifts_.radius_x, c.features, c.weight, padded});
     return c;
   }
 
@@ -214,8 +222,8 @@ class Solver {
                           coarse_.x + 2 * shifts_.radius_x};
     const int32_t origin[3] = {0, 0, 0};
     const Coarse fixed = pool(a_.fixed, a_.fixed_weight, shape_, origin, padded);
-    const Coarse moving = pool(a_.moving, a_.moving_weight, to_shape(a_.moving_shape),
-                               a_.moving_offset, padded);
+    const Coarse moving =
+        pool(a_.moving, a_.moving_weight, to_shape(a_.moving_shape), a_.moving_offset, padded);
     float* unrelated = unrelated_cost(fixed, moving, padded);
     float* forward = work_.take<float>(coarse_floats());
     float* backward = work_.take<float>(coarse_floats());
@@ -263,9 +271,10 @@ class Solver {
         gaussian_taps(a_.cost_smoothing_mm, cell_mm_[0], coarse_.z),
         gaussian_taps(a_.cost_smoothing_mm, cell_mm_[1], coarse_.y),
         gaussian_taps(a_.cost_smoothing_mm, cell_mm_[2], coarse_.x),
-        KeepBest{nullptr, nullptr, coarse_, shifts_, 0, 0, true, 0.0f, step, best_cost,
-                 best_shift},
-        buffers[0], buffers[1], buffers[2]};
+        KeepBest{nullptr, nullptr, coarse_, shifts_, 0, 0, true, 0.0f, step, best_cost, best_shift},
+        buffers[0],
+        buffers[1],
+        buffers[2]};
     for (int round = 0; round <= a_.coupling_rounds && !counting(); ++round) {
       search_pass(launch_, pass);
       run(ShiftsToPlanes{best_shift, coarse_, shifts_, raw});
@@ -340,12 +349,12 @@ class Solver {
   }
 
   void pool_features(const Half* features, const float* weight, const Shape& shape,
-                     const int* factor, const int* offset, const Shape& out_shape,
-                     const Half*& out, const float*& out_weight) {
+                     const int* factor, const int* offset, const Shape& out_shape, const Half*& out,
+                     const float*& out_weight) {
     Half* to = work_.take<Half>(out_shape.voxels() * a_.stride);
     float* to_weight = work_.take<float>(out_shape.voxels());
-    run(PoolFeatures{features, weight, shape, a_.stride, factor[0], factor[1], factor[2],
-                     offset[0], offset[1], offset[2], to, to_weight, out_shape});
+    run(PoolFeatures{features, weight, shape, a_.stride, factor[0], factor[1], factor[2], offset[0],
+                     offset[1], offset[2], to, to_weight, out_shape});
     out = to;
     out_weight = to_weight;
   }
@@ -403,7 +412,9 @@ class Solver {
     run(data);
     const double* mm = l.spacing_mm;
     const double scale = 2.0 * a_.smoothness / 3.0;
-    run(AddSmoothnessGradient{l.field, gradient, l.shape,
+    run(AddSmoothnessGradient{l.field,
+                              gradient,
+                              l.shape,
                               {(float)(scale / (mm[0] * mm[0])), (float)(scale / (mm[1] * mm[1])),
                                (float)(scale / (mm[2] * mm[2]))}});
     if (fold_penalty > 0.0)

@@ -70,13 +70,14 @@ struct ShiftCost {
     // Four sums side by side: one alone waits for each multiply-add to finish before the next.
     V part[4] = {V{}, V{}, V{}, V{}};
     int c = 0;
-    for (; c + 4 <= channels; c += 4)
+    for (; c + 4 <= channels; c += 4) {
       DR_UNROLL(4)
       for (int k = 0; k < 4; ++k) {
         const Index at = (Index)(c + k) * padded.x + x;
         const V d = load<V>(l.f + at) - load<V>(l.m + at);
         part[k] += d * d;
       }
+    }
     for (; c < channels; ++c) {
       const V d = load<V>(l.f + (Index)c * padded.x + x) - load<V>(l.m + (Index)c * padded.x + x);
       part[0] += d * d;

@@ -150,7 +150,7 @@ struct MindDescriptor {
   Shape shape;
   MindParameters mind;
   const float* floor_value;  // one float: the smallest v
-  float scale;               // one over the number of voxels in the patch
+  float scale;  // one over the number of voxels in the patch
 
   DR_HD int rows() const { return planes * shape.y; }
   DR_HD int width() const { return shape.x; }
@@ -170,7 +170,8 @@ struct MindDescriptor {
       const float* at =
           sums + (((Index)(z + dz) * kMindImages + k) * py + (y + dy)) * px + (x + dx);
       const Index mirror = (((Index)(pair.first[0] + pair.second[0]) * dz * kMindImages) * py +
-                            (Index)(pair.first[1] + pair.second[1]) * dy) * px +
+                            (Index)(pair.first[1] + pair.second[1]) * dy) *
+                               px +
                            (Index)(pair.first[2] + pair.second[2]) * dx;
       s[2 * k] = load<V>(at);
       s[2 * k + 1] = load<V>(at - mirror);
@@ -196,9 +197,7 @@ struct MindPoolZY {
   int cells_y;
   int pool_z, pool_y;
 
-  DR_HD int rows() const {
-    return (planes + pool_z - 1) / pool_z * kMindChannels * cells_y;
-  }
+  DR_HD int rows() const { return (planes + pool_z - 1) / pool_z * kMindChannels * cells_y; }
   DR_HD int width() const { return x; }
   DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
 
@@ -219,8 +218,8 @@ struct MindPoolZY {
 // Y, x) from `MindPoolZY`; out: (Z, Y, X, stride) from plane `first_cell` on.
 struct MindPool {
   const float* in;
-  Shape shape;       // of the volume
-  int planes;        // that the cells were made of
+  Shape shape;  // of the volume
+  int planes;  // that the cells were made of
   Half* out;
   Shape out_shape;
   float* structure;  // (Z, Y, X): 0 where the cell is flat, else 1; may be null

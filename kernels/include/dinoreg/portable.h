@@ -90,8 +90,8 @@ DR_HD Block zero_block() {
 // Sum of the lanes, always in the same order.
 DR_HD float sum_lanes(const Block& b) {
 #if defined(__AVX__) && !defined(__CUDACC__)
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)b),
-                                 _mm256_extractf128_ps((__m256)b, 1));
+  const __m128 four =
+      _mm_add_ps(_mm256_castps256_ps128((__m256)b), _mm256_extractf128_ps((__m256)b, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 #else

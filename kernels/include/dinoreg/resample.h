@@ -31,8 +31,8 @@ struct ResampleLinear {
     for (int sz = 0; sz < samples_z; ++sz)
       for (int sy = 0; sy < samples_y; ++sy)
         for (int sx = 0; sx < samples_x; ++sx) {
-          const Vec3 p = map({z + spread(sz, samples_z), y + spread(sy, samples_y),
-                              x + spread(sx, samples_x)});
+          const Vec3 p = map(
+              {z + spread(sz, samples_z), y + spread(sy, samples_y), x + spread(sx, samples_x)});
           if (!inside_grid(in_shape, p)) continue;
           sum += sample_scalar(in, in_shape, p);
           ++count;
@@ -83,8 +83,7 @@ struct ResampleLabels {
       label[k] = in[in_shape.at(hz ? t.nz.high : t.nz.low, hy ? t.ny.high : t.ny.low,
                                 hx ? t.nx.high : t.nx.low)];
       weight[k] = (hz ? t.nz.weight : 1.0f - t.nz.weight) *
-                  (hy ? t.ny.weight : 1.0f - t.ny.weight) *
-                  (hx ? t.nx.weight : 1.0f - t.nx.weight);
+                  (hy ? t.ny.weight : 1.0f - t.ny.weight) * (hx ? t.nx.weight : 1.0f - t.nx.weight);
     }
     int best = label[0];
     float best_weight = -1.0f;

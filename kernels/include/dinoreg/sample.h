@@ -80,8 +80,8 @@ struct PointMap {
     const Vec3 p = affine(index);
     if (field == nullptr) return p;
     if (on_grid && is_whole(index))
-      return p + matrix(load_vec3(field + 3 * field_shape.at((int)index.z, (int)index.y,
-                                                             (int)index.x)));
+      return p + matrix(load_vec3(field +
+                                  3 * field_shape.at((int)index.z, (int)index.y, (int)index.x)));
     return p + matrix(sample_field(field, field_shape, to_field(index)));
   }
 };
