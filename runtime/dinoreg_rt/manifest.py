@@ -1,0 +1,165 @@
+"""Schema of a bundle: the folder that holds an encoder as ONNX, its weights and this manifest.
+
+The export writes it, the runtime reads it. A bundle is trusted only as far as its hashes: every file
+is named here with its sha256, and no name may leave the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import InputError
+
+MANIFEST_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _plain_name(name: str) -> str:
+    path = PurePosixPath(name)
+    if len(path.parts) != 1 or name in (".", "..") or "\\" in name or "\0" in name:
+        raise ValueError(f"'{name}' is not a plain file name inside the bundle")
+    return name
+
+
+FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_plain_name)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Normalisation(_Frozen):
+    """Per-channel mean and standard deviation of pixels in 0..1 that the encoder was trained with."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class BundleFile(_Frozen):
+    """One file of the bundle."""
+
+    name: FileName
+    size_bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Graph(_Frozen):
+    """One ONNX file: a fixed input size, any batch.
+
+    Input ``pixels`` (N, 3, height, width) float32, normalised; output ``tokens``
+    (N, height / patch, width / patch, channels) float32.
+    """
+
+    file: FileName
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+
+
+class Source(_Frozen):
+    """The checkpoint that the bundle was made from."""
+
+    checkpoint: str
+    sha256: Sha256
+    layout: Literal["huggingface", "original", "timm", "none"]
+    random_weights: bool = False
+
+
+class Verification(_Frozen):
+    """The graph on ONNX Runtime's CPU against an independent float32 evaluation."""
+
+    height: int
+    width: int
+    max_error: float = Field(ge=0)
+    mean_cosine: float = Field(ge=-1, le=1.000001)
+    first_percentile_cosine: float = Field(ge=-1, le=1.000001)
+
+
+class Manifest(_Frozen):
+    """Everything the runtime needs to know about an encoder.
+
+    Attributes:
+        model: such as ``dinov3-vitl16``.
+        patch: pixels per token along each axis.
+        channels: of a token.
+        graphs: one for each input size; all read the same weights file.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: str = Field(min_length=1)
+    patch: int = Field(gt=0, le=64)
+    channels: int = Field(gt=0)
+    precision: Precision
+    normalisation: Normalisation
+    graphs: tuple[Graph, ...] = Field(min_length=1)
+    files: tuple[BundleFile, ...] = Field(min_length=1)
+    source: Source
+    licence: str
+    verification: Verification | None = None
+    exporter: str
+
+    def hash(self) -> str:
+        """sha256 that stands for weights, graphs and preprocessing together."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest` into a bundle's folder."""
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a bundle's manifest; its files are not looked at yet.
+
+    Raises:
+        InputError: no bundle, unreadable, or not of a schema that this version knows.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: no encoder bundle ({MANIFEST_NAME} cannot be read: {error.strerror}); "
+            "'dinoreg-rt export onnx' makes one"
+        ) from error
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, p['loc'])) or 'file'}: {p['msg']}" for p in error.errors()
+        )
+        raise InputError(f"{path}: not a manifest of schema {SCHEMA_VERSION}: {problems}") from error
+
+
+def check_files(manifest: Manifest, folder: Path) -> None:
+    """Compare every file of the bundle with the manifest.
+
+    Raises:
+        InputError: a file is missing, is a link out of the folder, or differs.
+    """
+    listed = {file.name for file in manifest.files}
+    for graph in manifest.graphs:
+        if graph.file not in listed:
+            raise InputError(f"{folder}: the manifest gives no hash for {graph.file}")
+    for file in manifest.files:
+        path = folder / file.name
+        if not path.is_file() or path.resolve().parent != folder.resolve():
+            raise InputError(f"{path}: missing, or not a file of this bundle; export it again")
+        size = path.stat().st_size
+        if size != file.size_bytes or file_sha256(path) != file.sha256:
+            raise InputError(
+                f"{path}: changed since the export ({size} bytes, {file.size_bytes} expected, "
+                "or another sha256); export it again"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
