@@ -34,10 +34,13 @@ class CpuLauncher {
       for (int i = 0; i < count; ++i) body(i, 0);
       return;
     }
+    // Eight pieces for each thread: rows without weight are quicker than others, and a core may be
+    // busy with other work.
+    const int piece = max_int(1, count / (8 * threads_));
 #pragma omp parallel num_threads(threads_)
     {
       const int worker = omp_get_thread_num();
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, piece)
       for (int i = 0; i < count; ++i) body(i, worker);
     }
   }

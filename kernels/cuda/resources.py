@@ -16,6 +16,7 @@ HOT = {
     "AddFoldGradient",
     "AddSmoothnessGradient",
     "FeatureDifference",
+    "FoldLack",
     "KeepBest",
     "MapField",
     "MindDescriptor",

@@ -59,6 +59,36 @@ def resample(
     return out
 
 
+def coverage(
+    inside: Array,
+    in_shape: Sequence[int],
+    index_map: ArrayLike,
+    *,
+    samples: Sequence[int] = (1, 1, 1),
+    threads: int = 0,
+) -> Array:
+    """How much of each output voxel lies within an image of `in_shape`, whose voxels don't matter.
+
+    Args:
+        inside: (z, y, x) float32, receives the share of `samples` points: 0..1.
+        in_shape: of the image.
+        index_map: as in `resample`.
+        samples: points per output voxel and axis.
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        `inside`.
+    """
+    args = _library.ResampleArgs()
+    args.in_shape = int3(in_shape, "in_shape")
+    args.out_shape = int3(inside.shape, "inside.shape")
+    args.inside = pointer(inside, np.float32, "inside")
+    args.map = point_map(index_map)
+    args.samples = int3(samples, "samples")
+    _library.call("dr_image_resample", Call(inside, threads).execution, args)
+    return inside
+
+
 def resample_labels(
     labels: Array,
     out_shape: Sequence[int],

@@ -80,9 +80,9 @@ typedef struct dr_point_map {
 } dr_point_map;
 
 typedef struct dr_resample_args {
-  const float* in;
+  const float* in;    /* may be NULL without out: only its shape counts then */
   int32_t in_shape[3];
-  float* out;
+  float* out;         /* may be NULL */
   int32_t out_shape[3];
   float* inside;      /* (out_shape) share of the sampled points inside the input; may be NULL */
   dr_point_map map;   /* output index -> input index */

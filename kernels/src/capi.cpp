@@ -217,7 +217,8 @@ int32_t dr_cuda_device_count(void) {
 dr_status dr_image_resample(const dr_execution* execution, const dr_resample_args* args) {
   const Backend* backend = nullptr;
   CHECK(choose(execution, backend));
-  REQUIRE(args && args->in && args->out, "args, in and out must not be NULL");
+  REQUIRE(args && (args->out || args->inside), "args and one of out and inside must not be NULL");
+  REQUIRE(args->in || !args->out, "in must not be NULL when out is given");
   CHECK(check_shape("in_shape", args->in_shape));
   CHECK(check_shape("out_shape", args->out_shape));
   CHECK(check_range("samples", args->samples, 1, 64));

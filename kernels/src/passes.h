@@ -53,6 +53,11 @@ struct SearchPass {
   float *raw, *smoothed, *tmp;  // search_buffers().costs x voxels each
 };
 
+template <class Launcher>
+void shift_cost_pass(const Launcher& launch, const ShiftCost& cost) {
+  launch(cost);
+}
+
 // Shifts that share a launch: as many as differ in x alone, within what the workspace holds.
 enum { kLargestGroup = 16 };
 inline int search_group(const Shifts& shifts) { return min_int(shifts.count_x(), kLargestGroup); }
@@ -68,7 +73,7 @@ void search_range(const Launcher& launch, SearchPass p, int first, int last, int
     p.cost.out = p.raw;
     p.keep.cost = p.smoothed;
     p.keep.fresh = first == begin;
-    launch(p.cost);
+    shift_cost_pass(launch, p.cost);
     smooth_pass(launch,
                 SmoothPass{p.raw, p.smoothed, p.tmp, p.cost.shape, count, 1, p.z, p.y, p.x});
     launch(p.keep);

@@ -417,9 +417,10 @@ class Solver {
                               l.shape,
                               {(float)(scale / (mm[0] * mm[0])), (float)(scale / (mm[1] * mm[1])),
                                (float)(scale / (mm[2] * mm[2]))}});
-    if (fold_penalty > 0.0)
-      run(AddFoldGradient{l.field, gradient, l.shape, inverse_of(mm), (float)a_.fold_margin,
-                          (float)fold_penalty});
+    if (fold_penalty <= 0.0) return;
+    float* lack = scratch_;
+    run(FoldLack{l.field, l.shape, inverse_of(mm), (float)a_.fold_margin, lack});
+    run(AddFoldGradient{l.field, lack, gradient, l.shape, inverse_of(mm), (float)fold_penalty});
   }
 
   const Launcher& launch_;

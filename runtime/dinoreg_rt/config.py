@@ -74,7 +74,7 @@ class RegistrationConfig(BaseModel):
         0.82, ge=0, le=3, description="width of the smoothing between coupled rounds, in steps"
     )
     coupling: tuple[float, ...] = Field(
-        (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+        (0.03, 0.3),
         max_length=32,
         description="weights of the coupled-convex rounds, growing",
     )

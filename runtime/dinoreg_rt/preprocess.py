@@ -198,17 +198,18 @@ def weight_on(
     device: Device,
 ) -> Array:
     """How much of each voxel of `grid` the image (and its mask, if any) covers: 0..1 float32."""
-    shape = grid.shape_zyx
-    xp = device.xp
-    inside = xp.empty(shape, np.float32)
-    source = device.upload(image.array if mask is None else mask, np.float32)
+    inside = device.xp.empty(grid.shape_zyx, np.float32)
     matrix = kernel_affine(index_map(grid, image.geometry, affine))
+    if mask is None:
+        return dinoreg_kernels.coverage(
+            inside, image.geometry.shape_zyx, matrix, samples=(2, 2, 2), threads=device.threads
+        )
     value = dinoreg_kernels.resample(
-        source,
-        shape,
+        device.upload(mask, np.float32),
+        grid.shape_zyx,
         matrix,
-        samples=(2, 2, 2) if mask is None else antialiasing_samples(matrix),
+        samples=antialiasing_samples(matrix),
         inside=inside,
         threads=device.threads,
     )
-    return inside if mask is None else inside * value
+    return inside * value

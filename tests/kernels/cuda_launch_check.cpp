@@ -149,8 +149,11 @@ bool same_as_cpu() {
   good &= same_bits("AddSmoothnessGradient", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::AddSmoothnessGradient{in, out, shape, {1.0f, 2.0f, 3.0f}});
   });
+  good &= same_bits("FoldLack", n, [&](const auto& launch, float* out) {
+    launch(dr::FoldLack{in, shape, {1.0f, 1.0f, 1.0f}, 0.3f, out});
+  });
   good &= same_bits("AddFoldGradient", 3 * n, [&](const auto& launch, float* out) {
-    launch(dr::AddFoldGradient{in, out, shape, {1.0f, 1.0f, 1.0f}, 0.3f, 2.0f});
+    launch(dr::AddFoldGradient{in, in + n, out, shape, {1.0f, 1.0f, 1.0f}, 2.0f});
   });
   const size_t distances = (size_t)distance.rows() * distance.width();
   good &= same_bits("MindDistanceX", distances, [&](const auto& launch, float* out) {

@@ -1,6 +1,8 @@
 // Ops of include/dinoreg that have no public function of their own, one exported call each, so that
 // the tests compare every op with the reference separately. Built by the tests with the system's
 // C++ compiler for its baseline instruction set, which also covers the portable half precision.
+#include <vector>
+
 #include "dinoreg/adam.h"
 #include "dinoreg/cost.h"
 #include "dinoreg/field.h"
@@ -157,7 +159,10 @@ void op_smoothness_gradient(const float* field, float* gradient, const int* shap
 
 void op_fold_gradient(const float* field, float* gradient, const int* shape,
                       const float* index_per_mm, float margin, float scale) {
-  run(AddFoldGradient{field, gradient, shape_of(shape), vec3_of(index_per_mm), margin, scale});
+  const Shape s = shape_of(shape);
+  std::vector<float> lack(s.voxels());
+  run(FoldLack{field, s, vec3_of(index_per_mm), margin, lack.data()});
+  run(AddFoldGradient{field, lack.data(), gradient, s, vec3_of(index_per_mm), scale});
 }
 
 void op_adam(float* value, const float* gradient, float* first, float* second, int count,

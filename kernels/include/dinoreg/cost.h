@@ -48,10 +48,9 @@ struct ShiftCost {
     float* to;
   };
 
-  DR_HD Lines lines(int row) const {
-    const int z = row / shape.y % shape.z, y = row % shape.y;
-    const int s = first_shift + row / shape.rows();
-    const int plane = shifts.count_y() * shifts.count_x();
+  // Row (z, y) of shift number first_shift + k.
+  DR_HD Lines lines(int k, int z, int y) const {
+    const int s = first_shift + k, plane = shifts.count_y() * shifts.count_x();
     const int dz = s / plane - shifts.radius_z, dy = s % plane / shifts.count_x() - shifts.radius_y;
     const int dx = s % shifts.count_x() - shifts.radius_x;
     const Index here = (Index)(z + shifts.radius_z) * padded.y + (y + shifts.radius_y);
@@ -59,14 +58,19 @@ struct ShiftCost {
     const int x = shifts.radius_x;
     return {fixed + here * channels * padded.x + x, moving + there * channels * padded.x + x + dx,
             fixed_weight + here * padded.x + x, moving_weight + there * padded.x + x + dx,
-            out + (Index)row * shape.x};
+            out + (((Index)k * shape.z + z) * shape.y + y) * shape.x};
   }
 
   DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
 
   template <class V>
   DR_HD void lanes(int row, int x) const {
-    const Lines l = lines(row);
+    const int plane = row / shape.y, k = plane / shape.z;
+    cost<V>(lines(k, plane - k * shape.z, row - plane * shape.y), x);
+  }
+
+  template <class V>
+  DR_HD void cost(const Lines& l, int x) const {
     // Four sums side by side: one alone waits for each multiply-add to finish before the next.
     V part[4] = {V{}, V{}, V{}, V{}};
     int c = 0;

@@ -24,6 +24,50 @@ DR_HD Vec3 operator-(const Vec3& a, const Vec3& b) { return {a.z - b.z, a.y - b.
 DR_HD Vec3 operator*(const Vec3& a, const Vec3& b) { return {a.z * b.z, a.y * b.y, a.x * b.x}; }
 DR_HD Vec3 operator*(float s, const Vec3& a) { return {s * a.z, s * a.y, s * a.x}; }
 
+// Three components of as many neighbouring voxels as V has lanes.
+template <class V>
+struct Vec3Of {
+  V z, y, x;
+};
+template <class V>
+DR_HD Vec3Of<V> operator-(const Vec3Of<V>& a, const Vec3Of<V>& b) {
+  return {a.z - b.z, a.y - b.y, a.x - b.x};
+}
+template <class V>
+DR_HD Vec3Of<V> operator*(float s, const Vec3Of<V>& a) {
+  return {s * a.z, s * a.y, s * a.x};
+}
+template <class V>
+DR_HD V determinant(const Vec3Of<V>& a, const Vec3Of<V>& b, const Vec3Of<V>& c) {
+  return a.z * (b.y * c.x - b.x * c.y) - a.y * (b.z * c.x - b.x * c.z) +
+         a.x * (b.z * c.y - b.y * c.z);
+}
+
+// From a field (..., 3): `p` is the first component of the first voxel.
+template <class V>
+DR_HD Vec3Of<V> load_vec3_of(const float* p) {
+  return {p[0], p[1], p[2]};
+}
+#if !defined(__CUDACC__)
+template <>
+DR_HD Vec3Of<Lanes> load_vec3_of<Lanes>(const float* p) {
+  const Lanes a = load<Lanes>(p), b = load<Lanes>(p + kLanes), c = load<Lanes>(p + 2 * kLanes);
+  Vec3Of<Lanes> v;
+  Lanes* parts[3] = {&v.z, &v.y, &v.x};
+  DR_UNROLL(3)
+  for (int k = 0; k < 3; ++k) {
+    IntLanes from_ab, from_c;
+    for (int i = 0; i < kLanes; ++i) {
+      const int at = 3 * i + k;
+      from_ab[i] = at < 2 * kLanes ? at : 0;
+      from_c[i] = at < 2 * kLanes ? i : at - kLanes;
+    }
+    *parts[k] = __builtin_shuffle(__builtin_shuffle(a, b, from_ab), c, from_c);
+  }
+  return v;
+}
+#endif
+
 DR_HD Vec3 load_vec3(const float* p) { return {p[0], p[1], p[2]}; }
 DR_HD void store_vec3(float* p, const Vec3& v) {
   p[0] = v.z;

@@ -260,9 +260,10 @@ DR_HD V max_of(const V& a, const V& b) {
 }
 DR_HD float root(float v) { return sqrtf(v); }
 #if !defined(__CUDACC__)
+// Masked intrinsics: the plain ones warn of an uninitialised register in GCC 12's own header.
 DR_HD Lanes root(const Lanes& v) {
 #if defined(__AVX512F__)
-  return (Lanes)_mm512_sqrt_ps((__m512)v);
+  return (Lanes)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);
 #elif defined(__AVX__)
   return (Lanes)_mm256_sqrt_ps((__m256)v);
 #else

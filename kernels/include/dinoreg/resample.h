@@ -12,9 +12,9 @@ DR_NAMESPACE_BEGIN
 // Linear interpolation; every output voxel is the mean of samples_z * samples_y * samples_x
 // points spread evenly over it, which is the antialiasing filter when the output is coarser.
 struct ResampleLinear {
-  const float* in;
+  const float* in;  // not read without `out`
   Shape in_shape;
-  float* out;
+  float* out;  // may be null
   Shape out_shape;
   float* inside;  // share of the points within the input's field of view; may be null
   PointMap map;
@@ -34,11 +34,11 @@ struct ResampleLinear {
           const Vec3 p = map(
               {z + spread(sz, samples_z), y + spread(sy, samples_y), x + spread(sx, samples_x)});
           if (!inside_grid(in_shape, p)) continue;
-          sum += sample_scalar(in, in_shape, p);
+          if (out != nullptr) sum += sample_scalar(in, in_shape, p);
           ++count;
         }
     const Index i = out_shape.at(z, y, x);
-    out[i] = count > 0 ? sum / (float)count : outside;
+    if (out != nullptr) out[i] = count > 0 ? sum / (float)count : outside;
     if (inside != nullptr) inside[i] = (float)count / (float)(samples_z * samples_y * samples_x);
   }
 
