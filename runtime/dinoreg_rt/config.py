@@ -94,7 +94,7 @@ class RegistrationConfig(BaseModel):
         description="Adam iterations of each level, coarse to fine",
     )
     learning_rate_mm: float | None = Field(
-        None, gt=0, le=100, description="Adam step of the finest level; default: 1 control voxel"
+        None, gt=0, le=100, description="Adam step of the finest level; default: half a control voxel"
     )
     smoothing_mm: float | None = Field(
         None,

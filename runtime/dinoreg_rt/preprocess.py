@@ -98,7 +98,7 @@ def _fill_lengths(
         "control_spacing_mm": control,
         "search_spacing_mm": step,
         "search_radius_mm": 4 * step,
-        "learning_rate_mm": control,
+        "learning_rate_mm": control / 2,
         "smoothing_mm": math.sqrt(2) * control,
     }
     missing = {k: round(v, 6) for k, v in defaults.items() if getattr(config, k) is None}
