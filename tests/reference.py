@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 #: Gaussian filters reach this many voxels at most, and no further than 2.5 sigma.
-MAX_TAP_RADIUS = 8
+MAX_TAP_RADIUS = 16
 MIND_FLOOR = 1e-3
 
 
@@ -226,6 +226,25 @@ def mind_ssc(image, *, radius, dilation, pool=(1, 1, 1), channels=16, scale=1.0)
 def mind_structure(features, scale=1.0):
     """1 where a cell has structure, 0 where it is flat: all its features are close to 1."""
     return (features[..., :12].mean(-1) < 0.999 * scale).astype(float)
+
+
+def local_intensity(image, *, sigma_mm, spacing_mm, pool=(1, 1, 1), noise=0.1, scale=1.0):
+    """(cell - window mean) / sqrt(window variance + noise^2), one channel for each window."""
+    image = np.asarray(image, np.float64)
+    cells = [-(-n // p) for n, p in zip(image.shape, pool, strict=True)]
+    mean, square = np.zeros(cells), np.zeros(cells)
+    for index in np.ndindex(*cells):
+        cell = image[tuple(slice(i * p, (i + 1) * p) for i, p in zip(index, pool, strict=True))]
+        mean[index], square[index] = cell.mean(), (cell**2).mean()
+    cell_mm = np.multiply(spacing_mm, pool)
+    channels = []
+    for sigma in sigma_mm:
+        middle, second = (
+            smooth(values[..., None], sigma, cell_mm)[..., 0] for values in (mean, square)
+        )
+        variance = np.maximum(second - middle**2, 0)
+        channels.append(scale * (mean - middle) / np.sqrt(variance + noise**2))
+    return np.stack(channels, axis=-1)
 
 
 def pool_weighted(features, weight, out_shape, factor, *, offset=(0, 0, 0), margin=(0, 0, 0)):

@@ -56,7 +56,7 @@ def test_python_example(tmp_path: Path) -> None:
     printed = run(
         [sys.executable, EXAMPLES / "register.py", FIXED, MOVING, labels, "out"], tmp_path
     )
-    assert "0.000 % folded" in printed
+    assert re.search(r"0\.00\d % folded", printed)
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {"warped.nii.gz", "transform.h5", "labels.nii.gz"}
 

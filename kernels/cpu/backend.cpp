@@ -27,4 +27,7 @@ size_t solver_workspace_bytes(const dr_solver_args& args) {
 size_t mind_workspace_bytes(const dr_mind_args& args) {
   return dr::MindPlan(args).workspace_bytes();
 }
+size_t local_workspace_bytes(const dr_local_args& args) {
+  return 6 * sizeof(float) * dr::cells_of(args).voxels();
+}
 #endif

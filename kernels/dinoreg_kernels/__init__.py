@@ -8,7 +8,7 @@ where its arrays are: NumPy on the CPU, CuPy on the current device and stream.
 from ._arrays import Array, Progress
 from ._errors import KernelCancelled, KernelError
 from .fields import compose, invert, jacobian_determinant, map_field
-from .images import coverage, mind_ssc, resample, resample_labels
+from .images import coverage, local_intensity, mind_ssc, resample, resample_labels
 from .info import BuildInfo, build_info
 from .solver import Solution, SolverOptions, solve, solver_workspace_bytes
 
@@ -25,6 +25,7 @@ __all__ = [
     "coverage",
     "invert",
     "jacobian_determinant",
+    "local_intensity",
     "map_field",
     "mind_ssc",
     "resample",

@@ -141,6 +141,26 @@ class MindArgs(ctypes.Structure):
     )
 
 
+class LocalArgs(ctypes.Structure):
+    """`dr_local_args`."""
+
+    _fields_ = (
+        ("image", c_void_p),
+        ("shape", _Int3),
+        ("pool", _Int3),
+        ("spacing_mm", _Double3),
+        ("sigma_mm", POINTER(c_double)),
+        ("windows", c_int32),
+        ("noise", c_double),
+        ("scale", c_double),
+        ("out", c_void_p),
+        ("channels", c_int32),
+        ("first_channel", c_int32),
+        ("workspace", c_void_p),
+        ("workspace_bytes", c_size_t),
+    )
+
+
 class SolverArgs(ctypes.Structure):
     """`dr_solver_args`."""
 
@@ -185,6 +205,7 @@ _CALLS = {
     "dr_field_compose": ComposeArgs,
     "dr_field_invert": InvertArgs,
     "dr_mind_compute": MindArgs,
+    "dr_local_compute": LocalArgs,
     "dr_solver_run": SolverArgs,
 }
 
@@ -236,8 +257,10 @@ def library() -> ctypes.CDLL:
     for name in ("dr_cpu_isa", "dr_last_error_message"):
         getattr(lib, name).restype = c_char_p
     lib.dr_mind_workspace_bytes.argtypes = [POINTER(MindArgs)]
+    lib.dr_local_workspace_bytes.argtypes = [POINTER(LocalArgs)]
     lib.dr_solver_workspace_bytes.argtypes = [POINTER(SolverArgs)]
-    lib.dr_mind_workspace_bytes.restype = lib.dr_solver_workspace_bytes.restype = c_size_t
+    for name in ("dr_mind", "dr_local", "dr_solver"):
+        getattr(lib, f"{name}_workspace_bytes").restype = c_size_t
     return lib
 
 

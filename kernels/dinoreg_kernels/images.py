@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _library
-from ._arrays import Array, Call, array_module, int3, point_map, pointer
+from ._arrays import Array, Call, array_module, doubles, int3, point_map, pointer
 
 
 def resample(
@@ -162,4 +162,57 @@ def mind_ssc(
     args.workspace = pointer(workspace, np.uint8, "workspace")
     args.workspace_bytes = workspace.size
     _library.call("dr_mind_compute", Call(image, threads).execution, args)
+    return out
+
+
+def local_intensity(
+    image: Array,
+    out: Array,
+    *,
+    sigma_mm: Sequence[float],
+    spacing_mm: Sequence[float],
+    pool: Sequence[int] = (1, 1, 1),
+    first_channel: int = 0,
+    noise: float = 0.1,
+    scale: float = 1.0,
+    threads: int = 0,
+) -> Array:
+    """Intensities relative to their neighbourhood, averaged over cells: one channel each window.
+
+    ``scale * (cell mean - window mean) / sqrt(window variance + noise^2)``, Gaussian windows. The
+    squared difference of two such channels is 2 (1 - local correlation), up to their weights.
+
+    Args:
+        image: (z, y, x) float32.
+        out: (ceil(z / pool), ceil(y / pool), ceil(x / pool), channels) float16; receives channels
+            ``first_channel ... first_channel + len(sigma_mm) - 1``.
+        sigma_mm: widths of the windows.
+        spacing_mm: of the image, per axis z, y, x.
+        pool: voxels per cell, per axis; a last cell may hold fewer.
+        first_channel: see `out`.
+        noise: in units of the image; structure weaker than this fades out.
+        scale: factor on the channels.
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        `out`.
+    """
+    xp = array_module(image)
+    shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
+    args = _library.LocalArgs()
+    args.image = pointer(image, np.float32, "image")
+    args.shape = int3(image.shape, "image.shape")
+    args.pool = int3(pool, "pool")
+    args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
+    args.sigma_mm = doubles(sigma_mm, len(sigma_mm), "sigma_mm")
+    args.windows = len(sigma_mm)
+    args.noise = noise
+    args.scale = scale
+    args.channels = out.shape[-1]
+    args.out = pointer(out, np.float16, "out", (*shape, args.channels))
+    args.first_channel = first_channel
+    workspace = xp.empty(_library.workspace_bytes("dr_local_workspace_bytes", args), np.uint8)
+    args.workspace = pointer(workspace, np.uint8, "workspace")
+    args.workspace_bytes = workspace.size
+    _library.call("dr_local_compute", Call(image, threads).execution, args)
     return out

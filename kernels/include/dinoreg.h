@@ -160,6 +160,27 @@ typedef struct dr_mind_args {
 DR_API size_t dr_mind_workspace_bytes(const dr_mind_args* args);
 DR_API dr_status dr_mind_compute(const dr_execution* execution, const dr_mind_args* args);
 
+/* Intensities relative to their neighbourhood, one channel for each window, on a lattice of cells:
+ * scale (mean of the cell - mean of the window) / sqrt(variance of the window + noise^2).
+ */
+typedef struct dr_local_args {
+  const float* image;
+  int32_t shape[3];
+  int32_t pool[3];       /* voxels per cell */
+  double spacing_mm[3];  /* of the image */
+  const double* sigma_mm; /* widths of the Gaussian windows; host memory */
+  int32_t windows;
+  double noise; /* in units of the image: weaker structure fades out */
+  double scale;
+  uint16_t* out;         /* (ceil(shape / pool), channels): half precision */
+  int32_t channels;      /* stored per cell */
+  int32_t first_channel; /* the windows' channels begin here; the others are left alone */
+  void* workspace;
+  size_t workspace_bytes;
+} dr_local_args;
+DR_API size_t dr_local_workspace_bytes(const dr_local_args* args);
+DR_API dr_status dr_local_compute(const dr_execution* execution, const dr_local_args* args);
+
 /* Finds u on the fixed grid such that fixed(p) ~ moving(p + u(p)). */
 typedef struct dr_solver_args {
   const uint16_t* fixed;     /* (fixed_shape, channels) half precision, 16-byte aligned */

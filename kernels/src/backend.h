@@ -13,6 +13,7 @@ struct Backend {
   dr_status (*compose)(const dr_execution&, const dr_compose_args&);
   dr_status (*invert)(const dr_execution&, const dr_invert_args&);
   dr_status (*mind)(const dr_execution&, const dr_mind_args&);
+  dr_status (*local)(const dr_execution&, const dr_local_args&);
   dr_status (*solve)(const dr_execution&, dr_solver_args&);
 };
 
@@ -23,6 +24,7 @@ const Backend& cuda_backend();
 
 size_t solver_workspace_bytes(const dr_solver_args& args);
 size_t mind_workspace_bytes(const dr_mind_args& args);
+size_t local_workspace_bytes(const dr_local_args& args);
 int cuda_device_count();
 // Text of the CUDA error of this thread's last failed call.
 const char* cuda_error_text();

@@ -38,6 +38,7 @@ struct BackendTable {
                                     entry<dr_compose_args, dr::compose<L>>,
                                     entry<dr_invert_args, dr::invert<L>>,
                                     entry<dr_mind_args, dr::mind<L>>,
+                                    entry<dr_local_args, dr::local_intensity<L>>,
                                     solve};
     return backend;
   }

@@ -130,6 +130,21 @@ dr_status check_mind(const dr_mind_args& a) {
   return DR_OK;
 }
 
+dr_status check_local(const dr_local_args& a) {
+  CHECK(check_shape("shape", a.shape));
+  CHECK(check_range("pool", a.pool, 1, 64));
+  CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
+  REQUIRE(a.windows >= 1 && a.sigma_mm != nullptr, "windows = %d; wanted >= 1, with their sigma_mm",
+          a.windows);
+  CHECK(check_positive("sigma_mm", a.sigma_mm, a.windows));
+  REQUIRE(a.channels >= 1 && a.first_channel >= 0 && a.first_channel + a.windows <= a.channels,
+          "first_channel = %d with %d windows; wanted within channels = %d", a.first_channel,
+          a.windows, a.channels);
+  REQUIRE(std::isfinite(a.noise) && a.noise > 0.0, "noise = %g; wanted > 0", a.noise);
+  REQUIRE(std::isfinite(a.scale), "scale is not a finite number");
+  return DR_OK;
+}
+
 dr_status check_solver_sizes(const dr_solver_args& a) {
   CHECK(check_shape("fixed_shape", a.fixed_shape));
   CHECK(check_shape("moving_shape", a.moving_shape));
@@ -293,6 +308,19 @@ dr_status dr_mind_compute(const dr_execution* execution, const dr_mind_args* arg
   CHECK(check_mind(*args));
   CHECK(check_workspace(args->workspace, args->workspace_bytes, mind_workspace_bytes(*args)));
   return finished(execution, backend->mind(*execution, *args));
+}
+
+size_t dr_local_workspace_bytes(const dr_local_args* args) {
+  return args != nullptr && check_local(*args) == DR_OK ? local_workspace_bytes(*args) : 0;
+}
+
+dr_status dr_local_compute(const dr_execution* execution, const dr_local_args* args) {
+  const Backend* backend = nullptr;
+  CHECK(choose(execution, backend));
+  REQUIRE(args && args->image && args->out, "args, image and out must not be NULL");
+  CHECK(check_local(*args));
+  CHECK(check_workspace(args->workspace, args->workspace_bytes, local_workspace_bytes(*args)));
+  return finished(execution, backend->local(*execution, *args));
 }
 
 size_t dr_solver_workspace_bytes(const dr_solver_args* args) {

@@ -5,6 +5,7 @@
 
 #include "convert.h"
 #include "dinoreg/field.h"
+#include "dinoreg/local_intensity.h"
 #include "dinoreg/mind.h"
 #include "dinoreg/resample.h"
 #include "solver.h"
@@ -113,6 +114,32 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
     launch(MindPoolZY{second, first, planes, shape.y, shape.x, plan.cells.y, a.pool[0], a.pool[1]});
     launch(MindPool{first, shape, planes, a.out, plan.cells, a.structure, a.channels, cell, cells,
                     a.pool[0], a.pool[1], a.pool[2], a.scale});
+  }
+  return DR_OK;
+}
+
+inline Shape cells_of(const dr_local_args& a) {
+  return {divide_up(a.shape[0], a.pool[0]), divide_up(a.shape[1], a.pool[1]),
+          divide_up(a.shape[2], a.pool[2])};
+}
+
+// Windows are taken over the cells' moments: an eighth of the voxels for cells of two per axis.
+template <class Launcher>
+dr_status local_intensity(const Launcher& launch, const dr_local_args& a) {
+  const Shape cells = cells_of(a);
+  const size_t n = cells.voxels();
+  float* moments = static_cast<float*>(a.workspace);
+  float* local = moments + 2 * n;
+  float* tmp = local + 2 * n;
+  launch(PoolMoments{a.image, to_shape(a.shape), a.pool[0], a.pool[1], a.pool[2], moments, cells});
+  for (int w = 0; w < a.windows; ++w) {
+    const auto taps = [&](int axis, int count) {
+      return gaussian_taps(a.sigma_mm[w], a.spacing_mm[axis] * a.pool[axis], count);
+    };
+    smooth_pass(launch, SmoothPass{moments, local, tmp, cells, 2, 1, taps(0, cells.z),
+                                   taps(1, cells.y), taps(2, cells.x)});
+    launch(LocalNormalise{moments, local, cells, (float)a.noise, (float)a.scale, a.out, a.channels,
+                          a.first_channel + w});
   }
   return DR_OK;
 }

@@ -58,6 +58,20 @@ class RegistrationConfig(BaseModel):
     mind_dilation_mm: float | None = Field(
         None, gt=0, le=50, description="MIND-SSC neighbour distance; default: 2 working voxels"
     )
+    intensity: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="local intensities beside MIND-SSC: on, off, or auto: where both images show "
+        "the same contrast",
+    )
+    intensity_windows_mm: tuple[Annotated[float, Field(gt=0, le=200)], ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=4,
+        description="widths (sigma) of their windows; default: 4 and 8 working voxels",
+    )
+    intensity_scale: float = Field(
+        1.2, gt=0, le=100, description="their weight: a factor on the local intensities"
+    )
     feature_scale: float = Field(
         1.0, gt=0, le=1e3, description="features are multiplied by this before the solver"
     )
@@ -94,7 +108,10 @@ class RegistrationConfig(BaseModel):
         description="Adam iterations of each level, coarse to fine",
     )
     learning_rate_mm: float | None = Field(
-        None, gt=0, le=100, description="Adam step of the finest level; default: half a control voxel"
+        None,
+        gt=0,
+        le=100,
+        description="Adam step of the finest level; default: half a control voxel",
     )
     smoothing_mm: float | None = Field(
         None,
@@ -106,10 +123,10 @@ class RegistrationConfig(BaseModel):
         0.5, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
     )
     fold_penalty: float = Field(
-        30.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
+        100.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
     )
     fold_margin: float = Field(
-        0.3, ge=0, lt=1, description="det J below this is penalised: room before a fold"
+        0.2, ge=0, lt=1, description="det J below this is penalised: room before a fold"
     )
     inverse: bool = Field(default=False, description="also compute the inverse field")
 

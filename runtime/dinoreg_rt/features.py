@@ -74,11 +74,21 @@ class MindFeatures:
         radius_mm: half the width of a patch.
         dilation_mm: distance of the patches that are compared.
         scale: factor on the features.
+        intensity_windows_mm: widths (sigma) of the windows for channels of local intensity beside
+            the twelve; for images of the same contrast.
+        intensity_scale: factor on those channels.
     """
 
     radius_mm: float
     dilation_mm: float
     scale: float = 1.0
+    intensity_windows_mm: tuple[float, ...] = ()
+    intensity_scale: float = 1.0
+
+    @property
+    def channels(self) -> int:
+        """Of a voxel, without padding."""
+        return _MIND_CHANNELS + len(self.intensity_windows_mm)
 
     def compute(self, fixed: WorkingImage, moving: WorkingImage, device: Device) -> FeaturePair:
         """MIND-SSC of each image, averaged over the control voxels.
@@ -90,7 +100,7 @@ class MindFeatures:
         (first, first_weight), (second, second_weight) = (
             self._of(image, device) for image in (fixed, moving)
         )
-        return FeaturePair(first, second, first_weight, second_weight, _MIND_CHANNELS)
+        return FeaturePair(first, second, first_weight, second_weight, self.channels)
 
     def _of(self, image: WorkingImage, device: Device) -> tuple[Array, Array]:
         shape = [-(-n // p) for n, p in zip(image.array.shape, image.pool_zyx, strict=True)]
@@ -100,18 +110,33 @@ class MindFeatures:
             radius=whole_voxels(self.radius_mm, image.geometry),
             dilation=whole_voxels(self.dilation_mm, image.geometry),
             pool=image.pool_zyx,
-            channels=padded_channels(_MIND_CHANNELS),
+            channels=padded_channels(self.channels),
             scale=self.scale,
             structure=weight,
             threads=device.threads,
         )
+        if self.intensity_windows_mm:
+            dinoreg_kernels.local_intensity(
+                image.array,
+                features,
+                sigma_mm=self.intensity_windows_mm,
+                spacing_mm=image.geometry.spacing_mm[::-1],
+                pool=image.pool_zyx,
+                first_channel=_MIND_CHANNELS,
+                scale=self.intensity_scale * self.scale,
+                threads=device.threads,
+            )
         return features, weight
 
 
 def feature_source(config: RegistrationConfig) -> FeatureSource:
     """The source that a configuration asks for."""
     return MindFeatures(
-        required(config.mind_radius_mm), required(config.mind_dilation_mm), config.feature_scale
+        required(config.mind_radius_mm),
+        required(config.mind_dilation_mm),
+        config.feature_scale,
+        config.intensity_windows_mm or () if config.intensity == "on" else (),
+        config.intensity_scale,
     )
 
 

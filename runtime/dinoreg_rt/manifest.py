@@ -1,7 +1,7 @@
 """Schema of a bundle: the folder that holds an encoder as ONNX, its weights and this manifest.
 
-The export writes it, the runtime reads it. A bundle is trusted only as far as its hashes: every file
-is named here with its sha256, and no name may leave the folder.
+The export writes it, the runtime reads it. A bundle is trusted only as far as its hashes: every
+file is named here with its sha256, and no name may leave the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from .errors import InputError
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -36,7 +36,7 @@ class _Frozen(BaseModel):
 
 
 class Normalisation(_Frozen):
-    """Per-channel mean and standard deviation of pixels in 0..1 that the encoder was trained with."""
+    """Per-channel mean and standard deviation, of pixels in 0..1, that the encoder expects."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -134,7 +134,9 @@ def read_manifest(folder: Path) -> Manifest:
         problems = "; ".join(
             f"{'.'.join(map(str, p['loc'])) or 'file'}: {p['msg']}" for p in error.errors()
         )
-        raise InputError(f"{path}: not a manifest of schema {SCHEMA_VERSION}: {problems}") from error
+        raise InputError(
+            f"{path}: not a manifest of schema {SCHEMA_VERSION}: {problems}"
+        ) from error
 
 
 def check_files(manifest: Manifest, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,11 @@ def _fill_lengths(
         "learning_rate_mm": control / 2,
         "smoothing_mm": math.sqrt(2) * control,
     }
-    missing = {k: round(v, 6) for k, v in defaults.items() if getattr(config, k) is None}
+    missing: dict[str, Any] = {
+        k: round(v, 6) for k, v in defaults.items() if getattr(config, k) is None
+    }
+    if config.intensity_windows_mm is None:
+        missing["intensity_windows_mm"] = (round(4 * voxel_mm, 6), round(8 * voxel_mm, 6))
     return config.model_copy(update=missing)
 
 

@@ -17,6 +17,7 @@ import dinoreg_kernels
 
 from .align import initial_alignment
 from .config import RegistrationConfig
+from .contrast import same_contrast
 from .device import Device, StageTimer, choose_device
 from .errors import RegistrationError, ResourceError
 from .features import WorkingImage as Image
@@ -121,6 +122,16 @@ def plan(
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
     choices["features"] = "MIND-SSC, because no encoder was given"
+    if config.intensity == "auto":
+        alike, choices["local intensities"] = same_contrast(
+            (fixed, moving),
+            (modalities[0], modalities[1]),
+            (windows[0], windows[1]),
+            initial,
+            grids,
+            device,
+        )
+        config = config.model_copy(update={"intensity": "on" if alike else "off"})
     config = config.model_copy(
         update={
             "device": device.name,
@@ -310,7 +321,7 @@ def _predict_memory(
     config: RegistrationConfig,
 ) -> int:
     """Bytes beside the inputs: the largest of features, solver and results at the end."""
-    stride = padded_channels(12)
+    stride = padded_channels(16)
     images = 4 * (np.prod(grids.working.shape_zyx) + np.prod(lattice.working.shape_zyx))
     voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
     features = voxels * (2 * stride + 4)

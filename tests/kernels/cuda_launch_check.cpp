@@ -10,6 +10,7 @@
 
 #include "cpu/launch.h"
 #include "cuda/launch.cuh"
+#include "dinoreg/local_intensity.h"
 #include "dinoreg/mind.h"
 #include "dinoreg/regularity.h"
 #include "dinoreg/similarity.h"
@@ -158,6 +159,10 @@ bool same_as_cpu() {
   const size_t distances = (size_t)distance.rows() * distance.width();
   good &= same_bits("MindDistanceX", distances, [&](const auto& launch, float* out) {
     launch(dr::MindDistanceX{in, shape, mind, -3, 11, out});
+  });
+  const Shape cells = {3, 4, 13};
+  good &= same_bits("PoolMoments", 2 * cells.voxels(), [&](const auto& launch, float* out) {
+    launch(dr::PoolMoments{in, shape, 2, 2, 3, out, cells});
   });
   good &= same_bits("FeatureDifference", 3 * n, [&](const auto& launch, float* out) {
     dr::FeatureDifference op = {};

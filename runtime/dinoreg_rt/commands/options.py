@@ -29,7 +29,15 @@ _PANELS = {
         "mr_percentile",
         "working_megavoxels",
     ),
-    "Features": ("features", "mind_radius_mm", "mind_dilation_mm", "feature_scale"),
+    "Features": (
+        "features",
+        "mind_radius_mm",
+        "mind_dilation_mm",
+        "intensity",
+        "intensity_windows_mm",
+        "intensity_scale",
+        "feature_scale",
+    ),
     "Discrete search": (
         "search_spacing_mm",
         "search_radius_mm",

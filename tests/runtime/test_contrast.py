@@ -1,0 +1,80 @@
+"""When intensities may join the features."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from phantoms import make_grid, waves
+
+import dinoreg_rt
+from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.contrast import LEAST_RISING_SHARE, correlation, rising_share
+from dinoreg_rt.registration import plan
+from dinoreg_rt.types import Volume
+
+GRID = make_grid((30, 32, 34), (2.0, 2.0, 2.0))
+
+
+def image(seed: int = 0, *, sign: float = 1.0, offset: float = 500.0) -> Volume:
+    smooth = waves(GRID.shape_zyx, channels=seed + 1)[..., seed]
+    return Volume(np.float32(offset + sign * 300 * smooth / np.abs(smooth).max()), GRID)
+
+
+def decision(fixed: Volume, moving: Volume, **config: str) -> tuple[str, str | None]:
+    decided = plan(fixed, moving, RegistrationConfig(initial="none", **config))
+    return decided.config.intensity, decided.choices.get("local intensities")
+
+
+@pytest.mark.parametrize(
+    ("moving", "used", "why"),
+    [
+        (
+            image(),
+            "on",
+            "yes: the MR images show tissues alike (correlation 1.00, rising share 1.00",
+        ),
+        (
+            image(sign=-1.0),
+            "off",
+            "no: the MR images show tissues differently (correlation -1.00, rising share -1.00",
+        ),
+        (image(offset=0.0), "off", "no: a CT and an MR"),
+    ],
+    ids=["same", "inverted", "CT"],
+)
+def test_auto(moving: Volume, used: str, why: str) -> None:
+    found, reason = decision(image(), moving)
+    assert found == used
+    assert reason is not None
+    assert reason.startswith(why)
+
+
+def test_two_ct_compare() -> None:
+    assert decision(image(offset=0.0), image(sign=-1, offset=0.0))[0] == "on"
+
+
+def test_contrast_that_turns_over_is_another_one() -> None:
+    """It correlates all the same: most of the image is on one side of the turn."""
+    rng = np.random.default_rng(0)
+    first = rng.uniform(size=4000)
+    second = np.interp(first, [0, 0.7, 1], [0, 1, 0.4]) + 0.05 * rng.normal(size=first.size)
+    assert correlation(first, second) > 0.5
+    assert rising_share(first, second) < LEAST_RISING_SHARE
+    assert rising_share(first, first) == 1
+    assert correlation(first[:3], second[:3]) == 0
+
+
+@pytest.mark.parametrize("wanted", ["on", "off"])
+def test_what_was_asked_for_is_done(wanted: str) -> None:
+    assert decision(image(), image(sign=-1.0), intensity=wanted) == (wanted, None)
+
+
+def test_intensities_change_the_result() -> None:
+    fixed, moving = image(), image(1)
+    fields = [
+        dinoreg_rt.register(
+            fixed, moving, config=RegistrationConfig(initial="none", intensity=choice)
+        ).displacement.vectors_mm
+        for choice in ("on", "off")
+    ]
+    assert np.abs(fields[0] - fields[1]).max() > 0.1
