@@ -28,6 +28,7 @@ DR_HD float determinant(const Vec3& a, const Vec3& b, const Vec3& c) {
 
 // det(I + du/dp), central differences (one-sided at the border).
 struct JacobianDeterminant {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* field;  // (z, y, x, 3), any units and component order
   float* out;
   Shape shape;
@@ -35,30 +36,43 @@ struct JacobianDeterminant {
 
   DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return shape.x; }
+  DR_HD int margin() const { return 1; }
 
   DR_HD void operator()(int row, int x) const {
-    const int z = row / shape.y, y = row - z * shape.y;
-    const Vec3 dz = difference(z, y, x, 0), dy = difference(z, y, x, 1);
-    const Vec3 dx = difference(z, y, x, 2);
-    const float* q = index_from_unit.m;
-    // Column j of du/dp is the sum over index axes a of (du/da) q[a][j].
-    Vec3 column[3];
-    for (int j = 0; j < 3; ++j) column[j] = q[j] * dz + (q[3 + j] * dy + q[6 + j] * dx);
-    column[0].z += 1.0f;
-    column[1].y += 1.0f;
-    column[2].x += 1.0f;
-    out[shape.at(z, y, x)] = determinant(column[0], column[1], column[2]);
+    at<float>(row, x, x > 0 ? 1 : 0, x < shape.x - 1 ? 1 : 0);
+  }
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
+    at<V>(row, x, 1, 1);
   }
 
-  DR_HD Vec3 difference(int z, int y, int x, int axis) const {
-    const int n = axis == 0 ? shape.z : axis == 1 ? shape.y : shape.x;
-    const int i = axis == 0 ? z : axis == 1 ? y : x;
-    const int low = max_int(i - 1, 0), high = min_int(i + 1, n - 1);
-    if (high == low) return {0.0f, 0.0f, 0.0f};
-    const Index stride = axis == 0 ? (Index)shape.y * shape.x : axis == 1 ? shape.x : 1;
-    const float* at = field + 3 * shape.at(z, y, x);
-    const Vec3 d = load_vec3(at + 3 * (high - i) * stride) - load_vec3(at + 3 * (low - i) * stride);
-    return (1.0f / (float)(high - low)) * d;
+  template <class V>
+  DR_HD void at(int row, int x, int left, int right) const {
+    const int z = row / shape.y, y = row - z * shape.y;
+    const Index line = 3 * (Index)shape.x, plane = line * shape.y;
+    const float* here = field + row * line + 3 * x;
+    const Vec3Of<V> dz = difference<V>(here, plane, z > 0, z < shape.z - 1);
+    const Vec3Of<V> dy = difference<V>(here, line, y > 0, y < shape.y - 1);
+    const Vec3Of<V> dx = difference<V>(here, 3, left, right);
+    const float* q = index_from_unit.m;
+    // Column j of du/dp is the sum over index axes a of (du/da) q[a][j].
+    Vec3Of<V> column[3];
+    DR_UNROLL(3)
+    for (int j = 0; j < 3; ++j)
+      column[j] = {q[j] * dz.z + (q[3 + j] * dy.z + q[6 + j] * dx.z),
+                   q[j] * dz.y + (q[3 + j] * dy.y + q[6 + j] * dx.y),
+                   q[j] * dz.x + (q[3 + j] * dy.x + q[6 + j] * dx.x)};
+    column[0].z = column[0].z + 1.0f;
+    column[1].y = column[1].y + 1.0f;
+    column[2].x = column[2].x + 1.0f;
+    store(out + (Index)row * shape.x + x, determinant(column[0], column[1], column[2]));
+  }
+
+  // Half of the step over both neighbours, the whole of the step to a single one, 0 without any.
+  template <class V>
+  DR_HD Vec3Of<V> difference(const float* here, Index step, int before, int after) const {
+    const float share = before + after == 2 ? 0.5f : 1.0f;
+    return share * (load_vec3_of<V>(here + after * step) - load_vec3_of<V>(here - before * step));
   }
 };
 

@@ -1,0 +1,5 @@
+"""`python -m dinoreg_rt` is `dinoreg-rt`."""
+
+from .cli import main
+
+main()
