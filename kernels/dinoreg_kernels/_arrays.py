@@ -34,17 +34,40 @@ def array_module(array: Array) -> Any:
     return cupy
 
 
-def pointer(array: Array, dtype: DTypeLike, name: str, shape: Sequence[int] | None = None) -> int:
-    """Address of a C-contiguous array of the wanted type (and shape); `KernelError` otherwise."""
+#: Shapes of which only the rank (and the number of components) is given.
+VOLUME = (None, None, None)
+FIELD = (None, None, None, 3)
+FEATURES = (None, None, None, None)
+
+
+def pointer(array: Array, dtype: DTypeLike, name: str, shape: Sequence[int | None]) -> int:
+    """Address of a C-contiguous array of the wanted type and shape; `KernelError` otherwise.
+
+    None in `shape` stands for any length.
+    """
+    if not hasattr(array, "dtype"):
+        raise KernelError(f"{name} is a {type(array).__name__}; wanted a NumPy or CuPy array")
     if array.dtype != np.dtype(dtype):
         raise KernelError(f"{name} is {array.dtype}; wanted {np.dtype(dtype)}")
     if not array.flags.c_contiguous:
         raise KernelError(f"{name} is not C-contiguous")
-    if shape is not None and tuple(array.shape) != tuple(shape):
-        raise KernelError(f"{name} has shape {tuple(array.shape)}; wanted {tuple(shape)}")
+    fits = len(array.shape) == len(shape) and all(
+        wanted is None or n == wanted for n, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        text = ", ".join("any" if n is None else str(n) for n in shape)
+        raise KernelError(f"{name} has shape {tuple(array.shape)}; wanted ({text})")
     if is_device_array(array):
         return int(array.__cuda_array_interface__["data"][0])
     return int(array.ctypes.data)
+
+
+def check_together(**arrays: Array | None) -> None:
+    """All arrays of a call on the host, or all on the device; `KernelError` otherwise."""
+    places = {name: is_device_array(a) for name, a in arrays.items() if a is not None}
+    if len(set(places.values())) > 1:
+        text = ", ".join(f"{n} on the {'device' if d else 'host'}" for n, d in places.items())
+        raise KernelError(f"arrays of one call must live in one place; got {text}")
 
 
 def int3(values: Sequence[int], name: str) -> Any:
@@ -72,7 +95,7 @@ def point_map(
     args = PointMapArgs()
     args.affine = doubles(affine, 12, "index_map")
     if field is not None:
-        args.field = pointer(field, np.float32, "field")
+        args.field = pointer(field, np.float32, "field", FIELD)
         args.field_shape = int3(field.shape[:3], "field.shape")
         args.to_field = doubles(np.eye(3, 4) if to_field is None else to_field, 12, "to_field")
         args.matrix = doubles(np.eye(3) if matrix is None else matrix, 9, "matrix")

@@ -8,7 +8,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _library
-from ._arrays import Array, Call, array_module, doubles, int3, point_map, pointer
+from ._arrays import (
+    FIELD,
+    VOLUME,
+    Array,
+    Call,
+    array_module,
+    check_together,
+    doubles,
+    int3,
+    point_map,
+    pointer,
+)
 
 
 def map_field(
@@ -37,7 +48,7 @@ def map_field(
     """
     out = array_module(field).empty((*out_shape, 3), np.float32)
     args = _library.MapArgs()
-    args.out = pointer(out, np.float32, "out")
+    args.out = pointer(out, np.float32, "out", FIELD)
     args.out_shape = int3(out_shape, "out_shape")
     args.map = point_map(index_map, field, to_field, matrix)
     _library.call("dr_field_map", Call(field, threads).execution, args)
@@ -58,8 +69,8 @@ def jacobian_determinant(field: Array, index_from_unit: ArrayLike, *, threads: i
     """
     out = array_module(field).empty(field.shape[:3], np.float32)
     args = _library.JacobianArgs()
-    args.field = pointer(field, np.float32, "field")
-    args.out = pointer(out, np.float32, "out")
+    args.field = pointer(field, np.float32, "field", FIELD)
+    args.out = pointer(out, np.float32, "out", VOLUME)
     args.shape = int3(field.shape[:3], "field.shape")
     args.index_from_unit = doubles(index_from_unit, 9, "index_from_unit")
     _library.call("dr_field_jacobian", Call(field, threads).execution, args)
@@ -86,15 +97,16 @@ def compose(
     Returns:
         Field of the shape of `first`.
     """
+    check_together(first=first, second=second)
     out = array_module(first).empty_like(first)
     args = _library.ComposeArgs()
-    args.first = pointer(first, np.float32, "first")
+    args.first = pointer(first, np.float32, "first", FIELD)
     args.shape = int3(first.shape[:3], "first.shape")
-    args.second = pointer(second, np.float32, "second")
+    args.second = pointer(second, np.float32, "second", FIELD)
     args.second_shape = int3(second.shape[:3], "second.shape")
     args.to_second = doubles(np.eye(3, 4) if to_second is None else to_second, 12, "to_second")
     args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
-    args.out = pointer(out, np.float32, "out")
+    args.out = pointer(out, np.float32, "out", FIELD)
     _library.call("dr_field_compose", Call(first, threads).execution, args)
     return out
 
@@ -133,15 +145,15 @@ def invert(
     out = xp.empty((*out_shape, 3), np.float32)
     residual = xp.empty(tuple(out_shape), np.float32)
     args = _library.InvertArgs()
-    args.field = pointer(field, np.float32, "field")
+    args.field = pointer(field, np.float32, "field", FIELD)
     args.field_shape = int3(field.shape[:3], "field.shape")
     args.matrix = doubles(matrix, 9, "matrix")
     args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
     args.target = doubles(target, 12, "target")
     args.from_point = doubles(from_point, 12, "from_point")
     args.from_index = doubles(from_index, 12, "from_index")
-    args.out = pointer(out, np.float32, "out")
-    args.residual_mm = pointer(residual, np.float32, "residual_mm")
+    args.out = pointer(out, np.float32, "out", FIELD)
+    args.residual_mm = pointer(residual, np.float32, "residual_mm", VOLUME)
     args.out_shape = int3(out_shape, "out_shape")
     args.iterations = iterations
     args.tolerance_mm = tolerance_mm

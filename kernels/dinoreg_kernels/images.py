@@ -8,7 +8,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _library
-from ._arrays import Array, Call, array_module, doubles, int3, point_map, pointer
+from ._arrays import (
+    FEATURES,
+    VOLUME,
+    Array,
+    Call,
+    array_module,
+    check_together,
+    doubles,
+    int3,
+    point_map,
+    pointer,
+)
 
 
 def resample(
@@ -44,11 +55,12 @@ def resample(
     Returns:
         (out_shape) float32.
     """
+    check_together(image=image, field=field, inside=inside)
     out = array_module(image).empty(tuple(out_shape), np.float32)
     args = _library.ResampleArgs()
-    args.input = pointer(image, np.float32, "image")
+    args.input = pointer(image, np.float32, "image", VOLUME)
     args.in_shape = int3(image.shape, "image.shape")
-    args.out = pointer(out, np.float32, "out")
+    args.out = pointer(out, np.float32, "out", VOLUME)
     args.out_shape = int3(out_shape, "out_shape")
     if inside is not None:
         args.inside = pointer(inside, np.float32, "inside", out_shape)
@@ -82,7 +94,7 @@ def coverage(
     args = _library.ResampleArgs()
     args.in_shape = int3(in_shape, "in_shape")
     args.out_shape = int3(inside.shape, "inside.shape")
-    args.inside = pointer(inside, np.float32, "inside")
+    args.inside = pointer(inside, np.float32, "inside", VOLUME)
     args.map = point_map(index_map)
     args.samples = int3(samples, "samples")
     _library.call("dr_image_resample", Call(inside, threads).execution, args)
@@ -105,11 +117,12 @@ def resample_labels(
     By default the label with the largest sum of trilinear weights wins, which keeps borders smooth
     without inventing values; with `nearest` the nearest voxel's. Other arguments as in `resample`.
     """
+    check_together(labels=labels, field=field)
     out = array_module(labels).empty(tuple(out_shape), np.int32)
     args = _library.LabelsArgs()
-    args.input = pointer(labels, np.int32, "labels")
+    args.input = pointer(labels, np.int32, "labels", VOLUME)
     args.in_shape = int3(labels.shape, "labels.shape")
-    args.out = pointer(out, np.int32, "out")
+    args.out = pointer(out, np.int32, "out", VOLUME)
     args.out_shape = int3(out_shape, "out_shape")
     args.map = point_map(index_map, field, to_field, matrix)
     args.nearest = int(nearest)
@@ -144,22 +157,23 @@ def mind_ssc(
     Returns:
         (ceil(z / pool), ceil(y / pool), ceil(x / pool), channels) float16.
     """
+    check_together(image=image, structure=structure)
     xp = array_module(image)
+    args = _library.MindArgs()
+    args.image = pointer(image, np.float32, "image", VOLUME)
     shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
     out = xp.empty((*shape, channels), np.float16)
-    args = _library.MindArgs()
-    args.image = pointer(image, np.float32, "image")
     args.shape = int3(image.shape, "image.shape")
     args.radius = int3(radius, "radius")
     args.dilation = int3(dilation, "dilation")
     args.pool = int3(pool, "pool")
-    args.out = pointer(out, np.float16, "out")
+    args.out = pointer(out, np.float16, "out", FEATURES)
     if structure is not None:
         args.structure = pointer(structure, np.float32, "structure", shape)
     args.channels = channels
     args.scale = scale
     workspace = xp.empty(_library.workspace_bytes("dr_mind_workspace_bytes", args), np.uint8)
-    args.workspace = pointer(workspace, np.uint8, "workspace")
+    args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
     args.workspace_bytes = workspace.size
     _library.call("dr_mind_compute", Call(image, threads).execution, args)
     return out
@@ -197,10 +211,11 @@ def local_intensity(
     Returns:
         `out`.
     """
+    check_together(image=image, out=out)
     xp = array_module(image)
-    shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
     args = _library.LocalArgs()
-    args.image = pointer(image, np.float32, "image")
+    args.image = pointer(image, np.float32, "image", VOLUME)
+    shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
     args.shape = int3(image.shape, "image.shape")
     args.pool = int3(pool, "pool")
     args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
@@ -212,7 +227,7 @@ def local_intensity(
     args.out = pointer(out, np.float16, "out", (*shape, args.channels))
     args.first_channel = first_channel
     workspace = xp.empty(_library.workspace_bytes("dr_local_workspace_bytes", args), np.uint8)
-    args.workspace = pointer(workspace, np.uint8, "workspace")
+    args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
     args.workspace_bytes = workspace.size
     _library.call("dr_local_compute", Call(image, threads).execution, args)
     return out

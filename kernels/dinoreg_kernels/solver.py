@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _library
-from ._arrays import Array, Call, Progress, array_module, doubles, int3, pointer
+from ._arrays import (
+    FEATURES,
+    FIELD,
+    Array,
+    Call,
+    Progress,
+    array_module,
+    check_together,
+    doubles,
+    int3,
+    pointer,
+)
 
 
 @dataclass(frozen=True)
@@ -141,12 +152,18 @@ def solve(
         KernelError: arrays or options that cannot be used.
     """
     options = options or SolverOptions()
+    check_together(
+        fixed=fixed, moving=moving, fixed_weight=fixed_weight, moving_weight=moving_weight
+    )
+    addresses = [
+        pointer(a, np.float16, name, FEATURES) for name, a in (("fixed", fixed), ("moving", moving))
+    ]
     xp = array_module(fixed)
     stride = int(fixed.shape[-1])
     args = _sizes(
         fixed.shape[:3], moving.shape[:3], stride, channels or stride, spacing_mm, options
     )
-    args.fixed = pointer(fixed, np.float16, "fixed")
+    args.fixed = addresses[0]
     args.fixed_weight = pointer(fixed_weight, np.float32, "fixed_weight", fixed.shape[:3])
     args.moving = pointer(moving, np.float16, "moving", (*moving.shape[:3], stride))
     args.moving_weight = pointer(moving_weight, np.float32, "moving_weight", moving.shape[:3])
@@ -154,10 +171,10 @@ def solve(
     coupling = (ctypes.c_double * max(1, len(options.coupling)))(*options.coupling)
     args.coupling = ctypes.cast(coupling, ctypes.POINTER(ctypes.c_double))
     out = xp.empty((*fixed.shape[:3], 3), np.float32)
-    args.field = pointer(out, np.float32, "field")
+    args.field = pointer(out, np.float32, "field", FIELD)
     size = _library.workspace_bytes("dr_solver_workspace_bytes", args)
     workspace = xp.empty(size, np.uint8)
-    args.workspace = pointer(workspace, np.uint8, "workspace")
+    args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
     args.workspace_bytes = size
     call = Call(fixed, threads, progress)
     with call.reraising():

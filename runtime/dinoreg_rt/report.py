@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import resource
@@ -19,6 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .result import RegistrationResult
 from .types import RunQuality
+
+#: Mean squared feature difference of images that are the same but for rounding.
+_PERFECT = 1e-6
 
 
 class InputRecord(BaseModel):
@@ -121,7 +125,7 @@ def quality_warnings(quality: RunQuality) -> list[str]:
     found = []
     if not math.isfinite(quality.similarity_after):
         found.append("the similarity is not a number: the images share no usable voxels")
-    elif quality.similarity_after >= quality.similarity_before:
+    elif quality.similarity_after >= quality.similarity_before > _PERFECT:
         found.append("the images do not match better than before the registration")
     if quality.folded_percent > 0.1:
         found.append(
@@ -162,5 +166,9 @@ def _sha256(file: Path) -> str:
 
 def peak_memory_mb() -> float:
     """Largest resident size this process has had, in MiB."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        # getrusage keeps the size of the program that started this one, where it was larger.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024

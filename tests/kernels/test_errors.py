@@ -70,7 +70,7 @@ REFUSED = {
                    r"image is float64; wanted float32"),
     "image layout": (lambda: resample(IMAGE.T, (2, 2, 2), IDENTITY), r"image is not C-contiguous"),
     "two axes": (lambda: resample(IMAGE[0], (2, 2, 2), IDENTITY),
-                 r"image.shape has 2 numbers; wanted 3"),
+                 r"image has shape \(5, 6\); wanted \(any, any, any\)"),
     "empty axis": (lambda: resample(IMAGE[:0], (2, 2, 2), IDENTITY),
                    r"in_shape = \(0, 5, 6\); wanted 1..32768 on each axis"),
     "huge axis": (lambda: resample(np.zeros((1, 1, 40000), np.float32), (2, 2, 2), IDENTITY),
@@ -231,3 +231,52 @@ def test_cancelling_is_prompt():
     with pytest.raises(TimeoutError):
         run_solve(options, progress=stop)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda: dinoreg_kernels.jacobian_determinant(
+                np.zeros((4, 5, 3), np.float32), np.eye(3)
+            ),
+            r"field has shape \(4, 5, 3\); wanted \(any, any, any, 3\)",
+        ),
+        (
+            lambda: dinoreg_kernels.mind_ssc(
+                np.zeros((4, 5), np.float32), radius=(1, 1, 1), dilation=(1, 1, 1)
+            ),
+            r"image has shape \(4, 5\); wanted \(any, any, any\)",
+        ),
+        (
+            lambda: dinoreg_kernels.solve(
+                *[np.zeros((4, 5, 8), np.float16)] * 2,
+                *[np.zeros((4, 5), np.float32)] * 2,
+                spacing_mm=(1, 1, 1),
+            ),
+            r"fixed has shape \(4, 5, 8\); wanted \(any, any, any, any\)",
+        ),
+        (
+            lambda: dinoreg_kernels.resample([[[1.0]]], (1, 1, 1), np.eye(3, 4)),
+            "image is a list; wanted a NumPy or CuPy array",
+        ),
+    ],
+)
+def test_arrays_of_another_rank_are_refused(call, text):
+    with pytest.raises(KernelError, match=text):
+        call()
+
+
+class OnDevice(np.ndarray):
+    """Says that it lives on a device."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict:
+        return {"data": (0, False)}
+
+
+def test_host_and_device_arrays_do_not_mix():
+    field = np.zeros((3, 4, 5, 3), np.float32)
+    text = "arrays of one call must live in one place; got first on the host, second on the device"
+    with pytest.raises(KernelError, match=text):
+        dinoreg_kernels.compose(field, field.view(OnDevice), (1, 1, 1))

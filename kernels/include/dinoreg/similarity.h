@@ -44,6 +44,9 @@ struct FeatureDifference {
     if (gradient != nullptr) store_vec3(gradient + 3 * i, (w * scale) * (slope * index_per_mm));
   }
 
+  // The nearest voxel's. The least of the eight that a sample is made of would keep voxels without
+  // weight out of it altogether, but shuts the body's rim out with them: of seven MR-CT pairs six
+  // stay as they are, the one with an empty margin falls from 0.73 to 0.66 Dice.
   DR_HD float moving_weight_at(const Vec3& p) const {
     if (!inside_grid(moving_shape, p)) return 0.0f;
     return moving_weight[moving_shape.at(clamp_int((int)(p.z + 0.5f), 0, moving_shape.z - 1),
