@@ -89,10 +89,10 @@ inline void mind_distance_pass(const CpuLauncher& launch, const MindDistanceX& d
   });
 }
 
-// Row by row, all shifts of the group on it: its lines come from the first-level cache but once, the
-// features of a whole image would come from the third-level cache for every shift. And a coarse row
-// is only two or three vectors long: finding its lines anew from a row number took as long as its
-// arithmetic. 93 -> 58 ms for 729 shifts of 32 x 27 x 32 cells, smoothing and minimum included.
+// Row by row, all shifts of the group on it: its lines come from the first-level cache but once,
+// the features of a whole image would come from the third-level cache for every shift. And a coarse
+// row is only two or three vectors long: finding its lines anew from a row number took as long as
+// its arithmetic. 93 -> 58 ms for 729 shifts of 32 x 27 x 32 cells, smoothing and minimum included.
 inline void shift_cost_pass(const CpuLauncher&, const ShiftCost& shared) {
   const ShiftCost op = shared;  // a local copy stays in registers: no store can alias it
   const int width = op.shape.x;

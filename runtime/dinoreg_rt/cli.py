@@ -10,12 +10,12 @@ import errno
 import importlib
 import json
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import rich_click as click
 from click.exceptions import Exit
 
-from .errors import EXIT_CODES, DinoregError, OutputError, ResourceError
+from .errors import EXIT_CODES, DeviceError, DinoregError, OutputError, ResourceError
 from .interruption import sigterm_as_exception
 
 
@@ -31,7 +31,10 @@ _COMMANDS = {
     "apply": _Entry("dinoreg_rt.commands.apply", "Apply transforms to an image, labels or points."),
     "evaluate": _Entry("dinoreg_rt.commands.evaluate", "Score registrations: Dice, HD95, TRE."),
     "doctor": _Entry("dinoreg_rt.commands.doctor", "Show what this machine can do, and what not."),
+    "export": _Entry("", "Make an encoder bundle (ONNX) out of a DINOv3 or DINOv2 checkpoint."),
 }
+#: Entry points of commands that live in other packages: this one doesn't import them.
+_PLUGINS = "dinoreg_rt.commands"
 
 #: Shown below the help of the commands. The blank lines keep the help renderer from joining lines.
 EXIT_CODE_TEXT = "\n\n".join(
@@ -57,7 +60,7 @@ class LazyGroup(click.RichGroup):
         """Import the module of the command that is about to run."""
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and name in _COMMANDS:
-            command = getattr(importlib.import_module(_COMMANDS[name].module), name)
+            command = _load(name)
         return name, command, rest
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -81,6 +84,20 @@ class LazyGroup(click.RichGroup):
                 raise  # a fault of ours: its traceback is what a report needs
             _print_error(message)
             raise Exit(code) from error
+
+
+def _load(name: str) -> click.Command:
+    entry = _COMMANDS[name]
+    if entry.module:
+        return cast(click.Command, getattr(importlib.import_module(entry.module), name))
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=_PLUGINS, name=name):
+        return cast(click.Command, point.load())
+    raise DeviceError(
+        f"the command '{name}' is not installed; install the package with pip instead of running "
+        "it from the source folder"
+    )
 
 
 def explain(error: BaseException) -> tuple[int, str]:

@@ -1,0 +1,195 @@
+"""From a checkpoint to a bundle: graphs, one weights file, manifest, licence notice; or nothing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from dinoreg_rt.errors import ConfigError, OutputError
+from dinoreg_rt.manifest import (
+    MANIFEST_NAME,
+    BundleFile,
+    Graph,
+    Manifest,
+    Normalisation,
+    Precision,
+    Source,
+    Verification,
+    file_sha256,
+    write_manifest,
+)
+
+from .architecture import VitArchitecture
+from .checkpoint import Weights
+from .onnx_graph import WeightsFile
+from .verify import compare
+from .vit import write_graph, write_weights
+
+WEIGHTS_NAME = "weights.bin"
+NOTICE_NAME = "LICENSE"
+NormalisationName = Literal["imagenet", "satellite", "none"]
+#: Of pixels in 0..1: what the released weights were trained with, photographs or satellite images.
+NORMALISATIONS: dict[NormalisationName, Normalisation] = {
+    "imagenet": Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "satellite": Normalisation(mean=(0.430, 0.411, 0.296), std=(0.213, 0.156, 0.143)),
+    "none": Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+}
+#: Patches along each side of the picture for the check, where every exported size is larger: the
+#: reference takes minutes for the attention of a large grid.
+_PROBE_PATCHES = (10, 7)
+_MOST_PROBE_PATCHES = 400
+
+Progress = Callable[[str, float], None]
+
+
+def export_bundle(
+    weights: Weights,
+    source: Source,
+    sizes: Sequence[tuple[int, int]],
+    folder: Path,
+    *,
+    precision: Precision = "fp32",
+    normalisation: NormalisationName = "imagenet",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write a verified bundle.
+
+    Args:
+        weights: an open checkpoint, or random weights.
+        source: what the manifest says about them.
+        sizes: (height, width) in pixels, multiples of the patch.
+        folder: the bundle; must not exist, unless `force` and it is a bundle.
+        precision: fp32 or fp16.
+        normalisation: of the pixels.
+        force: replace a bundle.
+        progress: called with a stage's name and its finished fraction.
+
+    Raises:
+        ConfigError: a size or precision that cannot be exported.
+        InputError: damaged weights, or the graph fails its verification; nothing is written.
+        OutputError: `folder` is in the way or cannot be written.
+    """
+    a = weights.architecture
+    check_sizes(a, sizes)
+    if precision not in ("fp32", "fp16"):
+        raise ConfigError(f"precision {precision} cannot be exported yet; wanted fp32 or fp16")
+    _check_free(folder, force=force)
+    report = progress or (lambda stage, fraction: None)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        graphs, verification = _write_files(weights, sizes, work, precision, report)
+        (work / NOTICE_NAME).write_text(_notice(a, source), "utf-8")
+        names = [WEIGHTS_NAME, *(graph.file for graph in graphs), NOTICE_NAME]
+        manifest = Manifest(
+            model=a.name,
+            patch=a.patch,
+            channels=a.dim,
+            precision=precision,
+            normalisation=NORMALISATIONS[normalisation],
+            graphs=tuple(graphs),
+            files=tuple(_describe(work / name) for name in names),
+            source=source,
+            licence=a.licence,
+            verification=verification,
+            exporter=f"dinoreg-rt {_version()}",
+        )
+        write_manifest(manifest, work)
+        work.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.rename(folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def check_sizes(a: VitArchitecture, sizes: Sequence[tuple[int, int]]) -> None:
+    """Stop at a size that is no multiple of the patch.
+
+    Raises:
+        ConfigError: says the nearest sizes that are.
+    """
+    if not sizes:
+        raise ConfigError("no input size; wanted at least one, such as 1792x1536")
+    for height, width in sizes:
+        if height % a.patch or width % a.patch or min(height, width) < a.patch:
+            near = "x".join(str(max(1, round(n / a.patch)) * a.patch) for n in (height, width))
+            raise ConfigError(
+                f"{height}x{width} is no multiple of {a.name}'s patch of {a.patch} pixels; the "
+                f"nearest size is {near}"
+            )
+
+
+def _write_files(
+    weights: Weights,
+    sizes: Sequence[tuple[int, int]],
+    work: Path,
+    precision: Precision,
+    report: Progress,
+) -> tuple[list[Graph], Verification]:
+    half = precision == "fp16"
+    with (work / WEIGHTS_NAME).open("wb") as stream:
+        file = WeightsFile(stream, WEIGHTS_NAME)
+        write_weights(weights, file, half=half, progress=lambda done: report("weights", done))
+    graphs = []
+    for i, (height, width) in enumerate(sorted(set(sizes))):
+        name = f"encoder_{height}x{width}.onnx"
+        write_graph(weights, file, work / name, height, width, half=half)
+        graphs.append(Graph(file=name, height=height, width=width))
+        report("graphs", (i + 1) / len(sizes))
+    report("verification", 0.0)
+    patch = weights.architecture.patch
+    smallest = min(graphs, key=lambda graph: graph.height * graph.width)
+    if smallest.height * smallest.width <= _MOST_PROBE_PATCHES * patch**2:
+        found = compare(weights, work / smallest.file, smallest.height, smallest.width)
+    else:
+        height, width = (n * patch for n in _PROBE_PATCHES)
+        probe = work / "probe.onnx"
+        write_graph(weights, file, probe, height, width, half=half)
+        found = compare(weights, probe, height, width)
+        probe.unlink()
+    report("verification", 1.0)
+    return graphs, found
+
+
+def _check_free(folder: Path, *, force: bool) -> None:
+    if not folder.exists():
+        return
+    if not (folder / MANIFEST_NAME).is_file():
+        raise OutputError(f"{folder}: exists and is no bundle; name another folder")
+    if not force:
+        raise OutputError(f"{folder}: a bundle is there already; --force replaces it")
+
+
+def _describe(path: Path) -> BundleFile:
+    return BundleFile(name=path.name, size_bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _notice(a: VitArchitecture, source: Source) -> str:
+    if source.random_weights:
+        return f"Random weights in the shape of {a.name}, for tests of plumbing and speed.\n"
+    return (
+        f"The weights in this folder were converted from {source.checkpoint}\n"
+        f"(sha256 {source.sha256}).\n\n"
+        "They remain under the licence of that checkpoint. For released weights of\n"
+        f"{a.name} it is the {a.licence}.\n"
+        "Whoever passes this folder on has to do so under that licence, with a copy of it.\n"
+    )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("dinoreg-rt")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,183 @@
+"""`dinoreg-rt export`: encoders as bundles. Found by the program through an entry point."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from dinoreg_rt.errors import DeviceError
+
+if TYPE_CHECKING:
+    from .bundle import Progress
+    from .checkpoint import Weights
+
+_BUNDLE = click.Path(path_type=Path)
+
+
+@click.group()
+def export() -> None:
+    """Make an encoder bundle out of a checkpoint: ONNX, weights, manifest. Needs no torch."""
+
+
+@export.command("onnx")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Checkpoint: .safetensors, .pth, or a folder with model.safetensors or its index.",
+)
+@click.option("--model", default="auto", show_default=True, help="Name, or by the tensors' shapes.")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    required=True,
+    metavar="HEIGHTxWIDTH",
+    help="Input size in pixels, a multiple of the patch; may be given several times.",
+)
+@click.option("-o", "--output", "folder", type=_BUNDLE, required=True, help="Folder to make.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option(
+    "--normalisation",
+    type=click.Choice(["imagenet", "satellite", "none"]),
+    default="imagenet",
+    show_default=True,
+    help="Mean and deviation of the training's pixels.",
+)
+@click.option("--random-seed", type=int, help="Random weights for --model, to try the plumbing.")
+@click.option("--force", is_flag=True, help="Replace a bundle.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
+def onnx_command(**options: Any) -> None:
+    """Turn a checkpoint of DINOv3 or DINOv2 into a verified bundle.
+
+    Every export is checked with ONNX Runtime against a forward pass in NumPy. Released DINOv3
+    weights have a licence of their own, which the bundle names and which goes with it.
+    """
+    _need_onnx()
+    from dinoreg_rt.manifest import Source
+
+    from .architecture import named
+    from .bundle import export_bundle
+    from .checkpoint import RandomWeights, open_checkpoint
+
+    def make(weights: Weights, source: Source) -> None:
+        with _progress(shown=not (options["quiet"] or options["as_json"])) as progress:
+            manifest = export_bundle(
+                weights,
+                source,
+                [parse_size(text) for text in options["sizes"]],
+                options["folder"],
+                precision=options["precision"],
+                normalisation=options["normalisation"],
+                force=options["force"],
+                progress=progress,
+            )
+        if options["as_json"]:
+            click.echo(manifest.model_dump_json(indent=2))
+        elif not options["quiet"]:
+            click.echo(f"written: {options['folder']}")
+            _say(manifest.model, manifest.verification)
+
+    seed = options["random_seed"]
+    if (seed is None) == (options["weights"] is None):
+        raise click.UsageError("give --weights, or --random-seed with --model")
+    if seed is not None:
+        random = RandomWeights(named(options["model"]), seed)
+        make(random, Source(checkpoint=f"random seed {seed}", sha256="0" * 64, layout="none",
+                            random_weights=True))  # fmt: skip
+        return
+    with open_checkpoint(options["weights"], options["model"]) as checkpoint:
+        source = Source(
+            checkpoint=checkpoint.name, sha256=checkpoint.sha256, layout=checkpoint.layout
+        )
+        make(checkpoint, source)
+
+
+@export.command()
+@click.argument("bundle", type=_BUNDLE)
+@click.option(
+    "--golden",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Picture whose tokens are published; the bundle needs the size 224x224.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def check(bundle: Path, golden: Path | None, *, as_json: bool) -> None:
+    """Check a bundle's hashes, and its published tokens with --golden.
+
+    The picture of the published values is COCO's 000000039769.
+    """
+    _need_onnx()
+    from dinoreg_rt.manifest import check_files, read_manifest
+
+    manifest = read_manifest(bundle)
+    check_files(manifest, bundle)
+    result: dict[str, Any] = {
+        "bundle": str(bundle),
+        "model": manifest.model,
+        "files": "as exported",
+    }
+    if golden is not None:
+        from .golden import golden_error
+
+        result["golden_max_error"] = golden_error(bundle, manifest, golden)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        click.echo(f"{bundle}: {manifest.model}, all files as exported")
+        _say(manifest.model, manifest.verification)
+        if golden is not None:
+            click.echo(f"published tokens: largest error {result['golden_max_error']:.1e}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``HEIGHTxWIDTH`` as two numbers.
+
+    Raises:
+        click.BadParameter: anything else.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"'{text}' is no size; wanted HEIGHTxWIDTH, such as 1792x1536")
+    return int(parts[0]), int(parts[1])
+
+
+def _say(model: str, verification: Any) -> None:
+    if verification is not None:
+        click.echo(
+            f"{model} against the NumPy reference at {verification.height}x{verification.width}: "
+            f"largest error {verification.max_error:.1e}, token cosine "
+            f"{verification.mean_cosine:.6f} on average, "
+            f"{verification.first_percentile_cosine:.6f} at the first percentile"
+        )
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Progress]:
+    """A bar for each stage on a terminal, nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True, quiet=not shown)
+    with Bars(console=console, disable=not (shown and console.is_terminal)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, fraction: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[stage], completed=fraction)
+
+        yield report
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise DeviceError(
+            "exporting needs the onnx package; pip install 'dinoreg-rt[export,cpu]'"
+        ) from error

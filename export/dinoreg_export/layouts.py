@@ -1,0 +1,125 @@
+"""Names of the same tensors in the files that people have, as canonical names.
+
+| canonical | Hugging Face (DINOv3; DINOv2) | original .pth | timm |
+|---|---|---|---|
+| `cls_token`, `register_tokens` | `embeddings.*` | `cls_token`, `storage_tokens` or `register_tokens` | `cls_token`, `reg_token` |
+| `position` | `embeddings.position_embeddings` | `pos_embed` | `pos_embed` |
+| `patch.*` | `embeddings.patch_embeddings[.projection].*` | `patch_embed.proj.*` | as original |
+| `blocks.N.q.*` (k, v) | `attention.q_proj.*`; `attention.attention.query.*` | a third of `attn.qkv.*` | as original, or `attn.q_bias` |
+| `blocks.N.o.*` | `attention.o_proj.*`; `attention.output.dense.*` | `attn.proj.*` | as original |
+| `blocks.N.scale1` | `layer_scale1.lambda1` | `ls1.gamma` | `gamma_1` |
+| `blocks.N.gate.*`, `up.*`, `down.*` | `mlp.gate_proj`, `up_proj`, `down_proj`; `fc1`, `fc2` or `weights_in`, `weights_out` | `w1`, `w2`, `w3`; `fc1`, `fc2` or `w12`, `w3` | `fc1_g`, `fc1_x`, `fc2` |
+| `norm.*` | `norm.*`; `layernorm.*` | `norm.*` | `norm.*` |
+
+SwiGLU is `down(silu(gate(x)) * up(x))`. A packed tensor holds its parts one after the other along its
+first axis: q, k, v; gate, up.
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from dinoreg_rt.errors import InputError
+
+Layout = Literal["huggingface", "original", "timm"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a canonical tensor lies: a stored tensor, or one of equal parts of its first axis."""
+
+    stored: str
+    part: int = 0
+    parts: int = 1
+
+
+#: Wrappers that put their own name before the encoder's.
+_PREFIX = re.compile(
+    r"^(?:module\.|model\.|backbone\.|teacher\.|student\.|encoder\.|dinov[23]\w*\.)+"
+)
+_BLOCK = re.compile(r"^(?:layer|blocks)\.(\d+)\.(.+)$")
+#: Tensors that the forward pass of an encoder doesn't need.
+_IGNORED = re.compile(r"^(embeddings\.)?mask_token$|^rope_embed\.periods$|attn\.qkv\.bias_mask$")
+
+_TOP = {
+    r"(?:embeddings\.)?cls_token": "cls_token",
+    r"(?:embeddings\.)?(?:register_tokens|storage_tokens|reg_token)": "register_tokens",
+    r"embeddings\.position_embeddings|pos_embed": "position",
+    r"(?:embeddings\.patch_embeddings|embeddings\.patch_embeddings\.projection|patch_embed\.proj)"
+    r"\.(weight|bias)": r"patch.\1",
+    r"(?:norm|layernorm)\.(weight|bias)": r"norm.\1",
+}
+_IN_BLOCK = {
+    r"norm([12])\.(weight|bias)": r"norm\1.\2",
+    r"attention\.([qkvo])_proj\.(weight|bias)": r"\1.\2",
+    r"attention\.attention\.(q|k|v)(?:uery|ey|alue)\.(weight|bias)": r"\1.\2",
+    r"(?:attention\.output\.dense|attn\.proj)\.(weight|bias)": r"o.\1",
+    r"attn\.([qkv])_bias": r"\1.bias",
+    r"(?:layer_scale|ls|gamma_)([12])(?:\.lambda1|\.gamma)?": r"scale\1",
+    r"mlp\.(up|down|gate)_proj\.(weight|bias)": r"\1.\2",
+    r"mlp\.(?:fc1_g|w1)\.(weight|bias)": r"gate.\1",
+    r"mlp\.(?:fc1|fc1_x|w2)\.(weight|bias)": r"up.\1",
+    r"mlp\.(?:fc2|w3|weights_out)\.(weight|bias)": r"down.\1",
+}
+_PACKED = {
+    r"attn\.qkv\.(weight|bias)": ("q", "k", "v"),
+    r"mlp\.(?:w12|weights_in)\.(weight|bias)": ("gate", "up"),
+}
+
+
+def canonical(stored_names: Iterable[str]) -> tuple[dict[str, Piece], Layout]:
+    """Canonical names of everything in a checkpoint, and the layout it has.
+
+    Raises:
+        InputError: a tensor that no layout has, or two tensors for one name.
+    """
+    pieces: dict[str, Piece] = {}
+    unknown = []
+    for stored in stored_names:
+        name = _PREFIX.sub("", stored)
+        if _IGNORED.search(name):
+            continue
+        found = _translate(name, stored)
+        if not found:
+            unknown.append(stored)
+        for key, piece in found.items():
+            if key in pieces:
+                raise InputError(
+                    f"the checkpoint holds '{key}' twice: {pieces[key].stored} and {piece.stored}"
+                )
+            pieces[key] = piece
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise InputError(
+            f"tensors that belong to no known encoder: {', '.join(unknown[:5])}{more}; wanted the "
+            "backbone alone, of DINOv2 or DINOv3 (Hugging Face, original or timm names)"
+        )
+    return pieces, _layout(pieces)
+
+
+def _translate(name: str, stored: str) -> dict[str, Piece]:
+    block = _BLOCK.match(name)
+    rest, prefix = (block[2], f"blocks.{block[1]}.") if block else (name, "")
+    for pattern, replacement in (_IN_BLOCK if block else _TOP).items():
+        match = re.fullmatch(pattern, rest)
+        if match:
+            return {prefix + match.expand(replacement): Piece(stored)}
+    for pattern, parts in _PACKED.items() if block else ():
+        match = re.fullmatch(pattern, rest)
+        if match:
+            return {
+                f"{prefix}{part}.{match[1]}": Piece(stored, i, len(parts))
+                for i, part in enumerate(parts)
+            }
+    return {}
+
+
+def _layout(pieces: dict[str, Piece]) -> Layout:
+    stored = [piece.stored for piece in pieces.values()]
+    if any("embeddings." in name for name in stored):
+        return "huggingface"
+    timm = re.compile(r"reg_token$|gamma_[12]$|fc1_[gx]\.|attn\.[qv]_bias$")
+    return "timm" if any(timm.search(name) for name in stored) else "original"
