@@ -29,7 +29,8 @@ struct ResampleLinear {
     float sum = 0.0f;
     int count = 0;
     for (int sz = 0; sz < samples_z; ++sz)
-      for (int sy = 0; sy < samples_y; ++sy)
+      for (int sy = 0; sy < samples_y; ++sy) {
+        DR_UNROLL(1)  // unrolled, it spills registers on sm_100
         for (int sx = 0; sx < samples_x; ++sx) {
           const Vec3 p = map(
               {z + spread(sz, samples_z), y + spread(sy, samples_y), x + spread(sx, samples_x)});
@@ -37,6 +38,7 @@ struct ResampleLinear {
           if (out != nullptr) sum += sample_scalar(in, in_shape, p);
           ++count;
         }
+      }
     const Index i = out_shape.at(z, y, x);
     if (out != nullptr) out[i] = count > 0 ? sum / (float)count : outside;
     if (inside != nullptr) inside[i] = (float)count / (float)(samples_z * samples_y * samples_x);
