@@ -65,18 +65,25 @@ def resampled_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -
     The number of voxels is rounded to whole numbers of at least one and the box is kept exactly,
     so the true spacing differs from the wanted one by at most half a voxel over the whole axis.
     """
-    shape_xyz = [
+    x, y, z = (
         max(1, round(n * have / want))
         for n, have, want in zip(geometry.shape_xyz, geometry.spacing_mm, spacing_mm, strict=True)
-    ]
+    )
+    return reshaped_grid(geometry, (z, y, x))
+
+
+def reshaped_grid(geometry: Geometry, shape_zyx: tuple[int, int, int]) -> Geometry:
+    """A grid of that many voxels over the same box (voxel borders, not centres)."""
     exact = [
         n * have / new
-        for n, have, new in zip(geometry.shape_xyz, geometry.spacing_mm, shape_xyz, strict=True)
+        for n, have, new in zip(
+            geometry.shape_xyz, geometry.spacing_mm, shape_zyx[::-1], strict=True
+        )
     ]
     first_centre = np.array(exact) / np.asarray(geometry.spacing_mm) / 2 - 0.5
     origin = transform_points(index_to_lps(geometry), first_centre[None])[0]
-    x, y, z = shape_xyz
-    return Geometry((z, y, x), (exact[0], exact[1], exact[2]), tuple(origin), geometry.direction)
+    spacing = (exact[0], exact[1], exact[2])
+    return Geometry(shape_zyx, spacing, tuple(origin), geometry.direction)
 
 
 def coarsened_grid(geometry: Geometry, factor_zyx: tuple[int, int, int]) -> Geometry:

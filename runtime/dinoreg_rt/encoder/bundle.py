@@ -1,0 +1,108 @@
+"""Encoder bundles on disk: by path or by name, opened only after every hash has been checked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError, InputError
+from ..manifest import MANIFEST_NAME, Graph, Manifest, check_files, read_manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are those of its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """For messages and reports: model, precision, and whether the weights mean anything."""
+        text = f"{self.manifest.model} ({self.manifest.precision}, {self.folder.name})"
+        random = self.manifest.source.random_weights
+        return f"{text}, RANDOM WEIGHTS: its features mean nothing" if random else text
+
+    def token_grid(self, graph: Graph) -> tuple[int, int]:
+        """Rows and columns of tokens that a graph gives."""
+        return graph.height // self.manifest.patch, graph.width // self.manifest.patch
+
+    def graph_for(self, token_grid: tuple[int, int] | None, aspect: float) -> tuple[Graph, str]:
+        """The graph of the wanted size, and why.
+
+        Args:
+            token_grid: rows and columns, in either order; None takes what fits the slices.
+            aspect: height of a slice divided by its width, in mm.
+
+        Raises:
+            ConfigError: the bundle has no graph of that size.
+        """
+        graphs = {self.token_grid(graph): graph for graph in self.manifest.graphs}
+        if token_grid is None:
+            # Largest first: among sizes of one shape the finer one keeps more of the image.
+            order = sorted(graphs, key=lambda grid: (_distortion(grid, aspect), -grid[0] * grid[1]))
+            rows, columns = order[0]
+            return graphs[order[0]], f"{rows} x {columns} tokens, which fits the slices best"
+        for grid in sorted({token_grid, token_grid[::-1]}, key=lambda g: _distortion(g, aspect)):
+            if grid in graphs:
+                return graphs[grid], f"{grid[0]} x {grid[1]} tokens, as asked"
+        patch = self.manifest.patch
+        have = ", ".join(f"{rows} {columns}" for rows, columns in sorted(graphs))
+        raise ConfigError(
+            f"{self.folder}: holds no graph of {token_grid[0]} x {token_grid[1]} tokens; choose "
+            f"--token-grid of {have}, or export it with "
+            f"--size {token_grid[0] * patch}x{token_grid[1] * patch}"
+        )
+
+
+def _distortion(grid: tuple[int, int], aspect: float) -> float:
+    """Stretch of a slice that is fitted to the grid: 1 is none; steps of 5 % count as equal."""
+    ratio = grid[0] / grid[1] / aspect
+    return round(max(ratio, 1 / ratio) * 20) / 20
+
+
+def models_folder() -> Path:
+    """Where encoders are looked for by name: ``DINOREG_MODELS``, else the user's cache."""
+    return Path(os.environ.get("DINOREG_MODELS") or Path.home() / ".cache" / "dinoreg" / "models")
+
+
+def bundle_names(folder: Path) -> list[str]:
+    """Names of the bundles (folders with a manifest) in `folder`."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
+
+
+def find_bundle(encoder: str) -> Path:
+    """The folder that a user means: a path, or a name in the folder of models.
+
+    Raises:
+        InputError: neither; the message lists the names there are.
+    """
+    path = Path(encoder)
+    if (path / MANIFEST_NAME).is_file():
+        return path
+    models = models_folder()
+    names = bundle_names(models)
+    if encoder in names:
+        return models / encoder
+    if path.exists():
+        raise InputError(
+            f"{encoder}: no encoder bundle: {MANIFEST_NAME} is not in it; "
+            "'dinoreg-rt export onnx' makes one from a checkpoint"
+        )
+    there = f"there are: {', '.join(names)}" if names else "there is none yet"
+    raise InputError(
+        f"no encoder '{encoder}': no such folder, and no such name in {models} ({there}); "
+        "'dinoreg-rt export onnx' makes a bundle, DINOREG_MODELS names the folder to look in"
+    )
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read the manifest and compare every file with it.
+
+    Raises:
+        InputError: no bundle, not of this version's schema, or changed since its export.
+    """
+    manifest = read_manifest(folder)
+    check_files(manifest, folder)
+    return Bundle(folder, manifest)

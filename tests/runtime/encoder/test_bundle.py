@@ -1,0 +1,115 @@
+"""Bundles by path and by name; what is damaged is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from encoders import write_bundle
+
+from dinoreg_rt.encoder.bundle import bundle_names, find_bundle, open_bundle
+from dinoreg_rt.errors import ConfigError, InputError
+
+pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_bundle(tmp_path / "models" / "gabor", [(32, 32), (64, 64), (32, 64)], patch=4)
+
+
+def test_by_path_and_by_name(folder, monkeypatch) -> None:
+    monkeypatch.setenv("DINOREG_MODELS", str(folder.parent))
+    assert find_bundle(str(folder)) == folder
+    assert find_bundle("gabor") == folder
+    assert bundle_names(folder.parent) == ["gabor"]
+
+
+def test_an_unknown_name_lists_what_there_is(folder, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DINOREG_MODELS", str(folder.parent))
+    with pytest.raises(InputError, match=r"no encoder 'vitl'.*there are: gabor"):
+        find_bundle("vitl")
+    monkeypatch.setenv("DINOREG_MODELS", str(tmp_path / "nothing"))
+    with pytest.raises(InputError, match="there is none yet"):
+        find_bundle("vitl")
+
+
+def test_a_folder_that_is_no_bundle(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"manifest\.json is not in it"):
+        find_bundle(str(tmp_path))
+
+
+def test_a_changed_byte_is_refused(folder) -> None:
+    graph = folder / "encoder_32x32.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    with pytest.raises(InputError, match=r"encoder_32x32\.onnx: changed since the export"):
+        open_bundle(folder)
+
+
+def test_a_missing_file_is_refused(folder) -> None:
+    (folder / "encoder_64x64.onnx").unlink()
+    with pytest.raises(InputError, match=r"encoder_64x64\.onnx: missing"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.onnx", "/etc/passwd", "a/b.onnx", "..", "a\\b"])
+def test_a_name_that_leaves_the_folder_is_refused(folder, name) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][0]["name"] = manifest["graphs"][0]["file"] = name
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="is not a plain file name inside the bundle"):
+        open_bundle(folder)
+
+
+def test_a_link_out_of_the_folder_is_refused(folder, tmp_path) -> None:
+    graph = folder / "encoder_32x32.onnx"
+    graph.rename(tmp_path / "elsewhere.onnx")
+    graph.symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(InputError, match="not a file of this bundle"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schema_version", 2, "schema_version"),
+        ("patch", 0, "patch: Input should be greater than 0"),
+        ("surprise", 1, "surprise: Extra inputs are not permitted"),
+        ("graphs", [], "graphs: Tuple should have at least 1 item"),
+    ],
+)
+def test_a_manifest_of_another_kind_is_refused(folder, key, value, message) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(InputError, match=message):
+        open_bundle(folder)
+
+
+def test_the_graph_that_fits_the_slices_is_chosen(folder) -> None:
+    opened = open_bundle(folder)
+    for aspect, size in ((1.0, (64, 64)), (0.98, (64, 64)), (0.5, (32, 64))):
+        graph, reason = opened.graph_for(None, aspect)
+        assert (graph.height, graph.width) == size
+        assert f"{size[0] // 4} x {size[1] // 4} tokens, which fits" in reason
+
+
+def test_a_token_grid_by_name_in_either_order(folder) -> None:
+    opened = open_bundle(folder)
+    assert opened.graph_for((8, 16), 1.0)[0].width == 64
+    graph, reason = opened.graph_for((16, 8), 1.0)
+    assert (graph.height, graph.width) == (32, 64)
+    assert reason.startswith("8 x 16 tokens")
+
+
+def test_a_token_grid_that_is_not_there(folder) -> None:
+    with pytest.raises(ConfigError, match=r"no graph of 9 x 7 tokens.*--size 36x28"):
+        open_bundle(folder).graph_for((9, 7), 1.0)
+
+
+def test_random_weights_are_said_aloud(tmp_path) -> None:
+    folder = write_bundle(tmp_path / "random", [(32, 32)], random_weights=True)
+    assert "RANDOM WEIGHTS: its features mean nothing" in open_bundle(folder).name

@@ -1,0 +1,94 @@
+"""Engines: the same tokens, the asked-for place, and graphs that are not what they claim."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from encoders import gabor_bank, write_bundle
+
+from dinoreg_rt.encoder.bundle import open_bundle
+from dinoreg_rt.encoder.engines import check_provider, choose_engine, open_encoder
+from dinoreg_rt.errors import DeviceError, InputError
+
+pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+ENGINES = {"ort-cpu": ("onnxruntime", 1e-5), "openvino": ("openvino", 1e-5)} | {
+    # bfloat16 has eight bits: half a unit in the last place of a sum of numbers below 1.
+    "openvino-bf16": ("openvino", 2e-2)
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return open_bundle(write_bundle(tmp_path_factory.mktemp("models") / "gabor", [(24, 32)]))
+
+
+def reference(pixels: np.ndarray, patch: int = 4) -> np.ndarray:
+    bank = gabor_bank(patch)[:, 0].astype(np.float64)
+    grey = np.pad(pixels.mean(axis=1, dtype=np.float64), ((0, 0), *((2 * patch,) * 2,) * 2))
+    k = bank.shape[-1]
+    views = np.lib.stride_tricks.sliding_window_view(grey, (k, k), axis=(1, 2))
+    return np.einsum("nrcij,fij->nrcf", views[:, ::patch, ::patch], bank)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tokens(bundle, rng, engine) -> None:
+    package, tolerance = ENGINES[engine]
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    encoder = open_encoder(bundle, bundle.manifest.graphs[0], engine, threads=1)
+    for count in (1, 3):
+        pixels = rng.normal(size=(count, 3, 24, 32)).astype(np.float32)
+        tokens = encoder.encode(pixels)
+        assert tokens.dtype == np.float32
+        np.testing.assert_allclose(tokens, reference(pixels), atol=tolerance)
+        np.testing.assert_array_equal(encoder.encode(pixels), tokens)
+
+
+def test_results_are_not_overwritten_by_the_next_call(bundle, rng) -> None:
+    for engine, (package, _) in ENGINES.items():
+        pytest.importorskip(package, reason=f"{package} is not installed")
+        encoder = open_encoder(bundle, bundle.manifest.graphs[0], engine, threads=1)
+        first = encoder.encode(rng.normal(size=(1, 3, 24, 32)).astype(np.float32))
+        copy = first.copy()
+        encoder.encode(rng.normal(size=(1, 3, 24, 32)).astype(np.float32))
+        np.testing.assert_array_equal(first, copy)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_that_is_not_installed(bundle, engine, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, ENGINES[engine][0], None)
+    with pytest.raises(DeviceError, match=rf"--engine {engine} .* is not installed"):
+        open_encoder(bundle, bundle.manifest.graphs[0], engine, threads=1)
+
+
+@pytest.mark.parametrize("engine", ["ort-cpu", "openvino"])
+def test_a_graph_that_is_not_what_the_manifest_says(bundle, engine) -> None:
+    pytest.importorskip(ENGINES[engine][0], reason=f"{ENGINES[engine][0]} is not installed")
+    graph = bundle.manifest.graphs[0].model_copy(update={"width": 64})
+    with pytest.raises(InputError, match=r"promises pixels \(N, 3, 24, 64\)"):
+        open_encoder(bundle, graph, engine, threads=1)
+
+
+@pytest.mark.parametrize("engine", ["ort-cpu", "openvino"])
+def test_a_file_that_is_no_graph(bundle, engine, tmp_path) -> None:
+    pytest.importorskip(ENGINES[engine][0], reason=f"{ENGINES[engine][0]} is not installed")
+    folder = write_bundle(tmp_path / "broken", [(24, 32)])
+    opened = open_bundle(folder)
+    (folder / "encoder_24x32.onnx").write_bytes(b"not a graph")
+    with pytest.raises(InputError, match=r"encoder_24x32\.onnx: cannot be loaded"):
+        open_encoder(opened, opened.manifest.graphs[0], engine, threads=1)
+
+
+def test_a_session_that_fell_back_is_an_error() -> None:
+    check_provider(["CUDAExecutionProvider", "CPUExecutionProvider"], "CUDAExecutionProvider")
+    with pytest.raises(DeviceError, match="asked for CUDAExecutionProvider and took CPUExec"):
+        check_provider(["CPUExecutionProvider"], "CUDAExecutionProvider")
+
+
+def test_the_choice_is_explained() -> None:
+    assert choose_engine("auto")[0] == "ort-cpu"
+    assert choose_engine("openvino") == (
+        "openvino",
+        "openvino (OpenVINO on the CPU in float32), as asked",
+    )

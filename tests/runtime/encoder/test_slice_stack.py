@@ -1,0 +1,95 @@
+"""Which slices are encoded, and what their pixels hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from encoders import IMAGENET
+from phantoms import centres_of, make_grid, reoriented
+
+from dinoreg_rt.device import Device
+from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
+from dinoreg_rt.types import Volume
+
+CPU = Device("cpu", threads=1)
+
+
+def stack_of(array: np.ndarray, *, stride: int = 1, size=(24, 32), window=(0.0, 1.0)) -> SliceStack:
+    grid = make_grid(array.shape, (1.5, 1.0, 3.0))
+    return plan_slices(
+        Volume(array.astype(np.float32), grid), window, "axial", size, patch=8, stride=stride
+    )
+
+
+@pytest.mark.parametrize(
+    ("slices", "stride", "expected"),
+    [
+        (7, 3, (0, 3, 6)),
+        (8, 3, (0, 3, 6, 7)),
+        (5, 1, (0, 1, 2, 3, 4)),
+        (4, 9, (0, 3)),
+        (1, 3, (0,)),
+    ],
+)
+def test_every_kth_slice_and_the_last(slices, stride, expected) -> None:
+    assert stack_of(np.ones((slices, 12, 16)), stride=stride).encoded == expected
+
+
+def test_empty_slices_are_skipped() -> None:
+    array = np.ones((6, 12, 16))
+    array[[0, 3]] = 0
+    stack = stack_of(array)
+    assert stack.encoded == (1, 2, 4, 5)
+    assert stack.empty == (0, 3)
+
+
+def test_pixels_are_windowed_and_normalised(rng) -> None:
+    array = rng.uniform(-300, 300, (3, 24, 32)).astype(np.float32)
+    stack = stack_of(array, window=(-100.0, 200.0))
+    pixels = stack.batch(1, 5, IMAGENET, CPU)
+    assert pixels.shape == (2, 3, 24, 32)
+    grey = np.clip((array.astype(np.float64) + 100) / 300, 0, 1)
+    for channel in range(3):
+        expected = (grey[1:] - IMAGENET.mean[channel]) / IMAGENET.std[channel]
+        np.testing.assert_allclose(pixels[:, channel], expected, atol=2e-6)
+
+
+def test_resized_pixels_stay_where_they_were() -> None:
+    """A ramp along any axis is the same ramp at the resized pixels' own positions.
+
+    Half a voxel at the border is flat, ten pixels for every voxel here.
+    """
+    grid = make_grid((4, 20, 30), (1.5, 1.0, 3.0), "oblique")
+    points = centres_of(grid)
+    for size in ((40, 45), (16, 24)):
+        for axis in range(3):
+            image = Volume(points[..., axis].astype(np.float32), grid)
+            stack = plan_slices(image, (-200.0, 200.0), "coronal", size, patch=8, stride=1)
+            want = centres_of(stack.pixels)[..., axis]
+            unit = stack_pixels(stack)
+            inner = (slice(None), slice(6, -6), slice(6, -6))
+            np.testing.assert_allclose(unit[inner], want[inner], atol=1e-3)
+
+
+def stack_pixels(stack: SliceStack) -> np.ndarray:
+    norm = IMAGENET.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3})
+    grey = stack.batch(0, 10_000, norm, CPU)[:, 0]
+    low, high = stack.window
+    return grey * (high - low) + low
+
+
+def test_tokens_lie_in_the_middle_of_their_patches() -> None:
+    stack = stack_of(np.ones((3, 12, 16)))
+    assert stack.tokens.shape_zyx == (3, 3, 4)
+    patches = centres_of(stack.pixels).reshape(3, 3, 8, 4, 8, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(centres_of(stack.tokens), patches, atol=1e-9)
+
+
+def test_file_order_does_not_matter(rng) -> None:
+    array = rng.random((5, 12, 16))
+    expected = stack_pixels(stack_of(array))
+    grid = make_grid(array.shape, (1.5, 1.0, 3.0))
+    image = Volume(array.astype(np.float32), grid)
+    for order, flips in (((2, 0, 1), (1,)), ((1, 2, 0), (0, 2))):
+        other = plan_slices(reoriented(image, order, flips), (0, 1), "axial", (24, 32), 8, 1)
+        np.testing.assert_allclose(stack_pixels(other), expected, atol=1e-5)
