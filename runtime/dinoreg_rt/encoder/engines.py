@@ -22,6 +22,12 @@ ENGINES = {
     "openvino": "OpenVINO on the CPU in float32",
     "openvino-bf16": "OpenVINO on the CPU in bfloat16",
 }
+#: The distribution of each, for reports.
+ENGINE_PACKAGES = {
+    "ort-cpu": "onnxruntime",
+    "openvino": "openvino",
+    "openvino-bf16": "openvino",
+}
 
 
 class Encoder(Protocol):
@@ -29,6 +35,9 @@ class Encoder(Protocol):
 
     def encode(self, pixels: Array) -> Array:
         """Tokens (n, rows, columns, channels) float32 of pixels (n, 3, height, width) float32."""
+
+    def cancel(self) -> None:
+        """From another thread: end a call of `encode` that is under way; it raises. For good."""
 
 
 class OrtEncoder:
@@ -66,6 +75,10 @@ class OrtEncoder:
         self._session.run_with_iobinding(binding, self._options)
         return tokens
 
+    def cancel(self) -> None:
+        """See `Encoder`."""
+        self._options.terminate = True
+
 
 class OpenVinoEncoder:
     """A graph compiled by OpenVINO for the CPU, in a precision that is always named.
@@ -97,6 +110,10 @@ class OpenVinoEncoder:
         """See `Encoder`."""
         self._request.infer({"pixels": pixels}, share_inputs=True)
         return np.array(self._request.get_tensor("tokens").data)
+
+    def cancel(self) -> None:
+        """See `Encoder`."""
+        self._request.cancel()
 
 
 def open_encoder(bundle: Bundle, graph: Graph, engine: str, threads: int) -> Encoder:
