@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +59,11 @@ class TokenCache:
             return None
         try:
             tokens = np.load(tokens_file, mmap_mode="r", allow_pickle=False)
-            with np.load(moments_file, allow_pickle=False) as stored:
+            # Opened here: NumPy leaves a file open that turns out to be no archive.
+            with moments_file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 moments = TokenMoments(int(stored["count"]), stored["mean"], stored["scatter"])
             usable = tokens.shape == shape and tokens.dtype == np.float16
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             usable = False
         if not usable:
             self._remove(key)
@@ -111,7 +113,7 @@ class TokenCache:
                 file.unlink()
 
     def _make_room(self, size: int) -> None:
-        entries = {}
+        entries: dict[str, tuple[float, int]] = {}
         for file in self.folder.glob("*.np[yz]"):
             with contextlib.suppress(OSError):  # another process may have taken it away
                 stat = file.stat()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +113,7 @@ def _tokens_of_pair(
             token_array(shape, budget, Path(tempfile.gettempdir())),
             batch=plan.batch,
             device=device,
-            progress=lambda fraction, role=role: report(f"encode {role}", fraction),
+            progress=partial(report, f"encode {role}"),
         )
         result.append(tokens)
         if cache is not None:

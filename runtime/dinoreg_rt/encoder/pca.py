@@ -45,7 +45,7 @@ class TokenMoments:
     def of(cls, tokens: Array) -> TokenMoments:
         """Of tokens (N, C), whatever their type."""
         parts = (
-            cls._of_chunk(np.asarray(tokens[start : start + _CHUNK], np.float64))
+            cls._of_chunk(np.array(tokens[start : start + _CHUNK], np.float64))
             for start in range(0, len(tokens), _CHUNK)
         )
         return reduce(TokenMoments.merged, parts, cls.none(tokens.shape[1]))

@@ -11,10 +11,10 @@ from .slice_stack import SliceStack
 
 
 def neighbours(encoded: tuple[int, ...], count: int) -> tuple[Array, Array, Array]:
-    """For each of `count` slices the encoded ones before and after it, and the weight of the latter.
+    """For each of `count` slices the encoded ones around it, and the weight of the later one.
 
-    Positions in `encoded`, int, and float32 weights. Beyond the first and last encoded slice theirs
-    goes on.
+    Positions in `encoded` (int, int) and float32 weights. Beyond the first and the last encoded
+    slice theirs goes on.
     """
     where = np.asarray(encoded)
     index = np.arange(count)
