@@ -3,8 +3,8 @@
     python tests/bench/encoder.py --bundle BUNDLE [--threads 2] [--rounds 5]
 
 BUNDLE is of a DINOv3 vision transformer; random weights do (`dinoreg-rt export onnx --random-seed 1
---model dinov3-vits16 --size 512x512 -o BUNDLE`). All candidates take turns in every round, so that a
-machine that slows down slows all of them; the table shows medians. Engines and torch are measured
+--model dinov3-vits16 --size 512x512 -o BUNDLE`). All candidates take turns in every round, so that
+a machine that slows down slows all of them; the table shows medians. Engines and torch are measured
 where they are installed.
 
 Floor: multiplications and additions of one slice over the rate of a float32 matrix product of the
