@@ -13,8 +13,8 @@ import rich_click as click
 from dinoreg_rt.errors import DeviceError
 
 if TYPE_CHECKING:
-    from .bundle import Progress
-    from .checkpoint import Weights
+    from .files import Progress
+    from .weights import Weights
 
 _BUNDLE = click.Path(path_type=Path)
 
@@ -40,7 +40,13 @@ def export() -> None:
     help="Input size in pixels, a multiple of the patch; may be given several times.",
 )
 @click.option("-o", "--output", "folder", type=_BUNDLE, required=True, help="Folder to make.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of matrix products. fp32, int8: CPUs; fp16, bf16: GPUs. Sums and norms stay float32.",
+)
 @click.option(
     "--normalisation",
     type=click.Choice(["imagenet", "satellite", "none"]),
@@ -61,9 +67,10 @@ def onnx_command(**options: Any) -> None:
     _need_onnx()
     from dinoreg_rt.manifest import Source
 
-    from .architecture import named
     from .bundle import export_bundle
-    from .checkpoint import RandomWeights, open_checkpoint
+    from .checkpoint import open_checkpoint
+    from .models import named
+    from .random_weights import RandomWeights
 
     def make(weights: Weights, source: Source) -> None:
         with _progress(shown=not (options["quiet"] or options["as_json"])) as progress:
