@@ -21,7 +21,7 @@ from dinoreg_export.random_weights import RandomWeights
 
 _V3 = VitArchitecture("tiny-v3", 3, 16, 64, 2, 2, 96)
 _V2 = VitArchitecture(
-    "tiny-v2", 2, 14, 64, 2, 2, 96, register_tokens=0, biased="qkv", epsilon=1e-6
+    "tiny-v2", 2, 14, 64, 2, 2, 128, register_tokens=0, biased="qkv", epsilon=1e-6
 )
 #: One of each kind of encoder, two blocks deep.
 TINY: dict[str, Architecture] = {

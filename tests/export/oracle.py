@@ -1,0 +1,75 @@
+"""Modules of transformers in the shape of ours: the oracle of the parity tests."""
+
+from __future__ import annotations
+
+from checkpoints import Tensors, huggingface
+
+from dinoreg_export.architecture import Architecture, VitArchitecture
+
+
+def make_module(a: Architecture):
+    """The module with transformers' own random weights, wide enough that every part matters."""
+    import torch
+    import transformers as t
+
+    torch.manual_seed(0)
+    if not isinstance(a, VitArchitecture):
+        config = t.DINOv3ConvNextConfig(
+            hidden_sizes=list(a.dims), depths=list(a.depths), initializer_range=0.1
+        )
+        module = t.DINOv3ConvNextModel(config)
+    elif a.generation == 3:
+        module = t.DINOv3ViTModel(t.DINOv3ViTConfig(**_shared(a), patch_size=16,
+            intermediate_size=a.hidden, use_gated_mlp=a.gated, num_register_tokens=4,
+            query_bias="q" in a.biased, value_bias="v" in a.biased))  # fmt: skip
+    else:
+        ratio = 4 if a.gated else a.hidden // a.dim
+        more = _shared(a) | {"image_size": 518, "patch_size": 14, "mlp_ratio": ratio}
+        more["use_swiglu_ffn"] = a.gated
+        if a.register_tokens:
+            config = t.Dinov2WithRegistersConfig(**more, num_register_tokens=a.register_tokens)
+            module = t.Dinov2WithRegistersModel(config)
+        else:
+            module = t.Dinov2Model(t.Dinov2Config(**more))
+    with torch.no_grad():
+        for name, values in module.named_parameters():
+            if "norm" in name or "gamma" in name or "lambda" in name:
+                # Made as ones or nearly zeros, which would hide their part.
+                values.copy_(torch.randn_like(values) * 0.1 + (0.0 if "bias" in name else 1.0))
+            elif name.endswith(("bias", "token", "tokens", "position_embeddings")):
+                values.copy_(torch.randn_like(values) * 0.1)
+    return module.eval()
+
+
+def _shared(a: VitArchitecture) -> dict:
+    return {
+        "hidden_size": a.dim,
+        "num_hidden_layers": a.depth,
+        "num_attention_heads": a.heads,
+        "initializer_range": 0.1,
+        "layer_norm_eps": a.epsilon,
+    }
+
+
+def load(a: Architecture, tensors: Tensors):
+    """The module with our tensors."""
+    import torch
+
+    module = make_module(a)
+    stored = huggingface(a, tensors, "model.layer." if getattr(a, "generation", 0) == 3 else "")
+    wanted = module.state_dict()
+    if "model.stages.0.layers.0.gamma" in wanted:
+        stored = {f"model.{n}" if n.startswith("stages") else n: v for n, v in stored.items()}
+    if any(n.startswith("encoder.layer.") for n in wanted):
+        stored = {n.replace("blocks.", "encoder.layer.", 1): v for n, v in stored.items()}
+    module.load_state_dict({n: torch.from_numpy(v.copy()) for n, v in stored.items()})
+    return module
+
+
+def tokens_of(module, pixels, prefix: int):
+    """Patch tokens (N, T, C) and class token (N, C)."""
+    import torch
+
+    with torch.no_grad():
+        out = module(torch.from_numpy(pixels)).last_hidden_state.numpy()
+    return out[:, prefix:], out[:, 0]
