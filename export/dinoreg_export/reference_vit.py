@@ -24,7 +24,9 @@ def encode(a: VitArchitecture, weights: Weights, pixels: Floats) -> tuple[Floats
     x = cut.reshape(n, rows * columns, -1) @ kernel.T + weights.read("patch.bias")
     front = [weights.read("cls_token")]
     if a.generation == 2:
-        position = resize_positions(weights.read("position"), rows, columns)
+        position = resize_positions(
+            weights.read("position"), rows, columns, antialias=a.register_tokens > 0
+        )
         x = x + position[:, 1:]
         front[0] = front[0] + position[:, :1]
     if a.register_tokens:

@@ -121,7 +121,9 @@ class _VitGraph:
         x = b.node("Transpose", flat, perm=[0, 2, 1])
         if a.generation == 3:
             return b.node("Concat", self._for_each_image(x, b.weight("prefix")), x, axis=1)
-        position = resize_positions(weights.read("position"), self.rows, self.columns)
+        position = resize_positions(
+            weights.read("position"), self.rows, self.columns, antialias=a.register_tokens > 0
+        )
         x = b.node("Add", x, b.constant(position[:, 1:]))
         cls = b.node("Add", b.weight("cls_token"), b.constant(position[:, :1]))
         front = [self._for_each_image(x, cls)]

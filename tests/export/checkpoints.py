@@ -31,7 +31,7 @@ TINY: dict[str, Architecture] = {
         replace(_V3, name="tiny-v3-gated", gated=True),
         _V2,
         replace(_V2, name="tiny-v2-reg4", register_tokens=4),
-        replace(_V2, name="tiny-v2-gated", gated=True),
+        replace(_V2, name="tiny-v2-gated", gated=True, hidden=176),
         ConvNextArchitecture("tiny-convnext", (1, 2, 2, 1), (16, 24, 32, 40)),
     )
 }

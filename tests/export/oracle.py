@@ -21,6 +21,7 @@ def make_module(a: Architecture):
     elif a.generation == 3:
         module = t.DINOv3ViTModel(t.DINOv3ViTConfig(**_shared(a), patch_size=16,
             intermediate_size=a.hidden, use_gated_mlp=a.gated, num_register_tokens=4,
+            hidden_act="silu" if a.gated else "gelu",
             query_bias="q" in a.biased, value_bias="v" in a.biased))  # fmt: skip
     else:
         ratio = 4 if a.gated else a.hidden // a.dim
@@ -62,7 +63,9 @@ def load(a: Architecture, tensors: Tensors):
         stored = {f"model.{n}" if n.startswith("stages") else n: v for n, v in stored.items()}
     if any(n.startswith("encoder.layer.") for n in wanted):
         stored = {n.replace("blocks.", "encoder.layer.", 1): v for n, v in stored.items()}
-    module.load_state_dict({n: torch.from_numpy(v.copy()) for n, v in stored.items()})
+    module.load_state_dict(
+        {n: torch.from_numpy(v.copy()).reshape(wanted[n].shape) for n, v in stored.items()}
+    )
     return module
 
 
