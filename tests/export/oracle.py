@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from checkpoints import Tensors, huggingface
+from checkpoints import Tensors
 
 from dinoreg_export.architecture import Architecture, VitArchitecture
+from dinoreg_export.layouts import canonical
 
 
 def make_module(a: Architecture):
@@ -57,15 +58,12 @@ def load(a: Architecture, tensors: Tensors):
     import torch
 
     module = make_module(a)
-    stored = huggingface(a, tensors, "model.layer." if getattr(a, "generation", 0) == 3 else "")
-    wanted = module.state_dict()
-    if "model.stages.0.layers.0.gamma" in wanted:
-        stored = {f"model.{n}" if n.startswith("stages") else n: v for n, v in stored.items()}
-    if any(n.startswith("encoder.layer.") for n in wanted):
-        stored = {n.replace("blocks.", "encoder.layer.", 1): v for n, v in stored.items()}
-    module.load_state_dict(
-        {n: torch.from_numpy(v.copy()).reshape(wanted[n].shape) for n, v in stored.items()}
-    )
+    state = module.state_dict()
+    pieces, _ = canonical(state)
+    assert pieces.keys() == tensors.keys()
+    for name, piece in pieces.items():
+        part = state[piece.stored].chunk(piece.parts)[piece.part]
+        part.copy_(torch.from_numpy(tensors[name]).reshape(part.shape))
     return module
 
 
