@@ -1,6 +1,6 @@
 """Writes golden.json: tokens that transformers gives for the tiny encoders with seeded weights.
 
-    python tests/export/make_golden.py     # with the extra `oracle`; every ninth channel is kept
+python tests/export/make_golden.py     # with the extra `oracle`; every ninth channel is kept
 """
 
 import json

@@ -7,7 +7,15 @@ import struct
 
 import numpy as np
 import pytest
-from checkpoints import TINY, canonical, huggingface, original, write_pth, write_safetensors, zip_pth
+from checkpoints import (
+    TINY,
+    canonical,
+    huggingface,
+    original,
+    write_pth,
+    write_safetensors,
+    zip_pth,
+)
 
 from dinoreg_export.checkpoint import open_checkpoint
 from dinoreg_export.files import GraphFile, write_files
@@ -65,7 +73,10 @@ def test_not_an_encoder(tmp_path):
 def test_a_number_that_is_not_finite(tmp_path):
     values = np.full((64, 64), np.nan, np.float32)
     path = write_safetensors(tmp_path / "x.safetensors", stored(**{Q: values}))
-    with open_checkpoint(path, architecture=A) as weights, pytest.raises(InputError, match="finite"):
+    with (
+        open_checkpoint(path, architecture=A) as weights,
+        pytest.raises(InputError, match="finite"),
+    ):
         write_files(weights, [GraphFile("g.onnx", (32, 32))], tmp_path, "fp32")
 
 
@@ -102,7 +113,11 @@ def test_an_index_cannot_leave_its_folder(tmp_path):
     write_safetensors(tmp_path / "x.safetensors", stored())
     folder = tmp_path / "model"
     folder.mkdir()
-    for part, match in (("../x.safetensors", "refused"), ("y.safetensors", "missing"), (3, "refused")):
+    for part, match in (
+        ("../x.safetensors", "refused"),
+        ("y.safetensors", "missing"),
+        (3, "refused"),
+    ):
         index = {"weight_map": {"a": part}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
         refuse(folder, match)
@@ -125,7 +140,9 @@ class Evil:
 @pytest.mark.parametrize("inside", ["alone", "as a value", "beside tensors"])
 def test_a_pickle_that_would_run_something(inside, tmp_path):
     Evil.target = tmp_path / "was_run"
-    content = {"alone": Evil(), "as a value": {"model": Evil()}}.get(inside, {"a": 1, "b": [Evil()]})
+    content = {"alone": Evil(), "as a value": {"model": Evil()}}.get(
+        inside, {"a": 1, "b": [Evil()]}
+    )
     refuse(zip_pth(tmp_path / "x.pth", pickle.dumps(content)), r"refused.*mkdir")
     assert not Evil.target.exists()
 
