@@ -59,7 +59,7 @@ def export() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
 def onnx_command(**options: Any) -> None:
-    """Turn a checkpoint of DINOv3 or DINOv2 into a verified bundle.
+    """Turn a checkpoint of DINOv3 (ViT, ConvNeXt) or DINOv2 into a verified bundle.
 
     Every export is checked with ONNX Runtime against a forward pass in NumPy. Released DINOv3
     weights have a licence of their own, which the bundle names and which goes with it.
@@ -93,6 +93,8 @@ def onnx_command(**options: Any) -> None:
     seed = options["random_seed"]
     if (seed is None) == (options["weights"] is None):
         raise click.UsageError("give --weights, or --random-seed with --model")
+    if seed is not None and options["model"] == "auto":
+        raise click.UsageError("--random-seed needs --model: there are no tensors to go by")
     if seed is not None:
         random = RandomWeights(named(options["model"]), seed)
         make(random, Source(checkpoint=f"random seed {seed}", sha256="0" * 64, layout="none",

@@ -87,7 +87,7 @@ def test_int8_that_does_not_hold_names_what_does(tmp_path):
         return values
 
     weights.read = with_outliers
-    with pytest.raises(InputError, match="the int8 graph does not agree.*--precision .* passes"):
+    with pytest.raises(InputError, match=r"the int8 graph does not agree.*--precision .* passes"):
         export_bundle(weights, SOURCE, [(64, 64)], tmp_path / "b", precision="int8")
     assert list(tmp_path.iterdir()) == []
 
