@@ -26,24 +26,36 @@ pytestmark = [
 GRIDS = [(5, 5), (3, 8), (24, 20)]
 
 
-def largest_error(a, tmp_path, grids, *, as_pth=False):
-    module = make_module(a)
+def export_of(a, module, tmp_path, grids, *, as_pth=False):
+    """Graph files of a module's own checkpoint."""
     state = {n: v.clone().contiguous() for n, v in module.state_dict().items()}
     path = tmp_path / ("x.pth" if as_pth else "model.safetensors")
     torch.save(state, path) if as_pth else save_file(state, path)
     files = [GraphFile(f"{h}x{w}.onnx", (h * a.patch, w * a.patch)) for h, w in grids]
     with open_checkpoint(path, architecture=a) as weights:
         write_files(weights, files, tmp_path, "fp32")
+    return files
+
+
+def error_between(first, second):
+    """Largest difference of tokens and of class tokens."""
+    pairs = zip(first, second, strict=True)
+    return max(np.abs(x.reshape(y.shape) - y).max() for x, y in pairs)
+
+
+def largest_error(a, tmp_path, grids, *, as_pth=False):
+    module = make_module(a)
     errors = []
-    for file in files:
+    for file in export_of(a, module, tmp_path, grids, as_pth=as_pth):
         pixels = probe(*file.size)
-        prefix = a.prefix_tokens if isinstance(a, VitArchitecture) else 1
-        expected, expected_cls = tokens_of(module, pixels, prefix)
-        tokens, cls = run_graph(tmp_path / file.name, pixels)
-        assert np.abs(expected).max() > 1
-        errors.append(np.abs(tokens.reshape(expected.shape) - expected).max())
-        errors.append(np.abs(cls - expected_cls).max())
+        expected = tokens_of(module, pixels, prefix_of(a))
+        assert np.abs(expected[0]).max() > 1
+        errors.append(error_between(run_graph(tmp_path / file.name, pixels), expected))
     return max(errors)
+
+
+def prefix_of(a):
+    return a.prefix_tokens if isinstance(a, VitArchitecture) else 1
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -69,4 +81,18 @@ def test_true_depth_of_the_small_one(tmp_path):
     "name", ["vits16", "vitb16", "vitl16", "vits16plus", "convnext-tiny", "convnext-base"]
 )
 def test_true_depth(name, tmp_path):
-    assert largest_error(ARCHITECTURES[f"dinov3-{name}"], tmp_path, [(14, 14), (6, 9)]) < 1e-4
+    """Against the module in float64: within 1e-4, or no further off than the module in float32.
+
+    With weights this wide float32 itself runs out: ViT-L measured 1.4e-4 for the graph and 1.7e-4
+    for the module (ViT-S: 8e-6 and 1.1e-5).
+    """
+    a = ARCHITECTURES[f"dinov3-{name}"]
+    module = make_module(a)
+    files = export_of(a, module, tmp_path, [(14, 14), (6, 9)])
+    pixels = [probe(*file.size) for file in files]
+    graph = [run_graph(tmp_path / f.name, p) for f, p in zip(files, pixels, strict=True)]
+    single = [tokens_of(module, p, prefix_of(a)) for p in pixels]
+    module = module.double()
+    for ours, theirs, p in zip(graph, single, pixels, strict=True):
+        exact = tokens_of(module, p.astype(np.float64), prefix_of(a))
+        assert error_between(ours, exact) < max(1e-4, error_between(theirs, exact))
