@@ -128,6 +128,10 @@ class RegistrationConfig(BaseModel):
     fold_margin: float = Field(
         0.2, ge=0, lt=1, description="det J below this is penalised: room before a fold"
     )
+    trust: bool = Field(
+        default=True,
+        description="compare with mirror images of the moving image, for the verdict on trust",
+    )
     inverse: bool = Field(default=False, description="also compute the inverse field")
 
     @classmethod

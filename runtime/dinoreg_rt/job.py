@@ -38,6 +38,7 @@ class RunRequest:
     images: tuple[Path, ...] = ()
     picture: bool = True
     command: tuple[str, ...] = ()
+    accept_untrusted: bool = False
 
     def files(self) -> list[str]:
         """Names of the files the run writes into `output`."""
@@ -112,6 +113,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             inputs=inputs.records,
             outputs=outputs,
             timings_ms=timings_ms,
+            accept_untrusted=request.accept_untrusted,
         )
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
     return report

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import dinoreg_kernels
 from .align import initial_alignment
 from .config import RegistrationConfig
 from .contrast import same_contrast
+from .decoys import measure_decoys
 from .device import Device, StageTimer, choose_device
 from .errors import RegistrationError, ResourceError
 from .features import WorkingImage as Image
@@ -194,7 +195,13 @@ def register(
             solution = solve(
                 features, weights, grids, lattice.offset_zyx, options, device, progress
             )
-            del features, weights
+            decoys = None
+        if config.trust:
+            with timer.stage("trust"):
+                decoys = measure_decoys(
+                    features, weights, grids, lattice.offset_zyx, options, device
+                )
+        del features, weights
         with timer.stage("warp"):
             report("warp", 0.0)
             displacement = whole_displacement(
@@ -209,6 +216,8 @@ def register(
             report("warp", 1.0)
         with timer.stage("quality"):
             quality = run_quality(solution, grids.control, displacement, device)
+            if decoys is not None:
+                quality = replace(quality, **vars(decoys))
     return RegistrationResult(
         displacement=_on_host(displacement, device),
         initial=plan_.initial,

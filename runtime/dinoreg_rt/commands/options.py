@@ -55,7 +55,7 @@ _PANELS = {
         "fold_penalty",
         "fold_margin",
     ),
-    "Output": ("inverse",),
+    "Output": ("inverse", "trust"),
 }
 
 

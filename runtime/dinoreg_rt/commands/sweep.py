@@ -115,7 +115,7 @@ def _plan(options: dict[str, Any]) -> list[Any]:
     """Everything that can be wrong is found before the first registration."""
     from ..io.staging import check_writable
 
-    given = {"threads": 1, **given_config(options)}
+    given = {"threads": 1, "trust": False, **given_config(options)}
     base = RegistrationConfig.from_sources(options["preset"], options["config_file"], given)
     space = read_space(options["space"], options["grid"], options["samples"], options["seed"])
     check_writable(options["output"])
