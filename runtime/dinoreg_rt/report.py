@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .errors import UNTRUSTED_EXIT_CODE
 from .result import RegistrationResult
@@ -60,6 +60,11 @@ class Quality(BaseModel):
     overlap_percent: float
     decoy_ratio: float | None = Field(description="null: not measured")
     unrelated_ratio: float | None = Field(description="null: not measured")
+
+    @field_validator("decoy_ratio", "unrelated_ratio")
+    @classmethod
+    def _not_measured(cls, value: float | None) -> float | None:
+        return None if value is None or math.isnan(value) else value
 
 
 class TrustReport(BaseModel):
