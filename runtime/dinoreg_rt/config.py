@@ -132,6 +132,9 @@ class RegistrationConfig(BaseModel):
         default=True,
         description="compare with mirror images of the moving image, for the verdict on trust",
     )
+    confidence: bool = Field(
+        default=False, description="also tell how well the match of each voxel is determined"
+    )
     inverse: bool = Field(default=False, description="also compute the inverse field")
 
     @classmethod

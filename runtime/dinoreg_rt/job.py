@@ -43,7 +43,12 @@ class RunRequest:
     def files(self) -> list[str]:
         """Names of the files the run writes into `output`."""
         extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
-        return file_names(inverse=self.config.inverse, picture=self.picture, extras=extras)
+        return file_names(
+            inverse=self.config.inverse,
+            confidence=self.config.confidence,
+            picture=self.picture,
+            extras=extras,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,10 +61,13 @@ def stem_of(path: Path) -> str:
     return next((name[: -len(end)] for end in _SUFFIXES if lower.endswith(end)), name)
 
 
-def file_names(*, inverse: bool, picture: bool, extras: list[str]) -> list[str]:
+def file_names(
+    *, inverse: bool, picture: bool, extras: list[str], confidence: bool = False
+) -> list[str]:
     """Names of all files of a run."""
     names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
-    names += ["inverse.nii.gz"] * inverse + ["qc.png"] * picture
+    names += ["inverse.nii.gz"] * inverse + ["confidence.nii.gz"] * confidence
+    names += ["qc.png"] * picture
     return [*names, *extras, "report.json"]
 
 
@@ -107,6 +110,9 @@ def result_writers(
     if result.inverse is not None:
         inverse = result.inverse
         writers["inverse.nii.gz"] = lambda path: io.write_displacement(path, inverse)
+    if result.confidence is not None:
+        certainty = result.confidence
+        writers["confidence.nii.gz"] = lambda path: io.write_volume(path, certainty)
     if picture:
         writers["qc.png"] = lambda path: _draw(result, fixed, moving, path)
     writers["transform.h5"] = lambda path: io.write_composite_h5(

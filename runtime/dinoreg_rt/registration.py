@@ -38,7 +38,7 @@ from .preprocess import (
 )
 from .quality import run_quality
 from .result import RegistrationResult
-from .solve import inverse_displacement, solve, solver_options, whole_displacement
+from .solve import confidence, inverse_displacement, solve, solver_options, whole_displacement
 from .types import AffineTransform, Array, DisplacementField, Volume
 from .warp import warp_volume
 
@@ -193,7 +193,14 @@ def register(
         with timer.stage("solve"):
             options = solver_options(config, grids)
             solution = solve(
-                features, weights, grids, lattice.offset_zyx, options, device, progress
+                features,
+                weights,
+                grids,
+                lattice.offset_zyx,
+                options,
+                device,
+                progress,
+                spread=config.confidence,
             )
             decoys = None
         if config.trust:
@@ -208,6 +215,9 @@ def register(
                 solution.field, grids.control, fixed.geometry, plan_.initial, device
             )
             warped = warp_volume(moving, displacement, device=device)
+            certainty = None
+            if solution.spread is not None:
+                certainty = confidence(solution.spread, grids, options, fixed.geometry, device)
             inverse = None
             if config.inverse:
                 inverse, _ = inverse_displacement(
@@ -223,6 +233,9 @@ def register(
         initial=plan_.initial,
         warped=warped,
         inverse=None if inverse is None else _on_host(inverse, device),
+        confidence=None
+        if certainty is None
+        else Volume(device.download(certainty), fixed.geometry),
         quality=quality,
         config=config,
         choices=plan_.choices,
@@ -346,10 +359,11 @@ def _predict_memory(
         grids.control.spacing_mm[::-1],
         solver_options(config, grids),
     )
-    field = 4 * 3 * np.prod(grids.control.shape_zyx)
+    field = 4 * 3 * np.prod(grids.control.shape_zyx) * (2 if config.confidence else 1)
     # Displacement (3), warped image, determinant, and its deviations from the mean in double
     # precision (2); the inverse adds vectors and residual.
     results = 4 * 7 * np.prod(fixed.geometry.shape_zyx)
     results += 4 * 4 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
+    results += 4 * 7 * np.prod(fixed.geometry.shape_zyx) if config.confidence else 0
     stages = (images + features + max(slabs), features + workspace + field, results + field)
     return int(max(stages) + 4 * voxels)

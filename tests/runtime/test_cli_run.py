@@ -65,6 +65,7 @@ class FakeRegistration:
             initial=AffineTransform.identity(),
             warped=fixed,
             inverse=field if config.inverse else None,
+            confidence=fixed if config.confidence else None,
             quality=self.quality,
             config=config,
             choices={"device": "cpu"},
@@ -331,3 +332,10 @@ def test_trusted_results_say_so(pair: list[str]) -> None:
     document = json.loads(invoke(*pair, "--json", "--quiet").stdout)
     assert document["trust"] == {"verdict": "trusted", "reasons": []}
     assert document["quality"]["decoy_ratio"] is None  # this registration measured none
+
+
+@pytest.mark.usefixtures("fake")
+def test_confidence_is_written_on_request(pair: list[str], tmp_path: Path) -> None:
+    assert "confidence.nii.gz" in invoke(*pair, "--confidence", "--dry-run").output
+    assert invoke(*pair, "--confidence").exit_code == 0
+    assert names(tmp_path / "out") == STANDARD | {"confidence.nii.gz"}

@@ -135,6 +135,27 @@ def test_same_verdict_for_any_number_of_threads():
     )
 
 
+# ---- confidence ------------------------------------------------------------------------------
+
+
+def test_confidence_lies_on_the_fixed_grid_and_tells_body_from_air():
+    pair = make_phantom(GRID, make_grid((30, 32, 34), (3.5, 3.5, 3.5)))
+    config = RegistrationConfig(initial="none", threads=1, confidence=True)
+    result = dinoreg_rt.register(pair.fixed, pair.moving, config=config)
+    certainty = result.confidence
+    assert certainty.geometry is pair.fixed.geometry
+    assert certainty.array.shape == GRID.shape_zyx
+    assert certainty.array.dtype == np.float32
+    assert 0 <= certainty.array.min() < certainty.array.max() <= 1
+    middle = certainty.array[15:25, 17:27, 19:29].mean()
+    corner = certainty.array[:3, :3, :3].mean()
+    assert middle > corner + 0.3
+
+
+def test_no_confidence_unless_asked_for():
+    assert phantom_run(lambda v: v).confidence is None
+
+
 # ---- real scans -----------------------------------------------------------------------------
 
 FOLDER = os.environ.get("DINOREG_TEST_DATA", "")

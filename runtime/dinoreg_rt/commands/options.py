@@ -55,7 +55,7 @@ _PANELS = {
         "fold_penalty",
         "fold_margin",
     ),
-    "Output": ("inverse", "trust"),
+    "Output": ("inverse", "confidence", "trust"),
 }
 
 
