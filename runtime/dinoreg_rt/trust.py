@@ -13,7 +13,7 @@ from typing import Literal
 from .types import RunQuality
 
 #: A mirror image that fits as well shows that the match means nothing. Right pairs: at most 0.998
-#: (MR with CT); images mirrored on purpose: at least 1.001.
+#: (MR with CT); images mirrored on purpose: at least 1.0007.
 DECOY_RATIO = 1.0
 #: Right pairs: at most 0.48; brain with abdomen and noise: 0.48 to 0.67.
 UNRELATED_RATIO = 0.55
