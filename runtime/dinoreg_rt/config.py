@@ -169,6 +169,13 @@ class RegistrationConfig(BaseModel):
     fold_margin: float = Field(
         0.2, ge=0, lt=1, description="det J below this is penalised: room before a fold"
     )
+    trust: bool = Field(
+        default=True,
+        description="compare with mirror images of the moving image, for the verdict on trust",
+    )
+    confidence: bool = Field(
+        default=False, description="also tell how well the match of each voxel is determined"
+    )
     inverse: bool = Field(default=False, description="also compute the inverse field")
 
     @property

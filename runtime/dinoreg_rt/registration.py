@@ -6,7 +6,7 @@ No file is read here but a transform named as the initial alignment, and nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from .align import initial_alignment
 from .config import RegistrationConfig
 from .contrast import same_contrast
+from .decoys import measure_decoys
 from .device import Device, StageTimer, choose_device
 from .encoder.encoding import EncodingPlan, plan_encoding
 from .encoder.engines import ENGINE_PACKAGES
@@ -33,7 +34,7 @@ from .preprocess import (
 from .provenance import content_hash, versions
 from .quality import run_quality
 from .result import KeptFeatures, RegistrationResult
-from .solve import inverse_displacement, solve, solver_options, whole_displacement
+from .solve import confidence, inverse_displacement, solve, solver_options, whole_displacement
 from .types import AffineTransform, Array, DisplacementField, Modality, Volume
 from .warp import warp_volume
 
@@ -216,15 +217,31 @@ def register(
         with timer.stage("solve"):
             options = solver_options(config, grids)
             solution = solve(
-                features, weights, grids, lattice.offset_zyx, options, device, progress
+                features,
+                weights,
+                grids,
+                lattice.offset_zyx,
+                options,
+                device,
+                progress,
+                spread=config.confidence,
             )
-            del features, weights
+            decoys = None
+        if config.trust:
+            with timer.stage("trust"):
+                decoys = measure_decoys(
+                    features, weights, grids, lattice.offset_zyx, options, device
+                )
+        del features, weights
         with timer.stage("warp"):
             report("warp", 0.0)
             displacement = whole_displacement(
                 solution.field, grids.control, fixed.geometry, plan_.initial, device
             )
             warped = warp_volume(moving, displacement, device=device)
+            certainty = None
+            if solution.spread is not None:
+                certainty = confidence(solution.spread, grids, options, fixed.geometry, device)
             inverse = None
             if config.inverse:
                 inverse, _ = inverse_displacement(
@@ -233,11 +250,16 @@ def register(
             report("warp", 1.0)
         with timer.stage("quality"):
             quality = run_quality(solution, grids.control, displacement, device)
+            if decoys is not None:
+                quality = replace(quality, **vars(decoys))
     return RegistrationResult(
         displacement=_on_host(displacement, device),
         initial=plan_.initial,
         warped=warped,
         inverse=None if inverse is None else _on_host(inverse, device),
+        confidence=None
+        if certainty is None
+        else Volume(device.download(certainty), fixed.geometry),
         quality=quality,
         config=config,
         encoding=encoding,

@@ -78,6 +78,8 @@ class RegistrationResult:
         timings_ms: wall-clock milliseconds of each stage, in order.
         versions: of dinoreg-rt, its kernel library and the packages that took part.
         hashes: sha256 of the voxels and header of each input.
+        confidence: how well each voxel's match is determined, 0..1 on the fixed grid (see
+            `dinoreg_rt.solve.confidence`); None unless asked for.
     """
 
     displacement: DisplacementField
@@ -92,6 +94,7 @@ class RegistrationResult:
     timings_ms: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    confidence: Volume | None = None
 
     def warped_sitk(self) -> sitk.Image:
         """The warped moving image as a SimpleITK image on the fixed grid."""

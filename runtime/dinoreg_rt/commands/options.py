@@ -68,7 +68,7 @@ _PANELS = {
         "fold_penalty",
         "fold_margin",
     ),
-    "Output": ("inverse",),
+    "Output": ("inverse", "confidence", "trust"),
 }
 
 
