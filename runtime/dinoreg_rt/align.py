@@ -26,6 +26,8 @@ _SCALES = (0.85, 1.0, 1.18)
 #: How many candidates go into each round of fitting. Measured on 79 pairs: the right one was among
 #: the first three, and after two rounds the similarity told which.
 _ROUNDS = (3, 2, 1)
+#: Reach of the matches of each round, in cells.
+_REACHES = (3, 2, 2)
 #: A best candidate that is so much better than the next needs no competition.
 _CLEAR = 1.6
 #: Positions that differ by less, in cells, are the same one.
@@ -127,10 +129,10 @@ def _fit(
     clear = len(candidates) < 2 or candidates[0].similarity > _CLEAR * candidates[1].similarity
     current = list(candidates[: 1 if clear else _ROUNDS[0]])
     seen = list(candidates)
-    for count in _ROUNDS:
+    for count, reach in zip(_ROUNDS, _REACHES, strict=True):
         fitted = []
         for candidate in current[:count]:
-            step = improve(fixed, moving, candidate.transform, linear, device)
+            step = improve(fixed, moving, candidate.transform, linear, reach, device)
             if step is not None:
                 fitted.append(evaluate(fixed, moving, step, device))
         seen += fitted

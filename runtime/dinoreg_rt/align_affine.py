@@ -21,35 +21,36 @@ from .geometry import (
 )
 from .types import AffineTransform, Array, FloatArray, Geometry
 
-#: Reach of the matches in cells: 30 mm, what a turn of 15 degrees does to organs.
-_REACH = 3
 #: Fewer matched cells than this determine no linear map.
 _LEAST_MATCHES = 30
 #: Singular values of the whole map; people do not differ by more.
 _SCALES = (0.7, 1.4)
 #: Affine fits lean towards the similarity fit as if the matches spread this much less, in cells:
 #: a slab says little about the scale across it.
-_RIDGE_CELLS = 3.0
+_RIDGE_CELLS = 4.0
 _FIT_ROUNDS = 6
 #: A match that misses the fit by so many times the median counts half.
 _HALF_WEIGHT = 1.5
 
 
 def improve(
-    fixed: Side, moving: Side, start: AffineTransform, model: LinearModel, device: Device
+    fixed: Side,
+    moving: Side,
+    start: AffineTransform,
+    model: LinearModel,
+    reach: int,
+    device: Device,
 ) -> AffineTransform | None:
     """`start` followed by the fit to the matches around it; None where too little matches.
 
     The matches come from the discrete search of the registration itself, on cells: coupled-convex
     rounds and both directions, because single best matches of MR and CT are wrong too often.
     """
-    cells, box = _common_part(fixed, moving, start)
+    cells, box = _common_part(fixed, moving, start, reach)
     if cells is None:
         return None
-    reach = (_REACH,) * 3
-    around = shifted_grid(
-        cells, (-_REACH,) * 3, tuple(n + 2 * _REACH for n in cells.shape_zyx)  # type: ignore[arg-type]
-    )
+    z, y, x = (n + 2 * reach for n in cells.shape_zyx)
+    around = shifted_grid(cells, (-reach,) * 3, (z, y, x))
     there = cell_features(moving.coarse, around, start, device)
     here = fixed.features.part(box)
     cell_mm = cells.spacing_mm[0]
@@ -59,20 +60,20 @@ def improve(
         np.ascontiguousarray(here.weight),
         there.weight,
         spacing_mm=cells.spacing_mm,
-        moving_offset=(-_REACH,) * 3,
+        moving_offset=(-reach,) * 3,
         channels=CHANNELS,
         options=SolverOptions(
             search_factor=(1, 1, 1),
-            search_radius=reach,
+            search_radius=(reach,) * 3,
             cost_smoothing_mm=1.15 * cell_mm,
             field_smoothing_mm=0.82 * cell_mm,
             coupling=(0.03, 0.3),
-            consistency_rounds=2,
+            consistency_rounds=5,
             iterations=(0,),
         ),
         threads=device.threads,
     )
-    points, shifts, weights = _matches(found.field, here.weight, there.weight, cells)
+    points, shifts, weights = _matches(found.field, here.weight, there.weight, cells, reach)
     if weights.size < _LEAST_MATCHES:
         return None
     step, middle = robust_fit(points, points + shifts, weights, model, cell_mm)
@@ -81,7 +82,7 @@ def improve(
 
 def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> Candidate:
     """The position with its similarity."""
-    cells, box = _common_part(fixed, moving, transform)
+    cells, box = _common_part(fixed, moving, transform, 0)
     if cells is None:
         return Candidate(transform, -1.0, 0.0)
     there = centre(cell_features(moving.coarse, cells, transform, device), moving.level)
@@ -91,14 +92,14 @@ def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Devi
 
 
 def _common_part(
-    fixed: Side, moving: Side, transform: AffineTransform
+    fixed: Side, moving: Side, transform: AffineTransform, reach: int
 ) -> tuple[Geometry | None, tuple[slice, slice, slice]]:
     """The fixed cells that the moving image can reach: they are all that costs time."""
     cells = fixed.coarse.cells
     to_cells = compose_affines(lps_to_index(cells), invert_affine(transform))
     corners = transform_points(to_cells, corners_lps_mm(moving.coarse.cells))[:, ::-1]
-    lower = np.floor(corners.min(axis=0)).astype(int) - _REACH
-    upper = np.ceil(corners.max(axis=0)).astype(int) + _REACH + 1
+    lower = np.floor(corners.min(axis=0)).astype(int) - reach
+    upper = np.ceil(corners.max(axis=0)).astype(int) + reach + 1
     z, y, x = (
         slice(max(0, int(a)), min(n, int(b)))
         for a, b, n in zip(lower, upper, cells.shape_zyx, strict=True)
@@ -110,12 +111,12 @@ def _common_part(
 
 
 def _matches(
-    field: Array, fixed_weight: Array, moving_weight: Array, cells: Geometry
+    field: Array, fixed_weight: Array, moving_weight: Array, cells: Geometry, reach: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Points (N, 3) and their displacements (N, 3), LPS mm, with weights (N,) above 0.05."""
     index = np.argwhere(fixed_weight > 0.05)
     vectors = field[tuple(index.T)]
-    target = np.rint(vectors / cells.spacing_mm[0]).astype(int) + index + _REACH
+    target = np.rint(vectors / cells.spacing_mm[0]).astype(int) + index + reach
     target = target.clip(0, np.asarray(moving_weight.shape) - 1)
     weights = fixed_weight[tuple(index.T)] * moving_weight[tuple(target.T)]
     kept = weights > 0.05

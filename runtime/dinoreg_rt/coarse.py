@@ -13,7 +13,7 @@ import numpy as np
 
 import dinoreg_kernels
 
-from .body import bounding_box, find_body
+from .body import body_mask, bounding_box, find_body, implausible
 from .device import Device
 from .geometry import compose_affines, corners_lps_mm, shifted_grid
 from .preprocess import resample_volume, weight_on, window
@@ -25,7 +25,7 @@ POOL = 2
 CHANNELS = 12
 _STORED_CHANNELS = 16
 #: Cells are not larger: organs must still show. Smaller ones where the images are small.
-_LARGEST_CELL_MM = 10.0
+_LARGEST_CELL_MM = 12.0
 _CELLS_ACROSS = 24
 #: Cells of a whole image at most; what is larger gets larger cells.
 _MOST_CELLS = 150_000
@@ -42,12 +42,19 @@ class CoarseImage:
         seen: share of each voxel inside the field of view and the user's mask, 0..1.
         body: the same, inside the body.
         cells: lattice of the cells, cubes along the fixed image's axes.
+        doubt: why the body cannot serve as a mask; None where it can.
     """
 
     image: Volume
     seen: Array
     body: Array
     cells: Geometry
+    doubt: str | None
+
+    def mask(self) -> Volume:
+        """The body with a margin, 0 or 1; outside its box nothing is body."""
+        grid = self.image.geometry
+        return Volume(body_mask(self.body > 0.5, grid.spacing_mm[0]), grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +76,22 @@ class CellFeatures:
     def part(self, box: tuple[slice, slice, slice]) -> CellFeatures:
         """The cells of a box."""
         return CellFeatures(self.mind[box], self.weight[box], self.body[box], self.seen[box])
+
+
+def coarse_pair(
+    volumes: tuple[Volume, Volume],
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    masks: tuple[Array | None, Array | None],
+    device: Device,
+) -> tuple[CoarseImage, CoarseImage]:
+    """Fixed and moving image on cells of one size, along the axes of the fixed image."""
+    axes = volumes[0].geometry.direction
+    size = cell_size_mm(volumes[0].geometry, volumes[1].geometry)
+    first, second = (
+        coarse_image(volume, limits, mask, axes, size, device)
+        for volume, limits, mask in zip(volumes, windows, masks, strict=True)
+    )
+    return first, second
 
 
 def cell_size_mm(fixed: Geometry, moving: Geometry) -> float:
@@ -104,6 +127,7 @@ def coarse_image(
     if mask is not None:
         seen = seen * weight_on(grid, volume, mask, here, device)
     body = find_body(image, seen)
+    doubt = implausible(body, seen)
     if not body.any():  # nothing stands out: all that is seen counts
         body = seen > 0
     by_cell = body.reshape([part for n in cells.shape_zyx for part in (n, POOL)]).any((1, 3, 5))
@@ -116,6 +140,7 @@ def coarse_image(
         seen,
         np.where(body[fine], seen, np.float32(0)),
         cells,
+        doubt,
     )
 
 
