@@ -53,6 +53,15 @@ class Alignment:
     confidence: float | None = None
     overlap: float | None = None
 
+    def numbers(self) -> dict[str, float]:
+        """What is known of similarity, confidence and overlap."""
+        named = (
+            ("similarity", self.similarity),
+            ("confidence", self.confidence),
+            ("overlap", self.overlap),
+        )
+        return {name: value for name, value in named if value is not None}
+
 
 def initial_alignment(
     fixed: Volume,
@@ -142,9 +151,7 @@ def _fit(
     return max(seen, key=lambda c: c.similarity), seen
 
 
-def _describe(
-    chosen: Candidate, others: Sequence[Candidate], fixed: Side, text: str
-) -> Alignment:
+def _describe(chosen: Candidate, others: Sequence[Candidate], fixed: Side, text: str) -> Alignment:
     """The alignment with its confidence: how far the best other position stays behind."""
     corners = corners_lps_mm(fixed.coarse.cells)
     here = transform_points(chosen.transform, corners)
@@ -162,9 +169,7 @@ def _describe(
         f"{text}: {_text(shift)} in the middle, similarity {chosen.similarity:.2f}, "
         f"confidence {confidence:.2f}"
     )
-    return Alignment(
-        chosen.transform, method, chosen.similarity, confidence, chosen.overlap
-    )
+    return Alignment(chosen.transform, method, chosen.similarity, confidence, chosen.overlap)
 
 
 def _fallback(fixed: Side, moving: Side) -> Alignment:

@@ -100,9 +100,7 @@ def centre(features: CellFeatures, level: Level) -> Centred:
     )
 
 
-def similarity(
-    fixed: Centred, moving: Centred, levels: tuple[Level, Level]
-) -> tuple[float, float]:
+def similarity(fixed: Centred, moving: Centred, levels: tuple[Level, Level]) -> tuple[float, float]:
     """Similarity of two images on the same cells, and their overlap q; see the module's text."""
     pairs = (
         (fixed.mind, moving.mind, fixed.weight * moving.weight),

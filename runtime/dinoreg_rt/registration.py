@@ -235,6 +235,7 @@ def register(
         quality=quality,
         config=config,
         choices=plan_.choices,
+        alignment=plan_.alignment.numbers(),
         timings_ms=timer.timings_ms,
         versions=versions(),
         hashes={"fixed": content_hash(fixed), "moving": content_hash(moving)},

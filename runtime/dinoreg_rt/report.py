@@ -78,6 +78,10 @@ class RunReport(BaseModel):
     outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
     configuration: dict[str, Any] = Field(description="RegistrationConfig, nothing left at auto")
     choices: dict[str, str] = Field(description="what was decided for the user, and why")
+    alignment: dict[str, float] = Field(
+        default_factory=dict,
+        description="of a searched initial alignment: similarity, confidence and overlap",
+    )
     quality: Quality
     warnings: list[str] = Field(description="what in `quality` deserves a look; empty if nothing")
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
@@ -110,6 +114,7 @@ def build_report(
         outputs=outputs,
         configuration=result.config.model_dump(mode="json"),
         choices=result.choices,
+        alignment={name: round(value, 4) for name, value in result.alignment.items()},
         quality=Quality(**asdict(result.quality)),
         warnings=quality_warnings(result.quality),
         timings_ms={stage: round(value, 3) for stage, value in timings_ms.items()},

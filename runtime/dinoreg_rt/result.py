@@ -25,6 +25,8 @@ class RegistrationResult:
         quality: see `RunQuality`.
         config: the configuration that was used, nothing left at ``auto``.
         choices: what was decided for the user and why, one entry a decision.
+        alignment: similarity, confidence and overlap of the initial alignment, 0..1 but for the
+            similarity; empty where it was given, not searched.
         timings_ms: wall-clock milliseconds of each stage, in order.
         versions: of dinoreg-rt, its kernel library and the packages that took part.
         hashes: sha256 of the voxels and header of each input.
@@ -37,6 +39,7 @@ class RegistrationResult:
     quality: RunQuality
     config: RegistrationConfig
     choices: dict[str, str] = field(default_factory=dict)
+    alignment: dict[str, float] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
