@@ -73,7 +73,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_known_map(name: str, multimodal: bool) -> None:
     truth = AffineTransform(CASES[name], SHIFT)
-    grid = make_grid((76, 64, 74), (4.0, 4.0, 4.0), "oblique", tuple(SHIFT + [9.0, -14.0, 12.0]))
+    grid = make_grid(
+        (76, 64, 74), (4.0, 4.0, 4.0), "oblique", tuple(SHIFT + np.array([9.0, -14.0, 12.0]))
+    )
     found = align(FIXED, body_through(grid, truth, multimodal=multimodal))
     # Measured: 0.4 to 5.4 mm; a cell has 11 mm.
     assert error_mm(found, truth) < 7
@@ -90,7 +92,7 @@ def test_part_of_the_body_in_thick_slices(
     middle, height = part
     shape = [round(n / s) for n, s in zip((height, 220, 260), spacing[::-1], strict=True)]
     truth = AffineTransform(np.eye(3), SHIFT)
-    grid = make_grid(tuple(shape), spacing, "RAS", tuple(SHIFT + [0.0, 0.0, middle]))
+    grid = make_grid(tuple(shape), spacing, "RAS", tuple(SHIFT + np.array([0.0, 0.0, middle])))
     found = align(FIXED, body_through(grid, truth))
     assert error_mm(found, truth) < 8
 
