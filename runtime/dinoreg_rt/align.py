@@ -23,8 +23,8 @@ SEARCHES = ("auto", "search", "affine")
 _HEADERS_SUFFICE = 0.97
 #: Sizes of the moving image that are tried; the fit bridges what lies between.
 _SCALES = (0.85, 1.0, 1.18)
-#: How many candidates go into each round of fitting. Measured on 79 pairs: the right one was among
-#: the first three, and after two rounds the similarity told which.
+#: How many candidates go into each round of fitting. The first candidate is not always the best:
+#: on 79 variants of real pairs, choosing after the fits halved what is lost against the best one.
 _ROUNDS = (3, 2, 1)
 #: Reach of the matches of each round, in cells.
 _REACHES = (3, 2, 2)

@@ -8,7 +8,8 @@ The similarity of two images at one position is
 their share of the smaller body; `s` and r are the same for the silhouette, body against air, over
 the common field of view. A chance correlation of n cells has a spread of 1 / sqrt(n), so the
 square roots make small and large overlaps comparable. MIND-SSC tells organs whatever the modality,
-the silhouette holds where few structures agree: either alone lost a pair that both find.
+the silhouette holds where few structures agree. Alone, the silhouette missed one of thirteen real
+pairs altogether, and MIND-SSC began another 0.14 Dice lower.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from .device import Device
 from .geometry import centre_lps_mm, transform_points
 from .types import AffineTransform, Array, FloatArray, Geometry
 
-#: Weight of the silhouette; measured on 79 pairs, real ones and those turned, scaled and cropped.
+#: Weight of the silhouette. On 79 variants of twelve real pairs (turned, scaled, cropped) the best
+#: of three candidates was missed by 0.013 Dice in mean; by 0.018 with 0.15 and by 0.046 with 0.5.
 SILHOUETTE = 0.3
 #: Positions where the bodies share less of the smaller one are not looked at.
 LEAST_OVERLAP = 0.15
