@@ -17,6 +17,7 @@ from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
 EngineChoice = Literal["auto", "ort-cpu", "openvino", "openvino-bf16"]
+LinearModel = Literal["rigid", "similarity", "affine"]
 
 
 class RegistrationConfig(BaseModel):
@@ -31,9 +32,16 @@ class RegistrationConfig(BaseModel):
         0, ge=0, le=1024, description="CPU threads; 0 takes all that this process may use"
     )
     initial: str = Field(
-        "centre",
+        "auto",
         min_length=1,
-        description="initial alignment: none, centre, moments, or a transform file",
+        description="initial alignment: auto, search, affine, none, centre, moments, or a "
+        "transform file",
+    )
+    linear: LinearModel = Field(
+        "affine", description="model of the initial alignment that auto and affine fit"
+    )
+    body_mask: Literal["auto", "off"] = Field(
+        "auto", description="auto: only the body counts, without the table and the air; or off"
     )
     fixed_modality: ModalityChoice = Field("auto", description="auto, ct or mr")
     moving_modality: ModalityChoice = Field("auto", description="auto, ct or mr")

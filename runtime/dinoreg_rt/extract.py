@@ -37,8 +37,8 @@ def extract_features(
         from .encoder.extract import SolverSide, encoder_features
 
         sides = (
-            SolverSide(masks[0], plan.grids.control, AffineTransform.identity()),
-            SolverSide(masks[1], plan.lattice.control, plan.initial),
+            SolverSide(masks[0], plan.bodies[0], plan.grids.control, AffineTransform.identity()),
+            SolverSide(masks[1], plan.bodies[1], plan.lattice.control, plan.initial),
         )
         sets, weights, summary = encoder_features(
             plan.encoding, sides, plan.config, plan.device, timer, report

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .align import initial_alignment
+from .align import SEARCHES, Alignment, initial_alignment, search_alignment
+from .coarse import coarse_pair
 from .config import RegistrationConfig
 from .contrast import same_contrast
 from .decoys import measure_decoys
@@ -52,7 +53,9 @@ class Plan:
     Attributes:
         device: where it will run.
         config: the configuration, nothing left open.
-        initial: the initial alignment.
+        alignment: the initial alignment, how it was found and how sure it is.
+        bodies: where the body is in the fixed and in the moving image, on grids of their own; None
+            where no body mask is used.
         grids: the lattices of the fixed image.
         lattice: where the moving image is looked at.
         windows: intensities that count as 0 and 1, fixed and moving.
@@ -63,13 +66,19 @@ class Plan:
 
     device: Device
     config: RegistrationConfig
-    initial: AffineTransform
+    alignment: Alignment
+    bodies: tuple[Volume | None, Volume | None]
     grids: WorkingGrids
     lattice: MovingLattice
     windows: tuple[tuple[float, float], tuple[float, float]]
     encoding: EncodingPlan | None
     choices: dict[str, str]
     memory_bytes: int
+
+    @property
+    def initial(self) -> AffineTransform:
+        """Fixed points to moving points where the registration begins."""
+        return self.alignment.transform
 
     def describe(self) -> str:
         """Several lines for people: grids, search, memory."""
@@ -114,9 +123,8 @@ def plan(
         modality, choices[f"{role} modality"] = detect_modality(volume, wanted)
         modalities.append(modality)
         windows.append(intensity_window(volume, modality, config, mask))
-    initial, choices["initial alignment"] = initial_alignment(
-        fixed, moving, config.initial, (windows[0], windows[1]), masks
-    )
+    alignment, bodies = _align(fixed, moving, config, (windows[0], windows[1]), masks, choices)
+    initial = alignment.transform
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
@@ -143,7 +151,8 @@ def plan(
     return Plan(
         device=device,
         config=config,
-        initial=initial,
+        alignment=alignment,
+        bodies=bodies,
         grids=grids,
         lattice=lattice,
         windows=(windows[0], windows[1]),
@@ -265,6 +274,7 @@ def register(
         encoding=encoding,
         features=kept,
         choices=plan_.choices,
+        alignment=plan_.alignment.numbers(),
         timings_ms=timer.timings_ms,
         versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
         hashes={"fixed": content_hash(fixed), "moving": content_hash(moving)},
@@ -283,6 +293,33 @@ def _masks(
     )
 
 
+def _align(
+    fixed: Volume,
+    moving: Volume,
+    config: RegistrationConfig,
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    masks: tuple[Array | None, Array | None],
+    choices: dict[str, str],
+) -> tuple[Alignment, tuple[Volume | None, Volume | None]]:
+    """The initial alignment and the bodies, both from the coarse images; `choices` says why."""
+    searched = config.initial in SEARCHES
+    if searched or config.body_mask == "auto":
+        host = choose_device("cpu", config.threads)[0]
+        coarse = coarse_pair((fixed, moving), windows, masks, host)
+    if searched:
+        alignment = search_alignment(coarse, config.initial, config.linear, host)
+    else:
+        alignment = initial_alignment(fixed, moving, config.initial, windows, masks)
+    choices["initial alignment"] = alignment.method
+    if config.body_mask == "off":
+        return alignment, (None, None)
+    bodies = []
+    for role, image in zip(("fixed", "moving"), coarse, strict=True):
+        bodies.append(image.mask() if image.doubt is None else None)
+        choices[f"{role} body mask"] = f"off: {image.doubt}" if image.doubt else "on"
+    return alignment, (bodies[0], bodies[1])
+
+
 def _weights(
     fixed: Volume, moving: Volume, masks: tuple[Array | None, Array | None], plan_: Plan
 ) -> tuple[Array, Array]:
@@ -294,6 +331,13 @@ def _weights(
     else:
         fixed_weight = weight_on(grid, fixed, masks[0], identity, device)
     moving_weight = weight_on(lattice.control, moving, masks[1], plan_.initial, device)
+    fixed_body, moving_body = plan_.bodies
+    if fixed_body is not None:
+        fixed_weight *= weight_on(grid, fixed_body, fixed_body.array, identity, device)
+    if moving_body is not None:
+        moving_weight *= weight_on(
+            lattice.control, moving_body, moving_body.array, plan_.initial, device
+        )
     for role, weight in (("fixed", fixed_weight), ("moving", moving_weight)):
         if not bool(weight.any()):
             raise RegistrationError(

@@ -120,6 +120,10 @@ class RunReport(BaseModel):
     outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
     configuration: dict[str, Any] = Field(description="RegistrationConfig, nothing left at auto")
     choices: dict[str, str] = Field(description="what was decided for the user, and why")
+    alignment: dict[str, float] = Field(
+        default_factory=dict,
+        description="of a searched initial alignment: similarity, confidence and overlap",
+    )
     encoding: Encoding | None = Field(description="what an encoder contributed; null without one")
     quality: Quality
     trust: TrustReport
@@ -158,6 +162,7 @@ def build_report(
         outputs=outputs,
         configuration=result.config.model_dump(mode="json"),
         choices=result.choices,
+        alignment={name: round(value, 4) for name, value in result.alignment.items()},
         encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
         trust=TrustReport(verdict=trust.verdict, reasons=list(trust.reasons)),

@@ -75,6 +75,8 @@ class RegistrationResult:
         encoding: what an encoder contributed; None without one.
         features: of both images; None unless asked for.
         choices: what was decided for the user and why, one entry a decision.
+        alignment: similarity, confidence and overlap of the initial alignment, 0..1 but for the
+            similarity; empty where it was given, not searched.
         timings_ms: wall-clock milliseconds of each stage, in order.
         versions: of dinoreg-rt, its kernel library and the packages that took part.
         hashes: sha256 of the voxels and header of each input.
@@ -91,6 +93,7 @@ class RegistrationResult:
     encoding: EncodingSummary | None = None
     features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
+    alignment: dict[str, float] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)

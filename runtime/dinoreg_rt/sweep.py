@@ -159,7 +159,8 @@ def run_trials(
 
 def run_trial(trial: Trial) -> Record:
     """Register and score one pair; what goes wrong is part of the record."""
-    from .registration import register, versions
+    from .provenance import versions
+    from .registration import register
 
     found = versions()
     version = f"{found['dinoreg-rt']}, libdinoreg {found['libdinoreg']}"
@@ -211,7 +212,7 @@ def _read_images(pair: PairFiles) -> tuple[Any, Any]:
 
 
 def _key(pair: PairFiles, config: RegistrationConfig) -> str:
-    from .registration import versions
+    from .provenance import versions
 
     found = versions()
     files = (
