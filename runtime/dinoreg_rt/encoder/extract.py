@@ -161,8 +161,8 @@ def _moments(
         moments = reduce(TokenMoments.merged, parts, none)
         if not moments.count:
             raise RegistrationError(
-                f"the {role} mask (or the body in it) covers no token of an encoded slice; a smaller --slice-stride "
-                "or a larger mask is needed"
+                f"the {role} mask (or the body in it) covers no token of an encoded slice; a "
+                "smaller --slice-stride or a larger mask is needed"
             )
         found.append(moments)
     return found
