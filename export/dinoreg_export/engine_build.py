@@ -98,11 +98,13 @@ def _compile_for(library: Library, config: Any, capability: str) -> None:
 
 def _make_monitor(library: Library, progress: Progress) -> Any:
     # Made here, because its base class exists only once the module has been imported.
-    class _Monitor(library.module.IProgressMonitor):  # type: ignore[misc]
+    base: Any = library.module.IProgressMonitor
+
+    class _Monitor(base):  # type: ignore[misc]
         """Phases nest: a step of the outer one is the whole of the inner one."""
 
         def __init__(self) -> None:
-            library.module.IProgressMonitor.__init__(self)
+            base.__init__(self)
             self.phases: dict[str, list[Any]] = {}  # name -> [parent, steps, steps done]
             self.fraction = 0.0
             self.interruption: BaseException | None = None

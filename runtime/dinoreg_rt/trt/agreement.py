@@ -60,8 +60,8 @@ def compare_tokens(tokens: NDArray[Any], expected: NDArray[Any]) -> Agreement:
     if tokens.shape != expected.shape:
         raise ValueError(f"tokens {tokens.shape} cannot be compared with {expected.shape}")
     a, b = (t.reshape(-1, t.shape[-1]).astype(np.float64) for t in (tokens, expected))
-    finite = np.isfinite(a).all(axis=1)
-    a = np.where(finite[:, None], a, 0.0)
+    finite = np.asarray(np.isfinite(a).all(axis=1))
+    a[~finite] = 0.0
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
     return Agreement(

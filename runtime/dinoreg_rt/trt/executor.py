@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batches import pieces
 from ..errors import DeviceError, InputError
 from .library import Library
 
@@ -89,19 +90,9 @@ class EngineExecutor:
                 f"(n, {', '.join(map(str, self.input_shape))})"
             )
         tokens = self._cupy.empty((len(pixels), *self.output_shape), np.float32)
-        first = 0
-        while first < len(pixels):
-            batch = self._batch_for(len(pixels) - first)
-            count = min(batch, len(pixels) - first)
-            piece = slice(first, first + count)
+        for batch, piece in pieces(len(pixels), self._batches):
             self._run_batch(batch, pixels[piece], tokens[piece])
-            first += count
         return tokens
-
-    def _batch_for(self, count: int) -> int:
-        """The smallest batch that holds `count` slices, else the largest."""
-        fitting = [batch for batch in self._batches if batch >= count]
-        return min(fitting) if fitting else max(self._batches)
 
     def _run_batch(self, batch: int, pixels: Any, tokens: Any) -> None:
         cupy = self._cupy
