@@ -50,7 +50,7 @@ class _Job:
 
     def reference(self, graph: Graph, pixels: np.ndarray) -> np.ndarray:
         """Tokens of ONNX Runtime on the CPU, every operation in float32."""
-        return run_graph(self._typed(graph, "fp32"), pixels)[0]
+        return run_graph(self._typed(graph, "fp32"), pixels, ["tokens"])[0]
 
     def _typed(self, graph: Graph, precision: Precision) -> Path:
         """The graph in a precision: the bundle's own, or one written anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from .checkpoint import Weights
 from .reference import encode
 
 
-def run_graph(graph: Path, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-    """Tokens and class token by ONNX Runtime on the CPU.
+def run_graph(
+    graph: Path, pixels: NDArray[np.float32], outputs: Sequence[str] = ("tokens", "cls")
+) -> tuple[NDArray[np.float32], ...]:
+    """Tokens and class token, or other outputs, by ONNX Runtime on the CPU.
 
     Raises:
         DeviceError: ONNX Runtime is not installed.
@@ -36,7 +39,7 @@ def run_graph(graph: Path, pixels: NDArray[np.float32]) -> tuple[NDArray[np.floa
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = False
     session = onnxruntime.InferenceSession(str(graph), options, ["CPUExecutionProvider"])
-    return tuple(session.run(["tokens", "cls"], {"pixels": pixels}))
+    return tuple(session.run(list(outputs), {"pixels": pixels}))
 
 
 def compare(
