@@ -66,6 +66,7 @@ def build_plan(library: Library, graph: Path, options: BuildOptions, progress: P
             f"{library.flavour} {library.version} built no engine of {graph.name}: "
             f"{library.complaint()}; smaller --batch or --workspace-gb take less memory"
         )
+    progress("building", 1.0)
     if cache is not None:
         cache.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
