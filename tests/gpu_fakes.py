@@ -10,7 +10,7 @@ import ctypes
 import enum
 import json
 import threading
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -45,6 +45,9 @@ class DeviceArray:
 
 
 class Event:
+    #: Whether the device has come past it.
+    done = False
+
     def __init__(self, **_: Any) -> None:
         self.recorded_on: int | None = None
 
@@ -96,11 +99,6 @@ def fake_cupy() -> ModuleType:
 
     def make_stream(*, non_blocking: bool = False) -> Stream:
         return Stream(calls, next(count))
-
-    @contextmanager
-    def device(index: int) -> Any:
-        calls.append(("device", index))
-        yield
 
     class Device:
         def __init__(self, index: int) -> None:
@@ -159,6 +157,7 @@ class Context:
         self.trt, self.engine = trt, engine
         self.addresses: dict[str, int] = {}
         self.batch = self.profile = self.scratch = None
+        self.running = False
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         self.profile = profile
@@ -181,6 +180,10 @@ class Context:
             self.trt.loggers[-1].log(Severity.ERROR, self.trt.faults.execute)
             return False
         self.trt.calls.append(("execute", self.batch, stream, threading.get_ident(), id(self)))
+        assert not self.running, "two runs in one context at a time"
+        self.running = True
+        time.sleep(0.01)  # long enough for another thread to come in
+        self.running = False
         pixels = at_address(self.addresses["pixels"], (self.batch, *self.engine.input_shape))
         tokens = self.engine.tokens(pixels)
         at_address(self.addresses["tokens"], tokens.shape)[...] = tokens

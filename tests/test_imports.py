@@ -19,7 +19,17 @@ PACKAGES = {
 NEVER = {"torch", "torchvision", "scipy", "monai"}
 #: Only inside functions: they are optional or slow to import.
 LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "matplotlib"}
-BLOCKED = ("torch", "cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime")
+BLOCKED = ("torch", "transformers", "timm", "cupy", "pycuda", "onnxruntime")
+BLOCKED += ("tensorrt", "tensorrt_rtx")
+    "torch",
+    "transformers",
+    "timm",
+    "cupy",
+    "tensorrt",
+    "pycuda",
+    "onnxruntime",
+    "tensorrt_rtx",
+)
 VOCABULARY = {"types", "errors", "geometry", "config"}
 #: Upper layers, and the only ones that may import them.
 USERS = {
@@ -124,6 +134,28 @@ def test_imports_without_gpu_and_torch_libraries(module: str) -> None:
         f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
         f"sys.path[:0] = {[str(folder.parent) for folder in PACKAGES.values()]!r}\n"
         f"import {module}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_whole_run_with_an_encoder_without_torch(tmp_path: Path) -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"makes or runs an encoder: {package} is not installed")
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'timm'): sys.modules[name] = None\n"
+        f"sys.path[:0] = {[str(f.parent) for f in PACKAGES.values()] + [str(ROOT / 'tests')]!r}\n"
+        "from pathlib import Path\n"
+        "from encoders import write_bundle\n"
+        "from phantoms import make_grid, make_phantom\n"
+        "import dinoreg_rt\n"
+        f"folder = write_bundle(Path({str(tmp_path / 'gabor')!r}), [(48, 56)])\n"
+        "grid = make_grid((16, 20, 24), (4.0, 4.0, 4.0))\n"
+        "pair = make_phantom(grid, grid)\n"
+        "config = dinoreg_rt.RegistrationConfig(encoder=str(folder), cache=False, threads=1)\n"
+        "result = dinoreg_rt.register(pair.fixed, pair.moving, config=config)\n"
+        "assert result.encoding.model == 'gabor-bank'\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()

@@ -11,11 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
+EngineChoice = Literal["auto", "ort-cpu", "openvino", "openvino-bf16"]
 
 
 class RegistrationConfig(BaseModel):
@@ -48,7 +49,47 @@ class RegistrationConfig(BaseModel):
         le=1000,
         description="finer images are resampled to at most so many million voxels",
     )
-    features: Literal["mind"] = Field("mind", description="mind: MIND-SSC, needs no weights")
+    encoder: str | None = Field(
+        None,
+        min_length=1,
+        description="encoder bundle, a folder or a name (see 'dinoreg-rt models'); default: none, "
+        "features are MIND-SSC",
+    )
+    engine: EngineChoice = Field(
+        "auto", description="what runs the encoder: auto, ort-cpu, openvino or openvino-bf16"
+    )
+    token_grid: tuple[int, int] | None = Field(
+        None,
+        description="rows and columns of tokens per slice; default: the bundle's size that fits "
+        "the slices best",
+    )
+    slice_stride: int = Field(
+        1, ge=1, le=1000, description="every so many slices one is encoded, and the last (k)"
+    )
+    axis: Literal["auto", "axial", "coronal", "sagittal", "all"] = Field(
+        "auto",
+        description="slices that are encoded: auto (across the coarsest axis), axial, coronal, "
+        "sagittal, or all three",
+    )
+    components: int = Field(
+        24, ge=4, le=128, description="channels kept by the joint PCA, for each axis (d)"
+    )
+    mind_weight: float = Field(
+        0.0, ge=0, le=1e3, description="MIND-SSC beside the encoder with this weight; 0: without"
+    )
+    encoder_ct_window_hu: tuple[float, float] = Field(
+        (-150.0, 250.0), description="CT values that are black and white for the encoder"
+    )
+    encoder_normalisation: Literal["bundle", "none"] = Field(
+        "bundle", description="of the pixels: the bundle's mean and deviation, or none"
+    )
+    token_memory_gb: float = Field(
+        4.0, ge=0, le=1e4, description="tokens beyond this go to a file in the temporary folder"
+    )
+    cache: bool = Field(default=True, description="keep the tokens of encoded images")
+    cache_gb: float = Field(
+        20.0, ge=0, le=1e5, description="size of that cache (DINOREG_CACHE names its folder)"
+    )
     mind_radius_mm: float | None = Field(
         None,
         gt=0,
@@ -130,6 +171,19 @@ class RegistrationConfig(BaseModel):
     )
     inverse: bool = Field(default=False, description="also compute the inverse field")
 
+    @property
+    def uses_mind(self) -> bool:
+        """Whether MIND-SSC takes part: without an encoder always, beside one by its weight."""
+        return self.encoder is None or self.mind_weight > 0
+
+    @model_validator(mode="after")
+    def _windows_rise(self) -> RegistrationConfig:
+        for name in ("ct_window_hu", "encoder_ct_window_hu"):
+            low, high = getattr(self, name)
+            if not low < high:
+                raise ValueError(f"{name} = {low:g}, {high:g}: the first must be the smaller")
+        return self
+
     @classmethod
     def from_sources(
         cls,
@@ -148,6 +202,15 @@ class RegistrationConfig(BaseModel):
         if file is not None:
             values.update(_read_toml(file))
         values.update(overrides or {})
+        return cls.checked(values)
+
+    @classmethod
+    def checked(cls, values: dict[str, Any]) -> RegistrationConfig:
+        """From names and values.
+
+        Raises:
+            ConfigError: an unknown name or a value out of range.
+        """
         try:
             return cls(**values)
         except ValidationError as error:

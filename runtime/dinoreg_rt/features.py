@@ -1,7 +1,7 @@
 """Feature volumes of an image pair on the solver's grids.
 
-A `FeatureSource` turns the two images into features on the control lattice. MIND-SSC is the one
-that is always there; an encoder is another, and several are joined with weights.
+MIND-SSC is always there; an encoder's features (`encoder.extract`) are another set, and sets are
+joined with weights.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 import dinoreg_kernels
 
-from .config import RegistrationConfig
 from .device import Device
-from .preprocess import required, whole_voxels
+from .preprocess import whole_voxels
 from .types import Array, Geometry
 
 #: Stored channels are a multiple of this: one vector load.
@@ -57,13 +55,6 @@ class FeaturePair:
     fixed_weight: Array
     moving_weight: Array
     channels: int
-
-
-class FeatureSource(Protocol):
-    """Anything that makes comparable features of two images."""
-
-    def compute(self, fixed: WorkingImage, moving: WorkingImage, device: Device) -> FeaturePair:
-        """Features of both images; jointly, because some sources fit one basis to both."""
 
 
 @dataclass(frozen=True)
@@ -127,17 +118,6 @@ class MindFeatures:
                 threads=device.threads,
             )
         return features, weight
-
-
-def feature_source(config: RegistrationConfig) -> FeatureSource:
-    """The source that a configuration asks for."""
-    return MindFeatures(
-        required(config.mind_radius_mm),
-        required(config.mind_dilation_mm),
-        config.feature_scale,
-        config.intensity_windows_mm or () if config.intensity == "on" else (),
-        config.intensity_scale,
-    )
 
 
 def padded_channels(channels: int) -> int:

@@ -37,12 +37,18 @@ class RunRequest:
     labels: tuple[Path, ...] = ()
     images: tuple[Path, ...] = ()
     picture: bool = True
+    save_features: bool = False
     command: tuple[str, ...] = ()
 
     def files(self) -> list[str]:
         """Names of the files the run writes into `output`."""
         extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
-        return file_names(inverse=self.config.inverse, picture=self.picture, extras=extras)
+        return file_names(
+            inverse=self.config.inverse,
+            picture=self.picture,
+            features=self.save_features,
+            extras=extras,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +101,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             config=request.config,
             fixed_mask=inputs.fixed_mask,
             moving_mask=inputs.moving_mask,
+            keep_features=request.save_features,
             progress=progress,
             on_plan=lambda plan: announce(plan, progress),
         )
@@ -121,6 +128,10 @@ def announce(plan: Plan, progress: Reporter) -> None:
     """Say what was decided for the user, and why: nothing is chosen silently."""
     for topic, reason in plan.choices.items():
         progress.say(topic, reason)
+    if plan.encoding is not None:
+        for i, role in enumerate(("fixed", "moving")):
+            slices = sum(len(plane.stacks[i].encoded) for plane in plan.encoding.planes)
+            progress.expect(f"encode {role}", slices, "slices")
     progress.say("memory", f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed")
 
 

@@ -16,8 +16,8 @@ from .device import Device
 from .errors import InputError
 from .machine import usable_cpus
 from .report import OutputRecord, hash_output
-from .result import RegistrationResult
-from .types import LabelMap, Volume
+from .result import KeptFeatures, RegistrationResult
+from .types import Array, Geometry, LabelMap, Volume
 
 if TYPE_CHECKING:
     from .progress import Reporter
@@ -61,10 +61,14 @@ def stem_of(path: Path) -> str:
     return next((name[: -len(end)] for end in _SUFFIXES if lower.endswith(end)), name)
 
 
-def file_names(*, inverse: bool, picture: bool, extras: list[str]) -> list[str]:
+#: What ``--save-features`` adds.
+_FEATURE_FILES = ["features_fixed.nrrd", "features_moving.nrrd", "features.png"]
+
+
+def file_names(*, inverse: bool, picture: bool, features: bool, extras: list[str]) -> list[str]:
     """Names of all files of a run."""
     names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
-    names += ["inverse.nii.gz"] * inverse + ["qc.png"] * picture
+    names += ["inverse.nii.gz"] * inverse + ["qc.png"] * picture + _FEATURE_FILES * features
     return [*names, *extras, "report.json"]
 
 
@@ -109,6 +113,8 @@ def result_writers(
         writers["inverse.nii.gz"] = lambda path: io.write_displacement(path, inverse)
     if picture:
         writers["qc.png"] = lambda path: _draw(result, fixed, moving, path)
+    if result.features is not None:
+        writers |= _feature_writers(result.features)
     writers["transform.h5"] = lambda path: io.write_composite_h5(
         path, result.initial, result.displacement
     )
@@ -118,6 +124,24 @@ def result_writers(
     for name, labels in extras.labels.items():
         writers[name] = _labels_writer(result, labels)
     return writers
+
+
+def _feature_writers(features: KeptFeatures) -> dict[str, Writer]:
+    def draw(path: Path) -> None:
+        from .feature_picture import draw_features
+
+        draw_features(features, path)
+
+    def write(array: Array, geometry: Geometry) -> Writer:
+        from .io import write_vectors
+
+        return lambda path: write_vectors(path, array, geometry)
+
+    return {
+        "features_fixed.nrrd": write(features.fixed, features.fixed_geometry),
+        "features_moving.nrrd": write(features.moving, features.moving_geometry),
+        "features.png": draw,
+    }
 
 
 def _write_one(path: Path, writer: Writer) -> OutputRecord:

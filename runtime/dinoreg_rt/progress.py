@@ -24,6 +24,9 @@ class Reporter(Protocol):
     def __call__(self, stage: str, fraction: float) -> None:
         """`stage` has done `fraction` (0 to 1) of its work; a new name begins a new stage."""
 
+    def expect(self, stage: str, count: int, unit: str) -> None:
+        """`stage` will go through so many things: from then on its speed is said, too."""
+
     def say(self, topic: str, text: str) -> None:
         """One line of information: a decision and why, a warning, where the results are."""
 
@@ -32,6 +35,9 @@ class QuietReporter:
     """Says nothing."""
 
     def __call__(self, stage: str, fraction: float) -> None:
+        """Nothing."""
+
+    def expect(self, stage: str, count: int, unit: str) -> None:
         """Nothing."""
 
     def say(self, topic: str, text: str) -> None:
@@ -45,6 +51,7 @@ class LineReporter:
         self._stream = stream
         self._stage = self._finished = ""
         self._began = self._spoke = 0.0
+        self._expected: dict[str, tuple[int, str]] = {}
 
     def __call__(self, stage: str, fraction: float) -> None:
         """A line when a stage ends, and now and then while it goes on."""
@@ -58,7 +65,12 @@ class LineReporter:
             self.finish()
         elif now - self._spoke > _LINE_INTERVAL_S:
             self._spoke = now
-            self._print(f"{stage}: {fraction:.0%} after {now - self._began:.0f} s")
+            text = _pace(fraction, now - self._began, self._expected.get(stage))
+            self._print(f"{stage}: {fraction:.0%} after {now - self._began:.0f} s{text}")
+
+    def expect(self, stage: str, count: int, unit: str) -> None:
+        """From now on lines of `stage` say how fast it is and how long it will take."""
+        self._expected[stage] = (count, unit)
 
     def say(self, topic: str, text: str) -> None:
         """``topic: text``."""
@@ -81,14 +93,23 @@ class TerminalReporter:
         self._bars = bars
         self._task: TaskID | None = None
         self._stage = ""
+        self._began = 0.0
+        self._expected: dict[str, tuple[int, str]] = {}
 
     def __call__(self, stage: str, fraction: float) -> None:
         """Move the stage's bar; a new stage completes the one before it."""
+        now = time.monotonic()
         if stage != self._stage:
             self.finish()
-            self._stage, self._task = stage, self._bars.add_task(stage, total=1.0)
+            self._stage, self._began = stage, now
+            self._task = self._bars.add_task(stage, total=1.0, pace="")
         if self._task is not None:
-            self._bars.update(self._task, completed=min(fraction, 1.0))
+            pace = _pace(fraction, now - self._began, self._expected.get(stage))
+            self._bars.update(self._task, completed=min(fraction, 1.0), pace=pace.lstrip(", "))
+
+    def expect(self, stage: str, count: int, unit: str) -> None:
+        """From now on the bar of `stage` says how fast it is and how long it will take."""
+        self._expected[stage] = (count, unit)
 
     def say(self, topic: str, text: str) -> None:
         """A line above the bars."""
@@ -102,6 +123,16 @@ class TerminalReporter:
             self._bars.update(self._task, completed=1.0)
             self._bars.stop_task(self._task)
             self._task = None
+
+
+def _pace(fraction: float, elapsed_s: float, expected: tuple[int, str] | None) -> str:
+    """Speed and time left of a stage that goes through countable things."""
+    if expected is None or fraction <= 0 or elapsed_s <= 0:
+        return ""
+    count, unit = expected
+    speed = f", {count * fraction / elapsed_s:.3g} {unit}/s"
+    left = elapsed_s * (1 / fraction - 1)
+    return f"{speed}, {left:.0f} s left" if fraction < 1 else speed
 
 
 @contextmanager
@@ -131,5 +162,6 @@ def _bars(stream: TextIO) -> Progress:
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[pace]}"),
         console=console,
     )

@@ -5,40 +5,36 @@ No file is read here but a transform named as the initial alignment, and nothing
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-import dinoreg_kernels
 
 from .align import initial_alignment
 from .config import RegistrationConfig
 from .contrast import same_contrast
 from .device import Device, StageTimer, choose_device
-from .errors import RegistrationError, ResourceError
-from .features import WorkingImage as Image
-from .features import feature_source, padded_channels
+from .encoder.encoding import EncodingPlan, plan_encoding
+from .encoder.engines import ENGINE_PACKAGES
+from .errors import RegistrationError
+from .extract import extract_features
 from .geometry import describe
 from .io import as_mask, as_volume
-from .machine import memory_bytes
+from .memory import check_memory, predict_memory
 from .moving_lattice import MovingLattice, plan_moving_lattice
 from .preprocess import (
     WorkingGrids,
     detect_modality,
     intensity_window,
     plan_grids,
-    resample_volume,
     weight_on,
-    window,
 )
+from .provenance import content_hash, versions
 from .quality import run_quality
-from .result import RegistrationResult
+from .result import KeptFeatures, RegistrationResult
 from .solve import inverse_displacement, solve, solver_options, whole_displacement
-from .types import AffineTransform, Array, DisplacementField, Volume
+from .types import AffineTransform, Array, DisplacementField, Modality, Volume
 from .warp import warp_volume
 
 if TYPE_CHECKING:
@@ -59,6 +55,7 @@ class Plan:
         grids: the lattices of the fixed image.
         lattice: where the moving image is looked at.
         windows: intensities that count as 0 and 1, fixed and moving.
+        encoding: what an encoder will be shown; None without one.
         choices: what was decided for the user, and why.
         memory_bytes: predicted peak beside what the caller holds.
     """
@@ -69,6 +66,7 @@ class Plan:
     grids: WorkingGrids
     lattice: MovingLattice
     windows: tuple[tuple[float, float], tuple[float, float]]
+    encoding: EncodingPlan | None
     choices: dict[str, str]
     memory_bytes: int
 
@@ -121,8 +119,9 @@ def plan(
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
-    choices["features"] = "MIND-SSC, because no encoder was given"
-    if config.intensity == "auto":
+    encoding, said = _plan_features((fixed, moving), modalities, (windows[0], windows[1]), config)
+    choices |= said
+    if config.intensity == "auto" and config.uses_mind:
         alike, choices["local intensities"] = same_contrast(
             (fixed, moving),
             (modalities[0], modalities[1]),
@@ -140,8 +139,35 @@ def plan(
             "moving_modality": modalities[1],
         }
     )
-    memory = _predict_memory(fixed, moving, grids, lattice, config)
-    return Plan(device, config, initial, grids, lattice, (windows[0], windows[1]), choices, memory)
+    return Plan(
+        device=device,
+        config=config,
+        initial=initial,
+        grids=grids,
+        lattice=lattice,
+        windows=(windows[0], windows[1]),
+        encoding=encoding,
+        choices=choices,
+        memory_bytes=predict_memory(fixed, moving, grids, lattice, config, encoding),
+    )
+
+
+def _plan_features(
+    volumes: tuple[Volume, Volume],
+    modalities: Sequence[Modality],
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    config: RegistrationConfig,
+) -> tuple[EncodingPlan | None, dict[str, str]]:
+    """What the features are made of, and how that is said."""
+    if config.encoder is None:
+        return None, {"features": "MIND-SSC, because no encoder was given"}
+    encoding, choices = plan_encoding(volumes, modalities, windows, config)
+    text = f"{config.components} components of {encoding.bundle.name}"
+    if config.axis == "all":
+        text += " for each axis"
+    if config.uses_mind:
+        text += f", joined with MIND-SSC of weight {config.mind_weight:g}"
+    return encoding, {"features": text} | choices
 
 
 def register(
@@ -151,6 +177,7 @@ def register(
     config: RegistrationConfig | None = None,
     fixed_mask: LabelsLike | None = None,
     moving_mask: LabelsLike | None = None,
+    keep_features: bool = False,
     progress: ProgressCallback | None = None,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> RegistrationResult:
@@ -162,6 +189,7 @@ def register(
         config: parameters (default: the preset ``mind``).
         fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
         moving_mask: the same for the moving image.
+        keep_features: leave the features of both images in the result.
         progress: called with a stage's name and its finished fraction.
         on_plan: called with what was decided, before the heavy work.
 
@@ -181,14 +209,10 @@ def register(
     report = progress or (lambda stage, fraction: None)
     timer = StageTimer(device)
     with device.active():
-        with timer.stage("features"):
-            report("features", 0.0)
-            weights = _weights(fixed, moving, masks, plan_)
-            images = _working_images(fixed, moving, plan_)
-            features = feature_source(config).compute(images[0], images[1], device)
-            weights = (weights[0] * features.fixed_weight, weights[1] * features.moving_weight)
-            del images
-            report("features", 1.0)
+        weights = _weights(fixed, moving, masks, plan_)
+        features, encoding = extract_features((fixed, moving), masks, plan_, timer, report)
+        weights = (weights[0] * features.fixed_weight, weights[1] * features.moving_weight)
+        kept = KeptFeatures.of(features, grids, lattice, device) if keep_features else None
         with timer.stage("solve"):
             options = solver_options(config, grids)
             solution = solve(
@@ -216,53 +240,13 @@ def register(
         inverse=None if inverse is None else _on_host(inverse, device),
         quality=quality,
         config=config,
+        encoding=encoding,
+        features=kept,
         choices=plan_.choices,
         timings_ms=timer.timings_ms,
-        versions=versions(),
+        versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
         hashes={"fixed": content_hash(fixed), "moving": content_hash(moving)},
     )
-
-
-def check_memory(plan_: Plan) -> None:
-    """Stop before the work begins when it cannot fit.
-
-    Raises:
-        ResourceError: more memory would be needed than is free.
-    """
-    if plan_.device.kind == "cpu":
-        free = memory_bytes()[1]
-    else:
-        free = int(plan_.device.xp.cuda.Device(plan_.device.index).mem_info[0])
-    if plan_.memory_bytes > free:
-        raise ResourceError(
-            f"about {plan_.memory_bytes / 2**20:.0f} MiB would be needed on {plan_.device.name} "
-            f"and {free / 2**20:.0f} MiB are free; a smaller --working-megavoxels "
-            f"(now {plan_.config.working_megavoxels:g}) or a cropped image needs less"
-        )
-
-
-def content_hash(volume: Volume) -> str:
-    """sha256 of voxels and header: the same image in another file format has the same hash."""
-    digest = hashlib.sha256()
-    geometry = volume.geometry
-    header = [*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction.ravel()]
-    digest.update(np.asarray(geometry.shape_zyx, np.int64).tobytes())
-    digest.update(np.asarray(header, np.float64).tobytes())
-    digest.update(np.ascontiguousarray(volume.array).data.cast("B"))
-    return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Of everything that takes part in a registration."""
-    info = dinoreg_kernels.build_info()
-    names = ("dinoreg-rt", "numpy", "SimpleITK")
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found | {"libdinoreg": info.version, "instruction set": info.isa}
 
 
 def _masks(
@@ -297,50 +281,5 @@ def _weights(
     return fixed_weight, moving_weight
 
 
-def _working_images(fixed: Volume, moving: Volume, plan_: Plan) -> tuple[Image, Image]:
-    identity = AffineTransform.identity()
-    images = []
-    for volume, grid, affine, (low, high) in (
-        (fixed, plan_.grids.working, identity, plan_.windows[0]),
-        (moving, plan_.lattice.working, plan_.initial, plan_.windows[1]),
-    ):
-        array = resample_volume(volume, grid, affine, plan_.device)
-        images.append(Image(window(array, low, high), grid, plan_.grids.pool_zyx))
-    return images[0], images[1]
-
-
 def _on_host(field: DisplacementField, device: Device) -> DisplacementField:
     return DisplacementField(device.download(field.vectors_mm), field.geometry)
-
-
-def _predict_memory(
-    fixed: Volume,
-    moving: Volume,
-    grids: WorkingGrids,
-    lattice: MovingLattice,
-    config: RegistrationConfig,
-) -> int:
-    """Bytes beside the inputs: the largest of features, solver and results at the end."""
-    stride = padded_channels(16)
-    images = 4 * (np.prod(grids.working.shape_zyx) + np.prod(lattice.working.shape_zyx))
-    voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
-    features = voxels * (2 * stride + 4)
-    # MIND-SSC goes through an image in slabs of 32 planes: two buffers of twelve float32 channels.
-    slabs = [
-        2 * 4 * 12 * min(32, grid.shape_zyx[0]) * np.prod(grid.shape_zyx[1:])
-        for grid in (grids.working, lattice.working)
-    ]
-    workspace = dinoreg_kernels.solver_workspace_bytes(
-        grids.control.shape_zyx,
-        lattice.control.shape_zyx,
-        stride,
-        grids.control.spacing_mm[::-1],
-        solver_options(config, grids),
-    )
-    field = 4 * 3 * np.prod(grids.control.shape_zyx)
-    # Displacement (3), warped image, determinant, and its deviations from the mean in double
-    # precision (2); the inverse adds vectors and residual.
-    results = 4 * 7 * np.prod(fixed.geometry.shape_zyx)
-    results += 4 * 4 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
-    stages = (images + features + max(slabs), features + workspace + field, results + field)
-    return int(max(stages) + 4 * voxels)

@@ -61,6 +61,33 @@ class Quality(BaseModel):
     overlap_percent: float
 
 
+class EncodedPlane(BaseModel):
+    """The fields of `EncodedPlaneSummary`; see there for the definitions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    plane: str
+    weight: float
+    token_grid: tuple[int, int]
+    slices: tuple[int, int]
+    from_cache: tuple[bool, bool]
+    feature_scale: float
+    explained_variance: tuple[float, ...]
+
+
+class Encoding(BaseModel):
+    """The fields of `EncodingSummary`; see there for the definitions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    precision: str
+    bundle_sha256: str
+    random_weights: bool
+    engine: str
+    planes: tuple[EncodedPlane, ...]
+
+
 class RunReport(BaseModel):
     """The content of ``report.json``."""
 
@@ -78,6 +105,7 @@ class RunReport(BaseModel):
     outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
     configuration: dict[str, Any] = Field(description="RegistrationConfig, nothing left at auto")
     choices: dict[str, str] = Field(description="what was decided for the user, and why")
+    encoding: Encoding | None = Field(description="what an encoder contributed; null without one")
     quality: Quality
     warnings: list[str] = Field(description="what in `quality` deserves a look; empty if nothing")
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
@@ -110,8 +138,9 @@ def build_report(
         outputs=outputs,
         configuration=result.config.model_dump(mode="json"),
         choices=result.choices,
+        encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
-        warnings=quality_warnings(result.quality),
+        warnings=run_warnings(result),
         timings_ms={stage: round(value, 3) for stage, value in timings_ms.items()},
         total_ms=round((finished_at - started_at).total_seconds() * 1e3, 3),
         peak_memory_mb=round(peak_memory_mb(), 1),
@@ -120,8 +149,16 @@ def build_report(
     )
 
 
-def quality_warnings(quality: RunQuality) -> list[str]:
+def run_warnings(result: RegistrationResult) -> list[str]:
     """What a careful user would look at before using the result."""
+    found = quality_warnings(result.quality)
+    if result.encoding is not None and result.encoding.random_weights:
+        found.append("the encoder's weights are random: its features mean nothing")
+    return found
+
+
+def quality_warnings(quality: RunQuality) -> list[str]:
+    """The part of it that the measures of quality give rise to."""
     found = []
     if not math.isfinite(quality.similarity_after):
         found.append("the similarity is not a number: the images share no usable voxels")

@@ -6,10 +6,58 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .config import RegistrationConfig
-from .types import AffineTransform, DisplacementField, RunQuality, Volume
+from .types import (
+    AffineTransform,
+    Array,
+    DisplacementField,
+    EncodingSummary,
+    Geometry,
+    RunQuality,
+    Volume,
+)
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+    from .device import Device
+    from .features import FeaturePair
+    from .moving_lattice import MovingLattice
+    from .preprocess import WorkingGrids
+
+
+@dataclass(frozen=True, eq=False)
+class KeptFeatures:
+    """The features that were compared, for people who want to look at them.
+
+    Attributes:
+        fixed: (d, h, w, K) float16 on `fixed_geometry`.
+        moving: the same of the moving image on `moving_geometry`, after the initial alignment.
+        fixed_weight: (d, h, w) float32, 0 where the features say nothing.
+        moving_weight: the same of the moving image.
+        fixed_geometry: control lattice, in the fixed image's space.
+        moving_geometry: its part or extension where the moving image is looked at.
+    """
+
+    fixed: Array
+    moving: Array
+    fixed_weight: Array
+    moving_weight: Array
+    fixed_geometry: Geometry
+    moving_geometry: Geometry
+
+    @classmethod
+    def of(
+        cls, features: FeaturePair, grids: WorkingGrids, lattice: MovingLattice, device: Device
+    ) -> KeptFeatures:
+        """Copies on the host, without padding."""
+        return cls(
+            device.download(features.fixed[..., : features.channels]),
+            device.download(features.moving[..., : features.channels]),
+            device.download(features.fixed_weight),
+            device.download(features.moving_weight),
+            grids.control,
+            lattice.control,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +72,8 @@ class RegistrationResult:
         inverse: moving points to fixed points, on the moving image's grid; None unless asked for.
         quality: see `RunQuality`.
         config: the configuration that was used, nothing left at ``auto``.
+        encoding: what an encoder contributed; None without one.
+        features: of both images; None unless asked for.
         choices: what was decided for the user and why, one entry a decision.
         timings_ms: wall-clock milliseconds of each stage, in order.
         versions: of dinoreg-rt, its kernel library and the packages that took part.
@@ -36,6 +86,8 @@ class RegistrationResult:
     inverse: DisplacementField | None
     quality: RunQuality
     config: RegistrationConfig
+    encoding: EncodingSummary | None = None
+    features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -136,3 +136,47 @@ class RunQuality:
     inverse_consistency_mean_mm: float
     inverse_consistency_max_mm: float
     overlap_percent: float
+
+
+@dataclass(frozen=True)
+class EncodedPlaneSummary:
+    """What became of the slices of one plane.
+
+    Attributes:
+        plane: axial, coronal or sagittal.
+        weight: of its features among those of all planes.
+        token_grid: rows and columns of tokens per slice.
+        slices: encoded ones of the fixed and of the moving image.
+        from_cache: whether each image's tokens were there already.
+        feature_scale: factor on the projected tokens.
+        explained_variance: share of the tokens' variance along each component of the joint PCA.
+    """
+
+    plane: str
+    weight: float
+    token_grid: tuple[int, int]
+    slices: tuple[int, int]
+    from_cache: tuple[bool, bool]
+    feature_scale: float
+    explained_variance: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EncodingSummary:
+    """What an encoder contributed to a registration.
+
+    Attributes:
+        model: such as ``dinov3-vitl16``.
+        precision: of the bundle.
+        bundle_sha256: of its manifest, which holds the hashes of all its files.
+        random_weights: the features mean nothing.
+        engine: that ran it.
+        planes: one, or all three.
+    """
+
+    model: str
+    precision: str
+    bundle_sha256: str
+    random_weights: bool
+    engine: str
+    planes: tuple[EncodedPlaneSummary, ...]

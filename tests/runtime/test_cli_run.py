@@ -38,6 +38,7 @@ class FakeRegistration:
                 "features": "MIND-SSC, because no encoder was given",
             },
             memory_bytes=300 << 20,
+            encoding=None,
             describe=lambda: "features at 2 mm, search 12 mm",
         )
 
@@ -49,6 +50,7 @@ class FakeRegistration:
         config: RegistrationConfig,
         fixed_mask: Any = None,
         moving_mask: Any = None,
+        keep_features: bool = False,
         progress: Any = None,
         on_plan: Any = None,
     ) -> RegistrationResult:

@@ -29,8 +29,21 @@ _PANELS = {
         "mr_percentile",
         "working_megavoxels",
     ),
+    "Encoder": (
+        "encoder",
+        "engine",
+        "token_grid",
+        "slice_stride",
+        "axis",
+        "components",
+        "mind_weight",
+        "encoder_ct_window_hu",
+        "encoder_normalisation",
+        "token_memory_gb",
+        "cache",
+        "cache_gb",
+    ),
     "Features": (
-        "features",
         "mind_radius_mm",
         "mind_dilation_mm",
         "intensity",
@@ -111,7 +124,8 @@ def _type_of(annotation: Any) -> dict[str, Any]:
         parts = get_args(annotation)
         if parts[-1] is Ellipsis:
             return {"type": parse_numbers, "metavar": "A,B,..."}
-        return {"type": float, "nargs": len(parts), "metavar": "LOW HIGH"}
+        names = "ROWS COLUMNS" if parts[0] is int else "LOW HIGH"
+        return {"type": parts[0], "nargs": len(parts), "metavar": names}
     if annotation in (int, float, str):
         return {"type": annotation}
     raise TypeError(f"no command-line option for a configuration field of type {annotation!r}")

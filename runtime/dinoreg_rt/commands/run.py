@@ -56,6 +56,12 @@ _FILES, _REPORTING = "Files", "What is said"
 @click.option("--config", "config_file", type=_PATH, panel=_FILES, help="TOML file of parameters.")
 @click.option("--preset", panel=_FILES, help=f"Set of parameters: {', '.join(preset_names())}.")
 @config_options
+@click.option(
+    "--save-features",
+    is_flag=True,
+    panel="Output",
+    help="Also write the features of both images, as NRRD and as a picture in colours.",
+)
 @click.option("--no-qc", is_flag=True, panel="Output", help="Do not draw qc.png.")
 @click.option("--dry-run", is_flag=True, panel=_REPORTING, help="Check everything, write nothing.")
 @click.option("--json", "as_json", is_flag=True, panel=_REPORTING, help="Report on stdout.")
@@ -94,6 +100,7 @@ def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
         labels=options["labels"],
         images=options["images"],
         picture=not options["no_qc"],
+        save_features=options["save_features"],
         command=("dinoreg-rt", *sys.argv[1:]),
     )
 

@@ -49,6 +49,10 @@ class TensorRtEncoder:
                 return self._cupy.asnumpy(self._executor.run(self._cupy.asarray(pixels)))
             return self._executor.run(pixels)
 
+    def cancel(self) -> None:
+        """See `Encoder`."""
+        self._executor.cancelled.set()
+
     def _check_contract(self, bundle: Bundle, graph: Graph, file: str, flavour: Flavour) -> None:
         wanted_in = (3, graph.height, graph.width)
         wanted_out = (*bundle.token_grid(graph), bundle.manifest.channels)

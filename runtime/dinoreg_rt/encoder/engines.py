@@ -41,6 +41,16 @@ EXTRAS = {
     "tensorrt-rtx": "gpu,rtx",
 }
 GPU_ENGINES = frozenset({"ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"})
+#: The distribution of each, for reports.
+ENGINE_PACKAGES = {
+    "ort-cpu": "onnxruntime",
+    "openvino": "openvino",
+    "openvino-bf16": "openvino",
+    "ort-cuda": "onnxruntime-gpu",
+    "ort-tensorrt": "onnxruntime-gpu",
+    "tensorrt": "tensorrt-cu13",
+    "tensorrt-rtx": "tensorrt-rtx-cu13",
+}
 
 
 class Encoder(Protocol):
@@ -51,6 +61,9 @@ class Encoder(Protocol):
 
         NumPy gives NumPy. Encoders on a GPU also take CuPy, and then give CuPy on the same stream.
         """
+
+    def cancel(self) -> None:
+        """From another thread: end a call of `encode` that is under way; it raises. For good."""
 
 
 class OrtEncoder:
@@ -86,6 +99,10 @@ class OrtEncoder:
         self._session.run_with_iobinding(binding, self._options)
         return tokens
 
+    def cancel(self) -> None:
+        """See `Encoder`."""
+        self._options.terminate = True
+
 
 class OpenVinoEncoder:
     """A graph compiled by OpenVINO for the CPU, in a precision that is always named.
@@ -117,6 +134,10 @@ class OpenVinoEncoder:
         """See `Encoder`."""
         self._request.infer({"pixels": pixels}, share_inputs=True)
         return np.array(self._request.get_tensor("tokens").data)
+
+    def cancel(self) -> None:
+        """See `Encoder`."""
+        self._request.cancel()
 
 
 def open_encoder(

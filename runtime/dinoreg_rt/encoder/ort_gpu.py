@@ -81,7 +81,7 @@ class OrtGpuEncoder:
         self._tokens = (*bundle.token_grid(graph), bundle.manifest.channels)
         self.batches = (max(batches),) if engine == "ort-tensorrt" else tuple(sorted(set(batches)))
         self._index, self._device = device, cupy.cuda.Device(device)
-        self._lock = threading.Lock()
+        self._lock, self._cancelled = threading.Lock(), threading.Event()
         with self._device:
             current = cupy.cuda.get_current_stream()
             own = current.ptr in _DEFAULT_STREAMS
@@ -111,7 +111,13 @@ class OrtGpuEncoder:
             caller.wait_event(done)
             return cupy.asnumpy(tokens) if isinstance(pixels, np.ndarray) else tokens
 
+    def cancel(self) -> None:
+        """See `Encoder`; between two batches, because a captured graph runs to its end."""
+        self._cancelled.set()
+
     def _run(self, buffers: _Batch, pixels: Array, tokens: Any) -> None:
+        if self._cancelled.is_set():
+            raise DeviceError("the encoder was cancelled")
         count = len(pixels)
         if isinstance(pixels, np.ndarray):
             buffers.pixels[:count].set(np.ascontiguousarray(pixels))

@@ -76,9 +76,9 @@ def upright(geometry: Geometry, plane: Plane) -> Geometry:
 
 
 def upright_view(array: Array, geometry: Geometry, plane: Plane) -> Array:
-    """The voxels of `geometry`, (z, y, x), as a view (slice, row, column) on `upright`'s grid."""
+    """The voxels of `geometry`, (z, y, x) or (z, y, x, C), as a view (slice, row, column[, C])."""
     axes, flips = _layout(geometry, plane)
-    view = array.transpose([2 - axis for axis in axes])
+    view = array.transpose([*(2 - axis for axis in axes), *range(3, array.ndim)])
     return view[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
 

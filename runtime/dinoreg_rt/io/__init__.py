@@ -26,6 +26,7 @@ from .images import (
     read_volume,
     write_displacement,
     write_labels,
+    write_vectors,
     write_volume,
 )
 from .points import Frame, PointSet, read_points, write_points
@@ -79,5 +80,6 @@ __all__ = [
     "write_displacement",
     "write_labels",
     "write_points",
+    "write_vectors",
     "write_volume",
 ]

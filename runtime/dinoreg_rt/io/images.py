@@ -179,6 +179,11 @@ def write_displacement(path: str | os.PathLike[str], field: DisplacementField) -
     _write(Path(path), np.asarray(field.vectors_mm), field.geometry, "float32")
 
 
+def write_vectors(path: str | os.PathLike[str], array: Any, geometry: Geometry) -> None:
+    """Write (D, H, W, K) as a float32 vector image; formats and errors as `write_volume`."""
+    _write(Path(path), np.asarray(array, np.float32), geometry, "float32")
+
+
 def image_suffix(path: str | os.PathLike[str]) -> str:
     """The lower-case suffix of an image file, ``.nii.gz`` being one."""
     name = Path(path).name.lower()

@@ -8,6 +8,7 @@ slices than the smallest that fits are padded with zeros.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..errors import DeviceError, InputError
 from .library import Library
 
 INPUT, OUTPUT = "pixels", "tokens"
+#: Of one batch size; beyond these, runs on several streams wait for each other.
+_MOST_CONTEXTS = 8
 
 
 @dataclass
@@ -29,6 +32,7 @@ class _Context:
         outputs: every output of the engine; TensorRT wants an address for each.
         scratch: device memory of the layers' activations; held so that it lives as long.
         done: recorded after each run.
+        stream: of the last run.
     """
 
     context: Any
@@ -36,14 +40,44 @@ class _Context:
     outputs: dict[str, Any]
     scratch: Any
     done: Any
+    stream: int
 
     def __del__(self) -> None:
-        # A thread may end before its last run has: its buffers must not go back to the pool yet.
+        # The executor may go before its last run has ended: not so the buffers of that run.
         self.done.synchronize()
 
 
+class _Contexts:
+    """Contexts of one batch size that no call is using."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_Context] = []
+        self._made = 0
+
+    def take(self, stream: Any, make: Callable[[], _Context]) -> _Context:
+        """One whose last run is over or on the same stream; else a new one, up to a number."""
+        with self._lock:
+            for i, held in enumerate(self._idle):
+                if held.stream == stream.ptr or held.done.done:
+                    return self._idle.pop(i)
+            if self._idle and self._made >= _MOST_CONTEXTS:
+                return self._idle.pop()  # the stream is going to wait for it
+            self._made += 1
+        return make()
+
+    def give(self, held: _Context) -> None:
+        """Back, with its work perhaps still under way."""
+        with self._lock:
+            self._idle.append(held)
+
+
 class EngineExecutor:
-    """Runs one engine; safe to call from several threads, each with a context of its own."""
+    """Runs one engine; safe to call from several threads, no two in one context at a time.
+
+    Attributes:
+        cancelled: once set, runs end before their next batch.
+    """
 
     def __init__(self, library: Library, plan: bytes) -> None:
         """Load an engine on the current device.
@@ -71,7 +105,8 @@ class EngineExecutor:
         self._batches = [int(shapes[2][0]) for shapes in profiles]
         self.input_shape = tuple(int(n) for n in profiles[0][2][1:])
         self.output_shape = tuple(int(n) for n in self._engine.get_tensor_shape(OUTPUT)[1:])
-        self._local = threading.local()
+        self._contexts = {batch: _Contexts() for batch in self._batches}
+        self.cancelled = threading.Event()
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -95,37 +130,38 @@ class EngineExecutor:
         return tokens
 
     def _run_batch(self, batch: int, pixels: Any, tokens: Any) -> None:
-        cupy = self._cupy
+        if self.cancelled.is_set():
+            raise DeviceError("the encoder was cancelled")
+        cupy, contexts = self._cupy, self._contexts[batch]
         stream = cupy.cuda.get_current_stream()
-        held = self._context(batch, stream)
-        if len(pixels) < batch:
-            whole = cupy.zeros((batch, *self.input_shape), np.float32)
-            whole[: len(pixels)] = pixels
-            pixels, into = whole, held.outputs[OUTPUT]
-        else:
-            pixels, into = cupy.ascontiguousarray(pixels), tokens
-        # The thread may have changed its stream since: its buffers are shared by both.
-        stream.wait_event(held.done)
-        context = held.context
+        held = contexts.take(stream, lambda: self._make_context(batch, stream))
+        try:
+            # Its last run may have been on another stream.
+            stream.wait_event(held.done)
+            if len(pixels) < batch:
+                whole = cupy.zeros((batch, *self.input_shape), np.float32)
+                whole[: len(pixels)] = pixels
+                self._execute(held, whole, held.outputs[OUTPUT], stream)
+                tokens[...] = held.outputs[OUTPUT][: len(tokens)]
+            else:
+                self._execute(held, cupy.ascontiguousarray(pixels), tokens, stream)
+            held.done.record(stream)
+            held.stream = stream.ptr
+        finally:
+            contexts.give(held)
+
+    def _execute(self, held: _Context, pixels: Any, tokens: Any, stream: Any) -> None:
+        """Queue one run; outputs other than the tokens go to the context's own buffers."""
         addresses = {name: buffer.data.ptr for name, buffer in held.outputs.items()}
-        addresses |= {INPUT: pixels.data.ptr, OUTPUT: into.data.ptr}
-        ready = context.set_input_shape(INPUT, (batch, *self.input_shape))
+        addresses |= {INPUT: pixels.data.ptr, OUTPUT: tokens.data.ptr}
+        context = held.context
+        ready = context.set_input_shape(INPUT, (held.batch, *self.input_shape))
         for name, address in addresses.items():
             ready = context.set_tensor_address(name, address) and ready
         if not (ready and context.execute_async_v3(stream.ptr)):
             raise DeviceError(
                 f"{self._library.flavour} could not run the engine: {self._library.complaint()}"
             )
-        if into is not tokens:
-            tokens[...] = into[: len(tokens)]
-        held.done.record(stream)
-
-    def _context(self, batch: int, stream: Any) -> _Context:
-        """This thread's context for a batch size, made at its first use."""
-        held: dict[int, _Context] = self._local.__dict__.setdefault("contexts", {})
-        if batch not in held:
-            held[batch] = self._make_context(batch, stream)
-        return held[batch]
 
     def _make_context(self, batch: int, stream: Any) -> _Context:
         cupy, engine, module = self._cupy, self._engine, self._library.module
@@ -147,7 +183,7 @@ class EngineExecutor:
         }
         done = cupy.cuda.Event(disable_timing=True)
         done.record(stream)
-        return _Context(context, batch, outputs, scratch, done)
+        return _Context(context, batch, outputs, scratch, done, stream.ptr)
 
     def _check_types(self, names: list[str]) -> None:
         for name in names:

@@ -212,6 +212,13 @@ def test_wrong_pixels(bundle, cupy, ort, rng) -> None:
         open_on_gpu(bundle).encode(slices(rng, 1)[..., :16])
 
 
+def test_cancelled(bundle, cupy, ort, rng) -> None:
+    encoder = open_on_gpu(bundle)
+    encoder.cancel()
+    with pytest.raises(DeviceError, match="cancelled"):
+        encoder.encode(slices(rng, 1))
+
+
 def test_missing_packages(bundle, monkeypatch, ort) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceError, match=r"ort-cuda .*cupy is not installed; .*\[gpu\]"):

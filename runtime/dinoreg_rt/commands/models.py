@@ -1,0 +1,110 @@
+"""`dinoreg-rt models`: the encoders that `--encoder` finds by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from ..cli import EXIT_CODE_TEXT
+from ..encoder.bundle import bundle_names, find_bundle, models_folder, open_bundle
+from ..errors import InputError
+from ..manifest import Manifest, read_manifest
+
+
+@click.group("models", epilog=EXIT_CODE_TEXT)
+def models() -> None:
+    """Encoders in the folder of models, which `run --encoder` takes by name.
+
+    The folder is DINOREG_MODELS, or .cache/dinoreg/models in the home directory.
+    """
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="On stdout as JSON.")
+def list_models(*, as_json: bool) -> None:
+    """Show the encoders that are there, and what they take; their files are not read."""
+    folder = models_folder()
+    found = {name: _description(folder / name) for name in bundle_names(folder)}
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "models": found}, indent=2))
+    elif not found:
+        click.echo(f"no encoder in {folder}; 'dinoreg-rt export onnx' makes one")
+    else:
+        _print_table(folder, found)
+
+
+@models.command("check")
+@click.argument("encoders", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="On stdout as JSON.")
+def check_models(encoders: tuple[str, ...], *, as_json: bool) -> None:
+    """Compare every file of the ENCODERS with its hash: names or folders; without any, all.
+
+    Exit code 3 when one of them was changed or cannot be read; the others are checked all the same.
+    """
+    wanted = encoders or tuple(bundle_names(models_folder()))
+    results = {name: _check(name) for name in wanted}
+    if as_json:
+        click.echo(json.dumps({"models": results}, indent=2))
+    else:
+        for name, problem in results.items():
+            click.echo(f"{name}: {problem or 'all files as exported'}")
+        if not results:
+            click.echo(f"no encoder in {models_folder()}")
+    bad = [name for name, problem in results.items() if problem is not None]
+    if bad:
+        raise InputError(f"{len(bad)} of {len(results)} encoders cannot be used: {', '.join(bad)}")
+
+
+def _check(encoder: str) -> str | None:
+    try:
+        open_bundle(find_bundle(encoder))
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = read_manifest(folder)
+    except InputError as error:
+        return {"problem": str(error)}
+    return {
+        "model": manifest.model,
+        "precision": manifest.precision,
+        "sizes": [f"{graph.height}x{graph.width}" for graph in manifest.graphs],
+        "megabytes": round(sum(file.size_bytes for file in manifest.files) / 1e6, 1),
+        "licence": manifest.licence,
+        "random_weights": manifest.source.random_weights,
+        "verified": _verified(manifest),
+    }
+
+
+def _verified(manifest: Manifest) -> str:
+    found = manifest.verification
+    return "no" if found is None else f"token cosine {found.mean_cosine:.5f}"
+
+
+def _print_table(folder: Path, found: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Encoders in {folder}", title_justify="left", box=None, padding=(0, 1))
+    for heading in ("name", "model", "precision", "input sizes", "MB", "weights"):
+        table.add_column(heading, overflow="fold")
+    for name, entry in found.items():
+        if "problem" in entry:
+            table.add_row(name, f"[red]{entry['problem']}[/red]")
+            continue
+        weights = "random: its features mean nothing" if entry["random_weights"] else "trained"
+        table.add_row(
+            name,
+            entry["model"],
+            entry["precision"],
+            ", ".join(entry["sizes"]),
+            f"{entry['megabytes']:g}",
+            weights,
+        )
+    Console(highlight=False).print(table)

@@ -1,0 +1,223 @@
+"""What an encoder will be shown, decided before it is loaded: planes, sizes, slices, batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import RegistrationConfig
+from ..errors import RegistrationError
+from ..machine import memory_bytes
+from ..manifest import Graph, Normalisation
+from ..types import Modality, Volume
+from .bundle import Bundle, find_bundle, open_bundle
+from .engines import choose_engine
+from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
+from .slice_stack import SliceStack, plan_slices
+
+#: Tokens in one run of the encoder from which on more slices at a time gain nothing on a CPU.
+_FULL_BATCH_TOKENS = 2048
+_MOST_SLICES = 16
+#: Scores of attention that exist at one time, per slice; the exported graphs see to it.
+_SCORE_BYTES = 512 << 20
+_HEADS = 16
+_NO_NORMALISATION = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneStacks:
+    """One cutting direction.
+
+    Attributes:
+        plane: its name.
+        graph: of the bundle, for slices of this shape.
+        stacks: slices of the fixed and of the moving image.
+        weight: of its features among those of all planes; they sum to 1.
+    """
+
+    plane: Plane
+    graph: Graph
+    stacks: tuple[SliceStack, SliceStack]
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class EncodingPlan:
+    """How both images become tokens.
+
+    Attributes:
+        bundle: the encoder.
+        engine: that runs it.
+        planes: one, or all three.
+        batch: slices in one run.
+        normalisation: of the pixels.
+        components: of the joint PCA, for each plane.
+    """
+
+    bundle: Bundle
+    engine: str
+    planes: tuple[PlaneStacks, ...]
+    batch: int
+    normalisation: Normalisation
+    components: int
+
+    @property
+    def channels(self) -> int:
+        """Of the features of all planes together."""
+        return self.components * len(self.planes)
+
+    def token_shape(self, plane: PlaneStacks, image: int) -> tuple[int, int, int, int]:
+        """(n, rows, columns, C) of one image's tokens: 0 is fixed, 1 moving."""
+        rows, columns = self.bundle.token_grid(plane.graph)
+        return len(plane.stacks[image].encoded), rows, columns, self.bundle.manifest.channels
+
+    def memory_bytes(self, token_budget: int) -> int:
+        """Predicted peak while encoding: weights, activations, tokens within their budget.
+
+        ONNX Runtime keeps the weights as read and once more packed for its matrix products.
+        """
+        weights = 2 * sum(f.size_bytes for f in self.bundle.manifest.files)
+        activations, tokens = 0, 0
+        for plane in self.planes:
+            activations = max(activations, self.batch * activation_bytes(self.bundle, plane.graph))
+            sizes = [2 * int(np.prod(self.token_shape(plane, i))) for i in (0, 1)]
+            tokens = max(tokens, sum(s for s in sizes if s <= token_budget // 2))
+        return weights + activations + tokens
+
+
+def plan_encoding(
+    volumes: tuple[Volume, Volume],
+    modalities: Sequence[Modality],
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    config: RegistrationConfig,
+) -> tuple[EncodingPlan, dict[str, str]]:
+    """Open the encoder's bundle and decide what it will be shown; also what was chosen and why.
+
+    Args:
+        volumes: fixed and moving image.
+        modalities: of both.
+        windows: intensities that count as 0 and 1; for a CT the encoder has a window of its own.
+        config: names the encoder.
+
+    Raises:
+        InputError: no such bundle, or one that was changed.
+        ConfigError: the bundle has no graph for the wanted tokens.
+        RegistrationError: an image without anything to encode.
+    """
+    bundle = open_bundle(find_bundle(config.encoder or ""))
+    engine, engine_reason = choose_engine(config.engine)
+    windows = _encoder_windows(modalities, windows, config)
+    planes, plane_reason = _planes(volumes, windows, bundle, config)
+    own = config.encoder_normalisation == "bundle"
+    plan = EncodingPlan(
+        bundle=bundle,
+        engine=engine,
+        planes=planes,
+        batch=_batch(bundle, [plane.graph for plane in planes]),
+        normalisation=bundle.manifest.normalisation if own else _NO_NORMALISATION,
+        components=config.components,
+    )
+    tokens = "; ".join(
+        "{} x {} tokens in {} + {} {} slices".format(
+            *bundle.token_grid(p.graph), *(len(s.encoded) for s in p.stacks), p.plane
+        )
+        for p in planes
+    )
+    return plan, {"engine": engine_reason, "slices": plane_reason, "tokens": tokens}
+
+
+def activation_bytes(bundle: Bundle, graph: Graph) -> int:
+    """What one slice takes inside a vision transformer: its widest layers and its attention.
+
+    Measured on ONNX Runtime's CPU with ViT-S/16 at 512 x 512 and ViT-L/16 at 1792 x 1536 pixels:
+    31 floats for each channel of a token in both, beside twice the scores.
+    """
+    rows, columns = bundle.token_grid(graph)
+    tokens = rows * columns + 5
+    scores = min(_SCORE_BYTES, 4 * _HEADS * tokens**2)
+    return 4 * 32 * tokens * bundle.manifest.channels + 2 * scores
+
+
+def _encoder_windows(
+    modalities: Sequence[Modality],
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    config: RegistrationConfig,
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    first, second = (
+        config.encoder_ct_window_hu if modality == "ct" else window
+        for modality, window in zip(modalities, windows, strict=True)
+    )
+    return first, second
+
+
+def _planes(
+    volumes: tuple[Volume, Volume],
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    bundle: Bundle,
+    config: RegistrationConfig,
+) -> tuple[tuple[PlaneStacks, ...], str]:
+    geometries = [volume.geometry for volume in volumes]
+    names: tuple[Plane, ...]
+    if config.axis == "all":
+        names, reason = PLANES, "axial, coronal and sagittal, as asked"
+    elif config.axis == "auto":
+        plane, reason = choose_plane(geometries)
+        names = (plane,)
+    else:
+        names, reason = (config.axis,), f"{config.axis}, as asked"
+    # A plane in which the pixels are large says less: weights go with the fineness of both images.
+    fineness = {
+        name: float(np.prod([1 / in_plane_spacing_mm(g, name) for g in geometries]))
+        for name in names
+    }
+    total = sum(fineness.values())
+    planes = tuple(
+        _plane_stacks(name, volumes, windows, bundle, config, fineness[name] / total)
+        for name in names
+    )
+    return planes, reason
+
+
+def _plane_stacks(
+    plane: Plane,
+    volumes: tuple[Volume, Volume],
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    bundle: Bundle,
+    config: RegistrationConfig,
+    weight: float,
+) -> PlaneStacks:
+    geometry = upright(volumes[0].geometry, plane)
+    _, rows, columns = geometry.shape_zyx
+    aspect = rows * geometry.spacing_mm[1] / (columns * geometry.spacing_mm[0])
+    graph, _ = bundle.graph_for(config.token_grid, aspect)
+    stacks = []
+    for role, volume, window in zip(("fixed", "moving"), volumes, windows, strict=True):
+        stack = plan_slices(
+            volume,
+            window,
+            plane,
+            (graph.height, graph.width),
+            bundle.manifest.patch,
+            config.slice_stride,
+        )
+        if not stack.encoded:
+            raise RegistrationError(
+                f"no {plane} slice of the {role} image holds a value above {window[0]:g}, the "
+                "dark end of its intensity window: there is nothing to encode; check "
+                f"--{role}-modality and --encoder-ct-window-hu"
+            )
+        stacks.append(stack)
+    return PlaneStacks(plane, graph, (stacks[0], stacks[1]), weight)
+
+
+def _batch(bundle: Bundle, graphs: Sequence[Graph]) -> int:
+    """Slices in one run: enough tokens to be fast, activations within an eighth of the memory.
+
+    Of the memory that exists, not of what is free now: the same machine gives the same bits.
+    """
+    tokens = max(int(np.prod(bundle.token_grid(graph))) for graph in graphs)
+    largest = max(activation_bytes(bundle, graph) for graph in graphs)
+    most = memory_bytes()[0] // 8 // largest
+    return int(max(1, min(_MOST_SLICES, _FULL_BATCH_TOKENS // tokens, most)))

@@ -1,0 +1,138 @@
+"""Joint PCA of the tokens of both images: exact, streamed, deterministic.
+
+Mean and covariance are accumulated in float64 and centred chunk by chunk, so neither the order of
+magnitude of the tokens nor the size of the chunks shows in the basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..types import Array, FloatArray
+
+#: Tokens converted to float64 at a time: 128 MB at 1024 channels.
+_CHUNK = 1 << 14
+#: Total variance of the features before `feature_scale`: that of MIND-SSC, so that smoothness and
+#: coupling mean the same for both. Measured 1.02 to 1.18 on eight of the pairs in the README.
+TOTAL_VARIANCE = 1.1
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMoments:
+    """Count, mean and scatter of a set of tokens; sets are merged without looking at them again.
+
+    Attributes:
+        count: number of tokens.
+        mean: (C,) float64.
+        scatter: (C, C) float64, sum of the outer products of the deviations from the mean.
+    """
+
+    count: int
+    mean: FloatArray
+    scatter: FloatArray
+
+    @classmethod
+    def none(cls, channels: int) -> TokenMoments:
+        """Of no tokens at all."""
+        return cls(0, np.zeros(channels), np.zeros((channels, channels)))
+
+    @classmethod
+    def of(cls, tokens: Array) -> TokenMoments:
+        """Of tokens (N, C), whatever their type."""
+        parts = (
+            cls._of_chunk(np.array(tokens[start : start + _CHUNK], np.float64))
+            for start in range(0, len(tokens), _CHUNK)
+        )
+        return reduce(TokenMoments.merged, parts, cls.none(tokens.shape[1]))
+
+    @classmethod
+    def _of_chunk(cls, tokens: FloatArray) -> TokenMoments:
+        mean = tokens.mean(axis=0)
+        tokens -= mean
+        return cls(len(tokens), mean, np.asarray(tokens.T @ tokens))
+
+    def merged(self, other: TokenMoments) -> TokenMoments:
+        """Of both sets together (Chan, Golub and LeVeque 1979)."""
+        if not self.count or not other.count:
+            return self if self.count else other
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        share = other.count / count
+        return TokenMoments(
+            count,
+            self.mean + share * shift,
+            self.scatter + other.scatter + (self.count * share) * np.outer(shift, shift),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureBasis:
+    """The directions in which the tokens of both images vary most.
+
+    Attributes:
+        mean: (C,) float64.
+        components: (K, C) float64, orthonormal rows, the largest variance first. The largest entry
+            of each is positive: an eigenvector has no sign of its own.
+        variance: (K,) of the tokens along each.
+        total_variance: along all C directions.
+    """
+
+    mean: FloatArray
+    components: FloatArray
+    variance: FloatArray
+    total_variance: float
+
+    @property
+    def explained(self) -> FloatArray:
+        """(K,) share of the total variance along each component."""
+        return self.variance / max(self.total_variance, np.finfo(np.float64).tiny)
+
+    def scale(self, feature_scale: float) -> float:
+        """Factor that gives the features a total variance of `TOTAL_VARIANCE` times its square."""
+        kept = float(self.variance.sum())
+        return feature_scale * (TOTAL_VARIANCE / kept) ** 0.5 if kept > 0 else feature_scale
+
+
+def fit_basis(moments: Iterable[TokenMoments], components: int) -> FeatureBasis:
+    """The joint basis of several sets of tokens.
+
+    Raises:
+        ConfigError: more components than channels, or than tokens tell apart.
+    """
+    together = reduce(TokenMoments.merged, moments)
+    channels = len(together.mean)
+    if components > min(channels, together.count - 1):
+        raise ConfigError(
+            f"--components {components}: the encoder gives {channels} channels and "
+            f"{together.count} tokens are compared; wanted at most "
+            f"{max(0, min(channels, together.count - 1))}"
+        )
+    values, vectors = np.linalg.eigh(together.scatter / (together.count - 1))
+    rows = vectors.T[::-1][:components]
+    largest = np.abs(rows).argmax(axis=1)
+    rows = rows * np.sign(rows[np.arange(components), largest])[:, None]
+    return FeatureBasis(
+        together.mean,
+        np.ascontiguousarray(rows),
+        np.maximum(values[::-1][:components], 0.0),
+        float(np.maximum(values, 0.0).sum()),
+    )
+
+
+def project(tokens: Array, basis: FeatureBasis, scale: float) -> Array:
+    """Tokens (..., C) as features (..., K) float32: centred, on the basis, times `scale`.
+
+    A slice at a time: the float32 copy of all tokens would be twice as large as the tokens.
+    """
+    matrix = np.asarray(basis.components.T * scale, np.float32)
+    offset = np.asarray(basis.mean @ basis.components.T * scale, np.float32)
+    out = np.empty((*tokens.shape[:-1], matrix.shape[1]), np.float32)
+    for part, features in zip(tokens, out, strict=True):
+        np.matmul(np.asarray(part, np.float32), matrix, out=features)
+        features -= offset
+    return out

@@ -1,0 +1,87 @@
+"""What a registration will take, predicted before its work begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import dinoreg_kernels
+
+from .config import RegistrationConfig
+from .errors import ResourceError
+from .features import padded_channels
+from .machine import memory_bytes
+from .moving_lattice import MovingLattice
+from .preprocess import WorkingGrids
+from .solve import solver_options
+from .types import Volume
+
+if TYPE_CHECKING:
+    from .encoder.encoding import EncodingPlan
+    from .registration import Plan
+
+#: MIND-SSC and two channels of local intensity, see `MindFeatures`.
+_MIND_CHANNELS = 14
+
+
+def predict_memory(
+    fixed: Volume,
+    moving: Volume,
+    grids: WorkingGrids,
+    lattice: MovingLattice,
+    config: RegistrationConfig,
+    encoding: EncodingPlan | None,
+) -> int:
+    """Bytes beside the inputs: the largest of features, solver and results at the end."""
+    sets = [encoding.channels] if encoding is not None else []
+    sets += [_MIND_CHANNELS] if config.uses_mind else []
+    stride = padded_channels(sum(sets))
+    voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
+    # Joined sets stand beside the ones that they are made of.
+    parts = sum(padded_channels(n) for n in sets) if len(sets) > 1 else 0
+    features = voxels * (2 * (stride + parts) + 4)
+    working = [grid.shape_zyx for grid in (grids.working, lattice.working)]
+    images = 4 * sum(np.prod(shape) for shape in working) if config.uses_mind else 0
+    # MIND-SSC goes through an image in slabs of 32 planes: two buffers of twelve float32 channels.
+    slabs = max(2 * 4 * 12 * min(32, shape[0]) * np.prod(shape[1:]) for shape in working)
+    workspace = dinoreg_kernels.solver_workspace_bytes(
+        grids.control.shape_zyx,
+        lattice.control.shape_zyx,
+        stride,
+        grids.control.spacing_mm[::-1],
+        solver_options(config, grids),
+    )
+    field = 4 * 3 * np.prod(grids.control.shape_zyx)
+    # Displacement (3), warped image, determinant, and its deviations from the mean in double
+    # precision (2); the inverse adds vectors and residual.
+    results = 4 * 7 * np.prod(fixed.geometry.shape_zyx)
+    results += 4 * 4 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
+    stages = [features + workspace + field, results + field]
+    if config.uses_mind:
+        stages.append(images + features + slabs)
+    if encoding is not None:
+        encoder = encoding.memory_bytes(int(config.token_memory_gb * 2**30))
+        stages.append(features + encoder)
+    return int(max(stages) + 4 * voxels)
+
+
+def check_memory(plan: Plan) -> None:
+    """Stop before the work begins when it cannot fit.
+
+    Raises:
+        ResourceError: more memory would be needed than is free.
+    """
+    if plan.device.kind == "cpu":
+        free = memory_bytes()[1]
+    else:
+        free = int(plan.device.xp.cuda.Device(plan.device.index).mem_info[0])
+    if plan.memory_bytes <= free:
+        return
+    advice = f"a smaller --working-megavoxels (now {plan.config.working_megavoxels:g})"
+    if plan.encoding is not None:
+        advice += ", --token-memory-gb or --token-grid"
+    raise ResourceError(
+        f"about {plan.memory_bytes / 2**20:.0f} MiB would be needed on {plan.device.name} "
+        f"and {free / 2**20:.0f} MiB are free; {advice} or a cropped image needs less"
+    )

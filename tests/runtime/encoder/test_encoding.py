@@ -1,0 +1,176 @@
+"""A whole registration with an encoder: from ONNX to field, cached, in pieces, joined, refused."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from encoders import write_bundle
+from phantoms import Phantom, make_grid, make_phantom
+
+import dinoreg_rt
+from dinoreg_rt.device import Device
+from dinoreg_rt.encoder import tokens as tokens_module
+from dinoreg_rt.encoder.bundle import open_bundle
+from dinoreg_rt.encoder.engines import open_encoder
+from dinoreg_rt.encoder.slice_stack import plan_slices
+from dinoreg_rt.encoder.tokens import encode, token_array
+from dinoreg_rt.errors import ConfigError, DeviceError, RegistrationError, ResourceError
+from dinoreg_rt.types import LabelMap, Volume
+
+pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+pytest.importorskip("onnxruntime", reason="runs it: ONNX Runtime is not installed")
+CPU = Device("cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("models") / "gabor", [(192, 224)], patch=4)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    grid = make_grid((40, 44, 52), (2.0, 2.0, 2.0))
+    return make_phantom(grid, grid, peak_mm=8.0)
+
+
+def config(bundle: Path, **more) -> dinoreg_rt.RegistrationConfig:
+    values = {"encoder": str(bundle), "threads": 1, "initial": "none", "device": "cpu"} | more
+    return dinoreg_rt.RegistrationConfig(**values)
+
+
+def errors_voxels(phantom: Phantom, result: dinoreg_rt.RegistrationResult) -> np.ndarray:
+    return phantom.errors_mm(result.displacement.vectors_mm) / 2.0
+
+
+def run(phantom, settings, **more) -> dinoreg_rt.RegistrationResult:
+    return dinoreg_rt.register(phantom.fixed, phantom.moving, config=settings, **more)
+
+
+def test_the_field_is_recovered_to_under_one_voxel(phantom, bundle) -> None:
+    """From ONNX to field: nothing but the encoder's features tells where things are."""
+    result = run(phantom, config(bundle))
+    errors = errors_voxels(phantom, result)
+    assert phantom.errors_mm(np.zeros(3)).mean() / 2.0 > 1.5
+    assert errors.mean() < 0.6
+    assert np.percentile(errors, 95) < 1.0
+    assert result.quality.folded_percent == 0
+    assert result.encoding is not None
+    assert result.encoding.planes[0].slices == (40, 40)
+
+
+def test_skipped_slices_and_joined_mind(phantom, bundle) -> None:
+    skipped = run(phantom, config(bundle, slice_stride=3, mind_weight=1.0))
+    assert errors_voxels(phantom, skipped).mean() < 0.5
+    assert "joined with MIND-SSC of weight 1" in skipped.choices["features"]
+    assert skipped.encoding.planes[0].slices[0] < 20
+
+
+def test_all_three_axes(phantom, tmp_path) -> None:
+    everywhere = write_bundle(tmp_path / "cube", [(192, 192)], patch=4)
+    result = run(phantom, config(everywhere, axis="all", components=8, slice_stride=2))
+    assert [p.plane for p in result.encoding.planes] == ["axial", "coronal", "sagittal"]
+    assert sum(p.weight for p in result.encoding.planes) == pytest.approx(1)
+    assert errors_voxels(phantom, result).mean() < 0.5
+
+
+def test_same_bits_with_cache_file_and_batches(phantom, bundle, own_cache, monkeypatch) -> None:
+    settings = config(bundle, slice_stride=4)
+    first = run(phantom, settings)
+    assert first.encoding.planes[0].from_cache == (False, False)
+    assert len(list(own_cache.iterdir())) == 4
+    second = run(phantom, settings)
+    assert second.encoding.planes[0].from_cache == (True, True)
+    in_file = run(phantom, config(bundle, slice_stride=4, token_memory_gb=0.0, cache=False))
+    for other in (second, in_file):
+        np.testing.assert_array_equal(other.displacement.vectors_mm, first.displacement.vectors_mm)
+
+
+def test_one_fixed_image_is_encoded_once(phantom, bundle) -> None:
+    settings = config(bundle, slice_stride=8)
+    run(phantom, settings)
+    other = Volume(phantom.moving.array[:, :, ::-1].copy(), phantom.moving.geometry)
+    result = dinoreg_rt.register(phantom.fixed, other, config=settings)
+    assert result.encoding.planes[0].from_cache == (True, False)
+
+
+def test_no_cache_writes_nothing(phantom, bundle, own_cache) -> None:
+    run(phantom, config(bundle, slice_stride=8, cache=False))
+    assert not own_cache.exists()
+
+
+def test_masks_choose_the_tokens_of_the_basis(phantom, bundle) -> None:
+    inside = np.zeros(phantom.fixed.array.shape, np.int32)
+    inside[8:-8, 12:-12, 12:-12] = 1
+    mask = LabelMap(inside, phantom.fixed.geometry)
+    masked = run(phantom, config(bundle, slice_stride=4), fixed_mask=mask, moving_mask=mask)
+    whole = run(phantom, config(bundle, slice_stride=4))
+    assert masked.encoding.planes[0].explained_variance != pytest.approx(
+        whole.encoding.planes[0].explained_variance
+    )
+
+
+def test_random_weights_are_said_aloud(phantom, tmp_path) -> None:
+    random = write_bundle(tmp_path / "random", [(48, 56)], patch=4, random_weights=True)
+    result = run(phantom, config(random, slice_stride=8))
+    assert result.encoding.random_weights
+    assert "RANDOM WEIGHTS" in result.choices["features"]
+
+
+def test_the_plan_says_what_will_be_encoded(phantom, bundle) -> None:
+    plan = dinoreg_rt.plan(phantom.fixed, phantom.moving, config(bundle, slice_stride=4))
+    assert plan.choices["tokens"].startswith("48 x 56 tokens in ")
+    without = dinoreg_rt.plan(
+        phantom.fixed, phantom.moving, config(bundle).model_copy(update={"encoder": None})
+    )
+    assert plan.memory_bytes > without.memory_bytes
+
+
+def test_what_cannot_be_had_is_an_error(phantom, bundle, monkeypatch) -> None:
+    with pytest.raises(ConfigError, match=r"holds no graph of 20 x 20 tokens; .* of 48 56"):
+        run(phantom, config(bundle, token_grid=(20, 20)))
+    with pytest.raises(ConfigError, match=r"--components 100: the encoder gives 37 channels"):
+        run(phantom, config(bundle, components=100, slice_stride=8))
+    black = Volume(np.full_like(phantom.fixed.array, -900), phantom.fixed.geometry)
+    black.array[0, 0, 0] = -800
+    with pytest.raises(RegistrationError, match="no axial slice of the fixed image holds a value"):
+        dinoreg_rt.register(black, phantom.moving, config=config(bundle, axis="axial"))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(DeviceError, match=r"--engine openvino .* is not installed"):
+        run(phantom, config(bundle, engine="openvino", slice_stride=8))
+
+
+def test_no_room_for_tokens(tmp_path, monkeypatch) -> None:
+    usage = tokens_module.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(tokens_module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ResourceError, match=r"more than --token-memory-gb"):
+        token_array((4, 10, 10, 64), 0, tmp_path)
+
+
+def test_a_stop_ends_a_run_of_the_encoder(phantom, bundle, tmp_path) -> None:
+    opened = open_bundle(bundle)
+    graph = opened.manifest.graphs[0]
+    encoder = open_encoder(opened, graph, "ort-cpu", 1)
+    stack = plan_slices(phantom.fixed, (0.0, 1.0), "axial", (192, 224), 4, 1)
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    threads = threading.active_count()
+    began = time.monotonic()
+    out = token_array((len(stack.encoded), 48, 56, opened.manifest.channels), 1 << 30, tmp_path)
+    norm = opened.manifest.normalisation
+    with pytest.raises(KeyboardInterrupt):
+        encode(stack, encoder, norm, out, batch=1, device=CPU, progress=stop)
+    assert threading.active_count() == threads
+    assert time.monotonic() - began < 5

@@ -1,0 +1,102 @@
+"""The joint basis against float64 NumPy on all tokens at once, whatever the chunking."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+import pytest
+
+from dinoreg_rt.encoder import pca
+from dinoreg_rt.encoder.pca import TOTAL_VARIANCE, TokenMoments, fit_basis, project
+from dinoreg_rt.errors import ConfigError
+
+
+def tokens_like_a_transformer(rng, count: int = 3000, channels: int = 48) -> np.ndarray:
+    """Correlated channels of unequal size around a mean far from zero, half precision."""
+    mixing = rng.normal(size=(channels, channels)) * np.geomspace(3, 0.02, channels)[:, None]
+    values = rng.normal(size=(count, channels)) @ mixing + 20 * rng.normal(size=channels)
+    return values.astype(np.float16)
+
+
+def reference(tokens: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
+    exact = tokens.astype(np.float64)
+    _, values, rows = np.linalg.svd(exact - exact.mean(axis=0), full_matrices=False)
+    return rows[:components], (values**2 / (len(tokens) - 1))[:components]
+
+
+def subspace_angle(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest principal angle between the spans of orthonormal rows, by its sine."""
+    residual = a - (a @ b.T) @ b
+    return float(np.linalg.norm(residual, 2))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 256, 1 << 14])
+def test_any_chunking_gives_the_same_subspace(rng, monkeypatch, chunk) -> None:
+    monkeypatch.setattr(pca, "_CHUNK", chunk)
+    tokens = tokens_like_a_transformer(rng, 900)
+    expected, variance = reference(tokens, 12)
+    basis = fit_basis([TokenMoments.of(tokens[:300]), TokenMoments.of(tokens[300:])], 12)
+    assert subspace_angle(basis.components, expected) < 1e-5
+    np.testing.assert_allclose(basis.variance, variance, rtol=1e-9)
+    np.testing.assert_allclose(np.abs((basis.components * expected).sum(1)), 1, atol=1e-7)
+
+
+def test_a_memory_mapped_file_gives_the_same_bits(rng, tmp_path) -> None:
+    tokens = tokens_like_a_transformer(rng)
+    mapped = np.memmap(tmp_path / "tokens", np.float16, "w+", shape=tokens.shape)
+    mapped[:] = tokens
+    a, b = TokenMoments.of(tokens), TokenMoments.of(mapped)
+    np.testing.assert_array_equal(a.scatter, b.scatter)
+    np.testing.assert_array_equal(a.mean, b.mean)
+
+
+def test_merging_is_exact_for_sets_far_apart(rng) -> None:
+    """Raw second moments would lose the small set's spread beside its distance."""
+    parts = [rng.normal(size=(200, 6)) * 1e-3 + 1e4 * k for k in range(3)]
+    merged = reduce(TokenMoments.merged, map(TokenMoments.of, parts))
+    together = np.concatenate(parts)
+    expected = np.cov(together.T) * (len(together) - 1)
+    assert merged.count == 600
+    np.testing.assert_allclose(merged.scatter, expected, rtol=1e-9)
+
+
+def test_signs_do_not_depend_on_the_order_of_tokens(rng) -> None:
+    tokens = tokens_like_a_transformer(rng)
+    first = fit_basis([TokenMoments.of(tokens)], 8)
+    second = fit_basis([TokenMoments.of(tokens[::-1])], 8)
+    np.testing.assert_allclose(first.components, second.components, atol=1e-6)
+    largest = np.abs(first.components).argmax(axis=1)
+    assert np.all(first.components[np.arange(8), largest] > 0)
+
+
+def test_projection_is_centred_and_has_the_promised_variance(rng) -> None:
+    tokens = tokens_like_a_transformer(rng).reshape(30, 10, 10, 48)
+    basis = fit_basis([TokenMoments.of(tokens.reshape(-1, 48))], 10)
+    for feature_scale in (1.0, 0.3):
+        features = project(tokens, basis, basis.scale(feature_scale)).reshape(-1, 10)
+        np.testing.assert_allclose(features.mean(axis=0), 0, atol=1e-3)
+        total = features.astype(np.float64).var(axis=0, ddof=1).sum()
+        # float32 products of numbers around 40. Measured: 3e-5.
+        assert total == pytest.approx(TOTAL_VARIANCE * feature_scale**2, rel=1e-3)
+    expected = (tokens.astype(np.float64) - basis.mean) @ basis.components.T
+    np.testing.assert_allclose(project(tokens, basis, 1.0), expected, atol=1e-3)
+
+
+def test_explained_shares(rng) -> None:
+    basis = fit_basis([TokenMoments.of(tokens_like_a_transformer(rng))], 48)
+    assert basis.explained.sum() == pytest.approx(1.0)
+    assert np.all(np.diff(basis.explained) <= 0)
+
+
+def test_more_components_than_the_encoder_has_channels(rng) -> None:
+    with pytest.raises(ConfigError, match=r"gives 48 channels and 3000 tokens .* at most 48"):
+        fit_basis([TokenMoments.of(tokens_like_a_transformer(rng))], 49)
+    with pytest.raises(ConfigError, match=r"3 tokens are compared; wanted at most 2"):
+        fit_basis([TokenMoments.of(tokens_like_a_transformer(rng, 3))], 4)
+
+
+def test_identical_tokens_do_not_divide_by_zero() -> None:
+    basis = fit_basis([TokenMoments.of(np.ones((50, 6), np.float16))], 4)
+    assert np.isfinite(basis.scale(1.0))
+    assert np.isfinite(basis.explained).all()

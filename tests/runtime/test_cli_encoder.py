@@ -1,0 +1,144 @@
+"""`run --encoder`, `--save-features` and `models`: files, words and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+from encoders import write_bundle
+from phantoms import make_grid, make_phantom
+
+from dinoreg_rt.cli import cli
+from dinoreg_rt.io import write_volume
+from dinoreg_rt.progress import LineReporter
+
+pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+pytest.importorskip("onnxruntime", reason="runs it: ONNX Runtime is not installed")
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DINOREG_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def images(tmp_path) -> tuple[str, str]:
+    grid = make_grid((20, 24, 28), (3.0, 3.0, 4.0))
+    phantom = make_phantom(grid, grid)
+    paths = tmp_path / "fixed.nii.gz", tmp_path / "moving.nii.gz"
+    for path, volume in zip(paths, (phantom.fixed, phantom.moving), strict=True):
+        write_volume(path, volume)
+    return str(paths[0]), str(paths[1])
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def run(images: tuple[str, str], out: Path, *words: object) -> Result:
+    return call("run", "-f", images[0], "-m", images[1], "-o", out, "--threads", 1, "--no-qc",
+                "--initial", "none", *words)  # fmt: skip
+
+
+def test_an_encoder_by_name_with_its_features_written(images, models, tmp_path) -> None:
+    write_bundle(models / "gabor", [(96, 112)], random_weights=True)
+    out = tmp_path / "out"
+    result = run(images, out, "--encoder", "gabor", "--components", 8, "--save-features")
+    assert result.exit_code == 0, result.stderr
+    assert "features: 8 components of gabor-bank (fp32, gabor), RANDOM WEIGHTS" in result.stderr
+    assert "engine: ort-cpu" in result.stderr
+    assert "warning: the encoder's weights are random" in result.stderr
+    report = json.loads((out / "report.json").read_text())
+    encoding = report["encoding"]
+    assert encoding["random_weights"]
+    assert encoding["engine"] == "ort-cpu"
+    assert encoding["planes"][0]["token_grid"] == [24, 28]
+    assert len(encoding["planes"][0]["explained_variance"]) == 8
+    assert report["versions"]["onnxruntime"]
+    assert {"encode", "features"} <= report["timings_ms"].keys()
+    for role in ("fixed", "moving"):
+        image = sitk.ReadImage(str(out / f"features_{role}.nrrd"))
+        assert image.GetNumberOfComponentsPerPixel() == 8
+        assert image.GetSpacing() == pytest.approx((6.0, 6.0, 8.0))
+        assert np.isfinite(sitk.GetArrayViewFromImage(image)).all()
+    picture = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "features.png")))
+    assert picture.shape[1] == 1100
+    assert picture[..., :3].std() > 10
+
+
+def test_features_of_mind_can_be_written_too(images, models, tmp_path) -> None:
+    out = tmp_path / "out"
+    assert run(images, out, "--save-features").exit_code == 0
+    assert {"features_fixed.nrrd", "features_moving.nrrd", "features.png"} <= {
+        p.name for p in out.iterdir()
+    }
+    assert json.loads((out / "report.json").read_text())["encoding"] is None
+
+
+def test_a_preset_names_its_encoder(images, models, tmp_path) -> None:
+    result = run(images, tmp_path / "out", "--preset", "paper")
+    assert result.exit_code == 3
+    assert "no encoder 'dinov3-vitl16'" in result.stderr
+    assert not (tmp_path / "out").exists()
+    write_bundle(models / "gabor", [(448, 384)])
+    words = ("--preset", "paper", "--encoder", "gabor", "--slice-stride", 4)
+    result = run(images, tmp_path / "out", *words, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "tokens: 112 x 96 tokens in 6 + 6 axial slices" in result.stderr
+
+
+def test_a_changed_bundle_is_refused(images, models, tmp_path) -> None:
+    folder = write_bundle(models / "gabor", [(96, 112)])
+    graph = folder / "encoder_96x112.onnx"
+    content = bytearray(graph.read_bytes())
+    content[-20] ^= 1
+    graph.write_bytes(content)
+    result = run(images, tmp_path / "out", "--encoder", "gabor")
+    assert result.exit_code == 3
+    assert "changed since the export" in result.stderr
+    check = call("models", "check")
+    assert check.exit_code == 3
+    assert "1 of 1 encoders cannot be used: gabor" in check.stderr
+    assert "changed since the export" in check.stdout
+
+
+def test_models_list(models) -> None:
+    assert "no encoder in" in call("models", "list").stdout
+    write_bundle(models / "gabor", [(24, 32), (32, 32)], random_weights=True)
+    (models / "broken").mkdir()
+    (models / "broken" / "manifest.json").write_text("{}")
+    text = call("models", "list").stdout
+    assert "gabor-bank" in text
+    assert "random" in text
+    found = json.loads(call("models", "list", "--json").stdout)["models"]
+    assert found["gabor"]["sizes"] == ["24x32", "32x32"]
+    assert "not a manifest" in found["broken"]["problem"]
+
+
+def test_models_check(models) -> None:
+    write_bundle(models / "a", [(24, 32)])
+    assert call("models", "check").stdout == "a: all files as exported\n"
+    assert json.loads(call("models", "check", "a", "--json").stdout) == {"models": {"a": None}}
+    missing = call("models", "check", "b")
+    assert missing.exit_code == 3
+    assert "no encoder 'b'" in missing.stdout
+
+
+def test_progress_says_speed_and_time_left(monkeypatch, capsys) -> None:
+    import sys
+
+    now = [0.0]
+    monkeypatch.setattr("dinoreg_rt.progress.time.monotonic", lambda: now[0])
+    reporter = LineReporter(sys.stderr)
+    reporter.expect("encode fixed", 40, "slices")
+    reporter("encode fixed", 0.0)
+    now[0] = 20.0
+    reporter("encode fixed", 0.25)
+    assert "encode fixed: 25% after 20 s, 0.5 slices/s, 60 s left" in capsys.readouterr().err
