@@ -21,15 +21,6 @@ NEVER = {"torch", "torchvision", "scipy", "monai"}
 LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "matplotlib"}
 BLOCKED = ("torch", "transformers", "timm", "cupy", "pycuda", "onnxruntime")
 BLOCKED += ("tensorrt", "tensorrt_rtx")
-    "torch",
-    "transformers",
-    "timm",
-    "cupy",
-    "tensorrt",
-    "pycuda",
-    "onnxruntime",
-    "tensorrt_rtx",
-)
 VOCABULARY = {"types", "errors", "geometry", "config"}
 #: Upper layers, and the only ones that may import them.
 USERS = {
