@@ -6,6 +6,7 @@ Read from the packages' metadata alone: importing a broken one may end the proce
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
@@ -120,7 +121,7 @@ def _onnxruntime(driver: CudaDriver) -> Finding:
             "pip uninstall -y onnxruntime onnxruntime-gpu && "
             f"pip install --force-reinstall {package}",
         )
-    if gpu and not installed_version(["nvidia-cudnn-cu13"]):
+    if gpu and not installed_version(["nvidia-cudnn-cu13"]) and find_library("cudnn") is None:
         return Finding(
             "ONNX Runtime",
             "problem",

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from dinoreg_kernels import BuildInfo, build_info
-from dinoreg_rt import cuda_driver, doctor, machine
+from dinoreg_rt import cuda_driver, doctor, doctor_packages, machine
 from dinoreg_rt.cuda_driver import CudaDriver, Gpu
 from dinoreg_rt.errors import DeviceError
 
@@ -125,6 +125,7 @@ def test_broken_combinations(
 ) -> None:
     set_versions(monkeypatch, **installed)
     monkeypatch.setattr(doctor, "query_cuda_driver", lambda: driver)
+    monkeypatch.setattr(doctor_packages, "find_library", lambda _: None)
     found = finding(doctor.examine(), name)
     assert found.status == "problem"
     assert value in found.value
