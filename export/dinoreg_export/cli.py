@@ -15,8 +15,8 @@ from dinoreg_rt.errors import DeviceError
 from .engine_cli import engine_command
 
 if TYPE_CHECKING:
-    from .bundle import Progress
-    from .checkpoint import Weights
+    from .files import Progress
+    from .weights import Weights
 
 _BUNDLE = click.Path(path_type=Path)
 
@@ -45,7 +45,13 @@ export.add_command(engine_command)
     help="Input size in pixels, a multiple of the patch; may be given several times.",
 )
 @click.option("-o", "--output", "folder", type=_BUNDLE, required=True, help="Folder to make.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of matrix products. fp32, int8: CPUs; fp16, bf16: GPUs. Sums and norms stay float32.",
+)
 @click.option(
     "--normalisation",
     type=click.Choice(["imagenet", "satellite", "none"]),
@@ -58,7 +64,7 @@ export.add_command(engine_command)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
 def onnx_command(**options: Any) -> None:
-    """Turn a checkpoint of DINOv3 or DINOv2 into a verified bundle.
+    """Turn a checkpoint of DINOv3 (ViT, ConvNeXt) or DINOv2 into a verified bundle.
 
     Every export is checked with ONNX Runtime against a forward pass in NumPy. Released DINOv3
     weights have a licence of their own, which the bundle names and which goes with it.
@@ -66,9 +72,10 @@ def onnx_command(**options: Any) -> None:
     _need_onnx()
     from dinoreg_rt.manifest import Source
 
-    from .architecture import named
     from .bundle import export_bundle
-    from .checkpoint import RandomWeights, open_checkpoint
+    from .checkpoint import open_checkpoint
+    from .models import named
+    from .random_weights import RandomWeights
 
     def make(weights: Weights, source: Source) -> None:
         with progress_bars(shown=not (options["quiet"] or options["as_json"])) as progress:
@@ -91,6 +98,8 @@ def onnx_command(**options: Any) -> None:
     seed = options["random_seed"]
     if (seed is None) == (options["weights"] is None):
         raise click.UsageError("give --weights, or --random-seed with --model")
+    if seed is not None and options["model"] == "auto":
+        raise click.UsageError("--random-seed needs --model: there are no tensors to go by")
     if seed is not None:
         random = RandomWeights(named(options["model"]), seed)
         make(random, Source(checkpoint=f"random seed {seed}", sha256="0" * 64, layout="none",

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoreg_export.architecture import ARCHITECTURES
+from dinoreg_export.models import ARCHITECTURES
 from dinoreg_rt.encoder.bundle import Bundle, open_bundle
 from dinoreg_rt.encoder.engines import ENGINES, open_encoder
 from dinoreg_rt.errors import DeviceError

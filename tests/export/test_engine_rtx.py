@@ -12,11 +12,11 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip i
 pytest.importorskip("onnx", reason="makes an ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="verifies the bundle: onnxruntime is not installed")
 
-from dinoreg_export.architecture import named
 from dinoreg_export.bundle import export_bundle
-from dinoreg_export.checkpoint import RandomWeights
 from dinoreg_export.cli import export
 from dinoreg_export.engine import compile_only
+from dinoreg_export.models import named
+from dinoreg_export.random_weights import RandomWeights
 from dinoreg_rt.errors import ConfigError, InputError
 from dinoreg_rt.manifest import Source, file_sha256, read_manifest, write_manifest
 
