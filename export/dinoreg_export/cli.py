@@ -12,6 +12,8 @@ import rich_click as click
 
 from dinoreg_rt.errors import DeviceError
 
+from .engine_cli import engine_command
+
 if TYPE_CHECKING:
     from .files import Progress
     from .weights import Weights
@@ -22,6 +24,9 @@ _BUNDLE = click.Path(path_type=Path)
 @click.group()
 def export() -> None:
     """Make an encoder bundle out of a checkpoint: ONNX, weights, manifest. Needs no torch."""
+
+
+export.add_command(engine_command)
 
 
 @export.command("onnx")
@@ -73,7 +78,7 @@ def onnx_command(**options: Any) -> None:
     from .random_weights import RandomWeights
 
     def make(weights: Weights, source: Source) -> None:
-        with _progress(shown=not (options["quiet"] or options["as_json"])) as progress:
+        with progress_bars(shown=not (options["quiet"] or options["as_json"])) as progress:
             manifest = export_bundle(
                 weights,
                 source,
@@ -166,7 +171,7 @@ def _say(model: str, verification: Any) -> None:
 
 
 @contextmanager
-def _progress(*, shown: bool) -> Iterator[Progress]:
+def progress_bars(*, shown: bool) -> Iterator[Progress]:
     """A bar for each stage on a terminal, nothing in a pipe."""
     from rich.console import Console
     from rich.progress import Progress as Bars

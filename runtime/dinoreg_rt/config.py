@@ -16,8 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
-EngineChoice = Literal["auto", "ort-cpu", "openvino", "openvino-bf16"]
 LinearModel = Literal["rigid", "similarity", "affine"]
+EngineChoice = Literal[
+    "auto",
+    "ort-cpu",
+    "openvino",
+    "openvino-bf16",
+    "ort-cuda",
+    "ort-tensorrt",
+    "tensorrt",
+    "tensorrt-rtx",
+]
 
 
 class RegistrationConfig(BaseModel):
@@ -64,7 +73,9 @@ class RegistrationConfig(BaseModel):
         "features are MIND-SSC",
     )
     engine: EngineChoice = Field(
-        "auto", description="what runs the encoder: auto, ort-cpu, openvino or openvino-bf16"
+        "auto",
+        description="what runs the encoder; auto takes ort-cpu on a CPU, and on a GPU a tensorrt "
+        "engine of 'dinoreg-rt export engine' where one fits, else ort-cuda",
     )
     token_grid: tuple[int, int] | None = Field(
         None,

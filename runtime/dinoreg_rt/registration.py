@@ -128,7 +128,9 @@ def plan(
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
-    encoding, said = _plan_features((fixed, moving), modalities, (windows[0], windows[1]), config)
+    encoding, said = _plan_features(
+        (fixed, moving), modalities, (windows[0], windows[1]), config, device
+    )
     choices |= said
     if config.intensity == "auto" and config.uses_mind:
         alike, choices["local intensities"] = same_contrast(
@@ -167,11 +169,12 @@ def _plan_features(
     modalities: Sequence[Modality],
     windows: tuple[tuple[float, float], tuple[float, float]],
     config: RegistrationConfig,
+    device: Device,
 ) -> tuple[EncodingPlan | None, dict[str, str]]:
     """What the features are made of, and how that is said."""
     if config.encoder is None:
         return None, {"features": "MIND-SSC, because no encoder was given"}
-    encoding, choices = plan_encoding(volumes, modalities, windows, config)
+    encoding, choices = plan_encoding(volumes, modalities, windows, config, device)
     text = f"{config.components} components of {encoding.bundle.name}"
     if config.axis == "all":
         text += " for each axis"

@@ -87,7 +87,12 @@ struct ShiftCost {
       part[0] += d * d;
     }
     const V sum = (part[0] + part[1]) + (part[2] + part[3]);
-    store(l.to + x, load<V>(l.wf + x) * (*unrelated + load<V>(l.wm + x) * (sum - *unrelated)));
+    store(l.to + x, weighted(sum, load<V>(l.wf + x), load<V>(l.wm + x)));
+  }
+
+  template <class V>
+  DR_HD V weighted(V sum, V fixed_share, V moving_share) const {
+    return fixed_share * (*unrelated + moving_share * (sum - *unrelated));
   }
 };
 

@@ -114,7 +114,9 @@ def _tokens_of_pair(
             result.append(PatchTokens(stack, *stored))
             continue
         if encoder is None:  # loaded only when something is left to encode
-            encoder = open_encoder(plan.bundle, plane.graph, plan.engine, device.threads)
+            encoder = open_encoder(
+                plan.bundle, plane.graph, plan.engine, device.threads, device=device
+            )
         tokens = encode(
             stack,
             encoder,
