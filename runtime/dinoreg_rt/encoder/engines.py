@@ -192,8 +192,15 @@ def choose_engine(
         graph: input size.
 
     Raises:
-        ConfigError: an engine of the GPU for a registration on the CPU.
+        ConfigError: an engine of the GPU for a registration on the CPU, or one that has no matrix
+            products in the bundle's precision.
     """
+    half = bundle is not None and bundle.manifest.precision == "bf16"
+    if wanted == "ort-cpu" and half:
+        raise ConfigError(
+            "--engine ort-cpu: ONNX Runtime's CPU has no matrix products in bfloat16, the "
+            "precision of this bundle; --engine openvino, or export it with --precision fp32"
+        )
     if wanted != "auto":
         if wanted in GPU_ENGINES and device is not None and device.kind == "cpu":
             raise ConfigError(
@@ -205,6 +212,8 @@ def choose_engine(
         from .engine_choice import choose_for_gpu
 
         return choose_for_gpu(device.index, bundle, graph)
+    if half:
+        return "openvino", f"openvino ({ENGINES['openvino']}), because the bundle is of bfloat16"
     return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), the same bits on every run"
 
 

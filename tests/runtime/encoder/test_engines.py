@@ -13,7 +13,7 @@ from dinoreg_rt.config import EngineChoice
 from dinoreg_rt.encoder import engines
 from dinoreg_rt.encoder.bundle import open_bundle
 from dinoreg_rt.encoder.engines import check_provider, choose_engine, open_encoder
-from dinoreg_rt.errors import DeviceError, InputError
+from dinoreg_rt.errors import ConfigError, DeviceError, InputError
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 ENGINES = {"ort-cpu": ("onnxruntime", 1e-5), "openvino": ("openvino", 1e-5)} | {
@@ -93,6 +93,16 @@ def test_every_engine_can_be_asked_for() -> None:
     names = set(get_args(EngineChoice)) - {"auto"}
     assert names == set(engines.ENGINES) == set(engines.EXTRAS) == set(engines.ENGINE_PACKAGES)
     assert names > engines.GPU_ENGINES
+
+
+def test_bfloat16_is_not_for_onnx_runtimes_cpu(tmp_path) -> None:
+    half = open_bundle(write_bundle(tmp_path / "half", [(24, 32)], precision="bf16"))
+    with pytest.raises(ConfigError, match="no matrix products in bfloat16"):
+        choose_engine("ort-cpu", bundle=half)
+    assert choose_engine("auto", bundle=half) == (
+        "openvino",
+        "openvino (OpenVINO on the CPU in float32), because the bundle is of bfloat16",
+    )
 
 
 def test_the_choice_is_explained() -> None:
