@@ -55,6 +55,11 @@ class SolverOptions:
     learning_rate_mm: float = 4.0
     smoothing_mm: float = 5.66
     smoothness: float = 1.25
+    feature_weight: float = 1.0
+    trust_cost: float = 0.0
+    intensity_weight: float = 0.0
+    window_mm: float = 4.0
+    noise: float = 0.1
     fold_penalty: float = 1.0
     fold_margin: float = 0.1
 
@@ -102,6 +107,11 @@ def _sizes(
         "learning_rate_mm",
         "smoothing_mm",
         "smoothness",
+        "feature_weight",
+        "trust_cost",
+        "intensity_weight",
+        "window_mm",
+        "noise",
         "fold_penalty",
         "fold_margin",
     ):
@@ -127,6 +137,7 @@ def solve(
     fixed_weight: Array,
     moving_weight: Array,
     *,
+    images: tuple[Array, Array] | None = None,
     spacing_mm: Sequence[float],
     moving_offset: Sequence[int] = (0, 0, 0),
     channels: int | None = None,
@@ -167,6 +178,9 @@ def solve(
     args.fixed_weight = pointer(fixed_weight, np.float32, "fixed_weight", fixed.shape[:3])
     args.moving = pointer(moving, np.float16, "moving", (*moving.shape[:3], stride))
     args.moving_weight = pointer(moving_weight, np.float32, "moving_weight", moving.shape[:3])
+    if images is not None:
+        args.fixed_image = pointer(images[0], np.float32, "images[0]", fixed.shape[:3])
+        args.moving_image = pointer(images[1], np.float32, "images[1]", moving.shape[:3])
     args.moving_offset = int3(moving_offset, "moving_offset")
     coupling = (ctypes.c_double * max(1, len(options.coupling)))(*options.coupling)
     args.coupling = ctypes.cast(coupling, ctypes.POINTER(ctypes.c_double))

@@ -101,6 +101,7 @@ def _fill_lengths(
         "search_radius_mm": 4 * step,
         "learning_rate_mm": control / 2,
         "smoothing_mm": math.sqrt(2) * control,
+        "correlation_window_mm": 2.0 * control,
     }
     missing: dict[str, Any] = {
         k: round(v, 6) for k, v in defaults.items() if getattr(config, k) is None

@@ -187,12 +187,13 @@ def register(
             images = _working_images(fixed, moving, plan_)
             features = feature_source(config).compute(images[0], images[1], device)
             weights = (weights[0] * features.fixed_weight, weights[1] * features.moving_weight)
+            cells = intensities_on_control(images, device) if config.correlation > 0 else None
             del images
             report("features", 1.0)
         with timer.stage("solve"):
             options = solver_options(config, grids)
             solution = solve(
-                features, weights, grids, lattice.offset_zyx, options, device, progress
+                features, weights, grids, lattice.offset_zyx, options, device, progress, cells
             )
             del features, weights
         with timer.stage("warp"):
@@ -307,6 +308,23 @@ def _working_images(fixed: Volume, moving: Volume, plan_: Plan) -> tuple[Image, 
         array = resample_volume(volume, grid, affine, plan_.device)
         images.append(Image(window(array, low, high), grid, plan_.grids.pool_zyx))
     return images[0], images[1]
+
+
+def intensities_on_control(images: tuple[Image, Image], device: Device) -> tuple[Array, Array]:
+    out = []
+    for image in images:
+        pool = image.pool_zyx
+        shape = tuple(-(-n // p) for n, p in zip(image.array.shape, pool, strict=True))
+        matrix = np.column_stack([np.diag(pool), (np.array(pool) - 1) / 2]).astype(float)
+        if pool == (1, 1, 1):
+            out.append(image.array)
+        else:
+            out.append(
+                dinoreg_kernels.resample(
+                    image.array, shape, matrix, samples=pool, threads=device.threads
+                )
+            )
+    return out[0], out[1]
 
 
 def _on_host(field: DisplacementField, device: Device) -> DisplacementField:

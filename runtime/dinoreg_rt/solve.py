@@ -41,6 +41,11 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         smoothing_mm=required(config.smoothing_mm),
         smoothness=config.smoothness,
         fold_penalty=config.fold_penalty,
+        feature_weight=config.feature_weight,
+        trust_cost=config.trust_cost,
+        intensity_weight=config.correlation,
+        window_mm=required(config.correlation_window_mm),
+        noise=config.correlation_noise,
         fold_margin=config.fold_margin,
     )
 
@@ -53,6 +58,7 @@ def solve(
     options: SolverOptions,
     device: Device,
     progress: Progress | None = None,
+    images: tuple[Array, Array] | None = None,
 ) -> Solution:
     """One call into libdinoreg; see `dinoreg_kernels.solve`. Ctrl-C and SIGTERM stop it."""
     with deferred_signals() as deliver:
@@ -67,6 +73,7 @@ def solve(
             features.moving,
             weights[0],
             weights[1],
+            images=images,
             spacing_mm=grids.control.spacing_mm[::-1],
             moving_offset=moving_offset_zyx,
             channels=features.channels,
