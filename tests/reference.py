@@ -367,6 +367,78 @@ def similarity_gradient(field, fixed, moving, weight, spacing_mm, offset=(0, 0, 
     return out
 
 
+def robust_factor(difference, trust_cost):
+    """What a squared difference is multiplied by: Geman and McClure's v / (1 + v / trust_cost)."""
+    return 1 / (1 + difference / trust_cost) if trust_cost > 0 else np.ones_like(difference)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Weighted statistics of two images in Gaussian windows; `noise`^2 is added to variances."""
+
+    fixed: np.ndarray
+    warped: np.ndarray
+    weight: np.ndarray
+    spacing_mm: tuple
+    sigma_mm: float
+    noise: float
+
+    def __post_init__(self):
+        total = self.sums(self.weight)
+        mean = lambda values: self.sums(self.weight * values) / np.maximum(total, 1e-12)  # noqa: E731
+        f, m = mean(self.fixed), mean(self.warped)
+        statistics = {
+            "total": total,
+            "mean_fixed": f,
+            "mean_warped": m,
+            "covariance": mean(self.fixed * self.warped) - f * m,
+            "variance_fixed": mean(self.fixed**2) - f**2 + self.noise**2,
+            "variance_warped": mean(self.warped**2) - m**2 + self.noise**2,
+        }
+        for name, value in statistics.items():
+            object.__setattr__(self, name, value)
+
+    def sums(self, values):
+        """Sums over the window around each voxel."""
+        return smooth(values, self.sigma_mm, self.spacing_mm)
+
+
+def windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0)):
+    """`Windows` of the fixed and the warped moving image."""
+    points = indices(weight.shape) - offset + field / np.asarray(spacing_mm, float)
+    fixed, moving = (np.asarray(image, float) for image in images)
+    return Windows(fixed, sample(moving, points), weight, spacing_mm, sigma_mm, noise)
+
+
+def correlation_energy(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0)):
+    """Per window: its weight times 1 - rho^2, the squared correlation of both images."""
+    w = windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset)
+    return w.total * (1 - w.covariance**2 / (w.variance_fixed * w.variance_warped))
+
+
+def correlation_gradient(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0)):
+    """Derivative of the sum of `correlation_energy` by u at a constant weight, in 1/mm.
+
+    Through covariance and variance of every window that holds the voxel: the windows are symmetric,
+    so the sum over them is the window sum again.
+    """
+    w = windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset)
+    by_covariance = -2 * w.covariance / (w.variance_fixed * w.variance_warped)
+    by_variance = w.covariance**2 / (w.variance_fixed * w.variance_warped**2)
+    by_warped = weight * (
+        w.fixed * w.sums(by_covariance)
+        - w.sums(by_covariance * w.mean_fixed)
+        + 2 * w.warped * w.sums(by_variance)
+        - 2 * w.sums(by_variance * w.mean_warped)
+    )
+    # Half the derivative of the squared difference to one less is the image's slope.
+    moving = np.asarray(images[1], float)[..., None]
+    one_less = w.warped[..., None] - 0.5
+    ones = np.ones_like(weight)
+    slope = similarity_gradient(field, one_less, moving, ones, spacing_mm, offset)
+    return by_warped[..., None] * slope
+
+
 def smoothness_energy(field, spacing_mm, scale=1.0):
     """scale * sum |forward difference / spacing|^2 over all axes and components."""
     return scale * sum(
@@ -461,6 +533,7 @@ class Problem:
     moving_weight: np.ndarray
     spacing_mm: tuple
     moving_offset: tuple = (0, 0, 0)
+    images: tuple | None = None
 
 
 def resize_field(field, out_shape, factor, *, to_coarse=False):
@@ -505,16 +578,22 @@ def search(problem, options):
     return resize_field(forward, problem.fixed_weight.shape, factor)
 
 
-def refine_gradient(problem, options, field, fold_penalty):
+def refine_gradient(problem, options, field, fold_penalty, scale=1):
     """Derivative of sum w |M - F|^2 + smoothness/3 sum |grad u|^2 + fold_penalty sum lack^2."""
     spacing = np.asarray(problem.spacing_mm, float)
-    weight = match_weight(
-        field, problem.fixed_weight, problem.moving_weight, spacing, problem.moving_offset
-    )
-    return (
-        similarity_gradient(
-            field, problem.fixed, problem.moving, weight, spacing, problem.moving_offset
+    offset = problem.moving_offset
+    weight = match_weight(field, problem.fixed_weight, problem.moving_weight, spacing, offset)
+    arguments = (field, problem.fixed, problem.moving)
+    difference = similarity_energy(*arguments, np.ones(weight.shape), spacing, offset)
+    trusted = weight * robust_factor(difference, options.trust_cost) ** 2
+    gradient = options.feature_weight * similarity_gradient(*arguments, trusted, spacing, offset)
+    if options.correlation_weight > 0:
+        windows = (spacing, options.correlation_window_mm * scale, options.correlation_noise)
+        gradient = gradient + options.correlation_weight * correlation_gradient(
+            field, problem.images, weight, *windows, offset
         )
+    return (
+        gradient
         + smoothness_gradient(field, spacing, options.smoothness / 3)
         + fold_gradient(field, spacing, options.fold_margin, fold_penalty)
     )
@@ -552,8 +631,19 @@ def coarser(problem, scale):
 
     fixed, fixed_weight = pool(problem.fixed, problem.fixed_weight, np.zeros(3, int))
     moving, moving_weight = pool(problem.moving, problem.moving_weight, inset)
+    images = None
+    if problem.images is not None:
+        images = tuple(
+            pool_weighted(i[..., None], np.ones(i.shape), w.shape, factor, offset=o)[0][..., 0]
+            for i, w, o in zip(
+                problem.images, (fixed_weight, moving_weight), (np.zeros(3, int), inset), strict=True
+            )
+        )
     spacing = tuple(spacing * factor)
-    return Problem(fixed, moving, fixed_weight, moving_weight, spacing, tuple(cell_offset)), factor
+    pooled = Problem(
+        fixed, moving, fixed_weight, moving_weight, spacing, tuple(cell_offset), images
+    )
+    return pooled, factor
 
 
 def refine(problem, options, x, level):
@@ -568,7 +658,7 @@ def refine(problem, options, x, level):
     for done in range(before, before + options.iterations[last - 1]):
         field = smooth(adam.value, sigma_mm, problem.spacing_mm)
         fold_penalty = options.fold_penalty * (done / total) ** 2
-        gradient = refine_gradient(problem, options, field, fold_penalty)
+        gradient = refine_gradient(problem, options, field, fold_penalty, 2**level)
         adam.step(smooth(gradient, sigma_mm, problem.spacing_mm))
     return smooth(adam.value, sigma_mm, problem.spacing_mm)
 

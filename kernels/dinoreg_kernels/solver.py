@@ -40,6 +40,12 @@ class SolverOptions:
         smoothing_mm: the displacement is the smoothed variable that Adam changes; of the last
             level, as the learning rate.
         smoothness: weight of mean |du/dp|^2 (lambda).
+        feature_weight: of the features' squared difference.
+        trust_cost: a voxel whose features differ by v costs v / (1 + v / trust_cost): what disagrees
+            pulls less; 0 trusts all alike.
+        correlation_weight: of 1 - rho^2, rho the local correlation of the images; 0 needs no images.
+        correlation_window_mm: sigma of its windows on the last level; coarser ones use as much more.
+        correlation_noise: in units of the images; structure weaker than this fades out.
         fold_penalty: weight of mean max(0, fold_margin - det J)^2 at the last iteration; it grows
             from 0 with the square of the share of iterations done.
         fold_margin: det J below it is penalised.
@@ -57,9 +63,9 @@ class SolverOptions:
     smoothness: float = 1.25
     feature_weight: float = 1.0
     trust_cost: float = 0.0
-    intensity_weight: float = 0.0
-    window_mm: float = 4.0
-    noise: float = 0.1
+    correlation_weight: float = 0.0
+    correlation_window_mm: float = 4.0
+    correlation_noise: float = 0.1
     fold_penalty: float = 1.0
     fold_margin: float = 0.1
 
@@ -109,9 +115,9 @@ def _sizes(
         "smoothness",
         "feature_weight",
         "trust_cost",
-        "intensity_weight",
-        "window_mm",
-        "noise",
+        "correlation_weight",
+        "correlation_window_mm",
+        "correlation_noise",
         "fold_penalty",
         "fold_margin",
     ):
@@ -152,6 +158,7 @@ def solve(
         moving: (z', y', x', stride) float16 on the same lattice.
         fixed_weight: (z, y, x) float32, 0..1.
         moving_weight: (z', y', x') float32, 0..1; where it is 0 nothing matches.
+        images: both images on the two lattices, float32, for `correlation_weight`.
         spacing_mm: of the lattice, z, y, x.
         moving_offset: index of the moving grid's first voxel on the fixed grid.
         channels: how many of the stored channels are used, the first ones (default all).

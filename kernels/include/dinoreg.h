@@ -211,17 +211,17 @@ typedef struct dr_solver_args {
   double learning_rate_mm;
   double smoothing_mm; /* sigma */
   double smoothness;   /* lambda */
-  /* What is compared: weight_features |M - F|^2 over the features, and weight_intensity (1 - rho^2),
-   * rho the correlation of the images in Gaussian windows. With trust_cost > 0 a voxel whose
+  /* What is compared: feature_weight |M - F|^2 over the features, and correlation_weight (1 - rho^2),
+   * rho the correlation of the images in Gaussian windows; at least one weight must not be 0. With trust_cost > 0 a voxel whose
    * features differ by v costs v / (1 + v / trust_cost): what disagrees pulls less.
    */
   double feature_weight;
   double trust_cost;
-  const float* fixed_image;  /* (fixed_shape) around 0..1; NULL without intensity_weight */
+  const float* fixed_image;  /* (fixed_shape) around 0..1; NULL without correlation_weight */
   const float* moving_image; /* (moving_shape) */
-  double intensity_weight;
-  double window_mm; /* sigma of the finest level; coarser ones use as much more */
-  double noise;     /* in units of the images: weaker structure fades out */
+  double correlation_weight;
+  double correlation_window_mm; /* sigma of the finest level; coarser ones use as much more */
+  double correlation_noise;     /* in units of the images: weaker structure fades out */
   double fold_penalty; /* at the last iteration; grows from 0 with the square of their number */
   double fold_margin; /* det J below this is penalised */
 

@@ -359,7 +359,7 @@ class Solver {
     return l;
   }
 
-  bool intensities() const { return a_.intensity_weight > 0.0; }
+  bool intensities() const { return a_.correlation_weight > 0.0; }
 
   const float* pool_image(const float* image, const Shape& shape, const int* factor,
                           const int* offset, const Shape& out_shape) {
@@ -438,7 +438,7 @@ class Solver {
     } else {
       launch_.zero(gradient, sizeof(float) * l.floats());
     }
-    if (intensities()) add_correlation(l, gradient, sums, a_.window_mm * scale_of_level);
+    if (intensities()) add_correlation(l, gradient, sums, a_.correlation_window_mm * scale_of_level);
     const double* mm = l.spacing_mm;
     const double scale = 2.0 * a_.smoothness / 3.0;
     run(AddSmoothnessGradient{l.field,
@@ -470,13 +470,13 @@ class Solver {
       run(WeightedProduct{weight, pairs[k][0], pairs[k][1], l.shape, product});
       smooth(product, sums + k * n, tmp, l.shape, 1, 1, window_mm, l.spacing_mm);
     }
-    run(CorrelationFactors{sums, l.shape, (float)a_.noise});
+    run(CorrelationFactors{sums, l.shape, (float)a_.correlation_noise});
     smooth(sums, sums + 3 * n, sums + 6 * n, l.shape, 1, 1, window_mm, l.spacing_mm);
     smooth(sums + n, sums + 4 * n, sums + 6 * n, l.shape, 1, 1, window_mm, l.spacing_mm);
     smooth(sums + 2 * n, sums + 5 * n, sums + 6 * n, l.shape, 1, 1, window_mm, l.spacing_mm);
     run(AddCorrelationGradient{l.fixed_image, weight, l.shape, l.moving_image, l.moving_shape,
                                offset, l.field, index_per_mm, sums + 3 * n,
-                               (float)a_.intensity_weight, gradient});
+                               (float)a_.correlation_weight, gradient});
   }
 
   const Launcher& launch_;

@@ -124,7 +124,7 @@ class RegistrationConfig(BaseModel):
     )
     feature_weight: float = Field(1.0, ge=0, le=1e3, description="weight of the features")
     trust_cost: float = Field(0.0, ge=0, le=1e6, description="robust")
-    correlation: float = Field(0.0, ge=0, le=1e6, description="weight of LNCC")
+    correlation_weight: float = Field(2.0, ge=0, le=1e6, description="weight of LNCC")
     correlation_window_mm: float | None = Field(None, description="window")
     correlation_noise: float = Field(0.1, description="noise")
     fold_penalty: float = Field(

@@ -187,7 +187,7 @@ def register(
             images = _working_images(fixed, moving, plan_)
             features = feature_source(config).compute(images[0], images[1], device)
             weights = (weights[0] * features.fixed_weight, weights[1] * features.moving_weight)
-            cells = intensities_on_control(images, device) if config.correlation > 0 else None
+            cells = intensities_on_control(images, device) if config.correlation_weight > 0 else None
             del images
             report("features", 1.0)
         with timer.stage("solve"):

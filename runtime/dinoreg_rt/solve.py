@@ -43,9 +43,9 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         fold_penalty=config.fold_penalty,
         feature_weight=config.feature_weight,
         trust_cost=config.trust_cost,
-        intensity_weight=config.correlation,
-        window_mm=required(config.correlation_window_mm),
-        noise=config.correlation_noise,
+        correlation_weight=config.correlation_weight,
+        correlation_window_mm=required(config.correlation_window_mm),
+        correlation_noise=config.correlation_noise,
         fold_margin=config.fold_margin,
     )
 

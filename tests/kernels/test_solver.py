@@ -39,6 +39,7 @@ def run(device, problem: reference.Problem, options: SolverOptions, **more):
         device.put(problem.moving_weight, np.float32),
         spacing_mm=problem.spacing_mm,
         moving_offset=problem.moving_offset,
+        images=problem.images and tuple(device.put(i, np.float32) for i in problem.images),
         options=options,
         threads=1,
         **more,
@@ -150,6 +151,49 @@ def test_levels_equal_reference(device, rng, levels):
     device.check(
         run(device, problem, options).field, reference.solve(problem, options)[0], "field_mm"
     )
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"correlation_weight": 1.5},
+        {"correlation_weight": 1.0, "feature_weight": 0.0},
+        {"correlation_weight": 0.5, "feature_weight": 0.3, "trust_cost": 1.0},
+        {"trust_cost": 2.0},
+    ],
+)
+def test_similarities_equal_reference(device, rng, terms):
+    """Correlation of intensities, robust features, and both joined, on two levels."""
+    problem = dataclasses.replace(random_problem(rng), moving_offset=(-3, -1, -5))
+    images = tuple(
+        np.float32(0.5 + 0.3 * waves(i.shape[:3], channels=1, wavelengths=(6, 14))[..., 0])
+        for i in (problem.fixed, problem.moving)
+    )
+    problem = dataclasses.replace(problem, images=images)
+    options = SolverOptions(
+        search_radius=(0, 0, 0),
+        iterations=(4, 4),
+        learning_rate_mm=0.4,
+        smoothing_mm=1.5,
+        smoothness=0.5,
+        correlation_window_mm=3.0,
+        **terms,
+    )
+    field = reference.solve(problem, options)[0]
+    assert np.abs(field).max() > 0.5
+    device.check(run(device, problem, options).field, field, "field_mm")
+
+
+def test_correlation_alone_finds_a_shift_of_an_inverted_image(device):
+    shift = (1.3, -0.7, 0.45)
+    problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
+    fixed, moving = (np.float32(i[..., 0]) for i in (problem.fixed, problem.moving))
+    problem = dataclasses.replace(problem, images=(fixed, np.float32(1 - 2 * moving)))
+    options = dataclasses.replace(
+        REFINE, feature_weight=0.0, correlation_weight=1.0, correlation_noise=0.01
+    )
+    found = device.get(run(device, problem, options).field)[3:-3, 3:-3, 3:-3]
+    np.testing.assert_allclose(found.reshape(-1, 3).mean(0) / 2, shift, atol=0.1)
 
 
 def test_unused_channels_are_not_looked_at_by_the_search(device, rng):
