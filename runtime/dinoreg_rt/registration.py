@@ -21,13 +21,14 @@ from .contrast import same_contrast
 from .device import Device, StageTimer, choose_device
 from .errors import RegistrationError, ResourceError
 from .features import WorkingImage as Image
-from .features import feature_source, padded_channels
+from .features import control_intensities, feature_source, padded_channels
 from .geometry import describe
 from .io import as_mask, as_volume
 from .machine import memory_bytes
 from .moving_lattice import MovingLattice, plan_moving_lattice
 from .preprocess import (
     WorkingGrids,
+    describe_similarity,
     detect_modality,
     intensity_window,
     plan_grids,
@@ -121,6 +122,7 @@ def plan(
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
+    choices["similarity"] = describe_similarity(config)
     choices["features"] = "MIND-SSC, because no encoder was given"
     if config.intensity == "auto":
         alike, choices["local intensities"] = same_contrast(
@@ -187,7 +189,7 @@ def register(
             images = _working_images(fixed, moving, plan_)
             features = feature_source(config).compute(images[0], images[1], device)
             weights = (weights[0] * features.fixed_weight, weights[1] * features.moving_weight)
-            cells = intensities_on_control(images, device) if config.correlation_weight > 0 else None
+            cells = control_intensities(images, device) if config.correlation_weight else None
             del images
             report("features", 1.0)
         with timer.stage("solve"):
@@ -310,23 +312,6 @@ def _working_images(fixed: Volume, moving: Volume, plan_: Plan) -> tuple[Image, 
     return images[0], images[1]
 
 
-def intensities_on_control(images: tuple[Image, Image], device: Device) -> tuple[Array, Array]:
-    out = []
-    for image in images:
-        pool = image.pool_zyx
-        shape = tuple(-(-n // p) for n, p in zip(image.array.shape, pool, strict=True))
-        matrix = np.column_stack([np.diag(pool), (np.array(pool) - 1) / 2]).astype(float)
-        if pool == (1, 1, 1):
-            out.append(image.array)
-        else:
-            out.append(
-                dinoreg_kernels.resample(
-                    image.array, shape, matrix, samples=pool, threads=device.threads
-                )
-            )
-    return out[0], out[1]
-
-
 def _on_host(field: DisplacementField, device: Device) -> DisplacementField:
     return DisplacementField(device.download(field.vectors_mm), field.geometry)
 
@@ -342,7 +327,7 @@ def _predict_memory(
     stride = padded_channels(16)
     images = 4 * (np.prod(grids.working.shape_zyx) + np.prod(lattice.working.shape_zyx))
     voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
-    features = voxels * (2 * stride + 4)
+    features = voxels * (2 * stride + 4 + 4 * bool(config.correlation_weight))
     # MIND-SSC goes through an image in slabs of 32 planes: two buffers of twelve float32 channels.
     slabs = [
         2 * 4 * 12 * min(32, grid.shape_zyx[0]) * np.prod(grid.shape_zyx[1:])

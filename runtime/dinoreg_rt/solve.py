@@ -41,11 +41,11 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         smoothing_mm=required(config.smoothing_mm),
         smoothness=config.smoothness,
         fold_penalty=config.fold_penalty,
-        feature_weight=config.feature_weight,
+        feature_weight=required(config.feature_weight),
         trust_cost=config.trust_cost,
-        correlation_weight=config.correlation_weight,
+        correlation_weight=required(config.correlation_weight),
         correlation_window_mm=required(config.correlation_window_mm),
-        correlation_noise=config.correlation_noise,
+        correlation_noise=required(config.correlation_noise),
         fold_margin=config.fold_margin,
     )
 
