@@ -633,10 +633,13 @@ def coarser(problem, scale):
     moving, moving_weight = pool(problem.moving, problem.moving_weight, inset)
     images = None
     if problem.images is not None:
+        starts = (np.zeros(3, int), inset)
         images = tuple(
-            pool_weighted(i[..., None], np.ones(i.shape), w.shape, factor, offset=o)[0][..., 0]
-            for i, w, o in zip(
-                problem.images, (fixed_weight, moving_weight), (np.zeros(3, int), inset), strict=True
+            pool_weighted(i[..., None], np.ones(i.shape), cells.shape, factor, offset=start)[0][
+                ..., 0
+            ]
+            for i, cells, start in zip(
+                problem.images, (fixed_weight, moving_weight), starts, strict=True
             )
         )
     spacing = tuple(spacing * factor)

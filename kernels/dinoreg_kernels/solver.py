@@ -41,10 +41,12 @@ class SolverOptions:
             level, as the learning rate.
         smoothness: weight of mean |du/dp|^2 (lambda).
         feature_weight: of the features' squared difference.
-        trust_cost: a voxel whose features differ by v costs v / (1 + v / trust_cost): what disagrees
-            pulls less; 0 trusts all alike.
-        correlation_weight: of 1 - rho^2, rho the local correlation of the images; 0 needs no images.
-        correlation_window_mm: sigma of its windows on the last level; coarser ones use as much more.
+        trust_cost: a voxel whose features differ by v costs v / (1 + v / trust_cost): what
+            disagrees pulls less; 0 trusts all alike.
+        correlation_weight: of 1 - rho^2, rho the local correlation of the images; 0 needs no
+            images.
+        correlation_window_mm: sigma of its windows on the last level; coarser ones use as much
+            more.
         correlation_noise: in units of the images; structure weaker than this fades out.
         fold_penalty: weight of mean max(0, fold_margin - det J)^2 at the last iteration; it grows
             from 0 with the square of the share of iterations done.

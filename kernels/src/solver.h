@@ -438,7 +438,8 @@ class Solver {
     } else {
       launch_.zero(gradient, sizeof(float) * l.floats());
     }
-    if (intensities()) add_correlation(l, gradient, sums, a_.correlation_window_mm * scale_of_level);
+    if (intensities())
+      add_correlation(l, gradient, sums, a_.correlation_window_mm * scale_of_level);
     const double* mm = l.spacing_mm;
     const double scale = 2.0 * a_.smoothness / 3.0;
     run(AddSmoothnessGradient{l.field,
@@ -463,8 +464,8 @@ class Solver {
     const Vec3 index_per_mm = inverse_of(l.spacing_mm);
     run(WarpIntensity{l.fixed_weight, l.shape, l.moving_image, l.moving_weight, l.moving_shape,
                       offset, l.field, index_per_mm, warped, weight});
-    const float* pairs[6][2] = {{nullptr, nullptr},           {l.fixed_image, nullptr},
-                                {warped, nullptr},            {l.fixed_image, l.fixed_image},
+    const float* pairs[6][2] = {{nullptr, nullptr},      {l.fixed_image, nullptr},
+                                {warped, nullptr},       {l.fixed_image, l.fixed_image},
                                 {l.fixed_image, warped}, {warped, warped}};
     for (int k = 0; k < 6; ++k) {
       run(WeightedProduct{weight, pairs[k][0], pairs[k][1], l.shape, product});

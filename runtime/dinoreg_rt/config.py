@@ -135,7 +135,7 @@ class RegistrationConfig(BaseModel):
         ge=0,
         le=1e3,
         description="weight of 1 - rho^2 beside it, rho the local correlation of the intensities; "
-        "0: features alone; default: 2, for two fine MR 3",
+        "0: features alone; default: 1.5, for two fine MR 3",
     )
     correlation_window_mm: float | None = Field(
         None,
@@ -154,8 +154,8 @@ class RegistrationConfig(BaseModel):
         0.0,
         ge=0,
         le=1e6,
-        description="adaptive weighting: a voxel whose features differ by so much counts a quarter; "
-        "0: all count alike",
+        description="adaptive weighting: a voxel whose features differ by so much pulls a quarter "
+        "as hard; 0: all pull alike",
     )
     fold_penalty: float = Field(
         400.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"

@@ -125,7 +125,7 @@ def _fill_similarity(
     window = 1.25 if set(modalities) == {"ct"} else 2.0
     defaults = {
         "feature_weight": 0.1 if fine_mr else 1.0,
-        "correlation_weight": 3.0 if fine_mr else 2.0,
+        "correlation_weight": 3.0 if fine_mr else 1.5,
         "correlation_window_mm": round(window * control, 6),
         "correlation_noise": 0.01 if fine_mr else 0.1,
         "smoothing_mm": round(control if fine_mr else math.sqrt(2) * control, 6),

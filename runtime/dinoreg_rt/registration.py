@@ -23,7 +23,7 @@ from .errors import RegistrationError, ResourceError
 from .features import WorkingImage as Image
 from .features import control_intensities, feature_source, padded_channels
 from .geometry import describe
-from .io import as_mask, as_volume
+from .io import as_mask, as_volume, as_weights
 from .machine import memory_bytes
 from .moving_lattice import MovingLattice, plan_moving_lattice
 from .preprocess import (
@@ -153,6 +153,7 @@ def register(
     config: RegistrationConfig | None = None,
     fixed_mask: LabelsLike | None = None,
     moving_mask: LabelsLike | None = None,
+    weights: ImageLike | None = None,
     progress: ProgressCallback | None = None,
     on_plan: Callable[[Plan], None] | None = None,
 ) -> RegistrationResult:
@@ -164,6 +165,8 @@ def register(
         config: parameters (default: the preset ``mind``).
         fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
         moving_mask: the same for the moving image.
+        weights: how much each voxel of the fixed image counts in search and refinement, on its
+            grid, 0 or more; 1 changes nothing. To follow some organs more closely than others.
         progress: called with a stage's name and its finished fraction.
         on_plan: called with what was decided, before the heavy work.
 
@@ -178,6 +181,7 @@ def register(
     plan_ = plan(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask)
     if on_plan is not None:
         on_plan(plan_)
+    organ_weight = None if weights is None else as_weights(weights, fixed.geometry)
     config, device, grids, lattice = plan_.config, plan_.device, plan_.grids, plan_.lattice
     check_memory(plan_)
     report = progress or (lambda stage, fraction: None)
@@ -185,19 +189,19 @@ def register(
     with device.active():
         with timer.stage("features"):
             report("features", 0.0)
-            weights = _weights(fixed, moving, masks, plan_)
+            counts = _weights(fixed, moving, masks, organ_weight, plan_)
             images = _working_images(fixed, moving, plan_)
             features = feature_source(config).compute(images[0], images[1], device)
-            weights = (weights[0] * features.fixed_weight, weights[1] * features.moving_weight)
+            counts = (counts[0] * features.fixed_weight, counts[1] * features.moving_weight)
             cells = control_intensities(images, device) if config.correlation_weight else None
             del images
             report("features", 1.0)
         with timer.stage("solve"):
             options = solver_options(config, grids)
             solution = solve(
-                features, weights, grids, lattice.offset_zyx, options, device, progress, cells
+                features, counts, grids, lattice.offset_zyx, options, device, progress, cells
             )
-            del features, weights
+            del features, counts, cells
         with timer.stage("warp"):
             report("warp", 0.0)
             displacement = whole_displacement(
@@ -281,15 +285,21 @@ def _masks(
 
 
 def _weights(
-    fixed: Volume, moving: Volume, masks: tuple[Array | None, Array | None], plan_: Plan
+    fixed: Volume,
+    moving: Volume,
+    masks: tuple[Array | None, Array | None],
+    organ_weight: Array | None,
+    plan_: Plan,
 ) -> tuple[Array, Array]:
-    """How much each control voxel of either image counts: field of view and masks."""
+    """How much each control voxel of either image counts: field of view, masks, organs."""
     identity = AffineTransform.identity()
     grid, lattice, device = plan_.grids.control, plan_.lattice, plan_.device
     if masks[0] is None:
         fixed_weight = device.xp.ones(grid.shape_zyx, np.float32)
     else:
         fixed_weight = weight_on(grid, fixed, masks[0], identity, device)
+    if organ_weight is not None:
+        fixed_weight *= weight_on(grid, fixed, organ_weight, identity, device)
     moving_weight = weight_on(lattice.control, moving, masks[1], plan_.initial, device)
     for role, weight in (("fixed", fixed_weight), ("moving", moving_weight)):
         if not bool(weight.any()):

@@ -162,12 +162,19 @@ bool same_as_cpu() {
   });
   const Shape cells = {3, 4, 13};
   good &= same_bits("PoolMoments", 2 * cells.voxels(), [&](const auto& launch, float* out) {
-    launch(dr::PoolMoments{in, shape, 2, 2, 3, 1, 0, 1, out,
-                           out + cells.voxels(), cells});
+    launch(dr::PoolMoments{in, shape, 2, 2, 3, 1, 0, 1, out, out + cells.voxels(), cells});
   });
   good &= same_bits("WarpIntensity", 2 * n, [&](const auto& launch, float* out) {
-    launch(dr::WarpIntensity{weight.data(), shape, in, weight.data(), shape, {0.5f, 0.0f, 1.0f}, in,
-                             {1.0f, 1.0f, 1.0f}, out, out + n});
+    launch(dr::WarpIntensity{weight.data(),
+                             shape,
+                             in,
+                             weight.data(),
+                             shape,
+                             {0.5f, 0.0f, 1.0f},
+                             in,
+                             {1.0f, 1.0f, 1.0f},
+                             out,
+                             out + n});
   });
   good &= same_bits("WeightedProduct", n, [&](const auto& launch, float* out) {
     launch(dr::WeightedProduct{in, in + n, nullptr, shape, out});
@@ -176,8 +183,17 @@ bool same_as_cpu() {
     launch(dr::CorrelationFactors{out, shape, 0.1f});
   });
   good &= same_bits("AddCorrelationGradient", 3 * n, [&](const auto& launch, float* out) {
-    launch(dr::AddCorrelationGradient{in, weight.data(), shape, in + n, shape, {0.5f, 0.0f, 1.0f},
-                                      in, {1.0f, 1.0f, 1.0f}, in, 2.0f, out});
+    launch(dr::AddCorrelationGradient{in,
+                                      weight.data(),
+                                      shape,
+                                      in + n,
+                                      shape,
+                                      {0.5f, 0.0f, 1.0f},
+                                      in,
+                                      {1.0f, 1.0f, 1.0f},
+                                      in,
+                                      2.0f,
+                                      out});
   });
   good &= same_bits("FeatureDifference", 3 * n, [&](const auto& launch, float* out) {
     dr::FeatureDifference op = {};

@@ -155,7 +155,8 @@ void op_feature_difference(const Half* fixed, const float* fixed_weight, const i
   run(op);
 }
 
-// gradient: added to. weights: of the window, the centre and one side, radius + 1 for each of z, y, x.
+// gradient: added to. weights: of the window, the centre and one side, radius + 1 for each of z, y,
+// x.
 void op_correlation(const float* fixed, const float* fixed_weight, const int* shape,
                     const float* moving, const float* moving_weight, const int* moving_shape,
                     const float* moving_offset, const float* field, const float* index_per_mm,

@@ -352,9 +352,7 @@ def test_robust_difference_equals_reference(ops, cpu, pair, trust_cost):
     """The gradient is that of the robust energy: the factor's own slope is part of it."""
     energy, gradient, _ = compiled_difference(ops, pair, 1.3, trust_cost)
     arguments = (pair.field.astype(float), pair.fixed, pair.moving)
-    difference = reference.similarity_energy(
-        *arguments, np.ones(pair.shape), SPACING, pair.offset
-    )
+    difference = reference.similarity_energy(*arguments, np.ones(pair.shape), SPACING, pair.offset)
     factor = reference.robust_factor(difference, trust_cost)
     weight = reference.match_weight(
         pair.field, pair.fixed_weight, pair.moving_weight, SPACING, pair.offset

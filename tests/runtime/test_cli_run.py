@@ -49,6 +49,7 @@ class FakeRegistration:
         config: RegistrationConfig,
         fixed_mask: Any = None,
         moving_mask: Any = None,
+        weights: Any = None,
         progress: Any = None,
         on_plan: Any = None,
     ) -> RegistrationResult:

@@ -84,11 +84,9 @@ struct CorrelationFactors {
     const V share = 1.0f / max_of(total, splat<V>(1e-12f));
     const V mean_f = share * load<V>(at + n), mean_m = share * load<V>(at + 2 * n);
     const V zero = V{}, floor_value = splat<V>(noise * noise);
-    const V var_f =
-        max_of(share * load<V>(at + 3 * n) - mean_f * mean_f, zero) + floor_value;
+    const V var_f = max_of(share * load<V>(at + 3 * n) - mean_f * mean_f, zero) + floor_value;
     const V cov = share * load<V>(at + 4 * n) - mean_f * mean_m;
-    const V var_m =
-        max_of(share * load<V>(at + 5 * n) - mean_m * mean_m, zero) + floor_value;
+    const V var_m = max_of(share * load<V>(at + 5 * n) - mean_m * mean_m, zero) + floor_value;
     const V slope = cov / (var_f * var_m);
     const V by_f = -2.0f * slope, by_m = 2.0f * slope * cov / var_m;
     store(at, by_f);

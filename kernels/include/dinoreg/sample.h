@@ -55,7 +55,8 @@ DR_HD float sample_with_slope(const float* image, const Shape& shape, const Vec3
   const float v00 = r00[a] + wx * d00, v01 = r01[a] + wx * d01;
   const float v10 = r10[a] + wx * d10, v11 = r11[a] + wx * d11;
   const float v0 = lerp(v00, v01, wy), v1 = lerp(v10, v11, wy);
-  slope = {v1 - v0, lerp(v01 - v00, v11 - v10, wz), lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz)};
+  slope = {v1 - v0, lerp(v01 - v00, v11 - v10, wz),
+           lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz)};
   return lerp(v0, v1, wz);
 }
 
