@@ -649,8 +649,26 @@ def coarser(problem, scale):
     return pooled, factor
 
 
+def exponential(velocity, spacing_mm, squarings):
+    """The displacement after following a stationary velocity for unit time."""
+    field = np.asarray(velocity, float) / 2**squarings
+    for _ in range(squarings):
+        points = indices(field.shape[:3]) + field / np.asarray(spacing_mm, float)
+        field = field + sample(field, points)
+    return field
+
+
+def logarithm(field, spacing_mm, squarings, steps=4):
+    """A velocity whose exponential is about `field`, by a fixed point."""
+    velocity = field
+    for _ in range(steps):
+        velocity = velocity + field - exponential(velocity, spacing_mm, squarings)
+    return velocity
+
+
 def refine(problem, options, x, level):
-    """Adam on a level (0 is the finest); the smoothed variable is the displacement.
+    """Adam on a level (0 is the finest); the smoothed variable is the displacement or, with
+    squarings, the velocity, which is moved by the derivative with respect to the displacement.
 
     The fold penalty grows from 0 with the square of the finished share of all iterations.
     """
@@ -660,6 +678,8 @@ def refine(problem, options, x, level):
     before, total = sum(options.iterations[: last - 1]), sum(options.iterations)
     for done in range(before, before + options.iterations[last - 1]):
         field = smooth(adam.value, sigma_mm, problem.spacing_mm)
+        if options.squarings > 0:
+            field = exponential(field, problem.spacing_mm, options.squarings)
         fold_penalty = options.fold_penalty * (done / total) ** 2
         gradient = refine_gradient(problem, options, field, fold_penalty, 2**level)
         adam.step(smooth(gradient, sigma_mm, problem.spacing_mm))
@@ -671,10 +691,14 @@ def solve(problem, options):
     shape = problem.fixed_weight.shape
     before, _ = mean_similarity(problem, np.zeros((*shape, 3)))
     x = search(problem, options) if any(options.search_radius) else np.zeros((*shape, 3))
+    if options.squarings > 0:
+        x = logarithm(x, problem.spacing_mm, options.squarings)
     for level in range(len(options.iterations) - 1, 0, -1):
         coarse, factor = coarser(problem, 2**level)
         start = resize_field(x, coarse.fixed_weight.shape, factor, to_coarse=True)
         x = resize_field(refine(coarse, options, start, level), shape, factor)
     field = refine(problem, options, x, 0)
+    if options.squarings > 0:
+        field = exponential(field, problem.spacing_mm, options.squarings)
     after, overlap = mean_similarity(problem, field)
     return field, before, after, overlap

@@ -51,6 +51,8 @@ class SolverOptions:
         fold_penalty: weight of mean max(0, fold_margin - det J)^2 at the last iteration; it grows
             from 0 with the square of the share of iterations done.
         fold_margin: det J below it is penalised.
+        squarings: 0 refines a displacement; K > 0 a stationary velocity, whose exponential by K
+            squarings is the displacement and whose negative gives the inverse.
     """
 
     search_factor: tuple[int, int, int] = (3, 3, 3)
@@ -70,6 +72,7 @@ class SolverOptions:
     correlation_noise: float = 0.1
     fold_penalty: float = 1.0
     fold_margin: float = 0.1
+    squarings: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +84,14 @@ class Solution:
         similarity_before: mean weighted squared feature difference without displacement.
         similarity_after: the same with it.
         overlap: share of the fixed weight whose match has moving weight.
+        inverse: as `field`, the exponential of the negative velocity; only with squarings.
     """
 
     field: Array
     similarity_before: float
     similarity_after: float
     overlap: float
+    inverse: Array | None = None
 
 
 def _sizes(
@@ -108,6 +113,7 @@ def _sizes(
     args.coupling_rounds = len(options.coupling)
     args.consistency_rounds = options.consistency_rounds
     args.levels = len(options.iterations)
+    args.squarings = options.squarings
     args.iterations = (ctypes.c_int32 * max(1, len(options.iterations)))(*options.iterations)
     for name in (
         "cost_smoothing_mm",
@@ -195,6 +201,9 @@ def solve(
     args.coupling = ctypes.cast(coupling, ctypes.POINTER(ctypes.c_double))
     out = xp.empty((*fixed.shape[:3], 3), np.float32)
     args.field = pointer(out, np.float32, "field", FIELD)
+    inverse = xp.empty_like(out) if options.squarings > 0 else None
+    if inverse is not None:
+        args.inverse = pointer(inverse, np.float32, "inverse", FIELD)
     size = _library.workspace_bytes("dr_solver_workspace_bytes", args)
     workspace = xp.empty(size, np.uint8)
     args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
@@ -202,4 +211,4 @@ def solve(
     call = Call(fixed, threads, progress)
     with call.reraising():
         _library.call("dr_solver_run", call.execution, args)
-    return Solution(out, args.similarity[0], args.similarity[1], args.overlap)
+    return Solution(out, args.similarity[0], args.similarity[1], args.overlap, inverse)

@@ -225,7 +225,13 @@ typedef struct dr_solver_args {
   double fold_penalty; /* at the last iteration; grows from 0 with the square of their number */
   double fold_margin; /* det J below this is penalised */
 
+  /* 0: Adam changes the displacement. K > 0: it changes a stationary velocity v, and the displacement
+   * is exp(v), by K squarings of v / 2^K; exp(-v) is its inverse.
+   */
+  int32_t squarings;
+
   float* field;            /* out: (fixed_shape, 3), mm along the grid's axes */
+  float* inverse;          /* out: exp(-v), as field; NULL without squarings or when not wanted */
   double similarity[2];    /* out: mean weighted squared difference before and after */
   double overlap;          /* out: share of the fixed weight that meets moving weight */
   void* workspace;

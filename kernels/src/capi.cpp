@@ -158,6 +158,7 @@ dr_status check_solver_sizes(const dr_solver_args& a) {
   REQUIRE(a.coupling_rounds >= 0 && a.coupling_rounds <= 64, "coupling_rounds = %d; wanted 0..64",
           a.coupling_rounds);
   REQUIRE(a.consistency_rounds >= 0, "consistency_rounds = %d; wanted >= 0", a.consistency_rounds);
+  REQUIRE(a.squarings >= 0 && a.squarings <= 12, "squarings = %d; wanted 0..12", a.squarings);
   REQUIRE(a.levels >= 1 && a.levels <= 6, "levels = %d; wanted 1..6", a.levels);
   REQUIRE(a.iterations != nullptr, "iterations is NULL");
   for (int i = 0; i < a.levels; ++i)

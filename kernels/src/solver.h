@@ -315,6 +315,7 @@ class Solver {
   // ---- refinement ------------------------------------------------------------------------------
 
   bool refine() {
+    if (a_.squarings > 0) take_logarithm(finest());
     for (int k = 0; k < a_.levels; ++k) {
       const size_t mark = work_.mark();
       const int scale = 1 << (a_.levels - 1 - k);
@@ -322,9 +323,46 @@ class Solver {
       if (scale > 1) resize(x_, shape_, level.x, level.shape, level.factor, true);
       if (!adam(level, scale, a_.iterations[k])) return false;
       if (scale > 1) resize(level.field, level.shape, x_, shape_, level.factor, false);
+      if (scale == 1 && a_.squarings > 0) {
+        if (a_.inverse != nullptr) exponentiate(field_, a_.inverse, level, -1.0f);
+        copy_field(field_, x_, level);
+        exponentiate(x_, field_, level, 1.0f);
+      }
       work_.release(mark);
     }
     return true;
+  }
+
+  // out = exp(sign velocity) by scaling and squaring, in mm (Arsigny et al., 2006).
+  void exponentiate(const float* velocity, float* out, const Level& l, float sign) const {
+    float* from = a_.squarings % 2 == 0 ? out : scratch_;
+    float* to = from == out ? scratch_ : out;
+    copy_field(velocity, from, l, sign / (float)(1 << a_.squarings));
+    const Affine same = {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}};
+    for (int k = 0; k < a_.squarings; ++k) {
+      run(Compose{from, l.shape, from, l.shape, same, inverse_of(l.spacing_mm), to});
+      float* old = from;
+      from = to;
+      to = old;
+    }
+  }
+
+  void copy_field(const float* in, float* out, const Level& l, float scale = 1.0f) const {
+    const Matrix3 times = {{scale, 0, 0, 0, scale, 0, 0, 0, scale}};
+    run(MapField{out, l.shape, PointMap{Affine{}, in, l.shape, Affine{}, times, true}});
+  }
+
+  // What the search found is a displacement: x becomes the velocity that leads there, by a fixed
+  // point. Four steps leave less than the refinement corrects in one.
+  void take_logarithm(const Level& l) {
+    const size_t mark = work_.mark();
+    float* wanted = work_.take<float>(l.floats());
+    copy_field(l.x, wanted, l);
+    for (int step = 0; step < 4; ++step) {
+      exponentiate(l.x, l.field, l, 1.0f);
+      run(CorrectVelocity{l.x, wanted, l.field, l.shape.rows(), 3 * l.shape.x});
+    }
+    work_.release(mark);
   }
 
   // Voxels `scale` times as large; an axis that is coarse already is pooled less or not at all.
@@ -403,6 +441,12 @@ class Solver {
     const double beta1 = 0.9, beta2 = 0.999, sigma_mm = a_.smoothing_mm * scale;
     for (int t = 1; t <= iterations && !counting(); ++t) {
       smooth(l.x, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+      if (a_.squarings > 0) {
+        // The similarity's slope by the displacement moves the velocity: the first order of the
+        // exponential's derivative, as in log-domain demons (Vercauteren et al., 2008).
+        copy_field(l.field, gradient, l);
+        exponentiate(gradient, l.field, l, 1.0f);
+      }
       // The matching goes first; at full weight from the start the penalty would bar its way.
       const double done = (double)done_ / total_iterations();
       add_gradients(l, gradient, sums, scale, a_.fold_penalty * done * done);

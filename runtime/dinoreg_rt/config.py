@@ -163,6 +163,11 @@ class RegistrationConfig(BaseModel):
     fold_margin: float = Field(
         0.2, ge=0, lt=1, description="det J below this is penalised: room before a fold"
     )
+    transform: Literal["displacement", "velocity"] = Field(
+        "displacement",
+        description="what is refined: a displacement, or a stationary velocity whose exponential it "
+        "is, with the exponential of its negative as the inverse",
+    )
     inverse: bool = Field(default=False, description="also compute the inverse field")
 
     @classmethod

@@ -38,7 +38,13 @@ from .preprocess import (
 )
 from .quality import run_quality
 from .result import RegistrationResult
-from .solve import inverse_displacement, solve, solver_options, whole_displacement
+from .solve import (
+    inverse_displacement,
+    negative_displacement,
+    solve,
+    solver_options,
+    whole_displacement,
+)
 from .types import AffineTransform, Array, DisplacementField, Volume
 from .warp import warp_volume
 
@@ -209,7 +215,11 @@ def register(
             )
             warped = warp_volume(moving, displacement, device=device)
             inverse = None
-            if config.inverse:
+            if config.inverse and solution.inverse is not None:
+                inverse = negative_displacement(
+                    solution.inverse, grids.control, moving.geometry, plan_.initial, device
+                )
+            elif config.inverse:
                 inverse, _ = inverse_displacement(
                     solution.field, grids.control, moving.geometry, plan_.initial, device
                 )

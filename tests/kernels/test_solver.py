@@ -228,6 +228,49 @@ def test_whole_solve_equals_reference(device, rng):
     )
 
 
+@pytest.mark.parametrize("squarings", [3, 4])
+def test_velocity_equals_reference(device, rng, squarings):
+    """An odd and an even number of squarings: they end in different memory."""
+    problem = random_problem(rng)
+    options = SolverOptions(
+        search_factor=(2, 3, 2),
+        search_radius=(1, 2, 2),
+        cost_smoothing_mm=4.0,
+        field_smoothing_mm=3.0,
+        iterations=(4, 4),
+        learning_rate_mm=0.4,
+        smoothing_mm=2.0,
+        squarings=squarings,
+    )
+    solution = run(device, problem, options)
+    field = reference.solve(problem, options)[0]
+    assert np.abs(field).max() > 1
+    device.check(solution.field, field, "field_mm")
+
+
+def test_negative_velocity_is_the_inverse(device, rng):
+    """To a tenth of a voxel wherever the match lies inside, and without a single fold."""
+    problem = shifted_pair((20, 22, 24), (1.3, -0.7, 2.4), grow=4)
+    moved = np.float16(problem.moving + 0.3 * waves(problem.moving.shape[:3], 1.7))
+    problem = dataclasses.replace(problem, moving=moved)
+    solution = run(device, problem, dataclasses.replace(REFINE, squarings=6, smoothness=1.0))
+    field, inverse = device.get(solution.field), device.get(solution.inverse)
+    spacing = np.array(problem.spacing_mm)
+    points = reference.indices(field.shape[:3]) + field / spacing
+    loop = field / spacing + reference.sample(inverse, points) / spacing
+    inner = np.all((points >= 3) & (points <= np.array(field.shape[:3]) - 4), axis=-1)
+    assert np.abs(field / spacing).max() > 1
+    # Measured: see the bound; what is left is the interpolation of both fields.
+    assert np.linalg.norm(loop, axis=-1)[inner].max() < 0.1
+    jacobian = reference.forward_jacobian(field.astype(float), spacing)
+    assert np.linalg.det(jacobian)[inner].min() > 0
+
+
+def test_displacement_has_no_closed_inverse(device):
+    problem = shifted_pair((7, 8, 9), (1, 0, 0))
+    assert run(device, problem, dataclasses.replace(REFINE, iterations=(2,))).inverse is None
+
+
 # ---- known answers --------------------------------------------------------------------------
 
 

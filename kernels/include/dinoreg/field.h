@@ -97,6 +97,25 @@ struct InverseConsistent {
   }
 };
 
+// velocity += wanted - reached: a step towards the velocity whose exponential is `wanted`.
+struct CorrectVelocity {
+  enum { kRepeatable = 0 };  // works in place
+  float* velocity;
+  const float* wanted;
+  const float* reached;
+  int row_count, x;
+
+  DR_HD int rows() const { return row_count; }
+  DR_HD int width() const { return x; }
+  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+
+  template <class V>
+  DR_HD void lanes(int row, int i) const {
+    const Index at = (Index)row * x + i;
+    store(velocity + at, load<V>(velocity + at) + (load<V>(wanted + at) - load<V>(reached + at)));
+  }
+};
+
 // out = first(p) + second(p + first(p)) on the grid of `first`, all in its axes' millimetres.
 struct Compose {
   const float* first;

@@ -59,6 +59,7 @@ _PANELS = {
         "trust_cost",
         "fold_penalty",
         "fold_margin",
+        "transform",
     ),
     "Output": ("inverse",),
 }
