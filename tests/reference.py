@@ -668,7 +668,7 @@ def logarithm(field, spacing_mm, squarings, steps=4):
 
 def refine(problem, options, x, level):
     """Adam on a level (0 is the finest); the smoothed variable is the displacement or, with
-    squarings, the velocity, which is moved by the derivative with respect to the displacement.
+    squarings, the velocity, which follows the displacement's derivative half-way along its path.
 
     The fold penalty grows from 0 with the square of the finished share of all iterations.
     """
@@ -682,6 +682,11 @@ def refine(problem, options, x, level):
             field = exponential(field, problem.spacing_mm, options.squarings)
         fold_penalty = options.fold_penalty * (done / total) ** 2
         gradient = refine_gradient(problem, options, field, fold_penalty, 2**level)
+        if options.squarings > 0:  # the force moves to the middle of its point's way
+            velocity = smooth(adam.value, sigma_mm, problem.spacing_mm)
+            back = exponential(-velocity / 2, problem.spacing_mm, options.squarings)
+            middle = indices(back.shape[:3]) + back / np.asarray(problem.spacing_mm, float)
+            gradient = sample(gradient, middle)
         adam.step(smooth(gradient, sigma_mm, problem.spacing_mm))
     return smooth(adam.value, sigma_mm, problem.spacing_mm)
 

@@ -13,8 +13,11 @@ from pathlib import Path
 # Kernels inside the solver's and the descriptor's loops: a spill there costs every voxel.
 HOT = {
     "AdamStep",
+    "AddCorrelationGradient",
     "AddFoldGradient",
     "AddSmoothnessGradient",
+    "Compose",
+    "CorrelationFactors",
     "FeatureDifference",
     "FoldLack",
     "KeepBest",
@@ -23,6 +26,9 @@ HOT = {
     "ResampleLinear",
     "ShiftCost",
     "Smooth",
+    "WarpIntensity",
+    "WarpVectors",
+    "WeightedProduct",
 }
 
 # `run_op<Op>` is mangled as ..6run_op I N 2dr 4cuda <length><Op> E ..: the first name after it

@@ -165,8 +165,8 @@ class RegistrationConfig(BaseModel):
     )
     transform: Literal["displacement", "velocity"] = Field(
         "displacement",
-        description="what is refined: a displacement, or a stationary velocity whose exponential it "
-        "is, with the exponential of its negative as the inverse",
+        description="what is refined: a displacement, or a stationary velocity whose exponential "
+        "it is, with the exponential of its negative as the inverse",
     )
     inverse: bool = Field(default=False, description="also compute the inverse field")
 

@@ -26,7 +26,6 @@ from .interruption import deferred_signals
 from .preprocess import WorkingGrids, required
 from .types import AffineTransform, Array, DisplacementField, FloatArray, Geometry
 
-
 #: Of the velocity: displacements of 64 control voxels begin with steps of one.
 _SQUARINGS = 6
 
@@ -179,7 +178,8 @@ def inverse_consistency_mm(
 ) -> tuple[float, float]:
     """Mean and maximum of |u(p) + v(p + u(p))| over the control points.
 
-    v is `inverse`, as the solver made it, or else found by iteration. Points whose match leaves the grid are not counted: nothing is known of the inverse there.
+    v is `inverse`, as the solver made it, or else found by iteration. Points whose match leaves
+    the grid are not counted: nothing is known of the inverse there.
     """
     spacing = control.spacing_mm[::-1]
     identity = np.eye(3, 4)

@@ -10,6 +10,7 @@
 
 #include "cpu/launch.h"
 #include "cuda/launch.cuh"
+#include "dinoreg/correlation.h"
 #include "dinoreg/local_intensity.h"
 #include "dinoreg/mind.h"
 #include "dinoreg/regularity.h"
@@ -163,6 +164,12 @@ bool same_as_cpu() {
   const Shape cells = {3, 4, 13};
   good &= same_bits("PoolMoments", 2 * cells.voxels(), [&](const auto& launch, float* out) {
     launch(dr::PoolMoments{in, shape, 2, 2, 3, 1, 0, 1, out, out + cells.voxels(), cells});
+  });
+  good &= same_bits("WarpVectors", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::WarpVectors{in, in, shape, {1.0f, 0.5f, 2.0f}, out});
+  });
+  good &= same_bits("CorrectVelocity", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::CorrectVelocity{out, in, in + 3, shape.rows() - 1, 3 * shape.x});
   });
   good &= same_bits("WarpIntensity", 2 * n, [&](const auto& launch, float* out) {
     launch(dr::WarpIntensity{weight.data(),
