@@ -215,6 +215,10 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   args.feature_weight = 0.0;
   EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("wanted one above 0");
+  args.squarings = 13;
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("squarings = 13; wanted 0..12");
+  args.squarings = 0;
   args.feature_weight = args.correlation_weight = 1.0;
   EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("must not be NULL with a correlation_weight");

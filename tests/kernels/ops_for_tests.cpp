@@ -189,6 +189,15 @@ void op_correlation(const float* fixed, const float* fixed_weight, const int* sh
                              unit, sums.data(), scale, gradient});
 }
 
+void op_warp_vectors(const float* vectors, const float* field, const int* shape,
+                     const float* index_per_mm, float* out) {
+  run(WarpVectors{vectors, field, shape_of(shape), vec3_of(index_per_mm), out});
+}
+
+void op_correct_velocity(float* velocity, const float* wanted, const float* reached, int count) {
+  run(CorrectVelocity{velocity, wanted, reached, 1, count});
+}
+
 void op_smoothness_gradient(const float* field, float* gradient, const int* shape,
                             const float* factor) {
   run(AddSmoothnessGradient{field, gradient, shape_of(shape), vec3_of(factor)});

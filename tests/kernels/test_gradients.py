@@ -232,6 +232,25 @@ def test_consistency_round_equals_reference(ops, cpu, rng):
     cpu.check(out, reference.consistency_round(u.astype(float), v.astype(float), SPACING)[0])
 
 
+def test_warp_vectors_equals_reference(ops, cpu, rng):
+    """And warping by nothing changes nothing but the rounding in the last cell."""
+    vectors, field = (3 * rng.normal(size=(2, 6, 7, 8, 3))).astype(np.float32)
+    out = np.empty_like(field)
+    shape, unit = i32(field.shape[:3]), f32(1 / SPACING)
+    ops("warp_vectors", vectors, field, shape, unit, out)
+    points = reference.indices(field.shape[:3]) + field / SPACING
+    cpu.check(out, reference.sample(vectors, points))
+    ops("warp_vectors", vectors, np.zeros_like(field), shape, unit, out)
+    cpu.check(out, vectors)
+
+
+def test_correct_velocity_adds_what_is_missing(ops, cpu, rng):
+    velocity, wanted, reached = f32(rng.normal(size=(3, 1003)))
+    expected = velocity + (wanted - reached)
+    ops("correct_velocity", velocity, wanted, reached, velocity.size)
+    cpu.check(velocity, expected)
+
+
 # ---- similarity.h ---------------------------------------------------------------------------
 
 
