@@ -360,7 +360,8 @@ def _predict_memory(
         grids.control.spacing_mm[::-1],
         solver_options(config, grids),
     )
-    field = 4 * 3 * np.prod(grids.control.shape_zyx)
+    fields = 2 if config.transform == "velocity" else 1  # with the inverse
+    field = 4 * 3 * fields * np.prod(grids.control.shape_zyx)
     # Displacement (3), warped image, determinant, and its deviations from the mean in double
     # precision (2); the inverse adds vectors and residual.
     results = 4 * 7 * np.prod(fixed.geometry.shape_zyx)
