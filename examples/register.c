@@ -84,6 +84,7 @@ int main(void) {
                          .learning_rate_mm = 2.0,
                          .smoothing_mm = 3.0,
                          .smoothness = 1.0,
+                         .feature_weight = 1.0,
                          .fold_penalty = 30.0,
                          .fold_margin = 0.3,
                          .field = field};

@@ -367,6 +367,78 @@ def similarity_gradient(field, fixed, moving, weight, spacing_mm, offset=(0, 0, 
     return out
 
 
+def robust_factor(difference, trust_cost):
+    """What a squared difference is multiplied by: Geman and McClure's v / (1 + v / trust_cost)."""
+    return 1 / (1 + difference / trust_cost) if trust_cost > 0 else np.ones_like(difference)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Weighted statistics of two images in Gaussian windows; `noise`^2 is added to variances."""
+
+    fixed: np.ndarray
+    warped: np.ndarray
+    weight: np.ndarray
+    spacing_mm: tuple
+    sigma_mm: float
+    noise: float
+
+    def __post_init__(self):
+        total = self.sums(self.weight)
+        mean = lambda values: self.sums(self.weight * values) / np.maximum(total, 1e-12)  # noqa: E731
+        f, m = mean(self.fixed), mean(self.warped)
+        statistics = {
+            "total": total,
+            "mean_fixed": f,
+            "mean_warped": m,
+            "covariance": mean(self.fixed * self.warped) - f * m,
+            "variance_fixed": mean(self.fixed**2) - f**2 + self.noise**2,
+            "variance_warped": mean(self.warped**2) - m**2 + self.noise**2,
+        }
+        for name, value in statistics.items():
+            object.__setattr__(self, name, value)
+
+    def sums(self, values):
+        """Sums over the window around each voxel."""
+        return smooth(values, self.sigma_mm, self.spacing_mm)
+
+
+def windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0)):
+    """`Windows` of the fixed and the warped moving image."""
+    points = indices(weight.shape) - offset + field / np.asarray(spacing_mm, float)
+    fixed, moving = (np.asarray(image, float) for image in images)
+    return Windows(fixed, sample(moving, points), weight, spacing_mm, sigma_mm, noise)
+
+
+def correlation_energy(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0)):
+    """Per window: its weight times 1 - rho^2, the squared correlation of both images."""
+    w = windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset)
+    return w.total * (1 - w.covariance**2 / (w.variance_fixed * w.variance_warped))
+
+
+def correlation_gradient(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0)):
+    """Derivative of the sum of `correlation_energy` by u at a constant weight, in 1/mm.
+
+    Through covariance and variance of every window that holds the voxel: the windows are symmetric,
+    so the sum over them is the window sum again.
+    """
+    w = windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset)
+    by_covariance = -2 * w.covariance / (w.variance_fixed * w.variance_warped)
+    by_variance = w.covariance**2 / (w.variance_fixed * w.variance_warped**2)
+    by_warped = weight * (
+        w.fixed * w.sums(by_covariance)
+        - w.sums(by_covariance * w.mean_fixed)
+        + 2 * w.warped * w.sums(by_variance)
+        - 2 * w.sums(by_variance * w.mean_warped)
+    )
+    # Half the derivative of the squared difference to one less is the image's slope.
+    moving = np.asarray(images[1], float)[..., None]
+    one_less = w.warped[..., None] - 0.5
+    ones = np.ones_like(weight)
+    slope = similarity_gradient(field, one_less, moving, ones, spacing_mm, offset)
+    return by_warped[..., None] * slope
+
+
 def smoothness_energy(field, spacing_mm, scale=1.0):
     """scale * sum |forward difference / spacing|^2 over all axes and components."""
     return scale * sum(
@@ -461,6 +533,7 @@ class Problem:
     moving_weight: np.ndarray
     spacing_mm: tuple
     moving_offset: tuple = (0, 0, 0)
+    images: tuple | None = None
 
 
 def resize_field(field, out_shape, factor, *, to_coarse=False):
@@ -526,16 +599,22 @@ def search_spread(costs, radius, unrelated, cell_mm, share=0.1):
     return np.sqrt(variance) * cell_mm
 
 
-def refine_gradient(problem, options, field, fold_penalty):
+def refine_gradient(problem, options, field, fold_penalty, scale=1):
     """Derivative of sum w |M - F|^2 + smoothness/3 sum |grad u|^2 + fold_penalty sum lack^2."""
     spacing = np.asarray(problem.spacing_mm, float)
-    weight = match_weight(
-        field, problem.fixed_weight, problem.moving_weight, spacing, problem.moving_offset
-    )
-    return (
-        similarity_gradient(
-            field, problem.fixed, problem.moving, weight, spacing, problem.moving_offset
+    offset = problem.moving_offset
+    weight = match_weight(field, problem.fixed_weight, problem.moving_weight, spacing, offset)
+    arguments = (field, problem.fixed, problem.moving)
+    difference = similarity_energy(*arguments, np.ones(weight.shape), spacing, offset)
+    trusted = weight * robust_factor(difference, options.trust_cost) ** 2
+    gradient = options.feature_weight * similarity_gradient(*arguments, trusted, spacing, offset)
+    if options.correlation_weight > 0:
+        windows = (spacing, options.correlation_window_mm * scale, options.correlation_noise)
+        gradient = gradient + options.correlation_weight * correlation_gradient(
+            field, problem.images, weight, *windows, offset
         )
+    return (
+        gradient
         + smoothness_gradient(field, spacing, options.smoothness / 3)
         + fold_gradient(field, spacing, options.fold_margin, fold_penalty)
     )
@@ -573,12 +652,44 @@ def coarser(problem, scale):
 
     fixed, fixed_weight = pool(problem.fixed, problem.fixed_weight, np.zeros(3, int))
     moving, moving_weight = pool(problem.moving, problem.moving_weight, inset)
+    images = None
+    if problem.images is not None:
+        starts = (np.zeros(3, int), inset)
+        images = tuple(
+            pool_weighted(i[..., None], np.ones(i.shape), cells.shape, factor, offset=start)[0][
+                ..., 0
+            ]
+            for i, cells, start in zip(
+                problem.images, (fixed_weight, moving_weight), starts, strict=True
+            )
+        )
     spacing = tuple(spacing * factor)
-    return Problem(fixed, moving, fixed_weight, moving_weight, spacing, tuple(cell_offset)), factor
+    pooled = Problem(
+        fixed, moving, fixed_weight, moving_weight, spacing, tuple(cell_offset), images
+    )
+    return pooled, factor
+
+
+def exponential(velocity, spacing_mm, squarings):
+    """The displacement after following a stationary velocity for unit time."""
+    field = np.asarray(velocity, float) / 2**squarings
+    for _ in range(squarings):
+        points = indices(field.shape[:3]) + field / np.asarray(spacing_mm, float)
+        field = field + sample(field, points)
+    return field
+
+
+def logarithm(field, spacing_mm, squarings, steps=4):
+    """A velocity whose exponential is about `field`, by a fixed point."""
+    velocity = field
+    for _ in range(steps):
+        velocity = velocity + field - exponential(velocity, spacing_mm, squarings)
+    return velocity
 
 
 def refine(problem, options, x, level):
-    """Adam on a level (0 is the finest); the smoothed variable is the displacement.
+    """Adam on a level (0 is the finest); the smoothed variable is the displacement or, with
+    squarings, the velocity, which follows the displacement's derivative half-way along its path.
 
     The fold penalty grows from 0 with the square of the finished share of all iterations.
     """
@@ -588,8 +699,15 @@ def refine(problem, options, x, level):
     before, total = sum(options.iterations[: last - 1]), sum(options.iterations)
     for done in range(before, before + options.iterations[last - 1]):
         field = smooth(adam.value, sigma_mm, problem.spacing_mm)
+        if options.squarings > 0:
+            field = exponential(field, problem.spacing_mm, options.squarings)
         fold_penalty = options.fold_penalty * (done / total) ** 2
-        gradient = refine_gradient(problem, options, field, fold_penalty)
+        gradient = refine_gradient(problem, options, field, fold_penalty, 2**level)
+        if options.squarings > 0:  # the force moves to the middle of its point's way
+            velocity = smooth(adam.value, sigma_mm, problem.spacing_mm)
+            back = exponential(-velocity / 2, problem.spacing_mm, options.squarings)
+            middle = indices(back.shape[:3]) + back / np.asarray(problem.spacing_mm, float)
+            gradient = sample(gradient, middle)
         adam.step(smooth(gradient, sigma_mm, problem.spacing_mm))
     return smooth(adam.value, sigma_mm, problem.spacing_mm)
 
@@ -599,10 +717,14 @@ def solve(problem, options):
     shape = problem.fixed_weight.shape
     before, _ = mean_similarity(problem, np.zeros((*shape, 3)))
     x = search(problem, options) if any(options.search_radius) else np.zeros((*shape, 3))
+    if options.squarings > 0:
+        x = logarithm(x, problem.spacing_mm, options.squarings)
     for level in range(len(options.iterations) - 1, 0, -1):
         coarse, factor = coarser(problem, 2**level)
         start = resize_field(x, coarse.fixed_weight.shape, factor, to_coarse=True)
         x = resize_field(refine(coarse, options, start, level), shape, factor)
     field = refine(problem, options, x, 0)
+    if options.squarings > 0:
+        field = exponential(field, problem.spacing_mm, options.squarings)
     after, overlap = mean_similarity(problem, field)
     return field, before, after, overlap

@@ -13,8 +13,11 @@ from pathlib import Path
 # Kernels inside the solver's and the descriptor's loops: a spill there costs every voxel.
 HOT = {
     "AdamStep",
+    "AddCorrelationGradient",
     "AddFoldGradient",
     "AddSmoothnessGradient",
+    "Compose",
+    "CorrelationFactors",
     "FeatureDifference",
     "FoldLack",
     "KeepBest",
@@ -23,6 +26,9 @@ HOT = {
     "ResampleLinear",
     "ShiftCost",
     "Smooth",
+    "WarpIntensity",
+    "WarpVectors",
+    "WeightedProduct",
 }
 # Of tiled_cost.cuh, by the number of shifts along x.
 HOT |= {f"ShiftCost tiled {n}" for n in (3, 5, 7, 9)}

@@ -40,9 +40,19 @@ class SolverOptions:
         smoothing_mm: the displacement is the smoothed variable that Adam changes; of the last
             level, as the learning rate.
         smoothness: weight of mean |du/dp|^2 (lambda).
+        feature_weight: of the features' squared difference.
+        trust_cost: a voxel whose features differ by v costs v / (1 + v / trust_cost): what
+            disagrees pulls less; 0 trusts all alike.
+        correlation_weight: of 1 - rho^2, rho the local correlation of the images; 0 needs no
+            images.
+        correlation_window_mm: sigma of its windows on the last level; coarser ones use as much
+            more.
+        correlation_noise: in units of the images; structure weaker than this fades out.
         fold_penalty: weight of mean max(0, fold_margin - det J)^2 at the last iteration; it grows
             from 0 with the square of the share of iterations done.
         fold_margin: det J below it is penalised.
+        squarings: 0 refines a displacement; K > 0 a stationary velocity, whose exponential by K
+            squarings is the displacement and whose negative gives the inverse.
     """
 
     search_factor: tuple[int, int, int] = (3, 3, 3)
@@ -55,8 +65,14 @@ class SolverOptions:
     learning_rate_mm: float = 4.0
     smoothing_mm: float = 5.66
     smoothness: float = 1.25
+    feature_weight: float = 1.0
+    trust_cost: float = 0.0
+    correlation_weight: float = 0.0
+    correlation_window_mm: float = 4.0
+    correlation_noise: float = 0.1
     fold_penalty: float = 1.0
     fold_margin: float = 0.1
+    squarings: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +84,7 @@ class Solution:
         similarity_before: mean weighted squared feature difference without displacement.
         similarity_after: the same with it.
         overlap: share of the fixed weight whose match has moving weight.
+        inverse: as `field`, the exponential of the negative velocity; only with squarings.
         spread: (z, y, x, 3) float32, mm: standard deviation along each axis of the shifts that
             match nearly as well as the best of the discrete search; None unless asked for.
     """
@@ -76,6 +93,7 @@ class Solution:
     similarity_before: float
     similarity_after: float
     overlap: float
+    inverse: Array | None = None
     spread: Array | None = None
 
 
@@ -98,6 +116,7 @@ def _sizes(
     args.coupling_rounds = len(options.coupling)
     args.consistency_rounds = options.consistency_rounds
     args.levels = len(options.iterations)
+    args.squarings = options.squarings
     args.iterations = (ctypes.c_int32 * max(1, len(options.iterations)))(*options.iterations)
     for name in (
         "cost_smoothing_mm",
@@ -105,6 +124,11 @@ def _sizes(
         "learning_rate_mm",
         "smoothing_mm",
         "smoothness",
+        "feature_weight",
+        "trust_cost",
+        "correlation_weight",
+        "correlation_window_mm",
+        "correlation_noise",
         "fold_penalty",
         "fold_margin",
     ):
@@ -130,6 +154,7 @@ def solve(
     fixed_weight: Array,
     moving_weight: Array,
     *,
+    images: tuple[Array, Array] | None = None,
     spacing_mm: Sequence[float],
     moving_offset: Sequence[int] = (0, 0, 0),
     channels: int | None = None,
@@ -145,6 +170,7 @@ def solve(
         moving: (z', y', x', stride) float16 on the same lattice.
         fixed_weight: (z, y, x) float32, 0..1.
         moving_weight: (z', y', x') float32, 0..1; where it is 0 nothing matches.
+        images: both images on the two lattices, float32, for `correlation_weight`.
         spacing_mm: of the lattice, z, y, x.
         moving_offset: index of the moving grid's first voxel on the fixed grid.
         channels: how many of the stored channels are used, the first ones (default all).
@@ -172,11 +198,17 @@ def solve(
     args.fixed_weight = pointer(fixed_weight, np.float32, "fixed_weight", fixed.shape[:3])
     args.moving = pointer(moving, np.float16, "moving", (*moving.shape[:3], stride))
     args.moving_weight = pointer(moving_weight, np.float32, "moving_weight", moving.shape[:3])
+    if images is not None:
+        args.fixed_image = pointer(images[0], np.float32, "images[0]", fixed.shape[:3])
+        args.moving_image = pointer(images[1], np.float32, "images[1]", moving.shape[:3])
     args.moving_offset = int3(moving_offset, "moving_offset")
     coupling = (ctypes.c_double * max(1, len(options.coupling)))(*options.coupling)
     args.coupling = ctypes.cast(coupling, ctypes.POINTER(ctypes.c_double))
     out = xp.empty((*fixed.shape[:3], 3), np.float32)
     args.field = pointer(out, np.float32, "field", FIELD)
+    inverse = xp.empty_like(out) if options.squarings > 0 else None
+    if inverse is not None:
+        args.inverse = pointer(inverse, np.float32, "inverse", FIELD)
     deviation = xp.zeros((*fixed.shape[:3], 3), np.float32) if spread else None
     if deviation is not None:
         args.spread = pointer(deviation, np.float32, "spread", FIELD)
@@ -187,4 +219,4 @@ def solve(
     call = Call(fixed, threads, progress)
     with call.reraising():
         _library.call("dr_solver_run", call.execution, args)
-    return Solution(out, args.similarity[0], args.similarity[1], args.overlap, deviation)
+    return Solution(out, args.similarity[0], args.similarity[1], args.overlap, inverse, deviation)

@@ -211,10 +211,28 @@ typedef struct dr_solver_args {
   double learning_rate_mm;
   double smoothing_mm; /* sigma */
   double smoothness;   /* lambda */
+  /* What is compared: feature_weight |M - F|^2 over the features, and correlation_weight (1 -
+   * rho^2), rho the correlation of the images in Gaussian windows; at least one weight must not be
+   * 0. With trust_cost > 0 a voxel whose features differ by v costs v / (1 + v / trust_cost): what
+   * disagrees pulls less.
+   */
+  double feature_weight;
+  double trust_cost;
+  const float* fixed_image;  /* (fixed_shape) around 0..1; NULL without correlation_weight */
+  const float* moving_image; /* (moving_shape) */
+  double correlation_weight;
+  double correlation_window_mm; /* sigma of the finest level; coarser ones use as much more */
+  double correlation_noise;     /* in units of the images: weaker structure fades out */
   double fold_penalty; /* at the last iteration; grows from 0 with the square of their number */
   double fold_margin; /* det J below this is penalised */
 
+  /* 0: Adam changes the displacement. K > 0: it changes a stationary velocity v, and the
+   * displacement is exp(v), by K squarings of v / 2^K; exp(-v) is its inverse.
+   */
+  int32_t squarings;
+
   float* field;            /* out: (fixed_shape, 3), mm along the grid's axes */
+  float* inverse;          /* out: exp(-v), as field; NULL without squarings or when not wanted */
   /* out: (fixed_shape, 3), mm: standard deviation along each axis of the shifts that match nearly
    * as well as the best of the discrete search; NULL: not wanted. Without a search it is 0. */
   float* spread;

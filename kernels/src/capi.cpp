@@ -158,6 +158,7 @@ dr_status check_solver_sizes(const dr_solver_args& a) {
   REQUIRE(a.coupling_rounds >= 0 && a.coupling_rounds <= 64, "coupling_rounds = %d; wanted 0..64",
           a.coupling_rounds);
   REQUIRE(a.consistency_rounds >= 0, "consistency_rounds = %d; wanted >= 0", a.consistency_rounds);
+  REQUIRE(a.squarings >= 0 && a.squarings <= 12, "squarings = %d; wanted 0..12", a.squarings);
   REQUIRE(a.levels >= 1 && a.levels <= 6, "levels = %d; wanted 1..6", a.levels);
   REQUIRE(a.iterations != nullptr, "iterations is NULL");
   for (int i = 0; i < a.levels; ++i)
@@ -175,13 +176,21 @@ dr_status check_solver(const dr_solver_args& a) {
   REQUIRE(a.coupling_rounds == 0 || a.coupling != nullptr, "coupling is NULL");
   CHECK(check_positive("learning_rate_mm", &a.learning_rate_mm, 1));
   const double weights[] = {a.cost_smoothing_mm, a.field_smoothing_mm, a.smoothing_mm,
-                            a.smoothness,        a.fold_penalty,       a.fold_margin};
+                            a.smoothness,        a.fold_penalty,       a.fold_margin,
+                            a.feature_weight,    a.trust_cost,         a.correlation_weight};
   const char* names[] = {"cost_smoothing_mm", "field_smoothing_mm", "smoothing_mm",
-                         "smoothness",        "fold_penalty",       "fold_margin"};
-  for (int i = 0; i < 6; ++i)
+                         "smoothness",        "fold_penalty",       "fold_margin",
+                         "feature_weight",    "trust_cost",         "correlation_weight"};
+  for (int i = 0; i < 9; ++i)
     REQUIRE(std::isfinite(weights[i]) && weights[i] >= 0.0, "%s = %g; wanted >= 0", names[i],
             weights[i]);
-  return DR_OK;
+  REQUIRE(a.feature_weight > 0.0 || a.correlation_weight > 0.0,
+          "feature_weight and correlation_weight are 0; wanted one above 0");
+  if (a.correlation_weight == 0.0) return DR_OK;
+  REQUIRE(a.fixed_image && a.moving_image,
+          "fixed_image and moving_image must not be NULL with a correlation_weight");
+  CHECK(check_positive("correlation_window_mm", &a.correlation_window_mm, 1));
+  return check_positive("correlation_noise", &a.correlation_noise, 1);
 }
 
 }  // namespace

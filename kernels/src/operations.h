@@ -131,7 +131,8 @@ dr_status local_intensity(const Launcher& launch, const dr_local_args& a) {
   float* moments = static_cast<float*>(a.workspace);
   float* local = moments + 2 * n;
   float* tmp = local + 2 * n;
-  launch(PoolMoments{a.image, to_shape(a.shape), a.pool[0], a.pool[1], a.pool[2], moments, cells});
+  launch(PoolMoments{a.image, to_shape(a.shape), a.pool[0], a.pool[1], a.pool[2], 0, 0, 0, moments,
+                     moments + n, cells});
   for (int w = 0; w < a.windows; ++w) {
     const auto taps = [&](int axis, int count) {
       return gaussian_taps(a.sigma_mm[w], a.spacing_mm[axis] * a.pool[axis], count);

@@ -9,8 +9,10 @@
 
 #include "convert.h"
 #include "dinoreg/adam.h"
+#include "dinoreg/correlation.h"
 #include "dinoreg/cost.h"
 #include "dinoreg/field.h"
+#include "dinoreg/local_intensity.h"
 #include "dinoreg/pool.h"
 #include "dinoreg/regularity.h"
 #include "dinoreg/similarity.h"
@@ -130,6 +132,7 @@ class Solver {
   struct Level {
     const Half *fixed, *moving;
     const float *fixed_weight, *moving_weight;
+    const float *fixed_image, *moving_image;  // null without intensity term
     Shape shape, moving_shape;
     int moving_offset[3];
     double spacing_mm[3];
@@ -144,6 +147,8 @@ class Solver {
                a_.moving,
                a_.fixed_weight,
                a_.moving_weight,
+               a_.fixed_image,
+               a_.moving_image,
                shape_,
                to_shape(a_.moving_shape),
                {},
@@ -171,6 +176,7 @@ class Solver {
             inverse_of(l.spacing_mm),
             nullptr,
             nullptr,
+            0.0f,
             0.0f,
             nullptr};
   }
@@ -334,6 +340,7 @@ class Solver {
   // ---- refinement ------------------------------------------------------------------------------
 
   bool refine() {
+    if (a_.squarings > 0) take_logarithm(finest());
     for (int k = 0; k < a_.levels; ++k) {
       const size_t mark = work_.mark();
       const int scale = 1 << (a_.levels - 1 - k);
@@ -341,9 +348,56 @@ class Solver {
       if (scale > 1) resize(x_, shape_, level.x, level.shape, level.factor, true);
       if (!adam(level, scale, a_.iterations[k])) return false;
       if (scale > 1) resize(level.field, level.shape, x_, shape_, level.factor, false);
+      if (scale == 1 && a_.squarings > 0) {
+        if (a_.inverse != nullptr) exponentiate(field_, a_.inverse, level, -1.0f);
+        copy_field(field_, x_, level);
+        exponentiate(x_, field_, level, 1.0f);
+      }
       work_.release(mark);
     }
     return true;
+  }
+
+  // out = exp(sign velocity) by scaling and squaring, in mm (Arsigny et al., 2006).
+  void exponentiate(const float* velocity, float* out, const Level& l, float sign) const {
+    float* from = a_.squarings % 2 == 0 ? out : scratch_;
+    float* to = from == out ? scratch_ : out;
+    copy_field(velocity, from, l, sign / (float)(1 << a_.squarings));
+    const Affine same = {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}};
+    for (int k = 0; k < a_.squarings; ++k) {
+      run(Compose{from, l.shape, from, l.shape, same, inverse_of(l.spacing_mm), to});
+      float* old = from;
+      from = to;
+      to = old;
+    }
+  }
+
+  void copy_field(const float* in, float* out, const Level& l, float scale = 1.0f) const {
+    const Matrix3 times = {{scale, 0, 0, 0, scale, 0, 0, 0, scale}};
+    run(MapField{out, l.shape, PointMap{Affine{}, in, l.shape, Affine{}, times, true}});
+  }
+
+  // A force on the point that starts at p is felt by the velocity all along its way: it is moved to
+  // the middle of it, by the flow of half the time backwards. At p itself, as in log-domain demons,
+  // it pushed what other points pass: with ways of several voxels hardly anything was matched.
+  void to_half_way(const Level& l, float* gradient, float* half_way, double sigma_mm) const {
+    smooth(l.x, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+    exponentiate(l.field, half_way, l, -0.5f);
+    run(WarpVectors{gradient, half_way, l.shape, inverse_of(l.spacing_mm), l.field});
+    copy_field(l.field, gradient, l);
+  }
+
+  // What the search found is a displacement: x becomes the velocity that leads there, by a fixed
+  // point. Four steps leave less than the refinement corrects in one.
+  void take_logarithm(const Level& l) {
+    const size_t mark = work_.mark();
+    float* wanted = work_.take<float>(l.floats());
+    copy_field(l.x, wanted, l);
+    for (int step = 0; step < 4; ++step) {
+      exponentiate(l.x, l.field, l, 1.0f);
+      run(CorrectVelocity{l.x, wanted, l.field, l.shape.rows(), 3 * l.shape.x});
+    }
+    work_.release(mark);
   }
 
   // Voxels `scale` times as large; an axis that is coarse already is pooled less or not at all.
@@ -368,9 +422,24 @@ class Solver {
                   l.fixed_weight);
     pool_features(a_.moving, a_.moving_weight, to_shape(a_.moving_shape), l.factor, offset,
                   l.moving_shape, l.moving, l.moving_weight);
+    if (intensities()) {
+      l.fixed_image = pool_image(a_.fixed_image, shape_, l.factor, none, l.shape);
+      l.moving_image =
+          pool_image(a_.moving_image, to_shape(a_.moving_shape), l.factor, offset, l.moving_shape);
+    }
     l.x = work_.take<float>(l.floats());
     l.field = work_.take<float>(l.floats());
     return l;
+  }
+
+  bool intensities() const { return a_.correlation_weight > 0.0; }
+
+  const float* pool_image(const float* image, const Shape& shape, const int* factor,
+                          const int* offset, const Shape& out_shape) {
+    float* out = work_.take<float>(out_shape.voxels());
+    run(PoolMoments{image, shape, factor[0], factor[1], factor[2], offset[0], offset[1], offset[2],
+                    out, nullptr, out_shape});
+    return out;
   }
 
   void pool_features(const Half* features, const float* weight, const Shape& shape,
@@ -401,15 +470,22 @@ class Solver {
   bool adam(const Level& l, int scale, int iterations) {
     float* gradient = work_.take<float>(l.floats());
     float* moments[2] = {work_.take<float>(l.floats()), work_.take<float>(l.floats())};
+    float* half_way = work_.take<float>(a_.squarings > 0 ? l.floats() : 0);
+    float* sums = work_.take<float>(intensities() ? 7 * l.shape.voxels() : 0);
     if (!counting())
       for (float* m : moments) launch_.zero(m, sizeof(float) * l.floats());
     const double beta1 = 0.9, beta2 = 0.999, sigma_mm = a_.smoothing_mm * scale;
     for (int t = 1; t <= iterations && !counting(); ++t) {
       smooth(l.x, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+      if (a_.squarings > 0) {
+        copy_field(l.field, gradient, l);
+        exponentiate(gradient, l.field, l, 1.0f);
+      }
       // The matching goes first; at full weight from the start the penalty would bar its way.
       const double done = (double)done_ / total_iterations();
-      add_gradients(l, gradient, a_.fold_penalty * done * done);
+      add_gradients(l, gradient, sums, scale, a_.fold_penalty * done * done);
       // The displacement is not read again before it is made anew: its memory is free until then.
+      if (a_.squarings > 0) to_half_way(l, gradient, half_way, sigma_mm);
       smooth(gradient, l.field, scratch_, l.shape, 1, 3, sigma_mm, l.spacing_mm);
       run(AdamStep{l.x, l.field, moments[0], moments[1], l.shape.rows(), 3 * l.shape.x,
                    (float)beta1, (float)beta2,
@@ -430,11 +506,19 @@ class Solver {
 
   // d/du of sum w |M(p+u) - F|^2 / n + lambda sum |grad u|^2 / 3n + penalty / n. Constant factors
   // do not change what Adam does, so n is left out everywhere.
-  void add_gradients(const Level& l, float* gradient, double fold_penalty) const {
-    FeatureDifference data = difference(l);
-    data.gradient = gradient;
-    data.scale = 1.0f;
-    run(data);
+  void add_gradients(const Level& l, float* gradient, float* sums, int scale_of_level,
+                     double fold_penalty) const {
+    if (a_.feature_weight > 0.0) {
+      FeatureDifference data = difference(l);
+      data.gradient = gradient;
+      data.scale = (float)a_.feature_weight;
+      data.trust_cost = (float)a_.trust_cost;
+      run(data);
+    } else {
+      launch_.zero(gradient, sizeof(float) * l.floats());
+    }
+    if (intensities())
+      add_correlation(l, gradient, sums, a_.correlation_window_mm * scale_of_level);
     const double* mm = l.spacing_mm;
     const double scale = 2.0 * a_.smoothness / 3.0;
     run(AddSmoothnessGradient{l.field,
@@ -446,6 +530,33 @@ class Solver {
     float* lack = scratch_;
     run(FoldLack{l.field, l.shape, inverse_of(mm), (float)a_.fold_margin, lack});
     run(AddFoldGradient{l.field, lack, gradient, l.shape, inverse_of(mm), (float)fold_penalty});
+  }
+
+  void add_correlation(const Level& l, float* gradient, float* sums, double window_mm) const {
+    const Index n = l.shape.voxels();
+    float* weight = scratch_;
+    float* warped = scratch_ + n;
+    float* tmp = scratch_ + 2 * n;
+    float* product = sums + 6 * n;
+    const Vec3 offset = {(float)l.moving_offset[0], (float)l.moving_offset[1],
+                         (float)l.moving_offset[2]};
+    const Vec3 index_per_mm = inverse_of(l.spacing_mm);
+    run(WarpIntensity{l.fixed_weight, l.shape, l.moving_image, l.moving_weight, l.moving_shape,
+                      offset, l.field, index_per_mm, warped, weight});
+    const float* pairs[6][2] = {{nullptr, nullptr},      {l.fixed_image, nullptr},
+                                {warped, nullptr},       {l.fixed_image, l.fixed_image},
+                                {l.fixed_image, warped}, {warped, warped}};
+    for (int k = 0; k < 6; ++k) {
+      run(WeightedProduct{weight, pairs[k][0], pairs[k][1], l.shape, product});
+      smooth(product, sums + k * n, tmp, l.shape, 1, 1, window_mm, l.spacing_mm);
+    }
+    run(CorrelationFactors{sums, l.shape, (float)a_.correlation_noise});
+    smooth(sums, sums + 3 * n, sums + 6 * n, l.shape, 1, 1, window_mm, l.spacing_mm);
+    smooth(sums + n, sums + 4 * n, sums + 6 * n, l.shape, 1, 1, window_mm, l.spacing_mm);
+    smooth(sums + 2 * n, sums + 5 * n, sums + 6 * n, l.shape, 1, 1, window_mm, l.spacing_mm);
+    run(AddCorrelationGradient{l.fixed_image, weight, l.shape, l.moving_image, l.moving_shape,
+                               offset, l.field, index_per_mm, sums + 3 * n,
+                               (float)a_.correlation_weight, gradient});
   }
 
   const Launcher& launch_;

@@ -177,16 +177,56 @@ class RegistrationConfig(BaseModel):
         None,
         ge=0,
         le=200,
-        description="width (sigma) of the field's smoothing; default: 1.4 control voxels",
+        description="width (sigma) of the field's smoothing; default: 1.4 control voxels, for "
+        "two fine MR 1",
     )
     smoothness: float = Field(
         0.5, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
     )
+    feature_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1e3,
+        description="weight of the features' squared difference in the refinement; default: 1, "
+        "for two fine MR 0.1",
+    )
+    correlation_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1e3,
+        description="weight of 1 - rho^2 beside it, rho the local correlation of the intensities; "
+        "0: features alone; default: 1.5, for two fine MR 3",
+    )
+    correlation_window_mm: float | None = Field(
+        None,
+        gt=0,
+        le=200,
+        description="width (sigma) of its windows; default: 2 control voxels, for two CT 1.25",
+    )
+    correlation_noise: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="windowed intensities that differ less say little; default: 0.1, for two fine "
+        "MR 0.01",
+    )
+    trust_cost: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="adaptive weighting: a voxel whose features differ by so much pulls a quarter "
+        "as hard; 0: all pull alike",
+    )
     fold_penalty: float = Field(
-        100.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
+        400.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
     )
     fold_margin: float = Field(
         0.2, ge=0, lt=1, description="det J below this is penalised: room before a fold"
+    )
+    transform: Literal["displacement", "velocity"] = Field(
+        "displacement",
+        description="what is refined: a displacement, or a stationary velocity whose exponential "
+        "it is, with the exponential of its negative as the inverse",
     )
     trust: bool = Field(
         default=True,

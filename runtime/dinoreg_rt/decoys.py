@@ -71,6 +71,8 @@ def measure_decoys(
         search_factor=(factor[0], factor[1], factor[2]),
         consistency_rounds=0,
         iterations=(0,),
+        correlation_weight=0.0,
+        squarings=0,
     )
 
     def search(candidate: Array, weight: Array) -> float:

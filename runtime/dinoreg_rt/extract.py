@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .device import StageTimer
-from .features import FeaturePair, MindFeatures, WorkingImage, join_features
+from .features import (
+    FeaturePair,
+    MindFeatures,
+    WorkingImage,
+    control_intensities,
+    join_features,
+)
 from .preprocess import required, resample_volume, window
 from .types import AffineTransform, Array, EncodingSummary, Volume
 
 if TYPE_CHECKING:
     from .registration import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """What the solver compares.
+
+    Attributes:
+        features: of both images.
+        intensities: of both images on the control lattices, (d, h, w) float32, for the local
+            correlation; None where it takes no part.
+        encoding: what an encoder contributed; None without one.
+    """
+
+    features: FeaturePair
+    intensities: tuple[Array, Array] | None
+    encoding: EncodingSummary | None
 
 
 def extract_features(
@@ -20,8 +43,8 @@ def extract_features(
     plan: Plan,
     timer: StageTimer,
     report: Callable[[str, float], None],
-) -> tuple[FeaturePair, EncodingSummary | None]:
-    """The features that a plan asks for, and what an encoder contributed to them.
+) -> Extracted:
+    """The features, and the intensities beside them, that a plan asks for.
 
     Args:
         volumes: fixed and moving image.
@@ -45,13 +68,18 @@ def extract_features(
         )
     with timer.stage("features"):
         report("features", 0.0)
-        if plan.config.uses_mind:
+        correlates = required(plan.config.correlation_weight) > 0
+        intensities = None
+        if plan.config.uses_mind or correlates:
             images = _working_images(volumes, plan)
+        if plan.config.uses_mind:
             sets.append(_mind(plan).compute(*images, plan.device))
             weights.append(1.0 if plan.encoding is None else plan.config.mind_weight)
+        if correlates:
+            intensities = control_intensities(images, plan.device)
         features = join_features(sets, weights, plan.device)
         report("features", 1.0)
-    return features, summary
+    return Extracted(features, intensities, summary)
 
 
 def _mind(plan: Plan) -> MindFeatures:

@@ -132,6 +132,29 @@ class MindFeatures:
         return features, weight
 
 
+def control_intensities(
+    images: tuple[WorkingImage, WorkingImage], device: Device
+) -> tuple[Array, Array]:
+    """Windowed intensities of both images as means over the control voxels, (d, h, w) float32."""
+    first, second = (_pooled(image, device) for image in images)
+    return first, second
+
+
+def _pooled(image: WorkingImage, device: Device) -> Array:
+    pool = image.pool_zyx
+    if pool == (1, 1, 1):
+        return image.array
+    z, y, x = (-(-n // p) for n, p in zip(image.array.shape, pool, strict=True))
+    corner = [(p - 1) / 2 for p in pool]
+    return dinoreg_kernels.resample(
+        image.array,
+        (z, y, x),
+        np.column_stack([np.diag(pool).astype(float), corner]),
+        samples=pool,
+        threads=device.threads,
+    )
+
+
 def padded_channels(channels: int) -> int:
     """Stored channels for so many used ones."""
     return -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK

@@ -34,6 +34,7 @@ class RunRequest:
     config: RegistrationConfig
     fixed_mask: Path | None = None
     moving_mask: Path | None = None
+    weights: Path | None = None
     labels: tuple[Path, ...] = ()
     images: tuple[Path, ...] = ()
     picture: bool = True
@@ -59,6 +60,7 @@ class _Inputs:
     moving: Volume
     fixed_mask: LabelMap | None
     moving_mask: LabelMap | None
+    weights: Volume | None
     extras: Extras
     records: dict[str, InputRecord]
 
@@ -104,6 +106,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             fixed_mask=inputs.fixed_mask,
             moving_mask=inputs.moving_mask,
             keep_features=request.save_features,
+            weights=inputs.weights,
             progress=progress,
             on_plan=lambda plan: announce(plan, progress),
         )
@@ -150,6 +153,8 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
         jobs["fixed_mask"] = (read_labels, request.fixed_mask)
     if request.moving_mask is not None:
         jobs["moving_mask"] = (read_labels, request.moving_mask)
+    if request.weights is not None:
+        jobs["weights"] = (read_volume, request.weights)
     label_names = extra_names("labels", request.labels)
     image_names = extra_names("image", request.images)
     jobs |= {name: (read_labels, path) for name, path in label_names.items()}
@@ -160,6 +165,7 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
         moving=values["moving"],
         fixed_mask=values.get("fixed_mask"),
         moving_mask=values.get("moving_mask"),
+        weights=values.get("weights"),
         extras=Extras(
             labels={name: values[name] for name in label_names},
             images={name: values[name] for name in image_names},

@@ -40,9 +40,11 @@ def predict_memory(
     voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
     # Joined sets stand beside the ones that they are made of.
     parts = sum(padded_channels(n) for n in sets) if len(sets) > 1 else 0
-    features = voxels * (2 * (stride + parts) + 4)
+    correlates = bool(config.correlation_weight)
+    features = voxels * (2 * (stride + parts) + 4 + 4 * correlates)
     working = [grid.shape_zyx for grid in (grids.working, lattice.working)]
-    images = 4 * sum(np.prod(shape) for shape in working) if config.uses_mind else 0
+    needs_images = config.uses_mind or correlates
+    images = 4 * sum(np.prod(shape) for shape in working) if needs_images else 0
     # MIND-SSC goes through an image in slabs of 32 planes: two buffers of twelve float32 channels.
     slabs = max(2 * 4 * 12 * min(32, shape[0]) * np.prod(shape[1:]) for shape in working)
     workspace = dinoreg_kernels.solver_workspace_bytes(
@@ -52,7 +54,9 @@ def predict_memory(
         grids.control.spacing_mm[::-1],
         solver_options(config, grids),
     )
-    field = 4 * 3 * np.prod(grids.control.shape_zyx) * (2 if config.confidence else 1)
+    # Displacement, and where they are asked for its inverse and the spread of the matches.
+    fields = 1 + (config.transform == "velocity") + config.confidence
+    field = 4 * 3 * fields * np.prod(grids.control.shape_zyx)
     # Displacement (3), warped image, determinant, and its deviations from the mean in double
     # precision (2); the inverse adds vectors and residual.
     results = 4 * 7 * np.prod(fixed.geometry.shape_zyx)

@@ -22,11 +22,12 @@ from .encoder.engines import ENGINE_PACKAGES
 from .errors import RegistrationError
 from .extract import extract_features
 from .geometry import describe
-from .io import as_mask, as_volume
+from .io import as_mask, as_volume, as_weights
 from .memory import check_memory, predict_memory
 from .moving_lattice import MovingLattice, plan_moving_lattice
 from .preprocess import (
     WorkingGrids,
+    describe_similarity,
     detect_modality,
     intensity_window,
     plan_grids,
@@ -35,7 +36,14 @@ from .preprocess import (
 from .provenance import content_hash, versions
 from .quality import run_quality
 from .result import KeptFeatures, RegistrationResult
-from .solve import confidence, inverse_displacement, solve, solver_options, whole_displacement
+from .solve import (
+    confidence,
+    inverse_displacement,
+    negative_displacement,
+    solve,
+    solver_options,
+    whole_displacement,
+)
 from .types import AffineTransform, Array, DisplacementField, Modality, Volume
 from .warp import warp_volume
 
@@ -128,6 +136,7 @@ def plan(
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
+    choices["similarity"] = describe_similarity(config)
     encoding, said = _plan_features(
         (fixed, moving), modalities, (windows[0], windows[1]), config, device
     )
@@ -183,13 +192,14 @@ def _plan_features(
     return encoding, {"features": text} | choices
 
 
-def register(
+def register(  # noqa: PLR0913 - all but the images by name
     fixed: ImageLike,
     moving: ImageLike,
     *,
     config: RegistrationConfig | None = None,
     fixed_mask: LabelsLike | None = None,
     moving_mask: LabelsLike | None = None,
+    weights: ImageLike | None = None,
     keep_features: bool = False,
     progress: ProgressCallback | None = None,
     on_plan: Callable[[Plan], None] | None = None,
@@ -202,6 +212,8 @@ def register(
         config: parameters (default: the preset ``mind``).
         fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
         moving_mask: the same for the moving image.
+        weights: how much each voxel of the fixed image counts in search and refinement, on its
+            grid, 0 or more; 1 changes nothing. To follow some organs more closely than others.
         keep_features: leave the features of both images in the result.
         progress: called with a stage's name and its finished fraction.
         on_plan: called with what was decided, before the heavy work.
@@ -217,34 +229,37 @@ def register(
     plan_ = plan(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask)
     if on_plan is not None:
         on_plan(plan_)
+    organ_weight = None if weights is None else as_weights(weights, fixed.geometry)
     config, device, grids, lattice = plan_.config, plan_.device, plan_.grids, plan_.lattice
     check_memory(plan_)
     report = progress or (lambda stage, fraction: None)
     timer = StageTimer(device)
     with device.active():
-        weights = _weights(fixed, moving, masks, plan_)
-        features, encoding = extract_features((fixed, moving), masks, plan_, timer, report)
-        weights = (weights[0] * features.fixed_weight, weights[1] * features.moving_weight)
+        counts = _weights(fixed, moving, masks, organ_weight, plan_)
+        extracted = extract_features((fixed, moving), masks, plan_, timer, report)
+        features, encoding = extracted.features, extracted.encoding
+        counts = (counts[0] * features.fixed_weight, counts[1] * features.moving_weight)
         kept = KeptFeatures.of(features, grids, lattice, device) if keep_features else None
         with timer.stage("solve"):
             options = solver_options(config, grids)
             solution = solve(
                 features,
-                weights,
+                counts,
                 grids,
                 lattice.offset_zyx,
                 options,
                 device,
                 progress,
+                images=extracted.intensities,
                 spread=config.confidence,
             )
             decoys = None
         if config.trust:
             with timer.stage("trust"):
                 decoys = measure_decoys(
-                    features, weights, grids, lattice.offset_zyx, options, device
+                    features, counts, grids, lattice.offset_zyx, options, device
                 )
-        del features, weights
+        del features, counts, extracted
         with timer.stage("warp"):
             report("warp", 0.0)
             displacement = whole_displacement(
@@ -255,7 +270,11 @@ def register(
             if solution.spread is not None:
                 certainty = confidence(solution.spread, grids, options, fixed.geometry, device)
             inverse = None
-            if config.inverse:
+            if config.inverse and solution.inverse is not None:
+                inverse = negative_displacement(
+                    solution.inverse, grids.control, moving.geometry, plan_.initial, device
+                )
+            elif config.inverse:
                 inverse, _ = inverse_displacement(
                     solution.field, grids.control, moving.geometry, plan_.initial, device
                 )
@@ -324,15 +343,21 @@ def _align(
 
 
 def _weights(
-    fixed: Volume, moving: Volume, masks: tuple[Array | None, Array | None], plan_: Plan
+    fixed: Volume,
+    moving: Volume,
+    masks: tuple[Array | None, Array | None],
+    organ_weight: Array | None,
+    plan_: Plan,
 ) -> tuple[Array, Array]:
-    """How much each control voxel of either image counts: field of view and masks."""
+    """How much each control voxel of either image counts: field of view, masks, organs."""
     identity = AffineTransform.identity()
     grid, lattice, device = plan_.grids.control, plan_.lattice, plan_.device
     if masks[0] is None:
         fixed_weight = device.xp.ones(grid.shape_zyx, np.float32)
     else:
         fixed_weight = weight_on(grid, fixed, masks[0], identity, device)
+    if organ_weight is not None:
+        fixed_weight *= weight_on(grid, fixed, organ_weight, identity, device)
     moving_weight = weight_on(lattice.control, moving, masks[1], plan_.initial, device)
     fixed_body, moving_body = plan_.bodies
     if fixed_body is not None:

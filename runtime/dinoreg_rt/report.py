@@ -115,7 +115,8 @@ class RunReport(BaseModel):
     started_at: datetime = Field(description="ISO 8601 with time zone")
     finished_at: datetime
     inputs: dict[str, InputRecord] = Field(
-        description="by role: fixed, moving, fixed_mask, moving_mask; further ones by output name"
+        description="by role: fixed, moving, fixed_mask, moving_mask, weights; further ones by "
+        "output name"
     )
     outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
     configuration: dict[str, Any] = Field(description="RegistrationConfig, nothing left at auto")

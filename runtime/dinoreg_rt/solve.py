@@ -26,6 +26,9 @@ from .interruption import deferred_signals
 from .preprocess import WorkingGrids, required
 from .types import AffineTransform, Array, DisplacementField, FloatArray, Geometry
 
+#: Of the velocity: displacements of 64 control voxels begin with steps of one.
+_SQUARINGS = 6
+
 
 def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOptions:
     """The part of the configuration that the solver takes, on these grids."""
@@ -41,11 +44,17 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         smoothing_mm=required(config.smoothing_mm),
         smoothness=config.smoothness,
         fold_penalty=config.fold_penalty,
+        feature_weight=required(config.feature_weight),
+        trust_cost=config.trust_cost,
+        correlation_weight=required(config.correlation_weight),
+        correlation_window_mm=required(config.correlation_window_mm),
+        correlation_noise=required(config.correlation_noise),
         fold_margin=config.fold_margin,
+        squarings=_SQUARINGS if config.transform == "velocity" else 0,
     )
 
 
-def solve(
+def solve(  # noqa: PLR0913 - the arrays of one call, the last by name
     features: FeaturePair,
     weights: tuple[Array, Array],
     grids: WorkingGrids,
@@ -54,6 +63,7 @@ def solve(
     device: Device,
     progress: Progress | None = None,
     *,
+    images: tuple[Array, Array] | None = None,
     spread: bool = False,
 ) -> Solution:
     """One call into libdinoreg; see `dinoreg_kernels.solve`. Ctrl-C and SIGTERM stop it."""
@@ -69,6 +79,7 @@ def solve(
             features.moving,
             weights[0],
             weights[1],
+            images=images,
             spacing_mm=grids.control.spacing_mm[::-1],
             moving_offset=moving_offset_zyx,
             channels=features.channels,
@@ -138,25 +149,56 @@ def inverse_displacement(
     return DisplacementField(vectors, grid), residual
 
 
-def inverse_consistency_mm(field: Array, control: Geometry, device: Device) -> tuple[float, float]:
-    """Mean and maximum of |u(p) + v(p + u(p))| over the control points, v the inverse of u.
+def negative_displacement(
+    inverse: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
+) -> DisplacementField:
+    """Moving points to fixed points on the moving image's `grid`, of a velocity field.
 
-    Points whose match leaves the grid are not counted: nothing is known of the inverse there.
+    ``p(q) - q`` with ``p = r + v(r), r = initial^-1(q)``: v, the exponential of the negative
+    velocity, is `inverse` (d, h, w, 3) on `control`. Nothing is iterated.
+    """
+    here = index_to_lps(grid)
+    back = compose_affines(invert_affine(initial), here)
+    constant = np.column_stack(
+        [
+            (back.matrix - here.matrix)[:, ::-1],
+            back.translation_mm - here.translation_mm,
+        ]
+    )
+    vectors = dinoreg_kernels.map_field(
+        grid.shape_zyx,
+        constant,
+        inverse,
+        to_field=kernel_affine(compose_affines(lps_to_index(control), back)),
+        matrix=_axis_to_lps(control),
+        threads=device.threads,
+    )
+    return DisplacementField(vectors, grid)
+
+
+def inverse_consistency_mm(
+    field: Array, control: Geometry, device: Device, inverse: Array | None = None
+) -> tuple[float, float]:
+    """Mean and maximum of |u(p) + v(p + u(p))| over the control points.
+
+    v is `inverse`, as the solver made it, or else found by iteration. Points whose match leaves
+    the grid are not counted: nothing is known of the inverse there.
     """
     spacing = control.spacing_mm[::-1]
     identity = np.eye(3, 4)
     mm = np.diag(spacing) @ identity
-    inverse, _ = dinoreg_kernels.invert(
-        field,
-        control.shape_zyx,
-        spacing_mm=spacing,
-        matrix=np.diag(1.0 / np.asarray(spacing)),
-        target=identity,
-        from_point=mm,
-        from_index=-mm,
-        tolerance_mm=0.01,  # small beside what is measured
-        threads=device.threads,
-    )
+    if inverse is None:
+        inverse, _ = dinoreg_kernels.invert(
+            field,
+            control.shape_zyx,
+            spacing_mm=spacing,
+            matrix=np.diag(1.0 / np.asarray(spacing)),
+            target=identity,
+            from_point=mm,
+            from_index=-mm,
+            tolerance_mm=0.01,  # small beside what is measured
+            threads=device.threads,
+        )
     loop = dinoreg_kernels.compose(field, inverse, spacing, threads=device.threads)
     xp = device.xp
     error = xp.sqrt(xp.square(loop).sum(axis=-1))

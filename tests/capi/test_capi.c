@@ -200,6 +200,7 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   args.learning_rate_mm = 0.2;
   args.smoothing_mm = 4.0;
   args.smoothness = 0.1;
+  args.feature_weight = 1.0;
   args.fold_penalty = 1.0;
   args.fold_margin = 0.1;
 
@@ -211,6 +212,18 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   EXPECT_MESSAGE("coupling is NULL");
   args.coupling = coupling;
   EXPECT(dr_solver_workspace_bytes(&args) == bytes);
+  args.feature_weight = 0.0;
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("wanted one above 0");
+  args.squarings = 13;
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("squarings = 13; wanted 0..12");
+  args.squarings = 0;
+  args.feature_weight = args.correlation_weight = 1.0;
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("must not be NULL with a correlation_weight");
+  EXPECT(dr_solver_workspace_bytes(&args) >= bytes);
+  args.correlation_weight = 0.0;
   EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("workspace is NULL");
   /* Guard bytes behind the workspace: a call keeps to what it asked for. */

@@ -54,7 +54,7 @@ def ops(tmp_path_factory) -> Ops:
         "-fno-trapping-math",
     ]
     command += ["-Wno-psabi", "-shared", "-fPIC", "-DDR_ISA=tests"]
-    command += [f"-I{kernels / 'include'}", f"-I{kernels / 'cpu'}"]
+    command += [f"-I{kernels / folder}" for folder in ("include", "cpu", "src")]
     command += [str(Path(__file__).with_name("ops_for_tests.cpp")), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@
 #include "cpu/launch.h"
 #include "cuda/launch.cuh"
 #include "dinoreg/cost.h"
+#include "dinoreg/correlation.h"
 #include "dinoreg/local_intensity.h"
 #include "dinoreg/mind.h"
 #include "dinoreg/regularity.h"
@@ -163,7 +164,44 @@ bool same_as_cpu() {
   });
   const Shape cells = {3, 4, 13};
   good &= same_bits("PoolMoments", 2 * cells.voxels(), [&](const auto& launch, float* out) {
-    launch(dr::PoolMoments{in, shape, 2, 2, 3, out, cells});
+    launch(dr::PoolMoments{in, shape, 2, 2, 3, 1, 0, 1, out, out + cells.voxels(), cells});
+  });
+  good &= same_bits("WarpVectors", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::WarpVectors{in, in, shape, {1.0f, 0.5f, 2.0f}, out});
+  });
+  good &= same_bits("CorrectVelocity", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::CorrectVelocity{out, in, in + 3, shape.rows() - 1, 3 * shape.x});
+  });
+  good &= same_bits("WarpIntensity", 2 * n, [&](const auto& launch, float* out) {
+    launch(dr::WarpIntensity{weight.data(),
+                             shape,
+                             in,
+                             weight.data(),
+                             shape,
+                             {0.5f, 0.0f, 1.0f},
+                             in,
+                             {1.0f, 1.0f, 1.0f},
+                             out,
+                             out + n});
+  });
+  good &= same_bits("WeightedProduct", n, [&](const auto& launch, float* out) {
+    launch(dr::WeightedProduct{in, in + n, nullptr, shape, out});
+  });
+  good &= same_bits("CorrelationFactors", 6 * n, [&](const auto& launch, float* out) {
+    launch(dr::CorrelationFactors{out, shape, 0.1f});
+  });
+  good &= same_bits("AddCorrelationGradient", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::AddCorrelationGradient{in,
+                                      weight.data(),
+                                      shape,
+                                      in + n,
+                                      shape,
+                                      {0.5f, 0.0f, 1.0f},
+                                      in,
+                                      {1.0f, 1.0f, 1.0f},
+                                      in,
+                                      2.0f,
+                                      out});
   });
   // Five shifts' costs, their least and what unrelated features cost.
   const std::vector<float> costs = noise(5 * n), best(n, -1.0f);

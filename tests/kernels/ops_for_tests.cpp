@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "dinoreg/adam.h"
+#include "dinoreg/correlation.h"
 #include "dinoreg/cost.h"
 #include "dinoreg/field.h"
 #include "dinoreg/pool.h"
@@ -11,6 +12,7 @@
 #include "dinoreg/similarity.h"
 #include "dinoreg/smooth.h"
 #include "launch.h"
+#include "passes.h"
 
 using namespace dr;
 
@@ -132,8 +134,8 @@ void op_inverse_consistent(const float* u, const float* v, float* out, const int
 void op_feature_difference(const Half* fixed, const float* fixed_weight, const int* shape,
                            const Half* moving, const float* moving_weight, const int* moving_shape,
                            const float* moving_offset, int channels, const float* field,
-                           const float* index_per_mm, float scale, float* energy, float* gradient,
-                           float* overlap) {
+                           const float* index_per_mm, float scale, float trust_cost, float* energy,
+                           float* gradient, float* overlap) {
   FeatureDifference op = {};
   op.fixed = fixed;
   op.fixed_weight = fixed_weight;
@@ -148,8 +150,52 @@ void op_feature_difference(const Half* fixed, const float* fixed_weight, const i
   op.energy = energy;
   op.gradient = gradient;
   op.scale = scale;
+  op.trust_cost = trust_cost;
   op.overlap = overlap;
   run(op);
+}
+
+// gradient: added to. weights: of the window, the centre and one side, radius + 1 for each of z, y,
+// x.
+void op_correlation(const float* fixed, const float* fixed_weight, const int* shape,
+                    const float* moving, const float* moving_weight, const int* moving_shape,
+                    const float* moving_offset, const float* field, const float* index_per_mm,
+                    const float* weights, const int* radius, float noise, float scale,
+                    float* energy, float* gradient) {
+  const Shape s = shape_of(shape);
+  const Index n = s.voxels();
+  std::vector<float> warped(n), weight(n), sums(6 * n), smoothed(6 * n), tmp(6 * n);
+  const Vec3 offset = vec3_of(moving_offset), unit = vec3_of(index_per_mm);
+  run(WarpIntensity{fixed_weight, s, moving, moving_weight, shape_of(moving_shape), offset, field,
+                    unit, warped.data(), weight.data()});
+  const float* m = warped.data();
+  const float* pairs[6][2] = {{nullptr, nullptr}, {fixed, nullptr}, {m, nullptr},
+                              {fixed, fixed},     {fixed, m},       {m, m}};
+  for (int k = 0; k < 6; ++k)
+    run(WeightedProduct{weight.data(), pairs[k][0], pairs[k][1], s, sums.data() + k * n});
+  Taps taps[3] = {};
+  for (int axis = 0; axis < 3; ++axis) {
+    taps[axis].radius = radius[axis];
+    for (int t = 0; t <= radius[axis]; ++t) taps[axis].weight[t] = *weights++;
+  }
+  const CpuLauncher launch(1);
+  smooth_pass<CpuLauncher>(launch, SmoothPass{sums.data(), smoothed.data(), tmp.data(), s, 6, 1,
+                                              taps[0], taps[1], taps[2]});
+  run(CorrelationFactors{smoothed.data(), s, noise});
+  for (Index i = 0; i < n; ++i) energy[i] = smoothed[3 * n + i];
+  smooth_pass<CpuLauncher>(launch, SmoothPass{smoothed.data(), sums.data(), tmp.data(), s, 3, 1,
+                                              taps[0], taps[1], taps[2]});
+  run(AddCorrelationGradient{fixed, weight.data(), s, moving, shape_of(moving_shape), offset, field,
+                             unit, sums.data(), scale, gradient});
+}
+
+void op_warp_vectors(const float* vectors, const float* field, const int* shape,
+                     const float* index_per_mm, float* out) {
+  run(WarpVectors{vectors, field, shape_of(shape), vec3_of(index_per_mm), out});
+}
+
+void op_correct_velocity(float* velocity, const float* wanted, const float* reached, int count) {
+  run(CorrectVelocity{velocity, wanted, reached, 1, count});
 }
 
 void op_smoothness_gradient(const float* field, float* gradient, const int* shape,

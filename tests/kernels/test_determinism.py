@@ -33,9 +33,11 @@ def solve_all(shape, options, seed=1):
     weight = np.float32(rng.random(shape))
     results = []
     for threads in (*THREADS, THREADS[-1]):
-        s = solve(fixed, moving, weight, weight, spacing_mm=(2, 2, 2), options=options,
-                  threads=threads)  # fmt: skip
-        results.append((s.field, s.similarity_before, s.similarity_after, s.overlap))
+        images = (np.float32(fixed[..., 0]), np.float32(moving[..., 1]))
+        s = solve(fixed, moving, weight, weight, images=images, spacing_mm=(2, 2, 2),
+                  options=options, threads=threads)  # fmt: skip
+        fields = [s.field] if s.inverse is None else [s.field, s.inverse]
+        results.append((*fields, s.similarity_before, s.similarity_after, s.overlap))
     return results
 
 
@@ -64,6 +66,14 @@ def test_solve(shape, factor):
 def test_one_level_and_no_search():
     options = SolverOptions(search_radius=(0, 0, 0), iterations=(4,))
     assert_same_bits(solve_all((5, 60, 62), options))
+
+
+@pytest.mark.parametrize("terms", [{"squarings": 5}, {"trust_cost": 1.0}, {}])
+def test_similarities_and_velocity(terms):
+    options = SolverOptions(
+        search_radius=(1, 1, 1), iterations=(2, 2), correlation_weight=1.5, **terms
+    )
+    assert_same_bits(solve_all((22, 24, 26), options))
 
 
 @pytest.mark.parametrize("shape", [(40, 33, 35), (3, 90, 91)])

@@ -232,6 +232,25 @@ def test_consistency_round_equals_reference(ops, cpu, rng):
     cpu.check(out, reference.consistency_round(u.astype(float), v.astype(float), SPACING)[0])
 
 
+def test_warp_vectors_equals_reference(ops, cpu, rng):
+    """And warping by nothing changes nothing but the rounding in the last cell."""
+    vectors, field = (3 * rng.normal(size=(2, 6, 7, 8, 3))).astype(np.float32)
+    out = np.empty_like(field)
+    shape, unit = i32(field.shape[:3]), f32(1 / SPACING)
+    ops("warp_vectors", vectors, field, shape, unit, out)
+    points = reference.indices(field.shape[:3]) + field / SPACING
+    cpu.check(out, reference.sample(vectors, points))
+    ops("warp_vectors", vectors, np.zeros_like(field), shape, unit, out)
+    cpu.check(out, vectors)
+
+
+def test_correct_velocity_adds_what_is_missing(ops, cpu, rng):
+    velocity, wanted, reached = f32(rng.normal(size=(3, 1003)))
+    expected = velocity + (wanted - reached)
+    ops("correct_velocity", velocity, wanted, reached, velocity.size)
+    cpu.check(velocity, expected)
+
+
 # ---- similarity.h ---------------------------------------------------------------------------
 
 
@@ -250,13 +269,14 @@ def pair(rng):
     )
 
 
-def compiled_difference(ops, pair, scale=1.0):
+def compiled_difference(ops, pair, scale=1.0, trust_cost=0.0):
     energy, overlap = np.empty((2, *pair.shape), np.float32)
     gradient = np.empty((*pair.shape, 3), np.float32)
     ops(
         "feature_difference", pair.fixed, pair.fixed_weight, i32(pair.shape), pair.moving,
         pair.moving_weight, i32(pair.moving.shape[:3]), f32(pair.offset), pair.fixed.shape[-1],
-        pair.field, f32(1 / SPACING), scale, energy, gradient, overlap,
+        pair.field, f32(1 / SPACING), scale, trust_cost, energy,
+        gradient, overlap,
     )  # fmt: skip
     return energy, gradient, overlap
 
@@ -344,6 +364,106 @@ def test_cost_is_least_at_the_true_offset():
                 reference.similarity_energy(field, fixed, moving, weight, (1, 1, 1)).sum()
             )
         assert np.argmin(energies) == 5
+
+
+@pytest.mark.parametrize("trust_cost", [4.0, 40.0])
+def test_robust_difference_equals_reference(ops, cpu, pair, trust_cost):
+    """The gradient is that of the robust energy: the factor's own slope is part of it."""
+    energy, gradient, _ = compiled_difference(ops, pair, 1.3, trust_cost)
+    arguments = (pair.field.astype(float), pair.fixed, pair.moving)
+    difference = reference.similarity_energy(*arguments, np.ones(pair.shape), SPACING, pair.offset)
+    factor = reference.robust_factor(difference, trust_cost)
+    weight = reference.match_weight(
+        pair.field, pair.fixed_weight, pair.moving_weight, SPACING, pair.offset
+    )
+    assert factor.min() < 0.5
+    cpu.check(energy, weight * factor * difference)
+    slope = reference.similarity_gradient(*arguments, weight, SPACING, pair.offset)
+    cpu.check(gradient, 1.3 * factor[..., None] ** 2 * slope)
+
+
+def test_robust_reference_against_finite_differences():
+    """d/dv of v / (1 + v / c) is the square of the factor."""
+    v, step = np.linspace(0, 50, 21), 1e-6
+    energy = lambda values: values * reference.robust_factor(values, 7.0)  # noqa: E731
+    slope = (energy(v + step) - energy(v - step)) / (2 * step)
+    np.testing.assert_allclose(slope, reference.robust_factor(v, 7.0) ** 2, rtol=1e-6)
+    assert (reference.robust_factor(v, 0.0) == 1).all()
+
+
+# ---- correlation.h --------------------------------------------------------------------------
+
+WINDOW_MM, NOISE = 2.5, 0.1
+
+
+@pytest.fixture
+def image_pair(pair, rng):
+    """The grids, weights and field of `pair` with smooth intensities."""
+    pair.images = tuple(
+        f32(0.5 + 0.4 * waves(shape, channels=1, wavelengths=(5, 12))[..., 0])
+        for shape in (pair.shape, pair.moving.shape[:3])
+    )
+    return pair
+
+
+def compiled_correlation(ops, pair, images, scale=1.0):
+    energy, gradient = np.zeros(pair.shape, np.float32), np.zeros((*pair.shape, 3), np.float32)
+    taps = [
+        reference.gaussian_taps(WINDOW_MM, spacing, n)
+        for spacing, n in zip(SPACING, pair.shape, strict=True)
+    ]
+    weights = f32(np.concatenate([t[t.size // 2 :] for t in taps]))
+    ops(
+        "correlation", images[0], pair.fixed_weight, i32(pair.shape), images[1],
+        pair.moving_weight, i32(images[1].shape), f32(pair.offset), pair.field, f32(1 / SPACING),
+        weights, i32([t.size // 2 for t in taps]), NOISE, scale, energy, gradient,
+    )  # fmt: skip
+    return energy, gradient
+
+
+def test_correlation_equals_reference(ops, cpu, image_pair):
+    pair = image_pair
+    energy, gradient = compiled_correlation(ops, pair, pair.images, 1.7)
+    weight = reference.match_weight(
+        pair.field, pair.fixed_weight, pair.moving_weight, SPACING, pair.offset
+    )
+    arguments = (pair.field.astype(float), pair.images, weight, SPACING, WINDOW_MM, NOISE)
+    cpu.check(energy, reference.correlation_energy(*arguments, pair.offset))
+    expected = 1.7 * reference.correlation_gradient(*arguments, pair.offset)
+    assert np.abs(expected).max() > 0.1
+    cpu.check(gradient, expected)
+
+
+def test_correlation_reference_against_finite_differences(image_pair, rng):
+    """Within the voxel centres and away from cell borders, as for the features."""
+    pair = image_pair
+    weight = reference.match_weight(
+        pair.field, pair.fixed_weight, pair.moving_weight, SPACING, pair.offset
+    )
+    settings = (pair.images, weight, SPACING, WINDOW_MM, NOISE, pair.offset)
+    field = pair.field.astype(float)
+    points = reference.indices(pair.shape) - pair.offset + field / SPACING
+    last = np.array(pair.images[1].shape) - 1
+    smooth = (points > 1e-4) & (points < last - 1e-4) & (np.abs(points - np.round(points)) > 1e-4)
+    chosen, slopes = numeric_gradient(
+        lambda u: reference.correlation_energy(u, *settings).sum(), field, rng, count=200
+    )
+    kept = smooth.ravel()[chosen]
+    gradient = reference.correlation_gradient(field, *settings).ravel()[chosen]
+    assert kept.sum() > 80
+    np.testing.assert_allclose(gradient[kept], slopes[kept], rtol=1e-5, atol=1e-6)
+
+
+def test_correlation_is_blind_to_brightness_contrast_and_sign(ops, image_pair):
+    """With noise far below the structure only the shape of the intensities counts."""
+    pair, (fixed, moving) = image_pair, image_pair.images
+    pair.fixed_weight[:] = 1
+    pair.moving_weight[:] = 1
+    plain, _ = compiled_correlation(ops, pair, (f32(30 * fixed), f32(30 * moving)))
+    turned, _ = compiled_correlation(ops, pair, (f32(30 * fixed), f32(70 - 60 * moving)))
+    # 1 - rho^2 is below 1; measured: 5e-3, from variances that are differences of two sums.
+    np.testing.assert_allclose(turned, plain, atol=1e-2)
+    assert plain.std() > 0.05
 
 
 # ---- regularity.h ---------------------------------------------------------------------------

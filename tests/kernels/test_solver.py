@@ -39,6 +39,7 @@ def run(device, problem: reference.Problem, options: SolverOptions, **more):
         device.put(problem.moving_weight, np.float32),
         spacing_mm=problem.spacing_mm,
         moving_offset=problem.moving_offset,
+        images=problem.images and tuple(device.put(i, np.float32) for i in problem.images),
         options=options,
         threads=1,
         **more,
@@ -152,6 +153,55 @@ def test_levels_equal_reference(device, rng, levels):
     )
 
 
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"correlation_weight": 1.5},
+        {"correlation_weight": 1.0, "feature_weight": 0.0},
+        {"correlation_weight": 0.5, "feature_weight": 0.3, "trust_cost": 1.0},
+        {"trust_cost": 2.0},
+    ],
+)
+def test_similarities_equal_reference(device, rng, terms):
+    """Correlation of intensities, robust features, and both joined, on two levels."""
+    problem = dataclasses.replace(random_problem(rng), moving_offset=(-3, -1, -5))
+    images = tuple(
+        np.float32(0.5 + 0.3 * waves(i.shape[:3], channels=1, wavelengths=(6, 14))[..., 0])
+        for i in (problem.fixed, problem.moving)
+    )
+    problem = dataclasses.replace(problem, images=images)
+    options = SolverOptions(
+        search_radius=(0, 0, 0),
+        iterations=(4, 4),
+        learning_rate_mm=0.4,
+        smoothing_mm=1.5,
+        smoothness=0.5,
+        correlation_window_mm=3.0,
+        **terms,
+    )
+    field = reference.solve(problem, options)[0]
+    assert np.abs(field).max() > 0.5
+    device.check(run(device, problem, options).field, field, "field_mm")
+
+
+def test_correlation_alone_finds_a_shift_of_an_inverted_image(device):
+    """Windows as wide as the waves: in smaller ones a wave is a ramp, and any ramp fits another."""
+    shift = (1.3, -0.7, 0.45)
+    problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
+    fixed, moving = (np.float32(i[..., 0]) for i in (problem.fixed, problem.moving))
+    problem = dataclasses.replace(problem, images=(fixed, np.float32(1 - 2 * moving)))
+    options = dataclasses.replace(
+        REFINE,
+        feature_weight=0.0,
+        correlation_weight=1.0,
+        correlation_window_mm=14.0,
+        correlation_noise=0.01,
+    )
+    found = device.get(run(device, problem, options).field)[3:-3, 3:-3, 3:-3]
+    # Measured: 0.10; the squared correlation of a slow wave is flat around its best.
+    np.testing.assert_allclose(found.reshape(-1, 3).mean(0) / 2, shift, atol=0.15)
+
+
 def test_unused_channels_are_not_looked_at_by_the_search(device, rng):
     """12 of 16 stored channels, as MIND has them."""
     problem = random_problem(rng, channels=16)
@@ -185,6 +235,49 @@ def test_spread_equals_reference(device, rng):
     expected = reference.search(problem, options, spread=True)
     assert expected.min() < 0.8 * expected.max()
     device.check(run(device, problem, options, spread=True).spread, expected, "field_mm")
+
+
+@pytest.mark.parametrize("squarings", [3, 4])
+def test_velocity_equals_reference(device, rng, squarings):
+    """An odd and an even number of squarings: they end in different memory."""
+    problem = random_problem(rng)
+    options = SolverOptions(
+        search_factor=(2, 3, 2),
+        search_radius=(1, 2, 2),
+        cost_smoothing_mm=4.0,
+        field_smoothing_mm=3.0,
+        iterations=(4, 4),
+        learning_rate_mm=0.4,
+        smoothing_mm=2.0,
+        squarings=squarings,
+    )
+    solution = run(device, problem, options)
+    field = reference.solve(problem, options)[0]
+    assert np.abs(field).max() > 1
+    device.check(solution.field, field, "field_mm")
+
+
+def test_negative_velocity_is_the_inverse(device, rng):
+    """To a tenth of a voxel wherever the match lies inside, and without a single fold."""
+    problem = shifted_pair((20, 22, 24), (1.3, -0.7, 2.4), grow=4)
+    moved = np.float16(problem.moving + 0.3 * waves(problem.moving.shape[:3], 1.7))
+    problem = dataclasses.replace(problem, moving=moved)
+    solution = run(device, problem, dataclasses.replace(REFINE, squarings=6, smoothness=1.0))
+    field, inverse = device.get(solution.field), device.get(solution.inverse)
+    spacing = np.array(problem.spacing_mm)
+    points = reference.indices(field.shape[:3]) + field / spacing
+    loop = field / spacing + reference.sample(inverse, points) / spacing
+    inner = np.all((points >= 3) & (points <= np.array(field.shape[:3]) - 4), axis=-1)
+    assert np.abs(field / spacing).max() > 1
+    # Measured: see the bound; what is left is the interpolation of both fields.
+    assert np.linalg.norm(loop, axis=-1)[inner].max() < 0.1
+    jacobian = reference.forward_jacobian(field.astype(float), spacing)
+    assert np.linalg.det(jacobian)[inner].min() > 0
+
+
+def test_displacement_has_no_closed_inverse(device):
+    problem = shifted_pair((7, 8, 9), (1, 0, 0))
+    assert run(device, problem, dataclasses.replace(REFINE, iterations=(2,))).inverse is None
 
 
 # ---- known answers --------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class FakeRegistration:
         fixed_mask: Any = None,
         moving_mask: Any = None,
         keep_features: bool = False,
+        weights: Any = None,
         progress: Any = None,
         on_plan: Any = None,
     ) -> RegistrationResult:

@@ -97,6 +97,44 @@ struct InverseConsistent {
   }
 };
 
+// out = vectors(p + u(p)), all on one grid, u in its axes' millimetres.
+struct WarpVectors {
+  const float* vectors;  // (z, y, x, 3)
+  const float* field;    // u
+  Shape shape;
+  Vec3 index_per_mm;
+  float* out;
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / shape.y, y = row - z * shape.y;
+    const Index i = 3 * shape.at(z, y, x);
+    const Vec3 there = Vec3{(float)z, (float)y, (float)x} + load_vec3(field + i) * index_per_mm;
+    store_vec3(out + i, sample_field(vectors, shape, there));
+  }
+};
+
+// velocity += wanted - reached: a step towards the velocity whose exponential is `wanted`.
+struct CorrectVelocity {
+  enum { kRepeatable = 0 };  // works in place
+  float* velocity;
+  const float* wanted;
+  const float* reached;
+  int row_count, x;
+
+  DR_HD int rows() const { return row_count; }
+  DR_HD int width() const { return x; }
+  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+
+  template <class V>
+  DR_HD void lanes(int row, int i) const {
+    const Index at = (Index)row * x + i;
+    store(velocity + at, load<V>(velocity + at) + (load<V>(wanted + at) - load<V>(reached + at)));
+  }
+};
+
 // out = first(p) + second(p + first(p)) on the grid of `first`, all in its axes' millimetres.
 struct Compose {
   const float* first;

@@ -7,12 +7,15 @@
 
 DR_NAMESPACE_BEGIN
 
-// Mean and mean square of an image over the cells of a coarser lattice: out (2, Z, Y, X).
+// Mean and mean square of an image over the cells of a coarser lattice; `offset` is the image's
+// first voxel relative to the first cell's.
 struct PoolMoments {
   const float* image;  // (z, y, x)
   Shape shape;
   int factor_z, factor_y, factor_x;
-  float* out;
+  int offset_z, offset_y, offset_x;
+  float* mean;         // (Z, Y, X)
+  float* mean_square;  // (Z, Y, X); may be null
   Shape out_shape;
 
   DR_HD int rows() const { return out_shape.rows(); }
@@ -20,8 +23,8 @@ struct PoolMoments {
 
   DR_HD void operator()(int row, int x) const {
     const int z = row / out_shape.y, y = row - z * out_shape.y;
-    const CellRange rz(z, factor_z, 0, shape.z), ry(y, factor_y, 0, shape.y);
-    const CellRange rx(x, factor_x, 0, shape.x);
+    const CellRange rz(z, factor_z, offset_z, shape.z), ry(y, factor_y, offset_y, shape.y);
+    const CellRange rx(x, factor_x, offset_x, shape.x);
     float sum = 0.0f, square = 0.0f;
     for (int iz = rz.from; iz < rz.to; ++iz)
       for (int iy = ry.from; iy < ry.to; ++iy)
@@ -32,8 +35,8 @@ struct PoolMoments {
         }
     const float share = 1.0f / (float)(rz.count() * ry.count() * rx.count());
     const Index i = (Index)row * out_shape.x + x;
-    out[i] = share * sum;
-    out[out_shape.voxels() + i] = share * square;
+    mean[i] = share * sum;
+    if (mean_square != nullptr) mean_square[i] = share * square;
   }
 };
 

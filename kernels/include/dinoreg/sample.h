@@ -41,6 +41,25 @@ DR_HD float sample_scalar(const float* image, const Shape& shape, const Vec3& p)
               lerp(lerp(r10[a], r10[b], w), lerp(r11[a], r11[b], w), t.ny.weight), t.nz.weight);
 }
 
+// The sample and its derivative with respect to p, in index units.
+DR_HD float sample_with_slope(const float* image, const Shape& shape, const Vec3& p, Vec3& slope) {
+  const Trilinear t(shape, p);
+  const float* r00 = image + shape.at(t.nz.low, t.ny.low, 0);
+  const float* r01 = image + shape.at(t.nz.low, t.ny.high, 0);
+  const float* r10 = image + shape.at(t.nz.high, t.ny.low, 0);
+  const float* r11 = image + shape.at(t.nz.high, t.ny.high, 0);
+  const int a = t.nx.low, b = t.nx.high;
+  const float wz = t.nz.weight, wy = t.ny.weight, wx = t.nx.weight;
+  const float d00 = r00[b] - r00[a], d01 = r01[b] - r01[a];
+  const float d10 = r10[b] - r10[a], d11 = r11[b] - r11[a];
+  const float v00 = r00[a] + wx * d00, v01 = r01[a] + wx * d01;
+  const float v10 = r10[a] + wx * d10, v11 = r11[a] + wx * d11;
+  const float v0 = lerp(v00, v01, wy), v1 = lerp(v10, v11, wy);
+  slope = {v1 - v0, lerp(v01 - v00, v11 - v10, wz),
+           lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz)};
+  return lerp(v0, v1, wz);
+}
+
 // Vector field (z, y, x, 3).
 DR_HD Vec3 sample_field(const float* field, const Shape& shape, const Vec3& p) {
   const Trilinear t(shape, p);
@@ -61,6 +80,14 @@ DR_HD Vec3 sample_field(const float* field, const Shape& shape, const Vec3& p) {
 DR_HD bool inside_grid(const Shape& shape, const Vec3& p) {
   return p.z >= -0.5f && p.z <= shape.z - 0.5f && p.y >= -0.5f && p.y <= shape.y - 0.5f &&
          p.x >= -0.5f && p.x <= shape.x - 0.5f;
+}
+
+// The nearest voxel's value; 0 outside the grid.
+DR_HD float nearest_or_zero(const float* image, const Shape& shape, const Vec3& p) {
+  if (!inside_grid(shape, p)) return 0.0f;
+  return image[shape.at(clamp_int((int)(p.z + 0.5f), 0, shape.z - 1),
+                        clamp_int((int)(p.y + 0.5f), 0, shape.y - 1),
+                        clamp_int((int)(p.x + 0.5f), 0, shape.x - 1))];
 }
 
 DR_HD bool is_whole(const Vec3& index) {

@@ -43,6 +43,12 @@ _FILES, _REPORTING = "Files", "What is said"
     "--moving-mask", type=_PATH, panel=_FILES, help="Where the moving image counts (not 0)."
 )
 @click.option(
+    "--weights",
+    type=_PATH,
+    panel=_FILES,
+    help="How much each fixed voxel counts, 0 or more; 1 changes nothing.",
+)
+@click.option(
     "--labels", type=_PATH, multiple=True, panel=_FILES, help="Moving labels to warp along; repeat."
 )
 @click.option(
@@ -106,6 +112,7 @@ def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
         config=config,
         fixed_mask=options["fixed_mask"],
         moving_mask=options["moving_mask"],
+        weights=options["weights"],
         labels=options["labels"],
         images=options["images"],
         picture=not options["no_qc"],

@@ -158,6 +158,23 @@ def as_mask(mask: LabelsLike, grid: Geometry, role: str) -> NDArray[np.float32]:
     return inside.astype(np.float32)
 
 
+def as_weights(weights: ImageLike, grid: Geometry) -> NDArray[np.float32]:
+    """How much each voxel of the fixed image counts, (D, H, W), 0 or more; 1 changes nothing.
+
+    Raises:
+        InputError: not on the fixed grid, a negative value or NaN, or nothing above 0.
+    """
+    volume = weights if isinstance(weights, Volume) else as_volume(weights)
+    validate.check_mask_grid(volume.geometry, grid, volume.name, "fixed")
+    array = np.asarray(volume.array, np.float32)
+    lowest = float(array.min())
+    if not lowest >= 0:  # NaN is none of them
+        raise InputError(f"{volume.name}: a weight of {lowest:g}; wanted 0 or more everywhere")
+    if not array.any():
+        raise InputError(f"{volume.name}: every weight is 0: nothing would be compared")
+    return array
+
+
 def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
     """Write ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha`` in the volume's pixel type.
 

@@ -45,7 +45,9 @@ def phantom() -> Phantom:
 
 
 def config(bundle: Path, **more) -> dinoreg_rt.RegistrationConfig:
-    values = {"encoder": str(bundle), "threads": 1, "initial": "none", "device": "cpu"} | more
+    values = {"encoder": str(bundle), "threads": 1, "initial": "none", "device": "cpu"}
+    # The encoder alone tells where things are.
+    values |= {"body_mask": "off", "correlation_weight": 0.0} | more
     return dinoreg_rt.RegistrationConfig(**values)
 
 

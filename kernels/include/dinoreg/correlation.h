@@ -1,0 +1,134 @@
+// Local normalised cross-correlation of two images under a displacement, with its exact gradient.
+//
+// Energy: sum over windows of n (1 - rho^2), rho the correlation of fixed and warped intensities in
+// a Gaussian window G, both weighted by w = w_f(p) w_m(nearest to p + u), n = G * w. The square
+// makes it blind to the sign: a tissue may be bright in one image and dark in the other. As in
+// FeatureDifference the weight counts as a constant.
+//   rho^2 = c^2 / (v_f v_m), c = G*(w F M)/n - a b, a = G*(w F)/n, b = G*(w M)/n, ...
+//   dE/dM(q) = w (F (G*A) + M (G*B) + G*C),
+//   A = -2 c / (v_f v_m), B = 2 c^2 / (v_f v_m^2), C = -(A a + B b);
+// n cancels, because a window's derivative by M(q) holds G(p - q) w(q) / n(p).
+#ifndef DINOREG_CORRELATION_H_
+#define DINOREG_CORRELATION_H_
+
+#include "dinoreg/sample.h"
+
+DR_NAMESPACE_BEGIN
+
+// The warped moving image and the weight of each fixed voxel.
+struct WarpIntensity {
+  const float* fixed_weight;
+  Shape shape;
+  const float* moving;  // (z', y', x')
+  const float* moving_weight;
+  Shape moving_shape;
+  Vec3 moving_offset;  // index of the moving grid's first voxel on the fixed grid
+  const float* field;  // (z, y, x, 3), mm along the grid's axes
+  Vec3 index_per_mm;
+  float* warped;  // (z, y, x)
+  float* weight;  // (z, y, x)
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / shape.y, y = row - z * shape.y;
+    const Index i = (Index)row * shape.x + x;
+    const Vec3 p = (Vec3{(float)z, (float)y, (float)x} - moving_offset) +
+                   load_vec3(field + 3 * i) * index_per_mm;
+    weight[i] = fixed_weight[i] * nearest_or_zero(moving_weight, moving_shape, p);
+    warped[i] = sample_scalar(moving, moving_shape, p);
+  }
+};
+
+// out = w a b; a factor that is null counts as 1.
+struct WeightedProduct {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
+  const float* weight;
+  const float* a;
+  const float* b;
+  Shape shape;
+  float* out;
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
+    const Index i = (Index)row * shape.x + x;
+    V value = load<V>(weight + i);
+    if (a != nullptr) value = value * load<V>(a + i);
+    if (b != nullptr) value = value * load<V>(b + i);
+    store(out + i, value);
+  }
+};
+
+// Window sums (6, z, y, x) of w, wF, wM, wFF, wFM, wMM -> A, B, C in the place of the first three,
+// the energy in that of the fourth.
+struct CorrelationFactors {
+  enum { kRepeatable = 0 };  // works in place
+  float* sums;
+  Shape shape;
+  float noise;  // variance below its square counts as noise
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
+    const Index n = shape.voxels();
+    float* at = sums + (Index)row * shape.x + x;
+    const V total = load<V>(at);
+    const V share = 1.0f / max_of(total, splat<V>(1e-12f));
+    const V mean_f = share * load<V>(at + n), mean_m = share * load<V>(at + 2 * n);
+    const V zero = V{}, floor_value = splat<V>(noise * noise);
+    const V var_f = max_of(share * load<V>(at + 3 * n) - mean_f * mean_f, zero) + floor_value;
+    const V cov = share * load<V>(at + 4 * n) - mean_f * mean_m;
+    const V var_m = max_of(share * load<V>(at + 5 * n) - mean_m * mean_m, zero) + floor_value;
+    const V slope = cov / (var_f * var_m);
+    const V by_f = -2.0f * slope, by_m = 2.0f * slope * cov / var_m;
+    store(at, by_f);
+    store(at + n, by_m);
+    store(at + 2 * n, -(by_f * mean_f + by_m * mean_m));
+    store(at + 3 * n, total * (1.0f - slope * cov));
+  }
+};
+
+// gradient += scale * dE/du.
+struct AddCorrelationGradient {
+  const float* fixed;  // (z, y, x)
+  const float* weight;  // of WarpIntensity
+  Shape shape;
+  const float* moving;  // (z', y', x')
+  Shape moving_shape;
+  Vec3 moving_offset;
+  const float* field;  // (z, y, x, 3), mm along the grid's axes
+  Vec3 index_per_mm;
+  const float* factors;  // (3, z, y, x): A, B, C smoothed
+  float scale;
+  float* gradient;  // (z, y, x, 3), 1/mm
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / shape.y, y = row - z * shape.y;
+    const Index i = (Index)row * shape.x + x, n = shape.voxels();
+    const float w = weight[i];
+    if (w <= 0.0f) return;
+    const Vec3 p = (Vec3{(float)z, (float)y, (float)x} - moving_offset) +
+                   load_vec3(field + 3 * i) * index_per_mm;
+    Vec3 slope;
+    const float value = sample_with_slope(moving, moving_shape, p, slope);
+    const float force =
+        scale * w * (fixed[i] * factors[i] + value * factors[n + i] + factors[2 * n + i]);
+    float* to = gradient + 3 * i;
+    store_vec3(to, load_vec3(to) + force * (slope * index_per_mm));
+  }
+};
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_CORRELATION_H_
