@@ -23,7 +23,8 @@ BLOCKED = ("torch", "transformers", "timm", "cupy", "tensorrt", "pycuda", "onnxr
 VOCABULARY = {"types", "errors", "geometry", "config"}
 #: Upper layers, and the only ones that may import them.
 USERS = {
-    "registration": {"__init__", "job", "commands"},
+    "registration": {"__init__", "registrar", "job", "commands"},
+    "registrar": {"__init__", "bench", "commands"},
     "job": {"commands"},
     "outputs": {"job"},
     "cli": {"commands", "__main__"},

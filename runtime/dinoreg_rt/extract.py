@@ -1,17 +1,53 @@
-"""Features of both images on the solver's grids: MIND-SSC, an encoder's, or both joined."""
+"""Features of both images on the solver's grids, and how much each place counts.
+
+Features are MIND-SSC, an encoder's, or both joined.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .device import StageTimer
+from .errors import RegistrationError
 from .features import FeaturePair, MindFeatures, WorkingImage, join_features
-from .preprocess import required, resample_volume, window
+from .preprocess import required, resample_volume, weight_on, window
 from .types import AffineTransform, Array, EncodingSummary, Volume
 
 if TYPE_CHECKING:
+    from .encoder.pool import EncoderPool
     from .registration import Plan
+
+
+def field_of_view(
+    volumes: tuple[Volume, Volume], masks: tuple[Array | None, Array | None], plan: Plan
+) -> tuple[Array, Array]:
+    """How much each control voxel of either image counts: field of view and masks, 0..1.
+
+    Args:
+        volumes: fixed and moving image.
+        masks: (D, H, W) of each image, or None.
+        plan: the decisions.
+
+    Raises:
+        RegistrationError: nothing is left to compare.
+    """
+    (fixed, moving), device = volumes, plan.device
+    grid, lattice = plan.grids.control, plan.lattice.control
+    if masks[0] is None:
+        fixed_weight = device.xp.ones(grid.shape_zyx, np.float32)
+    else:
+        fixed_weight = weight_on(grid, fixed, masks[0], AffineTransform.identity(), device)
+    moving_weight = weight_on(lattice, moving, masks[1], plan.initial, device)
+    for role, weight in (("fixed", fixed_weight), ("moving", moving_weight)):
+        if not bool(weight.any()):
+            raise RegistrationError(
+                f"nothing of the {role} image is left to compare: its mask covers no part that "
+                "the other image reaches; check the mask and the initial alignment"
+            )
+    return fixed_weight, moving_weight
 
 
 def extract_features(
@@ -20,6 +56,7 @@ def extract_features(
     plan: Plan,
     timer: StageTimer,
     report: Callable[[str, float], None],
+    encoders: EncoderPool,
 ) -> tuple[FeaturePair, EncodingSummary | None]:
     """The features that a plan asks for, and what an encoder contributed to them.
 
@@ -29,6 +66,7 @@ def extract_features(
         plan: the decisions.
         timer: receives the stages ``encode`` and ``features``.
         report: called with a stage's name and its finished fraction.
+        encoders: lends the encoder.
     """
     sets: list[FeaturePair] = []
     weights: list[float] = []
@@ -41,7 +79,7 @@ def extract_features(
             SolverSide(masks[1], plan.lattice.control, plan.initial),
         )
         sets, weights, summary = encoder_features(
-            plan.encoding, sides, plan.config, plan.device, timer, report
+            plan.encoding, sides, plan.config, plan.device, timer, report, encoders
         )
     with timer.stage("features"):
         report("features", 0.0)

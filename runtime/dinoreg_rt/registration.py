@@ -6,35 +6,34 @@ No file is read here but a transform named as the initial alignment, and nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from .align import initial_alignment
 from .config import RegistrationConfig
 from .contrast import same_contrast
-from .device import Device, StageTimer, choose_device
+from .device import Device, choose_device, stage_timer
 from .encoder.encoding import EncodingPlan, plan_encoding
 from .encoder.engines import ENGINE_PACKAGES
-from .errors import RegistrationError
-from .extract import extract_features
+from .encoder.pool import EncoderPool
+from .extract import extract_features, field_of_view
 from .geometry import describe
 from .io import as_mask, as_volume
+from .io.arrays import as_numpy, check_device, device_of
 from .memory import check_memory, predict_memory
 from .moving_lattice import MovingLattice, plan_moving_lattice
+from .placement import Placement, deliver
 from .preprocess import (
     WorkingGrids,
     detect_modality,
     intensity_window,
     plan_grids,
-    weight_on,
 )
 from .provenance import content_hash, versions
 from .quality import run_quality
 from .result import KeptFeatures, RegistrationResult
 from .solve import inverse_displacement, solve, solver_options, whole_displacement
-from .types import AffineTransform, Array, DisplacementField, Modality, Volume
+from .types import AffineTransform, Array, Modality, Volume
 from .warp import warp_volume
 
 if TYPE_CHECKING:
@@ -90,17 +89,18 @@ def plan(
     *,
     fixed_mask: LabelsLike | None = None,
     moving_mask: LabelsLike | None = None,
+    encoders: EncoderPool | None = None,
 ) -> Plan:
     """Decide everything that can be decided without looking for matches.
 
     Arguments as of `register`; what the masks leave out counts neither for the intensity windows
-    nor for the centres of mass.
+    nor for the centres of mass. Images on a CUDA device are looked at through a copy on the host.
 
     Raises:
         DinoregError: inputs, device or parameters that cannot be used; no overlap; not enough
             memory.
     """
-    fixed, moving = as_volume(fixed), as_volume(moving)
+    fixed, moving = _host_volume(as_volume(fixed)), _host_volume(as_volume(moving))
     masks = _masks(fixed, moving, fixed_mask, moving_mask)
     config = config or RegistrationConfig()
     device, device_reason = choose_device(config.device, config.threads)
@@ -119,7 +119,9 @@ def plan(
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
-    encoding, said = _plan_features((fixed, moving), modalities, (windows[0], windows[1]), config)
+    encoding, said = _plan_features(
+        (fixed, moving), modalities, (windows[0], windows[1]), config, encoders or EncoderPool()
+    )
     choices |= said
     if config.intensity == "auto" and config.uses_mind:
         alike, choices["local intensities"] = same_contrast(
@@ -157,11 +159,12 @@ def _plan_features(
     modalities: Sequence[Modality],
     windows: tuple[tuple[float, float], tuple[float, float]],
     config: RegistrationConfig,
+    encoders: EncoderPool,
 ) -> tuple[EncodingPlan | None, dict[str, str]]:
     """What the features are made of, and how that is said."""
     if config.encoder is None:
         return None, {"features": "MIND-SSC, because no encoder was given"}
-    encoding, choices = plan_encoding(volumes, modalities, windows, config)
+    encoding, choices = plan_encoding(volumes, modalities, windows, config, encoders)
     text = f"{config.components} components of {encoding.bundle.name}"
     if config.axis == "all":
         text += " for each axis"
@@ -170,7 +173,7 @@ def _plan_features(
     return encoding, {"features": text} | choices
 
 
-def register(
+def register(  # noqa: PLR0913 - all but the images by name
     fixed: ImageLike,
     moving: ImageLike,
     *,
@@ -180,11 +183,14 @@ def register(
     keep_features: bool = False,
     progress: ProgressCallback | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    placement: Placement | None = None,
+    encoders: EncoderPool | None = None,
 ) -> RegistrationResult:
-    """Register `moving` to `fixed`.
+    """Register `moving` to `fixed`. For many pairs see `Registrar`, which keeps the encoder open.
 
     Args:
-        fixed: path, SimpleITK image, `Volume`, or (array (D, H, W), `Geometry`).
+        fixed: path, SimpleITK image, `Volume`, or (array (D, H, W), `Geometry`); arrays of NumPy,
+            CuPy, PyTorch, Numba or PyCUDA, whose memory is used where it is.
         moving: the same; any size, spacing, orientation and position.
         config: parameters (default: the preset ``mind``).
         fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
@@ -192,6 +198,8 @@ def register(
         keep_features: leave the features of both images in the result.
         progress: called with a stage's name and its finished fraction.
         on_plan: called with what was decided, before the heavy work.
+        placement: where the result's arrays go (default: new NumPy arrays).
+        encoders: encoders that are open already (default: opened for this call).
 
     Returns:
         The mapping from fixed to moving points, the warped moving image, and a report on both.
@@ -200,17 +208,24 @@ def register(
         DinoregError: see `dinoreg_rt.errors`; the message says what to do.
     """
     fixed, moving = as_volume(fixed), as_volume(moving)
+    on_host = _host_volume(fixed), _host_volume(moving)
     masks = _masks(fixed, moving, fixed_mask, moving_mask)
-    plan_ = plan(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask)
+    encoders, placement = encoders or EncoderPool(), placement or Placement()
+    plan_ = plan(
+        *on_host, config, fixed_mask=fixed_mask, moving_mask=moving_mask, encoders=encoders
+    )
     if on_plan is not None:
         on_plan(plan_)
     config, device, grids, lattice = plan_.config, plan_.device, plan_.grids, plan_.lattice
+    _check_places(fixed, moving, plan_, placement)
     check_memory(plan_)
     report = progress or (lambda stage, fraction: None)
-    timer = StageTimer(device)
+    timer = stage_timer(device)
     with device.active():
-        weights = _weights(fixed, moving, masks, plan_)
-        features, encoding = extract_features((fixed, moving), masks, plan_, timer, report)
+        weights = field_of_view((fixed, moving), masks, plan_)
+        features, encoding = extract_features(
+            (fixed, moving), masks, plan_, timer, report, encoders
+        )
         weights = (weights[0] * features.fixed_weight, weights[1] * features.moving_weight)
         kept = KeptFeatures.of(features, grids, lattice, device) if keep_features else None
         with timer.stage("solve"):
@@ -224,7 +239,7 @@ def register(
             displacement = whole_displacement(
                 solution.field, grids.control, fixed.geometry, plan_.initial, device
             )
-            warped = warp_volume(moving, displacement, device=device)
+            warped = warp_volume(moving, displacement, device=device, download=False)
             inverse = None
             if config.inverse:
                 inverse, _ = inverse_displacement(
@@ -233,20 +248,31 @@ def register(
             report("warp", 1.0)
         with timer.stage("quality"):
             quality = run_quality(solution, grids.control, displacement, device)
+        with timer.stage("deliver"):
+            displacement, warped, inverse = deliver(
+                placement, device, displacement, warped, inverse
+            )
+        timings_ms = timer.finish()
     return RegistrationResult(
-        displacement=_on_host(displacement, device),
+        displacement=displacement,
         initial=plan_.initial,
         warped=warped,
-        inverse=None if inverse is None else _on_host(inverse, device),
+        inverse=inverse,
         quality=quality,
         config=config,
         encoding=encoding,
         features=kept,
         choices=plan_.choices,
-        timings_ms=timer.timings_ms,
+        timings_ms=timings_ms,
         versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
-        hashes={"fixed": content_hash(fixed), "moving": content_hash(moving)},
+        hashes={"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])},
     )
+
+
+def _check_places(fixed: Volume, moving: Volume, plan_: Plan, placement: Placement) -> None:
+    for role, volume in (("fixed", fixed), ("moving", moving)):
+        check_device(volume.array, plan_.device.name, f"the {role} image")
+    placement.check(fixed.geometry, moving.geometry, inverse=plan_.config.inverse)
 
 
 def _masks(
@@ -261,25 +287,8 @@ def _masks(
     )
 
 
-def _weights(
-    fixed: Volume, moving: Volume, masks: tuple[Array | None, Array | None], plan_: Plan
-) -> tuple[Array, Array]:
-    """How much each control voxel of either image counts: field of view and masks."""
-    identity = AffineTransform.identity()
-    grid, lattice, device = plan_.grids.control, plan_.lattice, plan_.device
-    if masks[0] is None:
-        fixed_weight = device.xp.ones(grid.shape_zyx, np.float32)
-    else:
-        fixed_weight = weight_on(grid, fixed, masks[0], identity, device)
-    moving_weight = weight_on(lattice.control, moving, masks[1], plan_.initial, device)
-    for role, weight in (("fixed", fixed_weight), ("moving", moving_weight)):
-        if not bool(weight.any()):
-            raise RegistrationError(
-                f"nothing of the {role} image is left to compare: its mask covers no part that "
-                "the other image reaches; check the mask and the initial alignment"
-            )
-    return fixed_weight, moving_weight
-
-
-def _on_host(field: DisplacementField, device: Device) -> DisplacementField:
-    return DisplacementField(device.download(field.vectors_mm), field.geometry)
+def _host_volume(volume: Volume) -> Volume:
+    """The same image with its voxels on the host; the image itself where they are there."""
+    if device_of(volume.array) == "cpu":
+        return volume
+    return replace(volume, array=as_numpy(volume.array))
