@@ -84,15 +84,16 @@ def extract_features(
     with timer.stage("features"):
         report("features", 0.0)
         if plan.config.uses_mind:
-            images = _working_images(volumes, plan)
-            sets.append(_mind(plan).compute(*images, plan.device))
+            images = working_images(volumes, plan)
+            sets.append(mind_features(plan).compute(*images, plan.device))
             weights.append(1.0 if plan.encoding is None else plan.config.mind_weight)
         features = join_features(sets, weights, plan.device)
         report("features", 1.0)
     return features, summary
 
 
-def _mind(plan: Plan) -> MindFeatures:
+def mind_features(plan: Plan) -> MindFeatures:
+    """MIND-SSC and local intensities as the plan's configuration wants them."""
     config = plan.config
     return MindFeatures(
         required(config.mind_radius_mm),
@@ -103,14 +104,22 @@ def _mind(plan: Plan) -> MindFeatures:
     )
 
 
-def _working_images(
-    volumes: tuple[Volume, Volume], plan: Plan
+def working_images(
+    volumes: tuple[Volume, Volume], plan: Plan, *, cropped: bool = False
 ) -> tuple[WorkingImage, WorkingImage]:
+    """Both images windowed to 0..1 where features are computed.
+
+    Args:
+        volumes: fixed and moving image.
+        plan: the decisions.
+        cropped: the moving image on the fixed one's working grid, not on its own part of it.
+    """
     identity = AffineTransform.identity()
+    lattice = plan.grids.working if cropped else plan.lattice.working
     images = []
     for volume, grid, affine, (low, high) in (
         (volumes[0], plan.grids.working, identity, plan.windows[0]),
-        (volumes[1], plan.lattice.working, plan.initial, plan.windows[1]),
+        (volumes[1], lattice, plan.initial, plan.windows[1]),
     ):
         array = resample_volume(volume, grid, affine, plan.device)
         images.append(WorkingImage(window(array, low, high), grid, plan.grids.pool_zyx))

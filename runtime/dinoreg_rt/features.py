@@ -20,7 +20,8 @@ from .types import Array, Geometry
 
 #: Stored channels are a multiple of this: one vector load.
 CHANNEL_BLOCK = 8
-_MIND_CHANNELS = 12
+#: Channels of MIND-SSC: pairs of neighbours.
+MIND_CHANNELS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class MindFeatures:
     @property
     def channels(self) -> int:
         """Of a voxel, without padding."""
-        return _MIND_CHANNELS + len(self.intensity_windows_mm)
+        return MIND_CHANNELS + len(self.intensity_windows_mm)
 
     def compute(self, fixed: WorkingImage, moving: WorkingImage, device: Device) -> FeaturePair:
         """MIND-SSC of each image, averaged over the control voxels.
@@ -113,7 +114,7 @@ class MindFeatures:
                 sigma_mm=self.intensity_windows_mm,
                 spacing_mm=image.geometry.spacing_mm[::-1],
                 pool=image.pool_zyx,
-                first_channel=_MIND_CHANNELS,
+                first_channel=MIND_CHANNELS,
                 scale=self.intensity_scale * self.scale,
                 threads=device.threads,
             )
