@@ -25,7 +25,7 @@ BLOCKED = ("torch", "transformers", "timm", "cupy", "tensorrt", "pycuda", "onnxr
 VOCABULARY = {"types", "errors", "geometry", "config"}
 #: Upper layers, and the only ones that may import them.
 USERS = {
-    "registration": {"__init__", "registrar", "bench", "job", "commands"},
+    "registration": {"__init__", "registrar", "job", "commands"},
     "bench": {"commands"},
     "registrar": {"__init__", "bench", "commands"},
     "job": {"commands"},

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .bench_ceilings import measure_ceilings
 from .bench_peer import check_peer, run_convexadam
@@ -14,9 +15,11 @@ from .bench_report import OTHER, BenchReport, Measured, Run, build_bench_report
 from .config import RegistrationConfig
 from .device import Device
 from .registrar import Registrar
-from .registration import Plan
 from .report import peak_memory_mb
 from .types import Volume
+
+if TYPE_CHECKING:
+    from .registration import Plan
 
 
 @dataclass(frozen=True, eq=False)

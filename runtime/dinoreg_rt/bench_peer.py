@@ -8,14 +8,16 @@ import subprocess
 import tempfile
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import ConfigError, DeviceError
 from .extract import working_images
-from .registration import Plan
 from .types import Volume
+
+if TYPE_CHECKING:
+    from .registration import Plan
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -11,8 +11,10 @@ from pydantic import BaseModel, Field
 from .bench_ceilings import Ceilings
 from .bench_work import Work, registration_work
 from .geometry import describe
-from .registration import Plan
 from .types import Volume
+
+if TYPE_CHECKING:
+    from .registration import Plan
 
 #: What no stage of the timer covers: planning, hashes, weights.
 OTHER = "other"

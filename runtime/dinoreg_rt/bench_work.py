@@ -137,7 +137,7 @@ def _solver_work(plan: Plan) -> list[Work]:
     # A cost: subtract and multiply-add per channel, three smoothings of 7 taps, minimum.
     search = float(cells) * shifts * passes * (2 * channels + 21 + 10)
     return [
-        Work("other", "field-of-view weight", 4 * c, 8 * 20 * c, "scalar"),
+        Work("other", "field-of-view weight", 4 * c, 8 * 20 * c),
         Work("solve", "discrete search", 0.0, search),
         Work("solve", "refinement, coarse", coarse * c * adam_bytes, coarse * c * adam_operations),
         Work("solve", "refinement, fine", last * c * adam_bytes, last * c * adam_operations),
