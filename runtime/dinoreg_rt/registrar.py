@@ -124,7 +124,7 @@ class Registrar:
         with self._working(None):
             register(first, second, config=config, encoders=self._encoders)
 
-    def register(
+    def register(  # noqa: PLR0913 - all but the images by name
         self,
         fixed: ImageLike,
         moving: ImageLike,
@@ -133,6 +133,7 @@ class Registrar:
         moving_mask: LabelsLike | None = None,
         progress: ProgressCallback | None = None,
         on_plan: Callable[[Plan], None] | None = None,
+        keep_features: bool = False,
         placement: Placement | None = None,
         stream: Any = None,
     ) -> RegistrationResult:
@@ -154,6 +155,7 @@ class Registrar:
             moving_mask=moving_mask,
             progress=progress,
             on_plan=on_plan,
+            keep_features=keep_features,
             placement=placement,
         )
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import dinoreg_rt
 from dinoreg_rt import Placement
@@ -74,6 +76,9 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __iter__(self):
         return (DeviceArray(part) for part in self._host)
+
+    def __getitem__(self, item) -> DeviceArray:
+        return DeviceArray(self._host[item], self.device.id)
 
     def __float__(self) -> float:
         return float(self._host)
@@ -366,3 +371,20 @@ def test_stages_of_a_gpu_are_timed_by_its_events(cupy) -> None:
     assert timer.finish() == {"a": 10.0, "b": 5.0}
     assert len(cupy.log) == 3
     assert type(stage_timer(Device("cpu"))) is StageTimer
+
+
+def test_results_on_a_device_become_sitk_images(cupy, pair) -> None:
+    result = dinoreg_rt.register(*pair, config=CONFIG)
+    there = replace(
+        result,
+        displacement=DisplacementField(DeviceArray(result.displacement.vectors_mm), GRID),
+        warped=Volume(DeviceArray(result.warped.array), GRID),
+    )
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(there.displacement_sitk()), result.displacement.vectors_mm
+    )
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(there.warped_sitk()), result.warped.array)
+    point = (3.0, -5.0, 2.0)
+    assert there.transform_sitk().TransformPoint(point) == pytest.approx(
+        result.transform_sitk().TransformPoint(point)
+    )

@@ -10,6 +10,7 @@ import rich_click as click
 from ..bench import BenchRequest, run_bench
 from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig, preset_names
+from ..device import choose_device
 from ..phantom import phantom_grid, phantom_pair
 from ..progress import reporting
 from ..types import Volume
@@ -81,6 +82,7 @@ def bench(**options: Any) -> None:
     config = RegistrationConfig.from_sources(
         options["preset"], options["config_file"], given_config(options)
     )
+    choose_device(config.device, config.threads)  # what is not there is said before any work
     with reporting(quiet=options["quiet"]) as reporter:
         fixed, moving = _pair(options)
         request = BenchRequest(

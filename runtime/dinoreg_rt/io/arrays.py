@@ -51,7 +51,9 @@ def device_of(array: Array) -> str:
 
 def as_numpy(array: Array) -> Any:
     """The same values as a NumPy array; a download for a CuPy array."""
-    return array if isinstance(array, np.ndarray) else array.get()
+    if isinstance(array, np.ndarray):
+        return array
+    return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
 def check_device(array: Array, device: str, name: str) -> None:

@@ -115,7 +115,8 @@ def as_volume(image: ImageLike) -> Volume:
     if isinstance(image, str | os.PathLike):
         return read_volume(image)
     if isinstance(image, Volume):
-        return build_volume(image.array, image.geometry, image.pixel_type, image.name or "image")
+        array, name = as_array(image.array), image.name or "image"
+        return build_volume(array, image.geometry, image.pixel_type, name)
     if isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], Geometry):
         array = as_array(image[0])
         return build_volume(array, image[1], array.dtype.name, "array")
@@ -168,7 +169,7 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
     Raises:
         OutputError: cannot be written, or a format that is not written.
     """
-    _write(Path(path), np.asarray(volume.array), volume.geometry, volume.pixel_type)
+    _write(Path(path), as_numpy(volume.array), volume.geometry, volume.pixel_type)
 
 
 def write_labels(path: str | os.PathLike[str], labels: LabelMap) -> None:
@@ -178,7 +179,7 @@ def write_labels(path: str | os.PathLike[str], labels: LabelMap) -> None:
 
 def write_displacement(path: str | os.PathLike[str], field: DisplacementField) -> None:
     """Write a float32 vector image in mm, LPS; formats and errors as `write_volume`."""
-    _write(Path(path), np.asarray(field.vectors_mm), field.geometry, "float32")
+    _write(Path(path), as_numpy(field.vectors_mm), field.geometry, "float32")
 
 
 def write_vectors(path: str | os.PathLike[str], array: Any, geometry: Geometry) -> None:
