@@ -474,8 +474,9 @@ def resize_field(field, out_shape, factor, *, to_coarse=False):
     return map_field(out_shape, np.zeros((3, 4)), field, to_field=between)
 
 
-def search(problem, options):
-    """Discrete search in both directions, made consistent, on the fixed grid in millimetres."""
+def search(problem, options, *, spread=False):
+    """Discrete search in both directions, made consistent, on the fixed grid in millimetres; or
+    how well the forward one determines each match (`search_spread`)."""
     factor, radius = np.array(options.search_factor), np.array(options.search_radius)
     cell_mm = factor * problem.spacing_mm
     coarse = -(-np.array(problem.fixed_weight.shape) // factor)
@@ -491,9 +492,16 @@ def search(problem, options):
     )
     unrelated = unrelated_cost(*fixed, *moving)
 
-    def one_way(a, b):
+    def smooth_costs(a, b):
         costs = shift_costs(*a, *b, radius, unrelated)
-        costs = np.array([smooth(c, options.cost_smoothing_mm, cell_mm) for c in costs])
+        return np.array([smooth(c, options.cost_smoothing_mm, cell_mm) for c in costs])
+
+    if spread:
+        found = search_spread(smooth_costs(fixed, moving), radius, unrelated, cell_mm)
+        return resize_field(found, problem.fixed_weight.shape, factor)
+
+    def one_way(a, b):
+        costs = smooth_costs(a, b)
         u = coupled_search(costs, radius, cell_mm, options.field_smoothing_mm, options.coupling)
         return u * cell_mm
 
@@ -503,6 +511,19 @@ def search(problem, options):
         for _ in range(options.consistency_rounds):
             forward, backward = consistency_round(forward, backward, cell_mm)
     return resize_field(forward, problem.fixed_weight.shape, factor)
+
+
+def search_spread(costs, radius, unrelated, cell_mm, share=0.1):
+    """Standard deviation along each axis, mm, of the shifts that cost little more than the best."""
+    shifts = shift_list(radius)[:, None, None, None, :].astype(float)
+    reach = share * unrelated + 1e-30
+    # The best cost as `best_shift` compares it, the tie-break by length included.
+    length = np.sum((shifts * np.asarray(cell_mm) / np.max(cell_mm)) ** 2, -1)
+    best = (costs + length * (1e-6 * costs + 1e-30)).min(0)
+    weight = np.maximum(0.0, 1 - (costs - best) / reach)[..., None] ** 2
+    mean = (weight * shifts).sum(0) / weight.sum(0)
+    variance = (weight * (shifts - mean) ** 2).sum(0) / weight.sum(0)
+    return np.sqrt(variance) * cell_mm
 
 
 def refine_gradient(problem, options, field, fold_penalty):

@@ -21,13 +21,15 @@ FOREIGN = {"peers"}
 NEVER = {"torch", "torchvision", "scipy", "monai"}
 #: Only inside functions: they are optional or slow to import.
 LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "matplotlib"}
-BLOCKED = ("torch", "transformers", "timm", "cupy", "tensorrt", "pycuda", "onnxruntime")
+BLOCKED = ("torch", "transformers", "timm", "cupy", "pycuda", "onnxruntime")
+BLOCKED += ("tensorrt", "tensorrt_rtx")
 VOCABULARY = {"types", "errors", "geometry", "config"}
 #: Upper layers, and the only ones that may import them.
 USERS = {
-    "registration": {"__init__", "registrar", "job", "commands"},
-    "bench": {"commands"},
+    "registration": {"__init__", "registrar", "job", "sweep", "commands"},
     "registrar": {"__init__", "bench", "commands"},
+    "bench": {"commands"},
+    "sweep": {"sweep_report", "commands"},
     "job": {"commands"},
     "outputs": {"job"},
     "cli": {"commands", "__main__"},
@@ -108,8 +110,8 @@ def test_runtime_does_not_import_export() -> None:
         assert "dinoreg_export" not in top_levels(imported(path)), path
 
 
-def test_export_takes_only_manifest_and_errors_from_the_runtime() -> None:
-    allowed = ("dinoreg_rt.manifest", "dinoreg_rt.errors")
+def test_export_takes_only_manifest_errors_and_engine_files_from_the_runtime() -> None:
+    allowed = ("dinoreg_rt.manifest", "dinoreg_rt.errors", "dinoreg_rt.trt")
     for path in sources("dinoreg_export"):
         ours = {n for n in imported(path) if n.startswith("dinoreg_rt.")}
         assert {n for n in ours if not n.startswith(allowed)} == set(), path

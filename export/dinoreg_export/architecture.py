@@ -1,15 +1,9 @@
-"""The encoders that can be exported: their sizes, in one table, and how weights are recognised.
-
-Sizes of DINOv3 (arXiv 2508.10104) and DINOv2 (arXiv 2304.07193) as their model cards give them.
-"""
+"""The two families of encoders that can be exported: their sizes and their tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
-
-from dinoreg_rt.errors import InputError
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 Shape = tuple[int, ...]
 
@@ -33,6 +27,7 @@ class VitArchitecture:
         hidden: width of the feed-forward layer.
         gated: SwiGLU instead of GELU.
         register_tokens: between the class token and the patches.
+        biased: which of q, k and v have a bias in the released weights.
         epsilon: of every layer norm.
         rope_base: longest period of the rotary positions, in units of their shortest.
     """
@@ -46,6 +41,7 @@ class VitArchitecture:
     hidden: int
     gated: bool = False
     register_tokens: int = 4
+    biased: str = "qv"
     epsilon: float = 1e-5
     rope_base: float = 100.0
 
@@ -60,6 +56,11 @@ class VitArchitecture:
         return 1 + self.register_tokens
 
     @property
+    def learned_positions(self) -> bool:
+        """Whether a tensor ``position`` (1, 1 + n * n, dim) belongs to it, for any n."""
+        return self.generation == 2
+
+    @property
     def licence(self) -> str:
         """Name and address of the licence of the released weights."""
         return DINOV3_LICENCE if self.generation == 3 else DINOV2_LICENCE
@@ -71,101 +72,86 @@ class VitArchitecture:
         if self.register_tokens:
             shapes["register_tokens"] = (1, self.register_tokens, c)
         shapes |= {"patch.weight": (c, 3, self.patch, self.patch), "patch.bias": (c,)}
+        block: dict[str, Shape] = {f"norm{i}.{p}": (c,) for i in (1, 2) for p in ("weight", "bias")}
+        block |= {"scale1": (c,), "scale2": (c,), "o.weight": (c, c), "o.bias": (c,)}
+        block |= {f"{p}.weight": (c, c) for p in "qkv"}
+        block |= {"up.weight": (h, c), "up.bias": (h,), "down.weight": (c, h), "down.bias": (c,)}
+        if self.gated:
+            block |= {"gate.weight": (h, c), "gate.bias": (h,)}
         for n in range(self.depth):
-            block: dict[str, Shape] = {
-                "norm1.weight": (c,),
-                "norm1.bias": (c,),
-                "scale1": (c,),
-                "scale2": (c,),
-            }
-            block |= {"norm2.weight": (c,), "norm2.bias": (c,), "o.weight": (c, c), "o.bias": (c,)}
-            block |= {f"{p}.weight": (c, c) for p in "qkv"}
-            block |= {"up.weight": (h, c), "up.bias": (h,), "down.weight": (c, h)}
-            block |= {"down.bias": (c,)}
-            if self.gated:
-                block |= {"gate.weight": (h, c), "gate.bias": (h,)}
             shapes |= {f"blocks.{n}.{name}": shape for name, shape in block.items()}
         return shapes | {"norm.weight": (c,), "norm.bias": (c,)}
 
     def optional_parameters(self) -> dict[str, Shape]:
-        """What a checkpoint may leave out: biases of q, k, v (none in ViT-7B, no k in the rest)."""
-        shapes: dict[str, Shape] = {
-            f"blocks.{n}.{p}.bias": (self.dim,) for n in range(self.depth) for p in "qkv"
-        }
-        return shapes
+        """Biases of q, k and v; timm's files leave them out where the released ones are zero."""
+        return {f"blocks.{n}.{p}.bias": (self.dim,) for n in range(self.depth) for p in "qkv"}
 
 
-def _v3(name: str, dim: int, depth: int, heads: int, hidden: int, **more: bool) -> VitArchitecture:
-    return VitArchitecture(f"dinov3-{name}", 3, 16, dim, depth, heads, hidden, **more)
+@dataclass(frozen=True)
+class ConvNextArchitecture:
+    """A ConvNeXt of the DINOv3 family: four stages, each halving the grid of the one before.
 
-
-def _v2(name: str, dim: int, depth: int, heads: int, hidden: int, **more: bool) -> VitArchitecture:
-    return VitArchitecture(
-        f"dinov2-{name}", 2, 14, dim, depth, heads, hidden, register_tokens=0, epsilon=1e-6, **more
-    )
-
-
-#: Every encoder that is recognised; DINOv2 comes with four registers as ``...-reg4`` too.
-ARCHITECTURES: dict[str, VitArchitecture] = {
-    a.name: a
-    for a in (
-        _v3("vits16", 384, 12, 6, 1536),
-        _v3("vits16plus", 384, 12, 6, 1536, gated=True),
-        _v3("vitb16", 768, 12, 12, 3072),
-        _v3("vitl16", 1024, 24, 16, 4096),
-        _v3("vith16plus", 1280, 32, 20, 5120, gated=True),
-        _v3("vit7b16", 4096, 40, 32, 8192, gated=True),
-        _v2("vits14", 384, 12, 6, 1536),
-        _v2("vitb14", 768, 12, 12, 3072),
-        _v2("vitl14", 1024, 24, 16, 4096),
-        _v2("vitg14", 1536, 40, 24, 4096, gated=True),
-    )
-}
-ARCHITECTURES |= {
-    f"{name}-reg4": replace(a, name=f"{name}-reg4", register_tokens=4)
-    for name, a in list(ARCHITECTURES.items())
-    if a.generation == 2
-}
-
-
-def named(model: str) -> VitArchitecture:
-    """The architecture of that name.
-
-    Raises:
-        InputError: there is none; the message lists them.
+    Attributes:
+        name: such as ``dinov3-convnext-tiny``.
+        depths: blocks of each stage.
+        dims: channels of each stage.
+        epsilon: of every layer norm.
     """
-    if model not in ARCHITECTURES:
-        raise InputError(f"no model '{model}'; there are: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[model]
+
+    name: str
+    depths: tuple[int, int, int, int]
+    dims: tuple[int, int, int, int]
+    epsilon: float = 1e-6
+
+    #: Pixels that the convolution before the first stage joins, and those before the others.
+    steps = (4, 2, 2, 2)
+    #: Side of the depthwise convolutions.
+    window = 7
+    learned_positions = False
+    licence = DINOV3_LICENCE
+
+    @property
+    def patch(self) -> int:
+        """Pixels per token and axis."""
+        return 32
+
+    @property
+    def dim(self) -> int:
+        """Channels of a token: of the last stage."""
+        return self.dims[-1]
+
+    def parameters(self) -> dict[str, Shape]:
+        """Canonical names and shapes; linear layers are (out, in)."""
+        shapes: dict[str, Shape] = {}
+        before = 3
+        for s, (depth, c) in enumerate(zip(self.depths, self.dims, strict=True)):
+            normed, step = c if s == 0 else before, self.steps[s]
+            stage: dict[str, Shape] = {
+                "reduce.weight": (c, before, step, step),
+                "reduce.bias": (c,),
+                "reduce_norm.weight": (normed,),
+                "reduce_norm.bias": (normed,),
+            }
+            for n in range(depth):
+                block: dict[str, Shape] = {
+                    "depthwise.weight": (c, 1, self.window, self.window),
+                    "depthwise.bias": (c,),
+                    "norm.weight": (c,),
+                    "norm.bias": (c,),
+                    "up.weight": (4 * c, c),
+                    "up.bias": (4 * c,),
+                    "down.weight": (c, 4 * c),
+                    "down.bias": (c,),
+                    "scale": (c,),
+                }
+                stage |= {f"blocks.{n}.{name}": shape for name, shape in block.items()}
+            shapes |= {f"stages.{s}.{name}": shape for name, shape in stage.items()}
+            before = c
+        return shapes | {"norm.weight": (self.dim,), "norm.bias": (self.dim,)}
+
+    def optional_parameters(self) -> dict[str, Shape]:
+        """None."""
+        return {}
 
 
-def recognise(shapes: Mapping[str, Shape]) -> VitArchitecture:
-    """The architecture whose tensors have these canonical names and shapes.
-
-    Raises:
-        InputError: none of the table; the message says what was found.
-    """
-    patch = shapes.get("patch.weight")
-    if patch is None or len(patch) != 4:
-        raise InputError(
-            "the checkpoint holds no patch embedding of a vision transformer; supported are "
-            f"{', '.join(ARCHITECTURES)}"
-        )
-    depth = 1 + max((int(n.split(".")[1]) for n in shapes if n.startswith("blocks.")), default=-1)
-    found = {
-        "generation": 2 if "position" in shapes else 3,
-        "patch": patch[-1],
-        "dim": patch[0],
-        "depth": depth,
-        "hidden": shapes.get("blocks.0.up.weight", (0,))[0],
-        "gated": "blocks.0.gate.weight" in shapes,
-        "register_tokens": shapes.get("register_tokens", (1, 0))[1],
-    }
-    for architecture in ARCHITECTURES.values():
-        if all(getattr(architecture, key) == value for key, value in found.items()):
-            return architecture
-    text = ", ".join(f"{key} {value}" for key, value in found.items())
-    raise InputError(
-        f"the checkpoint is of no known architecture ({text}); supported are "
-        f"{', '.join(ARCHITECTURES)}"
-    )
+Architecture: TypeAlias = VitArchitecture | ConvNextArchitecture

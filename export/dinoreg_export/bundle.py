@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -23,13 +24,11 @@ from dinoreg_rt.manifest import (
     write_manifest,
 )
 
-from .architecture import VitArchitecture
-from .checkpoint import Weights
-from .onnx_graph import WeightsFile
-from .verify import compare
-from .vit import write_graph, write_weights
+from .architecture import Architecture
+from .files import WEIGHTS_NAME, GraphFile, Progress, write_files
+from .verify import compare, passes, refusal
+from .weights import Weights
 
-WEIGHTS_NAME = "weights.bin"
 NOTICE_NAME = "LICENSE"
 NormalisationName = Literal["imagenet", "satellite", "none"]
 #: Of pixels in 0..1: what the released weights were trained with, photographs or satellite images.
@@ -43,7 +42,7 @@ NORMALISATIONS: dict[NormalisationName, Normalisation] = {
 _PROBE_PATCHES = (10, 7)
 _MOST_PROBE_PATCHES = 400
 
-Progress = Callable[[str, float], None]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
 
 def export_bundle(
@@ -64,7 +63,7 @@ def export_bundle(
         source: what the manifest says about them.
         sizes: (height, width) in pixels, multiples of the patch.
         folder: the bundle; must not exist, unless `force` and it is a bundle.
-        precision: fp32 or fp16.
+        precision: of the products; see `precision.STORAGE`.
         normalisation: of the pixels.
         force: replace a bundle.
         progress: called with a stage's name and its finished fraction.
@@ -76,8 +75,8 @@ def export_bundle(
     """
     a = weights.architecture
     check_sizes(a, sizes)
-    if precision not in ("fp32", "fp16"):
-        raise ConfigError(f"precision {precision} cannot be exported yet; wanted fp32 or fp16")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")
     _check_free(folder, force=force)
     report = progress or (lambda stage, fraction: None)
     try:
@@ -104,9 +103,7 @@ def export_bundle(
         )
         write_manifest(manifest, work)
         work.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.rename(folder)
+        _put_in_place(work, folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
     finally:
@@ -114,7 +111,7 @@ def export_bundle(
     return manifest
 
 
-def check_sizes(a: VitArchitecture, sizes: Sequence[tuple[int, int]]) -> None:
+def check_sizes(a: Architecture, sizes: Sequence[tuple[int, int]]) -> None:
     """Stop at a size that is no multiple of the patch.
 
     Raises:
@@ -138,29 +135,57 @@ def _write_files(
     precision: Precision,
     report: Progress,
 ) -> tuple[list[Graph], Verification]:
-    half = precision == "fp16"
-    with (work / WEIGHTS_NAME).open("wb") as stream:
-        file = WeightsFile(stream, WEIGHTS_NAME)
-        write_weights(weights, file, half=half, progress=lambda done: report("weights", done))
-    graphs = []
-    for i, (height, width) in enumerate(sorted(set(sizes))):
-        name = f"encoder_{height}x{width}.onnx"
-        write_graph(weights, file, work / name, height, width, half=half)
-        graphs.append(Graph(file=name, height=height, width=width))
-        report("graphs", (i + 1) / len(sizes))
+    files = [GraphFile(f"encoder_{h}x{w}.onnx", (h, w)) for h, w in sorted(set(sizes))]
+    probe = _probe(weights.architecture, files, precision)
+    write_files(weights, list(dict.fromkeys([*files, probe])), work, precision, report)
     report("verification", 0.0)
-    patch = weights.architecture.patch
-    smallest = min(graphs, key=lambda graph: graph.height * graph.width)
-    if smallest.height * smallest.width <= _MOST_PROBE_PATCHES * patch**2:
-        found = compare(weights, work / smallest.file, smallest.height, smallest.width)
-    else:
-        height, width = (n * patch for n in _PROBE_PATCHES)
-        probe = work / "probe.onnx"
-        write_graph(weights, file, probe, height, width, half=half)
-        found = compare(weights, probe, height, width)
-        probe.unlink()
+    found = compare(weights, work / probe.name, probe.size, precision)
+    if not passes(found):
+        raise refusal(found, precision, _passing(weights, probe, work, precision))
+    if probe not in files:
+        (work / probe.name).unlink()
     report("verification", 1.0)
+    graphs = [Graph(file=f.name, height=f.size[0], width=f.size[1]) for f in files]
     return graphs, found
+
+
+def _probe(a: Architecture, files: Sequence[GraphFile], precision: Precision) -> GraphFile:
+    """The graph that is compared with the reference."""
+    smallest = min(files, key=lambda file: file.size[0] * file.size[1])
+    small = smallest.size[0] * smallest.size[1] <= _MOST_PROBE_PATCHES * a.patch**2
+    if small and precision != "bf16":
+        return smallest
+    rows, columns = _PROBE_PATCHES
+    size = smallest.size if small else (rows * a.patch, columns * a.patch)
+    return GraphFile("probe.onnx", size, verified=True)
+
+
+def _passing(
+    weights: Weights, probe: GraphFile, work: Path, refused: Precision
+) -> Precision | None:
+    """The smallest other precision whose graph agrees with the checkpoint."""
+    others: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
+    for precision in others[others.index(refused) + 1 :] if refused in others else others:
+        with tempfile.TemporaryDirectory(dir=work) as name:
+            graph = replace(probe, verified=True)
+            write_files(weights, [graph], Path(name), precision)
+            if passes(compare(weights, Path(name) / probe.name, probe.size, precision)):
+                return precision
+    return None
+
+
+def _put_in_place(work: Path, folder: Path) -> None:
+    """Rename; a bundle that is replaced goes only once the new one is there."""
+    old = work.with_name(f"{work.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        work.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_free(folder: Path, *, force: bool) -> None:
@@ -176,7 +201,7 @@ def _describe(path: Path) -> BundleFile:
     return BundleFile(name=path.name, size_bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
-def _notice(a: VitArchitecture, source: Source) -> str:
+def _notice(a: Architecture, source: Source) -> str:
     if source.random_weights:
         return f"Random weights in the shape of {a.name}, for tests of plumbing and speed.\n"
     return (

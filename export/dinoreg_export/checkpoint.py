@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 
 from dinoreg_rt.errors import InputError
 
-from .architecture import Shape, VitArchitecture, named, recognise
+from .architecture import Architecture, Shape
+from .checks import check_shapes
 from .layouts import Layout, Piece, canonical
+from .models import named, recognise
 from .safetensors_file import SafetensorsFile
 from .torch_file import TorchFile
 
@@ -43,18 +46,6 @@ class TensorFile(Protocol):
         """Let go of the file."""
 
 
-class Weights(Protocol):
-    """Canonical tensors of an encoder: a checkpoint's, or random ones."""
-
-    architecture: VitArchitecture
-
-    def names(self) -> list[str]:
-        """Canonical names."""
-
-    def read(self, name: str) -> NDArray[np.float32]:
-        """One tensor as float32."""
-
-
 class Checkpoint:
     """The canonical tensors of a checkpoint.
 
@@ -66,26 +57,27 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: Path, model: str = "auto", architecture: VitArchitecture | None = None
+        self, path: Path, model: str = "auto", architecture: Architecture | None = None
     ) -> None:
         files = _files(path)
         self.name = path.name
-        self._stored: dict[str, TensorFile] = {}
-        self._files = [_open(file) for file in files]
-        for file in self._files:
-            for stored in file.names():
-                if stored in self._stored:
-                    raise InputError(f"{path}: two of its files hold '{stored}'")
-                self._stored[stored] = file
-        self._pieces, layout = canonical(self._stored)
-        self.layout: Layout = layout
-        self._drop_masked_biases(path)
-        shapes = {name: self.shape(name) for name in self._pieces}
-        if architecture is None:
-            architecture = recognise(shapes) if model == "auto" else named(model)
-        self.architecture = architecture
-        _check_shapes(path, shapes, architecture)
-        self.sha256 = _sha256(files)
+        self._files: list[TensorFile] = []
+        try:
+            self._stored = self._open_all(path, files)
+            self._pieces, layout = canonical(self._stored)
+            self.layout: Layout = layout
+            self._drop_masked_biases(path)
+            self._split_packed_gates()
+            shapes = {name: self.shape(name) for name in self._pieces}
+            if architecture is None:
+                architecture = recognise(shapes) if model == "auto" else named(model)
+            self.architecture: Architecture = architecture
+            check_shapes(path, shapes, architecture)
+            self._shapes = architecture.parameters()
+            self.sha256 = _sha256(files)
+        except BaseException:
+            self.close()
+            raise
 
     def names(self) -> list[str]:
         """Canonical names of all tensors."""
@@ -95,6 +87,8 @@ class Checkpoint:
         """Of one tensor."""
         piece = self._pieces[name]
         shape = self._stored[piece.stored].shape(piece.stored)
+        if name == "position" and len(shape) == 3 and _is_square(shape[1]):
+            return (shape[0], 1 + shape[1], shape[2])
         return (shape[0] // piece.parts, *shape[1:]) if piece.parts > 1 else shape
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -106,13 +100,26 @@ class Checkpoint:
         values = self._read(self._pieces[name])
         if not np.isfinite(values).all():
             raise InputError(f"{self.name}: '{name}' holds values that are not finite")
-        shape = self.architecture.parameters().get(name)
+        if name == "position" and _is_square(values.shape[1]):
+            # timm adds the class token's position to the token itself.
+            values = np.pad(values, ((0, 0), (1, 0), (0, 0)))
+        shape = self._shapes.get(name)
         return np.ascontiguousarray(values.reshape(shape) if shape else values)
 
     def close(self) -> None:
         """Let go of the files."""
         for file in self._files:
             file.close()
+
+    def _open_all(self, path: Path, files: list[Path]) -> dict[str, TensorFile]:
+        stored: dict[str, TensorFile] = {}
+        for file in files:
+            self._files.append(_open(file))
+            for name in self._files[-1].names():
+                if name in stored:
+                    raise InputError(f"{path}: two of its files hold '{name}'")
+                stored[name] = self._files[-1]
+        return stored
 
     def _read(self, piece: Piece) -> NDArray[np.float32]:
         values = self._stored[piece.stored].read(piece.stored)
@@ -130,16 +137,30 @@ class Checkpoint:
                     raise InputError(f"{path}: '{mask}' keeps the bias of k; wanted it masked out")
                 del self._pieces[name]
 
+    def _split_packed_gates(self) -> None:
+        """timm keeps gate and up of DINOv2's SwiGLU in one tensor that is named like a plain up."""
+        for name in [n for n in self._pieces if re.fullmatch(r"blocks\.\d+\.up\.weight", n)]:
+            block = name[: -len("up.weight")]
+            down = f"{block}down.weight"
+            if down not in self._pieces or f"{block}gate.weight" in self._pieces:
+                continue
+            if self.shape(name)[0] != 2 * self.shape(down)[-1]:
+                continue
+            for leaf in ("weight", "bias"):
+                stored = self._pieces[f"{block}up.{leaf}"].stored
+                self._pieces[f"{block}gate.{leaf}"] = Piece(stored, 0, 2)
+                self._pieces[f"{block}up.{leaf}"] = Piece(stored, 1, 2)
+
 
 @contextlib.contextmanager
 def open_checkpoint(
-    path: Path, model: str = "auto", *, architecture: VitArchitecture | None = None
+    path: Path, model: str = "auto", *, architecture: Architecture | None = None
 ) -> Iterator[Checkpoint]:
     """A checkpoint for as long as the block lasts.
 
     Args:
         path: a .safetensors or .pth file, or a folder with ``model.safetensors`` or its index.
-        model: name in `ARCHITECTURES`, or ``auto``: by the tensors' shapes.
+        model: name in `models.ARCHITECTURES`, or ``auto``: by the tensors' shapes.
         architecture: instead of one from the table.
 
     Raises:
@@ -151,36 +172,6 @@ def open_checkpoint(
         yield checkpoint
     finally:
         checkpoint.close()
-
-
-class RandomWeights:
-    """Weights drawn from a seed: for tests of plumbing and speed, not of features."""
-
-    def __init__(self, architecture: VitArchitecture, seed: int) -> None:
-        self.architecture = architecture
-        self.seed = seed
-        biases = [n for n in architecture.optional_parameters() if ".k." not in n]
-        self._shapes = architecture.parameters() | {
-            n: (architecture.dim,) for n in biases if architecture.name != "dinov3-vit7b16"
-        }
-        if architecture.generation == 2:
-            tokens = 1 + (518 // architecture.patch) ** 2
-            self._shapes["position"] = (1, tokens, architecture.dim)
-
-    def names(self) -> list[str]:
-        """Canonical names of all tensors."""
-        return list(self._shapes)
-
-    def read(self, name: str) -> NDArray[np.float32]:
-        """The same numbers each time: the generator is seeded by name."""
-        key = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:8], "little")
-        values = np.random.default_rng(key).standard_normal(self._shapes[name], np.float32)
-        leaf = name.rpartition(".")[2]
-        if "norm" in name or leaf.startswith("scale"):
-            return np.float32(0.1) * values + np.float32(
-                leaf == "weight" or leaf.startswith("scale")
-            )
-        return np.float32(0.1 if values.ndim == 1 else 0.04) * values
 
 
 def _files(path: Path) -> list[Path]:
@@ -195,49 +186,30 @@ def _files(path: Path) -> list[Path]:
     if path.suffix != ".json":
         return [path]
     try:
-        names = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        names = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()), key=str)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not an index of safetensors: {error}") from error
     for name in names:
-        if Path(name).name != name or not (path.parent / name).is_file():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InputError(f"{path}: its part '{name}' is no plain file name; refused")
+        if not (path.parent / name).is_file():
             raise InputError(f"{path}: its part '{name}' is missing beside it")
     return [path.parent / name for name in names]
 
 
 def _open(file: Path) -> TensorFile:
-    if file.suffix in _TORCH:
-        return TorchFile(file)
-    if file.suffix == ".safetensors":
-        return SafetensorsFile(file)
-    raise InputError(f"{file}: wanted .safetensors or {', '.join(sorted(_TORCH))}")
+    kinds: dict[str, type[TorchFile] | type[SafetensorsFile]] = dict.fromkeys(_TORCH, TorchFile)
+    kind = (kinds | {".safetensors": SafetensorsFile}).get(file.suffix)
+    if kind is None:
+        raise InputError(f"{file}: wanted .safetensors or {', '.join(sorted(_TORCH))}")
+    try:
+        return kind(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
-def _check_shapes(path: Path, shapes: dict[str, Shape], architecture: VitArchitecture) -> None:
-    wanted = architecture.parameters()
-    allowed = wanted | architecture.optional_parameters()
-    missing = sorted(wanted.keys() - shapes.keys())
-    extra = sorted(shapes.keys() - allowed.keys() - {"position"})
-    if (architecture.generation == 2) != ("position" in shapes):
-        (missing if architecture.generation == 2 else extra).append("position")
-    for what, names in (("lacks", missing), ("has besides", extra)):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise InputError(f"{path}: {architecture.name} {what} {', '.join(names[:5])}{more}")
-    for name, shape in shapes.items():
-        expected = allowed.get(name)
-        if expected is not None and shape != expected and not _same_but_for_ones(shape, expected):
-            raise InputError(
-                f"{path}: '{name}' has shape {shape}; {architecture.name} wants {expected}"
-            )
-    position = shapes.get("position")
-    if position is not None:
-        side = round((position[1] - 1) ** 0.5) if len(position) == 3 else 0
-        if len(position) != 3 or position[1] != 1 + side * side or position[2] != architecture.dim:
-            raise InputError(f"{path}: 'position' has shape {position}; wanted (1, 1 + n * n, dim)")
-
-
-def _same_but_for_ones(shape: Shape, expected: Shape) -> bool:
-    return [n for n in shape if n != 1] == [n for n in expected if n != 1]
+def _is_square(n: int) -> bool:
+    return math.isqrt(n) ** 2 == n
 
 
 def _sha256(files: list[Path]) -> str:

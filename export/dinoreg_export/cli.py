@@ -12,9 +12,11 @@ import rich_click as click
 
 from dinoreg_rt.errors import DeviceError
 
+from .engine_cli import engine_command
+
 if TYPE_CHECKING:
-    from .bundle import Progress
-    from .checkpoint import Weights
+    from .files import Progress
+    from .weights import Weights
 
 _BUNDLE = click.Path(path_type=Path)
 
@@ -22,6 +24,9 @@ _BUNDLE = click.Path(path_type=Path)
 @click.group()
 def export() -> None:
     """Make an encoder bundle out of a checkpoint: ONNX, weights, manifest. Needs no torch."""
+
+
+export.add_command(engine_command)
 
 
 @export.command("onnx")
@@ -40,7 +45,13 @@ def export() -> None:
     help="Input size in pixels, a multiple of the patch; may be given several times.",
 )
 @click.option("-o", "--output", "folder", type=_BUNDLE, required=True, help="Folder to make.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of matrix products. fp32, int8: CPUs; fp16, bf16: GPUs. Sums and norms stay float32.",
+)
 @click.option(
     "--normalisation",
     type=click.Choice(["imagenet", "satellite", "none"]),
@@ -53,7 +64,7 @@ def export() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
 def onnx_command(**options: Any) -> None:
-    """Turn a checkpoint of DINOv3 or DINOv2 into a verified bundle.
+    """Turn a checkpoint of DINOv3 (ViT, ConvNeXt) or DINOv2 into a verified bundle.
 
     Every export is checked with ONNX Runtime against a forward pass in NumPy. Released DINOv3
     weights have a licence of their own, which the bundle names and which goes with it.
@@ -61,12 +72,13 @@ def onnx_command(**options: Any) -> None:
     _need_onnx()
     from dinoreg_rt.manifest import Source
 
-    from .architecture import named
     from .bundle import export_bundle
-    from .checkpoint import RandomWeights, open_checkpoint
+    from .checkpoint import open_checkpoint
+    from .models import named
+    from .random_weights import RandomWeights
 
     def make(weights: Weights, source: Source) -> None:
-        with _progress(shown=not (options["quiet"] or options["as_json"])) as progress:
+        with progress_bars(shown=not (options["quiet"] or options["as_json"])) as progress:
             manifest = export_bundle(
                 weights,
                 source,
@@ -86,6 +98,8 @@ def onnx_command(**options: Any) -> None:
     seed = options["random_seed"]
     if (seed is None) == (options["weights"] is None):
         raise click.UsageError("give --weights, or --random-seed with --model")
+    if seed is not None and options["model"] == "auto":
+        raise click.UsageError("--random-seed needs --model: there are no tensors to go by")
     if seed is not None:
         random = RandomWeights(named(options["model"]), seed)
         make(random, Source(checkpoint=f"random seed {seed}", sha256="0" * 64, layout="none",
@@ -157,7 +171,7 @@ def _say(model: str, verification: Any) -> None:
 
 
 @contextmanager
-def _progress(*, shown: bool) -> Iterator[Progress]:
+def progress_bars(*, shown: bool) -> Iterator[Progress]:
     """A bar for each stage on a terminal, nothing in a pipe."""
     from rich.console import Console
     from rich.progress import Progress as Bars

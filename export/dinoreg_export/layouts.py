@@ -11,6 +11,17 @@
 | `blocks.N.gate.*`, `up.*`, `down.*` | `mlp.gate_proj`, `up_proj`, `down_proj`; `fc1`, `fc2` or `weights_in`, `weights_out` | `w1`, `w2`, `w3`; `fc1`, `fc2` or `w12`, `w3` | `fc1_g`, `fc1_x`, `fc2` |
 | `norm.*` | `norm.*`; `layernorm.*` | `norm.*` | `norm.*` |
 
+and of ConvNeXt:
+
+| canonical | Hugging Face | original .pth | timm |
+|---|---|---|---|
+| `stages.S.reduce.*`, `reduce_norm.*` | `stages.S.downsample_layers.{0,1}` | `downsample_layers.S.{0,1}` | `stem.{0,1}`, `stages.S.downsample.{0,1}` |
+| `stages.S.blocks.B.depthwise.*` | `stages.S.layers.B.depthwise_conv` | `stages.S.B.dwconv` | `stages.S.blocks.B.conv_dw` |
+| `stages.S.blocks.B.norm.*` | `layer_norm` | `norm` | `norm` |
+| `stages.S.blocks.B.up.*`, `down.*` | `pointwise_conv1`, `pointwise_conv2` | `pwconv1`, `pwconv2` | `mlp.fc1`, `mlp.fc2` |
+| `stages.S.blocks.B.scale` | `gamma` | `gamma` | `gamma` |
+| `norm.*` | `layer_norm.*` | `norm.*` (and the same as `norms.3.*`) | `head.norm.*` |
+
 SwiGLU is `down(silu(gate(x)) * up(x))`. A packed tensor holds its parts one after the other along its
 first axis: q, k, v; gate, up.
 """  # noqa: E501 - a table
@@ -41,8 +52,11 @@ _PREFIX = re.compile(
     r"^(?:module\.|model\.|backbone\.|teacher\.|student\.|encoder\.|dinov[23]\w*\.)+"
 )
 _BLOCK = re.compile(r"^(?:layer|blocks)\.(\d+)\.(.+)$")
-#: Tensors that the forward pass of an encoder doesn't need.
-_IGNORED = re.compile(r"^(embeddings\.)?mask_token$|^rope_embed\.periods$|attn\.qkv\.bias_mask$")
+#: Tensors that the forward pass of an encoder doesn't need: of the training, or kept twice.
+_IGNORED = re.compile(
+    r"^(embeddings\.)?mask_token$|^rope_embed\.periods$|attn\.qkv\.bias_mask$"
+    r"|^local_cls_norm\.(weight|bias)$|^norms\.3\.(weight|bias)$"
+)
 
 _TOP = {
     r"(?:embeddings\.)?cls_token": "cls_token",
@@ -50,7 +64,7 @@ _TOP = {
     r"embeddings\.position_embeddings|pos_embed": "position",
     r"(?:embeddings\.patch_embeddings|embeddings\.patch_embeddings\.projection|patch_embed\.proj)"
     r"\.(weight|bias)": r"patch.\1",
-    r"(?:norm|layernorm)\.(weight|bias)": r"norm.\1",
+    r"(?:norm|layernorm|layer_norm|head\.norm)\.(weight|bias)": r"norm.\1",
 }
 _IN_BLOCK = {
     r"norm([12])\.(weight|bias)": r"norm\1.\2",
@@ -68,6 +82,19 @@ _PACKED = {
     r"attn\.qkv\.(weight|bias)": ("q", "k", "v"),
     r"mlp\.(?:w12|weights_in)\.(weight|bias)": ("gate", "up"),
 }
+_STAGE = re.compile(r"^stages\.(\d+)\.(?:blocks\.|layers\.)?(\d+)\.(.+)$")
+_IN_STAGE = {
+    r"(?:depthwise_conv|dwconv|conv_dw)\.(weight|bias)": r"depthwise.\1",
+    r"(?:layer_norm|norm)\.(weight|bias)": r"norm.\1",
+    r"(?:pointwise_conv1|pwconv1|mlp\.fc1)\.(weight|bias)": r"up.\1",
+    r"(?:pointwise_conv2|pwconv2|mlp\.fc2)\.(weight|bias)": r"down.\1",
+    r"gamma": "scale",
+}
+#: Stage, position in a pair of convolution and norm, and which of their tensors.
+_REDUCE = re.compile(
+    r"^(?:stages\.(\d+)\.downsample(?:_layers)?|downsample_layers\.(\d+)|stem)"
+    r"\.([01])\.(weight|bias)$"
+)
 
 
 def canonical(stored_names: Iterable[str]) -> tuple[dict[str, Piece], Layout]:
@@ -101,25 +128,40 @@ def canonical(stored_names: Iterable[str]) -> tuple[dict[str, Piece], Layout]:
 
 
 def _translate(name: str, stored: str) -> dict[str, Piece]:
+    reduce = _REDUCE.match(name)
+    if reduce:
+        stage = int(reduce[1] or reduce[2] or 0)
+        # The first stage has its norm after the convolution, the others have it before.
+        part = "reduce" if (reduce[3] == "0") == (stage == 0) else "reduce_norm"
+        return {f"stages.{stage}.{part}.{reduce[4]}": Piece(stored)}
+    if in_stage := _STAGE.match(name):
+        prefix = f"stages.{in_stage[1]}.blocks.{in_stage[2]}."
+        return _first_match(_IN_STAGE, in_stage[3], prefix, stored)
     block = _BLOCK.match(name)
-    rest, prefix = (block[2], f"blocks.{block[1]}.") if block else (name, "")
-    for pattern, replacement in (_IN_BLOCK if block else _TOP).items():
-        match = re.fullmatch(pattern, rest)
-        if match:
-            return {prefix + match.expand(replacement): Piece(stored)}
-    for pattern, parts in _PACKED.items() if block else ():
-        match = re.fullmatch(pattern, rest)
+    if not block:
+        return _first_match(_TOP, name, "", stored)
+    prefix = f"blocks.{block[1]}."
+    for pattern, parts in _PACKED.items():
+        match = re.fullmatch(pattern, block[2])
         if match:
             return {
                 f"{prefix}{part}.{match[1]}": Piece(stored, i, len(parts))
                 for i, part in enumerate(parts)
             }
+    return _first_match(_IN_BLOCK, block[2], prefix, stored)
+
+
+def _first_match(patterns: dict[str, str], name: str, prefix: str, stored: str) -> dict[str, Piece]:
+    for pattern, replacement in patterns.items():
+        match = re.fullmatch(pattern, name)
+        if match:
+            return {prefix + match.expand(replacement): Piece(stored)}
     return {}
 
 
 def _layout(pieces: dict[str, Piece]) -> Layout:
     stored = [piece.stored for piece in pieces.values()]
-    if any("embeddings." in name for name in stored):
+    if any("embeddings." in name or "depthwise_conv" in name for name in stored):
         return "huggingface"
-    timm = re.compile(r"reg_token$|gamma_[12]$|fc1_[gx]\.|attn\.[qv]_bias$")
+    timm = re.compile(r"reg_token$|gamma_[12]$|fc1_[gx]\.|attn\.[qv]_bias$|\.conv_dw\.")
     return "timm" if any(timm.search(name) for name in stored) else "original"

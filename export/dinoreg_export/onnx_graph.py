@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 OPSET = 18
 #: Readers map the file into memory; 64 KiB is the coarsest page any of them asks for.
 _ALIGNMENT = 1 << 16
+Storage = Literal["float32", "float16", "bfloat16"]
+#: Numbers of the types in the ONNX format.
+ONNX_TYPES: dict[Storage, int] = {"float32": 1, "float16": 10, "bfloat16": 16}
+_ITEM_BYTES: dict[Storage, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Stored:
 
     offset: int
     shape: tuple[int, ...]
-    half: bool
+    storage: Storage
 
 
 class WeightsFile:
@@ -35,11 +40,11 @@ class WeightsFile:
         self.tensors: dict[str, Stored] = {}
         self._stream = stream
 
-    def add(self, name: str, values: NDArray[np.float32], *, half: bool = False) -> None:
-        """Write one tensor, in half precision if asked for."""
+    def add(self, name: str, values: NDArray[np.float32], storage: Storage = "float32") -> None:
+        """Write one tensor as numbers of this type."""
         self._stream.write(b"\0" * (-self._stream.tell() % _ALIGNMENT))
-        self.tensors[name] = Stored(self._stream.tell(), values.shape, half)
-        self._stream.write(np.ascontiguousarray(values, np.float16 if half else np.float32).data)
+        self.tensors[name] = Stored(self._stream.tell(), values.shape, storage)
+        self._stream.write(np.ascontiguousarray(values, _numpy_type(storage)).view(np.uint8).data)
 
 
 class GraphBuilder:
@@ -76,7 +81,8 @@ class GraphBuilder:
         """A constant that belongs to this graph alone; equal ones are stored once."""
         from onnx import numpy_helper
 
-        key = f"constant_{values.dtype}_{'x'.join(map(str, values.shape))}_{hash(values.tobytes())}"
+        digest = hashlib.sha256(values.tobytes()).hexdigest()
+        key = f"constant {values.dtype} {values.shape} {digest}"
         if key not in self._initializers:
             self._initializers[key] = numpy_helper.from_array(values, f"c{len(self._initializers)}")
         return str(self._initializers[key].name)
@@ -91,9 +97,9 @@ class GraphBuilder:
 
         stored = self._weights.tensors[name]
         tensor = onnx.TensorProto(name=name, dims=stored.shape)
-        tensor.data_type = onnx.TensorProto.FLOAT16 if stored.half else onnx.TensorProto.FLOAT
+        tensor.data_type = ONNX_TYPES[stored.storage]
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        length = int(np.prod(stored.shape)) * (2 if stored.half else 4)
+        length = int(np.prod(stored.shape)) * _ITEM_BYTES[stored.storage]
         for key, value in (
             ("location", self._weights.name),
             ("offset", stored.offset),
@@ -139,3 +145,11 @@ class GraphBuilder:
         )
         path.write_bytes(model.SerializeToString())
         onnx.checker.check_model(str(path))
+
+
+def _numpy_type(storage: Storage) -> Any:
+    if storage != "bfloat16":
+        return np.dtype(storage)
+    import ml_dtypes  # NumPy has no bfloat16 of its own
+
+    return np.dtype(ml_dtypes.bfloat16)

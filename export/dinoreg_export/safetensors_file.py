@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,25 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as stream:
-            size = path.stat().st_size
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-                raise InputError(
-                    f"{path}: not a safetensors file, or cut off: its header would take {length} "
-                    f"bytes of {size}"
-                )
-            self._header = self._parse(stream.read(length))
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self._start = 8 + length
-        for name in self._header:
-            self._check(name, size - self._start)
+        # Not mapped into memory: pages that were read would stay with the process to the end.
+        self._stream = path.open("rb")
+        try:
+            self._header, self._start = self._read_header(path.stat().st_size)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self, size: int) -> tuple[dict[str, Any], int]:
+        length = int.from_bytes(self._stream.read(8), "little")
+        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+            raise InputError(
+                f"{self.path}: not a safetensors file, or cut off: its header would take {length} "
+                f"bytes of {size}"
+            )
+        header = self._parse(self._stream.read(length))
+        for name, entry in header.items():
+            self._check(name, entry, size - 8 - length)
+        return header, 8 + length
 
     def names(self) -> list[str]:
         """Of the tensors, as stored."""
@@ -53,32 +58,36 @@ class SafetensorsFile:
         """One tensor as float32."""
         entry = self._header[name]
         first, last = entry["data_offsets"]
-        raw = self._map[self._start + first : self._start + last]
+        self._stream.seek(self._start + first)
+        raw = self._stream.read(last - first)
+        if len(raw) != last - first:
+            raise InputError(f"{self.path}: was cut off while it was read")
         values = np.frombuffer(raw, _TYPES[entry["dtype"]]).reshape(entry["shape"])
         if entry["dtype"] == "BF16":
             return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32)
+        return values.astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Let go of the file."""
-        self._map.close()
+        self._stream.close()
 
     def _parse(self, header: bytes) -> dict[str, Any]:
         try:
             entries = json.loads(header)
-            entries.pop("__metadata__", None)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{self.path}: its safetensors header is not JSON: {error}") from error
-        return dict(entries)
+        if not isinstance(entries, dict):
+            raise InputError(f"{self.path}: its safetensors header is no list of tensors")
+        return {name: entry for name, entry in entries.items() if name != "__metadata__"}
 
-    def _check(self, name: str, available: int) -> None:
-        entry = self._header[name]
+    def _check(self, name: str, entry: Any, available: int) -> None:
         try:
             kind, shape = entry["dtype"], [int(n) for n in entry["shape"]]
             first, last = (int(n) for n in entry["data_offsets"])
+            known = kind in _TYPES
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{self.path}: the header's entry for '{name}' is damaged") from error
-        if kind not in _TYPES:
+        if not known:
             raise InputError(
                 f"{self.path}: '{name}' is stored as {kind}; wanted one of {', '.join(_TYPES)}"
             )

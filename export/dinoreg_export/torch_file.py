@@ -11,9 +11,8 @@ import collections
 import math
 import pickle
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,29 +35,36 @@ _LARGEST_PICKLE = 64 << 20
 _WRAPPERS = ("teacher", "model", "state_dict", "model_state_dict")
 
 
-@dataclass(frozen=True)
-class _Storage:
+class _Storage(NamedTuple):
     kind: str
     key: str
-    count: int
 
 
-@dataclass(frozen=True)
-class _Tensor:
+class _Tensor(NamedTuple):
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise pickle.UnpicklingError("a tensor without a storage")
-    return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
+class _RebuildTensor:
+    """Stands for torch's function. It takes no attributes: a pickle may try to set some."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
+        if not isinstance(storage, _Storage):
+            raise pickle.UnpicklingError("a tensor without a storage")
+        return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
 
 
-def _parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
+class _RebuildParameter:
+    """Stands for torch's function; a parameter is its tensor."""
+
+    __slots__ = ()
+
+    def __call__(self, tensor: Any, *_: Any) -> Any:
+        return tensor
 
 
 class _Inert(pickle.Unpickler):
@@ -74,8 +80,8 @@ class _Inert(pickle.Unpickler):
             return name
         known = {
             ("collections", "OrderedDict"): collections.OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-            ("torch._utils", "_rebuild_parameter"): _parameter,
+            ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+            ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
         }
         if (module, name) not in known:
             raise InputError(
@@ -88,7 +94,10 @@ class _Inert(pickle.Unpickler):
         """A reference to raw numbers."""
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
             raise pickle.UnpicklingError(f"unknown reference {pid!r}")
-        return _Storage(str(pid[1]), str(pid[2]), int(pid[4]))
+        kind = str(pid[1])
+        if kind not in _STORAGES:
+            raise pickle.UnpicklingError(f"unknown storage {kind!r}")
+        return _Storage(kind, str(pid[2]))
 
 
 class TorchFile:
@@ -98,18 +107,31 @@ class TorchFile:
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except zipfile.BadZipFile as error:
             raise InputError(
                 f"{path}: not a .pth of torch 1.6 or later, or cut off ({error}); save it again "
                 "with torch.save, or as safetensors"
             ) from error
+        try:
+            self._tensors = self._read_list()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_list(self) -> dict[str, _Tensor]:
         pickles = [n for n in self._zip.namelist() if n.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise InputError(f"{path}: holds {len(pickles)} data.pkl; wanted one, as of torch.save")
+            raise InputError(
+                f"{self.path}: holds {len(pickles)} data.pkl; wanted one, as of torch.save"
+            )
         self._folder = pickles[0][: -len("data.pkl")]
-        self._tensors = _tensors_of(self._unpickle(pickles[0]), path)
-        for name, tensor in self._tensors.items():
+        order = f"{self._folder}byteorder"
+        if order in self._zip.namelist() and self._zip.read(order) != b"little":
+            raise InputError(f"{self.path}: its numbers are big-endian; save it again")
+        tensors = _tensors_of(self._unpickle(pickles[0]), self.path)
+        for name, tensor in tensors.items():
             self._check(name, tensor)
+        return tensors
 
     def names(self) -> list[str]:
         """Of the tensors, as stored."""
@@ -129,7 +151,7 @@ class TorchFile:
         values = np.frombuffer(raw, type_).reshape(tensor.shape)
         if tensor.storage.kind == "BFloat16Storage":
             return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32)
+        return values.astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .architecture import ARCHITECTURES
+from .architecture import VitArchitecture
+from .models import ARCHITECTURES
 
 
 def slice_operations(model: str, rows: int, columns: int) -> float | None:
@@ -16,7 +17,7 @@ def slice_operations(model: str, rows: int, columns: int) -> float | None:
         columns: of tokens.
     """
     a = ARCHITECTURES.get(model)
-    if a is None or not hasattr(a, "heads"):
+    if not isinstance(a, VitArchitecture):
         return None
     tokens = rows * columns + a.prefix_tokens
     wide = (3 if a.gated else 2) * a.dim * a.hidden

@@ -10,6 +10,7 @@
 #include <cuda_runtime.h>
 
 #include "dinoreg/portable.h"
+#include "tiled_cost.cuh"
 
 DR_NAMESPACE_BEGIN
 
@@ -76,6 +77,18 @@ class CudaLauncher {
     config.blockDim = shape.block;
     config.stream = stream_;
     error_ = cudaLaunchKernelEx(&config, run_op<Op>, op);
+  }
+
+  // Rows of shifts through shared memory, where a kernel was made for the number of them.
+  void operator()(const ShiftCost& op) const {
+    if (op.rows() <= 0 || op.width() <= 0 || error_ != cudaSuccess) return;
+    const TiledKernel kernel = tiled_shift_cost(op.shifts.count_x());
+    if (kernel == nullptr) return operator()<ShiftCost>(op);
+    cudaLaunchConfig_t config = {};
+    config.gridDim = tiled_grid(op);
+    config.blockDim = dim3(kTileWidth, 1, 1);
+    config.stream = stream_;
+    error_ = cudaLaunchKernelEx(&config, kernel, op);
   }
 
   void zero(void* to, size_t bytes) const {

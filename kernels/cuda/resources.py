@@ -24,6 +24,8 @@ HOT = {
     "ShiftCost",
     "Smooth",
 }
+# Of tiled_cost.cuh, by the number of shifts along x.
+HOT |= {f"ShiftCost tiled {n}" for n in (3, 5, 7, 9)}
 
 # `run_op<Op>` is mangled as ..6run_op I N 2dr 4cuda <length><Op> E ..: the first name after it
 # that is no namespace. Kernels of another form keep their whole name.
@@ -49,6 +51,8 @@ class Usage:
 
 def op_name(mangled: str) -> str:
     """The op in a mangled kernel name: _ZN2dr4cuda6run_opINS0_8AdamStepEEEvT_ -> AdamStep."""
+    if tiled := re.search(r"run_tiledILi(\d+)E", mangled):
+        return f"ShiftCost tiled {tiled[1]}"
     start = mangled.find("run_opI")
     rest = mangled[start + len("run_opI") :] if start >= 0 else ""
     match = re.search(r"(\d+)([A-Za-z_]\w*)", re.sub(r"^N?S\d*_", "", rest))

@@ -190,6 +190,7 @@ class SolverArgs(ctypes.Structure):
         ("fold_penalty", c_double),
         ("fold_margin", c_double),
         ("field", c_void_p),
+        ("spread", c_void_p),
         ("similarity", c_double * 2),
         ("overlap", c_double),
         ("workspace", c_void_p),

@@ -68,12 +68,15 @@ class Solution:
         similarity_before: mean weighted squared feature difference without displacement.
         similarity_after: the same with it.
         overlap: share of the fixed weight whose match has moving weight.
+        spread: (z, y, x, 3) float32, mm: standard deviation along each axis of the shifts that
+            match nearly as well as the best of the discrete search; None unless asked for.
     """
 
     field: Array
     similarity_before: float
     similarity_after: float
     overlap: float
+    spread: Array | None = None
 
 
 def _sizes(
@@ -131,6 +134,7 @@ def solve(
     moving_offset: Sequence[int] = (0, 0, 0),
     channels: int | None = None,
     options: SolverOptions | None = None,
+    spread: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Solution:
@@ -145,6 +149,7 @@ def solve(
         moving_offset: index of the moving grid's first voxel on the fixed grid.
         channels: how many of the stored channels are used, the first ones (default all).
         options: see `SolverOptions`.
+        spread: also tell how well the search determined each voxel's match, see `Solution`.
         threads: CPU threads; 0 takes all.
         progress: called with ("search" | "refine", fraction); an exception stops the solve.
 
@@ -172,6 +177,9 @@ def solve(
     args.coupling = ctypes.cast(coupling, ctypes.POINTER(ctypes.c_double))
     out = xp.empty((*fixed.shape[:3], 3), np.float32)
     args.field = pointer(out, np.float32, "field", FIELD)
+    deviation = xp.zeros((*fixed.shape[:3], 3), np.float32) if spread else None
+    if deviation is not None:
+        args.spread = pointer(deviation, np.float32, "spread", FIELD)
     size = _library.workspace_bytes("dr_solver_workspace_bytes", args)
     workspace = xp.empty(size, np.uint8)
     args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
@@ -179,4 +187,4 @@ def solve(
     call = Call(fixed, threads, progress)
     with call.reraising():
         _library.call("dr_solver_run", call.execution, args)
-    return Solution(out, args.similarity[0], args.similarity[1], args.overlap)
+    return Solution(out, args.similarity[0], args.similarity[1], args.overlap, deviation)

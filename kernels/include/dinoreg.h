@@ -215,8 +215,11 @@ typedef struct dr_solver_args {
   double fold_margin; /* det J below this is penalised */
 
   float* field;            /* out: (fixed_shape, 3), mm along the grid's axes */
-  double similarity[2];    /* out: mean weighted squared difference before and after */
-  double overlap;          /* out: share of the fixed weight that meets moving weight */
+  /* out: (fixed_shape, 3), mm: standard deviation along each axis of the shifts that match nearly
+   * as well as the best of the discrete search; NULL: not wanted. Without a search it is 0. */
+  float* spread;
+  double similarity[2]; /* out: mean weighted squared difference before and after */
+  double overlap; /* out: share of the fixed weight that meets moving weight */
   void* workspace;
   size_t workspace_bytes;
 } dr_solver_args;

@@ -228,8 +228,14 @@ class Solver {
     float* forward = work_.take<float>(coarse_floats());
     float* backward = work_.take<float>(coarse_floats());
     const bool both = a_.consistency_rounds > 0;
-    if (!best_field(fixed, moving, padded, unrelated, forward, 0.0f, both ? 0.5f : 1.0f))
+    float* spread = a_.spread == nullptr ? nullptr : work_.take<float>(coarse_floats());
+    float* moments = a_.spread == nullptr ? nullptr : work_.take<float>(7 * coarse_.voxels());
+    if (!best_field(fixed, moving, padded, unrelated, forward, 0.0f, both ? 0.5f : 1.0f, moments))
       return false;
+    if (a_.spread != nullptr) {
+      run(SpreadToField{moments, coarse_, to_vec3(cell_mm_), spread});
+      resize(spread, coarse_, a_.spread, shape_, a_.search_factor, false);
+    }
     if (both) {
       if (!best_field(moving, fixed, padded, unrelated, backward, 0.5f, 0.5f)) return false;
       make_consistent(forward, backward);
@@ -253,7 +259,8 @@ class Solver {
 
   // The coupled-convex rounds: every voxel's best shift, smoothed, pulls the next choice to itself.
   bool best_field(const Coarse& fixed, const Coarse& moving, const Shape& padded,
-                  const float* unrelated, float* out, float from, float share) {
+                  const float* unrelated, float* out, float from, float share,
+                  float* moments = nullptr) {
     const size_t mark = work_.mark(), voxels = coarse_.voxels();
     const SearchBuffers wanted = search_buffers(launch_, shifts_);
     float* buffers[3];
@@ -277,6 +284,7 @@ class Solver {
         buffers[2]};
     for (int round = 0; round <= a_.coupling_rounds && !counting(); ++round) {
       search_pass(launch_, pass);
+      if (round == 0 && moments != nullptr) add_spread(pass, moments);
       run(ShiftsToPlanes{best_shift, coarse_, shifts_, raw});
       smooth(raw, planes, tmp, coarse_, 3, 1, a_.field_smoothing_mm, cell_mm_);
       if (!report(DR_STAGE_SEARCH,
@@ -288,6 +296,23 @@ class Solver {
     run(PlanesToField{planes, coarse_, to_vec3(cell_mm_), out});
     work_.release(mark);
     return true;
+  }
+
+  // The costs once more, now that the best of each voxel is known. Only when asked for.
+  void add_spread(const SearchPass& p, float* moments) const {
+    const int group = search_group(shifts_);
+    for (int first = 0; first < shifts_.count(); first += group) {
+      const int count = min_int(group, shifts_.count() - first);
+      ShiftCost cost = p.cost;
+      cost.first_shift = first;
+      cost.shift_count = count;
+      cost.out = p.raw;
+      shift_cost_pass(launch_, cost);
+      smooth_pass(launch_, SmoothPass{p.raw, p.smoothed, p.tmp, coarse_, count, 1, p.z, p.y, p.x});
+      // A tenth of what unrelated features cost: far above noise, far below a wrong structure.
+      launch_(AddSpread{p.smoothed, p.keep.best_cost, cost.unrelated, 0.1f, coarse_, shifts_, first,
+                        count, moments});
+    }
   }
 
   void make_consistent(float*& forward, float*& backward) {

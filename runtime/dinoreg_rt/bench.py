@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .bench_ceilings import measure_ceilings
 from .bench_peer import check_peer, run_convexadam
-from .bench_report import OTHER, BenchReport, Measured, Run, build_bench_report
+from .bench_report import OTHER, PLAN, BenchReport, Measured, Run, build_bench_report
 from .config import RegistrationConfig
 from .device import Device
 from .registrar import Registrar
@@ -59,7 +59,7 @@ def run_bench(request: BenchRequest, say: Callable[[str, float], None]) -> Bench
     with Registrar(config) as registrar:
         for i in range(request.runs + 1):
             say("register", i / (request.runs + 1))
-            runs.append(_timed(registrar, request, plans.append))
+            runs.append(_timed(registrar, request, plans))
         memory = _memory(registrar.device, plans[-1])
     say("register", 1.0)
     plan, volumes = plans[-1], (request.fixed, request.moving)
@@ -74,11 +74,17 @@ def run_bench(request: BenchRequest, say: Callable[[str, float], None]) -> Bench
     return build_bench_report(Measured(plan, volumes, runs[0], runs[1:], ceilings, memory, peer))
 
 
-def _timed(registrar: Registrar, request: BenchRequest, on_plan: Callable[[Plan], None]) -> Run:
+def _timed(registrar: Registrar, request: BenchRequest, plans: list[Plan]) -> Run:
+    planned: list[float] = []
+
+    def on_plan(plan: Plan) -> None:
+        planned.append(time.perf_counter())
+        plans.append(plan)
+
     began = time.perf_counter()
     result = registrar.register(request.fixed, request.moving, on_plan=on_plan)
     total_ms = (time.perf_counter() - began) * 1e3
-    stages = dict(result.timings_ms)
+    stages = {PLAN: (planned[0] - began) * 1e3} | result.timings_ms
     stages[OTHER] = max(0.0, total_ms - sum(stages.values()))
     return Run(total_ms, stages, result.versions)
 

@@ -16,8 +16,9 @@ from .types import Volume
 if TYPE_CHECKING:
     from .registration import Plan
 
-#: What no stage of the timer covers: planning, hashes, weights.
-OTHER = "other"
+#: What no stage of the timer covers: alignment and all other decisions before the heavy work; the
+#: rest, such as hashes and weights.
+PLAN, OTHER = "plan", "other"
 
 
 @dataclass(frozen=True)

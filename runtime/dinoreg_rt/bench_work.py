@@ -8,6 +8,7 @@ those of the formulas as written, from memory to memory.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Literal
@@ -64,7 +65,10 @@ def registration_work(plan: Plan, fixed: Geometry, moving: Geometry) -> list[Wor
     parts = [] if plan.encoding is None else _encoder_work(plan.encoding, plan)
     if plan.config.uses_mind:
         parts.append(_mind_work(plan))
-    return [*parts, *_solver_work(plan), *_result_work(plan, fixed, moving)]
+    parts += _solver_work(plan)
+    if plan.config.trust and plan.encoding is None:
+        parts.append(_decoy_work(plan))
+    return [*parts, *_result_work(plan, fixed, moving)]
 
 
 def _mind_channels(plan: Plan) -> int:
@@ -119,13 +123,7 @@ def _encoder_work(encoding: EncodingPlan, plan: Plan) -> list[Work]:
 
 def _solver_work(plan: Plan) -> list[Work]:
     config, grids = plan.config, plan.grids
-    c, channels = _control_voxels(plan), _channels(plan)
-    stride = padded_channels(channels)
-    cells = math.prod(
-        -(-s // f) for s, f in zip(grids.control.shape_zyx, grids.search_factor_zyx, strict=True)
-    )
-    shifts = math.prod(2 * r + 1 for r in grids.search_radius_zyx)
-    passes = 2 * (len(config.coupling) + 1)
+    c, stride = _control_voxels(plan), padded_channels(_channels(plan))
     # Bytes of one Adam iteration and voxel: both features, weights (8), two smoothings of three
     # components (48), gradient of the match (24), smoothness (36), folds (20), Adam's state (84).
     # Operations: blocks of eight channels at 36 each, smoothing, and about 60 for the rest.
@@ -134,14 +132,34 @@ def _solver_work(plan: Plan) -> list[Work]:
     adam_operations = 36 * stride + 2 * 9 * (2 * taps + 1) + 60
     *first, last = config.iterations
     coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
-    # A cost: subtract and multiply-add per channel, three smoothings of 7 taps, minimum.
-    search = float(cells) * shifts * passes * (2 * channels + 21 + 10)
+    # There and back.
+    search = 2 * _search_operations(plan, grids.control.shape_zyx, grids.search_factor_zyx)
     return [
         Work("other", "field-of-view weight", 4 * c, 8 * 20 * c),
         Work("solve", "discrete search", 0.0, search),
         Work("solve", "refinement, coarse", coarse * c * adam_bytes, coarse * c * adam_operations),
         Work("solve", "refinement, fine", last * c * adam_bytes, last * c * adam_operations),
     ]
+
+
+def _search_operations(plan: Plan, shape_zyx: Sequence[int], factor_zyx: Sequence[int]) -> float:
+    """Of a search in one direction, over cells of so many voxels."""
+    cells = math.prod(-(-s // f) for s, f in zip(shape_zyx, factor_zyx, strict=True))
+    shifts = math.prod(2 * r + 1 for r in plan.grids.search_radius_zyx)
+    passes = len(plan.config.coupling) + 1
+    # A cost: subtract and multiply-add per channel, three smoothings of 7 taps, minimum.
+    return float(cells) * shifts * passes * (2 * _channels(plan) + 21 + 10)
+
+
+def _decoy_work(plan: Plan) -> Work:
+    """Four searches on a lattice of half the fineness: in the moving image, and mirrored."""
+    shape = [-(-n // 2) for n in plan.grids.control.shape_zyx]
+    factor = [max(1, (f + 1) // 2) for f in plan.grids.search_factor_zyx]
+    moved = 2 * 2 * padded_channels(_channels(plan)) * _control_voxels(plan)
+    searches = (
+        4 * _search_operations(plan, shape, factor) if any(plan.grids.search_radius_zyx) else 0.0
+    )
+    return Work("trust", "search in mirror images", moved, searches)
 
 
 def _result_work(plan: Plan, fixed: Geometry, moving: Geometry) -> list[Work]:

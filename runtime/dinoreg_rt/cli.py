@@ -32,6 +32,7 @@ _COMMANDS = {
     "evaluate": _Entry("dinoreg_rt.commands.evaluate", "Score registrations: Dice, HD95, TRE."),
     "bench": _Entry("dinoreg_rt.commands.bench", "Measure registrations on this machine."),
     "models": _Entry("dinoreg_rt.commands.models", "List and check the encoders that are there."),
+    "sweep": _Entry("dinoreg_rt.commands.sweep", "Compare configurations: accuracy, time."),
     "doctor": _Entry("dinoreg_rt.commands.doctor", "Show what this machine can do, and what not."),
     "export": _Entry("", "Make an encoder bundle (ONNX) out of a DINOv3 or DINOv2 checkpoint."),
 }

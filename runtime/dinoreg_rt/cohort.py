@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -37,6 +38,18 @@ class GroupScores:
     pairs: int
     scored: int
     metrics: dict[str, MeanInterval] = field(default_factory=dict)
+
+
+class Scored(Protocol):
+    """What `summarise` looks at: `PairScores`, or what was kept of them."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+    def means(self) -> dict[str, float]: ...
 
 
 def evaluate_pairs(pairs: Sequence[PairFiles]) -> Iterator[PairScores]:
@@ -85,7 +98,7 @@ def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
     return [_pair_of_row(row, data, results) for row in rows]
 
 
-def summarise(scores: Sequence[PairScores]) -> list[GroupScores]:
+def summarise(scores: Sequence[Scored]) -> list[GroupScores]:
     """Means over the scored pairs with bootstrap intervals: all pairs first, then each kind.
 
     A metric's mean goes over the pairs that have it; `MeanInterval.cases` says how many.
@@ -97,7 +110,7 @@ def summarise(scores: Sequence[PairScores]) -> list[GroupScores]:
     return [_summarise_group(kind, members) for kind, members in groups.items()]
 
 
-def _summarise_group(kind: str, members: Sequence[PairScores]) -> GroupScores:
+def _summarise_group(kind: str, members: Sequence[Scored]) -> GroupScores:
     scored = [one.means() for one in members if one.status == "ok"]
     metrics = {}
     for name in scored[0] if scored else ():
@@ -120,6 +133,7 @@ def _pair_of_row(row: dict[str, str], data: Path, results: Path) -> PairFiles:
         fixed_image=path("fixed"),
         fixed_labels=path("fixed_label"),
         moving_labels=path("moving_label"),
+        moving_image=path("moving"),
         transforms=tuple(found[:1]),
         fixed_points=path("fixed_points"),
         moving_points=path("moving_points"),

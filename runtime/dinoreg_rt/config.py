@@ -16,7 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
-EngineChoice = Literal["auto", "ort-cpu", "openvino", "openvino-bf16"]
+LinearModel = Literal["rigid", "similarity", "affine"]
+EngineChoice = Literal[
+    "auto",
+    "ort-cpu",
+    "openvino",
+    "openvino-bf16",
+    "ort-cuda",
+    "ort-tensorrt",
+    "tensorrt",
+    "tensorrt-rtx",
+]
 
 
 class RegistrationConfig(BaseModel):
@@ -31,9 +41,16 @@ class RegistrationConfig(BaseModel):
         0, ge=0, le=1024, description="CPU threads; 0 takes all that this process may use"
     )
     initial: str = Field(
-        "centre",
+        "auto",
         min_length=1,
-        description="initial alignment: none, centre, moments, or a transform file",
+        description="initial alignment: auto, search, affine, none, centre, moments, or a "
+        "transform file",
+    )
+    linear: LinearModel = Field(
+        "affine", description="model of the initial alignment that auto and affine fit"
+    )
+    body_mask: Literal["auto", "off"] = Field(
+        "auto", description="auto: only the body counts, without the table and the air; or off"
     )
     fixed_modality: ModalityChoice = Field("auto", description="auto, ct or mr")
     moving_modality: ModalityChoice = Field("auto", description="auto, ct or mr")
@@ -56,7 +73,9 @@ class RegistrationConfig(BaseModel):
         "features are MIND-SSC",
     )
     engine: EngineChoice = Field(
-        "auto", description="what runs the encoder: auto, ort-cpu, openvino or openvino-bf16"
+        "auto",
+        description="what runs the encoder; auto takes ort-cpu on a CPU, and on a GPU a tensorrt "
+        "engine of 'dinoreg-rt export engine' where one fits, else ort-cuda",
     )
     token_grid: tuple[int, int] | None = Field(
         None,
@@ -168,6 +187,13 @@ class RegistrationConfig(BaseModel):
     )
     fold_margin: float = Field(
         0.2, ge=0, lt=1, description="det J below this is penalised: room before a fold"
+    )
+    trust: bool = Field(
+        default=True,
+        description="compare with mirror images of the moving image, for the verdict on trust",
+    )
+    confidence: bool = Field(
+        default=False, description="also tell how well the match of each voxel is determined"
     )
     inverse: bool = Field(default=False, description="also compute the inverse field")
 

@@ -7,40 +7,18 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .cuda_driver import CudaDriver, query_cuda_driver
+from .doctor_packages import Finding, driver_finding, package_findings
 from .machine import memory_bytes, usable_cpus
 
 if TYPE_CHECKING:
     from dinoreg_kernels import BuildInfo
 
-Status = Literal["ok", "absent", "problem"]
-
-#: Optional packages: shown name, distributions that provide it, the extra that installs it.
-_PACKAGES = (
-    ("CuPy", ("cupy-cuda13x", "cupy-cuda12x", "cupy"), "gpu"),
-    ("TensorRT", ("tensorrt-cu13", "tensorrt-cu12", "tensorrt"), "tensorrt"),
-    ("TensorRT-RTX", ("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx"),
-    ("OpenVINO", ("openvino",), "openvino"),
-    ("PyCUDA", ("pycuda",), "pycuda"),
-)
-
 _REINSTALL = "pip install --force-reinstall --no-deps ."
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table; `remedy` is what to type."""
-
-    name: str
-    status: Status
-    value: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +40,7 @@ def examine() -> Diagnosis:
         _memory(),
         _library_finding(library),
         *_cuda_findings(driver, library),
-        *_package_findings(driver),
+        *package_findings(driver),
         _encoders(),
     ]
     details = {
@@ -103,31 +81,6 @@ def models_folder() -> Path:
 def find_encoders(folder: Path) -> list[str]:
     """Names of the encoder bundles (folders with a manifest) in `folder`."""
     return sorted(p.parent.name for p in folder.glob("*/manifest.json"))
-
-
-def installed_version(names: Iterable[str]) -> str | None:
-    """``name version`` of the first of the distributions that is installed."""
-    for name in names:
-        try:
-            return f"{name} {metadata.version(name)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def install_command(extra: str) -> str:
-    """What to type for the packages of an extra, with the versions that this release wants."""
-    try:
-        requirements = metadata.requires("dinoreg-rt") or []
-    except metadata.PackageNotFoundError:
-        requirements = []
-    marked = [r.partition(";") for r in requirements]
-    wanted = [
-        f"'{name.strip()}'"
-        for name, _, mark in marked
-        if f"extra == '{extra}'" in mark.replace('"', "'")
-    ]
-    return f"pip install {' '.join(wanted)}" if wanted else f"pip install '.[{extra}]'"
 
 
 def _processor() -> Finding:
@@ -178,21 +131,9 @@ def _library_finding(library: BuildInfo | None) -> Finding:
 
 
 def _cuda_findings(driver: CudaDriver, library: BuildInfo | None) -> list[Finding]:
-    if driver.version is None:
-        return [Finding("CUDA driver", "absent", driver.problem)]
-    version = f"CUDA {driver.version[0]}.{driver.version[1]}"
-    if not driver.gpus:
-        return [
-            Finding(
-                "CUDA driver",
-                "problem",
-                f"{version}, but no device: {driver.problem}",
-                "nvidia-smi -L; in a container, start it with --gpus all",
-            )
-        ]
-    found = [Finding("CUDA driver", "ok", version)]
+    found = [driver_finding(driver)]
     found += [Finding(f"GPU {i}", "ok", gpu.describe()) for i, gpu in enumerate(driver.gpus)]
-    if library is not None and not library.cuda_built:
+    if driver.gpus and library is not None and not library.cuda_built:
         found.append(
             Finding(
                 "CUDA kernels",
@@ -202,35 +143,6 @@ def _cuda_findings(driver: CudaDriver, library: BuildInfo | None) -> list[Findin
             )
         )
     return found
-
-
-def _package_findings(driver: CudaDriver) -> list[Finding]:
-    found = [_onnxruntime(driver)]
-    for name, distributions, extra in _PACKAGES:
-        version = installed_version(distributions)
-        if version is None:
-            found.append(Finding(name, "absent", "not installed", install_command(extra)))
-        else:
-            found.append(Finding(name, "ok", version))
-    return found
-
-
-def _onnxruntime(driver: CudaDriver) -> Finding:
-    cpu, gpu = installed_version(["onnxruntime"]), installed_version(["onnxruntime-gpu"])
-    extra = "gpu" if driver.gpus else "cpu"
-    if cpu and gpu:
-        # Both write into one folder; the last installed wins, and removing one breaks the other.
-        package = "onnxruntime-gpu" if driver.gpus else "onnxruntime"
-        return Finding(
-            "ONNX Runtime",
-            "problem",
-            f"{cpu} and {gpu} overwrite each other's files",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && "
-            f"pip install --force-reinstall {package}",
-        )
-    if cpu or gpu:
-        return Finding("ONNX Runtime", "ok", cpu or gpu or "")
-    return Finding("ONNX Runtime", "absent", "not installed", install_command(extra))
 
 
 def _encoders() -> Finding:

@@ -48,6 +48,9 @@ class RegistrationError(DinoregError):
     exit_code = 8
 
 
+#: Of a run whose results were written but should not be trusted: no error, so no exception.
+UNTRUSTED_EXIT_CODE = 9
+
 #: What every code means, for `--help` and the README (2 is click's own code for wrong usage).
 EXIT_CODES: dict[int, str] = {
     0: "success",
@@ -59,6 +62,7 @@ EXIT_CODES: dict[int, str] = {
     6: "not enough memory",
     7: "an output cannot be written",
     8: "the images cannot be registered as asked",
+    9: "the registration should not be trusted; its results were written",
     130: "interrupted (Ctrl-C)",
     143: "terminated (SIGTERM)",
 }

@@ -36,6 +36,7 @@ class PairFiles:
         fixed_image: only its grid is used, and only when there are no fixed labels and no mask.
         fixed_labels: label map of the fixed image; its grid is the one everything is scored on.
         moving_labels: label map of the moving image.
+        moving_image: only for what registers the pair.
         transforms: fixed points to moving points, applied in this order.
         learn2reg: a Learn2Reg displacement file instead of `transforms`.
         fixed_points: landmarks of the fixed image.
@@ -48,6 +49,7 @@ class PairFiles:
     fixed_image: Path | None = None
     fixed_labels: Path | None = None
     moving_labels: Path | None = None
+    moving_image: Path | None = None
     transforms: tuple[Path, ...] = ()
     learn2reg: Path | None = None
     fixed_points: Path | None = None
@@ -121,8 +123,12 @@ JACOBIAN_METRICS = {
 }
 
 
-def evaluate_pair(files: PairFiles) -> PairScores:
+def evaluate_pair(files: PairFiles, mapping: Chain | None = None) -> PairScores:
     """Score one pair.
+
+    Args:
+        files: what to score with.
+        mapping: fixed to moving points, instead of the transform files.
 
     Raises:
         InputError: a file cannot be read or does not fit the others, the label maps share no
@@ -130,7 +136,7 @@ def evaluate_pair(files: PairFiles) -> PairScores:
     """
     fixed, moving = _read_label_pair(files)
     grid = _fixed_grid(files, fixed)
-    start, chain = _read_chains(files, grid, moving)
+    start, chain = _read_chains(files, grid, moving) if mapping is None else ((), mapping)
     before = after = None
     vanished: tuple[int, ...] = ()
     if grid is None and chain:

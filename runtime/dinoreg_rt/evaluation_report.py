@@ -83,7 +83,7 @@ def scores_to_json(
             for group in groups
         ],
     }
-    return json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n"
+    return json.dumps(without_nan(document), indent=2, allow_nan=False) + "\n"
 
 
 def scores_to_csv(
@@ -220,12 +220,12 @@ def _csv_value(value: Any) -> Any:
     return value
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The same structure with None for NaN and infinity, which JSON has no words for."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

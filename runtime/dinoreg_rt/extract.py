@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def field_of_view(
     volumes: tuple[Volume, Volume], masks: tuple[Array | None, Array | None], plan: Plan
 ) -> tuple[Array, Array]:
-    """How much each control voxel of either image counts: field of view and masks, 0..1.
+    """How much each control voxel of either image counts, 0..1: field of view, masks, bodies.
 
     Args:
         volumes: fixed and moving image.
@@ -41,6 +41,13 @@ def field_of_view(
     else:
         fixed_weight = weight_on(grid, fixed, masks[0], AffineTransform.identity(), device)
     moving_weight = weight_on(lattice, moving, masks[1], plan.initial, device)
+    fixed_body, moving_body = plan.bodies
+    if fixed_body is not None:
+        fixed_weight *= weight_on(
+            grid, fixed_body, fixed_body.array, AffineTransform.identity(), device
+        )
+    if moving_body is not None:
+        moving_weight *= weight_on(lattice, moving_body, moving_body.array, plan.initial, device)
     for role, weight in (("fixed", fixed_weight), ("moving", moving_weight)):
         if not bool(weight.any()):
             raise RegistrationError(
@@ -75,8 +82,8 @@ def extract_features(
         from .encoder.extract import SolverSide, encoder_features
 
         sides = (
-            SolverSide(masks[0], plan.grids.control, AffineTransform.identity()),
-            SolverSide(masks[1], plan.lattice.control, plan.initial),
+            SolverSide(masks[0], plan.bodies[0], plan.grids.control, AffineTransform.identity()),
+            SolverSide(masks[1], plan.bodies[1], plan.lattice.control, plan.initial),
         )
         sets, weights, summary = encoder_features(
             plan.encoding, sides, plan.config, plan.device, timer, report, encoders

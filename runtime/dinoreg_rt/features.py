@@ -22,6 +22,13 @@ from .types import Array, Geometry
 CHANNEL_BLOCK = 8
 #: Channels of MIND-SSC: pairs of neighbours.
 MIND_CHANNELS = 12
+#: The channels of an image mirrored along z, y, x. A channel compares two of the six neighbours,
+#: and mirroring exchanges the two of an axis; the order of the pairs is that of `mind_pair`.
+MIND_MIRRORED = (
+    (3, 2, 1, 0, 7, 6, 5, 4, 8, 9, 10, 11),
+    (2, 3, 0, 1, 4, 5, 6, 7, 11, 10, 9, 8),
+    (0, 1, 2, 3, 6, 7, 4, 5, 10, 11, 8, 9),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,8 @@ class FeaturePair:
         fixed_weight: (d, h, w) float32, 0 where the features say nothing.
         moving_weight: the same for the moving image.
         channels: see `fixed`.
+        mirrored_channels: for each axis z, y, x the stored channel that takes each one's place
+            when the image is mirrored along it; None if there is no such rule.
     """
 
     fixed: Array
@@ -56,6 +65,7 @@ class FeaturePair:
     fixed_weight: Array
     moving_weight: Array
     channels: int
+    mirrored_channels: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,9 @@ class MindFeatures:
         (first, first_weight), (second, second_weight) = (
             self._of(image, device) for image in (fixed, moving)
         )
-        return FeaturePair(first, second, first_weight, second_weight, self.channels)
+        stored = range(padded_channels(self.channels))
+        mirrored = tuple((*order, *stored[MIND_CHANNELS:]) for order in MIND_MIRRORED)
+        return FeaturePair(first, second, first_weight, second_weight, self.channels, mirrored)
 
     def _of(self, image: WorkingImage, device: Device) -> tuple[Array, Array]:
         shape = [-(-n // p) for n, p in zip(image.array.shape, image.pool_zyx, strict=True)]

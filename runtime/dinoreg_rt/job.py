@@ -39,12 +39,14 @@ class RunRequest:
     picture: bool = True
     save_features: bool = False
     command: tuple[str, ...] = ()
+    accept_untrusted: bool = False
 
     def files(self) -> list[str]:
         """Names of the files the run writes into `output`."""
         extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
         return file_names(
             inverse=self.config.inverse,
+            confidence=self.config.confidence,
             picture=self.picture,
             features=self.save_features,
             extras=extras,
@@ -119,6 +121,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             inputs=inputs.records,
             outputs=outputs,
             timings_ms=timings_ms,
+            accept_untrusted=request.accept_untrusted,
         )
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
     return report

@@ -52,11 +52,12 @@ def predict_memory(
         grids.control.spacing_mm[::-1],
         solver_options(config, grids),
     )
-    field = 4 * 3 * np.prod(grids.control.shape_zyx)
+    field = 4 * 3 * np.prod(grids.control.shape_zyx) * (2 if config.confidence else 1)
     # Displacement (3), warped image, determinant, and its deviations from the mean in double
     # precision (2); the inverse adds vectors and residual.
     results = 4 * 7 * np.prod(fixed.geometry.shape_zyx)
     results += 4 * 4 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
+    results += 4 * 7 * np.prod(fixed.geometry.shape_zyx) if config.confidence else 0
     stages = [features + workspace + field, results + field]
     if config.uses_mind:
         stages.append(images + features + slabs)

@@ -51,7 +51,7 @@ def plan_moving_lattice(
         raise RegistrationError(
             "the images do not overlap after the initial alignment: fixed has "
             f"{describe(grids.working)}, moving {describe(moving)}, and their boxes lie apart; "
-            "use --initial centre or moments, or a transform file"
+            "use --initial auto, centre or moments, or a transform file"
         )
     reach = np.asarray(grids.search_radius_zyx) * np.asarray(grids.search_factor_zyx) + 2
     # A sliver of rounding must not add a layer of voxels.

@@ -65,10 +65,18 @@ def stem_of(path: Path) -> str:
 _FEATURE_FILES = ["features_fixed.nrrd", "features_moving.nrrd", "features.png"]
 
 
-def file_names(*, inverse: bool, picture: bool, features: bool, extras: list[str]) -> list[str]:
+def file_names(
+    *,
+    inverse: bool,
+    picture: bool,
+    extras: list[str],
+    confidence: bool = False,
+    features: bool = False,
+) -> list[str]:
     """Names of all files of a run."""
     names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
-    names += ["inverse.nii.gz"] * inverse + ["qc.png"] * picture + _FEATURE_FILES * features
+    names += ["inverse.nii.gz"] * inverse + ["confidence.nii.gz"] * confidence
+    names += ["qc.png"] * picture + _FEATURE_FILES * features
     return [*names, *extras, "report.json"]
 
 
@@ -111,6 +119,9 @@ def result_writers(
     if result.inverse is not None:
         inverse = result.inverse
         writers["inverse.nii.gz"] = lambda path: io.write_displacement(path, inverse)
+    if result.confidence is not None:
+        certainty = result.confidence
+        writers["confidence.nii.gz"] = lambda path: io.write_volume(path, certainty)
     if picture:
         writers["qc.png"] = lambda path: _draw(result, fixed, moving, path)
     if result.features is not None:

@@ -58,7 +58,8 @@ def deliver(
     displacement: DisplacementField,
     warped: Volume,
     inverse: DisplacementField | None,
-) -> tuple[DisplacementField, Volume, DisplacementField | None]:
+    confidence: Array | None = None,
+) -> tuple[DisplacementField, Volume, DisplacementField | None, Array | None]:
     """The arrays of a result where the caller wants them.
 
     Args:
@@ -67,6 +68,7 @@ def deliver(
         displacement: from fixed to moving points.
         warped: the moving image on the fixed grid.
         inverse: from moving to fixed points, or None.
+        confidence: (D, H, W) on the fixed grid, or None.
     """
 
     def placed(array: Array, buffer: Array | None) -> Array:
@@ -86,6 +88,7 @@ def deliver(
         None
         if inverse is None
         else replace(inverse, vectors_mm=placed(inverse.vectors_mm, placement.inverse)),
+        None if confidence is None else placed(confidence, None),
     )
 
 

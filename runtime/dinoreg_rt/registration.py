@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .align import initial_alignment
+from .align import SEARCHES, Alignment, initial_alignment, search_alignment
+from .coarse import coarse_pair
 from .config import RegistrationConfig
 from .contrast import same_contrast
+from .decoys import measure_decoys
 from .device import Device, choose_device, stage_timer
 from .encoder.encoding import EncodingPlan, plan_encoding
 from .encoder.engines import ENGINE_PACKAGES
@@ -32,7 +34,7 @@ from .preprocess import (
 from .provenance import content_hash, versions
 from .quality import run_quality
 from .result import KeptFeatures, RegistrationResult
-from .solve import inverse_displacement, solve, solver_options, whole_displacement
+from .solve import confidence, inverse_displacement, solve, solver_options, whole_displacement
 from .types import AffineTransform, Array, Modality, Volume
 from .warp import warp_volume
 
@@ -50,7 +52,9 @@ class Plan:
     Attributes:
         device: where it will run.
         config: the configuration, nothing left open.
-        initial: the initial alignment.
+        alignment: the initial alignment, how it was found and how sure it is.
+        bodies: where the body is in the fixed and in the moving image, on grids of their own; None
+            where no body mask is used.
         grids: the lattices of the fixed image.
         lattice: where the moving image is looked at.
         windows: intensities that count as 0 and 1, fixed and moving.
@@ -61,13 +65,19 @@ class Plan:
 
     device: Device
     config: RegistrationConfig
-    initial: AffineTransform
+    alignment: Alignment
+    bodies: tuple[Volume | None, Volume | None]
     grids: WorkingGrids
     lattice: MovingLattice
     windows: tuple[tuple[float, float], tuple[float, float]]
     encoding: EncodingPlan | None
     choices: dict[str, str]
     memory_bytes: int
+
+    @property
+    def initial(self) -> AffineTransform:
+        """Fixed points to moving points where the registration begins."""
+        return self.alignment.transform
 
     def describe(self) -> str:
         """Several lines for people: grids, search, memory."""
@@ -113,14 +123,18 @@ def plan(
         modality, choices[f"{role} modality"] = detect_modality(volume, wanted)
         modalities.append(modality)
         windows.append(intensity_window(volume, modality, config, mask))
-    initial, choices["initial alignment"] = initial_alignment(
-        fixed, moving, config.initial, (windows[0], windows[1]), masks
-    )
+    alignment, bodies = _align(fixed, moving, config, (windows[0], windows[1]), masks, choices)
+    initial = alignment.transform
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
     encoding, said = _plan_features(
-        (fixed, moving), modalities, (windows[0], windows[1]), config, encoders or EncoderPool()
+        (fixed, moving),
+        modalities,
+        (windows[0], windows[1]),
+        config,
+        device,
+        encoders or EncoderPool(),
     )
     choices |= said
     if config.intensity == "auto" and config.uses_mind:
@@ -144,7 +158,8 @@ def plan(
     return Plan(
         device=device,
         config=config,
-        initial=initial,
+        alignment=alignment,
+        bodies=bodies,
         grids=grids,
         lattice=lattice,
         windows=(windows[0], windows[1]),
@@ -159,12 +174,13 @@ def _plan_features(
     modalities: Sequence[Modality],
     windows: tuple[tuple[float, float], tuple[float, float]],
     config: RegistrationConfig,
+    device: Device,
     encoders: EncoderPool,
 ) -> tuple[EncodingPlan | None, dict[str, str]]:
     """What the features are made of, and how that is said."""
     if config.encoder is None:
         return None, {"features": "MIND-SSC, because no encoder was given"}
-    encoding, choices = plan_encoding(volumes, modalities, windows, config, encoders)
+    encoding, choices = plan_encoding(volumes, modalities, windows, config, device, encoders)
     text = f"{config.components} components of {encoding.bundle.name}"
     if config.axis == "all":
         text += " for each axis"
@@ -231,15 +247,31 @@ def register(  # noqa: PLR0913 - all but the images by name
         with timer.stage("solve"):
             options = solver_options(config, grids)
             solution = solve(
-                features, weights, grids, lattice.offset_zyx, options, device, progress
+                features,
+                weights,
+                grids,
+                lattice.offset_zyx,
+                options,
+                device,
+                progress,
+                spread=config.confidence,
             )
-            del features, weights
+            decoys = None
+        if config.trust:
+            with timer.stage("trust"):
+                decoys = measure_decoys(
+                    features, weights, grids, lattice.offset_zyx, options, device
+                )
+        del features, weights
         with timer.stage("warp"):
             report("warp", 0.0)
             displacement = whole_displacement(
                 solution.field, grids.control, fixed.geometry, plan_.initial, device
             )
             warped = warp_volume(moving, displacement, device=device, download=False)
+            certainty = None
+            if solution.spread is not None:
+                certainty = confidence(solution.spread, grids, options, fixed.geometry, device)
             inverse = None
             if config.inverse:
                 inverse, _ = inverse_displacement(
@@ -248,9 +280,11 @@ def register(  # noqa: PLR0913 - all but the images by name
             report("warp", 1.0)
         with timer.stage("quality"):
             quality = run_quality(solution, grids.control, displacement, device)
+            if decoys is not None:
+                quality = replace(quality, **vars(decoys))
         with timer.stage("deliver"):
-            displacement, warped, inverse = deliver(
-                placement, device, displacement, warped, inverse
+            displacement, warped, inverse, certainty = deliver(
+                placement, device, displacement, warped, inverse, certainty
             )
         timings_ms = timer.finish()
     return RegistrationResult(
@@ -258,11 +292,13 @@ def register(  # noqa: PLR0913 - all but the images by name
         initial=plan_.initial,
         warped=warped,
         inverse=inverse,
+        confidence=None if certainty is None else Volume(certainty, fixed.geometry),
         quality=quality,
         config=config,
         encoding=encoding,
         features=kept,
         choices=plan_.choices,
+        alignment=plan_.alignment.numbers(),
         timings_ms=timings_ms,
         versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
         hashes={"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])},
@@ -285,6 +321,33 @@ def _masks(
         None if fixed_mask is None else as_mask(fixed_mask, fixed.geometry, "fixed"),
         None if moving_mask is None else as_mask(moving_mask, moving.geometry, "moving"),
     )
+
+
+def _align(
+    fixed: Volume,
+    moving: Volume,
+    config: RegistrationConfig,
+    windows: tuple[tuple[float, float], tuple[float, float]],
+    masks: tuple[Array | None, Array | None],
+    choices: dict[str, str],
+) -> tuple[Alignment, tuple[Volume | None, Volume | None]]:
+    """The initial alignment and the bodies, both from the coarse images; `choices` says why."""
+    searched = config.initial in SEARCHES
+    if searched or config.body_mask == "auto":
+        host = choose_device("cpu", config.threads)[0]
+        coarse = coarse_pair((fixed, moving), windows, masks, host)
+    if searched:
+        alignment = search_alignment(coarse, config.initial, config.linear, host)
+    else:
+        alignment = initial_alignment(fixed, moving, config.initial, windows, masks)
+    choices["initial alignment"] = alignment.method
+    if config.body_mask == "off":
+        return alignment, (None, None)
+    bodies = []
+    for role, image in zip(("fixed", "moving"), coarse, strict=True):
+        bodies.append(image.mask() if image.doubt is None else None)
+        choices[f"{role} body mask"] = f"off: {image.doubt}" if image.doubt else "on"
+    return alignment, (bodies[0], bodies[1])
 
 
 def _host_volume(volume: Volume) -> Volume:

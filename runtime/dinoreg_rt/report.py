@@ -16,13 +16,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from .errors import UNTRUSTED_EXIT_CODE
 from .result import RegistrationResult
+from .trust import PERFECT, judge
 from .types import RunQuality
-
-#: Mean squared feature difference of images that are the same but for rounding.
-_PERFECT = 1e-6
 
 
 class InputRecord(BaseModel):
@@ -59,6 +58,22 @@ class Quality(BaseModel):
     inverse_consistency_mean_mm: float
     inverse_consistency_max_mm: float
     overlap_percent: float
+    decoy_ratio: float | None = Field(description="null: not measured")
+    unrelated_ratio: float | None = Field(description="null: not measured")
+
+    @field_validator("decoy_ratio", "unrelated_ratio")
+    @classmethod
+    def _not_measured(cls, value: float | None) -> float | None:
+        return None if value is None or math.isnan(value) else value
+
+
+class TrustReport(BaseModel):
+    """Whether the result should be used; see `dinoreg_rt.trust`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    verdict: Literal["trusted", "untrusted"]
+    reasons: list[str] = Field(description="what speaks against it; empty if trusted")
 
 
 class EncodedPlane(BaseModel):
@@ -95,7 +110,7 @@ class RunReport(BaseModel):
 
     schema_version: Literal[1] = 1
     status: Literal["ok"] = Field(default="ok", description="a run that fails writes no report")
-    exit_code: int = 0
+    exit_code: int = Field(default=0, description="9: untrusted, and not accepted as it is")
     command: list[str] = Field(description="the command line")
     started_at: datetime = Field(description="ISO 8601 with time zone")
     finished_at: datetime
@@ -105,8 +120,13 @@ class RunReport(BaseModel):
     outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
     configuration: dict[str, Any] = Field(description="RegistrationConfig, nothing left at auto")
     choices: dict[str, str] = Field(description="what was decided for the user, and why")
+    alignment: dict[str, float] = Field(
+        default_factory=dict,
+        description="of a searched initial alignment: similarity, confidence and overlap",
+    )
     encoding: Encoding | None = Field(description="what an encoder contributed; null without one")
     quality: Quality
+    trust: TrustReport
     warnings: list[str] = Field(description="what in `quality` deserves a look; empty if nothing")
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
     total_ms: float = Field(description="from the command's start to the last written image")
@@ -127,10 +147,14 @@ def build_report(
     inputs: dict[str, InputRecord],
     outputs: dict[str, OutputRecord],
     timings_ms: dict[str, float],
+    accept_untrusted: bool = False,
 ) -> RunReport:
     """Put together what the run knows; `timings_ms` includes reading and writing."""
     finished_at = datetime.now(started_at.tzinfo)
+    trust = judge(result.quality)
+    refused = trust.verdict == "untrusted" and not accept_untrusted
     return RunReport(
+        exit_code=UNTRUSTED_EXIT_CODE if refused else 0,
         command=command,
         started_at=started_at,
         finished_at=finished_at,
@@ -138,8 +162,10 @@ def build_report(
         outputs=outputs,
         configuration=result.config.model_dump(mode="json"),
         choices=result.choices,
+        alignment={name: round(value, 4) for name, value in result.alignment.items()},
         encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
+        trust=TrustReport(verdict=trust.verdict, reasons=list(trust.reasons)),
         warnings=run_warnings(result),
         timings_ms={stage: round(value, 3) for stage, value in timings_ms.items()},
         total_ms=round((finished_at - started_at).total_seconds() * 1e3, 3),
@@ -162,7 +188,7 @@ def quality_warnings(quality: RunQuality) -> list[str]:
     found = []
     if not math.isfinite(quality.similarity_after):
         found.append("the similarity is not a number: the images share no usable voxels")
-    elif quality.similarity_after >= quality.similarity_before > _PERFECT:
+    elif quality.similarity_after >= quality.similarity_before > PERFECT:
         found.append("the images do not match better than before the registration")
     if quality.folded_percent > 0.1:
         found.append(

@@ -75,9 +75,13 @@ class RegistrationResult:
         encoding: what an encoder contributed; None without one.
         features: of both images; None unless asked for.
         choices: what was decided for the user and why, one entry a decision.
+        alignment: similarity, confidence and overlap of the initial alignment, 0..1 but for the
+            similarity; empty where it was given, not searched.
         timings_ms: wall-clock milliseconds of each stage, in order.
         versions: of dinoreg-rt, its kernel library and the packages that took part.
         hashes: sha256 of the voxels and header of each input.
+        confidence: how well each voxel's match is determined, 0..1 on the fixed grid (see
+            `dinoreg_rt.solve.confidence`); None unless asked for.
     """
 
     displacement: DisplacementField
@@ -89,9 +93,11 @@ class RegistrationResult:
     encoding: EncodingSummary | None = None
     features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
+    alignment: dict[str, float] = field(default_factory=dict)
     timings_ms: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    confidence: Volume | None = None
 
     def warped_sitk(self) -> sitk.Image:
         """The warped moving image as a SimpleITK image on the fixed grid."""

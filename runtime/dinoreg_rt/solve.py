@@ -53,6 +53,8 @@ def solve(
     options: SolverOptions,
     device: Device,
     progress: Progress | None = None,
+    *,
+    spread: bool = False,
 ) -> Solution:
     """One call into libdinoreg; see `dinoreg_kernels.solve`. Ctrl-C and SIGTERM stop it."""
     with deferred_signals() as deliver:
@@ -71,6 +73,7 @@ def solve(
             moving_offset=moving_offset_zyx,
             channels=features.channels,
             options=options,
+            spread=spread,
             threads=device.threads,
             progress=report,
         )
@@ -165,3 +168,38 @@ def inverse_consistency_mm(field: Array, control: Geometry, device: Device) -> t
     if not bool(inside.any()):
         return 0.0, 0.0
     return float(error[inside].mean()), float(error[inside].max())
+
+
+def confidence(
+    spread: Array, grids: WorkingGrids, options: SolverOptions, grid: Geometry, device: Device
+) -> Array:
+    """How well the discrete search determined each voxel's match, (D, H, W) float32 on `grid`.
+
+    1 - s / s_0, where s is the standard deviation of the shifts that match nearly as well as the
+    best, over all axes, and s_0 that of all shifts of the search: 1 where one shift stands out, 0
+    where all are as good as each other (or where nothing was searched for).
+
+    Args:
+        spread: (d, h, w, 3) from the solver, mm, on the control grid.
+        grids: the lattices of the fixed image.
+        options: of the solver: the shifts that were tried.
+        grid: of the result.
+        device: where to compute.
+    """
+    step_mm = np.asarray(options.search_factor) * grids.control.spacing_mm[::-1]
+    radius = np.asarray(options.search_radius)
+    # Variance of the whole numbers from -r to r: r (r + 1) / 3.
+    largest = float(np.sqrt(np.sum(step_mm**2 * radius * (radius + 1) / 3)))
+    if largest == 0:
+        return device.xp.zeros(grid.shape_zyx, np.float32)
+    vectors = dinoreg_kernels.map_field(
+        grid.shape_zyx,
+        np.zeros((3, 4)),
+        spread,
+        to_field=kernel_affine(index_map(grid, grids.control)),
+        matrix=np.eye(3),
+        threads=device.threads,
+    )
+    xp = device.xp
+    length = xp.sqrt(xp.square(vectors, out=vectors).sum(axis=-1))
+    return xp.clip(1 - length / np.float32(largest), 0, 1)

@@ -5,6 +5,7 @@ Arrays are indexed ``[z, y, x]``, physical vectors are ``(x, y, z)`` in millimet
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -125,6 +126,9 @@ class RunQuality:
         inverse_consistency_max_mm: its maximum.
         overlap_percent: share of the fixed image's weight whose match lies inside the moving
             image's field of view and mask.
+        decoy_ratio: feature difference after a coarse search over that of the best of the moving
+            image's three mirror images; 1 and above: they match as well. NaN: not measured.
+        unrelated_ratio: the same difference over that of unrelated features. NaN: not measured.
     """
 
     similarity_before: float
@@ -136,6 +140,8 @@ class RunQuality:
     inverse_consistency_mean_mm: float
     inverse_consistency_max_mm: float
     overlap_percent: float
+    decoy_ratio: float = math.nan
+    unrelated_ratio: float = math.nan
 
 
 @dataclass(frozen=True)

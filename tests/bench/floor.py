@@ -19,6 +19,7 @@ import dinoreg_kernels as kernels
 from dinoreg_rt import RegistrationConfig
 from dinoreg_rt.bench_ceilings import best_seconds, measure_ceilings
 from dinoreg_rt.bench_work import registration_work
+from dinoreg_rt.decoys import measure_decoys
 from dinoreg_rt.device import Device
 from dinoreg_rt.extract import mind_features, working_images
 from dinoreg_rt.io import as_volume
@@ -53,11 +54,12 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
     images, source = working_images((fixed, moving), plan_), mind_features(plan_)
     features = source.compute(*images, CPU)
     weights = (features.fixed_weight, features.moving_weight)
+    options = solver_options(config, grids)
     unsearched = replace(grids, search_radius_zyx=(0, 0, 0))
 
     def solver(iterations: tuple[int, ...], over=unsearched) -> Callable[[], object]:
-        options = solver_options(config.model_copy(update={"iterations": iterations}), over)
-        return lambda: solve(features, weights, over, lattice.offset_zyx, options, CPU)
+        own = solver_options(config.model_copy(update={"iterations": iterations}), over)
+        return lambda: solve(features, weights, over, lattice.offset_zyx, own, CPU)
 
     field = solver(config.iterations, grids)().field
     *first, last = config.iterations
@@ -75,6 +77,9 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
         "discrete search": Timed(solver((0,), grids), none),
         "refinement, coarse": Timed(coarse, none),
         "refinement, fine": Timed(solver((*first, last)), coarse),
+        "search in mirror images": Timed(
+            lambda: measure_decoys(features, weights, grids, lattice.offset_zyx, options, CPU)
+        ),
         "field on the fixed grid": Timed(on_the_fixed_grid),
         "warp": Timed(lambda: warp_volume(moving, displacement, device=CPU)),
         "Jacobian": Timed(

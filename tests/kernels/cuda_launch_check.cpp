@@ -10,6 +10,7 @@
 
 #include "cpu/launch.h"
 #include "cuda/launch.cuh"
+#include "dinoreg/cost.h"
 #include "dinoreg/local_intensity.h"
 #include "dinoreg/mind.h"
 #include "dinoreg/regularity.h"
@@ -163,6 +164,16 @@ bool same_as_cpu() {
   const Shape cells = {3, 4, 13};
   good &= same_bits("PoolMoments", 2 * cells.voxels(), [&](const auto& launch, float* out) {
     launch(dr::PoolMoments{in, shape, 2, 2, 3, out, cells});
+  });
+  // Five shifts' costs, their least and what unrelated features cost.
+  const std::vector<float> costs = noise(5 * n), best(n, -1.0f);
+  const float unrelated = 30.0f;
+  const dr::Shifts shifts = {0, 0, 2};
+  good &= same_bits("AddSpread", 7 * n, [&](const auto& launch, float* out) {
+    launch(dr::AddSpread{costs.data(), best.data(), &unrelated, 0.1f, shape, shifts, 0, 5, out});
+  });
+  good &= same_bits("SpreadToField", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::SpreadToField{costs.data(), {2, 7, 37}, {1.0f, 2.0f, 3.0f}, out});
   });
   good &= same_bits("FeatureDifference", 3 * n, [&](const auto& launch, float* out) {
     dr::FeatureDifference op = {};

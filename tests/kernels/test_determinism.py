@@ -106,3 +106,18 @@ def test_a_volume_that_is_part_of_a_larger_buffer(rng):
             arrays.append(inner)
         results.append((solve(*arrays, spacing_mm=(2, 2, 2), options=options).field,))
     assert_same_bits(results)
+
+
+def test_spread(rng):
+    """Groups of shifts are added in order whatever the number of threads."""
+    shape = (24, 33, 35)
+    features, weight = np.float16(waves(shape)), np.float32(rng.random(shape))
+    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(2, 3, 2), iterations=(0,))
+    results = []
+    for threads in (*THREADS, 0):
+        arrays = (features, features[:, ::-1].copy(), weight, weight)
+        solution = solve(
+            *arrays, spacing_mm=(2, 2, 2), options=options, spread=True, threads=threads
+        )
+        results.append((solution.spread,))
+    assert_same_bits(results)

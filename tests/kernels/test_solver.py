@@ -178,6 +178,15 @@ def test_whole_solve_equals_reference(device, rng):
     )
 
 
+def test_spread_equals_reference(device, rng):
+    problem = random_problem(rng)
+    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2), iterations=(0,),
+                            cost_smoothing_mm=4.0, field_smoothing_mm=3.0)  # fmt: skip
+    expected = reference.search(problem, options, spread=True)
+    assert expected.min() < 0.8 * expected.max()
+    device.check(run(device, problem, options, spread=True).spread, expected, "field_mm")
+
+
 # ---- known answers --------------------------------------------------------------------------
 
 
@@ -445,3 +454,50 @@ def test_nan_under_zero_weight_is_ignored_by_the_refinement(device):
     solution = run(device, problem, dataclasses.replace(REFINE, iterations=(5,)))
     assert np.isfinite(device.get(solution.field)).all()
     assert np.isfinite(solution.similarity_after)
+
+
+# ---- how well a match is determined -----------------------------------------------------------
+
+
+def test_spread_is_nothing_where_one_shift_matches_and_all_where_none_does(device):
+    """A structured half and a flat one: 0 here, the deviation of all shifts there."""
+    problem = shifted_pair((16, 16, 40), (2, -2, 2), grow=8)
+    fixed, moving = problem.fixed.copy(), problem.moving.copy()
+    fixed[:, :, 20:] = 0
+    moving[:, :, 20 + 8 - 8 :] = 0
+    problem = dataclasses.replace(problem, fixed=fixed, moving=moving)
+    spread = device.get(run(device, problem, SEARCH, spread=True).spread)
+    assert spread[4:12, 4:12, 4:8].max() < 0.5
+    # Seven shifts an axis, each of two voxels of 2 mm: the deviation of -3 ... 3 is 2 steps.
+    np.testing.assert_allclose(spread[4:12, 4:12, 32:], 2.0 * 4.0, rtol=1e-5)
+
+
+def test_spread_knows_along_which_axis_a_match_may_slide(device):
+    """Features that change along z alone: shifts along y and x are as good as each other."""
+    problem = shifted_pair((16, 16, 16), (0, 0, 0))
+    layers = np.broadcast_to(problem.fixed[:, :1, :1], problem.fixed.shape)
+    problem = dataclasses.replace(problem, fixed=layers.copy(), moving=layers.copy())
+    z, y, x = device.get(run(device, problem, SEARCH, spread=True).spread)[8, 8, 8]
+    assert z < 1.0
+    assert min(y, x) > 4.0
+
+
+def test_spread_is_all_where_nothing_counts(device):
+    problem = shifted_pair((12, 12, 12), (0, 0, 0))
+    nothing = np.zeros((12, 12, 12), np.float32)
+    problem = dataclasses.replace(problem, fixed_weight=nothing)
+    spread = device.get(run(device, problem, SEARCH, spread=True).spread)
+    np.testing.assert_allclose(spread, 8.0, rtol=1e-5)
+
+
+def test_spread_changes_no_bit_of_the_field_and_is_off_by_default(device, rng):
+    problem = random_problem(rng)
+    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2), iterations=(3,))
+    plain, more = run(device, problem, options), run(device, problem, options, spread=True)
+    np.testing.assert_array_equal(device.get(plain.field), device.get(more.field))
+    assert plain.spread is None
+
+
+def test_spread_without_a_search_is_zero(device, rng):
+    problem = random_problem(rng)
+    assert not device.get(run(device, problem, REFINE, spread=True).spread).any()

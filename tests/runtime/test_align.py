@@ -1,4 +1,4 @@
-"""Where the search begins: headers, middles of the boxes, centres of mass, or a file."""
+"""Where the registration begins: headers, middles of the boxes, centres of mass, or a file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ MOVING = body_at((105.0, 47.0, -32.0), "oblique", (108.0, 40.0, -30.0))
 
 
 def test_none_is_the_identity() -> None:
-    affine, reason = initial_alignment(FIXED, MOVING, "none", WINDOWS)
+    found = initial_alignment(FIXED, MOVING, "none", WINDOWS)
+    affine, reason = found.transform, found.method
     np.testing.assert_array_equal(affine.matrix, np.eye(3))
     np.testing.assert_array_equal(affine.translation_mm, 0)
     assert "headers" in reason
 
 
 def test_centre_puts_the_boxes_together() -> None:
-    affine, reason = initial_alignment(FIXED, MOVING, "centre", WINDOWS)
+    found = initial_alignment(FIXED, MOVING, "centre", WINDOWS)
+    affine, reason = found.transform, found.method
     np.testing.assert_allclose(
         centre_lps_mm(FIXED.geometry) + affine.translation_mm, centre_lps_mm(MOVING.geometry)
     )
@@ -44,7 +46,8 @@ def test_centre_puts_the_boxes_together() -> None:
 
 def test_moments_put_the_bodies_together() -> None:
     """The boxes' middles are 7.7 mm off, the bodies are found."""
-    affine, reason = initial_alignment(FIXED, MOVING, "moments", WINDOWS)
+    found = initial_alignment(FIXED, MOVING, "moments", WINDOWS)
+    affine, reason = found.transform, found.method
     # Measured: 3e-4 mm.
     np.testing.assert_allclose(affine.translation_mm, [100.0, 50.0, -40.0], atol=0.01)
     np.testing.assert_array_equal(affine.matrix, np.eye(3))
@@ -57,8 +60,8 @@ def test_moments_look_only_inside_the_mask() -> None:
     fixed = Volume(spoiled, FIXED.geometry)
     mask = np.ones(spoiled.shape, np.float32)
     mask[:3] = 0
-    masked, _ = initial_alignment(fixed, MOVING, "moments", WINDOWS, (mask, None))
-    plain, _ = initial_alignment(fixed, MOVING, "moments", WINDOWS)
+    masked = initial_alignment(fixed, MOVING, "moments", WINDOWS, (mask, None)).transform
+    plain = initial_alignment(fixed, MOVING, "moments", WINDOWS).transform
     truth = np.array([100.0, 50.0, -40.0])
     assert np.abs(masked.translation_mm - truth).max() < 0.5
     assert np.abs(plain.translation_mm - truth).max() > 2
@@ -82,7 +85,9 @@ def test_centre_of_mass_is_exact() -> None:
 def test_file(tmp_path: Path, name: str) -> None:
     wanted = AffineTransform([[0.0, -1.0, 0.0], [1.1, 0.0, 0.0], [0.0, 0.2, 0.9]], [1.0, -2.0, 3.5])
     io.write_affine(tmp_path / name, wanted)
-    affine, reason = initial_alignment(FIXED, MOVING, str(tmp_path / name), WINDOWS)
+    found = initial_alignment(FIXED, MOVING, str(tmp_path / name), WINDOWS)
+    affine, reason = found.transform, found.method
+    assert found.numbers() == {}
     np.testing.assert_allclose(affine.matrix, wanted.matrix, atol=1e-12)
     np.testing.assert_allclose(affine.translation_mm, wanted.translation_mm, atol=1e-12)
     assert name in reason

@@ -144,7 +144,7 @@ def test_no_overlap(folder: Path) -> None:
     io.write_volume(folder / "moving.nii.gz", Volume(pixels, far))
     result = invoke(folder, "--initial", "none")
     refused(folder, result, 8, "the images do not overlap after the initial alignment")
-    assert "--initial centre or moments" in result.stderr
+    assert "--initial auto, centre or moments" in result.stderr
     # Boxes further apart than the search reaches are found by their centres.
     assert invoke(folder, "--initial", "centre", "--iterations", "2", "--dry-run").exit_code == 0
 

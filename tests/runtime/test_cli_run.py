@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ class FakeRegistration:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.quality = QUALITY
         self.config: RegistrationConfig | None = None
         self.masks: tuple[Any, Any] = (None, None)
 
@@ -65,7 +67,8 @@ class FakeRegistration:
             initial=AffineTransform.identity(),
             warped=fixed,
             inverse=field if config.inverse else None,
-            quality=QUALITY,
+            confidence=fixed if config.confidence else None,
+            quality=self.quality,
             config=config,
             choices={"device": "cpu"},
             timings_ms={"solve": 12.0},
@@ -282,3 +285,59 @@ def test_again_into_the_same_folder(pair: list[str], tmp_path: Path) -> None:
     assert first["started_at"] != second["started_at"]
     same = ("warped.nii.gz", "displacement.nii.gz", "qc.png")
     assert all(first["outputs"][n] == second["outputs"][n] for n in same)
+
+
+# ---- trust ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def untrusted(fake: FakeRegistration) -> FakeRegistration:
+    """A run whose moving image matches its mirror image as well as the fixed image."""
+    fake.quality = replace(QUALITY, decoy_ratio=1.04, unrelated_ratio=0.4)
+    return fake
+
+
+@pytest.mark.usefixtures("untrusted")
+def test_untrusted_results_are_written_and_have_their_exit_code(
+    pair: list[str], tmp_path: Path
+) -> None:
+    result = invoke(*pair)
+    assert result.exit_code == 9
+    assert "not to be trusted: a mirror image of the moving image matches" in result.stderr
+    assert names(tmp_path / "out") == STANDARD
+    report = RunReport.model_validate_json((tmp_path / "out" / "report.json").read_text())
+    assert (report.exit_code, report.trust.verdict, len(report.trust.reasons)) == (
+        9,
+        "untrusted",
+        1,
+    )
+    assert report.quality.decoy_ratio == 1.04
+
+
+@pytest.mark.usefixtures("untrusted")
+def test_untrusted_results_can_be_accepted(pair: list[str]) -> None:
+    result = invoke(*pair, "--accept-untrusted", "--json", "--quiet")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["exit_code"], document["trust"]["verdict"]) == (0, "untrusted")
+
+
+@pytest.mark.usefixtures("untrusted")
+def test_json_of_an_untrusted_run_is_one_document(pair: list[str]) -> None:
+    result = invoke(*pair, "--json", "--quiet")
+    assert result.exit_code == 9
+    assert json.loads(result.stdout)["exit_code"] == 9
+
+
+@pytest.mark.usefixtures("fake")
+def test_trusted_results_say_so(pair: list[str]) -> None:
+    document = json.loads(invoke(*pair, "--json", "--quiet").stdout)
+    assert document["trust"] == {"verdict": "trusted", "reasons": []}
+    assert document["quality"]["decoy_ratio"] is None  # this registration measured none
+
+
+@pytest.mark.usefixtures("fake")
+def test_confidence_is_written_on_request(pair: list[str], tmp_path: Path) -> None:
+    assert "confidence.nii.gz" in invoke(*pair, "--confidence", "--dry-run").output
+    assert invoke(*pair, "--confidence").exit_code == 0
+    assert names(tmp_path / "out") == STANDARD | {"confidence.nii.gz"}

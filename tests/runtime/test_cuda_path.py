@@ -19,7 +19,8 @@ from dinoreg_rt.errors import DeviceError, ResourceError
 from dinoreg_rt.phantom import phantom_grid, phantom_pair
 
 GRID = phantom_grid((20, 24, 28), 4.0)
-VALUES = {"threads": 1, "iterations": (3, 2), "inverse": True, "cache": False}
+VALUES = {"threads": 1, "iterations": (3, 2), "inverse": True, "confidence": True, "cache": False}
+STAGES = ["features", "solve", "trust", "warp", "quality", "deliver"]
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ def check_same(result, expected) -> None:
         (result.displacement.vectors_mm, expected.displacement.vectors_mm),
         (result.warped.array, expected.warped.array),
         (result.inverse.vectors_mm, expected.inverse.vectors_mm),
+        (result.confidence.array, expected.confidence.array),
     ):
         host = one.get() if isinstance(one, DeviceArray) else one
         np.testing.assert_array_equal(host, other)
@@ -58,14 +60,14 @@ def check_same(result, expected) -> None:
     assert result.hashes == expected.hashes
 
 
-@pytest.mark.parametrize("initial", ["none", "centre", "moments"])
+@pytest.mark.parametrize("initial", ["none", "centre", "moments", "affine"])
 def test_host_images(cupy, pair, initial) -> None:
     expected = dinoreg_rt.register(*pair, config=config("cpu", initial=initial))
     result = dinoreg_rt.register(*pair, config=config("cuda", initial=initial))
     check_same(result, expected)
     assert isinstance(result.displacement.vectors_mm, np.ndarray)
     assert result.choices["device"] == "cuda:0, as asked"
-    assert list(result.timings_ms) == ["features", "solve", "warp", "quality", "deliver"]
+    assert list(result.timings_ms) == STAGES
 
 
 def test_images_on_the_device_and_results_that_stay(cupy, pair) -> None:

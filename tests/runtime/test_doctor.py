@@ -11,10 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from dinoreg_kernels import BuildInfo, build_info
-from dinoreg_rt import cuda_driver, doctor, machine
+from dinoreg_rt import cuda_driver, doctor, doctor_packages, machine
 from dinoreg_rt.cuda_driver import CudaDriver, Gpu
+from dinoreg_rt.errors import DeviceError
 
 H100 = Gpu("NVIDIA H100", "9.0", 80 << 30)
 WITH_CUDA = BuildInfo("0.1", "generic", cuda_built=True, cuda_devices=1)
@@ -30,7 +32,7 @@ def set_versions(monkeypatch: pytest.MonkeyPatch, **installed: str) -> None:
         except KeyError:
             raise metadata.PackageNotFoundError(name) from None
 
-    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
 
 
 def finding(diagnosis: doctor.Diagnosis, name: str) -> doctor.Finding:
@@ -55,10 +57,98 @@ def test_both_onnxruntimes_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
 
 
+CU13 = {"cupy_cuda13x": "14.2.0", "onnxruntime_gpu": "1.31.1", "nvidia_cudnn_cu13": "9.14.0"}
+TENSORRT = {f"tensorrt_cu13{part}": "10.13.2.6" for part in ("", "_libs", "_bindings")}
+RTX = {f"tensorrt_rtx_cu13{part}": "1.7.1.116" for part in ("", "_libs", "_bindings")}
+
+
+@pytest.mark.parametrize(
+    ("driver", "installed", "name", "value", "remedy"),
+    [
+        (NO_DRIVER, CU13, "CUDA driver", "but cupy-cuda13x 14.2.0 is inst", "driver 580 or newer"),
+        (CudaDriver((12, 8), (H100,)), CU13, "CUDA driver", "CUDA 12.8 is too old", "driver 580"),
+        (CudaDriver((13, 0), (), "none"), {}, "CUDA driver", "no device", "--gpus all"),
+        (WITH_GPU, {"cupy_cuda12x": "14.2"}, "CuPy", "not of CUDA 13", "uninstall -y cupy-cuda12x"),
+        (WITH_GPU, CU13 | {"cupy_cuda12x": "14"}, "CuPy", "overwrite each", "install cupy-cuda13x"),
+        (
+            WITH_GPU,
+            CU13 | {"nvidia_cuda_nvrtc": "13.5.1"},
+            "CuPy",
+            "a driver of CUDA 13.0 does not load",
+            "cufft,curand]==13.0.*'",
+        ),
+        (WITH_GPU, {"onnxruntime_gpu": "1.31"}, "ONNX Runtime", "without cuDNN", "cudnn-cu13>=9"),
+        (
+            WITH_GPU,
+            {"tensorrt_cu13": "10.13.2.6"},
+            "TensorRT",
+            "tensorrt-cu13-libs is not installed",
+            "--no-deps tensorrt-cu13==10.13.2.6 tensorrt-cu13-libs==10.13.2.6",
+        ),
+        (
+            WITH_GPU,
+            TENSORRT | {"tensorrt_cu13_bindings": "10.14.1"},
+            "TensorRT",
+            "10.13.2.6 with tensorrt-cu13-bindings 10.14.1",
+            "--force-reinstall",
+        ),
+        (
+            WITH_GPU,
+            CU13 | dict.fromkeys(TENSORRT, "11.0.0.1"),
+            "TensorRT",
+            "provider links TensorRT 10",
+            "pip install",
+        ),
+        (
+            WITH_GPU,
+            {n.replace("13", "12"): v for n, v in TENSORRT.items()},
+            "TensorRT",
+            "not of CUDA 13",
+            "pip uninstall -y tensorrt-cu12",
+        ),
+        (
+            WITH_GPU,
+            {"tensorrt_rtx_cu13": "1.7.1.116", "tensorrt_rtx_cu13_libs": "1.7.1.116"},
+            "TensorRT-RTX",
+            "tensorrt-rtx-cu13-bindings is not installed",
+            "tensorrt-rtx-cu13-bindings==1.7.1.116",
+        ),
+    ],
+)
+def test_broken_combinations(
+    monkeypatch: pytest.MonkeyPatch,
+    driver: CudaDriver,
+    installed: dict[str, str],
+    name: str,
+    value: str,
+    remedy: str,
+) -> None:
+    set_versions(monkeypatch, **installed)
+    monkeypatch.setattr(doctor, "query_cuda_driver", lambda: driver)
+    monkeypatch.setattr(doctor_packages, "find_library", lambda _: None)
+    found = finding(doctor.examine(), name)
+    assert found.status == "problem"
+    assert value in found.value
+    assert remedy in found.remedy
+
+
+def test_a_gpu_server_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_versions(monkeypatch, **CU13, **TENSORRT, **RTX, nvidia_cuda_nvrtc="13.0.88")
+    monkeypatch.setattr(doctor, "query_cuda_driver", lambda: WITH_GPU)
+    names = ("CUDA driver", "ONNX Runtime", "CuPy", "TensorRT", "TensorRT-RTX")
+    assert {finding(doctor.examine(), name).status for name in names} == {"ok"}
+
+
+def test_a_machine_without_a_gpu_has_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_versions(monkeypatch, onnxruntime="1.32.0")
+    monkeypatch.setattr(doctor, "query_cuda_driver", lambda: NO_DRIVER)
+    assert not [f for f in doctor.examine().findings if f.status == "problem"]
+
+
 def test_missing_packages_come_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     set_versions(monkeypatch)
     monkeypatch.setattr(
-        doctor.metadata,
+        metadata,
         "requires",
         lambda _: ["numpy>=1.26", "openvino>=2026.0; extra == 'openvino'"],
     )
@@ -179,3 +269,20 @@ def test_container_limit_caps_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         psutil, "virtual_memory", lambda: SimpleNamespace(total=64 << 30, available=60 << 30)
     )
     assert machine.memory_bytes() == (4 << 30, 3 << 30)
+
+
+def test_strict_is_a_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dinoreg_rt.commands import doctor as command
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(command.doctor, words)
+
+    broken = doctor.Diagnosis([doctor.Finding("CuPy", "problem", "text", "mend it")], {})
+    monkeypatch.setattr(command, "examine", lambda: broken)
+    assert run("--json").exit_code == 0
+    done = run("--strict", "--json")
+    assert isinstance(done.exception, DeviceError)
+    assert "broken: CuPy" in str(done.exception)
+    sound = doctor.Diagnosis([doctor.Finding("CuPy", "absent", "text", "")], {})
+    monkeypatch.setattr(command, "examine", lambda: sound)
+    assert run("--strict").exit_code == 0

@@ -88,5 +88,7 @@ def test_no_overlap(axis: int, sign: int) -> None:
         if fits:
             plan(moving)
             continue
-        with pytest.raises(RegistrationError, match=r"do not overlap .* use --initial centre"):
+        with pytest.raises(
+            RegistrationError, match=r"do not overlap .* use --initial auto, centre"
+        ):
             plan(moving)

@@ -87,7 +87,12 @@ struct ShiftCost {
       part[0] += d * d;
     }
     const V sum = (part[0] + part[1]) + (part[2] + part[3]);
-    store(l.to + x, load<V>(l.wf + x) * (*unrelated + load<V>(l.wm + x) * (sum - *unrelated)));
+    store(l.to + x, weighted(sum, load<V>(l.wf + x), load<V>(l.wm + x)));
+  }
+
+  template <class V>
+  DR_HD V weighted(V sum, V fixed_share, V moving_share) const {
+    return fixed_share * (*unrelated + moving_share * (sum - *unrelated));
   }
 };
 
@@ -144,6 +149,75 @@ struct KeepBest {
     }
     store(best_cost + i, lowest);
     store(best_shift + i, chosen);
+  }
+};
+
+// How far apart the shifts lie that match nearly as well as the best, in three moments of each axis
+// over all shifts: weight, weight d, weight d^2. A shift weighs (1 - (cost - best) / reach)^2, and
+// nothing beyond the reach; no exponential, so the sums are the same to the bit everywhere. Groups
+// of shifts are added one after the other.
+struct AddSpread {
+  enum { kRepeatable = 0 };
+  const float* cost;  // (shifts, Z, Y, X)
+  const float* best_cost;
+  const float* unrelated;
+  float share;  // reach in units of the unrelated cost
+  Shape shape;
+  Shifts shifts;
+  int first_shift, shift_count;
+  float* moments;  // (7, Z, Y, X): weight; z, y, x; their squares
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
+    const Index i = (Index)row * shape.x + x, n = shape.voxels();
+    // Where no weight meets another all costs are 0 and all shifts weigh the same.
+    const float per_cost = 1.0f / (share * *unrelated + 1e-30f);
+    const V best = load<V>(best_cost + i);
+    V m[7];
+    DR_UNROLL(7)
+    for (int k = 0; k < 7; ++k) m[k] = first_shift == 0 ? V{} : load<V>(moments + k * n + i);
+    for (int s = 0; s < shift_count; ++s) {
+      const V room = splat<V>(1.0f) - per_cost * (load<V>(cost + s * n + i) - best);
+      const V left = room > V{} ? room : V{};
+      const V w = left * left;
+      const Vec3 d = shifts.at(first_shift + s);
+      m[0] += w;
+      m[1] += d.z * w;
+      m[2] += d.y * w;
+      m[3] += d.x * w;
+      m[4] += (d.z * d.z) * w;
+      m[5] += (d.y * d.y) * w;
+      m[6] += (d.x * d.x) * w;
+    }
+    DR_UNROLL(7)
+    for (int k = 0; k < 7; ++k) store(moments + k * n + i, m[k]);
+  }
+};
+
+// Those moments -> standard deviation along each axis, (Z, Y, X, 3) in mm.
+struct SpreadToField {
+  const float* moments;
+  Shape shape;
+  Vec3 mm;
+  float* out;
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+  DR_HD void operator()(int row, int x) const {
+    const Index i = (Index)row * shape.x + x, n = shape.voxels();
+    const float weight = moments[i];
+    float deviation[3];
+    for (int axis = 0; axis < 3; ++axis) {
+      const float mean = moments[(1 + axis) * n + i] / weight;
+      const float variance = moments[(4 + axis) * n + i] / weight - mean * mean;
+      deviation[axis] = variance > 0.0f ? sqrtf(variance) : 0.0f;
+    }
+    store_vec3(out + 3 * i, Vec3{deviation[0], deviation[1], deviation[2]} * mm);
   }
 };
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from ..doctor import examine
+from ..errors import DeviceError
 
 if TYPE_CHECKING:
     from ..doctor import Diagnosis
@@ -18,7 +19,8 @@ _MARKS = {"ok": ("✓", "green"), "absent": ("-", "dim"), "problem": ("✗", "bo
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Findings on stdout as JSON.")
-def doctor(*, as_json: bool) -> None:
+@click.option("--strict", is_flag=True, help="Exit with 5 if anything is broken: a health check.")
+def doctor(*, as_json: bool, strict: bool) -> None:
     """Show what this machine has, what `auto` would choose and why, and what to type to mend it.
 
     Nothing heavy is imported and nothing is changed. Exit code 0 even when optional parts are
@@ -29,6 +31,9 @@ def doctor(*, as_json: bool) -> None:
         click.echo(json.dumps(asdict(diagnosis), indent=2))
     else:
         _print(diagnosis)
+    broken = [f.name for f in diagnosis.findings if f.status == "problem"]
+    if strict and broken:
+        raise DeviceError(f"broken: {', '.join(broken)}; the lines above say what mends them")
 
 
 def _print(diagnosis: Diagnosis) -> None:

@@ -21,10 +21,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _OTHER_PANEL = "Parameters"
 _PANELS = {
     "Machine": ("device", "threads"),
-    "Start": ("initial",),
+    "Start": ("initial", "linear"),
     "Images": (
         "fixed_modality",
         "moving_modality",
+        "body_mask",
         "ct_window_hu",
         "mr_percentile",
         "working_megavoxels",
@@ -68,7 +69,7 @@ _PANELS = {
         "fold_penalty",
         "fold_margin",
     ),
-    "Output": ("inverse",),
+    "Output": ("inverse", "confidence", "trust"),
 }
 
 

@@ -63,10 +63,17 @@ _FILES, _REPORTING = "Files", "What is said"
     help="Also write the features of both images, as NRRD and as a picture in colours.",
 )
 @click.option("--no-qc", is_flag=True, panel="Output", help="Do not draw qc.png.")
+@click.option(
+    "--accept-untrusted",
+    is_flag=True,
+    panel=_REPORTING,
+    help="Exit with 0, not 9, when the result should not be trusted; the report says so anyway.",
+)
 @click.option("--dry-run", is_flag=True, panel=_REPORTING, help="Check everything, write nothing.")
 @click.option("--json", "as_json", is_flag=True, panel=_REPORTING, help="Report on stdout.")
 @click.option("-q", "--quiet", is_flag=True, panel=_REPORTING, help="Only errors.")
-def run(**options: Any) -> None:
+@click.pass_context
+def run(ctx: click.RichContext, /, **options: Any) -> None:
     """Register a moving image to a fixed image, and write all of it into one folder.
 
     warped.nii.gz, displacement.nii.gz (mm, LPS, fixed to moving points), transform.h5 (the same
@@ -87,6 +94,8 @@ def run(**options: Any) -> None:
         _say_result(report, request.output, reporter)
     if options["as_json"]:
         click.echo(report.to_json(), nl=False)
+    if report.exit_code:
+        ctx.exit(report.exit_code)
 
 
 def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
@@ -102,6 +111,7 @@ def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
         picture=not options["no_qc"],
         save_features=options["save_features"],
         command=("dinoreg-rt", *sys.argv[1:]),
+        accept_untrusted=options["accept_untrusted"],
     )
 
 
@@ -133,6 +143,8 @@ def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
         f"SDLogJ {quality.sdlogj:.3f}, inverse consistency "
         f"{quality.inverse_consistency_mean_mm:.2f} mm",
     )
+    for reason in report.trust.reasons:
+        reporter.say("not to be trusted", reason)
     for warning in report.warnings:
         reporter.say("warning", warning)
     reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import RegistrationConfig
+from ..device import Device
 from ..errors import RegistrationError
 from ..machine import memory_bytes
 from ..manifest import Graph, Normalisation
@@ -93,6 +94,7 @@ def plan_encoding(
     modalities: Sequence[Modality],
     windows: tuple[tuple[float, float], tuple[float, float]],
     config: RegistrationConfig,
+    device: Device,
     encoders: EncoderPool,
 ) -> tuple[EncodingPlan, dict[str, str]]:
     """Open the encoder's bundle and decide what it will be shown; also what was chosen and why.
@@ -102,6 +104,7 @@ def plan_encoding(
         modalities: of both.
         windows: intensities that count as 0 and 1; for a CT the encoder has a window of its own.
         config: names the encoder.
+        device: that the registration runs on.
         encoders: keeps bundles that were opened before.
 
     Raises:
@@ -110,9 +113,9 @@ def plan_encoding(
         RegistrationError: an image without anything to encode.
     """
     bundle = encoders.bundle(config.encoder or "")
-    engine, engine_reason = choose_engine(config.engine)
     windows = _encoder_windows(modalities, windows, config)
     planes, plane_reason = _planes(volumes, windows, bundle, config)
+    engine, engine_reason = choose_engine(config.engine, device, bundle, planes[0].graph)
     own = config.encoder_normalisation == "bundle"
     plan = EncodingPlan(
         bundle=bundle,

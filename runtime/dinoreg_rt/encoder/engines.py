@@ -5,28 +5,51 @@ An engine that cannot be had is an error. Nothing falls back to another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from ..errors import DeviceError, InputError
+from ..device import Device
+from ..errors import ConfigError, DeviceError, InputError
 from ..manifest import Graph
 from ..types import Array
 from .bundle import Bundle
+
+if TYPE_CHECKING:
+    from ..trt.library import Flavour
+    from .ort_gpu import GpuEngine
 
 #: Names on the command line, and what they stand for.
 ENGINES = {
     "ort-cpu": "ONNX Runtime on the CPU",
     "openvino": "OpenVINO on the CPU in float32",
     "openvino-bf16": "OpenVINO on the CPU in bfloat16",
+    "ort-cuda": "ONNX Runtime on a CUDA device",
+    "ort-tensorrt": "ONNX Runtime with TensorRT, verified whenever it is opened",
+    "tensorrt": "TensorRT engine of 'dinoreg-rt export engine'",
+    "tensorrt-rtx": "TensorRT-RTX engine of 'dinoreg-rt export engine --backend rtx'",
 }
+#: The extra that installs what each engine needs.
+EXTRAS = {
+    "ort-cpu": "cpu",
+    "openvino": "openvino",
+    "openvino-bf16": "openvino",
+    "ort-cuda": "gpu",
+    "ort-tensorrt": "gpu,tensorrt",
+    "tensorrt": "gpu,tensorrt",
+    "tensorrt-rtx": "gpu,rtx",
+}
+GPU_ENGINES = frozenset({"ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"})
 #: The distribution of each, for reports.
 ENGINE_PACKAGES = {
     "ort-cpu": "onnxruntime",
     "openvino": "openvino",
     "openvino-bf16": "openvino",
+    "ort-cuda": "onnxruntime-gpu",
+    "ort-tensorrt": "onnxruntime-gpu",
+    "tensorrt": "tensorrt-cu13",
+    "tensorrt-rtx": "tensorrt-rtx-cu13",
 }
 
 
@@ -34,7 +57,10 @@ class Encoder(Protocol):
     """Slices in, tokens out."""
 
     def encode(self, pixels: Array) -> Array:
-        """Tokens (n, rows, columns, channels) float32 of pixels (n, 3, height, width) float32."""
+        """Tokens (n, rows, columns, channels) float32 of pixels (n, 3, height, width) float32.
+
+        NumPy gives NumPy. Encoders on a GPU also take CuPy, and then give CuPy on the same stream.
+        """
 
     def cancel(self) -> None:
         """From another thread: end a call of `encode` that is under way; it raises. For good."""
@@ -59,11 +85,9 @@ class OrtEncoder:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the module's exceptions share no base class
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         check_provider(self._session.get_providers(), "CPUExecutionProvider")
-        inputs = {value.name: value.shape for value in self._session.get_inputs()}
-        outputs = {value.name: value.shape for value in self._session.get_outputs()}
-        self._tokens = _check_contract(path, inputs, outputs, bundle, graph)
+        self._tokens = check_session(path, self._session, bundle, graph)
         self._options = ort.RunOptions()
 
     def encode(self, pixels: Array) -> Array:
@@ -104,7 +128,7 @@ class OpenVinoEncoder:
                 openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
             )
         except RuntimeError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
 
     def encode(self, pixels: Array) -> Array:
         """See `Encoder`."""
@@ -116,33 +140,72 @@ class OpenVinoEncoder:
         self._request.cancel()
 
 
-def open_encoder(bundle: Bundle, graph: Graph, engine: str, threads: int) -> Encoder:
+def open_encoder(
+    bundle: Bundle, graph: Graph, engine: str, threads: int, *, device: Device | None = None
+) -> Encoder:
     """The encoder on the engine of that name.
+
+    Args:
+        bundle: opened.
+        graph: input size.
+        engine: one of `ENGINES`.
+        threads: of the CPU, for the engines that run there.
+        device: where the others run; None is the first CUDA device.
 
     Raises:
         DeviceError: the engine's package is missing, or runs elsewhere than asked.
         InputError: the graph cannot be loaded, or is not what the manifest says.
     """
-    makers: dict[str, Callable[[], Encoder]] = {
-        "ort-cpu": lambda: OrtEncoder(bundle, graph, threads),
-        "openvino": lambda: OpenVinoEncoder(bundle, graph, threads, "f32"),
-        "openvino-bf16": lambda: OpenVinoEncoder(bundle, graph, threads, "bf16"),
-    }
+    index = device.index if device is not None else 0
     try:
-        return makers[engine]()
+        if engine in ("ort-cuda", "ort-tensorrt"):
+            from .ort_gpu import OrtGpuEncoder
+
+            return OrtGpuEncoder(bundle, graph, cast("GpuEngine", engine), index)
+        if engine in ("tensorrt", "tensorrt-rtx"):
+            from .encoder_trt import TensorRtEncoder
+
+            return TensorRtEncoder(bundle, graph, cast("Flavour", engine), index)
+        if engine == "ort-cpu":
+            return OrtEncoder(bundle, graph, threads)
+        precision = {"openvino": "f32", "openvino-bf16": "bf16"}[engine]
+        return OpenVinoEncoder(bundle, graph, threads, precision)
     except ImportError as error:
-        extra = "cpu" if engine == "ort-cpu" else "openvino"
         raise DeviceError(
-            f"--engine {engine} ({ENGINES[engine]}) is not installed; "
-            f"pip install 'dinoreg-rt[{extra}]'"
+            f"--engine {engine} ({ENGINES[engine]}): {error.name} is not installed; "
+            f"pip install 'dinoreg-rt[{EXTRAS[engine]}]'"
         ) from error
 
 
-def choose_engine(wanted: str) -> tuple[str, str]:
-    """The engine for ``auto`` or a name, and why."""
-    if wanted == "auto":
-        return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), the same bits on every run"
-    return wanted, f"{wanted} ({ENGINES[wanted]}), as asked"
+def choose_engine(
+    wanted: str,
+    device: Device | None = None,
+    bundle: Bundle | None = None,
+    graph: Graph | None = None,
+) -> tuple[str, str]:
+    """The engine for ``auto`` or a name, and why.
+
+    Args:
+        wanted: ``auto`` or one of `ENGINES`.
+        device: that the registration runs on; None counts as the CPU for ``auto``.
+        bundle: opened; with `graph` for engines in the cache.
+        graph: input size.
+
+    Raises:
+        ConfigError: an engine of the GPU for a registration on the CPU.
+    """
+    if wanted != "auto":
+        if wanted in GPU_ENGINES and device is not None and device.kind == "cpu":
+            raise ConfigError(
+                f"--engine {wanted} ({ENGINES[wanted]}) needs a GPU, and the device is the CPU; "
+                "--device cuda, or --engine ort-cpu"
+            )
+        return wanted, f"{wanted} ({ENGINES[wanted]}), as asked"
+    if device is not None and device.kind == "cuda":
+        from .engine_choice import choose_for_gpu
+
+        return choose_for_gpu(device.index, bundle, graph)
+    return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), the same bits on every run"
 
 
 def check_provider(active: list[str], wanted: str) -> None:
@@ -156,6 +219,17 @@ def check_provider(active: list[str], wanted: str) -> None:
             f"ONNX Runtime was asked for {wanted} and took {active[0] if active else 'nothing'}; "
             "'dinoreg-rt doctor' shows what is installed"
         )
+
+
+def check_session(path: Path, session: Any, bundle: Bundle, graph: Graph) -> tuple[int, int, int]:
+    """Shape (rows, columns, channels) of an ONNX Runtime session's tokens.
+
+    Raises:
+        InputError: the graph is not what the manifest says.
+    """
+    inputs = {value.name: value.shape for value in session.get_inputs()}
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    return _check_contract(path, inputs, outputs, bundle, graph)
 
 
 def _check_contract(
@@ -187,6 +261,7 @@ def _openvino_shapes(ports: list[Any]) -> dict[str, list[Any]]:
     }
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Path, error: Exception) -> InputError:
+    """What to say of a graph that an engine cannot load."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return InputError(f"{path}: cannot be loaded: {first}; export the bundle again")

@@ -17,7 +17,14 @@ from ..errors import RegistrationError
 from ..features import FeaturePair, padded_channels
 from ..preprocess import weight_on
 from ..provenance import content_hash
-from ..types import AffineTransform, Array, EncodedPlaneSummary, EncodingSummary, Geometry
+from ..types import (
+    AffineTransform,
+    Array,
+    EncodedPlaneSummary,
+    EncodingSummary,
+    Geometry,
+    Volume,
+)
 from .cache import TokenCache, cache_folder, cache_key
 from .encoding import EncodingPlan, PlaneStacks
 from .engines import Encoder, open_encoder
@@ -37,11 +44,13 @@ class SolverSide:
 
     Attributes:
         mask: (D, H, W) of the image, or None: which tokens count for the joint basis.
+        body: the same on a grid of its own, or None.
         grid: the control lattice.
         affine: points of the lattice's space to the image's points.
     """
 
     mask: Array | None
+    body: Volume | None
     grid: Geometry
     affine: AffineTransform
 
@@ -133,7 +142,9 @@ def _lent(
     waiting: Callable[[], None],
 ) -> AbstractContextManager[Encoder]:
     key = (plan.bundle.folder, plane.graph.file, plan.engine, device.name, device.threads)
-    make = partial(open_encoder, plan.bundle, plane.graph, plan.engine, device.threads)
+    make = partial(
+        open_encoder, plan.bundle, plane.graph, plan.engine, device.threads, device=device
+    )
     return encoders.lent(key, make, waiting)
 
 
@@ -156,12 +167,10 @@ def _moments(
     """Of the tokens that count: all, or those that a mask covers."""
     found = []
     for role, of_image, side in zip(_ROLES, tokens, sides, strict=True):
-        if side.mask is None:
+        if side.mask is None and side.body is None:
             found.append(of_image.moments)
             continue
-        stack = of_image.stack
-        cover = weight_on(stack.tokens, stack.volume, side.mask, _IDENTITY, device)
-        inside = np.asarray(device.download(cover))[list(stack.encoded)] > 0
+        inside = _inside(of_image.stack, side, device)
         parts = (
             TokenMoments.of(slice_[kept])
             for slice_, kept in zip(of_image.tokens, inside, strict=True)
@@ -170,11 +179,24 @@ def _moments(
         moments = reduce(TokenMoments.merged, parts, none)
         if not moments.count:
             raise RegistrationError(
-                f"the {role} mask covers no token of an encoded slice; a smaller --slice-stride "
-                "or a larger mask is needed"
+                f"the {role} mask (or the body in it) covers no token of an encoded slice; a "
+                "smaller --slice-stride or a larger mask is needed"
             )
         found.append(moments)
     return found
+
+
+def _inside(stack: SliceStack, side: SolverSide, device: Device) -> Array:
+    """Whether each token of the encoded slices touches mask and body, (n, rows, columns)."""
+    inside = np.ones(stack.tokens.shape_zyx, bool)
+    for image, mask in (
+        (stack.volume, side.mask),
+        (side.body, None if side.body is None else side.body.array),
+    ):
+        if image is not None and mask is not None:
+            cover = weight_on(stack.tokens, image, mask, _IDENTITY, device)
+            inside &= device.download(cover) > 0
+    return inside[list(stack.encoded)]
 
 
 def _sampled(

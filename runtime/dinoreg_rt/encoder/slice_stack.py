@@ -49,10 +49,17 @@ class SliceStack:
         return out
 
     def _grey(self, index: int, device: Device) -> Array:
-        """One slice (height, width), windowed to 0..1, antialiased where it becomes smaller."""
+        """One slice (height, width), windowed to 0..1, antialiased where it becomes smaller.
+
+        Cut out first: resampling the whole volume onto one slice would look at all of it each time.
+        """
         _, height, width = self.pixels.shape_zyx
         grid = shifted_grid(self.pixels, (index, 0, 0), (1, height, width))
-        grey = resample_volume(self.volume, grid, AffineTransform.identity(), device)
+        own = upright(self.volume.geometry, self.plane)
+        own = shifted_grid(own, (index, 0, 0), (1, *own.shape_zyx[1:]))
+        cut = upright_view(self.volume.array, self.volume.geometry, self.plane)[index : index + 1]
+        image = Volume(np.ascontiguousarray(cut), own)
+        grey = resample_volume(image, grid, AffineTransform.identity(), device)
         return window(grey, *self.window)[0]
 
 

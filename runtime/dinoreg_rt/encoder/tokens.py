@@ -79,7 +79,9 @@ def encode(
         pending: Future[Array] | None = None
         try:
             for start in range(0, count + batch, batch):
-                pixels = stack.batch(start, batch, normalisation, device) if start < count else None
+                pixels = None
+                if start < count:
+                    pixels = device.download(stack.batch(start, batch, normalisation, device))
                 done = None if pending is None else pending.result()
                 pending = None if pixels is None else worker.submit(encoder.encode, pixels)
                 if done is not None:

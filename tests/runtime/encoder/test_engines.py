@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 from encoders import gabor_bank, write_bundle
 
+from dinoreg_rt.config import EngineChoice
+from dinoreg_rt.encoder import engines
 from dinoreg_rt.encoder.bundle import open_bundle
 from dinoreg_rt.encoder.engines import check_provider, choose_engine, open_encoder
 from dinoreg_rt.errors import DeviceError, InputError
@@ -84,6 +87,12 @@ def test_a_session_that_fell_back_is_an_error() -> None:
     check_provider(["CUDAExecutionProvider", "CPUExecutionProvider"], "CUDAExecutionProvider")
     with pytest.raises(DeviceError, match="asked for CUDAExecutionProvider and took CPUExec"):
         check_provider(["CPUExecutionProvider"], "CUDAExecutionProvider")
+
+
+def test_every_engine_can_be_asked_for() -> None:
+    names = set(get_args(EngineChoice)) - {"auto"}
+    assert names == set(engines.ENGINES) == set(engines.EXTRAS) == set(engines.ENGINE_PACKAGES)
+    assert names > engines.GPU_ENGINES
 
 
 def test_the_choice_is_explained() -> None:

@@ -1,0 +1,138 @@
+"""`dinoreg-rt export engine`: TensorRT engines of a bundle, on the machine that will run them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from dinoreg_rt.trt.record import EngineRecord
+
+
+@click.command("engine")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--backend",
+    type=click.Choice(["tensorrt", "rtx"]),
+    default="tensorrt",
+    show_default=True,
+    help="TensorRT, or TensorRT-RTX for GPUs of workstations.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp16", "bf16", "fp32"]),
+    help="Of the matrix products; the bundle's own if not given.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    default="1,8,32",
+    show_default=True,
+    metavar="N,N,...",
+    help="Slices that are encoded at once; each number gets kernels of its own.",
+)
+@click.option(
+    "--workspace-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="Scratch memory that one layer may take.",
+)
+@click.option("--device", type=click.IntRange(min=0), default=0, help="CUDA device [default: 0].")
+@click.option(
+    "--compile-for",
+    "capability",
+    metavar="N.N",
+    help="With --backend rtx: try to compile for this compute capability, with or without a GPU; "
+    "nothing is kept.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
+def engine_command(**options: Any) -> None:
+    """Build TensorRT engines of BUNDLE, verify them on this GPU and keep them for `--engine`.
+
+    Each engine's tokens are compared with ONNX Runtime's on the CPU in float32; one that differs
+    is refused, and the error says which precision passes. Engines lie in ~/.cache/dinoreg/engines
+    (DINOREG_ENGINES names another folder) and hold for this GPU, driver and TensorRT alone.
+    """
+    if options["capability"] and options["backend"] != "rtx":
+        raise click.UsageError("--compile-for goes with --backend rtx: TensorRT needs the GPU")
+    options["batches"] = parse_batches(options["batches"])
+    with _bars(shown=not (options["quiet"] or options["as_json"])) as progress:
+        if options["capability"]:
+            _compile(options, progress)
+        else:
+            _build(options, progress)
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """``N,N,...`` as numbers.
+
+    Raises:
+        click.BadParameter: anything else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"'{text}' are no batch sizes; wanted such as 1,8,32")
+    return tuple(int(part) for part in parts)
+
+
+def _build(options: dict[str, Any], progress: Callable[[str, float], None] | None) -> None:
+    from .engine import export_engines
+
+    stored = export_engines(
+        options["bundle"],
+        "tensorrt-rtx" if options["backend"] == "rtx" else "tensorrt",
+        precision=options["precision"],
+        batches=options["batches"],
+        workspace_bytes=int(options["workspace_gb"] * 2**30),
+        device=options["device"],
+        progress=progress,
+    )
+    if options["as_json"]:
+        click.echo(json.dumps([record.model_dump() for _, record in stored], indent=2))
+    elif not options["quiet"]:
+        for path, record in stored:
+            _say(path, record)
+
+
+def _compile(options: dict[str, Any], progress: Callable[[str, float], None] | None) -> None:
+    from .engine import compile_only
+
+    sizes = compile_only(
+        options["bundle"],
+        options["capability"],
+        precision=options["precision"],
+        batches=options["batches"],
+        progress=progress,
+    )
+    if options["as_json"]:
+        click.echo(json.dumps(sizes, indent=2))
+    elif not options["quiet"]:
+        for file, size in sizes.items():
+            click.echo(
+                f"{file}: compiles for {options['capability']}, {size / 2**20:.0f} MiB; not kept, "
+                "because it has not run on such a GPU"
+            )
+
+
+def _say(path: Path, record: EngineRecord) -> None:
+    key = record.key
+    click.echo(f"written: {path}")
+    click.echo(
+        f"{record.model} {key.height}x{key.width} in {key.precision}, batches "
+        f"{','.join(map(str, key.batches))}, on {key.gpu}: {record.verification.describe()}"
+    )
+
+
+def _bars(*, shown: bool) -> Any:
+    if not shown:
+        return nullcontext()
+    from .cli import progress_bars
+
+    return progress_bars(shown=True)

@@ -1,0 +1,70 @@
+"""The model files of a bundle: one weights file and a graph for each input size."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinoreg_rt.manifest import Precision
+
+from .forward import write_graph, write_weights
+from .onnx_graph import WeightsFile
+from .precision import STORAGE, arithmetic
+from .quantise import SharedWeights, quantise
+from .weights import Weights
+
+WEIGHTS_NAME = "weights.bin"
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """A graph that is to be written.
+
+    Attributes:
+        name: of the file.
+        size: (height, width) in pixels.
+        verified: it is only for the comparison on ONNX Runtime's CPU.
+    """
+
+    name: str
+    size: tuple[int, int]
+    verified: bool = False
+
+
+def write_files(
+    weights: Weights,
+    graphs: Sequence[GraphFile],
+    folder: Path,
+    precision: Precision,
+    report: Progress = lambda stage, fraction: None,
+) -> None:
+    """Write the weights file and the graphs into an existing folder."""
+    if precision == "int8":
+        _write_int8(weights, graphs, folder, report)
+        return
+    with (folder / WEIGHTS_NAME).open("wb") as stream:
+        file = WeightsFile(stream, WEIGHTS_NAME)
+        write_weights(weights, file, STORAGE[precision], lambda done: report("weights", done))
+    for i, graph in enumerate(graphs):
+        how = arithmetic(precision, verified=graph.verified)
+        write_graph(weights, file, folder / graph.name, graph.size, how)
+        report("graphs", (i + 1) / len(graphs))
+
+
+def _write_int8(
+    weights: Weights, graphs: Sequence[GraphFile], folder: Path, report: Progress
+) -> None:
+    floats = folder / "float32"
+    floats.mkdir()
+    try:
+        write_files(weights, graphs, floats, "fp32", report)
+        with (folder / WEIGHTS_NAME).open("wb") as stream:
+            shared = SharedWeights(stream, WEIGHTS_NAME)
+            for i, graph in enumerate(graphs):
+                quantise(floats / graph.name, folder / graph.name, shared)
+                report("quantisation", (i + 1) / len(graphs))
+    finally:
+        shutil.rmtree(floats)

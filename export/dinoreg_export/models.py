@@ -1,0 +1,123 @@
+"""The encoders that can be exported, in one table, and how weights are recognised.
+
+Sizes of DINOv3 (arXiv 2508.10104) and DINOv2 (arXiv 2304.07193) as their published code gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dinoreg_rt.errors import InputError
+
+from .architecture import Architecture, ConvNextArchitecture, Shape, VitArchitecture
+
+
+def _v3(name: str, dim: int, depth: int, heads: int, hidden: int, **more: Any) -> VitArchitecture:
+    return VitArchitecture(f"dinov3-{name}", 3, 16, dim, depth, heads, hidden, **more)
+
+
+def _v2(
+    name: str, dim: int, depth: int, heads: int, hidden: int, *, gated: bool = False
+) -> tuple[VitArchitecture, VitArchitecture]:
+    plain = VitArchitecture(
+        f"dinov2-{name}",
+        2,
+        14,
+        dim,
+        depth,
+        heads,
+        hidden,
+        gated=gated,
+        register_tokens=0,
+        biased="qkv",
+        epsilon=1e-6,
+    )
+    return plain, replace(plain, name=f"dinov2-{name}-reg4", register_tokens=4)
+
+
+#: Every encoder that is recognised.
+ARCHITECTURES: dict[str, Architecture] = {
+    a.name: a
+    for a in (
+        _v3("vits16", 384, 12, 6, 1536),
+        _v3("vits16plus", 384, 12, 6, 1536, gated=True),
+        _v3("vitb16", 768, 12, 12, 3072),
+        _v3("vitl16", 1024, 24, 16, 4096),
+        _v3("vitl16plus", 1024, 24, 16, 4096, gated=True),
+        _v3("vith16plus", 1280, 32, 20, 5120, gated=True),
+        _v3("vit7b16", 4096, 40, 32, 8192, gated=True, biased=""),
+        ConvNextArchitecture("dinov3-convnext-tiny", (3, 3, 9, 3), (96, 192, 384, 768)),
+        ConvNextArchitecture("dinov3-convnext-small", (3, 3, 27, 3), (96, 192, 384, 768)),
+        ConvNextArchitecture("dinov3-convnext-base", (3, 3, 27, 3), (128, 256, 512, 1024)),
+        ConvNextArchitecture("dinov3-convnext-large", (3, 3, 27, 3), (192, 384, 768, 1536)),
+        *_v2("vits14", 384, 12, 6, 1536),
+        *_v2("vitb14", 768, 12, 12, 3072),
+        *_v2("vitl14", 1024, 24, 16, 4096),
+        *_v2("vitg14", 1536, 40, 24, 4096, gated=True),
+    )
+}
+
+
+def named(model: str) -> Architecture:
+    """The architecture of that name.
+
+    Raises:
+        InputError: there is none; the message lists them.
+    """
+    if model not in ARCHITECTURES:
+        raise InputError(f"no model '{model}'; there are: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[model]
+
+
+def recognise(shapes: Mapping[str, Shape]) -> Architecture:
+    """The architecture whose tensors have these canonical names and shapes.
+
+    Raises:
+        InputError: none of the table; the message says what was found.
+    """
+    if len(shapes.get("patch.weight", ())) == 4:
+        found = _vit_sizes(shapes)
+    elif len(shapes.get("stages.0.reduce.weight", ())) == 4:
+        found = _convnext_sizes(shapes)
+    else:
+        raise InputError(
+            "the checkpoint holds no patch embedding of a vision transformer and no first "
+            f"convolution of a ConvNeXt; supported are {', '.join(ARCHITECTURES)}"
+        )
+    for architecture in ARCHITECTURES.values():
+        if all(getattr(architecture, key, None) == value for key, value in found.items()):
+            return architecture
+    text = ", ".join(f"{key} {value}" for key, value in found.items())
+    raise InputError(
+        f"the checkpoint is of no known architecture ({text}); supported are "
+        f"{', '.join(ARCHITECTURES)}"
+    )
+
+
+def _vit_sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    patch = shapes["patch.weight"]
+    return {
+        "generation": 2 if "position" in shapes else 3,
+        "patch": patch[-1],
+        "dim": patch[0],
+        "depth": _count(shapes, "blocks."),
+        "hidden": shapes.get("blocks.0.up.weight", (0,))[0],
+        "gated": "blocks.0.gate.weight" in shapes,
+        "register_tokens": shapes.get("register_tokens", (1, 0))[1],
+    }
+
+
+def _convnext_sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    stages = range(_count(shapes, "stages."))
+    return {
+        "depths": tuple(_count(shapes, f"stages.{s}.blocks.") for s in stages),
+        "dims": tuple(shapes.get(f"stages.{s}.reduce.bias", (0,))[0] for s in stages),
+    }
+
+
+def _count(shapes: Mapping[str, Shape], prefix: str) -> int:
+    """How many numbered parts there are behind `prefix`."""
+    numbers = (n[len(prefix) :].split(".")[0] for n in shapes if n.startswith(prefix))
+    return 1 + max(map(int, numbers), default=-1)

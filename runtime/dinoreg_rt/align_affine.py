@@ -1,0 +1,172 @@
+"""A linear map from discrete matches: search around a position, fit robustly, repeat."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dinoreg_kernels import SolverOptions, solve
+
+from .align_search import Candidate, Centred, Side, centre, similarity
+from .coarse import CHANNELS, cell_features
+from .config import LinearModel
+from .device import Device
+from .geometry import (
+    compose_affines,
+    corners_lps_mm,
+    index_to_lps,
+    invert_affine,
+    lps_to_index,
+    shifted_grid,
+    transform_points,
+)
+from .types import AffineTransform, Array, FloatArray, Geometry
+
+#: Fewer matched cells than this determine no linear map.
+_LEAST_MATCHES = 30
+#: Singular values of the whole map; people do not differ by more.
+_SCALES = (0.7, 1.4)
+#: Affine fits lean towards the similarity fit as if the matches spread this much less, in cells:
+#: a slab says little about the scale across it.
+_RIDGE_CELLS = 4.0
+_FIT_ROUNDS = 6
+#: A match that misses the fit by so many times the median counts half.
+_HALF_WEIGHT = 1.5
+
+
+def improve(
+    fixed: Side,
+    moving: Side,
+    start: AffineTransform,
+    model: LinearModel,
+    reach: int,
+    device: Device,
+) -> AffineTransform | None:
+    """`start` followed by the fit to the matches around it; None where too little matches.
+
+    The matches come from the discrete search of the registration itself, on cells: coupled-convex
+    rounds and both directions, because single best matches of MR and CT are wrong too often.
+    """
+    cells, box = _common_part(fixed, moving, start, reach)
+    if cells is None:
+        return None
+    z, y, x = (n + 2 * reach for n in cells.shape_zyx)
+    around = shifted_grid(cells, (-reach,) * 3, (z, y, x))
+    there = cell_features(moving.coarse, around, start, device)
+    here = fixed.features.part(box)
+    cell_mm = cells.spacing_mm[0]
+    found = solve(
+        np.ascontiguousarray(here.mind),
+        there.mind,
+        np.ascontiguousarray(here.weight),
+        there.weight,
+        spacing_mm=cells.spacing_mm,
+        moving_offset=(-reach,) * 3,
+        channels=CHANNELS,
+        options=SolverOptions(
+            search_factor=(1, 1, 1),
+            search_radius=(reach,) * 3,
+            cost_smoothing_mm=1.15 * cell_mm,
+            field_smoothing_mm=0.82 * cell_mm,
+            coupling=(0.03, 0.3),
+            consistency_rounds=5,
+            iterations=(0,),
+        ),
+        threads=device.threads,
+    )
+    points, shifts, weights = _matches(found.field, here.weight, there.weight, cells, reach)
+    if weights.size < _LEAST_MATCHES:
+        return None
+    step, middle = robust_fit(points, points + shifts, weights, model, cell_mm)
+    return _within_scales(compose_affines(start, step), middle)
+
+
+def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> Candidate:
+    """The position with its similarity."""
+    cells, box = _common_part(fixed, moving, transform, 0)
+    if cells is None:
+        return Candidate(transform, -1.0, 0.0)
+    there = centre(cell_features(moving.coarse, cells, transform, device), moving.level)
+    side = fixed.centred
+    here = Centred(side.mind[box], side.weight[box], side.silhouette[box], side.seen[box])
+    return Candidate(transform, *similarity(here, there, (fixed.level, moving.level)))
+
+
+def _common_part(
+    fixed: Side, moving: Side, transform: AffineTransform, reach: int
+) -> tuple[Geometry | None, tuple[slice, slice, slice]]:
+    """The fixed cells that the moving image can reach: they are all that costs time."""
+    cells = fixed.coarse.cells
+    to_cells = compose_affines(lps_to_index(cells), invert_affine(transform))
+    corners = transform_points(to_cells, corners_lps_mm(moving.coarse.cells))[:, ::-1]
+    lower = np.floor(corners.min(axis=0)).astype(int) - reach
+    upper = np.ceil(corners.max(axis=0)).astype(int) + reach + 1
+    z, y, x = (
+        slice(max(0, int(a)), min(n, int(b)))
+        for a, b, n in zip(lower, upper, cells.shape_zyx, strict=True)
+    )
+    if any(s.stop <= s.start for s in (z, y, x)):
+        return None, (z, y, x)
+    shape = (z.stop - z.start, y.stop - y.start, x.stop - x.start)
+    return shifted_grid(cells, (z.start, y.start, x.start), shape), (z, y, x)
+
+
+def _matches(
+    field: Array, fixed_weight: Array, moving_weight: Array, cells: Geometry, reach: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Points (N, 3) and their displacements (N, 3), LPS mm, with weights (N,) above 0.05."""
+    index = np.argwhere(fixed_weight > 0.05)
+    vectors = field[tuple(index.T)]
+    target = np.rint(vectors / cells.spacing_mm[0]).astype(int) + index + reach
+    target = target.clip(0, np.asarray(moving_weight.shape) - 1)
+    weights = fixed_weight[tuple(index.T)] * moving_weight[tuple(target.T)]
+    kept = weights > 0.05
+    points = transform_points(index_to_lps(cells), index[kept][:, ::-1].astype(np.float64))
+    shifts = vectors[kept][:, ::-1].astype(np.float64) @ cells.direction.T
+    return points, shifts, weights[kept].astype(np.float64)
+
+
+def robust_fit(
+    points: FloatArray, targets: FloatArray, weights: FloatArray, model: LinearModel, cell_mm: float
+) -> tuple[AffineTransform, FloatArray]:
+    """The linear map from `points` to `targets` (N, 3), and where those that count lie in mean.
+
+    Iteratively reweighted least squares with Cauchy's weights: matches that miss the fit count
+    less and less. The scale of the misses is their weighted median, at least a quarter cell.
+    """
+    current = weights
+    for _ in range(_FIT_ROUNDS):
+        fitted = _least_squares(points, targets, current, model, cell_mm)
+        misses = np.linalg.norm(targets - transform_points(fitted, points), axis=1)
+        typical = max(1.4826 * float(np.median(misses)), cell_mm / 4)
+        current = weights / (1 + np.square(misses / (_HALF_WEIGHT * typical)))
+    return fitted, current @ points / current.sum()
+
+
+def _least_squares(
+    points: FloatArray, targets: FloatArray, weights: FloatArray, model: LinearModel, cell_mm: float
+) -> AffineTransform:
+    """Weighted fit of a rigid, similarity (Umeyama 1991) or affine map."""
+    share = weights / weights.sum()
+    middles = share @ points, share @ targets
+    p, q = points - middles[0], targets - middles[1]
+    cross = (q * share[:, None]).T @ p
+    left, values, right = np.linalg.svd(cross)
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+    matrix = (left * signs) @ right
+    if model != "rigid":
+        matrix = matrix * float((values * signs).sum() / (share @ np.square(p).sum(axis=1)))
+    if model == "affine":
+        ridge = np.square(_RIDGE_CELLS * cell_mm)
+        spread = (p * share[:, None]).T @ p + ridge * np.eye(3)
+        matrix = (cross + ridge * matrix) @ np.linalg.inv(spread)
+    return AffineTransform(matrix, middles[1] - matrix @ middles[0])
+
+
+def _within_scales(affine: AffineTransform, middle: FloatArray) -> AffineTransform:
+    """`affine` with bounded singular values; the point `middle` goes where it went."""
+    left, values, right = np.linalg.svd(affine.matrix)
+    if _SCALES[0] <= values.min() and values.max() <= _SCALES[1]:
+        return affine
+    matrix = (left * values.clip(*_SCALES)) @ right
+    target = transform_points(affine, middle[None])[0]
+    return AffineTransform(matrix, target - matrix @ middle)

@@ -1,0 +1,204 @@
+"""Optional packages and whether they go together with each other and with the driver.
+
+Read from the packages' metadata alone: importing a broken one may end the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ctypes.util import find_library
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+from .cuda_driver import CudaDriver
+
+Status = Literal["ok", "absent", "problem"]
+
+#: CUDA that the packages of the extras are built for, and the driver that brings it.
+CUDA_MAJOR, DRIVER = 13, "580"
+#: What shows that a GPU is meant to be used. TensorRT-RTX compiles without one.
+_GPU_PACKAGES = (
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "onnxruntime-gpu",
+    "tensorrt-cu13",
+    "tensorrt-cu12",
+)
+_PLAIN = (
+    ("OpenVINO", ("openvino",), "openvino"),
+    ("PyCUDA", ("pycuda",), "pycuda"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table; `remedy` is what to type."""
+
+    name: str
+    status: Status
+    value: str
+    remedy: str = ""
+
+
+def driver_finding(driver: CudaDriver) -> Finding:
+    """The driver: missing, without a device, too old for the packages, or in order."""
+    wanted = installed_version(_GPU_PACKAGES)
+    if driver.version is None:
+        if wanted is None:
+            return Finding("CUDA driver", "absent", driver.problem)
+        return Finding(
+            "CUDA driver",
+            "problem",
+            f"{driver.problem}, but {wanted} is installed",
+            f"install NVIDIA's driver {DRIVER} or newer; in a container, start it with --gpus all",
+        )
+    version = f"CUDA {driver.version[0]}.{driver.version[1]}"
+    if not driver.gpus:
+        return Finding(
+            "CUDA driver",
+            "problem",
+            f"{version}, but no device: {driver.problem}",
+            "nvidia-smi -L; in a container, start it with --gpus all",
+        )
+    if driver.version[0] < CUDA_MAJOR:
+        return Finding(
+            "CUDA driver",
+            "problem",
+            f"{version} is too old: the packages want CUDA {CUDA_MAJOR}.0",
+            f"install NVIDIA's driver {DRIVER} or newer",
+        )
+    return Finding("CUDA driver", "ok", version)
+
+
+def package_findings(driver: CudaDriver) -> list[Finding]:
+    """One line for each optional package."""
+    found = [_onnxruntime(driver), _cupy(driver), _tensorrt(), _rtx()]
+    return found + [_plain(*package) for package in _PLAIN]
+
+
+def installed_version(names: Iterable[str]) -> str | None:
+    """``name version`` of the first of the distributions that is installed."""
+    for name in names:
+        try:
+            return f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def install_command(extra: str) -> str:
+    """What to type for the packages of an extra, with the versions that this release wants."""
+    try:
+        requirements = metadata.requires("dinoreg-rt") or []
+    except metadata.PackageNotFoundError:
+        requirements = []
+    marked = [r.partition(";") for r in requirements]
+    wanted = [
+        f"'{name.strip()}'"
+        for name, _, mark in marked
+        if f"extra == '{extra}'" in mark.replace('"', "'")
+    ]
+    return f"pip install {' '.join(wanted)}" if wanted else f"pip install '.[{extra}]'"
+
+
+def _plain(name: str, distributions: Iterable[str], extra: str) -> Finding:
+    version = installed_version(distributions)
+    if version is None:
+        return Finding(name, "absent", "not installed", install_command(extra))
+    return Finding(name, "ok", version)
+
+
+def _onnxruntime(driver: CudaDriver) -> Finding:
+    cpu, gpu = installed_version(["onnxruntime"]), installed_version(["onnxruntime-gpu"])
+    if cpu and gpu:
+        # Both write into one folder; the last installed wins, and removing one breaks the other.
+        package = "onnxruntime-gpu" if driver.gpus else "onnxruntime"
+        return Finding(
+            "ONNX Runtime",
+            "problem",
+            f"{cpu} and {gpu} overwrite each other's files",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && "
+            f"pip install --force-reinstall {package}",
+        )
+    if gpu and not installed_version(["nvidia-cudnn-cu13"]) and find_library("cudnn") is None:
+        return Finding(
+            "ONNX Runtime",
+            "problem",
+            f"{gpu} without cuDNN: its CUDA provider cannot be loaded",
+            "pip install 'nvidia-cudnn-cu13>=9,<10'",
+        )
+    if cpu or gpu:
+        return Finding("ONNX Runtime", "ok", cpu or gpu or "")
+    extra = "gpu" if driver.gpus else "cpu"
+    return Finding("ONNX Runtime", "absent", "not installed", install_command(extra))
+
+
+def _cupy(driver: CudaDriver) -> Finding:
+    known = ["cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy"]
+    there = [text for name in known if (text := installed_version([name]))]
+    if not there:
+        return Finding("CuPy", "absent", "not installed", install_command("gpu"))
+    right = f"cupy-cuda{CUDA_MAJOR}x"
+    mend = f"pip uninstall -y {' '.join(t.split()[0] for t in there)} && pip install {right}"
+    if len(there) > 1:
+        return Finding("CuPy", "problem", f"{' and '.join(there)} overwrite each other", mend)
+    if there[0].startswith("cupy-cuda") and not there[0].startswith(right):
+        text = f"{there[0]} is not of CUDA {CUDA_MAJOR}"
+        return Finding("CuPy", "problem", text, mend)
+    compiler = installed_version(["nvidia-cuda-nvrtc"])
+    if compiler and driver.version and _numbers(compiler)[:2] > driver.version:
+        newest = ".".join(map(str, driver.version))
+        return Finding(
+            "CuPy",
+            "problem",
+            f"{compiler} makes code that a driver of CUDA {newest} does not load",
+            f"pip install 'cuda-toolkit[nvrtc,cudart,cublas,cufft,curand]=={newest}.*'",
+        )
+    return Finding("CuPy", "ok", there[0])
+
+
+def _tensorrt() -> Finding:
+    found = _with_libraries("TensorRT", ("tensorrt-cu13", "tensorrt-cu12", "tensorrt"), "tensorrt")
+    if found.status != "ok":
+        return found
+    if "-cu12" in found.value:
+        text = f"{found.value} is not of CUDA {CUDA_MAJOR}"
+        name = found.value.split()[0]
+        mend = f"pip uninstall -y {name} && {install_command('tensorrt')}"
+        return Finding("TensorRT", "problem", text, mend)
+    if _numbers(found.value)[0] > 10 and installed_version(["onnxruntime-gpu"]):
+        text = f"{found.value}: ONNX Runtime's TensorRT provider links TensorRT 10"
+        return Finding("TensorRT", "problem", text, install_command("tensorrt"))
+    return found
+
+
+def _rtx() -> Finding:
+    return _with_libraries("TensorRT-RTX", ("tensorrt-rtx-cu13", "tensorrt-rtx"), "rtx")
+
+
+def _with_libraries(name: str, distributions: Iterable[str], extra: str) -> Finding:
+    """A package that is only a shell: bindings and libraries come as two more, of one version."""
+    version = installed_version(distributions)
+    if version is None:
+        return Finding(name, "absent", "not installed", install_command(extra))
+    package, number = version.split()
+    if package in ("tensorrt", "tensorrt-rtx"):  # from a tar archive or the system's packages
+        return Finding(name, "ok", version)
+    for part in ("libs", "bindings"):
+        other = installed_version([f"{package}-{part}"])
+        if other is None:
+            text = f"{version} without its libraries: {package}-{part} is not installed"
+        elif other.split()[1] != number:
+            text = f"{version} with {other}"
+        else:
+            continue
+        names = f"{package}=={number} {package}-libs=={number} {package}-bindings=={number}"
+        return Finding(name, "problem", text, f"pip install --force-reinstall --no-deps {names}")
+    return Finding(name, "ok", version)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Of ``name 13.0.88``: (13, 0, 88)."""
+    parts = text.split()[-1].split(".")
+    return tuple(int(part) for part in parts if part.isdecimal())

@@ -1,0 +1,1 @@
+"""What the export (which builds TensorRT engines) and the runtime (which runs them) share."""

@@ -1,0 +1,85 @@
+"""How near the tokens of one engine come to those of another, and what is near enough."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Of the cosines between tokens; below either an engine is not used.
+LEAST_MEAN_COSINE = 0.999
+LEAST_FIRST_PERCENTILE = 0.995
+
+
+class Agreement(BaseModel):
+    """Cosines between the tokens of two engines for the same pixels.
+
+    Attributes:
+        tokens: number of vectors compared.
+        not_finite: how many of them held a NaN or an infinity.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    tokens: int = Field(gt=0)
+    not_finite: int = Field(ge=0)
+    mean_cosine: float = Field(ge=-1.000001, le=1.000001)
+    first_percentile_cosine: float = Field(ge=-1.000001, le=1.000001)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is near enough."""
+        return (
+            self.not_finite == 0
+            and self.mean_cosine >= LEAST_MEAN_COSINE
+            and self.first_percentile_cosine >= LEAST_FIRST_PERCENTILE
+        )
+
+    def describe(self) -> str:
+        """What was found and what is wanted."""
+        bad = f", {self.not_finite} of {self.tokens} tokens not finite" if self.not_finite else ""
+        return (
+            f"token cosine {self.mean_cosine:.5f} on average (wanted {LEAST_MEAN_COSINE}), "
+            f"{self.first_percentile_cosine:.5f} at the first percentile (wanted "
+            f"{LEAST_FIRST_PERCENTILE}){bad}"
+        )
+
+
+def compare_tokens(tokens: NDArray[Any], expected: NDArray[Any]) -> Agreement:
+    """Cosine of every token with its expected one.
+
+    Args:
+        tokens: (..., channels); one that is not finite counts as a cosine of 0.
+        expected: the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if tokens.shape != expected.shape:
+        raise ValueError(f"tokens {tokens.shape} cannot be compared with {expected.shape}")
+    a, b = (t.reshape(-1, t.shape[-1]).astype(np.float64) for t in (tokens, expected))
+    finite = np.asarray(np.isfinite(a).all(axis=1))
+    a[~finite] = 0.0
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
+    return Agreement(
+        tokens=len(a),
+        not_finite=int((~finite).sum()),
+        mean_cosine=float(cosine.mean()),
+        first_percentile_cosine=float(np.percentile(cosine, 1)),
+    )
+
+
+def probe(height: int, width: int, count: int = 2) -> NDArray[np.float32]:
+    """Normalised pictures with structure at every scale and some noise, (N, 3, H, W)."""
+    rng = np.random.default_rng(0)
+    y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
+    pictures = np.zeros((count, 3, height, width))
+    for wave in range(12):
+        fy, fx = rng.uniform(-1, 1, 2) * 2 ** (wave / 2)
+        phase = rng.uniform(0, 2 * np.pi, (count, 3, 1, 1))
+        pictures += np.cos(2 * np.pi * (fy * y + fx * x) + phase) / (1 + wave / 4)
+    pictures += 0.2 * rng.normal(size=pictures.shape)
+    return np.asarray(pictures / pictures.std(), np.float32)

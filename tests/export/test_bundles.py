@@ -1,0 +1,214 @@
+"""Whole exports: written and verified, or nothing; checked at load; by the command line."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from checkpoints import TINY, canonical, huggingface, write_safetensors
+from click.testing import CliRunner
+
+from dinoreg_export import bundle, golden
+from dinoreg_export.bundle import export_bundle
+from dinoreg_export.cli import export
+from dinoreg_export.random_weights import RandomWeights
+from dinoreg_rt.errors import ConfigError, InputError, OutputError
+from dinoreg_rt.manifest import Source, check_files, read_manifest
+
+SOURCE = Source(checkpoint="random", sha256="0" * 64, layout="none", random_weights=True)
+A = TINY["tiny-v3"]
+
+
+def make(folder, precision="fp32", a=A, **options):
+    return export_bundle(
+        RandomWeights(a, 0), SOURCE, [(64, 96), (96, 64)], folder, precision=precision, **options
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_bundle_is_what_its_manifest_says(precision, tmp_path):
+    made = make(tmp_path / "b", precision)
+    manifest = read_manifest(tmp_path / "b")
+    check_files(manifest, tmp_path / "b")
+    assert manifest == made
+    assert manifest.verification.mean_cosine > 0.9999
+    assert manifest.verification.by_rounding == (precision == "bf16")
+    assert {p.name for p in (tmp_path / "b").iterdir()} == {
+        "manifest.json", "LICENSE", "weights.bin", "encoder_64x96.onnx", "encoder_96x64.onnx",
+    }  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "encoder_64x96.onnx", "LICENSE"])
+def test_a_changed_byte_is_refused(name, tmp_path):
+    manifest = make(tmp_path / "b")
+    content = bytearray((tmp_path / "b" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "b" / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: changed since the export"):
+        check_files(manifest, tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["../weights.bin", "/etc/passwd", "a/b", "..", "a\\b", ""])
+def test_a_manifest_cannot_name_files_outside(name, tmp_path):
+    make(tmp_path / "b")
+    path = tmp_path / "b" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["files"][0]["name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="not a manifest of schema 1"):
+        read_manifest(tmp_path / "b")
+
+
+def test_a_link_out_of_the_bundle_is_refused(tmp_path):
+    manifest = make(tmp_path / "b")
+    (tmp_path / "b" / "weights.bin").rename(tmp_path / "elsewhere")
+    (tmp_path / "b" / "weights.bin").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="not a file of this bundle"):
+        check_files(manifest, tmp_path / "b")
+
+
+@pytest.mark.parametrize("size", [(64, 100), (8, 64), (0, 64)])
+def test_sizes_that_are_no_multiple_of_the_patch(size, tmp_path):
+    with pytest.raises(ConfigError, match="patch of 16 pixels; the nearest size is"):
+        export_bundle(RandomWeights(A, 0), SOURCE, [size], tmp_path / "b")
+
+
+def test_int8_that_does_not_hold_names_what_does(tmp_path):
+    weights = RandomWeights(A, 0)
+    read = weights.read
+
+    def with_outliers(name):
+        values = read(name).copy()
+        if name.endswith("norm1.weight") or name.endswith("norm2.weight"):
+            values[0] *= 1000
+        return values
+
+    weights.read = with_outliers
+    with pytest.raises(InputError, match=r"the int8 graph does not agree.*--precision .* passes"):
+        export_bundle(weights, SOURCE, [(64, 64)], tmp_path / "b", precision="int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_whatever_stops_it_leaves_nothing(error, tmp_path, monkeypatch):
+    def stop(stage, fraction):
+        if stage == "graphs":
+            raise error
+
+    wanted = OutputError if isinstance(error, OSError) else error
+    with pytest.raises(wanted):
+        make(tmp_path / "b", progress=stop)
+    assert list(tmp_path.iterdir()) == []
+    make(tmp_path / "b")
+    before = (tmp_path / "b" / "manifest.json").read_bytes()
+    with pytest.raises(wanted):
+        make(tmp_path / "b", force=True, progress=stop)
+    assert (tmp_path / "b" / "manifest.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_full_disk(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limit[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written: File too large"):
+            make(tmp_path / "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_the_way(tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OutputError, match="is no bundle"):
+        make(tmp_path / "b", force=True)
+    make(tmp_path / "c")
+    with pytest.raises(OutputError, match="--force replaces it"):
+        make(tmp_path / "c")
+    make(tmp_path / "c", "fp16", force=True)
+    assert read_manifest(tmp_path / "c").precision == "fp16"
+
+
+def run(*arguments):
+    return CliRunner().invoke(export, [str(a) for a in arguments])
+
+
+def test_command_with_random_weights(tmp_path):
+    done = run("onnx", "--random-seed", 1, "--model", "dinov3-vits16", "--size", "32x48",
+               "-o", tmp_path / "b", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    manifest = json.loads(done.stdout)
+    assert manifest["source"]["random_weights"]
+    assert "Random weights" in (tmp_path / "b" / "LICENSE").read_text()
+    assert json.loads(run("check", tmp_path / "b", "--json").stdout)["files"] == "as exported"
+
+
+def test_command_errors(tmp_path):
+    path = write_safetensors(tmp_path / "x.safetensors", huggingface(A, canonical(A)))
+    done = run("onnx", "--weights", path, "--size", "32x48", "-o", tmp_path / "b")
+    assert isinstance(done.exception, InputError)
+    assert "no known architecture" in str(done.exception)
+    for arguments in (["--size", "32x48"], ["--random-seed", 1, "--size", "32by48"]):
+        assert run("onnx", *arguments, "-o", tmp_path / "b").exit_code == 2
+    assert not (tmp_path / "b").exists()
+    help_text = run("onnx", "--help").output
+    for word in ("--weights", "--precision", "int8", "licence"):
+        assert word in help_text
+
+
+def test_golden_picture(tmp_path, monkeypatch):
+    import SimpleITK as sitk
+
+    export_bundle(RandomWeights(A, 0), SOURCE, [(224, 224)], tmp_path / "b")
+    manifest = read_manifest(tmp_path / "b")
+    values = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    picture = tmp_path / "p.png"
+    sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), str(picture))
+    pixels = golden._pixels(picture, manifest)
+    tokens, _ = golden.run_graph(tmp_path / "b" / "encoder_224x224.onnx", pixels)
+    with pytest.raises(InputError, match="no tokens are published for tiny-v3"):
+        golden.golden_error(tmp_path / "b", manifest, picture)
+    monkeypatch.setattr(golden, "PATCH_TOKENS", {"tiny-v3": tuple(tokens[0, 0, 0, :5])})
+    done = run("check", tmp_path / "b", "--golden", picture)
+    assert "published tokens: largest error" in done.output
+    wrong = tuple(tokens[0, 0, 0, :5] + np.float32(0.01))
+    monkeypatch.setattr(golden, "PATCH_TOKENS", {"tiny-v3": wrong})
+    done = run("check", tmp_path / "b", "--golden", picture)
+    assert "differs from the published tokens by 1.00e-02" in str(done.exception)
+
+
+_CHILD = """
+import sys, re, onnx, onnxruntime
+from pathlib import Path
+from dinoreg_export.bundle import export_bundle
+from dinoreg_export.checkpoint import open_checkpoint
+from dinoreg_rt.manifest import Source
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+before = peak()
+with open_checkpoint(Path(sys.argv[1])) as c:
+    source = Source(checkpoint=c.name, sha256=c.sha256, layout=c.layout)
+    export_bundle(c, source, [(112, 112)], Path(sys.argv[2]))
+print(peak() - before)
+"""
+
+
+def test_peak_memory(tmp_path):
+    """At most 1.3 times the checkpoint, and 60 MB that do not grow with it."""
+    from dinoreg_export.models import ARCHITECTURES
+
+    a = ARCHITECTURES["dinov3-vitb16"]
+    path = write_safetensors(tmp_path / "x.safetensors", huggingface(a, canonical(a)))
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, path, tmp_path / "b"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    size = path.stat().st_size / 2**20
+    print(f"checkpoint {size:.0f} MiB, peak {float(done.stdout):.0f} MiB")
+    assert float(done.stdout) < 1.3 * size + 60
+
+
+def test_every_precision_is_offered():
+    assert bundle.PRECISIONS == ("fp32", "fp16", "bf16", "int8")

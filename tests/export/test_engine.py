@@ -1,0 +1,210 @@
+"""Engines through the interfaces of TensorRT and CuPy: built, verified, stored, refused."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from encoders import write_bundle
+from gpu_fakes import fake_cupy, fake_tensorrt
+
+pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is not installed")
+
+from dinoreg_export import engine as engine_module
+from dinoreg_export.cli import export
+from dinoreg_export.engine import compile_only, export_engines
+from dinoreg_rt.errors import ConfigError, DeviceError, InputError
+from dinoreg_rt.trt.folder import read_engine, read_records
+from dinoreg_rt.trt.record import EngineRecord, Gpu
+
+H100 = Gpu(gpu="NVIDIA H100", compute_capability="9.0", driver="580.95.05 (CUDA 13.0)")
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_bundle(tmp_path / "gabor", [(24, 32), (32, 24)])
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A machine with an H100 and TensorRT, as far as they are called."""
+    trt, cupy = fake_tensorrt(), fake_cupy()
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(engine_module, "identify_gpu", lambda index: H100)
+    monkeypatch.setenv("DINOREG_ENGINES", str(tmp_path / "engines"))
+    return trt
+
+
+def noise(tokens: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=tokens.shape).astype(np.float32)
+
+
+def half_rotten(tokens: np.ndarray) -> np.ndarray:
+    """A good mean and a bad tail: one token in fifty is wrong."""
+    spoilt = tokens.reshape(-1, tokens.shape[-1]).copy()
+    spoilt[::50] *= np.where(np.arange(spoilt.shape[1]) % 40, 1, -1.5)
+    return spoilt.reshape(tokens.shape)
+
+
+def with_nan(tokens: np.ndarray) -> np.ndarray:
+    spoilt = tokens.copy()
+    spoilt[0, 0, 0, 0] = np.nan
+    return spoilt
+
+
+def test_every_size_is_built_verified_and_stored(bundle, gpu, tmp_path) -> None:
+    stored = export_engines(bundle, "tensorrt", batches=(8, 1), workspace_bytes=1 << 20)
+    assert [(r.key.height, r.key.width) for _, r in stored] == [(24, 32), (32, 24)]
+    for path, record in stored:
+        assert path.parent == tmp_path / "engines"
+        assert record == EngineRecord.model_validate_json(path.with_suffix(".json").read_bytes())
+        assert record.key.batches == (1, 8)
+        assert (record.key.gpu, record.key.driver) == (H100.gpu, H100.driver)
+        assert record.verification.holds
+        assert record.verification.mean_cosine > 0.999999
+        assert read_engine(path.parent, record, "") == path.read_bytes()
+    # Strongly typed, one profile of exactly each batch, and no more than the workspace.
+    assert [c[1] for c in gpu.calls if c[0] == "network"] == [2, 2]
+    _, precision, limits, profiles = next(c for c in gpu.calls if c[0] == "build")
+    assert (precision, limits) == ("fp32", {"WORKSPACE": 1 << 20})
+    assert [p.shapes["pixels"] for p in profiles] == [((n, 3, 24, 32),) * 3 for n in (1, 8)]
+    # Each batch size has kernels of its own, and each was run.
+    assert [c[1] for c in gpu.calls if c[0] == "execute"] == [1, 8, 1, 8]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_products_take_the_asked_precision(bundle, gpu, precision) -> None:
+    stored = export_engines(bundle, "tensorrt", precision=precision, batches=(1,))
+    assert {c[1] for c in gpu.calls if c[0] == "build"} == {precision}
+    assert {r.key.precision for _, r in stored} == {precision}
+    assert all(0.9999 < r.verification.mean_cosine < 1 for _, r in stored)
+
+
+@pytest.mark.parametrize("fault", [noise, half_rotten, with_nan])
+def test_a_wrong_engine_is_refused_and_what_passes_is_named(bundle, gpu, tmp_path, fault) -> None:
+    gpu.faults.tokens = {"fp16": fault}
+    with pytest.raises(DeviceError, match=r"in fp16 is refused: .*; --precision bf16 passes"):
+        export_engines(bundle, "tensorrt", precision="fp16", batches=(1, 2))
+    assert not list((tmp_path / "engines").glob("*.engine"))
+    assert read_records(tmp_path / "engines") == []
+
+
+def test_where_no_precision_passes(bundle, gpu) -> None:
+    gpu.faults.tokens = dict.fromkeys(("fp16", "bf16", "fp32"), noise)
+    with pytest.raises(DeviceError, match=r"none of fp16, bf16 passes either.*10\.13\.2\.6 comp"):
+        export_engines(bundle, "tensorrt", batches=(1,))
+
+
+def test_a_wrong_batch_size_alone_is_found(bundle, gpu) -> None:
+    gpu.faults.tokens = {"fp32": lambda t: noise(t) if len(t) == 8 else t}
+    with pytest.raises(DeviceError, match="refused"):
+        export_engines(bundle, "tensorrt", batches=(1, 8))
+
+
+def test_the_timing_cache_grows(bundle, gpu, tmp_path) -> None:
+    export_engines(bundle, "tensorrt", batches=(1,))
+    (cache,) = (tmp_path / "engines").glob("timing_*")
+    assert cache.name == "timing_tensorrt_10.13.2.6_NVIDIA-H100.cache"
+    assert cache.read_bytes() == b"timed;timed;"
+
+
+def test_progress_rises_to_the_end(bundle, gpu) -> None:
+    seen: list[float] = []
+    export_engines(
+        bundle,
+        "tensorrt",
+        batches=(1,),
+        progress=lambda stage, done: seen.append(done) if stage == "building" else None,
+    )
+    first = seen[: len(seen) // 2]
+    assert first == sorted(first)
+    assert first[0] == pytest.approx(1 / 8)  # a quarter of the first of two steps
+    assert first[-1] == 1.0
+
+
+def test_ctrl_c_ends_a_build(bundle, gpu, tmp_path) -> None:
+    def stop(stage: str, fraction: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_engines(bundle, "tensorrt", batches=(1,), progress=stop)
+    assert not list((tmp_path / "engines").glob("*.engine"))
+
+
+def test_what_tensorrt_says_is_passed_on(bundle, gpu) -> None:
+    gpu.faults.build = "out of   memory"
+    with pytest.raises(DeviceError, match=r"built no engine .* out of memory; smaller --batch"):
+        export_engines(bundle, "tensorrt")
+    gpu.faults.parse = "no such operator"
+    with pytest.raises(InputError, match="cannot read it: no such operator"):
+        export_engines(bundle, "tensorrt")
+
+
+def test_bad_settings(bundle, gpu) -> None:
+    with pytest.raises(ConfigError, match="wanted at least one, each of 1 slice"):
+        export_engines(bundle, "tensorrt", batches=(0, 1))
+    with pytest.raises(ConfigError, match="engines of int8 are not built"):
+        export_engines(bundle, "tensorrt", precision="int8")
+
+
+def test_a_damaged_bundle(bundle, gpu) -> None:
+    (bundle / "encoder_24x32.onnx").write_bytes(b"changed")
+    with pytest.raises(InputError, match="changed since the export"):
+        export_engines(bundle, "tensorrt")
+
+
+@pytest.mark.parametrize("version", ["10.12.0", "9.3.0", "12.0.1"])
+def test_versions_that_are_not_supported(bundle, gpu, version) -> None:
+    gpu.__version__ = version
+    with pytest.raises(DeviceError, match=rf"tensorrt {version} is not supported; wanted 10.13"):
+        export_engines(bundle, "tensorrt")
+
+
+def test_tensorrt_11_without_the_flag(bundle, gpu) -> None:
+    gpu.__version__ = "11.0.1"
+    del gpu.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    export_engines(bundle, "tensorrt", batches=(1,))
+    assert {c[1] for c in gpu.calls if c[0] == "network"} == {0}
+
+
+def test_not_installed(bundle, gpu, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(DeviceError, match=r"pip install 'dinoreg-rt\[tensorrt\]'"):
+        export_engines(bundle, "tensorrt")
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "rtx"])
+def test_without_a_gpu_the_answer_comes_at_once(bundle, backend, monkeypatch) -> None:
+    from dinoreg_rt.cuda_driver import CudaDriver
+    from dinoreg_rt.trt import identity
+
+    monkeypatch.setattr(
+        identity, "query_cuda_driver", lambda: CudaDriver(None, (), "no NVIDIA driver")
+    )
+    began = time.perf_counter()
+    with pytest.raises(DeviceError, match="no CUDA device can be used: no NVIDIA driver"):
+        CliRunner().invoke(
+            export, ["engine", str(bundle), "--backend", backend], catch_exceptions=False
+        )
+    assert time.perf_counter() - began < 1
+
+
+def test_the_command(bundle, gpu) -> None:
+    done = CliRunner().invoke(export, ["engine", str(bundle), "--batch", "1,2"])
+    assert done.exit_code == 0, done.output
+    assert "gabor-bank 24x32 in fp32, batches 1,2, on NVIDIA H100: token cosine 1.0" in done.output
+    done = CliRunner().invoke(export, ["engine", str(bundle), "--batch", "1,x"])
+    assert (done.exit_code, "wanted such as 1,8,32" in done.output) == (2, True)
+    done = CliRunner().invoke(export, ["engine", str(bundle), "--compile-for", "8.9"])
+    assert (done.exit_code, "goes with --backend rtx" in done.output) == (2, True)
+
+
+def test_compiling_for_a_gpu_that_is_not_here_needs_rtx(bundle, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(DeviceError, match=r"tensorrt-rtx is not installed.*\[rtx\]"):
+        compile_only(bundle, "8.9")

@@ -1,0 +1,89 @@
+"""TensorRT-RTX really parses and compiles an exported DINOv3, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install '.[rtx]'")
+pytest.importorskip("onnx", reason="makes an ONNX encoder: onnx is not installed")
+pytest.importorskip("onnxruntime", reason="verifies the bundle: onnxruntime is not installed")
+
+from dinoreg_export.bundle import export_bundle
+from dinoreg_export.cli import export
+from dinoreg_export.engine import compile_only
+from dinoreg_export.models import named
+from dinoreg_export.random_weights import RandomWeights
+from dinoreg_rt.errors import ConfigError, InputError
+from dinoreg_rt.manifest import Source, file_sha256, read_manifest, write_manifest
+
+pytestmark = pytest.mark.rtx
+RANDOM = Source(checkpoint="random seed 1", sha256="0" * 64, layout="none", random_weights=True)
+
+
+@pytest.fixture(scope="module", params=["dinov3-vits16", "dinov3-vits16plus", "dinov2-vits14"])
+def bundle(request, tmp_path_factory):
+    """Two blocks of each kind of transformer in fp16."""
+    architecture = replace(named(request.param), depth=2)
+    folder = tmp_path_factory.mktemp("bundles") / request.param
+    patch = architecture.patch
+    sizes = [(10 * patch, 7 * patch)]
+    export_bundle(RandomWeights(architecture, 1), RANDOM, sizes, folder, precision="fp16")
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_compiles_in_every_precision(bundle, precision) -> None:
+    (size,) = compile_only(bundle, "8.9", precision=precision, batches=(1, 4)).values()
+    weights = (bundle / "weights.bin").stat().st_size  # of fp16
+    assert size > (1.5 if precision == "fp32" else 0.8) * weights
+
+
+def test_compiles_for_several_generations(bundle) -> None:
+    for capability in ("7.5", "8.6", "12.0"):
+        assert compile_only(bundle, capability, batches=(1,))
+    with pytest.raises(ConfigError, match=r"does not compile for compute capability 9\.0; it does"):
+        compile_only(bundle, "9.0")
+
+
+def test_progress_and_the_command(bundle) -> None:
+    seen: list[float] = []
+    compile_only(bundle, "8.9", batches=(1,), progress=lambda _, done: seen.append(done))
+    assert seen == sorted(seen)
+    assert len(seen) > 5
+    assert seen[-1] == 1.0
+    words = ["engine", str(bundle), "--backend", "rtx", "--compile-for", "8.9", "--batch", "1"]
+    done = CliRunner().invoke(export, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    assert next(iter(json.loads(done.output).values())) > 1 << 20
+
+
+def test_what_it_cannot_read_is_said(tmp_path) -> None:
+    from onnx import TensorProto, helper
+
+    folder = tmp_path / "odd"
+    architecture = replace(named("dinov3-vits16"), depth=1)
+    export_bundle(RandomWeights(architecture, 1), RANDOM, [(32, 32)], folder, precision="fp16")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("NoSuchNode", ["pixels"], ["tokens"], domain="odd")],
+        "odd",
+        [value("pixels", TensorProto.FLOAT, ["N", 3, 32, 32])],
+        [value("tokens", TensorProto.FLOAT, ["N", 2, 2, 384])],
+    )
+    path = folder / "encoder_32x32.onnx"
+    sets = [helper.make_opsetid("", 18), helper.make_opsetid("odd", 1)]
+    path.write_bytes(helper.make_model(graph, opset_imports=sets).SerializeToString())
+    manifest = read_manifest(folder)
+    files = tuple(
+        f.model_copy(update={"size_bytes": path.stat().st_size, "sha256": file_sha256(path)})
+        if f.name == path.name
+        else f
+        for f in manifest.files
+    )
+    write_manifest(manifest.model_copy(update={"files": files}), folder)
+    with pytest.raises(InputError, match=r"tensorrt-rtx cannot read it: .*NoSuchNode"):
+        compile_only(folder, "8.9")

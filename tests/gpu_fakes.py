@@ -1,0 +1,352 @@
+"""CuPy and TensorRT as far as the encoders use them, on the host: what is called is written down.
+
+Addresses are real host addresses and are read through ctypes, so that a wrong pointer, shape or
+type shows as wrong tokens. What only a device shows (races, speed, kernels) does not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+
+class DeviceArray:
+    """Memory that NumPy does not take for its own, as CuPy's is."""
+
+    def __init__(self, host: np.ndarray) -> None:
+        self.host = host
+
+    dtype = property(lambda self: self.host.dtype)
+    shape = property(lambda self: self.host.shape)
+    data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data))
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __getitem__(self, item: Any) -> DeviceArray:
+        return DeviceArray(self.host[item])
+
+    def __setitem__(self, item: Any, value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            raise TypeError("CuPy takes no NumPy array here")
+        self.host[item] = value.host if isinstance(value, DeviceArray) else value
+
+    def set(self, array: np.ndarray) -> None:
+        assert array.flags.c_contiguous
+        self.host[...] = array
+
+
+class Event:
+    #: Whether the device has come past it.
+    done = False
+
+    def __init__(self, **_: Any) -> None:
+        self.recorded_on: int | None = None
+
+    def record(self, stream: Stream) -> None:
+        self.recorded_on = stream.ptr
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Stream:
+    """Streams stack as CuPy's do: the innermost ``with`` is the current one of the thread."""
+
+    _local = threading.local()
+    null: Stream
+
+    def __init__(self, calls: list[tuple[Any, ...]], ptr: int) -> None:
+        self.calls, self.ptr = calls, ptr
+
+    @classmethod
+    def stack(cls) -> list[Stream]:
+        return cls._local.__dict__.setdefault("stack", [])
+
+    def __enter__(self) -> Stream:
+        self.stack().append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack().pop()
+
+    def record(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        if event.recorded_on != self.ptr:  # waiting for oneself is no news
+            self.calls.append(("wait", self.ptr, event.recorded_on))
+
+    def synchronize(self) -> None:
+        self.calls.append(("synchronize", self.ptr))
+
+
+def fake_cupy() -> ModuleType:
+    """`calls` of the module: every wait and synchronisation, in order."""
+    cupy = ModuleType("cupy")
+    cupy.calls = calls = []
+    null, count = Stream(calls, 0), iter(range(0x1000, 0x9000, 0x10))
+
+    def make_stream(*, non_blocking: bool = False) -> Stream:
+        return Stream(calls, next(count))
+
+    class Device:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def __enter__(self) -> None:
+            calls.append(("device", self.index))
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def asnumpy(array: DeviceArray) -> np.ndarray:
+        calls.append(("download", Stream.stack()[-1].ptr if Stream.stack() else 0))
+        return array.host.copy()
+
+    cupy.cuda = SimpleNamespace(
+        Device=Device,
+        Event=Event,
+        Stream=make_stream,
+        get_current_stream=lambda: Stream.stack()[-1] if Stream.stack() else null,
+        runtime=SimpleNamespace(memGetInfo=lambda: (10 << 30, 80 << 30)),
+    )
+    cupy.ndarray = DeviceArray
+    # Not zeros: memory from a pool holds what was there before.
+    cupy.empty = lambda shape, dtype: DeviceArray(np.full(shape, 77, dtype))
+    cupy.zeros = lambda shape, dtype: DeviceArray(np.zeros(shape, dtype))
+    cupy.asarray = lambda a: a if isinstance(a, DeviceArray) else DeviceArray(np.array(a))
+    cupy.ascontiguousarray = lambda a: DeviceArray(np.ascontiguousarray(a.host))
+    cupy.asnumpy = asnumpy
+    return cupy
+
+
+def at_address(address: int, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 of that shape in host memory."""
+    count = int(np.prod(shape))
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
+
+
+class Severity(enum.Enum):
+    INTERNAL_ERROR, ERROR, WARNING = range(3)
+
+
+@dataclass
+class Faults:
+    """What goes wrong: `tokens` maps a precision to what is done to an engine's tokens."""
+
+    tokens: dict[str, Any] = field(default_factory=dict)
+    parse: str = ""
+    build: str = ""
+    load: str = ""
+    execute: str = ""
+
+
+class Context:
+    def __init__(self, trt: ModuleType, engine: Any) -> None:
+        self.trt, self.engine = trt, engine
+        self.addresses: dict[str, int] = {}
+        self.batch = self.profile = self.scratch = None
+        self.running = False
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile = profile
+        self.trt.calls.append(("profile", profile, stream))
+        return True
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.scratch = (address, size)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.batch = shape[0]
+        return name == "pixels" and shape[0] == self.engine.batches[self.profile]
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return name in self.engine.names
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if self.trt.faults.execute or self.scratch is None:
+            self.trt.loggers[-1].log(Severity.ERROR, self.trt.faults.execute)
+            return False
+        self.trt.calls.append(("execute", self.batch, stream, threading.get_ident(), id(self)))
+        assert not self.running, "two runs in one context at a time"
+        self.running = True
+        time.sleep(0.01)  # long enough for another thread to come in
+        self.running = False
+        pixels = at_address(self.addresses["pixels"], (self.batch, *self.engine.input_shape))
+        tokens = self.engine.tokens(pixels)
+        at_address(self.addresses["tokens"], tokens.shape)[...] = tokens
+        return True
+
+
+class Engine:
+    """Runs its ONNX graph with ONNX Runtime."""
+
+    def __init__(self, trt: ModuleType, plan: bytes) -> None:
+        import onnxruntime
+
+        header, _, model = plan.partition(b"\n")
+        about = json.loads(header)
+        self.trt, self.batches, self.precision = trt, about["batches"], about["precision"]
+        self.input_shape = tuple(about["input"])
+        self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        self.output_shape = (-1, *self.session.get_outputs()[0].shape[1:])
+        self.names = ["pixels", "tokens"]
+        self.num_io_tensors, self.num_optimization_profiles = 2, len(self.batches)
+
+    def get_tensor_name(self, i: int) -> str:
+        return self.names[i]
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return self.trt.float32
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.output_shape if name == "tokens" else (-1, *self.input_shape)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [(self.batches[profile], *self.input_shape)] * 3
+
+    def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
+        return 1000 * self.batches[profile]
+
+    def create_execution_context(self, strategy: str) -> Context:
+        assert strategy == "USER_MANAGED"
+        return Context(self.trt, self)
+
+    def tokens(self, pixels: np.ndarray) -> np.ndarray:
+        tokens = self.session.run(["tokens"], {"pixels": np.ascontiguousarray(pixels)})[0]
+        return self.trt.faults.tokens.get(self.precision, lambda t: t)(tokens)
+
+
+class Builder:
+    def __init__(self, logger: Any) -> None:
+        self.trt = logger.trt
+
+    def create_network(self, flags: int) -> Any:
+        self.trt.calls.append(("network", flags))
+        return SimpleNamespace(trt=self.trt, path="", get_input=lambda _: None)
+
+    def create_builder_config(self) -> Any:
+        return Config(self.trt)
+
+    def create_optimization_profile(self) -> Any:
+        shapes: dict[str, Any] = {}
+        set_shape = lambda name, *three: shapes.update({name: three})  # noqa: E731
+        return SimpleNamespace(shapes=shapes, set_shape=set_shape)
+
+    def build_serialized_network(self, network: Any, config: Config) -> bytes | None:
+        monitor = config.progress_monitor
+        monitor.phase_start("build", None, 2)
+        monitor.phase_start("tactics", "build", 4)
+        more = all(monitor.step_complete("tactics", step) for step in range(4))
+        monitor.phase_finish("tactics")
+        if not (more and monitor.step_complete("build", 0) and monitor.step_complete("build", 1)):
+            return None
+        if self.trt.faults.build:
+            self.trt.loggers[-1].log(Severity.ERROR, self.trt.faults.build)
+            return None
+        about = {
+            "batches": [profile.shapes["pixels"][0][0] for profile in config.profiles],
+            "input": list(network.shape[1:]),
+            "precision": network.precision,
+        }
+        self.trt.calls.append(("build", network.precision, config.limits, config.profiles))
+        return json.dumps(about).encode() + b"\n" + network.model
+
+
+class Config:
+    def __init__(self, trt: ModuleType) -> None:
+        self.trt, self.profiles, self.limits = trt, [], {}
+        self.progress_monitor: Any = None
+        self.cache = b""
+
+    def add_optimization_profile(self, profile: Any) -> int:
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
+
+    def set_memory_pool_limit(self, pool: str, size: int) -> None:
+        self.limits[pool] = size
+
+    def create_timing_cache(self, known: bytes) -> bytes:
+        return known
+
+    def set_timing_cache(self, cache: bytes, *, ignore_mismatch: bool) -> None:
+        assert not ignore_mismatch
+        self.cache = cache
+
+    def get_timing_cache(self) -> Any:
+        return SimpleNamespace(serialize=lambda: self.cache + b"timed;")
+
+
+class OnnxParser:
+    def __init__(self, network: Any, logger: Any) -> None:
+        self.network, self.trt, self.num_errors = network, logger.trt, 1
+
+    def get_error(self, _: int) -> str:
+        return self.trt.faults.parse
+
+    def parse_from_file(self, path: str) -> bool:
+        import onnx
+
+        model = onnx.load(path)
+        kinds = {t.data_type for t in model.graph.initializer}
+        self.network.precision = "fp16" if 10 in kinds else "bf16" if 16 in kinds else "fp32"
+        dims = model.graph.input[0].type.tensor_type.shape.dim
+        self.network.shape = (-1, *(d.dim_value for d in dims[1:]))
+        self.network.get_input = lambda _: SimpleNamespace(shape=self.network.shape)
+        self.network.model = self._float_model(path)
+        return not self.trt.faults.parse
+
+    def _float_model(self, path: str) -> bytes:
+        """What the engine computes, in the float32 that ONNX Runtime's CPU has for every node."""
+        import tempfile
+        from pathlib import Path
+
+        import onnx
+
+        from dinoreg_export.retype import write_retyped
+
+        with tempfile.TemporaryDirectory() as folder:
+            write_retyped(Path(path), Path(folder) / "float.onnx", "fp32")
+            return onnx.load(f"{folder}/float.onnx").SerializeToString()
+
+
+def fake_tensorrt(name: str = "tensorrt", version: str = "10.13.2.6") -> ModuleType:
+    """`calls` of the module: networks, builds and runs; `faults`: what shall go wrong."""
+    trt = ModuleType(name)
+    trt.__version__ = version
+    trt.calls, trt.loggers, trt.faults = [], [], Faults()
+    trt.float32 = "FLOAT"
+
+    class ILogger:
+        def __init__(self) -> None:
+            self.trt = trt
+            trt.loggers.append(self)
+
+    ILogger.Severity = Severity
+    trt.ILogger = ILogger
+    trt.IProgressMonitor = type("IProgressMonitor", (), {})
+    trt.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    trt.MemoryPoolType = SimpleNamespace(WORKSPACE="WORKSPACE")
+    trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="USER_MANAGED")
+    trt.Builder, trt.OnnxParser = Builder, OnnxParser
+
+    def deserialize(plan: bytes) -> Engine | None:
+        if trt.faults.load:
+            trt.loggers[-1].log(Severity.ERROR, trt.faults.load)
+            return None
+        return Engine(trt, plan)
+
+    trt.Runtime = lambda _: SimpleNamespace(deserialize_cuda_engine=deserialize)
+    return trt

@@ -1,0 +1,261 @@
+"""TensorRT engines out of the cache: run on the right memory and stream, or refused with a reason.
+
+TensorRT and CuPy are fakes that read and write the addresses they are given.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from encoders import write_bundle
+from gpu_fakes import DeviceArray, Event, fake_cupy, fake_tensorrt
+
+pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is not installed")
+
+from dinoreg_export import engine as engine_module
+from dinoreg_export.engine import export_engines
+from dinoreg_rt.batches import pieces
+from dinoreg_rt.encoder import engine_cache
+from dinoreg_rt.encoder.bundle import open_bundle
+from dinoreg_rt.encoder.engines import open_encoder
+from dinoreg_rt.errors import DeviceError, InputError
+from dinoreg_rt.trt.agreement import Agreement
+from dinoreg_rt.trt.folder import read_records
+from dinoreg_rt.trt.record import EngineRecord, Gpu
+
+H100 = Gpu(gpu="NVIDIA H100", compute_capability="9.0", driver="580.95.05 (CUDA 13.0)")
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """TensorRT, CuPy and an H100, with the engines of one bundle for 2 and 4 slices."""
+    trt, cupy = fake_tensorrt(), fake_cupy()
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    for module in (engine_module, engine_cache):
+        monkeypatch.setattr(module, "identify_gpu", lambda index: H100)
+    monkeypatch.setenv("DINOREG_ENGINES", str(tmp_path / "engines"))
+    write_bundle(tmp_path / "gabor", [(24, 32)])
+    export_engines(tmp_path / "gabor", "tensorrt", batches=(2, 4))
+    trt.calls.clear()
+    cupy.calls.clear()
+    return trt, cupy
+
+
+@pytest.fixture
+def bundle(machine, tmp_path):
+    return open_bundle(tmp_path / "gabor")
+
+
+def open_trt(bundle):
+    return open_encoder(bundle, bundle.manifest.graphs[0], "tensorrt", 1)
+
+
+def expected(bundle, pixels: np.ndarray) -> np.ndarray:
+    return open_encoder(bundle, bundle.manifest.graphs[0], "ort-cpu", 1).encode(pixels)
+
+
+def slices(rng, count: int) -> np.ndarray:
+    return rng.normal(size=(count, 3, 24, 32)).astype(np.float32)
+
+
+def executed(trt) -> list[int]:
+    return [call[1] for call in trt.calls if call[0] == "execute"]
+
+
+@pytest.mark.parametrize(("count", "batches"), [(1, [2]), (2, [2]), (3, [4]), (5, [4, 2]), (0, [])])
+def test_tokens_of_any_number_of_slices(machine, bundle, rng, count, batches) -> None:
+    pixels = slices(rng, count)
+    tokens = open_trt(bundle).encode(pixels)
+    assert tokens.dtype == np.float32
+    assert tokens.shape == (count, 6, 8, 37)
+    if count:
+        np.testing.assert_allclose(tokens, expected(bundle, pixels), atol=1e-6)
+    assert executed(machine[0]) == batches
+
+
+def test_pieces() -> None:
+    assert list(pieces(11, (1, 2, 8))) == [(8, slice(0, 8)), (8, slice(8, 11))]
+    assert list(pieces(10, (2, 8))) == [(8, slice(0, 8)), (2, slice(8, 10))]
+    assert list(pieces(0, (2,))) == []
+
+
+def test_device_arrays_stay_there_on_the_callers_stream(machine, bundle, rng) -> None:
+    trt, cupy = machine
+    encoder, pixels = open_trt(bundle), slices(rng, 4)
+    with cupy.cuda.Stream() as stream:
+        tokens = encoder.encode(DeviceArray(pixels))
+    assert isinstance(tokens, DeviceArray)
+    np.testing.assert_allclose(tokens.host, expected(bundle, pixels), atol=1e-6)
+    assert [c[2] for c in trt.calls if c[0] in ("execute", "profile")] == [stream.ptr] * 2
+    assert not [c for c in cupy.calls if c[0] in ("synchronize", "download")]
+
+
+def contexts(trt) -> int:
+    return len({call[4] for call in trt.calls if call[0] == "execute"})
+
+
+def test_a_busy_context_is_not_taken_on_another_stream(machine, bundle, rng, monkeypatch) -> None:
+    trt, cupy = machine
+    encoder, pixels = open_trt(bundle), DeviceArray(slices(rng, 4))
+    first, second = cupy.cuda.Stream(), cupy.cuda.Stream()
+    for stream in (first, first, second, first, second):
+        with stream:
+            encoder.encode(pixels)
+    assert contexts(trt) == 2
+    assert [c for c in cupy.calls if c[0] == "wait"] == []
+    # Once the device is done with them, any will do; the stream asks the event all the same.
+    monkeypatch.setattr(Event, "done", True)
+    with cupy.cuda.Stream() as third:
+        encoder.encode(pixels)
+    assert contexts(trt) == 2
+    assert [c[:2] for c in cupy.calls if c[0] == "wait"] == [("wait", third.ptr)]
+
+
+def test_the_number_of_contexts_is_limited(machine, bundle, rng) -> None:
+    trt, cupy = machine
+    encoder, pixels = open_trt(bundle), DeviceArray(slices(rng, 4))
+    for _ in range(12):
+        with cupy.cuda.Stream():
+            encoder.encode(pixels)
+    assert contexts(trt) == 8
+    assert len([c for c in cupy.calls if c[0] == "wait"]) == 4
+
+
+def test_threads_do_not_meet_in_one_context(machine, bundle, rng) -> None:
+    trt, _ = machine
+    encoder, pixels = open_trt(bundle), slices(rng, 4)
+    wanted = expected(bundle, pixels)
+    barrier, results = threading.Barrier(3), []
+
+    def work() -> None:
+        barrier.wait()
+        results.extend(encoder.encode(pixels) for _ in range(3))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 9  # the fake asserts that no context runs twice at a time
+    for tokens in results:
+        np.testing.assert_allclose(tokens, wanted, atol=1e-6)
+    assert 2 <= contexts(trt) <= 3
+
+
+def test_cancelled(machine, bundle, rng) -> None:
+    encoder = open_trt(bundle)
+    encoder.cancel()
+    with pytest.raises(DeviceError, match="cancelled"):
+        encoder.encode(slices(rng, 1))
+
+
+def test_wrong_pixels_and_failed_runs(machine, bundle, rng) -> None:
+    trt, _ = machine
+    encoder = open_trt(bundle)
+    with pytest.raises(InputError, match=r"float64 \(1, 3, 24, 32\); the engine takes float32"):
+        encoder.encode(slices(rng, 1).astype(np.float64))
+    with pytest.raises(InputError, match=r"\(1, 3, 24, 24\); the engine takes float32 \(n, 3, 24"):
+        encoder.encode(slices(rng, 1)[..., :24])
+    trt.faults.execute = "launch failed"
+    with pytest.raises(DeviceError, match="could not run the engine: launch failed"):
+        encoder.encode(slices(rng, 1))
+
+
+def test_an_engine_that_will_not_load(machine, bundle) -> None:
+    machine[0].faults.load = "version tag does not match"
+    with pytest.raises(DeviceError, match="cannot load the engine: version tag does not match"):
+        open_trt(bundle)
+
+
+def test_a_changed_engine_is_refused(machine, bundle, tmp_path) -> None:
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        InputError,
+        match=r"changed since it was verified .* build it with: dinoreg-rt export engine \S+gabor "
+        r"--backend tensorrt --precision fp32 --batch 2,4",
+    ):
+        open_trt(bundle)
+    path.unlink()
+    with pytest.raises(InputError, match="missing, or not a file of this folder"):
+        open_trt(bundle)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("driver", "570.10", r"driver: 580.95.05 \(CUDA 13.0\), wanted 570.10"),
+        ("gpu", "NVIDIA L4", "GPU: NVIDIA H100, wanted NVIDIA L4"),
+        ("compute_capability", "8.9", "compute capability: 9.0, wanted 8.9"),
+    ],
+)
+def test_an_engine_of_another_machine(machine, bundle, monkeypatch, field, value, said) -> None:
+    other = H100.model_copy(update={field: value})
+    monkeypatch.setattr(engine_cache, "identify_gpu", lambda index: other)
+    with pytest.raises(DeviceError, match=rf"cannot be used here \({said}\); build it anew with: "):
+        open_trt(bundle)
+
+
+def test_an_engine_of_another_tensorrt(machine, bundle) -> None:
+    machine[0].__version__ = "10.14.1"
+    with pytest.raises(DeviceError, match=r"library version: 10.13.2.6, wanted 10.14.1"):
+        open_trt(bundle)
+
+
+def test_an_engine_of_another_export(machine, tmp_path) -> None:
+    write_bundle(tmp_path / "new", [(24, 32)], licence="another")
+    with pytest.raises(DeviceError, match=r"cannot be used here \(model: [0-9a-f]{12}, wanted "):
+        open_trt(open_bundle(tmp_path / "new"))
+
+
+def test_no_engine_at_all(machine, bundle, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DINOREG_ENGINES", str(tmp_path / "nothing"))
+    with pytest.raises(
+        DeviceError, match=r"holds no tensorrt engine of gabor-bank at 24x32; build it with: dino"
+    ):
+        open_trt(bundle)
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    (record,) = read_records(folder)
+    path = (folder / record.file).with_suffix(".json")
+    path.write_text(record.model_copy(update=changes).model_dump_json())
+
+
+def test_an_unverified_engine_is_never_loaded(machine, bundle, tmp_path) -> None:
+    bad = Agreement(tokens=9, not_finite=0, mean_cosine=0.99, first_percentile_cosine=0.9)
+    rewrite(tmp_path / "engines", verification=bad)
+    with pytest.raises(InputError, match=r"verification does not hold \(token cosine 0\.99000"):
+        open_trt(bundle)
+    text = (tmp_path / "engines").glob("*.json").__next__().read_text()
+    with pytest.raises(ValueError, match="verification"):
+        EngineRecord.model_validate_json(text.replace('"verification"', '"unverified"'))
+
+
+def test_a_record_that_points_elsewhere(machine, bundle, tmp_path) -> None:
+    outside = tmp_path / "outside.engine"
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    path.rename(outside)
+    path.symlink_to(outside)
+    with pytest.raises(InputError, match="not a file of this folder"):
+        open_trt(bundle)
+
+
+def test_the_bundles_own_precision_comes_first(machine, bundle, tmp_path) -> None:
+    export_engines(bundle.folder, "tensorrt", precision="fp16", batches=(2,))
+    _, record, _ = engine_cache.load_engine(bundle, bundle.manifest.graphs[0], "tensorrt", 0)
+    assert record.key.precision == "fp32"
+
+
+def test_without_cupy(machine, bundle, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(DeviceError, match=r"cupy is not installed; pip install.*gpu,tensorrt"):
+        open_trt(bundle)

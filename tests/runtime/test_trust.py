@@ -1,0 +1,209 @@
+"""The verdict on a registration, on pairs that are right and on pairs that are wrong on purpose."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phantoms import Body, make_grid, make_phantom
+
+import dinoreg_kernels
+import dinoreg_rt
+from dinoreg_rt import RegistrationConfig, RegistrationResult, Volume, io
+from dinoreg_rt.features import MIND_MIRRORED
+from dinoreg_rt.trust import judge
+from dinoreg_rt.types import RunQuality
+
+GOOD = RunQuality(0.4, 0.2, 0.01, 0.4, 2.0, 0.3, 0.3, 2.0, 95.0, 0.8, 0.3)
+GRID = make_grid((40, 44, 48), (2.5, 2.5, 2.5))
+
+
+def mirrored(volume: Volume, axis: int) -> Volume:
+    """The array turned round along an axis, under the same header."""
+    return dataclasses.replace(volume, array=np.ascontiguousarray(np.flip(volume.array, axis)))
+
+
+def middle_part(volume: Volume, low: float, high: float) -> Volume:
+    """The slices from one share of the z axis to another."""
+    first, last = (round(volume.array.shape[0] * share) for share in (low, high))
+    grid = volume.geometry
+    origin = np.asarray(grid.origin_mm) + grid.direction[:, 2] * grid.spacing_mm[2] * first
+    shape = (last - first, *grid.shape_zyx[1:])
+    grid = dataclasses.replace(grid, shape_zyx=shape, origin_mm=tuple(map(float, origin)))
+    return dataclasses.replace(volume, array=volume.array[first:last].copy(), geometry=grid)
+
+
+def test_a_good_run_is_trusted():
+    assert judge(GOOD).verdict == "trusted"
+    assert judge(GOOD).reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"similarity_after": float("nan")}, "not a number"),
+        ({"similarity_after": 0.41}, "not match better"),
+        ({"decoy_ratio": 1.0}, "mirror image"),
+        ({"unrelated_ratio": 0.6}, "60% of that of"),
+        ({"overlap_percent": 10.0}, "only 10 %"),
+        ({"folded_percent": 3.0}, r"3.00 % of the voxels are folded"),
+        ({"sdlogj": 1.2}, "volumes change"),
+        ({"inverse_consistency_mean_mm": 5.0}, "disagree by 5.0 mm"),
+    ],
+)
+def test_each_measure_can_say_no(change, reason):
+    trust = judge(dataclasses.replace(GOOD, **change))
+    assert trust.verdict == "untrusted"
+    assert len(trust.reasons) == 1
+    assert reason in trust.reasons[0]
+
+
+def test_measures_that_do_not_exist_say_nothing():
+    unmeasured = dataclasses.replace(GOOD, decoy_ratio=float("nan"), unrelated_ratio=float("nan"))
+    assert judge(unmeasured).verdict == "trusted"
+
+
+def test_identical_images_are_trusted():
+    assert (
+        judge(dataclasses.replace(GOOD, similarity_before=0.0, similarity_after=0.0)).reasons == ()
+    )
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_mirrored_channels_are_those_of_the_mirrored_image(axis, rng):
+    image = rng.random((11, 13, 15)).astype(np.float32)
+    features = [
+        dinoreg_kernels.mind_ssc(
+            np.ascontiguousarray(one),
+            radius=(1, 1, 1),
+            dilation=(2, 2, 2),
+            pool=(1, 1, 1),
+            channels=16,
+            scale=1.0,
+            threads=1,
+        )[..., :12]
+        for one in (image, np.flip(image, axis))
+    ]
+    expected = np.flip(features[0], axis)[..., list(MIND_MIRRORED[axis])]
+    np.testing.assert_allclose(features[1], expected, atol=1e-3)
+    assert np.abs(features[1] - np.flip(features[0], axis).astype(float)).max() > 0.1
+
+
+def phantom_run(change, **config) -> RegistrationResult:
+    pair = make_phantom(GRID, GRID, multimodal=True)
+    options = {"initial": "none", "threads": 1, "intensity": "off"} | config
+    return dinoreg_rt.register(
+        pair.fixed, change(pair.moving), config=RegistrationConfig(**options)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        pytest.param(lambda v: v, "trusted", id="right"),
+        pytest.param(lambda v: mirrored(v, 0), "untrusted", id="upside down"),
+        pytest.param(lambda v: mirrored(v, 1), "untrusted", id="back to front"),
+        pytest.param(lambda v: mirrored(v, 2), "untrusted", id="mirrored"),
+        pytest.param(
+            lambda v: make_phantom(GRID, GRID, body=Body(seed=11)).moving,
+            "untrusted",
+            id="another body",
+        ),
+    ],
+)
+def test_phantoms(change, verdict):
+    result = phantom_run(change)
+    assert judge(result.quality).verdict == verdict
+    # The mirrored phantom's own mirror image is the right one.
+    assert (result.quality.decoy_ratio < 1) == (verdict == "trusted")
+
+
+def test_not_measured_when_not_asked_for():
+    quality = phantom_run(lambda v: v, trust=False).quality
+    assert np.isnan([quality.decoy_ratio, quality.unrelated_ratio]).all()
+
+
+def test_same_verdict_for_any_number_of_threads():
+    first, second = (phantom_run(lambda v: v, threads=n).quality for n in (1, 2))
+    assert (first.decoy_ratio, first.unrelated_ratio) == (
+        second.decoy_ratio,
+        second.unrelated_ratio,
+    )
+
+
+# ---- confidence ------------------------------------------------------------------------------
+
+
+def test_confidence_lies_on_the_fixed_grid_and_tells_body_from_air():
+    pair = make_phantom(GRID, make_grid((30, 32, 34), (3.5, 3.5, 3.5)))
+    config = RegistrationConfig(initial="none", threads=1, confidence=True)
+    result = dinoreg_rt.register(pair.fixed, pair.moving, config=config)
+    certainty = result.confidence
+    assert certainty.geometry is pair.fixed.geometry
+    assert certainty.array.shape == GRID.shape_zyx
+    assert certainty.array.dtype == np.float32
+    assert 0 <= certainty.array.min() < certainty.array.max() <= 1
+    middle = certainty.array[15:25, 17:27, 19:29].mean()
+    corner = certainty.array[:3, :3, :3].mean()
+    assert middle > corner + 0.3
+
+
+def test_no_confidence_unless_asked_for():
+    assert phantom_run(lambda v: v).confidence is None
+
+
+# ---- real scans -----------------------------------------------------------------------------
+
+FOLDER = os.environ.get("DINOREG_TEST_DATA", "")
+REAL = ("tune_mrct_1", "tune_ctct_1", "abd_mrct_3", "abd_mrmr_1", "card_1", "brain_1")
+
+
+def shared(name: str) -> tuple[Volume, Volume, str]:
+    """A pair of the folder of labelled pairs, and where its search begins."""
+    with (Path(FOLDER) / "pairs.csv").open(encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if row["pair"] == name)
+    fixed, moving = (io.read_volume(Path(FOLDER) / row[role]) for role in ("fixed", "moving"))
+    start = Path(FOLDER) / "init" / f"{name}.tfm"
+    return fixed, moving, str(start) if start.exists() else "moments"
+
+
+def verdict_of(fixed: Volume, moving: Volume, initial: str) -> str:
+    config = RegistrationConfig(initial=initial)
+    return judge(dinoreg_rt.register(fixed, moving, config=config).quality).verdict
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not FOLDER, reason="DINOREG_TEST_DATA names no folder of labelled pairs")
+@pytest.mark.parametrize("name", REAL)
+def test_real_pairs_are_trusted(name):
+    assert verdict_of(*shared(name)) == "trusted"
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not FOLDER, reason="DINOREG_TEST_DATA names no folder of labelled pairs")
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("name", [name for name in REAL if name != "abd_mrct_3"])
+def test_mirrored_and_upside_down_pairs_are_not(name, axis):
+    fixed, moving, initial = shared(name)
+    assert verdict_of(fixed, mirrored(moving, axis), initial) == "untrusted"
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not FOLDER, reason="DINOREG_TEST_DATA names no folder of labelled pairs")
+@pytest.mark.parametrize(
+    ("fixed", "moving"), [("brain_1", "tune_ctct_1"), ("tune_mrct_1", "brain_1")]
+)
+def test_other_organs_are_not(fixed, moving):
+    assert verdict_of(shared(fixed)[0], shared(moving)[1], "moments") == "untrusted"
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not FOLDER, reason="DINOREG_TEST_DATA names no folder of labelled pairs")
+def test_other_regions_are_not():
+    fixed, moving, _ = shared("tune_ctct_1")
+    upper, lower = middle_part(fixed, 0.65, 1.0), middle_part(moving, 0.0, 0.35)
+    assert verdict_of(upper, lower, "moments") == "untrusted"
