@@ -226,6 +226,15 @@ class Session:
 
     def __init__(self) -> None:
         self.closed = 0
+        self.fails = False
+
+    def encode(self, pixels: int) -> int:
+        if self.fails:
+            raise MemoryError
+        return pixels + 1
+
+    def cancel(self) -> None:
+        self.fails = True
 
     def close(self) -> None:
         self.closed += 1
@@ -252,12 +261,36 @@ def test_pool_lends_to_one_at_a_time() -> None:
                 pass
         with pool.lent("a", make, give_up) as again:
             assert again is first
-        made[1].concurrent = True
-        with pool.lent("b", make, give_up) as one, pool.lent("b", make, give_up) as other:
-            assert one is other
     assert [session.closed for session in made] == [1, 1]
     with pytest.raises(DeviceError, match="closed"), pool.lent("a", make, nothing):
         pass
+
+
+def test_shared_encoder_is_cancelled_for_one_alone() -> None:
+    made = []
+
+    def make() -> Session:
+        made.append(Session())
+        made[-1].concurrent = True
+        return made[-1]
+
+    def fail() -> None:
+        raise TimeoutError
+
+    with EncoderPool() as pool:
+        with pool.lent("a", make, fail) as one, pool.lent("a", make, fail) as other:
+            one.cancel()
+            with pytest.raises(DeviceError, match="the encoder was cancelled"):
+                one.encode(1)
+            assert other.encode(1) == 2
+        with pool.lent("a", make, fail) as again:
+            assert again.encode(4) == 5
+            made[0].fails = True
+            with pytest.raises(MemoryError):
+                again.encode(4)
+        with pool.lent("a", make, fail) as new:
+            assert new.encode(4) == 5
+    assert len(made) == 2
 
 
 def test_pool_survives_an_encoder_that_cannot_be_opened() -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DeviceError
+from ..types import Array
 from .bundle import Bundle, find_bundle, open_bundle
 from .engines import Encoder
 
@@ -19,8 +20,9 @@ from .engines import Encoder
 class EncoderPool:
     """Bundles and encoder sessions, each opened once and kept until `close`.
 
-    A session works for one thread at a time, others wait for it; an engine whose encoders have a
-    true attribute ``concurrent`` serves all at once. What a failed or cancelled call leaves behind
+    A session works for one thread at a time, others wait for it; an encoder with a true attribute
+    ``concurrent`` serves all at once. Cancelling ends a session of the first kind for good and a
+    new one is opened when it is needed; one that is shared goes on for the others. One that failed
     is not used again.
     """
 
@@ -59,12 +61,13 @@ class EncoderPool:
             DeviceError: the pool is closed.
         """
         encoder = self._take(key, make, waiting)
+        share = _Share(encoder) if _concurrent(encoder) else None
         usable = False
         try:
-            yield encoder
+            yield share or encoder
             usable = True
         finally:
-            self._give_back(key, encoder, usable=usable)
+            self._give_back(key, encoder, usable=usable if share is None else not share.failed)
 
     def _take(
         self, key: Hashable, make: Callable[[], Encoder], waiting: Callable[[], None]
@@ -118,6 +121,29 @@ class EncoderPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Share:
+    """One borrower's part of an encoder that others use, too: cancelling ends this part alone."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._cancelled = threading.Event()
+        self.failed = False
+
+    def encode(self, pixels: Array) -> Array:
+        """See `Encoder`."""
+        if self._cancelled.is_set():
+            raise DeviceError("the encoder was cancelled")
+        try:
+            return self._encoder.encode(pixels)
+        except BaseException:
+            self.failed = True
+            raise
+
+    def cancel(self) -> None:
+        """See `Encoder`; a batch under way ends first."""
+        self._cancelled.set()
 
 
 def _concurrent(encoder: Encoder) -> bool:
