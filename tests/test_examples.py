@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
 import shutil
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import dinoreg_kernels
+import dinoreg_rt
 from dinoreg_kernels._library import library_file
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +63,40 @@ def test_python_example(tmp_path: Path) -> None:
     assert re.search(r"0\.00\d % folded", printed)
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {"warped.nii.gz", "transform.h5", "labels.nii.gz"}
+
+
+def test_registrar_example(tmp_path: Path) -> None:
+    printed = run([sys.executable, EXAMPLES / "registrar.py", FIXED, MOVING, "out"], tmp_path)
+    assert re.search(r"\d s on (cpu|cuda:0)\n0\.0\d\d % folded", printed)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["warped.nii.gz"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("example", "needs"), [("cuda_arrays.py", ["cupy"]), ("pycuda_host.py", ["cupy", "pycuda"])]
+)
+def test_gpu_example(example: str, needs: list[str], tmp_path: Path) -> None:
+    if dinoreg_kernels.build_info().cuda_devices == 0:
+        pytest.skip("GPU example: no CUDA device, or libdinoreg was built without CUDA")
+    for package in needs:
+        pytest.importorskip(package, reason=f"GPU example: {package} is not installed")
+    printed = run([sys.executable, EXAMPLES / example, FIXED, MOVING], tmp_path)
+    assert re.search(r"\d\.\d\d mm on average", printed)
+
+
+@pytest.mark.parametrize("example", ["cuda_arrays.py", "pycuda_host.py"])
+def test_gpu_example_uses_names_that_exist(example: str) -> None:
+    """Compiled, and every name of ours in it looked up: what can be checked without a GPU."""
+    source = (EXAMPLES / example).read_text("utf-8")
+    tree = ast.parse(source)
+    compile(tree, example, "exec")
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    ours = {n.attr for n in names if isinstance(n.value, ast.Name) and n.value.id == "dinoreg_rt"}
+    assert "Registrar" in ours
+    assert ours <= set(dinoreg_rt.__all__)
+    for node in (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)):
+        module = importlib.import_module(node.module or "")
+        assert {alias.name for alias in node.names} <= set(vars(module))
 
 
 def test_python_of_the_readme(tmp_path: Path) -> None:

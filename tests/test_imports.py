@@ -16,6 +16,8 @@ PACKAGES = {
     "dinoreg_kernels": ROOT / "kernels" / "dinoreg_kernels",
     "dinoreg_export": ROOT / "export" / "dinoreg_export",
 }
+#: Run in the environment of another package, which brings its own torch; never imported by us.
+FOREIGN = {"peers"}
 NEVER = {"torch", "torchvision", "scipy", "monai"}
 #: Only inside functions: they are optional or slow to import.
 LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "matplotlib"}
@@ -24,7 +26,9 @@ BLOCKED += ("tensorrt", "tensorrt_rtx")
 VOCABULARY = {"types", "errors", "geometry", "config"}
 #: Upper layers, and the only ones that may import them.
 USERS = {
-    "registration": {"__init__", "job", "sweep", "commands"},
+    "registration": {"__init__", "registrar", "job", "sweep", "commands"},
+    "registrar": {"__init__", "bench", "commands"},
+    "bench": {"commands"},
     "sweep": {"sweep_report", "commands"},
     "job": {"commands"},
     "outputs": {"job"},
@@ -34,7 +38,7 @@ USERS = {
 
 
 def sources(package: str) -> list[Path]:
-    return sorted(PACKAGES[package].rglob("*.py"))
+    return sorted(p for p in PACKAGES[package].rglob("*.py") if p.parent.name not in FOREIGN)
 
 
 ALL = [pytest.param(p, id=str(p.relative_to(ROOT))) for name in PACKAGES for p in sources(name)]
@@ -82,6 +86,11 @@ def test_nothing_imports_torch_or_test_dependencies(path: Path) -> None:
 @pytest.mark.parametrize("path", ALL)
 def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
     assert not top_levels(imported(path, at_load_only=True)) & LAZY
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_foreign_programs_are_not_imported(path: Path) -> None:
+    assert not {n for n in imported(path) if FOREIGN & set(n.split("."))}
 
 
 @pytest.mark.parametrize("name", sorted(VOCABULARY))

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import RegistrationConfig
     from .errors import DinoregError
+    from .placement import Placement
+    from .registrar import Registrar
     from .registration import Plan, plan, register
     from .result import RegistrationResult
     from .types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
@@ -27,7 +29,9 @@ _HOME = {
     "DisplacementField": "types",
     "Geometry": "types",
     "LabelMap": "types",
+    "Placement": "placement",
     "Plan": "registration",
+    "Registrar": "registrar",
     "RegistrationConfig": "config",
     "RegistrationResult": "result",
     "Volume": "types",
@@ -43,7 +47,9 @@ __all__ = [
     "DisplacementField",
     "Geometry",
     "LabelMap",
+    "Placement",
     "Plan",
+    "Registrar",
     "RegistrationConfig",
     "RegistrationResult",
     "Volume",

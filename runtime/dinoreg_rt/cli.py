@@ -30,6 +30,7 @@ _COMMANDS = {
     "run": _Entry("dinoreg_rt.commands.run", "Register a moving image to a fixed image."),
     "apply": _Entry("dinoreg_rt.commands.apply", "Apply transforms to an image, labels or points."),
     "evaluate": _Entry("dinoreg_rt.commands.evaluate", "Score registrations: Dice, HD95, TRE."),
+    "bench": _Entry("dinoreg_rt.commands.bench", "Measure registrations on this machine."),
     "models": _Entry("dinoreg_rt.commands.models", "List and check the encoders that are there."),
     "sweep": _Entry("dinoreg_rt.commands.sweep", "Compare configurations: accuracy, time."),
     "doctor": _Entry("dinoreg_rt.commands.doctor", "Show what this machine can do, and what not."),

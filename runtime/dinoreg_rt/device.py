@@ -111,9 +111,47 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block; work queued on a GPU is waited for."""
+        """Time the block."""
         began = time.perf_counter()
         yield
-        self.device.synchronize()
-        elapsed = (time.perf_counter() - began) * 1e3
-        self.timings_ms[name] = self.timings_ms.get(name, 0.0) + elapsed
+        self._add(name, (time.perf_counter() - began) * 1e3)
+
+    def finish(self) -> dict[str, float]:
+        """Milliseconds of each stage; call it once, at the end."""
+        return self.timings_ms
+
+    def _add(self, name: str, elapsed_ms: float) -> None:
+        self.timings_ms[name] = self.timings_ms.get(name, 0.0) + elapsed_ms
+
+
+@dataclass
+class EventTimer(StageTimer):
+    """The same from CUDA events on the current stream: nothing waits for the GPU before `finish`.
+
+    A stage lasts from where the stream reaches its begin to where it reaches its end.
+    """
+
+    _events: list[tuple[str, Any, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        cuda = self.device.xp.cuda
+        began, ended = cuda.Event(), cuda.Event()
+        began.record()
+        yield
+        ended.record()
+        self._events.append((name, began, ended))
+
+    def finish(self) -> dict[str, float]:
+        """Milliseconds of each stage; waits for the last one."""
+        for name, began, ended in self._events:
+            ended.synchronize()
+            self._add(name, float(self.device.xp.cuda.get_elapsed_time(began, ended)))
+        self._events.clear()
+        return self.timings_ms
+
+
+def stage_timer(device: Device) -> StageTimer:
+    """The timer that suits a device."""
+    return StageTimer(device) if device.kind == "cpu" else EventTimer(device)

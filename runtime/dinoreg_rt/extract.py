@@ -1,4 +1,7 @@
-"""Features of both images on the solver's grids: MIND-SSC, an encoder's, or both joined."""
+"""Features of both images on the solver's grids, and how much each place counts.
+
+Features are MIND-SSC, an encoder's, or both joined.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .device import StageTimer
+from .errors import RegistrationError
 from .features import (
     FeaturePair,
     MindFeatures,
@@ -14,11 +20,12 @@ from .features import (
     control_intensities,
     join_features,
 )
-from .preprocess import required, resample_volume, window
+from .preprocess import required, resample_volume, weight_on, window
 from .types import AffineTransform, Array, EncodingSummary, Volume
 
 if TYPE_CHECKING:
-    from .registration import Plan
+    from .encoder.pool import EncoderPool
+    from .planning import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +44,55 @@ class Extracted:
     encoding: EncodingSummary | None
 
 
+def field_of_view(
+    volumes: tuple[Volume, Volume],
+    masks: tuple[Array | None, Array | None],
+    organ_weight: Array | None,
+    plan: Plan,
+) -> tuple[Array, Array]:
+    """How much each control voxel of either image counts: field of view, masks, bodies, organs.
+
+    Args:
+        volumes: fixed and moving image.
+        masks: (D, H, W) of each image, or None.
+        organ_weight: (D, H, W) of the fixed image, 0 or more, or None: 1 everywhere.
+        plan: the decisions.
+
+    Raises:
+        RegistrationError: nothing is left to compare.
+    """
+    (fixed, moving), device = volumes, plan.device
+    grid, lattice = plan.grids.control, plan.lattice.control
+    if masks[0] is None:
+        fixed_weight = device.xp.ones(grid.shape_zyx, np.float32)
+    else:
+        fixed_weight = weight_on(grid, fixed, masks[0], AffineTransform.identity(), device)
+    if organ_weight is not None:
+        fixed_weight *= weight_on(grid, fixed, organ_weight, AffineTransform.identity(), device)
+    moving_weight = weight_on(lattice, moving, masks[1], plan.initial, device)
+    fixed_body, moving_body = plan.bodies
+    if fixed_body is not None:
+        fixed_weight *= weight_on(
+            grid, fixed_body, fixed_body.array, AffineTransform.identity(), device
+        )
+    if moving_body is not None:
+        moving_weight *= weight_on(lattice, moving_body, moving_body.array, plan.initial, device)
+    for role, weight in (("fixed", fixed_weight), ("moving", moving_weight)):
+        if not bool(weight.any()):
+            raise RegistrationError(
+                f"nothing of the {role} image is left to compare: its mask covers no part that "
+                "the other image reaches; check the mask and the initial alignment"
+            )
+    return fixed_weight, moving_weight
+
+
 def extract_features(
     volumes: tuple[Volume, Volume],
     masks: tuple[Array | None, Array | None],
     plan: Plan,
     timer: StageTimer,
     report: Callable[[str, float], None],
+    encoders: EncoderPool,
 ) -> Extracted:
     """The features, and the intensities beside them, that a plan asks for.
 
@@ -52,6 +102,7 @@ def extract_features(
         plan: the decisions.
         timer: receives the stages ``encode`` and ``features``.
         report: called with a stage's name and its finished fraction.
+        encoders: lends the encoder.
     """
     sets: list[FeaturePair] = []
     weights: list[float] = []
@@ -64,16 +115,16 @@ def extract_features(
             SolverSide(masks[1], plan.bodies[1], plan.lattice.control, plan.initial),
         )
         sets, weights, summary = encoder_features(
-            plan.encoding, sides, plan.config, plan.device, timer, report
+            plan.encoding, sides, plan.config, plan.device, timer, report, encoders
         )
     with timer.stage("features"):
         report("features", 0.0)
         correlates = required(plan.config.correlation_weight) > 0
         intensities = None
         if plan.config.uses_mind or correlates:
-            images = _working_images(volumes, plan)
+            images = working_images(volumes, plan)
         if plan.config.uses_mind:
-            sets.append(_mind(plan).compute(*images, plan.device))
+            sets.append(mind_features(plan).compute(*images, plan.device))
             weights.append(1.0 if plan.encoding is None else plan.config.mind_weight)
         if correlates:
             intensities = control_intensities(images, plan.device)
@@ -82,7 +133,8 @@ def extract_features(
     return Extracted(features, intensities, summary)
 
 
-def _mind(plan: Plan) -> MindFeatures:
+def mind_features(plan: Plan) -> MindFeatures:
+    """MIND-SSC and local intensities as the plan's configuration wants them."""
     config = plan.config
     return MindFeatures(
         required(config.mind_radius_mm),
@@ -93,14 +145,22 @@ def _mind(plan: Plan) -> MindFeatures:
     )
 
 
-def _working_images(
-    volumes: tuple[Volume, Volume], plan: Plan
+def working_images(
+    volumes: tuple[Volume, Volume], plan: Plan, *, cropped: bool = False
 ) -> tuple[WorkingImage, WorkingImage]:
+    """Both images windowed to 0..1 where features are computed.
+
+    Args:
+        volumes: fixed and moving image.
+        plan: the decisions.
+        cropped: the moving image on the fixed one's working grid, not on its own part of it.
+    """
     identity = AffineTransform.identity()
+    lattice = plan.grids.working if cropped else plan.lattice.working
     images = []
     for volume, grid, affine, (low, high) in (
         (volumes[0], plan.grids.working, identity, plan.windows[0]),
-        (volumes[1], plan.lattice.working, plan.initial, plan.windows[1]),
+        (volumes[1], lattice, plan.initial, plan.windows[1]),
     ):
         array = resample_volume(volume, grid, affine, plan.device)
         images.append(WorkingImage(window(array, low, high), grid, plan.grids.pool_zyx))

@@ -20,7 +20,8 @@ from .types import Array, Geometry
 
 #: Stored channels are a multiple of this: one vector load.
 CHANNEL_BLOCK = 8
-_MIND_CHANNELS = 12
+#: Channels of MIND-SSC: pairs of neighbours.
+MIND_CHANNELS = 12
 #: The channels of an image mirrored along z, y, x. A channel compares two of the six neighbours,
 #: and mirroring exchanges the two of an axis; the order of the pairs is that of `mind_pair`.
 MIND_MIRRORED = (
@@ -89,7 +90,7 @@ class MindFeatures:
     @property
     def channels(self) -> int:
         """Of a voxel, without padding."""
-        return _MIND_CHANNELS + len(self.intensity_windows_mm)
+        return MIND_CHANNELS + len(self.intensity_windows_mm)
 
     def compute(self, fixed: WorkingImage, moving: WorkingImage, device: Device) -> FeaturePair:
         """MIND-SSC of each image, averaged over the control voxels.
@@ -102,7 +103,7 @@ class MindFeatures:
             self._of(image, device) for image in (fixed, moving)
         )
         stored = range(padded_channels(self.channels))
-        mirrored = tuple((*order, *stored[_MIND_CHANNELS:]) for order in MIND_MIRRORED)
+        mirrored = tuple((*order, *stored[MIND_CHANNELS:]) for order in MIND_MIRRORED)
         return FeaturePair(first, second, first_weight, second_weight, self.channels, mirrored)
 
     def _of(self, image: WorkingImage, device: Device) -> tuple[Array, Array]:
@@ -125,7 +126,7 @@ class MindFeatures:
                 sigma_mm=self.intensity_windows_mm,
                 spacing_mm=image.geometry.spacing_mm[::-1],
                 pool=image.pool_zyx,
-                first_channel=_MIND_CHANNELS,
+                first_channel=MIND_CHANNELS,
                 scale=self.intensity_scale * self.scale,
                 threads=device.threads,
             )

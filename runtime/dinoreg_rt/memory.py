@@ -19,7 +19,7 @@ from .types import Volume
 
 if TYPE_CHECKING:
     from .encoder.encoding import EncodingPlan
-    from .registration import Plan
+    from .planning import Plan
 
 #: MIND-SSC and two channels of local intensity, see `MindFeatures`.
 _MIND_CHANNELS = 14

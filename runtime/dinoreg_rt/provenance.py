@@ -9,6 +9,7 @@ import numpy as np
 
 import dinoreg_kernels
 
+from .io.arrays import as_numpy
 from .types import Volume
 
 
@@ -19,7 +20,7 @@ def content_hash(volume: Volume) -> str:
     header = [*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction.ravel()]
     digest.update(np.asarray(geometry.shape_zyx, np.int64).tobytes())
     digest.update(np.asarray(header, np.float64).tobytes())
-    digest.update(np.ascontiguousarray(volume.array).data.cast("B"))
+    digest.update(np.ascontiguousarray(as_numpy(volume.array)).data.cast("B"))
     return digest.hexdigest()
 
 

@@ -46,6 +46,8 @@ def warp_volume(
     transform: Mapping,
     grid: Geometry | None = None,
     device: Device | None = None,
+    *,
+    download: bool = True,
 ) -> Volume:
     """`volume` pulled back through `transform`, linear interpolation.
 
@@ -55,6 +57,7 @@ def warp_volume(
             Outside its grid a displacement field moves nothing, as in ITK.
         grid: of the result (default: that of `transform`, if it is a displacement field).
         device: where to compute (default the CPU).
+        download: return a NumPy array, not one on the device.
 
     Returns:
         float32 values on `grid`; outside the volume its smallest value below 0, else 0.
@@ -74,7 +77,8 @@ def warp_volume(
             **path.arguments,
         )
         path.blank(array, outside)
-    return Volume(device.download(array), grid, volume.pixel_type, volume.name)
+    values = device.download(array) if download else array
+    return Volume(values, grid, volume.pixel_type, volume.name)
 
 
 def warp_labels(

@@ -23,18 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from dinoreg_export.models import ARCHITECTURES
+from dinoreg_export.work import slice_operations
 from dinoreg_rt.encoder.bundle import Bundle, open_bundle
 from dinoreg_rt.encoder.engines import ENGINES, open_encoder
 from dinoreg_rt.errors import DeviceError
 from dinoreg_rt.manifest import Graph
-
-
-def operations(model: str, tokens: int) -> float:
-    """Multiplications and additions of one slice: linear layers, attention, patch embedding."""
-    a = ARCHITECTURES[model]
-    wide = (3 if a.gated else 2) * a.dim * a.hidden
-    block = 2 * (4 * a.dim**2 + wide) + 4 * tokens * a.dim
-    return tokens * (a.depth * block + 2 * 3 * a.patch**2 * a.dim)
 
 
 def matrix_rate(model: str, tokens: int) -> Callable[[], float]:
@@ -124,7 +117,7 @@ def main() -> None:
             run()
             if turn:  # the first one warms up
                 times[name].append(time.perf_counter() - began)
-    work, peak = operations(model, tokens), max(rates)
+    work, peak = slice_operations(model, *bundle.token_grid(graph)), max(rates)
     floor = work / peak
     print(
         f"{model} ({bundle.manifest.precision}) at {graph.height} x {graph.width}: "

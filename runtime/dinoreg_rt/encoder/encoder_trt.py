@@ -22,7 +22,10 @@ class TensorRtEncoder:
     Attributes:
         batches: slices that the engine takes at once; multiples of the largest waste nothing.
         agreement: of the engine's tokens with float32, found when it was built.
+        concurrent: one is enough for all threads, see `EncoderPool`.
     """
+
+    concurrent = True
 
     def __init__(self, bundle: Bundle, graph: Graph, flavour: Flavour, device: int = 0) -> None:
         """Load the engine on CUDA device `device`.

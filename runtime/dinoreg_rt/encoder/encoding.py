@@ -13,9 +13,10 @@ from ..errors import RegistrationError
 from ..machine import memory_bytes
 from ..manifest import Graph, Normalisation
 from ..types import Modality, Volume
-from .bundle import Bundle, find_bundle, open_bundle
+from .bundle import Bundle
 from .engines import choose_engine
 from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
+from .pool import EncoderPool
 from .slice_stack import SliceStack, plan_slices
 
 #: Tokens in one run of the encoder from which on more slices at a time gain nothing on a CPU.
@@ -94,6 +95,7 @@ def plan_encoding(
     windows: tuple[tuple[float, float], tuple[float, float]],
     config: RegistrationConfig,
     device: Device,
+    encoders: EncoderPool,
 ) -> tuple[EncodingPlan, dict[str, str]]:
     """Open the encoder's bundle and decide what it will be shown; also what was chosen and why.
 
@@ -103,13 +105,14 @@ def plan_encoding(
         windows: intensities that count as 0 and 1; for a CT the encoder has a window of its own.
         config: names the encoder.
         device: that the registration runs on.
+        encoders: keeps bundles that were opened before.
 
     Raises:
         InputError: no such bundle, or one that was changed.
         ConfigError: the bundle has no graph for the wanted tokens.
         RegistrationError: an image without anything to encode.
     """
-    bundle = open_bundle(find_bundle(config.encoder or ""))
+    bundle = encoders.bundle(config.encoder or "")
     windows = _encoder_windows(modalities, windows, config)
     planes, plane_reason = _planes(volumes, windows, bundle, config)
     engine, engine_reason = choose_engine(config.engine, device, bundle, planes[0].graph)

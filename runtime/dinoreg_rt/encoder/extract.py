@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
@@ -28,6 +29,7 @@ from .cache import TokenCache, cache_folder, cache_key
 from .encoding import EncodingPlan, PlaneStacks
 from .engines import Encoder, open_encoder
 from .pca import FeatureBasis, TokenMoments, fit_basis, project
+from .pool import EncoderPool
 from .sampling import sample_features
 from .slice_stack import SliceStack
 from .tokens import PatchTokens, encode, token_array
@@ -60,10 +62,11 @@ def encoder_features(
     device: Device,
     timer: StageTimer,
     report: Callable[[str, float], None],
+    encoders: EncoderPool,
 ) -> tuple[list[FeaturePair], list[float], EncodingSummary]:
     """Feature sets of each plane, their weights, and what is said about them.
 
-    The tokens of one plane exist at a time.
+    The tokens of one plane exist at a time; `encoders` lends what encodes them.
 
     Raises:
         DinoregError: engine or memory that cannot be had, masks without tokens.
@@ -71,7 +74,7 @@ def encoder_features(
     pairs, summaries = [], []
     for plane in plan.planes:
         with timer.stage("encode"):
-            tokens, cached = _tokens_of_pair(plan, plane, config, device, report)
+            tokens, cached = _tokens_of_pair(plan, plane, config, device, report, encoders)
         with timer.stage("features"):
             report("features", 0.0)
             basis = fit_basis(_moments(tokens, sides, device), plan.components)
@@ -98,38 +101,51 @@ def _tokens_of_pair(
     config: RegistrationConfig,
     device: Device,
     report: Callable[[str, float], None],
+    encoders: EncoderPool,
 ) -> tuple[list[PatchTokens], list[bool]]:
     """Tokens of both images, from the cache where they are there."""
     budget = int(config.token_memory_gb * 2**30) // 2
     cache = TokenCache(cache_folder(), int(config.cache_gb * 2**30)) if config.cache else None
-    encoder: Encoder | None = None
     result, cached = [], []
     for image, (role, stack) in enumerate(zip(_ROLES, plane.stacks, strict=True)):
         shape = plan.token_shape(plane, image)
         key = _key(plan, plane, stack) if cache is not None else ""
         stored = cache.load(key, shape) if cache is not None else None
         cached.append(stored is not None)
+        progress = partial(report, f"encode {role}")
         if stored is not None:
-            report(f"encode {role}", 1.0)
+            progress(1.0)
             result.append(PatchTokens(stack, *stored))
             continue
-        if encoder is None:  # loaded only when something is left to encode
-            encoder = open_encoder(
-                plan.bundle, plane.graph, plan.engine, device.threads, device=device
+        # Borrowed only when something is left to encode.
+        with _lent(plan, plane, device, encoders, partial(progress, 0.0)) as encoder:
+            tokens = encode(
+                stack,
+                encoder,
+                plan.normalisation,
+                token_array(shape, budget, Path(tempfile.gettempdir())),
+                batch=plan.batch,
+                device=device,
+                progress=progress,
             )
-        tokens = encode(
-            stack,
-            encoder,
-            plan.normalisation,
-            token_array(shape, budget, Path(tempfile.gettempdir())),
-            batch=plan.batch,
-            device=device,
-            progress=partial(report, f"encode {role}"),
-        )
         result.append(tokens)
         if cache is not None:
             cache.store(key, tokens.tokens, tokens.moments)
     return result, cached
+
+
+def _lent(
+    plan: EncodingPlan,
+    plane: PlaneStacks,
+    device: Device,
+    encoders: EncoderPool,
+    waiting: Callable[[], None],
+) -> AbstractContextManager[Encoder]:
+    key = (plan.bundle.folder, plane.graph.file, plan.engine, device.name, device.threads)
+    make = partial(
+        open_encoder, plan.bundle, plane.graph, plan.engine, device.threads, device=device
+    )
+    return encoders.lent(key, make, waiting)
 
 
 def _key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack) -> str:

@@ -50,6 +50,9 @@ class _Batch:
 class OrtGpuEncoder:
     """A graph in an ONNX Runtime session on a GPU; safe to share between threads."""
 
+    #: One is enough for all threads, see `EncoderPool`.
+    concurrent = True
+
     def __init__(
         self,
         bundle: Bundle,

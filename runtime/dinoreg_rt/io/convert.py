@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..types import DisplacementField, Geometry, LabelMap, Volume
 from . import nifti, validate
+from .arrays import as_numpy
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -48,7 +49,7 @@ def displacement_from_sitk(image: sitk.Image, name: str = "displacement") -> Dis
 
 def volume_to_sitk(volume: Volume) -> sitk.Image:
     """A float32 SimpleITK image with a copy of the voxels."""
-    return array_to_sitk(np.asarray(volume.array, dtype=np.float32), volume.geometry)
+    return array_to_sitk(np.asarray(as_numpy(volume.array), dtype=np.float32), volume.geometry)
 
 
 def labels_to_sitk(labels: LabelMap) -> sitk.Image:
@@ -59,7 +60,8 @@ def labels_to_sitk(labels: LabelMap) -> sitk.Image:
 
 def displacement_to_sitk(field: DisplacementField) -> sitk.Image:
     """A float32 SimpleITK vector image: mm, LPS."""
-    return array_to_sitk(np.asarray(field.vectors_mm, dtype=np.float32), field.geometry)
+    vectors = np.asarray(as_numpy(field.vectors_mm), dtype=np.float32)
+    return array_to_sitk(vectors, field.geometry)
 
 
 def build_volume(array: Any, geometry: Geometry, pixel_type: str, name: str) -> Volume:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, OutputError
 from ..types import DisplacementField, Geometry, LabelMap, Volume
 from . import dicom, integrity, nifti, validate
+from .arrays import as_array, as_numpy
 from .convert import (
     array_to_sitk,
     build_labels,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 #: What the Python API takes for an image: a path, a SimpleITK image, or voxels and their grid.
+#: Voxels are an array of any library, on the host or on a CUDA device, see `arrays`.
 ImageLike: TypeAlias = "str | os.PathLike[str] | Volume | sitk.Image | tuple[Any, Geometry]"
 LabelsLike: TypeAlias = "str | os.PathLike[str] | LabelMap | sitk.Image | tuple[Any, Geometry]"
 
@@ -113,9 +115,10 @@ def as_volume(image: ImageLike) -> Volume:
     if isinstance(image, str | os.PathLike):
         return read_volume(image)
     if isinstance(image, Volume):
-        return build_volume(image.array, image.geometry, image.pixel_type, image.name or "image")
+        array, name = as_array(image.array), image.name or "image"
+        return build_volume(array, image.geometry, image.pixel_type, name)
     if isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], Geometry):
-        array = np.asarray(image[0])
+        array = as_array(image[0])
         return build_volume(array, image[1], array.dtype.name, "array")
     if hasattr(image, "GetPixelID"):
         return volume_from_sitk(image)
@@ -138,7 +141,7 @@ def as_labels(labels: LabelsLike) -> LabelMap:
             labels.array, labels.geometry, labels.pixel_type, labels.name or "labels"
         )
     if isinstance(labels, tuple) and len(labels) == 2 and isinstance(labels[1], Geometry):
-        array = np.asarray(labels[0])
+        array = as_numpy(as_array(labels[0]))
         return build_labels(array, labels[1], array.dtype.name, "array")
     if hasattr(labels, "GetPixelID"):
         return labels_from_sitk(labels)
@@ -183,7 +186,7 @@ def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
     Raises:
         OutputError: cannot be written, or a format that is not written.
     """
-    _write(Path(path), np.asarray(volume.array), volume.geometry, volume.pixel_type)
+    _write(Path(path), as_numpy(volume.array), volume.geometry, volume.pixel_type)
 
 
 def write_labels(path: str | os.PathLike[str], labels: LabelMap) -> None:
@@ -193,7 +196,7 @@ def write_labels(path: str | os.PathLike[str], labels: LabelMap) -> None:
 
 def write_displacement(path: str | os.PathLike[str], field: DisplacementField) -> None:
     """Write a float32 vector image in mm, LPS; formats and errors as `write_volume`."""
-    _write(Path(path), np.asarray(field.vectors_mm), field.geometry, "float32")
+    _write(Path(path), as_numpy(field.vectors_mm), field.geometry, "float32")
 
 
 def write_vectors(path: str | os.PathLike[str], array: Any, geometry: Geometry) -> None:

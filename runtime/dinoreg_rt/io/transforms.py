@@ -19,6 +19,7 @@ from .. import geometry
 from ..errors import InputError, OutputError
 from ..types import AffineTransform, DisplacementField, FloatArray, Transform
 from . import transform_h5
+from .arrays import as_numpy
 from .convert import array_to_sitk, displacement_from_sitk
 from .images import image_suffix, read_displacement
 from .staging import output_errors, staged_file
@@ -158,7 +159,7 @@ def remaining_slabs(
     plane = np.arange(height)[:, None, None] * by_index[:, 1] + x_part + constant
     step = max(1, _SLAB_VOXELS // (height * width))
     for start in range(0, depth, step):
-        slab = np.asarray(displacement.vectors_mm[start : start + step]) @ inverse.matrix.T
+        slab = as_numpy(displacement.vectors_mm[start : start + step]) @ inverse.matrix.T
         slab += plane
         slab += (np.arange(start, start + len(slab))[:, None] * by_index[:, 2])[:, None, None]
         yield start, slab
@@ -192,7 +193,7 @@ def _displacement_at(field: DisplacementField, points_lps_mm: FloatArray) -> Flo
     index = np.clip(index, 0, sizes - 1)
     lower = np.minimum(index.astype(np.intp), np.maximum(sizes - 2, 0))
     fraction = index - lower
-    vectors = np.asarray(field.vectors_mm)
+    vectors = as_numpy(field.vectors_mm)
     result = np.zeros_like(points_lps_mm)
     for corner in np.ndindex(2, 2, 2):
         x, y, z = np.minimum(lower + corner, sizes - 1).T

@@ -97,8 +97,8 @@ def check_values(array: NDArray[Any], name: str) -> None:
         InputError: NaN or Inf (counted), or a constant image.
     """
     check_finite(array, name)
-    low = array.min()
-    if low == array.max():
+    low = float(array.min())
+    if low == float(array.max()):
         raise InputError(
             f"{name}: every voxel is {low:g}: there is nothing to align in a constant image"
         )
@@ -112,7 +112,7 @@ def check_finite(array: NDArray[Any], name: str) -> None:
     """
     # The extremes carry any NaN or Inf, without a second array as large as the image.
     with np.errstate(invalid="ignore"):
-        extremes = np.array([array.min(), array.max()], dtype=np.float64)
+        extremes = np.array([float(array.min()), float(array.max())])
     if np.isfinite(extremes).all():
         return
     bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in array)

@@ -1,0 +1,177 @@
+"""How many bytes and operations each part of a registration takes: the ground under its time.
+
+An operation is one lane of a vector instruction; a fused multiply-add counts once. Work that jumps
+in memory (interpolation at arbitrary points) cannot fill vectors and is ``scalar``. The counts are
+those of the formulas as written, from memory to memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Literal
+
+from .bench_ceilings import Ceilings
+from .features import MIND_CHANNELS, padded_channels
+from .preprocess import required
+from .types import Geometry
+
+if TYPE_CHECKING:
+    from .encoder.encoding import EncodingPlan
+    from .registration import Plan
+
+#: Entry points that know an encoder's arithmetic: (model, rows, columns) of tokens -> operations.
+_ENCODER_OPERATIONS = "dinoreg_rt.encoder_operations"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One part of a registration.
+
+    Attributes:
+        stage: of the timer, that it belongs to.
+        name: what it is.
+        bytes: from and to memory.
+        operations: see above.
+        kind: which rate they can reach at most.
+    """
+
+    stage: str
+    name: str
+    bytes: float
+    operations: float
+    kind: Literal["vector", "scalar", "matrix"] = "vector"
+
+    def floor_s(self, ceilings: Ceilings) -> float:
+        """Least seconds."""
+        rates = {
+            "vector": ceilings.vector_per_s,
+            "scalar": ceilings.scalar_per_s,
+            "matrix": ceilings.matrix_per_s,
+        }
+        return max(self.bytes / ceilings.bytes_per_s, self.operations / rates[self.kind])
+
+
+def registration_work(plan: Plan, fixed: Geometry, moving: Geometry) -> list[Work]:
+    """Of every part, in the order of the stages.
+
+    Args:
+        plan: what will be done.
+        fixed: grid of the fixed image.
+        moving: grid of the moving image.
+    """
+    parts = [] if plan.encoding is None else _encoder_work(plan.encoding, plan)
+    if plan.config.uses_mind:
+        parts.append(_mind_work(plan))
+    parts += _solver_work(plan)
+    if plan.config.trust and plan.encoding is None:
+        parts.append(_decoy_work(plan))
+    return [*parts, *_result_work(plan, fixed, moving)]
+
+
+def _mind_channels(plan: Plan) -> int:
+    windows = plan.config.intensity_windows_mm or ()
+    return MIND_CHANNELS + (len(windows) if plan.config.intensity == "on" else 0)
+
+
+def _channels(plan: Plan) -> int:
+    mind = _mind_channels(plan) if plan.config.uses_mind else 0
+    return mind + (0 if plan.encoding is None else plan.encoding.channels)
+
+
+def _control_voxels(plan: Plan) -> int:
+    return math.prod(plan.grids.control.shape_zyx)
+
+
+def _mind_work(plan: Plan) -> Work:
+    voxels = sum(math.prod(g.shape_zyx) for g in (plan.grids.working, plan.lattice.working))
+    stride = padded_channels(_mind_channels(plan))
+    radius = round(required(plan.config.mind_radius_mm) / min(plan.grids.working.spacing_mm))
+    # Twelve distances: difference and square, three sums over the patch, minimum, mean, exp.
+    operations = voxels * 12 * (2 + 3 * (2 * radius + 1) + 18)
+    moved = 4 * voxels + 4 * _control_voxels(plan) * stride
+    return Work("features", "MIND-SSC and local intensities", moved, operations)
+
+
+def _encoder_work(encoding: EncodingPlan, plan: Plan) -> list[Work]:
+    found = list(entry_points(group=_ENCODER_OPERATIONS))
+    count = found[0].load() if found else None
+    weights = sum(f.size_bytes for f in encoding.bundle.manifest.files)
+    operations = moved = products = projections = 0.0
+    channels = encoding.bundle.manifest.channels
+    for plane in encoding.planes:
+        rows, columns = encoding.bundle.token_grid(plane.graph)
+        slices = sum(len(stack.encoded) for stack in plane.stacks)
+        tokens = slices * rows * columns
+        each = count(encoding.bundle.manifest.model, rows, columns) if count else None
+        operations += slices * (each or 0.0) / 2  # multiply-adds
+        pixels = 3 * plane.graph.height * plane.graph.width
+        moved += slices * 4 * pixels + 4 * tokens * channels
+        moved += -(-slices // encoding.batch) * weights
+        products += tokens * channels**2
+        projections += tokens * channels * encoding.components
+    sampled = 2 * _control_voxels(plan) * encoding.channels
+    return [
+        Work("encode", "encoder", moved, operations, "matrix"),
+        Work("encode", "second moments of the tokens", 0.0, products),
+        Work("features", "projection of the tokens", 0.0, projections),
+        Work("features", "features on the control grid", 2 * sampled, 8 * sampled),
+    ]
+
+
+def _solver_work(plan: Plan) -> list[Work]:
+    config, grids = plan.config, plan.grids
+    c, stride = _control_voxels(plan), padded_channels(_channels(plan))
+    # Bytes of one Adam iteration and voxel: both features, weights (8), two smoothings of three
+    # components (48), gradient of the match (24), smoothness (36), folds (20), Adam's state (84).
+    # Operations: blocks of eight channels at 36 each, smoothing, and about 60 for the rest.
+    taps = math.ceil(2.5 * required(config.smoothing_mm) / min(grids.control.spacing_mm))
+    adam_bytes = 4 * stride + 8 + 48 + 24 + 36 + 20 + 84
+    adam_operations = 36 * stride + 2 * 9 * (2 * taps + 1) + 60
+    *first, last = config.iterations
+    coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
+    # There and back.
+    search = 2 * _search_operations(plan, grids.control.shape_zyx, grids.search_factor_zyx)
+    return [
+        Work("other", "field-of-view weight", 4 * c, 8 * 20 * c),
+        Work("solve", "discrete search", 0.0, search),
+        Work("solve", "refinement, coarse", coarse * c * adam_bytes, coarse * c * adam_operations),
+        Work("solve", "refinement, fine", last * c * adam_bytes, last * c * adam_operations),
+    ]
+
+
+def _search_operations(plan: Plan, shape_zyx: Sequence[int], factor_zyx: Sequence[int]) -> float:
+    """Of a search in one direction, over cells of so many voxels."""
+    cells = math.prod(-(-s // f) for s, f in zip(shape_zyx, factor_zyx, strict=True))
+    shifts = math.prod(2 * r + 1 for r in plan.grids.search_radius_zyx)
+    passes = len(plan.config.coupling) + 1
+    # A cost: subtract and multiply-add per channel, three smoothings of 7 taps, minimum.
+    return float(cells) * shifts * passes * (2 * _channels(plan) + 21 + 10)
+
+
+def _decoy_work(plan: Plan) -> Work:
+    """Four searches on a lattice of half the fineness: in the moving image, and mirrored."""
+    shape = [-(-n // 2) for n in plan.grids.control.shape_zyx]
+    factor = [max(1, (f + 1) // 2) for f in plan.grids.search_factor_zyx]
+    moved = 2 * 2 * padded_channels(_channels(plan)) * _control_voxels(plan)
+    searches = (
+        4 * _search_operations(plan, shape, factor) if any(plan.grids.search_radius_zyx) else 0.0
+    )
+    return Work("trust", "search in mirror images", moved, searches)
+
+
+def _result_work(plan: Plan, fixed: Geometry, moving: Geometry) -> list[Work]:
+    v, c = math.prod(fixed.shape_zyx), _control_voxels(plan)
+    parts = [
+        Work("warp", "field on the fixed grid", 12 * v + 12 * c, 75.0 * v, "scalar"),
+        Work("warp", "warp", 12 * v + 8 * v, 60.0 * v, "scalar"),
+        Work("quality", "Jacobian", 12 * v + 4 * v, 45.0 * v),
+        # Some eight rounds of interpolating the field at three components.
+        Work("quality", "inverse consistency", 24 * c, 8 * 85.0 * c, "scalar"),
+    ]
+    if plan.config.inverse:
+        m = math.prod(moving.shape_zyx)
+        parts.insert(2, Work("warp", "inverse", 16 * m + 12 * c, 8 * 85.0 * m, "scalar"))
+    return parts

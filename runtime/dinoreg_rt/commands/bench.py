@@ -1,0 +1,149 @@
+"""`dinoreg-rt bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ..bench import BenchRequest, run_bench
+from ..cli import EXIT_CODE_TEXT
+from ..config import RegistrationConfig, preset_names
+from ..device import choose_device
+from ..phantom import phantom_grid, phantom_pair
+from ..progress import reporting
+from ..types import Volume
+from .options import config_options, given_config
+
+if TYPE_CHECKING:
+    from ..bench_report import BenchReport
+
+_PATH = click.Path(path_type=Path)
+_PHANTOM_SPACING_MM = 2.0
+_WHAT, _AGAINST = "What is measured", "Comparison"
+
+
+@click.command("bench", epilog=EXIT_CODE_TEXT)
+@click.option("-f", "--fixed", type=_PATH, panel=_WHAT, help="Fixed image; default: a phantom.")
+@click.option("-m", "--moving", type=_PATH, panel=_WHAT, help="Moving image, together with -f.")
+@click.option(
+    "--size",
+    type=click.IntRange(16, 1024),
+    nargs=3,
+    default=(192, 160, 192),
+    metavar="X Y Z",
+    show_default="192 160 192",
+    panel=_WHAT,
+    help="Voxels of the phantom, of 2 mm.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(2, 10_000),
+    default=10,
+    show_default=True,
+    panel=_WHAT,
+    help="Warm registrations, after the cold one.",
+)
+@click.option("--config", "config_file", type=_PATH, panel=_WHAT, help="TOML file of parameters.")
+@click.option("--preset", panel=_WHAT, help=f"Set of parameters: {', '.join(preset_names())}.")
+@config_options
+@click.option(
+    "--against",
+    type=click.Choice(["convexadam"]),
+    panel=_AGAINST,
+    help="Also run the published package on the same images and device.",
+)
+@click.option(
+    "--peer-python", type=_PATH, panel=_AGAINST, help="Python of the environment that has it."
+)
+@click.option(
+    "--peer-runs",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    panel=_AGAINST,
+    help="Calls of it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Everything on stdout as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Only the result and errors.")
+def bench(**options: Any) -> None:
+    """Measure registrations on this machine: cold and warm, stage by stage, beside their floor.
+
+    The floor of a stage is the least time that its bytes and operations take at the bandwidth and
+    the rate of multiply-adds that are measured in the same run. Encoded slices are not taken from
+    the cache. On a GPU stages are timed by its events. Of an encoder only vision transformers that
+    'dinoreg-rt export' knows have a floor.
+    """
+    if (options["fixed"] is None) != (options["moving"] is None):
+        raise click.UsageError("give both --fixed and --moving, or neither: then a phantom is made")
+    if (options["against"] is None) != (options["peer_python"] is None):
+        raise click.UsageError("--against and --peer-python belong together")
+    config = RegistrationConfig.from_sources(
+        options["preset"], options["config_file"], given_config(options)
+    )
+    choose_device(config.device, config.threads)  # what is not there is said before any work
+    with reporting(quiet=options["quiet"]) as reporter:
+        fixed, moving = _pair(options)
+        request = BenchRequest(
+            fixed, moving, config, options["runs"], options["peer_python"], options["peer_runs"]
+        )
+        report = run_bench(request, reporter)
+    if options["as_json"]:
+        click.echo(report.model_dump_json(indent=2))
+    else:
+        _print(report)
+
+
+def _pair(options: dict[str, Any]) -> list[Volume]:
+    from ..io import read_volume
+
+    if options["fixed"] is not None:
+        return [read_volume(options["fixed"]), read_volume(options["moving"])]
+    x, y, z = options["size"]
+    return phantom_pair(phantom_grid((z, y, x), _PHANTOM_SPACING_MM))
+
+
+def _print(report: BenchReport) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"dinoreg-rt {report.version} on {report.device}; {report.threads} thread(s)")
+    console.print(f"fixed {report.fixed_grid}; moving {report.moving_grid}")
+    console.print(f"features: {report.features}")
+    _print_stages(report, console)
+    ceilings = report.ceilings
+    console.print(
+        f"ceilings: {ceilings['gigabytes_per_s']} GB/s, "
+        f"{ceilings['vector_giga_operations_per_s']} G multiply-adds/s, in the encoder's precision "
+        f"{ceilings['matrix_giga_operations_per_s']} ({ceilings['how']})"
+    )
+    memory = ", ".join(f"{name} {value:.0f}" for name, value in report.memory.items())
+    console.print(f"memory: {memory}")
+    console.print(f"{report.pairs_per_second:.3g} pairs per second")
+    if report.peer is not None:
+        seconds = ", ".join(f"{value:.2f}" for value in report.peer["wall_s"])
+        console.print(
+            f"convexAdam {report.peer['version']} (torch {report.peer['torch']}): {seconds} s a "
+            f"call, {report.times_faster_than_peer:.3g} times dinoreg-rt's p50"
+        )
+
+
+def _print_stages(report: BenchReport, console: Any) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("stage, ms", no_wrap=True)
+    for heading in ("cold", "p50", "p95", "p99", "floor", "ratio", "GB/s", "Gop/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, stage in report.stages.items():
+        warm = stage.warm_ms
+        cells = [f"{v:.1f}" for v in (stage.cold_ms, warm.p50, warm.p95, warm.p99)]
+        if stage.floor_ms > 0:
+            cells += [f"{stage.floor_ms:.1f}", f"{warm.p50 / stage.floor_ms:.1f}"]
+            cells += [f"{stage.gigabytes_per_s:.2f}", f"{stage.giga_operations_per_s:.2f}"]
+        table.add_row(name, *cells)
+    warm = report.warm_ms
+    total = (report.cold_ms, warm.p50, warm.p95, warm.p99)
+    table.add_row("total", *[f"{v:.1f}" for v in total], style="bold")
+    console.print(table)

@@ -1,0 +1,98 @@
+"""Arrays of other libraries as NumPy or CuPy arrays, sharing their memory wherever possible.
+
+What lives on a CUDA device stays there: anything with ``__cuda_array_interface__`` (CuPy, PyTorch,
+Numba, PyCUDA) or DLPack becomes a CuPy array. Host arrays come through DLPack or as NumPy takes
+them. CuPy is imported only for arrays that need it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import DeviceError, InputError
+from ..types import Array
+
+#: DLPack's device types: CPU and page-locked CUDA memory; CUDA and CUDA managed memory.
+_HOST_TYPES, _CUDA_TYPES = (1, 3), (2, 13)
+
+
+def as_array(values: Any, name: str = "array") -> Array:
+    """A NumPy or CuPy array over the same memory; a copy only where `values` is no array.
+
+    Args:
+        values: an array of any library, or nested lists.
+        name: for messages.
+
+    Raises:
+        DeviceError: CUDA memory, and CuPy is not installed.
+        InputError: memory of another kind of device, or an array that cannot be shared.
+    """
+    if isinstance(values, np.ndarray):
+        return values
+    try:
+        if hasattr(values, "__cuda_array_interface__"):
+            return _cupy(values, name).asarray(values)
+        if hasattr(values, "__dlpack_device__"):
+            return _from_dlpack(values, name)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{name}: the {type(values).__name__} cannot be shared: {error}; give a plain float32 "
+            "array (PyTorch: tensor.detach().float())"
+        ) from error
+    return np.asarray(values)
+
+
+def device_of(array: Array) -> str:
+    """Where an array lives: ``cpu`` or ``cuda:N``."""
+    return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
+
+
+def as_numpy(array: Array) -> Any:
+    """The same values as a NumPy array; a download for a CuPy array."""
+    if isinstance(array, np.ndarray):
+        return array
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def check_device(array: Array, device: str, name: str) -> None:
+    """Require that an array can be used on `device` without a detour through another one.
+
+    Args:
+        array: NumPy (always fits) or CuPy.
+        device: ``cpu`` or ``cuda:N``.
+        name: for messages.
+
+    Raises:
+        DeviceError: it lives on another device.
+    """
+    place = device_of(array)
+    if place not in ("cpu", device):
+        raise DeviceError(
+            f"{name} lives on {place} and the registration runs on {device}; ask for --device "
+            f"{place} (device='{place}'), or give the image as a host array"
+        )
+
+
+def _from_dlpack(values: Any, name: str) -> Array:
+    kind = int(values.__dlpack_device__()[0])
+    if kind in _HOST_TYPES:
+        return np.from_dlpack(values)
+    if kind in _CUDA_TYPES:
+        return _cupy(values, name).from_dlpack(values)
+    raise InputError(
+        f"{name}: the {type(values).__name__} lives on a device of DLPack type {kind}; wanted is "
+        "host or CUDA memory: copy it there first"
+    )
+
+
+def _cupy(values: Any, name: str) -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(
+            f"{name}: the {type(values).__name__} lives on a CUDA device, which takes CuPy "
+            "(pip install '.[gpu]'); or give it as a host array"
+        ) from error
+    return cupy

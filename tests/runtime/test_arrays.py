@@ -1,0 +1,390 @@
+"""Arrays of other libraries in and out, and the caller's stream.
+
+On the CPU with what NumPy exports, for CUDA with stand-ins that look like a device array and refuse
+to be taken for a host one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import dinoreg_rt
+from dinoreg_rt import Placement
+from dinoreg_rt.device import Device, EventTimer, StageTimer, stage_timer
+from dinoreg_rt.errors import ConfigError, DeviceError, InputError
+from dinoreg_rt.io import as_labels, as_mask, as_volume
+from dinoreg_rt.io.arrays import as_array, as_numpy, check_device, device_of
+from dinoreg_rt.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.placement import deliver
+from dinoreg_rt.provenance import content_hash
+from dinoreg_rt.streams import caller_stream, stream_handle
+from dinoreg_rt.types import DisplacementField, Volume
+
+GRID = phantom_grid((12, 14, 16), 4.0)
+CONFIG = dinoreg_rt.RegistrationConfig(device="cpu", threads=1, iterations=(1,), inverse=True)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return phantom_pair(GRID)
+
+
+class Exporter:
+    """An array of another library: nothing but the DLPack protocol."""
+
+    def __init__(self, array: np.ndarray, kind: int = 1) -> None:
+        self._array, self._kind = array, kind
+
+    def __dlpack__(self, **more: object) -> object:
+        return self._array.__dlpack__(**more)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (self._kind, 0)
+
+
+class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """Memory of a CUDA device, as CuPy's arrays behave: NumPy's functions work, copies are asked
+    for, and `asarray` of NumPy is refused."""
+
+    def __init__(self, host: np.ndarray, index: int = 0) -> None:
+        self._host, self.device = host, SimpleNamespace(id=index)
+
+    dtype = property(lambda self: self._host.dtype)
+    shape = property(lambda self: self._host.shape)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, object]:
+        return {"data": (self._host.ctypes.data, False), "shape": self.shape, "version": 3}
+
+    def __array__(self, *args: object, **kwargs: object) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        hosts = [i._host if isinstance(i, DeviceArray) else i for i in inputs]
+        return DeviceArray(getattr(ufunc, method)(*hosts, **kwargs))
+
+    def __array_function__(self, function, types, args, kwargs):
+        hosts = [a._host if isinstance(a, DeviceArray) else a for a in args]
+        return function(*hosts, **kwargs)
+
+    def __iter__(self):
+        return (DeviceArray(part) for part in self._host)
+
+    def __getitem__(self, item) -> DeviceArray:
+        return DeviceArray(self._host[item], self.device.id)
+
+    def __float__(self) -> float:
+        return float(self._host)
+
+    def min(self) -> DeviceArray:
+        return DeviceArray(self._host.min())
+
+    def max(self) -> DeviceArray:
+        return DeviceArray(self._host.max())
+
+    def astype(self, dtype, copy: bool = True) -> DeviceArray:
+        same = self._host.dtype == dtype and not copy
+        return self if same else DeviceArray(self._host.astype(dtype), self.device.id)
+
+    def get(self, out: np.ndarray | None = None) -> np.ndarray:
+        if out is None:
+            return self._host.copy()
+        out[...] = self._host
+        return out
+
+
+class Tensor:
+    """PyTorch's: its interface needs CuPy to become an array."""
+
+    def __init__(self, array: DeviceArray) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = array.__cuda_array_interface__
+
+
+@pytest.fixture
+def cupy(monkeypatch) -> ModuleType:
+    module = ModuleType("cupy")
+    module.log = log = []
+
+    class Stream:
+        def __init__(self, handle: int) -> None:
+            self.handle = handle
+
+        @classmethod
+        def from_external(cls, other) -> Stream:
+            assert other.__cuda_stream__()[0] == 0
+            return cls(other.__cuda_stream__()[1])
+
+        def __enter__(self) -> None:
+            log.append(("stream", self.handle))
+
+        def __exit__(self, *_: object) -> None:
+            log.append(("stream left", self.handle))
+
+    class CudaDevice:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def __enter__(self) -> None:
+            log.append(("device", self.index))
+
+        def __exit__(self, *_: object) -> None:
+            log.append(("device left", self.index))
+
+    class Event:
+        clock = iter(range(0, 1000, 5))
+
+        def record(self) -> None:
+            self.at = next(self.clock)
+
+        def synchronize(self) -> None:
+            log.append(("waited", self.at))
+
+    module.cuda = SimpleNamespace(
+        Stream=Stream,
+        Device=CudaDevice,
+        Event=Event,
+        get_elapsed_time=lambda began, ended: ended.at - began.at,
+    )
+    module.asarray = lambda a: a if isinstance(a, DeviceArray) else a.array
+    module.from_dlpack = lambda a: DeviceArray(a._array)
+    module.asnumpy = lambda a: a.get()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+def test_dlpack_on_the_host_is_not_copied(pair) -> None:
+    voxels = np.array(pair[0].array)
+    volume = as_volume((Exporter(voxels), GRID))
+    assert np.shares_memory(volume.array, voxels)
+    given = as_volume((voxels, GRID))
+    assert np.shares_memory(given.array, voxels)
+
+
+def test_registration_of_dlpack_arrays(pair) -> None:
+    expected = dinoreg_rt.register(*pair, config=CONFIG)
+    mask = np.ones(GRID.shape_zyx, np.uint8)
+    images = [(Exporter(v.array), GRID) for v in pair]
+    result = dinoreg_rt.register(*images, config=CONFIG, fixed_mask=(Exporter(mask), GRID))
+    np.testing.assert_array_equal(result.displacement.vectors_mm, expected.displacement.vectors_mm)
+    shared = np.from_dlpack(result.displacement.vectors_mm)
+    assert np.shares_memory(shared, result.displacement.vectors_mm)
+
+
+def test_other_types_and_layouts_are_converted(pair) -> None:
+    voxels = pair[0].array
+    for other in (voxels.astype(np.float64), voxels.astype(np.int16), np.asfortranarray(voxels)):
+        volume = as_volume((Exporter(other), GRID))
+        assert volume.array.dtype == np.float32
+        np.testing.assert_array_equal(volume.array, other.astype(np.float32))
+    result = dinoreg_rt.register((np.asfortranarray(voxels), GRID), pair[1], config=CONFIG)
+    expected = dinoreg_rt.register(*pair, config=CONFIG)
+    np.testing.assert_array_equal(result.displacement.vectors_mm, expected.displacement.vectors_mm)
+
+
+def test_array_that_refuses_to_be_shared() -> None:
+    class Grad(Exporter):
+        def __dlpack__(self, **more: object) -> object:
+            raise BufferError("requires grad")
+
+    with pytest.raises(InputError, match=r"Grad cannot be shared: requires grad; .*detach\(\)"):
+        as_volume((Grad(np.zeros(2)), GRID))
+
+
+def test_memory_of_an_unknown_device() -> None:
+    with pytest.raises(InputError, match="Exporter lives on a device of DLPack type 10; wanted"):
+        as_array(Exporter(np.zeros(2), kind=10))
+
+
+def test_cuda_array_without_cupy(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    for array in (DeviceArray(np.zeros(2)), Exporter(np.zeros(2), kind=2)):
+        with pytest.raises(DeviceError, match=r"lives on a CUDA device, which takes CuPy \(pip"):
+            as_array(array)
+
+
+def test_cuda_arrays_stay_where_they_are(cupy, pair) -> None:
+    on_device = DeviceArray(np.array(pair[0].array), index=2)
+    for given in (on_device, Tensor(on_device)):
+        volume = as_volume((given, GRID))
+        assert volume.array is on_device
+    assert device_of(on_device) == "cuda:2"
+    assert as_volume((Exporter(pair[0].array, kind=2), GRID)).array.device.id == 0
+    assert content_hash(volume) == content_hash(pair[0])
+    np.testing.assert_array_equal(as_numpy(on_device), pair[0].array)
+    converted = as_volume((DeviceArray(pair[0].array.astype(np.float64)), GRID)).array
+    assert isinstance(converted, DeviceArray)
+    assert converted.dtype == np.float32
+
+
+def test_faults_of_cuda_arrays_are_found(cupy) -> None:
+    voxels = np.ones(GRID.shape_zyx, np.float32)
+    with pytest.raises(InputError, match="every voxel is 1: there is nothing to align"):
+        as_volume((DeviceArray(voxels), GRID))
+    voxels[0, 0, :3] = np.nan
+    with pytest.raises(InputError, match=r"holds 3 NaN or Inf value\(s\)"):
+        as_volume((DeviceArray(voxels), GRID))
+    with pytest.raises(InputError, match="has complex pixels"):
+        as_volume((DeviceArray(voxels.astype(np.complex64)), GRID))
+    with pytest.raises(InputError, match="its geometry says"):
+        as_volume((DeviceArray(voxels[1:]), GRID))
+
+
+def test_masks_on_a_device_come_to_the_host(cupy) -> None:
+    mask = np.zeros(GRID.shape_zyx, np.uint8)
+    mask[3:, 4:] = 1
+    assert isinstance(as_labels((DeviceArray(mask), GRID)).array, np.ndarray)
+    np.testing.assert_array_equal(as_mask((DeviceArray(mask), GRID), GRID, "fixed"), mask)
+
+
+def test_image_on_another_device_than_the_work(cupy, pair) -> None:
+    with pytest.raises(DeviceError, match=r"the moving image lives on cuda:1 and .* runs on cpu"):
+        dinoreg_rt.register(
+            pair[0], (DeviceArray(np.array(pair[1].array), index=1), GRID), config=CONFIG
+        )
+    check_device(DeviceArray(np.zeros(2), index=1), "cuda:1", "x")
+    check_device(np.zeros(2), "cuda:1", "x")
+    with pytest.raises(DeviceError, match="ask for --device cuda:1"):
+        check_device(DeviceArray(np.zeros(2), index=1), "cuda:0", "x")
+
+
+def buffers() -> dict[str, np.ndarray]:
+    vectors = (*GRID.shape_zyx, 3)
+    return {
+        "displacement": np.full(vectors, np.nan, np.float32),
+        "warped": np.full(GRID.shape_zyx, np.nan, np.float32),
+        "inverse": np.full(vectors, np.nan, np.float32),
+    }
+
+
+def test_results_in_buffers_of_the_caller(pair) -> None:
+    expected = dinoreg_rt.register(*pair, config=CONFIG)
+    into = buffers()
+    result = dinoreg_rt.register(*pair, config=CONFIG, placement=Placement(**into))
+    assert result.displacement.vectors_mm is into["displacement"]
+    assert result.warped.array is into["warped"]
+    assert result.inverse.vectors_mm is into["inverse"]
+    np.testing.assert_array_equal(into["displacement"], expected.displacement.vectors_mm)
+    np.testing.assert_array_equal(into["warped"], expected.warped.array)
+    np.testing.assert_array_equal(into["inverse"], expected.inverse.vectors_mm)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("displacement", lambda b: b[..., :2], r"float32 of shape \(12, 14, 16, 2\); wanted a wri"),
+        ("warped", lambda b: b.astype(np.float64), "'warped' is float64 of shape"),
+        ("inverse", lambda b: np.asfortranarray(b), "read-only or not contiguous"),
+        ("warped", lambda b: b.tolist(), "'warped' is a list; wanted a writable"),
+    ],
+)
+def test_buffers_that_do_not_fit(pair, name, change, message) -> None:
+    into = buffers()
+    into[name] = change(into[name])
+    stages = []
+    with pytest.raises(InputError, match=message):
+        dinoreg_rt.register(
+            *pair,
+            config=CONFIG,
+            placement=Placement(**into),
+            progress=lambda stage, _: stages.append(stage),
+        )
+    assert stages == []
+
+
+def test_buffers_that_contradict_the_rest(pair) -> None:
+    into = buffers()
+    with pytest.raises(ConfigError, match="results stay on the device: leave the buffer"):
+        dinoreg_rt.register(*pair, config=CONFIG, placement=Placement(on_device=True, **into))
+    plain = CONFIG.model_copy(update={"inverse": False})
+    with pytest.raises(ConfigError, match="ask for inverse=True"):
+        dinoreg_rt.register(*pair, config=plain, placement=Placement(inverse=into["inverse"]))
+
+
+def test_results_of_a_device(cupy) -> None:
+    """`deliver` alone: downloaded, kept, or into page-locked memory."""
+    vectors = DeviceArray(np.ones((*GRID.shape_zyx, 3), np.float32))
+    image = DeviceArray(np.ones(GRID.shape_zyx, np.float32))
+    field, warped, cuda = DisplacementField(vectors, GRID), Volume(image, GRID), Device("cuda")
+    kept = deliver(Placement(on_device=True), cuda, field, warped, field)
+    assert kept[0].vectors_mm is vectors
+    assert kept[1].array is image
+    host = deliver(Placement(), cuda, field, warped, None)
+    assert isinstance(host[0].vectors_mm, np.ndarray)
+    assert host[2] is None
+    into = buffers()
+    done = deliver(Placement(**into), cuda, field, warped, field)
+    assert done[2].vectors_mm is into["inverse"]
+    assert all((buffer == 1).all() for buffer in into.values())
+
+
+@pytest.mark.parametrize(
+    ("stream", "handle"),
+    [
+        (0x7F00, 0x7F00),
+        (SimpleNamespace(cuda_stream=5), 5),
+        (SimpleNamespace(ptr=6), 6),
+        (SimpleNamespace(handle=7), 7),
+        (SimpleNamespace(handle=ctypes.c_void_p(8)), 8),
+        (SimpleNamespace(handle=ctypes.c_void_p(None)), 0),
+        (SimpleNamespace(__cuda_stream__=lambda: (0, 9)), 9),
+    ],
+)
+def test_handle_of_a_stream(cupy, stream, handle) -> None:
+    assert stream_handle(stream) == handle
+    with caller_stream(stream, Device("cuda", 1)):
+        assert cupy.log == [("device", 1), ("stream", handle)]
+    assert cupy.log[2:] == [("stream left", handle), ("device left", 1)]
+
+
+@pytest.mark.parametrize("stream", ["fast", True, -1, 1.5, SimpleNamespace()])
+def test_what_is_no_stream(stream) -> None:
+    with pytest.raises(InputError, match=r"cannot use a \w+ as a CUDA stream; give its handle"):
+        stream_handle(stream)
+
+
+def test_stream_for_work_on_the_cpu(pair) -> None:
+    with (
+        dinoreg_rt.Registrar(CONFIG) as registrar,
+        pytest.raises(DeviceError, match="was given and the registration runs on the CPU"),
+    ):
+        registrar.register(*pair, stream=17)
+
+
+def test_stages_of_a_gpu_are_timed_by_its_events(cupy) -> None:
+    timer = stage_timer(Device("cuda"))
+    assert isinstance(timer, EventTimer)
+    with timer.stage("a"):
+        pass
+    with timer.stage("b"):
+        pass
+    with timer.stage("a"):
+        pass
+    assert cupy.log == []  # nothing waited yet
+    assert timer.finish() == {"a": 10.0, "b": 5.0}
+    assert len(cupy.log) == 3
+    assert type(stage_timer(Device("cpu"))) is StageTimer
+
+
+def test_results_on_a_device_become_sitk_images(cupy, pair) -> None:
+    result = dinoreg_rt.register(*pair, config=CONFIG)
+    there = replace(
+        result,
+        displacement=DisplacementField(DeviceArray(result.displacement.vectors_mm), GRID),
+        warped=Volume(DeviceArray(result.warped.array), GRID),
+    )
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(there.displacement_sitk()), result.displacement.vectors_mm
+    )
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(there.warped_sitk()), result.warped.array)
+    point = (3.0, -5.0, 2.0)
+    assert there.transform_sitk().TransformPoint(point) == pytest.approx(
+        result.transform_sitk().TransformPoint(point)
+    )

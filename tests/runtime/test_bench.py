@@ -1,0 +1,226 @@
+"""`dinoreg-rt bench`: numbers that hang together, the comparison with a peer, refusals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from encoders import write_bundle
+
+import dinoreg_rt
+from dinoreg_export.work import slice_operations
+from dinoreg_rt.bench_ceilings import Ceilings, best_seconds, measure_ceilings
+from dinoreg_rt.bench_report import Distribution
+from dinoreg_rt.bench_work import Work, registration_work
+from dinoreg_rt.cli import cli
+from dinoreg_rt.device import Device
+from dinoreg_rt.io import write_volume
+from dinoreg_rt.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.registration import plan
+
+CEILINGS = Ceilings(1e9, 4e9, 1e9, 8e9, "made up")
+STAGES = ["plan", "features", "solve", "trust", "warp", "quality", "deliver", "other"]
+ARGUMENTS = ["bench", "--size", "32", "24", "28", "--device", "cpu", "--threads", "1"]
+PEER = {
+    "torch.py": (
+        "__version__ = '0'\nfloat16, float32 = 'half', 'single'\n"
+        "def set_num_threads(n): assert n == 1\n"
+        "class device:\n"
+        "    def __init__(self, name): self.type = name\n"
+    ),
+    "convexAdam/__init__.py": "",
+    "convexAdam/convex_adam_MIND.py": (
+        "import time\n"
+        "def convex_adam_pt(fixed, moving, dtype, device):\n"
+        "    assert fixed.shape == moving.shape == (28, 24, 32), fixed.shape\n"
+        "    assert fixed.min() >= 0 and fixed.max() <= 1 and moving.std() > 0\n"
+        "    assert dtype == 'single' and device.type == 'cpu'\n"
+        "    print('chatter')\n"
+        "    time.sleep(0.05)\n"
+    ),
+    "convexAdam-9.8.dist-info/METADATA": "Metadata-Version: 2.1\nName: convexAdam\nVersion: 9.8\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def quick_ceilings(monkeypatch) -> None:
+    monkeypatch.setattr("dinoreg_rt.bench.measure_ceilings", lambda device: CEILINGS)
+
+
+def bench(*more: str, code: int = 0) -> dict:
+    done = CliRunner().invoke(cli, [*ARGUMENTS, "--runs", "2", "--json", *more])
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout)
+
+
+def test_numbers_hang_together() -> None:
+    report = bench("--inverse", "--iterations", "4,2")
+    assert list(report["stages"]) == STAGES
+    assert report["runs"] == 2
+    total = report["warm_ms"]
+    assert 0 < total["p50"] <= total["p95"] <= total["p99"]
+    # The median of two is their mean, so stages add up to the total.
+    stages_ms = sum(stage["warm_ms"]["p50"] for stage in report["stages"].values())
+    assert stages_ms == pytest.approx(total["p50"], rel=1e-3)
+    assert sum(s["cold_ms"] for s in report["stages"].values()) == pytest.approx(
+        report["cold_ms"], rel=1e-3
+    )
+    assert report["pairs_per_second"] == pytest.approx(1e3 / total["p50"], rel=1e-3)
+    for name, stage in report["stages"].items():
+        parts = [part for part in report["parts"] if part["stage"] == name]
+        assert stage["floor_ms"] == pytest.approx(sum(p["floor_ms"] for p in parts), abs=0.01)
+        moved = sum(p["megabytes"] for p in parts) / stage["warm_ms"]["p50"]
+        assert stage["gigabytes_per_s"] == pytest.approx(moved, abs=0.01)
+    assert {part["name"] for part in report["parts"]} >= {"discrete search", "inverse", "warp"}
+    assert report["memory"]["peak_process_mb"] > report["memory"]["predicted_mb"] > 0
+    assert report["configuration"]["inverse"] is True
+    assert report["peer"] is None
+
+
+def test_table_of_two_files(tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{role}.nii.gz") for role in ("fixed", "moving")]
+    for file, volume in zip(files, phantom_pair(phantom_grid((20, 24, 28), 3.0)), strict=True):
+        write_volume(file, volume)
+    arguments = [*ARGUMENTS, "--runs", "2", "-q", "-f", files[0], "-m", files[1]]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    assert "fixed 28 x 24 x 20 voxels of 3 x 3 x 3 mm" in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines if line and line[0] in (*STAGES, "total")] == [
+        *STAGES,
+        "total",
+    ]
+    assert "ceilings: 1.0 GB/s, 4.0 G multiply-adds/s" in done.stdout
+
+
+def test_encoder_is_run_every_time(tmp_path, monkeypatch) -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"makes or runs an encoder: no {package}")
+    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
+    bundle = write_bundle(tmp_path / "gabor", [(48, 64)])
+    report = bench("--encoder", str(bundle), "--mind-weight", "1")
+    assert list(report["stages"])[:3] == ["plan", "encode", "features"]
+    assert report["stages"]["encode"]["warm_ms"]["p50"] > 0
+    assert not (tmp_path / "cache").exists()
+    names = [part["name"] for part in report["parts"]]
+    assert names[:2] == ["encoder", "second moments of the tokens"]
+    assert "MIND-SSC and local intensities" in names
+
+
+@pytest.fixture
+def peer(tmp_path, monkeypatch) -> Path:
+    """An environment with a convexAdam: this Python, which finds a stand-in for it."""
+    for name, text in PEER.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_against_a_peer(peer) -> None:
+    more = ["--against", "convexadam", "--peer-python", sys.executable, "--peer-runs", "2"]
+    report = bench(*more)
+    assert report["peer"]["version"] == "9.8"
+    assert len(report["peer"]["wall_s"]) == 2
+    assert min(report["peer"]["wall_s"]) >= 0.05
+    ratio = 1e3 * np.median(report["peer"]["wall_s"]) / report["warm_ms"]["p50"]
+    assert report["times_faster_than_peer"] == pytest.approx(ratio, abs=0.01)
+
+
+def test_peer_that_fails(peer) -> None:
+    broken = peer / "convexAdam" / "convex_adam_MIND.py"
+    broken.write_text("def convex_adam_pt(*a, **k): raise MemoryError('too little')\n")
+    more = ["--against", "convexadam", "--peer-python", sys.executable]
+    error = bench(*more, code=5)["error"]["message"]
+    assert error.endswith("convexAdam does not run on this pair on cpu: MemoryError: too little")
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["-f", "a.nii.gz"], 2, "give both --fixed and --moving"),
+        (["--against", "convexadam"], 2, "--against and --peer-python belong together"),
+        (["--against", "convexadam", "--peer-python", "/no/python"], 5, "cannot be run: No such"),
+        (["--against", "convexadam", "--peer-python", sys.executable], 5, "cannot be imported"),
+        (
+            ["--against", "convexadam", "--peer-python", sys.executable, "--encoder", "x"],
+            4,
+            "leave --encoder out",
+        ),
+        (["-f", "a.nii.gz", "-m", "b.nii.gz"], 3, "a.nii.gz"),
+        (["--preset", "nothing"], 4, "no preset 'nothing'"),
+    ],
+)
+def test_refusals(more, code, message) -> None:
+    assert message in bench(*more, code=code)["error"]["message"]
+
+
+def test_percentiles() -> None:
+    values = Distribution.of([float(v) for v in range(101)])
+    assert (values.p50, values.p95, values.p99) == (50, 95, 99)
+
+
+def test_floor_is_the_slower_of_memory_and_arithmetic() -> None:
+    assert Work("", "", 2e9, 4e9).floor_s(CEILINGS) == 2
+    assert Work("", "", 2e9, 12e9).floor_s(CEILINGS) == 3
+    assert Work("", "", 0, 4e9, "scalar").floor_s(CEILINGS) == 4
+    assert Work("", "", 0, 4e9, "matrix").floor_s(CEILINGS) == 0.5
+
+
+def test_work_grows_with_what_is_asked() -> None:
+    def works(**more: object) -> dict[str, Work]:
+        config = dinoreg_rt.RegistrationConfig(device="cpu", initial="none", **more)
+        grid = phantom_grid((20, 24, 28), 3.0)
+        planned = plan(*phantom_pair(grid), config)
+        return {work.name: work for work in registration_work(planned, grid, grid)}
+
+    base, longer = works(iterations=(8, 4)), works(iterations=(8, 12))
+    fine = "refinement, fine"
+    assert longer[fine].operations == pytest.approx(3 * base[fine].operations)
+    assert longer["refinement, coarse"] == base["refinement, coarse"]
+    alike, unlike = works(intensity="on"), works(intensity="off")
+    assert alike["discrete search"].operations > unlike["discrete search"].operations
+    assert base["warp"].bytes == 20 * 20 * 24 * 28
+
+
+@pytest.mark.parametrize(
+    ("model", "grid", "operations"),
+    [("dinov3-vits16", (32, 32), 63e9), ("dinov3-vitl16", (112, 96), 18e12)],
+)
+def test_operations_of_an_encoder(model, grid, operations) -> None:
+    assert slice_operations(model, *grid) == pytest.approx(operations, rel=0.05)
+    assert slice_operations("gabor-bank", *grid) is None
+
+
+@pytest.mark.slow
+def test_ceilings_of_this_machine() -> None:
+    measured = measure_ceilings(Device("cpu", threads=1))
+    assert 1e9 < measured.bytes_per_s < 1e12
+    assert measured.scalar_per_s < measured.vector_per_s == measured.matrix_per_s < 1e12
+
+
+def test_best_of_several() -> None:
+    clock = iter([0.0, 3.0, 10.0, 11.0, 20.0, 22.0])
+    assert best_seconds(lambda: None, 3, clock=lambda: next(clock)) == 1.0
+
+
+def test_phantom_is_a_pair() -> None:
+    grid = phantom_grid((20, 24, 28), 3.0)
+    fixed, moving = phantom_pair(grid)
+    np.testing.assert_array_equal(fixed.array, phantom_pair(grid)[0].array)
+    assert not np.array_equal(fixed.array, moving.array)
+    assert fixed.array.min() == 0
+    assert 0 < fixed.array.max() <= 1000
+    result = dinoreg_rt.register(
+        fixed, moving, config=dinoreg_rt.RegistrationConfig(device="cpu", threads=1)
+    )
+    # Axes stretch by a sine of 3.5 % of their length: 2.9 mm along x at its peak.
+    along_x = result.displacement.vectors_mm[10, 12, :, 0]
+    truth = 0.035 * 84 * np.sin(np.pi * (np.arange(28) + 0.5 - 14) / 14 / 0.7)
+    body = slice(6, 22)
+    assert np.abs(along_x[body] - truth[body]).mean() < 1.0
+    assert np.abs(truth[body]).mean() > 1.8

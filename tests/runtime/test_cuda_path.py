@@ -1,0 +1,139 @@
+"""A whole registration as on a CUDA device, on host memory with the CPU's kernels: same bits."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_host import DeviceArray, cupy_on_host
+from encoders import write_bundle
+
+import dinoreg_rt
+from dinoreg_kernels import _arrays
+from dinoreg_rt import Placement
+from dinoreg_rt.bench import BenchRequest, run_bench
+from dinoreg_rt.bench_ceilings import Ceilings
+from dinoreg_rt.errors import DeviceError, ResourceError
+from dinoreg_rt.phantom import phantom_grid, phantom_pair
+
+GRID = phantom_grid((20, 24, 28), 4.0)
+VALUES = {"threads": 1, "iterations": (3, 2), "inverse": True, "confidence": True, "cache": False}
+STAGES = ["features", "solve", "trust", "warp", "quality", "deliver"]
+
+
+@pytest.fixture
+def cupy(monkeypatch) -> Any:
+    module = cupy_on_host()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr("dinoreg_rt.device._cuda_problem", lambda index: None)
+    real = _arrays.Call.__init__
+
+    def on_the_cpu(self, *args: Any, **more: Any) -> None:
+        real(self, *args, **more)
+        self.execution.device, self.execution.stream = 0, None
+
+    monkeypatch.setattr(_arrays.Call, "__init__", on_the_cpu)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return phantom_pair(GRID)
+
+
+def config(device: str, **more: object) -> dinoreg_rt.RegistrationConfig:
+    return dinoreg_rt.RegistrationConfig(device=device, **(VALUES | more))
+
+
+def check_same(result, expected) -> None:
+    for one, other in (
+        (result.displacement.vectors_mm, expected.displacement.vectors_mm),
+        (result.warped.array, expected.warped.array),
+        (result.inverse.vectors_mm, expected.inverse.vectors_mm),
+        (result.confidence.array, expected.confidence.array),
+    ):
+        host = one.get() if isinstance(one, DeviceArray) else one
+        np.testing.assert_array_equal(host, other)
+    assert result.quality == expected.quality
+    assert result.hashes == expected.hashes
+
+
+@pytest.mark.parametrize("initial", ["none", "centre", "moments", "affine"])
+def test_host_images(cupy, pair, initial) -> None:
+    expected = dinoreg_rt.register(*pair, config=config("cpu", initial=initial))
+    result = dinoreg_rt.register(*pair, config=config("cuda", initial=initial))
+    check_same(result, expected)
+    assert isinstance(result.displacement.vectors_mm, np.ndarray)
+    assert result.choices["device"] == "cuda:0, as asked"
+    assert list(result.timings_ms) == STAGES
+
+
+def test_images_on_the_device_and_results_that_stay(cupy, pair) -> None:
+    mask = np.zeros(GRID.shape_zyx, np.uint8)
+    mask[2:, 3:-2] = 1
+    masks = {"fixed_mask": (mask, GRID), "moving_mask": (mask, GRID)}
+    expected = dinoreg_rt.register(*pair, config=config("cpu"), keep_features=True, **masks)
+    images = [(DeviceArray(volume.array), GRID) for volume in pair]
+    with dinoreg_rt.Registrar(config("cuda:0")) as registrar:
+        registrar.warm_up()
+        cupy.entered.clear()
+        result = registrar.register(
+            *images, placement=Placement(on_device=True), stream=0x70, keep_features=True, **masks
+        )
+    assert isinstance(result.displacement.vectors_mm, DeviceArray)
+    assert isinstance(result.warped.array, DeviceArray)
+    assert isinstance(result.inverse.vectors_mm, DeviceArray)
+    check_same(result, expected)
+    np.testing.assert_array_equal(result.features.moving, expected.features.moving)
+    assert cupy.entered[:2] == [("device", 0), ("stream", 0x70)]
+    assert cupy.entered[-2:] == [("stream left", 0x70), ("device left", 0)]
+    assert ("synchronize", 0) not in cupy.entered  # nothing waits for the whole device
+
+
+def test_buffers_are_filled_from_the_device(cupy, pair) -> None:
+    expected = dinoreg_rt.register(*pair, config=config("cpu"))
+    warped = np.full(GRID.shape_zyx, np.nan, np.float32)
+    result = dinoreg_rt.register(*pair, config=config("cuda"), placement=Placement(warped=warped))
+    assert result.warped.array is warped
+    check_same(result, expected)
+
+
+def test_encoder_beside_the_device(cupy, pair, tmp_path) -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"makes or runs an encoder: no {package}")
+    more = {"encoder": str(write_bundle(tmp_path / "gabor", [(48, 56)])), "engine": "ort-cpu"}
+    expected = dinoreg_rt.register(*pair, config=config("cpu", **more))
+    images = [(DeviceArray(volume.array), GRID) for volume in pair]
+    check_same(dinoreg_rt.register(*images, config=config("cuda", **more)), expected)
+
+
+def test_device_memory_that_is_too_little(cupy, pair, monkeypatch) -> None:
+    monkeypatch.setattr(cupy.cuda, "Device", _small(cupy.cuda.Device))
+    with pytest.raises(ResourceError, match="would be needed on cuda:0 and 0 MiB are free"):
+        dinoreg_rt.register(*pair, config=config("cuda"))
+
+
+def _small(real: Any) -> Any:
+    def device(index: int) -> Any:
+        made = real(index)
+        made.mem_info = (1000, 80 << 30)
+        return made
+
+    return device
+
+
+def test_work_on_the_cpu_takes_no_device_image(cupy, pair) -> None:
+    with pytest.raises(DeviceError, match="the fixed image lives on cuda:0"):
+        dinoreg_rt.register((DeviceArray(pair[0].array), GRID), pair[1], config=config("cpu"))
+
+
+def test_bench_on_a_device(cupy, pair, monkeypatch) -> None:
+    ceilings = Ceilings(1e12, 1e13, 1e13, 1e14, "made up")
+    monkeypatch.setattr("dinoreg_rt.bench.measure_ceilings", lambda device: ceilings)
+    report = run_bench(BenchRequest(*pair, config("cuda"), runs=2), lambda *_: None)
+    assert report.device == "cuda:0, as asked"
+    assert report.memory["peak_gpu_pool_mb"] == 5
+    assert report.memory["gpu_in_use_mb"] == 20 << 10
+    assert report.stages["solve"].warm_ms.p50 == 1.0  # a tick between two events

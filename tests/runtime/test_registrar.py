@@ -1,0 +1,317 @@
+"""`Registrar`: opened once, used from several threads, asynchronous, cancelled, closed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError, wait
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import pytest
+from encoders import write_bundle
+
+import dinoreg_rt
+from dinoreg_rt.encoder import extract as extract_module
+from dinoreg_rt.encoder import pool as pool_module
+from dinoreg_rt.encoder.pool import EncoderPool
+from dinoreg_rt.errors import DeviceError, DinoregError, InputError
+from dinoreg_rt.phantom import phantom_grid, phantom_pair
+
+GRID = phantom_grid((24, 28, 32), 4.0)
+QUICK = {"device": "cpu", "threads": 1, "initial": "none", "iterations": (2,)}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return phantom_pair(GRID)
+
+
+@pytest.fixture(scope="module")
+def other_pair():
+    return phantom_pair(GRID, seed=2)
+
+
+def field(result) -> np.ndarray:
+    return result.displacement.vectors_mm
+
+
+@pytest.fixture
+def with_encoder(tmp_path, monkeypatch) -> tuple[dinoreg_rt.RegistrationConfig, list]:
+    """A configuration with an encoder, and the graphs and bundles that were opened."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"makes or runs an encoder: no {package}")
+    bundle = write_bundle(tmp_path / "gabor", [(56, 64)])
+    opened = []
+
+    def counting(module, name):
+        real = getattr(module, name)
+
+        def call(*args, **kwargs):
+            opened.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    counting(extract_module, "open_encoder")
+    counting(pool_module, "open_bundle")
+    return dinoreg_rt.RegistrationConfig(encoder=str(bundle), cache=False, **QUICK), opened
+
+
+def test_same_field_as_the_function(pair) -> None:
+    config = dinoreg_rt.RegistrationConfig(**QUICK)
+    alone = dinoreg_rt.register(*pair, config=config)
+    with dinoreg_rt.Registrar(config) as registrar:
+        registrar.warm_up()
+        first, second = registrar.register(*pair), registrar.register(*pair)
+    np.testing.assert_array_equal(field(first), field(alone))
+    np.testing.assert_array_equal(field(second), field(alone))
+
+
+def test_encoder_is_opened_once(pair, with_encoder) -> None:
+    config, opened = with_encoder
+    alone = dinoreg_rt.register(*pair, config=config)
+    opened.clear()
+    with dinoreg_rt.Registrar(config) as registrar:
+        registrar.warm_up(GRID)
+        assert opened == ["open_bundle", "open_encoder"]
+        results = [registrar.register(*pair) for _ in range(2)]
+    assert opened == ["open_bundle", "open_encoder"]
+    for result in results:
+        np.testing.assert_array_equal(field(result), field(alone))
+
+
+def test_threads_share_one_encoder(pair, other_pair, with_encoder, monkeypatch) -> None:
+    config, opened = with_encoder
+    at_work, most = [], []
+    encode = extract_module.encode
+
+    def watched(stack, encoder, *args, **kwargs):
+        at_work.append(encoder)
+        most.append(len(at_work))
+        time.sleep(0.02)
+        try:
+            return encode(stack, encoder, *args, **kwargs)
+        finally:
+            at_work.remove(encoder)
+
+    monkeypatch.setattr(extract_module, "encode", watched)
+    pairs = [pair, other_pair] * 2
+    with dinoreg_rt.Registrar(config, workers=4) as registrar:
+        futures = [registrar.submit(*p) for p in pairs]
+        results = [future.result(60) for future in futures]
+        alone = [registrar.register(*p) for p in pairs[:2]]
+    assert opened.count("open_encoder") == 1
+    assert len(most) == 12
+    assert max(most) == 1
+    for result, expected in zip(results, alone * 2, strict=True):
+        np.testing.assert_array_equal(field(result), field(expected))
+
+
+def test_encoder_is_opened_anew_after_a_failure(pair, with_encoder) -> None:
+    config, opened = with_encoder
+
+    def stop(stage: str, fraction: float) -> None:
+        if stage == "encode moving":
+            raise ZeroDivisionError
+
+    with dinoreg_rt.Registrar(config) as registrar:
+        with pytest.raises(ZeroDivisionError):
+            registrar.register(*pair, progress=stop)
+        assert field(registrar.register(*pair)).any()
+    assert opened.count("open_encoder") == 2
+
+
+def test_running_registration_is_cancelled_between_stages(pair) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    stages = []
+
+    def progress(stage: str, fraction: float) -> None:
+        stages.append(stage)
+        entered.set()
+        assert go_on.wait(10)
+
+    with dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(**QUICK)) as registrar:
+        running = registrar.submit(*pair, progress=progress)
+        waiting = registrar.submit(*pair)
+        assert entered.wait(10)
+        assert running.running()
+        assert not waiting.running()
+        assert running.cancel()
+        assert waiting.cancel()
+        assert not running.running()
+        go_on.set()
+        assert wait([running, waiting], 10).not_done == set()
+        with pytest.raises(CancelledError):
+            running.result()
+        assert field(registrar.register(*pair)).any()
+    assert len(stages) == 1
+
+
+def test_future_carries_result_and_error(pair) -> None:
+    with dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(**QUICK)) as registrar:
+        told = []
+        good = registrar.submit(*pair, on_plan=lambda plan: told.append(plan.device.name))
+        bad = registrar.submit(pair[0], "nowhere.nii.gz")
+        assert isinstance(good.result(30), dinoreg_rt.RegistrationResult)
+        assert not good.cancel()
+        with pytest.raises(InputError, match="nowhere"):
+            bad.result(30)
+    assert told == ["cpu"]
+
+
+def test_close_waits_or_cancels(pair) -> None:
+    config = dinoreg_rt.RegistrationConfig(**QUICK)
+    registrar = dinoreg_rt.Registrar(config)
+    done = registrar.submit(*pair)
+    registrar.close()
+    registrar.close()
+    assert done.done()
+    assert field(done.result()).any()
+    for use in (registrar.register, registrar.submit):
+        with pytest.raises(DinoregError, match="this registrar is closed; make a new one"):
+            use(*pair)
+    with pytest.raises(DinoregError, match="closed"):
+        registrar.warm_up()
+    registrar = dinoreg_rt.Registrar(config)
+    futures = [registrar.submit(*pair) for _ in range(3)]
+    registrar.close(cancel=True)
+    assert futures[-1].cancelled()
+
+
+def test_error_in_the_block_cancels_what_was_submitted(pair) -> None:
+    futures = []
+
+    def fail() -> None:
+        with dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(**QUICK)) as registrar:
+            futures.extend(registrar.submit(*pair) for _ in range(3))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert futures[-1].cancelled()
+
+
+def test_all_work_is_done_in_the_given_context(pair) -> None:
+    entered, depth = [], threading.local()
+
+    @contextmanager
+    def context():
+        entered.append(threading.current_thread().name)
+        depth.value = getattr(depth, "value", 0) + 1
+        yield
+        depth.value -= 1
+
+    config = dinoreg_rt.RegistrationConfig(**QUICK)
+    with dinoreg_rt.Registrar(config, cuda_context=context) as registrar:
+        entered.clear()
+        inside = []
+        registrar.submit(*pair, progress=lambda *_: inside.append(depth.value)).result(30)
+    assert set(inside) == {1}
+    assert entered[0].startswith("registrar")
+
+
+def test_missing_device_is_found_at_once() -> None:
+    import dinoreg_kernels
+
+    if dinoreg_kernels.build_info().cuda_devices:
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(DeviceError, match="--device cuda: "):
+        dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(device="cuda"))
+
+
+class Session:
+    concurrent = False
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.fails = False
+
+    def encode(self, pixels: int) -> int:
+        if self.fails:
+            raise MemoryError
+        return pixels + 1
+
+    def cancel(self) -> None:
+        self.fails = True
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def nothing() -> None:
+    pass
+
+
+def test_pool_lends_to_one_at_a_time() -> None:
+    made = []
+
+    def make() -> Session:
+        made.append(Session())
+        return made[-1]
+
+    def give_up() -> None:
+        raise TimeoutError
+
+    with EncoderPool() as pool:
+        with pool.lent("a", make, nothing) as first, pool.lent("b", make, nothing) as second:
+            assert first is not second
+            with pytest.raises(TimeoutError), pool.lent("a", make, give_up):
+                pass
+        with pool.lent("a", make, give_up) as again:
+            assert again is first
+    assert [session.closed for session in made] == [1, 1]
+    with pytest.raises(DeviceError, match="closed"), pool.lent("a", make, nothing):
+        pass
+
+
+def test_shared_encoder_is_cancelled_for_one_alone() -> None:
+    made = []
+
+    def make() -> Session:
+        made.append(Session())
+        made[-1].concurrent = True
+        return made[-1]
+
+    def fail() -> None:
+        raise TimeoutError
+
+    with EncoderPool() as pool:
+        with pool.lent("a", make, fail) as one, pool.lent("a", make, fail) as other:
+            one.cancel()
+            with pytest.raises(DeviceError, match="the encoder was cancelled"):
+                one.encode(1)
+            assert other.encode(1) == 2
+        with pool.lent("a", make, fail) as again:
+            assert again.encode(4) == 5
+            made[0].fails = True
+            with pytest.raises(MemoryError):
+                again.encode(4)
+        with pool.lent("a", make, fail) as new:
+            assert new.encode(4) == 5
+    assert len(made) == 2
+
+
+def test_pool_survives_an_encoder_that_cannot_be_opened() -> None:
+    def fail() -> Session:
+        raise InputError("broken")
+
+    with EncoderPool() as pool:
+        for _ in range(2):
+            with pytest.raises(InputError, match="broken"), pool.lent("a", fail, nothing):
+                pass
+        with pool.lent("a", Session, nothing) as session:
+            assert isinstance(session, Session)
+
+
+def test_memory_does_not_grow(pair) -> None:
+    """25 results are 6 MiB of displacements; measured growth: 0.2 to 0.8 MiB."""
+    process = psutil.Process()
+    with dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(**QUICK)) as registrar:
+        for _ in range(5):
+            registrar.submit(*pair).result(30)
+        before = process.memory_info().rss
+        for _ in range(25):
+            registrar.submit(*pair).result(30)
+    assert process.memory_info().rss - before < 3 << 20
