@@ -99,7 +99,7 @@ def register(  # noqa: PLR0913 - all but the images by name
     with device.active():
         counts = field_of_view((fixed, moving), masks, organ_weight, plan_)
         match = _match(
-            (fixed, moving), masks, counts, plan_, timer, report, encoders, keep_features
+            (fixed, moving), masks, counts, plan_, timer, report, encoders, keep=keep_features
         )
         with timer.stage("warp"):
             report("warp", 0.0)
