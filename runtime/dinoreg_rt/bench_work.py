@@ -36,6 +36,7 @@ class Work:
         bytes: from and to memory.
         operations: see above.
         kind: which rate they can reach at most.
+        jumps: scalar operations beside those.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Work:
     bytes: float
     operations: float
     kind: Literal["vector", "scalar", "matrix"] = "vector"
+    jumps: float = 0.0
 
     def floor_s(self, ceilings: Ceilings) -> float:
         """Least seconds."""
@@ -51,7 +53,8 @@ class Work:
             "scalar": ceilings.scalar_per_s,
             "matrix": ceilings.matrix_per_s,
         }
-        return max(self.bytes / ceilings.bytes_per_s, self.operations / rates[self.kind])
+        arithmetic_s = self.operations / rates[self.kind] + self.jumps / ceilings.scalar_per_s
+        return max(self.bytes / ceilings.bytes_per_s, arithmetic_s)
 
 
 def registration_work(plan: Plan, fixed: Geometry, moving: Geometry) -> list[Work]:
@@ -139,6 +142,23 @@ def _solver_work(plan: Plan) -> list[Work]:
         Work("solve", "discrete search", 0.0, search),
         Work("solve", "refinement, coarse", coarse * c * adam_bytes, coarse * c * adam_operations),
         Work("solve", "refinement, fine", last * c * adam_bytes, last * c * adam_operations),
+        *_correlation_work(plan, (coarse + last) * c),
+    ]
+
+
+def _correlation_work(plan: Plan, visits: float) -> list[Work]:
+    """Of the local correlation, for so many voxels times iterations."""
+    config = plan.config
+    if required(config.correlation_weight) == 0:
+        return []
+    spacing_mm = min(plan.grids.control.spacing_mm)
+    taps = math.ceil(2.5 * required(config.correlation_window_mm) / spacing_mm)
+    # Bytes: nine window sums (72), six products (72), warped image and weight (32), the factors
+    # of the gradient (40), the gradient (60). Operations: sums along three axes, products, factors;
+    # value and slope of the moving image are sampled twice.
+    operations = 9 * 3 * (2 * taps + 1) + 18 + 30
+    return [
+        Work("solve", "local correlation", 276 * visits, operations * visits, jumps=90 * visits)
     ]
 
 

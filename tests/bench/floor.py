@@ -22,6 +22,7 @@ from dinoreg_rt.bench_work import registration_work
 from dinoreg_rt.decoys import measure_decoys
 from dinoreg_rt.device import Device
 from dinoreg_rt.extract import mind_features, working_images
+from dinoreg_rt.features import control_intensities
 from dinoreg_rt.io import as_volume
 from dinoreg_rt.preprocess import weight_on
 from dinoreg_rt.registration import Plan, plan
@@ -57,13 +58,20 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
     options = solver_options(config, grids)
     unsearched = replace(grids, search_radius_zyx=(0, 0, 0))
 
-    def solver(iterations: tuple[int, ...], over=unsearched) -> Callable[[], object]:
-        own = solver_options(config.model_copy(update={"iterations": iterations}), over)
-        return lambda: solve(features, weights, over, lattice.offset_zyx, own, CPU)
+    intensities = control_intensities(images, CPU)
+
+    def solver(
+        iterations: tuple[int, ...], over=unsearched, correlation: float = 0.0
+    ) -> Callable[[], object]:
+        changes = {"iterations": iterations, "correlation_weight": correlation}
+        own, offset = solver_options(config.model_copy(update=changes), over), lattice.offset_zyx
+        beside = {"images": intensities} if correlation else {}
+        return lambda: solve(features, weights, over, offset, own, CPU, **beside)
 
     field = solver(config.iterations, grids)().field
-    *first, last = config.iterations
-    none, coarse = solver((0,)), solver((*first, 0))
+    *first, _ = config.iterations
+    none, coarse, fine = solver((0,)), solver((*first, 0)), solver(config.iterations)
+    correlated = solver(config.iterations, correlation=config.correlation_weight)
 
     def on_the_fixed_grid():
         return whole_displacement(field, grids.control, fixed.geometry, IDENTITY, CPU)
@@ -76,7 +84,8 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
         ),
         "discrete search": Timed(solver((0,), grids), none),
         "refinement, coarse": Timed(coarse, none),
-        "refinement, fine": Timed(solver((*first, last)), coarse),
+        "refinement, fine": Timed(fine, coarse),
+        "local correlation": Timed(correlated, fine),
         "search in mirror images": Timed(
             lambda: measure_decoys(features, weights, grids, lattice.offset_zyx, options, CPU)
         ),

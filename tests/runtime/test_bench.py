@@ -169,6 +169,7 @@ def test_floor_is_the_slower_of_memory_and_arithmetic() -> None:
     assert Work("", "", 2e9, 12e9).floor_s(CEILINGS) == 3
     assert Work("", "", 0, 4e9, "scalar").floor_s(CEILINGS) == 4
     assert Work("", "", 0, 4e9, "matrix").floor_s(CEILINGS) == 0.5
+    assert Work("", "", 2e9, 4e9, jumps=3e9).floor_s(CEILINGS) == 4
 
 
 def test_work_grows_with_what_is_asked() -> None:
@@ -184,6 +185,9 @@ def test_work_grows_with_what_is_asked() -> None:
     assert longer["refinement, coarse"] == base["refinement, coarse"]
     alike, unlike = works(intensity="on"), works(intensity="off")
     assert alike["discrete search"].operations > unlike["discrete search"].operations
+    assert "local correlation" not in works(correlation_weight=0.0)
+    narrow, wide = works(correlation_window_mm=6.0), works(correlation_window_mm=24.0)
+    assert wide["local correlation"].operations > 2 * narrow["local correlation"].operations
     assert base["warp"].bytes == 20 * 20 * 24 * 28
 
 
