@@ -24,6 +24,10 @@ SEARCHES = ("auto", "search", "affine")
 _HEADERS_SUFFICE = 0.97
 #: Sizes of the moving image that are tried; the fit bridges what lies between.
 _SCALES = (0.85, 1.0, 1.18)
+#: Of the similarity as it is, beside the one after a quick match. On eight real pairs 0.35 to 1
+#: chose equally well. The similarity alone lost 0.16 Dice on one, the quick match alone 0.7 on
+#: another: it follows a position that covers more of the fixed body.
+_SIMILARITY_WEIGHT = 0.7
 #: So many of the positions found are compared by a quick match before any is fitted.
 _COMPARED = 6
 #: How many candidates go into each round of fitting, and the reach of its matches in cells.
@@ -139,8 +143,8 @@ def _fit(
 ) -> tuple[Candidate, list[Candidate]]:
     """The position to begin at, and every position that was looked at.
 
-    What decides is how well the images match when they are deformed: at the positions of the
-    search, which says what is worth fitting, and again at the fits.
+    What decides is how well the images match there, as they are and deformed: at the positions of
+    the search, which says what is worth fitting, and again at the fits.
     """
     clear = len(candidates) < 2 or candidates[0].similarity > _CLEAR * candidates[1].similarity
     first = candidates[: 1 if clear else _COMPARED]
@@ -148,18 +152,19 @@ def _fit(
     compared = list(current)
     for count, reach in zip(_ROUNDS, _REACHES, strict=True):
         fitted = []
-        for candidate in sorted(current, key=_deformed, reverse=True)[:count]:
+        for candidate in sorted(current, key=_prospect, reverse=True)[:count]:
             step = improve(fixed, moving, candidate.transform, linear, reach, device)
             if step is not None:
                 position = evaluate(fixed, moving, step, device)
                 fitted.append(with_deformed(fixed, moving, position, device))
         compared += fitted
         current = fitted
-    return max(compared, key=_deformed), [*compared, *candidates[len(first) :]]
+    return max(compared, key=_prospect), [*compared, *candidates[len(first) :]]
 
 
-def _deformed(candidate: Candidate) -> float:
-    return candidate.deformed
+def _prospect(candidate: Candidate) -> float:
+    """What decides between positions; see `_SIMILARITY_WEIGHT`."""
+    return candidate.deformed + _SIMILARITY_WEIGHT * candidate.similarity
 
 
 def _describe(chosen: Candidate, others: Sequence[Candidate], fixed: Side, text: str) -> Alignment:
