@@ -29,10 +29,10 @@ _SCALES = (0.85, 1.0, 1.18)
 #: another: it follows a position that covers more of the fixed body.
 _SIMILARITY_WEIGHT = 0.7
 #: So many of the positions found are compared by a quick match before any is fitted.
-_COMPARED = 6
+_COMPARED = 4
 #: How many candidates go into each round of fitting, and the reach of its matches in cells.
 _ROUNDS = (3, 2, 1)
-_REACHES = (3, 2, 2)
+_REACHES = (2, 2, 2)
 #: A best candidate that is so much better than the next needs no competition.
 _CLEAR = 1.6
 #: Positions that differ by less, in cells, are the same one.
