@@ -40,7 +40,7 @@ def fixed_and_twins() -> tuple[Volume, Volume]:
     wide = make_grid((70, 52, 124), (4.0, 4.0, 4.0), "LPS", tuple(TWIN.translation_mm / 2))
     points = centres_of(wide)
     beside = points - TWIN.translation_mm
-    twin = 0.5 * someone(beside) + 0.5 * someone(beside, seed=31)
+    twin = 0.45 * someone(beside) + 0.55 * someone(beside, seed=31)
     return fixed, Volume(np.maximum(someone(waves(points)), twin).astype(np.float32), wide)
 
 
@@ -61,7 +61,7 @@ def found(images: tuple[CoarseImage, CoarseImage]) -> Alignment:
 
 def test_match_tells_the_deformed_body_from_its_twin(sides: tuple[Side, Side]) -> None:
     here, twin = (evaluate(*sides, position, HOST) for position in (HERE, TWIN))
-    # Measured: 0.695 and 0.984 as they are, 0.833 and 0.795 deformed.
+    # Measured: 0.695 and 0.95 as they are, 0.833 and 0.77 deformed.
     assert here.similarity < twin.similarity - 0.1
     assert deformed_similarity(*sides, HERE, HOST) > deformed_similarity(*sides, TWIN, HOST) + 0.02
 
