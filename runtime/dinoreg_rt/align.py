@@ -47,8 +47,8 @@ class Alignment:
         transform: fixed points to moving points.
         method: how it was found, for people.
         similarity: of both images there, see `dinoreg_rt.align_search`; None if not looked at.
-        confidence: 0..1, by what share the similarity of the next best other position is lower;
-            None if no other was looked at.
+        confidence: 0..1, by what share the similarity of the next best other position is lower,
+            0 if it is not; None if no other was looked at.
         overlap: share of the smaller body that the other covers, 0..1; None if not looked at.
     """
 
@@ -107,13 +107,14 @@ def initial_alignment(
 def search_alignment(
     images: tuple[CoarseImage, CoarseImage], method: str, linear: LinearModel, device: Device
 ) -> Alignment:
-    """The position at which both images look most alike, wherever their headers put them.
+    """The position to begin at, wherever the headers put both images.
 
     Args:
         images: fixed and moving image, coarse.
         method: ``search`` (the best of all shifts, and of three sizes unless `linear` is rigid),
-            ``affine`` (followed by linear fits to discrete matches around the best shifts), or
-            ``auto`` (the same, unless the headers are about as good).
+            ``affine`` (followed by linear fits to discrete matches around the best shifts; how
+            well the images match when they are deformed counts as well), or ``auto`` (the same,
+            unless the headers are about as good).
         linear: model of the fits.
         device: the host.
     """

@@ -61,7 +61,7 @@ def found(images: tuple[CoarseImage, CoarseImage]) -> Alignment:
 
 def test_match_tells_the_deformed_body_from_its_twin(sides: tuple[Side, Side]) -> None:
     here, twin = (evaluate(*sides, position, HOST) for position in (HERE, TWIN))
-    # Measured: 0.695 and 0.95 as they are, 0.833 and 0.77 deformed.
+    # Measured: 0.695 and 0.945 as they are, 0.833 and 0.772 deformed.
     assert here.similarity < twin.similarity - 0.1
     assert deformed_similarity(*sides, HERE, HOST) > deformed_similarity(*sides, TWIN, HOST) + 0.02
 
@@ -87,9 +87,9 @@ def test_plan_says_why() -> None:
 
 def test_same_image_matches_wholly(sides: tuple[Side, Side]) -> None:
     fixed = sides[0]
-    assert deformed_similarity(fixed, fixed, HERE, HOST) > 0.97
+    assert deformed_similarity(fixed, fixed, HERE, HOST) > 0.9
     half = AffineTransform(np.eye(3), np.array([120.0, 0.0, 0.0]))
-    assert deformed_similarity(fixed, fixed, half, HOST) < 0.6
+    assert deformed_similarity(fixed, fixed, half, HOST) < 0.45
 
 
 def test_nothing_to_match(sides: tuple[Side, Side]) -> None:
