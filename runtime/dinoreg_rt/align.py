@@ -30,9 +30,9 @@ _SCALES = (0.85, 1.0, 1.18)
 _SIMILARITY_WEIGHT = 0.7
 #: So many of the positions found are compared by a quick match before any is fitted.
 _COMPARED = 4
-#: How many candidates go into each round of fitting, and the reach of its matches in cells.
+#: How many candidates go into each round of fitting, and the reach of their matches in cells.
 _ROUNDS = (3, 2, 1)
-_REACHES = (2, 2, 2)
+_REACH = 2
 #: A best candidate that is so much better than the next needs no competition.
 _CLEAR = 1.6
 #: Positions that differ by less, in cells, are the same one.
@@ -151,10 +151,10 @@ def _fit(
     first = candidates[: 1 if clear else _COMPARED]
     current = [with_deformed(fixed, moving, candidate, device) for candidate in first]
     compared = list(current)
-    for count, reach in zip(_ROUNDS, _REACHES, strict=True):
+    for count in _ROUNDS:
         fitted = []
         for candidate in sorted(current, key=_prospect, reverse=True)[:count]:
-            step = improve(fixed, moving, candidate.transform, linear, reach, device)
+            step = improve(fixed, moving, candidate.transform, linear, _REACH, device)
             if step is not None:
                 position = evaluate(fixed, moving, step, device)
                 fitted.append(with_deformed(fixed, moving, position, device))
