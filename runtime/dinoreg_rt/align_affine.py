@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from dinoreg_kernels import SolverOptions, solve
-
+from .align_match import Match, common_part, match
 from .align_search import Candidate, Centred, Side, centre, similarity
-from .coarse import CHANNELS, cell_features
+from .coarse import cell_features
 from .config import LinearModel
 from .device import Device
 from .geometry import (
     compose_affines,
-    corners_lps_mm,
     index_to_lps,
-    invert_affine,
-    lps_to_index,
-    shifted_grid,
     transform_points,
 )
-from .types import AffineTransform, Array, FloatArray, Geometry
+from .types import AffineTransform, FloatArray
 
 #: Fewer matched cells than this determine no linear map.
 _LEAST_MATCHES = 30
@@ -46,43 +41,20 @@ def improve(
     The matches come from the discrete search of the registration itself, on cells: coupled-convex
     rounds and both directions, because single best matches of MR and CT are wrong too often.
     """
-    cells, box = _common_part(fixed, moving, start, reach)
-    if cells is None:
+    found = match(fixed, moving, start, reach, device, consistency_rounds=5, iterations=0)
+    if found is None:
         return None
-    z, y, x = (n + 2 * reach for n in cells.shape_zyx)
-    around = shifted_grid(cells, (-reach,) * 3, (z, y, x))
-    there = cell_features(moving.coarse, around, start, device)
-    here = fixed.features.part(box)
-    cell_mm = cells.spacing_mm[0]
-    found = solve(
-        np.ascontiguousarray(here.mind),
-        there.mind,
-        np.ascontiguousarray(here.weight),
-        there.weight,
-        spacing_mm=cells.spacing_mm,
-        moving_offset=(-reach,) * 3,
-        channels=CHANNELS,
-        options=SolverOptions(
-            search_factor=(1, 1, 1),
-            search_radius=(reach,) * 3,
-            cost_smoothing_mm=1.15 * cell_mm,
-            field_smoothing_mm=0.82 * cell_mm,
-            coupling=(0.03, 0.3),
-            consistency_rounds=5,
-            iterations=(0,),
-        ),
-        threads=device.threads,
-    )
-    points, shifts, weights = _matches(found.field, here.weight, there.weight, cells, reach)
+    points, shifts, weights = _matches(found)
     if weights.size < _LEAST_MATCHES:
         return None
+    cell_mm = found.cells.spacing_mm[0]
     step, middle = robust_fit(points, points + shifts, weights, model, cell_mm)
     return _within_scales(compose_affines(start, step), middle)
 
 
 def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> Candidate:
     """The position with its similarity."""
-    cells, box = _common_part(fixed, moving, transform, 0)
+    cells, box = common_part(fixed, moving, transform, 0)
     if cells is None:
         return Candidate(transform, -1.0, 0.0)
     there = centre(cell_features(moving.coarse, cells, transform, device), moving.level)
@@ -91,34 +63,14 @@ def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Devi
     return Candidate(transform, *similarity(here, there, (fixed.level, moving.level)))
 
 
-def _common_part(
-    fixed: Side, moving: Side, transform: AffineTransform, reach: int
-) -> tuple[Geometry | None, tuple[slice, slice, slice]]:
-    """The fixed cells that the moving image can reach: they are all that costs time."""
-    cells = fixed.coarse.cells
-    to_cells = compose_affines(lps_to_index(cells), invert_affine(transform))
-    corners = transform_points(to_cells, corners_lps_mm(moving.coarse.cells))[:, ::-1]
-    lower = np.floor(corners.min(axis=0)).astype(int) - reach
-    upper = np.ceil(corners.max(axis=0)).astype(int) + reach + 1
-    z, y, x = (
-        slice(max(0, int(a)), min(n, int(b)))
-        for a, b, n in zip(lower, upper, cells.shape_zyx, strict=True)
-    )
-    if any(s.stop <= s.start for s in (z, y, x)):
-        return None, (z, y, x)
-    shape = (z.stop - z.start, y.stop - y.start, x.stop - x.start)
-    return shifted_grid(cells, (z.start, y.start, x.start), shape), (z, y, x)
-
-
-def _matches(
-    field: Array, fixed_weight: Array, moving_weight: Array, cells: Geometry, reach: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _matches(found: Match) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Points (N, 3) and their displacements (N, 3), LPS mm, with weights (N,) above 0.05."""
-    index = np.argwhere(fixed_weight > 0.05)
-    vectors = field[tuple(index.T)]
-    target = np.rint(vectors / cells.spacing_mm[0]).astype(int) + index + reach
-    target = target.clip(0, np.asarray(moving_weight.shape) - 1)
-    weights = fixed_weight[tuple(index.T)] * moving_weight[tuple(target.T)]
+    cells = found.cells
+    index = np.argwhere(found.fixed_weight > 0.05)
+    vectors = found.solution.field[tuple(index.T)]
+    target = np.rint(vectors / cells.spacing_mm[0]).astype(int) + index + found.margin
+    target = target.clip(0, np.asarray(found.moving_weight.shape) - 1)
+    weights = found.fixed_weight[tuple(index.T)] * found.moving_weight[tuple(target.T)]
     kept = weights > 0.05
     points = transform_points(index_to_lps(cells), index[kept][:, ::-1].astype(np.float64))
     shifts = vectors[kept][:, ::-1].astype(np.float64) @ cells.direction.T

@@ -15,7 +15,7 @@ pairs altogether, and MIND-SSC began another 0.14 Dice lower.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,9 +54,18 @@ class Centred:
 
 @dataclass(frozen=True)
 class Level:
-    """Means and sizes of a whole image, which hold for all its parts and positions."""
+    """Means and sizes of a whole image, which hold for all its parts and positions.
+
+    Attributes:
+        mind: mean of each channel in the body.
+        variance: of MIND-SSC in the body, summed over the channels.
+        body: mean of the silhouette in the field of view.
+        weight: sum over the cells.
+        seen: sum over the cells.
+    """
 
     mind: tuple[float, ...]
+    variance: float
     body: float
     weight: float
     seen: float
@@ -74,11 +83,20 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A position: fixed points to moving points, with similarity and overlap q there."""
+    """A position.
+
+    Attributes:
+        transform: fixed points to moving points.
+        similarity: of both images there; see the module's text.
+        overlap: q there.
+        deformed: how alike they are after a quick match, see `dinoreg_rt.align_match`; 0 where
+            that was not looked at.
+    """
 
     transform: AffineTransform
     similarity: float
     overlap: float
+    deformed: float = 0.0
 
 
 def make_side(coarse: CoarseImage, device: Device) -> Side:
@@ -88,8 +106,10 @@ def make_side(coarse: CoarseImage, device: Device) -> Side:
     sums = np.einsum("zyx,zyxc->c", features.weight, features.mind[..., :CHANNELS], dtype=float)
     body = float((features.body * features.seen).sum()) / max(seen, 1e-6)
     means = tuple(float(v) for v in sums / max(weight, 1e-6))
-    level = Level(means, body, weight, seen)
-    return Side(coarse, features, level, centre(features, level))
+    level = Level(means, 0.0, body, weight, seen)
+    centred = centre(features, level)
+    variance = _energy(centred.mind, features.weight) / max(weight, 1e-6)
+    return Side(coarse, features, replace(level, variance=variance), centred)
 
 
 def centre(features: CellFeatures, level: Level) -> Centred:

@@ -27,7 +27,9 @@ def image(shape, seed):
     return array, Geometry(shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
 
 options = json.loads(sys.argv[1])
-config = RegistrationConfig(**options, iterations=(1,), inverse_consistency_rounds=1)
+# Given, because what a search finds in noise is chance, and with it the size of all lattices.
+options = options | {"initial": "centre", "iterations": (1,), "inverse_consistency_rounds": 1}
+config = RegistrationConfig(**options)
 small = (24, 24, 24)  # loads all code
 dinoreg_rt.register(image(small, 1), image(small, 2), config=config)
 fixed, moving = image((120, 136, 128), 1), image((128, 120, 136), 2)
@@ -57,5 +59,5 @@ def test_prediction(options: dict[str, object]) -> None:
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     ratio = found["predicted"] / found["measured"]
-    # Measured: 1.18, 1.00, 0.98 and 1.05.
+    # Measured: 1.18, 0.98, 1.03 and 1.04.
     assert 0.9 < ratio < 1.6
