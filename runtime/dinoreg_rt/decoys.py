@@ -30,9 +30,11 @@ class DecoyMeasures:
     """What a coarse search finds in the moving image and in its mirror images; lower is better.
 
     Attributes:
-        decoy_ratio: mean squared feature difference after the search, over the least of the mirror
-            images'. At 1 the moving image fits no better than a wrong image.
-        unrelated_ratio: the same over what features without any relation would give.
+        decoy_ratio: mean squared feature difference after the search, times the root of the one
+            before, over the least of the mirror images'. At 1 the moving image fits no better than
+            a wrong image.
+        unrelated_ratio: the difference after the search over what features without any relation
+            would give.
     """
 
     decoy_ratio: float
@@ -75,7 +77,7 @@ def measure_decoys(
         squarings=0,
     )
 
-    def search(candidate: Array, weight: Array) -> float:
+    def search(candidate: Array, weight: Array) -> tuple[float, float]:
         solution = dinoreg_kernels.solve(
             fixed,
             candidate,
@@ -87,20 +89,27 @@ def measure_decoys(
             options=once,
             threads=device.threads,
         )
-        return solution.similarity_after if solution.overlap > 0 else float("inf")
+        if solution.overlap <= 0:
+            return float("inf"), float("inf")
+        # A brain deforms into its own mirror image as easily as into another brain: what is left
+        # after the search says nothing then, but at the start the right one fits better.
+        return (
+            solution.similarity_after,
+            solution.similarity_after * solution.similarity_before** 0.5,
+        )
 
-    found = search(moving, moving_weight)
+    found, measure = search(moving, moving_weight)
     xp = device.xp
     best = min(
         search(
             xp.ascontiguousarray(xp.flip(moving, axis)[..., list(channels)]),
             xp.ascontiguousarray(xp.flip(moving_weight, axis)),
-        )
+        )[1]
         for axis, channels in enumerate(features.mirrored_channels)
         if moving.shape[axis] > 1
     )
     unrelated = _unrelated(fixed, fixed_weight, moving, moving_weight, device)
-    return DecoyMeasures(_ratio(found, best), _ratio(found, unrelated))
+    return DecoyMeasures(_ratio(measure, best), _ratio(found, unrelated))
 
 
 def _pool(

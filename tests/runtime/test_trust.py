@@ -48,7 +48,7 @@ def test_a_good_run_is_trusted():
         ({"similarity_after": float("nan")}, "not a number"),
         ({"similarity_after": 0.41}, "not match better"),
         ({"decoy_ratio": 1.0}, "mirror image"),
-        ({"unrelated_ratio": 0.6}, "60% of that of"),
+        ({"unrelated_ratio": 0.65}, "65% of that of"),
         ({"overlap_percent": 10.0}, "only 10 %"),
         ({"folded_percent": 3.0}, r"3.00 % of the voxels are folded"),
         ({"sdlogj": 1.2}, "volumes change"),
