@@ -68,7 +68,8 @@ def predict_memory(
     if encoding is not None:
         encoder = encoding.memory_bytes(int(config.token_memory_gb * 2**30))
         stages.append(features + encoder)
-    return int(max(stages) + 4 * voxels)
+    # Weights: of the field of view, and that times the features' own, which count above.
+    return int(max(stages) + 8 * voxels)
 
 
 def check_memory(plan: Plan) -> None:
