@@ -181,7 +181,7 @@ class RegistrationConfig(BaseModel):
         "two fine MR 1",
     )
     smoothness: float = Field(
-        0.5, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
+        0.7, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
     )
     feature_weight: float | None = Field(
         None,
@@ -218,7 +218,7 @@ class RegistrationConfig(BaseModel):
         "as hard; 0: all pull alike",
     )
     fold_penalty: float = Field(
-        400.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
+        800.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
     )
     fold_margin: float = Field(
         0.2, ge=0, lt=1, description="det J below this is penalised: room before a fold"
