@@ -9,6 +9,7 @@ match means nothing: another organ, another region, upside down, or left for rig
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def measure_decoys(
         # after the search says nothing then, but at the start the right one fits better.
         return (
             solution.similarity_after,
-            solution.similarity_after * solution.similarity_before** 0.5,
+            solution.similarity_after * math.sqrt(solution.similarity_before),
         )
 
     found, measure = search(moving, moving_weight)
