@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 import dinoreg_kernels
-from dinoreg_kernels import SolverOptions
+from dinoreg_kernels import Solution, SolverOptions
 
 from .device import Device
 from .features import FeaturePair
@@ -68,15 +68,6 @@ def measure_decoys(
         return None
     fixed, fixed_weight, _ = _pool(features.fixed, weights[0], (0, 0, 0), device)
     moving, moving_weight, offset = _pool(features.moving, weights[1], moving_offset_zyx, device)
-    factor = [max(1, (f + 1) // _COARSER) for f in options.search_factor]
-    once = dataclasses.replace(
-        options,
-        search_factor=(factor[0], factor[1], factor[2]),
-        consistency_rounds=0,
-        iterations=(0,),
-        correlation_weight=0.0,
-        squarings=0,
-    )
 
     def search(candidate: Array, weight: Array) -> tuple[float, float]:
         solution = dinoreg_kernels.solve(
@@ -87,17 +78,10 @@ def measure_decoys(
             spacing_mm=[_COARSER * mm for mm in grids.control.spacing_mm[::-1]],
             moving_offset=offset,
             channels=features.channels,
-            options=once,
+            options=_once(options),
             threads=device.threads,
         )
-        if solution.overlap <= 0:
-            return float("inf"), float("inf")
-        # A brain deforms into its own mirror image as easily as into another brain: what is left
-        # after the search says nothing then, but at the start the right one fits better.
-        return (
-            solution.similarity_after,
-            solution.similarity_after * math.sqrt(solution.similarity_before),
-        )
+        return _measures(solution)
 
     found, measure = search(moving, moving_weight)
     xp = device.xp
@@ -111,6 +95,31 @@ def measure_decoys(
     )
     unrelated = _unrelated(fixed, fixed_weight, moving, moving_weight, device)
     return DecoyMeasures(_ratio(measure, best), _ratio(found, unrelated))
+
+
+def _once(options: SolverOptions) -> SolverOptions:
+    """The search of a registration at twice its step, and nothing after it."""
+    z, y, x = (max(1, (f + 1) // _COARSER) for f in options.search_factor)
+    return dataclasses.replace(
+        options,
+        search_factor=(z, y, x),
+        consistency_rounds=0,
+        iterations=(0,),
+        correlation_weight=0.0,
+        squarings=0,
+    )
+
+
+def _measures(solution: Solution) -> tuple[float, float]:
+    """What is left after the search; the same times the root of the difference before it.
+
+    A brain deforms into its own mirror image as easily as into another brain: what is left after
+    the search says nothing then, but at the start the right one fits better.
+    """
+    if solution.overlap <= 0:
+        return math.inf, math.inf
+    after = solution.similarity_after
+    return after, after * math.sqrt(solution.similarity_before)
 
 
 def _pool(

@@ -101,37 +101,20 @@ def plan(
     config = config or RegistrationConfig()
     device, device_reason = choose_device(config.device, config.threads)
     choices = {"device": device_reason}
-    windows, modalities = [], []
-    for role, volume, mask, wanted in (
-        ("fixed", fixed, masks[0], config.fixed_modality),
-        ("moving", moving, masks[1], config.moving_modality),
-    ):
-        modality, choices[f"{role} modality"] = detect_modality(volume, wanted)
-        modalities.append(modality)
-        windows.append(intensity_window(volume, modality, config, mask))
-    alignment, bodies = _align(fixed, moving, config, (windows[0], windows[1]), masks, choices)
+    modalities, windows = _intensities((fixed, moving), masks, config, choices)
+    alignment, bodies = _align(fixed, moving, config, windows, masks, choices)
     initial = alignment.transform
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
     choices["similarity"] = describe_similarity(config)
     encoding, said = _plan_features(
-        (fixed, moving),
-        modalities,
-        (windows[0], windows[1]),
-        config,
-        device,
-        encoders or EncoderPool(),
+        (fixed, moving), modalities, windows, config, device, encoders or EncoderPool()
     )
     choices |= said
     if config.intensity == "auto" and config.uses_mind:
         alike, choices["local intensities"] = same_contrast(
-            (fixed, moving),
-            (modalities[0], modalities[1]),
-            (windows[0], windows[1]),
-            initial,
-            grids,
-            device,
+            (fixed, moving), modalities, windows, initial, grids, device
         )
         config = config.model_copy(update={"intensity": "on" if alike else "off"})
     config = config.model_copy(
@@ -149,11 +132,27 @@ def plan(
         bodies=bodies,
         grids=grids,
         lattice=lattice,
-        windows=(windows[0], windows[1]),
+        windows=windows,
         encoding=encoding,
         choices=choices,
         memory_bytes=predict_memory(fixed, moving, grids, lattice, config, encoding),
     )
+
+
+def _intensities(
+    volumes: tuple[Volume, Volume],
+    masks: tuple[Array | None, Array | None],
+    config: RegistrationConfig,
+    choices: dict[str, str],
+) -> tuple[tuple[Modality, Modality], tuple[tuple[float, float], tuple[float, float]]]:
+    """Modalities of both images and the intensities that count as 0 and 1; `choices` says why."""
+    modalities, windows = [], []
+    wanted = (config.fixed_modality, config.moving_modality)
+    for role, volume, mask, choice in zip(("fixed", "moving"), volumes, masks, wanted, strict=True):
+        modality, choices[f"{role} modality"] = detect_modality(volume, choice)
+        modalities.append(modality)
+        windows.append(intensity_window(volume, modality, config, mask))
+    return (modalities[0], modalities[1]), (windows[0], windows[1])
 
 
 def _plan_features(
