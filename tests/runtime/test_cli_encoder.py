@@ -142,3 +142,20 @@ def test_progress_says_speed_and_time_left(monkeypatch, capsys) -> None:
     now[0] = 20.0
     reporter("encode fixed", 0.25)
     assert "encode fixed: 25% after 20 s, 0.5 slices/s, 60 s left" in capsys.readouterr().err
+
+
+def test_a_real_pair_with_a_random_vision_transformer(models, tmp_path) -> None:
+    """Plumbing, not quality: exported from a seed, twelve blocks, an MR and a CT."""
+    pytest.importorskip("ml_dtypes", reason="exports an encoder: pip install '.[export]'")
+    exported = call("export", "onnx", "--model", "dinov3-vits16", "--random-seed", 1,
+                    "--size", "128x160", "-o", models / "random-s", "-q")  # fmt: skip
+    assert exported.exit_code == 0, exported.stderr
+    data = Path(__file__).parents[1] / "data" / "abdomen"
+    result = call("run", "-f", data / "mr.nii.gz", "-m", data / "ct.nii.gz", "-o", tmp_path / "out",
+                  "--encoder", "random-s", "--slice-stride", 6, "--threads", 1, "--no-qc",
+                  "--accept-untrusted")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "RANDOM WEIGHTS: its features mean nothing" in result.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["encoding"]["model"] == "dinov3-vits16"
+    assert len(report["encoding"]["planes"][0]["explained_variance"]) == 24
