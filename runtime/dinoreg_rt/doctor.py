@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cuda_driver import CudaDriver, query_cuda_driver
 from .doctor_packages import Finding, driver_finding, package_findings
+from .encoder.bundle import bundle_names, models_folder
 from .machine import memory_bytes, usable_cpus
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def choose(driver: CudaDriver, library: BuildInfo | None) -> dict[str, str]:
         device = "cpu, because the kernel library was built without CUDA"
     else:
         device = "cpu, because no CUDA device can be used"
-    found = find_encoders(models_folder())
+    found = bundle_names(models_folder())
     reason = "no encoder was given" if found else "there is no encoder, and it needs no weights"
     return {"device": device, "features": f"mind, because {reason}"}
 
@@ -71,16 +72,6 @@ def kernel_library() -> BuildInfo | None:
         return build_info()
     except KernelError:
         return None
-
-
-def models_folder() -> Path:
-    """Where encoders are looked for: ``DINOREG_MODELS``, else the user's cache."""
-    return Path(os.environ.get("DINOREG_MODELS") or Path.home() / ".cache" / "dinoreg" / "models")
-
-
-def find_encoders(folder: Path) -> list[str]:
-    """Names of the encoder bundles (folders with a manifest) in `folder`."""
-    return sorted(p.parent.name for p in folder.glob("*/manifest.json"))
 
 
 def _processor() -> Finding:
@@ -147,7 +138,7 @@ def _cuda_findings(driver: CudaDriver, library: BuildInfo | None) -> list[Findin
 
 def _encoders() -> Finding:
     folder = models_folder()
-    names = find_encoders(folder)
+    names = bundle_names(folder)
     if names:
         return Finding("encoders", "ok", f"{', '.join(names)} in {folder}")
     return Finding("encoders", "absent", f"none in {folder}")
