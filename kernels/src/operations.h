@@ -9,6 +9,7 @@
 #include "dinoreg/mind.h"
 #include "dinoreg/resample.h"
 #include "solver.h"
+#include "taps.h"
 
 DR_NAMESPACE_BEGIN
 

@@ -1,0 +1,88 @@
+// What all stages of one solve share: launcher, arguments, workspace, and passes over its fields.
+#ifndef DINOREG_SRC_CONTEXT_H_
+#define DINOREG_SRC_CONTEXT_H_
+
+#include "convert.h"
+#include "dinoreg/field.h"
+#include "passes.h"
+#include "taps.h"
+#include "workspace.h"
+
+DR_NAMESPACE_BEGIN
+
+// Without a workspace in its arguments a solve is only counted: stages take their memory from
+// `work` as ever, and nothing is launched.
+template <class Launcher>
+struct SolverContext {
+  const Launcher& launch;
+  const dr_execution& execution;
+  dr_solver_args& args;
+  Workspace work;
+  const Shape shape;         // of the fixed grid, on which the result lives
+  float* const field;        // (shape, 3), mm: the displacement
+  float* x = nullptr;        // (shape, 3), mm: what the refinement changes
+  float* scratch = nullptr;  // (shape, 3)
+
+  SolverContext(const Launcher& launcher, const dr_execution& where, dr_solver_args& arguments)
+      : launch(launcher), execution(where), args(arguments), work(arguments.workspace),
+        shape(to_shape(arguments.fixed_shape)), field(arguments.field) {
+    x = work.template take<float>(field_floats());
+    scratch = work.template take<float>(field_floats());
+  }
+  // Stages keep references to it.
+  SolverContext(const SolverContext&) = delete;
+  SolverContext& operator=(const SolverContext&) = delete;
+
+  bool counting() const { return args.workspace == nullptr; }
+  size_t field_floats() const { return 3 * (size_t)shape.voxels(); }
+  bool intensities() const { return args.correlation_weight > 0.0; }
+
+  template <class Op>
+  void run(const Op& op) const {
+    if (!counting()) launch(op);
+  }
+
+  void zero(float* values, size_t count) const {
+    if (!counting()) launch.zero(values, sizeof(float) * count);
+  }
+
+  // False: the caller wants to stop.
+  bool report(dr_stage stage, float fraction) const {
+    if (counting() || execution.progress == nullptr) return true;
+    return execution.progress(execution.progress_user, stage, fraction) == 0;
+  }
+
+  // in -> out through tmp; all three differ.
+  void smooth(const float* in, float* out, float* tmp, const Shape& s, int batch, int components,
+              double sigma_mm, const double* spacing_mm) const {
+    if (counting()) return;
+    smooth_pass(launch, SmoothPass{in, out, tmp, s, batch, components,
+                                   gaussian_taps(sigma_mm, spacing_mm[0], s.z),
+                                   gaussian_taps(sigma_mm, spacing_mm[1], s.y),
+                                   gaussian_taps(sigma_mm, spacing_mm[2], s.x)});
+  }
+
+  // out = scale * in, both (s, 3).
+  void copy_field(const float* in, float* out, const Shape& s, float scale = 1.0f) const {
+    const Matrix3 times = {{scale, 0, 0, 0, scale, 0, 0, 0, scale}};
+    run(MapField{out, s, PointMap{Affine{}, in, s, Affine{}, times, true}});
+  }
+
+  // A field on a lattice whose cells are `factor` voxels of the other. Cell centres lie half a cell
+  // from its corner.
+  void resize(const float* in, const Shape& in_shape, float* out, const Shape& out_shape,
+              const int* factor, bool to_coarse) const {
+    Affine map = {};
+    for (int i = 0; i < 3; ++i) {
+      const float f = (float)factor[i];
+      map.m[5 * i] = to_coarse ? f : 1.0f / f;
+      map.m[4 * i + 3] = to_coarse ? (f - 1.0f) / 2.0f : (1.0f - f) / (2.0f * f);
+    }
+    const Matrix3 one = {{1, 0, 0, 0, 1, 0, 0, 0, 1}};
+    run(MapField{out, out_shape, PointMap{Affine{}, in, in_shape, map, one, false}});
+  }
+};
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_SRC_CONTEXT_H_

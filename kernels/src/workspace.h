@@ -1,0 +1,35 @@
+// Memory of one solve, handed out piece by piece from what the caller gave.
+#ifndef DINOREG_SRC_WORKSPACE_H_
+#define DINOREG_SRC_WORKSPACE_H_
+
+#include <stddef.h>
+
+#include "dinoreg/portable.h"
+
+DR_NAMESPACE_BEGIN
+
+// Hands out 256-byte aligned pieces of a workspace; without a base it only counts.
+class Workspace {
+ public:
+  explicit Workspace(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <class T>
+  T* take(size_t count) {
+    T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += (count * sizeof(T) + 255) / 256 * 256;
+    if (used_ > peak_) peak_ = used_;
+    return piece;
+  }
+  // Gives back everything taken since `mark` was read: stages reuse each other's memory.
+  size_t mark() const { return used_; }
+  void release(size_t mark) { used_ = mark; }
+  size_t peak() const { return peak_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0, peak_ = 0;
+};
+
+DR_NAMESPACE_END
+
+#endif  // DINOREG_SRC_WORKSPACE_H_
