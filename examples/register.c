@@ -74,6 +74,7 @@ int main(void) {
                          .spacing_mm = {SPACING_MM, SPACING_MM, SPACING_MM},
                          .search_factor = {2, 2, 2},
                          .search_radius = {2, 2, 2},
+                         .search_levels = 1,
                          .cost_smoothing_mm = 4.0,
                          .field_smoothing_mm = 4.0,
                          .coupling = coupling,

@@ -547,43 +547,77 @@ def resize_field(field, out_shape, factor, *, to_coarse=False):
     return map_field(out_shape, np.zeros((3, 4)), field, to_field=between)
 
 
+def warp_cells(features, weight, field, cells, factor, cell_mm, *, first, margin):
+    """Cells of the moving image where `field` (of voxels, mm) takes those of the fixed lattice,
+    with a margin: means of the eight around, weighted by their weights; those beyond the moving
+    image weigh 0."""
+    here = indices(tuple(np.array(cells) + 2 * np.array(margin))) - margin
+    u = sample(field, factor * here + (np.asarray(factor) - 1) / 2)
+    reach = np.array(weight.shape)
+    there = np.clip(here + u / cell_mm - first, -1, reach)
+    # A frame of cells without weight: what lies beyond the grid.
+    around = np.pad(np.asarray(weight, float), 1)
+    framed = np.pad(np.asarray(features, float), [(1, 1)] * 3 + [(0, 0)])
+    total = sample(around[..., None], there + 1)[..., 0]
+    mean = sample(framed * around[..., None], there + 1)
+    return np.divide(mean, total[..., None], where=total[..., None] > 0, out=0 * mean), total
+
+
 def search(problem, options, *, spread=False):
-    """Discrete search in both directions, made consistent, on the fixed grid in millimetres; or
-    how well the forward one determines each match (`search_spread`)."""
+    """Discrete search from coarse to fine, on the fixed grid in millimetres; or how well the
+    forward one of the first level determines each match (`search_spread`)."""
+    field = search_level(problem, options, None, 0, spread=spread)
+    for level in range(1, 1 if spread else options.search_levels):
+        found = search_level(problem, options, field, level)
+        field = compose(found, field, problem.spacing_mm)
+    return field
+
+
+def search_level(problem, options, before, level, *, spread=False):
+    """Both directions on one lattice, made consistent; `before` has warped the moving image."""
     factor, radius = np.array(options.search_factor), np.array(options.search_radius)
+    for _ in range(level):
+        factor = (factor + 1) // 2
+    radius = radius if level == 0 else np.minimum(2, radius)
+    shrink = np.prod(factor / np.array(options.search_factor)) ** (1 / 3)
     cell_mm = factor * problem.spacing_mm
-    coarse = -(-np.array(problem.fixed_weight.shape) // factor)
+    shape = problem.fixed_weight.shape
+    coarse = -(-np.array(shape) // factor)
     padded = tuple(coarse + 2 * radius)
     fixed = pool_weighted(problem.fixed, problem.fixed_weight, padded, factor, margin=radius)
-    moving = pool_weighted(
-        problem.moving,
-        problem.moving_weight,
-        padded,
-        factor,
-        offset=np.array(problem.moving_offset),
-        margin=radius,
-    )
+    offset = np.array(problem.moving_offset)
+    images = problem.moving, problem.moving_weight
+    if level == 0:
+        moving = pool_weighted(*images, padded, factor, offset=offset, margin=radius)
+    else:
+        first = np.floor(offset / factor).astype(int)
+        inset = offset - first * factor
+        cells = tuple(-(-(np.array(images[1].shape) + inset) // factor))
+        features, weight = pool_weighted(*images, cells, factor, offset=inset)
+        moving = warp_cells(features.astype(np.float16), weight, before, coarse, factor, cell_mm,
+                            first=first, margin=radius)  # fmt: skip
     unrelated = unrelated_cost(*fixed, *moving)
 
     def smooth_costs(a, b):
         costs = shift_costs(*a, *b, radius, unrelated)
-        return np.array([smooth(c, options.cost_smoothing_mm, cell_mm) for c in costs])
+        return np.array([smooth(c, shrink * options.cost_smoothing_mm, cell_mm) for c in costs])
 
     if spread:
         found = search_spread(smooth_costs(fixed, moving), radius, unrelated, cell_mm)
-        return resize_field(found, problem.fixed_weight.shape, factor)
+        return resize_field(found, shape, factor)
 
     def one_way(a, b):
-        costs = smooth_costs(a, b)
-        u = coupled_search(costs, radius, cell_mm, options.field_smoothing_mm, options.coupling)
-        return u * cell_mm
+        width = shrink * options.field_smoothing_mm
+        return cell_mm * coupled_search(
+            smooth_costs(a, b), radius, cell_mm, width, options.coupling
+        )
 
     forward = one_way(fixed, moving)
     if options.consistency_rounds > 0:
         backward = one_way(moving, fixed)
         for _ in range(options.consistency_rounds):
             forward, backward = consistency_round(forward, backward, cell_mm)
-    return resize_field(forward, problem.fixed_weight.shape, factor)
+    return resize_field(forward, shape, factor)
 
 
 def search_spread(costs, radius, unrelated, cell_mm, share=0.1):

@@ -177,6 +177,7 @@ class SolverArgs(ctypes.Structure):
         ("spacing_mm", _Double3),
         ("search_factor", _Int3),
         ("search_radius", _Int3),
+        ("search_levels", c_int32),
         ("cost_smoothing_mm", c_double),
         ("field_smoothing_mm", c_double),
         ("coupling", POINTER(c_double)),

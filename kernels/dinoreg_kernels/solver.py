@@ -30,6 +30,8 @@ class SolverOptions:
     Attributes:
         search_factor: voxels per cell of the discrete search, z, y, x.
         search_radius: reach of the search in cells; all 0 skips it.
+        search_levels: every further one halves the cells, to whole voxels, and searches two of them
+            around what was found; smoothing widths shrink with the cells.
         cost_smoothing_mm: of the search's costs.
         field_smoothing_mm: of the search's displacements between coupled rounds.
         coupling: weights of the coupled-convex rounds.
@@ -57,6 +59,7 @@ class SolverOptions:
 
     search_factor: tuple[int, int, int] = (3, 3, 3)
     search_radius: tuple[int, int, int] = (4, 4, 4)
+    search_levels: int = 1
     cost_smoothing_mm: float = 14.0
     field_smoothing_mm: float = 10.0
     coupling: tuple[float, ...] = field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0))
@@ -113,6 +116,7 @@ def _sizes(
     args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
     args.search_factor = int3(options.search_factor, "search_factor")
     args.search_radius = int3(options.search_radius, "search_radius")
+    args.search_levels = options.search_levels
     args.coupling_rounds = len(options.coupling)
     args.consistency_rounds = options.consistency_rounds
     args.levels = len(options.iterations)

@@ -197,6 +197,9 @@ typedef struct dr_solver_args {
   /* Discrete search: cells of search_factor voxels, shifts of whole cells. */
   int32_t search_factor[3];
   int32_t search_radius[3]; /* in cells; all 0: no search */
+  /* 1..4. Every further level halves the cells, to whole voxels, and searches two of them around what
+   * was found, the smoothing widths being as much smaller: x(p) becomes d(p) + x(p + d(p)). */
+  int32_t search_levels;
   double cost_smoothing_mm; /* sigma */
   double field_smoothing_mm;
   const double* coupling; /* host memory */

@@ -155,6 +155,8 @@ dr_status check_solver_sizes(const dr_solver_args& a) {
   CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
   CHECK(check_range("search_factor", a.search_factor, 1, 256));
   CHECK(check_range("search_radius", a.search_radius, 0, 64));
+  REQUIRE(a.search_levels >= 1 && a.search_levels <= 4, "search_levels = %d; wanted 1..4",
+          a.search_levels);
   REQUIRE(a.coupling_rounds >= 0 && a.coupling_rounds <= 64, "coupling_rounds = %d; wanted 0..64",
           a.coupling_rounds);
   REQUIRE(a.consistency_rounds >= 0, "consistency_rounds = %d; wanted >= 0", a.consistency_rounds);

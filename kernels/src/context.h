@@ -10,6 +10,18 @@
 
 DR_NAMESPACE_BEGIN
 
+// Index of a cell -> of the voxel at its centre, or back, where a cell is `factor` voxels: cell
+// centres lie half a cell from its corner.
+inline Affine between_cells(const int* factor, bool to_voxel) {
+  Affine map = {};
+  for (int i = 0; i < 3; ++i) {
+    const float f = (float)factor[i];
+    map.m[5 * i] = to_voxel ? f : 1.0f / f;
+    map.m[4 * i + 3] = to_voxel ? (f - 1.0f) / 2.0f : (1.0f - f) / (2.0f * f);
+  }
+  return map;
+}
+
 // Without a workspace in its arguments a solve is only counted: stages take their memory from
 // `work` as ever, and nothing is launched.
 template <class Launcher>
@@ -68,17 +80,11 @@ struct SolverContext {
     run(MapField{out, s, PointMap{Affine{}, in, s, Affine{}, times, true}});
   }
 
-  // A field on a lattice whose cells are `factor` voxels of the other. Cell centres lie half a cell
-  // from its corner.
+  // A field on a lattice whose cells are `factor` voxels of the other.
   void resize(const float* in, const Shape& in_shape, float* out, const Shape& out_shape,
               const int* factor, bool to_coarse) const {
-    Affine map = {};
-    for (int i = 0; i < 3; ++i) {
-      const float f = (float)factor[i];
-      map.m[5 * i] = to_coarse ? f : 1.0f / f;
-      map.m[4 * i + 3] = to_coarse ? (f - 1.0f) / 2.0f : (1.0f - f) / (2.0f * f);
-    }
     const Matrix3 one = {{1, 0, 0, 0, 1, 0, 0, 0, 1}};
+    const Affine map = between_cells(factor, to_coarse);
     run(MapField{out, out_shape, PointMap{Affine{}, in, in_shape, map, one, false}});
   }
 };

@@ -67,6 +67,25 @@ const float* pool_image(SolverContext<Launcher>& c, const float* image, const Sh
   return out;
 }
 
+// The moving grid in cells of `factor` voxels: it starts with the cell that holds its first voxel.
+struct MovingCells {
+  int first[3];  // that cell on the fixed lattice of cells
+  int inset[3];  // of the first voxel in it
+  Shape shape;
+};
+
+inline MovingCells moving_cells(const dr_solver_args& a, const int* factor) {
+  MovingCells cells = {};
+  int shape[3];
+  for (int i = 0; i < 3; ++i) {
+    cells.first[i] = (int)floor((double)a.moving_offset[i] / factor[i]);
+    cells.inset[i] = a.moving_offset[i] - cells.first[i] * factor[i];
+    shape[i] = divide_up(a.moving_shape[i] + cells.inset[i], factor[i]);
+  }
+  cells.shape = to_shape(shape);
+  return cells;
+}
+
 struct PooledFeatures {
   Half* features;
   float* weight;
@@ -91,32 +110,31 @@ Level coarser_level(SolverContext<Launcher>& c, int scale) {
   Level l = finest_level(c);
   l.scale = scale;
   const double smallest = fmin(l.spacing_mm[0], fmin(l.spacing_mm[1], l.spacing_mm[2]));
-  int offset[3], shape[3], moving_shape[3];
+  int shape[3];
   for (int i = 0; i < 3; ++i) {
     const int f = max_int(1, (int)(scale * smallest / l.spacing_mm[i] + 0.5));
     l.factor[i] = f;
     l.spacing_mm[i] *= f;
-    // The moving grid starts with the cell that holds its first voxel.
-    l.moving_offset[i] = (int)floor((double)a.moving_offset[i] / f);
-    offset[i] = a.moving_offset[i] - l.moving_offset[i] * f;
     shape[i] = divide_up(a.fixed_shape[i], f);
-    moving_shape[i] = divide_up(a.moving_shape[i] + offset[i], f);
   }
+  const MovingCells cells = moving_cells(a, l.factor);
+  for (int i = 0; i < 3; ++i) l.moving_offset[i] = cells.first[i];
   const int none[3] = {0, 0, 0};
   const Shape whole_moving = l.moving_shape;
   l.shape = to_shape(shape);
-  l.moving_shape = to_shape(moving_shape);
+  l.moving_shape = cells.shape;
   const PooledFeatures fixed =
       pool_features(c, a.fixed, a.fixed_weight, c.shape, l.factor, none, l.shape);
-  const PooledFeatures moving =
-      pool_features(c, a.moving, a.moving_weight, whole_moving, l.factor, offset, l.moving_shape);
+  const PooledFeatures moving = pool_features(c, a.moving, a.moving_weight, whole_moving, l.factor,
+                                              cells.inset, l.moving_shape);
   l.fixed = fixed.features;
   l.fixed_weight = fixed.weight;
   l.moving = moving.features;
   l.moving_weight = moving.weight;
   if (c.intensities()) {
     l.fixed_image = pool_image(c, a.fixed_image, c.shape, l.factor, none, l.shape);
-    l.moving_image = pool_image(c, a.moving_image, whole_moving, l.factor, offset, l.moving_shape);
+    l.moving_image =
+        pool_image(c, a.moving_image, whole_moving, l.factor, cells.inset, l.moving_shape);
   }
   l.x = c.work.template take<float>(l.floats());
   l.field = c.work.template take<float>(l.floats());

@@ -1,4 +1,5 @@
-// The discrete search: all shifts of whole cells, coupled-convex rounds, inverse consistency.
+// The discrete search: all shifts of whole cells, coupled-convex rounds, inverse consistency; from
+// coarse to fine where more than one level is asked for.
 #ifndef DINOREG_SRC_SEARCH_H_
 #define DINOREG_SRC_SEARCH_H_
 
@@ -7,50 +8,74 @@
 #include "context.h"
 #include "dinoreg/cost.h"
 #include "dinoreg/pool.h"
+#include "level.h"
 
 DR_NAMESPACE_BEGIN
 
-template <class Launcher>
-class DiscreteSearch {
- public:
-  explicit DiscreteSearch(SolverContext<Launcher>& context)
-      : c_(context), a_(context.args), work_(context.work),
-        cells_{divide_up(c_.shape.z, a_.search_factor[0]),
-               divide_up(c_.shape.y, a_.search_factor[1]),
-               divide_up(c_.shape.x, a_.search_factor[2])},
-        shifts_{a_.search_radius[0], a_.search_radius[1], a_.search_radius[2]},
-        padded_{cells_.z + 2 * shifts_.radius_z, cells_.y + 2 * shifts_.radius_y,
-                cells_.x + 2 * shifts_.radius_x} {
-    for (int i = 0; i < 3; ++i) cell_mm_[i] = a_.spacing_mm[i] * a_.search_factor[i];
+// The lattice of one level. Every further level halves the cells, to whole voxels and at least one,
+// and reaches two of them: one step of the level before. Smoothing widths shrink with the cells.
+struct SearchGrid {
+  enum { kFurtherRadius = 2 };
+  int factor[3];  // voxels of the fixed grid per cell
+  double cell_mm[3];
+  Shape cells;
+  Shifts shifts;
+  Shape padded;   // with a margin as wide as the shifts reach
+  double shrink;  // mean edge of a cell in units of the first level's
+
+  SearchGrid(const dr_solver_args& a, int level) {
+    int radius[3];
+    double volume = 1.0;
+    for (int i = 0; i < 3; ++i) {
+      factor[i] = a.search_factor[i];
+      for (int k = 0; k < level; ++k) factor[i] = (factor[i] + 1) / 2;
+      radius[i] = level == 0 ? a.search_radius[i] : min_int(kFurtherRadius, a.search_radius[i]);
+      cell_mm[i] = a.spacing_mm[i] * factor[i];
+      volume *= (double)factor[i] / a.search_factor[i];
+    }
+    cells = {divide_up(a.fixed_shape[0], factor[0]), divide_up(a.fixed_shape[1], factor[1]),
+             divide_up(a.fixed_shape[2], factor[2])};
+    shifts = {radius[0], radius[1], radius[2]};
+    padded = {cells.z + 2 * radius[0], cells.y + 2 * radius[1], cells.x + 2 * radius[2]};
+    shrink = cbrt(volume);
   }
+};
+
+// One level. The first searches for the displacement itself; every further one between the fixed
+// image and the moving image as the levels before have warped it, so that both directions and their
+// consistency are those of the first.
+template <class Launcher>
+class SearchLevel {
+ public:
+  SearchLevel(SolverContext<Launcher>& context, int level)
+      : c_(context), a_(context.args), work_(context.work), level_(level), grid_(a_, level) {}
 
   // The displacement to the context's x, and its spread where it is asked for. False: stopped.
   bool run() {
-    if (shifts_.count() == 1) return true;
     const size_t mark = work_.mark();
-    const int32_t origin[3] = {0, 0, 0};
-    const Cells fixed = pool(a_.fixed, a_.fixed_weight, c_.shape, origin);
-    const Cells moving =
-        pool(a_.moving, a_.moving_weight, to_shape(a_.moving_shape), a_.moving_offset);
+    const Cells fixed = pool_fixed();
+    const Cells moving = level_ == 0 ? pool_moving() : warp_moving();
     const float* unrelated = unrelated_cost(fixed, moving);
     float* forward = take(3);
     float* backward = take(3);
-    float* spread = a_.spread == nullptr ? nullptr : take(3);
-    float* moments = a_.spread == nullptr ? nullptr : take(7);
+    // Of the first level: only there all shifts are tried.
+    const bool spreads = a_.spread != nullptr && level_ == 0;
+    float* spread = spreads ? take(3) : nullptr;
+    float* moments = spreads ? take(7) : nullptr;
     const bool both = a_.consistency_rounds > 0;
     if (!best_field(fixed, moving, unrelated, forward, 0.0f, both ? 0.5f : 1.0f, moments))
       return false;
-    if (a_.spread != nullptr) {
-      c_.run(SpreadToField{moments, cells_, to_vec3(cell_mm_), spread});
-      c_.resize(spread, cells_, a_.spread, c_.shape, a_.search_factor, false);
+    if (spreads) {
+      c_.run(SpreadToField{moments, grid_.cells, to_vec3(grid_.cell_mm), spread});
+      to_voxels(spread, a_.spread);
     }
     if (both) {
       if (!best_field(moving, fixed, unrelated, backward, 0.5f, 0.5f)) return false;
       make_consistent(forward, backward);
     }
-    c_.resize(forward, cells_, c_.x, c_.shape, a_.search_factor, false);
+    add(forward);
     work_.release(mark);
-    return c_.report(DR_STAGE_SEARCH, 1.0f);
+    return report(1.0f);
   }
 
  private:
@@ -61,41 +86,88 @@ class DiscreteSearch {
   };
 
   float* take(size_t components) {
-    return work_.template take<float>(components * cells_.voxels());
+    return work_.template take<float>(components * grid_.cells.voxels());
+  }
+
+  Cells take_padded() {
+    return {work_.template take<float>(grid_.padded.voxels() * a_.channels),
+            work_.template take<float>(grid_.padded.voxels())};
+  }
+
+  Cells pool_fixed() {
+    const int32_t origin[3] = {0, 0, 0};
+    return pool(a_.fixed, a_.fixed_weight, c_.shape, origin);
+  }
+
+  Cells pool_moving() {
+    return pool(a_.moving, a_.moving_weight, to_shape(a_.moving_shape), a_.moving_offset);
   }
 
   Cells pool(const Half* features, const float* weight, const Shape& shape, const int32_t* offset) {
-    const Cells out = {work_.template take<float>(padded_.voxels() * a_.channels),
-                       work_.template take<float>(padded_.voxels())};
+    const Cells out = take_padded();
+    const int* f = grid_.factor;
+    const Shifts& r = grid_.shifts;
     c_.run(PoolPlanar{features, weight, shape, a_.stride, a_.channels, offset[0], offset[1],
-                      offset[2], a_.search_factor[0], a_.search_factor[1], a_.search_factor[2],
-                      shifts_.radius_z, shifts_.radius_y, shifts_.radius_x, out.features,
-                      out.weight, padded_});
+                      offset[2], f[0], f[1], f[2], r.radius_z, r.radius_y, r.radius_x, out.features,
+                      out.weight, grid_.padded});
     return out;
+  }
+
+  // m(p + x(p)) on the cells, from what was found so far.
+  Cells warp_moving() {
+    const Cells out = take_padded();
+    const int* f = grid_.factor;
+    const MovingCells cells = moving_cells(a_, f);
+    const PooledFeatures moving = pool_features(
+        c_, a_.moving, a_.moving_weight, to_shape(a_.moving_shape), f, cells.inset, cells.shape);
+    const Vec3 first = {(float)cells.first[0], (float)cells.first[1], (float)cells.first[2]};
+    const Shifts& r = grid_.shifts;
+    c_.run(WarpPlanar{moving.features, moving.weight, cells.shape, a_.stride, a_.channels, first,
+                      c_.x, c_.shape, between_cells(f, true), inverse_of(grid_.cell_mm), r.radius_z,
+                      r.radius_y, r.radius_x, out.features, out.weight, grid_.padded});
+    return out;
+  }
+
+  void to_voxels(const float* cells, float* out) const {
+    c_.resize(cells, grid_.cells, out, c_.shape, grid_.factor, false);
+  }
+
+  // x(p) becomes d(p) + x(p + d(p)): d leads to a point of the warped image, x on from there.
+  void add(const float* found) {
+    if (level_ == 0) return to_voxels(found, c_.x);
+    to_voxels(found, c_.scratch);
+    const Affine same = {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}};
+    c_.run(
+        Compose{c_.scratch, c_.shape, c_.x, c_.shape, same, inverse_of(a_.spacing_mm), c_.field});
+    c_.copy_field(c_.field, c_.x, c_.shape);
+  }
+
+  bool report(float fraction) const {
+    return c_.report(DR_STAGE_SEARCH, ((float)level_ + fraction) / (float)a_.search_levels);
   }
 
   const float* unrelated_cost(const Cells& fixed, const Cells& moving) {
     float* moments[2];
     for (int i = 0; i < 2; ++i) {
       const Cells& image = i == 0 ? fixed : moving;
-      moments[i] = work_.template take<float>((size_t)padded_.rows() * a_.channels * 3);
-      c_.run(FeatureMoments{image.features, image.weight, padded_.rows(), a_.channels, padded_.x,
-                            moments[i]});
+      moments[i] = work_.template take<float>((size_t)grid_.padded.rows() * a_.channels * 3);
+      c_.run(FeatureMoments{image.features, image.weight, grid_.padded.rows(), a_.channels,
+                            grid_.padded.x, moments[i]});
     }
     float* cost = work_.template take<float>(1);
-    c_.run(UnrelatedCost{moments[0], moments[1], padded_.rows(), a_.channels, cost});
+    c_.run(UnrelatedCost{moments[0], moments[1], grid_.padded.rows(), a_.channels, cost});
     return cost;
   }
 
   Taps cost_taps(int axis, int n) const {
-    return gaussian_taps(a_.cost_smoothing_mm, cell_mm_[axis], n);
+    return gaussian_taps(a_.cost_smoothing_mm * grid_.shrink, grid_.cell_mm[axis], n);
   }
 
   // The coupled-convex rounds: every voxel's best shift, smoothed, pulls the next choice to itself.
   bool best_field(const Cells& fixed, const Cells& moving, const float* unrelated, float* out,
                   float from, float share, float* moments = nullptr) {
-    const size_t mark = work_.mark(), voxels = cells_.voxels();
-    const SearchBuffers wanted = search_buffers(c_.launch, shifts_);
+    const size_t mark = work_.mark(), voxels = grid_.cells.voxels();
+    const SearchBuffers wanted = search_buffers(c_.launch, grid_.shifts);
     float* buffers[3];
     for (float*& buffer : buffers) buffer = take(wanted.costs);
     float* best_cost = take(wanted.minima);
@@ -103,58 +175,60 @@ class DiscreteSearch {
     float* raw = take(3);
     float* planes = take(3);
     float* tmp = take(3);
-    const double largest = fmax(cell_mm_[0], fmax(cell_mm_[1], cell_mm_[2]));
-    const Vec3 step = (float)(1.0 / largest) * to_vec3(cell_mm_);
+    const double largest = fmax(grid_.cell_mm[0], fmax(grid_.cell_mm[1], grid_.cell_mm[2]));
+    const Vec3 step = (float)(1.0 / largest) * to_vec3(grid_.cell_mm);
     SearchPass pass = {
-        ShiftCost{fixed.features, fixed.weight, moving.features, moving.weight, padded_, cells_,
-                  a_.channels, shifts_, 0, 0, unrelated, nullptr},
-        cost_taps(0, cells_.z),
-        cost_taps(1, cells_.y),
-        cost_taps(2, cells_.x),
-        KeepBest{nullptr, nullptr, cells_, shifts_, 0, 0, true, 0.0f, step, best_cost, best_shift},
+        ShiftCost{fixed.features, fixed.weight, moving.features, moving.weight, grid_.padded,
+                  grid_.cells, a_.channels, grid_.shifts, 0, 0, unrelated, nullptr},
+        cost_taps(0, grid_.cells.z),
+        cost_taps(1, grid_.cells.y),
+        cost_taps(2, grid_.cells.x),
+        KeepBest{nullptr, nullptr, grid_.cells, grid_.shifts, 0, 0, true, 0.0f, step, best_cost,
+                 best_shift},
         buffers[0],
         buffers[1],
         buffers[2]};
     for (int round = 0; round <= a_.coupling_rounds && !c_.counting(); ++round) {
       search_pass(c_.launch, pass);
       if (round == 0 && moments != nullptr) add_spread(pass, moments);
-      c_.run(ShiftsToPlanes{best_shift, cells_, shifts_, raw});
-      c_.smooth(raw, planes, tmp, cells_, 3, 1, a_.field_smoothing_mm, cell_mm_);
-      if (!c_.report(DR_STAGE_SEARCH,
-                     from + share * (float)(round + 1) / (float)(a_.coupling_rounds + 1)))
+      c_.run(ShiftsToPlanes{best_shift, grid_.cells, grid_.shifts, raw});
+      c_.smooth(raw, planes, tmp, grid_.cells, 3, 1, a_.field_smoothing_mm * grid_.shrink,
+                grid_.cell_mm);
+      if (!report(from + share * (float)(round + 1) / (float)(a_.coupling_rounds + 1)))
         return false;
       pass.keep.near = planes;
       if (round < a_.coupling_rounds) pass.keep.coupling = (float)a_.coupling[round];
     }
-    c_.run(PlanesToField{planes, cells_, to_vec3(cell_mm_), out});
+    c_.run(PlanesToField{planes, grid_.cells, to_vec3(grid_.cell_mm), out});
     work_.release(mark);
     return true;
   }
 
   // The costs once more, now that the best of each voxel is known. Only when asked for.
   void add_spread(const SearchPass& p, float* moments) const {
-    const int group = search_group(shifts_);
-    for (int first = 0; first < shifts_.count(); first += group) {
-      const int count = min_int(group, shifts_.count() - first);
+    const int group = search_group(grid_.shifts);
+    for (int first = 0; first < grid_.shifts.count(); first += group) {
+      const int count = min_int(group, grid_.shifts.count() - first);
       ShiftCost cost = p.cost;
       cost.first_shift = first;
       cost.shift_count = count;
       cost.out = p.raw;
       shift_cost_pass(c_.launch, cost);
-      smooth_pass(c_.launch, SmoothPass{p.raw, p.smoothed, p.tmp, cells_, count, 1, p.z, p.y, p.x});
+      smooth_pass(c_.launch,
+                  SmoothPass{p.raw, p.smoothed, p.tmp, grid_.cells, count, 1, p.z, p.y, p.x});
       // A tenth of what unrelated features cost: far above noise, far below a wrong structure.
-      c_.run(AddSpread{p.smoothed, p.keep.best_cost, cost.unrelated, 0.1f, cells_, shifts_, first,
-                       count, moments});
+      c_.run(AddSpread{p.smoothed, p.keep.best_cost, cost.unrelated, 0.1f, grid_.cells,
+                       grid_.shifts, first, count, moments});
     }
   }
 
   void make_consistent(float*& forward, float*& backward) {
     float* u = take(3);
     float* v = take(3);
-    const Vec3 index_per_mm = inverse_of(cell_mm_);
+    const Vec3 index_per_mm = inverse_of(grid_.cell_mm);
     for (int round = 0; round < a_.consistency_rounds; ++round) {
-      c_.run(InverseConsistent{forward, backward, u, cells_, index_per_mm});
-      c_.run(InverseConsistent{backward, forward, v, cells_, index_per_mm});
+      c_.run(InverseConsistent{forward, backward, u, grid_.cells, index_per_mm});
+      c_.run(InverseConsistent{backward, forward, v, grid_.cells, index_per_mm});
       float* old = forward;
       forward = u;
       u = old;
@@ -167,11 +241,19 @@ class DiscreteSearch {
   SolverContext<Launcher>& c_;
   const dr_solver_args& a_;
   Workspace& work_;
-  const Shape cells_;
-  const Shifts shifts_;
-  const Shape padded_;
-  double cell_mm_[3];
+  const int level_;
+  const SearchGrid grid_;
 };
+
+// All levels; without a radius nothing is searched for. False: stopped.
+template <class Launcher>
+bool discrete_search(SolverContext<Launcher>& c) {
+  const int32_t* r = c.args.search_radius;
+  if (r[0] == 0 && r[1] == 0 && r[2] == 0) return true;
+  for (int level = 0; level < c.args.search_levels; ++level)
+    if (!SearchLevel<Launcher>(c, level).run()) return false;
+  return true;
+}
 
 DR_NAMESPACE_END
 

@@ -30,7 +30,7 @@ class Solver {
     c_.zero(c_.field, c_.field_floats());
     c_.zero(c_.x, c_.field_floats());
     c_.args.similarity[0] = mean_similarity();
-    if (!DiscreteSearch<Launcher>(c_).run()) return DR_ERROR_CANCELLED;
+    if (!discrete_search(c_)) return DR_ERROR_CANCELLED;
     if (!Refinement<Launcher>(c_).run()) return DR_ERROR_CANCELLED;
     c_.args.similarity[1] = mean_similarity();
     return DR_OK;

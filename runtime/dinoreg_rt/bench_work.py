@@ -136,7 +136,10 @@ def _solver_work(plan: Plan) -> list[Work]:
     *first, last = config.iterations
     coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
     # There and back.
-    search = 2 * _search_operations(plan, grids.control.shape_zyx, grids.search_factor_zyx)
+    search = 2 * sum(
+        _search_operations(plan, grids.control.shape_zyx, factor, radius)
+        for factor, radius in grids.search_lattices()
+    )
     return [
         Work("other", "field-of-view weight", 4 * c, 8 * 20 * c),
         Work("solve", "discrete search", 0.0, search),
@@ -162,10 +165,12 @@ def _correlation_work(plan: Plan, visits: float) -> list[Work]:
     ]
 
 
-def _search_operations(plan: Plan, shape_zyx: Sequence[int], factor_zyx: Sequence[int]) -> float:
+def _search_operations(
+    plan: Plan, shape_zyx: Sequence[int], factor_zyx: Sequence[int], radius_zyx: Sequence[int]
+) -> float:
     """Of a search in one direction, over cells of so many voxels."""
     cells = math.prod(-(-s // f) for s, f in zip(shape_zyx, factor_zyx, strict=True))
-    shifts = math.prod(2 * r + 1 for r in plan.grids.search_radius_zyx)
+    shifts = math.prod(2 * r + 1 for r in radius_zyx)
     passes = len(plan.config.coupling) + 1
     # A cost: subtract and multiply-add per channel, three smoothings of 7 taps, minimum.
     return float(cells) * shifts * passes * (2 * _channels(plan) + 21 + 10)
@@ -176,9 +181,8 @@ def _decoy_work(plan: Plan) -> Work:
     shape = [-(-n // 2) for n in plan.grids.control.shape_zyx]
     factor = [max(1, (f + 1) // 2) for f in plan.grids.search_factor_zyx]
     moved = 2 * 2 * padded_channels(_channels(plan)) * _control_voxels(plan)
-    searches = (
-        4 * _search_operations(plan, shape, factor) if any(plan.grids.search_radius_zyx) else 0.0
-    )
+    radius = plan.grids.search_radius_zyx
+    searches = 4 * _search_operations(plan, shape, factor, radius) if any(radius) else 0.0
     return Work("trust", "search in mirror images", moved, searches)
 
 

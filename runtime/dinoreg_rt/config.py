@@ -141,6 +141,13 @@ class RegistrationConfig(BaseModel):
     search_radius_mm: float | None = Field(
         None, ge=0, le=500, description="reach of the discrete search; default: 4 steps"
     )
+    search_levels: int = Field(
+        1,
+        ge=1,
+        le=4,
+        description="levels of the discrete search: every further one halves the step and searches "
+        "two steps around what was found",
+    )
     cost_smoothing: float = Field(
         1.15, ge=0, le=3, description="width (sigma) of the search's smoothing, in its steps"
     )

@@ -103,6 +103,7 @@ def _once(options: SolverOptions) -> SolverOptions:
     return dataclasses.replace(
         options,
         search_factor=(z, y, x),
+        search_levels=1,
         consistency_rounds=0,
         iterations=(0,),
         correlation_weight=0.0,

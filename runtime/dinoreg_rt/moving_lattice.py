@@ -53,7 +53,7 @@ def plan_moving_lattice(
             f"{describe(grids.working)}, moving {describe(moving)}, and their boxes lie apart; "
             "use --initial auto, centre or moments, or a transform file"
         )
-    reach = np.asarray(grids.search_radius_zyx) * np.asarray(grids.search_factor_zyx) + 2
+    reach = grids.search_reach_zyx() + 2
     # A sliver of rounding must not add a layer of voxels.
     first = np.maximum(np.floor(lower + 1e-3).astype(int), -reach)
     last = np.minimum(np.ceil(upper - 1e-3).astype(int), shape + reach)

@@ -68,11 +68,13 @@ class Plan:
     def describe(self) -> str:
         """Several lines for people: grids, search, memory."""
         search = " x ".join(f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1])
+        levels = self.grids.search_levels
+        further = f", {levels} levels" if levels > 1 else ""
         return "\n".join(
             [
                 f"working grid   {describe(self.grids.working)}",
                 f"control grid   {describe(self.grids.control)}",
-                f"search         {search} shifts of {self.config.search_spacing_mm:g} mm",
+                f"search         {search} shifts of {self.config.search_spacing_mm:g} mm{further}",
                 f"memory         about {self.memory_bytes / 2**20:.0f} MiB",
             ]
         )

@@ -26,6 +26,8 @@ _PERCENTILE_SAMPLES = 1_000_000
 _FINE_MM = 1.5
 #: Cells the discrete search reaches at most along an axis: its cost grows with the third power.
 _MAX_SEARCH = 12
+#: Cells that each further level of it reaches, as in kernels/src/search.h.
+_FURTHER_RADIUS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class WorkingGrids:
         control: where the displacement is refined.
         search_factor_zyx: control voxels per cell of the discrete search.
         search_radius_zyx: reach of the discrete search in cells.
+        search_levels: of the discrete search; see `search_lattices`.
     """
 
     working: Geometry
@@ -45,6 +48,22 @@ class WorkingGrids:
     control: Geometry
     search_factor_zyx: tuple[int, int, int]
     search_radius_zyx: tuple[int, int, int]
+    search_levels: int = 1
+
+    def search_lattices(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+        """Factor and radius of each level, z, y, x, as the solver halves them."""
+        factor, radius = self.search_factor_zyx, self.search_radius_zyx
+        levels = [(factor, radius)]
+        z, y, x = (min(_FURTHER_RADIUS, r) for r in radius)
+        for _ in range(1, self.search_levels):
+            (a, b, c), _before = levels[-1]
+            levels.append((((a + 1) // 2, (b + 1) // 2, (c + 1) // 2), (z, y, x)))
+        return levels
+
+    def search_reach_zyx(self) -> np.ndarray:
+        """Control voxels that the search reaches along each axis, all levels together."""
+        factors, radii = np.moveaxis(np.array(self.search_lattices()), 1, 0)
+        return np.asarray((factors * radii).sum(axis=0))
 
 
 def plan_grids(
@@ -69,7 +88,7 @@ def plan_grids(
     radius_mm = required(config.search_radius_mm)
     steps = [radius_mm / (s * f) for s, f in zip(control.spacing_mm[::-1], factor, strict=True)]
     z, y, x = (min(round(r), n - 1, _MAX_SEARCH) for r, n in zip(steps, cells, strict=True))
-    return WorkingGrids(working, pool, control, factor, (z, y, x)), config
+    return WorkingGrids(working, pool, control, factor, (z, y, x), config.search_levels), config
 
 
 def working_grid(fixed: Geometry, megavoxels: float) -> Geometry:

@@ -35,6 +35,7 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
     return SolverOptions(
         search_factor=grids.search_factor_zyx,
         search_radius=grids.search_radius_zyx,
+        search_levels=grids.search_levels,
         cost_smoothing_mm=config.cost_smoothing * required(config.search_spacing_mm),
         field_smoothing_mm=config.field_smoothing * required(config.search_spacing_mm),
         coupling=config.coupling,

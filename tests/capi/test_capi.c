@@ -191,6 +191,7 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
     args.search_factor[i] = 2;
     args.search_radius[i] = 2;
   }
+  args.search_levels = 1;
   args.cost_smoothing_mm = 4.0;
   args.field_smoothing_mm = 4.0;
   args.coupling_rounds = 3;

@@ -166,6 +166,25 @@ bool same_as_cpu() {
   good &= same_bits("PoolMoments", 2 * cells.voxels(), [&](const auto& launch, float* out) {
     launch(dr::PoolMoments{in, shape, 2, 2, 3, 1, 0, 1, out, out + cells.voxels(), cells});
   });
+  const dr::Shape padded = {4, 5, 21};
+  const size_t weights_at = 16 * padded.voxels();
+  good &=
+      same_bits("WarpPlanar", weights_at + padded.voxels(), [&](const auto& launch, float* out) {
+        dr::WarpPlanar op = {};
+        op.features = features;
+        op.weight = weight.data();
+        op.shape = op.field_shape = shape;
+        op.stride = op.channels = 16;
+        op.offset = {-1.0f, 0.0f, 1.0f};
+        op.field = in;
+        op.to_field = {{2, 0, 0, 0.5f, 0, 2, 0, 0.5f, 0, 0, 2, 0.5f}};
+        op.cells_per_mm = {1.0f, 0.5f, 2.0f};
+        op.margin_z = op.margin_y = op.margin_x = 1;
+        op.out = out;
+        op.out_weight = out + weights_at;
+        op.out_shape = padded;
+        launch(op);
+      });
   good &= same_bits("WarpVectors", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::WarpVectors{in, in, shape, {1.0f, 0.5f, 2.0f}, out});
   });

@@ -63,6 +63,19 @@ def test_solve(shape, factor):
     assert_same_bits(solve_all(shape, options))
 
 
+@pytest.mark.parametrize("shape", [(22, 24, 26), (2, 60, 62)])
+def test_levels_of_the_search(shape):
+    options = SolverOptions(
+        search_factor=(4, 4, 3),
+        search_radius=(1, 2, 2),
+        search_levels=3,
+        coupling=(0.01, 0.3),
+        consistency_rounds=2,
+        iterations=(2, 2),
+    )
+    assert_same_bits(solve_all(shape, options))
+
+
 def test_one_level_and_no_search():
     options = SolverOptions(search_radius=(0, 0, 0), iterations=(4,))
     assert_same_bits(solve_all((5, 60, 62), options))

@@ -138,6 +138,8 @@ def test_refused(name):
 OPTION_ERRORS = [
     ({"search_factor": (0, 1, 1)}, r"search_factor\[0\] = 0; wanted 1..256"),
     ({"search_radius": (1, 1, 65)}, r"search_radius\[2\] = 65; wanted 0..64"),
+    ({"search_levels": 0}, r"search_levels = 0; wanted 1..4"),
+    ({"search_levels": 5}, r"search_levels = 5; wanted 1..4"),
     ({"coupling": (0.1,) * 65}, r"coupling_rounds = 65; wanted 0..64"),
     ({"consistency_rounds": -1}, r"consistency_rounds = -1; wanted >= 0"),
     ({"iterations": ()}, r"levels = 0; wanted 1..6"),

@@ -70,6 +70,14 @@ def test_host_images(cupy, pair, initial) -> None:
     assert list(result.timings_ms) == STAGES
 
 
+def test_search_of_two_levels(cupy, pair) -> None:
+    more = {"initial": "none", "search_levels": 2}
+    expected = dinoreg_rt.register(*pair, config=config("cpu", **more))
+    check_same(dinoreg_rt.register(*pair, config=config("cuda", **more)), expected)
+    one = dinoreg_rt.register(*pair, config=config("cpu", initial="none"))
+    assert (one.displacement.vectors_mm != expected.displacement.vectors_mm).any()
+
+
 def test_images_on_the_device_and_results_that_stay(cupy, pair) -> None:
     mask = np.zeros(GRID.shape_zyx, np.uint8)
     mask[2:, 3:-2] = 1

@@ -42,8 +42,14 @@ print(json.dumps({"predicted": predicted, "measured": memory("VmHWM") - before})
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"inverse": True}, {"control_spacing_mm": 1.0}, {"working_megavoxels": 0.5}],
-    ids=["default", "inverse", "fine control grid", "coarse working grid"],
+    [
+        {},
+        {"inverse": True},
+        {"control_spacing_mm": 1.0},
+        {"working_megavoxels": 0.5},
+        {"search_levels": 3},
+    ],
+    ids=["default", "inverse", "fine control grid", "coarse working grid", "three search levels"],
 )
 def test_prediction(options: dict[str, object]) -> None:
     # One arena: what one thread frees another can take.

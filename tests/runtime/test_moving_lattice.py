@@ -17,9 +17,14 @@ FIXED = make_grid((40, 48, 56), (2.0, 2.0, 2.0), "oblique", (10.0, -20.0, 30.0))
 HERE = AffineTransform.identity()
 
 
-def plan(moving: Geometry, initial: AffineTransform = HERE) -> tuple[WorkingGrids, MovingLattice]:
+def plan(
+    moving: Geometry, initial: AffineTransform = HERE, search_levels: int = 1
+) -> tuple[WorkingGrids, MovingLattice]:
     config = RegistrationConfig(
-        control_spacing_mm=4.0, search_spacing_mm=8.0, search_radius_mm=24.0
+        control_spacing_mm=4.0,
+        search_spacing_mm=8.0,
+        search_radius_mm=24.0,
+        search_levels=search_levels,
     )
     grids, _ = plan_grids(FIXED, config)
     return grids, plan_moving_lattice(grids, moving, initial)
@@ -65,6 +70,16 @@ def test_large_moving_image_is_seen_as_far_as_the_search_reaches() -> None:
     np.testing.assert_array_equal(lattice.offset_zyx, -(reach + 2))
     expected = np.asarray(grids.control.shape_zyx) + 2 * (reach + 2)
     np.testing.assert_array_equal(lattice.control.shape_zyx, expected)
+
+
+def test_further_levels_of_the_search_reach_further() -> None:
+    wide = make_grid((400, 400, 400), (2.0, 2.0, 2.0), FIXED.direction)
+    grids, lattice = plan(wide, search_levels=3)
+    factor, radius = grids.search_factor_zyx, grids.search_radius_zyx
+    assert (factor, radius) == ((2, 2, 2), (3, 3, 3))
+    # Then cells of one voxel, two of them on each level.
+    assert grids.search_lattices()[1:] == [((1, 1, 1), (2, 2, 2))] * 2
+    np.testing.assert_array_equal(lattice.offset_zyx, [-(6 + 2 + 2 + 2)] * 3)
 
 
 def test_initial_alignment_brings_the_moving_image_here() -> None:

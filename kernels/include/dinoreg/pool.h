@@ -2,7 +2,7 @@
 #ifndef DINOREG_POOL_H_
 #define DINOREG_POOL_H_
 
-#include "dinoreg/grid.h"
+#include "dinoreg/sample.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -100,6 +100,64 @@ struct PoolPlanar {
               const Index i = shape.at(iz, iy, ix);
               sum = sum + weight[i] * load_block(features + i * stride + c0);
             }
+      const int last = min_int(kBlock, channels - c0);
+      for (int c = 0; c < last; ++c) to[(Index)(c0 + c) * out_shape.x] = sum[c] * scale;
+    }
+  }
+};
+
+// The moving image's cells where a displacement takes the cells of the fixed lattice, margin
+// included, written as PoolPlanar does: trilinear means weighted by the cells' weights. Cells
+// beyond the moving grid weigh nothing, so the weight fades out there within one cell.
+struct WarpPlanar {
+  const Half* features;  // (z, y, x, stride): cells of the moving grid
+  const float* weight;   // (z, y, x)
+  Shape shape;
+  int stride, channels;
+  Vec3 offset;         // its first cell on the fixed lattice of cells
+  const float* field;  // (field_shape, 3), mm, continued beyond its faces as it is there
+  Shape field_shape;
+  Affine to_field;  // index of a cell -> index of the field
+  Vec3 cells_per_mm;
+  int margin_z, margin_y, margin_x;
+  float* out;         // (Z, Y, channels, X)
+  float* out_weight;  // (Z, Y, X)
+  Shape out_shape;
+
+  DR_HD int rows() const { return out_shape.rows(); }
+  DR_HD int width() const { return out_shape.x; }
+
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / out_shape.y, y = row - z * out_shape.y;
+    const Vec3 cell = {(float)(z - margin_z), (float)(y - margin_y), (float)(x - margin_x)};
+    const Vec3 u = sample_field(field, field_shape, to_field(cell));
+    const Vec3 p = (cell - offset) + u * cells_per_mm;
+    // Clamped where nothing counts any more: no number is too large for an int.
+    const float pz = clamp_float(p.z, -1.0f, (float)shape.z);
+    const float py = clamp_float(p.y, -1.0f, (float)shape.y);
+    const float px = clamp_float(p.x, -1.0f, (float)shape.x);
+    const int iz = (int)floorf(pz), iy = (int)floorf(py), ix = (int)floorf(px);
+    const float fz = pz - (float)iz, fy = py - (float)iy, fx = px - (float)ix;
+    Index at[8];
+    float share[8], total = 0.0f;
+    for (int k = 0; k < 8; ++k) {
+      const int dz = k >> 2, dy = (k >> 1) & 1, dx = k & 1;
+      const int jz = iz + dz, jy = iy + dy, jx = ix + dx;
+      const bool inside =
+          jz >= 0 && jz < shape.z && jy >= 0 && jy < shape.y && jx >= 0 && jx < shape.x;
+      at[k] = inside ? shape.at(jz, jy, jx) : 0;
+      share[k] = inside ? (dz ? fz : 1.0f - fz) * (dy ? fy : 1.0f - fy) * (dx ? fx : 1.0f - fx) *
+                              weight[at[k]]
+                        : 0.0f;
+      total += share[k];
+    }
+    out_weight[out_shape.at(z, y, x)] = total;
+    float* to = out + (Index)row * channels * out_shape.x + x;
+    const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+    for (int c0 = 0; c0 < channels; c0 += kBlock) {
+      Block sum = zero_block();
+      for (int k = 0; k < 8; ++k)
+        if (share[k] > 0.0f) sum = sum + share[k] * load_block(features + at[k] * stride + c0);
       const int last = min_int(kBlock, channels - c0);
       for (int c = 0; c < last; ++c) to[(Index)(c0 + c) * out_shape.x] = sum[c] * scale;
     }

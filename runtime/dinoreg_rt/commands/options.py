@@ -55,6 +55,7 @@ _PANELS = {
     "Discrete search": (
         "search_spacing_mm",
         "search_radius_mm",
+        "search_levels",
         "cost_smoothing",
         "field_smoothing",
         "coupling",
