@@ -351,9 +351,15 @@ def similarity_gradient(field, fixed, moving, weight, spacing_mm, offset=(0, 0, 
     """Derivative of the sum of `similarity_energy` by u at a constant weight, in 1/mm."""
     spacing = np.asarray(spacing_mm, float)
     points = indices(weight.shape) - offset + field / spacing
-    shape = np.array(moving.shape[:3])
     residual = sample(moving, points) - np.asarray(fixed, float)
-    out = np.zeros(field.shape)
+    return pulled_back(2 * weight[..., None] * residual, moving, points) / spacing
+
+
+def pulled_back(by_moving, moving, points):
+    """Derivative by the points (index units) of an energy whose derivative by the sampled moving
+    features is `by_moving`."""
+    shape = np.array(moving.shape[:3])
+    out = np.zeros(points.shape)
     for axis in range(3):
         if shape[axis] == 1:
             continue
@@ -363,8 +369,33 @@ def similarity_gradient(field, fixed, moving, weight, spacing_mm, offset=(0, 0, 
         low, high = points.copy(), points.copy()
         low[..., axis], high[..., axis] = cell, cell + 1
         slope = sample(moving, high) - sample(moving, low)
-        out[..., axis] = 2 * weight * np.sum(residual * slope, -1) / spacing[axis]
+        out[..., axis] = np.sum(by_moving * slope, -1)
     return out
+
+
+def mean_square(features, weight):
+    """Weighted mean of |F|^2."""
+    squares = np.sum(np.asarray(features, float) ** 2, -1)
+    return np.sum(weight * squares) / weight.sum() if weight.sum() > 0 else 0.0
+
+
+def cosine_energy(field, fixed, moving, weight, spacing_mm, offset, norm):
+    """Per voxel: weight 2 norm (1 - cos), squared lengths of the vectors grown by norm / 1000."""
+    points = indices(weight.shape) - offset + field / np.asarray(spacing_mm, float)
+    f, m = np.asarray(fixed, float), sample(moving, points)
+    length = np.sqrt(np.sum(f**2, -1) + norm / 1000) * np.sqrt(np.sum(m**2, -1) + norm / 1000)
+    return 2 * norm * weight * (1 - np.sum(f * m, -1) / length)
+
+
+def cosine_gradient(field, fixed, moving, weight, spacing_mm, offset, norm):
+    """Derivative of the sum of `cosine_energy` by u at a constant weight, in 1/mm."""
+    spacing = np.asarray(spacing_mm, float)
+    points = indices(weight.shape) - offset + field / spacing
+    f, m = np.asarray(fixed, float), sample(moving, points)
+    ff, mm, fm = (np.sum(a * b, -1, keepdims=True) for a, b in ((f, f), (m, m), (f, m)))
+    ff, mm = ff + norm / 1000, mm + norm / 1000
+    by_moving = f / np.sqrt(ff * mm) - fm * m / np.sqrt(ff * mm**3)
+    return pulled_back(-2 * norm * weight[..., None] * by_moving, moving, points) / spacing
 
 
 def robust_factor(difference, trust_cost):
@@ -410,33 +441,40 @@ def windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0,
     return Windows(fixed, sample(moving, points), weight, spacing_mm, sigma_mm, noise)
 
 
-def correlation_energy(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0)):
-    """Per window: its weight times 1 - rho^2, the squared correlation of both images."""
+def correlation_energy(
+    field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0), *, squared=True
+):
+    """Per window: its weight times 1 - rho^2 or 1 - rho, the correlation of both images."""
     w = windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset)
-    return w.total * (1 - w.covariance**2 / (w.variance_fixed * w.variance_warped))
+    rho = w.covariance / np.sqrt(w.variance_fixed * w.variance_warped)
+    return w.total * (1 - (rho**2 if squared else rho))
 
 
-def correlation_gradient(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0)):
+def correlation_gradient(
+    field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0), *, squared=True
+):
     """Derivative of the sum of `correlation_energy` by u at a constant weight, in 1/mm.
 
     Through covariance and variance of every window that holds the voxel: the windows are symmetric,
     so the sum over them is the window sum again.
     """
     w = windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset)
-    by_covariance = -2 * w.covariance / (w.variance_fixed * w.variance_warped)
-    by_variance = w.covariance**2 / (w.variance_fixed * w.variance_warped**2)
+    if squared:
+        by_covariance = -2 * w.covariance / (w.variance_fixed * w.variance_warped)
+        by_variance = w.covariance**2 / (w.variance_fixed * w.variance_warped**2)
+    else:
+        by_covariance = -((w.variance_fixed * w.variance_warped) ** -0.5)
+        by_variance = 0.5 * w.covariance * w.variance_fixed**-0.5 * w.variance_warped**-1.5
     by_warped = weight * (
         w.fixed * w.sums(by_covariance)
         - w.sums(by_covariance * w.mean_fixed)
         + 2 * w.warped * w.sums(by_variance)
         - 2 * w.sums(by_variance * w.mean_warped)
     )
-    # Half the derivative of the squared difference to one less is the image's slope.
+    spacing = np.asarray(spacing_mm, float)
+    points = indices(weight.shape) - offset + field / spacing
     moving = np.asarray(images[1], float)[..., None]
-    one_less = w.warped[..., None] - 0.5
-    ones = np.ones_like(weight)
-    slope = similarity_gradient(field, one_less, moving, ones, spacing_mm, offset)
-    return by_warped[..., None] * slope
+    return pulled_back(by_warped[..., None], moving, points) / spacing
 
 
 def smoothness_energy(field, spacing_mm, scale=1.0):
@@ -633,15 +671,46 @@ def search_spread(costs, radius, unrelated, cell_mm, share=0.1):
     return np.sqrt(variance) * cell_mm
 
 
+def feature_gradient(problem, options, field, weight, scale=1):
+    """Of what the features cost, by `options.feature_similarity`, without `feature_weight`."""
+    spacing, offset = np.asarray(problem.spacing_mm, float), problem.moving_offset
+    norm = mean_square(problem.fixed, problem.fixed_weight)
+    arguments, place = (field, problem.fixed, problem.moving), (spacing, offset)
+    ones = np.ones(weight.shape)
+    if options.feature_similarity == "mse":
+        cost = similarity_energy(*arguments, ones, *place)
+        trusted = weight * robust_factor(cost, options.trust_cost) ** 2
+        return similarity_gradient(*arguments, trusted, *place)
+    if options.feature_similarity == "cosine":
+        cost = cosine_energy(*arguments, ones, *place, norm)
+        trusted = weight * robust_factor(cost, options.trust_cost) ** 2
+        return cosine_gradient(*arguments, trusted, *place, norm)
+    channels = problem.fixed.shape[-1]
+    sigma_mm = options.correlation_window_mm * scale
+    noise = options.correlation_noise * np.sqrt(norm / channels)
+    of_channels = [
+        correlation_gradient(
+            field,
+            (problem.fixed[..., c], problem.moving[..., c]),
+            weight,
+            spacing,
+            sigma_mm,
+            noise,
+            offset,
+            squared=False,
+        )
+        for c in range(channels)
+    ]
+    return 2 * norm * np.mean(of_channels, axis=0)
+
+
 def refine_gradient(problem, options, field, fold_penalty, scale=1):
-    """Derivative of sum w |M - F|^2 + smoothness/3 sum |grad u|^2 + fold_penalty sum lack^2."""
+    """Derivative of the features' cost and the images' correlation + smoothness/3 sum |grad u|^2 +
+    fold_penalty sum lack^2."""
     spacing = np.asarray(problem.spacing_mm, float)
     offset = problem.moving_offset
     weight = match_weight(field, problem.fixed_weight, problem.moving_weight, spacing, offset)
-    arguments = (field, problem.fixed, problem.moving)
-    difference = similarity_energy(*arguments, np.ones(weight.shape), spacing, offset)
-    trusted = weight * robust_factor(difference, options.trust_cost) ** 2
-    gradient = options.feature_weight * similarity_gradient(*arguments, trusted, spacing, offset)
+    gradient = options.feature_weight * feature_gradient(problem, options, field, weight, scale)
     if options.correlation_weight > 0:
         windows = (spacing, options.correlation_window_mm * scale, options.correlation_noise)
         gradient = gradient + options.correlation_weight * correlation_gradient(

@@ -18,6 +18,8 @@ HOT = {
     "AddSmoothnessGradient",
     "Compose",
     "CorrelationFactors",
+    "FeatureChannel",
+    "FeatureCosine",
     "FeatureDifference",
     "FoldLack",
     "KeepBest",

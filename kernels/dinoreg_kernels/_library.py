@@ -189,6 +189,7 @@ class SolverArgs(ctypes.Structure):
         ("smoothing_mm", c_double),
         ("smoothness", c_double),
         ("feature_weight", c_double),
+        ("feature_similarity", c_int32),
         ("trust_cost", c_double),
         ("fixed_image", c_void_p),
         ("moving_image", c_void_p),

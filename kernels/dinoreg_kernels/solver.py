@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from ._arrays import (
     int3,
     pointer,
 )
+from ._errors import KernelError
+
+FeatureSimilarity = Literal["mse", "cosine", "lncc"]
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,19 @@ class SolverOptions:
         smoothing_mm: the displacement is the smoothed variable that Adam changes; of the last
             level, as the learning rate.
         smoothness: weight of mean |du/dp|^2 (lambda).
-        feature_weight: of the features' squared difference.
+        feature_weight: of the difference of features.
+        feature_similarity: what that difference is: "mse", |M - F|^2; "cosine", s (1 - cos of the
+            angle between F and M); "lncc", s (1 - rho), rho the local correlation of each channel,
+            its mean over channels. s is twice the mean of |F|^2, so that vectors of this length
+            cost the same by "mse" and "cosine".
         trust_cost: a voxel whose features differ by v costs v / (1 + v / trust_cost): what
-            disagrees pulls less; 0 trusts all alike.
+            disagrees pulls less; 0 trusts all alike, which "lncc" must.
         correlation_weight: of 1 - rho^2, rho the local correlation of the images; 0 needs no
             images.
-        correlation_window_mm: sigma of its windows on the last level; coarser ones use as much
-            more.
-        correlation_noise: in units of the images; structure weaker than this fades out.
+        correlation_window_mm: sigma of its windows, and those of "lncc", on the last level;
+            coarser ones use as much more.
+        correlation_noise: in units of the images, or of the channels' root mean square; structure
+            weaker than this fades out.
         fold_penalty: weight of mean max(0, fold_margin - det J)^2 at the last iteration; it grows
             from 0 with the square of the share of iterations done.
         fold_margin: det J below it is penalised.
@@ -69,6 +78,7 @@ class SolverOptions:
     smoothing_mm: float = 5.66
     smoothness: float = 1.25
     feature_weight: float = 1.0
+    feature_similarity: FeatureSimilarity = "mse"
     trust_cost: float = 0.0
     correlation_weight: float = 0.0
     correlation_window_mm: float = 4.0
@@ -100,6 +110,14 @@ class Solution:
     spread: Array | None = None
 
 
+def _feature_similarity(name: str) -> int:
+    """The number in `dr_features`."""
+    names = get_args(FeatureSimilarity)
+    if name not in names:
+        raise KernelError(f"feature_similarity is {name!r}; wanted one of {', '.join(names)}")
+    return names.index(name)
+
+
 def _sizes(
     fixed_shape: Sequence[int],
     moving_shape: Sequence[int],
@@ -121,6 +139,7 @@ def _sizes(
     args.consistency_rounds = options.consistency_rounds
     args.levels = len(options.iterations)
     args.squarings = options.squarings
+    args.feature_similarity = _feature_similarity(options.feature_similarity)
     args.iterations = (ctypes.c_int32 * max(1, len(options.iterations)))(*options.iterations)
     for name in (
         "cost_smoothing_mm",

@@ -44,6 +44,13 @@ typedef enum dr_status {
 
 typedef enum dr_device { DR_DEVICE_CPU = 0, DR_DEVICE_CUDA = 1 } dr_device;
 
+/* How the refinement compares features. */
+typedef enum dr_features {
+  DR_FEATURES_MSE = 0,    /* squared difference */
+  DR_FEATURES_COSINE = 1, /* 1 - cosine of the angle between the vectors */
+  DR_FEATURES_LNCC = 2    /* 1 - local correlation, channel by channel */
+} dr_features;
+
 typedef enum dr_stage { DR_STAGE_SEARCH = 0, DR_STAGE_REFINE = 1 } dr_stage;
 
 /* Called on the calling thread; `fraction` is that of the stage. Nonzero cancels the solve. */
@@ -197,8 +204,8 @@ typedef struct dr_solver_args {
   /* Discrete search: cells of search_factor voxels, shifts of whole cells. */
   int32_t search_factor[3];
   int32_t search_radius[3]; /* in cells; all 0: no search */
-  /* 1..4. Every further level halves the cells, to whole voxels, and searches two of them around what
-   * was found, the smoothing widths being as much smaller: x(p) becomes d(p) + x(p + d(p)). */
+  /* 1..4. Every further level halves the cells, to whole voxels, and searches two of them around
+   * what was found, the smoothing widths being as much smaller: x(p) becomes d(p) + x(p + d(p)). */
   int32_t search_levels;
   double cost_smoothing_mm; /* sigma */
   double field_smoothing_mm;
@@ -214,18 +221,25 @@ typedef struct dr_solver_args {
   double learning_rate_mm;
   double smoothing_mm; /* sigma */
   double smoothness;   /* lambda */
-  /* What is compared: feature_weight |M - F|^2 over the features, and correlation_weight (1 -
-   * rho^2), rho the correlation of the images in Gaussian windows; at least one weight must not be
-   * 0. With trust_cost > 0 a voxel whose features differ by v costs v / (1 + v / trust_cost): what
+  /* What is compared: feature_weight d over the features, and correlation_weight (1 - rho^2), rho
+   * the correlation of the images in Gaussian windows; at least one weight must not be 0.
+   * feature_similarity is one of dr_features:
+   *   MSE     d = |M - F|^2, summed over channels
+   *   COSINE  d = s (1 - F.M / (|F| |M|))
+   *   LNCC    d = s (1 - rho), rho each channel's correlation in the same windows, signed, and its
+   *           mean over channels; noise is correlation_noise times the channels' root mean square
+   * where s is twice the mean of |F|^2 on the level: for vectors of this length COSINE is MSE.
+   * With trust_cost > 0, not for LNCC, a voxel that costs d costs d / (1 + d / trust_cost): what
    * disagrees pulls less.
    */
   double feature_weight;
+  int32_t feature_similarity;
   double trust_cost;
-  const float* fixed_image;  /* (fixed_shape) around 0..1; NULL without correlation_weight */
+  const float* fixed_image; /* (fixed_shape) around 0..1; NULL without correlation_weight */
   const float* moving_image; /* (moving_shape) */
   double correlation_weight;
   double correlation_window_mm; /* sigma of the finest level; coarser ones use as much more */
-  double correlation_noise;     /* in units of the images: weaker structure fades out */
+  double correlation_noise; /* in units of the images: weaker structure fades out */
   double fold_penalty; /* at the last iteration; grows from 0 with the square of their number */
   double fold_margin; /* det J below this is penalised */
 
@@ -234,8 +248,8 @@ typedef struct dr_solver_args {
    */
   int32_t squarings;
 
-  float* field;            /* out: (fixed_shape, 3), mm along the grid's axes */
-  float* inverse;          /* out: exp(-v), as field; NULL without squarings or when not wanted */
+  float* field; /* out: (fixed_shape, 3), mm along the grid's axes */
+  float* inverse; /* out: exp(-v), as field; NULL without squarings or when not wanted */
   /* out: (fixed_shape, 3), mm: standard deviation along each axis of the shifts that match nearly
    * as well as the best of the discrete search; NULL: not wanted. Without a search it is 0. */
   float* spread;

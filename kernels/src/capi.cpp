@@ -160,6 +160,9 @@ dr_status check_solver_sizes(const dr_solver_args& a) {
   REQUIRE(a.coupling_rounds >= 0 && a.coupling_rounds <= 64, "coupling_rounds = %d; wanted 0..64",
           a.coupling_rounds);
   REQUIRE(a.consistency_rounds >= 0, "consistency_rounds = %d; wanted >= 0", a.consistency_rounds);
+  REQUIRE(a.feature_similarity >= DR_FEATURES_MSE && a.feature_similarity <= DR_FEATURES_LNCC,
+          "feature_similarity = %d; wanted DR_FEATURES_MSE, _COSINE or _LNCC",
+          a.feature_similarity);
   REQUIRE(a.squarings >= 0 && a.squarings <= 12, "squarings = %d; wanted 0..12", a.squarings);
   REQUIRE(a.levels >= 1 && a.levels <= 6, "levels = %d; wanted 1..6", a.levels);
   REQUIRE(a.iterations != nullptr, "iterations is NULL");
@@ -188,9 +191,13 @@ dr_status check_solver(const dr_solver_args& a) {
             weights[i]);
   REQUIRE(a.feature_weight > 0.0 || a.correlation_weight > 0.0,
           "feature_weight and correlation_weight are 0; wanted one above 0");
-  if (a.correlation_weight == 0.0) return DR_OK;
-  REQUIRE(a.fixed_image && a.moving_image,
+  const bool lncc = a.feature_similarity == DR_FEATURES_LNCC && a.feature_weight > 0.0;
+  REQUIRE(!lncc || a.trust_cost == 0.0,
+          "trust_cost = %g with DR_FEATURES_LNCC, which has no cost of single voxels; wanted 0",
+          a.trust_cost);
+  REQUIRE(a.correlation_weight == 0.0 || (a.fixed_image && a.moving_image),
           "fixed_image and moving_image must not be NULL with a correlation_weight");
+  if (a.correlation_weight == 0.0 && !lncc) return DR_OK;
   CHECK(check_positive("correlation_window_mm", &a.correlation_window_mm, 1));
   return check_positive("correlation_noise", &a.correlation_noise, 1);
 }

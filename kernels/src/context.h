@@ -4,6 +4,7 @@
 
 #include "convert.h"
 #include "dinoreg/field.h"
+#include "dinoreg/similarity.h"
 #include "passes.h"
 #include "taps.h"
 #include "workspace.h"
@@ -34,12 +35,14 @@ struct SolverContext {
   float* const field;        // (shape, 3), mm: the displacement
   float* x = nullptr;        // (shape, 3), mm: what the refinement changes
   float* scratch = nullptr;  // (shape, 3)
+  float* row_sums = nullptr;  // one number for each row
 
   SolverContext(const Launcher& launcher, const dr_execution& where, dr_solver_args& arguments)
       : launch(launcher), execution(where), args(arguments), work(arguments.workspace),
         shape(to_shape(arguments.fixed_shape)), field(arguments.field) {
     x = work.template take<float>(field_floats());
     scratch = work.template take<float>(field_floats());
+    row_sums = work.template take<float>(shape.rows());
   }
   // Stages keep references to it.
   SolverContext(const SolverContext&) = delete;
@@ -48,6 +51,9 @@ struct SolverContext {
   bool counting() const { return args.workspace == nullptr; }
   size_t field_floats() const { return 3 * (size_t)shape.voxels(); }
   bool intensities() const { return args.correlation_weight > 0.0; }
+  bool correlates_features() const {
+    return args.feature_weight > 0.0 && args.feature_similarity == DR_FEATURES_LNCC;
+  }
 
   template <class Op>
   void run(const Op& op) const {
@@ -56,6 +62,20 @@ struct SolverContext {
 
   void zero(float* values, size_t count) const {
     if (!counting()) launch.zero(values, sizeof(float) * count);
+  }
+
+  // Of an image no larger than `shape`, in a fixed order. Waits for the device.
+  double sum(const float* values, const Shape& s) const {
+    if (counting()) return 0.0;
+    launch(SumRows{values, s.rows(), s.x, row_sums});
+    double total = 0.0;
+    float part[256];
+    for (int row = 0; row < s.rows(); row += 256) {
+      const int count = min_int(256, s.rows() - row);
+      launch.to_host(part, row_sums + row, sizeof(float) * count);
+      for (int i = 0; i < count; ++i) total += part[i];
+    }
+    return total;
   }
 
   // False: the caller wants to stop.

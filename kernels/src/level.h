@@ -21,6 +21,7 @@ struct Level {
   float *x, *field;
   int factor[3];  // voxels of the finest lattice per voxel
   int scale;      // lengths of the refinement are so many times those of the finest level
+  double mean_square;  // of the fixed features, see `mean_square`; 0 where nobody asked for it
 
   size_t floats() const { return 3 * (size_t)shape.voxels(); }
   Vec3 offset() const {
@@ -44,7 +45,8 @@ Level finest_level(const SolverContext<Launcher>& c) {
              c.x,
              c.field,
              {1, 1, 1},
-             1};
+             1,
+             0.0};
   for (int i = 0; i < 3; ++i) {
     l.moving_offset[i] = a.moving_offset[i];
     l.spacing_mm[i] = a.spacing_mm[i];
@@ -52,7 +54,15 @@ Level finest_level(const SolverContext<Launcher>& c) {
   return l;
 }
 
-inline FeatureDifference feature_difference(const Level& l, int stride) {
+// Weighted mean of |F|^2: the unit of what features cost when they are not compared by differences.
+template <class Launcher>
+double mean_square(const SolverContext<Launcher>& c, const Level& l) {
+  c.run(FeatureSquare{l.fixed, l.fixed_weight, l.shape, c.args.stride, c.scratch});
+  const double total = c.sum(c.scratch, l.shape), weight = c.sum(l.fixed_weight, l.shape);
+  return weight > 0.0 ? total / weight : 0.0;
+}
+
+inline FeatureTerm feature_term(const Level& l, int stride) {
   return {l.fixed,        l.fixed_weight, l.shape, l.moving, l.moving_weight,
           l.moving_shape, l.offset(),     stride,  l.field,  inverse_of(l.spacing_mm),
           nullptr,        nullptr,        0.0f,    0.0f,     nullptr};

@@ -24,7 +24,9 @@ class Refinement {
     for (int k = 0; k < a_.levels; ++k) {
       const size_t mark = c_.work.mark();
       const int scale = 1 << (a_.levels - 1 - k);
-      const Level l = scale == 1 ? finest_level(c_) : coarser_level(c_, scale);
+      Level l = scale == 1 ? finest_level(c_) : coarser_level(c_, scale);
+      if (a_.feature_similarity != DR_FEATURES_MSE && a_.iterations[k] > 0)
+        l.mean_square = mean_square(c_, l);
       if (scale > 1) c_.resize(c_.x, c_.shape, l.x, l.shape, l.factor, true);
       if (!adam(l, a_.iterations[k])) return false;
       if (scale > 1) c_.resize(l.field, l.shape, c_.x, c_.shape, l.factor, false);
@@ -44,7 +46,7 @@ class Refinement {
       c_.zero(m, l.floats());
     }
     float* half_way = work.template take<float>(velocity_ ? l.floats() : 0);
-    float* sums = work.template take<float>(c_.intensities() ? 7 * l.shape.voxels() : 0);
+    const CorrelationMemory memory = correlation_memory(c_, l);
     const double beta1 = 0.9, beta2 = 0.999, sigma_mm = a_.smoothing_mm * l.scale;
     for (int t = 1; t <= iterations && !c_.counting(); ++t) {
       c_.smooth(l.x, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
@@ -54,7 +56,7 @@ class Refinement {
       }
       // The matching goes first; at full weight from the start the penalty would bar its way.
       const double done = (double)done_ / all_iterations_;
-      add_gradients(c_, l, gradient, sums, a_.fold_penalty * done * done);
+      add_gradients(c_, l, gradient, memory, a_.fold_penalty * done * done);
       // The displacement is not read again before it is made anew: its memory is free until then.
       if (velocity_) to_half_way(c_, l, gradient, half_way, sigma_mm);
       c_.smooth(gradient, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);

@@ -14,7 +14,7 @@ template <class Launcher>
 class Solver {
  public:
   Solver(const Launcher& launch, const dr_execution& execution, dr_solver_args& args)
-      : c_(launch, execution, args), row_sums_(c_.work.template take<float>(c_.shape.rows())) {}
+      : c_(launch, execution, args) {}
 
   static size_t workspace_bytes(const dr_solver_args& args) {
     dr_solver_args counted = args;
@@ -40,32 +40,19 @@ class Solver {
   // Mean energy over the weight that meets moving weight; also sets overlap. Waits for the device.
   double mean_similarity() {
     if (c_.counting()) return 0.0;
-    FeatureDifference op = feature_difference(finest_level(c_), c_.args.stride);
+    FeatureDifference op = {feature_term(finest_level(c_), c_.args.stride)};
     float* energy = c_.scratch;
     float* weight = c_.scratch + c_.shape.voxels();
     op.energy = energy;
     op.overlap = weight;
     c_.run(op);
-    const double total = sum(energy), met = sum(weight), all = sum(c_.args.fixed_weight);
+    const double total = c_.sum(energy, c_.shape), met = c_.sum(weight, c_.shape);
+    const double all = c_.sum(c_.args.fixed_weight, c_.shape);
     c_.args.overlap = all > 0.0 ? met / all : 0.0;
     return met > 0.0 ? total / met : 0.0;
   }
 
-  double sum(const float* values) {
-    const int rows = c_.shape.rows();
-    c_.run(SumRows{values, rows, c_.shape.x, row_sums_});
-    double total = 0.0;
-    float part[256];
-    for (int row = 0; row < rows; row += 256) {
-      const int count = min_int(256, rows - row);
-      c_.launch.to_host(part, row_sums_ + row, sizeof(float) * count);
-      for (int i = 0; i < count; ++i) total += part[i];
-    }
-    return total;
-  }
-
   SolverContext<Launcher> c_;
-  float* row_sums_;
 };
 
 DR_NAMESPACE_END

@@ -129,10 +129,12 @@ def _solver_work(plan: Plan) -> list[Work]:
     c, stride = _control_voxels(plan), padded_channels(_channels(plan))
     # Bytes of one Adam iteration and voxel: both features, weights (8), two smoothings of three
     # components (48), gradient of the match (24), smoothness (36), folds (20), Adam's state (84).
-    # Operations: blocks of eight channels at 36 each, smoothing, and about 60 for the rest.
+    # Operations: blocks of eight channels at 36 each (of the cosine, which walks twice, at 64; none
+    # where each is correlated), smoothing, and about 60 for the rest.
     taps = math.ceil(2.5 * required(config.smoothing_mm) / min(grids.control.spacing_mm))
     adam_bytes = 4 * stride + 8 + 48 + 24 + 36 + 20 + 84
-    adam_operations = 36 * stride + 2 * 9 * (2 * taps + 1) + 60
+    match = {"mse": 36, "cosine": 64, "lncc": 0}[config.feature_similarity]
+    adam_operations = match * stride + 2 * 9 * (2 * taps + 1) + 60
     *first, last = config.iterations
     coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
     # There and back.
@@ -150,10 +152,14 @@ def _solver_work(plan: Plan) -> list[Work]:
 
 
 def _correlation_work(plan: Plan, visits: float) -> list[Work]:
-    """Of the local correlation, for so many voxels times iterations."""
+    """Of the local correlation of intensities and channels, for voxels times iterations."""
     config = plan.config
-    if required(config.correlation_weight) == 0:
+    images = int(required(config.correlation_weight) > 0)
+    if config.feature_similarity == "lncc" and required(config.feature_weight) > 0:
+        images += _channels(plan)
+    if images == 0:
         return []
+    visits *= images
     spacing_mm = min(plan.grids.control.spacing_mm)
     taps = math.ceil(2.5 * required(config.correlation_window_mm) / spacing_mm)
     # Bytes: nine window sums (72), six products (72), warped image and weight (32), the factors

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
+FeatureSimilarity = Literal["mse", "cosine", "lncc"]
 LinearModel = Literal["rigid", "similarity", "affine"]
 EngineChoice = Literal[
     "auto",
@@ -194,8 +195,13 @@ class RegistrationConfig(BaseModel):
         None,
         ge=0,
         le=1e3,
-        description="weight of the features' squared difference in the refinement; default: 1, "
-        "for two fine MR 0.1",
+        description="weight of the features' difference in the refinement; default: 1, for two "
+        "fine MR 0.1",
+    )
+    feature_similarity: FeatureSimilarity = Field(
+        "mse",
+        description="that difference: mse (squared), cosine (of the angle between the vectors), or "
+        "lncc (local correlation of each channel, in the windows of the intensities')",
     )
     correlation_weight: float | None = Field(
         None,
@@ -214,15 +220,15 @@ class RegistrationConfig(BaseModel):
         None,
         gt=0,
         le=1,
-        description="windowed intensities that differ less say little; default: 0.1, for two fine "
-        "MR 0.01",
+        description="windowed intensities (of lncc: features, as a share of their root mean "
+        "square) that differ less say little; default: 0.1, for two fine MR 0.01",
     )
     trust_cost: float = Field(
         0.0,
         ge=0,
         le=1e6,
         description="adaptive weighting: a voxel whose features differ by so much pulls a quarter "
-        "as hard; 0: all pull alike",
+        "as hard; 0: all pull alike; not with lncc",
     )
     fold_penalty: float = Field(
         800.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
@@ -255,6 +261,15 @@ class RegistrationConfig(BaseModel):
             low, high = getattr(self, name)
             if not low < high:
                 raise ValueError(f"{name} = {low:g}, {high:g}: the first must be the smaller")
+        return self
+
+    @model_validator(mode="after")
+    def _trust_is_of_voxels(self) -> RegistrationConfig:
+        if self.feature_similarity == "lncc" and self.trust_cost > 0:
+            raise ValueError(
+                f"trust_cost = {self.trust_cost:g} with feature_similarity = lncc, which has no "
+                "cost of single voxels: give trust_cost = 0, or mse or cosine"
+            )
         return self
 
     @classmethod

@@ -106,6 +106,7 @@ def _once(options: SolverOptions) -> SolverOptions:
         search_levels=1,
         consistency_rounds=0,
         iterations=(0,),
+        feature_similarity="mse",
         correlation_weight=0.0,
         squarings=0,
     )

@@ -156,7 +156,12 @@ def _fill_similarity(
 def describe_similarity(config: RegistrationConfig) -> str:
     """One line: what the refinement compares."""
     features, correlation = config.feature_weight, config.correlation_weight
-    terms = [f"{features:g} x squared feature difference"] if features else []
+    names = {
+        "mse": "squared feature difference",
+        "cosine": "cosine of features",
+        "lncc": "local correlation of features",
+    }
+    terms = [f"{features:g} x {names[config.feature_similarity]}"] if features else []
     if correlation:
         window, noise = required(config.correlation_window_mm), required(config.correlation_noise)
         terms.append(

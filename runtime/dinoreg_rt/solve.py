@@ -46,6 +46,7 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         smoothness=config.smoothness,
         fold_penalty=config.fold_penalty,
         feature_weight=required(config.feature_weight),
+        feature_similarity=config.feature_similarity,
         trust_cost=config.trust_cost,
         correlation_weight=required(config.correlation_weight),
         correlation_window_mm=required(config.correlation_window_mm),

@@ -220,6 +220,14 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("squarings = 13; wanted 0..12");
   args.squarings = 0;
+  args.feature_similarity = 3;
+  EXPECT(dr_solver_workspace_bytes(&args) == 0);
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("feature_similarity = 3; wanted DR_FEATURES_MSE, _COSINE or _LNCC");
+  args.feature_similarity = DR_FEATURES_LNCC;
+  args.feature_weight = 1.0;
+  EXPECT(dr_solver_workspace_bytes(&args) >= bytes);
+  args.feature_similarity = DR_FEATURES_MSE;
   args.feature_weight = args.correlation_weight = 1.0;
   EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("must not be NULL with a correlation_weight");

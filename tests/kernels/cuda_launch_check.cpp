@@ -207,7 +207,10 @@ bool same_as_cpu() {
     launch(dr::WeightedProduct{in, in + n, nullptr, shape, out});
   });
   good &= same_bits("CorrelationFactors", 6 * n, [&](const auto& launch, float* out) {
-    launch(dr::CorrelationFactors{out, shape, 0.1f});
+    launch(dr::CorrelationFactors{out, shape, 0.1f, true});
+  });
+  good &= same_bits("CorrelationFactors of features", 6 * n, [&](const auto& launch, float* out) {
+    launch(dr::CorrelationFactors{out, shape, 0.1f, false});
   });
   good &= same_bits("AddCorrelationGradient", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::AddCorrelationGradient{in,
@@ -232,8 +235,8 @@ bool same_as_cpu() {
   good &= same_bits("SpreadToField", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::SpreadToField{costs.data(), {2, 7, 37}, {1.0f, 2.0f, 3.0f}, out});
   });
-  good &= same_bits("FeatureDifference", 3 * n, [&](const auto& launch, float* out) {
-    dr::FeatureDifference op = {};
+  const auto term = [&](float* out) {
+    dr::FeatureTerm op = {};
     op.fixed = op.moving = features;
     op.fixed_weight = op.moving_weight = weight.data();
     op.shape = op.moving_shape = shape;
@@ -242,7 +245,19 @@ bool same_as_cpu() {
     op.index_per_mm = {1.0f, 1.0f, 1.0f};
     op.gradient = out;
     op.scale = 1.0f;
-    launch(op);
+    return op;
+  };
+  good &= same_bits("FeatureDifference", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::FeatureDifference{term(out)});
+  });
+  good &= same_bits("FeatureCosine", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::FeatureCosine{term(out), 4.0f});
+  });
+  good &= same_bits("FeatureSquare", n, [&](const auto& launch, float* out) {
+    launch(dr::FeatureSquare{features, weight.data(), shape, 16, out});
+  });
+  good &= same_bits("FeatureChannel", n, [&](const auto& launch, float* out) {
+    launch(dr::FeatureChannel{features, shape, 16, 5, out});
   });
   return good;
 }

@@ -131,12 +131,13 @@ void op_inverse_consistent(const float* u, const float* v, float* out, const int
   run(InverseConsistent{u, v, out, shape_of(shape), vec3_of(index_per_mm)});
 }
 
-void op_feature_difference(const Half* fixed, const float* fixed_weight, const int* shape,
-                           const Half* moving, const float* moving_weight, const int* moving_shape,
-                           const float* moving_offset, int channels, const float* field,
-                           const float* index_per_mm, float scale, float trust_cost, float* energy,
-                           float* gradient, float* overlap) {
-  FeatureDifference op = {};
+// mean_square: 0 takes the squared difference, else the cosine.
+void op_feature_term(const Half* fixed, const float* fixed_weight, const int* shape,
+                     const Half* moving, const float* moving_weight, const int* moving_shape,
+                     const float* moving_offset, int channels, const float* field,
+                     const float* index_per_mm, float scale, float trust_cost, float mean_square,
+                     float* energy, float* gradient, float* overlap) {
+  FeatureTerm op = {};
   op.fixed = fixed;
   op.fixed_weight = fixed_weight;
   op.shape = shape_of(shape);
@@ -152,7 +153,20 @@ void op_feature_difference(const Half* fixed, const float* fixed_weight, const i
   op.scale = scale;
   op.trust_cost = trust_cost;
   op.overlap = overlap;
-  run(op);
+  if (mean_square > 0.0f)
+    run(FeatureCosine{op, mean_square});
+  else
+    run(FeatureDifference{op});
+}
+
+void op_feature_square(const Half* features, const float* weight, const int* shape, int channels,
+                       float* out) {
+  run(FeatureSquare{features, weight, shape_of(shape), channels, out});
+}
+
+void op_feature_channel(const Half* features, const int* shape, int channels, int channel,
+                        float* out) {
+  run(FeatureChannel{features, shape_of(shape), channels, channel, out});
 }
 
 // gradient: added to. weights: of the window, the centre and one side, radius + 1 for each of z, y,
@@ -160,7 +174,7 @@ void op_feature_difference(const Half* fixed, const float* fixed_weight, const i
 void op_correlation(const float* fixed, const float* fixed_weight, const int* shape,
                     const float* moving, const float* moving_weight, const int* moving_shape,
                     const float* moving_offset, const float* field, const float* index_per_mm,
-                    const float* weights, const int* radius, float noise, float scale,
+                    const float* weights, const int* radius, float noise, int squared, float scale,
                     float* energy, float* gradient) {
   const Shape s = shape_of(shape);
   const Index n = s.voxels();
@@ -181,7 +195,7 @@ void op_correlation(const float* fixed, const float* fixed_weight, const int* sh
   const CpuLauncher launch(1);
   smooth_pass<CpuLauncher>(launch, SmoothPass{sums.data(), smoothed.data(), tmp.data(), s, 6, 1,
                                               taps[0], taps[1], taps[2]});
-  run(CorrelationFactors{smoothed.data(), s, noise});
+  run(CorrelationFactors{smoothed.data(), s, noise, squared != 0});
   for (Index i = 0; i < n; ++i) energy[i] = smoothed[3 * n + i];
   smooth_pass<CpuLauncher>(launch, SmoothPass{smoothed.data(), sums.data(), tmp.data(), s, 3, 1,
                                               taps[0], taps[1], taps[2]});

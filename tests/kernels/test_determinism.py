@@ -81,7 +81,16 @@ def test_one_level_and_no_search():
     assert_same_bits(solve_all((5, 60, 62), options))
 
 
-@pytest.mark.parametrize("terms", [{"squarings": 5}, {"trust_cost": 1.0}, {}])
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"squarings": 5},
+        {"trust_cost": 1.0},
+        {"feature_similarity": "cosine"},
+        {"feature_similarity": "lncc"},
+        {},
+    ],
+)
 def test_similarities_and_velocity(terms):
     options = SolverOptions(
         search_radius=(1, 1, 1), iterations=(2, 2), correlation_weight=1.5, **terms

@@ -152,6 +152,22 @@ OPTION_ERRORS = [
     ({"smoothness": -0.5}, r"smoothness = -0.5; wanted >= 0"),
     ({"fold_penalty": -2.0}, r"fold_penalty = -2; wanted >= 0"),
     ({"fold_margin": -0.1}, r"fold_margin = -0.1; wanted >= 0"),
+    (
+        {"feature_similarity": "ncc"},
+        r"feature_similarity is 'ncc'; wanted one of mse, cosine, lncc",
+    ),
+    (
+        {"feature_similarity": "lncc", "trust_cost": 2.0},
+        r"trust_cost = 2 with DR_FEATURES_LNCC, .*; wanted 0",
+    ),
+    (
+        {"feature_similarity": "lncc", "correlation_window_mm": 0.0},
+        r"correlation_window_mm\[0\] = 0; wanted > 0",
+    ),
+    (
+        {"feature_similarity": "lncc", "correlation_noise": 0.0},
+        r"correlation_noise\[0\] = 0; wanted > 0",
+    ),
 ]
 
 
@@ -170,6 +186,16 @@ def test_workspace_size_grows_with_the_volume_and_refuses_like_the_solver():
     small = solver_workspace_bytes((8, 8, 8), (8, 8, 8), 8, (1, 1, 1), OPTIONS)
     large = solver_workspace_bytes((16, 16, 16), (16, 16, 16), 8, (1, 1, 1), OPTIONS)
     assert 0 < small < large
+    refine = dataclasses.replace(OPTIONS, search_radius=(0, 0, 0))
+    correlate = dataclasses.replace(refine, feature_similarity="lncc")
+    few, many = (
+        solver_workspace_bytes((16, 16, 16), (16, 16, 16), stride, (1, 1, 1), correlate)
+        - solver_workspace_bytes((16, 16, 16), (16, 16, 16), stride, (1, 1, 1), refine)
+        for stride in (8, 64)
+    )
+    # Nine images of the finest level, not two for each channel; with 64 the coarse features count.
+    assert few == 9 * 4 * 16**3
+    assert 0 < many <= few
     with pytest.raises(KernelError, match="stride = 9; wanted a multiple of 8"):
         solver_workspace_bytes((8, 8, 8), (8, 8, 8), 9, (1, 1, 1), OPTIONS)
 

@@ -269,14 +269,14 @@ def pair(rng):
     )
 
 
-def compiled_difference(ops, pair, scale=1.0, trust_cost=0.0):
+def compiled_difference(ops, pair, scale=1.0, trust_cost=0.0, norm=0.0):
+    """With a norm the cosine instead of the squared difference."""
     energy, overlap = np.empty((2, *pair.shape), np.float32)
     gradient = np.empty((*pair.shape, 3), np.float32)
     ops(
-        "feature_difference", pair.fixed, pair.fixed_weight, i32(pair.shape), pair.moving,
+        "feature_term", pair.fixed, pair.fixed_weight, i32(pair.shape), pair.moving,
         pair.moving_weight, i32(pair.moving.shape[:3]), f32(pair.offset), pair.fixed.shape[-1],
-        pair.field, f32(1 / SPACING), scale, trust_cost, energy,
-        gradient, overlap,
+        pair.field, f32(1 / SPACING), scale, trust_cost, norm, energy, gradient, overlap,
     )  # fmt: skip
     return energy, gradient, overlap
 
@@ -336,12 +336,13 @@ def test_similarity_reference_against_finite_differences(pair, rng):
     np.testing.assert_allclose(gradient.ravel()[chosen][kept], slopes[kept], rtol=1e-5, atol=1e-5)
 
 
-def test_weightless_and_lost_voxels_have_no_gradient(ops, pair):
+@pytest.mark.parametrize("norm", [0.0, 16.0])
+def test_weightless_and_lost_voxels_have_no_gradient(ops, pair, norm):
     """Nothing pulls a voxel that is masked or has left the moving image, in any direction."""
     pair.fixed_weight[:, :, :4] = 0
     pair.field[:, :, 4:6] = 1000.0
     pair.field[0, 0, 8] = np.nan
-    energy, gradient, overlap = compiled_difference(ops, pair)
+    energy, gradient, overlap = compiled_difference(ops, pair, norm=norm)
     for array in (energy, gradient, overlap):
         assert not array[:, :, :6].any()
         assert not array[0, 0, 8].any()
@@ -391,6 +392,91 @@ def test_robust_reference_against_finite_differences():
     assert (reference.robust_factor(v, 0.0) == 1).all()
 
 
+@pytest.mark.parametrize("channels", [8, 24])
+@pytest.mark.parametrize("trust_cost", [0.0, 40.0])
+def test_cosine_equals_reference(ops, cpu, pair, rng, channels, trust_cost):
+    """Vectors of very unequal lengths, zeros among them."""
+    for name in ("fixed", "moving"):
+        shape = getattr(pair, name).shape[:3]
+        length = np.exp(2 * rng.normal(size=shape)) * (rng.random(shape) > 0.1)
+        values = rng.normal(size=(*shape, channels)) * length[..., None]
+        setattr(pair, name, values.astype(np.float16))
+    norm = float(reference.mean_square(pair.fixed, pair.fixed_weight))
+    energy, gradient, overlap = compiled_difference(ops, pair, 1.3, trust_cost, norm)
+    arguments = (pair.field.astype(float), pair.fixed, pair.moving)
+    place = (SPACING, pair.offset, norm)
+    weight = reference.match_weight(
+        pair.field, pair.fixed_weight, pair.moving_weight, SPACING, pair.offset
+    )
+    cost = reference.cosine_energy(*arguments, np.ones(pair.shape), *place)
+    factor = reference.robust_factor(cost, trust_cost)
+    cpu.check(overlap, weight)
+    cpu.check(energy, weight * factor * cost)
+    expected = 1.3 * factor[..., None] ** 2 * reference.cosine_gradient(*arguments, weight, *place)
+    assert np.abs(expected).max() > 0.5
+    cpu.check(gradient, expected)
+
+
+@pytest.mark.parametrize("moving_shape", [(1, 8, 9), (7, 8, 1), (1, 1, 1)])
+def test_cosine_on_thin_grids(ops, cpu, pair, rng, moving_shape):
+    pair.moving = rng.normal(size=(*moving_shape, 16)).astype(np.float16)
+    pair.moving_weight = f32(np.ones(moving_shape))
+    pair.offset = np.zeros(3, int)
+    pair.field *= 0.1
+    energy, gradient, _ = compiled_difference(ops, pair, norm=16.0)
+    weight = reference.match_weight(pair.field, pair.fixed_weight, pair.moving_weight, SPACING)
+    arguments = (pair.field.astype(float), pair.fixed, pair.moving, weight, SPACING, pair.offset)
+    cpu.check(energy, reference.cosine_energy(*arguments, 16.0))
+    cpu.check(gradient, reference.cosine_gradient(*arguments, 16.0))
+
+
+def test_cosine_reference_against_finite_differences(pair, rng):
+    """Where the gradient is exact: see the squared difference."""
+    field = pair.field.astype(float)
+    weight = reference.match_weight(
+        field, pair.fixed_weight, pair.moving_weight, SPACING, pair.offset
+    )
+    settings = (pair.fixed, pair.moving, weight, SPACING, pair.offset, 16.0)
+    points = reference.indices(pair.shape) - pair.offset + field / SPACING
+    last = np.array(pair.moving.shape[:3]) - 1
+    smooth = (points > 1e-4) & (points < last - 1e-4) & (np.abs(points - np.round(points)) > 1e-4)
+    chosen, slopes = numeric_gradient(
+        lambda u: reference.cosine_energy(u, *settings).sum(), field, rng, count=200
+    )
+    kept = smooth.ravel()[chosen]
+    gradient = reference.cosine_gradient(field, *settings).ravel()[chosen]
+    assert kept.sum() > 80
+    np.testing.assert_allclose(gradient[kept], slopes[kept], rtol=1e-5, atol=1e-5)
+
+
+def test_cosine_is_blind_to_length_and_costs_what_the_difference_does_at_equal_lengths(ops, pair):
+    pair.moving_weight[:] = pair.fixed_weight[:] = 1
+    pair.field[:] = 0
+    pair.offset[:] = 0
+    pair.moving = pair.moving[:7, :6, :9]
+    pair.moving_weight = pair.moving_weight[:7, :6, :9].copy()
+    for name in ("fixed", "moving"):
+        values = getattr(pair, name).astype(float)
+        values *= 4 / np.linalg.norm(values, axis=-1, keepdims=True)
+        setattr(pair, name, np.ascontiguousarray(values, np.float16))
+    plain = compiled_difference(ops, pair)[0]
+    cosine = compiled_difference(ops, pair, norm=16.0)[0]
+    # Half precision leaves lengths of 4 +- 0.002; the guard takes a thousandth of the cosine.
+    np.testing.assert_allclose(cosine, plain, rtol=2e-3, atol=0.04)
+    pair.moving = np.float16(2 * pair.moving)
+    np.testing.assert_allclose(compiled_difference(ops, pair, norm=16.0)[0], cosine, atol=0.04)
+    assert np.abs(compiled_difference(ops, pair)[0] - plain).max() > 10
+
+
+def test_feature_square_and_channel_equal_reference(ops, cpu, pair):
+    out = np.empty(pair.shape, np.float32)
+    ops("feature_square", pair.fixed, pair.fixed_weight, i32(pair.shape), 16, out)
+    cpu.check(out, pair.fixed_weight * np.sum(pair.fixed.astype(float) ** 2, -1))
+    for channel in (0, 5, 15):
+        ops("feature_channel", pair.fixed, i32(pair.shape), 16, channel, out)
+        np.testing.assert_array_equal(out, pair.fixed[..., channel].astype(np.float32))
+
+
 # ---- correlation.h --------------------------------------------------------------------------
 
 WINDOW_MM, NOISE = 2.5, 0.1
@@ -406,7 +492,7 @@ def image_pair(pair, rng):
     return pair
 
 
-def compiled_correlation(ops, pair, images, scale=1.0):
+def compiled_correlation(ops, pair, images, scale=1.0, *, squared=True):
     energy, gradient = np.zeros(pair.shape, np.float32), np.zeros((*pair.shape, 3), np.float32)
     taps = [
         reference.gaussian_taps(WINDOW_MM, spacing, n)
@@ -416,25 +502,28 @@ def compiled_correlation(ops, pair, images, scale=1.0):
     ops(
         "correlation", images[0], pair.fixed_weight, i32(pair.shape), images[1],
         pair.moving_weight, i32(images[1].shape), f32(pair.offset), pair.field, f32(1 / SPACING),
-        weights, i32([t.size // 2 for t in taps]), NOISE, scale, energy, gradient,
+        weights, i32([t.size // 2 for t in taps]), NOISE, int(squared), scale,
+        energy, gradient,
     )  # fmt: skip
     return energy, gradient
 
 
-def test_correlation_equals_reference(ops, cpu, image_pair):
+@pytest.mark.parametrize("squared", [True, False])
+def test_correlation_equals_reference(ops, cpu, image_pair, squared):
     pair = image_pair
-    energy, gradient = compiled_correlation(ops, pair, pair.images, 1.7)
+    energy, gradient = compiled_correlation(ops, pair, pair.images, 1.7, squared=squared)
     weight = reference.match_weight(
         pair.field, pair.fixed_weight, pair.moving_weight, SPACING, pair.offset
     )
     arguments = (pair.field.astype(float), pair.images, weight, SPACING, WINDOW_MM, NOISE)
-    cpu.check(energy, reference.correlation_energy(*arguments, pair.offset))
-    expected = 1.7 * reference.correlation_gradient(*arguments, pair.offset)
+    cpu.check(energy, reference.correlation_energy(*arguments, pair.offset, squared=squared))
+    expected = 1.7 * reference.correlation_gradient(*arguments, pair.offset, squared=squared)
     assert np.abs(expected).max() > 0.1
     cpu.check(gradient, expected)
 
 
-def test_correlation_reference_against_finite_differences(image_pair, rng):
+@pytest.mark.parametrize("squared", [True, False])
+def test_correlation_reference_against_finite_differences(image_pair, rng, squared):
     """Within the voxel centres and away from cell borders, as for the features."""
     pair = image_pair
     weight = reference.match_weight(
@@ -446,10 +535,13 @@ def test_correlation_reference_against_finite_differences(image_pair, rng):
     last = np.array(pair.images[1].shape) - 1
     smooth = (points > 1e-4) & (points < last - 1e-4) & (np.abs(points - np.round(points)) > 1e-4)
     chosen, slopes = numeric_gradient(
-        lambda u: reference.correlation_energy(u, *settings).sum(), field, rng, count=200
+        lambda u: reference.correlation_energy(u, *settings, squared=squared).sum(),
+        field,
+        rng,
+        count=200,
     )
     kept = smooth.ravel()[chosen]
-    gradient = reference.correlation_gradient(field, *settings).ravel()[chosen]
+    gradient = reference.correlation_gradient(field, *settings, squared=squared).ravel()[chosen]
     assert kept.sum() > 80
     np.testing.assert_allclose(gradient[kept], slopes[kept], rtol=1e-5, atol=1e-6)
 
@@ -464,6 +556,13 @@ def test_correlation_is_blind_to_brightness_contrast_and_sign(ops, image_pair):
     # 1 - rho^2 is below 1; measured: 5e-3, from variances that are differences of two sums.
     np.testing.assert_allclose(turned, plain, atol=1e-2)
     assert plain.std() > 0.05
+    # Not so 1 - rho: what it gains from one sign it loses from the other.
+    plain, _ = compiled_correlation(ops, pair, (f32(30 * fixed), f32(30 * moving)), squared=False)
+    turned, _ = compiled_correlation(
+        ops, pair, (f32(30 * fixed), f32(70 - 60 * moving)), squared=False
+    )
+    weight, _ = compiled_correlation(ops, pair, (f32(0 * fixed), f32(moving)), squared=False)
+    np.testing.assert_allclose(plain + turned, 2 * weight, atol=1e-2)
 
 
 # ---- regularity.h ---------------------------------------------------------------------------

@@ -182,10 +182,16 @@ def test_levels_equal_reference(device, rng, levels):
         {"correlation_weight": 1.0, "feature_weight": 0.0},
         {"correlation_weight": 0.5, "feature_weight": 0.3, "trust_cost": 1.0},
         {"trust_cost": 2.0},
+        {"feature_similarity": "cosine"},
+        {"feature_similarity": "cosine", "trust_cost": 2.0, "correlation_weight": 0.5},
+        {"feature_similarity": "lncc"},
+        {"feature_similarity": "lncc", "feature_weight": 0.4, "correlation_weight": 0.5},
+        {"feature_similarity": "lncc", "feature_weight": 0.0, "correlation_weight": 1.0},
     ],
 )
 def test_similarities_equal_reference(device, rng, terms):
-    """Correlation of intensities, robust features, and both joined, on two levels."""
+    """Correlation of intensities, the distances of features, robust ones, and joined, on two
+    levels."""
     problem = dataclasses.replace(random_problem(rng), moving_offset=(-3, -1, -5))
     images = tuple(
         np.float32(0.5 + 0.3 * waves(i.shape[:3], channels=1, wavelengths=(6, 14))[..., 0])
@@ -204,6 +210,64 @@ def test_similarities_equal_reference(device, rng, terms):
     field = reference.solve(problem, options)[0]
     assert np.abs(field).max() > 0.5
     device.check(run(device, problem, options).field, field, "field_mm")
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "lncc"])
+def test_other_similarities_find_a_shift_at_another_brightness(device, similarity):
+    """The moving features are twice as strong, which the squared difference cannot know; those of
+    the channels' correlation also have another zero."""
+    shift = (1.3, -0.7, 0.45)
+    problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
+    moving = np.float16(2 * problem.moving.astype(float) + 3 * (similarity == "lncc"))
+    problem = dataclasses.replace(problem, moving=moving)
+    options = dataclasses.replace(
+        REFINE, correlation_window_mm=14.0, correlation_noise=0.01, feature_similarity=similarity
+    )
+    found, plain = (
+        device.get(run(device, problem, o).field)[3:-3, 3:-3, 3:-3].reshape(-1, 3).mean(0) / 2
+        for o in (options, dataclasses.replace(options, feature_similarity="mse"))
+    )
+    np.testing.assert_allclose(found, shift, atol=0.03)
+    assert np.abs(plain - shift).max() > 0.1
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "lncc"])
+@pytest.mark.parametrize("what", ["constant", "zero", "no fixed weight", "no moving weight"])
+def test_other_similarities_with_nothing_to_go_by(device, rng, similarity, what):
+    problem = random_problem(rng)
+    if what in ("constant", "zero"):
+        value = 0.3 if what == "constant" else 0.0
+        problem = dataclasses.replace(
+            problem,
+            fixed=np.full_like(problem.fixed, value),
+            moving=np.full_like(problem.moving, value),
+        )
+    else:
+        name = what[3:].replace(" ", "_")
+        problem = dataclasses.replace(problem, **{name: np.zeros_like(getattr(problem, name))})
+    options = dataclasses.replace(
+        REFINE, iterations=(2, 2), learning_rate_mm=0.1, feature_similarity=similarity
+    )
+    field = device.get(run(device, problem, options).field)
+    assert np.isfinite(field).all()
+    # Adam makes whole steps of rounding errors: no more than all of them.
+    assert np.abs(field).max() <= 0.7
+    if what != "constant":
+        assert not field.any()
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "lncc"])
+def test_other_similarities_do_not_look_at_unused_channels(device, rng, similarity):
+    """12 of 16 stored channels: the mean over channels is that of the used ones."""
+    problem = random_problem(rng, channels=16)
+    problem.fixed[..., 12:] = problem.moving[..., 12:] = 0
+    options = SolverOptions(search_radius=(0, 0, 0), iterations=(3, 2), learning_rate_mm=0.4,
+                            smoothing_mm=1.5, feature_similarity=similarity)  # fmt: skip
+    field = run(device, problem, options, channels=12).field
+    cut = dataclasses.replace(
+        problem, fixed=problem.fixed[..., :12], moving=problem.moving[..., :12]
+    )
+    device.check(field, reference.solve(cut, options)[0], "field_mm")
 
 
 def test_correlation_alone_finds_a_shift_of_an_inverted_image(device):

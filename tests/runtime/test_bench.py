@@ -190,6 +190,10 @@ def test_work_grows_with_what_is_asked() -> None:
     assert "local correlation" not in works(correlation_weight=0.0)
     narrow, wide = works(correlation_window_mm=6.0), works(correlation_window_mm=24.0)
     assert wide["local correlation"].operations > 2 * narrow["local correlation"].operations
+    channels = works(feature_similarity="lncc")["local correlation"]
+    assert channels.bytes > 10 * base["local correlation"].bytes
+    cosine = works(feature_similarity="cosine")
+    assert cosine[fine].operations > base[fine].operations
     assert base["warp"].bytes == 20 * 20 * 24 * 28
 
 

@@ -49,6 +49,11 @@ def test_unknown_option_names_the_known_ones(tmp_path: Path) -> None:
         ("working_megavoxels = inf", r"working_megavoxels = inf"),
         ("iterations = 'many'", r"iterations = 'many'"),
         ("iterations = = 3", "not a TOML file"),
+        ("feature_similarity = 'ncc'", r"feature_similarity = 'ncc': .*'mse', 'cosine' or 'lncc'"),
+        (
+            "feature_similarity = 'lncc'\ntrust_cost = 2.0",
+            "trust_cost = 2 with feature_similarity = lncc, which has no cost of single voxels",
+        ),
     ],
 )
 def test_wrong_values(tmp_path: Path, text: str, message: str) -> None:

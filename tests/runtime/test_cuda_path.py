@@ -78,6 +78,13 @@ def test_search_of_two_levels(cupy, pair) -> None:
     assert (one.displacement.vectors_mm != expected.displacement.vectors_mm).any()
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "lncc"])
+def test_similarity_of_features(cupy, pair, similarity) -> None:
+    more = {"initial": "none", "feature_similarity": similarity}
+    expected = dinoreg_rt.register(*pair, config=config("cpu", **more))
+    check_same(dinoreg_rt.register(*pair, config=config("cuda", **more)), expected)
+
+
 def test_images_on_the_device_and_results_that_stay(cupy, pair) -> None:
     mask = np.zeros(GRID.shape_zyx, np.uint8)
     mask[2:, 3:-2] = 1

@@ -48,8 +48,16 @@ print(json.dumps({"predicted": predicted, "measured": memory("VmHWM") - before})
         {"control_spacing_mm": 1.0},
         {"working_megavoxels": 0.5},
         {"search_levels": 3},
+        {"control_spacing_mm": 1.0, "feature_similarity": "lncc", "correlation_weight": 0.0},
     ],
-    ids=["default", "inverse", "fine control grid", "coarse working grid", "three search levels"],
+    ids=[
+        "default",
+        "inverse",
+        "fine control grid",
+        "coarse working grid",
+        "three search levels",
+        "correlated features",
+    ],
 )
 def test_prediction(options: dict[str, object]) -> None:
     # One arena: what one thread frees another can take.

@@ -69,6 +69,19 @@ def test_adaptive_trust_keeps_the_result_free_of_folds(phantom):
 
 
 @pytest.mark.parametrize(
+    ("similarity", "words"),
+    [("cosine", "1 x cosine of features"), ("lncc", "1 x local correlation of features")],
+)
+def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
+    result = registered(phantom, feature_similarity=similarity, correlation_weight=0.0)
+    assert result.choices["similarity"].startswith(words)
+    assert result.quality.folded_percent == 0
+    assert result.quality.similarity_after < 0.7 * result.quality.similarity_before
+    plain = registered(phantom, correlation_weight=0.0)
+    assert (result.displacement.vectors_mm != plain.displacement.vectors_mm).any()
+
+
+@pytest.mark.parametrize(
     ("spacing_mm", "modalities", "features", "correlation", "noise"),
     [
         ((1.0, 1.0, 1.0), ("mr", "mr"), 0.1, 3.0, 0.01),

@@ -1,12 +1,13 @@
 // Local normalised cross-correlation of two images under a displacement, with its exact gradient.
 //
-// Energy: sum over windows of n (1 - rho^2), rho the correlation of fixed and warped intensities in
-// a Gaussian window G, both weighted by w = w_f(p) w_m(nearest to p + u), n = G * w. The square
-// makes it blind to the sign: a tissue may be bright in one image and dark in the other. As in
-// FeatureDifference the weight counts as a constant.
+// Energy: sum over windows of n (1 - rho^2) or n (1 - rho), rho the correlation of fixed and warped
+// values in a Gaussian window G, both weighted by w = w_f(p) w_m(nearest to p + u), n = G * w. The
+// square makes it blind to the sign: a tissue may be bright in one image and dark in the other. A
+// channel of features means the same in both, so its sign counts: with the square an edge would
+// fit where it runs the other way. As in FeatureTerm the weight counts as a constant.
 //   rho^2 = c^2 / (v_f v_m), c = G*(w F M)/n - a b, a = G*(w F)/n, b = G*(w M)/n, ...
-//   dE/dM(q) = w (F (G*A) + M (G*B) + G*C),
-//   A = -2 c / (v_f v_m), B = 2 c^2 / (v_f v_m^2), C = -(A a + B b);
+//   dE/dM(q) = w (F (G*A) + M (G*B) + G*C), B = -A c / v_m, C = -(A a + B b),
+//   A = -2 c / (v_f v_m) of the square, else -1 / sqrt(v_f v_m);
 // n cancels, because a window's derivative by M(q) holds G(p - q) w(q) / n(p).
 #ifndef DINOREG_CORRELATION_H_
 #define DINOREG_CORRELATION_H_
@@ -71,6 +72,7 @@ struct CorrelationFactors {
   float* sums;
   Shape shape;
   float noise;  // variance below its square counts as noise
+  bool squared;  // 1 - rho^2, else 1 - rho
 
   DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return shape.x; }
@@ -87,12 +89,12 @@ struct CorrelationFactors {
     const V var_f = max_of(share * load<V>(at + 3 * n) - mean_f * mean_f, zero) + floor_value;
     const V cov = share * load<V>(at + 4 * n) - mean_f * mean_m;
     const V var_m = max_of(share * load<V>(at + 5 * n) - mean_m * mean_m, zero) + floor_value;
-    const V slope = cov / (var_f * var_m);
-    const V by_f = -2.0f * slope, by_m = 2.0f * slope * cov / var_m;
+    const V by_f = squared ? -2.0f * cov / (var_f * var_m) : -1.0f / root(var_f * var_m);
+    const V by_m = -by_f * cov / var_m;
     store(at, by_f);
     store(at + n, by_m);
     store(at + 2 * n, -(by_f * mean_f + by_m * mean_m));
-    store(at + 3 * n, total * (1.0f - slope * cov));
+    store(at + 3 * n, total * (1.0f + (squared ? 0.5f : 1.0f) * by_f * cov));
   }
 };
 

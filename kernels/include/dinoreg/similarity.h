@@ -6,12 +6,48 @@
 
 DR_NAMESPACE_BEGIN
 
-// Energy of one voxel: w |M(p + u) - F(p)|^2, w = w_f(p) w_m(nearest to p + u), summed over
-// channels. Its gradient with respect to u treats w as a constant: a voxel must not be able to
-// lower the energy by leaving the moving image.
-// A channel block needs 8 loads and 22 operations: interpolation along x, y, z in turn gives value
-// and gradient together.
-struct FeatureDifference {
+// Moving features around a point, interpolated along x, y, z in turn: that gives values and slopes
+// together, for 8 loads and 14 operations a block of channels.
+struct FeatureSample {
+  const Half *r00, *r01, *r10, *r11;
+  Index low, high;
+  float wz, wy, wx;
+
+  struct Values {
+    Block value, z, y, x;  // and its derivatives by the point, in index units
+  };
+
+  DR_HD FeatureSample(const Half* features, const Shape& shape, int stride, const Vec3& p) {
+    const Trilinear t(shape, p);
+    low = (Index)t.nx.low * stride;
+    high = (Index)t.nx.high * stride;
+    r00 = features + shape.at(t.nz.low, t.ny.low, 0) * stride;
+    r01 = features + shape.at(t.nz.low, t.ny.high, 0) * stride;
+    r10 = features + shape.at(t.nz.high, t.ny.low, 0) * stride;
+    r11 = features + shape.at(t.nz.high, t.ny.high, 0) * stride;
+    wz = t.nz.weight, wy = t.ny.weight, wx = t.nx.weight;
+  }
+
+  // Channels c to c + kBlock - 1.
+  DR_HD Values at(int c) const {
+    const Block a00 = load_block(r00 + low + c), a01 = load_block(r01 + low + c);
+    const Block a10 = load_block(r10 + low + c), a11 = load_block(r11 + low + c);
+    const Block d00 = load_block(r00 + high + c) - a00, d01 = load_block(r01 + high + c) - a01;
+    const Block d10 = load_block(r10 + high + c) - a10, d11 = load_block(r11 + high + c) - a11;
+    const Block v00 = a00 + wx * d00, v01 = a01 + wx * d01;
+    const Block v10 = a10 + wx * d10, v11 = a11 + wx * d11;
+    const Block x0 = d00 + wy * (d01 - d00), x1 = d10 + wy * (d11 - d10);
+    const Block y0 = v01 - v00, y1 = v11 - v10;
+    const Block v0 = v00 + wy * y0, v1 = v10 + wy * y1;
+    const Block gz = v1 - v0;
+    return {v0 + wz * gz, gz, y0 + wz * (y1 - y0), x0 + wz * (x1 - x0)};
+  }
+};
+
+// What two vectors of features cost, voxel by voxel: w d(F(p), M(p + u)), w = w_f(p) w_m(nearest to
+// p + u). Its gradient with respect to u treats w as a constant: a voxel must not be able to lower
+// the energy by leaving the moving image. The distance d is that of one of the ops below.
+struct FeatureTerm {
   const Half* fixed;  // (z, y, x, stride)
   const float* fixed_weight;
   Shape shape;
@@ -25,13 +61,15 @@ struct FeatureDifference {
   float* energy;    // (z, y, x); may be null
   float* gradient;  // (z, y, x, 3), dE/du in 1/mm; may be null
   float scale;      // of the gradient
-  float trust_cost;  // a difference v costs v / (1 + v / trust_cost); 0: v
+  float trust_cost;  // a distance d costs d / (1 + d / trust_cost); 0: d
   float* overlap;   // (z, y, x): w; may be null
 
   DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return shape.x; }
 
-  DR_HD void operator()(int row, int x) const {
+  // distance(voxel, sample, slope) gives d and its derivative by the sample's point.
+  template <class Distance>
+  DR_HD void evaluate(int row, int x, const Distance& distance) const {
     const int z = row / shape.y, y = row - z * shape.y;
     const Index i = (Index)row * shape.x + x;
     const Vec3 p = (Vec3{(float)z, (float)y, (float)x} - moving_offset) +
@@ -43,42 +81,102 @@ struct FeatureDifference {
     if (overlap != nullptr) overlap[i] = w;
     float value = 0.0f;
     Vec3 slope = {0.0f, 0.0f, 0.0f};
-    if (w > 0.0f) value = difference(i, p, slope);
+    if (w > 0.0f) value = distance(i, FeatureSample(moving, moving_shape, stride, p), slope);
     const float trust = trust_cost > 0.0f ? trust_cost / (trust_cost + value) : 1.0f;
     if (energy != nullptr) energy[i] = w * trust * value;
     if (gradient != nullptr)
       store_vec3(gradient + 3 * i, (w * scale * trust * trust) * (slope * index_per_mm));
   }
+};
 
-  // |M(p) - F|^2 and its derivative with respect to p, in index units.
-  DR_HD float difference(Index i, const Vec3& p, Vec3& slope) const {
-    const Trilinear t(moving_shape, p);
-    const Index low = (Index)t.nx.low * stride, high = (Index)t.nx.high * stride;
-    const Half* r00 = moving + moving_shape.at(t.nz.low, t.ny.low, 0) * stride;
-    const Half* r01 = moving + moving_shape.at(t.nz.low, t.ny.high, 0) * stride;
-    const Half* r10 = moving + moving_shape.at(t.nz.high, t.ny.low, 0) * stride;
-    const Half* r11 = moving + moving_shape.at(t.nz.high, t.ny.high, 0) * stride;
-    const float wz = t.nz.weight, wy = t.ny.weight, wx = t.nx.weight;
+// d = |M - F|^2, summed over channels.
+struct FeatureDifference : FeatureTerm {
+  DR_HD void operator()(int row, int x) const { evaluate(row, x, *this); }
+
+  DR_HD float operator()(Index i, const FeatureSample& sample, Vec3& slope) const {
     Block sum = zero_block(), sz = zero_block(), sy = zero_block(), sx = zero_block();
     for (int c = 0; c < stride; c += kBlock) {
-      const Block a00 = load_block(r00 + low + c), a01 = load_block(r01 + low + c);
-      const Block a10 = load_block(r10 + low + c), a11 = load_block(r11 + low + c);
-      const Block d00 = load_block(r00 + high + c) - a00, d01 = load_block(r01 + high + c) - a01;
-      const Block d10 = load_block(r10 + high + c) - a10, d11 = load_block(r11 + high + c) - a11;
-      const Block v00 = a00 + wx * d00, v01 = a01 + wx * d01;
-      const Block v10 = a10 + wx * d10, v11 = a11 + wx * d11;
-      const Block x0 = d00 + wy * (d01 - d00), x1 = d10 + wy * (d11 - d10);
-      const Block y0 = v01 - v00, y1 = v11 - v10;
-      const Block v0 = v00 + wy * y0, v1 = v10 + wy * y1;
-      const Block gz = v1 - v0;
-      const Block r = (v0 + wz * gz) - load_block(fixed + i * stride + c);
+      const FeatureSample::Values m = sample.at(c);
+      const Block r = m.value - load_block(fixed + i * stride + c);
       sum = sum + r * r;
-      sz = sz + r * gz;
-      sy = sy + r * (y0 + wz * (y1 - y0));
-      sx = sx + r * (x0 + wz * (x1 - x0));
+      sz = sz + r * m.z;
+      sy = sy + r * m.y;
+      sx = sx + r * m.x;
     }
     slope = {2.0f * sum_lanes(sz), 2.0f * sum_lanes(sy), 2.0f * sum_lanes(sx)};
     return sum_lanes(sum);
+  }
+};
+
+// d = 2 n (1 - F.M / (|F| |M|)), n the mean of |F|^2: of vectors of this norm it is the squared
+// difference, so that one weight serves both. A thousandth of n is added to the squared norms: the
+// direction of a vector that is nearly 0 is noise.
+struct FeatureCosine : FeatureTerm {
+  float mean_square;  // n
+
+  DR_HD void operator()(int row, int x) const { evaluate(row, x, *this); }
+
+  // d(F.M / |M|) = (F - (F.M / |M|^2) M) . dM / |M|: a second walk over the channels takes fewer
+  // registers than nine sums in one.
+  DR_HD float operator()(Index i, const FeatureSample& sample, Vec3& slope) const {
+    const Half* f = fixed + i * stride;
+    Block ff = zero_block(), fm = zero_block(), mm = zero_block();
+    for (int c = 0; c < stride; c += kBlock) {
+      const Block a = load_block(f + c), b = sample.at(c).value;
+      ff = ff + a * a;
+      fm = fm + a * b;
+      mm = mm + b * b;
+    }
+    const float guard = max_of(1e-3f * mean_square, 1e-12f);
+    const float product = sum_lanes(fm), square = sum_lanes(mm) + guard;
+    const float share = 1.0f / sqrtf((sum_lanes(ff) + guard) * square), along = product / square;
+    Block sz = zero_block(), sy = zero_block(), sx = zero_block();
+    for (int c = 0; c < stride; c += kBlock) {
+      const FeatureSample::Values m = sample.at(c);
+      const Block across = load_block(f + c) - along * m.value;
+      sz = sz + across * m.z;
+      sy = sy + across * m.y;
+      sx = sx + across * m.x;
+    }
+    const float unit = 2.0f * mean_square;
+    slope = (-unit * share) * Vec3{sum_lanes(sz), sum_lanes(sy), sum_lanes(sx)};
+    return unit * (1.0f - share * product);
+  }
+};
+
+// w |F|^2 of each voxel.
+struct FeatureSquare {
+  const Half* features;  // (z, y, x, stride)
+  const float* weight;
+  Shape shape;
+  int stride;
+  float* out;  // (z, y, x)
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+  DR_HD void operator()(int row, int x) const {
+    const Index i = (Index)row * shape.x + x;
+    Block sum = zero_block();
+    for (int c = 0; c < stride; c += kBlock) {
+      const Block f = load_block(features + i * stride + c);
+      sum = sum + f * f;
+    }
+    out[i] = weight[i] * sum_lanes(sum);
+  }
+};
+
+// One channel as an image.
+struct FeatureChannel {
+  const Half* features;  // (z, y, x, stride)
+  Shape shape;
+  int stride, channel;
+  float* out;  // (z, y, x)
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+  DR_HD void operator()(int row, int x) const {
+    const Index i = (Index)row * shape.x + x;
+    out[i] = half_to_float(features[i * stride + channel]);
   }
 };
 

@@ -68,6 +68,7 @@ _PANELS = {
         "smoothing_mm",
         "smoothness",
         "feature_weight",
+        "feature_similarity",
         "correlation_weight",
         "correlation_window_mm",
         "correlation_noise",
