@@ -9,65 +9,32 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from dinoreg_rt.errors import ConfigError, DeviceError, DinoregError, OutputError
-from dinoreg_rt.manifest import Graph, Manifest, Precision, check_files, read_manifest
-from dinoreg_rt.trt.agreement import Agreement, compare_tokens, probe
+from dinoreg_rt.manifest import Graph, check_files, read_manifest
+from dinoreg_rt.trt.agreement import Agreement, compare_tokens
 from dinoreg_rt.trt.executor import EngineExecutor
 from dinoreg_rt.trt.folder import engine_stem, engines_folder, store_engine
 from dinoreg_rt.trt.identity import identify_gpu
 from dinoreg_rt.trt.library import Flavour, Library, open_library
-from dinoreg_rt.trt.record import EngineKey, EngineRecord, Gpu
+from dinoreg_rt.trt.record import EngineKey, EnginePrecision, EngineRecord, Gpu
 
-from .engine_build import BuildOptions, Progress, build_plan
-from .retype import write_retyped
-from .verify import run_graph
+from .engine_build import BuildOptions, Progress
+from .engine_job import FLOATS, NO_IMAGES, CalibrationImages, Job, check_precision
 
 DEFAULT_BATCHES = (1, 8, 32)
-#: Fastest first: what is tried when a precision does not hold.
-PRECISIONS: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
-_PROBES = 2
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What the engines of one command have in common."""
-
-    bundle: Path
-    manifest: Manifest
-    library: Library
-    options: BuildOptions
-    progress: Progress
-    work: Path
-
-    def plan(self, graph: Graph, precision: Precision) -> bytes:
-        return build_plan(self.library, self._typed(graph, precision), self.options, self.progress)
-
-    def reference(self, graph: Graph, pixels: np.ndarray) -> np.ndarray:
-        """Tokens of ONNX Runtime on the CPU, every operation in float32."""
-        return run_graph(self._typed(graph, "fp32"), pixels, ["tokens"])[0]
-
-    def _typed(self, graph: Graph, precision: Precision) -> Path:
-        """The graph in a precision: the bundle's own, or one written anew."""
-        own = self.bundle / graph.file
-        if precision == self.manifest.precision:
-            return own
-        target = self.work / f"{own.stem}_{precision}.onnx"
-        if not target.exists():
-            write_retyped(own, target, precision)
-        return target
 
 
 def export_engines(
     bundle: Path,
     flavour: Flavour,
     *,
-    precision: Precision | None = None,
+    precision: EnginePrecision | None = None,
+    images: CalibrationImages = NO_IMAGES,
     batches: Sequence[int] = DEFAULT_BATCHES,
     workspace_bytes: int = BuildOptions.workspace_bytes,
     device: int = 0,
@@ -78,7 +45,9 @@ def export_engines(
     Args:
         bundle: its folder.
         flavour: TensorRT or TensorRT-RTX.
-        precision: of the matrix products; None takes the bundle's.
+        precision: of the matrix products, of the linear layers alone in 8 bits; None takes the
+            bundle's.
+        images: that the scales of 8 bits are set by.
         batches: slices that are encoded at once; each gets a profile.
         workspace_bytes: scratch memory of one layer at most.
         device: CUDA device that will run them.
@@ -89,7 +58,7 @@ def export_engines(
 
     Raises:
         DeviceError: no GPU, no TensorRT, or an engine that does not hold; none is stored then.
-        InputError: the bundle is damaged, or cannot be read by TensorRT.
+        InputError: the bundle is damaged or cannot be read by TensorRT, or an image cannot be read.
         ConfigError: an impossible batch or precision.
         OutputError: the folder of engines cannot be written.
     """
@@ -99,11 +68,20 @@ def export_engines(
     manifest = read_manifest(bundle)
     check_files(manifest, bundle)
     wanted = precision or manifest.precision
-    check_precision(wanted)
+    check_precision(wanted, manifest, images, gpu.compute_capability)
     options = BuildOptions(sizes, workspace_bytes, _timing_cache(library, gpu))
     built = []
     with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work, _active(device):
-        job = _Job(bundle, manifest, library, options, progress or _silent, Path(work))
+        job = Job(
+            bundle=bundle,
+            manifest=manifest,
+            library=library,
+            options=options,
+            progress=progress or _silent,
+            work=Path(work),
+            images=images,
+            capability=gpu.compute_capability,
+        )
         for graph in manifest.graphs:
             plan, agreement = _build_verified(job, graph, wanted)
             built.append((plan, _record(job, graph, gpu, wanted, plan, agreement)))
@@ -114,21 +92,22 @@ def compile_only(
     bundle: Path,
     compute_capability: str,
     *,
-    precision: Precision | None = None,
+    precision: EnginePrecision | None = None,
+    images: CalibrationImages = NO_IMAGES,
     batches: Sequence[int] = DEFAULT_BATCHES,
     progress: Progress | None = None,
 ) -> dict[str, int]:
     """Whether TensorRT-RTX compiles every graph for a GPU that is not here.
 
     The engines are thrown away: without that GPU they cannot be verified, and an engine that was
-    not verified is never run.
+    not verified is never run. In 8 bits the graph before TensorRT is verified here as well.
 
     Returns:
         Bytes of the engine of each graph's file.
 
     Raises:
-        DeviceError: TensorRT-RTX is missing or builds no engine.
-        InputError: the bundle is damaged, or cannot be read by TensorRT-RTX.
+        DeviceError: TensorRT-RTX is missing or builds no engine, or 8 bits do not hold.
+        InputError: the bundle is damaged or cannot be read by TensorRT-RTX, or an image cannot.
         ConfigError: an impossible batch, precision or compute capability.
     """
     library = open_library("tensorrt-rtx")
@@ -136,14 +115,23 @@ def compile_only(
     manifest = read_manifest(bundle)
     check_files(manifest, bundle)
     wanted = precision or manifest.precision
-    check_precision(wanted)
+    check_precision(wanted, manifest, images, compute_capability)
     with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work:
-        job = _Job(bundle, manifest, library, options, progress or _silent, Path(work))
+        job = Job(
+            bundle=bundle,
+            manifest=manifest,
+            library=library,
+            options=options,
+            progress=progress or _silent,
+            work=Path(work),
+            images=images,
+            capability=compute_capability,
+        )
         return {graph.file: len(job.plan(graph, wanted)) for graph in manifest.graphs}
 
 
 def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.ndarray) -> Agreement:
-    """The worst agreement among the engine's batch sizes, each with kernels of its own.
+    """The worst agreement among the runs of every batch size, each with kernels of its own.
 
     Args:
         library: that built it.
@@ -156,9 +144,10 @@ def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.nd
     executor = EngineExecutor(library, plan)
     found = []
     for batch in executor.batches:
-        order = np.arange(batch) % len(pixels)
-        result = cupy.asnumpy(executor.run(cupy.asarray(pixels[order])))
-        found.append(compare_tokens(result, tokens[order]))
+        for start in range(0, len(pixels), batch):
+            order = (start + np.arange(batch)) % len(pixels)
+            result = cupy.asnumpy(executor.run(cupy.asarray(pixels[order])))
+            found.append(compare_tokens(result, tokens[order]))
     return min(found, key=lambda a: (-a.not_finite, a.first_percentile_cosine, a.mean_cosine))
 
 
@@ -173,23 +162,10 @@ def check_batches(batches: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(batches)))
 
 
-def check_precision(precision: str) -> None:
-    """Stop at a precision that engines are not built in.
-
-    Raises:
-        ConfigError: says which there are.
-    """
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"engines of {precision} are not built; give --precision {', '.join(PRECISIONS)}, and "
-            "a bundle of one of these"
-        )
-
-
-def _build_verified(job: _Job, graph: Graph, precision: Precision) -> tuple[bytes, Agreement]:
+def _build_verified(job: Job, graph: Graph, precision: EnginePrecision) -> tuple[bytes, Agreement]:
     plan = job.plan(graph, precision)
     job.progress("verification", 0.0)
-    pixels = probe(graph.height, graph.width, _PROBES)
+    pixels = job.probe(graph, precision)
     tokens = job.reference(graph, pixels)
     found = verify_plan(job.library, plan, pixels, tokens)
     job.progress("verification", 1.0)
@@ -202,10 +178,10 @@ def _build_verified(job: _Job, graph: Graph, precision: Precision) -> tuple[byte
 
 
 def _advice(
-    job: _Job, graph: Graph, refused: Precision, pixels: np.ndarray, tokens: np.ndarray
+    job: Job, graph: Graph, refused: EnginePrecision, pixels: np.ndarray, tokens: np.ndarray
 ) -> str:
     """The fastest precision that passes, found by building it."""
-    others = [p for p in PRECISIONS if p != refused]
+    others = [p for p in FLOATS if p != refused]
     for other in others:
         try:
             if verify_plan(job.library, job.plan(graph, other), pixels, tokens).holds:
@@ -233,8 +209,9 @@ def _timing_cache(library: Library, gpu: Gpu) -> Path:
 
 
 def _record(
-    job: _Job, graph: Graph, gpu: Gpu, precision: Precision, plan: bytes, agreement: Agreement
+    job: Job, graph: Graph, gpu: Gpu, precision: EnginePrecision, plan: bytes, agreement: Agreement
 ) -> EngineRecord:
+    calibration = job.calibration(graph, precision)
     key = EngineKey(
         model_sha256=job.manifest.hash(),
         flavour=job.library.flavour,
@@ -243,6 +220,7 @@ def _record(
         width=graph.width,
         batches=job.options.batches,
         precision=precision,
+        calibration=calibration and calibration.scales_sha256,
         **gpu.model_dump(),
     )
     return EngineRecord(
@@ -252,6 +230,7 @@ def _record(
         size_bytes=len(plan),
         sha256=hashlib.sha256(plan).hexdigest(),
         verification=agreement,
+        calibration=calibration,
         builder=f"dinoreg-rt {metadata.version('dinoreg-rt')}",
     )
 

@@ -13,6 +13,8 @@ import rich_click as click
 if TYPE_CHECKING:
     from dinoreg_rt.trt.record import EngineRecord
 
+    from .engine_job import CalibrationImages
+
 
 @click.command("engine")
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -25,8 +27,26 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp16", "bf16", "fp32"]),
-    help="Of the matrix products; the bundle's own if not given.",
+    type=click.Choice(["fp16", "bf16", "fp32", "fp8", "int8"]),
+    help="Of the matrix products; the bundle's own if not given. fp8 and int8 of the linear layers "
+    "alone, the rest in fp16; they need --calibration.",
+)
+@click.option(
+    "--calibration",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="IMAGE",
+    help="For fp8 and int8: an image such as will be registered, file or DICOM folder; may be "
+    "given several times.",
+)
+@click.option(
+    "--calibration-slices",
+    "slices",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Slices of each image that the scales are set by.",
 )
 @click.option(
     "--batch",
@@ -57,8 +77,10 @@ def engine_command(**options: Any) -> None:
     """Build TensorRT engines of BUNDLE, verify them on this GPU and keep them for `--engine`.
 
     Each engine's tokens are compared with ONNX Runtime's on the CPU in float32; one that differs
-    is refused, and the error says which precision passes. Engines lie in ~/.cache/dinoreg/engines
-    (DINOREG_ENGINES names another folder) and hold for this GPU, driver and TensorRT alone.
+    is refused, and the error says which precision passes. fp8 (from compute capability 8.9 on) and
+    int8 are checked on the CPU too before anything is built. Engines lie in
+    ~/.cache/dinoreg/engines (DINOREG_ENGINES names another folder) and hold for this GPU, driver
+    and TensorRT alone.
     """
     if options["capability"] and options["backend"] != "rtx":
         raise click.UsageError("--compile-for goes with --backend rtx: TensorRT needs the GPU")
@@ -89,6 +111,7 @@ def _build(options: dict[str, Any], progress: Callable[[str, float], None] | Non
         options["bundle"],
         "tensorrt-rtx" if options["backend"] == "rtx" else "tensorrt",
         precision=options["precision"],
+        images=_images(options),
         batches=options["batches"],
         workspace_bytes=int(options["workspace_gb"] * 2**30),
         device=options["device"],
@@ -108,6 +131,7 @@ def _compile(options: dict[str, Any], progress: Callable[[str, float], None] | N
         options["bundle"],
         options["capability"],
         precision=options["precision"],
+        images=_images(options),
         batches=options["batches"],
         progress=progress,
     )
@@ -121,6 +145,12 @@ def _compile(options: dict[str, Any], progress: Callable[[str, float], None] | N
             )
 
 
+def _images(options: dict[str, Any]) -> CalibrationImages:
+    from .engine_job import CalibrationImages
+
+    return CalibrationImages(options["images"], options["slices"])
+
+
 def _say(path: Path, record: EngineRecord) -> None:
     key = record.key
     click.echo(f"written: {path}")
@@ -128,6 +158,11 @@ def _say(path: Path, record: EngineRecord) -> None:
         f"{record.model} {key.height}x{key.width} in {key.precision}, batches "
         f"{','.join(map(str, key.batches))}, on {key.gpu}: {record.verification.describe()}"
     )
+    if (found := record.calibration) is not None:
+        click.echo(
+            f"scales {found.scales_sha256[:12]} from {found.slices} slices of {found.images} "
+            f"images; before TensorRT {found.verification.describe()}"
+        )
 
 
 def _bars(*, shown: bool) -> Any:

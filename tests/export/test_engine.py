@@ -73,8 +73,8 @@ def test_every_size_is_built_verified_and_stored(bundle, gpu, tmp_path) -> None:
     _, precision, limits, profiles = next(c for c in gpu.calls if c[0] == "build")
     assert (precision, limits) == ("fp32", {"WORKSPACE": 1 << 20})
     assert [p.shapes["pixels"] for p in profiles] == [((n, 3, 24, 32),) * 3 for n in (1, 8)]
-    # Each batch size has kernels of its own, and each was run.
-    assert [c[1] for c in gpu.calls if c[0] == "execute"] == [1, 8, 1, 8]
+    # Each batch size has kernels of its own, and each was run on both pictures.
+    assert [c[1] for c in gpu.calls if c[0] == "execute"] == [1, 1, 8, 1, 1, 8]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -148,8 +148,8 @@ def test_what_tensorrt_says_is_passed_on(bundle, gpu) -> None:
 def test_bad_settings(bundle, gpu) -> None:
     with pytest.raises(ConfigError, match="wanted at least one, each of 1 slice"):
         export_engines(bundle, "tensorrt", batches=(0, 1))
-    with pytest.raises(ConfigError, match="engines of int8 are not built"):
-        export_engines(bundle, "tensorrt", precision="int8")
+    with pytest.raises(ConfigError, match="engines of fp4 are not built; give --precision fp8, i"):
+        export_engines(bundle, "tensorrt", precision="fp4")
 
 
 def test_a_damaged_bundle(bundle, gpu) -> None:

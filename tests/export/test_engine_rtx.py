@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import calm
 import pytest
 from click.testing import CliRunner
+from phantoms import make_grid, make_phantom
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install '.[rtx]'")
 pytest.importorskip("onnx", reason="makes an ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="verifies the bundle: onnxruntime is not installed")
 
+from dinoreg_export import engine_job, engine_quantise
 from dinoreg_export.bundle import export_bundle
 from dinoreg_export.cli import export
 from dinoreg_export.engine import compile_only
+from dinoreg_export.engine_job import CalibrationImages
 from dinoreg_export.models import named
 from dinoreg_export.random_weights import RandomWeights
-from dinoreg_rt.errors import ConfigError, InputError
+from dinoreg_rt.errors import ConfigError, DeviceError, InputError
+from dinoreg_rt.io.images import write_volume
 from dinoreg_rt.manifest import Source, file_sha256, read_manifest, write_manifest
 
 pytestmark = pytest.mark.rtx
@@ -47,6 +52,43 @@ def test_compiles_for_several_generations(bundle) -> None:
         assert compile_only(bundle, capability, batches=(1,))
     with pytest.raises(ConfigError, match=r"does not compile for compute capability 9\.0; it does"):
         compile_only(bundle, "9.0")
+
+
+@pytest.fixture(scope="module", params=["dinov3-vits16", "dinov3-vits16plus"])
+def calm_bundle(request, tmp_path_factory):
+    """Two blocks in fp32, which 8 bits change little."""
+    architecture = replace(named(request.param), depth=2)
+    folder = tmp_path_factory.mktemp("bundles") / request.param
+    return calm.write(folder, architecture, [(160, 112)])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    grid = make_grid((16, 20, 24), (4.0, 4.0, 4.0))
+    path = tmp_path_factory.mktemp("images") / "fixed.nii.gz"
+    write_volume(path, make_phantom(grid, grid).fixed)
+    return CalibrationImages((path,), 4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability"),
+    [("fp8", "8.9"), ("fp8", "12.0"), *(("int8", c) for c in ("7.5", "8.0", "8.6", "8.9", "12.0"))],
+)
+def test_compiles_in_8_bits(calm_bundle, images, precision, capability) -> None:
+    how = {"precision": precision, "images": images, "batches": (1, 4)}
+    (size,) = compile_only(calm_bundle, capability, **how).values()
+    (fp16,) = compile_only(calm_bundle, capability, precision="fp16", batches=(1, 4)).values()
+    # Nearly a byte less for each linear weight: the kernels' own code takes some of it back.
+    a = named(calm_bundle.name)
+    linear = 2 * (4 * a.dim**2 + (3 if a.gated else 2) * a.dim * a.hidden)
+    assert fp16 - size > 0.7 * linear
+
+
+def test_rtx_itself_refuses_fp8_where_there_is_none(calm_bundle, images, monkeypatch) -> None:
+    for module in (engine_job, engine_quantise):
+        monkeypatch.setattr(module, "multiplies_fp8", lambda capability: True)
+    with pytest.raises(DeviceError, match="HW-specific datatypes: fp8"):
+        compile_only(calm_bundle, "8.6", precision="fp8", images=images, batches=(1,))
 
 
 def test_progress_and_the_command(bundle) -> None:

@@ -146,13 +146,20 @@ def activation_bytes(bundle: Bundle, graph: Graph) -> int:
     return 4 * 32 * tokens * bundle.manifest.channels + 2 * scores
 
 
+def shown_window(
+    modality: Modality, window: tuple[float, float], config: RegistrationConfig
+) -> tuple[float, float]:
+    """Intensities that an encoder sees as 0 and 1: a CT has a window of its own for it."""
+    return config.encoder_ct_window_hu if modality == "ct" else window
+
+
 def _encoder_windows(
     modalities: Sequence[Modality],
     windows: tuple[tuple[float, float], tuple[float, float]],
     config: RegistrationConfig,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     first, second = (
-        config.encoder_ct_window_hu if modality == "ct" else window
+        shown_window(modality, window, config)
         for modality, window in zip(modalities, windows, strict=True)
     )
     return first, second

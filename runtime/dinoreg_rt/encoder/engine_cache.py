@@ -12,10 +12,11 @@ from ..manifest import Graph
 from ..trt.folder import engines_folder, read_engine, read_records
 from ..trt.identity import identify_gpu
 from ..trt.library import Flavour, Library, open_library
-from ..trt.record import EngineKey, EngineRecord, build_command
+from ..trt.record import EIGHT_BITS, EngineKey, EngineRecord, build_command
 from .bundle import Bundle
 
-#: Where several engines fit: the bundle's own precision, then these.
+#: Where several engines fit: those in 8 bits, which nobody builds without wanting them, then the
+#: bundle's own precision, then the others.
 _PREFERENCE = ("fp16", "bf16", "fp32")
 
 
@@ -56,16 +57,20 @@ def load_engine(
 def find_record(
     records: list[EngineRecord], wanted: EngineKey, bundle: Bundle, folder: Path
 ) -> EngineRecord:
-    """The record whose key is `wanted`, but for batches and precision, which are the user's choice.
+    """The record whose key is `wanted`, but for what users choose: batches, precision, calibration.
 
     Raises:
         DeviceError: none; says what is nearest and in what it differs.
     """
     matching = [r for r in records if not _differences(r.key, wanted)]
-    order = [wanted.precision, *(p for p in _PREFERENCE if p != wanted.precision)]
+    order: list[str] = [
+        *EIGHT_BITS,
+        wanted.precision,
+        *(p for p in _PREFERENCE if p != wanted.precision),
+    ]
     known = [r for r in matching if r.key.precision in order]
     if known:
-        return min(known, key=lambda r: (order.index(r.key.precision), -max(r.key.batches), r.file))
+        return min(known, key=lambda r: _rank(r, order))
     size = f"{wanted.height}x{wanted.width}"
     command = build_command(bundle.folder, wanted.flavour)
     near = [r for r in records if r.model == bundle.manifest.model and _same_input(r.key, wanted)]
@@ -81,8 +86,14 @@ def find_record(
     )
 
 
+def _rank(record: EngineRecord, order: list[str]) -> tuple[int, int, float, str]:
+    """Smallest first; of two calibrations the one that was verified better."""
+    agreement = -record.verification.first_percentile_cosine
+    return order.index(record.key.precision), -max(record.key.batches), agreement, record.file
+
+
 def _differences(have: EngineKey, wanted: EngineKey) -> list[str]:
-    chosen = {"batches": wanted.batches, "precision": wanted.precision}
+    chosen = {name: getattr(wanted, name) for name in ("batches", "precision", "calibration")}
     return have.model_copy(update=chosen).differences(wanted)
 
 

@@ -6,15 +6,20 @@ import hashlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..manifest import FileName, Precision, Sha256
+from ..manifest import FileName, Sha256
 from .agreement import Agreement
 from .library import Flavour
 
 SCHEMA_VERSION: Literal[1] = 1
+
+#: Of linear layers alone, after a calibration; the rest of such an engine is fp16.
+EightBits = Literal["fp8", "int8"]
+EnginePrecision = Literal["fp32", "fp16", "bf16", "fp8", "int8"]
+EIGHT_BITS: tuple[EightBits, ...] = get_args(EightBits)
 
 #: Names of the flavours on the command line.
 BACKENDS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
@@ -30,6 +35,7 @@ FIELD_NAMES = {
     "width": "input width",
     "batches": "batch sizes",
     "precision": "precision",
+    "calibration": "calibration",
 }
 
 
@@ -51,6 +57,7 @@ class EngineKey(_Frozen):
     Attributes:
         model_sha256: `Manifest.hash` of the bundle: weights, graphs, preprocessing.
         batches: slices of each optimisation profile, ascending.
+        calibration: sha256 of the scales of an engine in 8 bits; None for all others.
     """
 
     model_sha256: Sha256
@@ -62,7 +69,8 @@ class EngineKey(_Frozen):
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     batches: tuple[int, ...] = Field(min_length=1)
-    precision: Precision
+    precision: EnginePrecision
+    calibration: Sha256 | None = None
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that stand for the key in a file's name."""
@@ -77,6 +85,22 @@ class EngineKey(_Frozen):
         ]
 
 
+class Calibration(_Frozen):
+    """How the scales of an engine in 8 bits were found, and what they do before TensorRT.
+
+    Attributes:
+        scales_sha256: of every scale of inputs and weights.
+        images: of the user; their names are not kept.
+        slices: of them, whose activations were measured.
+        verification: tokens of the graph with these scales on ONNX Runtime's CPU against float32.
+    """
+
+    scales_sha256: Sha256
+    images: int = Field(gt=0)
+    slices: int = Field(gt=0)
+    verification: Agreement
+
+
 class EngineRecord(_Frozen):
     """One engine.
 
@@ -85,7 +109,9 @@ class EngineRecord(_Frozen):
     Attributes:
         model: name of the encoder, for messages.
         file: the engine, in the same folder.
-        verification: tokens of a probe batch against ONNX Runtime on the CPU in float32.
+        verification: tokens of a probe batch against ONNX Runtime on the CPU in float32; in 8 bits
+            slices of the user's images are among it.
+        calibration: of an engine in 8 bits; None for all others.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -95,13 +121,21 @@ class EngineRecord(_Frozen):
     size_bytes: int = Field(gt=0)
     sha256: Sha256
     verification: Agreement
+    calibration: Calibration | None = None
     builder: str
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> Self:
+        scales = None if self.calibration is None else self.calibration.scales_sha256
+        if self.key.calibration != scales or (self.key.precision in EIGHT_BITS) == (scales is None):
+            raise ValueError("an engine in 8 bits, and no other, has a calibration")
+        return self
 
 
 def build_command(
     bundle: Path,
     flavour: Flavour,
-    precision: Precision | None = None,
+    precision: EnginePrecision | None = None,
     batches: Sequence[int] = (),
 ) -> str:
     """What to type to build an engine, for messages."""
@@ -109,6 +143,8 @@ def build_command(
     words.append(f"--backend {BACKENDS[flavour]}")
     if precision:
         words.append(f"--precision {precision}")
+    if precision in EIGHT_BITS:
+        words.append("--calibration IMAGE")
     if batches:
         words.append(f"--batch {','.join(map(str, batches))}")
     return " ".join(words)

@@ -1,0 +1,153 @@
+"""What the engines of one command have in common: graphs in each precision, probes, references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dinoreg_rt.encoder.examples import ExampleSlices, read_examples
+from dinoreg_rt.errors import ConfigError
+from dinoreg_rt.manifest import Graph, Manifest
+from dinoreg_rt.trt.agreement import probe
+from dinoreg_rt.trt.library import Library
+from dinoreg_rt.trt.record import EIGHT_BITS, Calibration, EightBits, EnginePrecision
+
+from .eight_bits import multiplies_fp8
+from .engine_build import BuildOptions, Progress, build_plan
+from .engine_quantise import Quantised, quantise
+from .retype import write_retyped
+from .verify import tokens_of
+
+#: Of all precisions, 8 bits apart: fastest first, what is tried when one does not hold.
+FLOATS: tuple[EnginePrecision, ...] = ("fp16", "bf16", "fp32")
+PRECISIONS: tuple[EnginePrecision, ...] = (*EIGHT_BITS, *FLOATS)
+_PROBES = 2
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Images of the user to set the scales of 8 bits by.
+
+    Attributes:
+        paths: none where no 8 bits are wanted.
+        slices: of each image that are measured.
+    """
+
+    paths: tuple[Path, ...] = ()
+    slices: int = 8
+
+
+NO_IMAGES = CalibrationImages()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command's bundle, library and settings, and a folder for what is written on the way.
+
+    Attributes:
+        capability: compute capability of the GPU, such as ``8.9``.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    library: Library
+    options: BuildOptions
+    progress: Progress
+    work: Path
+    images: CalibrationImages
+    capability: str
+    _examples: dict[str, ExampleSlices] = field(default_factory=dict)
+    _quantised: dict[tuple[str, EightBits], Quantised] = field(default_factory=dict)
+
+    def plan(self, graph: Graph, precision: EnginePrecision) -> bytes:
+        """The engine of a graph, not verified."""
+        return build_plan(self.library, self.typed(graph, precision), self.options, self.progress)
+
+    def probe(self, graph: Graph, precision: EnginePrecision) -> NDArray[np.float32]:
+        """What an engine is verified with; in 8 bits the user's own slices are among it.
+
+        Pictures from a formula come too: they are unlike what the scales were set by.
+        """
+        pictures = probe(graph.height, graph.width, _PROBES)
+        if precision not in EIGHT_BITS:
+            return pictures
+        return np.concatenate([self.examples(graph).held_out, pictures])
+
+    def reference(self, graph: Graph, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Tokens of ONNX Runtime on the CPU, every operation in float32."""
+        return tokens_of(self.typed(graph, "fp32"), pixels)
+
+    def examples(self, graph: Graph) -> ExampleSlices:
+        """Slices of the user's images in the size of a graph."""
+        if graph.file not in self._examples:
+            self._examples[graph.file] = read_examples(
+                self.images.paths, self.manifest, graph, self.images.slices
+            )
+        return self._examples[graph.file]
+
+    def typed(self, graph: Graph, precision: EnginePrecision) -> Path:
+        """The graph in a precision: the bundle's own, or one written anew.
+
+        Raises:
+            DeviceError: 8 bits that do not hold even before TensorRT.
+        """
+        own = self.bundle / graph.file
+        if precision == "fp8" or precision == "int8":
+            return self.quantised(graph, precision).file
+        if precision == self.manifest.precision:
+            return own
+        target = self.work / f"{own.stem}_{precision}.onnx"
+        if not target.exists():
+            write_retyped(own, target, precision)
+        return target
+
+    def calibration(self, graph: Graph, precision: EnginePrecision) -> Calibration | None:
+        """What the record of an engine in 8 bits says about it."""
+        if precision == "fp8" or precision == "int8":
+            return self.quantised(graph, precision).calibration
+        return None
+
+    def quantised(self, graph: Graph, precision: EightBits) -> Quantised:
+        """The graph in 8 bits, which holds on the CPU."""
+        key = (graph.file, precision)
+        if key not in self._quantised:
+            self._quantised[key] = quantise(self, graph, precision)
+        return self._quantised[key]
+
+
+def check_precision(
+    precision: str, manifest: Manifest, images: CalibrationImages, capability: str
+) -> None:
+    """Stop at a precision that engines are not built in, here, from this bundle, with these images.
+
+    Raises:
+        ConfigError: says which there are, or what is missing.
+    """
+    if manifest.precision == "int8":
+        raise ConfigError(
+            f"the bundle of {manifest.model} is in int8 for CPUs, and no engine is built from it; "
+            "start from a bundle of 'dinoreg-rt export onnx --precision fp32'"
+        )
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"engines of {precision} are not built; give --precision {', '.join(PRECISIONS)}"
+        )
+    if precision in EIGHT_BITS and not images.paths:
+        raise ConfigError(
+            f"--precision {precision} needs --calibration IMAGE, once or more: images such as will "
+            "be registered, by which the scales of 8 bits are set"
+        )
+    if precision not in EIGHT_BITS and images.paths:
+        raise ConfigError(
+            f"--calibration goes with --precision {' or '.join(EIGHT_BITS)}, not with {precision}"
+        )
+    if images.slices < 1:
+        raise ConfigError(f"{images.slices} slices of each image; wanted at least 1")
+    if precision == "fp8" and not multiplies_fp8(capability):
+        raise ConfigError(
+            f"--precision fp8 needs compute capability 8.9 or newer (Ada, Hopper, Blackwell), and "
+            f"this is {capability}; --precision int8 or fp16 need less"
+        )

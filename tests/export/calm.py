@@ -1,0 +1,45 @@
+"""Random encoders whose blocks change their input as little, or as badly, as wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dinoreg_export.architecture import Architecture
+from dinoreg_export.bundle import export_bundle
+from dinoreg_export.random_weights import RandomWeights
+from dinoreg_rt.manifest import Precision, Source
+
+SOURCE = Source(checkpoint="random", sha256="0" * 64, layout="none", random_weights=True)
+
+
+class Weights(RandomWeights):
+    """Random weights with layer scales times `share` and one channel of every norm times `outlier`.
+
+    Random blocks change their input by its own size, which adds up the errors of 8 bits.
+    """
+
+    def __init__(self, a: Architecture, share: float = 0.1, outlier: float = 1.0) -> None:
+        super().__init__(a, 1)
+        self._share, self._outlier = np.float32(share), np.float32(outlier)
+
+    def read(self, name: str) -> np.ndarray:
+        values = super().read(name).copy()
+        if name.rpartition(".")[2].startswith("scale"):
+            values *= self._share
+        if name.endswith(("norm1.weight", "norm2.weight")):
+            values[0] *= self._outlier
+        return values
+
+
+def write(
+    folder: Path,
+    a: Architecture,
+    sizes: Sequence[tuple[int, int]],
+    precision: Precision = "fp32",
+    **how: float,
+) -> Path:
+    export_bundle(Weights(a, **how), SOURCE, sizes, folder, precision=precision)
+    return folder

@@ -1,0 +1,66 @@
+"""Slices for a calibration are the slices of a registration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from encoders import write_bundle
+from phantoms import make_grid
+
+pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+
+from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.device import Device
+from dinoreg_rt.encoder.examples import read_examples
+from dinoreg_rt.encoder.slice_stack import plan_slices
+from dinoreg_rt.errors import ConfigError, InputError
+from dinoreg_rt.io.images import read_volume, write_volume
+from dinoreg_rt.manifest import read_manifest
+from dinoreg_rt.types import Volume
+
+CPU = Device("cpu", threads=1)
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return read_manifest(write_bundle(tmp_path / "gabor", [(24, 32)]))
+
+
+def write_image(path, array):
+    write_volume(path, Volume(array.astype(np.float32), make_grid(array.shape, (1.0, 1.0, 3.0))))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["ct", "mr"])
+def test_they_are_the_runtimes_own(manifest, tmp_path, rng, kind) -> None:
+    low = -1000 if kind == "ct" else 0
+    path = write_image(tmp_path / "x.nii.gz", rng.uniform(low, 800, (17, 20, 24)))
+    examples = read_examples([path, path], manifest, manifest.graphs[0], per_image=4)
+    volume, config = read_volume(path), RegistrationConfig()
+    high = float(np.percentile(volume.array, config.mr_percentile))
+    window = (float(volume.array.min()), high) if kind == "mr" else config.encoder_ct_window_hu
+    stack = plan_slices(volume, window, "axial", (24, 32), manifest.patch, 1)
+    every = stack.batch(0, 17, manifest.normalisation, CPU)
+    np.testing.assert_array_equal(examples.measured, np.concatenate([every[[0, 5, 9, 14]]] * 2))
+    np.testing.assert_array_equal(examples.held_out, np.concatenate([every[[2, 11]]] * 2))
+
+
+@pytest.mark.parametrize("slices", [2, 3, 5, 40])
+@pytest.mark.parametrize("per_image", [1, 8])
+def test_none_is_both_measured_and_held_out(manifest, tmp_path, rng, slices, per_image) -> None:
+    path = write_image(tmp_path / "x.nii.gz", rng.uniform(0, 1, (slices, 20, 24)))
+    examples = read_examples([path], manifest, manifest.graphs[0], per_image)
+    assert 1 <= len(examples.measured) <= per_image
+    assert 1 <= len(examples.held_out) <= 2
+    for one in examples.held_out:
+        assert not (examples.measured == one).all(axis=(1, 2, 3)).any()
+
+
+def test_images_that_are_of_no_use(manifest, tmp_path) -> None:
+    array = np.zeros((5, 20, 24))
+    array[3, 4:9, 4:9] = 7
+    path = write_image(tmp_path / "x.nii.gz", array)
+    with pytest.raises(ConfigError, match=r"1 axial slices hold values above 0.*wanted two"):
+        read_examples([path], manifest, manifest.graphs[0], 4)
+    with pytest.raises(InputError):
+        read_examples([tmp_path / "none.nii.gz"], manifest, manifest.graphs[0], 4)
