@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..bench import BenchRequest, run_bench
 from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig, preset_names
 from ..device import choose_device
-from ..phantom import phantom_grid, phantom_pair
 from ..progress import reporting
-from ..types import Volume
 from .options import config_options, given_config
 
 if TYPE_CHECKING:
     from ..bench_report import BenchReport
+    from ..types import Volume
 
 _PATH = click.Path(path_type=Path)
 _PHANTOM_SPACING_MM = 2.0
@@ -83,6 +81,9 @@ def bench(**options: Any) -> None:
         options["preset"], options["config_file"], given_config(options)
     )
     choose_device(config.device, config.threads)  # what is not there is said before any work
+    # Only now: half of the start is their imports, and the device was found missing without them.
+    from ..bench import BenchRequest, run_bench
+
     with reporting(quiet=options["quiet"]) as reporter:
         fixed, moving = _pair(options)
         request = BenchRequest(
@@ -97,6 +98,7 @@ def bench(**options: Any) -> None:
 
 def _pair(options: dict[str, Any]) -> list[Volume]:
     from ..io import read_volume
+    from ..phantom import phantom_grid, phantom_pair
 
     if options["fixed"] is not None:
         return [read_volume(options["fixed"]), read_volume(options["moving"])]
