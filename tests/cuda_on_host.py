@@ -1,12 +1,15 @@
 """CuPy on host memory: the whole CUDA path of a registration runs, with the CPU's kernels.
 
 Arrays behave as CuPy's do where NumPy's would forgive: they are not converted by themselves, do not
-mix with NumPy arrays, and reductions give arrays. What only a device shows (speed, races, memory)
-this cannot.
+mix with NumPy arrays, and reductions give arrays. Each array's memory is counted as CuPy's pool
+would count it, and each time that the host reads a value: there it would wait for the device. What
+only a device shows (speed, races, what a pool loses between its blocks) this cannot.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -41,13 +44,60 @@ def _called(function: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
     return _wrapped(result)
 
 
+class OutOfMemoryError(MemoryError):
+    """`cupy.cuda.memory.OutOfMemoryError`."""
+
+
+class Pool:
+    """Bytes of the arrays that are alive, in blocks of 512; by stage the most there were, and how
+    often the host read something.
+    """
+
+    def __init__(self) -> None:
+        self.used = self.peak = 0
+        self.limit: int | None = None
+        self.stage: Callable[[], str] = str
+        self.peaks: dict[str, int] = {}
+        self.reads: dict[str, int] = {}
+        self._known: set[int] = set()
+
+    def hold(self, host: np.ndarray) -> None:
+        while isinstance(host.base, np.ndarray):
+            host = host.base
+        if id(host) in self._known:
+            return
+        size = -(-host.nbytes // 512) * 512
+        if self.limit is not None and self.used + size > self.limit:
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
+        self._known.add(id(host))
+        self.used += size
+        self.peak = max(self.peak, self.used)
+        self.peaks[self.stage()] = max(self.peaks.get(self.stage(), 0), self.used)
+        weakref.finalize(host, self._let_go, id(host), size)
+
+    def read(self) -> None:
+        self.reads[self.stage()] = self.reads.get(self.stage(), 0) + 1
+
+    def _let_go(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.used -= size
+
+    def total_bytes(self) -> int:
+        return self.peak
+
+    def free_bytes(self) -> int:
+        return self.peak - self.used
+
+
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     """`cupy.ndarray`."""
 
     device = SimpleNamespace(id=0)
+    pool = Pool()
 
     def __init__(self, host: np.ndarray) -> None:
         self.host = host
+        self.pool.hold(host)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -83,15 +133,19 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return (_wrapped(part) for part in self.host)
 
     def __bool__(self) -> bool:
+        self.pool.read()
         return bool(self.host)
 
     def __float__(self) -> float:
+        self.pool.read()
         return float(self.host)
 
     def __int__(self) -> int:
+        self.pool.read()
         return int(self.host)
 
     def get(self, out: np.ndarray | None = None) -> np.ndarray:
+        self.pool.read()
         if out is None:
             return self.host.copy()
         out[...] = self.host
@@ -149,7 +203,8 @@ def cupy_on_host() -> Any:
         Event=lambda: SimpleNamespace(at=0, **_event(ticks)),
         get_elapsed_time=lambda began, ended: float(ended.when[0] - began.when[0]),
     )
-    module.get_default_memory_pool = lambda: SimpleNamespace(total_bytes=lambda: 5 << 20)
+    DeviceArray.pool = pool = Pool()
+    module.get_default_memory_pool = lambda: pool
     return module
 
 

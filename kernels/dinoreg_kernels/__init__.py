@@ -8,7 +8,15 @@ where its arrays are: NumPy on the CPU, CuPy on the current device and stream.
 from ._arrays import Array, Progress
 from ._errors import KernelCancelled, KernelError
 from .fields import compose, invert, jacobian_determinant, map_field
-from .images import coverage, local_intensity, mind_ssc, resample, resample_labels
+from .images import (
+    coverage,
+    local_intensity,
+    local_workspace_bytes,
+    mind_ssc,
+    mind_workspace_bytes,
+    resample,
+    resample_labels,
+)
 from .info import BuildInfo, build_info
 from .solver import Solution, SolverOptions, solve, solver_workspace_bytes
 
@@ -26,8 +34,10 @@ __all__ = [
     "invert",
     "jacobian_determinant",
     "local_intensity",
+    "local_workspace_bytes",
     "map_field",
     "mind_ssc",
+    "mind_workspace_bytes",
     "resample",
     "resample_labels",
     "solve",

@@ -159,24 +159,43 @@ def mind_ssc(
     """
     check_together(image=image, structure=structure)
     xp = array_module(image)
-    args = _library.MindArgs()
+    args = _mind_sizes(image.shape, radius, dilation, pool, channels)
     args.image = pointer(image, np.float32, "image", VOLUME)
     shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
     out = xp.empty((*shape, channels), np.float16)
-    args.shape = int3(image.shape, "image.shape")
-    args.radius = int3(radius, "radius")
-    args.dilation = int3(dilation, "dilation")
-    args.pool = int3(pool, "pool")
     args.out = pointer(out, np.float16, "out", FEATURES)
     if structure is not None:
         args.structure = pointer(structure, np.float32, "structure", shape)
-    args.channels = channels
     args.scale = scale
     workspace = xp.empty(_library.workspace_bytes("dr_mind_workspace_bytes", args), np.uint8)
     args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
     args.workspace_bytes = workspace.size
     _library.call("dr_mind_compute", Call(image, threads).execution, args)
     return out
+
+
+def _mind_sizes(
+    shape: Sequence[int],
+    radius: Sequence[int],
+    dilation: Sequence[int],
+    pool: Sequence[int],
+    channels: int,
+) -> _library.MindArgs:
+    args = _library.MindArgs()
+    args.shape = int3(shape, "image.shape")
+    args.radius = int3(radius, "radius")
+    args.dilation = int3(dilation, "dilation")
+    args.pool = int3(pool, "pool")
+    args.channels = channels
+    return args
+
+
+def mind_workspace_bytes(
+    shape: Sequence[int], *, radius: Sequence[int], dilation: Sequence[int], pool: Sequence[int]
+) -> int:
+    """Bytes that `mind_ssc` takes beside its arrays, for a prediction before any work."""
+    args = _mind_sizes(shape, radius, dilation, pool, 16)
+    return _library.workspace_bytes("dr_mind_workspace_bytes", args)
 
 
 def local_intensity(
@@ -213,17 +232,10 @@ def local_intensity(
     """
     check_together(image=image, out=out)
     xp = array_module(image)
-    args = _library.LocalArgs()
+    args = _local_sizes(image.shape, pool, sigma_mm, spacing_mm, out.shape[-1])
     args.image = pointer(image, np.float32, "image", VOLUME)
     shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
-    args.shape = int3(image.shape, "image.shape")
-    args.pool = int3(pool, "pool")
-    args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
-    args.sigma_mm = doubles(sigma_mm, len(sigma_mm), "sigma_mm")
-    args.windows = len(sigma_mm)
-    args.noise = noise
-    args.scale = scale
-    args.channels = out.shape[-1]
+    args.noise, args.scale = noise, scale
     args.out = pointer(out, np.float16, "out", (*shape, args.channels))
     args.first_channel = first_channel
     workspace = xp.empty(_library.workspace_bytes("dr_local_workspace_bytes", args), np.uint8)
@@ -231,3 +243,29 @@ def local_intensity(
     args.workspace_bytes = workspace.size
     _library.call("dr_local_compute", Call(image, threads).execution, args)
     return out
+
+
+def _local_sizes(
+    shape: Sequence[int],
+    pool: Sequence[int],
+    sigma_mm: Sequence[float],
+    spacing_mm: Sequence[float],
+    channels: int,
+) -> _library.LocalArgs:
+    args = _library.LocalArgs()
+    args.shape = int3(shape, "image.shape")
+    args.pool = int3(pool, "pool")
+    args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
+    args.sigma_mm = doubles(sigma_mm, len(sigma_mm), "sigma_mm")
+    args.windows = len(sigma_mm)
+    args.channels = channels
+    return args
+
+
+def local_workspace_bytes(
+    shape: Sequence[int], pool: Sequence[int], sigma_mm: Sequence[float]
+) -> int:
+    """Bytes that `local_intensity` takes beside its arrays, for a prediction before any work."""
+    args = _local_sizes(shape, pool, sigma_mm, (1.0, 1.0, 1.0), len(sigma_mm))
+    args.noise = 1.0  # checked, but without a say in the size
+    return _library.workspace_bytes("dr_local_workspace_bytes", args)

@@ -95,6 +95,8 @@ def _memory(device: Device, plan: Plan) -> dict[str, float]:
         "predicted_mb": round(plan.memory_bytes / 2**20, 1),
         "peak_process_mb": round(peak_memory_mb(), 1),
     }
+    if plan.device_memory is not None:
+        found["predicted_gpu_mb"] = round(plan.device_memory.peak_bytes / 2**20, 1)
     if device.kind == "cuda":
         pool = device.xp.get_default_memory_pool()
         found["peak_gpu_pool_mb"] = round(pool.total_bytes() / 2**20, 1)

@@ -41,6 +41,13 @@ class RegistrationConfig(BaseModel):
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads; 0 takes all that this process may use"
     )
+    gpu_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        le=1e4,
+        description="most that a registration may take of a GPU's memory; decides how many slices "
+        "are encoded at once and where tokens are kept; default: what is free",
+    )
     initial: str = Field(
         "auto",
         min_length=1,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -95,6 +96,20 @@ def measure_decoys(
     )
     unrelated = _unrelated(fixed, fixed_weight, moving, moving_weight, device)
     return DecoyMeasures(_ratio(measure, best), _ratio(found, unrelated))
+
+
+def decoy_workspace_bytes(
+    fixed_shape: Sequence[int],
+    moving_shape: Sequence[int],
+    stride: int,
+    spacing_mm: Sequence[float],
+    options: SolverOptions,
+) -> int:
+    """Of one search, for a prediction; shapes in cells, `spacing_mm` of the control lattice."""
+    coarse_mm = [_COARSER * mm for mm in spacing_mm]
+    return dinoreg_kernels.solver_workspace_bytes(
+        fixed_shape, moving_shape, stride, coarse_mm, _once(options)
+    )
 
 
 def _once(options: SolverOptions) -> SolverOptions:

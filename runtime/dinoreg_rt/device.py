@@ -108,10 +108,13 @@ class StageTimer:
 
     device: Device
     timings_ms: dict[str, float] = field(default_factory=dict)
+    #: The stage that was entered last, for messages.
+    running: str = "field of view"
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block."""
+        self.running = name
         began = time.perf_counter()
         yield
         self._add(name, (time.perf_counter() - began) * 1e3)
@@ -136,6 +139,7 @@ class EventTimer(StageTimer):
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block."""
+        self.running = name
         cuda = self.device.xp.cuda
         began, ended = cuda.Event(), cuda.Event()
         began.record()

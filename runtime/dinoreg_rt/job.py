@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RegistrationConfig
+from .device_memory import describe_device_memory
 from .outputs import Extras, extra_names, file_names, result_writers, write_outputs
 from .report import InputRecord, RunReport, build_report, hash_input
 from .types import LabelMap, Volume
@@ -139,6 +140,8 @@ def announce(plan: Plan, progress: Reporter) -> None:
             slices = sum(len(plane.stacks[i].encoded) for plane in plan.encoding.planes)
             progress.expect(f"encode {role}", slices, "slices")
     progress.say("memory", f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed")
+    if plan.device_memory is not None:
+        progress.say("GPU memory", describe_device_memory(plan.device_memory))
 
 
 def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:

@@ -9,6 +9,7 @@ import numpy as np
 import dinoreg_kernels
 
 from .config import RegistrationConfig
+from .device import Device
 from .errors import ResourceError
 from .features import padded_channels
 from .machine import memory_bytes
@@ -32,8 +33,15 @@ def predict_memory(
     lattice: MovingLattice,
     config: RegistrationConfig,
     encoding: EncodingPlan | None,
+    device: Device,
 ) -> int:
-    """Bytes beside the inputs: the largest of features, solver and results at the end."""
+    """Bytes on the host beside the inputs: the largest of features, solver and results at the end.
+
+    On a GPU only an encoder that runs on the host, tokens kept there, and the results.
+    """
+    if device.kind == "cuda":
+        tokens = 0 if encoding is None else encoding.memory_bytes(_token_budget(config))
+        return tokens + _delivered(fixed, moving, config)
     sets = [encoding.channels] if encoding is not None else []
     sets += [_MIND_CHANNELS] if config.uses_mind else []
     stride = padded_channels(sum(sets))
@@ -66,28 +74,46 @@ def predict_memory(
     if config.uses_mind:
         stages.append(images + features + slabs)
     if encoding is not None:
-        encoder = encoding.memory_bytes(int(config.token_memory_gb * 2**30))
+        encoder = encoding.memory_bytes(_token_budget(config))
         stages.append(features + encoder)
     # Weights: of the field of view, and that times the features' own, which count above.
     return int(max(stages) + 8 * voxels)
 
 
+def _token_budget(config: RegistrationConfig) -> int:
+    return int(config.token_memory_gb * 2**30)
+
+
+def _delivered(fixed: Volume, moving: Volume, config: RegistrationConfig) -> int:
+    """Displacement and warped image, confidence and inverse where they are asked for."""
+    return int(
+        4 * ((4 + config.confidence) * fixed.array.size + 3 * config.inverse * moving.array.size)
+    )
+
+
 def check_memory(plan: Plan) -> None:
-    """Stop before the work begins when it cannot fit.
+    """Stop before the work begins when it cannot fit on the host or on the device.
 
     Raises:
-        ResourceError: more memory would be needed than is free.
+        ResourceError: more memory would be needed than is free or allowed.
     """
-    if plan.device.kind == "cpu":
-        free = memory_bytes()[1]
-    else:
-        free = int(plan.device.xp.cuda.Device(plan.device.index).mem_info[0])
-    if plan.memory_bytes <= free:
-        return
     advice = f"a smaller --working-megavoxels (now {plan.config.working_megavoxels:g})"
+    free = memory_bytes()[1]
+    if plan.memory_bytes > free:
+        if plan.encoding is not None:
+            advice += ", --token-memory-gb or --token-grid"
+        raise ResourceError(
+            f"about {plan.memory_bytes / 2**20:.0f} MiB would be needed on the host "
+            f"and {free / 2**20:.0f} MiB are free; {advice} or a cropped image needs less"
+        )
+    memory = plan.device_memory
+    if memory is None or memory.peak_bytes <= memory.available_bytes:
+        return
     if plan.encoding is not None:
-        advice += ", --token-memory-gb or --token-grid"
+        advice += ", --token-grid"
+    what = "the budget (--gpu-memory) is" if memory.budget else "free are"
     raise ResourceError(
-        f"about {plan.memory_bytes / 2**20:.0f} MiB would be needed on {plan.device.name} "
-        f"and {free / 2**20:.0f} MiB are free; {advice} or a cropped image needs less"
+        f"about {memory.peak_bytes / 2**20:.0f} MiB would be needed on {plan.device.name} in the "
+        f"stage '{memory.largest_stage}', and {what} {memory.available_bytes / 2**20:.0f} MiB; "
+        f"{advice} or a cropped image needs less"
     )

@@ -11,6 +11,12 @@ from .coarse import coarse_pair
 from .config import RegistrationConfig
 from .contrast import same_contrast
 from .device import Device, choose_device
+from .device_memory import (
+    describe_device_memory,
+    describe_storage,
+    fit_to_device,
+    predict_device_memory,
+)
 from .encoder.encoding import EncodingPlan, plan_encoding
 from .encoder.pool import EncoderPool
 from .geometry import describe
@@ -25,7 +31,7 @@ from .preprocess import (
     intensity_window,
     plan_grids,
 )
-from .types import AffineTransform, Array, Modality, Volume
+from .types import AffineTransform, Array, DeviceMemory, Modality, Volume
 
 if TYPE_CHECKING:
     from .io import ImageLike, LabelsLike
@@ -46,7 +52,8 @@ class Plan:
         windows: intensities that count as 0 and 1, fixed and moving.
         encoding: what an encoder will be shown; None without one.
         choices: what was decided for the user, and why.
-        memory_bytes: predicted peak beside what the caller holds.
+        memory_bytes: predicted peak on the host beside what the caller holds.
+        device_memory: the same on the GPU, stage by stage; None on a CPU.
     """
 
     device: Device
@@ -59,6 +66,7 @@ class Plan:
     encoding: EncodingPlan | None
     choices: dict[str, str]
     memory_bytes: int
+    device_memory: DeviceMemory | None = None
 
     @property
     def initial(self) -> AffineTransform:
@@ -70,14 +78,15 @@ class Plan:
         search = " x ".join(f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1])
         levels = self.grids.search_levels
         further = f", {levels} levels" if levels > 1 else ""
-        return "\n".join(
-            [
-                f"working grid   {describe(self.grids.working)}",
-                f"control grid   {describe(self.grids.control)}",
-                f"search         {search} shifts of {self.config.search_spacing_mm:g} mm{further}",
-                f"memory         about {self.memory_bytes / 2**20:.0f} MiB",
-            ]
-        )
+        lines = [
+            f"working grid   {describe(self.grids.working)}",
+            f"control grid   {describe(self.grids.control)}",
+            f"search         {search} shifts of {self.config.search_spacing_mm:g} mm{further}",
+            f"memory         about {self.memory_bytes / 2**20:.0f} MiB",
+        ]
+        if self.device_memory is not None:
+            lines.append(f"GPU memory     {describe_device_memory(self.device_memory)}")
+        return "\n".join(lines)
 
 
 def plan(
@@ -110,9 +119,8 @@ def plan(
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
     choices["similarity"] = describe_similarity(config)
-    encoding, said = _plan_features(
-        (fixed, moving), modalities, windows, config, device, encoders or EncoderPool()
-    )
+    encoders = encoders or EncoderPool()
+    encoding, said = _plan_features((fixed, moving), modalities, windows, config, device, encoders)
     choices |= said
     if config.intensity == "auto" and config.uses_mind:
         alike, choices["local intensities"] = same_contrast(
@@ -127,6 +135,17 @@ def plan(
             "moving_modality": modalities[1],
         }
     )
+    device_memory = None
+    if device.kind == "cuda":
+        encoding, device_memory = fit_to_device(
+            device,
+            encoding,
+            lambda tried: predict_device_memory((fixed, moving), grids, lattice, config, tried),
+            config,
+            encoding.engine_bytes() if encoding is not None and encoders.holds(encoding) else 0,
+        )
+        if encoding is not None:
+            choices["GPU memory"] = describe_storage(encoding, device_memory)
     return Plan(
         device=device,
         config=config,
@@ -137,7 +156,8 @@ def plan(
         windows=windows,
         encoding=encoding,
         choices=choices,
-        memory_bytes=predict_memory(fixed, moving, grids, lattice, config, encoding),
+        memory_bytes=predict_memory(fixed, moving, grids, lattice, config, encoding, device),
+        device_memory=device_memory,
     )
 
 

@@ -222,17 +222,21 @@ def window(array: Array, low: float, high: float) -> Array:
 
 
 def resample_volume(
-    volume: Volume, grid: Geometry, affine: AffineTransform, device: Device
+    volume: Volume,
+    grid: Geometry,
+    affine: AffineTransform,
+    device: Device,
+    outside: float | None = None,
 ) -> Array:
     """`volume` on `grid` (D, H, W) float32, a new array, antialiased where the grid is coarser.
-
-    Beyond the image its border voxels go on: the weight says that nothing is known there.
 
     Args:
         volume: the image.
         grid: in the fixed image's space.
         affine: fixed points to the image's points.
         device: where the result lives.
+        outside: value beyond the image, where the weight says that nothing is known (default: its
+            smallest, which has to be looked for).
     """
     image = device.upload(volume.array, np.float32)
     if same_grid(volume.geometry, grid) and affine.is_identity():
@@ -243,7 +247,7 @@ def resample_volume(
         grid.shape_zyx,
         matrix,
         samples=antialiasing_samples(matrix),
-        outside=float(volume.array.min()),
+        outside=float(volume.array.min()) if outside is None else outside,
         threads=device.threads,
     )
 

@@ -14,6 +14,7 @@ from dinoreg_kernels import Solution
 from .config import RegistrationConfig
 from .decoys import DecoyMeasures, measure_decoys
 from .device import StageTimer, stage_timer
+from .device_memory import device_memory_errors
 from .encoder.engines import ENGINE_PACKAGES
 from .encoder.pool import EncoderPool
 from .extract import extract_features, field_of_view
@@ -96,7 +97,7 @@ def register(  # noqa: PLR0913 - all but the images by name
     check_memory(plan_)
     report = progress or (lambda stage, fraction: None)
     config, device, timer = plan_.config, plan_.device, stage_timer(plan_.device)
-    with device.active():
+    with device.active(), device_memory_errors(plan_.device_memory, device, timer):
         counts = field_of_view((fixed, moving), masks, organ_weight, plan_)
         match = _match(
             (fixed, moving), masks, counts, plan_, timer, report, encoders, keep=keep_features
@@ -128,6 +129,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         features=match.features,
         choices=plan_.choices,
         alignment=plan_.alignment.numbers(),
+        device_memory=plan_.device_memory,
         timings_ms=timings_ms,
         versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
         hashes={"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])},

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from .errors import UNTRUSTED_EXIT_CODE
 from .result import RegistrationResult
 from .trust import PERFECT, judge
-from .types import RunQuality
+from .types import DeviceMemory, RunQuality
 
 
 class InputRecord(BaseModel):
@@ -103,6 +103,31 @@ class Encoding(BaseModel):
     planes: tuple[EncodedPlane, ...]
 
 
+class PredictedDeviceMemory(BaseModel):
+    """A `DeviceMemory` in MiB."""
+
+    model_config = ConfigDict(frozen=True)
+
+    peak_mb: float
+    largest_stage: str
+    available_mb: float
+    budget: bool
+    stages_mb: dict[str, float]
+
+    @classmethod
+    def of(cls, memory: DeviceMemory | None) -> PredictedDeviceMemory | None:
+        """None on a CPU."""
+        if memory is None:
+            return None
+        return cls(
+            peak_mb=round(memory.peak_bytes / 2**20, 1),
+            largest_stage=memory.largest_stage,
+            available_mb=round(memory.available_bytes / 2**20, 1),
+            budget=memory.budget,
+            stages_mb={name: round(size / 2**20, 1) for name, size in memory.stages.items()},
+        )
+
+
 class RunReport(BaseModel):
     """The content of ``report.json``."""
 
@@ -131,6 +156,9 @@ class RunReport(BaseModel):
     warnings: list[str] = Field(description="what in `quality` deserves a look; empty if nothing")
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
     total_ms: float = Field(description="from the command's start to the last written image")
+    device_memory: PredictedDeviceMemory | None = Field(
+        default=None, description="predicted before the work; null on a CPU"
+    )
     peak_memory_mb: float = Field(description="largest resident size of the process, MiB")
     versions: dict[str, str]
     image_hashes: dict[str, str] = Field(description="sha256 of voxels and header of each input")
@@ -170,6 +198,7 @@ def build_report(
         warnings=run_warnings(result),
         timings_ms={stage: round(value, 3) for stage, value in timings_ms.items()},
         total_ms=round((finished_at - started_at).total_seconds() * 1e3, 3),
+        device_memory=PredictedDeviceMemory.of(result.device_memory),
         peak_memory_mb=round(peak_memory_mb(), 1),
         versions=result.versions,
         image_hashes=result.hashes,

@@ -9,6 +9,7 @@ from .config import RegistrationConfig
 from .types import (
     AffineTransform,
     Array,
+    DeviceMemory,
     DisplacementField,
     EncodingSummary,
     Geometry,
@@ -77,6 +78,7 @@ class RegistrationResult:
         choices: what was decided for the user and why, one entry a decision.
         alignment: similarity, confidence and overlap of the initial alignment, 0..1 but for the
             similarity; empty where it was given, not searched.
+        device_memory: what was predicted of the GPU's memory; None on a CPU.
         timings_ms: wall-clock milliseconds of each stage, in order.
         versions: of dinoreg-rt, its kernel library and the packages that took part.
         hashes: sha256 of the voxels and header of each input.
@@ -94,6 +96,7 @@ class RegistrationResult:
     features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
     alignment: dict[str, float] = field(default_factory=dict)
+    device_memory: DeviceMemory | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)

@@ -168,6 +168,31 @@ class EncodedPlaneSummary:
 
 
 @dataclass(frozen=True)
+class DeviceMemory:
+    """What a registration will take of a GPU's memory, predicted before its work.
+
+    Attributes:
+        stages: bytes at the peak of each stage, beside what the caller holds.
+        available_bytes: that it may take: a budget, or what was free.
+        budget: whether it is a budget.
+    """
+
+    stages: dict[str, int]
+    available_bytes: int
+    budget: bool
+
+    @property
+    def largest_stage(self) -> str:
+        """The stage that needs most."""
+        return max(self.stages, key=lambda stage: self.stages[stage])
+
+    @property
+    def peak_bytes(self) -> int:
+        """What that stage needs."""
+        return self.stages[self.largest_stage]
+
+
+@dataclass(frozen=True)
 class EncodingSummary:
     """What an encoder contributed to a registration.
 

@@ -40,6 +40,7 @@ class FakeRegistration:
                 "features": "MIND-SSC, because no encoder was given",
             },
             memory_bytes=300 << 20,
+            device_memory=None,
             encoding=None,
             describe=lambda: "features at 2 mm, search 12 mm",
         )

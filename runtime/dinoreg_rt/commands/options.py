@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OTHER_PANEL = "Parameters"
 _PANELS = {
-    "Machine": ("device", "threads"),
+    "Machine": ("device", "threads", "gpu_memory_gb"),
     "Start": ("initial", "linear"),
     "Images": (
         "fixed_modality",
@@ -93,6 +93,25 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         raise click.BadParameter(f"'{text}' is not a list of numbers with commas") from error
 
 
+def parse_gigabytes(text: str) -> float:
+    """A size of memory in GB of 2^30 bytes: ``8GB``, ``512MB`` or ``8``.
+
+    Raises:
+        click.BadParameter: anything else.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*(?:([MGT])i?B?)?\s*", text, re.IGNORECASE)
+    try:
+        if found is not None:
+            return float(found[1]) * 1024.0 ** ("MGT".index((found[2] or "G").upper()) - 1)
+    except ValueError:
+        pass
+    raise click.BadParameter(f"'{text}' is not a size of memory such as 8GB or 512MB")
+
+
+#: Options that are not just the name of their field.
+_OWN = {"gpu_memory_gb": ("--gpu-memory", {"type": parse_gigabytes, "metavar": "SIZE"})}
+
+
 def config_options(command: Command) -> Command:
     """Decorator: one option for each field of `RegistrationConfig`, ``None`` when not given."""
     for name, field in reversed(RegistrationConfig.model_fields.items()):
@@ -110,7 +129,7 @@ def given_config(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
-    flag = "--" + name.replace("_", "-")
+    flag, own = _OWN.get(name, ("--" + name.replace("_", "-"), {}))
     settings: dict[str, Any] = {
         "default": None,
         "panel": _panel_of(name),
@@ -119,7 +138,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     if field.annotation is bool:
         flag = f"{flag}/--no-{flag[2:]}"
     else:
-        settings |= _type_of(field.annotation)
+        settings |= own or _type_of(field.annotation)
     return click.option(flag, name, **settings)
 
 

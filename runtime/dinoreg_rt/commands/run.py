@@ -125,11 +125,15 @@ def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
 def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
     plan = plan_run(request, reporter)
     if as_json:
+        from ..report import PredictedDeviceMemory
+
+        memory = PredictedDeviceMemory.of(plan.device_memory)
         summary = {
             "status": "planned",
             "exit_code": 0,
             "choices": plan.choices,
             "memory_mb": round(plan.memory_bytes / (1 << 20), 1),
+            "device_memory": memory.model_dump() if memory is not None else None,
             "configuration": request.config.model_dump(mode="json"),
             "output": str(request.output),
             "files": request.files(),

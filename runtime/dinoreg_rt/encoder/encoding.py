@@ -14,7 +14,7 @@ from ..machine import memory_bytes
 from ..manifest import Graph, Normalisation
 from ..types import Modality, Volume
 from .bundle import Bundle
-from .engines import choose_engine
+from .engines import GPU_ENGINES, choose_engine
 from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
 from .pool import EncoderPool
 from .slice_stack import SliceStack, plan_slices
@@ -22,6 +22,8 @@ from .slice_stack import SliceStack, plan_slices
 #: Tokens in one run of the encoder from which on more slices at a time gain nothing on a CPU.
 _FULL_BATCH_TOKENS = 2048
 _MOST_SLICES = 16
+#: Slices at a time on a GPU, where its memory allows (`device_memory`); not yet tuned on one.
+_GPU_BATCH = 8
 #: Scores of attention that exist at one time, per slice; the exported graphs see to it.
 _SCORE_BYTES = 512 << 20
 _HEADS = 16
@@ -56,6 +58,7 @@ class EncodingPlan:
         batch: slices in one run.
         normalisation: of the pixels.
         components: of the joint PCA, for each plane.
+        tokens_on_device: on a CUDA device: whether they stay there, or go to the host as they come.
     """
 
     bundle: Bundle
@@ -64,6 +67,7 @@ class EncodingPlan:
     batch: int
     normalisation: Normalisation
     components: int
+    tokens_on_device: bool = False
 
     @property
     def channels(self) -> int:
@@ -75,18 +79,52 @@ class EncodingPlan:
         rows, columns = self.bundle.token_grid(plane.graph)
         return len(plane.stacks[image].encoded), rows, columns, self.bundle.manifest.channels
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU runs the encoder, which then leaves tokens there."""
+        return self.engine in GPU_ENGINES
+
     def memory_bytes(self, token_budget: int) -> int:
-        """Predicted peak while encoding: weights, activations, tokens within their budget.
+        """Predicted peak on the host while encoding: the engine, tokens within their budget.
 
         ONNX Runtime keeps the weights as read and once more packed for its matrix products.
         """
-        weights = 2 * sum(f.size_bytes for f in self.bundle.manifest.files)
-        activations, tokens = 0, 0
+        engine = 0 if self.on_gpu else self._weights() + self._activations()
+        if self.tokens_on_device:
+            return engine
+        tokens = 0
         for plane in self.planes:
-            activations = max(activations, self.batch * activation_bytes(self.bundle, plane.graph))
-            sizes = [2 * int(np.prod(self.token_shape(plane, i))) for i in (0, 1)]
+            sizes = self._token_sizes(plane)
             tokens = max(tokens, sum(s for s in sizes if s <= token_budget // 2))
-        return weights + activations + tokens
+        return engine + tokens
+
+    def engine_bytes(self) -> int:
+        """On the device, for as long as the engine is open: weights, activations, buffers.
+
+        Weights count twice: as TensorRT and the CUDA provider read them, and as they lay them out
+        for their kernels. Each size of batch has its own buffers.
+        """
+        if not self.on_gpu:
+            return 0
+        buffers = 0
+        for plane in self.planes:
+            _, rows, columns, channels = self.token_shape(plane, 0)
+            slice_floats = 3 * plane.graph.height * plane.graph.width + rows * columns * channels
+            buffers += 4 * slice_floats * sum({1, self.batch})
+        return self._weights() + self._activations() + buffers
+
+    def token_bytes(self, plane: PlaneStacks) -> int:
+        """Of both images' tokens, where they stay on the device."""
+        return sum(self._token_sizes(plane)) if self.tokens_on_device else 0
+
+    def _token_sizes(self, plane: PlaneStacks) -> list[int]:
+        return [2 * int(np.prod(self.token_shape(plane, i), dtype=np.int64)) for i in (0, 1)]
+
+    def _weights(self) -> int:
+        return 2 * sum(f.size_bytes for f in self.bundle.manifest.files)
+
+    def _activations(self) -> int:
+        return self.batch * max(activation_bytes(self.bundle, p.graph) for p in self.planes)
 
 
 def plan_encoding(
@@ -121,7 +159,9 @@ def plan_encoding(
         bundle=bundle,
         engine=engine,
         planes=planes,
-        batch=_batch(bundle, [plane.graph for plane in planes]),
+        batch=_GPU_BATCH
+        if engine in GPU_ENGINES
+        else _batch(bundle, [plane.graph for plane in planes]),
         normalisation=bundle.manifest.normalisation if own else _NO_NORMALISATION,
         components=config.components,
     )

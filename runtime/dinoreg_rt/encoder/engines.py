@@ -141,7 +141,14 @@ class OpenVinoEncoder:
 
 
 def open_encoder(
-    bundle: Bundle, graph: Graph, engine: str, threads: int, *, device: Device | None = None
+    bundle: Bundle,
+    graph: Graph,
+    engine: str,
+    threads: int,
+    *,
+    device: Device | None = None,
+    batch: int = 8,
+    memory_bytes: int | None = None,
 ) -> Encoder:
     """The encoder on the engine of that name.
 
@@ -151,6 +158,8 @@ def open_encoder(
         engine: one of `ENGINES`.
         threads: of the CPU, for the engines that run there.
         device: where the others run; None is the first CUDA device.
+        batch: slices at once; ONNX Runtime's GPU providers make buffers for it.
+        memory_bytes: of the device that those may take at most (default: of what is free).
 
     Raises:
         DeviceError: the engine's package is missing, or runs elsewhere than asked.
@@ -161,7 +170,9 @@ def open_encoder(
         if engine in ("ort-cuda", "ort-tensorrt"):
             from .ort_gpu import OrtGpuEncoder
 
-            return OrtGpuEncoder(bundle, graph, cast("GpuEngine", engine), index)
+            return OrtGpuEncoder(
+                bundle, graph, cast("GpuEngine", engine), index, (1, batch), memory_bytes
+            )
         if engine in ("tensorrt", "tensorrt-rtx"):
             from .encoder_trt import TensorRtEncoder
 

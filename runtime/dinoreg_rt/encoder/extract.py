@@ -15,6 +15,7 @@ from ..config import RegistrationConfig
 from ..device import Device, StageTimer
 from ..errors import RegistrationError
 from ..features import FeaturePair, padded_channels
+from ..io.arrays import as_numpy
 from ..preprocess import weight_on
 from ..provenance import content_hash
 from ..types import (
@@ -27,7 +28,7 @@ from ..types import (
 )
 from .cache import TokenCache, cache_folder, cache_key
 from .encoding import EncodingPlan, PlaneStacks
-from .engines import Encoder, open_encoder
+from .engines import GPU_ENGINES, Encoder, open_encoder
 from .pca import FeatureBasis, TokenMoments, fit_basis, project
 from .pool import EncoderPool
 from .sampling import sample_features
@@ -73,11 +74,13 @@ def encoder_features(
     """
     pairs, summaries = [], []
     for plane in plan.planes:
+        # Before the encoder: on a GPU this would wait for it.
+        inside = _tokens_inside(plane, sides, device)
         with timer.stage("encode"):
             tokens, cached = _tokens_of_pair(plan, plane, config, device, report, encoders)
         with timer.stage("features"):
             report("features", 0.0)
-            basis = fit_basis(_moments(tokens, sides, device), plan.components)
+            basis = fit_basis(_moments(tokens, inside, device), plan.components)
             scale = basis.scale(config.feature_scale)
             pairs.append(_sampled(tokens, basis, scale, sides, device))
             summaries.append(_summary(plan, plane, basis, scale, cached))
@@ -118,32 +121,56 @@ def _tokens_of_pair(
             result.append(PatchTokens(stack, *stored))
             continue
         # Borrowed only when something is left to encode.
-        with _lent(plan, plane, device, encoders, partial(progress, 0.0)) as encoder:
+        with _lent(plan, plane, config, device, encoders, partial(progress, 0.0)) as encoder:
             tokens = encode(
                 stack,
                 encoder,
                 plan.normalisation,
-                token_array(shape, budget, Path(tempfile.gettempdir())),
+                _room(plan, shape, budget, device),
                 batch=plan.batch,
                 device=device,
+                queued=plan.engine in GPU_ENGINES,
                 progress=progress,
             )
         result.append(tokens)
         if cache is not None:
-            cache.store(key, tokens.tokens, tokens.moments)
+            cache.store(key, as_numpy(tokens.tokens), tokens.moments.on_host())
     return result, cached
+
+
+def _room(
+    plan: EncodingPlan, shape: tuple[int, int, int, int], budget_bytes: int, device: Device
+) -> Array:
+    if plan.tokens_on_device:
+        return device.xp.empty(shape, np.float16)
+    return token_array(shape, budget_bytes, Path(tempfile.gettempdir()))
 
 
 def _lent(
     plan: EncodingPlan,
     plane: PlaneStacks,
+    config: RegistrationConfig,
     device: Device,
     encoders: EncoderPool,
     waiting: Callable[[], None],
 ) -> AbstractContextManager[Encoder]:
-    key = (plan.bundle.folder, plane.graph.file, plan.engine, device.name, device.threads)
+    key = (
+        plan.bundle.folder,
+        plane.graph.file,
+        plan.engine,
+        plan.batch if plan.engine in GPU_ENGINES else 0,  # buffers are made for it
+        device.name,
+        device.threads,
+    )
     make = partial(
-        open_encoder, plan.bundle, plane.graph, plan.engine, device.threads, device=device
+        open_encoder,
+        plan.bundle,
+        plane.graph,
+        plan.engine,
+        device.threads,
+        device=device,
+        batch=plan.batch,
+        memory_bytes=int(config.gpu_memory_gb * 2**30) if config.gpu_memory_gb else None,
     )
     return encoders.lent(key, make, waiting)
 
@@ -161,28 +188,45 @@ def _key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack) -> str:
     )
 
 
-def _moments(
-    tokens: Sequence[PatchTokens], sides: Sequence[SolverSide], device: Device
-) -> list[TokenMoments]:
-    """Of the tokens that count: all, or those that a mask covers."""
-    found = []
-    for role, of_image, side in zip(_ROLES, tokens, sides, strict=True):
+def _tokens_inside(
+    plane: PlaneStacks, sides: Sequence[SolverSide], device: Device
+) -> list[Array | None]:
+    """Of each image which tokens count, (encoded slices, tokens of one) bool; None: all."""
+    found: list[Array | None] = []
+    for role, stack, side in zip(_ROLES, plane.stacks, sides, strict=True):
         if side.mask is None and side.body is None:
-            found.append(of_image.moments)
+            found.append(None)
             continue
-        inside = _inside(of_image.stack, side, device)
-        parts = (
-            TokenMoments.of(slice_[kept])
-            for slice_, kept in zip(of_image.tokens, inside, strict=True)
-        )
-        none = TokenMoments.none(of_image.tokens.shape[-1])
-        moments = reduce(TokenMoments.merged, parts, none)
-        if not moments.count:
+        inside = _inside(stack, side, device)
+        if not inside.any():
             raise RegistrationError(
                 f"the {role} mask (or the body in it) covers no token of an encoded slice; a "
                 "smaller --slice-stride or a larger mask is needed"
             )
-        found.append(moments)
+        found.append(inside.reshape(len(inside), -1))
+    return found
+
+
+def _moments(
+    tokens: Sequence[PatchTokens], inside: Sequence[Array | None], device: Device
+) -> list[TokenMoments]:
+    """Of the tokens that count, see `_tokens_inside`."""
+    found = []
+    for of_image, kept in zip(tokens, inside, strict=True):
+        if kept is None:
+            found.append(of_image.moments)
+            continue
+        channels = of_image.tokens.shape[-1]
+        parts = (
+            TokenMoments.of(
+                # By number: a device would have to be waited for to learn how many are set.
+                device.upload(slice_, np.float16).reshape(-1, channels)[
+                    device.upload(np.flatnonzero(of_slice), np.int64)
+                ]
+            )
+            for slice_, of_slice in zip(of_image.tokens, kept, strict=True)
+        )
+        found.append(reduce(TokenMoments.merged, parts, TokenMoments.none(channels)))
     return found
 
 
@@ -209,7 +253,7 @@ def _sampled(
     arrays, weights = [], []
     channels = len(basis.variance)
     for of_image, side in zip(tokens, sides, strict=True):
-        planes = project(of_image.tokens, basis, scale)
+        planes = project(of_image.tokens, basis, scale, device)
         out = device.xp.zeros((*side.grid.shape_zyx, padded_channels(channels)), np.float16)
         sample_features(planes, of_image.stack, side.grid, side.affine, out[..., :channels], device)
         arrays.append(out)

@@ -26,7 +26,7 @@ PROVIDERS: dict[GpuEngine, str] = {
     "ort-cuda": "CUDAExecutionProvider",
     "ort-tensorrt": "TensorrtExecutionProvider",
 }
-#: Share of the free device memory that the provider's arena may take.
+#: Share of the free device memory, or of a budget, that the provider's arena may take.
 _ARENA_SHARE = 0.8
 #: CuPy's numbers for the default streams of CUDA.
 _DEFAULT_STREAMS = (0, 1, 2)
@@ -60,6 +60,7 @@ class OrtGpuEncoder:
         engine: GpuEngine,
         device: int = 0,
         batches: Sequence[int] = (1, 8),
+        memory_bytes: int | None = None,
     ) -> None:
         """Open the session on CUDA device `device`.
 
@@ -70,6 +71,8 @@ class OrtGpuEncoder:
             device: CUDA device.
             batches: slices that are encoded at once. The TensorRT provider takes the largest
                 alone: every other one would be an engine more, each to be verified.
+            memory_bytes: of which the provider's arena takes at most a share (default: what is
+                free).
 
         Raises:
             DeviceError: the provider cannot be loaded, or its tokens are not those of float32.
@@ -80,6 +83,7 @@ class OrtGpuEncoder:
 
         ort.preload_dlls()  # CUDA's and cuDNN's libraries lie in packages of their own
         self._cupy, self._ort, self._engine = cupy, ort, engine
+        self._memory_bytes = memory_bytes
         self._input = (3, graph.height, graph.width)
         self._tokens = (*bundle.token_grid(graph), bundle.manifest.channels)
         self.batches = (max(batches),) if engine == "ort-tensorrt" else tuple(sorted(set(batches)))
@@ -150,7 +154,7 @@ class OrtGpuEncoder:
     def _providers(self, precision: str) -> list[tuple[str, dict[str, str]]]:
         free, _ = self._cupy.cuda.runtime.memGetInfo()
         shared = {"device_id": str(self._index), "user_compute_stream": str(self._stream.ptr)}
-        limit = str(int(free * _ARENA_SHARE))
+        limit = str(int(min(free, self._memory_bytes or free) * _ARENA_SHARE))
         cuda = shared | {
             "gpu_mem_limit": limit,
             "arena_extend_strategy": "kSameAsRequested",

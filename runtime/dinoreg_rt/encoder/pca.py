@@ -1,7 +1,8 @@
 """Joint PCA of the tokens of both images: exact, streamed, deterministic.
 
 Mean and covariance are accumulated in float64 and centred chunk by chunk, so neither the order of
-magnitude of the tokens nor the size of the chunks shows in the basis.
+magnitude of the tokens nor the size of the chunks shows in the basis. They stay where the tokens
+are; only the basis, of C x C numbers, is made on the host.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from functools import reduce
 
 import numpy as np
 
+from ..device import Device
 from ..errors import ConfigError
+from ..io.arrays import as_numpy
 from ..types import Array, FloatArray
 
 #: Tokens converted to float64 at a time: 128 MB at 1024 channels.
@@ -20,11 +23,14 @@ _CHUNK = 1 << 14
 #: Total variance of the features before `feature_scale`: that of MIND-SSC, so that smoothness and
 #: coupling mean the same for both. Measured 1.02 to 1.18 on eight of the pairs in the README.
 TOTAL_VARIANCE = 1.1
+_CPU = Device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
 class TokenMoments:
     """Count, mean and scatter of a set of tokens; sets are merged without looking at them again.
+
+    The arrays live where the tokens do.
 
     Attributes:
         count: number of tokens.
@@ -33,28 +39,32 @@ class TokenMoments:
     """
 
     count: int
-    mean: FloatArray
-    scatter: FloatArray
+    mean: Array
+    scatter: Array
 
     @classmethod
     def none(cls, channels: int) -> TokenMoments:
         """Of no tokens at all."""
         return cls(0, np.zeros(channels), np.zeros((channels, channels)))
 
+    def on_host(self) -> TokenMoments:
+        """The same as NumPy arrays; waits for the device where they are there."""
+        return TokenMoments(self.count, as_numpy(self.mean), as_numpy(self.scatter))
+
     @classmethod
     def of(cls, tokens: Array) -> TokenMoments:
         """Of tokens (N, C), whatever their type."""
         parts = (
-            cls._of_chunk(np.array(tokens[start : start + _CHUNK], np.float64))
+            cls._of_chunk(tokens[start : start + _CHUNK].astype(np.float64))
             for start in range(0, len(tokens), _CHUNK)
         )
         return reduce(TokenMoments.merged, parts, cls.none(tokens.shape[1]))
 
     @classmethod
-    def _of_chunk(cls, tokens: FloatArray) -> TokenMoments:
+    def _of_chunk(cls, tokens: Array) -> TokenMoments:
         mean = tokens.mean(axis=0)
         tokens -= mean
-        return cls(len(tokens), mean, np.asarray(tokens.T @ tokens))
+        return cls(len(tokens), mean, tokens.T @ tokens)
 
     def merged(self, other: TokenMoments) -> TokenMoments:
         """Of both sets together (Chan, Golub and LeVeque 1979)."""
@@ -66,7 +76,7 @@ class TokenMoments:
         return TokenMoments(
             count,
             self.mean + share * shift,
-            self.scatter + other.scatter + (self.count * share) * np.outer(shift, shift),
+            self.scatter + other.scatter + (self.count * share) * (shift[:, None] * shift),
         )
 
 
@@ -104,7 +114,7 @@ def fit_basis(moments: Iterable[TokenMoments], components: int) -> FeatureBasis:
     Raises:
         ConfigError: more components than channels, or than tokens tell apart.
     """
-    together = reduce(TokenMoments.merged, moments)
+    together = reduce(TokenMoments.merged, (part.on_host() for part in moments))
     channels = len(together.mean)
     if components > min(channels, together.count - 1):
         raise ConfigError(
@@ -124,15 +134,18 @@ def fit_basis(moments: Iterable[TokenMoments], components: int) -> FeatureBasis:
     )
 
 
-def project(tokens: Array, basis: FeatureBasis, scale: float) -> Array:
+def project(tokens: Array, basis: FeatureBasis, scale: float, device: Device = _CPU) -> Array:
     """Tokens (..., C) as features (..., K) float32: centred, on the basis, times `scale`.
 
-    A slice at a time: the float32 copy of all tokens would be twice as large as the tokens.
+    A slice at a time: the float32 copy of all tokens would be twice as large as the tokens. The
+    result is on `device`; tokens on the host go there one slice after the other.
     """
-    matrix = np.asarray(basis.components.T * scale, np.float32)
-    offset = np.asarray(basis.mean @ basis.components.T * scale, np.float32)
-    out = np.empty((*tokens.shape[:-1], matrix.shape[1]), np.float32)
-    for part, features in zip(tokens, out, strict=True):
-        np.matmul(np.asarray(part, np.float32), matrix, out=features)
+    xp = device.xp
+    matrix = device.upload(basis.components.T * scale, np.float32)
+    offset = device.upload(basis.mean @ basis.components.T * scale, np.float32)
+    out = xp.empty((*tokens.shape[:-1], matrix.shape[1]), np.float32)
+    for i in range(len(tokens)):
+        features = out[i]
+        xp.matmul(device.upload(tokens[i], np.float16).astype(np.float32), matrix, out=features)
         features -= offset
     return out

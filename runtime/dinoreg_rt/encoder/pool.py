@@ -10,11 +10,15 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import DeviceError
 from ..types import Array
 from .bundle import Bundle, find_bundle, open_bundle
 from .engines import Encoder
+
+if TYPE_CHECKING:
+    from .encoding import EncodingPlan
 
 
 class EncoderPool:
@@ -104,6 +108,12 @@ class EncoderPool:
             if not usable and self._open.get(key) is encoder:
                 self._open.pop(key, None)
             self._changed.notify_all()
+
+    def holds(self, encoding: EncodingPlan) -> bool:
+        """Whether an encoder for it is open, on whatever batch."""
+        with self._changed:
+            keys = [key for key in self._open if isinstance(key, tuple)]
+        return any((encoding.bundle.folder, encoding.engine) == (key[0], key[2]) for key in keys)
 
     def close(self) -> None:
         """Let go of everything; waits until no encoder is in use. May be called again."""

@@ -38,18 +38,19 @@ def sample_features(
     A channel at a time, so that the volume of all slices and channels never exists.
 
     Args:
-        planes: (n, rows, columns, K) float32, of ``stack.encoded``.
+        planes: (n, rows, columns, K) float32 of ``stack.encoded``, centred, on `device`.
         stack: where they lie.
         grid: in the fixed image's space.
         affine: fixed points to the image's points.
         out: (d, h, w, K) float16, on `grid`; may be a part of a larger array.
         device: where `out` lives.
     """
-    before, after, share = neighbours(stack.encoded, stack.tokens.shape_zyx[0])
-    share = share[:, None, None]
+    around = neighbours(stack.encoded, stack.tokens.shape_zyx[0])
+    before, after = (device.upload(where, np.int64) for where in around[:2])
+    share = device.upload(around[2], np.float32)[:, None, None]
     for channel in range(planes.shape[-1]):
-        values = np.ascontiguousarray(planes[..., channel])
+        values = device.xp.ascontiguousarray(planes[..., channel])
         dense = values[before]
         dense += share * (values[after] - dense)
         volume = Volume(dense, stack.tokens)
-        out[..., channel] = resample_volume(volume, grid, affine, device)
+        out[..., channel] = resample_volume(volume, grid, affine, device, outside=0.0)

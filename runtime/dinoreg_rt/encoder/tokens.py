@@ -1,10 +1,10 @@
-"""Slices through the encoder: tokens in half precision, in memory or in a file."""
+"""Slices through the encoder: tokens in half precision, on the device, in memory or in a file."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..device import Device
 from ..errors import RegistrationError, ResourceError
+from ..io.arrays import device_of
 from ..manifest import Normalisation
 from ..types import Array
 from .engines import Encoder
@@ -26,7 +27,8 @@ class PatchTokens:
 
     Attributes:
         stack: the slices; `tokens` holds ``stack.encoded`` in that order.
-        tokens: (n, rows, columns, C) float16; a memory-mapped file beyond the memory budget.
+        tokens: (n, rows, columns, C) float16; on the device, or on the host, there a memory-mapped
+            file beyond the memory budget.
         moments: of all of them.
     """
 
@@ -66,15 +68,61 @@ def encode(
     *,
     batch: int,
     device: Device,
+    queued: bool = False,
     progress: Callable[[float], None],
 ) -> PatchTokens:
     """Encode the slices of a stack into `out`, (n, rows, columns, C) float16.
 
-    The next slices are cut while the encoder works on the last ones. An exception, Ctrl-C among
-    them, stops a run of the encoder in the middle.
+    An exception, Ctrl-C among them, stops a run of the encoder in the middle.
+
+    Args:
+        stack: the slices.
+        encoder: takes NumPy arrays, or with `queued` arrays on the device.
+        normalisation: of the pixels.
+        out: on the device, or on the host: then each batch of tokens is waited for.
+        batch: slices in one run.
+        device: of the registration. Pixels are cut and moments taken there.
+        queued: leave pixels and tokens on the device and wait for nothing before the end; progress
+            is then that of what was queued.
+        progress: called with the finished fraction.
+
+    Raises:
+        RegistrationError: tokens that are not finite.
     """
+    batches = _queued if queued else _overlapped
+    moments, done = TokenMoments.none(out.shape[-1]), 0
+    finite = device.xp.ones((), bool)
+    stays = device_of(out) == device.name
+    try:
+        for tokens in batches(stack, encoder, normalisation, batch, device):
+            half = device.upload(tokens, np.float16)
+            out[done : done + len(half)] = half if stays else device.download(half)
+            finite &= device.xp.isfinite(half).all()
+            if not queued:
+                _check_finite(finite, stack)
+            moments = moments.merged(TokenMoments.of(half.reshape(-1, out.shape[-1])))
+            done += len(half)
+            progress(done / len(stack.encoded))
+        _check_finite(finite, stack)
+    except BaseException:
+        encoder.cancel()
+        raise
+    return PatchTokens(stack, out, moments)
+
+
+def _queued(
+    stack: SliceStack, encoder: Encoder, normalisation: Normalisation, batch: int, device: Device
+) -> Iterator[Array]:
+    """Tokens of each batch in turn, all of it on the device's current stream."""
+    for start in range(0, len(stack.encoded), batch):
+        yield encoder.encode(stack.batch(start, batch, normalisation, device))
+
+
+def _overlapped(
+    stack: SliceStack, encoder: Encoder, normalisation: Normalisation, batch: int, device: Device
+) -> Iterator[Array]:
+    """The same on the host: the next slices are cut while the encoder works on the last ones."""
     count = len(stack.encoded)
-    moments = TokenMoments.none(out.shape[-1])
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as worker:
         pending: Future[Array] | None = None
         try:
@@ -85,20 +133,14 @@ def encode(
                 done = None if pending is None else pending.result()
                 pending = None if pixels is None else worker.submit(encoder.encode, pixels)
                 if done is not None:
-                    first = start - batch
-                    out[first : first + len(done)] = done
-                    kept = out[first : first + len(done)].reshape(-1, out.shape[-1])
-                    _check_finite(kept, stack)
-                    moments = moments.merged(TokenMoments.of(kept))
-                    progress(min(start, count) / count)
+                    yield done
         except BaseException:
-            encoder.cancel()
+            encoder.cancel()  # before the worker is waited for
             raise
-    return PatchTokens(stack, out, moments)
 
 
-def _check_finite(tokens: Array, stack: SliceStack) -> None:
-    if not np.isfinite(tokens).all():
+def _check_finite(finite: Array, stack: SliceStack) -> None:
+    if not bool(finite):
         raise RegistrationError(
             f"the encoder gives tokens of {stack.volume.name or 'an image'} that are not finite in "
             "half precision; another --engine or a bundle of --precision fp32 may not"

@@ -1,0 +1,341 @@
+"""Peak of a GPU's memory, stage by stage, predicted before a registration's work begins.
+
+Each number follows the arrays of its stage: what is alive when most is. Counted is what this
+registration allocates, uploaded images among it; not the CUDA context, nor what a memory pool keeps
+beside or loses between its blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import dinoreg_kernels
+
+from .config import RegistrationConfig
+from .decoys import decoy_workspace_bytes
+from .device import Device, StageTimer
+from .errors import ResourceError
+from .features import MIND_CHANNELS, padded_channels
+from .moving_lattice import MovingLattice
+from .preprocess import WorkingGrids, required, whole_voxels
+from .solve import solver_options
+from .types import DeviceMemory, Geometry, Volume
+
+if TYPE_CHECKING:
+    from .encoder.encoding import EncodingPlan, PlaneStacks
+
+#: Sizes of single numbers.
+_HALF, _FLOAT, _DOUBLE = 2, 4, 8
+
+
+@dataclass(frozen=True, eq=False)
+class _Sizes:
+    """Voxels of the grids, fixed and moving; stored channels of the compared features."""
+
+    images: tuple[int, int]
+    working: tuple[int, int]
+    control: tuple[int, int]
+    stride: int
+
+    @property
+    def weights(self) -> int:
+        """Bytes of one weight for each control voxel of both images."""
+        return _FLOAT * sum(self.control)
+
+    @property
+    def features(self) -> int:
+        return _HALF * self.stride * sum(self.control)
+
+
+def predict_device_memory(
+    volumes: tuple[Volume, Volume],
+    grids: WorkingGrids,
+    lattice: MovingLattice,
+    config: RegistrationConfig,
+    encoding: EncodingPlan | None,
+) -> dict[str, int]:
+    """Bytes on the device that each stage needs at its peak, in the order of the stages."""
+    sets = [encoding.channels] if encoding is not None else []
+    sets += [_mind_channels(config)] if config.uses_mind else []
+    size = _Sizes(
+        (volumes[0].array.size, volumes[1].array.size),
+        (_voxels(grids.working), _voxels(lattice.working)),
+        (_voxels(grids.control), _voxels(lattice.control)),
+        padded_channels(sum(sets)),
+    )
+    stages = {"field of view": _field_of_view(size)}
+    engine = 0
+    if encoding is not None:
+        engine = encoding.engine_bytes()
+        stages["encode"] = size.weights + engine + _encode(encoding)
+    stages["features"] = size.weights + engine + _features(size, grids, lattice, config, encoding)
+    # Two sets of weights: of the fields of view, and those times the features' own.
+    compared = 3 * size.weights + engine + size.features + _intensities(size, grids, config)
+    found = 3 * _FLOAT * size.control[0] * _fields(config)
+    workspace = dinoreg_kernels.solver_workspace_bytes(
+        grids.control.shape_zyx,
+        lattice.control.shape_zyx,
+        size.stride,
+        grids.control.spacing_mm[::-1],
+        solver_options(config, grids),
+    )
+    stages["solve"] = compared + found + workspace
+    if config.trust and encoding is None:  # an encoder's features have no mirror images
+        stages["trust"] = compared + found + _trust(size, grids, lattice, config)
+    kept = size.weights + engine + found
+    stages["warp"] = kept + _warp(size, config)
+    stages["quality"] = kept + _quality(size, config)
+    return stages
+
+
+def fit_to_device(
+    device: Device,
+    encoding: EncodingPlan | None,
+    predict: Callable[[EncodingPlan | None], dict[str, int]],
+    config: RegistrationConfig,
+    held_bytes: int,
+) -> tuple[EncodingPlan | None, DeviceMemory]:
+    """The prediction, and the encoding in the batch and with the storage of tokens that fit.
+
+    Tokens go to the host before the batch becomes smaller: where they are changes no bit, and the
+    batch may change the rounding of the encoder's sums.
+
+    Args:
+        device: CUDA.
+        encoding: as it would be best; None without an encoder.
+        predict: `predict_device_memory` of an encoding.
+        config: has the budget.
+        held_bytes: of the encoder, where it is open already.
+    """
+    available, budget = _available(device, config, held_bytes)
+    tried = [encoding] if encoding is None else list(_alternatives(encoding))
+    for candidate in tried:
+        memory = DeviceMemory(predict(candidate), available, budget)
+        if memory.peak_bytes <= available:
+            break
+    return candidate, memory
+
+
+def describe_device_memory(memory: DeviceMemory) -> str:
+    """One line: the peak, its stage, and what there is."""
+    what = "of the budget" if memory.budget else "free"
+    return (
+        f"about {memory.peak_bytes / 2**20:.0f} MiB in the stage '{memory.largest_stage}', "
+        f"{memory.available_bytes / 2**20:.0f} MiB {what}"
+    )
+
+
+def describe_storage(encoding: EncodingPlan, memory: DeviceMemory) -> str:
+    """One line: where tokens are kept and how many slices go through the encoder at once."""
+    where = "on the device" if encoding.tokens_on_device else "on the host"
+    what = "budget" if memory.budget else "free memory"
+    return (
+        f"tokens {where}, {encoding.batch} slices at once, because of the {what} of "
+        f"{memory.available_bytes / 2**20:.0f} MiB"
+    )
+
+
+def _alternatives(encoding: EncodingPlan) -> Iterator[EncodingPlan]:
+    batch = encoding.batch
+    while True:
+        yield replace(encoding, batch=batch, tokens_on_device=True)
+        yield replace(encoding, batch=batch, tokens_on_device=False)
+        if batch == 1 or not encoding.on_gpu:
+            return
+        batch //= 2
+
+
+def _available(device: Device, config: RegistrationConfig, held_bytes: int) -> tuple[int, bool]:
+    """Bytes, and whether they are a budget. What CuPy's pool holds for later counts as free."""
+    cuda = device.xp.cuda.Device(device.index)
+    with cuda:
+        free = int(cuda.mem_info[0]) + int(device.xp.get_default_memory_pool().free_bytes())
+    if config.gpu_memory_gb is None:
+        return free + held_bytes, False
+    return min(int(config.gpu_memory_gb * 2**30), free + held_bytes), True
+
+
+@contextmanager
+def device_memory_errors(
+    memory: DeviceMemory | None, device: Device, timer: StageTimer
+) -> Iterator[None]:
+    """Errors of CUDA, CuPy and ONNX Runtime for want of memory become ours, with the stage.
+
+    Raises:
+        ResourceError: names the stage, the bytes predicted for it and those that are free.
+    """
+    try:
+        yield
+    except Exception as error:
+        if memory is None or isinstance(error, ResourceError) or not _is_for_want(error):
+            raise
+        predicted = memory.stages.get(timer.running, memory.peak_bytes)
+        free, _ = _available(device, RegistrationConfig(), 0)
+        sizes = [size / 2**20 for size in (predicted, memory.available_bytes, free)]
+        raise ResourceError(
+            f"{device.name} ran out of memory in the stage '{timer.running}': about "
+            "{:.0f} MiB were predicted for it, {:.0f} MiB were available at the start and "
+            "{:.0f} MiB are now; something else may use this GPU; --gpu-memory or a smaller "
+            "--working-megavoxels needs less ({})".format(
+                *sizes, str(error).strip().splitlines()[0]
+            )
+        ) from error
+
+
+def _is_for_want(error: Exception) -> bool:
+    # By name and text: CuPy need not be there, and ONNX Runtime's errors share no base class.
+    # NumPy's MemoryError is the host's.
+    text = str(error).lower()
+    words = ("out of memory", "cudaerrormemoryallocation", "failed to allocate memory", "bfcarena")
+    return type(error).__name__ == "OutOfMemoryError" or any(word in text for word in words)
+
+
+def _voxels(grid: Geometry) -> int:
+    return int(np.prod(grid.shape_zyx, dtype=np.int64))
+
+
+def _mind_channels(config: RegistrationConfig) -> int:
+    windows = config.intensity_windows_mm or () if config.intensity == "on" else ()
+    return MIND_CHANNELS + len(windows)
+
+
+def _fields(config: RegistrationConfig) -> int:
+    """Displacement, and where they are asked for its inverse and the spread of the matches."""
+    return 1 + (config.transform == "velocity") + config.confidence
+
+
+def _field_of_view(size: _Sizes) -> int:
+    """A mask as float32, as if there were one, and share, value and product of one image."""
+    return size.weights + max(
+        _FLOAT * (image + 3 * control)
+        for image, control in zip(size.images, size.control, strict=True)
+    )
+
+
+def _intensities(size: _Sizes, grids: WorkingGrids, config: RegistrationConfig) -> int:
+    if not config.correlation_weight:
+        return 0
+    return size.weights if grids.pool_zyx != (1, 1, 1) else _FLOAT * sum(size.working)
+
+
+def _encode(encoding: EncodingPlan) -> int:
+    """Tokens of one plane, a batch on its way, and their moments; the engine counts elsewhere."""
+    needed = 0
+    for plane in encoding.planes:
+        _, rows, columns, channels = encoding.token_shape(plane, 0)
+        pixels = _FLOAT * 3 * plane.graph.height * plane.graph.width
+        tokens = encoding.batch * rows * columns * channels
+        # Pixels while they are cut; then tokens as they come, in half precision, and in double.
+        batch = max(2 * encoding.batch * pixels, encoding.batch * pixels + 16 * tokens)
+        moments = 6 * _DOUBLE * channels**2
+        needed = max(needed, encoding.token_bytes(plane) + batch + moments)
+    return needed
+
+
+def _features(
+    size: _Sizes,
+    grids: WorkingGrids,
+    lattice: MovingLattice,
+    config: RegistrationConfig,
+    encoding: EncodingPlan | None,
+) -> int:
+    parts, peak = 0, 0  # finished sets; the most that was alive
+    if encoding is not None:
+        for plane in encoding.planes:
+            stored = padded_channels(encoding.components)
+            made = (_HALF * stored + _FLOAT) * sum(size.control)
+            peak = max(peak, parts + made + _sampling(encoding, plane, size))
+            parts += made
+    images = 0
+    if config.uses_mind or config.correlation_weight:
+        images = _FLOAT * sum(size.working)
+        one = _FLOAT * (size.images[0] + size.working[0])
+        peak = max(peak, parts + one, parts + images + _FLOAT * size.images[1])
+    if config.uses_mind:
+        own = _HALF * padded_channels(_mind_channels(config)) + _FLOAT
+        for image, grid in enumerate((grids.working, lattice.working)):
+            parts += own * size.control[image]
+            peak = max(peak, parts + images + _mind_workspace(grid, grids, config))
+    parts += _intensities(size, grids, config)
+    if encoding is not None and (config.uses_mind or len(encoding.planes) > 1):
+        # Joined beside its parts, one of which is multiplied by its weight at a time.
+        parts += size.features + size.weights + 2 * _HALF * size.stride * max(size.control)
+    return max(peak, parts + images)
+
+
+def _mind_workspace(grid: Geometry, grids: WorkingGrids, config: RegistrationConfig) -> int:
+    mind = dinoreg_kernels.mind_workspace_bytes(
+        grid.shape_zyx,
+        radius=whole_voxels(required(config.mind_radius_mm), grid),
+        dilation=whole_voxels(required(config.mind_dilation_mm), grid),
+        pool=grids.pool_zyx,
+    )
+    if config.intensity != "on":
+        return mind
+    windows = config.intensity_windows_mm or ()
+    return max(mind, dinoreg_kernels.local_workspace_bytes(grid.shape_zyx, grids.pool_zyx, windows))
+
+
+def _sampling(encoding: EncodingPlan, plane: PlaneStacks, size: _Sizes) -> int:
+    """Projected tokens of one image, and one channel of all its slices, beside the tokens."""
+    needed = 0
+    for image in (0, 1):
+        count, rows, columns, channels = encoding.token_shape(plane, image)
+        slices = plane.stacks[image].tokens.shape_zyx[0]
+        # Of a slice: in half precision, chosen, and in double precision once more for its moments.
+        moments = rows * columns * channels * (2 * _HALF + 2 * _DOUBLE) + 6 * _DOUBLE * channels**2
+        projected = _FLOAT * count * rows * columns * encoding.components
+        project = projected + rows * columns * channels * (_HALF + _FLOAT)
+        sample = projected + _FLOAT * rows * columns * (count + 4 * slices)
+        sample += _FLOAT * size.control[image]
+        tissue = projected + 9 * size.images[image] + 3 * _FLOAT * size.control[image]
+        needed = max(needed, moments, project, sample, tissue)
+    return needed + encoding.token_bytes(plane)
+
+
+def _trust(
+    size: _Sizes, grids: WorkingGrids, lattice: MovingLattice, config: RegistrationConfig
+) -> int:
+    """Pooling (padded copies beside a mean and one summand of it), then a small search."""
+    shapes = [tuple(-(-n // 2) + 1 for n in grid.control.shape_zyx) for grid in (grids, lattice)]
+    small = [int(np.prod(shape)) for shape in shapes]
+    pooled = (_HALF * size.stride + _FLOAT) * sum(small)
+    pool = max(
+        (_HALF * size.stride + _FLOAT) * 8 * cells + _FLOAT * (2 * size.stride + 2) * cells
+        for cells in small
+    )
+    mirrored = 2 * (_HALF * size.stride + _FLOAT) * small[1]
+    search = mirrored + 3 * _FLOAT * small[0]
+    search += decoy_workspace_bytes(
+        shapes[0],
+        shapes[1],
+        size.stride,
+        grids.control.spacing_mm[::-1],
+        solver_options(config, grids),
+    )
+    return pooled + max(pool, search)
+
+
+def _warp(size: _Sizes, config: RegistrationConfig) -> int:
+    fixed, moving = (_FLOAT * n for n in size.images)
+    made = 3 * fixed
+    certainty = 3 * fixed + 3 * fixed if config.confidence else 0
+    peak = made + certainty
+    made += fixed * config.confidence
+    if config.inverse:
+        velocity = config.transform == "velocity"
+        peak = max(peak, made + (3 if velocity else 4) * moving)
+        made += 3 * moving
+    return max(peak, made + moving + fixed)
+
+
+def _quality(size: _Sizes, config: RegistrationConfig) -> int:
+    fixed, moving, control = size.images[0], size.images[1], size.control[0]
+    results = _FLOAT * (fixed * (4 + config.confidence) + 3 * moving * config.inverse)
+    # The determinant, where it is positive and those values; or its loops on the control grid.
+    return results + _FLOAT * fixed + max(5 * fixed, 48 * control)

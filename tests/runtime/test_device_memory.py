@@ -1,0 +1,251 @@
+"""What is predicted of a GPU's memory is what the arrays of a registration take, stage by stage."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import rich_click as click
+from click.testing import CliRunner
+from cuda_on_host import DeviceArray
+from encoders import write_bundle
+
+import dinoreg_rt
+from dinoreg_rt import registration
+from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.options import parse_gigabytes
+from dinoreg_rt.device import StageTimer, stage_timer
+from dinoreg_rt.encoder.engines import OrtEncoder
+from dinoreg_rt.errors import ResourceError
+from dinoreg_rt.io import write_volume
+from dinoreg_rt.phantom import phantom_grid, phantom_pair
+
+GRID = phantom_grid((72, 80, 88), 2.0)
+OTHER = phantom_grid((64, 88, 80), 2.0)
+#: Lengths are given so that what a search finds does not decide about the lattices.
+VALUES = {"device": "cuda", "threads": 1, "iterations": (1, 1), "initial": "centre", "cache": False}
+
+
+def config(**more: Any) -> dinoreg_rt.RegistrationConfig:
+    return dinoreg_rt.RegistrationConfig(**(VALUES | more))
+
+
+@pytest.fixture(scope="module")
+def pair() -> Any:
+    return phantom_pair(GRID, OTHER)
+
+
+@pytest.fixture
+def timers(monkeypatch) -> list[StageTimer]:
+    """Of each registration, the last one last; the pool counts by their stages."""
+    made: list[StageTimer] = []
+
+    def timer(device: Any) -> StageTimer:
+        made.append(stage_timer(device))
+        return made[-1]
+
+    monkeypatch.setattr(registration, "stage_timer", timer)
+    return made
+
+
+def run(cupy: Any, timers: list[StageTimer], pair: Any, settings: Any) -> Any:
+    """The result, the most bytes that each stage took, and how often the host read there."""
+    pool = cupy.get_default_memory_pool()
+    before, pool.peaks, pool.reads = pool.used, {}, {}
+    pool.stage = lambda: timers[-1].running if timers else "plan"
+    result = dinoreg_rt.register(*pair, config=settings)
+    return result, {stage: peak - before for stage, peak in pool.peaks.items()}, pool.reads
+
+
+def check(result: Any, measured: dict[str, int], engine: int = 0) -> None:
+    memory = result.device_memory
+    taken = {
+        stage: size + (engine if stage != "field of view" else 0)
+        for stage, size in measured.items()
+        if stage in memory.stages
+    }
+    ratios = {stage: memory.stages[stage] / size for stage, size in taken.items()}
+    # Blocks of 512 bytes, which the prediction leaves out, are 0.2 % of the smallest of these runs.
+    assert min(ratios.values()) >= 0.99, ratios
+    # More is predicted than taken for a mask that is not there, for padding of odd lattices, and
+    # for the copy of a determinant that folds.
+    del ratios["field of view"]
+    assert max(ratios.values()) <= 1.2, ratios
+    assert 0.99 <= memory.peak_bytes / max(taken.values()) <= 1.2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"inverse": True, "confidence": True},
+        {"control_spacing_mm": 2.0},
+        {"working_megavoxels": 0.1},
+        {"transform": "velocity", "inverse": True, "trust": False},
+        {"correlation_weight": 0.0, "body_mask": "off", "intensity": "on"},
+    ],
+    ids=["default", "all results", "fine control grid", "coarse", "velocity", "features alone"],
+)
+def test_prediction_beside_the_pool(cupy, timers, pair, more) -> None:
+    # Measured: 0.998 to 1.18, for the peaks 0.998 to 1.02, and 1.18 on the coarse grid.
+    check(*run(cupy, timers, pair, config(**more))[:2])
+
+
+@pytest.fixture
+def bundle(tmp_path) -> str:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"makes or runs an encoder: no {package}")
+    return str(write_bundle(tmp_path / "gabor", [(96, 112)], patch=4))
+
+
+@pytest.fixture
+def engine(monkeypatch) -> list[int]:
+    """An engine on the device, which takes and gives its arrays; the batches that it was opened
+    for."""
+    batches: list[int] = []
+
+    def opened(bundle: Any, graph: Any, engine: str, threads: int, *, batch: int, **_: Any) -> Any:
+        real = OrtEncoder(bundle, graph, threads)
+        if engine == "ort-cpu":
+            return real
+        batches.append(batch)
+
+        def encode(pixels: Any) -> DeviceArray:
+            assert isinstance(pixels, DeviceArray)
+            assert len(pixels) <= batch
+            # One slice at a time: the host's engine gives other bits for other batches.
+            parts = [real.encode(np.ascontiguousarray(p)[None]) for p in pixels.host]
+            return DeviceArray(np.concatenate(parts))
+
+        return SimpleNamespace(encode=encode, cancel=lambda: None, concurrent=True)
+
+    monkeypatch.setattr("dinoreg_rt.encoder.extract.open_encoder", opened)
+    return batches
+
+
+def encoder_config(bundle: str, **more: Any) -> dinoreg_rt.RegistrationConfig:
+    values = {"encoder": bundle, "engine": "ort-cuda", "mind_weight": 0.5, "slice_stride": 2}
+    return config(**(values | more))
+
+
+def test_tokens_never_leave_the_device(cupy, timers, pair, bundle, engine) -> None:
+    """From volume to field the host reads what decides: the basis, and what is left to compare."""
+    result, measured, reads = run(cupy, timers, pair, encoder_config(bundle))
+    plan = dinoreg_rt.plan(*pair, encoder_config(bundle))
+    assert plan.encoding.tokens_on_device
+    assert result.choices["GPU memory"].startswith("tokens on the device, 8 slices at once")
+    check(result, measured, plan.encoding.engine_bytes())
+    # Of each image whether all tokens are finite. Then mean and scatter of both. Nothing else, not
+    # before the solver, and no token.
+    assert reads["encode"] == 2
+    assert reads["features"] == 4
+    on_host = {"engine": "ort-cpu", "device": "cpu"}
+    expected = dinoreg_rt.register(*pair, config=encoder_config(bundle, **on_host))
+    largest = np.abs(expected.displacement.vectors_mm - result.displacement.vectors_mm).max()
+    assert largest < 0.05
+
+
+def test_a_budget_changes_storage_and_batch_but_not_the_result(
+    cupy, timers, pair, bundle, engine, monkeypatch
+) -> None:
+    # Tokens are most of what is needed, and slices at once the rest.
+    monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_: 1 << 20)
+    tokens_alone = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0}
+    most = dinoreg_rt.plan(*pair, encoder_config(bundle, **tokens_alone)).device_memory
+    assert not most.budget
+    seen, fields = [], []
+    for share in (1.0, 0.95, 0.7):
+        budget_gb = share * most.peak_bytes / 2**30
+        settings = encoder_config(bundle, gpu_memory_gb=budget_gb, **tokens_alone)
+        plan = dinoreg_rt.plan(*pair, settings)
+        assert plan.device_memory.budget
+        assert plan.device_memory.peak_bytes <= budget_gb * 2**30
+        seen.append((plan.encoding.tokens_on_device, plan.encoding.batch))
+        result, measured, _ = run(cupy, timers, pair, settings)
+        check(result, measured, plan.encoding.engine_bytes())
+        fields.append(result.displacement.vectors_mm)
+    assert seen == [(True, 8), (False, 8), (False, 4)]
+    assert engine == [8, 8, 4]
+    for field in fields[1:]:
+        np.testing.assert_array_equal(field, fields[0])
+    settings = encoder_config(bundle, gpu_memory_gb=0.005, **tokens_alone)
+    with pytest.raises(ResourceError, match=r"and the budget \(--gpu-memory\) is 5 MiB"):
+        dinoreg_rt.register(*pair, config=settings)
+
+
+def test_running_out_names_stage_and_numbers(cupy, timers, pair) -> None:
+    pool = cupy.get_default_memory_pool()
+    plan = dinoreg_rt.plan(*pair, config())
+    pool.limit = pool.used + plan.device_memory.stages["features"] - (1 << 20)
+    wanted = (
+        r"cuda:0 ran out of memory in the stage 'features': about \d+ MiB were predicted for it, "
+        r"\d+ MiB were available at the start and \d+ MiB are now; .*Out of memory allocating"
+    )
+    with pytest.raises(ResourceError, match=wanted):
+        dinoreg_rt.register(*pair, config=config())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cudaErrorMemoryAllocation: out of memory",
+        "bfc_arena.cc: Available memory of 3 is smaller than requested bytes of 4 BFCArena::Alloc",
+        "dr_solver_run: device failed: out of memory",
+    ],
+)
+def test_errors_of_other_libraries(cupy, pair, monkeypatch, text) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(registration, "warp_volume", fails)
+    with pytest.raises(ResourceError, match="ran out of memory in the stage 'warp'"):
+        dinoreg_rt.register(*pair, config=config())
+
+
+def test_other_errors_stay_what_they_are(cupy, pair, monkeypatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise MemoryError("Unable to allocate 9 GiB for an array")  # of the host
+
+    monkeypatch.setattr(registration, "warp_volume", fails)
+    with pytest.raises(MemoryError, match="Unable to allocate"):
+        dinoreg_rt.register(*pair, config=config())
+
+
+@pytest.mark.parametrize(
+    ("text", "gigabytes"), [("8GB", 8), ("8", 8), ("512 MB", 0.5), ("1.5gib", 1.5), ("2T", 2048)]
+)
+def test_sizes_on_the_command_line(text, gigabytes) -> None:
+    assert parse_gigabytes(text) == gigabytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "8 kB", "1.2.3GB", "-1GB"])
+def test_what_is_no_size(text) -> None:
+    with pytest.raises(click.BadParameter, match="such as 8GB"):
+        parse_gigabytes(text)
+
+
+def test_command_line(cupy, tmp_path) -> None:
+    names = []
+    for volume in phantom_pair(phantom_grid((20, 24, 28), 4.0)):
+        names.append(str(tmp_path / f"{len(names)}.nii.gz"))
+        write_volume(tmp_path / names[-1], volume)
+    command = ["run", "-f", names[0], "-m", names[1], "-o", str(tmp_path / "out")]
+    command += ["--device", "cuda", "--gpu-memory", "64MB"]
+    done = CliRunner().invoke(cli, [*command, "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    planned = json.loads(done.stdout)["device_memory"]
+    assert planned["budget"]
+    assert planned["available_mb"] == 64
+    assert planned["peak_mb"] == planned["stages_mb"][planned["largest_stage"]] > 0
+    done = CliRunner().invoke(cli, [*command, "--no-trust", "--accept-untrusted", "--no-qc"])
+    assert done.exit_code == 0, done.output
+    assert "64 MiB of the budget" in done.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert "trust" not in report["device_memory"]["stages_mb"]
+    assert report["device_memory"]["available_mb"] == 64
+    done = CliRunner().invoke(cli, [*command, "--gpu-memory", "1MB", "-o", str(tmp_path / "no")])
+    assert done.exit_code == 6
+    assert not (tmp_path / "no").exists()
