@@ -159,8 +159,9 @@ def mind_ssc(
     """
     check_together(image=image, structure=structure)
     xp = array_module(image)
+    checked = pointer(image, np.float32, "image", VOLUME)  # a wrong rank is said first
     args = _mind_sizes(image.shape, radius, dilation, pool, channels)
-    args.image = pointer(image, np.float32, "image", VOLUME)
+    args.image = checked
     shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
     out = xp.empty((*shape, channels), np.float16)
     args.out = pointer(out, np.float16, "out", FEATURES)
@@ -232,8 +233,9 @@ def local_intensity(
     """
     check_together(image=image, out=out)
     xp = array_module(image)
+    checked = pointer(image, np.float32, "image", VOLUME)  # a wrong rank is said first
     args = _local_sizes(image.shape, pool, sigma_mm, spacing_mm, out.shape[-1])
-    args.image = pointer(image, np.float32, "image", VOLUME)
+    args.image = checked
     shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
     args.noise, args.scale = noise, scale
     args.out = pointer(out, np.float16, "out", (*shape, args.channels))
