@@ -9,13 +9,19 @@ from __future__ import annotations
 import ctypes
 import enum
 import json
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from dinoreg_rt.trt.record import Gpu
+
+H100 = Gpu(gpu="NVIDIA H100", compute_capability="9.0", driver="580.95.05 (CUDA 13.0)")
 
 
 class DeviceArray:
@@ -357,3 +363,23 @@ def fake_tensorrt(name: str = "tensorrt", version: str = "10.13.2.6") -> ModuleT
 
     trt.Runtime = lambda _: SimpleNamespace(deserialize_cuda_engine=deserialize)
     return trt
+
+
+def pretend_gpu_server(monkeypatch: Any, engines: Path, *gpu_users: ModuleType) -> Any:
+    """TensorRT, CuPy and an H100 until the test ends, with `engines` as the folder of engines.
+
+    Args:
+        monkeypatch: pytest's.
+        engines: folder.
+        gpu_users: modules that look for the GPU.
+
+    Returns:
+        The pretended TensorRT and CuPy.
+    """
+    trt, cupy = fake_tensorrt(), fake_cupy()
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    for module in gpu_users:
+        monkeypatch.setattr(module, "identify_gpu", lambda index: H100)
+    monkeypatch.setenv("DINOREG_ENGINES", str(engines))
+    return trt, cupy

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dinoreg_rt.errors import ConfigError, DeviceError, DinoregError, OutputError
-from dinoreg_rt.manifest import Graph, check_files, read_manifest
+from dinoreg_rt.manifest import Graph
 from dinoreg_rt.trt.agreement import Agreement, compare_tokens
 from dinoreg_rt.trt.executor import EngineExecutor
 from dinoreg_rt.trt.folder import engine_stem, engines_folder, store_engine
@@ -24,7 +24,7 @@ from dinoreg_rt.trt.library import Flavour, Library, open_library
 from dinoreg_rt.trt.record import EngineKey, EnginePrecision, EngineRecord, Gpu
 
 from .engine_build import BuildOptions, Progress
-from .engine_job import FLOATS, NO_IMAGES, CalibrationImages, Job, check_precision
+from .engine_job import FLOATS, NO_IMAGES, CalibrationImages, Job, checked_manifest
 
 DEFAULT_BATCHES = (1, 8, 32)
 
@@ -65,22 +65,19 @@ def export_engines(
     gpu = identify_gpu(device)  # first: without a GPU the answer comes at once
     library = open_library(flavour)
     sizes = check_batches(batches)
-    manifest = read_manifest(bundle)
-    check_files(manifest, bundle)
-    wanted = precision or manifest.precision
-    check_precision(wanted, manifest, images, gpu.compute_capability)
+    manifest, wanted = checked_manifest(bundle, precision, images, gpu.compute_capability)
     options = BuildOptions(sizes, workspace_bytes, _timing_cache(library, gpu))
     built = []
     with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work, _active(device):
         job = Job(
-            bundle=bundle,
-            manifest=manifest,
-            library=library,
-            options=options,
-            progress=progress or _silent,
-            work=Path(work),
-            images=images,
-            capability=gpu.compute_capability,
+            bundle,
+            manifest,
+            library,
+            options,
+            progress or _silent,
+            Path(work),
+            images,
+            gpu.compute_capability,
         )
         for graph in manifest.graphs:
             plan, agreement = _build_verified(job, graph, wanted)
@@ -112,20 +109,17 @@ def compile_only(
     """
     library = open_library("tensorrt-rtx")
     options = BuildOptions(check_batches(batches), compute_capability=compute_capability)
-    manifest = read_manifest(bundle)
-    check_files(manifest, bundle)
-    wanted = precision or manifest.precision
-    check_precision(wanted, manifest, images, compute_capability)
+    manifest, wanted = checked_manifest(bundle, precision, images, compute_capability)
     with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work:
         job = Job(
-            bundle=bundle,
-            manifest=manifest,
-            library=library,
-            options=options,
-            progress=progress or _silent,
-            work=Path(work),
-            images=images,
-            capability=compute_capability,
+            bundle,
+            manifest,
+            library,
+            options,
+            progress or _silent,
+            Path(work),
+            images,
+            compute_capability,
         )
         return {graph.file: len(job.plan(graph, wanted)) for graph in manifest.graphs}
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dinoreg_rt.encoder.examples import ExampleSlices, read_examples
 from dinoreg_rt.errors import ConfigError
-from dinoreg_rt.manifest import Graph, Manifest
+from dinoreg_rt.manifest import Graph, Manifest, check_files, read_manifest
 from dinoreg_rt.trt.agreement import probe
 from dinoreg_rt.trt.library import Library
 from dinoreg_rt.trt.record import EIGHT_BITS, Calibration, EightBits, EnginePrecision
@@ -116,6 +116,22 @@ class Job:
         if key not in self._quantised:
             self._quantised[key] = quantise(self, graph, precision)
         return self._quantised[key]
+
+
+def checked_manifest(
+    bundle: Path, precision: EnginePrecision | None, images: CalibrationImages, capability: str
+) -> tuple[Manifest, EnginePrecision]:
+    """The manifest of an unchanged bundle, and the precision of its engines: by default its own.
+
+    Raises:
+        InputError: the bundle is damaged.
+        ConfigError: as `check_precision`.
+    """
+    manifest = read_manifest(bundle)
+    check_files(manifest, bundle)
+    wanted = precision or manifest.precision
+    check_precision(wanted, manifest, images, capability)
+    return manifest, wanted
 
 
 def check_precision(

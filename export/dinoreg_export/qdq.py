@@ -18,6 +18,7 @@ import numpy as np
 from dinoreg_rt.errors import ConfigError
 
 from .eight_bits import Format
+from .retype import save_beside
 
 if TYPE_CHECKING:
     import onnx
@@ -65,14 +66,7 @@ def write_quantised(source: Path, target: Path, ranges: Mapping[str, float], kin
     for opset in model.opset_import:
         if opset.domain == "":
             opset.version = max(opset.version, OPSET)
-    onnx.save_model(
-        model,
-        str(target),
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        location=f"{target.name}.data",
-        size_threshold=1024,
-    )
+    save_beside(model, target)
     return digest
 
 

@@ -50,6 +50,13 @@ def write_retyped(source: Path, target: Path, precision: Precision) -> None:
     _raise_to_float(model.graph)
     if precision != "fp32":
         _lower_products(model.graph, _TYPES[precision])
+    save_beside(model, target)
+
+
+def save_beside(model: onnx.ModelProto, target: Path) -> None:
+    """Write a graph to `target` and its weights to ``<target>.data``."""
+    import onnx
+
     onnx.save_model(
         model,
         str(target),

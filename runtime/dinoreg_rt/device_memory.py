@@ -23,7 +23,7 @@ from .errors import ResourceError
 from .features import MIND_CHANNELS, padded_channels
 from .moving_lattice import MovingLattice
 from .preprocess import WorkingGrids, required, whole_voxels
-from .solve import solver_options
+from .solve import solution_fields, solver_options
 from .types import DeviceMemory, Geometry, Volume
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def predict_device_memory(
     stages["features"] = size.weights + engine + _features(size, grids, lattice, config, encoding)
     # Two sets of weights: of the fields of view, and those times the features' own.
     compared = 3 * size.weights + engine + size.features + _intensities(size, grids, config)
-    found = 3 * _FLOAT * size.control[0] * _fields(config)
+    found = 3 * _FLOAT * size.control[0] * solution_fields(config)
     workspace = dinoreg_kernels.solver_workspace_bytes(
         grids.control.shape_zyx,
         lattice.control.shape_zyx,
@@ -151,13 +151,18 @@ def _alternatives(encoding: EncodingPlan) -> Iterator[EncodingPlan]:
 
 
 def _available(device: Device, config: RegistrationConfig, held_bytes: int) -> tuple[int, bool]:
-    """Bytes, and whether they are a budget. What CuPy's pool holds for later counts as free."""
+    """Bytes, and whether they are a budget."""
+    free = _free_bytes(device) + held_bytes
+    if config.gpu_memory_gb is None:
+        return free, False
+    return min(int(config.gpu_memory_gb * 2**30), free), True
+
+
+def _free_bytes(device: Device) -> int:
+    """What CuPy's pool holds for later counts as free."""
     cuda = device.xp.cuda.Device(device.index)
     with cuda:
-        free = int(cuda.mem_info[0]) + int(device.xp.get_default_memory_pool().free_bytes())
-    if config.gpu_memory_gb is None:
-        return free + held_bytes, False
-    return min(int(config.gpu_memory_gb * 2**30), free + held_bytes), True
+        return int(cuda.mem_info[0]) + int(device.xp.get_default_memory_pool().free_bytes())
 
 
 @contextmanager
@@ -175,8 +180,8 @@ def device_memory_errors(
         if memory is None or isinstance(error, ResourceError) or not _is_for_want(error):
             raise
         predicted = memory.stages.get(timer.running, memory.peak_bytes)
-        free, _ = _available(device, RegistrationConfig(), 0)
-        sizes = [size / 2**20 for size in (predicted, memory.available_bytes, free)]
+        now = (predicted, memory.available_bytes, _free_bytes(device))
+        sizes = [size / 2**20 for size in now]
         raise ResourceError(
             f"{device.name} ran out of memory in the stage '{timer.running}': about "
             "{:.0f} MiB were predicted for it, {:.0f} MiB were available at the start and "
@@ -202,11 +207,6 @@ def _voxels(grid: Geometry) -> int:
 def _mind_channels(config: RegistrationConfig) -> int:
     windows = config.intensity_windows_mm or () if config.intensity == "on" else ()
     return MIND_CHANNELS + len(windows)
-
-
-def _fields(config: RegistrationConfig) -> int:
-    """Displacement, and where they are asked for its inverse and the spread of the matches."""
-    return 1 + (config.transform == "velocity") + config.confidence
 
 
 def _field_of_view(size: _Sizes) -> int:

@@ -15,7 +15,7 @@ from .features import padded_channels
 from .machine import memory_bytes
 from .moving_lattice import MovingLattice
 from .preprocess import WorkingGrids
-from .solve import solver_options
+from .solve import solution_fields, solver_options
 from .types import Volume
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def predict_memory(
         grids.control.spacing_mm[::-1],
         solver_options(config, grids),
     )
-    # Displacement, and where they are asked for its inverse and the spread of the matches.
-    fields = 1 + (config.transform == "velocity") + config.confidence
-    field = 4 * 3 * fields * np.prod(grids.control.shape_zyx)
+    field = 4 * 3 * solution_fields(config) * np.prod(grids.control.shape_zyx)
     # Displacement (3), warped image, determinant, and its deviations from the mean in double
     # precision (2); the inverse adds vectors and residual.
     results = 4 * 7 * np.prod(fixed.geometry.shape_zyx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .align import SEARCHES, Alignment, initial_alignment, search_alignment
@@ -137,13 +138,9 @@ def plan(
     )
     device_memory = None
     if device.kind == "cuda":
-        encoding, device_memory = fit_to_device(
-            device,
-            encoding,
-            lambda tried: predict_device_memory((fixed, moving), grids, lattice, config, tried),
-            config,
-            encoding.engine_bytes() if encoding is not None and encoders.holds(encoding) else 0,
-        )
+        held = encoding.engine_bytes() if encoding is not None and encoders.holds(encoding) else 0
+        predict = partial(predict_device_memory, (fixed, moving), grids, lattice, config)
+        encoding, device_memory = fit_to_device(device, encoding, predict, config, held)
         if encoding is not None:
             choices["GPU memory"] = describe_storage(encoding, device_memory)
     return Plan(

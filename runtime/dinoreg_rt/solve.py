@@ -56,6 +56,11 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
     )
 
 
+def solution_fields(config: RegistrationConfig) -> int:
+    """Vector fields of a solution: displacement, and where asked for its inverse and spread."""
+    return 1 + (config.transform == "velocity") + config.confidence
+
+
 def solve(  # noqa: PLR0913 - the arrays of one call, the last by name
     features: FeaturePair,
     weights: tuple[Array, Array],

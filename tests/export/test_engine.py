@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from encoders import write_bundle
-from gpu_fakes import fake_cupy, fake_tensorrt
+from gpu_fakes import H100, pretend_gpu_server
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is not installed")
@@ -19,9 +19,7 @@ from dinoreg_export.cli import export
 from dinoreg_export.engine import compile_only, export_engines
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
 from dinoreg_rt.trt.folder import read_engine, read_records
-from dinoreg_rt.trt.record import EngineRecord, Gpu
-
-H100 = Gpu(gpu="NVIDIA H100", compute_capability="9.0", driver="580.95.05 (CUDA 13.0)")
+from dinoreg_rt.trt.record import EngineRecord
 
 
 @pytest.fixture
@@ -32,12 +30,7 @@ def bundle(tmp_path):
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
     """A machine with an H100 and TensorRT, as far as they are called."""
-    trt, cupy = fake_tensorrt(), fake_cupy()
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(engine_module, "identify_gpu", lambda index: H100)
-    monkeypatch.setenv("DINOREG_ENGINES", str(tmp_path / "engines"))
-    return trt
+    return pretend_gpu_server(monkeypatch, tmp_path / "engines", engine_module)[0]
 
 
 def noise(tokens: np.ndarray) -> np.ndarray:

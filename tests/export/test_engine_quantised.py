@@ -10,7 +10,7 @@ import pytest
 from checkpoints import TINY
 from click.testing import CliRunner
 from encoders import write_bundle
-from gpu_fakes import fake_cupy, fake_tensorrt
+from gpu_fakes import fake_tensorrt, pretend_gpu_server
 from phantoms import make_grid, make_phantom
 from pydantic import ValidationError
 
@@ -26,19 +26,13 @@ from dinoreg_rt.io.images import write_volume
 from dinoreg_rt.trt.folder import read_records
 from dinoreg_rt.trt.record import EngineRecord, Gpu, build_command
 
-H100 = Gpu(gpu="NVIDIA H100", compute_capability="9.0", driver="580.95.05 (CUDA 13.0)")
 A100 = Gpu(gpu="NVIDIA A100", compute_capability="8.0", driver="580.95.05 (CUDA 13.0)")
 
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
     """A machine with an H100 and TensorRT, as far as they are called."""
-    trt, cupy = fake_tensorrt(), fake_cupy()
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(engine_module, "identify_gpu", lambda index: H100)
-    monkeypatch.setenv("DINOREG_ENGINES", str(tmp_path / "engines"))
-    return trt
+    return pretend_gpu_server(monkeypatch, tmp_path / "engines", engine_module)[0]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from encoders import write_bundle
-from gpu_fakes import DeviceArray, Event, fake_cupy, fake_tensorrt
+from gpu_fakes import H100, DeviceArray, Event, pretend_gpu_server
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is not installed")
@@ -26,20 +26,13 @@ from dinoreg_rt.encoder.engines import open_encoder
 from dinoreg_rt.errors import DeviceError, InputError
 from dinoreg_rt.trt.agreement import Agreement
 from dinoreg_rt.trt.folder import read_records
-from dinoreg_rt.trt.record import EngineRecord, Gpu
-
-H100 = Gpu(gpu="NVIDIA H100", compute_capability="9.0", driver="580.95.05 (CUDA 13.0)")
+from dinoreg_rt.trt.record import EngineRecord
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """TensorRT, CuPy and an H100, with the engines of one bundle for 2 and 4 slices."""
-    trt, cupy = fake_tensorrt(), fake_cupy()
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    for module in (engine_module, engine_cache):
-        monkeypatch.setattr(module, "identify_gpu", lambda index: H100)
-    monkeypatch.setenv("DINOREG_ENGINES", str(tmp_path / "engines"))
+    trt, cupy = pretend_gpu_server(monkeypatch, tmp_path / "engines", engine_module, engine_cache)
     write_bundle(tmp_path / "gabor", [(24, 32)])
     export_engines(tmp_path / "gabor", "tensorrt", batches=(2, 4))
     trt.calls.clear()
