@@ -25,6 +25,22 @@ def load_engine(
 ) -> tuple[Library, EngineRecord, bytes]:
     """TensorRT, the record and the bytes of the engine that may run here.
 
+    Arguments and errors as of `engine_record`.
+
+    Raises:
+        InputError: the engine's file is missing or was changed.
+    """
+    library, record = engine_record(bundle, graph, flavour, device)
+    key = record.key
+    command = f"build it with: {build_command(bundle.folder, flavour, key.precision, key.batches)}"
+    return library, record, read_engine(engines_folder(), record, command)
+
+
+def engine_record(
+    bundle: Bundle, graph: Graph, flavour: Flavour, device: int
+) -> tuple[Library, EngineRecord]:
+    """TensorRT and the record of the engine that may run here; the engine itself is not read.
+
     Args:
         bundle: opened, so its files are those of its manifest.
         graph: input size.
@@ -33,7 +49,6 @@ def load_engine(
 
     Raises:
         DeviceError: no GPU, no TensorRT, no engine, or one that was built for something else.
-        InputError: the engine's file is missing or was changed.
     """
     gpu = identify_gpu(device)
     library = open_library(flavour)
@@ -48,10 +63,7 @@ def load_engine(
         precision=bundle.manifest.precision,
         **gpu.model_dump(),
     )
-    record = find_record(read_records(folder), wanted, bundle, folder)
-    key = record.key
-    command = f"build it with: {build_command(bundle.folder, flavour, key.precision, key.batches)}"
-    return library, record, read_engine(folder, record, command)
+    return library, find_record(read_records(folder), wanted, bundle, folder)
 
 
 def find_record(

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -28,12 +29,16 @@ from ..types import (
 )
 from .cache import TokenCache, cache_folder, cache_key
 from .encoding import EncodingPlan, PlaneStacks
+from .engine_cache import engine_record
 from .engines import GPU_ENGINES, Encoder, open_encoder
 from .pca import FeatureBasis, TokenMoments, fit_basis, project
 from .pool import EncoderPool
 from .sampling import sample_features
 from .slice_stack import SliceStack
 from .tokens import PatchTokens, encode, token_array
+
+if TYPE_CHECKING:
+    from ..trt.library import Flavour
 
 _IDENTITY = AffineTransform.identity()
 _ROLES = ("fixed", "moving")
@@ -112,7 +117,7 @@ def _tokens_of_pair(
     result, cached = [], []
     for image, (role, stack) in enumerate(zip(_ROLES, plane.stacks, strict=True)):
         shape = plan.token_shape(plane, image)
-        key = _key(plan, plane, stack) if cache is not None else ""
+        key = _key(plan, plane, stack, device) if cache is not None else ""
         stored = cache.load(key, shape) if cache is not None else None
         cached.append(stored is not None)
         progress = partial(report, f"encode {role}")
@@ -175,8 +180,15 @@ def _lent(
     return encoders.lent(key, make, waiting)
 
 
-def _key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack) -> str:
+def _key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Device) -> str:
+    built = {}
+    if plan.engine in ("tensorrt", "tensorrt-rtx"):
+        # Of several engines for one bundle each rounds in its own way.
+        flavour = cast("Flavour", plan.engine)
+        _, record = engine_record(plan.bundle, plane.graph, flavour, device.index)
+        built = {"engine_sha256": record.sha256}
     return cache_key(
+        **built,
         image=content_hash(stack.volume),
         bundle=plan.bundle.manifest.hash(),
         graph=plane.graph.file,

@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from encoders import write_bundle
 from gpu_fakes import H100, DeviceArray, Event, pretend_gpu_server
+from phantoms import make_grid, waves
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is not installed")
@@ -20,13 +22,15 @@ pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is no
 from dinoreg_export import engine as engine_module
 from dinoreg_export.engine import export_engines
 from dinoreg_rt.batches import pieces
-from dinoreg_rt.encoder import engine_cache
+from dinoreg_rt.device import Device
+from dinoreg_rt.encoder import engine_cache, extract
 from dinoreg_rt.encoder.bundle import open_bundle
 from dinoreg_rt.encoder.engines import open_encoder
 from dinoreg_rt.errors import DeviceError, InputError
 from dinoreg_rt.trt.agreement import Agreement
 from dinoreg_rt.trt.folder import read_records
 from dinoreg_rt.trt.record import EngineRecord
+from dinoreg_rt.types import Volume
 
 
 @pytest.fixture
@@ -246,6 +250,31 @@ def test_the_bundles_own_precision_comes_first(machine, bundle, tmp_path) -> Non
     export_engines(bundle.folder, "tensorrt", precision="fp16", batches=(2,))
     _, record, _ = engine_cache.load_engine(bundle, bundle.manifest.graphs[0], "tensorrt", 0)
     assert record.key.precision == "fp32"
+
+
+def test_tokens_of_one_engine_are_not_those_of_another(machine, bundle, tmp_path) -> None:
+    """What is kept under one key came out of one engine, whatever else was built for the bundle."""
+    grid = make_grid((4, 24, 32), (2.0, 2.0, 2.0))
+    stack = SimpleNamespace(
+        volume=Volume(waves(grid.shape_zyx, channels=1)[..., 0].astype(np.float32), grid)
+    )
+    stack.window, stack.encoded = (0.0, 1.0), (0, 2)
+    plane = SimpleNamespace(graph=bundle.manifest.graphs[0], plane="axial")
+
+    def key(engine: str) -> str:
+        plan = SimpleNamespace(
+            bundle=bundle, engine=engine, normalisation=bundle.manifest.normalisation
+        )
+        return extract._key(plan, plane, stack, Device("cuda"))
+
+    first = key("tensorrt")
+    assert key("tensorrt") == first != key("ort-cuda")
+    export_engines(bundle.folder, "tensorrt", precision="fp16", batches=(2,))
+    assert key("tensorrt") == first  # the bundle's own precision is used still
+    for path in (tmp_path / "engines").glob("*.json"):
+        if EngineRecord.model_validate_json(path.read_text()).key.precision == "fp32":
+            path.unlink()
+    assert key("tensorrt") != first
 
 
 def test_without_cupy(machine, bundle, monkeypatch) -> None:
