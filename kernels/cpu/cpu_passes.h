@@ -2,53 +2,100 @@
 #ifndef DINOREG_CPU_CPU_PASSES_H_
 #define DINOREG_CPU_CPU_PASSES_H_
 
+#include <type_traits>
+
 #include "launch.h"
 #include "passes.h"
 
 DR_NAMESPACE_BEGIN
 
+// a b + c, rounded once where the processor can: of the two products in an unrolled
+// w0 a + w1 b the compiler would be free to round either, and the generic pass rounds the first.
+DR_HD float multiply_add(float a, float b, float c) {
+#if defined(__FMA__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+DR_HD Lanes multiply_add(float a, const Lanes& b, const Lanes& c) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_fmadd_ps(_mm512_set1_ps(a), (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Lanes)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+// run(radius) with the radius as a constant where it is small: the loop over the taps unrolls, and
+// weights and lines stay in registers.
+template <class Run>
+DR_HD void with_radius(int radius, const Run& run) {
+  switch (radius) {
+    case 1: return run(std::integral_constant<int, 1>());
+    case 2: return run(std::integral_constant<int, 2>());
+    case 3: return run(std::integral_constant<int, 3>());
+    case 4: return run(std::integral_constant<int, 4>());
+    case 5: return run(std::integral_constant<int, 5>());
+    default: return run(radius);
+  }
+}
+
 // Weighted sum of neighbouring lines (or planes) of `width` numbers around line i of n.
 inline void smooth_across(const float* lines, Index width, int i, int n, const Taps& taps,
                           float* out) {
-  const float* low[kMaxTapRadius + 1];
-  const float* high[kMaxTapRadius + 1];
-  for (int t = 0; t <= taps.radius; ++t) {
-    low[t] = lines + width * reflect(i - t, n);
-    high[t] = lines + width * reflect(i + t, n);
-  }
-  auto at = [&](auto zero, Index x) {
-    typedef decltype(zero) V;
-    V sum = taps.weight[0] * load<V>(low[0] + x);
-    for (int t = 1; t <= taps.radius; ++t)
-      sum += taps.weight[t] * (load<V>(low[t] + x) + load<V>(high[t] + x));
-    store(out + x, sum);
-  };
-  Index x = 0;
-  for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
-  for (; x < width; ++x) at(0.0f, x);
+  with_radius(taps.radius, [&](auto radius) {
+    const float* low[kMaxTapRadius + 1];
+    const float* high[kMaxTapRadius + 1];
+    float weight[kMaxTapRadius + 1];
+    for (int t = 0; t <= radius; ++t) {
+      low[t] = lines + width * reflect(i - t, n);
+      high[t] = lines + width * reflect(i + t, n);
+      weight[t] = taps.weight[t];
+    }
+    auto at = [&](auto zero, Index x) {
+      typedef decltype(zero) V;
+      V sum = weight[0] * load<V>(low[0] + x);
+      for (int t = 1; t <= radius; ++t)
+        sum = multiply_add(weight[t], load<V>(low[t] + x) + load<V>(high[t] + x), sum);
+      store(out + x, sum);
+    };
+    Index x = 0;
+    for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
+    for (; x < width; ++x) at(0.0f, x);
+  });
 }
 
 // The same along a line of n voxels of `components` numbers. The line is continued beyond its ends
 // where it stands, so it needs room for taps.radius voxels on both sides and a vector more.
 inline void smooth_along(float* line, int n, int components, const Taps& taps, float* out) {
   const int width = n * components;
-  for (int t = 1; t <= taps.radius; ++t)
-    for (int c = 0; c < components; ++c) {
-      line[c - t * components] = line[reflect(-t, n) * components + c];
-      line[(n - 1 + t) * components + c] = line[reflect(n - 1 + t, n) * components + c];
+  with_radius(taps.radius, [&](auto radius) {
+    for (int t = 1; t <= radius; ++t) {
+      const int low = t <= n ? t - 1 : reflect(-t, n);
+      const int high = t <= n ? n - t : reflect(n - 1 + t, n);
+      for (int c = 0; c < components; ++c) {
+        line[c - t * components] = line[low * components + c];
+        line[(n - 1 + t) * components + c] = line[high * components + c];
+      }
     }
-  auto at = [&](int x) {
-    Lanes sum = taps.weight[0] * load<Lanes>(line + x);
-    for (int t = 1; t <= taps.radius; ++t)
-      sum += taps.weight[t] *
-             (load<Lanes>(line + x - t * components) + load<Lanes>(line + x + t * components));
-    return sum;
-  };
-  int x = 0;
-  for (; x + kLanes <= width; x += kLanes) store(out + x, at(x));
-  if (x == width) return;
-  const Lanes last = at(x);
-  memcpy(out + x, &last, sizeof(float) * (width - x));
+    float weight[kMaxTapRadius + 1];
+    for (int t = 0; t <= radius; ++t) weight[t] = taps.weight[t];
+    auto at = [&](int x) {
+      Lanes sum = weight[0] * load<Lanes>(line + x);
+      for (int t = 1; t <= radius; ++t)
+        sum = multiply_add(
+            weight[t],
+            load<Lanes>(line + x - t * components) + load<Lanes>(line + x + t * components), sum);
+      return sum;
+    };
+    int x = 0;
+    for (; x + kLanes <= width; x += kLanes) store(out + x, at(x));
+    if (x == width) return;
+    const Lanes last = at(x);
+    memcpy(out + x, &last, sizeof(float) * (width - x));
+  });
 }
 
 // One sweep over the planes: z taps read planes that are still in the second-level cache, y and x

@@ -22,6 +22,19 @@ struct Shifts {
     return {(float)(s / plane - radius_z), (float)(s % plane / count_x() - radius_y),
             (float)(s % count_x() - radius_x)};
   }
+  // The shift numbered one higher than d, without the divisions of `at`.
+  DR_HD Vec3 after(Vec3 d) const {
+    d.x += 1.0f;
+    if (d.x > (float)radius_x) {
+      d.x = (float)-radius_x;
+      d.y += 1.0f;
+      if (d.y > (float)radius_y) {
+        d.y = (float)-radius_y;
+        d.z += 1.0f;
+      }
+    }
+    return d;
+  }
 };
 
 // out (shifts, Z, Y, X) = w_f (w_m |f(p) - m(p + d)|^2 + (1 - w_m) unrelated), built up channel by
@@ -134,9 +147,9 @@ struct KeepBest {
       uy = load<V>(near + n + i);
       ux = load<V>(near + 2 * n + i);
     }
-    for (int k = 0; k < shift_count; ++k) {
+    Vec3 d = shifts.at(first_shift);
+    for (int k = 0; k < shift_count; ++k, d = shifts.after(d)) {
       V c = load<V>(cost + k * n + i);
-      const Vec3 d = shifts.at(first_shift + k);
       if (near != nullptr) {
         const V ez = (d.z - uz) * step.z, ey = (d.y - uy) * step.y, ex = (d.x - ux) * step.x;
         c += coupling * (ez * ez + ey * ey + ex * ex);
@@ -181,11 +194,11 @@ struct AddSpread {
     V m[7];
     DR_UNROLL(7)
     for (int k = 0; k < 7; ++k) m[k] = first_shift == 0 ? V{} : load<V>(moments + k * n + i);
-    for (int s = 0; s < shift_count; ++s) {
+    Vec3 d = shifts.at(first_shift);
+    for (int s = 0; s < shift_count; ++s, d = shifts.after(d)) {
       const V room = splat<V>(1.0f) - per_cost * (load<V>(cost + s * n + i) - best);
       const V left = room > V{} ? room : V{};
       const V w = left * left;
-      const Vec3 d = shifts.at(first_shift + s);
       m[0] += w;
       m[1] += d.z * w;
       m[2] += d.y * w;
