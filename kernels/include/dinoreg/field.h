@@ -8,6 +8,7 @@ DR_NAMESPACE_BEGIN
 
 // out (z, y, x, 3) = map(index): a field on another grid, an affine turned into a field, or both.
 struct MapField {
+  enum { kRepeatable = 0 };  // may work in place
   float* out;
   Shape out_shape;
   PointMap map;
@@ -15,9 +16,16 @@ struct MapField {
   DR_HD int rows() const { return out_shape.rows(); }
   DR_HD int width() const { return out_shape.x; }
 
-  DR_HD void operator()(int row, int x) const {
+  DR_HD int margin() const { return map.fits_lanes() ? 0 : width(); }
+
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     const int z = row / out_shape.y, y = row - z * out_shape.y;
-    store_vec3(out + 3 * out_shape.at(z, y, x), map({(float)z, (float)y, (float)x}));
+    const Index i = out_shape.at(z, y, x);
+    const Vec3Of<V> index = {splat<V>((float)z), splat<V>((float)y), lane_numbers<V>() + (float)x};
+    store_vec3_of(out + 3 * i, map.at<V>(index, true, i));
   }
 };
 

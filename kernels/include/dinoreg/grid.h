@@ -34,6 +34,10 @@ DR_HD Vec3Of<V> operator-(const Vec3Of<V>& a, const Vec3Of<V>& b) {
   return {a.z - b.z, a.y - b.y, a.x - b.x};
 }
 template <class V>
+DR_HD Vec3Of<V> operator+(const Vec3Of<V>& a, const Vec3Of<V>& b) {
+  return {a.z + b.z, a.y + b.y, a.x + b.x};
+}
+template <class V>
 DR_HD Vec3Of<V> operator*(float s, const Vec3Of<V>& a) {
   return {s * a.z, s * a.y, s * a.x};
 }
@@ -68,6 +72,29 @@ DR_HD Vec3Of<Lanes> load_vec3_of<Lanes>(const float* p) {
 }
 #endif
 
+// And back.
+template <class V>
+DR_HD void store_vec3_of(float* p, const Vec3Of<V>& v) {
+  p[0] = v.z;
+  p[1] = v.y;
+  p[2] = v.x;
+}
+#if !defined(__CUDACC__)
+template <>
+DR_HD void store_vec3_of<Lanes>(float* p, const Vec3Of<Lanes>& v) {
+  DR_UNROLL(3)
+  for (int k = 0; k < 3; ++k) {
+    IntLanes from_zy, from_x;
+    for (int i = 0; i < kLanes; ++i) {
+      const int at = k * kLanes + i, component = at % 3, lane = at / 3;
+      from_zy[i] = component == 1 ? kLanes + lane : lane;
+      from_x[i] = component == 2 ? kLanes + lane : i;
+    }
+    store(p + k * kLanes, __builtin_shuffle(__builtin_shuffle(v.z, v.y, from_zy), v.x, from_x));
+  }
+}
+#endif
+
 DR_HD Vec3 load_vec3(const float* p) { return {p[0], p[1], p[2]}; }
 DR_HD void store_vec3(float* p, const Vec3& v) {
   p[0] = v.z;
@@ -84,6 +111,12 @@ struct Affine {
             m[4] * p.z + m[5] * p.y + m[6] * p.x + m[7],
             m[8] * p.z + m[9] * p.y + m[10] * p.x + m[11]};
   }
+  template <class V>
+  DR_HD Vec3Of<V> operator()(const Vec3Of<V>& p) const {
+    return {m[0] * p.z + m[1] * p.y + m[2] * p.x + m[3],
+            m[4] * p.z + m[5] * p.y + m[6] * p.x + m[7],
+            m[8] * p.z + m[9] * p.y + m[10] * p.x + m[11]};
+  }
 };
 
 // y = matrix (3x3, rows z, y, x) applied to (z, y, x).
@@ -91,6 +124,11 @@ struct Matrix3 {
   float m[9];
 
   DR_HD Vec3 operator()(const Vec3& v) const {
+    return {m[0] * v.z + m[1] * v.y + m[2] * v.x, m[3] * v.z + m[4] * v.y + m[5] * v.x,
+            m[6] * v.z + m[7] * v.y + m[8] * v.x};
+  }
+  template <class V>
+  DR_HD Vec3Of<V> operator()(const Vec3Of<V>& v) const {
     return {m[0] * v.z + m[1] * v.y + m[2] * v.x, m[3] * v.z + m[4] * v.y + m[5] * v.x,
             m[6] * v.z + m[7] * v.y + m[8] * v.x};
   }

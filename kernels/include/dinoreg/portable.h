@@ -198,6 +198,7 @@ struct LaneTraits;
 template <>
 struct LaneTraits<float> {
   typedef int Int;
+  typedef Index Offset;  // into an array
   enum { kCount = 1 };
 };
 #if !defined(__CUDACC__)
@@ -213,6 +214,7 @@ typedef int IntLanes __attribute__((vector_size(4 * kLanes)));
 template <>
 struct LaneTraits<Lanes> {
   typedef IntLanes Int;
+  typedef IntLanes Offset;  // arrays of 2^31 numbers and more are read one by one
   enum { kCount = kLanes };
 };
 #endif
@@ -258,6 +260,43 @@ template <class V>
 DR_HD V max_of(const V& a, const V& b) {
   return a > b ? a : b;
 }
+// Towards zero, as a cast.
+DR_HD int to_int(float v) { return (int)v; }
+DR_HD float to_float(int v) { return (float)v; }
+DR_HD bool any_of(bool condition) { return condition; }
+DR_HD float gather(const float* p, Index at) { return p[at]; }
+// 0 in the first lane, 1 in the next.
+template <class V>
+DR_HD V lane_numbers() {
+  return V{};
+}
+#if !defined(__CUDACC__)
+DR_HD IntLanes to_int(const Lanes& v) { return __builtin_convertvector(v, IntLanes); }
+DR_HD Lanes to_float(const IntLanes& v) { return __builtin_convertvector(v, Lanes); }
+DR_HD bool any_of(const IntLanes& condition) {
+  int any = 0;
+  for (int i = 0; i < kLanes; ++i) any |= condition[i];
+  return any != 0;
+}
+DR_HD Lanes gather(const float* p, const IntLanes& at) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, (__m512i)at, p, 4);
+#elif defined(__AVX2__)
+  const __m256 all = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+  return (Lanes)_mm256_mask_i32gather_ps(_mm256_setzero_ps(), p, (__m256i)at, all, 4);
+#else
+  Lanes v;
+  for (int i = 0; i < kLanes; ++i) v[i] = p[at[i]];
+  return v;
+#endif
+}
+template <>
+DR_HD Lanes lane_numbers<Lanes>() {
+  Lanes v;
+  for (int i = 0; i < kLanes; ++i) v[i] = (float)i;
+  return v;
+}
+#endif
 DR_HD float root(float v) { return sqrtf(v); }
 #if !defined(__CUDACC__)
 // Masked intrinsics: the plain ones warn of an uninitialised register in GCC 12's own header.

@@ -12,6 +12,7 @@ DR_NAMESPACE_BEGIN
 // Linear interpolation; every output voxel is the mean of samples_z * samples_y * samples_x
 // points spread evenly over it, which is the antialiasing filter when the output is coarser.
 struct ResampleLinear {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* in;  // not read without `out`
   Shape in_shape;
   float* out;  // may be null
@@ -24,24 +25,34 @@ struct ResampleLinear {
   DR_HD int rows() const { return out_shape.rows(); }
   DR_HD int width() const { return out_shape.x; }
 
-  DR_HD void operator()(int row, int x) const {
+  DR_HD int margin() const {
+    return map.fits_lanes() && fits_lanes(in_shape.voxels()) ? 0 : width();
+  }
+
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     const int z = row / out_shape.y, y = row - z * out_shape.y;
-    float sum = 0.0f;
-    int count = 0;
+    const Index i = out_shape.at(z, y, x);
+    V sum = V{}, count = V{};
     for (int sz = 0; sz < samples_z; ++sz)
       for (int sy = 0; sy < samples_y; ++sy) {
         DR_UNROLL(1)  // unrolled, it spills registers on sm_100
         for (int sx = 0; sx < samples_x; ++sx) {
-          const Vec3 p = map(
-              {z + spread(sz, samples_z), y + spread(sy, samples_y), x + spread(sx, samples_x)});
-          if (!inside_grid(in_shape, p)) continue;
-          if (out != nullptr) sum += sample_scalar(in, in_shape, p);
-          ++count;
+          const float dz = spread(sz, samples_z), dy = spread(sy, samples_y);
+          const float dx = spread(sx, samples_x);
+          const Vec3Of<V> p = map.at<V>({splat<V>((float)z + dz), splat<V>((float)y + dy),
+                                         (lane_numbers<V>() + (float)x) + dx},
+                                        dz == 0.0f && dy == 0.0f && dx == 0.0f, i);
+          const auto within = inside_grid(in_shape, p);
+          if (!any_of(within)) continue;
+          if (out != nullptr) sum = within ? sum + CornerOf<V>(in_shape, p).sample(in, 1) : sum;
+          count = within ? count + 1.0f : count;
         }
       }
-    const Index i = out_shape.at(z, y, x);
-    if (out != nullptr) out[i] = count > 0 ? sum / (float)count : outside;
-    if (inside != nullptr) inside[i] = (float)count / (float)(samples_z * samples_y * samples_x);
+    if (out != nullptr) store(out + i, count > V{} ? sum / count : splat<V>(outside));
+    if (inside != nullptr) store(inside + i, count / (float)(samples_z * samples_y * samples_x));
   }
 
   static DR_HD float spread(int i, int n) { return ((float)i + 0.5f) / (float)n - 0.5f; }

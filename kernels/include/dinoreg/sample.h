@@ -18,7 +18,10 @@ DR_HD Neighbours neighbours(float coordinate, int n) {
   return {low, min_int(low + 1, n - 1), inside - (float)low};
 }
 
-DR_HD float lerp(float a, float b, float t) { return a + t * (b - a); }
+template <class V>
+DR_HD V lerp(const V& a, const V& b, const V& t) {
+  return a + t * (b - a);
+}
 DR_HD Vec3 lerp(const Vec3& a, const Vec3& b, float t) { return a + t * (b - a); }
 
 // Position of a sample among the voxels of `shape`.
@@ -29,16 +32,45 @@ struct Trilinear {
       : nz(neighbours(p.z, shape.z)), ny(neighbours(p.y, shape.y)), nx(neighbours(p.x, shape.x)) {}
 };
 
+// The lowest of the eight voxels around each of several samples and the weights of its neighbours.
+// Those lie the same steps away for all samples: 0 along an axis of one voxel, else 1.
+template <class V>
+struct CornerOf {
+  typename LaneTraits<V>::Offset first;
+  Index step_z, step_y, step_x;
+  V wz, wy, wx;
+
+  DR_HD CornerOf(const Shape& shape, const Vec3Of<V>& p)
+      : first{}, step_z(shape.z > 1 ? (Index)shape.y * shape.x : 0),
+        step_y(shape.y > 1 ? shape.x : 0), step_x(shape.x > 1 ? 1 : 0) {
+    first = first + low(p.z, shape.z, wz);
+    first = first * shape.y + low(p.y, shape.y, wy);
+    first = first * shape.x + low(p.x, shape.x, wx);
+  }
+
+  // Of an array (z, y, x, components).
+  DR_HD V sample(const float* image, int components) const {
+    const typename LaneTraits<V>::Offset at = first * components;
+    const Index z = step_z * components, y = step_y * components, x = step_x * components;
+    return lerp(lerp(lerp(gather(image, at), gather(image + x, at), wx),
+                     lerp(gather(image + y, at), gather(image + (y + x), at), wx), wy),
+                lerp(lerp(gather(image + z, at), gather(image + (z + x), at), wx),
+                     lerp(gather(image + (z + y), at), gather(image + (z + y + x), at), wx), wy),
+                wz);
+  }
+
+ private:
+  static DR_HD typename LaneTraits<V>::Int low(const V& coordinate, int n, V& weight) {
+    typedef typename LaneTraits<V>::Int Int;
+    const V inside = min_of(max_of(coordinate, splat<V>(0.0f)), splat<V>((float)(n - 1)));
+    const Int found = min_of(to_int(inside), Int{} + max_int(n - 2, 0));
+    weight = inside - to_float(found);
+    return found;
+  }
+};
+
 DR_HD float sample_scalar(const float* image, const Shape& shape, const Vec3& p) {
-  const Trilinear t(shape, p);
-  const float* r00 = image + shape.at(t.nz.low, t.ny.low, 0);
-  const float* r01 = image + shape.at(t.nz.low, t.ny.high, 0);
-  const float* r10 = image + shape.at(t.nz.high, t.ny.low, 0);
-  const float* r11 = image + shape.at(t.nz.high, t.ny.high, 0);
-  const int a = t.nx.low, b = t.nx.high;
-  const float w = t.nx.weight;
-  return lerp(lerp(lerp(r00[a], r00[b], w), lerp(r01[a], r01[b], w), t.ny.weight),
-              lerp(lerp(r10[a], r10[b], w), lerp(r11[a], r11[b], w), t.ny.weight), t.nz.weight);
+  return CornerOf<float>(shape, {p.z, p.y, p.x}).sample(image, 1);
 }
 
 // The sample and its derivative with respect to p, in index units.
@@ -76,10 +108,28 @@ DR_HD Vec3 sample_field(const float* field, const Shape& shape, const Vec3& p) {
   return lerp(v0, v1, t.nz.weight);
 }
 
+template <class V>
+DR_HD Vec3Of<V> sample_field_of(const float* field, const Shape& shape, const Vec3Of<V>& p) {
+  const CornerOf<V> corner(shape, p);
+  return {corner.sample(field, 3), corner.sample(field + 1, 3), corner.sample(field + 2, 3)};
+}
+
+// Whether offsets into an array of so many numbers fit into a lane.
+DR_HD bool fits_lanes(Index numbers) { return numbers < 2147483647; }
+
 // Whether a continuous index lies within the voxels (not only the voxel centres) of the grid.
 DR_HD bool inside_grid(const Shape& shape, const Vec3& p) {
   return p.z >= -0.5f && p.z <= shape.z - 0.5f && p.y >= -0.5f && p.y <= shape.y - 0.5f &&
          p.x >= -0.5f && p.x <= shape.x - 0.5f;
+}
+#if !defined(__CUDACC__)
+DR_HD IntLanes inside_grid(const Shape& shape, const Vec3Of<Lanes>& p) {
+  return (p.z >= -0.5f) & (p.z <= shape.z - 0.5f) & (p.y >= -0.5f) & (p.y <= shape.y - 0.5f) &
+         (p.x >= -0.5f) & (p.x <= shape.x - 0.5f);
+}
+#endif
+DR_HD bool inside_grid(const Shape& shape, const Vec3Of<float>& p) {
+  return inside_grid(shape, Vec3{p.z, p.y, p.x});
 }
 
 // The nearest voxel's value; 0 outside the grid.
@@ -110,6 +160,19 @@ struct PointMap {
       return p + matrix(load_vec3(field +
                                   3 * field_shape.at((int)index.z, (int)index.y, (int)index.x)));
     return p + matrix(sample_field(field, field_shape, to_field(index)));
+  }
+
+  // The same for neighbours along x; `whole`: they are the output voxels from number `voxel` on.
+  template <class V>
+  DR_HD Vec3Of<V> at(const Vec3Of<V>& index, bool whole, Index voxel) const {
+    const Vec3Of<V> p = affine(index);
+    if (field == nullptr) return p;
+    if (on_grid && whole) return p + matrix(load_vec3_of<V>(field + 3 * voxel));
+    return p + matrix(sample_field_of(field, field_shape, to_field(index)));
+  }
+
+  DR_HD bool fits_lanes() const {
+    return field == nullptr || dr::fits_lanes(3 * field_shape.voxels());
   }
 };
 
