@@ -18,11 +18,11 @@ DR_HD float multiply_add(float a, float b, float c) {
   return a * b + c;
 #endif
 }
-DR_HD Lanes multiply_add(float a, const Lanes& b, const Lanes& c) {
+DR_HD Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) {
 #if defined(__AVX512F__)
-  return (Lanes)_mm512_fmadd_ps(_mm512_set1_ps(a), (__m512)b, (__m512)c);
+  return (Lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
-  return (Lanes)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)c);
+  return (Lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
   return a * b + c;
 #endif
@@ -58,7 +58,7 @@ inline void smooth_across(const float* lines, Index width, int i, int n, const T
       typedef decltype(zero) V;
       V sum = weight[0] * load<V>(low[0] + x);
       for (int t = 1; t <= radius; ++t)
-        sum = multiply_add(weight[t], load<V>(low[t] + x) + load<V>(high[t] + x), sum);
+        sum = multiply_add(splat<V>(weight[t]), load<V>(low[t] + x) + load<V>(high[t] + x), sum);
       store(out + x, sum);
     };
     Index x = 0;
@@ -86,7 +86,7 @@ inline void smooth_along(float* line, int n, int components, const Taps& taps, f
       Lanes sum = weight[0] * load<Lanes>(line + x);
       for (int t = 1; t <= radius; ++t)
         sum = multiply_add(
-            weight[t],
+            splat<Lanes>(weight[t]),
             load<Lanes>(line + x - t * components) + load<Lanes>(line + x + t * components), sum);
       return sum;
     };
@@ -119,10 +119,64 @@ inline void smooth_pass(const CpuLauncher& launch, const SmoothPass& p) {
   });
 }
 
+// A line of the image from `first` (which may be negative) to `first + count`, continued beyond its
+// ends by their values.
+inline void padded_line(const float* line, int n, int first, int count, float* out) {
+  const int from = clamp_int(-first, 0, count), to = clamp_int(n - first, from, count);
+  for (int i = 0; i < from; ++i) out[i] = line[0];
+  if (to > from) memcpy(out + from, line + first + from, sizeof(float) * (to - from));
+  for (int i = to; i < count; ++i) out[i] = line[n - 1];
+}
+
+// One row of patch distances. Both lines are continued where they are copied to: the elements that
+// need a look at the border, twelve of 200, took as long as all others.
+inline void mind_distance_row(const MindDistanceX& op, int row, float* a, float* b) {
+  const MindDistanceX::Lines l = op.lines(row);
+  const int width = op.width(), first = -op.mind.dilation[2] - op.mind.radius[2];
+  const int count = width + 2 * op.mind.radius[2];
+  padded_line(l.first, op.shape.x, first + l.first_x, count, a);
+  padded_line(l.second, op.shape.x, first + l.second_x, count, b);
+  float* out = op.out + (Index)row * width;
+  with_radius(op.mind.radius[2], [&](auto radius) {
+    auto at = [&](auto zero, int x) {
+      typedef decltype(zero) V;
+      V sum = V{};
+      for (int t = 0; t <= 2 * radius; ++t) {
+        const V d = load<V>(a + x + t) - load<V>(b + x + t);
+        sum = multiply_add(d, d, sum);
+      }
+      store(out + x, sum);
+    };
+    int x = 0;
+    for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
+    if (x < width && width >= kLanes) {
+      at(Lanes{}, width - kLanes);
+      x = width;
+    }
+    for (; x < width; ++x) at(0.0f, x);
+  });
+}
+
+// Sums of 2 radius + 1 neighbouring lines (or planes) of `width` numbers from `in` on.
+inline void box_across(const float* in, Index width, int radius, float* out) {
+  with_radius(radius, [&](auto r) {
+    auto at = [&](auto zero, Index x) {
+      typedef decltype(zero) V;
+      V sum = V{};
+      for (int t = 0; t <= 2 * r; ++t) sum += load<V>(in + t * width + x);
+      store(out + x, sum);
+    };
+    Index x = 0;
+    for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
+    for (; x < width; ++x) at(0.0f, x);
+  });
+}
+
 // One plane of one image at a time, so that its row sums are still in the cache when they are
 // added up along y.
 inline void mind_distance_pass(const CpuLauncher& launch, const MindDistanceX& distance,
                                float* out) {
+  enum { kLongest = 32768 + 4 * 64 };  // capi.cpp allows 32768 voxels, radius and dilation of 64
   const MindBoxY box = box_y_of(distance, out);
   const int in_y = box.in_y, out_y = box.out_y, width = box.x;
   const Index in_plane = (Index)in_y * width, out_plane = (Index)out_y * width;
@@ -130,9 +184,31 @@ inline void mind_distance_pass(const CpuLauncher& launch, const MindDistanceX& d
     float* rows = distance.out + in_plane * (launch.threads() <= box.images ? worker : image);
     MindDistanceX mine = distance;
     mine.out = rows - in_plane * image;
-    for (int y = 0; y < in_y; ++y) CpuLauncher::run_row(mine, image * in_y + y, width, 0);
-    const MindBoxY sum = {rows, out + out_plane * image, 1, in_y, out_y, width, box.radius};
-    for (int y = 0; y < out_y; ++y) CpuLauncher::run_row(sum, y, width, 0);
+    float a[kLongest], b[kLongest];
+    for (int y = 0; y < in_y; ++y) mind_distance_row(mine, image * in_y + y, a, b);
+    for (int y = 0; y < out_y; ++y)
+      box_across(rows + (Index)y * width, width, box.radius, out + out_plane * image + y * width);
+  });
+}
+
+inline void mind_box_z_pass(const CpuLauncher& launch, const MindBoxZ& box) {
+  const Index plane = (Index)box.rows_per_plane * box.x;
+  // Pieces of a plane: what the next plane's sums read again stays in the second-level cache.
+  launch.for_each(box.rows_per_plane, plane * box.planes, [&](int row, int) {
+    for (int z = 0; z < box.planes - 2 * box.radius; ++z) {
+      const Index at = z * plane + (Index)row * box.x;
+      with_radius(box.radius, [&](auto r) {
+        auto sum_at = [&](auto zero, int x) {
+          typedef decltype(zero) V;
+          V sum = V{};
+          for (int t = 0; t <= 2 * r; ++t) sum += load<V>(box.in + at + t * plane + x);
+          store(box.out + at + x, sum);
+        };
+        int x = 0;
+        for (; x + kLanes <= box.x; x += kLanes) sum_at(Lanes{}, x);
+        for (; x < box.x; ++x) sum_at(0.0f, x);
+      });
+    }
   });
 }
 

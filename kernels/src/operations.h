@@ -109,8 +109,8 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
     const int tall = planes + 2 * (dz + mind.radius[0]);
     const MindDistanceX distance = {a.image, shape, mind, z0 - dz - mind.radius[0], tall, first};
     mind_distance_pass(launch, distance, second);
-    launch(MindBoxZ{second, first, tall, mind.radius[0], kMindImages * (shape.y + 2 * dy),
-                    shape.x + 2 * dx});
+    mind_box_z_pass(launch, MindBoxZ{second, first, tall, mind.radius[0],
+                                     kMindImages * (shape.y + 2 * dy), shape.x + 2 * dx});
     launch(MindDescriptor{first, second, planes, shape, mind, floor_value, 1.0f / patch});
     launch(MindPoolZY{second, first, planes, shape.y, shape.x, plan.cells.y, a.pool[0], a.pool[1]});
     launch(MindPool{first, shape, planes, a.out, plan.cells, a.structure, a.channels, cell, cells,

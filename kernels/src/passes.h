@@ -45,6 +45,11 @@ void mind_distance_pass(const Launcher& launch, const MindDistanceX& distance, f
   launch(box_y_of(distance, out));
 }
 
+template <class Launcher>
+void mind_box_z_pass(const Launcher& launch, const MindBoxZ& box) {
+  launch(box);
+}
+
 // For every voxel the shift with the lowest smoothed cost, coupling included.
 struct SearchPass {
   ShiftCost cost;  // first_shift, shift_count and out are set by the pass
