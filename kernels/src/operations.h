@@ -13,8 +13,26 @@
 
 DR_NAMESPACE_BEGIN
 
+// Whether the points that each output voxel averages are just the input voxels of a cell.
+inline bool averages_cells(const dr_resample_args& a) {
+  if (a.out == nullptr || a.inside != nullptr || a.map.field != nullptr) return false;
+  for (int i = 0; i < 3; ++i) {
+    if (a.out_shape[i] != divide_up(a.in_shape[i], a.samples[i])) return false;
+    for (int j = 0; j < 4; ++j) {
+      const double wanted = j == 3 ? 0.5 * (a.samples[i] - 1) : (i == j ? a.samples[i] : 0.0);
+      if (a.map.affine[4 * i + j] != wanted) return false;
+    }
+  }
+  return true;
+}
+
 template <class Launcher>
 dr_status resample_image(const Launcher& launch, const dr_resample_args& a) {
+  if (averages_cells(a)) {  // nothing to interpolate
+    launch(PoolMoments{a.in, to_shape(a.in_shape), a.samples[0], a.samples[1], a.samples[2], 0, 0,
+                       0, a.out, nullptr, to_shape(a.out_shape)});
+    return DR_OK;
+  }
   launch(ResampleLinear{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape), a.inside,
                         to_point_map(a.map, a.out_shape), a.samples[0], a.samples[1], a.samples[2],
                         a.outside});
