@@ -25,7 +25,7 @@ struct MapField {
     const int z = row / out_shape.y, y = row - z * out_shape.y;
     const Index i = out_shape.at(z, y, x);
     const Vec3Of<V> index = {splat<V>((float)z), splat<V>((float)y), lane_numbers<V>() + (float)x};
-    store_vec3_of(out + 3 * i, map.at<V>(index, true, i));
+    store_vec3_of(out + 3 * i, map.at(index, true, i));
   }
 };
 

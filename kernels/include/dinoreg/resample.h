@@ -42,9 +42,9 @@ struct ResampleLinear {
         for (int sx = 0; sx < samples_x; ++sx) {
           const float dz = spread(sz, samples_z), dy = spread(sy, samples_y);
           const float dx = spread(sx, samples_x);
-          const Vec3Of<V> p = map.at<V>({splat<V>((float)z + dz), splat<V>((float)y + dy),
-                                         (lane_numbers<V>() + (float)x) + dx},
-                                        dz == 0.0f && dy == 0.0f && dx == 0.0f, i);
+          const Vec3Of<V> p = map.at(Vec3Of<V>{splat<V>((float)z + dz), splat<V>((float)y + dy),
+                                               (lane_numbers<V>() + (float)x) + dx},
+                                     dz == 0.0f && dy == 0.0f && dx == 0.0f, i);
           const auto within = inside_grid(in_shape, p);
           if (!any_of(within)) continue;
           if (out != nullptr) sum = within ? sum + CornerOf<V>(in_shape, p).sample(in, 1) : sum;

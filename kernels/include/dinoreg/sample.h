@@ -37,12 +37,12 @@ struct Trilinear {
 template <class V>
 struct CornerOf {
   typename LaneTraits<V>::Offset first;
-  Index step_z, step_y, step_x;
+  int step_z, step_y, step_x;  // at most 2^30
   V wz, wy, wx;
 
   DR_HD CornerOf(const Shape& shape, const Vec3Of<V>& p)
-      : first{}, step_z(shape.z > 1 ? (Index)shape.y * shape.x : 0),
-        step_y(shape.y > 1 ? shape.x : 0), step_x(shape.x > 1 ? 1 : 0) {
+      : first{}, step_z(shape.z > 1 ? shape.y * shape.x : 0), step_y(shape.y > 1 ? shape.x : 0),
+        step_x(shape.x > 1 ? 1 : 0) {
     first = first + low(p.z, shape.z, wz);
     first = first * shape.y + low(p.y, shape.y, wy);
     first = first * shape.x + low(p.x, shape.x, wx);
@@ -51,7 +51,7 @@ struct CornerOf {
   // Of an array (z, y, x, components).
   DR_HD V sample(const float* image, int components) const {
     const typename LaneTraits<V>::Offset at = first * components;
-    const Index z = step_z * components, y = step_y * components, x = step_x * components;
+    const Index z = (Index)step_z * components, y = step_y * components, x = step_x * components;
     return lerp(lerp(lerp(gather(image, at), gather(image + x, at), wx),
                      lerp(gather(image + y, at), gather(image + (y + x), at), wx), wy),
                 lerp(lerp(gather(image + z, at), gather(image + (z + x), at), wx),
@@ -169,6 +169,11 @@ struct PointMap {
     if (field == nullptr) return p;
     if (on_grid && whole) return p + matrix(load_vec3_of<V>(field + 3 * voxel));
     return p + matrix(sample_field_of(field, field_shape, to_field(index)));
+  }
+
+  DR_HD Vec3Of<float> at(const Vec3Of<float>& index, bool, Index) const {
+    const Vec3 p = (*this)({index.z, index.y, index.x});
+    return {p.z, p.y, p.x};
   }
 
   DR_HD bool fits_lanes() const {
