@@ -29,16 +29,35 @@ struct ResampleLinear {
     return map.fits_lanes() && fits_lanes(in_shape.voxels()) ? 0 : width();
   }
 
-  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+  // One voxel, as a GPU takes them: written over lanes of one, this spills registers there.
+  DR_HD void operator()(int row, int x) const {
+    const int z = row / out_shape.y, y = row - z * out_shape.y;
+    float sum = 0.0f;
+    int count = 0;
+    for (int sz = 0; sz < samples_z; ++sz)
+      for (int sy = 0; sy < samples_y; ++sy) {
+        DR_UNROLL(1)  // unrolled, it spills registers on sm_100
+        for (int sx = 0; sx < samples_x; ++sx) {
+          const Vec3 p = map(
+              {z + spread(sz, samples_z), y + spread(sy, samples_y), x + spread(sx, samples_x)});
+          if (!inside_grid(in_shape, p)) continue;
+          if (out != nullptr) sum += sample_scalar(in, in_shape, p);
+          ++count;
+        }
+      }
+    const Index i = out_shape.at(z, y, x);
+    if (out != nullptr) out[i] = count > 0 ? sum / (float)count : outside;
+    if (inside != nullptr) inside[i] = (float)count / (float)(samples_z * samples_y * samples_x);
+  }
 
   template <class V>
   DR_HD void lanes(int row, int x) const {
+    if constexpr (LaneTraits<V>::kCount == 1) return (*this)(row, x);
     const int z = row / out_shape.y, y = row - z * out_shape.y;
     const Index i = out_shape.at(z, y, x);
     V sum = V{}, count = V{};
     for (int sz = 0; sz < samples_z; ++sz)
       for (int sy = 0; sy < samples_y; ++sy) {
-        DR_UNROLL(1)  // unrolled, it spills registers on sm_100
         for (int sx = 0; sx < samples_x; ++sx) {
           const float dz = spread(sz, samples_z), dy = spread(sy, samples_y);
           const float dx = spread(sx, samples_x);

@@ -70,7 +70,15 @@ struct CornerOf {
 };
 
 DR_HD float sample_scalar(const float* image, const Shape& shape, const Vec3& p) {
-  return CornerOf<float>(shape, {p.z, p.y, p.x}).sample(image, 1);
+  const Trilinear t(shape, p);
+  const float* r00 = image + shape.at(t.nz.low, t.ny.low, 0);
+  const float* r01 = image + shape.at(t.nz.low, t.ny.high, 0);
+  const float* r10 = image + shape.at(t.nz.high, t.ny.low, 0);
+  const float* r11 = image + shape.at(t.nz.high, t.ny.high, 0);
+  const int a = t.nx.low, b = t.nx.high;
+  const float w = t.nx.weight;
+  return lerp(lerp(lerp(r00[a], r00[b], w), lerp(r01[a], r01[b], w), t.ny.weight),
+              lerp(lerp(r10[a], r10[b], w), lerp(r11[a], r11[b], w), t.ny.weight), t.nz.weight);
 }
 
 // The sample and its derivative with respect to p, in index units.
