@@ -20,8 +20,16 @@ from .types import AffineTransform, Array, FloatArray, Volume
 #: Methods that look at both images.
 SEARCHES = ("auto", "search", "affine")
 #: Headers that are as good as so much of the best position found are believed: two states of one
-#: person are not to be moved for the sake of a few cells.
+#: person are not to be looked for elsewhere.
 _HEADERS_SUFFICE = 0.97
+#: Fits from headers that are believed. On the cine pair two of them lift Dice from 0.79 to 0.84 and
+#: lower HD95 from 13 to 8 mm; a third changed nothing.
+_HEADER_FITS = 2
+#: They have to leave the match so good, or the headers stay as they are,
+_KEEPS = 0.98
+#: and to move the corners by more than so many cells: two states of one person are not to be moved
+#: by what cells cannot tell.
+_LEAST_MOVE_CELLS = 0.05
 #: Sizes of the moving image that are tried; the fit bridges what lies between.
 _SCALES = (0.85, 1.0, 1.18)
 #: Of the similarity as it is, beside the one after a quick match. On eight real pairs 0.35 to 1
@@ -114,7 +122,7 @@ def search_alignment(
         method: ``search`` (the best of all shifts, and of three sizes unless `linear` is rigid),
             ``affine`` (followed by linear fits to discrete matches around the best shifts; how
             well the images match when they are deformed counts as well), or ``auto`` (the same,
-            unless the headers are about as good).
+            unless the headers are about as good, which then are where the fits begin).
         linear: model of the fits.
         device: the host.
     """
@@ -129,8 +137,9 @@ def search_alignment(
     best, others = _fit(fixed, moving, candidates, linear, device)
     highest = max(other.similarity for other in others)
     if method == "auto" and headers.similarity >= _HEADERS_SUFFICE * highest:
-        text = f"headers, because no other position is clearly better ({highest:.2f})"
-        return _describe(headers, others, fixed, text)
+        start, fits = _fit_from_headers(fixed, moving, headers, linear, device)
+        text = f"headers{fits}, because no other position is clearly better ({highest:.2f})"
+        return _describe(start, others, fixed, text)
     text = f"search over all shifts, then {linear} fits; {_comparison(best, others, fixed)}"
     return _describe(best, others, fixed, text)
 
@@ -163,6 +172,27 @@ def _fit(
     return max(compared, key=_prospect), [*compared, *candidates[len(first) :]]
 
 
+def _fit_from_headers(
+    fixed: Side, moving: Side, headers: Candidate, linear: LinearModel, device: Device
+) -> tuple[Candidate, str]:
+    """The last of some linear fits from good headers, or the headers; and what was done.
+
+    The best prospect would not do here: cells of a centimetre do not tell a fit from its start,
+    while the voxels that the registration looks at do.
+    """
+    headers = with_deformed(fixed, moving, headers, device)
+    current = headers
+    for _ in range(_HEADER_FITS):
+        step = improve(fixed, moving, current.transform, linear, _REACH, device)
+        if step is None:
+            break
+        current = with_deformed(fixed, moving, evaluate(fixed, moving, step, device), device)
+    moved = _distance_mm(headers, current, fixed) / fixed.coarse.cells.spacing_mm[0]
+    if moved < _LEAST_MOVE_CELLS or _prospect(current) < _KEEPS * _prospect(headers):
+        return headers, ""
+    return current, f" and {linear} fits"
+
+
 def _prospect(candidate: Candidate) -> float:
     """What decides between positions; see `_SIMILARITY_WEIGHT`."""
     return candidate.deformed + _SIMILARITY_WEIGHT * candidate.similarity
@@ -191,14 +221,15 @@ def _comparison(best: Candidate, others: Sequence[Candidate], fixed: Side) -> st
 
 def _elsewhere(chosen: Candidate, others: Sequence[Candidate], fixed: Side) -> list[Candidate]:
     """Those of `others` that are not the same position."""
-    corners = corners_lps_mm(fixed.coarse.cells)
-    here = transform_points(chosen.transform, corners)
     limit = _SAME_CELLS * fixed.coarse.cells.spacing_mm[0]
-    return [
-        other
-        for other in others
-        if np.linalg.norm(transform_points(other.transform, corners) - here, axis=1).mean() > limit
-    ]
+    return [other for other in others if _distance_mm(chosen, other, fixed) > limit]
+
+
+def _distance_mm(one: Candidate, other: Candidate, fixed: Side) -> float:
+    """Between two positions: mean over the corners of the fixed image."""
+    corners = corners_lps_mm(fixed.coarse.cells)
+    there = [transform_points(position.transform, corners) for position in (one, other)]
+    return float(np.linalg.norm(there[0] - there[1], axis=1).mean())
 
 
 def _fallback(fixed: Side, moving: Side) -> Alignment:
