@@ -135,7 +135,7 @@ def _solver_work(plan: Plan) -> list[Work]:
     adam_bytes = 4 * stride + 8 + 48 + 24 + 36 + 20 + 84
     match = {"mse": 36, "cosine": 64, "lncc": 0}[config.feature_similarity]
     adam_operations = match * stride + 2 * 9 * (2 * taps + 1) + 60
-    *first, last = config.iterations
+    *first, last = required(config.iterations)
     coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
     # There and back.
     search = 2 * sum(
@@ -154,7 +154,7 @@ def _solver_work(plan: Plan) -> list[Work]:
 def _correlation_work(plan: Plan, visits: float) -> list[Work]:
     """Of the local correlation of intensities and channels, for voxels times iterations."""
     config = plan.config
-    images = int(required(config.correlation_weight) > 0)
+    images = int(config.correlation_weight > 0)
     if config.feature_similarity == "lncc" and required(config.feature_weight) > 0:
         images += _channels(plan)
     if images == 0:

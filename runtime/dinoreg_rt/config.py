@@ -176,11 +176,12 @@ class RegistrationConfig(BaseModel):
         le=100,
         description="spacing of the refined displacement field; default: 2 working voxels",
     )
-    iterations: tuple[Annotated[int, Field(ge=0, le=10_000)], ...] = Field(
-        (40, 20),
+    iterations: tuple[Annotated[int, Field(ge=0, le=10_000)], ...] | None = Field(
+        None,
         min_length=1,
         max_length=6,
-        description="Adam iterations of each level, coarse to fine",
+        description="Adam iterations of each level, coarse to fine; default: 30 and 15, for two "
+        "fine MR 40 and 20",
     )
     learning_rate_mm: float | None = Field(
         None,
@@ -196,7 +197,7 @@ class RegistrationConfig(BaseModel):
         "two fine MR 1",
     )
     smoothness: float = Field(
-        0.7, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
+        0.8, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
     )
     feature_weight: float | None = Field(
         None,
@@ -210,12 +211,12 @@ class RegistrationConfig(BaseModel):
         description="that difference: mse (squared), cosine (of the angle between the vectors), or "
         "lncc (local correlation of each channel, in the windows of the intensities')",
     )
-    correlation_weight: float | None = Field(
-        None,
+    correlation_weight: float = Field(
+        3.0,
         ge=0,
         le=1e3,
         description="weight of 1 - rho^2 beside it, rho the local correlation of the intensities; "
-        "0: features alone; default: 1.5, for two fine MR 3",
+        "0: features alone",
     )
     correlation_window_mm: float | None = Field(
         None,

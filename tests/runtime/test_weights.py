@@ -82,18 +82,20 @@ def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
 
 
 @pytest.mark.parametrize(
-    ("spacing_mm", "modalities", "features", "correlation", "noise"),
+    ("spacing_mm", "modalities", "features", "noise", "iterations"),
     [
-        ((1.0, 1.0, 1.0), ("mr", "mr"), 0.1, 3.0, 0.01),
-        ((1.0, 1.0, 7.0), ("mr", "mr"), 1.0, 1.5, 0.1),
-        ((1.0, 1.0, 1.0), ("mr", "ct"), 1.0, 1.5, 0.1),
+        ((1.0, 1.0, 1.0), ("mr", "mr"), 0.1, 0.01, (40, 20)),
+        ((1.0, 1.0, 7.0), ("mr", "mr"), 1.0, 0.1, (30, 15)),
+        ((1.0, 1.0, 1.0), ("mr", "ct"), 1.0, 0.1, (30, 15)),
     ],
 )
-def test_similarity_by_kind_of_pair(spacing_mm, modalities, features, correlation, noise):
+def test_refinement_by_kind_of_pair(spacing_mm, modalities, features, noise, iterations):
     """Fine MR pairs trust intensities; what is given stays as it is."""
     grid = make_grid((30, 30, 30), spacing_mm)
     _, config = plan_grids(grid, RegistrationConfig(), modalities)
-    chosen = (config.feature_weight, config.correlation_weight, config.correlation_noise)
-    assert chosen == (features, correlation, noise)
-    _, config = plan_grids(grid, RegistrationConfig(correlation_weight=0.0), modalities)
-    assert config.correlation_weight == 0.0
+    chosen = (config.feature_weight, config.correlation_noise, config.iterations)
+    assert chosen == (features, noise, iterations)
+    given = RegistrationConfig(feature_weight=0.5, correlation_noise=0.2, iterations=(7,))
+    _, config = plan_grids(grid, given, modalities)
+    chosen = (config.feature_weight, config.correlation_noise, config.iterations)
+    assert chosen == (0.5, 0.2, (7,))
