@@ -252,6 +252,8 @@ void op_sum(const float* values, const int* shape, double* partial, double* out)
   run(SumInOrder<double>{planes, 1, s.z, out});
 }
 
-void op_quotient(const double* a, const double* b, double* out) { run(Quotient<double>{a, b, out}); }
+void op_quotient(const double* a, const double* b, double* out) {
+  run(Quotient<double>{a, b, out});
+}
 
 }  // extern "C"
