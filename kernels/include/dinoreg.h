@@ -7,8 +7,8 @@
  *   All pointers of one call live on the device named in dr_execution. The library allocates no
  *   device memory and keeps none: what a call needs beside its arrays is the workspace it is given.
  *   Calls on a CPU return when the work is done; calls on CUDA are ordered on the given stream and
- *   return before it: arrays and workspace have to stay, results are there, and faults of kernels
- *   are told, when the caller has waited for the stream. Arguments in host memory are read before.
+ *   do not wait for it. Until the caller has, arrays and workspace must stay, results are not there
+ *   and faults of kernels not known. Arrays in host memory are read before a call returns.
  *   Calls are thread-safe as long as they do not share output arrays or workspace. The message of
  *   the last error belongs to the calling thread.
  *   Same input, device and build: same bits, for any number of threads.
