@@ -47,7 +47,16 @@ class CpuLauncher {
 
   void zero(void* to, size_t bytes) const { memset(to, 0, bytes); }
   void copy(void* to, const void* from, size_t bytes) const { memcpy(to, from, bytes); }
-  void to_host(void* to, const void* from, size_t bytes) const { memcpy(to, from, bytes); }
+
+  // body() `count` times, with after_each() after each; false as soon as that says false.
+  template <class Body, class AfterEach>
+  bool repeat(int count, const Body& body, const AfterEach& after_each) const {
+    for (int i = 0; i < count; ++i) {
+      body();
+      if (!after_each()) return false;
+    }
+    return true;
+  }
 
   // Ops with `lanes` work on several elements at once between their margins. The last vector of a
   // row overlaps the one before it where computing an element twice does no harm.

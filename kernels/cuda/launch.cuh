@@ -5,11 +5,10 @@
 #ifndef DINOREG_CUDA_LAUNCH_CUH_
 #define DINOREG_CUDA_LAUNCH_CUH_
 
-#include <string.h>
-
 #include <cuda_runtime.h>
 
 #include "dinoreg/portable.h"
+#include "graph.cuh"
 #include "tiled_cost.cuh"
 
 DR_NAMESPACE_BEGIN
@@ -98,18 +97,37 @@ class CudaLauncher {
     if (error_ == cudaSuccess)
       error_ = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_);
   }
-  // Waits for the stream, and so also reports what earlier kernels did wrong.
-  void to_host(void* to, const void* from, size_t bytes) const {
-    if (error_ == cudaSuccess)
-      error_ = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_);
-    if (error_ == cudaSuccess) error_ = cudaStreamSynchronize(stream_);
-    if (error_ != cudaSuccess) memset(to, 0, bytes);
+
+  // body() `count` times, with after_each() after each; false as soon as that says false. It has to
+  // enqueue the same every time: the first time it does, which also loads its kernels (loading may
+  // do what a capture must not), and from the second on a graph of it is launched.
+  template <class Body, class AfterEach>
+  bool repeat(int count, const Body& body, const AfterEach& after_each) const {
+    Graph graph;
+    for (int i = 0; i < count && error_ == cudaSuccess; ++i) {
+      if (i == 0) body();
+      if (i == 1) capture(graph, body);
+      if (i > 0 && error_ == cudaSuccess) error_ = graph.launch(stream_);
+      if (error_ == cudaSuccess && !after_each()) return false;
+    }
+    return true;
   }
 
   cudaError_t error() const { return error_; }
 
  private:
-  cudaStream_t stream_;
+  template <class Body>
+  void capture(Graph& graph, const Body& body) const {
+    const cudaStream_t own = stream_;
+    error_ = graph.capture([&](cudaStream_t stream) {
+      stream_ = stream;
+      body();
+      return error_;
+    });
+    stream_ = own;
+  }
+
+  mutable cudaStream_t stream_;
   mutable cudaError_t error_ = cudaSuccess;
 };
 

@@ -34,6 +34,11 @@ def array_module(array: Array) -> Any:
     return cupy
 
 
+def host_numbers(array: Array) -> list[float]:
+    """Values of a small vector; of a device's array the host waits for them."""
+    return list((array.get() if is_device_array(array) else array).tolist())
+
+
 #: Shapes of which only the rank (and the number of components) is given.
 VOLUME = (None, None, None)
 FIELD = (None, None, None, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -19,6 +20,7 @@ from ._arrays import (
     array_module,
     check_together,
     doubles,
+    host_numbers,
     int3,
     pointer,
 )
@@ -94,20 +96,36 @@ class Solution:
 
     Attributes:
         field: (z, y, x, 3) float32, mm along the fixed grid's axes.
-        similarity_before: mean weighted squared feature difference without displacement.
-        similarity_after: the same with it.
-        overlap: share of the fixed weight whose match has moving weight.
+        similarity: (3,) float64, as the three properties: on a device the first of them that is
+            asked for waits for the solve, which itself does not.
         inverse: as `field`, the exponential of the negative velocity; only with squarings.
         spread: (z, y, x, 3) float32, mm: standard deviation along each axis of the shifts that
             match nearly as well as the best of the discrete search; None unless asked for.
     """
 
     field: Array
-    similarity_before: float
-    similarity_after: float
-    overlap: float
+    similarity: Array
     inverse: Array | None = None
     spread: Array | None = None
+
+    @functools.cached_property
+    def _similarity(self) -> list[float]:
+        return host_numbers(self.similarity)
+
+    @property
+    def similarity_before(self) -> float:
+        """Mean weighted squared feature difference without displacement."""
+        return self._similarity[0]
+
+    @property
+    def similarity_after(self) -> float:
+        """The same with it."""
+        return self._similarity[1]
+
+    @property
+    def overlap(self) -> float:
+        """Share of the fixed weight whose match has moving weight."""
+        return self._similarity[2]
 
 
 def _feature_similarity(name: str) -> int:
@@ -235,6 +253,8 @@ def solve(
     deviation = xp.zeros((*fixed.shape[:3], 3), np.float32) if spread else None
     if deviation is not None:
         args.spread = pointer(deviation, np.float32, "spread", FIELD)
+    similarity = xp.empty(3, np.float64)
+    args.similarity = pointer(similarity, np.float64, "similarity", (3,))
     size = _library.workspace_bytes("dr_solver_workspace_bytes", args)
     workspace = xp.empty(size, np.uint8)
     args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
@@ -242,4 +262,4 @@ def solve(
     call = Call(fixed, threads, progress)
     with call.reraising():
         _library.call("dr_solver_run", call.execution, args)
-    return Solution(out, args.similarity[0], args.similarity[1], args.overlap, inverse, deviation)
+    return Solution(out, similarity, inverse, deviation)

@@ -7,7 +7,8 @@
  *   All pointers of one call live on the device named in dr_execution. The library allocates no
  *   device memory and keeps none: what a call needs beside its arrays is the workspace it is given.
  *   Calls on a CPU return when the work is done; calls on CUDA are ordered on the given stream and
- *   may return before it, except dr_solver_run, which returns a result on the host.
+ *   do not wait for it. Until the caller has, arrays and workspace must stay, results are not there
+ *   and faults of kernels not known. Arrays in host memory are read before a call returns.
  *   Calls are thread-safe as long as they do not share output arrays or workspace. The message of
  *   the last error belongs to the calling thread.
  *   Same input, device and build: same bits, for any number of threads.
@@ -188,6 +189,13 @@ typedef struct dr_local_args {
 DR_API size_t dr_local_workspace_bytes(const dr_local_args* args);
 DR_API dr_status dr_local_compute(const dr_execution* execution, const dr_local_args* args);
 
+/* How well the features agree, as means over what both weights see. */
+typedef struct dr_similarity {
+  double before; /* mean weighted squared difference without displacement */
+  double after;  /* the same with it */
+  double overlap; /* share of the fixed weight that meets moving weight */
+} dr_similarity;
+
 /* Finds u on the fixed grid such that fixed(p) ~ moving(p + u(p)). */
 typedef struct dr_solver_args {
   const uint16_t* fixed;     /* (fixed_shape, channels) half precision, 16-byte aligned */
@@ -253,13 +261,12 @@ typedef struct dr_solver_args {
   /* out: (fixed_shape, 3), mm: standard deviation along each axis of the shifts that match nearly
    * as well as the best of the discrete search; NULL: not wanted. Without a search it is 0. */
   float* spread;
-  double similarity[2]; /* out: mean weighted squared difference before and after */
-  double overlap; /* out: share of the fixed weight that meets moving weight */
+  dr_similarity* similarity; /* out: on the device as all arrays; NULL: not wanted */
   void* workspace;
   size_t workspace_bytes;
 } dr_solver_args;
 DR_API size_t dr_solver_workspace_bytes(const dr_solver_args* args);
-DR_API dr_status dr_solver_run(const dr_execution* execution, dr_solver_args* args);
+DR_API dr_status dr_solver_run(const dr_execution* execution, const dr_solver_args* args);
 
 #ifdef __cplusplus
 }

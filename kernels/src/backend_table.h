@@ -22,7 +22,7 @@ struct BackendTable {
     return with_launcher<Maker>(execution, args, operation);
   }
 
-  static dr_status solve(const dr_execution& execution, dr_solver_args& args) {
+  static dr_status solve(const dr_execution& execution, const dr_solver_args& args) {
     const auto launch = Maker::make(execution);
     Solver<typename Maker::Launcher> solver(launch, execution, args);
     const dr_status status = solver.solve();

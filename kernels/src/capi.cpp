@@ -345,7 +345,7 @@ size_t dr_solver_workspace_bytes(const dr_solver_args* args) {
   return args != nullptr && check_solver_sizes(*args) == DR_OK ? solver_workspace_bytes(*args) : 0;
 }
 
-dr_status dr_solver_run(const dr_execution* execution, dr_solver_args* args) {
+dr_status dr_solver_run(const dr_execution* execution, const dr_solver_args* args) {
   const Backend* backend = nullptr;
   CHECK(choose(execution, backend));
   REQUIRE(args != nullptr, "args is NULL");

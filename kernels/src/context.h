@@ -4,7 +4,7 @@
 
 #include "convert.h"
 #include "dinoreg/field.h"
-#include "dinoreg/similarity.h"
+#include "dinoreg/sum.h"
 #include "passes.h"
 #include "taps.h"
 #include "workspace.h"
@@ -29,20 +29,21 @@ template <class Launcher>
 struct SolverContext {
   const Launcher& launch;
   const dr_execution& execution;
-  dr_solver_args& args;
+  const dr_solver_args& args;
   Workspace work;
   const Shape shape;         // of the fixed grid, on which the result lives
   float* const field;        // (shape, 3), mm: the displacement
   float* x = nullptr;        // (shape, 3), mm: what the refinement changes
   float* scratch = nullptr;  // (shape, 3)
-  float* row_sums = nullptr;  // one number for each row
+  double* sums = nullptr;    // two totals, and of one image each row's and each plane's
 
-  SolverContext(const Launcher& launcher, const dr_execution& where, dr_solver_args& arguments)
+  SolverContext(const Launcher& launcher, const dr_execution& where,
+                const dr_solver_args& arguments)
       : launch(launcher), execution(where), args(arguments), work(arguments.workspace),
         shape(to_shape(arguments.fixed_shape)), field(arguments.field) {
     x = work.template take<float>(field_floats());
     scratch = work.template take<float>(field_floats());
-    row_sums = work.template take<float>(shape.rows());
+    sums = work.template take<double>(2 + shape.rows() + shape.z);
   }
   // Stages keep references to it.
   SolverContext(const SolverContext&) = delete;
@@ -60,22 +61,18 @@ struct SolverContext {
     if (!counting()) launch(op);
   }
 
-  void zero(float* values, size_t count) const {
-    if (!counting()) launch.zero(values, sizeof(float) * count);
+  template <class T>
+  void zero(T* values, size_t count) const {
+    if (!counting()) launch.zero(values, sizeof(T) * count);
   }
 
-  // Of an image no larger than `shape`, in a fixed order. Waits for the device.
-  double sum(const float* values, const Shape& s) const {
-    if (counting()) return 0.0;
-    launch(SumRows{values, s.rows(), s.x, row_sums});
-    double total = 0.0;
-    float part[256];
-    for (int row = 0; row < s.rows(); row += 256) {
-      const int count = min_int(256, s.rows() - row);
-      launch.to_host(part, row_sums + row, sizeof(float) * count);
-      for (int i = 0; i < count; ++i) total += part[i];
-    }
-    return total;
+  // out = the sum of `values` / the sum of `weights`, 0 without weight; of images no larger than
+  // `shape`. Nothing waits for it: who needs it reads it where the ops run.
+  template <class T>
+  void mean(const float* values, const float* weights, const Shape& s, T* out) const {
+    sum(values, s, sums);
+    sum(weights, s, sums + 1);
+    run(Quotient<T>{sums, sums + 1, out});
   }
 
   // False: the caller wants to stop.
@@ -106,6 +103,16 @@ struct SolverContext {
     const Matrix3 one = {{1, 0, 0, 0, 1, 0, 0, 0, 1}};
     const Affine map = between_cells(factor, to_coarse);
     run(MapField{out, out_shape, PointMap{Affine{}, in, in_shape, map, one, false}});
+  }
+
+ private:
+  // Rows, then planes, then all: no chain of additions is longer than an axis.
+  void sum(const float* values, const Shape& s, double* out) const {
+    double* rows = sums + 2;
+    double* planes = rows + s.rows();
+    run(SumInOrder<float>{values, s.rows(), s.x, rows});
+    run(SumInOrder<double>{rows, s.z, s.y, planes});
+    run(SumInOrder<double>{planes, 1, s.z, out});
   }
 };
 

@@ -28,6 +28,7 @@ struct Correlation {
   const float *fixed, *moving;
   bool squared;
   double weight, noise;
+  const float* unit;  // weight and noise^2 are so many times as large; null: once
 };
 
 template <class Launcher>
@@ -51,10 +52,11 @@ void add_correlation(const SolverContext<Launcher>& c, const Level& l, const Cor
     c.run(WeightedProduct{weight, pairs[k][0], pairs[k][1], l.shape, product});
     window(product, sums + k * n, tmp);
   }
-  c.run(CorrelationFactors{sums, l.shape, (float)what.noise, what.squared});
+  c.run(CorrelationFactors{sums, l.shape, (float)what.noise, what.squared, what.unit});
   for (int k = 0; k < 3; ++k) window(sums + k * n, sums + (3 + k) * n, sums + 6 * n);
   c.run(AddCorrelationGradient{what.fixed, weight, l.shape, what.moving, l.moving_shape, offset,
-                               l.field, index_per_mm, sums + 3 * n, (float)what.weight, gradient});
+                               l.field, index_per_mm, sums + 3 * n, (float)what.weight, what.unit,
+                               gradient});
 }
 
 // 1 - rho of each channel: its mean times 2 mean |F|^2, as the cosine, and noise as a share of the
@@ -63,13 +65,12 @@ template <class Launcher>
 void add_feature_correlation(const SolverContext<Launcher>& c, const Level& l, float* gradient,
                              const CorrelationMemory& memory) {
   const dr_solver_args& a = c.args;
-  const double each = l.mean_square / a.channels;
-  const double noise = fmax(a.correlation_noise * sqrt(each), 1e-6);
+  const double weight = 2.0 * a.feature_weight / a.channels;
+  const double noise = a.correlation_noise / sqrt((double)a.channels);
   for (int channel = 0; channel < a.channels; ++channel) {
     c.run(FeatureChannel{l.fixed, l.shape, a.stride, channel, memory.fixed});
     c.run(FeatureChannel{l.moving, l.moving_shape, a.stride, channel, memory.moving});
-    add_correlation(c, l,
-                    {memory.fixed, memory.moving, false, 2.0 * a.feature_weight * each, noise},
+    add_correlation(c, l, {memory.fixed, memory.moving, false, weight, noise, l.mean_square},
                     gradient, memory.sums);
   }
 }
@@ -85,8 +86,7 @@ void set_feature_gradient(const SolverContext<Launcher>& c, const Level& l, floa
   if (a.feature_weight == 0.0 || c.correlates_features()) c.zero(gradient, l.floats());
   if (a.feature_weight == 0.0) return;
   if (c.correlates_features()) return add_feature_correlation(c, l, gradient, memory);
-  if (a.feature_similarity == DR_FEATURES_COSINE)
-    return c.run(FeatureCosine{term, (float)l.mean_square});
+  if (a.feature_similarity == DR_FEATURES_COSINE) return c.run(FeatureCosine{term, l.mean_square});
   c.run(FeatureDifference{term});
 }
 
@@ -94,13 +94,13 @@ void set_feature_gradient(const SolverContext<Launcher>& c, const Level& l, floa
 // not change what Adam does, so n is left out everywhere.
 template <class Launcher>
 void add_gradients(const SolverContext<Launcher>& c, const Level& l, float* gradient,
-                   const CorrelationMemory& memory, double fold_penalty) {
+                   const CorrelationMemory& memory, const float* fold_penalty) {
   set_feature_gradient(c, l, gradient, memory);
   if (c.intensities())
-    add_correlation(
-        c, l,
-        {l.fixed_image, l.moving_image, true, c.args.correlation_weight, c.args.correlation_noise},
-        gradient, memory.sums);
+    add_correlation(c, l,
+                    {l.fixed_image, l.moving_image, true, c.args.correlation_weight,
+                     c.args.correlation_noise, nullptr},
+                    gradient, memory.sums);
   const double* mm = l.spacing_mm;
   const double scale = 2.0 * c.args.smoothness / 3.0;
   c.run(AddSmoothnessGradient{l.field,
@@ -108,10 +108,10 @@ void add_gradients(const SolverContext<Launcher>& c, const Level& l, float* grad
                               l.shape,
                               {(float)(scale / (mm[0] * mm[0])), (float)(scale / (mm[1] * mm[1])),
                                (float)(scale / (mm[2] * mm[2]))}});
-  if (fold_penalty <= 0.0) return;
+  if (c.args.fold_penalty <= 0.0) return;
   float* lack = c.scratch;
   c.run(FoldLack{l.field, l.shape, inverse_of(mm), (float)c.args.fold_margin, lack});
-  c.run(AddFoldGradient{l.field, lack, gradient, l.shape, inverse_of(mm), (float)fold_penalty});
+  c.run(AddFoldGradient{l.field, lack, gradient, l.shape, inverse_of(mm), fold_penalty});
 }
 
 DR_NAMESPACE_END

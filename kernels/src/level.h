@@ -21,7 +21,7 @@ struct Level {
   float *x, *field;
   int factor[3];  // voxels of the finest lattice per voxel
   int scale;      // lengths of the refinement are so many times those of the finest level
-  double mean_square;  // of the fixed features, see `mean_square`; 0 where nobody asked for it
+  const float* mean_square;  // of the fixed features; null where nobody asked for it
 
   size_t floats() const { return 3 * (size_t)shape.voxels(); }
   Vec3 offset() const {
@@ -46,7 +46,7 @@ Level finest_level(const SolverContext<Launcher>& c) {
              c.field,
              {1, 1, 1},
              1,
-             0.0};
+             nullptr};
   for (int i = 0; i < 3; ++i) {
     l.moving_offset[i] = a.moving_offset[i];
     l.spacing_mm[i] = a.spacing_mm[i];
@@ -56,10 +56,11 @@ Level finest_level(const SolverContext<Launcher>& c) {
 
 // Weighted mean of |F|^2: the unit of what features cost when they are not compared by differences.
 template <class Launcher>
-double mean_square(const SolverContext<Launcher>& c, const Level& l) {
+const float* mean_square(SolverContext<Launcher>& c, const Level& l) {
+  float* out = c.work.template take<float>(1);
   c.run(FeatureSquare{l.fixed, l.fixed_weight, l.shape, c.args.stride, c.scratch});
-  const double total = c.sum(c.scratch, l.shape), weight = c.sum(l.fixed_weight, l.shape);
-  return weight > 0.0 ? total / weight : 0.0;
+  c.mean(c.scratch, l.fixed_weight, l.shape, out);
+  return out;
 }
 
 inline FeatureTerm feature_term(const Level& l, int stride) {

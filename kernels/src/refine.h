@@ -2,8 +2,6 @@
 #ifndef DINOREG_SRC_REFINE_H_
 #define DINOREG_SRC_REFINE_H_
 
-#include <math.h>
-
 #include "dinoreg/adam.h"
 #include "gradients.h"
 #include "velocity.h"
@@ -37,38 +35,58 @@ class Refinement {
   }
 
  private:
+  // What the iterations of one level work in.
+  struct Memory {
+    float *gradient, *moments[2], *half_way;
+    CorrelationMemory correlation;
+    IterationState* state;
+  };
+
+  Memory take_memory(const Level& l) {
+    const auto take = [&](size_t count) { return c_.work.template take<float>(count); };
+    const size_t n = l.floats();
+    const Memory m = {take(n),
+                      {take(n), take(n)},
+                      take(velocity_ ? n : 0),
+                      correlation_memory(c_, l),
+                      c_.work.template take<IterationState>(1)};
+    for (float* moment : m.moments) c_.zero(moment, n);
+    c_.zero(m.state, 1);
+    return m;
+  }
+
+  // Every iteration launches the same, so that a back end may record one and play it again.
   bool adam(const Level& l, int iterations) {
-    Workspace& work = c_.work;
-    float* gradient = work.template take<float>(l.floats());
-    float* moments[2];
-    for (float*& m : moments) {
-      m = work.template take<float>(l.floats());
-      c_.zero(m, l.floats());
-    }
-    float* half_way = work.template take<float>(velocity_ ? l.floats() : 0);
-    const CorrelationMemory memory = correlation_memory(c_, l);
-    const double beta1 = 0.9, beta2 = 0.999, sigma_mm = a_.smoothing_mm * l.scale;
-    for (int t = 1; t <= iterations && !c_.counting(); ++t) {
-      c_.smooth(l.x, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
-      if (velocity_) {
-        c_.copy_field(l.field, gradient, l.shape);
-        exponentiate(c_, gradient, l.field, l, 1.0f);
-      }
-      // The matching goes first; at full weight from the start the penalty would bar its way.
-      const double done = (double)done_ / all_iterations_;
-      add_gradients(c_, l, gradient, memory, a_.fold_penalty * done * done);
-      // The displacement is not read again before it is made anew: its memory is free until then.
-      if (velocity_) to_half_way(c_, l, gradient, half_way, sigma_mm);
-      c_.smooth(gradient, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
-      c_.run(AdamStep{l.x, l.field, moments[0], moments[1], l.shape.rows(), 3 * l.shape.x,
-                      (float)beta1, (float)beta2,
-                      (float)(a_.learning_rate_mm * l.scale / (1.0 - pow(beta1, t))),
-                      (float)(1.0 / (1.0 - pow(beta2, t))), 1e-8f});
+    const Memory memory = take_memory(l);
+    const double sigma_mm = a_.smoothing_mm * l.scale;
+    const int earlier = done_;
+    const auto report = [&] {
       ++done_;
-      if (!c_.report(DR_STAGE_REFINE, (float)done_ / (float)all_iterations_)) return false;
-    }
+      return c_.report(DR_STAGE_REFINE, (float)done_ / (float)all_iterations_);
+    };
+    const bool going_on = c_.launch.repeat(
+        c_.counting() ? 0 : iterations, [&] { iterate(l, memory, sigma_mm, earlier); }, report);
+    if (!going_on) return false;
     c_.smooth(l.x, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
     return true;
+  }
+
+  void iterate(const Level& l, const Memory& m, double sigma_mm, int earlier) {
+    const double beta1 = 0.9, beta2 = 0.999;
+    // The matching goes first; at full weight from the start the penalty would bar its way.
+    c_.run(AdvanceIteration{m.state, beta1, beta2, a_.learning_rate_mm * l.scale, a_.fold_penalty,
+                            earlier, all_iterations_});
+    c_.smooth(l.x, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+    if (velocity_) {
+      c_.copy_field(l.field, m.gradient, l.shape);
+      exponentiate(c_, m.gradient, l.field, l, 1.0f);
+    }
+    add_gradients(c_, l, m.gradient, m.correlation, &m.state->fold_penalty);
+    // The displacement is not read again before it is made anew: its memory is free until then.
+    if (velocity_) to_half_way(c_, l, m.gradient, m.half_way, sigma_mm);
+    c_.smooth(m.gradient, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+    c_.run(AdamStep{l.x, l.field, m.moments[0], m.moments[1], l.shape.rows(), 3 * l.shape.x,
+                    (float)beta1, (float)beta2, &m.state->step, &m.state->correction, 1e-8f});
   }
 
   // The finest level's field is the velocity until here.

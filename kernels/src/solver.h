@@ -13,7 +13,7 @@ DR_NAMESPACE_BEGIN
 template <class Launcher>
 class Solver {
  public:
-  Solver(const Launcher& launch, const dr_execution& execution, dr_solver_args& args)
+  Solver(const Launcher& launch, const dr_execution& execution, const dr_solver_args& args)
       : c_(launch, execution, args) {}
 
   static size_t workspace_bytes(const dr_solver_args& args) {
@@ -29,27 +29,26 @@ class Solver {
   dr_status solve() {
     c_.zero(c_.field, c_.field_floats());
     c_.zero(c_.x, c_.field_floats());
-    c_.args.similarity[0] = mean_similarity();
+    dr_similarity* const wanted = c_.args.similarity;
+    if (wanted != nullptr) mean_similarity(&wanted->before);
     if (!discrete_search(c_)) return DR_ERROR_CANCELLED;
     if (!Refinement<Launcher>(c_).run()) return DR_ERROR_CANCELLED;
-    c_.args.similarity[1] = mean_similarity();
+    if (wanted != nullptr) {
+      const float* met = mean_similarity(&wanted->after);
+      c_.mean(met, c_.args.fixed_weight, c_.shape, &wanted->overlap);
+    }
     return DR_OK;
   }
 
  private:
-  // Mean energy over the weight that meets moving weight; also sets overlap. Waits for the device.
-  double mean_similarity() {
-    if (c_.counting()) return 0.0;
+  // Mean energy over the weight that meets moving weight, which is given back (fixed shape).
+  const float* mean_similarity(double* out) {
     FeatureDifference op = {feature_term(finest_level(c_), c_.args.stride)};
-    float* energy = c_.scratch;
-    float* weight = c_.scratch + c_.shape.voxels();
-    op.energy = energy;
-    op.overlap = weight;
+    op.energy = c_.scratch;
+    op.overlap = c_.scratch + c_.shape.voxels();
     c_.run(op);
-    const double total = c_.sum(energy, c_.shape), met = c_.sum(weight, c_.shape);
-    const double all = c_.sum(c_.args.fixed_weight, c_.shape);
-    c_.args.overlap = all > 0.0 ? met / all : 0.0;
-    return met > 0.0 ? total / met : 0.0;
+    c_.mean(op.energy, op.overlap, c_.shape, out);
+    return op.overlap;
   }
 
   SolverContext<Launcher> c_;

@@ -32,7 +32,7 @@ class Ops:
             return ctypes.c_void_p(None)
         if isinstance(value, np.ndarray):
             assert value.flags.c_contiguous
-            assert value.dtype in (np.float32, np.float16, np.int32, np.uint16)
+            assert value.dtype in (np.float32, np.float64, np.float16, np.int32, np.uint16)
             return ctypes.c_void_p(value.ctypes.data)
         return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int(value)
 

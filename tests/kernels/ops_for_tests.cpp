@@ -11,6 +11,7 @@
 #include "dinoreg/regularity.h"
 #include "dinoreg/similarity.h"
 #include "dinoreg/smooth.h"
+#include "dinoreg/sum.h"
 #include "launch.h"
 #include "passes.h"
 
@@ -154,7 +155,7 @@ void op_feature_term(const Half* fixed, const float* fixed_weight, const int* sh
   op.trust_cost = trust_cost;
   op.overlap = overlap;
   if (mean_square > 0.0f)
-    run(FeatureCosine{op, mean_square});
+    run(FeatureCosine{op, &mean_square});
   else
     run(FeatureDifference{op});
 }
@@ -195,12 +196,12 @@ void op_correlation(const float* fixed, const float* fixed_weight, const int* sh
   const CpuLauncher launch(1);
   smooth_pass<CpuLauncher>(launch, SmoothPass{sums.data(), smoothed.data(), tmp.data(), s, 6, 1,
                                               taps[0], taps[1], taps[2]});
-  run(CorrelationFactors{smoothed.data(), s, noise, squared != 0});
+  run(CorrelationFactors{smoothed.data(), s, noise, squared != 0, nullptr});
   for (Index i = 0; i < n; ++i) energy[i] = smoothed[3 * n + i];
   smooth_pass<CpuLauncher>(launch, SmoothPass{smoothed.data(), sums.data(), tmp.data(), s, 3, 1,
                                               taps[0], taps[1], taps[2]});
   run(AddCorrelationGradient{fixed, weight.data(), s, moving, shape_of(moving_shape), offset, field,
-                             unit, sums.data(), scale, gradient});
+                             unit, sums.data(), scale, nullptr, gradient});
 }
 
 void op_warp_vectors(const float* vectors, const float* field, const int* shape,
@@ -222,12 +223,37 @@ void op_fold_gradient(const float* field, float* gradient, const int* shape,
   const Shape s = shape_of(shape);
   std::vector<float> lack(s.voxels());
   run(FoldLack{field, s, vec3_of(index_per_mm), margin, lack.data()});
-  run(AddFoldGradient{field, lack.data(), gradient, s, vec3_of(index_per_mm), scale});
+  run(AddFoldGradient{field, lack.data(), gradient, s, vec3_of(index_per_mm), &scale});
 }
 
 void op_adam(float* value, const float* gradient, float* first, float* second, int count,
              float step, float correction) {
-  run(AdamStep{value, gradient, first, second, 1, count, 0.9f, 0.999f, step, correction, 1e-8f});
+  run(AdamStep{value, gradient, first, second, 1, count, 0.9f, 0.999f, &step, &correction, 1e-8f});
+}
+
+// factors: (iterations, 3): step, correction, fold_penalty of each iteration of a level.
+void op_advance_iteration(float beta1, float beta2, float learning_rate, float fold_penalty,
+                          int earlier, int all, int iterations, float* factors) {
+  IterationState state = {};
+  for (int t = 0; t < iterations; ++t) {
+    run(AdvanceIteration{&state, beta1, beta2, learning_rate, fold_penalty, earlier, all});
+    *factors++ = state.step;
+    *factors++ = state.correction;
+    *factors++ = state.fold_penalty;
+  }
+}
+
+// As the solver adds up an image: rows, planes, all. partial: room for z * y + z doubles.
+void op_sum(const float* values, const int* shape, double* partial, double* out) {
+  const Shape s = shape_of(shape);
+  double* planes = partial + s.rows();
+  run(SumInOrder<float>{values, s.rows(), s.x, partial});
+  run(SumInOrder<double>{partial, s.z, s.y, planes});
+  run(SumInOrder<double>{planes, 1, s.z, out});
+}
+
+void op_quotient(const double* a, const double* b, double* out) {
+  run(Quotient<double>{a, b, out});
 }
 
 }  // extern "C"

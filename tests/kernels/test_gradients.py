@@ -3,6 +3,7 @@ gradients against finite differences of its energies."""
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -654,3 +655,36 @@ def test_first_adam_step_has_the_learning_rate_as_length(ops):
     first, second = np.zeros((2, 4), np.float32)
     ops("adam", value, gradient, first, second, 4, 0.3 / 0.1, 1 / 0.001)
     np.testing.assert_allclose(value, [-0.3, 0.3, -0.3, 0], rtol=1e-4)
+
+
+def test_factors_of_adam_equal_the_powers(ops):
+    """1 / (1 - beta^t) is carried on instead of taken as a power; the penalty's share is exact."""
+    count, rate, weight, earlier, everything = 1000, 0.3, 30.0, 40, 1040
+    factors = np.empty((count, 3), np.float32)
+    ops("advance_iteration", 0.9, 0.999, rate, weight, earlier, everything, count, factors)
+    beta1, beta2, rate = (float(np.float32(v)) for v in (0.9, 0.999, rate))
+    t = np.arange(1, count + 1)
+    share = (earlier + t - 1) / everything
+    expected = np.stack([rate / (1 - beta1**t), 1 / (1 - beta2**t), weight * share**2], axis=-1)
+    # In doubles both ways differ by less than what a float tells apart.
+    np.testing.assert_array_equal(factors, expected.astype(np.float32))
+
+
+# ---- sum.h ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sum_equals_reference(ops, rng, shape):
+    """To the last digits of a double, where the values cancel to a millionth of their size."""
+    values = f32(rng.normal(size=shape))
+    values -= values.mean(dtype=np.float64).astype(np.float32)
+    out, partial = np.zeros(1), np.zeros(shape[0] * shape[1] + shape[0])
+    ops("sum", values, i32(shape), partial, out)
+    assert out[0] == pytest.approx(math.fsum(values.ravel()), abs=1e-15 * values.size)
+
+
+def test_quotient_of_nothing_is_zero(ops):
+    out = np.full(1, 7.0)
+    for a, b, expected in ((3.0, 4.0, 0.75), (3.0, 0.0, 0.0), (0.0, 0.0, 0.0)):
+        ops("quotient", np.array([a]), np.array([b]), out)
+        assert out[0] == expected

@@ -94,6 +94,18 @@ def test_prediction_beside_the_pool(cupy, timers, pair, more) -> None:
     check(*run(cupy, timers, pair, config(**more))[:2])
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"transform": "velocity", "inverse": True}, {"feature_similarity": "lncc"}],
+    ids=["default", "velocity", "lncc"],
+)
+def test_the_solver_does_not_wait(cupy, timers, pair, more) -> None:
+    """Its similarity is read with the other measures of quality."""
+    reads = run(cupy, timers, pair, config(**more))[2]
+    assert reads.get("solve", 0) == 0
+    assert reads["quality"] > 0
+
+
 @pytest.fixture
 def bundle(tmp_path) -> str:
     for package in ("onnx", "onnxruntime"):

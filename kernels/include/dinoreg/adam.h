@@ -1,10 +1,42 @@
-// One Adam step (Kingma & Ba, 2015).
+// Adam (Kingma & Ba, 2015), and what changes from one iteration to the next.
 #ifndef DINOREG_ADAM_H_
 #define DINOREG_ADAM_H_
 
 #include "dinoreg/grid.h"
 
 DR_NAMESPACE_BEGIN
+
+// What differs between the iterations of a level, kept where the ops run: every iteration launches
+// the same. Zeroed before the first.
+struct IterationState {
+  double first, second;  // what the moments were if every gradient had been 1: 1 - beta^t
+  int done;              // iterations of the level
+  float step;            // learning rate / first
+  float correction;      // 1 / second
+  float fold_penalty;    // weight * (share of all levels' iterations done before)^2
+};
+
+// One more iteration.
+struct AdvanceIteration {
+  IterationState* state;
+  double beta1, beta2, learning_rate, fold_penalty;
+  int earlier, all;  // iterations of the levels before, and of all
+
+  DR_HD int rows() const { return 1; }
+  DR_HD int width() const { return 1; }
+
+  DR_HD void operator()(int, int) const {
+    IterationState s = *state;
+    s.first = fma(beta1, s.first, 1.0 - beta1);
+    s.second = fma(beta2, s.second, 1.0 - beta2);
+    s.step = (float)(learning_rate / s.first);
+    s.correction = (float)(1.0 / s.second);
+    const double share = (double)(earlier + s.done) / all;
+    s.fold_penalty = (float)(fold_penalty * share * share);
+    ++s.done;
+    *state = s;
+  }
+};
 
 struct AdamStep {
   enum { kRepeatable = 0 };  // works in place
@@ -14,8 +46,8 @@ struct AdamStep {
   float* second_moment;
   int row_count, x;
   float beta1, beta2;
-  float step;        // learning rate / (1 - beta1^t)
-  float correction;  // 1 / (1 - beta2^t)
+  const float* step;        // learning rate / (1 - beta1^t)
+  const float* correction;  // 1 / (1 - beta2^t)
   float epsilon;
 
   DR_HD int rows() const { return row_count; }
@@ -31,7 +63,7 @@ struct AdamStep {
     const V v = beta2 * load<V>(second_moment + at) + (1.0f - beta2) * g * g;
     store(first_moment + at, m);
     store(second_moment + at, v);
-    store(value + at, load<V>(value + at) - step * m / (root(v * correction) + epsilon));
+    store(value + at, load<V>(value + at) - *step * m / (root(v * *correction) + epsilon));
   }
 };
 

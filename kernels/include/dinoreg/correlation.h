@@ -73,6 +73,7 @@ struct CorrelationFactors {
   Shape shape;
   float noise;  // variance below its square counts as noise
   bool squared;  // 1 - rho^2, else 1 - rho
+  const float* unit;  // of the variance; null: 1
 
   DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return shape.x; }
@@ -85,7 +86,8 @@ struct CorrelationFactors {
     const V total = load<V>(at);
     const V share = 1.0f / max_of(total, splat<V>(1e-12f));
     const V mean_f = share * load<V>(at + n), mean_m = share * load<V>(at + 2 * n);
-    const V zero = V{}, floor_value = splat<V>(noise * noise);
+    const float least = unit != nullptr ? max_of(noise * noise * *unit, 1e-12f) : noise * noise;
+    const V zero = V{}, floor_value = splat<V>(least);
     const V var_f = max_of(share * load<V>(at + 3 * n) - mean_f * mean_f, zero) + floor_value;
     const V cov = share * load<V>(at + 4 * n) - mean_f * mean_m;
     const V var_m = max_of(share * load<V>(at + 5 * n) - mean_m * mean_m, zero) + floor_value;
@@ -110,6 +112,7 @@ struct AddCorrelationGradient {
   Vec3 index_per_mm;
   const float* factors;  // (3, z, y, x): A, B, C smoothed
   float scale;
+  const float* unit;  // of the scale; null: 1
   float* gradient;  // (z, y, x, 3), 1/mm
 
   DR_HD int rows() const { return shape.rows(); }
@@ -124,8 +127,9 @@ struct AddCorrelationGradient {
                    load_vec3(field + 3 * i) * index_per_mm;
     Vec3 slope;
     const float value = sample_with_slope(moving, moving_shape, p, slope);
+    const float weighted = unit != nullptr ? scale * *unit * w : scale * w;
     const float force =
-        scale * w * (fixed[i] * factors[i] + value * factors[n + i] + factors[2 * n + i]);
+        weighted * (fixed[i] * factors[i] + value * factors[n + i] + factors[2 * n + i]);
     float* to = gradient + 3 * i;
     store_vec3(to, load_vec3(to) + force * (slope * index_per_mm));
   }

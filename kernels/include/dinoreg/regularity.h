@@ -89,7 +89,7 @@ struct AddFoldGradient {
   float* gradient;
   Shape shape;
   Vec3 index_per_mm;
-  float scale;
+  const float* scale;
 
   DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return shape.x; }
@@ -129,13 +129,13 @@ struct AddFoldGradient {
     const Index i = (Index)row * shape.x + x;
     const float own = lack[i], above = z > 0 ? lack[i - shape.y * (Index)shape.x] : 0.0f;
     const float before = y > 0 ? lack[i - shape.x] : 0.0f, left = x > 0 ? lack[i - 1] : 0.0f;
-    if (own + above + before + left <= 0.0f) return;
+    if (own + above + before + left <= 0.0f || *scale <= 0.0f) return;
     Vec3 g = push(own, z, y, x, -1.0f, -1.0f, -1.0f);
     g = g + push(above, z - 1, y, x, 1.0f, 0.0f, 0.0f);
     g = g + push(before, z, y - 1, x, 0.0f, 1.0f, 0.0f);
     g = g + push(left, z, y, x - 1, 0.0f, 0.0f, 1.0f);
     float* to = gradient + 3 * i;
-    store_vec3(to, load_vec3(to) + scale * g);
+    store_vec3(to, load_vec3(to) + *scale * g);
   }
 };
 

@@ -112,7 +112,7 @@ struct FeatureDifference : FeatureTerm {
 // difference, so that one weight serves both. A thousandth of n is added to the squared norms: the
 // direction of a vector that is nearly 0 is noise.
 struct FeatureCosine : FeatureTerm {
-  float mean_square;  // n
+  const float* mean_square;  // n
 
   DR_HD void operator()(int row, int x) const { evaluate(row, x, *this); }
 
@@ -127,7 +127,7 @@ struct FeatureCosine : FeatureTerm {
       fm = fm + a * b;
       mm = mm + b * b;
     }
-    const float guard = max_of(1e-3f * mean_square, 1e-12f);
+    const float n = *mean_square, guard = max_of(1e-3f * n, 1e-12f);
     const float product = sum_lanes(fm), square = sum_lanes(mm) + guard;
     const float share = 1.0f / sqrtf((sum_lanes(ff) + guard) * square), along = product / square;
     Block sz = zero_block(), sy = zero_block(), sx = zero_block();
@@ -138,7 +138,7 @@ struct FeatureCosine : FeatureTerm {
       sy = sy + across * m.y;
       sx = sx + across * m.x;
     }
-    const float unit = 2.0f * mean_square;
+    const float unit = 2.0f * n;
     slope = (-unit * share) * Vec3{sum_lanes(sz), sum_lanes(sy), sum_lanes(sx)};
     return unit * (1.0f - share * product);
   }
@@ -177,21 +177,6 @@ struct FeatureChannel {
   DR_HD void operator()(int row, int x) const {
     const Index i = (Index)row * shape.x + x;
     out[i] = half_to_float(features[i * stride + channel]);
-  }
-};
-
-// Sum of each row, in order.
-struct SumRows {
-  const float* in;
-  int row_count, x;
-  float* out;
-
-  DR_HD int rows() const { return 1; }
-  DR_HD int width() const { return row_count; }
-  DR_HD void operator()(int, int row) const {
-    float sum = 0.0f;
-    for (int i = 0; i < x; ++i) sum += in[(Index)row * x + i];
-    out[row] = sum;
   }
 };
 

@@ -1,6 +1,7 @@
 // Enough of the CUDA runtime to run launch.cuh on a host compiler: blocks and threads one after
 // the other, or the threads of a block as fibres that meet at __syncthreads. It finds faults of
 // indexing and barriers that not all threads reach; it cannot find races or faults of the device.
+// What is enqueued on a stream under capture is kept and runs when its graph is launched.
 #ifndef DINOREG_TESTS_CUDA_SHIM_H_
 #define DINOREG_TESTS_CUDA_SHIM_H_
 
@@ -24,8 +25,15 @@ struct dim3 {
 };
 inline thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorUnknown = 999 };
-enum cudaMemcpyKind { cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorUnknown = 999
+};
+enum cudaMemcpyKind { cudaMemcpyDeviceToDevice = 3 };
 typedef void* cudaStream_t;
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -98,8 +106,42 @@ class Fibres {
 };
 inline void __syncthreads() { Fibres::wait(); }
 
-inline int launches = 0;
+inline int launches = 0;       // of kernels, where they run
+inline int graph_launches = 0;
+inline int captures = 0;
+inline int alive = 0;          // streams, graphs and executable graphs
 inline cudaError_t next_error = cudaSuccess;  // what every call reports
+inline const char* failing = "";              // the one call that reports cudaErrorUnknown
+
+inline cudaError_t outcome(const char* call) {
+  return strcmp(call, failing) == 0 ? cudaErrorUnknown : next_error;
+}
+
+enum { cudaStreamNonBlocking = 1 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+struct Graph_ {
+  std::vector<std::function<void()>> work;
+};
+struct Stream_ {
+  Graph_* capturing = nullptr;
+  bool invalid = false;
+};
+typedef Graph_* cudaGraph_t;
+typedef Graph_* cudaGraphExec_t;
+
+// Runs it, or keeps it where the stream is under capture: an error ends the capture's use.
+inline cudaError_t enqueue(const char* call, cudaStream_t on, std::function<void()> work) {
+  Stream_* stream = static_cast<Stream_*>(on);
+  const cudaError_t error = outcome(call);
+  const bool captured = stream != nullptr && stream->capturing != nullptr;
+  if (captured && error != cudaSuccess) stream->invalid = true;
+  if (error != cudaSuccess) return error;
+  if (captured)
+    stream->capturing->work.push_back(work);
+  else
+    work();
+  return cudaSuccess;
+}
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
@@ -108,31 +150,90 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const bool sound = g.x >= 1 && g.x <= 0x7fffffffu && g.y >= 1 && g.y <= 65535 && g.z == 1 &&
                      b.x >= 1 && b.y >= 1 && b.z == 1 && b.x * b.y <= 1024;
   if (!sound) return cudaErrorInvalidConfiguration;
-  ++launches;
-  if (next_error != cudaSuccess) return next_error;
-  gridDim = g;
-  blockDim = b;
-  for (blockIdx.y = 0; blockIdx.y < g.y; ++blockIdx.y)
-    for (blockIdx.x = 0; blockIdx.x < g.x; ++blockIdx.x) {
-      if (as_fibres) {
-        Fibres::run(b, [&] { kernel(arguments...); });
-        continue;
+  if (outcome("cudaLaunchKernelEx") != cudaSuccess) ++launches;
+  return enqueue("cudaLaunchKernelEx", config->stream, [=] {
+    ++launches;
+    gridDim = g;
+    blockDim = b;
+    for (blockIdx.y = 0; blockIdx.y < g.y; ++blockIdx.y)
+      for (blockIdx.x = 0; blockIdx.x < g.x; ++blockIdx.x) {
+        if (as_fibres) {
+          Fibres::run(b, [&] { kernel(arguments...); });
+          continue;
+        }
+        for (threadIdx.y = 0; threadIdx.y < b.y; ++threadIdx.y)
+          for (threadIdx.x = 0; threadIdx.x < b.x; ++threadIdx.x) kernel(arguments...);
       }
-      for (threadIdx.y = 0; threadIdx.y < b.y; ++threadIdx.y)
-        for (threadIdx.x = 0; threadIdx.x < b.x; ++threadIdx.x) kernel(arguments...);
-    }
-  return cudaSuccess;
+  });
 }
 
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  memset(to, value, bytes);
-  return next_error;
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  return enqueue("cudaMemsetAsync", stream, [=] { memset(to, value, bytes); });
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                                   cudaStream_t) {
-  memcpy(to, from, bytes);
-  return next_error;
+                                   cudaStream_t stream) {
+  return enqueue("cudaMemcpyAsync", stream, [=] { memcpy(to, from, bytes); });
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return next_error; }
+
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  if (flags != cudaStreamNonBlocking) return cudaErrorInvalidValue;
+  const cudaError_t error = outcome("cudaStreamCreateWithFlags");
+  if (error != cudaSuccess) return error;
+  *stream = new Stream_;
+  ++alive;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete static_cast<Stream_*>(stream);
+  --alive;
+  return outcome("cudaStreamDestroy");
+}
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t on, cudaStreamCaptureMode) {
+  Stream_* stream = static_cast<Stream_*>(on);
+  if (stream == nullptr) return cudaErrorStreamCaptureUnsupported;  // the legacy default stream
+  if (stream->capturing != nullptr) return cudaErrorInvalidValue;
+  const cudaError_t error = outcome("cudaStreamBeginCapture");
+  if (error != cudaSuccess) return error;
+  stream->capturing = new Graph_;
+  ++alive;
+  ++captures;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  --alive;
+  return outcome("cudaGraphDestroy");
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t on, cudaGraph_t* graph) {
+  Stream_* stream = static_cast<Stream_*>(on);
+  if (stream->capturing == nullptr) return cudaErrorInvalidValue;
+  cudaError_t error = stream->invalid ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
+  if (error == cudaSuccess) error = outcome("cudaStreamEndCapture");
+  *graph = stream->capturing;
+  stream->capturing = nullptr;
+  if (error == cudaSuccess) return error;
+  (void)cudaGraphDestroy(*graph);
+  *graph = nullptr;
+  return error;
+}
+inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                                 unsigned long long) {
+  const cudaError_t error = outcome("cudaGraphInstantiateWithFlags");
+  if (error != cudaSuccess) return error;
+  *executable = new Graph_(*graph);
+  ++alive;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  return enqueue("cudaGraphLaunch", stream, [=] {
+    ++graph_launches;
+    for (const auto& work : executable->work) work();
+  });
+}
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete executable;
+  --alive;
+  return outcome("cudaGraphExecDestroy");
+}
 
 #endif  // DINOREG_TESTS_CUDA_SHIM_H_

@@ -1,0 +1,241 @@
+// Whole solves through the CUDA launcher on the host, against the CPU launcher: what is captured,
+// launched again, cancelled, and told of errors. One check for each name on the command line;
+// test_cuda_graph.py names them.
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cpu/cpu_passes.h"
+#include "cuda/launch.cuh"
+#include "solver.h"
+
+namespace {
+
+using dr::CpuLauncher;
+using dr::CudaLauncher;
+using dr::Half;
+
+enum { Z = 9, Y = 10, X = 21, VOXELS = Z * Y * X, STRIDE = 8 };
+const int32_t kIterations[] = {3, 1, 0, 4};
+
+// A solve's arrays and arguments; every kind of refinement differs in a few numbers.
+struct Solve {
+  std::vector<dr::Block> fixed, moving, memory;
+  std::vector<float> weight, fixed_image, moving_image, field, inverse;
+  std::vector<double> coupling = {0.01, 0.3};
+  dr_similarity similarity = {-1.0, -1.0, -1.0};
+  dr_solver_args args = {};
+  int reports = 0, stop_after = 1 << 30;
+
+  explicit Solve(const std::string& kind)
+      : fixed(VOXELS), moving(VOXELS), weight(VOXELS, 1.0f), fixed_image(VOXELS),
+        moving_image(VOXELS), field(3 * VOXELS), inverse(3 * VOXELS) {
+    fill(fixed, fixed_image, 0.0f);
+    fill(moving, moving_image, 1.3f);
+    weight[5] = weight[700] = 0.0f;
+    for (int i = 0; i < 3; ++i) {
+      args.fixed_shape[i] = args.moving_shape[i] = i == 0 ? Z : i == 1 ? Y : X;
+      args.spacing_mm[i] = i == 0 ? 2.5 : 2.0;
+      args.search_factor[i] = 2;
+    }
+    args.fixed = half(fixed), args.moving = half(moving);
+    args.fixed_weight = args.moving_weight = weight.data();
+    args.stride = args.channels = STRIDE;
+    args.search_levels = 1;
+    args.cost_smoothing_mm = args.field_smoothing_mm = 4.0;
+    args.coupling = coupling.data();
+    args.coupling_rounds = 2;
+    args.consistency_rounds = 2;
+    args.iterations = kIterations;
+    args.levels = 4;
+    args.learning_rate_mm = 0.05;
+    args.smoothing_mm = 3.0;
+    args.smoothness = 0.5;
+    args.feature_weight = 1.0;
+    args.correlation_window_mm = 3.0;
+    args.correlation_noise = 0.1;
+    args.fold_penalty = 30.0;
+    args.fold_margin = 0.9;
+    args.field = field.data();
+    args.similarity = &similarity;
+    if (kind == "search") args.search_radius[1] = args.search_radius[2] = 1;
+    if (kind == "velocity") args.squarings = 4, args.inverse = inverse.data();
+    if (kind == "cosine") args.feature_similarity = DR_FEATURES_COSINE;
+    if (kind == "lncc") args.feature_similarity = DR_FEATURES_LNCC;
+    if (kind == "images") {
+      args.correlation_weight = 2.0;
+      args.fixed_image = fixed_image.data();
+      args.moving_image = moving_image.data();
+    }
+    args.workspace_bytes = dr::Solver<CpuLauncher>::workspace_bytes(args);
+    memory.resize(args.workspace_bytes / sizeof(dr::Block) + 1);
+    // What the workspace held before must not matter.
+    memset(static_cast<void*>(memory.data()), 0xff, memory.size() * sizeof(dr::Block));
+    args.workspace = memory.data();
+  }
+
+  static const Half* half(const std::vector<dr::Block>& storage) {
+    return reinterpret_cast<const Half*>(storage.data());
+  }
+
+  static void fill(std::vector<dr::Block>& storage, std::vector<float>& image, float shift) {
+    Half* to = reinterpret_cast<Half*>(storage.data());
+    for (int i = 0; i < VOXELS; ++i) {
+      const float x = (float)(i % X) - shift, y = (float)(i / X % Y), z = (float)(i / (X * Y));
+      image[i] = 0.5f + 0.4f * sinf(0.7f * x + 0.3f * y - 0.2f * z);
+      for (int c = 0; c < STRIDE; ++c)
+        to[STRIDE * i + c] = dr::float_to_half(sinf(0.5f * x + 0.1f * c * y + 0.4f * z));
+    }
+  }
+
+  static int report(void* self, dr_stage stage, float) {
+    Solve& s = *static_cast<Solve*>(self);
+    s.reports += stage == DR_STAGE_REFINE;
+    return s.reports >= s.stop_after;
+  }
+
+  template <class Launcher>
+  dr_status run(const Launcher& launch) {
+    dr_execution execution = {};
+    execution.progress = report;
+    execution.progress_user = this;
+    launches = graph_launches = captures = 0;
+    return dr::Solver<Launcher>(launch, execution, args).solve();
+  }
+
+  bool operator==(const Solve& other) const {
+    return memcmp(field.data(), other.field.data(), field.size() * sizeof(float)) == 0 &&
+           memcmp(inverse.data(), other.inverse.data(), inverse.size() * sizeof(float)) == 0 &&
+           memcmp(&similarity, &other.similarity, sizeof similarity) == 0;
+  }
+};
+
+#define WANT(condition) \
+  if (!(condition)) return printf("%s: wanted %s\n", kind.c_str(), #condition), false
+
+// Levels of three, one, no and four iterations: the first of each is launched as it is.
+bool same_solve(const std::string& kind) {
+  Solve on_cpu(kind), on_cuda(kind);
+  WANT(on_cpu.run(CpuLauncher(1)) == DR_OK);
+  const CudaLauncher launch(nullptr);
+  as_fibres = kind == "search";  // its tiled kernel has barriers
+  WANT(on_cuda.run(launch) == DR_OK);
+  as_fibres = false;
+  WANT(launch.error() == cudaSuccess);
+  WANT(on_cuda.reports == 8);
+  WANT(captures == 2);
+  WANT(graph_launches == 2 + 3);
+  WANT(alive == 0);
+  WANT(on_cuda == on_cpu);
+  const dr_similarity& s = on_cuda.similarity;
+  WANT(s.before > 0.0 && s.after > 0.0 && s.after < s.before);
+  WANT(s.overlap > 0.5 && s.overlap <= 1.0);
+  return true;
+}
+
+// The state lives on the device: a graph that played one iteration alone would find nothing new.
+bool every_iteration_counts() {
+  const std::string kind = "mse";
+  Solve four(kind), five(kind);
+  const int32_t more[] = {3, 1, 0, 5};
+  five.args.iterations = more;
+  four.args.fold_penalty = five.args.fold_penalty = 0.0;
+  WANT(four.run(CudaLauncher(nullptr)) == DR_OK);
+  WANT(five.run(CudaLauncher(nullptr)) == DR_OK);
+  WANT(graph_launches == 2 + 4);
+  WANT(!(four == five));
+  return true;
+}
+
+bool cancels_in_the_middle() {
+  const std::string kind = "mse";
+  Solve whole(kind);
+  WANT(whole.run(CudaLauncher(nullptr)) == DR_OK);
+  for (int stop = 1; stop <= 8; ++stop) {
+    Solve solve(kind);
+    solve.stop_after = stop;
+    const CudaLauncher launch(nullptr);
+    WANT(solve.run(launch) == DR_ERROR_CANCELLED);
+    WANT(solve.reports == stop);
+    // Levels: 1, 2, 3 | 4 | | 5, 6, 7, 8.
+    WANT(graph_launches == (stop <= 3 ? stop - 1 : stop == 4 ? 2 : stop - 3));
+    WANT(launch.error() == cudaSuccess);
+    WANT(alive == 0);
+    WANT(solve.similarity.before == whole.similarity.before && solve.similarity.after == -1.0);
+  }
+  return true;
+}
+
+// Kept as any other error: nothing is launched and nothing reported after it, nothing left behind.
+bool errors_are_kept() {
+  const std::string kind = "mse";
+  for (const char* call : {"cudaStreamCreateWithFlags", "cudaStreamBeginCapture",
+                           "cudaStreamEndCapture", "cudaGraphInstantiateWithFlags",
+                           "cudaGraphDestroy", "cudaStreamDestroy", "cudaGraphLaunch"}) {
+    Solve solve(kind);
+    const CudaLauncher launch(nullptr);
+    failing = call;
+    const dr_status status = solve.run(launch);
+    failing = "";
+    if (launch.error() != cudaErrorUnknown) return printf("%s: not told\n", call), false;
+    WANT(status == DR_OK);  // the launcher's error is what the back end reports
+    WANT(solve.reports == 1 && graph_launches == 0);
+    WANT(alive == 0);
+  }
+  return true;
+}
+
+// Of a launch that is captured: the capture is ended all the same.
+bool errors_within_a_capture() {
+  const std::string kind = "repeat";
+  const CudaLauncher launch(nullptr);
+  float value = 1.0f;
+  int bodies = 0, reports = 0;
+  captures = graph_launches = 0;
+  launch.repeat(
+      5,
+      [&] {
+        if (++bodies == 2) failing = "cudaMemsetAsync";
+        launch.zero(&value, sizeof value);
+      },
+      [&] { return ++reports, true; });
+  failing = "";
+  WANT(launch.error() == cudaErrorUnknown);
+  WANT(bodies == 2 && reports == 1 && captures == 1 && graph_launches == 0 && alive == 0);
+  return true;
+}
+
+// Iterations of one and none make no graph.
+bool few_make_no_graph() {
+  const std::string kind = "repeat";
+  for (int count : {0, 1}) {
+    const CudaLauncher launch(nullptr);
+    int bodies = 0;
+    captures = 0;
+    WANT(launch.repeat(count, [&] { ++bodies; }, [] { return true; }));
+    WANT(bodies == count && captures == 0 && alive == 0);
+  }
+  return true;
+}
+
+}  // namespace
+
+int main(int count, char** names) {
+  std::map<std::string, bool (*)()> checks = {
+      {"every_iteration_counts", every_iteration_counts},
+      {"cancels_in_the_middle", cancels_in_the_middle},
+      {"errors_are_kept", errors_are_kept},
+      {"errors_within_a_capture", errors_within_a_capture},
+      {"few_make_no_graph", few_make_no_graph},
+  };
+  for (int i = 1; i < count; ++i) {
+    const auto check = checks.find(names[i]);
+    const bool good = check == checks.end() ? same_solve(names[i]) : check->second();
+    if (!good) return printf("%s failed\n", names[i]), 1;
+  }
+  return 0;
+}
