@@ -154,7 +154,7 @@ def _solver_work(plan: Plan) -> list[Work]:
 def _correlation_work(plan: Plan, visits: float) -> list[Work]:
     """Of the local correlation of intensities and channels, for voxels times iterations."""
     config = plan.config
-    images = int(config.correlation_weight > 0)
+    images = int(required(config.correlation_weight) > 0)
     if config.feature_similarity == "lncc" and required(config.feature_weight) > 0:
         images += _channels(plan)
     if images == 0:

@@ -211,12 +211,12 @@ class RegistrationConfig(BaseModel):
         description="that difference: mse (squared), cosine (of the angle between the vectors), or "
         "lncc (local correlation of each channel, in the windows of the intensities')",
     )
-    correlation_weight: float = Field(
-        3.0,
+    correlation_weight: float | None = Field(
+        None,
         ge=0,
         le=1e3,
         description="weight of 1 - rho^2 beside it, rho the local correlation of the intensities; "
-        "0: features alone",
+        "0: features alone; default: 2.5, for two fine MR 3",
     )
     correlation_window_mm: float | None = Field(
         None,

@@ -119,7 +119,7 @@ def extract_features(
         )
     with timer.stage("features"):
         report("features", 0.0)
-        correlates = plan.config.correlation_weight > 0
+        correlates = required(plan.config.correlation_weight) > 0
         intensities = None
         if plan.config.uses_mind or correlates:
             images = working_images(volumes, plan)

@@ -146,6 +146,7 @@ def _fill_similarity(
     window = 1.25 if set(modalities) == {"ct"} else 2.0
     defaults = {
         "feature_weight": 0.1 if fine_mr else 1.0,
+        "correlation_weight": 3.0 if fine_mr else 2.5,
         "iterations": (40, 20) if fine_mr else (30, 15),
         "correlation_window_mm": round(window * control, 6),
         "correlation_noise": 0.01 if fine_mr else 0.1,

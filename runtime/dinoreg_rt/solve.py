@@ -48,7 +48,7 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         feature_weight=required(config.feature_weight),
         feature_similarity=config.feature_similarity,
         trust_cost=config.trust_cost,
-        correlation_weight=config.correlation_weight,
+        correlation_weight=required(config.correlation_weight),
         correlation_window_mm=required(config.correlation_window_mm),
         correlation_noise=required(config.correlation_noise),
         fold_margin=config.fold_margin,

@@ -82,20 +82,22 @@ def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
 
 
 @pytest.mark.parametrize(
-    ("spacing_mm", "modalities", "features", "noise", "iterations"),
+    ("spacing_mm", "modalities", "features", "correlation", "noise", "iterations"),
     [
-        ((1.0, 1.0, 1.0), ("mr", "mr"), 0.1, 0.01, (40, 20)),
-        ((1.0, 1.0, 7.0), ("mr", "mr"), 1.0, 0.1, (30, 15)),
-        ((1.0, 1.0, 1.0), ("mr", "ct"), 1.0, 0.1, (30, 15)),
+        ((1.0, 1.0, 1.0), ("mr", "mr"), 0.1, 3.0, 0.01, (40, 20)),
+        ((1.0, 1.0, 7.0), ("mr", "mr"), 1.0, 2.5, 0.1, (30, 15)),
+        ((1.0, 1.0, 1.0), ("mr", "ct"), 1.0, 2.5, 0.1, (30, 15)),
     ],
 )
-def test_refinement_by_kind_of_pair(spacing_mm, modalities, features, noise, iterations):
+def test_refinement_by_kind_of_pair(
+    spacing_mm, modalities, features, correlation, noise, iterations
+):
     """Fine MR pairs trust intensities; what is given stays as it is."""
+    names = ("feature_weight", "correlation_weight", "correlation_noise", "iterations")
     grid = make_grid((30, 30, 30), spacing_mm)
     _, config = plan_grids(grid, RegistrationConfig(), modalities)
-    chosen = (config.feature_weight, config.correlation_noise, config.iterations)
-    assert chosen == (features, noise, iterations)
-    given = RegistrationConfig(feature_weight=0.5, correlation_noise=0.2, iterations=(7,))
-    _, config = plan_grids(grid, given, modalities)
-    chosen = (config.feature_weight, config.correlation_noise, config.iterations)
-    assert chosen == (0.5, 0.2, (7,))
+    wanted = (features, correlation, noise, iterations)
+    assert tuple(getattr(config, name) for name in names) == wanted
+    given = dict(zip(names, (0.5, 0.0, 0.2, (7,)), strict=True))
+    _, config = plan_grids(grid, RegistrationConfig(**given), modalities)
+    assert {name: getattr(config, name) for name in names} == given
