@@ -7,6 +7,7 @@ measured with the defaults; it leaves room for other defaults, not for a shift o
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,9 @@ FIXED_GRID = make_grid((40, 44, 52), (2.0, 2.0, 2.0))
 MOVING_SHAPE, MOVING_SPACING, MOVING_CENTRE = (44, 60, 52), (1.8, 1.6, 2.3), (3.0, -4.0, 2.0)
 
 
-def register(phantom: Phantom, initial: str = "none") -> RegistrationResult:
-    return dinoreg_rt.register(
-        phantom.fixed, phantom.moving, config=RegistrationConfig(initial=initial)
-    )
+def register(phantom: Phantom, initial: str = "none", **values: Any) -> RegistrationResult:
+    config = RegistrationConfig(initial=initial, **values)
+    return dinoreg_rt.register(phantom.fixed, phantom.moving, config=config)
 
 
 def check(
@@ -111,14 +111,22 @@ def test_initial_from_a_file(tmp_path: Path) -> None:
     ids=["flipped", "transposed", "turned and flipped"],
 )
 def test_storage_of_the_moving_image_does_not_matter(order: tuple, flips: tuple) -> None:
+    """The same field while it is made; at the end as accurate.
+
+    Rounding takes another order, and the refinement, which is stopped before it converges, lets
+    that grow: from 1e-5 mm on average after ten iterations to, in the worst of twenty settings,
+    0.09 mm on average and 0.7 mm somewhere at the end.
+    """
     moving_grid = make_grid(MOVING_SHAPE, MOVING_SPACING, "oblique", MOVING_CENTRE)
     phantom = make_phantom(FIXED_GRID, moving_grid)
     stored_anew = reoriented(phantom.moving, order, flips)
     again = Phantom(phantom.fixed, stored_anew, phantom.truth_mm, phantom.inside)
-    difference = register(again).displacement.vectors_mm - register(phantom).displacement.vectors_mm
-    # Measured: 0.004, 5e-5 and 8e-4 mm (0.04 with other defaults): rounding takes another order,
-    # which in the search may even turn a tie.
-    assert np.abs(difference).max() < 0.2
+    early = [register(p, iterations=(10,)).displacement.vectors_mm for p in (phantom, again)]
+    # Measured: 1e-4, 1e-4 and 1e-3 mm.
+    assert np.abs(early[0] - early[1]).max() < 0.01
+    late = [phantom.errors_mm(register(p).displacement.vectors_mm) for p in (phantom, again)]
+    # Measured: 0.005, 2e-6 and 3e-6 mm.
+    assert abs(late[0].mean() - late[1].mean()) < 0.02
 
 
 def test_storage_of_the_fixed_image_does_not_matter() -> None:
