@@ -130,3 +130,15 @@ def test_labelled_pair(name: str, bound: float, folded_percent: float) -> None:
     before, after = mean_dice(labels[0], labels[1], result)
     assert after > max(bound, before)
     assert result.quality.folded_percent < folded_percent
+
+
+@pytest.mark.shared_data
+def test_headers_of_one_heart_are_fitted() -> None:
+    """Two phases of a heart on one grid: the headers are right, and fits from them better."""
+    folder, pair = shared_folder(), shared_pair("card_1")
+    fixed, moving = (io.read_volume(folder / pair[role]) for role in ("fixed", "moving"))
+    labels = [io.read_labels(folder / pair[f"{role}_label"]) for role in ("fixed", "moving")]
+    result = dinoreg_rt.register(fixed, moving, config=RegistrationConfig(trust=False))
+    assert result.choices["initial alignment"].startswith("headers and affine fits")
+    # Measured: 0.848, from the headers themselves 0.794.
+    assert mean_dice(labels[0], labels[1], result)[1] > 0.82
