@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from dinoreg_rt.errors import ConfigError, DeviceError, DinoregError, OutputError
-from dinoreg_rt.manifest import Graph
+from dinoreg_rt.manifest import Graph, Manifest
 from dinoreg_rt.trt.agreement import Agreement, compare_tokens
 from dinoreg_rt.trt.executor import EngineExecutor
 from dinoreg_rt.trt.folder import engine_stem, engines_folder, store_engine
@@ -68,17 +68,8 @@ def export_engines(
     manifest, wanted = checked_manifest(bundle, precision, images, gpu.compute_capability)
     options = BuildOptions(sizes, workspace_bytes, _timing_cache(library, gpu))
     built = []
-    with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work, _active(device):
-        job = Job(
-            bundle,
-            manifest,
-            library,
-            options,
-            progress or _silent,
-            Path(work),
-            images,
-            gpu.compute_capability,
-        )
+    started = _job(bundle, manifest, library, options, progress, images, gpu.compute_capability)
+    with started as job, _active(device):
         for graph in manifest.graphs:
             plan, agreement = _build_verified(job, graph, wanted)
             built.append((plan, _record(job, graph, gpu, wanted, plan, agreement)))
@@ -110,18 +101,26 @@ def compile_only(
     library = open_library("tensorrt-rtx")
     options = BuildOptions(check_batches(batches), compute_capability=compute_capability)
     manifest, wanted = checked_manifest(bundle, precision, images, compute_capability)
-    with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work:
-        job = Job(
-            bundle,
-            manifest,
-            library,
-            options,
-            progress or _silent,
-            Path(work),
-            images,
-            compute_capability,
-        )
+    started = _job(bundle, manifest, library, options, progress, images, compute_capability)
+    with started as job:
         return {graph.file: len(job.plan(graph, wanted)) for graph in manifest.graphs}
+
+
+@contextmanager
+def _job(
+    bundle: Path,
+    manifest: Manifest,
+    library: Library,
+    options: BuildOptions,
+    progress: Progress | None,
+    images: CalibrationImages,
+    capability: str,
+) -> Iterator[Job]:
+    """A job with a folder that goes when it is done."""
+    with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work:
+        yield Job(
+            bundle, manifest, library, options, progress or _silent, Path(work), images, capability
+        )
 
 
 def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.ndarray) -> Agreement:

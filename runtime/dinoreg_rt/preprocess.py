@@ -82,7 +82,7 @@ def plan_grids(
     voxel_mm = min(working.spacing_mm)
     patch_mm = voxel_mm if set(modalities) == {"mr"} else 2 * voxel_mm
     config = _fill_lengths(config, voxel_mm, patch_mm)
-    config = _fill_similarity(config, modalities, fine=max(working.spacing_mm) <= _FINE_MM)
+    config = _fill_refinement(config, modalities, fine=max(working.spacing_mm) <= _FINE_MM)
     pool = whole_voxels(required(config.control_spacing_mm), working)
     control = coarsened_grid(working, pool)
     factor = whole_voxels(required(config.search_spacing_mm), control)
@@ -133,7 +133,7 @@ def _fill_lengths(
     return config.model_copy(update=missing)
 
 
-def _fill_similarity(
+def _fill_refinement(
     config: RegistrationConfig, modalities: Sequence[Modality], *, fine: bool
 ) -> RegistrationConfig:
     """What the refinement compares, and how long it goes on, by the kind of pair.

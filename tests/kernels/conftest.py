@@ -1,4 +1,4 @@
-"""The ops without a public function, compiled into a small library of their own."""
+"""What is compiled for the tests: ops without a public function, and checks of CUDA code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,25 @@ def ops(tmp_path_factory) -> Ops:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return Ops(library)
+
+
+@pytest.fixture(scope="module")
+def compile_on_host(tmp_path_factory) -> Callable[[str], Path]:
+    """Compiles a check of CUDA code beside this file, with cuda_shim in place of the runtime."""
+
+    def compiled(source: str) -> Path:
+        compiler = shutil.which(os.environ.get("CXX", "g++"))
+        if compiler is None:
+            pytest.skip("no C++ compiler: set CXX or install g++")
+        here, kernels = Path(__file__).parent, ROOT / "kernels"
+        path = tmp_path_factory.mktemp("host") / Path(source).stem
+        flags = ["-std=gnu++17", "-fopenmp", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+        # Both back ends must round alike to be compared bit for bit.
+        flags += ["-ffp-contract=off", f"-I{here / 'cuda_shim'}", f"-I{kernels}"]
+        flags += [f"-I{kernels / folder}" for folder in ("include", "src", "cpu", "cuda")]
+        command = [compiler, *flags, str(here / source), "-o", str(path)]
+        built = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert built.returncode == 0, built.stderr
+        return path
+
+    return compiled

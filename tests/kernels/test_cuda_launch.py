@@ -5,15 +5,12 @@ What only a GPU can show (timing, races, the device compiler's arithmetic) is no
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "kernels"
 CHECKS = (
     "every_element_once",
     "large_counts",
@@ -25,32 +22,8 @@ CHECKS = (
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        pytest.skip("no C++ compiler: set CXX or install g++")
-    path = tmp_path_factory.mktemp("cuda_launch") / "check"
-    command = [
-        compiler,
-        "-std=gnu++17",
-        "-fopenmp",
-        "-O1",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-Wno-psabi",
-    ]
-    # Both launchers must round alike to be compared bit for bit.
-    command += ["-fopenmp", "-ffp-contract=off"]
-    command += [f"-I{folder}" for folder in (HERE / "cuda_shim", KERNELS, KERNELS / "include")]
-    built = subprocess.run(
-        [*command, str(HERE / "cuda_launch_check.cpp"), "-o", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
-    return path
+def program(compile_on_host: Callable[[str], Path]) -> Path:
+    return compile_on_host("cuda_launch_check.cpp")
 
 
 @pytest.mark.parametrize("check", CHECKS)
