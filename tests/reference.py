@@ -73,17 +73,20 @@ def map_points(points, index_map, field=None, to_field=None, matrix=None):
 
 
 def resample(image, out_shape, index_map, *, samples=(1, 1, 1), outside=0.0, **mapping):
-    """Mean over the points of each voxel that lie inside the image; also their share."""
+    """Mean over the points of each voxel that lie inside the image (all, where `outside` is None:
+    the border goes on); also the share that lies inside."""
     steps = [(np.arange(n) + 0.5) / n - 0.5 for n in samples]
     total = np.zeros(out_shape)
-    count = np.zeros(out_shape)
+    count, share = np.zeros(out_shape), np.zeros(out_shape)
     for step in itertools.product(*steps):
         points = map_points(indices(out_shape) + step, index_map, **mapping)
         valid = inside(image.shape, points)
+        share += valid
+        valid |= outside is None
         total += np.where(valid, sample(image, points), 0.0)
         count += valid
-    mean = np.where(count > 0, total / np.maximum(count, 1), outside)
-    return mean, count / np.prod(samples)
+    mean = np.where(count > 0, total / np.maximum(count, 1), 0.0 if outside is None else outside)
+    return mean, share / np.prod(samples)
 
 
 def resample_labels(labels, out_shape, index_map, *, nearest=False, **mapping):

@@ -56,6 +56,7 @@ class ResampleArgs(ctypes.Structure):
         ("map", PointMapArgs),
         ("samples", _Int3),
         ("outside", c_float),
+        ("extend", c_int32),
     )
 
 

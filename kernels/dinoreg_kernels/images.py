@@ -31,7 +31,7 @@ def resample(
     to_field: ArrayLike | None = None,
     matrix: ArrayLike | None = None,
     samples: Sequence[int] = (1, 1, 1),
-    outside: float = 0.0,
+    outside: float | None = 0.0,
     inside: Array | None = None,
     threads: int = 0,
 ) -> Array:
@@ -48,7 +48,8 @@ def resample(
         to_field: (3, 4), output index to the field's index (default identity).
         matrix: (3, 3), the field's vectors to input index (default identity).
         samples: points averaged per output voxel and axis: the antialiasing filter.
-        outside: value where no point lies within the image's voxels.
+        outside: value where no point lies within the image's voxels; None: the image's border goes
+            on beyond it (then without `field` and `inside`).
         inside: (out_shape) float32, receives the share of points within the image.
         threads: CPU threads; 0 takes all.
 
@@ -66,7 +67,8 @@ def resample(
         args.inside = pointer(inside, np.float32, "inside", out_shape)
     args.map = point_map(index_map, field, to_field, matrix)
     args.samples = int3(samples, "samples")
-    args.outside = outside
+    args.outside = 0.0 if outside is None else outside
+    args.extend = int(outside is None)
     _library.call("dr_image_resample", Call(image, threads).execution, args)
     return out
 

@@ -95,7 +95,8 @@ typedef struct dr_resample_args {
   float* inside;      /* (out_shape) share of the sampled points inside the input; may be NULL */
   dr_point_map map;   /* output index -> input index */
   int32_t samples[3]; /* points per output voxel and axis, >= 1 */
-  float outside;
+  float outside;      /* value where no point is inside the input */
+  int32_t extend;     /* 1: the input's border goes on beyond it instead; not with inside or a field */
 } dr_resample_args;
 DR_API dr_status dr_image_resample(const dr_execution* execution, const dr_resample_args* args);
 

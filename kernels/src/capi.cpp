@@ -256,6 +256,8 @@ dr_status dr_image_resample(const dr_execution* execution, const dr_resample_arg
   CHECK(check_shape("out_shape", args->out_shape));
   CHECK(check_range("samples", args->samples, 1, 64));
   CHECK(check_map(args->map));
+  REQUIRE(!args->extend || !(args->inside || args->map.field),
+          "extend goes neither with inside nor with a field");
   return finished(execution, backend->resample_image(*execution, *args));
 }
 

@@ -35,7 +35,7 @@ dr_status resample_image(const Launcher& launch, const dr_resample_args& a) {
   }
   launch(ResampleLinear{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape), a.inside,
                         to_point_map(a.map, a.out_shape), a.samples[0], a.samples[1], a.samples[2],
-                        a.outside});
+                        a.outside, a.extend != 0});
   return DR_OK;
 }
 

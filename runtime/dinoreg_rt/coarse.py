@@ -122,7 +122,10 @@ def coarse_image(
     here = AffineTransform.identity()
     cells = _covering_lattice(volume.geometry, axes, cell_mm)
     grid = fine_grid(cells)
-    image = window(resample_volume(volume, grid, here, device), *limits)
+    # Beyond the image is air here, unlike where voxels are matched: that fields of view end alike
+    # is a hint. With borders that go on, one of seven MR-CT pairs was aligned elsewhere.
+    air = float(volume.array.min())
+    image = window(resample_volume(volume, grid, here, device, outside=air), *limits)
     seen = weight_on(grid, volume, None, here, device)
     if mask is not None:
         seen = seen * weight_on(grid, volume, mask, here, device)
@@ -148,7 +151,8 @@ def cell_features(
     coarse: CoarseImage, cells: Geometry, affine: AffineTransform, device: Device
 ) -> CellFeatures:
     """What the lattice `cells` sees of `coarse` through `affine` (its points to the image's)."""
-    image = resample_volume(coarse.image, fine_grid(cells), affine, device)
+    air = float(coarse.image.array.min())
+    image = resample_volume(coarse.image, fine_grid(cells), affine, device, outside=air)
     structure = np.empty(cells.shape_zyx, np.float32)
     mind = dinoreg_kernels.mind_ssc(
         image,

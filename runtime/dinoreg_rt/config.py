@@ -181,7 +181,7 @@ class RegistrationConfig(BaseModel):
         min_length=1,
         max_length=6,
         description="Adam iterations of each level, coarse to fine; default: 30 and 15, for two "
-        "fine MR 40 and 20",
+        "close MR 40 and 20",
     )
     learning_rate_mm: float | None = Field(
         None,
@@ -193,8 +193,7 @@ class RegistrationConfig(BaseModel):
         None,
         ge=0,
         le=200,
-        description="width (sigma) of the field's smoothing; default: 1.4 control voxels, for "
-        "two fine MR 1",
+        description="width (sigma) of the field's smoothing; default: 1.4 control voxels",
     )
     smoothness: float = Field(
         0.8, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
@@ -204,7 +203,7 @@ class RegistrationConfig(BaseModel):
         ge=0,
         le=1e3,
         description="weight of the features' difference in the refinement; default: 1, for two "
-        "fine MR 0.1",
+        "close MR 0.1 (with correlation_weight 0: 1)",
     )
     feature_similarity: FeatureSimilarity = Field(
         "mse",
@@ -216,7 +215,7 @@ class RegistrationConfig(BaseModel):
         ge=0,
         le=1e3,
         description="weight of 1 - rho^2 beside it, rho the local correlation of the intensities; "
-        "0: features alone; default: 2.5, for two fine MR 3",
+        "0: features alone; default: 2.5, for two close MR 3",
     )
     correlation_window_mm: float | None = Field(
         None,
@@ -229,7 +228,7 @@ class RegistrationConfig(BaseModel):
         gt=0,
         le=1,
         description="windowed intensities (of lncc: features, as a share of their root mean "
-        "square) that differ less say little; default: 0.1, for two fine MR 0.01",
+        "square) that differ less say little; default: 0.1, for two close MR 0.01",
     )
     trust_cost: float = Field(
         0.0,

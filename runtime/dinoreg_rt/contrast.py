@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .device import Device
@@ -15,20 +17,40 @@ from .types import AffineTransform, FloatArray, Modality, Volume
 #: turns over.
 LEAST_CORRELATION = 0.2
 LEAST_RISING_SHARE = 0.75
+#: What makes two MR images close. Measured: 0.82 and 0.96 for T1 brains of two people and for two
+#: states of one heart, 0.47 and 0.54 for abdomens of two people by one sequence.
+CLOSE_CORRELATION = 0.7
 _BINS = 8
 #: Windowed intensities below it are air: dark in every image, it would make all of them alike.
 _AIR = 0.05
 
 
-def same_contrast(
+@dataclass(frozen=True)
+class Contrast:
+    """How two images compare by their intensities.
+
+    Attributes:
+        alike: tissues have the same order of brightness, so that local intensities can join the
+            features.
+        close: two MR images in which the same tissue is about as bright: their intensities say more
+            than features do.
+        reason: for people.
+    """
+
+    alike: bool
+    close: bool
+    reason: str
+
+
+def compare_contrast(
     volumes: tuple[Volume, Volume],
     modalities: tuple[Modality, Modality],
     windows: tuple[tuple[float, float], tuple[float, float]],
     initial: AffineTransform,
     grids: WorkingGrids,
     device: Device,
-) -> tuple[bool, str]:
-    """Whether intensities join the features, and why.
+) -> Contrast:
+    """Whether the intensities of two images can be compared.
 
     Args:
         volumes: fixed and moving image.
@@ -39,15 +61,17 @@ def same_contrast(
         device: where to compute.
     """
     if modalities[0] != modalities[1]:
-        return False, "no: a CT and an MR show tissues in different orders of brightness"
+        reason = "a CT and an MR show tissues in different orders of brightness"
+        return Contrast(alike=False, close=False, reason=reason)
     if modalities[0] == "ct":
-        return True, "yes: two CT show tissues alike"
+        return Contrast(alike=True, close=False, reason="two CT show tissues alike")
     tissue = common_tissue(volumes, windows, initial, grids, device)
     value, rising = correlation(*tissue), rising_share(*tissue)
     numbers = f"correlation {value:.2f}, rising share {rising:.2f} after the initial alignment"
-    if value >= LEAST_CORRELATION and rising >= LEAST_RISING_SHARE:
-        return True, f"yes: the MR images show tissues alike ({numbers})"
-    return False, f"no: the MR images show tissues differently ({numbers})"
+    alike = value >= LEAST_CORRELATION and rising >= LEAST_RISING_SHARE
+    close = alike and value >= CLOSE_CORRELATION
+    how = "nearly alike" if close else "alike" if alike else "differently"
+    return Contrast(alike, close, f"the MR images show tissues {how} ({numbers})")
 
 
 def correlation(first: FloatArray, second: FloatArray) -> float:

@@ -20,7 +20,7 @@ from .config import RegistrationConfig
 from .decoys import decoy_workspace_bytes
 from .device import Device, StageTimer
 from .errors import ResourceError
-from .features import MIND_CHANNELS, padded_channels
+from .features import MIND_CHANNELS, padded_channels, patch_radius
 from .moving_lattice import MovingLattice
 from .preprocess import WorkingGrids, required, whole_voxels
 from .solve import solution_fields, solver_options
@@ -271,7 +271,7 @@ def _features(
 def _mind_workspace(grid: Geometry, grids: WorkingGrids, config: RegistrationConfig) -> int:
     mind = dinoreg_kernels.mind_workspace_bytes(
         grid.shape_zyx,
-        radius=whole_voxels(required(config.mind_radius_mm), grid),
+        radius=patch_radius(required(config.mind_radius_mm), grid),
         dilation=whole_voxels(required(config.mind_dilation_mm), grid),
         pool=grids.pool_zyx,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .align import SEARCHES, Alignment, initial_alignment, search_alignment
 from .coarse import coarse_pair
 from .config import RegistrationConfig
-from .contrast import same_contrast
+from .contrast import compare_contrast
 from .device import Device, choose_device
 from .device_memory import (
     describe_device_memory,
@@ -29,6 +29,7 @@ from .preprocess import (
     WorkingGrids,
     describe_similarity,
     detect_modality,
+    fill_refinement,
     intensity_window,
     plan_grids,
 )
@@ -119,15 +120,16 @@ def plan(
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
-    choices["similarity"] = describe_similarity(config)
+    contrast = compare_contrast((fixed, moving), modalities, windows, initial, grids, device)
+    config = fill_refinement(config, modalities, close=contrast.close)
+    choices["similarity"] = f"{describe_similarity(config)}: {contrast.reason}"
     encoders = encoders or EncoderPool()
     encoding, said = _plan_features((fixed, moving), modalities, windows, config, device, encoders)
     choices |= said
     if config.intensity == "auto" and config.uses_mind:
-        alike, choices["local intensities"] = same_contrast(
-            (fixed, moving), modalities, windows, initial, grids, device
-        )
-        config = config.model_copy(update={"intensity": "on" if alike else "off"})
+        intensity = "on" if contrast.alike else "off"
+        choices["local intensities"] = f"{intensity}: {contrast.reason}"
+        config = config.model_copy(update={"intensity": intensity})
     config = config.model_copy(
         update={
             "device": device.name,

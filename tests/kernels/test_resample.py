@@ -114,6 +114,16 @@ def test_border_half_voxel_is_inside_and_clamped(device, image):
     assert (beyond[:, :, -1] == 9).all()
 
 
+@pytest.mark.parametrize("samples", [(1, 1, 1), (2, 1, 3)])
+@pytest.mark.parametrize("matrix", [OBLIQUE, shift_map(-5.2, 6.1, 20.4)])
+def test_the_border_goes_on_where_asked_for(device, image, samples, matrix):
+    shape = (11, 13, 23)
+    out = resample(device.put(image), shape, matrix, samples=samples, outside=None)
+    expected, share = reference.resample(image, shape, matrix, samples=samples, outside=None)
+    device.check(out, expected)
+    assert share.min() == 0
+
+
 def test_antialiasing_averages_whole_blocks(device, image):
     """Two points per axis on a grid of half the resolution: the mean over 2 x 2 x 2 voxels."""
     halve = np.column_stack([2 * np.eye(3), [0.5] * 3])

@@ -31,14 +31,14 @@ def decision(fixed: Volume, moving: Volume, **config: str) -> tuple[str, str | N
         (
             image(),
             "on",
-            "yes: the MR images show tissues alike (correlation 1.00, rising share 1.00",
+            "on: the MR images show tissues nearly alike (correlation 1.00, rising share 1.00",
         ),
         (
             image(sign=-1.0),
             "off",
-            "no: the MR images show tissues differently (correlation -1.00, rising share -1.00",
+            "off: the MR images show tissues differently (correlation -1.00, rising share -1.00",
         ),
-        (image(offset=0.0), "off", "no: a CT and an MR"),
+        (image(offset=0.0), "off", "off: a CT and an MR"),
     ],
     ids=["same", "inverted", "CT"],
 )
@@ -78,3 +78,14 @@ def test_intensities_change_the_result() -> None:
         for choice in ("on", "off")
     ]
     assert np.abs(fields[0] - fields[1]).max() > 0.1
+
+
+def test_close_images_are_refined_by_their_intensities() -> None:
+    """Of two MR with a little in common the features count in full."""
+    half = Volume(0.45 * image().array + 0.55 * image(1).array, GRID)
+    weights = []
+    for moving in (image(), half):
+        decided = plan(image(), moving, RegistrationConfig(initial="none"))
+        assert decided.config.intensity == "on"
+        weights.append((decided.config.feature_weight, decided.config.correlation_weight))
+    assert weights == [(0.1, 3.0), (1.0, 2.5)]

@@ -14,6 +14,7 @@ from dinoreg_rt.features import (
     WorkingImage,
     join_features,
     padded_channels,
+    patch_radius,
 )
 
 CPU = Device("cpu", threads=1)
@@ -115,3 +116,10 @@ def test_flat_places_have_no_weight(rng: np.random.Generator) -> None:
     weight = mind_of(image, (2, 2, 2)).fixed_weight
     assert not weight[..., :9].any()  # 6 and more voxels away from all structure
     assert weight[..., 12:].all()
+
+
+def test_a_patch_does_not_reach_across_thick_slices() -> None:
+    grid = make_grid((9, 40, 40), (1.25, 1.25, 7.7))
+    assert patch_radius(1.25, grid) == (0, 1, 1)
+    assert patch_radius(2.5, grid) == (0, 2, 2)
+    assert patch_radius(2.5, make_grid((40, 40, 40), (1.25, 1.25, 1.25))) == (2, 2, 2)

@@ -45,8 +45,8 @@ def check(
 
 def test_one_modality() -> None:
     phantom = make_phantom(FIXED_GRID, FIXED_GRID)
-    # Before: mean 2.64 mm. Measured: 1.03 and 1.88 mm.
-    check(phantom, register(phantom), 1.5, 2.8)
+    # Before: mean 2.64 mm. Measured: 0.73 and 1.40 mm.
+    check(phantom, register(phantom), 1.1, 2.1)
 
 
 def test_two_modalities() -> None:
@@ -84,8 +84,23 @@ def test_thick_slices() -> None:
     grid = make_grid((9, 64, 64), (1.5, 1.5, 10.0), "LAS")
     phantom = make_phantom(grid, grid)
     result = register(phantom)
-    # Measured: 1.57 and 3.31 mm, with slices of 10 mm; 0.07 % folded, none on the real stack.
-    check(phantom, result, 2.2, 4.8, folded_percent=0.15)
+    # Measured: 1.26 and 3.05 mm, with slices of 10 mm.
+    check(phantom, result, 1.8, 4.2)
+
+
+@pytest.mark.parametrize("shift_mm", [0.3, -0.3])
+def test_a_start_between_thick_slices(tmp_path: Path, shift_mm: float) -> None:
+    """A layer that lies nearly beyond the stack changes the features of no other.
+
+    It was black once, and everything within two slices of it looked like its edge: the difference
+    of the features at the start rose by three quarters.
+    """
+    grid = make_grid((9, 64, 64), (1.5, 1.5, 10.0), "LAS")
+    phantom = make_phantom(grid, grid)
+    write_affine(tmp_path / "s.tfm", AffineTransform(np.eye(3), np.array([0.0, 0.0, shift_mm])))
+    there = register(phantom).quality.similarity_before
+    near = register(phantom, str(tmp_path / "s.tfm")).quality.similarity_before
+    assert near == pytest.approx(there, rel=0.1)
 
 
 def test_initial_from_a_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from phantoms import make_grid, make_phantom
 import dinoreg_rt
 from dinoreg_rt import RegistrationConfig, Volume
 from dinoreg_rt.errors import InputError
-from dinoreg_rt.preprocess import plan_grids
+from dinoreg_rt.preprocess import fill_refinement, plan_grids
 
 GRID = make_grid((32, 36, 40), (2.0, 2.0, 2.0))
 CONFIG = RegistrationConfig(initial="none")
@@ -70,7 +70,7 @@ def test_adaptive_trust_keeps_the_result_free_of_folds(phantom):
 
 @pytest.mark.parametrize(
     ("similarity", "words"),
-    [("cosine", "1 x cosine of features"), ("lncc", "1 x local correlation of features")],
+    [("cosine", "1 x cosine of features: "), ("lncc", "1 x local correlation of features: ")],
 )
 def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
     result = registered(phantom, feature_similarity=similarity, correlation_weight=0.0)
@@ -82,22 +82,23 @@ def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
 
 
 @pytest.mark.parametrize(
-    ("spacing_mm", "modalities", "features", "correlation", "noise", "iterations"),
-    [
-        ((1.0, 1.0, 1.0), ("mr", "mr"), 0.1, 3.0, 0.01, (40, 20)),
-        ((1.0, 1.0, 7.0), ("mr", "mr"), 1.0, 2.5, 0.1, (30, 15)),
-        ((1.0, 1.0, 1.0), ("mr", "ct"), 1.0, 2.5, 0.1, (30, 15)),
-    ],
+    ("close", "features", "correlation", "noise", "iterations"),
+    [(True, 0.1, 3.0, 0.01, (40, 20)), (False, 1.0, 2.5, 0.1, (30, 15))],
 )
-def test_refinement_by_kind_of_pair(
-    spacing_mm, modalities, features, correlation, noise, iterations
-):
-    """Fine MR pairs trust intensities; what is given stays as it is."""
+def test_refinement_by_kind_of_pair(close, features, correlation, noise, iterations):
+    """Close MR pairs trust intensities; what is given stays as it is."""
     names = ("feature_weight", "correlation_weight", "correlation_noise", "iterations")
-    grid = make_grid((30, 30, 30), spacing_mm)
-    _, config = plan_grids(grid, RegistrationConfig(), modalities)
+
+    def filled(**given):
+        _, config = plan_grids(
+            make_grid((30, 30, 30), (1.0, 1.0, 1.0)), RegistrationConfig(**given)
+        )
+        return fill_refinement(config, ("mr", "mr"), close=close)
+
+    config = filled()
     wanted = (features, correlation, noise, iterations)
     assert tuple(getattr(config, name) for name in names) == wanted
     given = dict(zip(names, (0.5, 0.0, 0.2, (7,)), strict=True))
-    _, config = plan_grids(grid, RegistrationConfig(**given), modalities)
+    config = filled(**given)
     assert {name: getattr(config, name) for name in names} == given
+    assert filled(correlation_weight=0.0).feature_weight == 1.0

@@ -21,6 +21,7 @@ struct ResampleLinear {
   PointMap map;
   int samples_z, samples_y, samples_x;
   float outside;  // value where no point is inside
+  bool extend;    // points beyond the input read its border
 
   DR_HD int rows() const { return out_shape.rows(); }
   DR_HD int width() const { return out_shape.x; }
@@ -40,7 +41,7 @@ struct ResampleLinear {
         for (int sx = 0; sx < samples_x; ++sx) {
           const Vec3 p = map(
               {z + spread(sz, samples_z), y + spread(sy, samples_y), x + spread(sx, samples_x)});
-          if (!inside_grid(in_shape, p)) continue;
+          if (!extend && !inside_grid(in_shape, p)) continue;
           if (out != nullptr) sum += sample_scalar(in, in_shape, p);
           ++count;
         }
@@ -64,7 +65,7 @@ struct ResampleLinear {
           const Vec3Of<V> p = map.at(Vec3Of<V>{splat<V>((float)z + dz), splat<V>((float)y + dy),
                                                (lane_numbers<V>() + (float)x) + dx},
                                      dz == 0.0f && dy == 0.0f && dx == 0.0f, i);
-          const auto within = inside_grid(in_shape, p);
+          const auto within = inside_grid(in_shape, p) | -(int)extend;
           if (!any_of(within)) continue;
           if (out != nullptr) sum = within ? sum + CornerOf<V>(in_shape, p).sample(in, 1) : sum;
           count = within ? count + 1.0f : count;
