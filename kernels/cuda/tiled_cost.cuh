@@ -12,15 +12,13 @@
 #ifndef DINOREG_CUDA_TILED_COST_CUH_
 #define DINOREG_CUDA_TILED_COST_CUH_
 
-#include <cuda_runtime.h>
-
 #include "dinoreg/cost.h"
+#include "launch.cuh"
 
 DR_NAMESPACE_BEGIN
 
-// Blocks along y: several for each multiprocessor; they take the rows in turns.
 // Channels of a tile are a multiple of four: see the sums.
-enum { kTileWidth = 128, kTileChannels = 8, kTileBlocksY = 4096 };
+enum { kTileWidth = 128, kTileChannels = 8 };
 
 // n = count_x() shifts. Blocks along x take tiles of a row, along y rows of each (z, y) shift.
 template <int n>
@@ -94,12 +92,19 @@ inline TiledKernel tiled_shift_cost(int count_x) {
   }
 }
 
-inline dim3 tiled_grid(const ShiftCost& op) {
+inline LaunchShape tiled_shape(const ShiftCost& op) {
   const int n = op.shifts.count_x();
   const int lines = (op.first_shift + op.shift_count - 1) / n - op.first_shift / n + 1;
   const Index units = (Index)lines * op.shape.rows();
-  return dim3((op.shape.x - 1) / kTileWidth + 1,
-              (unsigned)(units < kTileBlocksY ? units : (Index)kTileBlocksY), 1);
+  return {dim3((op.shape.x - 1) / kTileWidth + 1,
+               (unsigned)(units < kTileBlocksY ? units : (Index)kTileBlocksY), 1),
+          dim3(kTileWidth, 1, 1)};
+}
+
+inline void shift_cost_pass(const CudaLauncher& launch, const ShiftCost& cost) {
+  const TiledKernel kernel = tiled_shift_cost(cost.shifts.count_x());
+  if (kernel == nullptr) return launch(cost);
+  launch.run(kernel, tiled_shape(cost), cost);
 }
 
 DR_NAMESPACE_END
