@@ -2,15 +2,15 @@
 //
 // The ops of smooth.h, which stay as the reference, load every number 2 r + 1 times in each of
 // three passes of radius r: with r = 4 and the result 3 x 40 = 120 bytes through the L1 cache for
-// each number, an index beyond the border looked after at each, and 3 x 8 bytes through memory.
-// Here a thread loads the 4 + 2 r numbers of four neighbouring sums once: along z 3 loads for each
-// sum, 16 bytes with the result. A block then adds up 32 rows of 64 numbers along y, 3 loads again,
-// for these and the neighbours along x, 1.13 times as many, into shared memory, and along x from
-// there: 18 + 40 bytes. That is 74 instead of 120 bytes through the L1 cache, 16 instead of 24
-// through memory, and two launches instead of three: what is smoothed has some 10^6 numbers, which
-// a large GPU reads in the time that a launch takes. All three axes in one kernel would save 8
-// bytes more but add up 1.5 to 2.3 times as many numbers along z. The gain in time has not been
-// measured yet: these kernels have not run on a GPU.
+// each number, every index looked at for the border, and 3 x 8 bytes through memory. Here a thread
+// loads the 4 + 2 r numbers of four neighbouring sums once: along z 3 loads for each sum, 16 bytes
+// with the result. A block then adds up 32 rows of 64 numbers along y, 3 loads again, for these and
+// their neighbours along x, 1.13 times as many (1.38 with three components), into shared memory,
+// and along x from there: 18 + 40 bytes. That is 74 instead of 120 bytes through the L1 cache, 16
+// instead of 24 through memory, and two launches instead of three.
+// All three axes in one kernel would save 8 bytes more, but either add up 1.4 to 2 times as many
+// numbers along z or walk along z with few blocks: a plane of 96 x 80 numbers is six tiles.
+// The gain in time has not been measured yet: these kernels have not run on a GPU.
 //
 // Sums go in the order of smooth.h, so the results are the same bits where both are compiled with
 // the same contraction of multiply-adds.
