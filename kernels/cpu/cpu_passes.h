@@ -212,6 +212,13 @@ inline void mind_box_z_pass(const CpuLauncher& launch, const MindBoxZ& box) {
   });
 }
 
+// Shifts that share a buffer at most, whatever the threads: their costs stay in the cache.
+enum { kCpuGroup = kSmallestGroup };
+
+inline int search_group(const CpuLauncher&, const Shifts& shifts, const Shape&) {
+  return min_int(shifts.count_x(), kCpuGroup);
+}
+
 // Row by row, all shifts of the group on it: its lines come from the first-level cache but once,
 // the features of a whole image would come from the third-level cache for every shift. And a coarse
 // row is only two or three vectors long: finding its lines anew from a row number took as long as
@@ -219,7 +226,7 @@ inline void mind_box_z_pass(const CpuLauncher& launch, const MindBoxZ& box) {
 inline void shift_cost_pass(const CpuLauncher&, const ShiftCost& shared) {
   const ShiftCost op = shared;  // a local copy stays in registers: no store can alias it
   const int width = op.shape.x;
-  ShiftCost::Lines first[kLargestGroup];
+  ShiftCost::Lines first[kCpuGroup];
   for (int k = 0; k < op.shift_count; ++k) first[k] = op.lines(k, 0, 0);
   for (int z = 0; z < op.shape.z; ++z)
     for (int y = 0; y < op.shape.y; ++y) {
@@ -243,16 +250,17 @@ inline void shift_cost_pass(const CpuLauncher&, const ShiftCost& shared) {
 // Parts of the shifts run side by side, each with its own running minimum: one parallel region
 // instead of five for every group. Minima are joined in order, so the number of threads changes
 // nothing. At most this many threads help; fewer take larger groups of shifts in the same memory.
-enum { kSearchParts = kLargestGroup };
+enum { kSearchParts = kCpuGroup };
 
-inline SearchBuffers search_buffers(const CpuLauncher&, const Shifts&) {
-  return {kLargestGroup, kSearchParts};
+// As many as any launcher takes: one workspace size serves all.
+inline SearchBuffers search_buffers(const CpuLauncher&, const Shifts& shifts, const Shape& cells) {
+  return {max_int(kCpuGroup, large_group(shifts, cells)), kSearchParts};
 }
 
 inline void search_pass(const CpuLauncher& launch, const SearchPass& p) {
   const Index n = p.cost.shape.voxels();
   const int shifts = p.cost.shifts.count();
-  const int group = max_int(1, kLargestGroup / launch.threads());
+  const int group = max_int(1, kCpuGroup / launch.threads());
   launch.for_each(kSearchParts, n * shifts, [&](int part, int worker) {
     const Index buffer = n * (launch.threads() <= kSearchParts ? worker * group : part);
     SearchPass mine = p;

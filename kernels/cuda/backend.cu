@@ -1,6 +1,6 @@
 // The CUDA back end: the same operations as the CPU's, over the CUDA launcher.
 #include "backend_table.h"
-#include "launch.cuh"
+#include "cuda_passes.cuh"
 
 namespace {
 thread_local cudaError_t last_error = cudaSuccess;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compiles the CUDA half for every supported architecture, warnings being errors, and prints what
-# each kernel takes. Needs nvcc (CUDACXX or the PATH) and no GPU. Fails when a hot kernel spills.
+# each kernel takes. Needs nvcc (CUDACXX or the PATH) and no GPU. Fails when a hot kernel spills, and
+# when features are not loaded by 16 bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,3 +29,4 @@ printf '%s\n' "${architectures[@]}" | xargs -P "${JOBS:-2}" -I{} bash -c 'compil
 if grep -Eq '(ld|st)\.global\S*\.[subf]8' "$logs/kernels.ptx"; then
   echo "a kernel reads or writes single bytes: see load() and store() in portable.h" && exit 1
 fi
+"${PYTHON:-python3}" cuda/vector_loads.py "$logs/kernels.ptx"

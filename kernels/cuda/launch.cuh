@@ -9,11 +9,12 @@
 
 #include "dinoreg/portable.h"
 #include "graph.cuh"
-#include "tiled_cost.cuh"
 
 DR_NAMESPACE_BEGIN
 
 enum { kWarp = 32, kBlockThreads = 256, kMaxGridY = 65535 };
+// Blocks of a tuned kernel along y: several for each multiprocessor; they take the rows in turns.
+enum { kTileBlocksY = 4096 };
 
 struct LaunchShape {
   dim3 grid, block;
@@ -70,22 +71,16 @@ class CudaLauncher {
   void operator()(const Op& op) const {
     const int rows = op.rows(), width = op.width();
     if (rows <= 0 || width <= 0 || error_ != cudaSuccess) return;
-    const LaunchShape shape = launch_shape(rows, width);
+    run(run_op<Op>, launch_shape(rows, width), op);
+  }
+
+  // A kernel of its own, over a grid that is not empty.
+  template <class Op>
+  void run(void (*kernel)(const Op), const LaunchShape& shape, const Op& op) const {
+    if (error_ != cudaSuccess) return;
     cudaLaunchConfig_t config = {};
     config.gridDim = shape.grid;
     config.blockDim = shape.block;
-    config.stream = stream_;
-    error_ = cudaLaunchKernelEx(&config, run_op<Op>, op);
-  }
-
-  // Rows of shifts through shared memory, where a kernel was made for the number of them.
-  void operator()(const ShiftCost& op) const {
-    if (op.rows() <= 0 || op.width() <= 0 || error_ != cudaSuccess) return;
-    const TiledKernel kernel = tiled_shift_cost(op.shifts.count_x());
-    if (kernel == nullptr) return operator()<ShiftCost>(op);
-    cudaLaunchConfig_t config = {};
-    config.gridDim = tiled_grid(op);
-    config.blockDim = dim3(kTileWidth, 1, 1);
     config.stream = stream_;
     error_ = cudaLaunchKernelEx(&config, kernel, op);
   }

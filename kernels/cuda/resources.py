@@ -32,8 +32,10 @@ HOT = {
     "WarpVectors",
     "WeightedProduct",
 }
-# Of tiled_cost.cuh, by the number of shifts along x.
+# Of tiled_cost.cuh by the number of shifts along x, of tiled_mind.cuh by the radius along z.
 HOT |= {f"ShiftCost tiled {n}" for n in (3, 5, 7, 9)}
+HOT |= {f"MindSums tiled {radius}" for radius in (1, 2, 3)}
+HOT |= {"SmoothColumns", "SmoothPlanes tiled"}
 
 # `run_op<Op>` is mangled as ..6run_op I N 2dr 4cuda <length><Op> E ..: the first name after it
 # that is no namespace. Kernels of another form keep their whole name.
@@ -61,6 +63,10 @@ def op_name(mangled: str) -> str:
     """The op in a mangled kernel name: _ZN2dr4cuda6run_opINS0_8AdamStepEEEvT_ -> AdamStep."""
     if tiled := re.search(r"run_tiledILi(\d+)E", mangled):
         return f"ShiftCost tiled {tiled[1]}"
+    if tiled := re.search(r"run_mind_sumsILi(\d+)E", mangled):
+        return f"MindSums tiled {tiled[1]}"
+    if "run_smooth_planes" in mangled:
+        return "SmoothPlanes tiled"
     start = mangled.find("run_opI")
     rest = mangled[start + len("run_opI") :] if start >= 0 else ""
     match = re.search(r"(\d+)([A-Za-z_]\w*)", re.sub(r"^N?S\d*_", "", rest))

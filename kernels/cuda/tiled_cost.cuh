@@ -1,38 +1,42 @@
 // ShiftCost with the moving row in shared memory: all shifts along x read it from there.
 //
 // The op of cost.h, which stays as the reference, loads both rows anew for each shift: 8 C bytes
-// for a voxel and shift with C channels, through the L1 cache. Here a block takes 128 voxels of one
+// for a voxel and shift with C channels, through the L1 cache. Here a warp takes 32 voxels of one
 // row and one shift along z and y, and loads each value once for all n shifts along x: 4 C bytes of
-// the fixed row and 4 C (128 + n - 1) / 128 of the moving one, 8.2 C / n for each shift. With n = 9
-// that is 0.92 C instead of 8 C bytes, 8.8 times less; 4 bytes of result are written in both.
-// The gain in time has not been measured yet: this kernel has not run on a GPU.
+// the fixed row and 4 C (32 + n - 1) / 32 of the moving one. With n = 9 that is C instead of 8 C
+// bytes for each shift; 4 bytes of result are written in both. Rows of lattices are about as long:
+// tiles of 128 voxels would save 8 % more and leave most of their threads idle. The gain in time
+// has not been measured yet: this kernel has not run on a GPU.
 //
 // Sums go in the order of cost.h, so the results are the same bits where both are compiled with the
 // same contraction of multiply-adds.
 #ifndef DINOREG_CUDA_TILED_COST_CUH_
 #define DINOREG_CUDA_TILED_COST_CUH_
 
-#include <cuda_runtime.h>
-
 #include "dinoreg/cost.h"
+#include "launch.cuh"
 
 DR_NAMESPACE_BEGIN
 
-// Blocks along y: several for each multiprocessor; they take the rows in turns.
-// Channels of a tile are a multiple of four: see the sums.
-enum { kTileWidth = 128, kTileChannels = 8, kTileBlocksY = 4096 };
+// Channels of a tile are a multiple of four: see the sums. The warps of a block share nothing.
+// Six blocks on a multiprocessor leave 80 registers: left to choose, ptxas 13.0 spills to fit more.
+enum { kTileWidth = kWarp, kTileWarps = 4, kTileBlocks = 6, kTileChannels = 8 };
 
 // n = count_x() shifts. Blocks along x take tiles of a row, along y rows of each (z, y) shift.
 template <int n>
-__global__ void __launch_bounds__(kTileWidth) run_tiled(const __grid_constant__ ShiftCost op) {
-  __shared__ float moving[kTileChannels][kTileWidth + n - 1];
+__global__ void __launch_bounds__(kTileWidth* kTileWarps, kTileBlocks)
+    run_tiled(const __grid_constant__ ShiftCost op) {
+  __shared__ float tiles[kTileWarps][kTileChannels][kTileWidth + n - 1];
+  float (*const moving)[kTileWidth + n - 1] = tiles[threadIdx.y];
   const int thread = (int)threadIdx.x, first = (int)blockIdx.x * kTileWidth, x = first + thread;
   const int first_line = op.first_shift / n;
   const int lines = (op.first_shift + op.shift_count - 1) / n - first_line + 1;
   const int rows = op.shape.rows();
-  // All threads of a block take the same turns: they meet at the barriers.
-  for (Index unit = blockIdx.y; unit < (Index)lines * rows; unit += gridDim.y) {
-    const int line = (int)(unit / rows), row = (int)(unit - (Index)line * rows);
+  const int units = lines * rows;
+  for (int turn = (int)blockIdx.y * kTileWarps; turn < units; turn += (int)gridDim.y * kTileWarps) {
+    // What is left over of the last turn computes the last row once more.
+    const int unit = min_int(turn + (int)threadIdx.y, units - 1);
+    const int line = unit / rows, row = unit - line * rows;
     const int z = row / op.shape.y, y = row - z * op.shape.y;
     const int k = (first_line + line) * n - op.first_shift;  // of the leftmost shift; may be < 0
     const ShiftCost::Lines l = op.lines(k, z, y);
@@ -43,7 +47,7 @@ __global__ void __launch_bounds__(kTileWidth) run_tiled(const __grid_constant__ 
         for (int i = thread; i < kTileWidth + n - 1 && first + i < op.shape.x + n - 1;
              i += kTileWidth)
           moving[j][i] = l.m[(Index)(c + j) * op.padded.x + first + i];
-      __syncthreads();
+      __syncwarp();
       if (x < op.shape.x) {
         int j = 0;
         for (; j + 4 <= count; j += 4) {
@@ -67,7 +71,7 @@ __global__ void __launch_bounds__(kTileWidth) run_tiled(const __grid_constant__ 
           }
         }
       }
-      __syncthreads();  // before the tile is written again
+      __syncwarp();  // before the tile is written again
     }
     if (x < op.shape.x) {
       const float share = l.wf[x];
@@ -94,12 +98,18 @@ inline TiledKernel tiled_shift_cost(int count_x) {
   }
 }
 
-inline dim3 tiled_grid(const ShiftCost& op) {
+inline LaunchShape tiled_shape(const ShiftCost& op) {
   const int n = op.shifts.count_x();
   const int lines = (op.first_shift + op.shift_count - 1) / n - op.first_shift / n + 1;
-  const Index units = (Index)lines * op.shape.rows();
-  return dim3((op.shape.x - 1) / kTileWidth + 1,
-              (unsigned)(units < kTileBlocksY ? units : (Index)kTileBlocksY), 1);
+  const int turns = (lines * op.shape.rows() - 1) / kTileWarps + 1;
+  return {dim3((op.shape.x - 1) / kTileWidth + 1, min_int(turns, kTileBlocksY), 1),
+          dim3(kTileWidth, kTileWarps, 1)};
+}
+
+inline void shift_cost_pass(const CudaLauncher& launch, const ShiftCost& cost) {
+  const TiledKernel kernel = tiled_shift_cost(cost.shifts.count_x());
+  if (kernel == nullptr) return launch(cost);
+  launch.run(kernel, tiled_shape(cost), cost);
 }
 
 DR_NAMESPACE_END

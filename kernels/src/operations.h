@@ -118,7 +118,7 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
   // A thousandth of the mean patch distance: below it a patch is flat and its differences noise.
   launch(MeanTimes{row_noise, shape.rows(), 1e-3f, 1e-12f, floor_value});
 
-  const int dz = mind.dilation[0], dy = mind.dilation[1], dx = mind.dilation[2];
+  const int dz = mind.dilation[0];
   const float patch =
       (float)((2 * mind.radius[0] + 1) * (2 * mind.radius[1] + 1) * (2 * mind.radius[2] + 1));
   for (int cell = 0; cell < plan.cells.z; cell += plan.slab_cells) {
@@ -126,9 +126,7 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
     const int z0 = cell * a.pool[0], planes = min_int(cells * a.pool[0], shape.z - z0);
     const int tall = planes + 2 * (dz + mind.radius[0]);
     const MindDistanceX distance = {a.image, shape, mind, z0 - dz - mind.radius[0], tall, first};
-    mind_distance_pass(launch, distance, second);
-    mind_box_z_pass(launch, MindBoxZ{second, first, tall, mind.radius[0],
-                                     kMindImages * (shape.y + 2 * dy), shape.x + 2 * dx});
+    mind_sums_pass(launch, distance, second);
     launch(MindDescriptor{first, second, planes, shape, mind, floor_value, 1.0f / patch});
     launch(MindPoolZY{second, first, planes, shape.y, shape.x, plan.cells.y, a.pool[0], a.pool[1]});
     launch(MindPool{first, shape, planes, a.out, plan.cells, a.structure, a.channels, cell, cells,

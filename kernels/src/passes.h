@@ -50,6 +50,17 @@ void mind_box_z_pass(const Launcher& launch, const MindBoxZ& box) {
   launch(box);
 }
 
+// Patch distances summed over the whole patch, through `between` back to `distance.out`: of
+// distance.planes - 2 radius planes.
+template <class Launcher>
+void mind_sums_pass(const Launcher& launch, const MindDistanceX& distance, float* between) {
+  mind_distance_pass(launch, distance, between);
+  mind_box_z_pass(launch,
+                  MindBoxZ{between, distance.out, distance.planes, distance.mind.radius[0],
+                           kMindImages * (distance.padded_y() - 2 * distance.mind.radius[1]),
+                           distance.padded_x()});
+}
+
 // For every voxel the shift with the lowest smoothed cost, coupling included.
 struct SearchPass {
   ShiftCost cost;  // first_shift, shift_count and out are set by the pass
@@ -63,9 +74,25 @@ void shift_cost_pass(const Launcher& launch, const ShiftCost& cost) {
   launch(cost);
 }
 
-// Shifts that share a launch: as many as differ in x alone, within what the workspace holds.
-enum { kLargestGroup = 16 };
-inline int search_group(const Shifts& shifts) { return min_int(shifts.count_x(), kLargestGroup); }
+// Shifts that share a launch, in whole rows along x where these fit: sixteen, on small lattices up
+// to 36 as long as they make no more than a million costs, 4 MB in each of three buffers. A row of
+// 9 shifts of 32 x 27 x 32 cells moves 9 MB, which a large GPU can do in less than the few
+// microseconds that each of its four launches takes (reckoned, not measured); its 81 rows are 21
+// groups.
+enum { kSmallestGroup = 16, kLargestGroup = 36, kGroupCosts = 1 << 20 };
+inline int large_group(const Shifts& shifts, const Shape& cells) {
+  const Index fits = kGroupCosts / cells.voxels();
+  const int most = fits < kSmallestGroup  ? kSmallestGroup
+                   : fits < kLargestGroup ? (int)fits
+                                          : kLargestGroup;
+  const int row = shifts.count_x();
+  return min_int(row < most ? most / row * row : most, shifts.count());
+}
+
+template <class Launcher>
+int search_group(const Launcher&, const Shifts& shifts, const Shape& cells) {
+  return large_group(shifts, cells);
+}
 
 // Shifts [first, last) in groups that share a launch.
 template <class Launcher>
@@ -86,18 +113,19 @@ void search_range(const Launcher& launch, SearchPass p, int first, int last, int
 }
 
 // Buffers that a launcher's search pass works in: of one shift's costs each, and running minima.
-// No launcher takes more than kLargestGroup of either, so one workspace size serves all.
+// The CPU's are as many or more, so the workspace that is sized for it serves all.
 struct SearchBuffers {
   int costs, minima;
 };
 template <class Launcher>
-SearchBuffers search_buffers(const Launcher&, const Shifts& shifts) {
-  return {search_group(shifts), 1};
+SearchBuffers search_buffers(const Launcher&, const Shifts& shifts, const Shape& cells) {
+  return {large_group(shifts, cells), 1};
 }
 
 template <class Launcher>
 void search_pass(const Launcher& launch, const SearchPass& p) {
-  search_range(launch, p, 0, p.cost.shifts.count(), search_group(p.cost.shifts));
+  const Shifts& shifts = p.cost.shifts;
+  search_range(launch, p, 0, shifts.count(), search_group(launch, shifts, p.cost.shape));
 }
 
 DR_NAMESPACE_END

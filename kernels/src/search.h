@@ -167,7 +167,7 @@ class SearchLevel {
   bool best_field(const Cells& fixed, const Cells& moving, const float* unrelated, float* out,
                   float from, float share, float* moments = nullptr) {
     const size_t mark = work_.mark(), voxels = grid_.cells.voxels();
-    const SearchBuffers wanted = search_buffers(c_.launch, grid_.shifts);
+    const SearchBuffers wanted = search_buffers(c_.launch, grid_.shifts, grid_.cells);
     float* buffers[3];
     for (float*& buffer : buffers) buffer = take(wanted.costs);
     float* best_cost = take(wanted.minima);
@@ -206,7 +206,7 @@ class SearchLevel {
 
   // The costs once more, now that the best of each voxel is known. Only when asked for.
   void add_spread(const SearchPass& p, float* moments) const {
-    const int group = search_group(grid_.shifts);
+    const int group = search_group(c_.launch, grid_.shifts, grid_.cells);
     for (int first = 0; first < grid_.shifts.count(); first += group) {
       const int count = min_int(group, grid_.shifts.count() - first);
       ShiftCost cost = p.cost;

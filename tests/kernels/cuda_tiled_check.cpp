@@ -1,13 +1,14 @@
 // The tuned kernels of cuda/ on the host, threads as fibres, against the ops they stand for.
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include <map>
 #include <random>
+#include <string>
 #include <vector>
 
-#include "cpu/launch.h"
-#include "cuda/launch.cuh"
+#include "cpu/cpu_passes.h"
+#include "cuda/cuda_passes.cuh"
 
 namespace {
 
@@ -42,36 +43,212 @@ bool same_costs(Shape shape, int channels, dr::Shifts shifts, int first, int cou
   dr::CpuLauncher{1}(op(expected));
   launches = 0;
   const dr::CudaLauncher launch(nullptr);
-  launch(op(tiled));
+  dr::shift_cost_pass(launch, op(tiled));
   const bool same = memcmp(expected.data(), tiled.data(), tiled.size() * sizeof(float)) == 0;
   const bool good = same && launches == 1 && launch.error() == cudaSuccess;
   if (!good)
-    printf("%d x %d x %d, %d channels, radius %d %d %d, shifts %d + %d: %s\n", shape.z, shape.y,
-           shape.x, channels, shifts.radius_z, shifts.radius_y, shifts.radius_x, first, count,
-           same ? "launch failed" : "differs from the op");
+    printf("costs: %d x %d x %d, %d channels, radius %d %d %d, shifts %d + %d: %s\n", shape.z,
+           shape.y, shape.x, channels, shifts.radius_z, shifts.radius_y, shifts.radius_x, first,
+           count, same ? "launch failed" : "differs from the op");
   return good;
 }
 
-}  // namespace
+// The op by op version and the tuned one, each from the same start, to `count` numbers and a margin
+// that must stay as it was.
+template <class Plain, class Tuned>
+bool same_pass(const char* name, size_t count, int expected_launches, const Plain& plain,
+               const Tuned& tuned) {
+  const size_t margin = 64;
+  std::vector<float> expected(count + 2 * margin, -7.0f), found = expected;
+  plain(dr::CpuLauncher(1), expected.data() + margin);
+  launches = 0;
+  const dr::CudaLauncher launch(nullptr);
+  tuned(launch, found.data() + margin);
+  const bool same = memcmp(expected.data(), found.data(), found.size() * sizeof(float)) == 0;
+  const bool good = same && launches == expected_launches && launch.error() == cudaSuccess;
+  if (!good)
+    printf("%s: %s, %d launches, error %d\n", name, same ? "same bits" : "differs from the ops",
+           launches, (int)launch.error());
+  return good;
+}
 
-int main() {
+dr::Taps some_taps(int radius) {
+  dr::Taps taps = {radius, {}};
+  for (int t = 0; t <= radius; ++t) taps.weight[t] = 0.3f / (1.0f + 0.7f * t);
+  return taps;
+}
+
+bool same_smoothing(Shape shape, int batch, int components, int rz, int ry, int rx,
+                    int expected_launches) {
+  const size_t count = (size_t)batch * components * shape.voxels();
+  const auto in = noise(count, 5);
+  std::vector<float> tmp(count);
+  const auto pass = [&](float* out) {
+    return dr::SmoothPass{in.data(),  out,           tmp.data(),    shape,        batch,
+                          components, some_taps(rz), some_taps(ry), some_taps(rx)};
+  };
+  char name[128];
+  snprintf(name, sizeof name, "smoothing: %d x (%d x %d x %d x %d), radius %d %d %d", batch,
+           shape.z, shape.y, shape.x, components, rz, ry, rx);
+  return same_pass(
+      name, count, expected_launches,
+      [&](const auto& launch, float* out) { dr::smooth_pass<dr::CpuLauncher>(launch, pass(out)); },
+      [&](const auto& launch, float* out) { dr::smooth_pass(launch, pass(out)); });
+}
+
+bool same_mind(Shape shape, dr::MindParameters mind, int first_plane, int planes,
+               int expected_launches) {
+  const auto image = noise(shape.voxels(), 6);
+  const int tall = planes + 2 * mind.radius[0];
+  const dr::MindDistanceX op = {image.data(), shape, mind, first_plane, tall, nullptr};
+  const size_t row = (size_t)dr::kMindImages * op.padded_x();
+  // Where the ops go back and forth the first of them writes more than is left in the end.
+  std::vector<float> work(tall * row * op.padded_y()), between(work.size());
+  const size_t count = planes * row * (op.padded_y() - 2 * mind.radius[1]);
+  const auto run = [&](const auto& launch, float* out, const auto& pass) {
+    dr::MindDistanceX mine = op;
+    mine.out = work.data();
+    pass(launch, mine, between.data());
+    memcpy(out, work.data(), count * sizeof(float));
+  };
+  char name[160];
+  snprintf(name, sizeof name, "patch distances: %d x %d x %d, radius %d %d %d, planes %d + %d",
+           shape.z, shape.y, shape.x, mind.radius[0], mind.radius[1], mind.radius[2], first_plane,
+           planes);
+  return same_pass(
+      name, count, expected_launches,
+      [&](const auto& launch, float* out) {
+        run(launch, out, [](const auto& l, const auto& distance, float* through) {
+          dr::mind_sums_pass<dr::CpuLauncher>(l, distance, through);
+        });
+      },
+      [&](const auto& launch, float* out) {
+        run(launch, out, [](const auto& l, const auto& distance, float* through) {
+          dr::mind_sums_pass(l, distance, through);
+        });
+      });
+}
+
+bool costs() {
   bool good = true;
-  as_fibres = true;
   for (int radius : {1, 2, 3, 4})
-    for (int width : {1, 127, 128, 129})
+    for (int width : {1, 31, 32, 33, 70})
       for (int channels : {1, 7, 8, 12, 19}) {
         const dr::Shifts shifts = {1, 0, radius};
-        good &= same_costs({2, 2, width}, channels, shifts, 0, shifts.count());
+        good &= same_costs({2, 3, width}, channels, shifts, 0, shifts.count());
       }
   // Groups that begin and end within a row of shifts, as the solver's do.
   const dr::Shifts shifts = {1, 2, 4};
   for (int first : {0, 1, 8, 9, 40})
     for (int count : {1, 8, 9, 10, 31}) good &= same_costs({1, 2, 20}, 6, shifts, first, count);
   // More rows than the grid has blocks along y.
-  good &= same_costs({5, 1000, 1}, 1, {0, 0, 1}, 0, 3);
+  good &= same_costs({17, 1000, 1}, 1, {0, 0, 1}, 0, 3);
   // No kernel was made for these: the op itself runs.
-  as_fibres = false;
   good &= same_costs({2, 3, 20}, 5, {1, 1, 0}, 0, 9);
   good &= same_costs({2, 3, 20}, 5, {0, 1, 5}, 0, 33);
-  return good ? 0 : 1;
+  return good;
+}
+
+bool smoothing() {
+  bool good = true;
+  // Every radius, below and beyond whole tiles of 64 numbers, 32 rows and 4 planes.
+  for (int radius = 0; radius <= dr::kColumnRadius; ++radius)
+    for (int components : {1, 3}) {
+      good &= same_smoothing({9, 35, 67}, 1, components, radius, radius, radius, 2);
+      good &= same_smoothing({3, 5, 7}, 2, components, radius, radius, radius, 2);
+    }
+  for (int length : {1, 2, 3, 4, 5, 31, 32, 33, 63, 64, 65})
+    for (int components : {1, 3}) {
+      good &= same_smoothing({length, 2, 3}, 3, components, 3, 1, 2, 2);
+      good &= same_smoothing({2, length, 3}, 2, components, 0, 6, 1, 2);
+      good &= same_smoothing({1, 2, length}, 2, components, 1, 0, 6, 2);
+    }
+  // More planes than the grid has blocks along y.
+  good &= same_smoothing({4100, 2, 9}, 1, 1, 2, 1, 1, 2);
+  // Left to the ops.
+  good &= same_smoothing({5, 6, 40}, 2, 3, 7, 1, 1, 3);
+  good &= same_smoothing({5, 6, 40}, 2, 1, 1, 7, 16, 3);
+  good &= same_smoothing({5, 6, 40}, 1, 4, 2, 2, 2, 3);
+  return good;
+}
+
+bool patch_distances() {
+  bool good = true;
+  for (int radius : {1, 2, 3})
+    for (int x : {1, 28, 33})
+      for (int y : {1, 13, 30}) {
+        const dr::MindParameters mind = {{radius, radius, radius}, {2, 2, 2}};
+        good &= same_mind({7, y, x}, mind, -2 - radius, 5, 1);
+      }
+  good &= same_mind({6, 20, 40}, {{1, 3, 2}, {1, 2, 3}}, 2, 7, 1);
+  good &= same_mind({6, 20, 40}, {{2, 0, 4}, {1, 2, 3}}, 1, 1, 1);
+  // Left to the ops.
+  good &= same_mind({6, 9, 20}, {{0, 1, 1}, {2, 2, 2}}, -2, 4, 3);
+  good &= same_mind({6, 9, 20}, {{1, 4, 1}, {2, 2, 2}}, -3, 4, 3);
+  return good;
+}
+
+// All shifts, in groups that do not divide them, against the CPU's parts and their minima.
+bool whole_search() {
+  const Shape shape = {36, 33, 37};
+  const dr::Shifts shifts = {1, 2, 2};
+  const Shape padded = {shape.z + 2, shape.y + 4, shape.x + 4};
+  const int channels = 3;
+  const auto fixed = noise(channels * padded.voxels(), 7), moving = noise(fixed.size(), 8);
+  const auto weight = noise(padded.voxels(), 9), near = noise(3 * shape.voxels(), 10);
+  const float unrelated = 0.4f;
+  const size_t n = shape.voxels();
+  const auto best = [&](const auto& launch) {
+    const dr::SearchBuffers wanted = dr::search_buffers(launch, shifts, shape);
+    std::vector<float> buffers[3], cost(n * wanted.minima);
+    for (auto& buffer : buffers) buffer.resize(n * wanted.costs);
+    std::vector<int> shift(n * wanted.minima);
+    const dr::Taps taps = some_taps(3);
+    dr::search_pass(
+        launch,
+        dr::SearchPass{ShiftCost{fixed.data(), weight.data(), moving.data(), weight.data(), padded,
+                                 shape, channels, shifts, 0, 0, &unrelated, nullptr},
+                       taps, taps, taps,
+                       dr::KeepBest{nullptr,
+                                    near.data(),
+                                    shape,
+                                    shifts,
+                                    0,
+                                    0,
+                                    true,
+                                    0.1f,
+                                    {1.0f, 0.5f, 1.0f},
+                                    cost.data(),
+                                    shift.data()},
+                       buffers[0].data(), buffers[1].data(), buffers[2].data()});
+    shift.resize(n);
+    return shift;
+  };
+  launches = 0;
+  const dr::CudaLauncher launch(nullptr);
+  const int group = dr::search_group(launch, shifts, shape);
+  const std::vector<int> found = best(launch);
+  // Four launches each: costs, smoothing along z, along y and x, minimum.
+  const bool counts = group == 20 && launches == 4 * 4 && launch.error() == cudaSuccess;
+  const bool same = found == best(dr::CpuLauncher(1));
+  if (!same || !counts)
+    printf("search: %s, groups of %d, %d launches\n", same ? "same shifts" : "differs", group,
+           launches);
+  return same && counts;
+}
+
+}  // namespace
+
+int main(int count, char** names) {
+  as_fibres = true;
+  const std::map<std::string, bool (*)()> checks = {{"costs", costs},
+                                                    {"smoothing", smoothing},
+                                                    {"patch_distances", patch_distances},
+                                                    {"whole_search", whole_search}};
+  for (int i = 1; i < count; ++i) {
+    const auto check = checks.find(names[i]);
+    if (check == checks.end()) return printf("no check %s\n", names[i]), 2;
+    if (!check->second()) return printf("%s failed\n", names[i]), 1;
+  }
+  return 0;
 }

@@ -26,11 +26,9 @@ struct MindPair {
 
 DR_HD MindPair mind_pair(int k) {
   // Axis pairs (z,y), (z,x), (y,x), each with equal and with opposite signs.
-  const int a = k / 2 < 2 ? 0 : 1, b = k / 2 == 0 ? 1 : 2;
-  MindPair pair = {{0, 0, 0}, {0, 0, 0}};
-  pair.first[a] = 1;
-  pair.second[b] = k % 2 == 0 ? 1 : -1;
-  return pair;
+  const bool from_z = k / 2 < 2, to_y = k / 2 == 0;
+  const signed char sign = k % 2 == 0 ? 1 : -1, none = 0;
+  return {{from_z, !from_z, none}, {none, to_y ? sign : none, to_y ? none : sign}};
 }
 
 struct MindParameters {
@@ -60,10 +58,14 @@ struct MindDistanceX {
   };
 
   DR_HD Lines lines(int row) const {
-    const int py = padded_y();
-    const int y = row % py - mind.dilation[1] - mind.radius[1];
-    const int k = row / py % kMindImages, z = first_plane + row / py / kMindImages;
-    const MindPair pair = mind_pair(k);
+    const int plane = row / padded_y();
+    return lines(plane / kMindImages, mind_pair(plane % kMindImages), row % padded_y());
+  }
+
+  // Row y of the image of a pair in plane z, both counted from those of `out`.
+  DR_HD Lines lines(int z, const MindPair& pair, int y) const {
+    z += first_plane;
+    y -= mind.dilation[1] + mind.radius[1];
     return {line(z, y, pair.first), line(z, y, pair.second), pair.first[2] * mind.dilation[2],
             pair.second[2] * mind.dilation[2]};
   }
@@ -74,7 +76,15 @@ struct MindDistanceX {
   }
 
   DR_HD void operator()(int row, int x) const {
-    const Lines l = lines(row);
+    out[(Index)row * width() + x] = border_sum(lines(row), x);
+  }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
+    store(out + (Index)row * width() + x, sum<V>(lines(row), x));
+  }
+
+  DR_HD float border_sum(const Lines& l, int x) const {
     const int at = x - mind.dilation[2], last = shape.x - 1;
     float sum = 0.0f;
     for (int t = -mind.radius[2]; t <= mind.radius[2]; ++t) {
@@ -82,12 +92,12 @@ struct MindDistanceX {
                       l.second[clamp_int(at + t + l.second_x, 0, last)];
       sum += d * d;
     }
-    out[(Index)row * width() + x] = sum;
+    return sum;
   }
 
+  // Between the margins.
   template <class V>
-  DR_HD void lanes(int row, int x) const {
-    const Lines l = lines(row);
+  DR_HD V sum(const Lines& l, int x) const {
     const float* a = l.first + (x - mind.dilation[2] + l.first_x);
     const float* b = l.second + (x - mind.dilation[2] + l.second_x);
     V sum = V{};
@@ -95,7 +105,7 @@ struct MindDistanceX {
       const V d = load<V>(a + t) - load<V>(b + t);
       sum += d * d;
     }
-    store(out + (Index)row * width() + x, sum);
+    return sum;
   }
 };
 

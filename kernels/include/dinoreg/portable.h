@@ -155,7 +155,7 @@ DR_HD Half float_to_half(float f) {
 #endif
 }
 
-// Eight channels; `p` is 16-byte aligned.
+// Eight channels; `p` is 16-byte aligned. cuda/vector_loads.py holds the compiler to one load.
 DR_HD Block load_block(const Half* p) {
 #if defined(__CUDA_ARCH__)
   const uint4 raw = *reinterpret_cast<const uint4*>(p);
@@ -179,7 +179,13 @@ DR_HD Block load_block(const Half* p) {
 
 // Eight channels back to half precision; `p` is 16-byte aligned.
 DR_HD void store_block(Half* p, const Block& b) {
-#if defined(__F16C__) && !defined(__CUDACC__)
+#if defined(__CUDA_ARCH__)
+  unsigned words[4];
+  DR_UNROLL(4)
+  for (int i = 0; i < 4; ++i)
+    words[i] = float_to_half(b[2 * i]) | (unsigned)float_to_half(b[2 * i + 1]) << 16;
+  *reinterpret_cast<uint4*>(p) = make_uint4(words[0], words[1], words[2], words[3]);
+#elif defined(__F16C__) && !defined(__CUDACC__)
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)b, _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < kBlock; ++i) p[i] = float_to_half(b[i]);

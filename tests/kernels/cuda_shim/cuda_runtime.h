@@ -17,7 +17,7 @@
 #define __global__
 #define __shared__ static  // blocks run one after the other
 #define __grid_constant__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct dim3 {
   unsigned x, y, z;
@@ -105,6 +105,7 @@ class Fibres {
   inline static Fibres* current_ = nullptr;
 };
 inline void __syncthreads() { Fibres::wait(); }
+inline void __syncwarp() { Fibres::wait(); }  // stricter: all warps of the block have to reach it
 
 inline int launches = 0;       // of kernels, where they run
 inline int graph_launches = 0;

@@ -1,0 +1,9 @@
+// Passes tuned for a GPU's shared memory and registers; same results as src/passes.h.
+#ifndef DINOREG_CUDA_CUDA_PASSES_CUH_
+#define DINOREG_CUDA_CUDA_PASSES_CUH_
+
+#include "tiled_cost.cuh"
+#include "tiled_mind.cuh"
+#include "tiled_smooth.cuh"
+
+#endif  // DINOREG_CUDA_CUDA_PASSES_CUH_

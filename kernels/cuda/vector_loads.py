@@ -1,0 +1,47 @@
+"""Checks that ops which gather channels of half precision load and store 16 bytes at once.
+
+Usage: vector_loads.py PTX  with what `nvcc -ptx` made of backend.cu. Whether a load is a vector is
+settled there: ptxas makes one LDG.E.128 of one ld.global.v4.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from resources import op_name
+
+# Ops that read features, channels last, and the one that writes them.
+LOADS = {
+    "FeatureCosine",
+    "FeatureDifference",
+    "FeatureSquare",
+    "PoolFeatures",
+    "PoolPlanar",
+    "WarpPlanar",
+}
+STORES = {"PoolFeatures"}
+
+_KERNEL = re.compile(r"\.entry (\w+)\(")
+
+
+def faults(ptx: str) -> list[str]:
+    """What is missing or moves one channel at a time."""
+    parts = _KERNEL.split(ptx)
+    bodies = {op_name(name): body for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    found = [f"no kernel {name}" for name in sorted((LOADS | STORES) - bodies.keys())]
+    for access, names in (("ld", LOADS), ("st", STORES)):
+        for name in sorted(names & bodies.keys()):
+            body = bodies[name]
+            if not re.search(rf"\b{access}\.global\S*\.v4", body):
+                found.append(f"{name}: no {access}.global.v4")
+            if re.search(rf"\b{access}\.global\S*\.[bsu]16", body):
+                found.append(f"{name}: {access}.global of single channels")
+    return found
+
+
+if __name__ == "__main__":
+    errors = faults(Path(sys.argv[1]).read_text())
+    print("\n".join(errors) or "features are loaded and stored by 16 bytes")
+    sys.exit(bool(errors))
