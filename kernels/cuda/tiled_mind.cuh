@@ -63,6 +63,7 @@ typedef void (*MindKernel)(const MindDistanceX);
 // Null where no kernel was made for that radius along z.
 inline MindKernel mind_sums_kernel(int radius_z) {
   switch (radius_z) {
+    case 0: return run_mind_sums<0>;  // slices thicker than the patch
     case 1: return run_mind_sums<1>;
     case 2: return run_mind_sums<2>;
     case 3: return run_mind_sums<3>;

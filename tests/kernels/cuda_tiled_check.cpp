@@ -165,6 +165,7 @@ bool smoothing() {
     }
   // More planes than the grid has blocks along y.
   good &= same_smoothing({4100, 2, 9}, 1, 1, 2, 1, 1, 2);
+  good &= same_mind({6, 9, 20}, {{0, 1, 1}, {1, 2, 2}}, -2, 4, 1);
   // Left to the ops.
   good &= same_smoothing({5, 6, 40}, 2, 3, 7, 1, 1, 3);
   good &= same_smoothing({5, 6, 40}, 2, 1, 1, 7, 16, 3);
@@ -182,8 +183,9 @@ bool patch_distances() {
       }
   good &= same_mind({6, 20, 40}, {{1, 3, 2}, {1, 2, 3}}, 2, 7, 1);
   good &= same_mind({6, 20, 40}, {{2, 0, 4}, {1, 2, 3}}, 1, 1, 1);
+  good &= same_mind({6, 9, 20}, {{0, 1, 1}, {1, 2, 2}}, -2, 4, 1);
   // Left to the ops.
-  good &= same_mind({6, 9, 20}, {{0, 1, 1}, {2, 2, 2}}, -2, 4, 3);
+  good &= same_mind({6, 9, 20}, {{4, 1, 1}, {2, 2, 2}}, -2, 4, 3);
   good &= same_mind({6, 9, 20}, {{1, 4, 1}, {2, 2, 2}}, -3, 4, 3);
   return good;
 }
