@@ -1,0 +1,113 @@
+"""The verdict on trust, on right pairs and on pairs that are wrong on purpose; and confidence.
+
+    python trust.py --data DATA
+
+`--data` is a folder as of peers/prepare_pairs.py. Every pair begins at `--initial auto`. Right: all
+pairs. Wrong: the moving image mirrored left to right and turned upside down, another organ, and
+the upper part of one body against the lower of another. Then, for the right pairs with labels, the
+share of labelled voxels whose label is right after the registration, by quartile of confidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dinoreg_rt import RegistrationConfig, RegistrationResult, Volume, io, register, warp_labels
+from dinoreg_rt.trust import judge
+
+MEASURES = (
+    "decoy_ratio",
+    "unrelated_ratio",
+    "overlap_percent",
+    "folded_percent",
+    "sdlogj",
+    "inverse_consistency_mean_mm",
+)
+BRAIN, HEART, ABDOMENS = "brain_1", "card_1", ("tune_ctct_1", "abd_mrmr_1")
+
+
+def mirrored(volume: Volume, axis: int) -> Volume:
+    """The array turned round along an axis, under the same header."""
+    return dataclasses.replace(volume, array=np.ascontiguousarray(np.flip(volume.array, axis)))
+
+
+def part(volume: Volume, low: float, high: float) -> Volume:
+    """The slices from one share of the z axis to another."""
+    first, last = (round(volume.array.shape[0] * share) for share in (low, high))
+    grid = volume.geometry
+    origin = np.asarray(grid.origin_mm) + grid.direction[:, 2] * grid.spacing_mm[2] * first
+    shape = (last - first, *grid.shape_zyx[1:])
+    grid = dataclasses.replace(grid, shape_zyx=shape, origin_mm=tuple(map(float, origin)))
+    return dataclasses.replace(volume, array=volume.array[first:last].copy(), geometry=grid)
+
+
+def wrong_pairs(pairs: dict[str, tuple[Volume, Volume]]) -> Iterator[tuple[str, Volume, Volume]]:
+    """Name and images of every pair that is wrong on purpose."""
+    for name, (fixed, moving) in pairs.items():
+        yield f"{name} mirrored", fixed, mirrored(moving, 2)
+        yield f"{name} upside down", fixed, mirrored(moving, 0)
+    others = [*itertools.product((BRAIN,), ABDOMENS), *itertools.product(ABDOMENS, (BRAIN,))]
+    for one, other in [*others, (ABDOMENS[0], HEART), (HEART, ABDOMENS[1])]:
+        yield f"{one} with {other}", pairs[one][0], pairs[other][1]
+    for name in ("tune_ctct_1", "tune_ctct_2", "abd_mrct_1"):
+        fixed, moving = pairs[name]
+        yield f"{name} upper with lower", part(fixed, 0.65, 1.0), part(moving, 0.0, 0.35)
+
+
+def run(fixed: Volume, moving: Volume, *, confidence: bool = False) -> RegistrationResult:
+    """With the defaults."""
+    return register(fixed, moving, config=RegistrationConfig(confidence=confidence))
+
+
+def show(name: str, result: RegistrationResult) -> bool:
+    """One line; whether the result is trusted."""
+    verdict = judge(result.quality).verdict
+    numbers = "  ".join(f"{getattr(result.quality, m):8.3f}" for m in MEASURES)
+    print(f"{name:32} {verdict:9} {numbers}", flush=True)
+    return verdict == "trusted"
+
+
+def quartiles(row: dict[str, str], data: Path, result: RegistrationResult) -> str:
+    """Share of labelled voxels with the right label, least confident quarter first."""
+    fixed = io.read_labels(data / row["fixed_label"]).array
+    moving = io.read_labels(data / row["moving_label"])
+    warped = warp_labels(moving, result.displacement, nearest=True).array
+    of_both = np.isin(fixed, np.intersect1d(fixed, moving.array)) & (fixed != 0)
+    assert result.confidence is not None
+    order = np.argsort(result.confidence.array[of_both], kind="stable")
+    right = (fixed == warped)[of_both][order]
+    return "  ".join(f"{quarter.mean():.2f}" for quarter in np.array_split(right, 4))
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with pairs.csv")
+    data = parser.parse_args().data
+    with (data / "pairs.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["pair"]: row for row in csv.DictReader(file)}
+    print(f"{'pair':32} {'verdict':9} {'  '.join(MEASURES)}")
+    pairs, confidences, trusted = {}, {}, 0
+    for name, row in rows.items():
+        pair = (io.read_volume(data / row["fixed"]), io.read_volume(data / row["moving"]))
+        result = run(*pair, confidence=bool(row["fixed_label"]))
+        trusted += show(name, result)
+        if row["fixed_label"]:
+            pairs[name] = pair
+            confidences[name] = quartiles(row, data, result)
+    print(f"{trusted} of {len(rows)} right pairs are trusted\n")
+    flagged = [not show(name, run(*pair)) for name, *pair in wrong_pairs(pairs)]
+    print(f"{sum(flagged)} of {len(flagged)} wrong pairs are not\n")
+    for name, text in confidences.items():
+        print(f"{name:16} {text}")
+
+
+if __name__ == "__main__":
+    main()
