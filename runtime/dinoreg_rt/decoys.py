@@ -4,6 +4,9 @@ Any two images can be matched somehow, and how well depends on their contrast, n
 view, so a residual says little by itself. A mirror image of the moving image has all of these and
 the wrong anatomy. Where one of them matches the fixed image as well as the moving image does, the
 match means nothing: another organ, another region, upside down, or left for right.
+
+Compared is MIND-SSC, whatever the registration compares: its channels have a rule for mirror
+images, and what is measured means the same with an encoder and without.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import dinoreg_kernels
 from dinoreg_kernels import Solution, SolverOptions
 
 from .device import Device
-from .features import FeaturePair
+from .features import MIND_CHANNELS, MIND_MIRRORED, FeaturePair
 from .preprocess import WorkingGrids
 from .types import Array
 
@@ -54,7 +57,7 @@ def measure_decoys(
     """Search once in the moving image and once in each of its three mirror images.
 
     Args:
-        features: on the control lattice.
+        features: MIND-SSC, with or without local intensities, on the control lattice.
         weights: of both images there.
         grids: the control lattice.
         moving_offset_zyx: of the moving lattice, in control voxels.
@@ -62,10 +65,9 @@ def measure_decoys(
         device: where the arrays live.
 
     Returns:
-        None where the features have no rule for mirror images (`FeaturePair.mirrored_channels`),
-        or where nothing is searched for.
+        None where nothing is searched for.
     """
-    if features.mirrored_channels is None or not any(options.search_radius):
+    if not any(options.search_radius):
         return None
     fixed, fixed_weight, _ = _pool(features.fixed, weights[0], (0, 0, 0), device)
     moving, moving_weight, offset = _pool(features.moving, weights[1], moving_offset_zyx, device)
@@ -85,13 +87,13 @@ def measure_decoys(
         return _measures(solution)
 
     found, measure = search(moving, moving_weight)
-    xp = device.xp
+    xp, others = device.xp, range(MIND_CHANNELS, moving.shape[-1])
     best = min(
         search(
-            xp.ascontiguousarray(xp.flip(moving, axis)[..., list(channels)]),
+            xp.ascontiguousarray(xp.flip(moving, axis)[..., [*order, *others]]),
             xp.ascontiguousarray(xp.flip(moving_weight, axis)),
         )[1]
-        for axis, channels in enumerate(features.mirrored_channels)
+        for axis, order in enumerate(MIND_MIRRORED)
         if moving.shape[axis] > 1
     )
     unrelated = _unrelated(fixed, fixed_weight, moving, moving_weight, device)

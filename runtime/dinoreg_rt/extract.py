@@ -34,12 +34,14 @@ class Extracted:
 
     Attributes:
         features: of both images.
+        mind: MIND-SSC by itself, for the verdict on trust; None where none is asked for.
         intensities: of both images on the control lattices, (d, h, w) float32, for the local
             correlation; None where it takes no part.
         encoding: what an encoder contributed; None without one.
     """
 
     features: FeaturePair
+    mind: FeaturePair | None
     intensities: tuple[Array, Array] | None
     encoding: EncodingSummary | None
 
@@ -119,18 +121,20 @@ def extract_features(
         )
     with timer.stage("features"):
         report("features", 0.0)
-        correlates = required(plan.config.correlation_weight) > 0
-        intensities = None
-        if plan.config.uses_mind or correlates:
+        config, mind, intensities = plan.config, None, None
+        correlates = required(config.correlation_weight) > 0
+        if config.computes_mind or correlates:
             images = working_images(volumes, plan)
-        if plan.config.uses_mind:
-            sets.append(mind_features(plan).compute(*images, plan.device))
-            weights.append(1.0 if plan.encoding is None else plan.config.mind_weight)
+        if config.computes_mind:
+            mind = mind_features(plan).compute(*images, plan.device)
+        if mind is not None and config.uses_mind:
+            sets.append(mind)
+            weights.append(1.0 if plan.encoding is None else config.mind_weight)
         if correlates:
             intensities = control_intensities(images, plan.device)
         features = join_features(sets, weights, plan.device)
         report("features", 1.0)
-    return Extracted(features, intensities, summary)
+    return Extracted(features, mind if config.trust else None, intensities, summary)
 
 
 def mind_features(plan: Plan) -> MindFeatures:

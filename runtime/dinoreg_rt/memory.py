@@ -50,8 +50,10 @@ def predict_memory(
     parts = sum(padded_channels(n) for n in sets) if len(sets) > 1 else 0
     correlates = bool(config.correlation_weight)
     features = voxels * (2 * (stride + parts) + 4 + 4 * correlates)
+    if config.computes_mind and not config.uses_mind:  # for the verdict alone
+        features += voxels * (2 * padded_channels(_MIND_CHANNELS) + 4)
     working = [grid.shape_zyx for grid in (grids.working, lattice.working)]
-    needs_images = config.uses_mind or correlates
+    needs_images = config.computes_mind or correlates
     images = 4 * sum(np.prod(shape) for shape in working) if needs_images else 0
     # MIND-SSC goes through an image in slabs of 32 planes: two buffers of twelve float32 channels.
     slabs = max(2 * 4 * 12 * min(32, shape[0]) * np.prod(shape[1:]) for shape in working)
@@ -69,7 +71,7 @@ def predict_memory(
     results += 4 * 4 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
     results += 4 * 7 * np.prod(fixed.geometry.shape_zyx) if config.confidence else 0
     stages = [features + workspace + field, results + field]
-    if config.uses_mind:
+    if config.computes_mind:
         stages.append(images + features + slabs)
     if encoding is not None:
         encoder = encoding.memory_bytes(_token_budget(config))

@@ -123,7 +123,7 @@ def plan(
     encoders = encoders or EncoderPool()
     encoding, said = _plan_features((fixed, moving), modalities, windows, config, device, encoders)
     choices |= said
-    if config.intensity == "auto" and config.uses_mind:
+    if config.intensity == "auto" and config.computes_mind:
         alike, choices["local intensities"] = same_contrast(
             (fixed, moving), modalities, windows, initial, grids, device
         )
@@ -191,6 +191,8 @@ def _plan_features(
         text += " for each axis"
     if config.uses_mind:
         text += f", joined with MIND-SSC of weight {config.mind_weight:g}"
+    if config.trust:
+        choices["trust"] = "judged by MIND-SSC, not by the encoder's features"
     return encoding, {"features": text} | choices
 
 

@@ -18,6 +18,7 @@ from .device_memory import device_memory_errors
 from .encoder.engines import ENGINE_PACKAGES
 from .encoder.pool import EncoderPool
 from .extract import extract_features, field_of_view
+from .features import FeaturePair
 from .io import as_volume, as_weights
 from .io.arrays import check_device
 from .memory import check_memory
@@ -169,13 +170,12 @@ def _match(
     """Features, the solver on them, and its search once more in mirror images."""
     config, grids, lattice, device = plan_.config, plan_.grids, plan_.lattice, plan_.device
     extracted = extract_features(volumes, masks, plan_, timer, report, encoders)
-    features = extracted.features
-    counts = (counts[0] * features.fixed_weight, counts[1] * features.moving_weight)
+    features, mind = extracted.features, extracted.mind
     options = solver_options(config, grids)
     with timer.stage("solve"):
         solution = solve(
             features,
-            counts,
+            _weights(counts, features),
             grids,
             lattice.offset_zyx,
             options,
@@ -185,11 +185,18 @@ def _match(
             spread=config.confidence,
         )
     decoys = None
-    if config.trust:
+    if mind is not None:
         with timer.stage("trust"):
-            decoys = measure_decoys(features, counts, grids, lattice.offset_zyx, options, device)
+            decoys = measure_decoys(
+                mind, _weights(counts, mind), grids, lattice.offset_zyx, options, device
+            )
     kept = KeptFeatures.of(features, grids, lattice, device) if keep else None
     return _Match(solution, decoys, extracted.encoding, kept)
+
+
+def _weights(counts: tuple[Array, Array], features: FeaturePair) -> tuple[Array, Array]:
+    """How much each control voxel counts, where the features say something."""
+    return counts[0] * features.fixed_weight, counts[1] * features.moving_weight
 
 
 def _fields(solution: Solution, fixed: Volume, moving: Volume, plan_: Plan) -> _Fields:

@@ -160,12 +160,20 @@ def test_tokens_never_leave_the_device(cupy, timers, pair, bundle, engine) -> No
     assert largest < 0.05
 
 
+def test_prediction_with_mind_for_the_verdict_alone(cupy, timers, pair, bundle, engine) -> None:
+    settings = encoder_config(bundle, mind_weight=0.0)
+    result, measured, _ = run(cupy, timers, pair, settings)
+    plan = dinoreg_rt.plan(*pair, settings)
+    check(result, measured, plan.encoding.engine_bytes())
+
+
 def test_a_budget_changes_storage_and_batch_but_not_the_result(
     cupy, timers, pair, bundle, engine, monkeypatch
 ) -> None:
     # Tokens are most of what is needed, and slices at once the rest.
     monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_: 1 << 20)
     tokens_alone = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0}
+    tokens_alone |= {"trust": False}
     most = dinoreg_rt.plan(*pair, encoder_config(bundle, **tokens_alone)).device_memory
     assert not most.budget
     seen, fields = [], []
