@@ -116,11 +116,15 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         if name.startswith("__") or name in ("tobytes", "ctypes"):
             raise AttributeError(name)
         value = getattr(self.host, name)
+        if name in ("item", "tolist"):
+            self.pool.read()
         if callable(value):
             return lambda *args, **more: _called(value, args, more)
         return _wrapped(value) if name in ("T", "real", "imag") else value
 
     def __getitem__(self, item: Any) -> DeviceArray:
+        if getattr(item, "dtype", None) == np.bool_:  # CuPy looks how many there are
+            self.pool.read()
         return DeviceArray(np.asarray(self.host[_unwrapped(item)]))
 
     def __setitem__(self, item: Any, value: Any) -> None:

@@ -56,6 +56,11 @@ class Device:
         """The same values as a NumPy array."""
         return array if self.kind == "cpu" else self.xp.asnumpy(array)
 
+    def numbers(self, *values: Array) -> list[float]:
+        """The values of small arrays on this device, one after the other; waits once for all."""
+        flat = [self.xp.asarray(value, dtype=np.float64).ravel() for value in values]
+        return list(self.download(self.xp.concatenate(flat)).tolist())
+
     def synchronize(self) -> None:
         """Wait until everything that was started has finished."""
         if self.kind == "cuda":

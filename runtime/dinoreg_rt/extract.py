@@ -79,8 +79,9 @@ def field_of_view(
         )
     if moving_body is not None:
         moving_weight *= weight_on(lattice, moving_body, moving_body.array, plan.initial, device)
-    for role, weight in (("fixed", fixed_weight), ("moving", moving_weight)):
-        if not bool(weight.any()):
+    left = device.numbers(fixed_weight.any(), moving_weight.any())
+    for role, any_left in zip(("fixed", "moving"), left, strict=True):
+        if not any_left:
             raise RegistrationError(
                 f"nothing of the {role} image is left to compare: its mask covers no part that "
                 "the other image reaches; check the mask and the initial alignment"
@@ -162,10 +163,10 @@ def working_images(
     identity = AffineTransform.identity()
     lattice = plan.grids.working if cropped else plan.lattice.working
     images = []
-    for volume, grid, affine, (low, high) in (
-        (volumes[0], plan.grids.working, identity, plan.windows[0]),
-        (volumes[1], lattice, plan.initial, plan.windows[1]),
+    for volume, grid, affine, outside, (low, high) in (
+        (volumes[0], plan.grids.working, identity, plan.lowest[0], plan.windows[0]),
+        (volumes[1], lattice, plan.initial, plan.lowest[1], plan.windows[1]),
     ):
-        array = resample_volume(volume, grid, affine, plan.device)
+        array = resample_volume(volume, grid, affine, plan.device, outside)
         images.append(WorkingImage(window(array, low, high), grid, plan.grids.pool_zyx))
     return images[0], images[1]

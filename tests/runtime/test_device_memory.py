@@ -96,14 +96,27 @@ def test_prediction_beside_the_pool(cupy, timers, pair, more) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"transform": "velocity", "inverse": True}, {"feature_similarity": "lncc"}],
-    ids=["default", "velocity", "lncc"],
+    [
+        {},
+        {"transform": "velocity", "inverse": True},
+        {"feature_similarity": "lncc"},
+        {"inverse": True, "confidence": True},
+    ],
+    ids=["default", "velocity", "lncc", "all results"],
 )
-def test_the_solver_does_not_wait(cupy, timers, pair, more) -> None:
-    """Its similarity is read with the other measures of quality."""
-    reads = run(cupy, timers, pair, config(**more))[2]
-    assert reads.get("solve", 0) == 0
-    assert reads["quality"] > 0
+@pytest.mark.parametrize("place", ["host", "device"])
+def test_nothing_waits_before_the_result(cupy, timers, pair, more, place) -> None:
+    """The host looks whether anything is left to compare, and then not before all is queued."""
+    if place == "device":
+        pair = [(DeviceArray(volume.array), volume.geometry) for volume in pair]
+    cupy.entered.clear()
+    result, _, reads = run(cupy, timers, pair, config(**more))
+    assert not np.isnan(result.quality.decoy_ratio)
+    reads.pop("plan", None)
+    # Of the quality: what it counts, the spread of the determinant, the solver's and the decoys'.
+    arrays = 2 + ("inverse" in more) + ("confidence" in more)
+    assert reads == {"field of view": 1, "quality": 4, "deliver": arrays}
+    assert not any("synchronize" in entry for entry in cupy.entered)
 
 
 @pytest.fixture
