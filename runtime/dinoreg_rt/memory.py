@@ -40,7 +40,7 @@ def predict_memory(
     On a GPU only an encoder that runs on the host, tokens kept there, and the results.
     """
     if device.kind == "cuda":
-        tokens = 0 if encoding is None else encoding.memory_bytes(_token_budget(config))
+        tokens = 0 if encoding is None else _encoding(encoding, config)
         return tokens + _delivered(fixed, moving, config)
     sets = [encoding.channels] if encoding is not None else []
     sets += [_MIND_CHANNELS] if config.uses_mind else []
@@ -74,14 +74,14 @@ def predict_memory(
     if config.computes_mind:
         stages.append(images + features + slabs)
     if encoding is not None:
-        encoder = encoding.memory_bytes(_token_budget(config))
+        encoder = _encoding(encoding, config)
         stages.append(features + encoder)
     # Weights: of the field of view, and that times the features' own, which count above.
     return int(max(stages) + 8 * voxels)
 
 
-def _token_budget(config: RegistrationConfig) -> int:
-    return int(config.token_memory_gb * 2**30)
+def _encoding(encoding: EncodingPlan, config: RegistrationConfig) -> int:
+    return encoding.memory_bytes(int(config.token_memory_gb * 2**30), cached=config.cache)
 
 
 def _delivered(fixed: Volume, moving: Volume, config: RegistrationConfig) -> int:

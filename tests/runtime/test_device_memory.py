@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import rich_click as click
 from click.testing import CliRunner
-from cuda_on_host import DeviceArray
+from cuda_on_host import DeviceArray, Pool
 from encoders import write_bundle
 
 import dinoreg_rt
@@ -18,8 +19,10 @@ from dinoreg_rt import registration
 from dinoreg_rt.cli import cli
 from dinoreg_rt.commands.options import parse_gigabytes
 from dinoreg_rt.device import StageTimer, stage_timer
+from dinoreg_rt.device_memory import fit_to_device
 from dinoreg_rt.encoder.engines import OrtEncoder
-from dinoreg_rt.errors import ResourceError
+from dinoreg_rt.encoder.slice_stack import SliceStack
+from dinoreg_rt.errors import RegistrationError, ResourceError
 from dinoreg_rt.io import write_volume
 from dinoreg_rt.phantom import phantom_grid, phantom_pair
 
@@ -178,6 +181,74 @@ def test_prediction_with_mind_for_the_verdict_alone(cupy, timers, pair, bundle, 
     result, measured, _ = run(cupy, timers, pair, settings)
     plan = dinoreg_rt.plan(*pair, settings)
     check(result, measured, plan.encoding.engine_bytes())
+
+
+@pytest.fixture
+def order(cupy, timers, engine, monkeypatch) -> list[str]:
+    """Of the stage ``encode``: slices that are queued, and what the host waits for."""
+    seen: list[str] = []
+
+    def logged(real: Any, what: str) -> Any:
+        def call(*args: Any) -> Any:
+            if timers and timers[-1].running == "encode":
+                seen.append(what)
+            return real(*args)
+
+        return call
+
+    monkeypatch.setattr(SliceStack, "batch", logged(SliceStack.batch, "batch"))
+    monkeypatch.setattr(Pool, "read", logged(Pool.read, "read"))
+    return seen
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_moving_image_is_queued_before_the_fixed_one_is_waited_for(
+    cupy, timers, pair, bundle, order, cache, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
+    settings = encoder_config(bundle, cache=cache)
+    first = run(cupy, timers, pair, settings)[0]
+    batches = sum(-(-n // 8) for n in first.encoding.planes[0].slices)
+    # Of each image the mean, and for the cache its other moments and the tokens.
+    assert order == ["batch"] * batches + ["read"] * (6 if cache else 2)
+    second = run(cupy, timers, pair, settings)[0]
+    assert second.encoding.planes[0].from_cache == (cache, cache)
+    field = first.displacement.vectors_mm
+    np.testing.assert_array_equal(second.displacement.vectors_mm, field)
+
+
+def test_tokens_beyond_half_precision_are_an_error(
+    cupy, timers, pair, bundle, engine, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
+    encode = OrtEncoder.encode
+    monkeypatch.setattr(OrtEncoder, "encode", lambda *a: 1e6 * encode(*a))
+    with pytest.raises(RegistrationError, match="not finite in half precision"):
+        run(cupy, timers, pair, encoder_config(bundle, cache=True))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_tokens_go_to_the_host_behind_the_next_batch(
+    cupy, timers, pair, bundle, order, monkeypatch
+) -> None:
+    settings = encoder_config(bundle)
+    on_device = run(cupy, timers, pair, settings)[0]
+
+    def to_host(device: Any, encoding: Any, *more: Any) -> Any:
+        chosen, memory = fit_to_device(device, encoding, *more)
+        return dataclasses.replace(chosen, tokens_on_device=False), memory
+
+    monkeypatch.setattr("dinoreg_rt.planning.fit_to_device", to_host)
+    order.clear()
+    on_host = run(cupy, timers, pair, settings)[0]
+    slices = on_host.encoding.planes[0].slices
+    expected = []
+    for n in (-(-n // 8) for n in slices):
+        expected += ["batch", *["batch", "read"] * (n - 1), "read"]
+    assert order == [*expected, "read", "read"]
+    np.testing.assert_array_equal(
+        on_host.displacement.vectors_mm, on_device.displacement.vectors_mm
+    )
 
 
 def test_a_budget_changes_storage_and_batch_but_not_the_result(
