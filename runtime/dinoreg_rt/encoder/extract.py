@@ -140,7 +140,7 @@ def _tokens_of_pair(
     cache = TokenCache(cache_folder(), int(config.cache_gb * 2**30)) if config.cache else None
     result, cached = [], []
     entries: list[Future[bool]] = []
-    unfinished: list[Callable[[], None]] = []
+    unfinished: list[Callable[[], list[Future[bool]]]] = []
     for image, (role, stack) in enumerate(zip(_ROLES, plane.stacks, strict=True)):
         shape = plan.token_shape(plane, image)
         key = _key(plan, plane, stack, device) if cache is not None else ""
@@ -164,11 +164,11 @@ def _tokens_of_pair(
                 progress=progress,
             )
         result.append(tokens)
-        unfinished.append(_finishing(tokens, key, cache, device, writer, entries))
+        unfinished.append(_finishing(tokens, key, cache, device, writer))
         if not queued:
-            unfinished.pop()()
+            entries += unfinished.pop()()
     for finish in unfinished:
-        finish()
+        entries += finish()
     return _PairTokens(result, cached, entries)
 
 
@@ -178,19 +178,22 @@ def _finishing(
     cache: TokenCache | None,
     device: Device,
     writer: Executor,
-    entries: list[Future[bool]],
-) -> Callable[[], None]:
-    """What is left to do with an image's tokens when they are there: look at them, keep them."""
+) -> Callable[[], list[Future[bool]]]:
+    """What is left to do with an image's tokens when they are there: look at them, keep them.
+
+    The function waits for them, and gives the cache's entry that is being written, if there is one.
+    """
     moments = tokens.moments
     kept = () if cache is None else (moments.scatter, tokens.tokens)
     values = device.downloading(moments.mean, *kept)
 
-    def finish() -> None:
+    def finish() -> list[Future[bool]]:
         mean, *rest = values()
         check_finite(mean, tokens.stack)
-        if cache is not None:
-            on_host = TokenMoments(moments.count, mean, rest[0])
-            entries.append(writer.submit(cache.store, key, rest[1], on_host))
+        if cache is None:
+            return []
+        scatter, array = rest
+        return [writer.submit(cache.store, key, array, TokenMoments(moments.count, mean, scatter))]
 
     return finish
 
