@@ -116,11 +116,15 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         if name.startswith("__") or name in ("tobytes", "ctypes"):
             raise AttributeError(name)
         value = getattr(self.host, name)
+        if name in ("item", "tolist"):
+            self.pool.read()
         if callable(value):
             return lambda *args, **more: _called(value, args, more)
         return _wrapped(value) if name in ("T", "real", "imag") else value
 
     def __getitem__(self, item: Any) -> DeviceArray:
+        if getattr(item, "dtype", None) == np.bool_:  # CuPy looks how many there are
+            self.pool.read()
         return DeviceArray(np.asarray(self.host[_unwrapped(item)]))
 
     def __setitem__(self, item: Any, value: Any) -> None:
@@ -144,7 +148,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         self.pool.read()
         return int(self.host)
 
-    def get(self, out: np.ndarray | None = None) -> np.ndarray:
+    def get(self, stream: Any = None, out: np.ndarray | None = None) -> np.ndarray:
         self.pool.read()
         if out is None:
             return self.host.copy()
@@ -189,6 +193,19 @@ class _Current:
         self._log.append(("synchronize", self.ptr))
 
 
+class _Stream:
+    """`cupy.cuda.Stream`: those of others, and new ones."""
+
+    def __init__(self, log: list[tuple[str, int]]) -> None:
+        self._log = log
+
+    def from_external(self, other: Any) -> _Current:
+        return _Current(self._log, "stream", other.__cuda_stream__()[1])
+
+    def __call__(self, *, non_blocking: bool) -> Any:
+        return SimpleNamespace(wait_event=lambda event: event.when[0])  # was it recorded?
+
+
 def cupy_on_host() -> Any:
     """The module; `entered` holds devices and streams in the order in which they were current."""
     module: Any = _Cupy("cupy")
@@ -196,11 +213,9 @@ def cupy_on_host() -> Any:
     ticks = iter(range(1_000_000))
     module.cuda = SimpleNamespace(
         Device=lambda index: _Current(log, "device", index),
-        Stream=SimpleNamespace(
-            from_external=lambda other: _Current(log, "stream", other.__cuda_stream__()[1])
-        ),
+        Stream=_Stream(log),
         get_current_stream=lambda: _Current(log, "stream", 0),
-        Event=lambda: SimpleNamespace(at=0, **_event(ticks)),
+        Event=lambda **_: SimpleNamespace(at=0, **_event(ticks)),
         get_elapsed_time=lambda began, ended: float(ended.when[0] - began.when[0]),
     )
     DeviceArray.pool = pool = Pool()

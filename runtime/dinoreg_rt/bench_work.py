@@ -66,10 +66,10 @@ def registration_work(plan: Plan, fixed: Geometry, moving: Geometry) -> list[Wor
         moving: grid of the moving image.
     """
     parts = [] if plan.encoding is None else _encoder_work(plan.encoding, plan)
-    if plan.config.uses_mind:
+    if plan.config.computes_mind:
         parts.append(_mind_work(plan))
     parts += _solver_work(plan)
-    if plan.config.trust and plan.encoding is None:
+    if plan.config.trust:
         parts.append(_decoy_work(plan))
     return [*parts, *_result_work(plan, fixed, moving)]
 
@@ -139,7 +139,7 @@ def _solver_work(plan: Plan) -> list[Work]:
     coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
     # There and back.
     search = 2 * sum(
-        _search_operations(plan, grids.control.shape_zyx, factor, radius)
+        _search_operations(plan, grids.control.shape_zyx, factor, radius, _channels(plan))
         for factor, radius in grids.search_lattices()
     )
     return [
@@ -172,23 +172,32 @@ def _correlation_work(plan: Plan, visits: float) -> list[Work]:
 
 
 def _search_operations(
-    plan: Plan, shape_zyx: Sequence[int], factor_zyx: Sequence[int], radius_zyx: Sequence[int]
+    plan: Plan,
+    shape_zyx: Sequence[int],
+    factor_zyx: Sequence[int],
+    radius_zyx: Sequence[int],
+    channels: int,
 ) -> float:
     """Of a search in one direction, over cells of so many voxels."""
     cells = math.prod(-(-s // f) for s, f in zip(shape_zyx, factor_zyx, strict=True))
     shifts = math.prod(2 * r + 1 for r in radius_zyx)
     passes = len(plan.config.coupling) + 1
     # A cost: subtract and multiply-add per channel, three smoothings of 7 taps, minimum.
-    return float(cells) * shifts * passes * (2 * _channels(plan) + 21 + 10)
+    return float(cells) * shifts * passes * (2 * channels + 21 + 10)
 
 
 def _decoy_work(plan: Plan) -> Work:
-    """Four searches on a lattice of half the fineness: in the moving image, and mirrored."""
+    """Four searches on a lattice of half the fineness: in the moving image, and mirrored.
+
+    In MIND-SSC, whatever else is compared.
+    """
+    channels = _mind_channels(plan)
     shape = [-(-n // 2) for n in plan.grids.control.shape_zyx]
     factor = [max(1, (f + 1) // 2) for f in plan.grids.search_factor_zyx]
-    moved = 2 * 2 * padded_channels(_channels(plan)) * _control_voxels(plan)
+    moved = 2 * 2 * padded_channels(channels) * _control_voxels(plan)
     radius = plan.grids.search_radius_zyx
-    searches = 4 * _search_operations(plan, shape, factor, radius) if any(radius) else 0.0
+    once = _search_operations(plan, shape, factor, radius, channels)
+    searches = 4 * once if any(radius) else 0.0
     return Work("trust", "search in mirror images", moved, searches)
 
 

@@ -250,7 +250,8 @@ class RegistrationConfig(BaseModel):
     )
     trust: bool = Field(
         default=True,
-        description="compare with mirror images of the moving image, for the verdict on trust",
+        description="compare with mirror images of the moving image by MIND-SSC, for the verdict "
+        "on trust",
     )
     confidence: bool = Field(
         default=False, description="also tell how well the match of each voxel is determined"
@@ -261,6 +262,11 @@ class RegistrationConfig(BaseModel):
     def uses_mind(self) -> bool:
         """Whether MIND-SSC takes part: without an encoder always, beside one by its weight."""
         return self.encoder is None or self.mind_weight > 0
+
+    @property
+    def computes_mind(self) -> bool:
+        """Whether MIND-SSC is made: because it takes part, or for the verdict on trust alone."""
+        return self.uses_mind or self.trust
 
     @model_validator(mode="after")
     def _windows_rise(self) -> RegistrationConfig:

@@ -4,6 +4,9 @@ Any two images can be matched somehow, and how well depends on their contrast, n
 view, so a residual says little by itself. A mirror image of the moving image has all of these and
 the wrong anatomy. Where one of them matches the fixed image as well as the moving image does, the
 match means nothing: another organ, another region, upside down, or left for right.
+
+Compared is MIND-SSC, whatever the registration compares: its channels have a rule for mirror
+images, and what is measured means the same with an encoder and without.
 """
 
 from __future__ import annotations
@@ -15,10 +18,10 @@ from collections.abc import Sequence
 import numpy as np
 
 import dinoreg_kernels
-from dinoreg_kernels import Solution, SolverOptions
+from dinoreg_kernels import SolverOptions
 
 from .device import Device
-from .features import FeaturePair
+from .features import MIND_CHANNELS, MIND_MIRRORED, FeaturePair
 from .preprocess import WorkingGrids
 from .types import Array
 
@@ -43,18 +46,44 @@ class DecoyMeasures:
     unrelated_ratio: float
 
 
-def measure_decoys(
+@dataclasses.dataclass(frozen=True, eq=False)
+class DecoySearches:
+    """What the searches found, on the device: they may be under way still.
+
+    Attributes:
+        similarity: of each search the three numbers of a `Solution`; the first is in the moving
+            image, the others are in its mirror images.
+        unrelated: see `_unrelated`.
+        device: where these live.
+    """
+
+    similarity: tuple[Array, ...]
+    unrelated: Array
+    device: Device
+
+    def measures(self) -> DecoyMeasures:
+        """The measures; waits for the searches, once."""
+        *flat, unrelated = self.device.numbers(*self.similarity, self.unrelated)
+        found, *mirrored = (flat[i : i + 3] for i in range(0, len(flat), 3))
+        best = min(_misfit(*numbers) for numbers in mirrored)
+        after = found[1] if found[2] > 0 else math.inf
+        return DecoyMeasures(_ratio(_misfit(*found), best), _ratio(after, unrelated))
+
+
+def search_decoys(
     features: FeaturePair,
     weights: tuple[Array, Array],
     grids: WorkingGrids,
     moving_offset_zyx: tuple[int, int, int],
     options: SolverOptions,
     device: Device,
-) -> DecoyMeasures | None:
+) -> DecoySearches | None:
     """Search once in the moving image and once in each of its three mirror images.
 
+    On a GPU the searches are queued and not waited for.
+
     Args:
-        features: on the control lattice.
+        features: MIND-SSC, with or without local intensities, on the control lattice.
         weights: of both images there.
         grids: the control lattice.
         moving_offset_zyx: of the moving lattice, in control voxels.
@@ -62,16 +91,15 @@ def measure_decoys(
         device: where the arrays live.
 
     Returns:
-        None where the features have no rule for mirror images (`FeaturePair.mirrored_channels`),
-        or where nothing is searched for.
+        None where nothing is searched for.
     """
-    if features.mirrored_channels is None or not any(options.search_radius):
+    if not any(options.search_radius):
         return None
     fixed, fixed_weight, _ = _pool(features.fixed, weights[0], (0, 0, 0), device)
     moving, moving_weight, offset = _pool(features.moving, weights[1], moving_offset_zyx, device)
 
-    def search(candidate: Array, weight: Array) -> tuple[float, float]:
-        solution = dinoreg_kernels.solve(
+    def search(candidate: Array, weight: Array) -> Array:
+        return dinoreg_kernels.solve(
             fixed,
             candidate,
             fixed_weight,
@@ -81,21 +109,22 @@ def measure_decoys(
             channels=features.channels,
             options=_once(options),
             threads=device.threads,
-        )
-        return _measures(solution)
+        ).similarity
 
-    found, measure = search(moving, moving_weight)
-    xp = device.xp
-    best = min(
+    xp, others = device.xp, range(MIND_CHANNELS, moving.shape[-1])
+    mirrored = (
         search(
-            xp.ascontiguousarray(xp.flip(moving, axis)[..., list(channels)]),
+            xp.ascontiguousarray(xp.flip(moving, axis)[..., [*order, *others]]),
             xp.ascontiguousarray(xp.flip(moving_weight, axis)),
-        )[1]
-        for axis, channels in enumerate(features.mirrored_channels)
+        )
+        for axis, order in enumerate(MIND_MIRRORED)
         if moving.shape[axis] > 1
     )
-    unrelated = _unrelated(fixed, fixed_weight, moving, moving_weight, device)
-    return DecoyMeasures(_ratio(measure, best), _ratio(found, unrelated))
+    return DecoySearches(
+        (search(moving, moving_weight), *mirrored),
+        _unrelated(fixed, fixed_weight, moving, moving_weight, device),
+        device,
+    )
 
 
 def decoy_workspace_bytes(
@@ -127,16 +156,13 @@ def _once(options: SolverOptions) -> SolverOptions:
     )
 
 
-def _measures(solution: Solution) -> tuple[float, float]:
-    """What is left after the search; the same times the root of the difference before it.
+def _misfit(before: float, after: float, overlap: float) -> float:
+    """What is left after a search, times the root of the difference before it.
 
     A brain deforms into its own mirror image as easily as into another brain: what is left after
     the search says nothing then, but at the start the right one fits better.
     """
-    if solution.overlap <= 0:
-        return math.inf, math.inf
-    after = solution.similarity_after
-    return after, after * math.sqrt(solution.similarity_before)
+    return after * math.sqrt(before) if overlap > 0 else math.inf
 
 
 def _pool(
@@ -162,7 +188,7 @@ def _pool(
 
 def _unrelated(
     fixed: Array, fixed_weight: Array, moving: Array, moving_weight: Array, device: Device
-) -> float:
+) -> Array:
     """Mean squared difference of independent draws from both images: E|f|^2 + E|m|^2 - 2 Ef Em."""
     xp, moments = device.xp, []
     for features, weight in ((fixed, fixed_weight), (moving, moving_weight)):
@@ -170,7 +196,7 @@ def _unrelated(
         share = weight.reshape(-1) / xp.maximum(weight.sum(), 1e-6)
         moments.append((share @ values, share @ xp.square(values)))
     (first, first_square), (second, second_square) = moments
-    return float((first_square + second_square - 2 * first * second).sum())
+    return (first_square + second_square - 2 * first * second).sum()
 
 
 def _ratio(value: float, other: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -55,6 +55,30 @@ class Device:
     def download(self, array: Array) -> Any:
         """The same values as a NumPy array."""
         return array if self.kind == "cpu" else self.xp.asnumpy(array)
+
+    def downloading(self, *arrays: Array) -> Callable[[], list[Any]]:
+        """A function that gives the arrays' values as NumPy arrays; call it once, in this thread.
+
+        It waits for what is queued by now alone: more can be queued before it is called, and is
+        worked on meanwhile. NumPy arrays are given as they are.
+        """
+        if self.kind == "cpu":
+            return lambda: list(arrays)
+        cuda = self.xp.cuda
+        queued = cuda.Event(disable_timing=True)
+        queued.record()
+
+        def values() -> list[Any]:
+            stream = cuda.Stream(non_blocking=True)
+            stream.wait_event(queued)
+            return [a if isinstance(a, np.ndarray) else a.get(stream=stream) for a in arrays]
+
+        return values
+
+    def numbers(self, *values: Array) -> list[float]:
+        """The values of small arrays on this device, one after the other; waits once for all."""
+        flat = [self.xp.asarray(value, dtype=np.float64).ravel() for value in values]
+        return list(self.download(self.xp.concatenate(flat)).tolist())
 
     def synchronize(self) -> None:
         """Wait until everything that was started has finished."""

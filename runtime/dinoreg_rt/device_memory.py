@@ -76,6 +76,8 @@ def predict_device_memory(
     stages["features"] = size.weights + engine + _features(size, grids, lattice, config, encoding)
     # Two sets of weights: of the fields of view, and those times the features' own.
     compared = 3 * size.weights + engine + size.features + _intensities(size, grids, config)
+    if config.trust and encoding is not None:
+        compared += _mind(config) * sum(size.control)
     found = 3 * _FLOAT * size.control[0] * solution_fields(config)
     workspace = dinoreg_kernels.solver_workspace_bytes(
         grids.control.shape_zyx,
@@ -85,7 +87,7 @@ def predict_device_memory(
         solver_options(config, grids),
     )
     stages["solve"] = compared + found + workspace
-    if config.trust and encoding is None:  # an encoder's features have no mirror images
+    if config.trust:
         stages["trust"] = compared + found + _trust(size, grids, lattice, config)
     kept = size.weights + engine + found
     stages["warp"] = kept + _warp(size, config)
@@ -230,7 +232,8 @@ def _encode(encoding: EncodingPlan) -> int:
         _, rows, columns, channels = encoding.token_shape(plane, 0)
         pixels = _FLOAT * 3 * plane.graph.height * plane.graph.width
         tokens = encoding.batch * rows * columns * channels
-        # Pixels while they are cut; then tokens as they come, in half precision, and in double.
+        # Pixels while they are cut; then tokens as they come, in half precision, also those of the
+        # batch before on their way to the host, and in double.
         batch = max(2 * encoding.batch * pixels, encoding.batch * pixels + 16 * tokens)
         moments = 6 * _DOUBLE * channels**2
         needed = max(needed, encoding.token_bytes(plane) + batch + moments)
@@ -252,20 +255,24 @@ def _features(
             peak = max(peak, parts + made + _sampling(encoding, plane, size))
             parts += made
     images = 0
-    if config.uses_mind or config.correlation_weight:
+    if config.computes_mind or config.correlation_weight:
         images = _FLOAT * sum(size.working)
         one = _FLOAT * (size.images[0] + size.working[0])
         peak = max(peak, parts + one, parts + images + _FLOAT * size.images[1])
-    if config.uses_mind:
-        own = _HALF * padded_channels(_mind_channels(config)) + _FLOAT
+    if config.computes_mind:
         for image, grid in enumerate((grids.working, lattice.working)):
-            parts += own * size.control[image]
+            parts += _mind(config) * size.control[image]
             peak = max(peak, parts + images + _mind_workspace(grid, grids, config))
     parts += _intensities(size, grids, config)
     if encoding is not None and (config.uses_mind or len(encoding.planes) > 1):
         # Joined beside its parts, one of which is multiplied by its weight at a time.
         parts += size.features + size.weights + 2 * _HALF * size.stride * max(size.control)
     return max(peak, parts + images)
+
+
+def _mind(config: RegistrationConfig) -> int:
+    """MIND-SSC of one control voxel, and its weight."""
+    return _HALF * padded_channels(_mind_channels(config)) + _FLOAT
 
 
 def _mind_workspace(grid: Geometry, grids: WorkingGrids, config: RegistrationConfig) -> int:
@@ -304,17 +311,15 @@ def _trust(
     """Pooling (padded copies beside a mean and one summand of it), then a small search."""
     shapes = [tuple(-(-n // 2) + 1 for n in grid.control.shape_zyx) for grid in (grids, lattice)]
     small = [int(np.prod(shape)) for shape in shapes]
-    pooled = (_HALF * size.stride + _FLOAT) * sum(small)
-    pool = max(
-        (_HALF * size.stride + _FLOAT) * 8 * cells + _FLOAT * (2 * size.stride + 2) * cells
-        for cells in small
-    )
-    mirrored = 2 * (_HALF * size.stride + _FLOAT) * small[1]
+    stride = padded_channels(_mind_channels(config))
+    pooled = _mind(config) * sum(small)
+    pool = max(_mind(config) * 8 * cells + _FLOAT * (2 * stride + 2) * cells for cells in small)
+    mirrored = 2 * _mind(config) * small[1]
     search = mirrored + 3 * _FLOAT * small[0]
     search += decoy_workspace_bytes(
         shapes[0],
         shapes[1],
-        size.stride,
+        stride,
         grids.control.spacing_mm[::-1],
         solver_options(config, grids),
     )

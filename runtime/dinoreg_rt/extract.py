@@ -34,12 +34,14 @@ class Extracted:
 
     Attributes:
         features: of both images.
+        mind: MIND-SSC by itself, for the verdict on trust; None where none is asked for.
         intensities: of both images on the control lattices, (d, h, w) float32, for the local
             correlation; None where it takes no part.
         encoding: what an encoder contributed; None without one.
     """
 
     features: FeaturePair
+    mind: FeaturePair | None
     intensities: tuple[Array, Array] | None
     encoding: EncodingSummary | None
 
@@ -77,8 +79,9 @@ def field_of_view(
         )
     if moving_body is not None:
         moving_weight *= weight_on(lattice, moving_body, moving_body.array, plan.initial, device)
-    for role, weight in (("fixed", fixed_weight), ("moving", moving_weight)):
-        if not bool(weight.any()):
+    left = device.numbers(fixed_weight.any(), moving_weight.any())
+    for role, any_left in zip(("fixed", "moving"), left, strict=True):
+        if not any_left:
             raise RegistrationError(
                 f"nothing of the {role} image is left to compare: its mask covers no part that "
                 "the other image reaches; check the mask and the initial alignment"
@@ -119,18 +122,20 @@ def extract_features(
         )
     with timer.stage("features"):
         report("features", 0.0)
-        correlates = required(plan.config.correlation_weight) > 0
-        intensities = None
-        if plan.config.uses_mind or correlates:
+        config, mind, intensities = plan.config, None, None
+        correlates = required(config.correlation_weight) > 0
+        if config.computes_mind or correlates:
             images = working_images(volumes, plan)
-        if plan.config.uses_mind:
-            sets.append(mind_features(plan).compute(*images, plan.device))
-            weights.append(1.0 if plan.encoding is None else plan.config.mind_weight)
+        if config.computes_mind:
+            mind = mind_features(plan).compute(*images, plan.device)
+        if mind is not None and config.uses_mind:
+            sets.append(mind)
+            weights.append(1.0 if plan.encoding is None else config.mind_weight)
         if correlates:
             intensities = control_intensities(images, plan.device)
         features = join_features(sets, weights, plan.device)
         report("features", 1.0)
-    return Extracted(features, intensities, summary)
+    return Extracted(features, mind if config.trust else None, intensities, summary)
 
 
 def mind_features(plan: Plan) -> MindFeatures:
@@ -158,10 +163,10 @@ def working_images(
     identity = AffineTransform.identity()
     lattice = plan.grids.working if cropped else plan.lattice.working
     images = []
-    for volume, grid, affine, (low, high) in (
-        (volumes[0], plan.grids.working, identity, plan.windows[0]),
-        (volumes[1], lattice, plan.initial, plan.windows[1]),
+    for volume, grid, affine, outside, (low, high) in (
+        (volumes[0], plan.grids.working, identity, plan.lowest[0], plan.windows[0]),
+        (volumes[1], lattice, plan.initial, plan.lowest[1], plan.windows[1]),
     ):
-        array = resample_volume(volume, grid, affine, plan.device)
+        array = resample_volume(volume, grid, affine, plan.device, outside)
         images.append(WorkingImage(window(array, low, high), grid, plan.grids.pool_zyx))
     return images[0], images[1]

@@ -56,8 +56,6 @@ class FeaturePair:
         fixed_weight: (d, h, w) float32, 0 where the features say nothing.
         moving_weight: the same for the moving image.
         channels: see `fixed`.
-        mirrored_channels: for each axis z, y, x the stored channel that takes each one's place
-            when the image is mirrored along it; None if there is no such rule.
     """
 
     fixed: Array
@@ -65,7 +63,6 @@ class FeaturePair:
     fixed_weight: Array
     moving_weight: Array
     channels: int
-    mirrored_channels: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,7 @@ class MindFeatures:
         (first, first_weight), (second, second_weight) = (
             self._of(image, device) for image in (fixed, moving)
         )
-        stored = range(padded_channels(self.channels))
-        mirrored = tuple((*order, *stored[MIND_CHANNELS:]) for order in MIND_MIRRORED)
-        return FeaturePair(first, second, first_weight, second_weight, self.channels, mirrored)
+        return FeaturePair(first, second, first_weight, second_weight, self.channels)
 
     def _of(self, image: WorkingImage, device: Device) -> tuple[Array, Array]:
         shape = [-(-n // p) for n, p in zip(image.array.shape, image.pool_zyx, strict=True)]

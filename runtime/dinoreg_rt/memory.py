@@ -40,7 +40,7 @@ def predict_memory(
     On a GPU only an encoder that runs on the host, tokens kept there, and the results.
     """
     if device.kind == "cuda":
-        tokens = 0 if encoding is None else encoding.memory_bytes(_token_budget(config))
+        tokens = 0 if encoding is None else _encoding(encoding, config)
         return tokens + _delivered(fixed, moving, config)
     sets = [encoding.channels] if encoding is not None else []
     sets += [_MIND_CHANNELS] if config.uses_mind else []
@@ -50,8 +50,10 @@ def predict_memory(
     parts = sum(padded_channels(n) for n in sets) if len(sets) > 1 else 0
     correlates = bool(config.correlation_weight)
     features = voxels * (2 * (stride + parts) + 4 + 4 * correlates)
+    if config.computes_mind and not config.uses_mind:  # for the verdict alone
+        features += voxels * (2 * padded_channels(_MIND_CHANNELS) + 4)
     working = [grid.shape_zyx for grid in (grids.working, lattice.working)]
-    needs_images = config.uses_mind or correlates
+    needs_images = config.computes_mind or correlates
     images = 4 * sum(np.prod(shape) for shape in working) if needs_images else 0
     # MIND-SSC goes through an image in slabs of 32 planes: two buffers of twelve float32 channels.
     slabs = max(2 * 4 * 12 * min(32, shape[0]) * np.prod(shape[1:]) for shape in working)
@@ -69,17 +71,17 @@ def predict_memory(
     results += 4 * 4 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
     results += 4 * 7 * np.prod(fixed.geometry.shape_zyx) if config.confidence else 0
     stages = [features + workspace + field, results + field]
-    if config.uses_mind:
+    if config.computes_mind:
         stages.append(images + features + slabs)
     if encoding is not None:
-        encoder = encoding.memory_bytes(_token_budget(config))
+        encoder = _encoding(encoding, config)
         stages.append(features + encoder)
     # Weights: of the field of view, and that times the features' own, which count above.
     return int(max(stages) + 8 * voxels)
 
 
-def _token_budget(config: RegistrationConfig) -> int:
-    return int(config.token_memory_gb * 2**30)
+def _encoding(encoding: EncodingPlan, config: RegistrationConfig) -> int:
+    return encoding.memory_bytes(int(config.token_memory_gb * 2**30), cached=config.cache)
 
 
 def _delivered(fixed: Volume, moving: Volume, config: RegistrationConfig) -> int:

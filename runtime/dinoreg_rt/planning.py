@@ -52,6 +52,7 @@ class Plan:
         grids: the lattices of the fixed image.
         lattice: where the moving image is looked at.
         windows: intensities that count as 0 and 1, fixed and moving.
+        lowest: smallest intensities of both.
         encoding: what an encoder will be shown; None without one.
         choices: what was decided for the user, and why.
         memory_bytes: predicted peak on the host beside what the caller holds.
@@ -65,6 +66,7 @@ class Plan:
     grids: WorkingGrids
     lattice: MovingLattice
     windows: tuple[tuple[float, float], tuple[float, float]]
+    lowest: tuple[float, float]
     encoding: EncodingPlan | None
     choices: dict[str, str]
     memory_bytes: int
@@ -126,7 +128,7 @@ def plan(
     encoders = encoders or EncoderPool()
     encoding, said = _plan_features((fixed, moving), modalities, windows, config, device, encoders)
     choices |= said
-    if config.intensity == "auto" and config.uses_mind:
+    if config.intensity == "auto" and config.computes_mind:
         intensity = "on" if contrast.alike else "off"
         choices["local intensities"] = f"{intensity}: {contrast.reason}"
         config = config.model_copy(update={"intensity": intensity})
@@ -153,6 +155,7 @@ def plan(
         grids=grids,
         lattice=lattice,
         windows=windows,
+        lowest=(float(fixed.array.min()), float(moving.array.min())),
         encoding=encoding,
         choices=choices,
         memory_bytes=predict_memory(fixed, moving, grids, lattice, config, encoding, device),
@@ -193,6 +196,8 @@ def _plan_features(
         text += " for each axis"
     if config.uses_mind:
         text += f", joined with MIND-SSC of weight {config.mind_weight:g}"
+    if config.trust:
+        choices["trust"] = "judged by MIND-SSC, not by the encoder's features"
     return encoding, {"features": text} | choices
 
 

@@ -185,13 +185,15 @@ def run_quality(
         device: where its arrays live.
     """
     xp = device.xp
+    consistency = inverse_consistency_mm(solution.field, control, device, solution.inverse)
     j = jacobian_determinant(displacement, device)
-    folded = int((j <= 0).sum())
-    lowest, highest = float(j.min()), float(j.max())
+    # Here the host waits for the registration.
+    mean_mm, max_mm, folded, lowest, highest = device.numbers(
+        *consistency, (j <= 0).sum(), j.min(), j.max()
+    )
     # In place: on a large scan this is the only array of its size left.
     log_j = xp.log(xp.maximum(j, 1e-9, out=j), out=j)
     deviation = float(log_j.std(dtype=np.float64) if folded == 0 else log_j[log_j > -20.0].std())
-    mean_mm, max_mm = inverse_consistency_mm(solution.field, control, device, solution.inverse)
     return RunQuality(
         similarity_before=solution.similarity_before,
         similarity_after=solution.similarity_after,

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from dinoreg_kernels import Solution
 
 from .config import RegistrationConfig
-from .decoys import DecoyMeasures, measure_decoys
+from .decoys import DecoySearches, search_decoys
 from .device import StageTimer, stage_timer
 from .device_memory import device_memory_errors
 from .encoder.engines import ENGINE_PACKAGES
 from .encoder.pool import EncoderPool
 from .extract import extract_features, field_of_view
+from .features import FeaturePair
 from .io import as_volume, as_weights
 from .io.arrays import check_device
 from .memory import check_memory
@@ -105,12 +106,21 @@ def register(  # noqa: PLR0913 - all but the images by name
         with timer.stage("warp"):
             report("warp", 0.0)
             fields = _fields(match.solution, fixed, moving, plan_)
-            warped = warp_volume(moving, fields.displacement, device=device, download=False)
+            warped = warp_volume(
+                moving,
+                fields.displacement,
+                device=device,
+                download=False,
+                outside=min(0.0, plan_.lowest[1]),
+                known=True,
+            )
             report("warp", 1.0)
+        # A GPU is at work still: nothing has waited for it since the features.
+        hashes = {"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])}
         with timer.stage("quality"):
             quality = run_quality(match.solution, plan_.grids.control, fields.displacement, device)
             if match.decoys is not None:
-                quality = replace(quality, **vars(match.decoys))
+                quality = replace(quality, **vars(match.decoys.measures()))
         with timer.stage("deliver"):
             displacement, warped, inverse, certainty = deliver(
                 placement, device, fields.displacement, warped, fields.inverse, fields.confidence
@@ -132,7 +142,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         device_memory=plan_.device_memory,
         timings_ms=timings_ms,
         versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
-        hashes={"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])},
+        hashes=hashes,
     )
 
 
@@ -141,7 +151,7 @@ class _Match:
     """What was compared and found, on the control lattice."""
 
     solution: Solution
-    decoys: DecoyMeasures | None
+    decoys: DecoySearches | None
     encoding: EncodingSummary | None
     features: KeptFeatures | None
 
@@ -169,13 +179,12 @@ def _match(
     """Features, the solver on them, and its search once more in mirror images."""
     config, grids, lattice, device = plan_.config, plan_.grids, plan_.lattice, plan_.device
     extracted = extract_features(volumes, masks, plan_, timer, report, encoders)
-    features = extracted.features
-    counts = (counts[0] * features.fixed_weight, counts[1] * features.moving_weight)
+    features, mind = extracted.features, extracted.mind
     options = solver_options(config, grids)
     with timer.stage("solve"):
         solution = solve(
             features,
-            counts,
+            _weights(counts, features),
             grids,
             lattice.offset_zyx,
             options,
@@ -185,11 +194,18 @@ def _match(
             spread=config.confidence,
         )
     decoys = None
-    if config.trust:
+    if mind is not None:
         with timer.stage("trust"):
-            decoys = measure_decoys(features, counts, grids, lattice.offset_zyx, options, device)
+            decoys = search_decoys(
+                mind, _weights(counts, mind), grids, lattice.offset_zyx, options, device
+            )
     kept = KeptFeatures.of(features, grids, lattice, device) if keep else None
     return _Match(solution, decoys, extracted.encoding, kept)
+
+
+def _weights(counts: tuple[Array, Array], features: FeaturePair) -> tuple[Array, Array]:
+    """How much each control voxel counts, where the features say something."""
+    return counts[0] * features.fixed_weight, counts[1] * features.moving_weight
 
 
 def _fields(solution: Solution, fixed: Volume, moving: Volume, plan_: Plan) -> _Fields:

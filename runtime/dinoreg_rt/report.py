@@ -58,8 +58,8 @@ class Quality(BaseModel):
     inverse_consistency_mean_mm: float
     inverse_consistency_max_mm: float
     overlap_percent: float
-    decoy_ratio: float | None = Field(description="null: not measured")
-    unrelated_ratio: float | None = Field(description="null: not measured")
+    decoy_ratio: float | None = Field(description="of MIND-SSC; null: not measured")
+    unrelated_ratio: float | None = Field(description="of MIND-SSC; null: not measured")
 
     @field_validator("decoy_ratio", "unrelated_ratio")
     @classmethod

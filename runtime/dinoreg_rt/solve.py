@@ -185,8 +185,8 @@ def negative_displacement(
 
 def inverse_consistency_mm(
     field: Array, control: Geometry, device: Device, inverse: Array | None = None
-) -> tuple[float, float]:
-    """Mean and maximum of |u(p) + v(p + u(p))| over the control points.
+) -> tuple[Array, Array]:
+    """Mean and maximum of |u(p) + v(p + u(p))| over the control points, on the device.
 
     v is `inverse`, as the solver made it, or else found by iteration. Points whose match leaves
     the grid are not counted: nothing is known of the inverse there.
@@ -214,9 +214,9 @@ def inverse_consistency_mm(
         index = xp.arange(n, dtype=np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
         target = index + field[..., axis] / step
         inside &= (target >= 0) & (target <= n - 1)
-    if not bool(inside.any()):
-        return 0.0, 0.0
-    return float(error[inside].mean()), float(error[inside].max())
+    # Not `error[inside]`: a device would be waited for to learn how many there are.
+    error = xp.where(inside, error, np.float32(0))
+    return error.sum(dtype=np.float64) / xp.maximum(inside.sum(), 1), error.max()
 
 
 def confidence(

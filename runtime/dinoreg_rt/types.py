@@ -127,7 +127,8 @@ class RunQuality:
         overlap_percent: share of the fixed image's weight whose match lies inside the moving
             image's field of view and mask.
         decoy_ratio: feature difference after a coarse search over that of the best of the moving
-            image's three mirror images; 1 and above: they match as well. NaN: not measured.
+            image's three mirror images, in MIND-SSC; 1 and above: they match as well. NaN: not
+            measured.
         unrelated_ratio: the same difference over that of unrelated features. NaN: not measured.
     """
 

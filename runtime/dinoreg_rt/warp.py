@@ -48,6 +48,8 @@ def warp_volume(
     device: Device | None = None,
     *,
     download: bool = True,
+    outside: float | None = None,
+    known: bool = False,
 ) -> Volume:
     """`volume` pulled back through `transform`, linear interpolation.
 
@@ -58,17 +60,20 @@ def warp_volume(
         grid: of the result (default: that of `transform`, if it is a displacement field).
         device: where to compute (default the CPU).
         download: return a NumPy array, not one on the device.
+        outside: value outside the volume (default: its smallest below 0, else 0, which has to be
+            looked for).
+        known: the displacement field holds no NaN, so none is looked for.
 
     Returns:
-        float32 values on `grid`; outside the volume its smallest value below 0, else 0.
+        float32 values on `grid`.
 
     Raises:
         InputError: no grid is given and there is none to take.
     """
     device, grid = device or choose_device("cpu", 0)[0], grid or _own_grid(transform)
-    outside = min(0.0, float(volume.array.min()))
+    outside = min(0.0, float(volume.array.min())) if outside is None else outside
     with device.active():
-        path = _path(transform, grid, volume.geometry, device)
+        path = _path(transform, grid, volume.geometry, device, known=known)
         array = dinoreg_kernels.resample(
             device.upload(volume.array, np.float32),
             grid.shape_zyx,
@@ -146,7 +151,9 @@ class _Path:
             array[self.unknown] = value
 
 
-def _path(transform: Mapping, grid: Geometry, onto: Geometry, device: Device) -> _Path:
+def _path(
+    transform: Mapping, grid: Geometry, onto: Geometry, device: Device, *, known: bool = False
+) -> _Path:
     """``index of grid -> index of onto`` with at most one displacement field in it."""
     before, field, after = _as_one_field(_as_chain(transform), grid)
     to_index = compose_affines(lps_to_index(onto), after)
@@ -158,7 +165,7 @@ def _path(transform: Mapping, grid: Geometry, onto: Geometry, device: Device) ->
     arguments["matrix"] = np.ascontiguousarray(to_index.matrix[::-1])
     if same_grid(field.geometry, grid) and before.is_identity():
         # On its own voxels nothing is interpolated, and NaN must not reach the neighbours.
-        if not bool(device.xp.isfinite(vectors.max())):
+        if not known and not bool(device.xp.isfinite(vectors.max())):
             unknown = device.xp.isnan(vectors).any(axis=-1)
             vectors = device.xp.nan_to_num(vectors)
     else:

@@ -19,7 +19,7 @@ import dinoreg_kernels as kernels
 from dinoreg_rt import RegistrationConfig
 from dinoreg_rt.bench_ceilings import best_seconds, measure_ceilings
 from dinoreg_rt.bench_work import registration_work
-from dinoreg_rt.decoys import measure_decoys
+from dinoreg_rt.decoys import search_decoys
 from dinoreg_rt.device import Device
 from dinoreg_rt.extract import mind_features, working_images
 from dinoreg_rt.features import control_intensities
@@ -87,7 +87,7 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
         "refinement, fine": Timed(fine, coarse),
         "local correlation": Timed(correlated, fine),
         "search in mirror images": Timed(
-            lambda: measure_decoys(features, weights, grids, lattice.offset_zyx, options, CPU)
+            lambda: search_decoys(features, weights, grids, lattice.offset_zyx, options, CPU)
         ),
         "field on the fixed grid": Timed(on_the_fixed_grid),
         "warp": Timed(lambda: warp_volume(moving, displacement, device=CPU)),

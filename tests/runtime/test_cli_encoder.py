@@ -62,7 +62,11 @@ def test_an_encoder_by_name_with_its_features_written(images, models, tmp_path) 
     assert encoding["planes"][0]["token_grid"] == [24, 28]
     assert len(encoding["planes"][0]["explained_variance"]) == 8
     assert report["versions"]["onnxruntime"]
-    assert {"encode", "features"} <= report["timings_ms"].keys()
+    assert {"encode", "features", "trust"} <= report["timings_ms"].keys()
+    assert report["trust"]["verdict"] == "trusted"
+    assert 0 < report["quality"]["decoy_ratio"] < 0.98
+    assert 0 < report["quality"]["unrelated_ratio"] < 0.62
+    assert report["choices"]["trust"] == "judged by MIND-SSC, not by the encoder's features"
     for role in ("fixed", "moving"):
         image = sitk.ReadImage(str(out / f"features_{role}.nrrd"))
         assert image.GetNumberOfComponentsPerPixel() == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import rich_click as click
 from click.testing import CliRunner
-from cuda_on_host import DeviceArray
+from cuda_on_host import DeviceArray, Pool
 from encoders import write_bundle
 
 import dinoreg_rt
@@ -18,8 +19,10 @@ from dinoreg_rt import registration
 from dinoreg_rt.cli import cli
 from dinoreg_rt.commands.options import parse_gigabytes
 from dinoreg_rt.device import StageTimer, stage_timer
+from dinoreg_rt.device_memory import fit_to_device
 from dinoreg_rt.encoder.engines import OrtEncoder
-from dinoreg_rt.errors import ResourceError
+from dinoreg_rt.encoder.slice_stack import SliceStack
+from dinoreg_rt.errors import RegistrationError, ResourceError
 from dinoreg_rt.io import write_volume
 from dinoreg_rt.phantom import phantom_grid, phantom_pair
 
@@ -96,14 +99,27 @@ def test_prediction_beside_the_pool(cupy, timers, pair, more) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"transform": "velocity", "inverse": True}, {"feature_similarity": "lncc"}],
-    ids=["default", "velocity", "lncc"],
+    [
+        {},
+        {"transform": "velocity", "inverse": True},
+        {"feature_similarity": "lncc"},
+        {"inverse": True, "confidence": True},
+    ],
+    ids=["default", "velocity", "lncc", "all results"],
 )
-def test_the_solver_does_not_wait(cupy, timers, pair, more) -> None:
-    """Its similarity is read with the other measures of quality."""
-    reads = run(cupy, timers, pair, config(**more))[2]
-    assert reads.get("solve", 0) == 0
-    assert reads["quality"] > 0
+@pytest.mark.parametrize("place", ["host", "device"])
+def test_nothing_waits_before_the_result(cupy, timers, pair, more, place) -> None:
+    """The host looks whether anything is left to compare, and then not before all is queued."""
+    if place == "device":
+        pair = [(DeviceArray(volume.array), volume.geometry) for volume in pair]
+    cupy.entered.clear()
+    result, _, reads = run(cupy, timers, pair, config(**more))
+    assert not np.isnan(result.quality.decoy_ratio)
+    reads.pop("plan", None)
+    # Of the quality: what it counts, the spread of the determinant, the solver's and the decoys'.
+    arrays = 2 + ("inverse" in more) + ("confidence" in more)
+    assert reads == {"field of view": 1, "quality": 4, "deliver": arrays}
+    assert not any("synchronize" in entry for entry in cupy.entered)
 
 
 @pytest.fixture
@@ -160,12 +176,88 @@ def test_tokens_never_leave_the_device(cupy, timers, pair, bundle, engine) -> No
     assert largest < 0.05
 
 
+def test_prediction_with_mind_for_the_verdict_alone(cupy, timers, pair, bundle, engine) -> None:
+    settings = encoder_config(bundle, mind_weight=0.0)
+    result, measured, _ = run(cupy, timers, pair, settings)
+    plan = dinoreg_rt.plan(*pair, settings)
+    check(result, measured, plan.encoding.engine_bytes())
+
+
+@pytest.fixture
+def order(cupy, timers, engine, monkeypatch) -> list[str]:
+    """Of the stage ``encode``: slices that are queued, and what the host waits for."""
+    seen: list[str] = []
+
+    def logged(real: Any, what: str) -> Any:
+        def call(*args: Any) -> Any:
+            if timers and timers[-1].running == "encode":
+                seen.append(what)
+            return real(*args)
+
+        return call
+
+    monkeypatch.setattr(SliceStack, "batch", logged(SliceStack.batch, "batch"))
+    monkeypatch.setattr(Pool, "read", logged(Pool.read, "read"))
+    return seen
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_moving_image_is_queued_before_the_fixed_one_is_waited_for(
+    cupy, timers, pair, bundle, order, cache, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
+    settings = encoder_config(bundle, cache=cache)
+    first = run(cupy, timers, pair, settings)[0]
+    batches = sum(-(-n // 8) for n in first.encoding.planes[0].slices)
+    # Of each image the mean, and for the cache its other moments and the tokens.
+    assert order == ["batch"] * batches + ["read"] * (6 if cache else 2)
+    second = run(cupy, timers, pair, settings)[0]
+    assert second.encoding.planes[0].from_cache == (cache, cache)
+    field = first.displacement.vectors_mm
+    np.testing.assert_array_equal(second.displacement.vectors_mm, field)
+
+
+def test_tokens_beyond_half_precision_are_an_error(
+    cupy, timers, pair, bundle, engine, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
+    encode = OrtEncoder.encode
+    monkeypatch.setattr(OrtEncoder, "encode", lambda *a: 1e6 * encode(*a))
+    with pytest.raises(RegistrationError, match="not finite in half precision"):
+        run(cupy, timers, pair, encoder_config(bundle, cache=True))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_tokens_go_to_the_host_behind_the_next_batch(
+    cupy, timers, pair, bundle, order, monkeypatch
+) -> None:
+    settings = encoder_config(bundle)
+    on_device = run(cupy, timers, pair, settings)[0]
+
+    def to_host(device: Any, encoding: Any, *more: Any) -> Any:
+        chosen, memory = fit_to_device(device, encoding, *more)
+        return dataclasses.replace(chosen, tokens_on_device=False), memory
+
+    monkeypatch.setattr("dinoreg_rt.planning.fit_to_device", to_host)
+    order.clear()
+    on_host = run(cupy, timers, pair, settings)[0]
+    slices = on_host.encoding.planes[0].slices
+    expected = []
+    for n in (-(-n // 8) for n in slices):
+        expected += ["batch", *["batch", "read"] * (n - 1), "read"]
+    assert order == [*expected, "read", "read"]
+    np.testing.assert_array_equal(
+        on_host.displacement.vectors_mm, on_device.displacement.vectors_mm
+    )
+
+
 def test_a_budget_changes_storage_and_batch_but_not_the_result(
     cupy, timers, pair, bundle, engine, monkeypatch
 ) -> None:
     # Tokens are most of what is needed, and slices at once the rest.
     monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_: 1 << 20)
     tokens_alone = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0}
+    tokens_alone |= {"trust": False}
     most = dinoreg_rt.plan(*pair, encoder_config(bundle, **tokens_alone)).device_memory
     assert not most.budget
     seen, fields = [], []

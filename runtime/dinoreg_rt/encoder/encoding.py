@@ -84,14 +84,18 @@ class EncodingPlan:
         """Whether a GPU runs the encoder, which then leaves tokens there."""
         return self.engine in GPU_ENGINES
 
-    def memory_bytes(self, token_budget: int) -> int:
+    def memory_bytes(self, token_budget: int, *, cached: bool) -> int:
         """Predicted peak on the host while encoding: the engine, tokens within their budget.
 
-        ONNX Runtime keeps the weights as read and once more packed for its matrix products.
+        Tokens that stay on the device come to the host for the cache. ONNX Runtime keeps the
+        weights as read and once more packed for its matrix products.
         """
-        engine = 0 if self.on_gpu else self._weights() + self._activations()
+        engine = 0
+        if not self.on_gpu:
+            under_way = max(self._under_way(plane) for plane in self.planes)
+            engine = self._weights() + self._activations() + under_way
         if self.tokens_on_device:
-            return engine
+            return engine + cached * max(sum(self._token_sizes(plane)) for plane in self.planes)
         tokens = 0
         for plane in self.planes:
             sizes = self._token_sizes(plane)
@@ -116,6 +120,13 @@ class EncodingPlan:
     def token_bytes(self, plane: PlaneStacks) -> int:
         """Of both images' tokens, where they stay on the device."""
         return sum(self._token_sizes(plane)) if self.tokens_on_device else 0
+
+    def _under_way(self, plane: PlaneStacks) -> int:
+        """Pixels of two batches, one in the engine and the next; tokens of two as they come, one of
+        them in half and in double precision."""
+        _, rows, columns, channels = self.token_shape(plane, 0)
+        pixels, tokens = 3 * plane.graph.height * plane.graph.width, rows * columns * channels
+        return self.batch * (2 * 4 * pixels + (2 * 4 + 2 + 8) * tokens)
 
     def _token_sizes(self, plane: PlaneStacks) -> list[int]:
         return [2 * int(np.prod(self.token_shape(plane, i), dtype=np.int64)) for i in (0, 1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -16,7 +17,6 @@ from ..config import RegistrationConfig
 from ..device import Device, StageTimer
 from ..errors import RegistrationError
 from ..features import FeaturePair, padded_channels
-from ..io.arrays import as_numpy
 from ..preprocess import weight_on
 from ..provenance import content_hash
 from ..types import (
@@ -35,7 +35,7 @@ from .pca import FeatureBasis, TokenMoments, fit_basis, project
 from .pool import EncoderPool
 from .sampling import sample_features
 from .slice_stack import SliceStack
-from .tokens import PatchTokens, encode, token_array
+from .tokens import PatchTokens, check_finite, encode, token_array
 
 if TYPE_CHECKING:
     from ..trt.library import Flavour
@@ -78,18 +78,22 @@ def encoder_features(
         DinoregError: engine or memory that cannot be had, masks without tokens.
     """
     pairs, summaries = [], []
-    for plane in plan.planes:
-        # Before the encoder: on a GPU this would wait for it.
-        inside = _tokens_inside(plane, sides, device)
-        with timer.stage("encode"):
-            tokens, cached = _tokens_of_pair(plan, plane, config, device, report, encoders)
-        with timer.stage("features"):
-            report("features", 0.0)
-            basis = fit_basis(_moments(tokens, inside, device), plan.components)
-            scale = basis.scale(config.feature_scale)
-            pairs.append(_sampled(tokens, basis, scale, sides, device))
-            summaries.append(_summary(plan, plane, basis, scale, cached))
-        del tokens
+    # Writes to the cache while the next image is encoded and features are made.
+    with ThreadPoolExecutor(1, thread_name_prefix="token cache") as writer:
+        for plane in plan.planes:
+            # Before the encoder: on a GPU this would wait for it.
+            inside = _tokens_inside(plane, sides, device)
+            with timer.stage("encode"):
+                made = _tokens_of_pair(plan, plane, config, device, report, encoders, writer)
+            with timer.stage("features"):
+                report("features", 0.0)
+                basis = fit_basis(_moments(made.tokens, inside, device), plan.components)
+                scale = basis.scale(config.feature_scale)
+                pairs.append(_sampled(made.tokens, basis, scale, sides, device))
+                summaries.append(_summary(plan, plane, basis, scale, made.cached))
+                for entry in made.entries:
+                    entry.result()
+            del made
     weights = [plane.weight for plane in plan.planes]
     manifest = plan.bundle.manifest
     summary = EncodingSummary(
@@ -103,6 +107,21 @@ def encoder_features(
     return pairs, weights, summary
 
 
+@dataclass(frozen=True, eq=False)
+class _PairTokens:
+    """Tokens of the fixed and of the moving image.
+
+    Attributes:
+        tokens: of both.
+        cached: whether they came from the cache.
+        entries: of the cache that are being written.
+    """
+
+    tokens: list[PatchTokens]
+    cached: list[bool]
+    entries: list[Future[bool]]
+
+
 def _tokens_of_pair(
     plan: EncodingPlan,
     plane: PlaneStacks,
@@ -110,11 +129,18 @@ def _tokens_of_pair(
     device: Device,
     report: Callable[[str, float], None],
     encoders: EncoderPool,
-) -> tuple[list[PatchTokens], list[bool]]:
-    """Tokens of both images, from the cache where they are there."""
+    writer: Executor,
+) -> _PairTokens:
+    """Tokens of both images, from the cache where they are there.
+
+    On a GPU both images are queued before the first one is waited for.
+    """
+    queued = plan.engine in GPU_ENGINES
     budget = int(config.token_memory_gb * 2**30) // 2
     cache = TokenCache(cache_folder(), int(config.cache_gb * 2**30)) if config.cache else None
     result, cached = [], []
+    entries: list[Future[bool]] = []
+    unfinished: list[Callable[[], list[Future[bool]]]] = []
     for image, (role, stack) in enumerate(zip(_ROLES, plane.stacks, strict=True)):
         shape = plan.token_shape(plane, image)
         key = _key(plan, plane, stack, device) if cache is not None else ""
@@ -134,13 +160,42 @@ def _tokens_of_pair(
                 _room(plan, shape, budget, device),
                 batch=plan.batch,
                 device=device,
-                queued=plan.engine in GPU_ENGINES,
+                queued=queued,
                 progress=progress,
             )
         result.append(tokens)
-        if cache is not None:
-            cache.store(key, as_numpy(tokens.tokens), tokens.moments.on_host())
-    return result, cached
+        unfinished.append(_finishing(tokens, key, cache, device, writer))
+        if not queued:
+            entries += unfinished.pop()()
+    for finish in unfinished:
+        entries += finish()
+    return _PairTokens(result, cached, entries)
+
+
+def _finishing(
+    tokens: PatchTokens,
+    key: str,
+    cache: TokenCache | None,
+    device: Device,
+    writer: Executor,
+) -> Callable[[], list[Future[bool]]]:
+    """What is left to do with an image's tokens when they are there: look at them, keep them.
+
+    The function waits for them, and gives the cache's entry that is being written, if there is one.
+    """
+    moments = tokens.moments
+    kept = () if cache is None else (moments.scatter, tokens.tokens)
+    values = device.downloading(moments.mean, *kept)
+
+    def finish() -> list[Future[bool]]:
+        mean, *rest = values()
+        check_finite(mean, tokens.stack)
+        if cache is None:
+            return []
+        scatter, array = rest
+        return [writer.submit(cache.store, key, array, TokenMoments(moments.count, mean, scatter))]
+
+    return finish
 
 
 def _room(

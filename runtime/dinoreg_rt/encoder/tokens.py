@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from ..types import Array
 from .engines import Encoder
 from .pca import TokenMoments
 from .slice_stack import SliceStack
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,17 +77,19 @@ def encode(
 ) -> PatchTokens:
     """Encode the slices of a stack into `out`, (n, rows, columns, C) float16.
 
-    An exception, Ctrl-C among them, stops a run of the encoder in the middle.
+    What the host does for a batch it does while the encoder works on another one. An exception,
+    Ctrl-C among them, stops a run of the encoder in the middle.
 
     Args:
         stack: the slices.
         encoder: takes NumPy arrays, or with `queued` arrays on the device.
         normalisation: of the pixels.
-        out: on the device, or on the host: then each batch of tokens is waited for.
+        out: on the device, or on the host: then each batch of tokens is waited for, with `queued`
+            after the next one was queued.
         batch: slices in one run.
         device: of the registration. Pixels are cut and moments taken there.
-        queued: leave pixels and tokens on the device and wait for nothing before the end; progress
-            is then that of what was queued.
+        queued: leave pixels and tokens on the device and do not look at them: whether they are
+            finite is for the caller to ask (`check_finite`). Progress is that of what was queued.
         progress: called with the finished fraction.
 
     Raises:
@@ -91,23 +97,60 @@ def encode(
     """
     batches = _queued if queued else _overlapped
     moments, done = TokenMoments.none(out.shape[-1]), 0
-    finite = device.xp.ones((), bool)
     stays = device_of(out) == device.name
+    halves = _in_half(batches(stack, encoder, normalisation, batch, device), device, stays=stays)
+    if queued and not stays:
+        halves = _one_behind(halves)
     try:
-        for tokens in batches(stack, encoder, normalisation, batch, device):
-            half = device.upload(tokens, np.float16)
-            out[done : done + len(half)] = half if stays else device.download(half)
-            finite &= device.xp.isfinite(half).all()
-            if not queued:
-                _check_finite(finite, stack)
-            moments = moments.merged(TokenMoments.of(half.reshape(-1, out.shape[-1])))
-            done += len(half)
-            progress(done / len(stack.encoded))
-        _check_finite(finite, stack)
+        # NumPy would warn of what `check_finite` is for.
+        with closing(halves), np.errstate(over="ignore", invalid="ignore"):
+            for half, values in halves:
+                out[done : done + len(half)] = half if values is None else values()[0]
+                part = TokenMoments.of(half.reshape(-1, out.shape[-1]))
+                if not queued:
+                    check_finite(device.download(part.mean), stack)
+                moments = moments.merged(part)
+                done += len(half)
+                progress(done / len(stack.encoded))
     except BaseException:
         encoder.cancel()
         raise
     return PatchTokens(stack, out, moments)
+
+
+def check_finite(mean: Array, stack: SliceStack) -> None:
+    """Stop when a token is not finite: then their mean is not, either.
+
+    Args:
+        mean: (C,) of tokens in half precision, as a NumPy array.
+        stack: where they come from.
+
+    Raises:
+        RegistrationError: says what may help.
+    """
+    if not np.isfinite(mean).all():
+        raise RegistrationError(
+            f"the encoder gives tokens of {stack.volume.name or 'an image'} that are not finite in "
+            "half precision; another --engine or a bundle of --precision fp32 may not"
+        )
+
+
+def _in_half(
+    batches: Iterator[Array], device: Device, *, stays: bool
+) -> Generator[tuple[Array, Callable[[], list[Any]] | None]]:
+    """Batches of tokens in half precision on the device, and how the host gets them; None: not."""
+    for tokens in batches:
+        half = device.upload(tokens, np.float16)
+        yield half, None if stays else device.downloading(half)
+
+
+def _one_behind(parts: Iterator[_T]) -> Generator[_T]:
+    """The same, each when the next has been made."""
+    last: list[_T] = []
+    for part in parts:
+        yield from last
+        last = [part]
+    yield from last
 
 
 def _queued(
@@ -137,11 +180,3 @@ def _overlapped(
         except BaseException:
             encoder.cancel()  # before the worker is waited for
             raise
-
-
-def _check_finite(finite: Array, stack: SliceStack) -> None:
-    if not bool(finite):
-        raise RegistrationError(
-            f"the encoder gives tokens of {stack.volume.name or 'an image'} that are not finite in "
-            "half precision; another --engine or a bundle of --precision fp32 may not"
-        )

@@ -16,8 +16,9 @@ import dinoreg_rt
 from dinoreg_rt.device import Device
 from dinoreg_rt.encoder import tokens as tokens_module
 from dinoreg_rt.encoder.bundle import open_bundle
-from dinoreg_rt.encoder.engines import open_encoder
-from dinoreg_rt.encoder.slice_stack import plan_slices
+from dinoreg_rt.encoder.cache import TokenCache
+from dinoreg_rt.encoder.engines import OrtEncoder, open_encoder
+from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
 from dinoreg_rt.encoder.tokens import encode, token_array
 from dinoreg_rt.errors import ConfigError, DeviceError, RegistrationError, ResourceError
 from dinoreg_rt.types import LabelMap, Volume
@@ -112,6 +113,36 @@ def test_no_cache_writes_nothing(phantom, bundle, own_cache) -> None:
     assert not own_cache.exists()
 
 
+def test_the_cache_is_written_while_the_next_image_is_encoded(
+    phantom, bundle, own_cache, monkeypatch
+) -> None:
+    begun = threading.Event()
+    batch, store = SliceStack.batch, TokenCache.store
+
+    def cut(self, *args):
+        if self.volume.array is phantom.moving.array:
+            begun.set()
+        return batch(self, *args)
+
+    def store_later(self, *args):
+        assert begun.wait(60)
+        return store(self, *args)
+
+    monkeypatch.setattr(SliceStack, "batch", cut)
+    monkeypatch.setattr(TokenCache, "store", store_later)
+    run(phantom, config(bundle, slice_stride=8))
+    assert len(list(own_cache.iterdir())) == 4
+
+
+def test_what_fails_in_the_cache_is_told(phantom, bundle, monkeypatch) -> None:
+    def fail(*_):
+        raise MemoryError("while writing")
+
+    monkeypatch.setattr(TokenCache, "store", fail)
+    with pytest.raises(MemoryError, match="while writing"):
+        run(phantom, config(bundle, slice_stride=8))
+
+
 def test_masks_choose_the_tokens_of_the_basis(phantom, bundle) -> None:
     inside = np.zeros(phantom.fixed.array.shape, np.int32)
     inside[8:-8, 12:-12, 12:-12] = 1
@@ -151,6 +182,15 @@ def test_what_cannot_be_had_is_an_error(phantom, bundle, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(DeviceError, match=r"--engine openvino .* is not installed"):
         run(phantom, config(bundle, engine="openvino", slice_stride=8))
+
+
+def test_tokens_beyond_half_precision_are_an_error(phantom, tmp_path, monkeypatch, own_cache):
+    loud = write_bundle(tmp_path / "loud", [(48, 56)], patch=4)
+    encode_one = OrtEncoder.encode
+    monkeypatch.setattr(OrtEncoder, "encode", lambda *a: 1e6 * encode_one(*a))
+    with pytest.raises(RegistrationError, match="not finite in half precision"):
+        run(phantom, config(loud, slice_stride=8))
+    assert not own_cache.exists()
 
 
 def test_no_room_for_tokens(tmp_path, monkeypatch) -> None:
