@@ -169,7 +169,13 @@ class _Cupy(ModuleType):
             return lambda a, *args, **more: _wrapped(
                 value(a.host if isinstance(a, DeviceArray) else np.array(a), *args, **more)
             )
-        return lambda *args, **more: _called(value, args, more)
+
+        def call(*args: Any, **more: Any) -> Any:
+            return _called(value, args, more)
+
+        if isinstance(value, np.ufunc):
+            call.at = lambda *args: value.at(*_unwrapped(args))
+        return call
 
     def asnumpy(self, array: DeviceArray) -> np.ndarray:
         return array.get()

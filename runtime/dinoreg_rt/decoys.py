@@ -22,12 +22,17 @@ from dinoreg_kernels import SolverOptions
 
 from .device import Device
 from .features import MIND_CHANNELS, MIND_MIRRORED, FeaturePair
+from .mutual_information import joint_histogram, mutual_information
 from .preprocess import WorkingGrids
-from .types import Array
+from .types import Array, FloatArray
 
 #: Cells of the decoys' lattice are so many control voxels long: with that the four searches take
 #: 0.45 s of CPU time for a 192 x 160 x 192 pair, and they reach twice as far.
 _COARSER = 2
+#: Power of the mutual information in a misfit. With 0.1 to 0.3 right and wrong pairs lie as far
+#: apart; without it they mix: MIND-SSC sees every structure by itself, and an image and its mirror
+#: image have the same structures, but not at the same intensities of the other image.
+_INFORMATION_POWER = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +40,8 @@ class DecoyMeasures:
     """What a coarse search finds in the moving image and in its mirror images; lower is better.
 
     Attributes:
-        decoy_ratio: mean squared feature difference after the search, times the root of the one
-            before, over the least of the mirror images'. At 1 the moving image fits no better than
-            a wrong image.
+        decoy_ratio: misfit of the moving image over the least of the mirror images', see
+            `_misfit`. At 1 the moving image fits no better than a wrong image.
         unrelated_ratio: the difference after the search over what features without any relation
             would give.
     """
@@ -51,27 +55,30 @@ class DecoySearches:
     """What the searches found, on the device: they may be under way still.
 
     Attributes:
-        similarity: of each search the three numbers of a `Solution`; the first is in the moving
-            image, the others are in its mirror images.
+        found: of each search the three numbers of a `Solution`'s similarity and the joint
+            histogram of intensities after it; the first is in the moving image, the others are in
+            its mirror images.
         unrelated: see `_unrelated`.
         device: where these live.
     """
 
-    similarity: tuple[Array, ...]
+    found: tuple[tuple[Array, Array], ...]
     unrelated: Array
     device: Device
 
     def measures(self) -> DecoyMeasures:
         """The measures; waits for the searches, once."""
-        *flat, unrelated = self.device.numbers(*self.similarity, self.unrelated)
-        found, *mirrored = (flat[i : i + 3] for i in range(0, len(flat), 3))
-        best = min(_misfit(*numbers) for numbers in mirrored)
-        after = found[1] if found[2] > 0 else math.inf
-        return DecoyMeasures(_ratio(_misfit(*found), best), _ratio(after, unrelated))
+        arrays = [array for pair in self.found for array in pair]
+        *flat, unrelated = self.device.numbers(*arrays, self.unrelated)
+        own, *mirrored = np.array(flat).reshape(len(self.found), -1)
+        best = min(_misfit(numbers) for numbers in mirrored)
+        after = float(own[1]) if own[2] > 0 else math.inf
+        return DecoyMeasures(_ratio(_misfit(own), best), _ratio(after, unrelated))
 
 
 def search_decoys(
     features: FeaturePair,
+    images: tuple[Array, Array],
     weights: tuple[Array, Array],
     grids: WorkingGrids,
     moving_offset_zyx: tuple[int, int, int],
@@ -84,6 +91,7 @@ def search_decoys(
 
     Args:
         features: MIND-SSC, with or without local intensities, on the control lattice.
+        images: intensities 0..1 there, (d, h, w) float32.
         weights: of both images there.
         grids: the control lattice.
         moving_offset_zyx: of the moving lattice, in control voxels.
@@ -98,30 +106,57 @@ def search_decoys(
     fixed, fixed_weight, _ = _pool(features.fixed, weights[0], (0, 0, 0), device)
     moving, moving_weight, offset = _pool(features.moving, weights[1], moving_offset_zyx, device)
 
-    def search(candidate: Array, weight: Array) -> Array:
-        return dinoreg_kernels.solve(
+    fixed_image, moving_image = (
+        _pool(image[..., None], weight, corner, device)[0][..., 0].astype(np.float32)
+        for image, weight, corner in zip(
+            images, weights, ((0, 0, 0), moving_offset_zyx), strict=True
+        )
+    )
+    spacing_mm = [_COARSER * mm for mm in grids.control.spacing_mm[::-1]]
+
+    def search(candidate: Array, weight: Array, image: Array) -> tuple[Array, Array]:
+        solution = dinoreg_kernels.solve(
             fixed,
             candidate,
             fixed_weight,
             weight,
-            spacing_mm=[_COARSER * mm for mm in grids.control.spacing_mm[::-1]],
+            spacing_mm=spacing_mm,
             moving_offset=offset,
             channels=features.channels,
             options=_once(options),
             threads=device.threads,
-        ).similarity
+        )
+        warped, seen = (
+            dinoreg_kernels.resample(
+                array,
+                fixed_weight.shape,
+                np.column_stack([np.eye(3), np.negative(offset)]),
+                field=solution.field,
+                matrix=np.diag(1.0 / np.array(spacing_mm)),
+                threads=device.threads,
+            )
+            for array in (image, weight)
+        )
+        return solution.similarity, joint_histogram(
+            fixed_image, warped, fixed_weight * seen, device.xp
+        )
 
     xp, others = device.xp, range(MIND_CHANNELS, moving.shape[-1])
+
+    def flip(array: Array, axis: int) -> Array:
+        return xp.ascontiguousarray(xp.flip(array, axis))
+
     mirrored = (
         search(
             xp.ascontiguousarray(xp.flip(moving, axis)[..., [*order, *others]]),
-            xp.ascontiguousarray(xp.flip(moving_weight, axis)),
+            flip(moving_weight, axis),
+            flip(moving_image, axis),
         )
         for axis, order in enumerate(MIND_MIRRORED)
         if moving.shape[axis] > 1
     )
     return DecoySearches(
-        (search(moving, moving_weight), *mirrored),
+        (search(moving, moving_weight, moving_image), *mirrored),
         _unrelated(fixed, fixed_weight, moving, moving_weight, device),
         device,
     )
@@ -156,13 +191,20 @@ def _once(options: SolverOptions) -> SolverOptions:
     )
 
 
-def _misfit(before: float, after: float, overlap: float) -> float:
-    """What is left after a search, times the root of the difference before it.
+def _misfit(found: FloatArray) -> float:
+    """What is left after a search, times the difference before it, over the information's power.
 
     A brain deforms into its own mirror image as easily as into another brain: what is left after
     the search says nothing then, but at the start the right one fits better.
+
+    Args:
+        found: mean squared feature difference before and after, overlap, joint histogram.
     """
-    return after * math.sqrt(before) if overlap > 0 else math.inf
+    before, after, overlap = (float(number) for number in found[:3])
+    information = mutual_information(found[3:])
+    if overlap <= 0 or information <= 0:
+        return math.inf
+    return after * before / math.pow(information, _INFORMATION_POWER)
 
 
 def _pool(

@@ -220,7 +220,7 @@ def _field_of_view(size: _Sizes) -> int:
 
 
 def _intensities(size: _Sizes, grids: WorkingGrids, config: RegistrationConfig) -> int:
-    if not config.correlation_weight:
+    if not (config.correlation_weight or config.trust):
         return 0
     return size.weights if grids.pool_zyx != (1, 1, 1) else _FLOAT * sum(size.working)
 
@@ -314,7 +314,9 @@ def _trust(
     stride = padded_channels(_mind_channels(config))
     pooled = _mind(config) * sum(small)
     pool = max(_mind(config) * 8 * cells + _FLOAT * (2 * stride + 2) * cells for cells in small)
-    mirrored = 2 * _mind(config) * small[1]
+    # Intensities, and those of the mirror image; then warped, with bins and counts.
+    images = _FLOAT * (small[0] + 2 * small[1]) + 9 * _FLOAT * small[0]
+    mirrored = 2 * _mind(config) * small[1] + images
     search = mirrored + 3 * _FLOAT * small[0]
     search += decoy_workspace_bytes(
         shapes[0],

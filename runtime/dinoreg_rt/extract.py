@@ -36,7 +36,7 @@ class Extracted:
         features: of both images.
         mind: MIND-SSC by itself, for the verdict on trust; None where none is asked for.
         intensities: of both images on the control lattices, (d, h, w) float32, for the local
-            correlation; None where it takes no part.
+            correlation and the verdict on trust; None where neither is asked for.
         encoding: what an encoder contributed; None without one.
     """
 
@@ -131,7 +131,7 @@ def extract_features(
         if mind is not None and config.uses_mind:
             sets.append(mind)
             weights.append(1.0 if plan.encoding is None else config.mind_weight)
-        if correlates:
+        if correlates or config.trust:
             intensities = control_intensities(images, plan.device)
         features = join_features(sets, weights, plan.device)
         report("features", 1.0)
@@ -163,10 +163,10 @@ def working_images(
     identity = AffineTransform.identity()
     lattice = plan.grids.working if cropped else plan.lattice.working
     images = []
-    for volume, grid, affine, outside, (low, high) in (
-        (volumes[0], plan.grids.working, identity, plan.lowest[0], plan.windows[0]),
-        (volumes[1], lattice, plan.initial, plan.lowest[1], plan.windows[1]),
+    for volume, grid, affine, (low, high) in (
+        (volumes[0], plan.grids.working, identity, plan.windows[0]),
+        (volumes[1], lattice, plan.initial, plan.windows[1]),
     ):
-        array = resample_volume(volume, grid, affine, plan.device, outside)
+        array = resample_volume(volume, grid, affine, plan.device)
         images.append(WorkingImage(window(array, low, high), grid, plan.grids.pool_zyx))
     return images[0], images[1]

@@ -52,7 +52,7 @@ class Plan:
         grids: the lattices of the fixed image.
         lattice: where the moving image is looked at.
         windows: intensities that count as 0 and 1, fixed and moving.
-        lowest: smallest intensities of both.
+        moving_lowest: the moving image's smallest intensity.
         encoding: what an encoder will be shown; None without one.
         choices: what was decided for the user, and why.
         memory_bytes: predicted peak on the host beside what the caller holds.
@@ -66,7 +66,7 @@ class Plan:
     grids: WorkingGrids
     lattice: MovingLattice
     windows: tuple[tuple[float, float], tuple[float, float]]
-    lowest: tuple[float, float]
+    moving_lowest: float
     encoding: EncodingPlan | None
     choices: dict[str, str]
     memory_bytes: int
@@ -155,7 +155,7 @@ def plan(
         grids=grids,
         lattice=lattice,
         windows=windows,
-        lowest=(float(fixed.array.min()), float(moving.array.min())),
+        moving_lowest=float(moving.array.min()),
         encoding=encoding,
         choices=choices,
         memory_bytes=predict_memory(fixed, moving, grids, lattice, config, encoding, device),

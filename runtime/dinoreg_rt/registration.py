@@ -24,6 +24,7 @@ from .io.arrays import check_device
 from .memory import check_memory
 from .placement import Placement, deliver
 from .planning import Plan, as_masks, host_volume, plan
+from .preprocess import required
 from .provenance import content_hash, versions
 from .quality import run_quality
 from .result import KeptFeatures, RegistrationResult
@@ -111,7 +112,7 @@ def register(  # noqa: PLR0913 - all but the images by name
                 fields.displacement,
                 device=device,
                 download=False,
-                outside=min(0.0, plan_.lowest[1]),
+                outside=min(0.0, plan_.moving_lowest),
                 known=True,
             )
             report("warp", 1.0)
@@ -190,14 +191,20 @@ def _match(
             options,
             device,
             report,
-            images=extracted.intensities,
+            images=extracted.intensities if required(config.correlation_weight) > 0 else None,
             spread=config.confidence,
         )
     decoys = None
-    if mind is not None:
+    if mind is not None and extracted.intensities is not None:
         with timer.stage("trust"):
             decoys = search_decoys(
-                mind, _weights(counts, mind), grids, lattice.offset_zyx, options, device
+                mind,
+                extracted.intensities,
+                _weights(counts, mind),
+                grids,
+                lattice.offset_zyx,
+                options,
+                device,
             )
     kept = KeptFeatures.of(features, grids, lattice, device) if keep else None
     return _Match(solution, decoys, extracted.encoding, kept)

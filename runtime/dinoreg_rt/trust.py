@@ -12,9 +12,9 @@ from typing import Literal
 
 from .types import RunQuality
 
-#: A mirror image that fits as well shows that the match means nothing. Right pairs: at most 0.977
-#: (MR with CT); wrong ones: at least 0.983, but for one of 33 at 0.971.
-DECOY_RATIO = 0.98
+#: A mirror image that fits as well shows that the match means nothing. Right pairs from `auto`: at
+#: most 0.955 (MR with CT); wrong ones: at least 0.984.
+DECOY_RATIO = 0.97
 #: Right pairs: at most 0.56; brain with abdomen: 0.55 to 0.65.
 UNRELATED_RATIO = 0.62
 #: Right pairs: at most 0.3 %.

@@ -126,10 +126,10 @@ class RunQuality:
         inverse_consistency_max_mm: its maximum.
         overlap_percent: share of the fixed image's weight whose match lies inside the moving
             image's field of view and mask.
-        decoy_ratio: feature difference after a coarse search over that of the best of the moving
-            image's three mirror images, in MIND-SSC; 1 and above: they match as well. NaN: not
+        decoy_ratio: misfit after a coarse search (`dinoreg_rt.decoys`) over that of the best of
+            the moving image's three mirror images; 1 and above: they match as well. NaN: not
             measured.
-        unrelated_ratio: the same difference over that of unrelated features. NaN: not measured.
+        unrelated_ratio: feature difference after that search over that of unrelated features. NaN: not measured.
     """
 
     similarity_before: float

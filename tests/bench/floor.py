@@ -87,7 +87,9 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
         "refinement, fine": Timed(fine, coarse),
         "local correlation": Timed(correlated, fine),
         "search in mirror images": Timed(
-            lambda: search_decoys(features, weights, grids, lattice.offset_zyx, options, CPU)
+            lambda: search_decoys(
+                features, intensities, weights, grids, lattice.offset_zyx, options, CPU
+            )
         ),
         "field on the fixed grid": Timed(on_the_fixed_grid),
         "warp": Timed(lambda: warp_volume(moving, displacement, device=CPU)),

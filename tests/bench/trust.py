@@ -1,11 +1,12 @@
 """The verdict on trust, on right pairs and on pairs that are wrong on purpose; and confidence.
 
-    python trust.py --data DATA
+    python trust.py --data DATA [--given]
 
-`--data` is a folder as of peers/prepare_pairs.py. Every pair begins at `--initial auto`. Right: all
-pairs. Wrong: the moving image mirrored left to right and turned upside down, another organ, and
-the upper part of one body against the lower of another. Then, for the right pairs with labels, the
-share of labelled voxels whose label is right after the registration, by quartile of confidence.
+`--data` is a folder as of peers/prepare_pairs.py. Every pair begins at `--initial auto`, with
+`--given` at its `init/*.tfm`, where there is one. Right: all pairs. Wrong: the moving image
+mirrored left to right and turned upside down, another organ, and the upper part of one body
+against the lower of another. Then, for the right pairs with labels, the share of labelled voxels
+whose label is right after the registration, by quartile of confidence.
 """
 
 from __future__ import annotations
@@ -48,22 +49,33 @@ def part(volume: Volume, low: float, high: float) -> Volume:
     return dataclasses.replace(volume, array=volume.array[first:last].copy(), geometry=grid)
 
 
-def wrong_pairs(pairs: dict[str, tuple[Volume, Volume]]) -> Iterator[tuple[str, Volume, Volume]]:
-    """Name and images of every pair that is wrong on purpose."""
-    for name, (fixed, moving) in pairs.items():
-        yield f"{name} mirrored", fixed, mirrored(moving, 2)
-        yield f"{name} upside down", fixed, mirrored(moving, 0)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """Both images, and where the registration begins."""
+
+    name: str
+    fixed: Volume
+    moving: Volume
+    initial: str = "auto"
+
+    def run(self, *, confidence: bool = False) -> RegistrationResult:
+        """With the defaults."""
+        config = RegistrationConfig(initial=self.initial, confidence=confidence)
+        return register(self.fixed, self.moving, config=config)
+
+
+def wrong_pairs(pairs: dict[str, Pair]) -> Iterator[Pair]:
+    """Every pair that is wrong on purpose."""
+    for pair in pairs.values():
+        for text, axis in (("mirrored", 2), ("upside down", 0)):
+            turned = mirrored(pair.moving, axis)
+            yield dataclasses.replace(pair, name=f"{pair.name} {text}", moving=turned)
     others = [*itertools.product((BRAIN,), ABDOMENS), *itertools.product(ABDOMENS, (BRAIN,))]
     for one, other in [*others, (ABDOMENS[0], HEART), (HEART, ABDOMENS[1])]:
-        yield f"{one} with {other}", pairs[one][0], pairs[other][1]
+        yield Pair(f"{one} with {other}", pairs[one].fixed, pairs[other].moving)
     for name in ("tune_ctct_1", "tune_ctct_2", "abd_mrct_1"):
-        fixed, moving = pairs[name]
-        yield f"{name} upper with lower", part(fixed, 0.65, 1.0), part(moving, 0.0, 0.35)
-
-
-def run(fixed: Volume, moving: Volume, *, confidence: bool = False) -> RegistrationResult:
-    """With the defaults."""
-    return register(fixed, moving, config=RegistrationConfig(confidence=confidence))
+        upper, lower = part(pairs[name].fixed, 0.65, 1.0), part(pairs[name].moving, 0.0, 0.35)
+        yield Pair(f"{name} upper with lower", upper, lower)
 
 
 def show(name: str, result: RegistrationResult) -> bool:
@@ -90,20 +102,25 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with pairs.csv")
-    data = parser.parse_args().data
+    parser.add_argument("--given", action="store_true", help="begin at init/*.tfm")
+    args = parser.parse_args()
+    data = args.data
     with (data / "pairs.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["pair"]: row for row in csv.DictReader(file)}
     print(f"{'pair':32} {'verdict':9} {'  '.join(MEASURES)}")
     pairs, confidences, trusted = {}, {}, 0
     for name, row in rows.items():
-        pair = (io.read_volume(data / row["fixed"]), io.read_volume(data / row["moving"]))
-        result = run(*pair, confidence=bool(row["fixed_label"]))
+        start = data / "init" / f"{name}.tfm"
+        initial = str(start) if args.given and start.exists() else "auto"
+        images = (io.read_volume(data / row[role]) for role in ("fixed", "moving"))
+        pair = Pair(name, *images, initial=initial)
+        result = pair.run(confidence=bool(row["fixed_label"]))
         trusted += show(name, result)
         if row["fixed_label"]:
             pairs[name] = pair
             confidences[name] = quartiles(row, data, result)
     print(f"{trusted} of {len(rows)} right pairs are trusted\n")
-    flagged = [not show(name, run(*pair)) for name, *pair in wrong_pairs(pairs)]
+    flagged = [not show(pair.name, pair.run()) for pair in wrong_pairs(pairs)]
     print(f"{sum(flagged)} of {len(flagged)} wrong pairs are not\n")
     for name, text in confidences.items():
         print(f"{name:16} {text}")

@@ -1,0 +1,46 @@
+"""Joint histograms of intensities, and the mutual information in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dinoreg_rt.mutual_information import HISTOGRAM, joint_histogram, mutual_information
+
+
+@pytest.fixture
+def image(rng: np.random.Generator) -> np.ndarray:
+    return rng.random((20, 30, 40), dtype=np.float32)
+
+
+def information(first: np.ndarray, second: np.ndarray, weight: np.ndarray | None = None) -> float:
+    weight = np.ones_like(first) if weight is None else weight
+    return mutual_information(joint_histogram(first, second, weight, np))
+
+
+def test_an_image_tells_all_about_itself_and_its_negative(image) -> None:
+    """Of 32 equally full bins: ln 32."""
+    assert information(image, image) == pytest.approx(np.log(32), abs=1e-3)
+    assert information(image, 1 - image) == pytest.approx(np.log(32), abs=1e-2)
+
+
+def test_nothing_is_told_by_a_constant_or_an_unrelated_image(image, rng) -> None:
+    assert information(image, np.zeros_like(image)) == pytest.approx(0, abs=1e-12)
+    other = rng.random(image.shape, dtype=np.float32)
+    # A finite number of voxels leaves (32 - 1)^2 / 2 N.
+    assert information(image, other) == pytest.approx(31**2 / (2 * image.size), rel=0.1)
+
+
+def test_equals_numpy_with_weights(image, rng) -> None:
+    second = np.clip(image + 0.2 * rng.normal(size=image.shape), 0, 1).astype(np.float32)
+    weight = (rng.integers(0, 256, image.shape) / 255).astype(np.float32)
+    expected, _, _ = np.histogram2d(
+        image.ravel(), second.ravel(), bins=32, range=[[0, 1]] * 2, weights=255 * weight.ravel()
+    )
+    found = joint_histogram(image, second, weight, np)
+    assert found.shape == (HISTOGRAM,)
+    np.testing.assert_allclose(found.reshape(32, 32), expected, atol=1e-2)
+
+
+def test_where_nothing_counts_nothing_is_known(image) -> None:
+    assert information(image, image, np.zeros_like(image)) == 0
