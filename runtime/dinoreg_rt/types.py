@@ -129,7 +129,8 @@ class RunQuality:
         decoy_ratio: misfit after a coarse search (`dinoreg_rt.decoys`) over that of the best of
             the moving image's three mirror images; 1 and above: they match as well. NaN: not
             measured.
-        unrelated_ratio: feature difference after that search over that of unrelated features. NaN: not measured.
+        unrelated_ratio: feature difference after that search over that of unrelated features.
+            NaN: not measured.
     """
 
     similarity_before: float
