@@ -92,7 +92,8 @@ def predict_device_memory(
     kept = size.weights + engine + found
     stages["warp"] = kept + _warp(size, config)
     stages["quality"] = kept + _quality(size, config)
-    return stages
+    images = _FLOAT * sum(size.images)
+    return {stage: images + needed for stage, needed in stages.items()}
 
 
 def fit_to_device(
@@ -257,8 +258,7 @@ def _features(
     images = 0
     if config.computes_mind or config.correlation_weight:
         images = _FLOAT * sum(size.working)
-        one = _FLOAT * (size.images[0] + size.working[0])
-        peak = max(peak, parts + one, parts + images + _FLOAT * size.images[1])
+        peak = max(peak, parts + images)
     if config.computes_mind:
         for image, grid in enumerate((grids.working, lattice.working)):
             parts += _mind(config) * size.control[image]
@@ -300,7 +300,7 @@ def _sampling(encoding: EncodingPlan, plane: PlaneStacks, size: _Sizes) -> int:
         project = projected + rows * columns * channels * (_HALF + _FLOAT)
         sample = projected + _FLOAT * rows * columns * (count + 4 * slices)
         sample += _FLOAT * size.control[image]
-        tissue = projected + 9 * size.images[image] + 3 * _FLOAT * size.control[image]
+        tissue = projected + 5 * size.images[image] + 3 * _FLOAT * size.control[image]
         needed = max(needed, moments, project, sample, tissue)
     return needed + encoding.token_bytes(plane)
 
@@ -338,7 +338,7 @@ def _warp(size: _Sizes, config: RegistrationConfig) -> int:
         velocity = config.transform == "velocity"
         peak = max(peak, made + (3 if velocity else 4) * moving)
         made += 3 * moving
-    return max(peak, made + moving + fixed)
+    return max(peak, made + fixed)
 
 
 def _quality(size: _Sizes, config: RegistrationConfig) -> int:

@@ -113,12 +113,16 @@ def extract_features(
     if plan.encoding is not None:
         from .encoder.extract import SolverSide, encoder_features
 
-        sides = (
-            SolverSide(masks[0], plan.bodies[0], plan.grids.control, AffineTransform.identity()),
-            SolverSide(masks[1], plan.bodies[1], plan.lattice.control, plan.initial),
+        identity = AffineTransform.identity()
+        first, second = (
+            SolverSide(volume, mask, body, grid, affine)
+            for volume, mask, body, grid, affine in (
+                (volumes[0], masks[0], plan.bodies[0], plan.grids.control, identity),
+                (volumes[1], masks[1], plan.bodies[1], plan.lattice.control, plan.initial),
+            )
         )
         sets, weights, summary = encoder_features(
-            plan.encoding, sides, plan.config, plan.device, timer, report, encoders
+            plan.encoding, (first, second), plan.config, plan.device, timer, report, encoders
         )
     with timer.stage("features"):
         report("features", 0.0)

@@ -122,7 +122,8 @@ def plan(
     grids, config = plan_grids(fixed.geometry, config, modalities)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
-    contrast = compare_contrast((fixed, moving), modalities, windows, initial, grids, device)
+    host = choose_device("cpu", config.threads)[0]
+    contrast = compare_contrast((fixed, moving), modalities, windows, initial, grids, host)
     config = fill_refinement(config, modalities, close=contrast.close)
     choices["similarity"] = f"{describe_similarity(config)}: {contrast.reason}"
     encoders = encoders or EncoderPool()

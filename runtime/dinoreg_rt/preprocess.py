@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -226,6 +226,13 @@ def window(array: Array, low: float, high: float) -> Array:
     array -= np.float32(low)
     array *= np.float32(1.0 / (high - low))
     return array.clip(0.0, 1.0, out=array)
+
+
+def uploaded(volume: Volume, device: Device) -> Volume:
+    """The image on a CUDA device, once for all stages; on a CPU as it is."""
+    if device.kind == "cpu":
+        return volume
+    return replace(volume, array=device.upload(volume.array, np.float32))
 
 
 def resample_volume(

@@ -24,7 +24,7 @@ from .io.arrays import check_device
 from .memory import check_memory
 from .placement import Placement, deliver
 from .planning import Plan, as_masks, host_volume, plan
-from .preprocess import required
+from .preprocess import required, uploaded
 from .provenance import content_hash, versions
 from .quality import run_quality
 from .result import KeptFeatures, RegistrationResult
@@ -100,6 +100,7 @@ def register(  # noqa: PLR0913 - all but the images by name
     report = progress or (lambda stage, fraction: None)
     config, device, timer = plan_.config, plan_.device, stage_timer(plan_.device)
     with device.active(), device_memory_errors(plan_.device_memory, device, timer):
+        fixed, moving = uploaded(fixed, device), uploaded(moving, device)
         counts = field_of_view((fixed, moving), masks, organ_weight, plan_)
         match = _match(
             (fixed, moving), masks, counts, plan_, timer, report, encoders, keep=keep_features

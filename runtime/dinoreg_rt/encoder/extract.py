@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -49,12 +49,14 @@ class SolverSide:
     """Where the features of one image are wanted.
 
     Attributes:
+        volume: the image, on the registration's device.
         mask: (D, H, W) of the image, or None: which tokens count for the joint basis.
         body: the same on a grid of its own, or None.
         grid: the control lattice.
         affine: points of the lattice's space to the image's points.
     """
 
+    volume: Volume
     mask: Array | None
     body: Volume | None
     grid: Geometry
@@ -84,7 +86,7 @@ def encoder_features(
             # Before the encoder: on a GPU this would wait for it.
             inside = _tokens_inside(plane, sides, device)
             with timer.stage("encode"):
-                made = _tokens_of_pair(plan, plane, config, device, report, encoders, writer)
+                made = _tokens_of_pair(plan, plane, sides, config, device, report, encoders, writer)
             with timer.stage("features"):
                 report("features", 0.0)
                 basis = fit_basis(_moments(made.tokens, inside, device), plan.components)
@@ -125,6 +127,7 @@ class _PairTokens:
 def _tokens_of_pair(
     plan: EncodingPlan,
     plane: PlaneStacks,
+    sides: tuple[SolverSide, SolverSide],
     config: RegistrationConfig,
     device: Device,
     report: Callable[[str, float], None],
@@ -146,6 +149,7 @@ def _tokens_of_pair(
         key = _key(plan, plane, stack, device) if cache is not None else ""
         stored = cache.load(key, shape) if cache is not None else None
         cached.append(stored is not None)
+        stack = replace(stack, volume=sides[image].volume)  # the plan's is on the host
         progress = partial(report, f"encode {role}")
         if stored is not None:
             progress(1.0)

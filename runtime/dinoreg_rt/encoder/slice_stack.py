@@ -58,8 +58,7 @@ class SliceStack:
         own = upright(self.volume.geometry, self.plane)
         own = shifted_grid(own, (index, 0, 0), (1, *own.shape_zyx[1:]))
         cut = upright_view(self.volume.array, self.volume.geometry, self.plane)[index : index + 1]
-        image = Volume(np.ascontiguousarray(cut), own)
-        grey = resample_volume(image, grid, AffineTransform.identity(), device)
+        grey = resample_volume(Volume(cut, own), grid, AffineTransform.identity(), device)
         return window(grey, *self.window)[0]
 
 
