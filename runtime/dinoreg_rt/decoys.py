@@ -21,7 +21,7 @@ import dinoreg_kernels
 from dinoreg_kernels import SolverOptions
 
 from .device import Device
-from .features import MIND_CHANNELS, MIND_MIRRORED, FeaturePair
+from .features import MIND_MIRRORED, FeaturePair
 from .mutual_information import joint_histogram, mutual_information
 from .preprocess import WorkingGrids
 from .types import Array, FloatArray
@@ -103,63 +103,90 @@ def search_decoys(
     """
     if not any(options.search_radius):
         return None
-    fixed, fixed_weight, _ = _pool(features.fixed, weights[0], (0, 0, 0), device)
-    moving, moving_weight, offset = _pool(features.moving, weights[1], moving_offset_zyx, device)
-
-    fixed_image, moving_image = (
-        _pool(image[..., None], weight, corner, device)[0][..., 0].astype(np.float32)
-        for image, weight, corner in zip(
-            images, weights, ((0, 0, 0), moving_offset_zyx), strict=True
-        )
-    )
+    fixed = _Cells.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
+    moving = _Cells.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
     spacing_mm = [_COARSER * mm for mm in grids.control.spacing_mm[::-1]]
 
-    def search(candidate: Array, weight: Array, image: Array) -> tuple[Array, Array]:
+    def search(candidate: _Cells) -> tuple[Array, Array]:
         solution = dinoreg_kernels.solve(
-            fixed,
-            candidate,
-            fixed_weight,
-            weight,
+            fixed.features,
+            candidate.features,
+            fixed.weight,
+            candidate.weight,
             spacing_mm=spacing_mm,
-            moving_offset=offset,
+            moving_offset=candidate.offset_zyx,
             channels=features.channels,
             options=_once(options),
             threads=device.threads,
         )
-        warped, seen = (
+        image, seen = candidate.warped(solution.field, spacing_mm, device)
+        joint = joint_histogram(fixed.image, image, fixed.weight * seen, device.xp)
+        return solution.similarity, joint
+
+    found = [search(moving)]
+    for axis, order in enumerate(MIND_MIRRORED):
+        if moving.weight.shape[axis] > 1:
+            found.append(search(moving.mirrored(axis, order, device)))
+    return DecoySearches(tuple(found), _unrelated(fixed, moving, device), device)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Cells:
+    """An image on the decoys' lattice, whose cells begin at multiples of `_COARSER` on the fixed
+    image's control lattice.
+
+    Attributes:
+        features: (d, h, w, stored) float16.
+        weight: (d, h, w) float32.
+        image: (d, h, w) float32, intensities.
+        offset_zyx: of the first cell.
+    """
+
+    features: Array
+    weight: Array
+    image: Array
+    offset_zyx: tuple[int, int, int]
+
+    @classmethod
+    def of(
+        cls,
+        features: Array,
+        image: Array,
+        weight: Array,
+        offset_zyx: tuple[int, int, int],
+        device: Device,
+    ) -> _Cells:
+        """From the control lattice, where its first voxel has that index."""
+        pooled, cells, offset = _pool(features, weight, offset_zyx, device)
+        grey, _, _ = _pool(image[..., None], weight, offset_zyx, device)
+        return cls(pooled, cells, grey[..., 0].astype(np.float32), offset)
+
+    def mirrored(self, axis: int, order: Sequence[int], device: Device) -> _Cells:
+        """Turned round along an axis; `order`: the channels that take the first ones' places."""
+        xp, others = device.xp, range(len(order), self.features.shape[-1])
+        flipped = xp.flip(self.features, axis)[..., [*order, *others]]
+        features, weight, image = (
+            xp.ascontiguousarray(array)
+            for array in (flipped, xp.flip(self.weight, axis), xp.flip(self.image, axis))
+        )
+        return _Cells(features, weight, image, self.offset_zyx)
+
+    def warped(
+        self, field: Array, spacing_mm: Sequence[float], device: Device
+    ) -> tuple[Array, Array]:
+        """Image and weight where `field`, (d, h, w, 3) mm on the fixed cells, leads to."""
+        image, weight = (
             dinoreg_kernels.resample(
                 array,
-                fixed_weight.shape,
-                np.column_stack([np.eye(3), np.negative(offset)]),
-                field=solution.field,
+                field.shape[:3],
+                np.column_stack([np.eye(3), np.negative(self.offset_zyx)]),
+                field=field,
                 matrix=np.diag(1.0 / np.array(spacing_mm)),
                 threads=device.threads,
             )
-            for array in (image, weight)
+            for array in (self.image, self.weight)
         )
-        return solution.similarity, joint_histogram(
-            fixed_image, warped, fixed_weight * seen, device.xp
-        )
-
-    xp, others = device.xp, range(MIND_CHANNELS, moving.shape[-1])
-
-    def flip(array: Array, axis: int) -> Array:
-        return xp.ascontiguousarray(xp.flip(array, axis))
-
-    mirrored = (
-        search(
-            xp.ascontiguousarray(xp.flip(moving, axis)[..., [*order, *others]]),
-            flip(moving_weight, axis),
-            flip(moving_image, axis),
-        )
-        for axis, order in enumerate(MIND_MIRRORED)
-        if moving.shape[axis] > 1
-    )
-    return DecoySearches(
-        (search(moving, moving_weight, moving_image), *mirrored),
-        _unrelated(fixed, fixed_weight, moving, moving_weight, device),
-        device,
-    )
+        return image, weight
 
 
 def decoy_workspace_bytes(
@@ -228,14 +255,12 @@ def _pool(
     return mean.astype(np.float16), total / n**3, (cells[0], cells[1], cells[2])
 
 
-def _unrelated(
-    fixed: Array, fixed_weight: Array, moving: Array, moving_weight: Array, device: Device
-) -> Array:
+def _unrelated(fixed: _Cells, moving: _Cells, device: Device) -> Array:
     """Mean squared difference of independent draws from both images: E|f|^2 + E|m|^2 - 2 Ef Em."""
     xp, moments = device.xp, []
-    for features, weight in ((fixed, fixed_weight), (moving, moving_weight)):
-        values = features.reshape(-1, features.shape[-1]).astype(np.float32)
-        share = weight.reshape(-1) / xp.maximum(weight.sum(), 1e-6)
+    for cells in (fixed, moving):
+        values = cells.features.reshape(-1, cells.features.shape[-1]).astype(np.float32)
+        share = cells.weight.reshape(-1) / xp.maximum(cells.weight.sum(), 1e-6)
         moments.append((share @ values, share @ xp.square(values)))
     (first, first_square), (second, second_square) = moments
     return (first_square + second_square - 2 * first * second).sum()
