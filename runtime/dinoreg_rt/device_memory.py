@@ -301,7 +301,9 @@ def _sampling(encoding: EncodingPlan, plane: PlaneStacks, size: _Sizes) -> int:
         sample = projected + _FLOAT * rows * columns * (count + 4 * slices)
         sample += _FLOAT * size.control[image]
         tissue = projected + 5 * size.images[image] + 3 * _FLOAT * size.control[image]
-        needed = max(needed, moments, project, sample, tissue)
+        # Moments of both images and together; covariance, vectors and the solver's workspace.
+        basis = 10 * _DOUBLE * channels**2
+        needed = max(needed, moments, basis, project, sample, tissue)
     return needed + encoding.token_bytes(plane)
 
 

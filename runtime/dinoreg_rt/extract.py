@@ -37,13 +37,13 @@ class Extracted:
         mind: MIND-SSC by itself, for the verdict on trust; None where none is asked for.
         intensities: of both images on the control lattices, (d, h, w) float32, for the local
             correlation and the verdict on trust; None where neither is asked for.
-        encoding: what an encoder contributed; None without one.
+        encoding: what an encoder contributed, for when its work is done; None without one.
     """
 
     features: FeaturePair
     mind: FeaturePair | None
     intensities: tuple[Array, Array] | None
-    encoding: EncodingSummary | None
+    encoding: Callable[[], EncodingSummary] | None
 
 
 def field_of_view(

@@ -123,12 +123,12 @@ def register(  # noqa: PLR0913 - all but the images by name
             quality = run_quality(match.solution, plan_.grids.control, fields.displacement, device)
             if match.decoys is not None:
                 quality = replace(quality, **vars(match.decoys.measures()))
+            encoding = None if match.encoding is None else match.encoding()
         with timer.stage("deliver"):
             displacement, warped, inverse, certainty = deliver(
                 placement, device, fields.displacement, warped, fields.inverse, fields.confidence
             )
         timings_ms = timer.finish()
-    encoding = match.encoding
     return RegistrationResult(
         displacement=displacement,
         initial=plan_.initial,
@@ -154,7 +154,7 @@ class _Match:
 
     solution: Solution
     decoys: DecoySearches | None
-    encoding: EncodingSummary | None
+    encoding: Callable[[], EncodingSummary] | None
     features: KeptFeatures | None
 
 

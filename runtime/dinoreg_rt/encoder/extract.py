@@ -71,15 +71,16 @@ def encoder_features(
     timer: StageTimer,
     report: Callable[[str, float], None],
     encoders: EncoderPool,
-) -> tuple[list[FeaturePair], list[float], EncodingSummary]:
-    """Feature sets of each plane, their weights, and what is said about them.
+) -> tuple[list[FeaturePair], list[float], Callable[[], EncodingSummary]]:
+    """Feature sets of each plane, their weights, and what is said about them, which waits for them.
 
     The tokens of one plane exist at a time; `encoders` lends what encodes them.
 
     Raises:
         DinoregError: engine or memory that cannot be had, masks without tokens.
     """
-    pairs, summaries = [], []
+    pairs: list[FeaturePair] = []
+    summaries: list[Callable[[], EncodedPlaneSummary]] = []
     # Writes to the cache while the next image is encoded and features are made.
     with ThreadPoolExecutor(1, thread_name_prefix="token cache") as writer:
         for plane in plan.planes:
@@ -89,24 +90,15 @@ def encoder_features(
                 made = _tokens_of_pair(plan, plane, sides, config, device, report, encoders, writer)
             with timer.stage("features"):
                 report("features", 0.0)
-                basis = fit_basis(_moments(made.tokens, inside, device), plan.components)
+                basis = fit_basis(_moments(made.tokens, inside, device), plan.components, device)
                 scale = basis.scale(config.feature_scale)
                 pairs.append(_sampled(made.tokens, basis, scale, sides, device))
-                summaries.append(_summary(plan, plane, basis, scale, made.cached))
+                summaries.append(partial(_summary, plan, plane, basis, scale, made.cached))
                 for entry in made.entries:
                     entry.result()
             del made
     weights = [plane.weight for plane in plan.planes]
-    manifest = plan.bundle.manifest
-    summary = EncodingSummary(
-        model=manifest.model,
-        precision=manifest.precision,
-        bundle_sha256=manifest.hash(),
-        random_weights=manifest.source.random_weights,
-        engine=plan.engine,
-        planes=tuple(summaries),
-    )
-    return pairs, weights, summary
+    return pairs, weights, partial(_encoding_summary, plan, summaries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,7 +309,7 @@ def _inside(stack: SliceStack, side: SolverSide, device: Device) -> Array:
 def _sampled(
     tokens: Sequence[PatchTokens],
     basis: FeatureBasis,
-    scale: float,
+    scale: Array,
     sides: Sequence[SolverSide],
     device: Device,
 ) -> FeaturePair:
@@ -344,9 +336,10 @@ def _summary(
     plan: EncodingPlan,
     plane: PlaneStacks,
     basis: FeatureBasis,
-    scale: float,
+    scale: Array,
     cached: Sequence[bool],
 ) -> EncodedPlaneSummary:
+    feature_scale, *explained = basis.device.numbers(scale, basis.explained)
     rows, columns = plan.bundle.token_grid(plane.graph)
     return EncodedPlaneSummary(
         plane=plane.plane,
@@ -354,6 +347,20 @@ def _summary(
         token_grid=(rows, columns),
         slices=(len(plane.stacks[0].encoded), len(plane.stacks[1].encoded)),
         from_cache=(cached[0], cached[1]),
-        feature_scale=scale,
-        explained_variance=tuple(float(v) for v in basis.explained),
+        feature_scale=feature_scale,
+        explained_variance=tuple(explained),
+    )
+
+
+def _encoding_summary(
+    plan: EncodingPlan, planes: Sequence[Callable[[], EncodedPlaneSummary]]
+) -> EncodingSummary:
+    manifest = plan.bundle.manifest
+    return EncodingSummary(
+        model=manifest.model,
+        precision=manifest.precision,
+        bundle_sha256=manifest.hash(),
+        random_weights=manifest.source.random_weights,
+        engine=plan.engine,
+        planes=tuple(plane() for plane in planes),
     )

@@ -1,8 +1,8 @@
 """Joint PCA of the tokens of both images: exact, streamed, deterministic.
 
 Mean and covariance are accumulated in float64 and centred chunk by chunk, so neither the order of
-magnitude of the tokens nor the size of the chunks shows in the basis. They stay where the tokens
-are; only the basis, of C x C numbers, is made on the host.
+magnitude of the tokens nor the size of the chunks shows in the basis. On a GPU all of it stays
+there, and the host waits for nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 
 from ..device import Device
 from ..errors import ConfigError
-from ..io.arrays import as_numpy
-from ..types import Array, FloatArray
+from ..types import Array
 
 #: Tokens converted to float64 at a time: 128 MB at 1024 channels.
 _CHUNK = 1 << 14
@@ -24,6 +23,7 @@ _CHUNK = 1 << 14
 #: coupling mean the same for both. Measured 1.02 to 1.18 on eight of the pairs in the README.
 TOTAL_VARIANCE = 1.1
 _CPU = Device("cpu")
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +47,10 @@ class TokenMoments:
         """Of no tokens at all."""
         return cls(0, np.zeros(channels), np.zeros((channels, channels)))
 
-    def on_host(self) -> TokenMoments:
-        """The same as NumPy arrays; waits for the device where they are there."""
-        return TokenMoments(self.count, as_numpy(self.mean), as_numpy(self.scatter))
+    def on(self, device: Device) -> TokenMoments:
+        """The same on a device."""
+        mean, scatter = (device.upload(a, np.float64) for a in (self.mean, self.scatter))
+        return TokenMoments(self.count, mean, scatter)
 
     @classmethod
     def of(cls, tokens: Array) -> TokenMoments:
@@ -82,39 +83,45 @@ class TokenMoments:
 
 @dataclass(frozen=True, eq=False)
 class FeatureBasis:
-    """The directions in which the tokens of both images vary most.
+    """The directions in which the tokens of both images vary most; arrays on a device.
 
     Attributes:
         mean: (C,) float64.
         components: (K, C) float64, orthonormal rows, the largest variance first. The largest entry
             of each is positive: an eigenvector has no sign of its own.
         variance: (K,) of the tokens along each.
-        total_variance: along all C directions.
+        total_variance: () along all C directions.
+        device: where these live.
     """
 
-    mean: FloatArray
-    components: FloatArray
-    variance: FloatArray
-    total_variance: float
+    mean: Array
+    components: Array
+    variance: Array
+    total_variance: Array
+    device: Device
 
     @property
-    def explained(self) -> FloatArray:
+    def explained(self) -> Array:
         """(K,) share of the total variance along each component."""
-        return self.variance / max(self.total_variance, np.finfo(np.float64).tiny)
+        return self.variance / self.device.xp.maximum(self.total_variance, _TINY)
 
-    def scale(self, feature_scale: float) -> float:
-        """Factor that gives the features a total variance of `TOTAL_VARIANCE` times its square."""
-        kept = float(self.variance.sum())
-        return feature_scale * (TOTAL_VARIANCE / kept) ** 0.5 if kept > 0 else feature_scale
+    def scale(self, feature_scale: float) -> Array:
+        """(), the factor that gives the features a total variance of `TOTAL_VARIANCE` times its
+        square; `feature_scale` itself where nothing varies."""
+        xp, kept = self.device.xp, self.variance.sum()
+        factor = xp.sqrt(TOTAL_VARIANCE / xp.maximum(kept, _TINY))
+        return feature_scale * xp.where(kept > 0, factor, 1.0)
 
 
-def fit_basis(moments: Iterable[TokenMoments], components: int) -> FeatureBasis:
-    """The joint basis of several sets of tokens.
+def fit_basis(
+    moments: Iterable[TokenMoments], components: int, device: Device = _CPU
+) -> FeatureBasis:
+    """The joint basis of several sets of tokens, made on `device`.
 
     Raises:
         ConfigError: more components than channels, or than tokens tell apart.
     """
-    together = reduce(TokenMoments.merged, (part.on_host() for part in moments))
+    together = reduce(TokenMoments.merged, (part.on(device) for part in moments))
     channels = len(together.mean)
     if components > min(channels, together.count - 1):
         raise ConfigError(
@@ -122,19 +129,23 @@ def fit_basis(moments: Iterable[TokenMoments], components: int) -> FeatureBasis:
             f"{together.count} tokens are compared; wanted at most "
             f"{max(0, min(channels, together.count - 1))}"
         )
-    values, vectors = np.linalg.eigh(together.scatter / (together.count - 1))
+    xp = device.xp
+    values, vectors = xp.linalg.eigh(together.scatter / (together.count - 1))
     rows = vectors.T[::-1][:components]
-    largest = np.abs(rows).argmax(axis=1)
-    rows = rows * np.sign(rows[np.arange(components), largest])[:, None]
+    largest = xp.abs(rows).argmax(axis=1)[:, None]
+    rows = rows * xp.sign(xp.take_along_axis(rows, largest, axis=1))
     return FeatureBasis(
         together.mean,
-        np.ascontiguousarray(rows),
-        np.maximum(values[::-1][:components], 0.0),
-        float(np.maximum(values, 0.0).sum()),
+        xp.ascontiguousarray(rows),
+        xp.maximum(values[::-1][:components], 0.0),
+        xp.maximum(values, 0.0).sum(),
+        device,
     )
 
 
-def project(tokens: Array, basis: FeatureBasis, scale: float, device: Device = _CPU) -> Array:
+def project(
+    tokens: Array, basis: FeatureBasis, scale: float | Array, device: Device = _CPU
+) -> Array:
     """Tokens (..., C) as features (..., K) float32: centred, on the basis, times `scale`.
 
     A slice at a time: the float32 copy of all tokens would be twice as large as the tokens. The
