@@ -96,7 +96,7 @@ typedef struct dr_resample_args {
   dr_point_map map;   /* output index -> input index */
   int32_t samples[3]; /* points per output voxel and axis, >= 1 */
   float outside;      /* value where no point is inside the input */
-  int32_t extend;     /* 1: the input's border goes on beyond it instead; not with inside or a field */
+  int32_t extend;     /* 1: the border goes on beyond the input; not with inside or a field */
 } dr_resample_args;
 DR_API dr_status dr_image_resample(const dr_execution* execution, const dr_resample_args* args);
 

@@ -107,12 +107,12 @@ class Fibres {
 inline void __syncthreads() { Fibres::wait(); }
 inline void __syncwarp() { Fibres::wait(); }  // stricter: all warps of the block have to reach it
 
-inline int launches = 0;       // of kernels, where they run
+inline int launches = 0;  // of kernels, where they run
 inline int graph_launches = 0;
 inline int captures = 0;
-inline int alive = 0;          // streams, graphs and executable graphs
+inline int alive = 0;  // streams, graphs and executable graphs
 inline cudaError_t next_error = cudaSuccess;  // what every call reports
-inline const char* failing = "";              // the one call that reports cudaErrorUnknown
+inline const char* failing = "";  // the one call that reports cudaErrorUnknown
 
 inline cudaError_t outcome(const char* call) {
   return strcmp(call, failing) == 0 ? cudaErrorUnknown : next_error;
