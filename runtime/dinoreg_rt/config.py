@@ -149,12 +149,12 @@ class RegistrationConfig(BaseModel):
     search_radius_mm: float | None = Field(
         None, ge=0, le=500, description="reach of the discrete search; default: 4 steps"
     )
-    search_levels: int = Field(
-        1,
+    search_levels: int | None = Field(
+        None,
         ge=1,
         le=4,
         description="levels of the discrete search: every further one halves the step and searches "
-        "two steps around what was found",
+        "two steps around what was found; default: 1, for two images of one contrast 2, if close 1",
     )
     cost_smoothing: float = Field(
         1.15, ge=0, le=3, description="width (sigma) of the search's smoothing, in its steps"

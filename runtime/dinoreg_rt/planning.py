@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .align import SEARCHES, Alignment, initial_alignment, search_alignment
 from .coarse import coarse_pair
 from .config import RegistrationConfig
-from .contrast import compare_contrast
+from .contrast import compare_contrast, fill_by_contrast
 from .device import Device, choose_device
 from .device_memory import (
     describe_device_memory,
@@ -29,7 +29,6 @@ from .preprocess import (
     WorkingGrids,
     describe_similarity,
     detect_modality,
-    fill_refinement,
     intensity_window,
     plan_grids,
 )
@@ -120,11 +119,11 @@ def plan(
     alignment, bodies = _align(fixed, moving, config, windows, masks, choices)
     initial = alignment.transform
     grids, config = plan_grids(fixed.geometry, config, modalities)
-    lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["working grid"] = describe(grids.working)
     host = choose_device("cpu", config.threads)[0]
     contrast = compare_contrast((fixed, moving), modalities, windows, initial, grids, host)
-    config = fill_refinement(config, modalities, close=contrast.close)
+    grids, config = fill_by_contrast(grids, config, modalities, contrast)
+    lattice = plan_moving_lattice(grids, moving.geometry, initial)
     choices["similarity"] = f"{describe_similarity(config)}: {contrast.reason}"
     encoders = encoders or EncoderPool()
     encoding, said = _plan_features((fixed, moving), modalities, windows, config, device, encoders)

@@ -256,7 +256,7 @@ def test_a_budget_changes_storage_and_batch_but_not_the_result(
     # Tokens are most of what is needed, and slices at once the rest.
     monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_: 1 << 20)
     tokens_alone = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0}
-    tokens_alone |= {"trust": False}
+    tokens_alone |= {"trust": False, "search_levels": 1}
     most = dinoreg_rt.plan(*pair, encoder_config(bundle, **tokens_alone)).device_memory
     assert not most.budget
     seen, fields = [], []

@@ -9,13 +9,13 @@ import pytest
 from phantoms import Body, centres_of, make_grid
 
 from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.contrast import Contrast, fill_by_contrast
 from dinoreg_rt.device import Device
 from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.geometry import corners_lps_mm
 from dinoreg_rt.preprocess import (
     antialiasing_samples,
     detect_modality,
-    fill_refinement,
     intensity_window,
     plan_grids,
     required,
@@ -74,8 +74,9 @@ def test_plan_grids_in_mm_per_axis() -> None:
 
 
 def test_plan_grids_fills_all_lengths() -> None:
-    _, config = plan_grids(make_grid((50, 60, 70), (1.5, 1.5, 2.0)), CONFIG)
-    config = fill_refinement(config, ("mr", "ct"), close=False)
+    planned = plan_grids(make_grid((50, 60, 70), (1.5, 1.5, 2.0)), CONFIG)
+    contrast = Contrast(alike=False, close=False, reason="MR and CT")
+    _, config = fill_by_contrast(*planned, ("mr", "ct"), contrast)
     lengths = [name for name in RegistrationConfig.model_fields if name.endswith("_mm")]
     assert len(lengths) > 5
     assert all(getattr(config, name) is not None for name in lengths)

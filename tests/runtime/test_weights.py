@@ -8,8 +8,9 @@ from phantoms import make_grid, make_phantom
 
 import dinoreg_rt
 from dinoreg_rt import RegistrationConfig, Volume
+from dinoreg_rt.contrast import Contrast, fill_by_contrast
 from dinoreg_rt.errors import InputError
-from dinoreg_rt.preprocess import fill_refinement, plan_grids
+from dinoreg_rt.preprocess import plan_grids
 
 GRID = make_grid((32, 36, 40), (2.0, 2.0, 2.0))
 CONFIG = RegistrationConfig(initial="none")
@@ -82,20 +83,29 @@ def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
 
 
 @pytest.mark.parametrize(
-    ("close", "features", "correlation", "noise", "iterations"),
-    [(True, 0.1, 3.0, 0.01, (40, 20)), (False, 1.0, 2.5, 0.1, (30, 15))],
+    ("alike", "close", "levels", "features", "correlation", "noise", "iterations"),
+    [
+        (True, True, 1, 0.1, 3.0, 0.01, (40, 20)),
+        (True, False, 2, 1.0, 2.5, 0.1, (30, 15)),
+        (False, False, 1, 1.0, 2.5, 0.1, (30, 15)),
+    ],
 )
-def test_refinement_by_kind_of_pair(close, features, correlation, noise, iterations):
-    """Close MR pairs trust intensities; what is given stays as it is."""
+def test_defaults_by_contrast(alike, close, levels, features, correlation, noise, iterations):
+    """Close MR pairs trust intensities, others of one contrast are searched on two levels; what is
+    given stays as it is.
+    """
     names = ("feature_weight", "correlation_weight", "correlation_noise", "iterations")
 
     def filled(**given):
-        _, config = plan_grids(
-            make_grid((30, 30, 30), (1.0, 1.0, 1.0)), RegistrationConfig(**given)
-        )
-        return fill_refinement(config, ("mr", "mr"), close=close)
+        planned = plan_grids(make_grid((30, 30, 30), (1.0, 1.0, 1.0)), RegistrationConfig(**given))
+        contrast = Contrast(alike, close, "as measured")
+        grids, config = fill_by_contrast(*planned, ("mr", "mr"), contrast)
+        assert grids.search_levels == config.search_levels
+        return config
 
     config = filled()
+    assert config.search_levels == levels
+    assert filled(search_levels=3).search_levels == 3
     wanted = (features, correlation, noise, iterations)
     assert tuple(getattr(config, name) for name in names) == wanted
     given = dict(zip(names, (0.5, 0.0, 0.2, (7,)), strict=True))
