@@ -317,7 +317,7 @@ def _trust(
     pooled = _mind(config) * sum(small)
     pool = max(_mind(config) * 8 * cells + _FLOAT * (2 * stride + 2) * cells for cells in small)
     # Intensities, and those of the mirror image; then warped, with bins and counts.
-    images = _FLOAT * (small[0] + 2 * small[1]) + 9 * _FLOAT * small[0]
+    images = _FLOAT * (small[0] + 2 * small[1]) + 10 * _FLOAT * small[0]
     mirrored = 2 * _mind(config) * small[1] + images
     search = mirrored + 3 * _FLOAT * small[0]
     search += decoy_workspace_bytes(

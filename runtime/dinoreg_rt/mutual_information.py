@@ -17,23 +17,23 @@ _STEPS = 255
 
 
 def joint_histogram(first: Array, second: Array, weight: Array, xp: ModuleType) -> Array:
-    """Sums of `weight` (0..1) by the intensities of both images, which lie in 0..1.
+    """Sums of `weight` by the intensities of both images, which lie in 0..1.
 
     Args:
         first: of any shape.
         second: of the same shape.
-        weight: of the same shape.
+        weight: of the same shape, 0 or more.
         xp: NumPy or CuPy; with CuPy nothing waits for the device.
 
     Returns:
-        (HISTOGRAM,) uint32, row by row of `first`: a type that CUDA adds atomically.
+        (HISTOGRAM,) uint64, row by row of `first`: a type that CUDA adds atomically.
     """
 
     def bins(image: Array) -> Array:
         return xp.clip((image * _BINS).astype(np.int32), 0, _BINS - 1)
 
-    total = xp.zeros(HISTOGRAM, np.uint32)
-    counts = xp.rint(weight * _STEPS).astype(np.uint32)
+    total = xp.zeros(HISTOGRAM, np.uint64)
+    counts = xp.rint(weight * _STEPS).astype(np.uint64)
     xp.add.at(total, (bins(first) * _BINS + bins(second)).ravel(), counts.ravel())
     return total
 

@@ -1,6 +1,6 @@
 """The verdict on trust, on right pairs and on pairs that are wrong on purpose; and confidence.
 
-    python trust.py --data DATA [--given]
+    PYTHONPATH=tests python tests/bench/trust.py --data DATA [--given]
 
 `--data` is a folder as of peers/prepare_pairs.py. Every pair begins at `--initial auto`, with
 `--given` at its `init/*.tfm`, where there is one. Right: all pairs. Wrong: the moving image
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from wrong_pairs import mirrored, part
 
 from dinoreg_rt import RegistrationConfig, RegistrationResult, Volume, io, register, warp_labels
 from dinoreg_rt.trust import judge
@@ -32,21 +33,6 @@ MEASURES = (
     "inverse_consistency_mean_mm",
 )
 BRAIN, HEART, ABDOMENS = "brain_1", "card_1", ("tune_ctct_1", "abd_mrmr_1")
-
-
-def mirrored(volume: Volume, axis: int) -> Volume:
-    """The array turned round along an axis, under the same header."""
-    return dataclasses.replace(volume, array=np.ascontiguousarray(np.flip(volume.array, axis)))
-
-
-def part(volume: Volume, low: float, high: float) -> Volume:
-    """The slices from one share of the z axis to another."""
-    first, last = (round(volume.array.shape[0] * share) for share in (low, high))
-    grid = volume.geometry
-    origin = np.asarray(grid.origin_mm) + grid.direction[:, 2] * grid.spacing_mm[2] * first
-    shape = (last - first, *grid.shape_zyx[1:])
-    grid = dataclasses.replace(grid, shape_zyx=shape, origin_mm=tuple(map(float, origin)))
-    return dataclasses.replace(volume, array=volume.array[first:last].copy(), geometry=grid)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

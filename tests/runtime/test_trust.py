@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from phantoms import Body, make_grid, make_phantom
+from wrong_pairs import mirrored, part
 
 import dinoreg_kernels
 import dinoreg_rt
@@ -20,21 +21,6 @@ from dinoreg_rt.types import RunQuality
 
 GOOD = RunQuality(0.4, 0.2, 0.01, 0.4, 2.0, 0.3, 0.3, 2.0, 95.0, 0.8, 0.3)
 GRID = make_grid((40, 44, 48), (2.5, 2.5, 2.5))
-
-
-def mirrored(volume: Volume, axis: int) -> Volume:
-    """The array turned round along an axis, under the same header."""
-    return dataclasses.replace(volume, array=np.ascontiguousarray(np.flip(volume.array, axis)))
-
-
-def middle_part(volume: Volume, low: float, high: float) -> Volume:
-    """The slices from one share of the z axis to another."""
-    first, last = (round(volume.array.shape[0] * share) for share in (low, high))
-    grid = volume.geometry
-    origin = np.asarray(grid.origin_mm) + grid.direction[:, 2] * grid.spacing_mm[2] * first
-    shape = (last - first, *grid.shape_zyx[1:])
-    grid = dataclasses.replace(grid, shape_zyx=shape, origin_mm=tuple(map(float, origin)))
-    return dataclasses.replace(volume, array=volume.array[first:last].copy(), geometry=grid)
 
 
 def test_a_good_run_is_trusted():
@@ -205,5 +191,5 @@ def test_other_organs_are_not(fixed, moving):
 @pytest.mark.skipif(not FOLDER, reason="DINOREG_TEST_DATA names no folder of labelled pairs")
 def test_other_regions_are_not():
     fixed, moving, _ = shared("tune_ctct_1")
-    upper, lower = middle_part(fixed, 0.65, 1.0), middle_part(moving, 0.0, 0.35)
+    upper, lower = part(fixed, 0.65, 1.0), part(moving, 0.0, 0.35)
     assert verdict_of(upper, lower, "moments") == "untrusted"
