@@ -68,10 +68,9 @@ class Device:
 def _cuda_device() -> Device:
     import dinoreg_kernels
 
-    info = dinoreg_kernels.build_info()
-    if info.cuda_devices == 0:
-        built = "no CUDA device" if info.cuda_built else "libdinoreg was built without CUDA"
-        pytest.skip(f"GPU test: {built}")
+    problem = dinoreg_kernels.build_info().cuda_problem
+    if problem:
+        pytest.skip(f"GPU test: {problem}")
     cupy = pytest.importorskip("cupy", reason="GPU test: CuPy is not installed")
     return Device("cuda", cupy)
 

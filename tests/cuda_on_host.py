@@ -222,6 +222,7 @@ def cupy_on_host() -> Any:
         Stream=_Stream(log),
         get_current_stream=lambda: _Current(log, "stream", 0),
         Event=lambda **_: SimpleNamespace(at=0, **_event(ticks)),
+        runtime=SimpleNamespace(getDevice=lambda: DeviceArray.device.id),
         get_elapsed_time=lambda began, ended: float(ended.when[0] - began.when[0]),
     )
     module.linalg = SimpleNamespace(eigh=lambda a: _wrapped(tuple(np.linalg.eigh(a.host))))

@@ -78,8 +78,8 @@ def test_registrar_example(tmp_path: Path) -> None:
     ("example", "needs"), [("cuda_arrays.py", ["cupy"]), ("pycuda_host.py", ["cupy", "pycuda"])]
 )
 def test_gpu_example(example: str, needs: list[str], tmp_path: Path) -> None:
-    if dinoreg_kernels.build_info().cuda_devices == 0:
-        pytest.skip("GPU example: no CUDA device, or libdinoreg was built without CUDA")
+    if problem := dinoreg_kernels.build_info().cuda_problem:
+        pytest.skip(f"GPU example: {problem}")
     for package in needs:
         pytest.importorskip(package, reason=f"GPU example: {package} is not installed")
     printed = run([sys.executable, EXAMPLES / example, FIXED, MOVING], tmp_path)

@@ -2,9 +2,18 @@
 #include "backend_table.h"
 #include "cuda_passes.cuh"
 
+#include <cstdio>
+
 namespace {
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local char problem[256];
+
+const char* says(const char* text, cudaError_t error) {
+  std::snprintf(problem, sizeof problem, "%s: %s (CUDA error %d)", text, cudaGetErrorString(error),
+                static_cast<int>(error));
+  return problem;
 }
+}  // namespace
 
 DR_NAMESPACE_BEGIN
 
@@ -31,6 +40,20 @@ int cuda_device_count() {
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
   (void)cudaGetLastError();
   return 0;
+}
+
+const char* cuda_problem() {
+  int count = 0, driver = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  (void)cudaGetLastError();
+  if (error == cudaSuccess && count > 0) return "";
+  // Without a driver the runtime calls it too old.
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+    return "there is no NVIDIA driver on this machine";
+  (void)cudaGetLastError();
+  if (error == cudaSuccess || error == cudaErrorNoDevice)
+    return "the driver finds no CUDA device on this machine";
+  return says("the CUDA devices of this machine cannot be used", error);
 }
 
 const char* cuda_error_text() { return cudaGetErrorString(last_error); }

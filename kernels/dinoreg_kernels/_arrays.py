@@ -25,6 +25,11 @@ def is_device_array(array: Array) -> bool:
     return hasattr(array, "__cuda_array_interface__")
 
 
+def place_of(array: Array) -> str:
+    """Where the array lives, for messages and to compare."""
+    return f"CUDA device {array.device.id}" if is_device_array(array) else "the host"
+
+
 def array_module(array: Array) -> Any:
     """NumPy for host arrays, CuPy for device arrays."""
     if not is_device_array(array):
@@ -46,7 +51,7 @@ FEATURES = (None, None, None, None)
 
 
 def pointer(array: Array, dtype: DTypeLike, name: str, shape: Sequence[int | None]) -> int:
-    """Address of a C-contiguous array of the wanted type and shape; `KernelError` otherwise.
+    """Address of a C-contiguous, aligned array of the wanted type and shape; else `KernelError`.
 
     None in `shape` stands for any length.
     """
@@ -63,15 +68,20 @@ def pointer(array: Array, dtype: DTypeLike, name: str, shape: Sequence[int | Non
         text = ", ".join("any" if n is None else str(n) for n in shape)
         raise KernelError(f"{name} has shape {tuple(array.shape)}; wanted ({text})")
     if is_device_array(array):
-        return int(array.__cuda_array_interface__["data"][0])
-    return int(array.ctypes.data)
+        address = int(array.__cuda_array_interface__["data"][0])
+    else:
+        address = int(array.ctypes.data)
+    # A CPU forgives it; to a GPU it is a fault that ends the process's use of it.
+    if address % array.dtype.itemsize:
+        raise KernelError(f"{name} begins at {address:#x}, within a {array.dtype}; copy it")
+    return address
 
 
 def check_together(**arrays: Array | None) -> None:
-    """All arrays of a call on the host, or all on the device; `KernelError` otherwise."""
-    places = {name: is_device_array(a) for name, a in arrays.items() if a is not None}
+    """All arrays of a call on the host, or all on one device; `KernelError` otherwise."""
+    places = {name: place_of(a) for name, a in arrays.items() if a is not None}
     if len(set(places.values())) > 1:
-        text = ", ".join(f"{n} on the {'device' if d else 'host'}" for n, d in places.items())
+        text = ", ".join(f"{name} on {place}" for name, place in places.items())
         raise KernelError(f"arrays of one call must live in one place; got {text}")
 
 
@@ -120,6 +130,12 @@ class Call:
         if is_device_array(like):
             import cupy
 
+            current = cupy.cuda.runtime.getDevice()
+            if like.device.id != current:
+                raise KernelError(
+                    f"the arrays are on {place_of(like)} and device {current} is the current one; "
+                    f"call this within `cupy.cuda.Device({like.device.id})`"
+                )
             self.execution.device = 1
             self.execution.stream = cupy.cuda.get_current_stream().ptr
         if progress is not None:

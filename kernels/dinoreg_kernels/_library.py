@@ -266,7 +266,7 @@ def library() -> ctypes.CDLL:
         call = getattr(lib, name)
         call.argtypes = [POINTER(Execution), POINTER(struct)]
         call.restype = c_int
-    for name in ("dr_cpu_isa", "dr_last_error_message"):
+    for name in ("dr_cpu_isa", "dr_cuda_problem", "dr_last_error_message"):
         getattr(lib, name).restype = c_char_p
     lib.dr_mind_workspace_bytes.argtypes = [POINTER(MindArgs)]
     lib.dr_local_workspace_bytes.argtypes = [POINTER(LocalArgs)]

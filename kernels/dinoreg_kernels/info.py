@@ -16,12 +16,14 @@ class BuildInfo:
         isa: instruction set that CPU calls use here.
         cuda_built: whether the CUDA half was compiled in.
         cuda_devices: number of CUDA devices that it can use; 0 without a driver.
+        cuda_problem: why it can use none; empty when it can.
     """
 
     version: str
     isa: str
     cuda_built: bool
     cuda_devices: int
+    cuda_problem: str
 
 
 def build_info() -> BuildInfo:
@@ -33,4 +35,5 @@ def build_info() -> BuildInfo:
         isa=lib.dr_cpu_isa().decode(),
         cuda_built=bool(lib.dr_cuda_built()),
         cuda_devices=int(lib.dr_cuda_device_count()),
+        cuda_problem=lib.dr_cuda_problem().decode(),
     )

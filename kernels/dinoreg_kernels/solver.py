@@ -224,8 +224,14 @@ def solve(
         KernelError: arrays or options that cannot be used.
     """
     options = options or SolverOptions()
+    fixed_image, moving_image = images or (None, None)
     check_together(
-        fixed=fixed, moving=moving, fixed_weight=fixed_weight, moving_weight=moving_weight
+        fixed=fixed,
+        moving=moving,
+        fixed_weight=fixed_weight,
+        moving_weight=moving_weight,
+        fixed_image=fixed_image,
+        moving_image=moving_image,
     )
     addresses = [
         pointer(a, np.float16, name, FEATURES) for name, a in (("fixed", fixed), ("moving", moving))
@@ -240,8 +246,8 @@ def solve(
     args.moving = pointer(moving, np.float16, "moving", (*moving.shape[:3], stride))
     args.moving_weight = pointer(moving_weight, np.float32, "moving_weight", moving.shape[:3])
     if images is not None:
-        args.fixed_image = pointer(images[0], np.float32, "images[0]", fixed.shape[:3])
-        args.moving_image = pointer(images[1], np.float32, "images[1]", moving.shape[:3])
+        args.fixed_image = pointer(fixed_image, np.float32, "fixed_image", fixed.shape[:3])
+        args.moving_image = pointer(moving_image, np.float32, "moving_image", moving.shape[:3])
     args.moving_offset = int3(moving_offset, "moving_offset")
     coupling = (ctypes.c_double * max(1, len(options.coupling)))(*options.coupling)
     args.coupling = ctypes.cast(coupling, ctypes.POINTER(ctypes.c_double))

@@ -4,6 +4,7 @@
  *   Arrays are C-contiguous, axes (z, y, x[, channel]); vectors and matrices use the same order
  *   z, y, x. Index coordinates are continuous with voxel centres at integers. Displacements of the
  *   solver are millimetres along the grid's own axes.
+ *   Arrays begin at multiples of their type's size, features and workspaces at multiples of 16 bytes.
  *   All pointers of one call live on the device named in dr_execution. The library allocates no
  *   device memory and keeps none: what a call needs beside its arrays is the workspace it is given.
  *   Calls on a CPU return when the work is done; calls on CUDA are ordered on the given stream and
@@ -77,6 +78,8 @@ DR_API const char* dr_cpu_isa(void);
 DR_API int32_t dr_cuda_built(void);
 /* Number of CUDA devices; 0 without a driver or a CUDA build. */
 DR_API int32_t dr_cuda_device_count(void);
+/* Why no CUDA device can be used; empty when one can. Valid until this thread's next call of it. */
+DR_API const char* dr_cuda_problem(void);
 
 /* output index -> affine(index) + matrix * u(to_field(index)). Without a field: affine alone. */
 typedef struct dr_point_map {

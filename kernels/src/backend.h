@@ -26,6 +26,8 @@ size_t solver_workspace_bytes(const dr_solver_args& args);
 size_t mind_workspace_bytes(const dr_mind_args& args);
 size_t local_workspace_bytes(const dr_local_args& args);
 int cuda_device_count();
+// Why no CUDA device can be used, in this thread's memory; empty when one can.
+const char* cuda_problem();
 // Text of the CUDA error of this thread's last failed call.
 const char* cuda_error_text();
 

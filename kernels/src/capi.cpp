@@ -60,10 +60,8 @@ dr_status choose(const dr_execution* execution, const Backend*& backend) {
     backend = &cuda_backend();
     return DR_OK;
   }
-  return fail(DR_ERROR_DEVICE_UNAVAILABLE, "no CUDA device or driver on this machine");
-#else
-  return fail(DR_ERROR_DEVICE_UNAVAILABLE, "this libdinoreg was built without CUDA");
 #endif
+  return fail(DR_ERROR_DEVICE_UNAVAILABLE, "no CUDA: %s", dr_cuda_problem());
 }
 
 dr_status check_shape(const char* name, const int32_t* shape) {
@@ -114,6 +112,7 @@ dr_status finished(const dr_execution* execution, dr_status status) {
 
 dr_status check_workspace(const void* workspace, size_t have, size_t need) {
   REQUIRE(workspace != nullptr, "workspace is NULL; wanted %zu bytes", need);
+  REQUIRE(reinterpret_cast<uintptr_t>(workspace) % 16 == 0, "workspace must be 16-byte aligned");
   if (have < need)
     return fail(DR_ERROR_WORKSPACE_TOO_SMALL, "workspace of %zu bytes; wanted %zu", have, need);
   return DR_OK;
@@ -178,6 +177,7 @@ dr_status check_solver(const dr_solver_args& a) {
   REQUIRE(reinterpret_cast<uintptr_t>(a.fixed) % 16 == 0 &&
               reinterpret_cast<uintptr_t>(a.moving) % 16 == 0,
           "features must be 16-byte aligned");
+  REQUIRE(reinterpret_cast<uintptr_t>(a.similarity) % 8 == 0, "similarity must be 8-byte aligned");
   REQUIRE(a.coupling_rounds == 0 || a.coupling != nullptr, "coupling is NULL");
   CHECK(check_positive("learning_rate_mm", &a.learning_rate_mm, 1));
   const double weights[] = {a.cost_smoothing_mm, a.field_smoothing_mm, a.smoothing_mm,
@@ -244,6 +244,14 @@ int32_t dr_cuda_device_count(void) {
   return cuda_device_count();
 #else
   return 0;
+#endif
+}
+
+const char* dr_cuda_problem(void) {
+#if defined(DR_HAVE_CUDA)
+  return cuda_problem();
+#else
+  return "this libdinoreg was built without CUDA (" DR_WITHOUT_CUDA ")";
 #endif
 }
 

@@ -113,10 +113,8 @@ def _cuda_problem(index: int) -> str | None:
     from dinoreg_kernels import build_info
 
     info = build_info()
-    if not info.cuda_built:
-        return "the kernel library was built without CUDA (no nvcc was found at install time)"
-    if info.cuda_devices == 0:
-        return "there is no CUDA device or driver on this machine"
+    if info.cuda_problem:
+        return info.cuda_problem
     if index >= info.cuda_devices:
         return f"there is no device {index}, only {info.cuda_devices} (numbered from 0)"
     try:

@@ -53,12 +53,14 @@ def examine() -> Diagnosis:
 
 def choose(driver: CudaDriver, library: BuildInfo | None) -> dict[str, str]:
     """What ``auto`` comes to for the device and the features, and why."""
-    if library is not None and library.cuda_built and driver.gpus:
-        device = f"cuda:0, because {driver.gpus[0].name} is there and the library has CUDA kernels"
-    elif driver.gpus:
-        device = "cpu, because the kernel library was built without CUDA"
-    else:
+    if not driver.gpus:
         device = "cpu, because no CUDA device can be used"
+    elif library is None:
+        device = "cpu, because the kernel library cannot be loaded"
+    elif library.cuda_problem:
+        device = f"cpu, because {library.cuda_problem}"
+    else:
+        device = f"cuda:0, because {driver.gpus[0].name} is there and the library has CUDA kernels"
     found = bundle_names(models_folder())
     reason = "no encoder was given" if found else "there is no encoder, and it needs no weights"
     return {"device": device, "features": f"mind, because {reason}"}
@@ -124,15 +126,13 @@ def _library_finding(library: BuildInfo | None) -> Finding:
 def _cuda_findings(driver: CudaDriver, library: BuildInfo | None) -> list[Finding]:
     found = [driver_finding(driver)]
     found += [Finding(f"GPU {i}", "ok", gpu.describe()) for i, gpu in enumerate(driver.gpus)]
-    if driver.gpus and library is not None and not library.cuda_built:
-        found.append(
-            Finding(
-                "CUDA kernels",
-                "problem",
-                "the kernel library was built without nvcc",
-                f"put nvcc on the PATH, then in the source folder: {_REINSTALL}",
-            )
+    if driver.gpus and library is not None and library.cuda_problem:
+        remedy = (
+            "the driver's version, its services and CUDA_VISIBLE_DEVICES are where to look"
+            if library.cuda_built
+            else f"put nvcc on the PATH, then in the source folder: {_REINSTALL}"
         )
+        found.append(Finding("CUDA kernels", "problem", library.cuda_problem, remedy))
     return found
 
 

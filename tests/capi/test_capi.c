@@ -58,6 +58,7 @@ static void test_facts(void) {
   EXPECT(strlen(dr_cpu_isa()) > 0);
   EXPECT(dr_cuda_built() == 0 || dr_cuda_built() == 1);
   EXPECT(dr_cuda_built() == 1 || dr_cuda_device_count() == 0);
+  EXPECT((dr_cuda_problem()[0] == 0) == (dr_cuda_device_count() > 0));
   for (int status = DR_OK; status <= DR_ERROR_CANCELLED; ++status)
     EXPECT(strcmp(dr_status_string((dr_status)status), "unknown status") != 0);
   EXPECT(strcmp(dr_status_string((dr_status)999), "unknown status") == 0);
@@ -136,6 +137,10 @@ static uint16_t* mind(const dr_execution* cpu, const float* image) {
   EXPECT(dr_mind_compute(cpu, &args) == DR_ERROR_WORKSPACE_TOO_SMALL);
   EXPECT_MESSAGE("wanted");
   args.workspace_bytes = bytes;
+  args.workspace = (char*)args.workspace + 4; /* a CPU would forgive it, a GPU would not */
+  EXPECT(dr_mind_compute(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("workspace must be 16-byte aligned");
+  args.workspace = (char*)args.workspace - 4;
   EXPECT(dr_mind_compute(cpu, &args) == DR_OK);
   int wrong = 0;
   for (int i = 0; i < VOXELS; ++i) {

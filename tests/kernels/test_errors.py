@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from dinoreg_kernels import (
     SolverOptions,
     build_info,
     compose,
+    coverage,
     invert,
     jacobian_determinant,
     map_field,
@@ -57,6 +60,8 @@ def test_build_info():
     assert info.version == "0.1"
     assert info.isa in ("x86-64-v4", "x86-64-v3", "generic")
     assert info.cuda_devices == 0 or info.cuda_built
+    assert bool(info.cuda_problem) == (info.cuda_devices == 0)
+    assert info.cuda_built or "built without CUDA (" in info.cuda_problem
 
 
 def test_every_public_name_is_there():
@@ -125,6 +130,9 @@ REFUSED = {
     "offset": (lambda: run_solve(moving_offset=(0, 99999, 0)), r"moving_offset\[1\] = 99999"),
     "unaligned": (lambda: run_solve(fixed=np.zeros(968, np.float16)[1:961].reshape(4, 5, 6, 8)),
                   r"features must be 16-byte aligned"),
+    "within a number": (lambda: resample(
+        np.zeros(481, np.uint8)[1:].view(np.float32).reshape(4, 5, 6), (2, 2, 2), IDENTITY),
+        r"image begins at 0x[0-9a-f]+, within a float32; copy it"),
 }  # fmt: skip
 
 
@@ -296,16 +304,28 @@ def test_arrays_of_another_rank_are_refused(call, text):
         call()
 
 
-class OnDevice(np.ndarray):
-    """Says that it lives on a device."""
+class OnDevice:
+    """As CuPy shows its arrays."""
 
-    @property
-    def __cuda_array_interface__(self) -> dict:
-        return {"data": (0, False)}
+    dtype, shape = np.dtype(np.float32), (4, 5, 6)
+    flags = SimpleNamespace(c_contiguous=True)
+
+    def __init__(self, index):
+        self.device = SimpleNamespace(id=index)
+        self.__cuda_array_interface__ = {"data": (512, False)}
 
 
-def test_host_and_device_arrays_do_not_mix():
-    field = np.zeros((3, 4, 5, 3), np.float32)
-    text = "arrays of one call must live in one place; got first on the host, second on the device"
+def test_arrays_of_two_places_are_refused():
+    text = "arrays of one call must live in one place; got fixed on the host, .* on CUDA device 1"
     with pytest.raises(KernelError, match=text):
-        dinoreg_kernels.compose(field, field.view(OnDevice), (1, 1, 1))
+        run_solve(images=(IMAGE, OnDevice(1)))
+    with pytest.raises(KernelError, match="image on CUDA device 0, inside on CUDA device 1"):
+        resample(OnDevice(0), (4, 5, 6), IDENTITY, inside=OnDevice(1))
+
+
+def test_arrays_of_a_device_that_is_not_current_are_refused(monkeypatch):
+    cupy = ModuleType("cupy")
+    cupy.cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(KernelError, match=r"call this within `cupy.cuda.Device\(1\)`"):
+        coverage(OnDevice(1), (4, 5, 6), IDENTITY)

@@ -19,8 +19,9 @@ from dinoreg_rt.cuda_driver import CudaDriver, Gpu
 from dinoreg_rt.errors import DeviceError
 
 H100 = Gpu("NVIDIA H100", "9.0", 80 << 30)
-WITH_CUDA = BuildInfo("0.1", "generic", cuda_built=True, cuda_devices=1)
-WITHOUT_CUDA = BuildInfo("0.1", "generic", cuda_built=False, cuda_devices=0)
+WITH_CUDA = BuildInfo("0.1", "generic", cuda_built=True, cuda_devices=1, cuda_problem="")
+WITHOUT_CUDA = BuildInfo("0.1", "generic", False, 0, "built without CUDA (no nvcc was found)")
+OLD_DRIVER = BuildInfo("0.1", "generic", True, 0, "the driver is too old (CUDA error 35)")
 NO_DRIVER = CudaDriver(None, (), "no driver")
 WITH_GPU = CudaDriver((13, 0), (H100,))
 
@@ -160,8 +161,9 @@ def test_missing_packages_come_with_a_command(monkeypatch: pytest.MonkeyPatch) -
     ("driver", "library", "expected"),
     [
         (NO_DRIVER, WITH_CUDA, "cpu, because no CUDA device"),
-        (WITH_GPU, WITHOUT_CUDA, "cpu, because the kernel library was built without CUDA"),
-        (WITH_GPU, None, "cpu, because the kernel library was built without CUDA"),
+        (WITH_GPU, WITHOUT_CUDA, "cpu, because built without CUDA (no nvcc was found)"),
+        (WITH_GPU, OLD_DRIVER, "cpu, because the driver is too old (CUDA error 35)"),
+        (WITH_GPU, None, "cpu, because the kernel library cannot be loaded"),
         (WITH_GPU, WITH_CUDA, "cuda:0, because NVIDIA H100"),
     ],
 )
