@@ -68,7 +68,7 @@ class Device:
 def _cuda_device() -> Device:
     import dinoreg_kernels
 
-    problem = dinoreg_kernels.build_info().cuda_problem
+    problem = dinoreg_kernels.cuda_devices().problem
     if problem:
         pytest.skip(f"GPU test: {problem}")
     cupy = pytest.importorskip("cupy", reason="GPU test: CuPy is not installed")

@@ -78,7 +78,7 @@ def test_registrar_example(tmp_path: Path) -> None:
     ("example", "needs"), [("cuda_arrays.py", ["cupy"]), ("pycuda_host.py", ["cupy", "pycuda"])]
 )
 def test_gpu_example(example: str, needs: list[str], tmp_path: Path) -> None:
-    if problem := dinoreg_kernels.build_info().cuda_problem:
+    if problem := dinoreg_kernels.cuda_devices().problem:
         pytest.skip(f"GPU example: {problem}")
     for package in needs:
         pytest.importorskip(package, reason=f"GPU example: {package} is not installed")

@@ -17,12 +17,13 @@ from .images import (
     resample,
     resample_labels,
 )
-from .info import BuildInfo, build_info
+from .info import BuildInfo, CudaDevices, build_info, cuda_devices
 from .solver import Solution, SolverOptions, solve, solver_workspace_bytes
 
 __all__ = [
     "Array",
     "BuildInfo",
+    "CudaDevices",
     "KernelCancelled",
     "KernelError",
     "Progress",
@@ -31,6 +32,7 @@ __all__ = [
     "build_info",
     "compose",
     "coverage",
+    "cuda_devices",
     "invert",
     "jacobian_determinant",
     "local_intensity",

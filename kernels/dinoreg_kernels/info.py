@@ -1,4 +1,4 @@
-"""What the loaded library is and can do."""
+"""What the loaded library is, and which devices it can use."""
 
 from __future__ import annotations
 
@@ -15,15 +15,24 @@ class BuildInfo:
         version: of the library, "major.minor".
         isa: instruction set that CPU calls use here.
         cuda_built: whether the CUDA half was compiled in.
-        cuda_devices: number of CUDA devices that it can use; 0 without a driver.
-        cuda_problem: why it can use none; empty when it can.
     """
 
     version: str
     isa: str
     cuda_built: bool
-    cuda_devices: int
-    cuda_problem: str
+
+
+@dataclass(frozen=True)
+class CudaDevices:
+    """CUDA devices that libdinoreg can use.
+
+    Attributes:
+        count: of them.
+        problem: why there is none; empty where there is one.
+    """
+
+    count: int
+    problem: str
 
 
 def build_info() -> BuildInfo:
@@ -34,6 +43,10 @@ def build_info() -> BuildInfo:
         version=f"{major}.{minor}",
         isa=lib.dr_cpu_isa().decode(),
         cuda_built=bool(lib.dr_cuda_built()),
-        cuda_devices=int(lib.dr_cuda_device_count()),
-        cuda_problem=lib.dr_cuda_problem().decode(),
     )
+
+
+def cuda_devices() -> CudaDevices:
+    """Ask the driver; with a library that was built with CUDA this opens libcuda."""
+    lib = library()
+    return CudaDevices(int(lib.dr_cuda_device_count()), lib.dr_cuda_problem().decode())

@@ -8,8 +8,10 @@
 #include "dinoreg/local_intensity.h"
 #include "dinoreg/mind.h"
 #include "dinoreg/resample.h"
+#include "dinoreg/sum.h"
 #include "solver.h"
 #include "taps.h"
+#include "workspace.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -95,9 +97,7 @@ struct MindPlan {
         (size_t)slab_cells * a.pool[0] * kMindChannels * (size_t)shape.y * (size_t)shape.x;
   }
 
-  size_t workspace_bytes() const {
-    return sizeof(float) * (2 * buffer_floats() + (size_t)shape.rows() + 64);
-  }
+  size_t workspace_bytes() const;
 
   // Of each of the two buffers that the slabs go back and forth between.
   size_t buffer_floats() const {
@@ -105,18 +105,38 @@ struct MindPlan {
   }
 };
 
+struct MindBuffers {
+  float *first, *second;  // the slabs go back and forth between them
+  float* row_noise;
+  double* plane_noise;
+  float* floor_value;
+
+  MindBuffers(const MindPlan& plan, Workspace& work)
+      : first(work.take<float>(plan.buffer_floats())),
+        second(work.take<float>(plan.buffer_floats())),
+        row_noise(work.take<float>((size_t)plan.shape.rows())),
+        plane_noise(work.take<double>((size_t)plan.shape.z)),
+        floor_value(work.take<float>(1)) {}
+};
+
+inline size_t MindPlan::workspace_bytes() const {
+  Workspace work(nullptr);
+  MindBuffers(*this, work);
+  return work.peak();
+}
+
 template <class Launcher>
 dr_status mind(const Launcher& launch, const dr_mind_args& a) {
   const MindPlan plan(a);
+  Workspace work(a.workspace);
+  const MindBuffers buffers(plan, work);
+  float *first = buffers.first, *second = buffers.second;
   const Shape shape = plan.shape;
   const MindParameters& mind = plan.mind;
-  float* first = static_cast<float*>(a.workspace);
-  float* second = first + plan.buffer_floats();
-  float* row_noise = second + plan.buffer_floats();
-  float* floor_value = row_noise + shape.rows();
-  launch(MindNoise{a.image, shape, mind, row_noise});
+  launch(MindNoise{a.image, shape, mind, buffers.row_noise});
+  launch(SumInOrder<float>{buffers.row_noise, shape.z, shape.y, buffers.plane_noise});
   // A thousandth of the mean patch distance: below it a patch is flat and its differences noise.
-  launch(MeanTimes{row_noise, shape.rows(), 1e-3f, 1e-12f, floor_value});
+  launch(MindFloor{buffers.plane_noise, shape.z, 1e-3 / shape.rows(), buffers.floor_value});
 
   const int dz = mind.dilation[0];
   const float patch =
@@ -127,7 +147,7 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
     const int tall = planes + 2 * (dz + mind.radius[0]);
     const MindDistanceX distance = {a.image, shape, mind, z0 - dz - mind.radius[0], tall, first};
     mind_sums_pass(launch, distance, second);
-    launch(MindDescriptor{first, second, planes, shape, mind, floor_value, 1.0f / patch});
+    launch(MindDescriptor{first, second, planes, shape, mind, buffers.floor_value, 1.0f / patch});
     launch(MindPoolZY{second, first, planes, shape.y, shape.x, plan.cells.y, a.pool[0], a.pool[1]});
     launch(MindPool{first, shape, planes, a.out, plan.cells, a.structure, a.channels, cell, cells,
                     a.pool[0], a.pool[1], a.pool[2], a.scale});

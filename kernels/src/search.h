@@ -8,6 +8,7 @@
 #include "context.h"
 #include "dinoreg/cost.h"
 #include "dinoreg/pool.h"
+#include "dinoreg/sum.h"
 #include "level.h"
 
 DR_NAMESPACE_BEGIN
@@ -147,15 +148,18 @@ class SearchLevel {
   }
 
   const float* unrelated_cost(const Cells& fixed, const Cells& moving) {
-    float* moments[2];
+    const int rows = grid_.padded.rows(), sums = 3 * a_.channels;
+    double* moments[2];
     for (int i = 0; i < 2; ++i) {
       const Cells& image = i == 0 ? fixed : moving;
-      moments[i] = work_.template take<float>((size_t)grid_.padded.rows() * a_.channels * 3);
-      c_.run(FeatureMoments{image.features, image.weight, grid_.padded.rows(), a_.channels,
-                            grid_.padded.x, moments[i]});
+      float* of_rows = work_.template take<float>((size_t)sums * rows);
+      moments[i] = work_.template take<double>(sums);
+      c_.run(FeatureMoments{image.features, image.weight, rows, a_.channels, grid_.padded.x,
+                            of_rows});
+      c_.run(SumInOrder<float>{of_rows, sums, rows, moments[i]});
     }
     float* cost = work_.template take<float>(1);
-    c_.run(UnrelatedCost{moments[0], moments[1], grid_.padded.rows(), a_.channels, cost});
+    c_.run(UnrelatedCost{moments[0], moments[1], a_.channels, cost});
     return cost;
   }
 

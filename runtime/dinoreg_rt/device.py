@@ -110,13 +110,13 @@ def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
 
 def _cuda_problem(index: int) -> str | None:
     """Why CUDA device `index` cannot be used; None when it can."""
-    from dinoreg_kernels import build_info
+    from dinoreg_kernels import cuda_devices
 
-    info = build_info()
-    if info.cuda_problem:
-        return info.cuda_problem
-    if index >= info.cuda_devices:
-        return f"there is no device {index}, only {info.cuda_devices} (numbered from 0)"
+    devices = cuda_devices()
+    if devices.problem:
+        return devices.problem
+    if index >= devices.count:
+        return f"there is no device {index}, only {devices.count} (numbered from 0)"
     try:
         import cupy  # noqa: F401
     except ImportError:

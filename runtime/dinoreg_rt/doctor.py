@@ -17,7 +17,7 @@ from .encoder.bundle import bundle_names, models_folder
 from .machine import memory_bytes, usable_cpus
 
 if TYPE_CHECKING:
-    from dinoreg_kernels import BuildInfo
+    from dinoreg_kernels import BuildInfo, CudaDevices
 
 _REINSTALL = "pip install --force-reinstall --no-deps ."
 
@@ -33,14 +33,14 @@ class Diagnosis:
 
 def examine() -> Diagnosis:
     """Look at this machine. Takes well under a second and changes nothing."""
-    library = kernel_library()
+    library, devices = kernel_library()
     driver = query_cuda_driver()
     findings = [
         _processor(),
         _threads(),
         _memory(),
         _library_finding(library),
-        *_cuda_findings(driver, library),
+        *_cuda_findings(driver, library, devices),
         *package_findings(driver),
         _encoders(),
     ]
@@ -48,17 +48,17 @@ def examine() -> Diagnosis:
         "kernel_library": asdict(library) if library else {},
         "gpus": [vars(gpu) for gpu in driver.gpus],
     }
-    return Diagnosis(findings, choose(driver, library), details)
+    return Diagnosis(findings, choose(driver, devices), details)
 
 
-def choose(driver: CudaDriver, library: BuildInfo | None) -> dict[str, str]:
+def choose(driver: CudaDriver, devices: CudaDevices | None) -> dict[str, str]:
     """What ``auto`` comes to for the device and the features, and why."""
     if not driver.gpus:
         device = "cpu, because no CUDA device can be used"
-    elif library is None:
+    elif devices is None:
         device = "cpu, because the kernel library cannot be loaded"
-    elif library.cuda_problem:
-        device = f"cpu, because {library.cuda_problem}"
+    elif devices.problem:
+        device = f"cpu, because {devices.problem}"
     else:
         device = f"cuda:0, because {driver.gpus[0].name} is there and the library has CUDA kernels"
     found = bundle_names(models_folder())
@@ -66,14 +66,14 @@ def choose(driver: CudaDriver, library: BuildInfo | None) -> dict[str, str]:
     return {"device": device, "features": f"mind, because {reason}"}
 
 
-def kernel_library() -> BuildInfo | None:
-    """What the compiled library says about itself; None if it cannot be loaded."""
-    from dinoreg_kernels import KernelError, build_info
+def kernel_library() -> tuple[BuildInfo, CudaDevices] | tuple[None, None]:
+    """What the compiled library says about itself and its devices; None if it cannot be loaded."""
+    from dinoreg_kernels import KernelError, build_info, cuda_devices
 
     try:
-        return build_info()
+        return build_info(), cuda_devices()
     except KernelError:
-        return None
+        return None, None
 
 
 def _processor() -> Finding:
@@ -123,16 +123,18 @@ def _library_finding(library: BuildInfo | None) -> Finding:
     return Finding("kernel library", "ok", text)
 
 
-def _cuda_findings(driver: CudaDriver, library: BuildInfo | None) -> list[Finding]:
+def _cuda_findings(
+    driver: CudaDriver, library: BuildInfo | None, devices: CudaDevices | None
+) -> list[Finding]:
     found = [driver_finding(driver)]
     found += [Finding(f"GPU {i}", "ok", gpu.describe()) for i, gpu in enumerate(driver.gpus)]
-    if driver.gpus and library is not None and library.cuda_problem:
+    if driver.gpus and library is not None and devices is not None and devices.problem:
         remedy = (
             "the driver's version, its services and CUDA_VISIBLE_DEVICES are where to look"
             if library.cuda_built
             else f"put nvcc on the PATH, then in the source folder: {_REINSTALL}"
         )
-        found.append(Finding("CUDA kernels", "problem", library.cuda_problem, remedy))
+        found.append(Finding("CUDA kernels", "problem", devices.problem, remedy))
     return found
 
 

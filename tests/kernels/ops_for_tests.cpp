@@ -71,15 +71,16 @@ void op_pool_planar(const Half* features, const float* weight, const int* shape,
   run(op);
 }
 
-// moments: room for 2 * rows * channels * 3.
+// moments: room for rows * channels * 3; sums: for 2 * channels * 3.
 void op_unrelated_cost(const float* fixed, const float* fixed_weight, const float* moving,
                        const float* moving_weight, const int* shape, int channels, float* moments,
-                       float* out) {
-  const int rows = shape[0] * shape[1];
-  float* second = moments + (Index)rows * channels * 3;
+                       double* sums, float* out) {
+  const int rows = shape[0] * shape[1], count = 3 * channels;
   run(FeatureMoments{fixed, fixed_weight, rows, channels, shape[2], moments});
-  run(FeatureMoments{moving, moving_weight, rows, channels, shape[2], second});
-  run(UnrelatedCost{moments, second, rows, channels, out});
+  run(SumInOrder<float>{moments, count, rows, sums});
+  run(FeatureMoments{moving, moving_weight, rows, channels, shape[2], moments});
+  run(SumInOrder<float>{moments, count, rows, sums + count});
+  run(UnrelatedCost{sums, sums + count, channels, out});
 }
 
 void op_shift_cost(const float* fixed, const float* fixed_weight, const float* moving,

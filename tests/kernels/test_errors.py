@@ -17,6 +17,7 @@ from dinoreg_kernels import (
     build_info,
     compose,
     coverage,
+    cuda_devices,
     invert,
     jacobian_determinant,
     map_field,
@@ -59,9 +60,10 @@ def test_build_info():
     info = build_info()
     assert info.version == "0.1"
     assert info.isa in ("x86-64-v4", "x86-64-v3", "generic")
-    assert info.cuda_devices == 0 or info.cuda_built
-    assert bool(info.cuda_problem) == (info.cuda_devices == 0)
-    assert info.cuda_built or "built without CUDA (" in info.cuda_problem
+    devices = cuda_devices()
+    assert devices.count == 0 or info.cuda_built
+    assert bool(devices.problem) == (devices.count == 0)
+    assert info.cuda_built or "built without CUDA (" in devices.problem
 
 
 def test_every_public_name_is_there():

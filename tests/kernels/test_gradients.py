@@ -150,12 +150,13 @@ def coarse(rng):
 
 
 def unrelated_of(ops, coarse, features):
-    moments = np.empty(2 * coarse.padded[0] * coarse.padded[1] * 16 * 3, np.float32)
+    moments = np.empty(coarse.padded[0] * coarse.padded[1] * 16 * 3, np.float32)
+    sums = np.empty(2 * 16 * 3)
     out = np.empty(1, np.float32)
     fixed, moving = planar(features[0]), planar(features[1])
     ops(
         "unrelated_cost", fixed, f32(coarse.weight[0]), moving, f32(coarse.weight[1]),
-        i32(coarse.padded), 16, moments, out,
+        i32(coarse.padded), 16, moments, sums, out,
     )  # fmt: skip
     return out
 

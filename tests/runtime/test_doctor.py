@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from dinoreg_kernels import BuildInfo, build_info
+from dinoreg_kernels import CudaDevices, build_info
 from dinoreg_rt import cuda_driver, doctor, doctor_packages, machine
 from dinoreg_rt.cuda_driver import CudaDriver, Gpu
 from dinoreg_rt.errors import DeviceError
 
 H100 = Gpu("NVIDIA H100", "9.0", 80 << 30)
-WITH_CUDA = BuildInfo("0.1", "generic", cuda_built=True, cuda_devices=1, cuda_problem="")
-WITHOUT_CUDA = BuildInfo("0.1", "generic", False, 0, "built without CUDA (no nvcc was found)")
-OLD_DRIVER = BuildInfo("0.1", "generic", True, 0, "the driver is too old (CUDA error 35)")
+WITH_CUDA = CudaDevices(1, "")
+WITHOUT_CUDA = CudaDevices(0, "built without CUDA (no nvcc was found)")
+OLD_DRIVER = CudaDevices(0, "the driver is too old (CUDA error 35)")
 NO_DRIVER = CudaDriver(None, (), "no driver")
 WITH_GPU = CudaDriver((13, 0), (H100,))
 
@@ -158,7 +158,7 @@ def test_missing_packages_come_with_a_command(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("driver", "library", "expected"),
+    ("driver", "devices", "expected"),
     [
         (NO_DRIVER, WITH_CUDA, "cpu, because no CUDA device"),
         (WITH_GPU, WITHOUT_CUDA, "cpu, because built without CUDA (no nvcc was found)"),
@@ -167,12 +167,12 @@ def test_missing_packages_come_with_a_command(monkeypatch: pytest.MonkeyPatch) -
         (WITH_GPU, WITH_CUDA, "cuda:0, because NVIDIA H100"),
     ],
 )
-def test_choice_of_device(driver: CudaDriver, library: BuildInfo | None, expected: str) -> None:
-    assert doctor.choose(driver, library)["device"].startswith(expected)
+def test_choice_of_device(driver: CudaDriver, devices: CudaDevices | None, expected: str) -> None:
+    assert doctor.choose(driver, devices)["device"].startswith(expected)
 
 
 def test_library_that_cannot_be_loaded_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "kernel_library", lambda: None)
+    monkeypatch.setattr(doctor, "kernel_library", lambda: (None, None))
     assert finding(doctor.examine(), "kernel library").status == "problem"
 
 

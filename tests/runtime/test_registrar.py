@@ -215,7 +215,7 @@ def test_all_work_is_done_in_the_given_context(pair) -> None:
 def test_missing_device_is_found_at_once() -> None:
     import dinoreg_kernels
 
-    if dinoreg_kernels.build_info().cuda_devices:
+    if dinoreg_kernels.cuda_devices().count:
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(DeviceError, match="--device cuda: "):
         dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(device="cuda"))

@@ -293,11 +293,11 @@ struct MindNoise {
   }
 };
 
-// The mean of `count` numbers times `factor`, at least `smallest`, summed in order by one thread.
-struct MeanTimes {
-  const float* in;
+// The patch distance below which a patch is flat: the sum of `count` numbers times `factor`.
+struct MindFloor {
+  const double* in;
   int count;
-  float factor, smallest;
+  double factor;
   float* out;
 
   DR_HD int rows() const { return 1; }
@@ -305,7 +305,7 @@ struct MeanTimes {
   DR_HD void operator()(int, int) const {
     double sum = 0.0;
     for (int i = 0; i < count; ++i) sum += in[i];
-    *out = max_of((float)(sum / count) * factor, smallest);
+    *out = max_of((float)(sum * factor), 1e-12f);
   }
 };
 

@@ -164,7 +164,7 @@ struct WarpPlanar {
   }
 };
 
-// Per row and channel: sums of w, w f and w f^2 over the row. out: (rows, channels, 3).
+// Per channel and row: sums of w, w f and w f^2 over the row. out: (channels, 3, rows).
 struct FeatureMoments {
   const float* features;  // (Z, Y, channels, X)
   const float* weight;    // (Z, Y, X)
@@ -183,10 +183,10 @@ struct FeatureMoments {
       s1 += w[i] * f[i];
       s2 += w[i] * f[i] * f[i];
     }
-    float* to = out + ((Index)row * channels + c) * 3;
+    float* to = out + (Index)c * 3 * row_count + row;
     to[0] = s0;
-    to[1] = s1;
-    to[2] = s2;
+    to[row_count] = s1;
+    to[2 * (Index)row_count] = s2;
   }
 };
 
@@ -194,9 +194,9 @@ struct FeatureMoments {
 // m)^2. A voxel outside the moving image's field of view is charged this much: neither a match
 // nor worse than a wrong one.
 struct UnrelatedCost {
-  const float* fixed_moments;  // (rows, channels, 3)
-  const float* moving_moments;
-  int row_count, channels;
+  const double* fixed;   // (channels, 3): the moments of `FeatureMoments`, summed over the rows
+  const double* moving;  // (channels, 3)
+  int channels;
   float* out;
 
   DR_HD int rows() const { return 1; }
@@ -207,17 +207,10 @@ struct UnrelatedCost {
     for (int c = 0; c < channels; ++c) {
       double mean[2];
       for (int image = 0; image < 2; ++image) {
-        const float* moments = image == 0 ? fixed_moments : moving_moments;
-        double s0 = 0.0, s1 = 0.0, s2 = 0.0;
-        for (int r = 0; r < row_count; ++r) {
-          const float* at = moments + ((Index)r * channels + c) * 3;
-          s0 += at[0];
-          s1 += at[1];
-          s2 += at[2];
-        }
-        const double n = s0 > 0.0 ? s0 : 1.0;
-        mean[image] = s1 / n;
-        const double variance = s2 / n - mean[image] * mean[image];
+        const double* sums = (image == 0 ? fixed : moving) + 3 * c;
+        const double n = sums[0] > 0.0 ? sums[0] : 1.0;
+        mean[image] = sums[1] / n;
+        const double variance = sums[2] / n - mean[image] * mean[image];
         cost += variance > 0.0 ? variance : 0.0;  // rounding leaves a constant image below zero
       }
       cost += (mean[0] - mean[1]) * (mean[0] - mean[1]);
