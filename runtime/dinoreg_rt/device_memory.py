@@ -234,8 +234,8 @@ def _encode(encoding: EncodingPlan) -> int:
         pixels = _FLOAT * 3 * plane.graph.height * plane.graph.width
         tokens = encoding.batch * rows * columns * channels
         # Pixels while they are cut; then tokens as they come, in half precision, also those of the
-        # batch before on their way to the host, and in double.
-        batch = max(2 * encoding.batch * pixels, encoding.batch * pixels + 16 * tokens)
+        # batch before on their way to the host, and in single.
+        batch = max(2 * encoding.batch * pixels, encoding.batch * pixels + 12 * tokens)
         moments = 6 * _DOUBLE * channels**2
         needed = max(needed, encoding.token_bytes(plane) + batch + moments)
     return needed
@@ -294,8 +294,8 @@ def _sampling(encoding: EncodingPlan, plane: PlaneStacks, size: _Sizes) -> int:
     for image in (0, 1):
         count, rows, columns, channels = encoding.token_shape(plane, image)
         slices = plane.stacks[image].tokens.shape_zyx[0]
-        # Of a slice: in half precision, chosen, and in double precision once more for its moments.
-        moments = rows * columns * channels * (2 * _HALF + 2 * _DOUBLE) + 6 * _DOUBLE * channels**2
+        # Of a slice: in half precision, chosen, and in single precision once more for its moments.
+        moments = rows * columns * channels * (2 * _HALF + 2 * _FLOAT) + 6 * _DOUBLE * channels**2
         projected = _FLOAT * count * rows * columns * encoding.components
         project = projected + rows * columns * channels * (_HALF + _FLOAT)
         sample = projected + _FLOAT * rows * columns * (count + 4 * slices)

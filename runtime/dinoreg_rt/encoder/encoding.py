@@ -123,10 +123,10 @@ class EncodingPlan:
 
     def _under_way(self, plane: PlaneStacks) -> int:
         """Pixels of two batches, one in the engine and the next; tokens of two as they come, one of
-        them in half and in double precision."""
+        them in half and in single precision."""
         _, rows, columns, channels = self.token_shape(plane, 0)
         pixels, tokens = 3 * plane.graph.height * plane.graph.width, rows * columns * channels
-        return self.batch * (2 * 4 * pixels + (2 * 4 + 2 + 8) * tokens)
+        return self.batch * (2 * 4 * pixels + (2 * 4 + 2 + 4) * tokens)
 
     def _token_sizes(self, plane: PlaneStacks) -> list[int]:
         return [2 * int(np.prod(self.token_shape(plane, i), dtype=np.int64)) for i in (0, 1)]
