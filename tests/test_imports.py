@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,6 +163,28 @@ def test_a_whole_run_with_an_encoder_without_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_run_on_the_cpu_does_not_reach_for_cuda() -> None:
+    """Of a library with CUDA, too; the driver would be opened, and its devices woken up."""
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "from phantoms import make_grid, make_phantom\n"
+        "import dinoreg_rt\n"
+        "grid = make_grid((16, 20, 24), (4.0, 4.0, 4.0))\n"
+        "pair = make_phantom(grid, grid)\n"
+        "config = dinoreg_rt.RegistrationConfig(device='cpu', threads=1)\n"
+        "dinoreg_rt.register(pair.fixed, pair.moving, config=config)\n"
+    )
+    # glibc tells what is opened; another C library says nothing.
+    environment = os.environ | {"LD_DEBUG": "files"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    opened = set(re.findall(rb"file=(\S+)", done.stderr))
+    assert not {name for name in opened if b"libcuda" in name or b"libnv" in name}
 
 
 def test_help_loads_neither_numpy_nor_simpleitk() -> None:

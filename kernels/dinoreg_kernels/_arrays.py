@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ._errors import KernelError
-from ._library import PROGRESS, Execution, PointMapArgs
+from ._library import PROGRESS, Execution, PointMap
 
 #: A NumPy or CuPy array.
 Array = Any
@@ -105,9 +105,9 @@ def point_map(
     field: Array | None = None,
     to_field: ArrayLike | None = None,
     matrix: ArrayLike | None = None,
-) -> PointMapArgs:
+) -> PointMap:
     """`dr_point_map`; see `dinoreg_kernels.map_field` for what it means."""
-    args = PointMapArgs()
+    args = PointMap()
     args.affine = doubles(affine, 12, "index_map")
     if field is not None:
         args.field = pointer(field, np.float32, "field", FIELD)

@@ -32,7 +32,7 @@ class Execution(ctypes.Structure):
     )
 
 
-class PointMapArgs(ctypes.Structure):
+class PointMap(ctypes.Structure):
     """`dr_point_map`."""
 
     _fields_ = (
@@ -53,7 +53,7 @@ class ResampleArgs(ctypes.Structure):
         ("out", c_void_p),
         ("out_shape", _Int3),
         ("inside", c_void_p),
-        ("map", PointMapArgs),
+        ("map", PointMap),
         ("samples", _Int3),
         ("outside", c_float),
         ("extend", c_int32),
@@ -68,7 +68,7 @@ class LabelsArgs(ctypes.Structure):
         ("in_shape", _Int3),
         ("out", c_void_p),
         ("out_shape", _Int3),
-        ("map", PointMapArgs),
+        ("map", PointMap),
         ("nearest", c_int32),
         ("outside", c_int32),
     )
@@ -77,7 +77,7 @@ class LabelsArgs(ctypes.Structure):
 class MapArgs(ctypes.Structure):
     """`dr_map_args`."""
 
-    _fields_ = (("out", c_void_p), ("out_shape", _Int3), ("map", PointMapArgs))
+    _fields_ = (("out", c_void_p), ("out_shape", _Int3), ("map", PointMap))
 
 
 class JacobianArgs(ctypes.Structure):

@@ -153,3 +153,35 @@ def test_spread(rng):
         )
         results.append((solution.spread,))
     assert_same_bits(results)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {},
+        {"squarings": 5},
+        {"feature_similarity": "cosine", "trust_cost": 1.0},
+        {"feature_similarity": "lncc"},
+    ],
+)
+@pytest.mark.gpu
+def test_on_a_gpu(cuda, terms):
+    """The same bits from run to run, and the CPU's field: by launches alone, where each level has
+    one iteration, and where further ones are a CUDA graph."""
+    shape = (22, 24, 26)
+    rng = np.random.default_rng(1)
+    arrays = (np.float16(waves(shape)), np.float16(waves(shape, (0.7, -1.6, 1.2))))
+    arrays += (np.float32(rng.random(shape)),) * 2
+    images = (np.float32(arrays[0][..., 0]), np.float32(arrays[1][..., 1]))
+    for iterations in ((1, 1), (5, 4)):
+        options = SolverOptions(
+            search_radius=(1, 2, 2), iterations=iterations, correlation_weight=1.5, **terms
+        )
+        on_cpu = solve(*arrays, images=images, spacing_mm=(2, 2, 2), options=options)
+        there = [cuda.put(a) for a in (*arrays, *images)]
+        found = [
+            solve(*there[:4], images=tuple(there[4:]), spacing_mm=(2, 2, 2), options=options)
+            for _ in range(2)
+        ]
+        assert_same_bits([(cuda.get(s.field), cuda.get(s.similarity)) for s in found])
+        cuda.check(found[0].field, on_cpu.field, "field_mm")

@@ -1,8 +1,8 @@
 """Joint PCA of the tokens of both images: exact, streamed, deterministic.
 
 Means are float64. Products are float32, of tokens centred chunk by chunk, and the chunks' sums are
-merged in float64, so the order of magnitude of the tokens does not show in the basis and the size of
-the chunks only in its last digits. On a GPU all of it stays there.
+merged in float64: the order of magnitude of the tokens does not show in the basis, the size of the
+chunks only in its last digits. On a GPU all of it stays there.
 """
 
 from __future__ import annotations
