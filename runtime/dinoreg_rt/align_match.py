@@ -87,6 +87,10 @@ def match(
             iterations=(iterations,),
             learning_rate_mm=0.6 * cell_mm,
             smoothing_mm=cell_mm,
+            # Not the registration's: a position is judged before organs are followed in detail.
+            smoothness=1.25,
+            fold_penalty=1.0,
+            fold_margin=0.1,
         ),
         threads=device.threads,
     )

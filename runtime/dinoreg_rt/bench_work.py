@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Literal
 
 from .bench_ceilings import Ceilings
-from .features import MIND_CHANNELS, padded_channels
+from .features import MindFeatures, padded_channels
 from .preprocess import required
 from .types import Geometry
 
@@ -74,13 +74,8 @@ def registration_work(plan: Plan, fixed: Geometry, moving: Geometry) -> list[Wor
     return [*parts, *_result_work(plan, fixed, moving)]
 
 
-def _mind_channels(plan: Plan) -> int:
-    windows = plan.config.intensity_windows_mm or ()
-    return MIND_CHANNELS + (len(windows) if plan.config.intensity == "on" else 0)
-
-
 def _channels(plan: Plan) -> int:
-    mind = _mind_channels(plan) if plan.config.uses_mind else 0
+    mind = MindFeatures.of(plan.config).channels if plan.config.uses_mind else 0
     return mind + (0 if plan.encoding is None else plan.encoding.channels)
 
 
@@ -90,7 +85,7 @@ def _control_voxels(plan: Plan) -> int:
 
 def _mind_work(plan: Plan) -> Work:
     voxels = sum(math.prod(g.shape_zyx) for g in (plan.grids.working, plan.lattice.working))
-    stride = padded_channels(_mind_channels(plan))
+    stride = MindFeatures.of(plan.config).stored_channels
     radius = round(required(plan.config.mind_radius_mm) / min(plan.grids.working.spacing_mm))
     # Twelve distances: difference and square, three sums over the patch, minimum, mean, exp.
     operations = voxels * 12 * (2 + 3 * (2 * radius + 1) + 18)
@@ -191,7 +186,7 @@ def _decoy_work(plan: Plan) -> Work:
 
     In MIND-SSC, whatever else is compared.
     """
-    channels = _mind_channels(plan)
+    channels = MindFeatures.of(plan.config).channels
     shape = [-(-n // 2) for n in plan.grids.control.shape_zyx]
     factor = [max(1, (f + 1) // 2) for f in plan.grids.search_factor_zyx]
     moved = 2 * 2 * padded_channels(channels) * _control_voxels(plan)

@@ -20,9 +20,9 @@ from .config import RegistrationConfig
 from .decoys import decoy_workspace_bytes
 from .device import Device, StageTimer
 from .errors import ResourceError
-from .features import MIND_CHANNELS, padded_channels, patch_radius
+from .features import MindFeatures, padded_channels
 from .moving_lattice import MovingLattice
-from .preprocess import WorkingGrids, required, whole_voxels
+from .preprocess import WorkingGrids
 from .solve import solution_fields, solver_options
 from .types import DeviceMemory, Geometry, Volume
 
@@ -61,7 +61,7 @@ def predict_device_memory(
 ) -> dict[str, int]:
     """Bytes on the device that each stage needs at its peak, in the order of the stages."""
     sets = [encoding.channels] if encoding is not None else []
-    sets += [_mind_channels(config)] if config.uses_mind else []
+    sets += [MindFeatures.of(config).channels] if config.uses_mind else []
     size = _Sizes(
         (volumes[0].array.size, volumes[1].array.size),
         (_voxels(grids.working), _voxels(lattice.working)),
@@ -207,11 +207,6 @@ def _voxels(grid: Geometry) -> int:
     return int(np.prod(grid.shape_zyx, dtype=np.int64))
 
 
-def _mind_channels(config: RegistrationConfig) -> int:
-    windows = config.intensity_windows_mm or () if config.intensity == "on" else ()
-    return MIND_CHANNELS + len(windows)
-
-
 def _field_of_view(size: _Sizes) -> int:
     """A mask as float32, as if there were one, and share, value and product of one image."""
     return size.weights + max(
@@ -260,9 +255,10 @@ def _features(
         images = _FLOAT * sum(size.working)
         peak = max(peak, parts + images)
     if config.computes_mind:
+        mind = MindFeatures.of(config)
         for image, grid in enumerate((grids.working, lattice.working)):
             parts += _mind(config) * size.control[image]
-            peak = max(peak, parts + images + _mind_workspace(grid, grids, config))
+            peak = max(peak, parts + images + mind.workspace_bytes(grid, grids.pool_zyx))
     parts += _intensities(size, grids, config)
     if encoding is not None and (config.uses_mind or len(encoding.planes) > 1):
         # Joined beside its parts, one of which is multiplied by its weight at a time.
@@ -272,20 +268,7 @@ def _features(
 
 def _mind(config: RegistrationConfig) -> int:
     """MIND-SSC of one control voxel, and its weight."""
-    return _HALF * padded_channels(_mind_channels(config)) + _FLOAT
-
-
-def _mind_workspace(grid: Geometry, grids: WorkingGrids, config: RegistrationConfig) -> int:
-    mind = dinoreg_kernels.mind_workspace_bytes(
-        grid.shape_zyx,
-        radius=patch_radius(required(config.mind_radius_mm), grid),
-        dilation=whole_voxels(required(config.mind_dilation_mm), grid),
-        pool=grids.pool_zyx,
-    )
-    if config.intensity != "on":
-        return mind
-    windows = config.intensity_windows_mm or ()
-    return max(mind, dinoreg_kernels.local_workspace_bytes(grid.shape_zyx, grids.pool_zyx, windows))
+    return _HALF * MindFeatures.of(config).stored_channels + _FLOAT
 
 
 def _sampling(encoding: EncodingPlan, plane: PlaneStacks, size: _Sizes) -> int:
@@ -313,7 +296,7 @@ def _trust(
     """Pooling (padded copies beside a mean and one summand of it), then a small search."""
     shapes = [tuple(-(-n // 2) + 1 for n in grid.control.shape_zyx) for grid in (grids, lattice)]
     small = [int(np.prod(shape)) for shape in shapes]
-    stride = padded_channels(_mind_channels(config))
+    stride = MindFeatures.of(config).stored_channels
     pooled = _mind(config) * sum(small)
     pool = max(_mind(config) * 8 * cells + _FLOAT * (2 * stride + 2) * cells for cells in small)
     # Intensities, and those of the mirror image; then warped, with bins and counts.

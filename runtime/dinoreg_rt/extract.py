@@ -131,7 +131,7 @@ def extract_features(
         if config.computes_mind or correlates:
             images = working_images(volumes, plan)
         if config.computes_mind:
-            mind = mind_features(plan).compute(*images, plan.device)
+            mind = MindFeatures.of(config).compute(*images, plan.device)
         if mind is not None and config.uses_mind:
             sets.append(mind)
             weights.append(1.0 if plan.encoding is None else config.mind_weight)
@@ -140,18 +140,6 @@ def extract_features(
         features = join_features(sets, weights, plan.device)
         report("features", 1.0)
     return Extracted(features, mind if config.trust else None, intensities, summary)
-
-
-def mind_features(plan: Plan) -> MindFeatures:
-    """MIND-SSC and local intensities as the plan's configuration wants them."""
-    config = plan.config
-    return MindFeatures(
-        required(config.mind_radius_mm),
-        required(config.mind_dilation_mm),
-        config.feature_scale,
-        config.intensity_windows_mm or () if config.intensity == "on" else (),
-        config.intensity_scale,
-    )
 
 
 def working_images(

@@ -14,8 +14,9 @@ import numpy as np
 
 import dinoreg_kernels
 
+from .config import RegistrationConfig
 from .device import Device
-from .preprocess import whole_voxels
+from .preprocess import required, whole_voxels
 from .types import Array, Geometry
 
 #: Stored channels are a multiple of this: one vector load.
@@ -84,10 +85,41 @@ class MindFeatures:
     intensity_windows_mm: tuple[float, ...] = ()
     intensity_scale: float = 1.0
 
+    @classmethod
+    def of(cls, config: RegistrationConfig) -> MindFeatures:
+        """As a configuration wants them in which nothing is left open."""
+        return cls(
+            required(config.mind_radius_mm),
+            required(config.mind_dilation_mm),
+            config.feature_scale,
+            config.intensity_windows_mm or () if config.intensity == "on" else (),
+            config.intensity_scale,
+        )
+
     @property
     def channels(self) -> int:
         """Of a voxel, without padding."""
         return MIND_CHANNELS + len(self.intensity_windows_mm)
+
+    @property
+    def stored_channels(self) -> int:
+        """Of a voxel, with padding."""
+        return padded_channels(self.channels)
+
+    def workspace_bytes(self, grid: Geometry, pool_zyx: tuple[int, int, int]) -> int:
+        """What libdinoreg takes for one image on `grid`, beside image and features."""
+        mind = dinoreg_kernels.mind_workspace_bytes(
+            grid.shape_zyx,
+            radius=patch_radius(self.radius_mm, grid),
+            dilation=whole_voxels(self.dilation_mm, grid),
+            pool=pool_zyx,
+        )
+        if not self.intensity_windows_mm:
+            return mind
+        local = dinoreg_kernels.local_workspace_bytes(
+            grid.shape_zyx, pool_zyx, self.intensity_windows_mm
+        )
+        return max(mind, local)
 
     def compute(self, fixed: WorkingImage, moving: WorkingImage, device: Device) -> FeaturePair:
         """MIND-SSC of each image, averaged over the control voxels.
@@ -109,7 +141,7 @@ class MindFeatures:
             radius=patch_radius(self.radius_mm, image.geometry),
             dilation=whole_voxels(self.dilation_mm, image.geometry),
             pool=image.pool_zyx,
-            channels=padded_channels(self.channels),
+            channels=self.stored_channels,
             scale=self.scale,
             structure=weight,
             threads=device.threads,

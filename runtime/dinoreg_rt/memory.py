@@ -11,7 +11,7 @@ import dinoreg_kernels
 from .config import RegistrationConfig
 from .device import Device
 from .errors import ResourceError
-from .features import padded_channels
+from .features import MindFeatures, padded_channels
 from .machine import memory_bytes
 from .moving_lattice import MovingLattice
 from .preprocess import WorkingGrids
@@ -21,9 +21,6 @@ from .types import Volume
 if TYPE_CHECKING:
     from .encoder.encoding import EncodingPlan
     from .planning import Plan
-
-#: MIND-SSC and two channels of local intensity, see `MindFeatures`.
-_MIND_CHANNELS = 14
 
 
 def predict_memory(
@@ -42,8 +39,9 @@ def predict_memory(
     if device.kind == "cuda":
         tokens = 0 if encoding is None else _encoding(encoding, config)
         return tokens + _delivered(fixed, moving, config)
+    mind = MindFeatures.of(config)
     sets = [encoding.channels] if encoding is not None else []
-    sets += [_MIND_CHANNELS] if config.uses_mind else []
+    sets += [mind.channels] if config.uses_mind else []
     stride = padded_channels(sum(sets))
     voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
     # Joined sets stand beside the ones that they are made of.
@@ -51,12 +49,10 @@ def predict_memory(
     correlates = bool(config.correlation_weight)
     features = voxels * (2 * (stride + parts) + 4 + 4 * correlates)
     if config.computes_mind and not config.uses_mind:  # for the verdict alone
-        features += voxels * (2 * padded_channels(_MIND_CHANNELS) + 4)
-    working = [grid.shape_zyx for grid in (grids.working, lattice.working)]
+        features += voxels * (2 * mind.stored_channels + 4)
+    working = (grids.working, lattice.working)
     needs_images = config.computes_mind or correlates
-    images = 4 * sum(np.prod(shape) for shape in working) if needs_images else 0
-    # MIND-SSC goes through an image in slabs of 32 planes: two buffers of twelve float32 channels.
-    slabs = max(2 * 4 * 12 * min(32, shape[0]) * np.prod(shape[1:]) for shape in working)
+    images = 4 * sum(np.prod(grid.shape_zyx) for grid in working) if needs_images else 0
     workspace = dinoreg_kernels.solver_workspace_bytes(
         grids.control.shape_zyx,
         lattice.control.shape_zyx,
@@ -72,6 +68,7 @@ def predict_memory(
     results += 4 * 7 * np.prod(fixed.geometry.shape_zyx) if config.confidence else 0
     stages = [features + workspace + field, results + field]
     if config.computes_mind:
+        slabs = max(mind.workspace_bytes(grid, grids.pool_zyx) for grid in working)
         stages.append(images + features + slabs)
     if encoding is not None:
         encoder = _encoding(encoding, config)

@@ -21,8 +21,8 @@ from dinoreg_rt.bench_ceilings import best_seconds, measure_ceilings
 from dinoreg_rt.bench_work import registration_work
 from dinoreg_rt.decoys import search_decoys
 from dinoreg_rt.device import Device
-from dinoreg_rt.extract import mind_features, working_images
-from dinoreg_rt.features import control_intensities
+from dinoreg_rt.extract import working_images
+from dinoreg_rt.features import MindFeatures, control_intensities
 from dinoreg_rt.io import as_volume
 from dinoreg_rt.preprocess import weight_on
 from dinoreg_rt.registration import Plan, plan
@@ -52,7 +52,7 @@ class Timed:
 def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
     """The parts of the default registration of a pair, under their names in `bench_work`."""
     config, grids, lattice = plan_.config, plan_.grids, plan_.lattice
-    images, source = working_images((fixed, moving), plan_), mind_features(plan_)
+    images, source = working_images((fixed, moving), plan_), MindFeatures.of(plan_.config)
     features = source.compute(*images, CPU)
     weights = (features.fixed_weight, features.moving_weight)
     options = solver_options(config, grids)
