@@ -8,29 +8,25 @@
 DR_NAMESPACE_BEGIN
 
 // Maker::make(execution) -> launcher; Maker::finish(launcher) -> status of the device.
-template <class Maker, class Args, class Operation>
-dr_status with_launcher(const dr_execution& execution, Args& args, Operation operation) {
-  const auto launch = Maker::make(execution);
-  const dr_status status = operation(launch, args);
-  return status == DR_OK ? Maker::finish(launch) : status;
-}
-
 template <class Maker>
 struct BackendTable {
-  template <class Args, dr_status (*operation)(const typename Maker::Launcher&, const Args&)>
+  using L = typename Maker::Launcher;
+
+  template <class Args, dr_status (*operation)(const L&, const Args&)>
   static dr_status entry(const dr_execution& execution, const Args& args) {
-    return with_launcher<Maker>(execution, args, operation);
+    const L launch = Maker::make(execution);
+    const dr_status status = operation(launch, args);
+    return status == DR_OK ? Maker::finish(launch) : status;
   }
 
+  // Unlike the others it reports progress, which is the caller's.
   static dr_status solve(const dr_execution& execution, const dr_solver_args& args) {
-    const auto launch = Maker::make(execution);
-    Solver<typename Maker::Launcher> solver(launch, execution, args);
-    const dr_status status = solver.solve();
+    const L launch = Maker::make(execution);
+    const dr_status status = Solver<L>(launch, execution, args).solve();
     return status == DR_OK ? Maker::finish(launch) : status;
   }
 
   static const Backend& table() {
-    using L = typename Maker::Launcher;
     static const Backend backend = {entry<dr_resample_args, dr::resample_image<L>>,
                                     entry<dr_labels_args, dr::resample_labels<L>>,
                                     entry<dr_map_args, dr::map_field<L>>,

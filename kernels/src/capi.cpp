@@ -180,15 +180,20 @@ dr_status check_solver(const dr_solver_args& a) {
   REQUIRE(reinterpret_cast<uintptr_t>(a.similarity) % 8 == 0, "similarity must be 8-byte aligned");
   REQUIRE(a.coupling_rounds == 0 || a.coupling != nullptr, "coupling is NULL");
   CHECK(check_positive("learning_rate_mm", &a.learning_rate_mm, 1));
-  const double weights[] = {a.cost_smoothing_mm, a.field_smoothing_mm, a.smoothing_mm,
-                            a.smoothness,        a.fold_penalty,       a.fold_margin,
-                            a.feature_weight,    a.trust_cost,         a.correlation_weight};
-  const char* names[] = {"cost_smoothing_mm", "field_smoothing_mm", "smoothing_mm",
-                         "smoothness",        "fold_penalty",       "fold_margin",
-                         "feature_weight",    "trust_cost",         "correlation_weight"};
-  for (int i = 0; i < 9; ++i)
-    REQUIRE(std::isfinite(weights[i]) && weights[i] >= 0.0, "%s = %g; wanted >= 0", names[i],
-            weights[i]);
+  const struct {
+    const char* name;
+    double value;
+  } not_negative[] = {{"cost_smoothing_mm", a.cost_smoothing_mm},
+                      {"field_smoothing_mm", a.field_smoothing_mm},
+                      {"smoothing_mm", a.smoothing_mm},
+                      {"smoothness", a.smoothness},
+                      {"fold_penalty", a.fold_penalty},
+                      {"fold_margin", a.fold_margin},
+                      {"feature_weight", a.feature_weight},
+                      {"trust_cost", a.trust_cost},
+                      {"correlation_weight", a.correlation_weight}};
+  for (const auto& [name, value] : not_negative)
+    REQUIRE(std::isfinite(value) && value >= 0.0, "%s = %g; wanted >= 0", name, value);
   REQUIRE(a.feature_weight > 0.0 || a.correlation_weight > 0.0,
           "feature_weight and correlation_weight are 0; wanted one above 0");
   const bool lncc = a.feature_similarity == DR_FEATURES_LNCC && a.feature_weight > 0.0;
