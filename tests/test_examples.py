@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,25 @@ def test_compiled_example(source, variable, compiler, flags, output, tmp_path) -
     compile_ = [*command.split(), *flags, *warnings, EXAMPLES / source, "-I", include, *link]
     run(compile_, tmp_path)
     assert re.search(output, run([tmp_path / "program"], tmp_path))
+
+
+def test_embedded_python(tmp_path: Path) -> None:
+    headers, libraries = sysconfig.get_path("include"), sysconfig.get_config_var("LIBDIR")
+    library = f"python{sysconfig.get_config_var('LDVERSION')}"
+    compiler = os.environ.get("CXX") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no compiler (CXX or c++)")
+    if not Path(headers, "Python.h").exists():
+        pytest.skip(f"the headers of this Python are not installed ({headers})")
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        pytest.skip("this Python has no shared library to embed")
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-I", headers]
+    link = [f"-L{libraries}", f"-l{library}", f"-Wl,-rpath,{libraries}", "-o", tmp_path / "program"]
+    run([*compiler.split(), *flags, EXAMPLES / "embed.cpp", *link], tmp_path)
+    printed = run([tmp_path / "program", sys.executable], tmp_path)
+    along_x = re.match(r"(\d\.\d\d) mm along x .* 0\.000 % folded", printed)
+    assert along_x is not None, printed
+    assert abs(float(along_x[1]) - 5) < 0.3  # measured: 5.06
 
 
 def test_python_example(tmp_path: Path) -> None:
