@@ -12,7 +12,6 @@ context: one process should use one context of a device.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DeviceError, InputError
+from .io.arrays import float32_at
 
 
 class AdoptedContext:
@@ -102,9 +102,7 @@ def host_buffer(
             f"cannot make an array of shape {tuple(shape)} at address {address:#x}; wanted is the "
             "address of float32 values (a multiple of 4) and at least one value"
         )
-    memory = (ctypes.c_float * count).from_address(address)
-    memory._owner = owner  # type: ignore[attr-defined]
-    return np.ctypeslib.as_array(memory).reshape(tuple(shape))
+    return float32_at(address, shape, owner)
 
 
 @contextmanager

@@ -204,12 +204,21 @@ def test_simpleitk_round_trip() -> None:
     np.testing.assert_array_equal(back_field.vectors_mm, field.vectors_mm)
 
 
-def test_the_volume_does_not_share_memory_with_the_image() -> None:
+def test_the_volume_shares_the_images_memory_until_that_is_changed() -> None:
     image = sitk.GetImageFromArray(random_array(*SHAPE))
+    address = sitk.GetArrayViewFromImage(image).ctypes.data
     volume = io.volume_from_sitk(image)
+    assert volume.array.ctypes.data == address
+    assert not volume.array.flags.writeable
     before = volume.array.copy()
     image[0, 0, 0] = 77.0
+    image += 1
     np.testing.assert_array_equal(volume.array, before)
+    part = volume.array[1:]
+    del image, volume
+    used_again = [np.full(before.shape, 5, np.float32) for _ in range(20)]
+    np.testing.assert_array_equal(part, before[1:])
+    assert len(used_again) == 20
 
 
 def test_vectors_marked_as_ras_displacements_are_turned(tmp_path: Path) -> None:

@@ -7,9 +7,13 @@ them. CuPy is imported only for arrays that need it.
 
 from __future__ import annotations
 
+import ctypes
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DeviceError, InputError
 from ..types import Array
@@ -42,6 +46,13 @@ def as_array(values: Any, name: str = "array") -> Array:
             "array (PyTorch: tensor.detach().float())"
         ) from error
     return np.asarray(values)
+
+
+def float32_at(address: int, shape: Sequence[int], owner: object | None) -> NDArray[np.float32]:
+    """float32 memory of somebody else as an array, without a copy; it keeps `owner` alive."""
+    memory = (ctypes.c_float * math.prod(shape)).from_address(address)
+    memory._owner = owner  # type: ignore[attr-defined]
+    return np.ctypeslib.as_array(memory).reshape(tuple(shape))
 
 
 def device_of(array: Array) -> str:

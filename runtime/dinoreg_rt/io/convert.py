@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..types import DisplacementField, Geometry, LabelMap, Volume
 from . import nifti, validate
-from .arrays import as_numpy
+from .arrays import as_numpy, float32_at
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
 def volume_from_sitk(image: sitk.Image, name: str = "image", pixel_type: str = "") -> Volume:
-    """A checked `Volume` with a copy of the voxels.
+    """A checked `Volume`: read-only, over the image's memory where that is float32, else a copy.
 
     Args:
         image: 3D, scalar.
@@ -25,9 +25,12 @@ def volume_from_sitk(image: sitk.Image, name: str = "image", pixel_type: str = "
         pixel_type: NumPy name to remember; by default that of `image`.
     """
     _check_kind(image, components=1, name=name)
-    view = _view(image)
-    voxels = np.array(view) if view.dtype == np.float32 else view  # the view dies with the image
-    return build_volume(voxels, sitk_geometry(image), pixel_type or view.dtype.name, name)
+    voxels = _view(image)
+    if voxels.dtype == np.float32:
+        # A view alone would die with the image. ITK's copy shares the voxels until one is changed.
+        voxels = float32_at(voxels.ctypes.data, voxels.shape, owner=type(image)(image))
+        voxels.flags.writeable = False
+    return build_volume(voxels, sitk_geometry(image), pixel_type or voxels.dtype.name, name)
 
 
 def labels_from_sitk(image: sitk.Image, name: str = "labels") -> LabelMap:
