@@ -16,7 +16,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from .errors import EXIT_CODES, DeviceError, DinoregError, OutputError, ResourceError
-from .interruption import sigterm_as_exception
+from .interruption import Terminated, sigterm_as_exception
 
 
 class _Entry(NamedTuple):
@@ -186,7 +186,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except SystemExit as error:  # from `sigterm_as_exception`
+    except Terminated as error:
         _print_error("terminated; nothing was written")
         code = error.code
     sys.exit(code if isinstance(code, int) else 0)

@@ -148,6 +148,19 @@ def test_doctor_as_table() -> None:
     assert "What auto would choose" in result.stdout
 
 
+@pytest.mark.parametrize("arguments", [[], ["models"], ["export"]])
+def test_groups_without_a_command_show_their_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dinoreg-rt", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert "Usage: dinoreg-rt" in said.out + said.err
+    assert "terminated" not in said.err
+
+
 def test_sigterm_is_code_143() -> None:
     # In a process of its own: pytest's fault handler sets up a signal stack that is too small for
     # the vector registers once OpenVINO has widened them, and any signal then ends the process.
