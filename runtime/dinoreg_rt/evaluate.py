@@ -178,7 +178,7 @@ def _fixed_grid(files: PairFiles, fixed: LabelMap | None) -> Geometry | None:
     if fixed is not None:
         return fixed.geometry
     if files.mask:
-        return read_labels(files.mask).geometry
+        return read_labels(files.mask, mask=True).geometry
     return read_volume(files.fixed_image).geometry if files.fixed_image else None
 
 
@@ -227,7 +227,7 @@ def _read_mask(files: PairFiles, displacement: DisplacementField) -> NDArray[np.
 
     if files.mask is None:
         return None
-    mask = read_labels(files.mask)
+    mask = read_labels(files.mask, mask=True)
     check_mask_grid(mask.geometry, displacement.geometry, str(files.mask), "fixed")
     return np.asarray(mask.array)
 
