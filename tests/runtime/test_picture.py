@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.geometry import sample_linear
 from dinoreg_rt.inversion import voxel_centres
 from dinoreg_rt.picture import draw_picture
 from dinoreg_rt.quality import jacobian_determinant
 from dinoreg_rt.result import RegistrationResult
-from dinoreg_rt.slices import anatomical_axes, extract_planes, sample_linear
+from dinoreg_rt.slices import anatomical_axes, extract_planes
 from dinoreg_rt.types import (
     AffineTransform,
     DisplacementField,
@@ -101,6 +102,16 @@ def test_sampling() -> None:
     found = sample_linear(array, at)
     np.testing.assert_allclose(found[:4], [0, 23, 1.5 + 4 + 6, 0])
     assert np.isnan(found[4:]).all()
+
+
+def test_sampling_of_vectors() -> None:
+    array = np.random.default_rng(0).normal(size=(2, 3, 4, 3)).astype(np.float32)
+    at = np.random.default_rng(1).uniform(-1, [4, 3, 2], (40, 3))
+    found = sample_linear(array, at, outside=0.0)
+    for channel in range(3):
+        expected = np.nan_to_num(sample_linear(array[..., channel], at))
+        np.testing.assert_array_equal(found[:, channel], expected)
+    assert (found == 0).all(axis=1).any()
 
 
 @pytest.mark.parametrize("shape", [(9, 11, 13), (2, 40, 30), (30, 2, 5)])

@@ -91,11 +91,12 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
     check_writable(output.parent)
     reporter("read", 0.0)
     chain = [step for path in options["transforms"] for step in read_transform(path)]
+    summary: dict[str, Any] = {"status": "ok", "exit_code": 0, "output": str(output)}
     if kind == "points":
-        inversion = _apply_to_points(chain, options)
+        inversion, outside = _apply_to_points(chain, options, reporter)
+        summary["points_outside_field"] = outside
     else:
         inversion = _apply_to_volume(kind, chain, options, reporter)
-    summary: dict[str, Any] = {"status": "ok", "exit_code": 0, "output": str(output)}
     if inversion is not None:
         summary["inverse_residual_mm"] = inversion.residual_mm
         reporter.say("inverse", f"largest residual {inversion.residual_mm:.2g} mm")
@@ -124,20 +125,33 @@ def _apply_to_volume(
     if labels is not None:
         warped = warp_labels(labels, chain, grid, nearest=options["nearest"])
         io.write_labels(options["output"], warped)
+    reporter("warp", 1.0)
     return inversion
 
 
-def _apply_to_points(chain: list[Transform], options: dict[str, Any]) -> Inversion | None:
+def _apply_to_points(
+    chain: list[Transform], options: dict[str, Any], reporter: Reporter
+) -> tuple[Inversion | None, int]:
+    """Also the number of points that met a displacement field outside its grid."""
     import numpy as np
 
     from ..inversion import invert_points
-    from ..io import read_points, transform_points, write_points
+    from ..io import read_points, transform_points_within, write_points
 
     points = read_points(options["points"], options["frame"])
+    reporter("map", 0.0)
     if not options["inverse"]:
-        mapped = transform_points(chain, points.points_lps_mm)
+        mapped, within = transform_points_within(chain, points.points_lps_mm)
         write_points(options["output"], points.with_points(mapped))
-        return None
+        reporter("map", 1.0)
+        outside = np.flatnonzero(~within)
+        if outside.size:
+            reporter.say(
+                "warning",
+                f"{outside.size} of {len(mapped)} points lie outside the displacement field (the "
+                f"first is '{points.labels[outside[0]]}'), where it counts as 0, as in ITK",
+            )
+        return None, int(outside.size)
     mapped, inversion = invert_points(chain, points.points_lps_mm)
     lost = np.flatnonzero(np.isnan(mapped).any(axis=1))
     if lost.size:
@@ -147,4 +161,5 @@ def _apply_to_points(chain: list[Transform], options: dict[str, Any]) -> Inversi
             "shows; remove them"
         )
     write_points(options["output"], points.with_points(mapped))
-    return inversion
+    reporter("map", 1.0)
+    return inversion, 0
