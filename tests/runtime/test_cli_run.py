@@ -37,12 +37,13 @@ class FakeRegistration:
         return SimpleNamespace(
             choices={
                 "device": "cpu, because no CUDA device can be used",
+                "working grid": "12 x 10 x 8 voxels",
                 "features": "MIND-SSC, because no encoder was given",
             },
             memory_bytes=300 << 20,
             device_memory=None,
             encoding=None,
-            describe=lambda: "features at 2 mm, search 12 mm",
+            describe=lambda: "working grid   12 x 10 x 8 voxels\nmemory         about 300 MiB",
         )
 
     def register(
@@ -166,7 +167,10 @@ def test_dry_run_writes_nothing(pair: list[str], tmp_path: Path) -> None:
     before = names(tmp_path)
     result = invoke(*pair, "--dry-run")
     assert result.exit_code == 0
-    assert "features at 2 mm" in result.stdout
+    assert "working grid   12 x 10 x 8" in result.stdout
+    assert "features: MIND-SSC" in result.stderr
+    for once in ("12 x 10 x 8", "300 MiB"):
+        assert result.output.count(once) == 1
     assert "warped.nii.gz" in result.stdout
     assert names(tmp_path) == before
 

@@ -11,7 +11,7 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig, preset_names
-from ..job import RunRequest, announce, execute_run, plan_run
+from ..job import RunRequest, execute_run, plan_run
 from ..progress import Reporter, reporting
 from ..report import RunReport
 from .options import config_options, given_config
@@ -140,8 +140,11 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(summary, indent=2))
         return
-    announce(plan, reporter)
-    click.echo(plan.describe())
+    numbers = plan.describe()
+    for topic, reason in plan.choices.items():
+        if reason not in numbers:  # the grid is one of them: nothing is said twice
+            reporter.say(topic, reason)
+    click.echo(numbers)
     click.echo(f"Would write into {request.output}: {', '.join(request.files())}")
 
 
