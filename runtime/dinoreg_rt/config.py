@@ -7,12 +7,21 @@ applies to, at least one, so that a stack of ten thick slices and a 1 mm brain b
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from .config_errors import explain
 from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
@@ -268,22 +277,22 @@ class RegistrationConfig(BaseModel):
         """Whether MIND-SSC is made: because it takes part, or for the verdict on trust alone."""
         return self.uses_mind or self.trust
 
-    @model_validator(mode="after")
-    def _windows_rise(self) -> RegistrationConfig:
-        for name in ("ct_window_hu", "encoder_ct_window_hu"):
-            low, high = getattr(self, name)
-            if not low < high:
-                raise ValueError(f"{name} = {low:g}, {high:g}: the first must be the smaller")
-        return self
+    @field_validator("ct_window_hu", "encoder_ct_window_hu")
+    @classmethod
+    def _windows_rise(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("the first must be the smaller")
+        return value
 
-    @model_validator(mode="after")
-    def _trust_is_of_voxels(self) -> RegistrationConfig:
-        if self.feature_similarity == "lncc" and self.trust_cost > 0:
+    @field_validator("trust_cost")
+    @classmethod
+    def _trust_is_of_voxels(cls, value: float, info: ValidationInfo) -> float:
+        if value > 0 and info.data.get("feature_similarity") == "lncc":
             raise ValueError(
-                f"trust_cost = {self.trust_cost:g} with feature_similarity = lncc, which has no "
-                "cost of single voxels: give trust_cost = 0, or mse or cosine"
+                "wanted 0 with the feature similarity lncc, which has no cost of single voxels; "
+                "or mse or cosine"
             )
-        return self
+        return value
 
     @classmethod
     def from_sources(
@@ -291,8 +300,15 @@ class RegistrationConfig(BaseModel):
         preset: str | None = None,
         file: Path | None = None,
         overrides: dict[str, Any] | None = None,
+        spelled: Mapping[str, str] | None = None,
     ) -> RegistrationConfig:
         """Preset, then TOML file, then explicit values; the later wins.
+
+        Args:
+            preset: a name of `preset_names`.
+            file: names and values.
+            overrides: names and values.
+            spelled: how errors call a parameter, where not by its name: ``--name``.
 
         Raises:
             ConfigError: unknown preset or key, value out of range, unreadable file.
@@ -301,21 +317,12 @@ class RegistrationConfig(BaseModel):
         if preset is not None:
             values.update(_read_preset(preset))
         if file is not None:
-            values.update(_read_toml(file))
+            values.update(read_toml(file))
         values.update(overrides or {})
-        return cls.checked(values)
-
-    @classmethod
-    def checked(cls, values: dict[str, Any]) -> RegistrationConfig:
-        """From names and values.
-
-        Raises:
-            ConfigError: an unknown name or a value out of range.
-        """
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ConfigError(_explain(error, cls)) from error
+            raise ConfigError(explain(error, cls, values, spelled or {})) from error
 
 
 def preset_names() -> list[str]:
@@ -331,22 +338,15 @@ def _read_preset(name: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not a TOML file: {error}") from error
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = ", ".join(model.model_fields)
-            lines.append(f"unknown option '{key}'; known are: {known}")
-        else:
-            lines.append(f"{key} = {problem['input']!r}: {problem['msg']}")
-    return "; ".join(lines)

@@ -217,9 +217,17 @@ def test_masks_are_read(fake: FakeRegistration, pair: list[str], tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--iterations", "9,-3"], 4, "iterations.1 = -3"),
+        (
+            ["--iterations", "9,-3"],
+            4,
+            "--iterations 9,-3: wanted 1 to 6 values, each a whole",
+        ),
+        (["--smoothness", "-1"], 4, "Error: --smoothness -1: wanted a number from 0 up to 10000\n"),
+        (["--gpu-memory", "0"], 4, "--gpu-memory 0: wanted a number above 0 up to 10000"),
+        (["--ct-window-hu", "200", "100"], 4, "--ct-window-hu 200,100: the first must be the"),
+        (["--trust-cost", "1", "--feature-similarity", "lncc"], 4, "--trust-cost 1: wanted 0 with"),
         (["--preset", "none"], 4, "no preset 'none'"),
-        (["--device", "gpu"], 4, "device = 'gpu'"),
+        (["--device", "gpu"], 4, "--device gpu: wanted auto, cpu or cuda:N"),
         (["--coupling", "a,b"], 2, "list of numbers"),
         (["--fixed-mask", "missing.nii.gz"], 3, "missing.nii.gz"),
     ],

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
-from ..config import RegistrationConfig, preset_names
+from ..config import preset_names
 from ..device import choose_device
 from ..progress import reporting
-from .options import config_options, given_config
+from .options import config_options, read_config
 
 if TYPE_CHECKING:
     from ..bench_report import BenchReport
@@ -77,9 +77,7 @@ def bench(**options: Any) -> None:
         raise click.UsageError("give both --fixed and --moving, or neither: then a phantom is made")
     if (options["against"] is None) != (options["peer_python"] is None):
         raise click.UsageError("--against and --peer-python belong together")
-    config = RegistrationConfig.from_sources(
-        options["preset"], options["config_file"], given_config(options)
-    )
+    config = read_config(options)
     choose_device(config.device, config.threads)  # what is not there is said before any work
     # Only now: half of the start is their imports, and the device was found missing without them.
     from ..bench import BenchRequest, run_bench

@@ -128,8 +128,29 @@ def given_config(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_config(options: dict[str, Any], **defaults: Any) -> RegistrationConfig:
+    """The preset, then ``--config``, then options; the later wins, and errors name the options.
+
+    Args:
+        options: all of the command's.
+        defaults: of the command, where no option is given; they win over presets and files.
+
+    Raises:
+        ConfigError: as `RegistrationConfig.from_sources`.
+    """
+    given = given_config(options)
+    spelled = {name: _flag(name) for name in given}
+    return RegistrationConfig.from_sources(
+        options["preset"], options["config_file"], defaults | given, spelled
+    )
+
+
+def _flag(name: str) -> str:
+    return _OWN[name][0] if name in _OWN else "--" + name.replace("_", "-")
+
+
 def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
-    flag, own = _OWN.get(name, ("--" + name.replace("_", "-"), {}))
+    flag, own = _flag(name), _OWN.get(name, ("", {}))[1]
     settings: dict[str, Any] = {
         "default": None,
         "panel": _panel_of(name),

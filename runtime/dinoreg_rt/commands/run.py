@@ -14,7 +14,7 @@ from ..config import RegistrationConfig, preset_names
 from ..job import RunRequest, execute_run, plan_run
 from ..progress import Reporter, reporting
 from ..report import RunReport
-from .options import config_options, given_config
+from .options import config_options, read_config
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
 _PATH = click.Path(path_type=Path)
@@ -88,10 +88,7 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
 
     Parameters: the preset, then --config, then the options below; the later wins.
     """
-    config = RegistrationConfig.from_sources(
-        options["preset"], options["config_file"], given_config(options)
-    )
-    request = _request(options, config)
+    request = _request(options, read_config(options))
     with reporting(quiet=options["quiet"]) as reporter:
         if options["dry_run"]:
             _dry_run(request, reporter, as_json=options["as_json"])
