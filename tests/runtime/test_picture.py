@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.geometry import sample_linear
@@ -126,6 +127,17 @@ def test_draws(tmp_path: Path, shape: tuple[int, int, int], kind: str) -> None:
         vectors += 1e4
     draw_picture(make_result(grid, vectors), fixed, fixed, tmp_path / "qc.png")
     assert (tmp_path / "qc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_panels_say_what_they_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first panel is the start of the registration, not where the headers place the image."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    image = coordinate_image(make_grid(), 0)
+    result = make_result(make_grid(), np.zeros((9 * 11 * 13, 3)))
+    draw_picture(result, image, image, tmp_path / "a.png")
+    titles = [axes.get_title() for axes in figures[0].axes]
+    assert titles[:2] == ["after initial alignment", "after registration"]
 
 
 def test_same_picture_twice(tmp_path: Path) -> None:
