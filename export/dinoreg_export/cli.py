@@ -15,6 +15,8 @@ from dinoreg_rt.errors import DeviceError
 from .engine_cli import engine_command
 
 if TYPE_CHECKING:
+    from dinoreg_rt.manifest import Source
+
     from .files import Progress
     from .weights import Weights
 
@@ -72,28 +74,9 @@ def onnx_command(**options: Any) -> None:
     _need_onnx()
     from dinoreg_rt.manifest import Source
 
-    from .bundle import export_bundle
     from .checkpoint import open_checkpoint
     from .models import named
     from .random_weights import RandomWeights
-
-    def make(weights: Weights, source: Source) -> None:
-        with progress_bars(shown=not (options["quiet"] or options["as_json"])) as progress:
-            manifest = export_bundle(
-                weights,
-                source,
-                [parse_size(text) for text in options["sizes"]],
-                options["folder"],
-                precision=options["precision"],
-                normalisation=options["normalisation"],
-                force=options["force"],
-                progress=progress,
-            )
-        if options["as_json"]:
-            click.echo(manifest.model_dump_json(indent=2))
-        elif not options["quiet"]:
-            click.echo(f"written: {options['folder']}")
-            _say(manifest.model, manifest.verification)
 
     seed = options["random_seed"]
     if (seed is None) == (options["weights"] is None):
@@ -102,14 +85,38 @@ def onnx_command(**options: Any) -> None:
         raise click.UsageError("--random-seed needs --model: there are no tensors to go by")
     if seed is not None:
         random = RandomWeights(named(options["model"]), seed)
-        make(random, Source(checkpoint=f"random seed {seed}", sha256="0" * 64, layout="none",
-                            random_weights=True))  # fmt: skip
+        source = Source(
+            checkpoint=f"random seed {seed}", sha256="0" * 64, layout="none", random_weights=True
+        )
+        _export(random, source, options)
         return
     with open_checkpoint(options["weights"], options["model"]) as checkpoint:
         source = Source(
             checkpoint=checkpoint.name, sha256=checkpoint.sha256, layout=checkpoint.layout
         )
-        make(checkpoint, source)
+        _export(checkpoint, source, options)
+
+
+def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
+    """Write the bundle, and say so."""
+    from .bundle import export_bundle
+
+    with progress_bars(shown=not (options["quiet"] or options["as_json"])) as progress:
+        manifest = export_bundle(
+            weights,
+            source,
+            [parse_size(text) for text in options["sizes"]],
+            options["folder"],
+            precision=options["precision"],
+            normalisation=options["normalisation"],
+            force=options["force"],
+            progress=progress,
+        )
+    if options["as_json"]:
+        click.echo(manifest.model_dump_json(indent=2))
+    elif not options["quiet"]:
+        click.echo(f"written: {options['folder']}")
+        _say(manifest.model, manifest.verification)
 
 
 @export.command()
