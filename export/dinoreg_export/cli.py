@@ -25,7 +25,9 @@ _BUNDLE = click.Path(path_type=Path)
 
 @click.group()
 def export() -> None:
-    """Make an encoder bundle out of a checkpoint: ONNX, weights, manifest. Needs no torch."""
+    """Make an encoder bundle out of a checkpoint (`onnx`: graphs, weights, manifest), build
+    TensorRT engines of a bundle (`engine`), and check a bundle. Needs no torch.
+    """
 
 
 export.add_command(engine_command)
@@ -37,14 +39,17 @@ export.add_command(engine_command)
     type=click.Path(path_type=Path),
     help="Checkpoint: .safetensors, .pth, or a folder with model.safetensors or its index.",
 )
-@click.option("--model", default="auto", show_default=True, help="Name, or by the tensors' shapes.")
+@click.option(
+    "--model", default="auto", show_default=True, help="Its name; auto: by the tensors' shapes."
+)
 @click.option(
     "--size",
     "sizes",
     multiple=True,
     required=True,
     metavar="HEIGHTxWIDTH",
-    help="Input size in pixels, a multiple of the patch; may be given several times.",
+    help="Input size in pixels, a multiple of the patch, such as 1792x1536; may be given several "
+    "times.",
 )
 @click.option("-o", "--output", "folder", type=_BUNDLE, required=True, help="Folder to make.")
 @click.option(
@@ -61,8 +66,10 @@ export.add_command(engine_command)
     show_default=True,
     help="Mean and deviation of the training's pixels.",
 )
-@click.option("--random-seed", type=int, help="Random weights for --model, to try the plumbing.")
-@click.option("--force", is_flag=True, help="Replace a bundle.")
+@click.option(
+    "--random-seed", type=int, help="Random weights for --model instead of --weights, for tests."
+)
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
 def onnx_command(**options: Any) -> None:

@@ -34,7 +34,7 @@ _COMMANDS = {
     "models": _Entry("dinoreg_rt.commands.models", "List and check the encoders that are there."),
     "sweep": _Entry("dinoreg_rt.commands.sweep", "Compare configurations: accuracy, time."),
     "doctor": _Entry("dinoreg_rt.commands.doctor", "Show what this machine can do, and what not."),
-    "export": _Entry("", "Make an encoder bundle (ONNX) out of a DINOv3 or DINOv2 checkpoint."),
+    "export": _Entry("", "Make encoders: DINOv3, DINOv2 checkpoints to ONNX and to TensorRT."),
 }
 #: Entry points of commands that live in other packages: this one doesn't import them.
 _PLUGINS = "dinoreg_rt.commands"
@@ -156,8 +156,15 @@ def _print_version(ctx: click.Context, _: click.Parameter, *values: bool) -> Non
     ctx.exit()
 
 
+_EPILOG = f"""Example:
+
+dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result
+
+{EXIT_CODE_TEXT}"""
+
+
 @click.group(
-    cls=LazyGroup, epilog=EXIT_CODE_TEXT, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.option(
     "--version",

@@ -69,8 +69,12 @@ class RegistrationConfig(BaseModel):
     body_mask: Literal["auto", "off"] = Field(
         "auto", description="auto: only the body counts, without the table and the air; or off"
     )
-    fixed_modality: ModalityChoice = Field("auto", description="auto, ct or mr")
-    moving_modality: ModalityChoice = Field("auto", description="auto, ct or mr")
+    fixed_modality: ModalityChoice = Field(
+        "auto", description="what the fixed image is; auto tells it by its values"
+    )
+    moving_modality: ModalityChoice = Field(
+        "auto", description="what the moving image is; auto tells it by its values"
+    )
     ct_window_hu: tuple[float, float] = Field(
         (-125.0, 225.0), description="CT values below and above are clipped"
     )
@@ -100,7 +104,7 @@ class RegistrationConfig(BaseModel):
         "the slices best",
     )
     slice_stride: int = Field(
-        1, ge=1, le=1000, description="every so many slices one is encoded, and the last (k)"
+        1, ge=1, le=1000, description="one of so many slices is encoded, and the last (k)"
     )
     axis: Literal["auto", "axial", "coronal", "sagittal", "all"] = Field(
         "auto",
@@ -117,14 +121,14 @@ class RegistrationConfig(BaseModel):
         (-150.0, 250.0), description="CT values that are black and white for the encoder"
     )
     encoder_normalisation: Literal["bundle", "none"] = Field(
-        "bundle", description="of the pixels: the bundle's mean and deviation, or none"
+        "bundle", description="pixels are normalised by the bundle's mean and deviation, or not"
     )
     token_memory_gb: float = Field(
         4.0, ge=0, le=1e4, description="tokens beyond this go to a file in the temporary folder"
     )
     cache: bool = Field(default=True, description="keep the tokens of encoded images")
     cache_gb: float = Field(
-        20.0, ge=0, le=1e5, description="size of that cache (DINOREG_CACHE names its folder)"
+        20.0, ge=0, le=1e5, description="size of the tokens' cache (DINOREG_CACHE names its folder)"
     )
     mind_radius_mm: float | None = Field(
         None,
@@ -144,10 +148,11 @@ class RegistrationConfig(BaseModel):
         None,
         min_length=1,
         max_length=4,
-        description="widths (sigma) of their windows; default: 4 and 8 working voxels",
+        description="widths (sigma) of the local intensities' windows; default: 4 and 8 working "
+        "voxels",
     )
     intensity_scale: float = Field(
-        1.2, gt=0, le=100, description="their weight: a factor on the local intensities"
+        1.2, gt=0, le=100, description="weight of the local intensities: a factor on them"
     )
     feature_scale: float = Field(
         1.0, gt=0, le=1e3, description="features are multiplied by this before the solver"
@@ -212,25 +217,27 @@ class RegistrationConfig(BaseModel):
         ge=0,
         le=1e3,
         description="weight of the features' difference in the refinement; default: 1, for two "
-        "close MR 0.1 (with correlation_weight 0: 1)",
+        "close MR 0.1 (without correlation: 1)",
     )
     feature_similarity: FeatureSimilarity = Field(
         "mse",
-        description="that difference: mse (squared), cosine (of the angle between the vectors), or "
-        "lncc (local correlation of each channel, in the windows of the intensities')",
+        description="how features are compared: mse (squared difference), cosine (of the angle "
+        "between the vectors), or lncc (local correlation of each channel, in the windows of the "
+        "intensities' correlation)",
     )
     correlation_weight: float | None = Field(
         None,
         ge=0,
         le=1e3,
-        description="weight of 1 - rho^2 beside it, rho the local correlation of the intensities; "
-        "0: features alone; default: 2.5, for two close MR 3",
+        description="weight of 1 - rho^2 beside the features, rho the local correlation of the "
+        "intensities; 0: features alone; default: 2.5, for two close MR 3",
     )
     correlation_window_mm: float | None = Field(
         None,
         gt=0,
         le=200,
-        description="width (sigma) of its windows; default: 2 control voxels, for two CT 1.25",
+        description="width (sigma) of the local correlation's windows; default: 2 control voxels, "
+        "for two CT 1.25",
     )
     correlation_noise: float | None = Field(
         None,
@@ -250,7 +257,7 @@ class RegistrationConfig(BaseModel):
         800.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
     )
     fold_margin: float = Field(
-        0.2, ge=0, lt=1, description="det J below this is penalised: room before a fold"
+        0.2, ge=0, lt=1, description="a det J below this is penalised: room before a fold"
     )
     transform: Literal["displacement", "velocity"] = Field(
         "displacement",

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-@click.command("apply", epilog=EXIT_CODE_TEXT)
+# The blank lines keep the help renderer from joining lines.
+_EPILOG = f"""Examples, after runs from A (fixed) to B (moving) and from B to C: C on the grid of A,
+and where in C lies what is marked in A.
+
+dinoreg-rt apply -t ab.h5 -t bc.h5 --image C.nii.gz --reference A.nii.gz -o C_on_A.nii.gz
+
+dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
+
+{EXIT_CODE_TEXT}"""
+
+
+@click.command("apply", epilog=_EPILOG)
 @click.option(
     "-t",
     "--transform",
@@ -34,7 +45,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--labels", type=_PATH, help="Label map to resample; no label is invented.")
 @click.option("--nearest", is_flag=True, help="Labels: the nearest voxel's, not the heaviest.")
 @click.option("--points", type=_PATH, help="Points to map: .csv, .mrk.json or .fcsv.")
-@click.option("--reference", type=_PATH, help="Image whose grid the output takes.")
+@click.option(
+    "--reference",
+    type=_PATH,
+    help="Image whose grid the output takes: the fixed image; with --inverse the moving one.",
+)
 @click.option("--inverse", is_flag=True, help="Apply the inverse of the whole chain.")
 @click.option(
     "--frame",
@@ -49,14 +64,7 @@ def apply(**options: Any) -> None:
     """Apply a chain of transforms to an image, a label map or points.
 
     Transforms are listed in the order in which points pass through them, from the fixed image to
-    the moving image. After a run from A (fixed) to B (moving) and one from B to C, this shows C on
-    the grid of A, and this finds in C what is marked in A:
-
-    \b
-    apply -t ab.h5 -t bc.h5 --image C.nii.gz --reference A.nii.gz -o out.nii.gz
-
-    \b
-    apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
+    the moving image.
 
     As everywhere in ITK, the same transform takes moving images to the fixed grid and fixed points
     to the moving image. --inverse takes fixed images to the moving grid and moving points to the

@@ -31,7 +31,7 @@ _WHAT, _AGAINST = "What is measured", "Comparison"
     nargs=3,
     default=(192, 160, 192),
     metavar="X Y Z",
-    show_default="192 160 192",
+    show_default=True,
     panel=_WHAT,
     help="Voxels of the phantom, of 2 mm.",
 )
@@ -53,7 +53,10 @@ _WHAT, _AGAINST = "What is measured", "Comparison"
     help="Also run the published package on the same images and device.",
 )
 @click.option(
-    "--peer-python", type=_PATH, panel=_AGAINST, help="Python of the environment that has it."
+    "--peer-python",
+    type=_PATH,
+    panel=_AGAINST,
+    help="Python of the environment that has that package.",
 )
 @click.option(
     "--peer-runs",
@@ -61,7 +64,7 @@ _WHAT, _AGAINST = "What is measured", "Comparison"
     default=1,
     show_default=True,
     panel=_AGAINST,
-    help="Calls of it.",
+    help="Calls of that package.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Everything on stdout as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the result and errors.")

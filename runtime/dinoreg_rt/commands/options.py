@@ -19,6 +19,7 @@ from ..config import RegistrationConfig
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OTHER_PANEL = "Parameters"
+_LONGEST_METAVAR = 40
 _PANELS = {
     "Machine": ("device", "threads", "gpu_memory_gb"),
     "Start": ("initial", "linear"),
@@ -160,6 +161,10 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
         flag = f"{flag}/--no-{flag[2:]}"
     else:
         settings |= own or _type_of(field.annotation)
+        names = getattr(settings.get("type"), "choices", ())
+        if len("|".join(names)) > _LONGEST_METAVAR:  # it would be broken inside of a name
+            settings["metavar"] = "NAME"
+            settings["help"] = f"{', '.join(names)}: {_help(field)}"
     return click.option(flag, name, **settings)
 
 

@@ -21,7 +21,17 @@ _PATH = click.Path(path_type=Path)
 _FILES, _REPORTING = "Files", "What is said"
 
 
-@click.command("run", epilog=EXIT_CODE_TEXT)
+# The blank lines keep the help renderer from joining lines.
+_EPILOG = f"""Examples:
+
+dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result
+
+dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels.nii.gz --inverse
+
+{EXIT_CODE_TEXT}"""
+
+
+@click.command("run", epilog=_EPILOG)
 @click.option(
     "-f", "--fixed", type=_PATH, required=True, panel=_FILES, help="Fixed image, or DICOM folder."
 )
@@ -75,8 +85,13 @@ _FILES, _REPORTING = "Files", "What is said"
     panel=_REPORTING,
     help="Exit with 0, not 9, when the result should not be trusted; the report says so anyway.",
 )
-@click.option("--dry-run", is_flag=True, panel=_REPORTING, help="Check everything, write nothing.")
-@click.option("--json", "as_json", is_flag=True, panel=_REPORTING, help="Report on stdout.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    panel=_REPORTING,
+    help="Check everything and say what would be done; write nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, panel=_REPORTING, help="The report on stdout.")
 @click.option("-q", "--quiet", is_flag=True, panel=_REPORTING, help="Only errors.")
 @click.pass_context
 def run(ctx: click.RichContext, /, **options: Any) -> None:

@@ -70,8 +70,12 @@ dinoreg-rt sweep --pairs pairs.csv -o out --space space.toml --samples 50 --seed
     help="TOML file with [grid] and [random]: name = [a, b] or "
     "name = { low = 0.1, high = 2, log = true, whole = false }.",
 )
-@click.option("--samples", type=click.IntRange(0), panel=_SPACE, help="Draws from [random].")
-@click.option("--seed", type=click.IntRange(0), panel=_SPACE, help="Of the draws. [default: 0]")
+@click.option(
+    "--samples", type=click.IntRange(0), panel=_SPACE, help="Number of draws from [random]."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), panel=_SPACE, help="Seed of the draws. [default: 0]"
+)
 @click.option("--config", "config_file", type=_PATH, panel=_SPACE, help="TOML file of parameters.")
 @click.option("--preset", panel=_SPACE, help=f"Set of parameters: {', '.join(preset_names())}.")
 @config_options
