@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -79,12 +80,7 @@ def export_bundle(
         raise ConfigError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")
     _check_free(folder, force=force)
     report = progress or (lambda stage, fraction: None)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
+    with _staged(folder) as work:
         graphs, verification = _write_files(weights, sizes, work, precision, report)
         (work / NOTICE_NAME).write_text(_notice(a, source), "utf-8")
         names = [WEIGHTS_NAME, *(graph.file for graph in graphs), NOTICE_NAME]
@@ -102,12 +98,6 @@ def export_bundle(
             exporter=f"dinoreg-rt {_version()}",
         )
         write_manifest(manifest, work)
-        work.chmod(0o755)
-        _put_in_place(work, folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return manifest
 
 
@@ -172,6 +162,22 @@ def _passing(
             if passes(compare(weights, Path(name) / probe.name, probe.size, precision)):
                 return precision
     return None
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A hidden folder that takes the place of `folder` when the block ends, or is gone."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield work
+            work.chmod(0o755)
+            _put_in_place(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
 def _put_in_place(work: Path, folder: Path) -> None:

@@ -15,6 +15,8 @@ from dinoreg_rt.errors import DeviceError
 from .engine_cli import engine_command
 
 if TYPE_CHECKING:
+    from dinoreg_rt.manifest import Source
+
     from .files import Progress
     from .weights import Weights
 
@@ -23,7 +25,9 @@ _BUNDLE = click.Path(path_type=Path)
 
 @click.group()
 def export() -> None:
-    """Make an encoder bundle out of a checkpoint: ONNX, weights, manifest. Needs no torch."""
+    """Make an encoder bundle out of a checkpoint (`onnx`: graphs, weights, manifest), build
+    TensorRT engines of a bundle (`engine`), and check a bundle. Needs no torch.
+    """
 
 
 export.add_command(engine_command)
@@ -35,14 +39,17 @@ export.add_command(engine_command)
     type=click.Path(path_type=Path),
     help="Checkpoint: .safetensors, .pth, or a folder with model.safetensors or its index.",
 )
-@click.option("--model", default="auto", show_default=True, help="Name, or by the tensors' shapes.")
+@click.option(
+    "--model", default="auto", show_default=True, help="Its name; auto: by the tensors' shapes."
+)
 @click.option(
     "--size",
     "sizes",
     multiple=True,
     required=True,
     metavar="HEIGHTxWIDTH",
-    help="Input size in pixels, a multiple of the patch; may be given several times.",
+    help="Input size in pixels, a multiple of the patch, such as 1792x1536; may be given several "
+    "times.",
 )
 @click.option("-o", "--output", "folder", type=_BUNDLE, required=True, help="Folder to make.")
 @click.option(
@@ -59,8 +66,10 @@ export.add_command(engine_command)
     show_default=True,
     help="Mean and deviation of the training's pixels.",
 )
-@click.option("--random-seed", type=int, help="Random weights for --model, to try the plumbing.")
-@click.option("--force", is_flag=True, help="Replace a bundle.")
+@click.option(
+    "--random-seed", type=int, help="Random weights for --model instead of --weights, for tests."
+)
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
 def onnx_command(**options: Any) -> None:
@@ -72,28 +81,9 @@ def onnx_command(**options: Any) -> None:
     _need_onnx()
     from dinoreg_rt.manifest import Source
 
-    from .bundle import export_bundle
     from .checkpoint import open_checkpoint
     from .models import named
     from .random_weights import RandomWeights
-
-    def make(weights: Weights, source: Source) -> None:
-        with progress_bars(shown=not (options["quiet"] or options["as_json"])) as progress:
-            manifest = export_bundle(
-                weights,
-                source,
-                [parse_size(text) for text in options["sizes"]],
-                options["folder"],
-                precision=options["precision"],
-                normalisation=options["normalisation"],
-                force=options["force"],
-                progress=progress,
-            )
-        if options["as_json"]:
-            click.echo(manifest.model_dump_json(indent=2))
-        elif not options["quiet"]:
-            click.echo(f"written: {options['folder']}")
-            _say(manifest.model, manifest.verification)
 
     seed = options["random_seed"]
     if (seed is None) == (options["weights"] is None):
@@ -102,14 +92,38 @@ def onnx_command(**options: Any) -> None:
         raise click.UsageError("--random-seed needs --model: there are no tensors to go by")
     if seed is not None:
         random = RandomWeights(named(options["model"]), seed)
-        make(random, Source(checkpoint=f"random seed {seed}", sha256="0" * 64, layout="none",
-                            random_weights=True))  # fmt: skip
+        source = Source(
+            checkpoint=f"random seed {seed}", sha256="0" * 64, layout="none", random_weights=True
+        )
+        _export(random, source, options)
         return
     with open_checkpoint(options["weights"], options["model"]) as checkpoint:
         source = Source(
             checkpoint=checkpoint.name, sha256=checkpoint.sha256, layout=checkpoint.layout
         )
-        make(checkpoint, source)
+        _export(checkpoint, source, options)
+
+
+def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
+    """Write the bundle, and say so."""
+    from .bundle import export_bundle
+
+    with progress_bars(shown=not (options["quiet"] or options["as_json"])) as progress:
+        manifest = export_bundle(
+            weights,
+            source,
+            [parse_size(text) for text in options["sizes"]],
+            options["folder"],
+            precision=options["precision"],
+            normalisation=options["normalisation"],
+            force=options["force"],
+            progress=progress,
+        )
+    if options["as_json"]:
+        click.echo(manifest.model_dump_json(indent=2))
+    elif not options["quiet"]:
+        click.echo(f"written: {options['folder']}")
+        _say(manifest.model, manifest.verification)
 
 
 @export.command()

@@ -16,7 +16,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from .errors import EXIT_CODES, DeviceError, DinoregError, OutputError, ResourceError
-from .interruption import sigterm_as_exception
+from .interruption import Terminated, sigterm_as_exception
 
 
 class _Entry(NamedTuple):
@@ -34,7 +34,7 @@ _COMMANDS = {
     "models": _Entry("dinoreg_rt.commands.models", "List and check the encoders that are there."),
     "sweep": _Entry("dinoreg_rt.commands.sweep", "Compare configurations: accuracy, time."),
     "doctor": _Entry("dinoreg_rt.commands.doctor", "Show what this machine can do, and what not."),
-    "export": _Entry("", "Make an encoder bundle (ONNX) out of a DINOv3 or DINOv2 checkpoint."),
+    "export": _Entry("", "Make encoders: DINOv3, DINOv2 checkpoints to ONNX and to TensorRT."),
 }
 #: Entry points of commands that live in other packages: this one doesn't import them.
 _PLUGINS = "dinoreg_rt.commands"
@@ -156,8 +156,15 @@ def _print_version(ctx: click.Context, _: click.Parameter, *values: bool) -> Non
     ctx.exit()
 
 
+_EPILOG = f"""Example:
+
+dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result
+
+{EXIT_CODE_TEXT}"""
+
+
 @click.group(
-    cls=LazyGroup, epilog=EXIT_CODE_TEXT, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.option(
     "--version",
@@ -186,7 +193,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except SystemExit as error:  # from `sigterm_as_exception`
+    except Terminated as error:
         _print_error("terminated; nothing was written")
         code = error.code
     sys.exit(code if isinstance(code, int) else 0)

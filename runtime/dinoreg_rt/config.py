@@ -7,12 +7,21 @@ applies to, at least one, so that a stack of ten thick slices and a 1 mm brain b
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from .config_errors import explain
 from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
@@ -60,8 +69,12 @@ class RegistrationConfig(BaseModel):
     body_mask: Literal["auto", "off"] = Field(
         "auto", description="auto: only the body counts, without the table and the air; or off"
     )
-    fixed_modality: ModalityChoice = Field("auto", description="auto, ct or mr")
-    moving_modality: ModalityChoice = Field("auto", description="auto, ct or mr")
+    fixed_modality: ModalityChoice = Field(
+        "auto", description="what the fixed image is; auto tells it by its values"
+    )
+    moving_modality: ModalityChoice = Field(
+        "auto", description="what the moving image is; auto tells it by its values"
+    )
     ct_window_hu: tuple[float, float] = Field(
         (-125.0, 225.0), description="CT values below and above are clipped"
     )
@@ -91,7 +104,7 @@ class RegistrationConfig(BaseModel):
         "the slices best",
     )
     slice_stride: int = Field(
-        1, ge=1, le=1000, description="every so many slices one is encoded, and the last (k)"
+        1, ge=1, le=1000, description="one of so many slices is encoded, and the last (k)"
     )
     axis: Literal["auto", "axial", "coronal", "sagittal", "all"] = Field(
         "auto",
@@ -108,14 +121,14 @@ class RegistrationConfig(BaseModel):
         (-150.0, 250.0), description="CT values that are black and white for the encoder"
     )
     encoder_normalisation: Literal["bundle", "none"] = Field(
-        "bundle", description="of the pixels: the bundle's mean and deviation, or none"
+        "bundle", description="pixels are normalised by the bundle's mean and deviation, or not"
     )
     token_memory_gb: float = Field(
         4.0, ge=0, le=1e4, description="tokens beyond this go to a file in the temporary folder"
     )
     cache: bool = Field(default=True, description="keep the tokens of encoded images")
     cache_gb: float = Field(
-        20.0, ge=0, le=1e5, description="size of that cache (DINOREG_CACHE names its folder)"
+        20.0, ge=0, le=1e5, description="size of the tokens' cache (DINOREG_CACHE names its folder)"
     )
     mind_radius_mm: float | None = Field(
         None,
@@ -135,10 +148,11 @@ class RegistrationConfig(BaseModel):
         None,
         min_length=1,
         max_length=4,
-        description="widths (sigma) of their windows; default: 4 and 8 working voxels",
+        description="widths (sigma) of the local intensities' windows; default: 4 and 8 working "
+        "voxels",
     )
     intensity_scale: float = Field(
-        1.2, gt=0, le=100, description="their weight: a factor on the local intensities"
+        1.2, gt=0, le=100, description="weight of the local intensities: a factor on them"
     )
     feature_scale: float = Field(
         1.0, gt=0, le=1e3, description="features are multiplied by this before the solver"
@@ -203,25 +217,27 @@ class RegistrationConfig(BaseModel):
         ge=0,
         le=1e3,
         description="weight of the features' difference in the refinement; default: 1, for two "
-        "close MR 0.1 (with correlation_weight 0: 1)",
+        "close MR 0.1 (without correlation: 1)",
     )
     feature_similarity: FeatureSimilarity = Field(
         "mse",
-        description="that difference: mse (squared), cosine (of the angle between the vectors), or "
-        "lncc (local correlation of each channel, in the windows of the intensities')",
+        description="how features are compared: mse (squared difference), cosine (of the angle "
+        "between the vectors), or lncc (local correlation of each channel, in the windows of the "
+        "intensities' correlation)",
     )
     correlation_weight: float | None = Field(
         None,
         ge=0,
         le=1e3,
-        description="weight of 1 - rho^2 beside it, rho the local correlation of the intensities; "
-        "0: features alone; default: 2.5, for two close MR 3",
+        description="weight of 1 - rho^2 beside the features, rho the local correlation of the "
+        "intensities; 0: features alone; default: 2.5, for two close MR 3",
     )
     correlation_window_mm: float | None = Field(
         None,
         gt=0,
         le=200,
-        description="width (sigma) of its windows; default: 2 control voxels, for two CT 1.25",
+        description="width (sigma) of the local correlation's windows; default: 2 control voxels, "
+        "for two CT 1.25",
     )
     correlation_noise: float | None = Field(
         None,
@@ -241,7 +257,7 @@ class RegistrationConfig(BaseModel):
         800.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
     )
     fold_margin: float = Field(
-        0.2, ge=0, lt=1, description="det J below this is penalised: room before a fold"
+        0.2, ge=0, lt=1, description="a det J below this is penalised: room before a fold"
     )
     transform: Literal["displacement", "velocity"] = Field(
         "displacement",
@@ -268,22 +284,22 @@ class RegistrationConfig(BaseModel):
         """Whether MIND-SSC is made: because it takes part, or for the verdict on trust alone."""
         return self.uses_mind or self.trust
 
-    @model_validator(mode="after")
-    def _windows_rise(self) -> RegistrationConfig:
-        for name in ("ct_window_hu", "encoder_ct_window_hu"):
-            low, high = getattr(self, name)
-            if not low < high:
-                raise ValueError(f"{name} = {low:g}, {high:g}: the first must be the smaller")
-        return self
+    @field_validator("ct_window_hu", "encoder_ct_window_hu")
+    @classmethod
+    def _windows_rise(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("the first must be the smaller")
+        return value
 
-    @model_validator(mode="after")
-    def _trust_is_of_voxels(self) -> RegistrationConfig:
-        if self.feature_similarity == "lncc" and self.trust_cost > 0:
+    @field_validator("trust_cost")
+    @classmethod
+    def _trust_is_of_voxels(cls, value: float, info: ValidationInfo) -> float:
+        if value > 0 and info.data.get("feature_similarity") == "lncc":
             raise ValueError(
-                f"trust_cost = {self.trust_cost:g} with feature_similarity = lncc, which has no "
-                "cost of single voxels: give trust_cost = 0, or mse or cosine"
+                "wanted 0 with the feature similarity lncc, which has no cost of single voxels; "
+                "or mse or cosine"
             )
-        return self
+        return value
 
     @classmethod
     def from_sources(
@@ -291,8 +307,15 @@ class RegistrationConfig(BaseModel):
         preset: str | None = None,
         file: Path | None = None,
         overrides: dict[str, Any] | None = None,
+        spelled: Mapping[str, str] | None = None,
     ) -> RegistrationConfig:
         """Preset, then TOML file, then explicit values; the later wins.
+
+        Args:
+            preset: a name of `preset_names`.
+            file: names and values.
+            overrides: names and values.
+            spelled: how errors call a parameter, where not by its name: ``--name``.
 
         Raises:
             ConfigError: unknown preset or key, value out of range, unreadable file.
@@ -301,21 +324,12 @@ class RegistrationConfig(BaseModel):
         if preset is not None:
             values.update(_read_preset(preset))
         if file is not None:
-            values.update(_read_toml(file))
+            values.update(read_toml(file))
         values.update(overrides or {})
-        return cls.checked(values)
-
-    @classmethod
-    def checked(cls, values: dict[str, Any]) -> RegistrationConfig:
-        """From names and values.
-
-        Raises:
-            ConfigError: an unknown name or a value out of range.
-        """
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ConfigError(_explain(error, cls)) from error
+            raise ConfigError(explain(error, cls, values, spelled or {})) from error
 
 
 def preset_names() -> list[str]:
@@ -331,22 +345,15 @@ def _read_preset(name: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not a TOML file: {error}") from error
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = ", ".join(model.model_fields)
-            lines.append(f"unknown option '{key}'; known are: {known}")
-        else:
-            lines.append(f"{key} = {problem['input']!r}: {problem['msg']}")
-    return "; ".join(lines)

@@ -59,10 +59,17 @@ class PairFiles:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Dice (0..1) and HD95 of every label that the fixed and the moving label map share."""
+    """Dice (0..1) and HD95 of every label that the fixed and the moving label map share.
+
+    Attributes:
+        dice: by label.
+        hd95: by label.
+        lost: labels with no voxel on the fixed grid: Dice 0, HD95 the diagonal of the grid.
+    """
 
     dice: dict[int, float]
     hd95: dict[int, Hd95]
+    lost: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,6 @@ class PairScores:
         message: why, unless the status is ``ok``.
         before: label scores without the transform.
         after: label scores with it.
-        vanished: shared labels with no voxel left after warping; they score Dice 0.
         jacobian: regularity of the transform.
         tre_before_mm: error of each landmark without the transform.
         tre_after_mm: error of each landmark with it.
@@ -88,10 +94,14 @@ class PairScores:
     message: str = ""
     before: LabelScores | None = None
     after: LabelScores | None = None
-    vanished: tuple[int, ...] = ()
     jacobian: quality.JacobianStatistics | None = None
     tre_before_mm: tuple[float, ...] | None = None
     tre_after_mm: tuple[float, ...] | None = None
+
+    @property
+    def vanished(self) -> tuple[int, ...]:
+        """Shared labels with no voxel left after warping."""
+        return self.after.lost if self.after else ()
 
     def means(self) -> dict[str, float]:
         """One number per metric: means over labels and over landmarks; NaN where not scored."""
@@ -138,14 +148,13 @@ def evaluate_pair(files: PairFiles, mapping: Chain | None = None) -> PairScores:
     grid = _fixed_grid(files, fixed)
     start, chain = _read_chains(files, grid, moving) if mapping is None else ((), mapping)
     before = after = None
-    vanished: tuple[int, ...] = ()
     if grid is None and chain:
         grid = next((t.geometry for t in chain if isinstance(t, DisplacementField)), None)
     displacement = chain_to_displacement(chain, grid) if chain and grid is not None else None
     if fixed is not None and moving is not None:
-        before, _ = _score_labels(fixed, moving, start)
+        before = _score_labels(fixed, moving, start)
         if displacement is not None:
-            after, vanished = _score_labels(fixed, moving, (displacement,))
+            after = _score_labels(fixed, moving, (displacement,))
     jacobian = None
     if displacement is not None:
         jacobian = quality.jacobian_statistics(displacement, _read_mask(files, displacement))
@@ -157,7 +166,6 @@ def evaluate_pair(files: PairFiles, mapping: Chain | None = None) -> PairScores:
         files.kind,
         before=before,
         after=after,
-        vanished=vanished,
         jacobian=jacobian,
         tre_before_mm=tre_before,
         tre_after_mm=tre_after,
@@ -178,7 +186,7 @@ def _fixed_grid(files: PairFiles, fixed: LabelMap | None) -> Geometry | None:
     if fixed is not None:
         return fixed.geometry
     if files.mask:
-        return read_labels(files.mask).geometry
+        return read_labels(files.mask, mask=True).geometry
     return read_volume(files.fixed_image).geometry if files.fixed_image else None
 
 
@@ -201,9 +209,7 @@ def _read_chains(
     return (index_identity(grid, moving.geometry),), (displacement,)
 
 
-def _score_labels(
-    fixed: LabelMap, moving: LabelMap, chain: Chain
-) -> tuple[LabelScores, tuple[int, ...]]:
+def _score_labels(fixed: LabelMap, moving: LabelMap, chain: Chain) -> LabelScores:
     in_fixed, in_moving = quality.label_counts(fixed.array), quality.label_counts(moving.array)
     labels = sorted(in_fixed.keys() & in_moving.keys())
     if not labels:
@@ -213,12 +219,12 @@ def _score_labels(
         )
     # The nearest voxel's label, as Learn2Reg scores: comparable with published numbers.
     warped = warp_labels(moving, chain, fixed.geometry, nearest=True).array
-    scores = LabelScores(
+    left = quality.label_counts(warped)
+    return LabelScores(
         quality.dice(fixed.array, warped, labels),
         quality.hd95(fixed.array, warped, fixed.geometry, labels),
+        lost=tuple(label for label in labels if label not in left),
     )
-    left = quality.label_counts(warped)
-    return scores, tuple(label for label in labels if label not in left)
 
 
 def _read_mask(files: PairFiles, displacement: DisplacementField) -> NDArray[np.int32] | None:
@@ -227,7 +233,7 @@ def _read_mask(files: PairFiles, displacement: DisplacementField) -> NDArray[np.
 
     if files.mask is None:
         return None
-    mask = read_labels(files.mask)
+    mask = read_labels(files.mask, mask=True)
     check_mask_grid(mask.geometry, displacement.geometry, str(files.mask), "fixed")
     return np.asarray(mask.array)
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from .cohort import GroupScores, MeanInterval
 from .errors import InputError
-from .evaluate import PairScores
+from .evaluate import LabelScores, PairScores
 
 #: What every number is, in the JSON report and in the command's help.
 DEFINITIONS = {
@@ -104,19 +104,30 @@ def scores_to_csv(
 
 
 def label_table(scores: PairScores, names: Mapping[int, str]) -> Table:
-    """Every label of one pair, before and after, and their mean."""
+    """Every label of one pair, before and after, and their mean; what was lost has a star."""
+    lost = {when: part.lost if part else () for when, part in _parts(scores)}
     shown = [name for name in _COMPARED if name in _LABEL_METRICS]
     table = Table(title=f"Labels of {scores.name}")
+    if any(lost.values()):
+        table.caption = "* no voxel of the label is left: its HD95 is the diagonal of the grid"
     table.add_column("Label")
     for name in shown:
         for when in _WHEN:
             table.add_column(f"{_COMPARED[name]}\n{when}", justify="right")
     for line in _label_lines(scores):
         label = line["label"]
-        cells = [_number(line.get(f"{name}_{when}")) for name in shown for when in _WHEN]
+        cells = [
+            _number(line.get(f"{name}_{when}")) + "*" * (name != "dice" and label in lost[when])
+            for name in shown
+            for when in _WHEN
+        ]
         table.add_row(Text(f"{label} {names.get(label, '')}".strip()), *cells)
     means = scores.means()
-    cells = [_number(means[f"{name}_{when}"]) for name in shown for when in _WHEN]
+    cells = [
+        _number(means[f"{name}_{when}"]) + "*" * (name != "dice" and bool(lost[when]))
+        for name in shown
+        for when in _WHEN
+    ]
     table.add_section()
     table.add_row("mean", *cells, style="bold")
     return table
@@ -168,13 +179,17 @@ def _heading(column: str) -> str:
     return f"{_COMPARED[name]}\n{when}"
 
 
+def _parts(scores: PairScores) -> tuple[tuple[str, LabelScores | None], ...]:
+    return (("before", scores.before), ("after", scores.after))
+
+
 def _label_lines(scores: PairScores) -> Iterator[dict[str, Any]]:
     """label, and `<metric>_before` and `_after` as far as they were scored."""
     if scores.before is None:
         return
     for label in scores.before.dice:
         line: dict[str, Any] = {"label": label}
-        for when, part in (("before", scores.before), ("after", scores.after)):
+        for when, part in _parts(scores):
             if part is not None:
                 line[f"dice_{when}"] = part.dice[label]
                 line[f"hd95_mm_{when}"] = part.hd95[label].mm

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .types import AffineTransform, FloatArray, Geometry
 
@@ -149,6 +150,39 @@ def centres_within(grid: Geometry, box: Geometry, affine: AffineTransform) -> bo
     sizes = np.asarray(box.shape_xyz)
     # A sliver: the grid of a field read from a file differs from an image's by rounding.
     return bool(np.all((index > -0.501) & (index < sizes - 0.499)))
+
+
+def inside_grid(shape_zyx: tuple[int, ...], index_xyz: FloatArray) -> NDArray[np.bool_]:
+    """Which continuous indices (N, 3) lie in the box of the voxels; NaN does not.
+
+    ITK's box: it reaches half a voxel beyond the outer centres, the upper border left out.
+    """
+    upper = np.array(shape_zyx[::-1]) - 0.5
+    return np.asarray(np.all((index_xyz >= -0.5) & (index_xyz < upper), axis=1))
+
+
+def sample_linear(
+    array: NDArray[np.float32], index_xyz: FloatArray, outside: float = math.nan
+) -> FloatArray:
+    """`array` (D, H, W) or (D, H, W, C) at continuous indices (N, 3), trilinear; (N) or (N, C).
+
+    `outside` beyond the borders of the outermost voxels and at NaN; as in ITK, a point in the
+    outer half of a border voxel has that voxel's value.
+    """
+    inside = inside_grid(array.shape[:3], index_xyz)
+    last = np.array(array.shape[2::-1]) - 1
+    index = np.clip(np.where(inside[:, None], index_xyz, 0.0), 0, last)
+    low = np.minimum(index.astype(np.intp), np.maximum(last - 1, 0))
+    part = index - low
+    # One weight for all channels of a point.
+    channels = (1,) * (array.ndim - 3)
+    value = np.zeros((len(index), *array.shape[3:]))
+    for corner in np.ndindex(2, 2, 2):
+        x, y, z = np.minimum(low + corner, last).T
+        weight = np.prod(np.where(corner, part, 1 - part), axis=1)
+        value += weight.reshape(-1, *channels) * array[z, y, x]
+    value[~inside] = outside
+    return value
 
 
 def describe(geometry: Geometry) -> str:

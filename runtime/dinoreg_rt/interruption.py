@@ -10,6 +10,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 
+class Terminated(SystemExit):
+    """SIGTERM, as an exception; every other `SystemExit` is someone's own way out."""
+
+
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], None]]:
     """Hold SIGINT and SIGTERM back until the yielded function is called.
@@ -46,7 +50,7 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def sigterm_as_exception() -> Iterator[None]:
-    """Turn SIGTERM into `SystemExit` (code 143), so that ``finally`` blocks and `with` clean up.
+    """Turn SIGTERM into `Terminated` (code 143), so that ``finally`` blocks and `with` clean up.
 
     Does nothing outside the main thread, or where the program has a SIGTERM handler of its own.
     """
@@ -63,4 +67,4 @@ def sigterm_as_exception() -> Iterator[None]:
 
 def _exit_on_signal(signum: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(signum, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
-    raise SystemExit(128 + signum)
+    raise Terminated(128 + signum)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,14 +149,15 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     """Everything is read before the work begins, so that a wrong file is found at once."""
     from .io import read_labels, read_volume
 
+    read_mask = partial(read_labels, mask=True)
     jobs: dict[str, tuple[Callable[[Path], Any], Path]] = {
         "fixed": (read_volume, request.fixed),
         "moving": (read_volume, request.moving),
     }
     if request.fixed_mask is not None:
-        jobs["fixed_mask"] = (read_labels, request.fixed_mask)
+        jobs["fixed_mask"] = (read_mask, request.fixed_mask)
     if request.moving_mask is not None:
-        jobs["moving_mask"] = (read_labels, request.moving_mask)
+        jobs["moving_mask"] = (read_mask, request.moving_mask)
     if request.weights is not None:
         jobs["weights"] = (read_volume, request.weights)
     label_names = extra_names("labels", request.labels)

@@ -1,8 +1,9 @@
 """`qc.png`: a registration at a glance.
 
 Three planes through the middle of the fixed image's content, four views of each: a checkerboard of
-fixed and moving image before and after, the displacement as a bent grid, and its Jacobian
-determinant. Displacement and Jacobian leave the initial alignment out: they show what bends.
+fixed and moving image after the initial alignment and after the registration, the displacement as
+a bent grid, and its Jacobian determinant. Displacement and Jacobian leave the initial alignment
+out: they show what bends.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ _Window: TypeAlias = tuple[float, float]
 
 #: The two ends of each LPS axis, negative first.
 _ENDS = (("R", "L"), ("A", "P"), ("I", "S"))
-_TITLES = ("before", "after", "displacement", "Jacobian determinant")
+_TITLES = (
+    "after initial alignment",
+    "after registration",
+    "displacement",
+    "Jacobian determinant",
+)
 _INK, _PAPER, _FAINT = "#e8e6e3", "#111315", "#8d9399"
 _FIXED_TINT, _MOVING_TINT = (0.80, 0.93, 1.0), (1.0, 0.86, 0.66)
 _FOLD_COLOUR = "#ff2bd6"

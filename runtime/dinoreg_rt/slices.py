@@ -19,6 +19,7 @@ from .geometry import (
     shifted_grid,
     transform_points,
 )
+from .geometry import sample_linear as sample_linear  # users look for it here, too
 from .quality import jacobian_determinant
 from .result import RegistrationResult
 from .types import DisplacementField, FloatArray, Geometry, Volume
@@ -79,28 +80,6 @@ def anatomical_axes(geometry: Geometry) -> tuple[tuple[int, int], ...]:
         permutations(range(3)), key=lambda p: sum(abs(direction[lps, p[lps]]) for lps in range(3))
     )
     return tuple((axis, 1 if direction[lps, axis] >= 0 else -1) for lps, axis in enumerate(best))
-
-
-def sample_linear(array: NDArray[np.float32], index_xyz: FloatArray) -> FloatArray:
-    """`array` (D, H, W) at continuous indices (N, 3), trilinear.
-
-    NaN beyond the borders of the outermost voxels and at NaN; as in ITK, a point in the outer half
-    of a border voxel has that voxel's value.
-    """
-    shape_xyz = np.array(array.shape[::-1])
-    inside = np.all((index_xyz >= -0.5) & (index_xyz < shape_xyz - 0.5), axis=1)
-    index_xyz = np.where(inside[:, None], index_xyz, 0.0)
-    index = np.clip(index_xyz, 0, shape_xyz - 1)
-    low = np.minimum(index.astype(np.intp), np.maximum(shape_xyz - 2, 0))
-    high = np.minimum(low + 1, shape_xyz - 1)
-    part = index - low
-    value = np.zeros(len(index))
-    for corner in range(8):
-        upper = [bool(corner >> axis & 1) for axis in range(3)]
-        at = [high[:, a] if up else low[:, a] for a, up in enumerate(upper)]
-        weight = np.prod([part[:, a] if up else 1 - part[:, a] for a, up in enumerate(upper)], 0)
-        value += weight * array[at[2], at[1], at[0]]
-    return np.where(inside, value, np.nan)
 
 
 @dataclass(frozen=True)

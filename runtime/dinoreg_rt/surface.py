@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .body import bounding_box
 from .types import Geometry
 
 
@@ -25,21 +26,12 @@ def hd95_of_mask(fixed: NDArray[np.bool_], warped: NDArray[np.bool_], geometry: 
         worst_mm = float(np.linalg.norm(shape_xyz * spacing))
         return Hd95(worst_mm, float(np.linalg.norm(shape_xyz)))
     # Distances between voxels of the two masks need nothing from outside their common box.
-    box = _bounding_box(fixed | warped)
+    box = bounding_box(fixed | warped, margin=0)
     surface_a, surface_b = _surface(fixed[box]), _surface(warped[box])
     voxels = _percentile_distance(surface_a, surface_b, (1.0, 1.0, 1.0))
     if np.ptp(spacing) < 1e-6 * max(spacing):  # isotropic: one distance serves both units
         return Hd95(voxels * spacing[0], voxels)
     return Hd95(_percentile_distance(surface_a, surface_b, spacing), voxels)
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, get_args, get_origin
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .config import RegistrationConfig
+from .config import RegistrationConfig, read_toml
 from .errors import ConfigError
 
 #: Where a registration runs and which transform it begins with are no properties of a candidate.
@@ -120,7 +119,7 @@ def read_space(
     Raises:
         ConfigError: unreadable, unknown names, impossible distributions, nothing to sweep.
     """
-    content = _read_toml(file) if file is not None else {}
+    content = read_toml(file) if file is not None else {}
     if unknown := content.keys() - {"grid", "random", "samples", "seed"}:
         raise ConfigError(
             f"{file}: unknown {', '.join(sorted(unknown))}; known are [grid], [random], samples "
@@ -163,15 +162,6 @@ def text_of(value: Any) -> str:
     if value is None:
         return "default"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not a TOML file: {error}") from error
 
 
 def _check_name(name: str) -> None:

@@ -84,8 +84,8 @@ def engine_candidates(
     """Each engine of the runtime that is installed here and runs on the CPU."""
     pixels = np.random.default_rng(0).standard_normal((1, 3, graph.height, graph.width), np.float32)
     candidates: dict[str, Callable[[], object]] = {}
-    for engine, words in ENGINES.items():
-        if "CPU" not in words:
+    for engine, entry in ENGINES.items():
+        if entry.on_gpu:
             continue
         with contextlib.suppress(DeviceError):
             encoder = open_encoder(bundle, graph, engine, threads)

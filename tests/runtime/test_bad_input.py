@@ -190,7 +190,7 @@ def test_disk_full(folder: Path) -> None:
 def test_coupling_of_options_is_checked_first(folder: Path) -> None:
     """A wrong parameter is found before any file is read."""
     _missing(folder / "fixed.nii.gz")
-    refused(folder, invoke(folder, "--fold-margin", "1.5"), 4, "fold_margin")
+    refused(folder, invoke(folder, "--fold-margin", "1.5"), 4, "--fold-margin 1.5")
 
 
 def _wait_for(stream: IO[str], begin: str) -> None:

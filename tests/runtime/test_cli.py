@@ -6,13 +6,14 @@ import errno
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import rich_click as click
 from click.testing import CliRunner, Result
 
 from dinoreg_rt import cli
-from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.config import EngineChoice, RegistrationConfig
 from dinoreg_rt.errors import EXIT_CODES, DinoregError, InputError
 
 
@@ -61,6 +62,19 @@ def test_run_has_an_option_for_each_parameter() -> None:
         if f"--{name.removesuffix('_gb').replace('_', '-')}" not in output
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("command", [["run"], ["apply"], ["evaluate"], ["sweep"]])
+def test_help_shows_an_example_that_can_be_pasted(command: list[str]) -> None:
+    output = invoke(*command, "--help").output
+    assert f" dinoreg-rt {command[0]} -" in output
+    assert "Example" in output
+
+
+def test_long_lists_of_names_are_not_broken_inside_of_a_name() -> None:
+    flat = " ".join(invoke("run", "--help").output.replace("│", " ").split())
+    for name in get_args(EngineChoice):
+        assert f" {name}," in flat or f" {name}:" in flat
 
 
 def test_version() -> None:
@@ -146,6 +160,19 @@ def test_doctor_as_table() -> None:
     result = invoke("doctor")
     assert result.exit_code == 0
     assert "What auto would choose" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["models"], ["export"]])
+def test_groups_without_a_command_show_their_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dinoreg-rt", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert "Usage: dinoreg-rt" in said.out + said.err
+    assert "terminated" not in said.err
 
 
 def test_sigterm_is_code_143() -> None:

@@ -200,3 +200,31 @@ def test_points_without_origin(files: Path) -> None:
     assert result.exit_code == 3
     assert "2 of 2 points have no origin" in result.stderr
     assert not (files / "p.csv").exists()
+
+
+@pytest.mark.parametrize("points", [True, False])
+def test_written_is_said_last(files: Path, points: bool) -> None:
+    arguments: list[str | Path] = ["--image", files / "moving.nii.gz"]
+    arguments += ["--reference", files / "fixed.nii.gz", "-o", files / "out.nii.gz"]
+    if points:
+        source = write_points(files / "p.csv", inner_points(2))
+        arguments = ["--points", source, "-o", files / "q.csv"]
+    result = CliRunner().invoke(cli, ["apply", *chain_options(files), *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    *stages, last = result.stderr.splitlines()
+    assert last.startswith("written: ")
+    assert stages[-1].startswith("map: done" if points else "warp: done")
+
+
+def test_points_outside_the_field_are_said(files: Path) -> None:
+    """As ITK, apply leaves them where the rest of the chain takes them; but it says so."""
+    points = np.vstack([inner_points(3), inner_points(2) + 900.0])
+    source = write_points(files / "p.csv", points)
+    arguments = ["--points", str(source), "-o", str(files / "q.csv"), "--json"]
+    result = CliRunner().invoke(cli, ["apply", *chain_options(files), *arguments])
+    assert result.exit_code == 0, result.output
+    assert "warning: " in result.stderr
+    assert "2 of 5 points lie outside the displacement field" in result.stderr
+    assert json.loads(result.stdout)["points_outside_field"] == 2
+    expected = [itk_chain().TransformPoint(p.tolist()) for p in points]
+    np.testing.assert_allclose(read_points(files / "q.csv"), expected, atol=1e-4)

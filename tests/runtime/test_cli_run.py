@@ -37,12 +37,13 @@ class FakeRegistration:
         return SimpleNamespace(
             choices={
                 "device": "cpu, because no CUDA device can be used",
+                "working grid": "12 x 10 x 8 voxels",
                 "features": "MIND-SSC, because no encoder was given",
             },
             memory_bytes=300 << 20,
             device_memory=None,
             encoding=None,
-            describe=lambda: "features at 2 mm, search 12 mm",
+            describe=lambda: "working grid   12 x 10 x 8 voxels\nmemory         about 300 MiB",
         )
 
     def register(
@@ -166,7 +167,10 @@ def test_dry_run_writes_nothing(pair: list[str], tmp_path: Path) -> None:
     before = names(tmp_path)
     result = invoke(*pair, "--dry-run")
     assert result.exit_code == 0
-    assert "features at 2 mm" in result.stdout
+    assert "working grid   12 x 10 x 8" in result.stdout
+    assert "features: MIND-SSC" in result.stderr
+    for once in ("12 x 10 x 8", "300 MiB"):
+        assert result.output.count(once) == 1
     assert "warped.nii.gz" in result.stdout
     assert names(tmp_path) == before
 
@@ -213,9 +217,17 @@ def test_masks_are_read(fake: FakeRegistration, pair: list[str], tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--iterations", "9,-3"], 4, "iterations.1 = -3"),
+        (
+            ["--iterations", "9,-3"],
+            4,
+            "--iterations 9,-3: wanted 1 to 6 values, each a whole",
+        ),
+        (["--smoothness", "-1"], 4, "Error: --smoothness -1: wanted a number from 0 up to 10000\n"),
+        (["--gpu-memory", "0"], 4, "--gpu-memory 0: wanted a number above 0 up to 10000"),
+        (["--ct-window-hu", "200", "100"], 4, "--ct-window-hu 200,100: the first must be the"),
+        (["--trust-cost", "1", "--feature-similarity", "lncc"], 4, "--trust-cost 1: wanted 0 with"),
         (["--preset", "none"], 4, "no preset 'none'"),
-        (["--device", "gpu"], 4, "device = 'gpu'"),
+        (["--device", "gpu"], 4, "--device gpu: wanted auto, cpu or cuda:N"),
         (["--coupling", "a,b"], 2, "list of numbers"),
         (["--fixed-mask", "missing.nii.gz"], 3, "missing.nii.gz"),
     ],

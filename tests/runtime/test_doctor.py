@@ -288,3 +288,14 @@ def test_strict_is_a_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = doctor.Diagnosis([doctor.Finding("CuPy", "absent", "text", "")], {})
     monkeypatch.setattr(command, "examine", lambda: sound)
     assert run("--strict").exit_code == 0
+
+
+@pytest.mark.parametrize("status", ["absent", "problem"])
+def test_commands_to_paste_are_one_line(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    from dinoreg_rt.cli import cli
+
+    remedy = "pip install " + " ".join(f"'package-{i}==1.0.*'" for i in range(12))
+    found = doctor.Finding("CuPy", status, "as it is", remedy)
+    monkeypatch.setattr(doctor, "package_findings", lambda _: [found])
+    lines = CliRunner().invoke(cli, ["doctor"], terminal_width=80).stdout.splitlines()
+    assert f"  CuPy: {remedy}" in lines

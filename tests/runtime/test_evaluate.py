@@ -359,6 +359,22 @@ class TestCommand:
         assert "0.200" in shown
         assert "HD95 mm" in shown
 
+    def test_a_lost_label_has_a_star(self, tmp_path):
+        labels = np.zeros(PLAIN.shape_zyx, np.uint8)
+        labels[2:10, 2:12, 2:12] = 1
+        labels[0:2, 0:2, 0:2] = 9
+        path = write_labels(tmp_path / "labels.nii.gz", labels)
+        away = write_translation(tmp_path / "away.tfm", (2.0, 2.0, 2.0))
+        diagonal = f"{math.sqrt(12**2 + 14**2 + 16**2):.3f}"
+        lines = run("-f", path, "-m", path, "-t", away).stdout.splitlines()
+        lost, kept, mean = (
+            next(line for line in lines if f" {name} " in line) for name in ("9", "1", "mean")
+        )
+        assert lost.count(f"{diagonal}*") == 2
+        assert lost.count("*") == mean.count("*") == 2  # after, in mm and in voxels
+        assert "*" not in kept
+        assert any("* no voxel of the label is left: its HD95 is" in line for line in lines)
+
     def test_cohort_as_json_and_csv(self, cohort):
         result = run(
             "--pairs", cohort / "pairs.csv", "--data", cohort / "data", "--quiet",

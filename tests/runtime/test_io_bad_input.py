@@ -268,6 +268,39 @@ def test_labels_that_are_no_whole_numbers(tmp_path: Path) -> None:
         io.read_labels(tmp_path / "l.nii.gz")
 
 
+def parcellation(count: int) -> np.ndarray:
+    """So many values of 0 to some ten thousand."""
+    return (np.arange(np.prod(SHAPE)) % count * 14).reshape(SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (parcellation(400) - 1024, "holds negative values \\(down to -1024\\)"),
+        (parcellation(1001), "more than 1000 different values, from 0 to 14000"),
+        (parcellation(1001).astype(np.float32), "more than 1000 different values"),
+    ],
+)
+def test_images_are_no_labels(tmp_path: Path, values: np.ndarray, message: str) -> None:
+    image, path = sitk.GetImageFromArray(values.astype(np.float64)), tmp_path / "l.nrrd"
+    sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), str(path))
+    for labels in (path, (values, GRID), LabelMap(values, GRID)):
+        with pytest.raises(InputError, match=message) as refused:
+            io.as_labels(labels)
+        assert "a label map holds whole numbers from 0 (background) up" in str(refused.value)
+
+
+def test_a_parcellation_has_hundreds_of_labels() -> None:
+    array = parcellation(1000)
+    assert io.as_labels((array, GRID)).array.max() == array.max() > 10_000
+
+
+def test_a_mask_may_be_an_image() -> None:
+    """Where it is not 0: what a skull-stripped image shows is a mask."""
+    array = parcellation(1500) - 14
+    np.testing.assert_array_equal(io.as_mask((array, GRID), GRID, "fixed"), array != 0)
+
+
 def test_labels_beyond_32_bits() -> None:
     with pytest.raises(InputError, match="labels beyond 32 bits"):
         io.as_labels((np.full(SHAPE, 1 << 40), GRID))

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.geometry import sample_linear
 from dinoreg_rt.inversion import voxel_centres
 from dinoreg_rt.picture import draw_picture
 from dinoreg_rt.quality import jacobian_determinant
 from dinoreg_rt.result import RegistrationResult
-from dinoreg_rt.slices import anatomical_axes, extract_planes, sample_linear
+from dinoreg_rt.slices import anatomical_axes, extract_planes
 from dinoreg_rt.types import (
     AffineTransform,
     DisplacementField,
@@ -103,6 +105,16 @@ def test_sampling() -> None:
     assert np.isnan(found[4:]).all()
 
 
+def test_sampling_of_vectors() -> None:
+    array = np.random.default_rng(0).normal(size=(2, 3, 4, 3)).astype(np.float32)
+    at = np.random.default_rng(1).uniform(-1, [4, 3, 2], (40, 3))
+    found = sample_linear(array, at, outside=0.0)
+    for channel in range(3):
+        expected = np.nan_to_num(sample_linear(array[..., channel], at))
+        np.testing.assert_array_equal(found[:, channel], expected)
+    assert (found == 0).all(axis=1).any()
+
+
 @pytest.mark.parametrize("shape", [(9, 11, 13), (2, 40, 30), (30, 2, 5)])
 @pytest.mark.parametrize("kind", ["noise", "constant", "elsewhere"])
 def test_draws(tmp_path: Path, shape: tuple[int, int, int], kind: str) -> None:
@@ -115,6 +127,17 @@ def test_draws(tmp_path: Path, shape: tuple[int, int, int], kind: str) -> None:
         vectors += 1e4
     draw_picture(make_result(grid, vectors), fixed, fixed, tmp_path / "qc.png")
     assert (tmp_path / "qc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_panels_say_what_they_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first panel is the start of the registration, not where the headers place the image."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    image = coordinate_image(make_grid(), 0)
+    result = make_result(make_grid(), np.zeros((9 * 11 * 13, 3)))
+    draw_picture(result, image, image, tmp_path / "a.png")
+    titles = [axes.get_title() for axes in figures[0].axes]
+    assert titles[:2] == ["after initial alignment", "after registration"]
 
 
 def test_same_picture_twice(tmp_path: Path) -> None:

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-@click.command("apply", epilog=EXIT_CODE_TEXT)
+# The blank lines keep the help renderer from joining lines.
+_EPILOG = f"""Examples, after runs from A (fixed) to B (moving) and from B to C: C on the grid of A,
+and where in C lies what is marked in A.
+
+dinoreg-rt apply -t ab.h5 -t bc.h5 --image C.nii.gz --reference A.nii.gz -o C_on_A.nii.gz
+
+dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
+
+{EXIT_CODE_TEXT}"""
+
+
+@click.command("apply", epilog=_EPILOG)
 @click.option(
     "-t",
     "--transform",
@@ -34,7 +45,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--labels", type=_PATH, help="Label map to resample; no label is invented.")
 @click.option("--nearest", is_flag=True, help="Labels: the nearest voxel's, not the heaviest.")
 @click.option("--points", type=_PATH, help="Points to map: .csv, .mrk.json or .fcsv.")
-@click.option("--reference", type=_PATH, help="Image whose grid the output takes.")
+@click.option(
+    "--reference",
+    type=_PATH,
+    help="Image whose grid the output takes: the fixed image; with --inverse the moving one.",
+)
 @click.option("--inverse", is_flag=True, help="Apply the inverse of the whole chain.")
 @click.option(
     "--frame",
@@ -49,14 +64,7 @@ def apply(**options: Any) -> None:
     """Apply a chain of transforms to an image, a label map or points.
 
     Transforms are listed in the order in which points pass through them, from the fixed image to
-    the moving image. After a run from A (fixed) to B (moving) and one from B to C, this shows C on
-    the grid of A, and this finds in C what is marked in A:
-
-    \b
-    apply -t ab.h5 -t bc.h5 --image C.nii.gz --reference A.nii.gz -o out.nii.gz
-
-    \b
-    apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
+    the moving image.
 
     As everywhere in ITK, the same transform takes moving images to the fixed grid and fixed points
     to the moving image. --inverse takes fixed images to the moving grid and moving points to the
@@ -91,11 +99,12 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
     check_writable(output.parent)
     reporter("read", 0.0)
     chain = [step for path in options["transforms"] for step in read_transform(path)]
+    summary: dict[str, Any] = {"status": "ok", "exit_code": 0, "output": str(output)}
     if kind == "points":
-        inversion = _apply_to_points(chain, options)
+        inversion, outside = _apply_to_points(chain, options, reporter)
+        summary["points_outside_field"] = outside
     else:
         inversion = _apply_to_volume(kind, chain, options, reporter)
-    summary: dict[str, Any] = {"status": "ok", "exit_code": 0, "output": str(output)}
     if inversion is not None:
         summary["inverse_residual_mm"] = inversion.residual_mm
         reporter.say("inverse", f"largest residual {inversion.residual_mm:.2g} mm")
@@ -124,20 +133,33 @@ def _apply_to_volume(
     if labels is not None:
         warped = warp_labels(labels, chain, grid, nearest=options["nearest"])
         io.write_labels(options["output"], warped)
+    reporter("warp", 1.0)
     return inversion
 
 
-def _apply_to_points(chain: list[Transform], options: dict[str, Any]) -> Inversion | None:
+def _apply_to_points(
+    chain: list[Transform], options: dict[str, Any], reporter: Reporter
+) -> tuple[Inversion | None, int]:
+    """Also the number of points that met a displacement field outside its grid."""
     import numpy as np
 
     from ..inversion import invert_points
-    from ..io import read_points, transform_points, write_points
+    from ..io import read_points, transform_points_within, write_points
 
     points = read_points(options["points"], options["frame"])
+    reporter("map", 0.0)
     if not options["inverse"]:
-        mapped = transform_points(chain, points.points_lps_mm)
+        mapped, within = transform_points_within(chain, points.points_lps_mm)
         write_points(options["output"], points.with_points(mapped))
-        return None
+        reporter("map", 1.0)
+        outside = np.flatnonzero(~within)
+        if outside.size:
+            reporter.say(
+                "warning",
+                f"{outside.size} of {len(mapped)} points lie outside the displacement field (the "
+                f"first is '{points.labels[outside[0]]}'), where it counts as 0, as in ITK",
+            )
+        return None, int(outside.size)
     mapped, inversion = invert_points(chain, points.points_lps_mm)
     lost = np.flatnonzero(np.isnan(mapped).any(axis=1))
     if lost.size:
@@ -147,4 +169,5 @@ def _apply_to_points(chain: list[Transform], options: dict[str, Any]) -> Inversi
             "shows; remove them"
         )
     write_points(options["output"], points.with_points(mapped))
-    return inversion
+    reporter("map", 1.0)
+    return inversion, 0

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
-from ..config import RegistrationConfig, preset_names
+from ..config import preset_names
 from ..device import choose_device
 from ..progress import reporting
-from .options import config_options, given_config
+from .options import config_options, read_config
 
 if TYPE_CHECKING:
     from ..bench_report import BenchReport
@@ -31,7 +31,7 @@ _WHAT, _AGAINST = "What is measured", "Comparison"
     nargs=3,
     default=(192, 160, 192),
     metavar="X Y Z",
-    show_default="192 160 192",
+    show_default=True,
     panel=_WHAT,
     help="Voxels of the phantom, of 2 mm.",
 )
@@ -53,7 +53,10 @@ _WHAT, _AGAINST = "What is measured", "Comparison"
     help="Also run the published package on the same images and device.",
 )
 @click.option(
-    "--peer-python", type=_PATH, panel=_AGAINST, help="Python of the environment that has it."
+    "--peer-python",
+    type=_PATH,
+    panel=_AGAINST,
+    help="Python of the environment that has that package.",
 )
 @click.option(
     "--peer-runs",
@@ -61,7 +64,7 @@ _WHAT, _AGAINST = "What is measured", "Comparison"
     default=1,
     show_default=True,
     panel=_AGAINST,
-    help="Calls of it.",
+    help="Calls of that package.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Everything on stdout as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the result and errors.")
@@ -77,9 +80,7 @@ def bench(**options: Any) -> None:
         raise click.UsageError("give both --fixed and --moving, or neither: then a phantom is made")
     if (options["against"] is None) != (options["peer_python"] is None):
         raise click.UsageError("--against and --peer-python belong together")
-    config = RegistrationConfig.from_sources(
-        options["preset"], options["config_file"], given_config(options)
-    )
+    config = read_config(options)
     choose_device(config.device, config.threads)  # what is not there is said before any work
     # Only now: half of the start is their imports, and the device was found missing without them.
     from ..bench import BenchRequest, run_bench

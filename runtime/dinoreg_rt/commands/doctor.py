@@ -49,14 +49,14 @@ def _print(diagnosis: Diagnosis) -> None:
     for finding in diagnosis.findings:
         mark, style = _MARKS[finding.status]
         table.add_row(Text(mark, style), finding.name, finding.value)
-        if finding.remedy and finding.status == "problem":
-            table.add_row("", "", Text(finding.remedy, "yellow"))
     console.print(table)
     console.print("\nWhat [bold]auto[/bold] would choose:")
     for name, choice in diagnosis.choices.items():
-        console.print(Text.assemble("  ", (f"{name}: ", "bold"), choice))
-    hints = [f for f in diagnosis.findings if f.remedy and f.status == "absent"]
-    if hints:
-        console.print("\nTo add what is missing:")
+        console.print(Text.assemble("  ", (f"{name}: ", "bold"), choice), soft_wrap=True)
+    for heading, status in (("mend what is broken", "problem"), ("add what is missing", "absent")):
+        hints = [f for f in diagnosis.findings if f.remedy and f.status == status]
+        if hints:
+            console.print(f"\nTo {heading}:")
         for finding in hints:
-            console.print(Text.assemble("  ", (f"{finding.name}: ", "bold"), finding.remedy))
+            line = Text.assemble("  ", (f"{finding.name}: ", "bold"), finding.remedy)
+            console.print(line, soft_wrap=True)  # a command to paste stays one line

@@ -34,7 +34,9 @@ dinoreg-rt evaluate --pairs pairs.csv --data DATA --results RESULTS --json score
 
 @click.command("evaluate", epilog=_EPILOG)
 @click.option("-f", "--fixed-labels", type=_PATH, panel=_ONE, help="Label map of the fixed image.")
-@click.option("-m", "--moving-labels", type=_PATH, panel=_ONE, help="Label map of the moving one.")
+@click.option(
+    "-m", "--moving-labels", type=_PATH, panel=_ONE, help="Label map of the moving image."
+)
 @click.option(
     "-t",
     "--transform",
@@ -92,11 +94,16 @@ def evaluate(ctx: click.RichContext, /, **options: Any) -> None:
     the fixed grid by nearest neighbour.
 
     Dice: 0 to 1, over the labels that both maps hold; a label that the transform loses scores 0.
-    HD95: surface distance, 95th percentile, the larger of both directions, in mm and in voxels.
+
+    HD95: surface distance, 95th percentile, the larger of both directions, in mm and in voxels; of
+    a label that was lost the diagonal of the grid.
+
     TRE: distance of mapped fixed landmarks to moving landmarks, mm.
+
     SDLogJ: standard deviation of log det J where det J > 0; beside it Learn2Reg's,
-    std(log(clip(det J + 3, 1e-9, 1e9))) without the outer 2 voxels, which is several times
-    smaller. Folded: share of voxels with det J <= 0, in percent.
+    std(log(clip(det J + 3, 1e-9, 1e9))) without the outer 2 voxels, which is several times smaller.
+
+    Folded: share of voxels with det J <= 0, in percent.
 
     Many pairs: means over pairs with 95 % bootstrap intervals, over all and for each kind. A pair
     without a result is listed as missing and is not part of the means.
@@ -240,4 +247,8 @@ def _print_tables(
             console.print(f"{one.name}: {one.status}: {one.message}", markup=False)
         if one.vanished:
             lost = ", ".join(names.get(label, str(label)) for label in one.vanished)
-            console.print(f"{one.name}: labels without a voxel after warping: {lost}", markup=False)
+            console.print(
+                f"{one.name}: labels without a voxel after warping: {lost}; their HD95 is the "
+                "diagonal of the grid",
+                markup=False,
+            )

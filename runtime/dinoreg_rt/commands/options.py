@@ -19,6 +19,7 @@ from ..config import RegistrationConfig
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OTHER_PANEL = "Parameters"
+_LONGEST_METAVAR = 40
 _PANELS = {
     "Machine": ("device", "threads", "gpu_memory_gb"),
     "Start": ("initial", "linear"),
@@ -128,8 +129,29 @@ def given_config(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_config(options: dict[str, Any], **defaults: Any) -> RegistrationConfig:
+    """The preset, then ``--config``, then options; the later wins, and errors name the options.
+
+    Args:
+        options: all of the command's.
+        defaults: of the command, where no option is given; they win over presets and files.
+
+    Raises:
+        ConfigError: as `RegistrationConfig.from_sources`.
+    """
+    given = given_config(options)
+    spelled = {name: _flag(name) for name in given}
+    return RegistrationConfig.from_sources(
+        options["preset"], options["config_file"], defaults | given, spelled
+    )
+
+
+def _flag(name: str) -> str:
+    return _OWN[name][0] if name in _OWN else "--" + name.replace("_", "-")
+
+
 def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
-    flag, own = _OWN.get(name, ("--" + name.replace("_", "-"), {}))
+    flag, own = _flag(name), _OWN.get(name, ("", {}))[1]
     settings: dict[str, Any] = {
         "default": None,
         "panel": _panel_of(name),
@@ -139,6 +161,10 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
         flag = f"{flag}/--no-{flag[2:]}"
     else:
         settings |= own or _type_of(field.annotation)
+        names = getattr(settings.get("type"), "choices", ())
+        if len("|".join(names)) > _LONGEST_METAVAR:  # it would be broken inside of a name
+            settings["metavar"] = "NAME"
+            settings["help"] = f"{', '.join(names)}: {_help(field)}"
     return click.option(flag, name, **settings)
 
 

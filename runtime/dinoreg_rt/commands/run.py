@@ -11,17 +11,27 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig, preset_names
-from ..job import RunRequest, announce, execute_run, plan_run
+from ..job import RunRequest, execute_run, plan_run
 from ..progress import Reporter, reporting
 from ..report import RunReport
-from .options import config_options, given_config
+from .options import config_options, read_config
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
 _PATH = click.Path(path_type=Path)
 _FILES, _REPORTING = "Files", "What is said"
 
 
-@click.command("run", epilog=EXIT_CODE_TEXT)
+# The blank lines keep the help renderer from joining lines.
+_EPILOG = f"""Examples:
+
+dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result
+
+dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels.nii.gz --inverse
+
+{EXIT_CODE_TEXT}"""
+
+
+@click.command("run", epilog=_EPILOG)
 @click.option(
     "-f", "--fixed", type=_PATH, required=True, panel=_FILES, help="Fixed image, or DICOM folder."
 )
@@ -75,8 +85,13 @@ _FILES, _REPORTING = "Files", "What is said"
     panel=_REPORTING,
     help="Exit with 0, not 9, when the result should not be trusted; the report says so anyway.",
 )
-@click.option("--dry-run", is_flag=True, panel=_REPORTING, help="Check everything, write nothing.")
-@click.option("--json", "as_json", is_flag=True, panel=_REPORTING, help="Report on stdout.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    panel=_REPORTING,
+    help="Check everything and say what would be done; write nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, panel=_REPORTING, help="The report on stdout.")
 @click.option("-q", "--quiet", is_flag=True, panel=_REPORTING, help="Only errors.")
 @click.pass_context
 def run(ctx: click.RichContext, /, **options: Any) -> None:
@@ -88,10 +103,7 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
 
     Parameters: the preset, then --config, then the options below; the later wins.
     """
-    config = RegistrationConfig.from_sources(
-        options["preset"], options["config_file"], given_config(options)
-    )
-    request = _request(options, config)
+    request = _request(options, read_config(options))
     with reporting(quiet=options["quiet"]) as reporter:
         if options["dry_run"]:
             _dry_run(request, reporter, as_json=options["as_json"])
@@ -140,8 +152,11 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(summary, indent=2))
         return
-    announce(plan, reporter)
-    click.echo(plan.describe())
+    numbers = plan.describe()
+    for topic, reason in plan.choices.items():
+        if reason not in numbers:  # the grid is one of them: nothing is said twice
+            reporter.say(topic, reason)
+    click.echo(numbers)
     click.echo(f"Would write into {request.output}: {', '.join(request.files())}")
 
 

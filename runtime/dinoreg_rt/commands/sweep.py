@@ -12,13 +12,13 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..cohort import read_pairs
-from ..config import RegistrationConfig, preset_names
+from ..config import preset_names
 from ..errors import InputError
 from ..evaluate import PairFiles
 from ..progress import Reporter, reporting
 from ..sweep import Finished, Record, plan_trials, run_trials
 from ..sweep_space import read_space
-from .options import config_options, given_config
+from .options import config_options, read_config
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
 _PATH = click.Path(path_type=Path)
@@ -70,8 +70,12 @@ dinoreg-rt sweep --pairs pairs.csv -o out --space space.toml --samples 50 --seed
     help="TOML file with [grid] and [random]: name = [a, b] or "
     "name = { low = 0.1, high = 2, log = true, whole = false }.",
 )
-@click.option("--samples", type=click.IntRange(0), panel=_SPACE, help="Draws from [random].")
-@click.option("--seed", type=click.IntRange(0), panel=_SPACE, help="Of the draws. [default: 0]")
+@click.option(
+    "--samples", type=click.IntRange(0), panel=_SPACE, help="Number of draws from [random]."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), panel=_SPACE, help="Seed of the draws. [default: 0]"
+)
 @click.option("--config", "config_file", type=_PATH, panel=_SPACE, help="TOML file of parameters.")
 @click.option("--preset", panel=_SPACE, help=f"Set of parameters: {', '.join(preset_names())}.")
 @config_options
@@ -115,8 +119,7 @@ def _plan(options: dict[str, Any]) -> list[Any]:
     """Everything that can be wrong is found before the first registration."""
     from ..io.staging import check_writable
 
-    given = {"threads": 1, "trust": False, **given_config(options)}
-    base = RegistrationConfig.from_sources(options["preset"], options["config_file"], given)
+    base = read_config(options, threads=1, trust=False)
     space = read_space(options["space"], options["grid"], options["samples"], options["seed"])
     check_writable(options["output"])
     return plan_trials(_pairs(options), space.candidates(), base, options["initial_folder"])

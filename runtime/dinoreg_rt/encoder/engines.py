@@ -5,8 +5,10 @@ An engine that cannot be had is an error. Nothing falls back to another one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,38 +21,6 @@ from .bundle import Bundle
 if TYPE_CHECKING:
     from ..trt.library import Flavour
     from .ort_gpu import GpuEngine
-
-#: Names on the command line, and what they stand for.
-ENGINES = {
-    "ort-cpu": "ONNX Runtime on the CPU",
-    "openvino": "OpenVINO on the CPU in float32",
-    "openvino-bf16": "OpenVINO on the CPU in bfloat16",
-    "ort-cuda": "ONNX Runtime on a CUDA device",
-    "ort-tensorrt": "ONNX Runtime with TensorRT, verified whenever it is opened",
-    "tensorrt": "TensorRT engine of 'dinoreg-rt export engine'",
-    "tensorrt-rtx": "TensorRT-RTX engine of 'dinoreg-rt export engine --backend rtx'",
-}
-#: The extra that installs what each engine needs.
-EXTRAS = {
-    "ort-cpu": "cpu",
-    "openvino": "openvino",
-    "openvino-bf16": "openvino",
-    "ort-cuda": "gpu",
-    "ort-tensorrt": "gpu,tensorrt",
-    "tensorrt": "gpu,tensorrt",
-    "tensorrt-rtx": "gpu,rtx",
-}
-GPU_ENGINES = frozenset({"ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"})
-#: The distribution of each, for reports.
-ENGINE_PACKAGES = {
-    "ort-cpu": "onnxruntime",
-    "openvino": "openvino",
-    "openvino-bf16": "openvino",
-    "ort-cuda": "onnxruntime-gpu",
-    "ort-tensorrt": "onnxruntime-gpu",
-    "tensorrt": "tensorrt-cu13",
-    "tensorrt-rtx": "tensorrt-rtx-cu13",
-}
 
 
 class Encoder(Protocol):
@@ -140,6 +110,103 @@ class OpenVinoEncoder:
         self._request.cancel()
 
 
+class Place(NamedTuple):
+    """Where an encoder runs; the arguments of `open_encoder`."""
+
+    threads: int
+    gpu: int
+    batch: int
+    memory_bytes: int | None
+
+
+Opener = Callable[[Bundle, Graph, Place], Encoder]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs a graph; formatted it is its text.
+
+    Attributes:
+        text: what its name on the command line stands for.
+        extra: of our package, which installs what it needs.
+        package: the distribution, for reports.
+        open: makes an encoder; imports what it needs.
+        on_gpu: it needs a CUDA device.
+    """
+
+    text: str
+    extra: str
+    package: str
+    open: Opener
+    on_gpu: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _open_ort(bundle: Bundle, graph: Graph, at: Place) -> Encoder:
+    return OrtEncoder(bundle, graph, at.threads)
+
+
+def _openvino(precision: str) -> Opener:
+    return lambda bundle, graph, at: OpenVinoEncoder(bundle, graph, at.threads, precision)
+
+
+def _ort_gpu(engine: GpuEngine) -> Opener:
+    def opener(bundle: Bundle, graph: Graph, at: Place) -> Encoder:
+        from .ort_gpu import OrtGpuEncoder
+
+        return OrtGpuEncoder(bundle, graph, engine, at.gpu, (1, at.batch), at.memory_bytes)
+
+    return opener
+
+
+def _tensorrt(flavour: Flavour) -> Opener:
+    def opener(bundle: Bundle, graph: Graph, at: Place) -> Encoder:
+        from .encoder_trt import TensorRtEncoder
+
+        return TensorRtEncoder(bundle, graph, flavour, at.gpu)
+
+    return opener
+
+
+#: By the name on the command line; `config.EngineChoice` lists the same names.
+ENGINES = {
+    "ort-cpu": Engine("ONNX Runtime on the CPU", "cpu", "onnxruntime", _open_ort),
+    "openvino": Engine("OpenVINO on the CPU in float32", "openvino", "openvino", _openvino("f32")),
+    "openvino-bf16": Engine(
+        "OpenVINO on the CPU in bfloat16", "openvino", "openvino", _openvino("bf16")
+    ),
+    "ort-cuda": Engine(
+        "ONNX Runtime on a CUDA device", "gpu", "onnxruntime-gpu", _ort_gpu("ort-cuda"), on_gpu=True
+    ),
+    "ort-tensorrt": Engine(
+        "ONNX Runtime with TensorRT, verified whenever it is opened",
+        "gpu,tensorrt",
+        "onnxruntime-gpu",
+        _ort_gpu("ort-tensorrt"),
+        on_gpu=True,
+    ),
+    "tensorrt": Engine(
+        "TensorRT engine of 'dinoreg-rt export engine'",
+        "gpu,tensorrt",
+        "tensorrt-cu13",
+        _tensorrt("tensorrt"),
+        on_gpu=True,
+    ),
+    "tensorrt-rtx": Engine(
+        "TensorRT-RTX engine of 'dinoreg-rt export engine --backend rtx'",
+        "gpu,rtx",
+        "tensorrt-rtx-cu13",
+        _tensorrt("tensorrt-rtx"),
+        on_gpu=True,
+    ),
+}
+GPU_ENGINES = frozenset(name for name, engine in ENGINES.items() if engine.on_gpu)
+#: The distribution of each, for reports.
+ENGINE_PACKAGES = {name: engine.package for name, engine in ENGINES.items()}
+
+
 def open_encoder(
     bundle: Bundle,
     graph: Graph,
@@ -166,25 +233,13 @@ def open_encoder(
         InputError: the graph cannot be loaded, or is not what the manifest says.
     """
     index = device.index if device is not None else 0
+    chosen = ENGINES[engine]
     try:
-        if engine in ("ort-cuda", "ort-tensorrt"):
-            from .ort_gpu import OrtGpuEncoder
-
-            return OrtGpuEncoder(
-                bundle, graph, cast("GpuEngine", engine), index, (1, batch), memory_bytes
-            )
-        if engine in ("tensorrt", "tensorrt-rtx"):
-            from .encoder_trt import TensorRtEncoder
-
-            return TensorRtEncoder(bundle, graph, cast("Flavour", engine), index)
-        if engine == "ort-cpu":
-            return OrtEncoder(bundle, graph, threads)
-        precision = {"openvino": "f32", "openvino-bf16": "bf16"}[engine]
-        return OpenVinoEncoder(bundle, graph, threads, precision)
+        return chosen.open(bundle, graph, Place(threads, index, batch, memory_bytes))
     except ImportError as error:
         raise DeviceError(
-            f"--engine {engine} ({ENGINES[engine]}): {error.name} is not installed; "
-            f"pip install 'dinoreg-rt[{EXTRAS[engine]}]'"
+            f"--engine {engine} ({chosen}): {error.name} is not installed; "
+            f"pip install 'dinoreg-rt[{chosen.extra}]'"
         ) from error
 
 

@@ -43,6 +43,7 @@ from .transforms import (
     read_initial,
     read_transform,
     transform_points,
+    transform_points_within,
     write_affine,
     write_composite_h5,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "staged_file",
     "staged_folder",
     "transform_points",
+    "transform_points_within",
     "volume_from_sitk",
     "volume_to_sitk",
     "write_affine",

@@ -33,11 +33,11 @@ def volume_from_sitk(image: sitk.Image, name: str = "image", pixel_type: str = "
     return build_volume(voxels, sitk_geometry(image), pixel_type or voxels.dtype.name, name)
 
 
-def labels_from_sitk(image: sitk.Image, name: str = "labels") -> LabelMap:
-    """A checked `LabelMap` with a copy of the voxels."""
+def labels_from_sitk(image: sitk.Image, name: str = "labels", *, mask: bool = False) -> LabelMap:
+    """A checked `LabelMap` with a copy of the voxels; `mask` as in `build_labels`."""
     _check_kind(image, components=1, name=name)
     view = _view(image)
-    return build_labels(view, sitk_geometry(image), view.dtype.name, name)
+    return build_labels(view, sitk_geometry(image), view.dtype.name, name, mask=mask)
 
 
 def displacement_from_sitk(image: sitk.Image, name: str = "displacement") -> DisplacementField:
@@ -76,8 +76,13 @@ def build_volume(array: Any, geometry: Geometry, pixel_type: str, name: str) -> 
     return Volume(voxels, geometry, pixel_type if pixel_type != "bool" else "uint8", name)
 
 
-def build_labels(array: Any, geometry: Geometry, pixel_type: str, name: str) -> LabelMap:
-    """A checked `LabelMap`; whole numbers stored as floats are accepted."""
+def build_labels(
+    array: Any, geometry: Geometry, pixel_type: str, name: str, *, mask: bool = False
+) -> LabelMap:
+    """A checked `LabelMap`; whole numbers stored as floats are accepted.
+
+    Of a `mask` only 0 and not 0 count, so that its values may be an image's.
+    """
     _check_array(array, geometry, name)
     if array.dtype.kind == "f":
         validate.check_finite(array, name)
@@ -90,6 +95,8 @@ def build_labels(array: Any, geometry: Geometry, pixel_type: str, name: str) -> 
     limits = np.iinfo(np.int32)
     if array.min() < limits.min or array.max() > limits.max:
         raise InputError(f"{name}: holds labels beyond 32 bits; renumber them")
+    if not mask:
+        validate.check_labels(array.astype(np.int32, copy=False), name)
     if pixel_type.startswith(("float", "bool")):
         pixel_type = _smallest_integer(int(array.min()), int(array.max()))
     return LabelMap(array.astype(np.int32), geometry, pixel_type, name)

@@ -69,14 +69,19 @@ def read_geometry(path: str | os.PathLike[str]) -> Geometry:
     return geometry
 
 
-def read_labels(path: str | os.PathLike[str]) -> LabelMap:
+def read_labels(path: str | os.PathLike[str], *, mask: bool = False) -> LabelMap:
     """Read a label map: whole numbers, 0 is background.
 
+    Args:
+        path: as for `read_volume`.
+        mask: only 0 and not 0 count, so that the values may be an image's.
+
     Raises:
-        InputError: as `read_volume`, or values that are not whole numbers.
+        InputError: as `read_volume`, values that are not whole numbers, or, unless it is a mask,
+            that cannot be labels: negative ones, or more than 1000 different ones.
     """
     image, _ = _read(path, components=1)
-    return labels_from_sitk(image, name=os.fspath(path))
+    return labels_from_sitk(image, name=os.fspath(path), mask=mask)
 
 
 def read_mask(path: str | os.PathLike[str], grid: Geometry, role: str) -> NDArray[np.float32]:
@@ -91,7 +96,7 @@ def read_mask(path: str | os.PathLike[str], grid: Geometry, role: str) -> NDArra
         (D, H, W) float32 of 0 and 1.
 
     Raises:
-        InputError: as `read_labels`, another grid, or nothing inside the mask.
+        InputError: as `read_labels` of a mask, another grid, or nothing inside the mask.
     """
     return as_mask(path, grid, role)
 
@@ -128,23 +133,26 @@ def as_volume(image: ImageLike) -> Volume:
     )
 
 
-def as_labels(labels: LabelsLike) -> LabelMap:
+def as_labels(labels: LabelsLike, *, mask: bool = False) -> LabelMap:
     """A checked `LabelMap` from a path, a SimpleITK image, a `LabelMap` or (array, geometry).
+
+    Args:
+        labels: one of those.
+        mask: as in `read_labels`.
 
     Raises:
         InputError: as `read_labels`.
     """
     if isinstance(labels, str | os.PathLike):
-        return read_labels(labels)
+        return read_labels(labels, mask=mask)
     if isinstance(labels, LabelMap):
-        return build_labels(
-            labels.array, labels.geometry, labels.pixel_type, labels.name or "labels"
-        )
+        name = labels.name or "labels"
+        return build_labels(labels.array, labels.geometry, labels.pixel_type, name, mask=mask)
     if isinstance(labels, tuple) and len(labels) == 2 and isinstance(labels[1], Geometry):
         array = as_numpy(as_array(labels[0]))
-        return build_labels(array, labels[1], array.dtype.name, "array")
+        return build_labels(array, labels[1], array.dtype.name, "array", mask=mask)
     if hasattr(labels, "GetPixelID"):
-        return labels_from_sitk(labels)
+        return labels_from_sitk(labels, mask=mask)
     raise InputError(
         f"cannot use a {type(labels).__name__} as labels; give a path, a SimpleITK image, a "
         "LabelMap, or (array, Geometry)"
@@ -153,7 +161,7 @@ def as_labels(labels: LabelsLike) -> LabelMap:
 
 def as_mask(mask: LabelsLike, grid: Geometry, role: str) -> NDArray[np.float32]:
     """As `read_mask`, for anything that `as_labels` takes."""
-    labels = as_labels(mask)
+    labels = as_labels(mask, mask=True)
     validate.check_mask_grid(labels.geometry, grid, labels.name, role)
     inside: NDArray[np.bool_] = np.asarray(labels.array) != 0
     if not inside.any():

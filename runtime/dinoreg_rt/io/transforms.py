@@ -175,32 +175,23 @@ def transform_points(chain: Sequence[Transform], points_lps_mm: FloatArray) -> F
     Returns:
         (N, 3). A displacement is interpolated linearly and is zero outside its grid, as in ITK.
     """
+    return transform_points_within(chain, points_lps_mm)[0]
+
+
+def transform_points_within(
+    chain: Sequence[Transform], points_lps_mm: FloatArray
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """As `transform_points`, and (N) whether a point met every displacement inside its grid."""
     points = np.asarray(points_lps_mm, dtype=np.float64).reshape(-1, 3)
+    within = np.ones(len(points), np.bool_)
     for step in chain:
         if isinstance(step, AffineTransform):
             points = geometry.transform_points(step, points)
-        else:
-            points = points + _displacement_at(step, points)
-    return points
-
-
-def _displacement_at(field: DisplacementField, points_lps_mm: FloatArray) -> FloatArray:
-    to_index = geometry.lps_to_index(field.geometry)
-    index = geometry.transform_points(to_index, points_lps_mm)
-    sizes = np.asarray(field.geometry.shape_xyz)
-    # ITK's buffer reaches half a voxel beyond the outer centres, where the edge value holds.
-    inside = np.all((index >= -0.5) & (index < sizes - 0.5), axis=1)
-    index = np.clip(index, 0, sizes - 1)
-    lower = np.minimum(index.astype(np.intp), np.maximum(sizes - 2, 0))
-    fraction = index - lower
-    vectors = as_numpy(field.vectors_mm)
-    result = np.zeros_like(points_lps_mm)
-    for corner in np.ndindex(2, 2, 2):
-        x, y, z = np.minimum(lower + corner, sizes - 1).T
-        weight = np.prod(np.where(corner, fraction, 1 - fraction), axis=1)
-        result += weight[:, None] * vectors[z, y, x]
-    result[~inside] = 0
-    return result
+            continue
+        index = geometry.transform_points(geometry.lps_to_index(step.geometry), points)
+        points = points + geometry.sample_linear(as_numpy(step.vectors_mm), index, outside=0.0)
+        within &= geometry.inside_grid(step.geometry.shape_zyx, index)
+    return points, within
 
 
 def _read_with_itk(file: Path) -> tuple[Transform, ...]:

@@ -13,6 +13,8 @@ from ..types import Geometry
 
 _SPACING_RANGE_MM = (1e-3, 1e3)
 _DIRECTION_TOLERANCE = 1e-3
+#: Parcellations of a whole brain have some hundred labels, with values up to some ten thousand.
+_MOST_LABELS = 1000
 
 
 def check_size(size_xyz: tuple[int, ...], name: str) -> None:
@@ -125,6 +127,31 @@ def not_finite(name: str, count: int) -> str:
         f"{name}: holds {count} NaN or Inf value(s) (as float32): replace them, for instance by "
         "the background value, and exclude them by a mask if they matter"
     )
+
+
+def check_labels(array: NDArray[Any], name: str) -> None:
+    """Require what can be labels: whole numbers (D, H, W), none negative, not thousands of them.
+
+    Raises:
+        InputError: the values of an image.
+    """
+    low, high = int(array.min()), int(array.max())
+    wanted = (
+        f"a label map holds whole numbers from 0 (background) up, at most {_MOST_LABELS} different "
+        "ones: is this the image instead of its labels?"
+    )
+    if low < 0:
+        raise InputError(f"{name}: holds negative values (down to {low}); {wanted}")
+    if high < _MOST_LABELS:
+        return
+    found: NDArray[Any] = np.zeros(0, array.dtype)
+    for plane in array:
+        found = np.union1d(found, plane)
+        if found.size > _MOST_LABELS:
+            raise InputError(
+                f"{name}: holds more than {_MOST_LABELS} different values, from {low} to {high}; "
+                f"{wanted}"
+            )
 
 
 def check_mask_grid(mask: Geometry, grid: Geometry, name: str, role: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tomllib
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -91,8 +93,17 @@ def test_a_session_that_fell_back_is_an_error() -> None:
 
 def test_every_engine_can_be_asked_for() -> None:
     names = set(get_args(EngineChoice)) - {"auto"}
-    assert names == set(engines.ENGINES) == set(engines.EXTRAS) == set(engines.ENGINE_PACKAGES)
-    assert names > engines.GPU_ENGINES
+    assert names == set(engines.ENGINES)
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES.values(), ids=str)
+def test_engines_name_what_installs_them(engine) -> None:
+    """The extras are the package's, and one of them requires the distribution."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    needs = " ".join(line for extra in engine.extra.split(",") for line in extras[extra])
+    assert engine.package in needs
+    assert engine.on_gpu == ("gpu" in engine.extra)
 
 
 def test_bfloat16_is_not_for_onnx_runtimes_cpu(tmp_path) -> None:
