@@ -98,7 +98,7 @@ class RegistrationConfig(BaseModel):
         description="what runs the encoder; auto takes ort-cpu on a CPU, and on a GPU a tensorrt "
         "engine of 'dinoreg-rt export engine' where one fits, else ort-cuda",
     )
-    token_grid: tuple[int, int] | None = Field(
+    token_grid: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         None,
         description="rows and columns of tokens per slice; default: the bundle's size that fits "
         "the slices best",
@@ -176,7 +176,7 @@ class RegistrationConfig(BaseModel):
     field_smoothing: float = Field(
         0.82, ge=0, le=3, description="width of the smoothing between coupled rounds, in steps"
     )
-    coupling: tuple[float, ...] = Field(
+    coupling: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.03, 0.3),
         max_length=32,
         description="weights of the coupled-convex rounds, growing",
