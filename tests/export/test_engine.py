@@ -192,7 +192,7 @@ def test_the_command(bundle, gpu) -> None:
     assert done.exit_code == 0, done.output
     assert "gabor-bank 24x32 in fp32, batches 1,2, on NVIDIA H100: token cosine 1.0" in done.output
     done = CliRunner().invoke(export, ["engine", str(bundle), "--batch", "1,x"])
-    assert (done.exit_code, "wanted such as 1,8,32" in done.output) == (2, True)
+    assert (done.exit_code, "wanted such as 1,8" in done.output) == (2, True)
     done = CliRunner().invoke(export, ["engine", str(bundle), "--compile-for", "8.9"])
     assert (done.exit_code, "goes with --backend rtx" in done.output) == (2, True)
 

@@ -9,7 +9,7 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig, preset_names
-from ..device import choose_device
+from ..demands import choose_machine
 from ..progress import reporting
 from .options import config_options, given_config
 
@@ -80,7 +80,7 @@ def bench(**options: Any) -> None:
     config = RegistrationConfig.from_sources(
         options["preset"], options["config_file"], given_config(options)
     )
-    choose_device(config.device, config.threads)  # what is not there is said before any work
+    choose_machine(config)  # what is not there is said before any work
     # Only now: half of the start is their imports, and the device was found missing without them.
     from ..bench import BenchRequest, run_bench
 

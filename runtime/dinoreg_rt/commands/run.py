@@ -11,6 +11,7 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig, preset_names
+from ..demands import choose_machine
 from ..job import RunRequest, announce, execute_run, plan_run
 from ..progress import Reporter, reporting
 from ..report import RunReport
@@ -91,6 +92,7 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
     config = RegistrationConfig.from_sources(
         options["preset"], options["config_file"], given_config(options)
     )
+    choose_machine(config)  # what is not there is said before an image is read
     request = _request(options, config)
     with reporting(quiet=options["quiet"]) as reporter:
         if options["dry_run"]:

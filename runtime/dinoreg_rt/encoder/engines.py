@@ -5,6 +5,7 @@ An engine that cannot be had is an error. Nothing falls back to another one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -39,6 +40,16 @@ EXTRAS = {
     "ort-tensorrt": "gpu,tensorrt",
     "tensorrt": "gpu,tensorrt",
     "tensorrt-rtx": "gpu,rtx",
+}
+#: What each engine imports.
+MODULES = {
+    "ort-cpu": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "openvino-bf16": ("openvino",),
+    "ort-cuda": ("onnxruntime", "cupy"),
+    "ort-tensorrt": ("onnxruntime", "cupy"),
+    "tensorrt": ("tensorrt", "cupy"),
+    "tensorrt-rtx": ("tensorrt_rtx", "cupy"),
 }
 GPU_ENGINES = frozenset({"ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"})
 #: The distribution of each, for reports.
@@ -182,25 +193,30 @@ def open_encoder(
         precision = {"openvino": "f32", "openvino-bf16": "bf16"}[engine]
         return OpenVinoEncoder(bundle, graph, threads, precision)
     except ImportError as error:
-        raise DeviceError(
-            f"--engine {engine} ({ENGINES[engine]}): {error.name} is not installed; "
-            f"pip install 'dinoreg-rt[{EXTRAS[engine]}]'"
-        ) from error
+        raise not_installed(engine, error.name) from error
+
+
+def not_installed(engine: str, module: str | None) -> DeviceError:
+    """What to say where a module that an engine imports is missing."""
+    return DeviceError(
+        f"--engine {engine} ({ENGINES[engine]}): {module} is not installed; "
+        f"pip install 'dinoreg-rt[{EXTRAS[engine]}]'"
+    )
 
 
 def choose_engine(
     wanted: str,
     device: Device | None = None,
     bundle: Bundle | None = None,
-    graph: Graph | None = None,
+    graphs: Sequence[Graph] = (),
 ) -> tuple[str, str]:
     """The engine for ``auto`` or a name, and why.
 
     Args:
         wanted: ``auto`` or one of `ENGINES`.
         device: that the registration runs on; None counts as the CPU for ``auto``.
-        bundle: opened; with `graph` for engines in the cache.
-        graph: input size.
+        bundle: opened; with `graphs` for engines in the cache.
+        graphs: every input size that will be used.
 
     Raises:
         ConfigError: an engine of the GPU for a registration on the CPU, or one that has no matrix
@@ -222,7 +238,7 @@ def choose_engine(
     if device is not None and device.kind == "cuda":
         from .engine_choice import choose_for_gpu
 
-        return choose_for_gpu(device.index, bundle, graph)
+        return choose_for_gpu(device.index, bundle, graphs)
     if half:
         return "openvino", f"openvino ({ENGINES['openvino']}), because the bundle is of bfloat16"
     return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), the same bits on every run"
