@@ -51,7 +51,7 @@ def test_without_a_gpu() -> None:
         choose(engine="tensorrt", encoder="x")
     with pytest.raises(ConfigError, match="needs a GPU, and the device is the CPU; --device cuda"):
         choose(device="cpu", engine="ort-cuda", encoder="x")
-    with pytest.raises(ConfigError, match="--gpu-memory 8GB .* --device cuda, or leave it out"):
+    with pytest.raises(ConfigError, match=r"--gpu-memory 8GB .* --device cuda, or leave it out"):
         choose(gpu_memory_gb=8)
 
 
@@ -68,9 +68,7 @@ def test_with_a_gpu(monkeypatch) -> None:
 
 @pytest.mark.parametrize("engine", ["ort-cpu", "openvino"])
 def test_an_engine_without_an_encoder(engine) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"--engine {engine} runs an encoder, and none was given"
-    ):
+    with pytest.raises(ConfigError, match=rf"--engine {engine} runs an encoder, and none was"):
         choose(device="cpu", engine=engine)
 
 

@@ -70,8 +70,9 @@ def bench(**options: Any) -> None:
 
     The floor of a stage is the least time that its bytes and operations take at the bandwidth and
     the rate of multiply-adds that are measured in the same run. Encoded slices are not taken from
-    the cache. On a GPU stages are timed by its events. Of an encoder only vision transformers that
-    'dinoreg-rt export' knows have a floor.
+    the cache. On a GPU stages are timed by its events. 'without encoder' is what each run takes from
+    upload to download, without plan, encoder and hashing; percentiles of stages do not add up to
+    it. Of an encoder only vision transformers that 'dinoreg-rt export' knows have a floor.
     """
     if (options["fixed"] is None) != (options["moving"] is None):
         raise click.UsageError("give both --fixed and --moving, or neither: then a phantom is made")
@@ -117,8 +118,9 @@ def _print(report: BenchReport) -> None:
     ceilings = report.ceilings
     console.print(
         f"ceilings: {ceilings['gigabytes_per_s']} GB/s, "
-        f"{ceilings['vector_giga_operations_per_s']} G multiply-adds/s, in the encoder's precision "
-        f"{ceilings['matrix_giga_operations_per_s']} ({ceilings['how']})"
+        f"{ceilings['vector_giga_operations_per_s']} G multiply-adds/s in float32, for the encoder "
+        f"{ceilings['matrix_giga_operations_per_s']} in {ceilings['matrix_type']} "
+        f"({ceilings['how']})"
     )
     memory = ", ".join(f"{name} {value:.0f}" for name, value in report.memory.items())
     console.print(f"memory: {memory}")
@@ -145,7 +147,11 @@ def _print_stages(report: BenchReport, console: Any) -> None:
             cells += [f"{stage.floor_ms:.1f}", f"{warm.p50 / stage.floor_ms:.1f}"]
             cells += [f"{stage.gigabytes_per_s:.2f}", f"{stage.giga_operations_per_s:.2f}"]
         table.add_row(name, *cells)
-    warm = report.warm_ms
-    total = (report.cold_ms, warm.p50, warm.p95, warm.p99)
-    table.add_row("total", *[f"{v:.1f}" for v in total], style="bold")
+    sums = {
+        "without encoder": (report.cold_without_encoder_ms, report.without_encoder_ms),
+        "total": (report.cold_ms, report.warm_ms),
+    }
+    for name, (cold, warm) in sums.items():
+        values = (cold, warm.p50, warm.p95, warm.p99)
+        table.add_row(name, *[f"{v:.1f}" for v in values], style="bold")
     console.print(table)
