@@ -70,7 +70,7 @@ def bench(**options: Any) -> None:
 
     The floor of a stage is the least time that its bytes and operations take at the bandwidth and
     the rate of multiply-adds that are measured in the same run. Encoded slices are not taken from
-    the cache. On a GPU stages are timed by its events. 'without encoder' is what each run takes from
+    the cache. On a GPU stages are timed by its events. 'without encoder' is what a run takes from
     upload to download, without plan, encoder and hashing; percentiles of stages do not add up to
     it. Of an encoder only vision transformers that 'dinoreg-rt export' knows have a floor.
     """
