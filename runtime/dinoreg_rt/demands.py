@@ -7,8 +7,19 @@ from importlib.util import find_spec
 
 from .config import RegistrationConfig
 from .device import Device, choose_device
-from .encoder.engines import ENGINES, GPU_ENGINES, MODULES, choose_engine, not_installed
+from .encoder.engines import ENGINES, EXTRAS, GPU_ENGINES, choose_engine
 from .errors import ConfigError, DeviceError
+
+#: What each engine imports.
+MODULES = {
+    "ort-cpu": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "openvino-bf16": ("openvino",),
+    "ort-cuda": ("onnxruntime", "cupy"),
+    "ort-tensorrt": ("onnxruntime", "cupy"),
+    "tensorrt": ("tensorrt", "cupy"),
+    "tensorrt-rtx": ("tensorrt_rtx", "cupy"),
+}
 
 
 def choose_machine(config: RegistrationConfig) -> tuple[Device, str]:
@@ -32,9 +43,11 @@ def choose_machine(config: RegistrationConfig) -> tuple[Device, str]:
                 f"--engine {engine} runs an encoder, and none was given; add --encoder, or leave "
                 "--engine out"
             )
-        for module in MODULES[engine]:
-            if not _importable(module):
-                raise not_installed(engine, module)
+        if missing := [module for module in MODULES[engine] if not _importable(module)]:
+            raise DeviceError(
+                f"--engine {engine} ({ENGINES[engine]}): {missing[0]} is not installed; "
+                f"pip install 'dinoreg-rt[{EXTRAS[engine]}]'"
+            )
     if config.gpu_memory_gb is not None and on_cpu:
         raise ConfigError(
             f"--gpu-memory {config.gpu_memory_gb:g}GB limits the memory of a GPU, and the device "

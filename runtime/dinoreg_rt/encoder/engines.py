@@ -41,16 +41,6 @@ EXTRAS = {
     "tensorrt": "gpu,tensorrt",
     "tensorrt-rtx": "gpu,rtx",
 }
-#: What each engine imports.
-MODULES = {
-    "ort-cpu": ("onnxruntime",),
-    "openvino": ("openvino",),
-    "openvino-bf16": ("openvino",),
-    "ort-cuda": ("onnxruntime", "cupy"),
-    "ort-tensorrt": ("onnxruntime", "cupy"),
-    "tensorrt": ("tensorrt", "cupy"),
-    "tensorrt-rtx": ("tensorrt_rtx", "cupy"),
-}
 GPU_ENGINES = frozenset({"ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"})
 #: The distribution of each, for reports.
 ENGINE_PACKAGES = {
@@ -193,15 +183,10 @@ def open_encoder(
         precision = {"openvino": "f32", "openvino-bf16": "bf16"}[engine]
         return OpenVinoEncoder(bundle, graph, threads, precision)
     except ImportError as error:
-        raise not_installed(engine, error.name) from error
-
-
-def not_installed(engine: str, module: str | None) -> DeviceError:
-    """What to say where a module that an engine imports is missing."""
-    return DeviceError(
-        f"--engine {engine} ({ENGINES[engine]}): {module} is not installed; "
-        f"pip install 'dinoreg-rt[{EXTRAS[engine]}]'"
-    )
+        raise DeviceError(
+            f"--engine {engine} ({ENGINES[engine]}): {error.name} is not installed; "
+            f"pip install 'dinoreg-rt[{EXTRAS[engine]}]'"
+        ) from error
 
 
 def choose_engine(
