@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import rich_click as click
 from click.testing import CliRunner
+from command_lines import parse
 
 from dinoreg_rt.cli import cli
 
@@ -112,16 +113,6 @@ def docker_runs() -> list[tuple[list[str], list[str]]]:
             image = words.index("dinoreg-rt")
             found.append((words[2:image], words[image + 1 :]))
     return found
-
-
-def parse(words: list[str]) -> click.Context:
-    """By the command's own parser: an option that is unknown or missing raises."""
-    command: click.Command | None = cli
-    name: str | None = "dinoreg-rt"
-    while isinstance(command, click.Group):
-        name, command, words = command.resolve_command(click.Context(command), words)
-    assert command is not None
-    return command.make_context(name, list(words))
 
 
 def test_commands_of_the_comment_are_understood() -> None:
