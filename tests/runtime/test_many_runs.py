@@ -26,10 +26,10 @@ def pair() -> Any:
 
 
 def repeat(
-    pair: Any, device: str, runs: int, on_device: Callable[[], tuple[int, ...]]
+    pair: Any, device: str, runs: int, on_device: Callable[[], tuple[int, ...]], **more: Any
 ) -> tuple[list[tuple[int, ...]], list[int]]:
     """After each run: what `on_device` says, and the resident bytes of this process."""
-    config = dinoreg_rt.RegistrationConfig(device=device, **VALUES)
+    config = dinoreg_rt.RegistrationConfig(device=device, **VALUES, **more)
     taken, resident, process = [], [], psutil.Process()
     with dinoreg_rt.Registrar(config) as registrar:
         for _ in range(runs):
@@ -70,7 +70,7 @@ def test_a_hundred_on_a_gpu(pair) -> None:
 
 
 def test_twenty_on_the_cpu(pair) -> None:
-    _, resident = repeat(pair, "cpu", 20, tuple)
+    _, resident = repeat(pair, "cpu", 20, tuple, initial="none")
     check_host(resident)
 
 
