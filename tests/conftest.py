@@ -75,6 +75,15 @@ def _cuda_device() -> Device:
     return Device("cuda", cupy)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _pool() -> None:
+    """DINOREG_TEST_POOL=0 takes CuPy's memory pool away: each array is an allocation of its own, so
+    that compute-sanitizer sees where it ends (tests/bench/sanitizer.sh).
+    """
+    if os.environ.get("DINOREG_TEST_POOL") == "0":
+        pytest.importorskip("cupy").cuda.set_allocator(None)
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> Device:
     """Every device of the library; CUDA is skipped with the reason where there is none."""

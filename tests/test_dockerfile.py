@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
+import rich_click as click
 from click.testing import CliRunner
+from command_lines import parse
 
 from dinoreg_rt.cli import cli
 
 ROOT = Path(__file__).parents[1]
+#: The comment at the top, its lines joined.
+COMMENT = re.sub(
+    r"\\\n#",
+    " ",
+    (ROOT / "docker" / "Dockerfile").read_text("utf-8").split("\nARG", 1)[0],
+)
 TEXT = re.sub(r"\\\n", " ", (ROOT / "docker" / "Dockerfile").read_text("utf-8"))
 LINES = [line.strip() for line in TEXT.splitlines() if line.strip() and line[0] != "#"]
 FINAL = LINES[max(i for i, line in enumerate(LINES) if line.startswith("FROM ")) :]
@@ -93,3 +102,41 @@ def test_commands_exist(instruction: str) -> None:
     assert done.exit_code == 0, done.output
     for option in (word for word in program if word.startswith("--")):
         assert option in done.output
+
+
+def docker_runs() -> list[tuple[list[str], list[str]]]:
+    """Options of `docker run`, and what the container is told, of each command in the comment."""
+    found = []
+    for line in COMMENT.splitlines():
+        words = shlex.split(line.lstrip("# ")) if "docker run" in line else []
+        if words:
+            image = words.index("dinoreg-rt")
+            found.append((words[2:image], words[image + 1 :]))
+    return found
+
+
+def test_commands_of_the_comment_are_understood() -> None:
+    _, told = zip(*docker_runs(), strict=True)
+    built, ran = (parse(words).params for words in told)
+    assert (str(ran["fixed"]), str(ran["output"])) == ("fixed.nii.gz", "result")
+    assert str(built["bundle"]).rsplit("/", 1)[1] == ran["encoder"]
+    with pytest.raises(click.UsageError, match="Missing"):
+        parse(["run", "fixed.nii.gz", "moving.nii.gz", "-o", "result"])
+
+
+def test_results_can_be_written_where_they_are_mounted() -> None:
+    build, run = (options for options, _ in docker_runs())
+    # The mounted folder belongs to the caller, the volume of engines to the image's user.
+    assert run[run.index("--user") + 1] == "$(id -u):$(id -g)"
+    assert "HOME=/tmp" in run
+    assert "$PWD:/data" in run
+    assert arguments(FINAL, "WORKDIR") == ["/data"]
+    assert "--user" not in build
+    assert "engines:/engines" in build
+    assert "install -d -m 0755 -o dinoreg -g dinoreg /data /models /engines" in TEXT
+
+
+def test_an_image_without_cuda_kernels_does_not_come_out() -> None:
+    (install,) = [words for words in arguments(LINES, "RUN") if "/source[" in words]
+    assert "--config-settings=cmake.define.DINOREG_CUDA=ON" in install
+    assert "set(DINOREG_CUDA AUTO CACHE STRING" in (ROOT / "CMakeLists.txt").read_text("utf-8")

@@ -16,6 +16,7 @@ import numpy as np
 
 from dinoreg_rt.errors import ConfigError, DeviceError, DinoregError, OutputError
 from dinoreg_rt.manifest import Graph, Manifest
+from dinoreg_rt.trt import DEFAULT_BATCHES
 from dinoreg_rt.trt.agreement import Agreement, compare_tokens
 from dinoreg_rt.trt.executor import EngineExecutor
 from dinoreg_rt.trt.folder import engine_stem, engines_folder, store_engine
@@ -25,8 +26,6 @@ from dinoreg_rt.trt.record import EngineKey, EnginePrecision, EngineRecord, Gpu
 
 from .engine_build import BuildOptions, Progress
 from .engine_job import FLOATS, NO_IMAGES, CalibrationImages, Job, checked_manifest
-
-DEFAULT_BATCHES = (1, 8, 32)
 
 
 def export_engines(

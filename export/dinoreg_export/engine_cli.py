@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from dinoreg_rt.trt import DEFAULT_BATCHES
+
 if TYPE_CHECKING:
     from dinoreg_rt.trt.record import EngineRecord
 
@@ -51,10 +53,11 @@ if TYPE_CHECKING:
 @click.option(
     "--batch",
     "batches",
-    default="1,8,32",
+    default=",".join(map(str, DEFAULT_BATCHES)),
     show_default=True,
     metavar="N,N,...",
-    help="Slices that are encoded at once; each number gets kernels of its own.",
+    help="Slices that are encoded at once; each number gets kernels of its own. A registration "
+    f"takes {max(DEFAULT_BATCHES)}, fewer where memory is short.",
 )
 @click.option(
     "--workspace-gb",
@@ -100,7 +103,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"'{text}' are no batch sizes; wanted such as 1,8,32")
+        raise click.BadParameter(f"'{text}' are no batch sizes; wanted such as 1,8")
     return tuple(int(part) for part in parts)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoreg_rt.encoder.examples import ExampleSlices, read_examples
+from dinoreg_rt.encoder.examples import ExampleSlices, phantom_slices, read_examples
 from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.manifest import Graph, Manifest, check_files, read_manifest
 from dinoreg_rt.trt.agreement import probe
@@ -24,7 +24,8 @@ from .verify import tokens_of
 #: Of all precisions, 8 bits apart: fastest first, what is tried when one does not hold.
 FLOATS: tuple[EnginePrecision, ...] = ("fp16", "bf16", "fp32")
 PRECISIONS: tuple[EnginePrecision, ...] = (*EIGHT_BITS, *FLOATS)
-_PROBES = 2
+#: Pictures from a formula: in 8 bits, and beside the phantom's slices in all other precisions.
+_PICTURES, _PICTURES_BESIDE = 2, 1
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,16 @@ class Job:
         return build_plan(self.library, self.typed(graph, precision), self.options, self.progress)
 
     def probe(self, graph: Graph, precision: EnginePrecision) -> NDArray[np.float32]:
-        """What an engine is verified with; in 8 bits the user's own slices are among it.
+        """What an engine is verified with: slices that look real, and pictures from a formula.
 
-        Pictures from a formula come too: they are unlike what the scales were set by.
+        The slices are the user's own in 8 bits, which were calibrated on others of them, and else a
+        phantom's. The pictures are unlike either: coloured, with noise, without a background.
         """
-        pictures = probe(graph.height, graph.width, _PROBES)
-        if precision not in EIGHT_BITS:
-            return pictures
-        return np.concatenate([self.examples(graph).held_out, pictures])
+        if precision in EIGHT_BITS:
+            slices, count = self.examples(graph).held_out, _PICTURES
+        else:
+            slices, count = phantom_slices(self.manifest, graph), _PICTURES_BESIDE
+        return np.concatenate([slices, probe(graph.height, graph.width, count)])
 
     def reference(self, graph: Graph, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Tokens of ONNX Runtime on the CPU, every operation in float32."""

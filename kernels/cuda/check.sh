@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles the CUDA half for every supported architecture, warnings being errors, and prints what
-# each kernel takes. Needs nvcc (CUDACXX or the PATH) and no GPU. Fails when a hot kernel spills, and
-# when features are not loaded by 16 bytes.
+# each kernel takes and the occupancy that it allows. Needs nvcc (CUDACXX or the PATH) and no GPU.
+# Fails when a hot kernel spills, and when features are not loaded by 16 bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,11 +21,11 @@ export -f compile
 # One log for each architecture: ptxas does not say which one a line of its report is about.
 # 255 stops xargs at the first failure.
 printf '%s\n' "${architectures[@]}" | xargs -P "${JOBS:-2}" -I{} bash -c 'compile {} || exit 255'
-"${PYTHON:-python3}" cuda/resources.py "$logs"/*.log
-
-# nvcc compiles a memcpy of one float through a pointer to four accesses of one byte.
 "$NVCC" -std=c++17 -O3 -DDR_ISA=cuda -Iinclude -Isrc -Icuda -arch=compute_75 -ptx cuda/backend.cu \
   -o "$logs/kernels.ptx"
+"${PYTHON:-python3}" cuda/resources.py "$logs/kernels.ptx" "$logs"/*.log
+
+# nvcc compiles a memcpy of one float through a pointer to four accesses of one byte.
 if grep -Eq '(ld|st)\.global\S*\.[subf]8' "$logs/kernels.ptx"; then
   echo "a kernel reads or writes single bytes: see load() and store() in portable.h" && exit 1
 fi

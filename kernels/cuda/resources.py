@@ -1,6 +1,8 @@
-"""Table of registers, stack, spills and shared memory of each kernel and architecture.
+"""Table of registers, stack, spills and shared memory of each kernel and architecture, and of the
+occupancy that they allow the kernels of hot loops.
 
-Usage: resources.py LOG...  with one `nvcc -Xptxas -v` log for each architecture, named 90.log.
+Usage: resources.py PTX LOG...  with what `nvcc -ptx` made of backend.cu, and one `nvcc -Xptxas -v`
+log for each architecture, named 90.log.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from occupancy import occupancy
 
 # Kernels inside the solver's and the descriptor's loops: a spill there costs every voxel.
 HOT = {
@@ -43,6 +47,8 @@ _ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for 'sm_\d+\w*'")
 _MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
+# What __launch_bounds__ became.
+_BOUNDS = re.compile(r"\.entry (\w+)\([^)]*\)\s*\.maxntid (\d+), (\d+), (\d+)")
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,28 @@ def read_log(text: str) -> dict[str, Usage]:
     return usage
 
 
+def read_threads(ptx: str) -> dict[str, int]:
+    """Threads of the largest block of every kernel: its launch bound, which all are launched with.
+
+    `run_op` is launched with fewer where an op has fewer than eight rows.
+    """
+    return {op_name(m[1]): int(m[2]) * int(m[3]) * int(m[4]) for m in _BOUNDS.finditer(ptx)}
+
+
+def print_occupancy(table: dict[str, dict[str, Usage]], threads: dict[str, int]) -> None:
+    """The same for hot kernels alone."""
+    print("occupancy in % of the warps, full blocks; limited by r registers, s shared memory,")
+    print("w warps, b blocks")
+    print(f"{'':24}{'threads':>8}" + "".join(f"{'sm_' + arch:>12}" for arch in table))
+    for name in sorted(HOT & threads.keys()):
+        cells = ""
+        for arch, usage in table.items():
+            used = usage.get(name)
+            found = used and occupancy(arch, used.registers, used.shared, threads[name])
+            cells += f"{found or '-'!s:>12}"
+        print(f"{name:24}{threads[name]:>8}{cells}")
+
+
 def print_table(table: dict[str, dict[str, Usage]]) -> None:
     """One line a kernel, one column an architecture."""
     names = sorted({name for usage in table.values() for name in usage})
@@ -101,12 +129,14 @@ def print_table(table: dict[str, dict[str, Usage]]) -> None:
         print(f"{name + (' *' if name in HOT else ''):24}" + cells)
 
 
-def main(paths: list[str]) -> int:
-    """Prints the table; 1 when a hot kernel spills or is missing."""
+def main(ptx: str, paths: list[str]) -> int:
+    """Prints the tables; 1 when a hot kernel spills, is missing or has no launch bound."""
     logs = sorted((Path(path) for path in paths), key=lambda path: int(path.stem))
     table = {path.stem: read_log(path.read_text()) for path in logs}
     print_table(table)
-    faults = []
+    threads = read_threads(Path(ptx).read_text())
+    print_occupancy(table, threads)
+    faults = [f"{name}: no launch bound" for name in sorted(HOT - threads.keys())]
     for arch, usage in table.items():
         # A renamed op must not slip out of the check.
         faults += [f"sm_{arch}: no kernel {name}" for name in sorted(HOT - usage.keys())]
@@ -120,4 +150,4 @@ def main(paths: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

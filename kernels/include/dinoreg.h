@@ -4,7 +4,7 @@
  *   Arrays are C-contiguous, axes (z, y, x[, channel]); vectors and matrices use the same order
  *   z, y, x. Index coordinates are continuous with voxel centres at integers. Displacements of the
  *   solver are millimetres along the grid's own axes.
- *   Arrays begin at multiples of their type's size, features and workspaces at multiples of 16 bytes.
+ *   Arrays begin at multiples of their type's size, features and workspaces of 16 bytes.
  *   All pointers of one call live on the device named in dr_execution. The library allocates no
  *   device memory and keeps none: what a call needs beside its arrays is the workspace it is given.
  *   Calls on a CPU return when the work is done; calls on CUDA are ordered on the given stream and

@@ -115,8 +115,7 @@ struct MindBuffers {
       : first(work.take<float>(plan.buffer_floats())),
         second(work.take<float>(plan.buffer_floats())),
         row_noise(work.take<float>((size_t)plan.shape.rows())),
-        plane_noise(work.take<double>((size_t)plan.shape.z)),
-        floor_value(work.take<float>(1)) {}
+        plane_noise(work.take<double>((size_t)plan.shape.z)), floor_value(work.take<float>(1)) {}
 };
 
 inline size_t MindPlan::workspace_bytes() const {

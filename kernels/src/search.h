@@ -154,8 +154,8 @@ class SearchLevel {
       const Cells& image = i == 0 ? fixed : moving;
       float* of_rows = work_.template take<float>((size_t)sums * rows);
       moments[i] = work_.template take<double>(sums);
-      c_.run(FeatureMoments{image.features, image.weight, rows, a_.channels, grid_.padded.x,
-                            of_rows});
+      c_.run(
+          FeatureMoments{image.features, image.weight, rows, a_.channels, grid_.padded.x, of_rows});
       c_.run(SumInOrder<float>{of_rows, sums, rows, moments[i]});
     }
     float* cost = work_.template take<float>(1);

@@ -35,7 +35,9 @@ class Ceilings:
         bytes_per_s: of streaming through memory.
         vector_per_s: multiply-adds per second in float32, from a matrix product.
         scalar_per_s: operations per second of code that jumps in memory.
-        matrix_per_s: multiply-adds per second in the encoder's precision: float16 on a GPU.
+        matrix_per_s: multiply-adds per second that an encoder is held against.
+        matrix_type: of those. On a GPU always float16: bfloat16 is as fast there, 8 bits are up to
+            twice as fast, float32 is slower.
         how: what was measured.
     """
 
@@ -43,6 +45,7 @@ class Ceilings:
     vector_per_s: float
     scalar_per_s: float
     matrix_per_s: float
+    matrix_type: str
     how: str
 
 
@@ -100,6 +103,7 @@ def _measure_here(threads: int) -> Ceilings:
         # Four instructions where a matrix product starts two vectors.
         vector / lanes * 2,
         vector,
+        "float32",
         f"NumPy on {threads} thread(s): c = a + b over {3 * a.nbytes >> 20} MiB, "
         f"float32 matrix product of {_MATRIX}^3",
     )
@@ -132,6 +136,7 @@ def _of_gpu(device: Device) -> Ceilings:
         rates[np.float32],
         rates[np.float32],  # a thread of a GPU is a lane of its own
         rates[np.float16],
+        "float16",
         f"CuPy: copy of {a.nbytes >> 20} MiB, float32 and float16 matrix product of "
         f"{_GPU_MATRIX}^3",
     )

@@ -16,9 +16,11 @@ from .types import Volume
 if TYPE_CHECKING:
     from .registration import Plan
 
-#: What no stage of the timer covers: alignment and all other decisions before the heavy work; the
-#: rest, such as hashes and weights.
+#: What no stage of the timer covers: alignment and all other decisions before the heavy work, and
+#: the rest.
 PLAN, OTHER = "plan", "other"
+#: What does not count where the encoder is left out: from upload to download.
+_NOT_COUNTED = (PLAN, "encode", "hash")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Run:
     total_ms: float
     stages_ms: dict[str, float]
     versions: dict[str, str]
+
+    @property
+    def without_encoder_ms(self) -> float:
+        """From upload to download: all but the plan, the encoder and hashing."""
+        return self.total_ms - sum(self.stages_ms.get(stage, 0.0) for stage in _NOT_COUNTED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +118,10 @@ class BenchReport(BaseModel):
     configuration: dict[str, Any]
     cold_ms: float = Field(description="first registration, opening the encoder included")
     warm_ms: Distribution
+    cold_without_encoder_ms: float
+    without_encoder_ms: Distribution = Field(
+        description="of the warm runs without plan, encoder and hashing: upload to download"
+    )
     pairs_per_second: float
     stages: dict[str, StageReport]
     parts: list[PartReport]
@@ -142,6 +153,8 @@ def build_bench_report(measured: Measured) -> BenchReport:
         configuration=plan.config.model_dump(mode="json"),
         cold_ms=round(cold.total_ms, 3),
         warm_ms=total,
+        cold_without_encoder_ms=round(cold.without_encoder_ms, 3),
+        without_encoder_ms=Distribution.of([run.without_encoder_ms for run in warm]),
         pairs_per_second=round(1e3 * len(totals) / sum(totals), 4),
         stages={s: _stage(s, measured, work) for s in cold.stages_ms},
         parts=[_part(w, measured.ceilings) for w in work],
@@ -181,5 +194,6 @@ def _ceilings(ceilings: Ceilings) -> dict[str, float | str]:
         "vector_giga_operations_per_s": round(ceilings.vector_per_s / 1e9, 2),
         "scalar_giga_operations_per_s": round(ceilings.scalar_per_s / 1e9, 2),
         "matrix_giga_operations_per_s": round(ceilings.matrix_per_s / 1e9, 2),
+        "matrix_type": ceilings.matrix_type,
         "how": ceilings.how,
     }

@@ -138,7 +138,7 @@ def _solver_work(plan: Plan) -> list[Work]:
         for factor, radius in grids.search_lattices()
     )
     return [
-        Work("other", "field-of-view weight", 4 * c, 8 * 20 * c),
+        Work("field of view", "field-of-view weight", 4 * c, 8 * 20 * c),
         Work("solve", "discrete search", 0.0, search),
         Work("solve", "refinement, coarse", coarse * c * adam_bytes, coarse * c * adam_operations),
         Work("solve", "refinement, fine", last * c * adam_bytes, last * c * adam_operations),

@@ -11,6 +11,7 @@ from .align import SEARCHES, Alignment, initial_alignment, search_alignment
 from .coarse import coarse_pair
 from .config import RegistrationConfig
 from .contrast import compare_contrast, fill_by_contrast
+from .demands import choose_machine
 from .device import Device, choose_device
 from .device_memory import (
     describe_device_memory,
@@ -113,7 +114,7 @@ def plan(
     fixed, moving = host_volume(as_volume(fixed)), host_volume(as_volume(moving))
     masks = as_masks(fixed, moving, fixed_mask, moving_mask)
     config = config or RegistrationConfig()
-    device, device_reason = choose_device(config.device, config.threads)
+    device, device_reason = choose_machine(config)
     choices = {"device": device_reason}
     modalities, windows = _intensities((fixed, moving), masks, config, choices)
     alignment, bodies = _align(fixed, moving, config, windows, masks, choices)

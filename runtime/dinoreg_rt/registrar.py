@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .config import RegistrationConfig
-from .device import Device, choose_device
+from .demands import choose_machine
+from .device import Device
 from .encoder.pool import EncoderPool
 from .errors import DinoregError
 from .phantom import phantom_grid, phantom_pair
@@ -77,7 +78,8 @@ class Registrar:
             `dinoreg_rt.pycuda_context`.
 
     Raises:
-        DeviceError: the device that the configuration names cannot be used.
+        DeviceError: the device or the engine that the configuration names cannot be used.
+        ConfigError: an option that would have no effect there.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Registrar:
         config = config or RegistrationConfig()
         self._entered = cuda_context or nullcontext
         with self._entered():
-            self._device, _ = choose_device(config.device, config.threads)
+            self._device, _ = choose_machine(config)
         self._config = config
         self._encoders = EncoderPool()
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="registrar")

@@ -100,8 +100,9 @@ def register(  # noqa: PLR0913 - all but the images by name
     report = progress or (lambda stage, fraction: None)
     config, device, timer = plan_.config, plan_.device, stage_timer(plan_.device)
     with device.active(), device_memory_errors(plan_.device_memory, device, timer):
-        fixed, moving = uploaded(fixed, device), uploaded(moving, device)
-        counts = field_of_view((fixed, moving), masks, organ_weight, plan_)
+        with timer.stage("field of view"):
+            fixed, moving = uploaded(fixed, device), uploaded(moving, device)
+            counts = field_of_view((fixed, moving), masks, organ_weight, plan_)
         match = _match(
             (fixed, moving), masks, counts, plan_, timer, report, encoders, keep=keep_features
         )
@@ -117,8 +118,10 @@ def register(  # noqa: PLR0913 - all but the images by name
                 known=True,
             )
             report("warp", 1.0)
-        # A GPU is at work still: nothing has waited for it since the features.
-        hashes = {"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])}
+        # A GPU is at work still: nothing has waited for it since the features. By its events this
+        # lasts as long as it waits for the host here.
+        with timer.stage("hash"):
+            hashes = {"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])}
         with timer.stage("quality"):
             quality = run_quality(match.solution, plan_.grids.control, fields.displacement, device)
             if match.decoys is not None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .config import RegistrationConfig
+from .demands import choose_machine
 from .errors import DinoregError, InputError, ResourceError
 from .evaluate import PairFiles, evaluate_pair
 from .sweep_space import Candidate, config_hash, config_of
@@ -89,7 +90,7 @@ def plan_trials(
     base: RegistrationConfig,
     initial_folder: Path | None = None,
 ) -> list[Trial]:
-    """All trials, candidate by candidate; finds wrong values and missing files beforehand.
+    """All trials, candidate by candidate; finds wrong values, devices and files beforehand.
 
     Args:
         pairs: with their images.
@@ -100,13 +101,16 @@ def plan_trials(
 
     Raises:
         ConfigError: a candidate that is no configuration.
+        DeviceError: one that this machine cannot run.
         InputError: a file of a pair that is not there.
     """
     if initial_folder is not None and not initial_folder.is_dir():
         raise InputError(f"{initial_folder}: no such folder of initial transforms")
+    configs = [config_of(base, candidate) for candidate in candidates]
+    for config in configs:
+        choose_machine(config)
     trials = []
-    for candidate in candidates:
-        config = config_of(base, candidate)
+    for candidate, config in zip(candidates, configs, strict=True):
         for pair in pairs:
             start = None if initial_folder is None else initial_folder / f"{pair.name}.tfm"
             if start is not None and start.exists() and "initial" not in candidate:

@@ -66,8 +66,8 @@ def test_every_size_is_built_verified_and_stored(bundle, gpu, tmp_path) -> None:
     _, precision, limits, profiles = next(c for c in gpu.calls if c[0] == "build")
     assert (precision, limits) == ("fp32", {"WORKSPACE": 1 << 20})
     assert [p.shapes["pixels"] for p in profiles] == [((n, 3, 24, 32),) * 3 for n in (1, 8)]
-    # Each batch size has kernels of its own, and each was run on both pictures.
-    assert [c[1] for c in gpu.calls if c[0] == "execute"] == [1, 1, 8, 1, 1, 8]
+    # Each batch size has kernels of its own, and each was run on both slices and the picture.
+    assert [c[1] for c in gpu.calls if c[0] == "execute"] == [1, 1, 1, 8] * 2
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -192,7 +192,7 @@ def test_the_command(bundle, gpu) -> None:
     assert done.exit_code == 0, done.output
     assert "gabor-bank 24x32 in fp32, batches 1,2, on NVIDIA H100: token cosine 1.0" in done.output
     done = CliRunner().invoke(export, ["engine", str(bundle), "--batch", "1,x"])
-    assert (done.exit_code, "wanted such as 1,8,32" in done.output) == (2, True)
+    assert (done.exit_code, "wanted such as 1,8" in done.output) == (2, True)
     done = CliRunner().invoke(export, ["engine", str(bundle), "--compile-for", "8.9"])
     assert (done.exit_code, "goes with --backend rtx" in done.output) == (2, True)
 

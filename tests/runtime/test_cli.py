@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -32,7 +33,7 @@ def raising(monkeypatch: pytest.MonkeyPatch):
             raise error
 
         module = type("Module", (), {"run": run})
-        monkeypatch.setattr(cli.importlib, "import_module", lambda _: module)
+        monkeypatch.setattr(cli, "importlib", SimpleNamespace(import_module=lambda _: module))
 
     return set_error
 

@@ -18,7 +18,7 @@ from dinoreg_rt.phantom import phantom_grid, phantom_pair
 
 GRID = phantom_grid((20, 24, 28), 4.0)
 VALUES = {"threads": 1, "iterations": (3, 2), "inverse": True, "confidence": True, "cache": False}
-STAGES = ["features", "solve", "trust", "warp", "quality", "deliver"]
+STAGES = ["field of view", "features", "solve", "trust", "warp", "hash", "quality", "deliver"]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_work_on_the_cpu_takes_no_device_image(cupy, pair) -> None:
 
 
 def test_bench_on_a_device(cupy, pair, monkeypatch) -> None:
-    ceilings = Ceilings(1e12, 1e13, 1e13, 1e14, "made up")
+    ceilings = Ceilings(1e12, 1e13, 1e13, 1e14, "float16", "made up")
     monkeypatch.setattr("dinoreg_rt.bench.measure_ceilings", lambda device: ceilings)
     report = run_bench(BenchRequest(*pair, config("cuda"), runs=2), lambda *_: None)
     assert report.device == "cuda:0, as asked"

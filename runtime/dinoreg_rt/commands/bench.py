@@ -9,7 +9,7 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config import preset_names
-from ..device import choose_device
+from ..demands import choose_machine
 from ..progress import reporting
 from .options import config_options, read_config
 
@@ -73,15 +73,16 @@ def bench(**options: Any) -> None:
 
     The floor of a stage is the least time that its bytes and operations take at the bandwidth and
     the rate of multiply-adds that are measured in the same run. Encoded slices are not taken from
-    the cache. On a GPU stages are timed by its events. Of an encoder only vision transformers that
-    'dinoreg-rt export' knows have a floor.
+    the cache. On a GPU stages are timed by its events. 'without encoder' is what a run takes from
+    upload to download, without plan, encoder and hashing; percentiles of stages do not add up to
+    it. Of an encoder only vision transformers that 'dinoreg-rt export' knows have a floor.
     """
     if (options["fixed"] is None) != (options["moving"] is None):
         raise click.UsageError("give both --fixed and --moving, or neither: then a phantom is made")
     if (options["against"] is None) != (options["peer_python"] is None):
         raise click.UsageError("--against and --peer-python belong together")
     config = read_config(options)
-    choose_device(config.device, config.threads)  # what is not there is said before any work
+    choose_machine(config)  # what is not there is said before any work
     # Only now: half of the start is their imports, and the device was found missing without them.
     from ..bench import BenchRequest, run_bench
 
@@ -118,8 +119,9 @@ def _print(report: BenchReport) -> None:
     ceilings = report.ceilings
     console.print(
         f"ceilings: {ceilings['gigabytes_per_s']} GB/s, "
-        f"{ceilings['vector_giga_operations_per_s']} G multiply-adds/s, in the encoder's precision "
-        f"{ceilings['matrix_giga_operations_per_s']} ({ceilings['how']})"
+        f"{ceilings['vector_giga_operations_per_s']} G multiply-adds/s in float32, for the encoder "
+        f"{ceilings['matrix_giga_operations_per_s']} in {ceilings['matrix_type']} "
+        f"({ceilings['how']})"
     )
     memory = ", ".join(f"{name} {value:.0f}" for name, value in report.memory.items())
     console.print(f"memory: {memory}")
@@ -146,7 +148,11 @@ def _print_stages(report: BenchReport, console: Any) -> None:
             cells += [f"{stage.floor_ms:.1f}", f"{warm.p50 / stage.floor_ms:.1f}"]
             cells += [f"{stage.gigabytes_per_s:.2f}", f"{stage.giga_operations_per_s:.2f}"]
         table.add_row(name, *cells)
-    warm = report.warm_ms
-    total = (report.cold_ms, warm.p50, warm.p95, warm.p99)
-    table.add_row("total", *[f"{v:.1f}" for v in total], style="bold")
+    sums = {
+        "without encoder": (report.cold_without_encoder_ms, report.without_encoder_ms),
+        "total": (report.cold_ms, report.warm_ms),
+    }
+    for name, (cold, warm) in sums.items():
+        values = (cold, warm.p50, warm.p95, warm.p99)
+        table.add_row(name, *[f"{v:.1f}" for v in values], style="bold")
     console.print(table)

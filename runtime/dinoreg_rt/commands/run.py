@@ -11,6 +11,7 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig, preset_names
+from ..demands import choose_machine
 from ..job import RunRequest, execute_run, plan_run
 from ..progress import Reporter, reporting
 from ..report import RunReport
@@ -103,7 +104,9 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
 
     Parameters: the preset, then --config, then the options below; the later wins.
     """
-    request = _request(options, read_config(options))
+    config = read_config(options)
+    choose_machine(config)  # what is not there is said before an image is read
+    request = _request(options, config)
     with reporting(quiet=options["quiet"]) as reporter:
         if options["dry_run"]:
             _dry_run(request, reporter, as_json=options["as_json"])

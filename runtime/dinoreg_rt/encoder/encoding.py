@@ -12,6 +12,7 @@ from ..device import Device
 from ..errors import RegistrationError
 from ..machine import memory_bytes
 from ..manifest import Graph, Normalisation
+from ..trt import DEFAULT_BATCHES
 from ..types import Modality, Volume
 from .bundle import Bundle
 from .engines import GPU_ENGINES, choose_engine
@@ -22,8 +23,8 @@ from .slice_stack import SliceStack, plan_slices
 #: Tokens in one run of the encoder from which on more slices at a time gain nothing on a CPU.
 _FULL_BATCH_TOKENS = 2048
 _MOST_SLICES = 16
-#: Slices at a time on a GPU, where its memory allows (`device_memory`); not yet tuned on one.
-_GPU_BATCH = 8
+#: Slices at a time on a GPU, where its memory allows (`device_memory`): what engines are built for.
+_GPU_BATCH = max(DEFAULT_BATCHES)
 #: Scores of attention that exist at one time, per slice; the exported graphs see to it.
 _SCORE_BYTES = 512 << 20
 _HEADS = 16
@@ -164,15 +165,14 @@ def plan_encoding(
     bundle = encoders.bundle(config.encoder or "")
     windows = _encoder_windows(modalities, windows, config)
     planes, plane_reason = _planes(volumes, windows, bundle, config)
-    engine, engine_reason = choose_engine(config.engine, device, bundle, planes[0].graph)
+    graphs = [plane.graph for plane in planes]
+    engine, engine_reason = choose_engine(config.engine, device, bundle, graphs)
     own = config.encoder_normalisation == "bundle"
     plan = EncodingPlan(
         bundle=bundle,
         engine=engine,
         planes=planes,
-        batch=_GPU_BATCH
-        if engine in GPU_ENGINES
-        else _batch(bundle, [plane.graph for plane in planes]),
+        batch=_GPU_BATCH if engine in GPU_ENGINES else _batch(bundle, graphs),
         normalisation=bundle.manifest.normalisation if own else _NO_NORMALISATION,
         components=config.components,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import DinoregError
 from ..manifest import Graph
 from ..trt.library import Flavour
@@ -13,18 +15,19 @@ from .ort_gpu import provider_problem
 _FLAVOURS: tuple[Flavour, Flavour] = ("tensorrt", "tensorrt-rtx")
 
 
-def choose_for_gpu(index: int, bundle: Bundle | None, graph: Graph | None) -> tuple[str, str]:
-    """A valid TensorRT engine from the cache, else ONNX Runtime on the GPU, else on the CPU.
+def choose_for_gpu(index: int, bundle: Bundle | None, graphs: Sequence[Graph]) -> tuple[str, str]:
+    """Valid TensorRT engines from the cache, else ONNX Runtime on the GPU, else on the CPU.
 
     Args:
         index: CUDA device.
         bundle: opened; without it the cache is not looked at.
-        graph: input size.
+        graphs: every input size that will be used; one kind of TensorRT has to have them all.
     """
     problems = []
-    if bundle is not None and graph is not None:
+    if bundle is not None and graphs:
         for flavour in _FLAVOURS:
-            problem = _cache_problem(bundle, graph, flavour, index)
+            found = (_cache_problem(bundle, g, flavour, index) for g in dict.fromkeys(graphs))
+            problem = next((p for p in found if p is not None), None)
             if problem is None:
                 return flavour, f"{flavour}, because a verified engine for this GPU is in the cache"
             problems.append(f"{flavour}: {problem}")

@@ -5,7 +5,7 @@ An engine that cannot be had is an error. Nothing falls back to another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -130,6 +130,7 @@ class Engine:
         text: what its name on the command line stands for.
         extra: of our package, which installs what it needs.
         package: the distribution, for reports.
+        module: that the distribution brings; on a GPU CuPy is needed beside it.
         open: makes an encoder; imports what it needs.
         on_gpu: it needs a CUDA device.
     """
@@ -137,8 +138,14 @@ class Engine:
     text: str
     extra: str
     package: str
+    module: str
     open: Opener
     on_gpu: bool = False
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """That opening it imports."""
+        return (self.module, "cupy") if self.on_gpu else (self.module,)
 
     def __str__(self) -> str:
         return self.text
@@ -172,18 +179,26 @@ def _tensorrt(flavour: Flavour) -> Opener:
 
 #: By the name on the command line; `config.EngineChoice` lists the same names.
 ENGINES = {
-    "ort-cpu": Engine("ONNX Runtime on the CPU", "cpu", "onnxruntime", _open_ort),
-    "openvino": Engine("OpenVINO on the CPU in float32", "openvino", "openvino", _openvino("f32")),
+    "ort-cpu": Engine("ONNX Runtime on the CPU", "cpu", "onnxruntime", "onnxruntime", _open_ort),
+    "openvino": Engine(
+        "OpenVINO on the CPU in float32", "openvino", "openvino", "openvino", _openvino("f32")
+    ),
     "openvino-bf16": Engine(
-        "OpenVINO on the CPU in bfloat16", "openvino", "openvino", _openvino("bf16")
+        "OpenVINO on the CPU in bfloat16", "openvino", "openvino", "openvino", _openvino("bf16")
     ),
     "ort-cuda": Engine(
-        "ONNX Runtime on a CUDA device", "gpu", "onnxruntime-gpu", _ort_gpu("ort-cuda"), on_gpu=True
+        "ONNX Runtime on a CUDA device",
+        "gpu",
+        "onnxruntime-gpu",
+        "onnxruntime",
+        _ort_gpu("ort-cuda"),
+        on_gpu=True,
     ),
     "ort-tensorrt": Engine(
         "ONNX Runtime with TensorRT, verified whenever it is opened",
         "gpu,tensorrt",
         "onnxruntime-gpu",
+        "onnxruntime",
         _ort_gpu("ort-tensorrt"),
         on_gpu=True,
     ),
@@ -191,6 +206,7 @@ ENGINES = {
         "TensorRT engine of 'dinoreg-rt export engine'",
         "gpu,tensorrt",
         "tensorrt-cu13",
+        "tensorrt",
         _tensorrt("tensorrt"),
         on_gpu=True,
     ),
@@ -198,6 +214,7 @@ ENGINES = {
         "TensorRT-RTX engine of 'dinoreg-rt export engine --backend rtx'",
         "gpu,rtx",
         "tensorrt-rtx-cu13",
+        "tensorrt_rtx",
         _tensorrt("tensorrt-rtx"),
         on_gpu=True,
     ),
@@ -247,15 +264,15 @@ def choose_engine(
     wanted: str,
     device: Device | None = None,
     bundle: Bundle | None = None,
-    graph: Graph | None = None,
+    graphs: Sequence[Graph] = (),
 ) -> tuple[str, str]:
     """The engine for ``auto`` or a name, and why.
 
     Args:
         wanted: ``auto`` or one of `ENGINES`.
         device: that the registration runs on; None counts as the CPU for ``auto``.
-        bundle: opened; with `graph` for engines in the cache.
-        graph: input size.
+        bundle: opened; with `graphs` for engines in the cache.
+        graphs: every input size that will be used.
 
     Raises:
         ConfigError: an engine of the GPU for a registration on the CPU, or one that has no matrix
@@ -277,7 +294,7 @@ def choose_engine(
     if device is not None and device.kind == "cuda":
         from .engine_choice import choose_for_gpu
 
-        return choose_for_gpu(device.index, bundle, graph)
+        return choose_for_gpu(device.index, bundle, graphs)
     if half:
         return "openvino", f"openvino ({ENGINES['openvino']}), because the bundle is of bfloat16"
     return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), the same bits on every run"

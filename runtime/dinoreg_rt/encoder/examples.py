@@ -1,4 +1,6 @@
-"""Slices of a user's own images as an encoder is shown them, to measure what it computes with."""
+"""Slices as an encoder is shown them, to measure what it computes with: of a user's own images, and
+of a phantom where there are none.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from ..device import choose_device
 from ..errors import ConfigError
 from ..io.images import read_volume
 from ..manifest import Graph, Manifest
+from ..phantom import phantom_grid, phantom_pair
 from ..preprocess import detect_modality, intensity_window
 from ..types import Array
 from .encoding import shown_window
@@ -21,6 +24,8 @@ from .slice_stack import plan_slices
 
 #: Slices of one image that are held out: each costs a run of the encoder in float32 on a CPU.
 _HELD_OUT = 2
+#: Of the phantom: its size, its intensities that count as 0 and 1, and a slice of each image.
+_PHANTOM_ZYX, _PHANTOM_WINDOW, _PHANTOM_SLICES = (9, 160, 192), (0.0, 1000.0), (3, 5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +81,22 @@ def read_examples(
             some = replace(stack, encoded=tuple(stack.encoded[i] for i in chosen))
             pixels.append(some.batch(0, len(chosen), manifest.normalisation, device))
     return ExampleSlices(np.concatenate(measured), np.concatenate(held_out))
+
+
+def phantom_slices(manifest: Manifest, graph: Graph) -> Array:
+    """Two slices of a made-up pair: a grey body with structure before a dark background.
+
+    Returns:
+        Pixels (2, 3, height, width) float32, normalised as the encoder wants them.
+    """
+    device, _ = choose_device("cpu", 0)
+    size, pixels = (graph.height, graph.width), []
+    pair = phantom_pair(phantom_grid(_PHANTOM_ZYX, 2.0))
+    for volume, index in zip(pair, _PHANTOM_SLICES, strict=True):
+        stack = plan_slices(volume, _PHANTOM_WINDOW, "axial", size, manifest.patch, stride=1)
+        some = replace(stack, encoded=(index,))
+        pixels.append(some.batch(0, 1, manifest.normalisation, device))
+    return np.concatenate(pixels)
 
 
 def _spread(values: Array, count: int) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from encoders import write_bundle
@@ -11,11 +13,11 @@ pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not inst
 
 from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.device import Device
-from dinoreg_rt.encoder.examples import read_examples
+from dinoreg_rt.encoder.examples import phantom_slices, read_examples
 from dinoreg_rt.encoder.slice_stack import plan_slices
 from dinoreg_rt.errors import ConfigError, InputError
 from dinoreg_rt.io.images import read_volume, write_volume
-from dinoreg_rt.manifest import read_manifest
+from dinoreg_rt.manifest import Graph, Normalisation, read_manifest
 from dinoreg_rt.types import Volume
 
 CPU = Device("cpu", threads=1)
@@ -64,3 +66,19 @@ def test_images_that_are_of_no_use(manifest, tmp_path) -> None:
         read_examples([path], manifest, manifest.graphs[0], 4)
     with pytest.raises(InputError):
         read_examples([tmp_path / "none.nii.gz"], manifest, manifest.graphs[0], 4)
+
+
+def test_slices_of_the_phantom_look_real() -> None:
+    norm = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+    manifest = SimpleNamespace(patch=4, normalisation=norm)
+    pixels = phantom_slices(manifest, Graph(file="x.onnx", height=48, width=56))
+    assert (pixels.shape, pixels.dtype) == ((2, 3, 48, 56), np.float32)
+    grey = pixels * np.reshape(norm.std, (3, 1, 1)) + np.reshape(norm.mean, (3, 1, 1))
+    np.testing.assert_allclose(grey[:, 0], grey[:, 1], atol=1e-5)  # without colour
+    assert grey.min() >= -1e-5
+    assert grey.max() <= 1 + 1e-5
+    dark = (grey[:, 0] < 0.01).mean(axis=(1, 2))
+    assert ((dark > 0.25) & (dark < 0.75)).all()
+    body = [image[image > 0.01] for image in grey[:, 0]]
+    assert min(part.std() for part in body) > 0.1
+    assert np.abs(grey[0] - grey[1]).mean() > 0.02

@@ -243,7 +243,7 @@ def test_auto_on_a_gpu(bundle, cupy, ort, monkeypatch) -> None:
     monkeypatch.setattr(
         identity, "query_cuda_driver", lambda: CudaDriver(None, (), "the driver is gone")
     )
-    name, reason = choose_engine("auto", device, bundle, graph)
+    name, reason = choose_engine("auto", device, bundle, [graph])
     assert name == "ort-cuda"
     assert "because tensorrt: no CUDA device can be used: the driver is gone" in reason
     assert "; tensorrt-rtx: " in reason
@@ -257,7 +257,7 @@ def test_auto_on_a_gpu(bundle, cupy, ort, monkeypatch) -> None:
             "_cache_problem",
             lambda b, g, f, i, found=found: None if f == found.flavour else "none",
         )
-        assert choose_engine("auto", device, bundle, graph) == (
+        assert choose_engine("auto", device, bundle, [graph]) == (
             flavour,
             f"{flavour}, because a verified engine for this GPU is in the cache",
         )

@@ -1,0 +1,53 @@
+"""What a configuration asks of the machine, against what is there: before an image is read."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+from .config import RegistrationConfig
+from .device import Device, choose_device
+from .encoder.engines import ENGINES, choose_engine
+from .errors import ConfigError, DeviceError
+
+
+def choose_machine(config: RegistrationConfig) -> tuple[Device, str]:
+    """The device of a configuration, and why; nothing that was asked for beside it goes unused.
+
+    Raises:
+        DeviceError: a device, or an engine, that was asked for by name and cannot be had.
+        ConfigError: an engine without an encoder, or the GPU's memory limited for work on the CPU.
+    """
+    device, reason = choose_device(config.device, config.threads)
+    on_cpu = device.kind == "cpu"
+    if config.engine != "auto":
+        name, engine = config.engine, ENGINES[config.engine]
+        if engine.on_gpu and on_cpu and config.device == "auto":
+            raise DeviceError(
+                f"--engine {name} ({engine}) needs a GPU, and the device is {reason}. "
+                "`dinoreg-rt doctor` shows what is missing; --engine auto takes what there is"
+            )
+        choose_engine(name, device)
+        if config.encoder is None:
+            raise ConfigError(
+                f"--engine {name} runs an encoder, and none was given; add --encoder, or leave "
+                "--engine out"
+            )
+        if missing := [module for module in engine.modules if not _importable(module)]:
+            raise DeviceError(
+                f"--engine {name} ({engine}): {missing[0]} is not installed; "
+                f"pip install 'dinoreg-rt[{engine.extra}]'"
+            )
+    if config.gpu_memory_gb is not None and on_cpu:
+        raise ConfigError(
+            f"--gpu-memory {config.gpu_memory_gb:g}GB limits the memory of a GPU, and the device "
+            f"is {reason}; --device cuda, or leave it out"
+        )
+    return device, reason
+
+
+def _importable(module: str) -> bool:
+    """Whether it is there; importing it takes seconds."""
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return find_spec(module) is not None

@@ -1,0 +1,48 @@
+"""``--engine auto`` on a GPU: engines of one kind for every input size that will be used."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dinoreg_rt.encoder import engine_choice
+from dinoreg_rt.encoder.engine_choice import choose_for_gpu
+from dinoreg_rt.errors import DeviceError
+
+AXIAL, CORONAL = "axial", "coronal"
+
+
+@pytest.fixture
+def cached(monkeypatch) -> set[tuple[str, str]]:
+    """Kinds and sizes of the engines in the cache."""
+    found: set[tuple[str, str]] = set()
+
+    def load(bundle: Any, graph: str, flavour: str, device: int) -> None:
+        if (flavour, graph) not in found:
+            raise DeviceError(f"no engine for {graph}")
+
+    monkeypatch.setattr(engine_choice, "load_engine", load)
+    monkeypatch.setattr(engine_choice, "provider_problem", lambda engine: None)
+    return found
+
+
+def choose(*graphs: str) -> tuple[str, str]:
+    return choose_for_gpu(0, SimpleNamespace(), graphs)
+
+
+def test_all_planes_have_to_have_one(cached) -> None:
+    cached.add(("tensorrt", AXIAL))
+    assert choose(AXIAL)[0] == "tensorrt"
+    name, reason = choose(AXIAL, CORONAL, CORONAL)
+    assert (name, "tensorrt: no engine for coronal" in reason) == ("ort-cuda", True)
+    cached.add(("tensorrt", CORONAL))
+    assert choose(AXIAL, CORONAL, CORONAL)[0] == "tensorrt"
+
+
+def test_kinds_are_not_mixed(cached) -> None:
+    cached |= {("tensorrt", AXIAL), ("tensorrt-rtx", CORONAL)}
+    assert choose(AXIAL, CORONAL)[0] == "ort-cuda"
+    cached.add(("tensorrt-rtx", AXIAL))
+    assert choose(AXIAL, CORONAL)[0] == "tensorrt-rtx"

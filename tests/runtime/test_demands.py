@@ -1,0 +1,141 @@
+"""What was asked for and is not there, or would go unused, is said before an image is read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import dinoreg_rt
+from dinoreg_rt import demands
+from dinoreg_rt.cli import cli
+from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.demands import choose_machine
+from dinoreg_rt.device import Device
+from dinoreg_rt.errors import ConfigError, DeviceError
+from dinoreg_rt.phantom import phantom_grid, phantom_pair
+
+NO_GPU = "there is no NVIDIA driver on this machine"
+
+
+@pytest.fixture
+def no_gpu(monkeypatch) -> None:
+    monkeypatch.setattr("dinoreg_rt.device._cuda_problem", lambda index: NO_GPU)
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> None:
+    monkeypatch.setattr("dinoreg_rt.device._cuda_problem", lambda index: None)
+
+
+def choose(**values: Any) -> tuple[Device, str]:
+    return choose_machine(RegistrationConfig(**values))
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu() -> None:
+    assert choose()[0].kind == "cpu"
+    with pytest.raises(DeviceError, match=f"--device cuda: {NO_GPU}"):
+        choose(device="cuda")
+    wanted = rf"--engine tensorrt .* needs a GPU, and the device is cpu, because {NO_GPU}"
+    with pytest.raises(DeviceError, match=wanted):
+        choose(engine="tensorrt", encoder="x")
+    with pytest.raises(ConfigError, match="needs a GPU, and the device is the CPU; --device cuda"):
+        choose(device="cpu", engine="ort-cuda", encoder="x")
+    with pytest.raises(ConfigError, match=r"--gpu-memory 8GB .* --device cuda, or leave it out"):
+        choose(gpu_memory_gb=8)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_with_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(demands, "_importable", lambda module: module != "tensorrt_rtx")
+    for engine in ("tensorrt", "ort-cuda", "auto"):
+        assert choose(engine=engine, encoder="x", gpu_memory_gb=8)[0].kind == "cuda"
+    with pytest.raises(DeviceError, match=r"tensorrt_rtx is not installed; .*\[gpu,rtx\]"):
+        choose(engine="tensorrt-rtx", encoder="x")
+    with pytest.raises(ConfigError, match="--gpu-memory"):
+        choose(device="cpu", gpu_memory_gb=8)
+
+
+@pytest.mark.parametrize("engine", ["ort-cpu", "openvino"])
+def test_an_engine_without_an_encoder(engine) -> None:
+    with pytest.raises(ConfigError, match=rf"--engine {engine} runs an encoder, and none was"):
+        choose(device="cpu", engine=engine)
+
+
+def test_planning_and_a_registrar_say_it_too() -> None:
+    config = RegistrationConfig(device="cpu", gpu_memory_gb=8)
+    pair = phantom_pair(phantom_grid((16, 16, 16), 4.0))
+    for attempt in (
+        lambda: dinoreg_rt.plan(*pair, config),
+        lambda: dinoreg_rt.register(*pair, config=config),
+        lambda: dinoreg_rt.Registrar(config),
+    ):
+        with pytest.raises(ConfigError, match="--gpu-memory"):
+            attempt()
+
+
+def table(folder: Any) -> str:
+    """Of one pair whose images are there but are none."""
+    for role in ("fixed", "moving"):
+        (folder / f"{role}.nii.gz").write_bytes(b"no image")
+    (folder / "pairs.csv").write_text("pair,fixed,moving\na,fixed.nii.gz,moving.nii.gz\n")
+    return str(folder / "pairs.csv")
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        (["--device", "cuda"], 5),
+        (["--engine", "tensorrt"], 5),
+        (["--engine", "tensorrt", "--encoder", "x"], 5),
+        (["--engine", "ort-cpu"], 4),
+        (["--gpu-memory", "8GB"], 4),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "run --dry-run", "sweep", "bench"])
+def test_no_image_is_opened(command, asked, code, tmp_path, monkeypatch) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("an image was opened")
+
+    monkeypatch.setattr("dinoreg_rt.io.read_volume", opened)
+    monkeypatch.setattr("dinoreg_rt.sweep._file_hash", opened)
+    words = command.split()
+    if command == "sweep":
+        words += ["--pairs", table(tmp_path), "-o", str(tmp_path / "out")]
+    else:
+        words += ["-f", "a.nii.gz", "-m", "b.nii.gz"]
+        words += [] if command == "bench" else ["-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, [*words, *asked])
+    assert done.exit_code == code, done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_swept_engine(tmp_path) -> None:
+    words = ["sweep", "--pairs", table(tmp_path), "-o", str(tmp_path / "out"), "--encoder", "x"]
+    done = CliRunner().invoke(cli, [*words, "--grid", "engine=auto,tensorrt"])
+    assert (done.exit_code, "--engine tensorrt" in done.output) == (5, True)
+
+
+@pytest.mark.parametrize("command", ["run -f a.nii.gz -m b.nii.gz -o out", "bench"])
+def test_a_missing_gpu_is_said_before_the_slow_imports(command) -> None:
+    code = (
+        "import sys, time\n"
+        "from dinoreg_rt.cli import cli\n"
+        f"words = {[*command.split(), '--device', 'cuda']!r}\n"
+        "code = cli.main(words, standalone_mode=False)\n"
+        "slow = {'dinoreg_rt.bench', 'dinoreg_rt.registration', 'SimpleITK', 'scipy', 'cupy'}\n"
+        "print(code, sorted(slow & set(sys.modules)), time.process_time() < 3)\n"
+    )
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert ended.stdout == "5 [] True\n"
+    assert "--device cpu runs without a GPU" in ended.stderr
