@@ -82,6 +82,12 @@ def device(request) -> Device:
 
 
 @pytest.fixture
+def gpu() -> Device:
+    """The CUDA device alone; skipped with the reason where there is none."""
+    return _cuda_device()
+
+
+@pytest.fixture
 def cpu() -> Device:
     """The CPU alone, for what does not depend on the device."""
     return Device("cpu", np)
