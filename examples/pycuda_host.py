@@ -1,4 +1,4 @@
-"""Inside a host that made its own CUDA context and its own page-locked buffers, through PyCUDA.
+"""Inside a host with a current CUDA context and page-locked buffers of its own, through PyCUDA.
 
 Here PyCUDA plays the host; in a C++ program with an embedded Python the context is current already
 and the buffers come as addresses. Needs a CUDA device, CuPy and PyCUDA.
@@ -15,9 +15,12 @@ import SimpleITK as sitk
 import dinoreg_rt
 from dinoreg_rt.pycuda_context import AdoptedContext, host_buffer
 
-# What the host does: a context, and page-locked memory for two images and a displacement.
+# What the host does: its device's primary context (in C++ cuDevicePrimaryCtxRetain and
+# cuCtxPushCurrent, or the CUDA runtime API), and page-locked memory for two images and a
+# displacement. A context of cuCtxCreate would be refused.
 cuda.init()
-host_context = cuda.Device(0).make_context()
+host_context = cuda.Device(0).retain_primary_context()
+host_context.push()
 images = [sitk.ReadImage(path, sitk.sitkFloat32) for path in sys.argv[1:]]
 shapes = [image.GetSize()[::-1] for image in images]
 memory = [cuda.pagelocked_empty(shape, np.float32) for shape in (*shapes, (*shapes[0], 3))]

@@ -8,6 +8,8 @@ only a device shows (speed, races, what a pool loses between its blocks) this ca
 
 from __future__ import annotations
 
+import itertools
+import threading
 import weakref
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -88,11 +90,14 @@ class Pool:
     def free_bytes(self) -> int:
         return self.peak - self.used
 
+    def free_all_blocks(self) -> None:
+        pass
+
 
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     """`cupy.ndarray`."""
 
-    device = SimpleNamespace(id=0)
+    device: Any = None
     pool = Pool()
 
     def __init__(self, host: np.ndarray) -> None:
@@ -181,60 +186,112 @@ class _Cupy(ModuleType):
         return array.get()
 
 
-class _Current:
-    """What `with` makes current, as CuPy's devices and streams; kept in `entered`."""
+class _Place:
+    """`cupy.cuda.Device`, as long as it is current noted in `entered`."""
 
-    def __init__(self, log: list[tuple[str, int]], kind: str, number: int) -> None:
-        self._log, self._kind, self.ptr = log, kind, number
-        self.mem_info = (60 << 30, 80 << 30)
+    mem_info = (60 << 30, 80 << 30)
 
-    def __enter__(self) -> _Current:
-        self._log.append((self._kind, self.ptr))
+    def __init__(self, log: list[tuple[str, int]], index: int) -> None:
+        self._log, self.id = log, index
+
+    def __enter__(self) -> _Place:
+        self._log.append(("device", self.id))
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._log.append((f"{self._kind} left", self.ptr))
+        self._log.append(("device left", self.id))
+
+
+class Event:
+    """`cupy.cuda.Event`: `at` is the tick at which it was recorded, `stream` where."""
+
+    _ticks = itertools.count()
+
+    def __init__(self, log: list[tuple[str, int]]) -> None:
+        self._log = log
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.at, self.stream = next(self._ticks), stream or Stream.current()
+
+    def synchronize(self) -> None:
+        self._log.append(("event", self.stream.ptr))
+
+
+class Stream:
+    """`cupy.cuda.Stream`: the innermost ``with`` is the current one of the thread."""
+
+    _local = threading.local()
+    null: Stream
+
+    def __init__(self, log: list[tuple[str, int]], ptr: int) -> None:
+        self._log, self.ptr = log, ptr
+
+    @classmethod
+    def stack(cls) -> list[Stream]:
+        return cls._local.__dict__.setdefault("stack", [])
+
+    @classmethod
+    def current(cls) -> Stream:
+        return cls.stack()[-1] if cls.stack() else cls.null
+
+    def __enter__(self) -> Stream:
+        self.stack().append(self)
+        self._log.append(("stream", self.ptr))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stack().pop()
+        self._log.append(("stream left", self.ptr))
+
+    def record(self) -> Event:
+        event = Event(self._log)
+        event.record(self)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        self._log.append((f"{event.stream.ptr:#x} awaited", self.ptr))
 
     def synchronize(self) -> None:
         self._log.append(("synchronize", self.ptr))
 
 
-class _Stream:
-    """`cupy.cuda.Stream`: those of others, and new ones."""
+class _Streams:
+    """`cupy.cuda.Stream` as it is called: those of others, and new ones."""
 
     def __init__(self, log: list[tuple[str, int]]) -> None:
-        self._log = log
+        self._log, self._handles = log, itertools.count(0x1000, 0x10)
 
-    def from_external(self, other: Any) -> _Current:
-        return _Current(self._log, "stream", other.__cuda_stream__()[1])
+    def from_external(self, other: Any) -> Stream:
+        return Stream(self._log, other.__cuda_stream__()[1])
 
-    def __call__(self, *, non_blocking: bool) -> Any:
-        return SimpleNamespace(wait_event=lambda event: event.when[0])  # was it recorded?
+    def __call__(self, *, non_blocking: bool) -> Stream:
+        assert non_blocking, "a blocking stream waits for the default stream and it for this"
+        return Stream(self._log, next(self._handles))
 
 
 def cupy_on_host() -> Any:
-    """The module; `entered` holds devices and streams in the order in which they were current."""
+    """The module; `entered` holds devices and streams in the order in which they were current, and
+    what waited for what."""
     module: Any = _Cupy("cupy")
     module.entered = log = []
-    ticks = iter(range(1_000_000))
+    Stream.null = Stream(log, 0)
     module.cuda = SimpleNamespace(
-        Device=lambda index: _Current(log, "device", index),
-        Stream=_Stream(log),
-        get_current_stream=lambda: _Current(log, "stream", 0),
-        Event=lambda **_: SimpleNamespace(at=0, **_event(ticks)),
+        Device=lambda index: _Place(log, index),
+        Stream=_Streams(log),
+        get_current_stream=Stream.current,
+        Event=lambda **_: Event(log),
         runtime=SimpleNamespace(getDevice=lambda: DeviceArray.device.id),
-        get_elapsed_time=lambda began, ended: float(ended.when[0] - began.when[0]),
+        get_elapsed_time=lambda began, ended: float(ended.at - began.at),
     )
     module.linalg = SimpleNamespace(eigh=lambda a: _wrapped(tuple(np.linalg.eigh(a.host))))
     DeviceArray.pool = pool = Pool()
-    module.get_default_memory_pool = lambda: pool
+    DeviceArray.device = _Place(log, 0)
+    module.pool_asked_within_a_device = False
+
+    def get_default_memory_pool() -> Pool:
+        kinds = [kind for kind, _ in log]
+        module.pool_asked_within_a_device = kinds.count("device") > kinds.count("device left")
+        return pool
+
+    module.get_default_memory_pool = get_default_memory_pool
     return module
-
-
-def _event(ticks: Any) -> dict[str, Any]:
-    when: list[int] = []
-    return {
-        "when": when,
-        "record": lambda: when.append(next(ticks)),
-        "synchronize": lambda: None,
-    }

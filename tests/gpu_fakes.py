@@ -120,6 +120,8 @@ def fake_cupy() -> ModuleType:
         calls.append(("download", Stream.stack()[-1].ptr if Stream.stack() else 0))
         return array.host.copy()
 
+    pool = SimpleNamespace(free_all_blocks=lambda: calls.append(("blocks freed",)))
+    cupy.get_default_memory_pool = lambda: pool
     cupy.cuda = SimpleNamespace(
         Device=Device,
         Event=Event,

@@ -44,6 +44,15 @@ def host_numbers(array: Array) -> list[float]:
     return list((array.get() if is_device_array(array) else array).tolist())
 
 
+def queued(array: Array) -> Any:
+    """An event behind all that is on the current stream of a device's array; None on the host."""
+    if not is_device_array(array):
+        return None
+    done = array_module(array).cuda.Event(disable_timing=True)
+    done.record()
+    return done
+
+
 #: Shapes of which only the rank (and the number of components) is given.
 VOLUME = (None, None, None)
 FIELD = (None, None, None, 3)

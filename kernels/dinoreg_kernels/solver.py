@@ -6,7 +6,7 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ._arrays import (
     host_numbers,
     int3,
     pointer,
+    queued,
 )
 from ._errors import KernelError
 
@@ -101,15 +102,20 @@ class Solution:
         inverse: as `field`, the exponential of the negative velocity; only with squarings.
         spread: (z, y, x, 3) float32, mm: standard deviation along each axis of the shifts that
             match nearly as well as the best of the discrete search; None unless asked for.
+        done: CUDA event behind the solve, whichever stream the similarity is read on; None for
+            arrays on the host.
     """
 
     field: Array
     similarity: Array
     inverse: Array | None = None
     spread: Array | None = None
+    done: Any = None
 
     @functools.cached_property
     def _similarity(self) -> list[float]:
+        if self.done is not None:
+            self.done.synchronize()
         return host_numbers(self.similarity)
 
     @property
@@ -268,4 +274,4 @@ def solve(
     call = Call(fixed, threads, progress)
     with call.reraising():
         _library.call("dr_solver_run", call.execution, args)
-    return Solution(out, similarity, inverse, deviation)
+    return Solution(out, similarity, inverse, deviation, queued(out))

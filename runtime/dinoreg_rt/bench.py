@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,9 +97,9 @@ def _memory(device: Device, plan: Plan) -> dict[str, float]:
     if plan.device_memory is not None:
         found["predicted_gpu_mb"] = round(plan.device_memory.peak_bytes / 2**20, 1)
     if device.kind == "cuda":
-        pool = device.xp.get_default_memory_pool()
-        found["peak_gpu_pool_mb"] = round(pool.total_bytes() / 2**20, 1)
-        with suppress(AttributeError):
-            free, total = device.xp.cuda.Device(device.index).mem_info
-            found["gpu_in_use_mb"] = round((total - free) / 2**20, 1)
+        with device.active() as cuda:  # the pool is that of the current device
+            pool_bytes = device.xp.get_default_memory_pool().total_bytes()
+            free, total = cuda.mem_info
+        found["peak_gpu_pool_mb"] = round(pool_bytes / 2**20, 1)
+        found["gpu_in_use_mb"] = round((total - free) / 2**20, 1)
     return found

@@ -124,6 +124,26 @@ def _cuda_problem(index: int) -> str | None:
     return None
 
 
+@contextmanager
+def library_errors(device: Device) -> Iterator[None]:
+    """A library of CUDA that CuPy misses, which it loads when it first needs it, is ours to report.
+
+    Raises:
+        DeviceError: says what to install.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if device.kind == "cpu":
+            raise
+        from .doctor_packages import toolkit_command
+
+        raise DeviceError(
+            f"{device.name}: CuPy misses a library of CUDA ({str(error).strip().splitlines()[0]}); "
+            f"{toolkit_command()}"
+        ) from error
+
+
 @dataclass
 class StageTimer:
     """Wall-clock milliseconds of the stages of one run, in order."""

@@ -5,10 +5,12 @@ Read from the packages' metadata alone: importing a broken one may end the proce
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 from .cuda_driver import CudaDriver
@@ -25,6 +27,14 @@ _GPU_PACKAGES = (
     "tensorrt-cu13",
     "tensorrt-cu12",
 )
+#: CUDA's libraries that CuPy loads when they are first used, and their distributions.
+_CUDA_LIBRARIES = {
+    "nvrtc": "nvidia-cuda-nvrtc",
+    "cudart": "nvidia-cuda-runtime",
+    "cublas": "nvidia-cublas",
+    "cusolver": "nvidia-cusolver",
+    "cusparse": "nvidia-cusparse",
+}
 _PLAIN = (
     ("OpenVINO", ("openvino",), "openvino"),
     ("PyCUDA", ("pycuda",), "pycuda"),
@@ -89,17 +99,29 @@ def installed_version(names: Iterable[str]) -> str | None:
 
 def install_command(extra: str) -> str:
     """What to type for the packages of an extra, with the versions that this release wants."""
+    wanted = " ".join(f"'{name}'" for name in _requirements(extra)) or f"'.[{extra}]'"
+    if extra == "gpu" and installed_version(["onnxruntime"]):
+        # Both kinds of ONNX Runtime write into one folder.
+        return f"pip uninstall -y onnxruntime && pip install {wanted}"
+    return f"pip install {wanted}"
+
+
+def toolkit_command(version: str = "") -> str:
+    """What to type for CUDA's libraries, as the extra `gpu` wants them or of another version."""
+    wanted = next((r for r in _requirements("gpu") if r.startswith("cuda-toolkit")), "")
+    name, _, pinned = wanted.partition("==")
+    return f"pip install '{name}=={version or pinned}'" if wanted else install_command("gpu")
+
+
+def _requirements(extra: str) -> list[str]:
     try:
         requirements = metadata.requires("dinoreg-rt") or []
     except metadata.PackageNotFoundError:
-        requirements = []
+        return []
     marked = [r.partition(";") for r in requirements]
-    wanted = [
-        f"'{name.strip()}'"
-        for name, _, mark in marked
-        if f"extra == '{extra}'" in mark.replace('"', "'")
+    return [
+        name.strip() for name, _, mark in marked if f"extra == '{extra}'" in mark.replace('"', "'")
     ]
-    return f"pip install {' '.join(wanted)}" if wanted else f"pip install '.[{extra}]'"
 
 
 def _plain(name: str, distributions: Iterable[str], extra: str) -> Finding:
@@ -153,9 +175,21 @@ def _cupy(driver: CudaDriver) -> Finding:
             "CuPy",
             "problem",
             f"{compiler} makes code that a driver of CUDA {newest} does not load",
-            f"pip install 'cuda-toolkit[nvrtc,cudart,cublas,cufft,curand]=={newest}.*'",
+            toolkit_command(f"{newest}.*"),
         )
+    missing = [name for name, package in _CUDA_LIBRARIES.items() if not _has_cuda(name, package)]
+    if missing:
+        text = f"{there[0]} without CUDA's {', '.join(missing)}, which it loads when it needs them"
+        return Finding("CuPy", "problem", text, toolkit_command())
     return Finding("CuPy", "ok", there[0])
+
+
+def _has_cuda(name: str, package: str) -> bool:
+    """A library of CUDA: as a package, or as the system's where CuPy looks for it."""
+    if installed_version([package]) or find_library(name):
+        return True
+    toolkit = os.environ.get("CUDA_PATH") or os.environ.get("CUDA_HOME")
+    return toolkit is not None and any(Path(toolkit, "lib64").glob(f"lib{name}.so*"))
 
 
 def _tensorrt() -> Finding:

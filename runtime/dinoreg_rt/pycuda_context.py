@@ -6,8 +6,9 @@
     context.release()
 
 The host keeps its context: it is made current in the threads that work here and taken off again,
-and nothing here destroys or resets it. CuPy's pool hands out memory for each device, not for each
-context: one process should use one context of a device.
+and nothing here destroys or resets it. It has to be the primary context of its device: CuPy and
+ONNX Runtime call the CUDA runtime, whose ``cudaSetDevice`` makes the primary context current in
+place of any other (CUDA Runtime API, "Interactions with the CUDA Driver API").
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ from numpy.typing import NDArray
 from .errors import DeviceError, InputError
 from .io.arrays import float32_at
 
+#: The primary context of each device that was adopted, retained once and for good, as the CUDA
+#: runtime retains it, too. PyCUDA pushes a context to let go of it and leaves it current.
+_primary: dict[int, Any] = {}
+
 
 class AdoptedContext:
-    """A CUDA context of somebody else. Make it with `current`."""
+    """A device's primary CUDA context, which somebody else uses, too. Make it with `current`."""
 
     def __init__(self, context: Any, device_index: int) -> None:
         self._context: Any = context
@@ -36,17 +41,28 @@ class AdoptedContext:
         """The context that is current in this thread.
 
         Raises:
-            DeviceError: PyCUDA is missing, or no context is current.
+            DeviceError: PyCUDA or CuPy is missing, no context is current, or not a primary one.
         """
-        driver = _driver()
-        try:
-            context = driver.Context.attach()
-        except driver.Error as error:
+        driver, cupy = _driver(), _cupy()
+        handle = cupy.cuda.driver.ctxGetCurrent()
+        if not handle:
             raise DeviceError(
-                f"no CUDA context is current in this thread ({error}); call this where the host "
-                "has made its context current (cuCtxSetCurrent)"
-            ) from error
-        return cls(context, _index_of(driver, driver.Context.get_device()))
+                "no CUDA context is current in this thread; call this where the host has made its "
+                "context current (cuCtxSetCurrent)"
+            )
+        device = driver.Context.get_device()
+        index = _index_of(driver, device)
+        if index not in _primary:
+            _primary[index] = device.retain_primary_context()
+        if _primary[index].handle != handle:
+            raise DeviceError(
+                f"the CUDA context that is current in this thread is not the primary one of "
+                f"cuda:{index}, and CuPy and ONNX Runtime work in no other: their first call would "
+                "make the primary one current. The host has to use it as well: by "
+                "cuDevicePrimaryCtxRetain and cuCtxPushCurrent instead of cuCtxCreate, or by the "
+                "CUDA runtime API, which does so by itself"
+            )
+        return cls(_primary[index], index)
 
     @property
     def device(self) -> str:
@@ -69,10 +85,8 @@ class AdoptedContext:
             _driver().Context.pop()
 
     def release(self) -> None:
-        """Let go of the context, in the thread that adopted it. May be called again."""
-        context, self._context = self._context, None
-        if context is not None:
-            context.detach()
+        """Let go of the context. May be called again."""
+        self._context = None
 
     def __enter__(self) -> AdoptedContext:
         return self
@@ -110,26 +124,32 @@ def page_locked(*arrays: NDArray[Any]) -> Iterator[None]:
     """Ordinary memory of the host program is page-locked while the block runs.
 
     Args:
-        arrays: C-contiguous; not page-locked already. A context must be current.
+        arrays: C-contiguous; not page-locked already.
 
     Raises:
-        DeviceError: PyCUDA is missing, or the driver refuses the memory.
+        DeviceError: CuPy is missing, or CUDA refuses the memory.
+        InputError: an array that is not contiguous.
     """
-    driver = _driver()
-    locked: list[Any] = []
+    runtime = _cupy().cuda.runtime
+    locked: list[int] = []
     try:
         for array in arrays:
+            if not array.flags.c_contiguous:
+                raise InputError(
+                    f"an array of shape {array.shape} is not C-contiguous and cannot be page-locked"
+                )
             try:
-                locked.append(driver.register_host_memory(array))
-            except driver.Error as error:
+                runtime.hostRegister(array.ctypes.data, array.nbytes, 0)
+            except runtime.CUDARuntimeError as error:
                 raise DeviceError(
                     f"{array.nbytes / 2**20:.0f} MiB of host memory cannot be page-locked: "
                     f"{error}; it may be locked already, or the limit of locked memory is too low"
                 ) from error
+            locked.append(array.ctypes.data)
         yield
     finally:
-        for part in reversed(locked):
-            part.base.unregister()
+        for address in reversed(locked):
+            runtime.hostUnregister(address)
 
 
 def _index_of(driver: Any, device: Any) -> int:
@@ -148,3 +168,11 @@ def _driver() -> Any:
             "NVIDIA driver (libcuda.so.1) are needed"
         ) from error
     return driver
+
+
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(f"CuPy cannot be used ({error}); pip install '.[gpu]'") from error
+    return cupy

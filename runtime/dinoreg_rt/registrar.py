@@ -74,8 +74,8 @@ class Registrar:
         config: parameters of all registrations (default: the preset ``mind``).
         workers: threads that work on what `submit` takes. On a CPU a registration uses all threads
             of the configuration by itself, so that more than one worker gains little there.
-        cuda_context: a CUDA context that somebody else made, in which all work is done; see
-            `dinoreg_rt.pycuda_context`.
+        cuda_context: makes a device's primary CUDA context current while a thread works here, as
+            a host program wants it; see `dinoreg_rt.pycuda_context`.
 
     Raises:
         DeviceError: the device or the engine that the configuration names cannot be used.
@@ -144,7 +144,8 @@ class Registrar:
 
         Args:
             stream: CUDA stream of the caller on which the work is done: a handle, or a stream of
-                CuPy, PyTorch, Numba or PyCUDA. The result is complete when this returns.
+                CuPy, PyTorch, Numba or PyCUDA (default: CuPy's current one; if that is a default
+                stream, one of ours behind it). The result is complete when this returns.
 
         Raises:
             DinoregError: as `dinoreg_rt.register`; also when this was closed.

@@ -13,7 +13,7 @@ from dinoreg_kernels import Solution
 
 from .config import RegistrationConfig
 from .decoys import DecoySearches, search_decoys
-from .device import StageTimer, stage_timer
+from .device import StageTimer, library_errors, stage_timer
 from .device_memory import device_memory_errors
 from .encoder.engines import ENGINE_PACKAGES
 from .encoder.pool import EncoderPool
@@ -36,6 +36,7 @@ from .solve import (
     solver_options,
     whole_displacement,
 )
+from .streams import working_stream
 from .types import Array, DisplacementField, EncodingSummary, Volume
 from .warp import warp_volume
 
@@ -99,7 +100,12 @@ def register(  # noqa: PLR0913 - all but the images by name
     check_memory(plan_)
     report = progress or (lambda stage, fraction: None)
     config, device, timer = plan_.config, plan_.device, stage_timer(plan_.device)
-    with device.active(), device_memory_errors(plan_.device_memory, device, timer):
+    with (
+        device.active(),
+        working_stream(device),
+        library_errors(device),
+        device_memory_errors(plan_.device_memory, device, timer),
+    ):
         with timer.stage("field of view"):
             fixed, moving = uploaded(fixed, device), uploaded(moving, device)
             counts = field_of_view((fixed, moving), masks, organ_weight, plan_)

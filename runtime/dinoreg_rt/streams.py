@@ -1,7 +1,9 @@
-"""Streams of a caller (CuPy, PyTorch, Numba, PyCUDA, or a handle from C++) as the current one."""
+"""Streams of a caller (CuPy, PyTorch, Numba, PyCUDA, or a handle from C++) as the current one, and
+ours where the caller has none."""
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,11 @@ from .errors import DeviceError, InputError
 
 #: Where libraries keep the handle: PyTorch, CuPy, PyCUDA and Numba.
 _ATTRIBUTES = ("cuda_stream", "ptr", "handle")
+#: Handles of CUDA's default streams: the legacy one by two names, and that of each thread.
+_DEFAULT_STREAMS = (0, 1, 2)
+#: Streams of ours by device that no thread works on. They are kept: what CuPy's pool has freed on a
+#: stream it hands out on that stream alone.
+_idle: dict[int, deque[Any]] = defaultdict(deque)
 
 
 @contextmanager
@@ -35,6 +42,38 @@ def caller_stream(stream: Any, device: Device) -> Iterator[None]:
         )
     with device.active(), device.xp.cuda.Stream.from_external(_Handle(handle)):
         yield
+
+
+@contextmanager
+def working_stream(device: Device) -> Iterator[None]:
+    """Work of this thread goes onto a non-blocking stream while the block runs.
+
+    On the default stream it would wait for every blocking stream of the process, and they for it. A
+    stream that the caller has made current is kept. Ours begins behind what is on the caller's, and
+    the caller's goes on behind the block's work.
+    """
+    if device.kind == "cpu":
+        yield
+        return
+    cuda = device.xp.cuda
+    caller = cuda.get_current_stream()
+    if caller.ptr not in _DEFAULT_STREAMS:
+        yield
+        return
+    idle = _idle[device.index]
+    try:
+        stream = idle.pop()
+    except IndexError:
+        stream = cuda.Stream(non_blocking=True)
+    try:
+        stream.wait_event(caller.record())
+        try:
+            with stream:
+                yield
+        finally:
+            caller.wait_event(stream.record())
+    finally:
+        idle.append(stream)
 
 
 def stream_handle(stream: Any) -> int:

@@ -165,7 +165,7 @@ def test_spread(rng):
     ],
 )
 @pytest.mark.gpu
-def test_on_a_gpu(cuda, terms):
+def test_on_a_gpu(gpu, terms):
     """The same bits from run to run, and the CPU's field: by launches alone, where each level has
     one iteration, and where further ones are a CUDA graph."""
     shape = (22, 24, 26)
@@ -178,10 +178,10 @@ def test_on_a_gpu(cuda, terms):
             search_radius=(1, 2, 2), iterations=iterations, correlation_weight=1.5, **terms
         )
         on_cpu = solve(*arrays, images=images, spacing_mm=(2, 2, 2), options=options)
-        there = [cuda.put(a) for a in (*arrays, *images)]
+        there = [gpu.put(a) for a in (*arrays, *images)]
         found = [
             solve(*there[:4], images=tuple(there[4:]), spacing_mm=(2, 2, 2), options=options)
             for _ in range(2)
         ]
-        assert_same_bits([(cuda.get(s.field), cuda.get(s.similarity)) for s in found])
-        cuda.check(found[0].field, on_cpu.field, "field_mm")
+        assert_same_bits([(gpu.get(s.field), gpu.get(s.similarity)) for s in found])
+        gpu.check(found[0].field, on_cpu.field, "field_mm")

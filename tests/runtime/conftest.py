@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict, deque
 from typing import Any
 
 import pytest
@@ -13,14 +14,18 @@ from dinoreg_kernels import _arrays
 
 @pytest.fixture
 def cupy(monkeypatch) -> Any:
-    """CuPy and a CUDA device, played by the host."""
+    """CuPy and a CUDA device, played by the host; `launched_on`: streams of our kernels."""
     module = cupy_on_host()
+    module.launched_on = set()
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr("dinoreg_rt.device._cuda_problem", lambda index: None)
+    monkeypatch.setattr("dinoreg_rt.streams._idle", defaultdict(deque))
     real = _arrays.Call.__init__
 
     def on_the_cpu(self, *args: Any, **more: Any) -> None:
         real(self, *args, **more)
+        if self.execution.device:
+            module.launched_on.add(self.execution.stream or 0)
         self.execution.device, self.execution.stream = 0, None
 
     monkeypatch.setattr(_arrays.Call, "__init__", on_the_cpu)

@@ -10,6 +10,7 @@ import ctypes
 import sys
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -49,33 +50,56 @@ class Exporter:
         return (self._kind, 0)
 
 
+class Place:
+    """A CUDA device; `current` is the innermost one that was entered."""
+
+    current: ClassVar[list[int]] = [0]
+
+    def __init__(self, index: int) -> None:
+        self.id = index
+
+    def __enter__(self) -> None:
+        self.current.append(self.id)
+
+    def __exit__(self, *_: object) -> None:
+        self.current.pop()
+
+
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
-    """Memory of a CUDA device, as CuPy's arrays behave: NumPy's functions work, copies are asked
-    for, and `asarray` of NumPy is refused."""
+    """Memory of a CUDA device, as CuPy's arrays behave: NumPy's functions work while its device is
+    the current one, copies are asked for, and `asarray` of NumPy is refused."""
 
     def __init__(self, host: np.ndarray, index: int = 0) -> None:
-        self._host, self.device = host, SimpleNamespace(id=index)
+        self._memory, self.device = host, Place(index)
 
-    dtype = property(lambda self: self._host.dtype)
-    shape = property(lambda self: self._host.shape)
+    @property
+    def _host(self) -> np.ndarray:
+        assert Place.current[-1] == self.device.id, "peer access is unavailable"
+        return self._memory
+
+    dtype = property(lambda self: self._memory.dtype)
+    shape = property(lambda self: self._memory.shape)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
-        return {"data": (self._host.ctypes.data, False), "shape": self.shape, "version": 3}
+        return {"data": (self._memory.ctypes.data, False), "shape": self.shape, "version": 3}
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, self.device.id)
 
     def __array__(self, *args: object, **kwargs: object) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         hosts = [i._host if isinstance(i, DeviceArray) else i for i in inputs]
-        return DeviceArray(getattr(ufunc, method)(*hosts, **kwargs))
+        return DeviceArray(getattr(ufunc, method)(*hosts, **kwargs), self.device.id)
 
     def __array_function__(self, function, types, args, kwargs):
         hosts = [a._host if isinstance(a, DeviceArray) else a for a in args]
         return function(*hosts, **kwargs)
 
     def __iter__(self):
-        return (DeviceArray(part) for part in self._host)
+        return (DeviceArray(part, self.device.id) for part in self._host)
 
     def __getitem__(self, item) -> DeviceArray:
         return DeviceArray(self._host[item], self.device.id)
@@ -84,10 +108,10 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return float(self._host)
 
     def min(self) -> DeviceArray:
-        return DeviceArray(self._host.min())
+        return DeviceArray(self._host.min(), self.device.id)
 
     def max(self) -> DeviceArray:
-        return DeviceArray(self._host.max())
+        return DeviceArray(self._host.max(), self.device.id)
 
     def astype(self, dtype, copy: bool = True) -> DeviceArray:
         same = self._host.dtype == dtype and not copy
@@ -100,12 +124,19 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return out
 
 
-class Tensor:
-    """PyTorch's: its interface needs CuPy to become an array."""
+class NumbaArray:
+    """An array that has the interface alone, which names no stream; it needs CuPy."""
 
     def __init__(self, array: DeviceArray) -> None:
         self.array = array
         self.__cuda_array_interface__ = array.__cuda_array_interface__
+
+
+class Tensor(NumbaArray):
+    """PyTorch's: both protocols, of which DLPack puts the streams in order."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, self.array.device.id)
 
 
 @pytest.fixture
@@ -153,8 +184,17 @@ def cupy(monkeypatch) -> ModuleType:
         Event=Event,
         get_elapsed_time=lambda began, ended: ended.at - began.at,
     )
-    module.asarray = lambda a: a if isinstance(a, DeviceArray) else a.array
-    module.from_dlpack = lambda a: DeviceArray(a._array)
+    module.ndarray = DeviceArray
+
+    def asarray(values):
+        assert not hasattr(values, "__dlpack_device__"), "the streams are not in order"
+        return values.array
+
+    def from_dlpack(values):
+        assert not isinstance(values, DeviceArray), "used as it is"
+        return getattr(values, "array", None) or DeviceArray(values._array)
+
+    module.asarray, module.from_dlpack = asarray, from_dlpack
     module.asnumpy = lambda a: a.get()
     monkeypatch.setitem(sys.modules, "cupy", module)
     return module
@@ -212,7 +252,7 @@ def test_cuda_array_without_cupy(monkeypatch) -> None:
 
 def test_cuda_arrays_stay_where_they_are(cupy, pair) -> None:
     on_device = DeviceArray(np.array(pair[0].array), index=2)
-    for given in (on_device, Tensor(on_device)):
+    for given in (on_device, Tensor(on_device), NumbaArray(on_device)):
         volume = as_volume((given, GRID))
         assert volume.array is on_device
     assert device_of(on_device) == "cuda:2"

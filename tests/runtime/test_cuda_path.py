@@ -10,6 +10,7 @@ from cuda_on_host import DeviceArray
 from encoders import write_bundle
 
 import dinoreg_rt
+from dinoreg_kernels import SolverOptions, solve
 from dinoreg_rt import Placement
 from dinoreg_rt.bench import BenchRequest, run_bench
 from dinoreg_rt.bench_ceilings import Ceilings
@@ -90,6 +91,50 @@ def test_images_on_the_device_and_results_that_stay(cupy, pair) -> None:
     assert ("synchronize", 0) not in cupy.entered  # nothing waits for the whole device
 
 
+def test_work_leaves_the_default_stream(cupy, pair) -> None:
+    """There it would wait for all blocking streams of the process; results stay in order."""
+    images = [(DeviceArray(volume.array), GRID) for volume in pair]
+    dinoreg_rt.register(*images, config=config("cuda"), placement=Placement(on_device=True))
+    (ours,) = cupy.launched_on
+    assert ours not in (0, 1, 2)
+    log = cupy.entered
+    first, left = log.index(("stream", ours)), log.index(("stream left", ours))
+    assert log.index(("0x0 awaited", ours)) < first  # ours waits for what the caller has queued
+    assert log.index((f"{ours:#x} awaited", 0)) > left  # and the caller's goes on behind the work
+    # The same one again: CuPy's pool keeps the freed memory of a stream for that stream.
+    with pytest.raises(ZeroDivisionError):
+        dinoreg_rt.register(*images, config=config("cuda"), progress=lambda *_: 1 / 0)
+    dinoreg_rt.register(*images, config=config("cuda"))
+    assert cupy.launched_on == {ours}
+    # A stream that the caller has made current is kept.
+    cupy.launched_on.clear()
+    with cupy.cuda.Stream(non_blocking=True) as theirs:
+        dinoreg_rt.register(*images, config=config("cuda"))
+    assert cupy.launched_on == {theirs.ptr}
+
+
+def test_similarity_read_on_another_stream(cupy) -> None:
+    features = DeviceArray(np.ones((6, 6, 6, 8), np.float16))
+    weight = DeviceArray(np.ones((6, 6, 6), np.float32))
+    options = SolverOptions(search_radius=(0, 0, 0), iterations=(1,))
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        solution = solve(features, features, weight, weight, spacing_mm=(2, 2, 2), options=options)
+    assert ("event", stream.ptr) not in cupy.entered
+    assert solution.similarity_after == solution.similarity_before == 0
+    assert cupy.entered.count(("event", stream.ptr)) == 1
+
+
+def test_a_library_that_cupy_misses(cupy, pair, monkeypatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ImportError("libcusparse.so.12: cannot open shared object file: No such file")
+
+    monkeypatch.setattr("dinoreg_rt.registration.warp_volume", fails)
+    with pytest.raises(DeviceError, match=r"misses a library of CUDA \(libcusparse.*pip install"):
+        dinoreg_rt.register(*pair, config=config("cuda"))
+    with pytest.raises(ImportError):
+        dinoreg_rt.register(*pair, config=config("cpu"))
+
+
 def test_buffers_are_filled_from_the_device(cupy, pair) -> None:
     expected = dinoreg_rt.register(*pair, config=config("cpu"))
     warped = np.full(GRID.shape_zyx, np.nan, np.float32)
@@ -133,8 +178,10 @@ def test_bench_on_a_device(cupy, pair, monkeypatch) -> None:
     monkeypatch.setattr("dinoreg_rt.bench.measure_ceilings", lambda device: ceilings)
     report = run_bench(BenchRequest(*pair, config("cuda"), runs=2), lambda *_: None)
     assert report.device == "cuda:0, as asked"
+    assert cupy.pool_asked_within_a_device  # the pool is that of the current device
     pool_mb = cupy.get_default_memory_pool().peak / 2**20
     assert report.memory["peak_gpu_pool_mb"] == pytest.approx(pool_mb, abs=0.1)
     assert report.memory["predicted_gpu_mb"] >= 0.95 * pool_mb
     assert report.memory["gpu_in_use_mb"] == 20 << 10
-    assert report.stages["solve"].warm_ms.p50 == 1.0  # a tick between two events
+    # Two ticks of events: the solver records one behind its work.
+    assert report.stages["solve"].warm_ms.p50 == 2.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
+import tomllib
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -58,7 +60,16 @@ def test_both_onnxruntimes_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
 
 
-CU13 = {"cupy_cuda13x": "14.2.0", "onnxruntime_gpu": "1.31.1", "nvidia_cudnn_cu13": "9.14.0"}
+CU13 = {
+    "cupy_cuda13x": "14.2.0",
+    "onnxruntime_gpu": "1.31.1",
+    "nvidia_cudnn_cu13": "9.14.0",
+    "nvidia_cuda_nvrtc": "13.0.88",
+    "nvidia_cuda_runtime": "13.0.96",
+    "nvidia_cublas": "13.1.1.3",
+    "nvidia_cusolver": "12.0.4.66",
+    "nvidia_cusparse": "12.6.3.3",
+}
 TENSORRT = {f"tensorrt_cu13{part}": "10.13.2.6" for part in ("", "_libs", "_bindings")}
 RTX = {f"tensorrt_rtx_cu13{part}": "1.7.1.116" for part in ("", "_libs", "_bindings")}
 
@@ -76,7 +87,14 @@ RTX = {f"tensorrt_rtx_cu13{part}": "1.7.1.116" for part in ("", "_libs", "_bindi
             CU13 | {"nvidia_cuda_nvrtc": "13.5.1"},
             "CuPy",
             "a driver of CUDA 13.0 does not load",
-            "cufft,curand]==13.0.*'",
+            "pip install 'cuda-toolkit[cublas,cusolver,nvrtc]==13.0.*'",
+        ),
+        (
+            WITH_GPU,
+            {name: version for name, version in CU13.items() if name != "nvidia_cusparse"},
+            "CuPy",
+            "cupy-cuda13x 14.2.0 without CUDA's cusparse, which",
+            "pip install 'cuda-toolkit[cublas,cusolver,nvrtc]==13.9.*'",
         ),
         (WITH_GPU, {"onnxruntime_gpu": "1.31"}, "ONNX Runtime", "without cuDNN", "cudnn-cu13>=9"),
         (
@@ -125,8 +143,15 @@ def test_broken_combinations(
     remedy: str,
 ) -> None:
     set_versions(monkeypatch, **installed)
+    monkeypatch.setattr(
+        metadata,
+        "requires",
+        lambda _: ["cuda-toolkit[cublas,cusolver,nvrtc]==13.9.*; extra == 'gpu'"],
+    )
     monkeypatch.setattr(doctor, "query_cuda_driver", lambda: driver)
     monkeypatch.setattr(doctor_packages, "find_library", lambda _: None)
+    for variable in ("CUDA_PATH", "CUDA_HOME"):
+        monkeypatch.delenv(variable, raising=False)
     found = finding(doctor.examine(), name)
     assert found.status == "problem"
     assert value in found.value
@@ -134,7 +159,7 @@ def test_broken_combinations(
 
 
 def test_a_gpu_server_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_versions(monkeypatch, **CU13, **TENSORRT, **RTX, nvidia_cuda_nvrtc="13.0.88")
+    set_versions(monkeypatch, **CU13, **TENSORRT, **RTX)
     monkeypatch.setattr(doctor, "query_cuda_driver", lambda: WITH_GPU)
     names = ("CUDA driver", "ONNX Runtime", "CuPy", "TensorRT", "TensorRT-RTX")
     assert {finding(doctor.examine(), name).status for name in names} == {"ok"}
@@ -144,6 +169,39 @@ def test_a_machine_without_a_gpu_has_no_problem(monkeypatch: pytest.MonkeyPatch)
     set_versions(monkeypatch, onnxruntime="1.32.0")
     monkeypatch.setattr(doctor, "query_cuda_driver", lambda: NO_DRIVER)
     assert not [f for f in doctor.examine().findings if f.status == "problem"]
+
+
+def test_cuda_libraries_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    set_versions(monkeypatch, cupy_cuda13x="14.2.0")
+    monkeypatch.setattr(doctor, "query_cuda_driver", lambda: WITH_GPU)
+    monkeypatch.setattr(doctor_packages, "find_library", lambda _: None)
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path))
+    (tmp_path / "lib64").mkdir()
+    for name in ("nvrtc", "cudart", "cublas", "cusolver"):
+        (tmp_path / "lib64" / f"lib{name}.so.13").touch()
+    assert "without CUDA's cusparse, which" in finding(doctor.examine(), "CuPy").value
+    monkeypatch.setattr(doctor_packages, "find_library", lambda name: name)
+    assert finding(doctor.examine(), "CuPy").status == "ok"
+
+
+def test_packages_of_the_gpu_replace_the_cpus_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["onnxruntime-gpu>=1.24; extra == 'gpu'", "cupy-cuda13x>=14.2; extra == 'gpu'"]
+    monkeypatch.setattr(metadata, "requires", lambda _: wanted)
+    set_versions(monkeypatch)
+    packages = "pip install 'onnxruntime-gpu>=1.24' 'cupy-cuda13x>=14.2'"
+    assert doctor_packages.install_command("gpu") == packages
+    set_versions(monkeypatch, onnxruntime="1.32.0")
+    replaced = f"pip uninstall -y onnxruntime && {packages}"
+    assert finding(doctor.examine(), "CuPy").remedy == replaced
+
+
+def test_the_extra_gpu_brings_every_library_that_is_looked_for() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    parts = re.search(r"cuda-toolkit\[(.*?)\]", text)
+    assert parts is not None
+    assert set(doctor_packages._CUDA_LIBRARIES) <= set(parts[1].split(","))
+    development = tomllib.loads(text)["project"]["optional-dependencies"]["dev"]
+    assert not [r for r in development if r.startswith("onnxruntime")]  # `cpu` or `gpu` brings it
 
 
 def test_missing_packages_come_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def check_host(resident: list[int]) -> None:
 def test_a_hundred_on_a_gpu(pair) -> None:
     import dinoreg_kernels
 
-    problem = dinoreg_kernels.build_info().cuda_problem
+    problem = dinoreg_kernels.cuda_devices().problem
     if problem:
         pytest.skip(f"GPU test: {problem}")
     cupy = pytest.importorskip("cupy", reason="GPU test: CuPy is not installed")

@@ -35,7 +35,9 @@ def choose_for_gpu(index: int, bundle: Bundle | None, graphs: Sequence[Graph]) -
     if problem is None:
         return "ort-cuda", _because("ort-cuda", problems)
     problems.append(f"ort-cuda: {problem}")
-    return "ort-cpu", _because("ort-cpu", problems)
+    half = bundle is not None and bundle.manifest.precision == "bf16"
+    on_cpu = "openvino" if half else "ort-cpu"  # which has no bfloat16
+    return on_cpu, _because(on_cpu, problems)
 
 
 def _cache_problem(bundle: Bundle, graph: Graph, flavour: Flavour, index: int) -> str | None:

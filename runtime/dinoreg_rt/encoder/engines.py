@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from ..trt.library import Flavour
     from .ort_gpu import GpuEngine
 
+#: Engines that take no bundle in bfloat16: what ONNX Runtime's CPU is to them, and another engine.
+_WITHOUT_BFLOAT16 = {
+    "ort-cpu": ("", "--engine openvino"),
+    "ort-tensorrt": (
+        ", which this engine is verified with,",
+        "--engine tensorrt with an engine of 'dinoreg-rt export engine', or ort-cuda",
+    ),
+}
+
 
 class Encoder(Protocol):
     """Slices in, tokens out."""
@@ -279,10 +288,11 @@ def choose_engine(
             products in the bundle's precision.
     """
     half = bundle is not None and bundle.manifest.precision == "bf16"
-    if wanted == "ort-cpu" and half:
+    if wanted in _WITHOUT_BFLOAT16 and half:
+        role, other = _WITHOUT_BFLOAT16[wanted]
         raise ConfigError(
-            "--engine ort-cpu: ONNX Runtime's CPU has no matrix products in bfloat16, the "
-            "precision of this bundle; --engine openvino, or export it with --precision fp32"
+            f"--engine {wanted}: ONNX Runtime's CPU{role} has no matrix products in bfloat16, the "
+            f"precision of this bundle; {other}, or export it with --precision fp32"
         )
     if wanted != "auto":
         if wanted in GPU_ENGINES and device is not None and device.kind == "cpu":

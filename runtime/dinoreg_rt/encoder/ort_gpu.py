@@ -1,14 +1,17 @@
-"""An encoder on ONNX Runtime's GPU providers: buffers of CuPy, one stream, CUDA graphs.
+"""An encoder on ONNX Runtime's GPU providers: buffers of CuPy, and a stream of its own.
 
-The provider's stream is the current one when the encoder is opened, or one of its own where that is
-the default stream, which cannot be captured into a CUDA graph. Callers on other streams are put in
-order by events; the host does not wait.
+Callers' streams are put in order with it by events; the host does not wait. A caller's own stream
+is not taken: it may end before the encoder does. The providers' CUDA graphs are off: they belong to
+the thread that captured them, and while they are captured no other thread of the process may
+allocate device memory.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,8 +31,6 @@ PROVIDERS: dict[GpuEngine, str] = {
 }
 #: Share of the free device memory, or of a budget, that the provider's arena may take.
 _ARENA_SHARE = 0.8
-#: CuPy's numbers for the default streams of CUDA.
-_DEFAULT_STREAMS = (0, 1, 2)
 #: A graph of one Relu, to see whether a provider can be loaded at all.
 _SMALLEST_GRAPH = (
     b'\x08\t:3\n\x0c\n\x01a\x12\x01b"\x04Relu\x12\x01gZ\x0f\n\x01a\x12\n\n\x08\x08\x01\x12\x04'
@@ -39,7 +40,7 @@ _SMALLEST_GRAPH = (
 
 @dataclass
 class _Batch:
-    """Buffers of one batch size: CUDA graphs read and write the same addresses each time."""
+    """Buffers of one batch size, bound once."""
 
     pixels: Any
     tokens: Any
@@ -75,13 +76,14 @@ class OrtGpuEncoder:
                 free).
 
         Raises:
-            DeviceError: the provider cannot be loaded, or its tokens are not those of float32.
-            InputError: the graph cannot be loaded.
+            DeviceError: the provider cannot be loaded or take the graph, or its tokens are not
+                those of float32.
+            InputError: the graph is not what the manifest says.
         """
         import cupy
         import onnxruntime as ort
 
-        ort.preload_dlls()  # CUDA's and cuDNN's libraries lie in packages of their own
+        _preload(ort)
         self._cupy, self._ort, self._engine = cupy, ort, engine
         self._memory_bytes = memory_bytes
         self._input = (3, graph.height, graph.width)
@@ -90,11 +92,13 @@ class OrtGpuEncoder:
         self._index, self._device = device, cupy.cuda.Device(device)
         self._lock, self._cancelled = threading.Lock(), threading.Event()
         with self._device:
-            current = cupy.cuda.get_current_stream()
-            own = current.ptr in _DEFAULT_STREAMS
-            self._stream = cupy.cuda.Stream(non_blocking=True) if own else current
+            # What CuPy's pool keeps for later, the provider could not have.
+            cupy.get_default_memory_pool().free_all_blocks()
+            self._stream = cupy.cuda.Stream(non_blocking=True)
             self._session = self._open(bundle, graph)
-            self._buffers = {batch: self._make_buffers(batch) for batch in self.batches}
+            # Of this stream: CuPy gives their memory to later work on it alone.
+            with self._stream:
+                self._buffers = {batch: self._make_buffers(batch) for batch in self.batches}
         if engine == "ort-tensorrt":
             self._verify(bundle, graph)
 
@@ -111,21 +115,34 @@ class OrtGpuEncoder:
             # Of the caller's stream: its memory is not used again before the caller's work ends.
             tokens = cupy.empty((len(pixels), *self._tokens), np.float32)
             self._stream.wait_event(caller.record())
-            with self._stream:
-                for batch, piece in pieces(len(pixels), self.batches):
-                    self._run(self._buffers[batch], pixels[piece], tokens[piece])
-                done = self._stream.record()
-            caller.wait_event(done)
+            try:
+                with self._stream:
+                    for batch, piece in pieces(len(pixels), self.batches):
+                        self._run(batch, pixels[piece], tokens[piece])
+            finally:
+                # After an error, too: what was queued by then reads and writes these arrays.
+                caller.wait_event(self._stream.record())
             return cupy.asnumpy(tokens) if isinstance(pixels, np.ndarray) else tokens
 
     def cancel(self) -> None:
-        """See `Encoder`; between two batches, because a captured graph runs to its end."""
+        """See `Encoder`; between two batches."""
         self._cancelled.set()
 
-    def _run(self, buffers: _Batch, pixels: Array, tokens: Any) -> None:
+    def close(self) -> None:
+        """Let go of session and buffers when their work is done, then of their stream."""
+        self._cancelled.set()
+        with self._device, self._lock:
+            self._stream.synchronize()
+            self._buffers, self._session = {}, None
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # one that could not be opened, or the end of the interpreter
+            self.close()
+
+    def _run(self, batch: int, pixels: Array, tokens: Any) -> None:
         if self._cancelled.is_set():
             raise DeviceError("the encoder was cancelled")
-        count = len(pixels)
+        buffers, count = self._buffers[batch], len(pixels)
         if isinstance(pixels, np.ndarray):
             buffers.pixels[:count].set(np.ascontiguousarray(pixels))
         else:
@@ -136,7 +153,7 @@ class OrtGpuEncoder:
         tokens[...] = buffers.tokens[:count]
 
     def _open(self, bundle: Bundle, graph: Graph) -> Any:
-        from .engines import check_provider, check_session, unreadable
+        from .engines import check_provider, check_session
 
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
@@ -144,9 +161,14 @@ class OrtGpuEncoder:
         providers = self._providers(bundle.manifest.precision)
         path = bundle.folder / graph.file
         try:
-            session = self._ort.InferenceSession(str(path), options, providers=providers)
+            session = _open_session(self._ort, str(path), options, providers)
         except Exception as error:  # the module's exceptions share no base class
-            raise unreadable(path, error) from error
+            # The file is the manifest's, so it is not the graph that is at fault.
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise DeviceError(
+                f"{path}: {PROVIDERS[self._engine]} cannot open it: {reason[0]}; "
+                "'dinoreg-rt doctor' shows what is installed"
+            ) from error
         check_provider(session.get_providers(), PROVIDERS[self._engine])
         check_session(path, session, bundle, graph)
         return session
@@ -159,7 +181,7 @@ class OrtGpuEncoder:
             "gpu_mem_limit": limit,
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "0",
-            "enable_cuda_graph": "1" if self._engine == "ort-cuda" else "0",
+            "enable_cuda_graph": "0",
         }
         if self._engine == "ort-cuda":
             return [(PROVIDERS["ort-cuda"], cuda)]
@@ -167,7 +189,7 @@ class OrtGpuEncoder:
         tensorrt = shared | {
             "trt_max_workspace_size": limit,
             "trt_fp16_enable": "1" if precision == "fp16" else "0",
-            "trt_cuda_graph_enable": "1",
+            "trt_cuda_graph_enable": "0",
             # A cached engine would be one that nobody compared with the graph.
             "trt_engine_cache_enable": "0",
             "trt_profile_min_shapes": f"pixels:{shape}",
@@ -180,8 +202,6 @@ class OrtGpuEncoder:
     def _make_buffers(self, batch: int) -> _Batch:
         pixels = self._cupy.zeros((batch, *self._input), np.float32)
         tokens = self._cupy.zeros((batch, *self._tokens), np.float32)
-        # Filled on the current stream, which need not be the provider's.
-        self._stream.wait_event(self._cupy.cuda.get_current_stream().record())
         binding = self._session.io_binding()
         for bind, name, array in (
             (binding.bind_input, "pixels", pixels),
@@ -190,8 +210,6 @@ class OrtGpuEncoder:
             bind(name, "cuda", self._index, np.float32, array.shape, array.data.ptr)
         options = self._ort.RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        if self._engine == "ort-cuda":
-            options.add_run_config_entry("gpu_graph_id", str(batch))
         return _Batch(pixels, tokens, binding, options)
 
     def _verify(self, bundle: Bundle, graph: Graph) -> None:
@@ -221,13 +239,28 @@ def provider_problem(engine: GpuEngine) -> str | None:
     wanted = PROVIDERS[engine]
     if wanted not in ort.get_available_providers():
         return f"the installed onnxruntime {ort.__version__} has no {wanted}"
-    ort.preload_dlls()
+    _preload(ort)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(_SMALLEST_GRAPH, options, providers=[wanted])
+        session = _open_session(ort, _SMALLEST_GRAPH, options, [wanted])
     except Exception as error:  # the module's exceptions share no base class
         return f"{wanted} cannot be loaded ({str(error).strip().splitlines()[0]})"
     if session.get_providers()[0] != wanted:
         return f"{wanted} cannot load its libraries"
     return None
+
+
+def _preload(ort: Any) -> None:
+    """Load CUDA's and cuDNN's libraries, which lie in packages of their own.
+
+    What ONNX Runtime prints about those that it misses goes to standard error.
+    """
+    with redirect_stdout(sys.stderr):
+        ort.preload_dlls()
+
+
+def _open_session(ort: Any, model: str | bytes, options: Any, providers: list[Any]) -> Any:
+    """A session on these providers. Left to itself ONNX Runtime would print why they cannot be had
+    and take others."""
+    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)

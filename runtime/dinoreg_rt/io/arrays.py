@@ -1,7 +1,7 @@
 """Arrays of other libraries as NumPy or CuPy arrays, sharing their memory wherever possible.
 
-What lives on a CUDA device stays there: anything with ``__cuda_array_interface__`` (CuPy, PyTorch,
-Numba, PyCUDA) or DLPack becomes a CuPy array. Host arrays come through DLPack or as NumPy takes
+What lives on a CUDA device stays there: anything with DLPack or ``__cuda_array_interface__`` (CuPy,
+PyTorch, Numba, PyCUDA) becomes a CuPy array. Host arrays come through DLPack or as NumPy takes
 them. CuPy is imported only for arrays that need it.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,12 @@ def as_array(values: Any, name: str = "array") -> Array:
     if isinstance(values, np.ndarray):
         return values
     try:
-        if hasattr(values, "__cuda_array_interface__"):
-            return _cupy(values, name).asarray(values)
+        # DLPack first: it puts CuPy's stream behind the work on the array, which the other
+        # interface does for few libraries (PyTorch leaves its stream out).
         if hasattr(values, "__dlpack_device__"):
             return _from_dlpack(values, name)
+        if hasattr(values, "__cuda_array_interface__"):
+            return _cupy(values, name).asarray(values)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"{name}: the {type(values).__name__} cannot be shared: {error}; give a plain float32 "
@@ -60,11 +63,20 @@ def device_of(array: Array) -> str:
     return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
 
 
+def on_its_device(array: Array) -> AbstractContextManager[Any]:
+    """Context in which the device of a CuPy array is the current one: CuPy's functions want it."""
+    if isinstance(array, np.ndarray):
+        return nullcontext()
+    device: AbstractContextManager[Any] = array.device
+    return device
+
+
 def as_numpy(array: Array) -> Any:
     """The same values as a NumPy array; a download for a CuPy array."""
-    if isinstance(array, np.ndarray):
-        return array
-    return array.get() if hasattr(array, "get") else np.asarray(array)
+    if isinstance(array, np.ndarray) or not hasattr(array, "get"):
+        return np.asarray(array)
+    with on_its_device(array):
+        return array.get()
 
 
 def check_device(array: Array, device: str, name: str) -> None:
@@ -91,7 +103,8 @@ def _from_dlpack(values: Any, name: str) -> Array:
     if kind in _HOST_TYPES:
         return np.from_dlpack(values)
     if kind in _CUDA_TYPES:
-        return _cupy(values, name).from_dlpack(values)
+        cupy = _cupy(values, name)
+        return values if isinstance(values, cupy.ndarray) else cupy.from_dlpack(values)
     raise InputError(
         f"{name}: the {type(values).__name__} lives on a device of DLPack type {kind}; wanted is "
         "host or CUDA memory: copy it there first"

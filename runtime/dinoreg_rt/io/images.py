@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, OutputError
 from ..types import DisplacementField, Geometry, LabelMap, Volume
 from . import dicom, integrity, nifti, validate
-from .arrays import as_array, as_numpy
+from .arrays import as_array, as_numpy, on_its_device
 from .convert import (
     array_to_sitk,
     build_labels,
@@ -121,10 +121,12 @@ def as_volume(image: ImageLike) -> Volume:
         return read_volume(image)
     if isinstance(image, Volume):
         array, name = as_array(image.array), image.name or "image"
-        return build_volume(array, image.geometry, image.pixel_type, name)
+        with on_its_device(array):
+            return build_volume(array, image.geometry, image.pixel_type, name)
     if isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], Geometry):
         array = as_array(image[0])
-        return build_volume(array, image[1], array.dtype.name, "array")
+        with on_its_device(array):
+            return build_volume(array, image[1], array.dtype.name, "array")
     if hasattr(image, "GetPixelID"):
         return volume_from_sitk(image)
     raise InputError(
@@ -177,7 +179,7 @@ def as_weights(weights: ImageLike, grid: Geometry) -> NDArray[np.float32]:
     """
     volume = weights if isinstance(weights, Volume) else as_volume(weights)
     validate.check_mask_grid(volume.geometry, grid, volume.name, "fixed")
-    array = np.asarray(volume.array, np.float32)
+    array = np.asarray(as_numpy(volume.array), np.float32)
     lowest = float(array.min())
     if not lowest >= 0:  # NaN is none of them
         raise InputError(f"{volume.name}: a weight of {lowest:g}; wanted 0 or more everywhere")

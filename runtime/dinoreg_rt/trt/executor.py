@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,8 @@ class _Context:
 
     def __del__(self) -> None:
         # The executor may go before its last run has ended: not so the buffers of that run.
-        self.done.synchronize()
+        with suppress(Exception):  # at the end of the interpreter nothing can be waited for
+            self.done.synchronize()
 
 
 class _Contexts:
@@ -87,6 +89,8 @@ class EngineExecutor:
             InputError: its inputs and outputs are not an encoder's.
         """
         self._cupy = _import_cupy()
+        # What CuPy's pool keeps for later, the engine could not have.
+        self._cupy.get_default_memory_pool().free_all_blocks()
         self._library = library
         self._runtime = library.module.Runtime(library.logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)

@@ -5,6 +5,7 @@ TensorRT and CuPy are fakes that read and write the addresses they are given.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from pathlib import Path
@@ -143,6 +144,24 @@ def test_threads_do_not_meet_in_one_context(machine, bundle, rng) -> None:
     for tokens in results:
         np.testing.assert_allclose(tokens, wanted, atol=1e-6)
     assert 2 <= contexts(trt) <= 3
+
+
+def test_memory_that_cupy_keeps_is_free_for_the_engine(machine, bundle) -> None:
+    open_trt(bundle)
+    assert ("blocks freed",) in machine[1].calls
+
+
+def test_the_end_of_the_interpreter_is_silent(machine, bundle, rng, monkeypatch) -> None:
+    """The driver may be gone by then; pytest makes an error of what is raised there."""
+    encoder = open_trt(bundle)
+    encoder.encode(slices(rng, 4))
+
+    def gone(self: Event) -> None:
+        raise RuntimeError("cudaErrorCudartUnloading: driver shutting down")
+
+    monkeypatch.setattr(Event, "synchronize", gone)
+    del encoder
+    gc.collect()
 
 
 def test_cancelled(machine, bundle, rng) -> None:

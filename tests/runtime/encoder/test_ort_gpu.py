@@ -6,6 +6,9 @@ The session is a real one on the CPU behind a fake that reads and writes the bou
 from __future__ import annotations
 
 import sys
+import weakref
+from contextlib import nullcontext
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -25,6 +28,7 @@ from dinoreg_rt.trt import identity
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
+DEFAULT_STREAMS = (0, 1, 2)
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
@@ -39,12 +43,20 @@ class Binding:
     bind_output = bind_input
 
 
-def fake_onnxruntime(usable: tuple[str, ...] = (TENSORRT, CUDA)) -> ModuleType:
-    """`usable`: providers whose libraries can be loaded; the others fall back without a word."""
+def fake_onnxruntime(usable: tuple[str, ...] = (TENSORRT, CUDA), broken: str = "") -> ModuleType:
+    """`usable`: providers whose libraries can be loaded; the others fall back without a word.
+
+    `broken`: why all of them fail, which ONNX Runtime prints, and falls back, unless told not to.
+    """
     ort = ModuleType("onnxruntime")
     ort.__version__, ort.calls, ort.spoil = "1.31.1", [], None
     ort.SessionOptions, ort.ExecutionMode = onnxruntime.SessionOptions, onnxruntime.ExecutionMode
-    ort.preload_dlls = lambda: ort.calls.append(("preload",))
+
+    def preload_dlls() -> None:
+        ort.calls.append(("preload",))
+        print("Failed to load libcudnn.so.9")
+
+    ort.preload_dlls = preload_dlls
     ort.get_available_providers = lambda: [TENSORRT, CUDA, "CPUExecutionProvider"]
 
     class RunOptions(dict):
@@ -52,10 +64,14 @@ def fake_onnxruntime(usable: tuple[str, ...] = (TENSORRT, CUDA)) -> ModuleType:
             self[key] = value
 
     class Session:
-        def __init__(self, path, options, providers) -> None:
+        def __init__(self, path, options, providers, **more) -> None:
             names = [p if isinstance(p, str) else p[0] for p in providers]
             ort.calls.append(("session", providers, options))
-            self.on_gpu = [n for n in names if n in usable]
+            self.on_gpu = [n for n in names if n in usable and not broken]
+            if broken and int(more.get("enable_fallback", 1)) != 1:
+                raise RuntimeError(broken)
+            if broken:
+                print(f"EP Error {broken} when using {providers}")
             self.real = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
             self.get_inputs, self.get_outputs = self.real.get_inputs, self.real.get_outputs
 
@@ -125,31 +141,32 @@ def test_tokens(bundle, cupy, ort, rng, engine, runs) -> None:
     np.testing.assert_allclose(first, expected(bundle, pixels), atol=1e-6)
     bound = [call[1] for call in calls(ort, "run")]
     assert [b["pixels"][0] for b in bound] == [(n, 3, 24, 32) for n in runs]
-    # A captured CUDA graph knows its addresses: they stay, and results are not overwritten.
+    # The buffers stay bound, and results are not overwritten.
     encoder.encode(slices(rng, 5))
     assert [call[1] for call in calls(ort, "run")][len(runs) :] == bound
     np.testing.assert_array_equal(first, kept)
 
 
-def test_options_of_the_cuda_provider(bundle, cupy, ort, rng) -> None:
-    with cupy.cuda.Stream() as stream:
-        encoder = open_on_gpu(bundle, device=2, batches=(1, 4))
-        encoder.encode(slices(rng, 5))
+def test_options_of_the_cuda_provider(bundle, cupy, ort, rng, capsys) -> None:
+    encoder = open_on_gpu(bundle, device=2, batches=(1, 4))
+    encoder.encode(slices(rng, 5))
     (_, ((name, settings),), options) = calls(ort, "session")[0]
     assert (name, ort.calls[0]) == (CUDA, ("preload",))  # the libraries before the session
+    assert capsys.readouterr().out == ""
     assert options.use_deterministic_compute
+    assert ("blocks freed",) in cupy.calls
+    assert int(settings.pop("user_compute_stream")) not in DEFAULT_STREAMS
     assert settings == {
         "device_id": "2",
-        "user_compute_stream": str(stream.ptr),
         "gpu_mem_limit": str(8 << 30),
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": "0",
-        "enable_cuda_graph": "1",
+        "enable_cuda_graph": "0",
     }
-    # One captured graph for each batch size, and no wait for the device after a run.
+    # No wait for the device after a run.
     assert [call[2] for call in calls(ort, "run")] == [
-        {"disable_synchronize_execution_providers": "1", "gpu_graph_id": str(n)} for n in (4, 1)
-    ]
+        {"disable_synchronize_execution_providers": "1"}
+    ] * 2
 
 
 def test_options_of_the_tensorrt_provider(bundle, cupy, ort) -> None:
@@ -160,14 +177,17 @@ def test_options_of_the_tensorrt_provider(bundle, cupy, ort) -> None:
         "pixels:4x3x24x32"
     }
     assert settings["trt_engine_cache_enable"] == "0"
-    assert settings["trt_cuda_graph_enable"] == "1"
+    assert settings["trt_cuda_graph_enable"] == "0"
     assert rest["enable_cuda_graph"] == "0"
 
 
-def test_streams_are_put_in_order(bundle, cupy, ort, rng) -> None:
-    encoder = open_on_gpu(bundle)  # on the default stream: it takes one of its own
+@pytest.mark.parametrize("opened_on_a_stream", [False, True])
+def test_streams_are_put_in_order(bundle, cupy, ort, rng, opened_on_a_stream) -> None:
+    """The stream that is current at the opening may end before the encoder: it is not kept."""
+    with cupy.cuda.Stream() if opened_on_a_stream else nullcontext() as first:
+        encoder = open_on_gpu(bundle)
     own = int(calls(ort, "session")[0][1][0][1]["user_compute_stream"])
-    assert own not in (0, 1, 2)
+    assert own not in (*DEFAULT_STREAMS, getattr(first, "ptr", 0))
     cupy.calls.clear()
     pixels = slices(rng, 2)
     with cupy.cuda.Stream() as stream:
@@ -175,17 +195,40 @@ def test_streams_are_put_in_order(bundle, cupy, ort, rng) -> None:
     assert isinstance(tokens, DeviceArray)
     np.testing.assert_allclose(tokens.host, expected(bundle, pixels), atol=1e-6)
     # Ours waits for the pixels, the caller for the tokens, the host for nothing.
-    assert [c for c in cupy.calls if c[0] != "device"] == [
-        ("wait", own, stream.ptr),
-        ("wait", stream.ptr, own),
-    ]
+    in_order = [("wait", own, stream.ptr), ("wait", stream.ptr, own)]
+    assert [c for c in cupy.calls if c[0] != "device"] == in_order
+    # After an error, too.
+    encoder.cancel()
+    with cupy.cuda.Stream() as stream, pytest.raises(DeviceError):
+        encoder.encode(DeviceArray(pixels))
+    assert cupy.calls[-1] == ("wait", stream.ptr, own)
 
 
-def test_the_callers_stream_needs_no_waiting(bundle, cupy, ort, rng) -> None:
-    with cupy.cuda.Stream():
-        encoder = open_on_gpu(bundle)
-        encoder.encode(DeviceArray(slices(rng, 1)))
-    assert [c for c in cupy.calls if c[0] != "device"] == []
+def test_closed_when_its_work_is_done(bundle, cupy, ort, rng) -> None:
+    encoder = open_on_gpu(bundle)
+    session, stream = weakref.ref(encoder._session), weakref.ref(encoder._stream)
+    cupy.calls.clear()
+    encoder.close()
+    assert ("synchronize", stream().ptr) in cupy.calls
+    assert session() is None  # before its stream, which it may use until its end
+    with pytest.raises(DeviceError, match="cancelled"):
+        encoder.encode(slices(rng, 1))
+    encoder = open_on_gpu(bundle)
+    gone = []
+    weakref.finalize(encoder._session, gone.append, "session")
+    weakref.finalize(encoder._stream, gone.append, "stream")
+    del encoder
+    assert gone == ["session", "stream"]
+
+
+@pytest.mark.parametrize("engine", ["ort-cuda", "ort-tensorrt"])
+def test_the_reason_of_a_failing_provider(bundle, cupy, monkeypatch, capsys, engine) -> None:
+    broken = fake_onnxruntime(broken="CUDA failure 35: driver version is insufficient\nand more")
+    monkeypatch.setitem(sys.modules, "onnxruntime", broken)
+    with pytest.raises(DeviceError, match=r"Provider cannot open it: CUDA failure 35: driver ver"):
+        open_on_gpu(bundle, engine)
+    assert "(CUDA failure 35: driver version" in (provider_problem("ort-cuda") or "")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("engine", ["ort-cuda", "ort-tensorrt"])
@@ -261,6 +304,17 @@ def test_auto_on_a_gpu(bundle, cupy, ort, monkeypatch) -> None:
             flavour,
             f"{flavour}, because a verified engine for this GPU is in the cache",
         )
+
+
+def test_auto_without_a_gpu_engine_for_a_bundle_in_bfloat16(bundle, cupy, monkeypatch) -> None:
+    """ONNX Runtime's CPU has no matrix products in it."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake_onnxruntime(usable=()))
+    half = replace(bundle, manifest=bundle.manifest.model_copy(update={"precision": "bf16"}))
+    name, reason = choose_engine("auto", Device("cuda"), half)
+    assert (name, reason.startswith("openvino (")) == ("openvino", True)
+    # Nor could it verify the tokens of an engine.
+    with pytest.raises(ConfigError, match=r"ort-tensorrt: ONNX Runtime's CPU, which .* bfloat16"):
+        choose_engine("ort-tensorrt", Device("cuda"), half)
 
 
 def test_an_engine_of_the_gpu_for_the_cpu(bundle) -> None:

@@ -7,6 +7,7 @@ from functools import reduce
 import numpy as np
 import pytest
 
+from dinoreg_rt.device import Device
 from dinoreg_rt.encoder import pca
 from dinoreg_rt.encoder.pca import TOTAL_VARIANCE, TokenMoments, fit_basis, project
 from dinoreg_rt.errors import ConfigError
@@ -105,3 +106,15 @@ def test_identical_tokens_do_not_divide_by_zero() -> None:
     basis = fit_basis([TokenMoments.of(np.ones((50, 6), np.float16))], 4)
     assert np.isfinite(basis.scale(1.0))
     assert np.isfinite(basis.explained).all()
+
+
+@pytest.mark.gpu
+def test_the_basis_of_a_gpu(gpu, rng) -> None:
+    tokens, cuda = tokens_like_a_transformer(rng), Device("cuda")
+    expected = fit_basis([TokenMoments.of(tokens)], 12)
+    basis = fit_basis([TokenMoments.of(gpu.put(tokens))], 12, cuda)
+    assert subspace_angle(gpu.get(basis.components), expected.components) < 1e-8
+    np.testing.assert_allclose(gpu.get(basis.variance), expected.variance, rtol=1e-9)
+    features = gpu.get(project(gpu.put(tokens[None]), basis, 1.0, cuda))
+    largest = np.abs(features).max()
+    np.testing.assert_allclose(features, project(tokens[None], expected, 1.0), atol=1e-4 * largest)

@@ -1,0 +1,110 @@
+"""On a real GPU: whole registrations, engines and memory, against the CPU.
+
+Each skips with its reason where there is no device. What the host can stand in for is in
+test_cuda_path.py; this is what it cannot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dinoreg_rt
+from dinoreg_rt.device import Device
+from dinoreg_rt.encoder.bundle import Bundle, open_bundle
+from dinoreg_rt.encoder.engines import open_encoder
+from dinoreg_rt.manifest import Source
+from dinoreg_rt.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.trt.agreement import compare_tokens, probe
+
+pytestmark = pytest.mark.gpu
+BRAIN = Path(__file__).parents[1] / "data" / "brain"
+GPU = Device("cuda")
+RANDOM = Source(checkpoint="random seed 1", sha256="0" * 64, layout="none", random_weights=True)
+
+
+def register(device: str) -> dinoreg_rt.RegistrationResult:
+    config = dinoreg_rt.RegistrationConfig(device=device)
+    return dinoreg_rt.register(BRAIN / "fixed_t1.nii.gz", BRAIN / "moving_t1.nii.gz", config=config)
+
+
+def test_the_shipped_pair_against_the_cpu(gpu) -> None:
+    expected, result, again = register("cpu"), register("cuda"), register("cuda")
+    field = result.displacement
+    apart_mm = np.linalg.norm(field.vectors_mm - expected.displacement.vectors_mm, axis=-1)
+    apart_vox = apart_mm / min(field.geometry.spacing_mm)
+    assert apart_vox.max() <= 0.05
+    assert apart_vox.mean() <= 0.005
+    np.testing.assert_array_equal(again.displacement.vectors_mm, field.vectors_mm)
+    np.testing.assert_array_equal(again.warped.array, result.warped.array)
+
+
+@pytest.fixture
+def bundle(gpu, tmp_path) -> Bundle:
+    """Two blocks of a vision transformer with random weights, in float32."""
+    for package in ("onnx", "ml_dtypes", "onnxruntime"):
+        pytest.importorskip(package, reason=f"exports an encoder: {package} is not installed")
+    from dinoreg_export.bundle import export_bundle
+    from dinoreg_export.models import named
+    from dinoreg_export.random_weights import RandomWeights
+
+    architecture = replace(named("dinov3-vits16"), depth=2)
+    folder = tmp_path / "two-blocks"
+    export_bundle(RandomWeights(architecture, 1), RANDOM, [(160, 112)], folder, precision="fp32")
+    return open_bundle(folder)
+
+
+def check_encoder(bundle: Bundle, engine: str, gpu) -> None:
+    """Tokens of host and device arrays, of more slices than a batch holds, beside the CPU's."""
+    graph = bundle.manifest.graphs[0]
+    pixels = probe(graph.height, graph.width, 5)
+    expected = open_encoder(bundle, graph, "ort-cpu", 2).encode(pixels)
+    encoder = open_encoder(bundle, graph, engine, 2, device=GPU, batch=4)
+    tokens = encoder.encode(pixels)
+    found = compare_tokens(tokens, expected)
+    assert found.holds, found.describe()
+    with gpu.xp.cuda.Stream(non_blocking=True):
+        on_device = encoder.encode(gpu.put(pixels))
+        again = encoder.encode(gpu.put(pixels))
+        np.testing.assert_array_equal(gpu.get(on_device), gpu.get(again))
+    np.testing.assert_array_equal(gpu.get(on_device), tokens)
+    close = getattr(encoder, "close", None)
+    if close is not None:
+        close()
+
+
+def test_onnxruntime_against_its_cpu(gpu, bundle) -> None:
+    try:
+        metadata.version("onnxruntime-gpu")
+    except metadata.PackageNotFoundError:
+        pytest.skip("GPU test: onnxruntime-gpu is not installed")
+    check_encoder(bundle, "ort-cuda", gpu)
+
+
+def test_an_engine_of_export_engine(gpu, bundle, monkeypatch, tmp_path) -> None:
+    pytest.importorskip("tensorrt", reason="GPU test: TensorRT is not installed")
+    from dinoreg_export.engine import export_engines
+
+    monkeypatch.setenv("DINOREG_ENGINES", str(tmp_path / "engines"))
+    ((_, record),) = export_engines(bundle.folder, "tensorrt", batches=(1, 4))
+    assert record.verification.holds
+    check_encoder(bundle, "tensorrt", gpu)
+
+
+def test_memory_is_flat_over_many_registrations(gpu) -> None:
+    pair = phantom_pair(phantom_grid((48, 56, 64), 2.0))
+    config = dinoreg_rt.RegistrationConfig(device="cuda", iterations=(4, 4), inverse=True)
+    pool, held, in_use = gpu.xp.get_default_memory_pool(), [], []
+    with dinoreg_rt.Registrar(config) as registrar:
+        for _ in range(20):
+            registrar.submit(*pair).result()
+            free, total = gpu.xp.cuda.runtime.memGetInfo()
+            held.append(pool.total_bytes())
+            in_use.append(total - free)
+    assert max(held[1:]) - held[1] <= 1 << 20, held
+    # Kernels are loaded when they are first used, and others may use the device.
+    assert max(in_use[1:]) - in_use[1] <= 64 << 20, in_use
