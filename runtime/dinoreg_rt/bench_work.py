@@ -207,10 +207,10 @@ def _result_work(plan: Plan, fixed: Geometry, moving: Geometry) -> list[Work]:
         Work("warp", "field on the fixed grid", 12 * v + 12 * c, 75.0 * v, "scalar"),
         Work("warp", "warp", 12 * v + 8 * v, 60.0 * v, "scalar"),
         Work("quality", "Jacobian", 12 * v + 4 * v, 45.0 * v),
-        # Some eight rounds of interpolating the field at three components.
-        Work("quality", "inverse consistency", 24 * c, 8 * 85.0 * c, "scalar"),
+        # Some four rounds of interpolating the field and its slopes, and a Newton step each.
+        Work("quality", "inverse consistency", 24 * c, 4 * 250.0 * c, "scalar"),
     ]
     if plan.config.inverse:
         m = math.prod(moving.shape_zyx)
-        parts.insert(2, Work("warp", "inverse", 16 * m + 12 * c, 8 * 85.0 * m, "scalar"))
+        parts.insert(2, Work("warp", "inverse", 16 * m + 12 * c, 4 * 250.0 * m, "scalar"))
     return parts
