@@ -114,6 +114,7 @@ class InvertArgs(ctypes.Structure):
         ("matrix", _Double9),
         ("spacing_mm", _Double3),
         ("target", _Double12),
+        ("wanted", c_void_p),
         ("from_point", _Double12),
         ("from_index", _Double12),
         ("out", c_void_p),

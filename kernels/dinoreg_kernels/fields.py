@@ -117,30 +117,34 @@ def invert(
     *,
     spacing_mm: Sequence[float],
     matrix: ArrayLike,
-    target: ArrayLike,
+    target: ArrayLike | None = None,
+    wanted: Array | None = None,
     from_point: ArrayLike,
     from_index: ArrayLike,
     iterations: int = 50,
     tolerance_mm: float = 1e-3,
     threads: int = 0,
 ) -> tuple[Array, Array]:
-    """Fixed-point inversion: finds p with ``p + matrix @ field(p) = target @ (i, 1)``.
+    """Inversion by damped Newton steps: p with ``p + matrix @ field(p) = target @ (i, 1)``.
 
     Args:
         field: (z, y, x, 3) float32, read linearly, clamped at its border.
         out_shape: of the grid whose indices are i.
         spacing_mm: of the field's grid, z, y, x; the tolerance is measured with it.
         matrix: (3, 3), the field's vectors to index of the field's grid.
-        target: (3, 4), output index to index of the field's grid.
+        target: (3, 4), output index to index of the field's grid (default identity).
+        wanted: (out_shape, 3) float32, such indices for each output voxel, instead of `target`.
         from_point: (3, 4); the result is ``from_point @ (p, 1) + from_index @ (i, 1)``.
         from_index: (3, 4).
-        iterations: at most.
+        iterations: times that the field is read at most.
         tolerance_mm: a voxel is finished when it misses its target by less.
         threads: CPU threads; 0 takes all.
 
     Returns:
-        (out_shape, 3) float32 and the residual (out_shape) float32 in mm.
+        (out_shape, 3) float32, NaN where the field is NaN at the target, and by how much each
+        misses, (out_shape) float32 in mm, negative where p lies outside of the field's voxels.
     """
+    check_together(field=field, wanted=wanted)
     xp = array_module(field)
     out = xp.empty((*out_shape, 3), np.float32)
     residual = xp.empty(tuple(out_shape), np.float32)
@@ -149,7 +153,9 @@ def invert(
     args.field_shape = int3(field.shape[:3], "field.shape")
     args.matrix = doubles(matrix, 9, "matrix")
     args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
-    args.target = doubles(target, 12, "target")
+    args.target = doubles(np.eye(3, 4) if target is None else target, 12, "target")
+    if wanted is not None:
+        args.wanted = pointer(wanted, np.float32, "wanted", (*out_shape, 3))
     args.from_point = doubles(from_point, 12, "from_point")
     args.from_index = doubles(from_index, 12, "from_index")
     args.out = pointer(out, np.float32, "out", FIELD)

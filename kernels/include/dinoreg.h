@@ -147,10 +147,11 @@ typedef struct dr_invert_args {
   double matrix[9];     /* 3x3: the field's vectors -> index of its grid */
   double spacing_mm[3]; /* of the field's grid */
   double target[12];    /* 3x4: output index -> the index p + matrix * u(p) that is looked for */
+  const float* wanted; /* (z, y, x, 3): such indices for each output voxel; NULL takes target */
   double from_point[12]; /* out = from_point(p) + from_index(output index) */
   double from_index[12];
   float* out;         /* (z, y, x, 3) */
-  float* residual_mm; /* (z, y, x), may be NULL */
+  float* residual_mm; /* (z, y, x), negative where p is outside of the field; may be NULL */
   int32_t out_shape[3];
   int32_t iterations;
   double tolerance_mm;

@@ -70,7 +70,7 @@ dr_status compose(const Launcher& launch, const dr_compose_args& a) {
 template <class Launcher>
 dr_status invert(const Launcher& launch, const dr_invert_args& a) {
   launch(Invert{a.field, to_shape(a.field_shape), to_matrix(a.matrix), to_affine(a.target),
-                to_affine(a.from_point), to_affine(a.from_index), a.out, a.residual_mm,
+                a.wanted, to_affine(a.from_point), to_affine(a.from_index), a.out, a.residual_mm,
                 to_shape(a.out_shape), to_vec3(a.spacing_mm), a.iterations, (float)a.tolerance_mm});
   return DR_OK;
 }

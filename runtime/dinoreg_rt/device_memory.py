@@ -320,8 +320,9 @@ def _warp(size: _Sizes, config: RegistrationConfig) -> int:
     peak = made + certainty
     made += fixed * config.confidence
     if config.inverse:
-        velocity = config.transform == "velocity"
-        peak = max(peak, made + (3 if velocity else 4) * moving)
+        # By iteration also the misses, and where they count: a byte each.
+        misses = 0 if config.transform == "velocity" else moving + moving // _FLOAT
+        peak = max(peak, made + 3 * moving + misses)
         made += 3 * moving
     return max(peak, made + fixed)
 

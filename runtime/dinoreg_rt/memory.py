@@ -62,9 +62,9 @@ def predict_memory(
     )
     field = 4 * 3 * solution_fields(config) * np.prod(grids.control.shape_zyx)
     # Displacement (3), warped image, determinant, and its deviations from the mean in double
-    # precision (2); the inverse adds vectors and residual.
+    # precision (2); the inverse adds vectors, misses, and where they count.
     results = 4 * 7 * np.prod(fixed.geometry.shape_zyx)
-    results += 4 * 4 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
+    results += 17 * np.prod(moving.geometry.shape_zyx) if config.inverse else 0
     results += 4 * 7 * np.prod(fixed.geometry.shape_zyx) if config.confidence else 0
     stages = [features + workspace + field, results + field]
     if config.computes_mind:

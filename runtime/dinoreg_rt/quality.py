@@ -174,7 +174,12 @@ def jacobian_statistics(field: DisplacementField, mask: Array | None = None) -> 
 
 
 def run_quality(
-    solution: Solution, control: Geometry, displacement: DisplacementField, device: Device
+    solution: Solution,
+    control: Geometry,
+    displacement: DisplacementField,
+    device: Device,
+    *,
+    inverse_misses: tuple[Array, Array] | None = None,
 ) -> RunQuality:
     """What a run can say about its own result, without labels.
 
@@ -183,13 +188,15 @@ def run_quality(
         control: the grid of its field.
         displacement: the whole mapping on the fixed grid.
         device: where its arrays live.
+        inverse_misses: from `dinoreg_rt.solve.inverse_misses`; None where nothing was inverted.
     """
     xp = device.xp
     consistency = inverse_consistency_mm(solution.field, control, device, solution.inverse)
     j = jacobian_determinant(displacement, device)
     # Here the host waits for the registration.
-    mean_mm, max_mm, folded, lowest, highest = device.numbers(
-        *consistency, (j <= 0).sum(), j.min(), j.max()
+    misses = inverse_misses or (math.nan, math.nan)
+    mean_mm, max_mm, folded, lowest, highest, missed, missed_mm = device.numbers(
+        *consistency, (j <= 0).sum(), j.min(), j.max(), *misses
     )
     # In place: on a large scan this is the only array of its size left.
     log_j = xp.log(xp.maximum(j, 1e-9, out=j), out=j)
@@ -204,6 +211,8 @@ def run_quality(
         inverse_consistency_mean_mm=mean_mm,
         inverse_consistency_max_mm=max_mm,
         overlap_percent=100.0 * solution.overlap,
+        inverse_missed_percent=missed,
+        inverse_missed_max_mm=missed_mm,
     )
 
 

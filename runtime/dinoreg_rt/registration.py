@@ -31,6 +31,7 @@ from .result import KeptFeatures, RegistrationResult
 from .solve import (
     confidence,
     inverse_displacement,
+    inverse_misses,
     negative_displacement,
     solve,
     solver_options,
@@ -129,7 +130,13 @@ def register(  # noqa: PLR0913 - all but the images by name
         with timer.stage("hash"):
             hashes = {"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])}
         with timer.stage("quality"):
-            quality = run_quality(match.solution, plan_.grids.control, fields.displacement, device)
+            quality = run_quality(
+                match.solution,
+                plan_.grids.control,
+                fields.displacement,
+                device,
+                inverse_misses=fields.inverse_misses,
+            )
             if match.decoys is not None:
                 quality = replace(quality, **vars(match.decoys.measures()))
             encoding = None if match.encoding is None else match.encoding()
@@ -173,6 +180,7 @@ class _Fields:
 
     displacement: DisplacementField
     inverse: DisplacementField | None
+    inverse_misses: tuple[Array, Array] | None
     confidence: Array | None
 
 
@@ -235,16 +243,17 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, plan_: Plan) -> _
     if solution.spread is not None:
         options = solver_options(config, plan_.grids)
         certainty = confidence(solution.spread, plan_.grids, options, fixed.geometry, device)
-    inverse = None
+    inverse = misses = None
     if config.inverse and solution.inverse is not None:
         inverse = negative_displacement(
             solution.inverse, control, moving.geometry, plan_.initial, device
         )
     elif config.inverse:
-        inverse, _ = inverse_displacement(
+        inverse, missed_mm = inverse_displacement(
             solution.field, control, moving.geometry, plan_.initial, device
         )
-    return _Fields(displacement, inverse, certainty)
+        misses = inverse_misses(missed_mm, device)
+    return _Fields(displacement, inverse, misses, certainty)
 
 
 def _check_places(fixed: Volume, moving: Volume, plan_: Plan, placement: Placement) -> None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .errors import UNTRUSTED_EXIT_CODE
 from .result import RegistrationResult
+from .solve import INVERSE_MISS_MM
 from .trust import PERFECT, judge
 from .types import DeviceMemory, RunQuality
 
@@ -60,8 +61,12 @@ class Quality(BaseModel):
     overlap_percent: float
     decoy_ratio: float | None = Field(description="of MIND-SSC; null: not measured")
     unrelated_ratio: float | None = Field(description="of MIND-SSC; null: not measured")
+    inverse_missed_percent: float | None = Field(default=None, description="null: not measured")
+    inverse_missed_max_mm: float | None = Field(default=None, description="null: not measured")
 
-    @field_validator("decoy_ratio", "unrelated_ratio")
+    @field_validator(
+        "decoy_ratio", "unrelated_ratio", "inverse_missed_percent", "inverse_missed_max_mm"
+    )
     @classmethod
     def _not_measured(cls, value: float | None) -> float | None:
         return None if value is None or math.isnan(value) else value
@@ -224,6 +229,13 @@ def quality_warnings(quality: RunQuality) -> list[str]:
         found.append(
             f"{quality.folded_percent:.2f} % of the voxels are folded; "
             "raise --smoothness or --fold-penalty"
+        )
+    if quality.inverse_missed_percent > 0.01:
+        found.append(
+            f"the inverse misses {quality.inverse_missed_percent:.2g} % of the moving image's "
+            f"points by more than {INVERSE_MISS_MM:g} mm (at most "
+            f"{quality.inverse_missed_max_mm:.2g} mm): the field folds there; raise --smoothness "
+            "or --fold-penalty"
         )
     if quality.overlap_percent < 50:
         found.append(

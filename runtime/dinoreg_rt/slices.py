@@ -16,10 +16,10 @@ from .geometry import (
     index_to_lps,
     invert_affine,
     lps_to_index,
+    sample_linear,
     shifted_grid,
     transform_points,
 )
-from .geometry import sample_linear as sample_linear  # users look for it here, too
 from .quality import jacobian_determinant
 from .result import RegistrationResult
 from .types import DisplacementField, FloatArray, Geometry, Volume

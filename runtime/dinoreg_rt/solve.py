@@ -28,6 +28,8 @@ from .types import AffineTransform, Array, DisplacementField, FloatArray, Geomet
 
 #: Of the velocity: displacements of 64 control voxels begin with steps of one.
 _SQUARINGS = 6
+#: An inverse that misses its point by more does not count as one.
+INVERSE_MISS_MM = 0.1
 
 
 def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOptions:
@@ -136,9 +138,10 @@ def whole_displacement(
 def inverse_displacement(
     field: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
 ) -> tuple[DisplacementField, Array]:
-    """Moving points to fixed points on the moving image's `grid`, and the residual in mm.
+    """Moving points to fixed points on the moving image's `grid`, and by how much they miss in mm.
 
-    Solves ``p + u(p) = initial^-1(q)`` for every voxel centre q.
+    Solves ``p + u(p) = initial^-1(q)`` for every voxel centre q. The misses are negative where p
+    lies outside of the control grid; see `inverse_misses`.
     """
     back = compose_affines(invert_affine(initial), index_to_lps(grid))
     to_control = compose_affines(lps_to_index(control), back)
@@ -154,6 +157,17 @@ def inverse_displacement(
         threads=device.threads,
     )
     return DisplacementField(vectors, grid), residual
+
+
+def inverse_misses(missed_mm: Array, device: Device) -> tuple[Array, Array]:
+    """Share of points that their inverse misses by more than `INVERSE_MISS_MM`, in percent, and
+    the largest miss in mm, on the device. Points whose inverse lies outside of the field (negative
+    misses) are not counted.
+    """
+    xp = device.xp
+    inside = missed_mm.size - (missed_mm < 0).sum()
+    missed = (missed_mm > INVERSE_MISS_MM).sum()
+    return 100.0 * missed / xp.maximum(inside, 1), xp.maximum(missed_mm.max(), 0)
 
 
 def negative_displacement(

@@ -122,7 +122,7 @@ class RunQuality:
         jacobian_max: largest det J on the fixed grid.
         sdlogj: standard deviation of log det J over voxels with det J > 0.
         inverse_consistency_mean_mm: mean of |u(p) + v(p + u(p))| over the control points, v being
-            the fixed-point inverse of u.
+            the inverse of u.
         inverse_consistency_max_mm: its maximum.
         overlap_percent: share of the fixed image's weight whose match lies inside the moving
             image's field of view and mask.
@@ -131,6 +131,10 @@ class RunQuality:
             measured.
         unrelated_ratio: feature difference after that search over that of unrelated features.
             NaN: not measured.
+        inverse_missed_percent: share of the moving grid's points inside the field that the
+            inverse misses: the mapping takes it to another point, more than 0.1 mm away. NaN: no
+            inverse was asked for, or a velocity field gave it.
+        inverse_missed_max_mm: the largest of these distances. NaN: as above.
     """
 
     similarity_before: float
@@ -144,6 +148,8 @@ class RunQuality:
     overlap_percent: float
     decoy_ratio: float = math.nan
     unrelated_ratio: float = math.nan
+    inverse_missed_percent: float = math.nan
+    inverse_missed_max_mm: float = math.nan
 
 
 @dataclass(frozen=True)

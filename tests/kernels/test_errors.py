@@ -105,6 +105,8 @@ REFUSED = {
                  r"index_from_unit\[0\] is not a finite number"),
     "compose": (lambda: compose(FIELD, FIELD, (1, 0, 1)), r"spacing_mm\[1\] = 0; wanted > 0"),
     "invert iterations": (lambda: run_invert(iterations=0), r"iterations = 0; wanted >= 1"),
+    "invert wanted": (lambda: run_invert(wanted=np.zeros((4, 5, 6, 2), np.float32)),
+                      r"wanted has shape \(4, 5, 6, 2\); wanted \(4, 5, 6, 3\)"),
     "invert tolerance": (lambda: run_invert(tolerance_mm=0.0),
                          r"tolerance_mm\[0\] = 0; wanted > 0"),
     "mind radius": (lambda: mind_ssc(IMAGE, radius=(1, -1, 1), dilation=(1, 1, 1)),

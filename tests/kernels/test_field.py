@@ -109,7 +109,7 @@ def invert_on_own_grid(device, field, **options):
 
 
 def test_inverse_residual_equals_reference(device):
-    """The residual is that of the returned points, and small."""
+    """The residual is that of the returned points, and small; its sign tells those outside."""
     field = smooth_field((11, 20, 18))
     inverse, residual = invert_on_own_grid(device, field, tolerance_mm=1e-4)
     grid = reference.indices(field.shape[:3])
@@ -117,15 +117,19 @@ def test_inverse_residual_equals_reference(device):
     expected = reference.inverse_residual_mm(
         field, points, grid, np.diag(1 / np.array(SPACING)), SPACING
     )
-    device.check(residual, expected)
+    residual = device.get(residual)
+    device.check(np.abs(residual), expected)
     assert expected.max() < 2e-4
+    outside = ~reference.inside(field.shape[:3], points)
+    assert 0 < outside.mean() < 0.5
+    np.testing.assert_array_equal(residual < 0, outside)
 
 
 def test_inverse_of_a_constant_is_its_negative(device):
     field = np.broadcast_to(np.float32([1.5, -2, 0.75]), (6, 7, 8, 3))
     inverse, residual = invert_on_own_grid(device, np.ascontiguousarray(field))
     device.check(inverse, -field.astype(float))
-    assert device.get(residual).max() <= 1e-3
+    assert np.abs(device.get(residual)).max() <= 1e-3
 
 
 def test_inverse_undoes_the_field(device):
@@ -159,7 +163,61 @@ def test_inverse_on_another_grid_with_an_affine(device):
     expected = reference.affine(from_point, points) + reference.affine(from_index, index)
     # The library stops 1e-4 mm from its target, which from_point enlarges by at most 2.
     assert np.abs(device.get(out) - expected).max() < 3e-4
-    assert device.get(residual).max() <= 1e-4
+    assert np.abs(device.get(residual)).max() <= 1e-4
+
+
+def steep_field(shape, matrix):
+    """A field with gradients of up to 3 that does not fold, in the clamped rim no more than inside.
+
+    matrix @ field stretches z, by 4 in places and near its border, and shears y and x: component k
+    depends on one coordinate up to k alone, so its Jacobian is triangular, between voxels, too.
+    """
+    z, y, _ = np.moveaxis(reference.indices(shape), -1, 0)
+    stretch = 6.0 * np.tanh((z - 1.5) / 2.0)
+    wanted = np.stack([stretch, 4.0 * np.sin(z / 2.0), 6.0 * np.sin(y / 2.5)], axis=-1)
+    return np.float32(wanted @ np.linalg.inv(matrix).T)
+
+
+OWN_AXES = np.diag(1 / np.array(SPACING))
+# Vectors along axes that are turned against the grid's.
+AXES = np.linalg.qr(np.array([[2.0, 0.7, -0.4], [-0.5, 1.8, 0.9], [0.6, -1.1, 2.2]]))[0]
+TURNED = OWN_AXES @ AXES
+
+
+@pytest.mark.parametrize("matrix", [OWN_AXES, TURNED], ids=["own axes", "turned"])
+@pytest.mark.parametrize("shape", [(20, 24, 22), (12, 9, 2), (20, 24, 1)])
+def test_inverse_of_a_steep_field(device, rng, shape, matrix):
+    """p -= miss diverges there. Points of the whole grid, half a voxel beyond the outer centres."""
+    field = steep_field(shape, matrix)
+    slopes = np.stack(np.gradient(field @ matrix.T, axis=(0, 1)), axis=-1)
+    assert np.linalg.norm(slopes, ord=2, axis=(-2, -1)).max() > 2.0
+    points = rng.uniform(-0.49, np.array(shape) - 0.51, (8, 40, 3))
+    goal = points + reference.sample(field, points) @ matrix.T
+    out, residual = invert(
+        device.put(field),
+        (1, 8, 40),
+        spacing_mm=SPACING,
+        matrix=matrix,
+        wanted=device.put(goal[None], np.float32),
+        from_point=np.eye(3, 4),
+        from_index=np.zeros((3, 4)),
+        tolerance_mm=1e-4,
+    )
+    assert np.abs(device.get(residual)).max() <= 1e-4
+    # A shear of 3 makes of a miss of 1e-4 mm one of 4e-4 mm; float32 indices add 1e-5.
+    assert np.abs(device.get(out)[0] - points).max() < 5e-4
+
+
+def test_inverse_of_a_fold_is_the_best_there_is(device):
+    """Everything is taken to one point: nothing is known to lead anywhere else."""
+    field = np.float32(-reference.indices((6, 7, 8)) * SPACING)
+    inverse, residual = invert_on_own_grid(device, field)
+    distance = np.linalg.norm(reference.indices((6, 7, 8)) * SPACING, axis=-1)
+    residual = device.get(residual)
+    assert np.isfinite(device.get(inverse)).all()
+    inside = residual >= 0
+    assert inside.any()
+    device.check(residual[inside], distance[inside])
 
 
 def test_inversion_reports_what_it_misses(device):
@@ -176,4 +234,6 @@ def test_nan_displacements_stay_where_they_are(device):
     determinant = device.get(jacobian_determinant(put, np.eye(3)))
     assert np.isnan(determinant).sum() == 6  # the six neighbours; the voxel itself reads them only
     inverse, _ = invert_on_own_grid(device, field)
-    assert np.isfinite(device.get(inverse)[[0, -1]]).all()
+    inverse = device.get(inverse)
+    assert np.isfinite(inverse[[0, -1]]).all()
+    assert np.isnan(inverse[4, 4, 4]).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
 from dinoreg_rt.cli import cli
+from dinoreg_rt.inversion import invert_chain, voxel_centres
+from dinoreg_rt.io import read_transform, read_volume
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -228,3 +231,51 @@ def test_points_outside_the_field_are_said(files: Path) -> None:
     assert json.loads(result.stdout)["points_outside_field"] == 2
     expected = [itk_chain().TransformPoint(p.tolist()) for p in points]
     np.testing.assert_allclose(read_points(files / "q.csv"), expected, atol=1e-4)
+
+
+@pytest.fixture
+def folds(files: Path) -> tuple[Path, np.ndarray]:
+    """A field that folds, and four centres of moving voxels, the first without an inverse."""
+    grid = make_image(0, (20, 18, 16))
+    noise = np.random.default_rng(4).normal(scale=4.0, size=(16, 18, 20, 3))
+    field = sitk.GetImageFromArray(noise, isVector=True)
+    field.CopyInformation(grid)
+    sitk.WriteImage(sitk.Cast(field, sitk.sitkVectorFloat32), str(files / "folds.nii.gz"))
+    transform = read_transform(files / "folds.nii.gz")
+    inverse, inversion = invert_chain(transform, read_volume(files / "moving.nii.gz").geometry)
+    points = voxel_centres(inverse.geometry)
+    known = np.flatnonzero(np.isfinite(inverse.vectors_mm.reshape(-1, 3)).all(axis=1))
+    assert inversion.failed.size > 1
+    return files / "folds.nii.gz", points[np.concatenate([inversion.failed[:1], known[:3]])]
+
+
+def test_points_without_inverse_are_nan(files: Path, folds: tuple[Path, np.ndarray]) -> None:
+    transform, points = folds
+    source = write_points(files / "q.csv", points)
+    arguments = ["--points", source, "-t", transform, "--inverse", "--json"]
+    result = invoke(*arguments, "-o", files / "p.csv")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["inverse_failed"] == 1
+    found = np.isfinite(read_points(files / "p.csv")).all(axis=1)
+    assert found.tolist() == [False, True, True, True]
+    result = invoke(*arguments, "-o", files / "p.mrk.json")
+    assert result.exit_code == 0, result.output
+    document = json.loads((files / "p.mrk.json").read_text())
+    missing = document["markups"][0]["controlPoints"][0]
+    assert (missing["position"], missing["positionStatus"]) == ("", "missing")
+
+
+def test_voxels_without_inverse_are_outside(files: Path, folds: tuple[Path, np.ndarray]) -> None:
+    transform, points = folds
+    image = sitk.ReadImage(str(files / "fixed.nii.gz")) * 0 + 1
+    image[0, 0, 0] = 2  # no constant image
+    sitk.WriteImage(image, str(files / "ones.nii.gz"))
+    arguments = ["--image", files / "ones.nii.gz", "--reference", files / "moving.nii.gz"]
+    arguments += ["-t", transform, "--inverse", "-o", files / "out.nii.gz"]
+    result = CliRunner().invoke(cli, ["apply", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"warning: \d+ of \d+ voxels have no inverse", result.stderr)
+    found = sitk.ReadImage(str(files / "out.nii.gz"))
+    values = [found[found.TransformPhysicalPointToIndex(p.tolist())] for p in points]
+    assert values[0] == 0
+    assert min(values[1:]) >= 1

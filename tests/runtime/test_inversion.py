@@ -1,4 +1,4 @@
-"""Chains solved backwards: forward after inverse is the identity, and folds are an error."""
+"""Chains solved backwards: forward after inverse is the identity, and failures are told."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from dinoreg_rt.errors import InputError, RegistrationError
-from dinoreg_rt.geometry import index_to_lps, transform_points
-from dinoreg_rt.inversion import invert_chain, invert_points, voxel_centres
-from dinoreg_rt.slices import sample_linear
+from dinoreg_rt.geometry import index_to_lps, sample_linear, transform_points
+from dinoreg_rt.inversion import Inversion, invert_chain, invert_points, voxel_centres
 from dinoreg_rt.types import AffineTransform, DisplacementField, FloatArray, Geometry
 
 
@@ -85,7 +84,7 @@ def test_matrices_are_exact() -> None:
     points = inner_points()
     back, inversion = invert_points([STARTS["scaled"]], transform_points(STARTS["scaled"], points))
     assert np.abs(back - points).max() < 1e-10
-    assert inversion.iterations == 0
+    assert inversion.residual_mm == 0
 
 
 def test_points_without_origin_are_nan() -> None:
@@ -108,9 +107,65 @@ def test_field_on_a_grid() -> None:
     assert inversion.residual_mm <= 1e-3
 
 
-def test_folded_field_is_an_error() -> None:
-    with pytest.raises(RegistrationError, match=r"did not converge for \d+ of 200 points.*folds"):
-        invert_points([smooth_field(40.0, STARTS["identity"])], inner_points())
+@pytest.mark.parametrize("start", STARTS)
+def test_borders_are_those_of_itk(start: str) -> None:
+    """The displacement goes on for half a voxel beyond the outer centres, and ends there."""
+    field = smooth_field(1.0, STARTS[start])
+    rng = np.random.default_rng(2)
+    upper = np.array(GRID.shape_xyz) - 1
+    index = rng.uniform(-0.45, upper + 0.45, (400, 3))
+    rim = np.any((index < 0) | (index > upper), axis=1)
+    assert 20 < rim.sum() < 300
+    points = transform_points(index_to_lps(GRID), index)
+    moved = forward(field, points)
+    found, inversion = invert_points([field], moved)
+    known = np.isfinite(found).all(axis=1)
+    assert np.abs(forward(field, found[known]) - moved[known]).max() < 2e-3
+    # Turned by 100 degrees the rim folds over the inside and beyond: some have another origin.
+    assert known.mean() == 1 if start != "rotated" else known.mean() > 0.9
+    assert inversion.residual_mm <= 1e-3
+
+
+def steep_field() -> DisplacementField:
+    """Stretched by 4 in places and sheared by 2, without folds: a triangular Jacobian."""
+    index = transform_points(AffineTransform(*_inverse(index_to_lps(GRID))), voxel_centres(GRID))
+    x, y, _ = index.T
+    moved = np.stack([6 * np.tanh((x - 2) / 2), 3 * np.sin(x / 1.5), 4 * np.sin(y / 2)], axis=1)
+    vectors = moved * GRID.spacing_mm @ GRID.direction.T
+    return DisplacementField(vectors.reshape(*GRID.shape_zyx, 3).astype(np.float32), GRID)
+
+
+def test_steep_gradients_are_no_folds() -> None:
+    points = inner_points()
+    found, inversion = invert_points([steep_field()], forward(steep_field(), points))
+    assert inversion.failed.size == 0
+    assert inversion.found == len(points)
+    assert np.abs(found - points).max() < 5e-3
+
+
+def crumpled_field() -> DisplacementField:
+    """Noise between neighbours: much of it is folded, and few points are not found."""
+    noise = np.random.default_rng(4).normal(scale=4.0, size=(*GRID.shape_zyx, 3))
+    return DisplacementField(noise.astype(np.float32), GRID)
+
+
+def test_few_failures_are_told() -> None:
+    field = crumpled_field()
+    inverse, inversion = invert_chain([field], GRID)
+    vectors = inverse.vectors_mm.reshape(-1, 3)
+    # Measured: 35 of 12387.
+    assert 0 < inversion.failed.size < 0.01 * inversion.found
+    assert np.isnan(vectors[inversion.failed]).all()
+    known = np.isfinite(vectors).all(axis=1)
+    assert known.sum() == inversion.found
+    points = voxel_centres(GRID)[known]
+    assert np.abs(forward(field, points + vectors[known]) - points).max() < 0.11
+
+
+def test_more_failures_than_finds_are_an_error() -> None:
+    Inversion(1e-3, np.arange(2), found=2).check()
+    with pytest.raises(RegistrationError, match=r"3 of 5 points have no inverse.*folds.*swapped"):
+        Inversion(1e-3, np.arange(3), found=2).check()
 
 
 def test_singular_matrix_is_an_error() -> None:

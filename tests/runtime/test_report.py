@@ -76,6 +76,10 @@ def test_schema_describes_every_field() -> None:
         ({"similarity_after": math.nan}, "not a number"),
         ({"folded_percent": 1.5}, r"1.50 % of the voxels are folded"),
         ({"overlap_percent": 20.0}, "only 20 %"),
+        (
+            {"inverse_missed_percent": 1.3, "inverse_missed_max_mm": 23.06},
+            "misses 1.3 % of the moving image's points by more than 0.1 mm (at most 23 mm)",
+        ),
     ],
 )
 def test_warnings(change: dict[str, float], message: str) -> None:

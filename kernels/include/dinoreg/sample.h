@@ -18,6 +18,11 @@ DR_HD Neighbours neighbours(float coordinate, int n) {
   return {low, min_int(low + 1, n - 1), inside - (float)low};
 }
 
+// 1 between the outer voxel centres of an axis, 0 beyond them.
+DR_HD float within(float coordinate, int n) {
+  return coordinate >= 0.0f && coordinate <= (float)(n - 1) ? 1.0f : 0.0f;
+}
+
 template <class V>
 DR_HD V lerp(const V& a, const V& b, const V& t) {
   return a + t * (b - a);
@@ -114,6 +119,30 @@ DR_HD Vec3 sample_field(const float* field, const Shape& shape, const Vec3& p) {
   const Vec3 v1 = lerp(lerp(load_vec3(r10 + a), load_vec3(r10 + b), w),
                        lerp(load_vec3(r11 + a), load_vec3(r11 + b), w), t.ny.weight);
   return lerp(v0, v1, t.nz.weight);
+}
+
+// The sample of a vector field and its derivatives along the index axes; 0 along an axis on which p
+// lies beyond the outer voxel centres, where the sample does not change.
+DR_HD Vec3 sample_with_slopes(const float* field, const Shape& shape, const Vec3& p,
+                              Vec3 slopes[3]) {
+  const Trilinear t(shape, p);
+  const float* r00 = field + 3 * shape.at(t.nz.low, t.ny.low, 0);
+  const float* r01 = field + 3 * shape.at(t.nz.low, t.ny.high, 0);
+  const float* r10 = field + 3 * shape.at(t.nz.high, t.ny.low, 0);
+  const float* r11 = field + 3 * shape.at(t.nz.high, t.ny.high, 0);
+  const int a = 3 * t.nx.low, b = 3 * t.nx.high;
+  const float wz = t.nz.weight, wy = t.ny.weight, wx = t.nx.weight;
+  const Vec3 a00 = load_vec3(r00 + a), a01 = load_vec3(r01 + a);
+  const Vec3 a10 = load_vec3(r10 + a), a11 = load_vec3(r11 + a);
+  const Vec3 d00 = load_vec3(r00 + b) - a00, d01 = load_vec3(r01 + b) - a01;
+  const Vec3 d10 = load_vec3(r10 + b) - a10, d11 = load_vec3(r11 + b) - a11;
+  const Vec3 v00 = a00 + wx * d00, v01 = a01 + wx * d01;
+  const Vec3 v10 = a10 + wx * d10, v11 = a11 + wx * d11;
+  const Vec3 v0 = lerp(v00, v01, wy), v1 = lerp(v10, v11, wy);
+  slopes[0] = within(p.z, shape.z) * (v1 - v0);
+  slopes[1] = within(p.y, shape.y) * lerp(v01 - v00, v11 - v10, wz);
+  slopes[2] = within(p.x, shape.x) * lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz);
+  return lerp(v0, v1, wz);
 }
 
 template <class V>

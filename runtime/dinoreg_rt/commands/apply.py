@@ -68,7 +68,10 @@ def apply(**options: Any) -> None:
 
     As everywhere in ITK, the same transform takes moving images to the fixed grid and fixed points
     to the moving image. --inverse takes fixed images to the moving grid and moving points to the
-    fixed image; displacement fields are inverted numerically and the residual is reported.
+    fixed image. Displacement fields are inverted numerically and the largest residual is reported.
+    Where a field folds, single points may have no inverse: voxels are then written as if they lay
+    outside, points as NaN (in .mrk.json: missing), and a warning says how many. When most of them
+    have none, nothing is written and the exit code is 8.
     """
     kind = _only_one_input(options)
     with reporting(quiet=options["quiet"]) as reporter:
@@ -107,7 +110,10 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
         inversion = _apply_to_volume(kind, chain, options, reporter)
     if inversion is not None:
         summary["inverse_residual_mm"] = inversion.residual_mm
+        summary["inverse_failed"] = int(inversion.failed.size)
         reporter.say("inverse", f"largest residual {inversion.residual_mm:.2g} mm")
+        if inversion.failed.size:
+            reporter.say("warning", inversion.describe("points" if kind == "points" else "voxels"))
     reporter.say("written", str(output))
     return summary
 
@@ -161,7 +167,7 @@ def _apply_to_points(
             )
         return None, int(outside.size)
     mapped, inversion = invert_points(chain, points.points_lps_mm)
-    lost = np.flatnonzero(np.isnan(mapped).any(axis=1))
+    lost = np.setdiff1d(np.flatnonzero(np.isnan(mapped).any(axis=1)), inversion.failed)
     if lost.size:
         raise InputError(
             f"{lost.size} of {len(mapped)} points have no origin inside the displacement field "

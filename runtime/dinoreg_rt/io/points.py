@@ -101,6 +101,8 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
 def write_points(path: str | os.PathLike[str], points: PointSet) -> None:
     """Write landmarks in the frame they came in; the suffix of `path` chooses the format.
 
+    NaN stands for a point without a position; JSON has none, so there it is marked as missing.
+
     Raises:
         OutputError: cannot be written, or another suffix.
     """
@@ -275,4 +277,7 @@ def _markups_text(points: PointSet) -> str:
             "controlPoints": controls,
         }
         document = {"markups": [node]}
+    for control in document["markups"][0]["controlPoints"]:
+        if not np.isfinite(control["position"]).all():
+            control |= {"position": "", "positionStatus": "missing"}  # as Slicer writes it
     return json.dumps(document, indent=2) + "\n"
