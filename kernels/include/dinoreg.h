@@ -227,7 +227,8 @@ typedef struct dr_solver_args {
 
   /* Refinement: Adam on x, displacement = smooth(x), from coarse to fine. Level k of `levels` works
    * on voxels 2^(levels - 1 - k) times as large, with learning rate and smoothing as much larger.
-   */
+   * With a feature_weight, a result after which features differ no less than without displacement
+   * is not kept: the field is 0 then. */
   const int32_t* iterations; /* host memory: one number for each level */
   int32_t levels;            /* 1..6 */
   double learning_rate_mm;

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .errors import UNTRUSTED_EXIT_CODE
 from .result import RegistrationResult
-from .trust import PERFECT, judge
-from .types import DeviceMemory, RunQuality
+from .trust import judge, quality_warnings
+from .types import DeviceMemory
 
 
 class InputRecord(BaseModel):
@@ -153,7 +153,7 @@ class RunReport(BaseModel):
     encoding: Encoding | None = Field(description="what an encoder contributed; null without one")
     quality: Quality
     trust: TrustReport
-    warnings: list[str] = Field(description="what in `quality` deserves a look; empty if nothing")
+    warnings: list[str] = Field(description="what deserves a look and is not a reason of `trust`")
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
     total_ms: float = Field(description="from the command's start to the last written image")
     device_memory: PredictedDeviceMemory | None = Field(
@@ -210,26 +210,6 @@ def run_warnings(result: RegistrationResult) -> list[str]:
     found = quality_warnings(result.quality)
     if result.encoding is not None and result.encoding.random_weights:
         found.append("the encoder's weights are random: its features mean nothing")
-    return found
-
-
-def quality_warnings(quality: RunQuality) -> list[str]:
-    """The part of it that the measures of quality give rise to."""
-    found = []
-    if not math.isfinite(quality.similarity_after):
-        found.append("the similarity is not a number: the images share no usable voxels")
-    elif quality.similarity_after >= quality.similarity_before > PERFECT:
-        found.append("the images do not match better than before the registration")
-    if quality.folded_percent > 0.1:
-        found.append(
-            f"{quality.folded_percent:.2f} % of the voxels are folded; "
-            "raise --smoothness or --fold-penalty"
-        )
-    if quality.overlap_percent < 50:
-        found.append(
-            f"only {quality.overlap_percent:.0f} % of the fixed image lies inside the moving "
-            "image; try another --initial"
-        )
     return found
 
 

@@ -539,6 +539,17 @@ def test_masked_fixed_voxels_do_not_attract_in_the_refinement(device):
     np.testing.assert_array_equal(device.get(clean.field), device.get(spoilt.field))
 
 
+@pytest.mark.parametrize("squarings", [0, 6])
+def test_what_does_not_match_better_than_the_start_is_not_kept(device, squarings):
+    problem = shifted_pair((14, 16, 18), (0, 0, 0), grow=4)
+    moving = np.float16(problem.moving * np.float16(1.01))  # nearly the same
+    options = dataclasses.replace(REFINE, iterations=(3,), squarings=squarings)
+    solution = run(device, dataclasses.replace(problem, moving=moving), options)
+    assert not device.get(solution.field).any()
+    assert squarings == 0 or not device.get(solution.inverse).any()
+    assert solution.similarity_after == solution.similarity_before > 0
+
+
 @pytest.mark.parametrize("what", ["constant image", "no fixed weight", "no moving weight"])
 @pytest.mark.parametrize(("consistency_rounds", "levels"), [(0, 1), (3, 1), (3, 2)])
 def test_nothing_to_go_by_means_no_displacement(device, what, consistency_rounds, levels):
