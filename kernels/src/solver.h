@@ -30,9 +30,9 @@ class Solver {
   dr_status solve() {
     c_.zero(c_.field, c_.field_floats());
     c_.zero(c_.x, c_.field_floats());
-    dr_similarity* const wanted = c_.args.similarity;
-    dr_similarity* const found =
-        wanted != nullptr ? wanted : c_.work.template take<dr_similarity>(1);
+    dr_feature_distance* const wanted = c_.args.feature_distance;
+    dr_feature_distance* const found =
+        wanted != nullptr ? wanted : c_.work.template take<dr_feature_distance>(1);
     double* const overlap_before = c_.work.template take<double>(1);
     compare(&found->before, overlap_before);
     if (!discrete_search(c_)) return DR_ERROR_CANCELLED;
@@ -63,7 +63,7 @@ class Solver {
   // Adam's first steps are as long however small the gradient is: what rounding and the noise of
   // the correlation leave of it moved images that matched already by a sixth of a voxel. Decided
   // where the ops run: nothing waits.
-  void keep_better(dr_similarity* found, const double* overlap_before) {
+  void keep_better(dr_feature_distance* found, const double* overlap_before) {
     int* kept = c_.work.template take<int>(1);
     c_.run(BetterThanStart{&found->before, overlap_before, &found->after, &found->overlap, kept});
     c_.run(KeepField{c_.field, c_.shape.rows(), 3 * c_.shape.x, kept});

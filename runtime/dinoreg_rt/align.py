@@ -33,7 +33,7 @@ _LEAST_MOVE_CELLS = 0.05
 #: Headers where the moving image is as like as so much of the fixed image itself are not fitted:
 #: the border, which one of the two sees with air around it, moved the same image by 1 mm. Two
 #: phases of one heart reach 0.964.
-_SAME = 0.98
+_SAME = 0.999
 #: Sizes of the moving image that are tried; the fit bridges what lies between.
 _SCALES = (0.85, 1.0, 1.18)
 #: Of the similarity as it is, beside the one after a quick match. On eight real pairs 0.35 to 1
@@ -213,7 +213,7 @@ def _describe(chosen: Candidate, others: Sequence[Candidate], fixed: Side, text:
     middle = centre_lps_mm(fixed.coarse.cells)
     shift = transform_points(chosen.transform, middle[None])[0] - middle
     method = (
-        f"{text}: {_text(shift)} in the middle, similarity {chosen.similarity:.2f}, "
+        f"{text}: {_text(shift)} in the middle, alignment score {chosen.similarity:.2f}, "
         f"confidence {confidence:.2f}"
     )
     return Alignment(chosen.transform, method, chosen.similarity, confidence, chosen.overlap)

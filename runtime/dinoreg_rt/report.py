@@ -49,8 +49,8 @@ class Quality(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    similarity_before: float
-    similarity_after: float
+    feature_distance_before: float
+    feature_distance_after: float
     folded_percent: float
     jacobian_min: float
     jacobian_max: float
@@ -133,7 +133,7 @@ class RunReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     status: Literal["ok"] = Field(default="ok", description="a run that fails writes no report")
     exit_code: int = Field(default=0, description="9: untrusted, and not accepted as it is")
     command: list[str] = Field(description="the command line")

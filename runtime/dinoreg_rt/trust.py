@@ -62,13 +62,13 @@ class Rule:
 
 
 def _shares_nothing(quality: RunQuality) -> float:
-    return 0.0 if math.isfinite(quality.similarity_after) else 1.0
+    return 0.0 if math.isfinite(quality.feature_distance_after) else 1.0
 
 
 def _gain(quality: RunQuality) -> float:
     """By how much the images match better than before; NaN where that cannot be asked for."""
-    same = quality.similarity_after <= _SAME and not quality.unrelated_ratio > _SAME_RATIO
-    return math.nan if same else quality.similarity_before - quality.similarity_after
+    same = quality.feature_distance_after <= _SAME and not quality.unrelated_ratio > _SAME_RATIO
+    return math.nan if same else quality.feature_distance_before - quality.feature_distance_after
 
 
 RULES = (
@@ -76,7 +76,7 @@ RULES = (
         _shares_nothing,
         warn=None,
         refuse=0.0,
-        text="the similarity is not a number: the images share no usable voxels",
+        text="the feature distance is not a number: the images share no usable voxels",
     ),
     Rule(
         _gain,

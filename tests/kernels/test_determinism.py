@@ -37,7 +37,7 @@ def solve_all(shape, options, seed=1):
         s = solve(fixed, moving, weight, weight, images=images, spacing_mm=(2, 2, 2),
                   options=options, threads=threads)  # fmt: skip
         fields = [s.field] if s.inverse is None else [s.field, s.inverse]
-        results.append((*fields, s.similarity_before, s.similarity_after, s.overlap))
+        results.append((*fields, s.feature_distance_before, s.feature_distance_after, s.overlap))
     return results
 
 

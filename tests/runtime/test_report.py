@@ -66,7 +66,7 @@ def test_numbers_that_do_not_exist_are_null() -> None:
 
 def test_schema_describes_every_field() -> None:
     schema = RunReport.model_json_schema()
-    assert schema["properties"]["schema_version"]["const"] == 1
+    assert schema["properties"]["schema_version"]["const"] == 2
     assert set(make_report().model_dump()) == set(schema["properties"])
 
 
@@ -87,8 +87,8 @@ def test_warnings(change: dict[str, float], message: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"similarity_after": 0.3},
-        {"similarity_after": math.nan},
+        {"feature_distance_after": 0.3},
+        {"feature_distance_after": math.nan},
         {"folded_percent": 3.0},
         {"overlap_percent": 20.0},
     ],

@@ -31,8 +31,8 @@ def test_a_good_run_is_trusted():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"similarity_after": float("nan")}, "not a number"),
-        ({"similarity_after": 0.41}, "not match better"),
+        ({"feature_distance_after": float("nan")}, "not a number"),
+        ({"feature_distance_after": 0.41}, "not match better"),
         ({"decoy_ratio": 1.0}, "mirror image"),
         ({"unrelated_ratio": 0.65}, "65 % of that of"),
         ({"overlap_percent": 10.0}, "only 10 %"),
@@ -64,7 +64,11 @@ def test_measures_that_do_not_exist_say_nothing():
     ],
 )
 def test_images_that_are_nearly_the_same_need_not_match_better(before, after, ratio, trusted):
-    change = {"similarity_before": before, "similarity_after": after, "unrelated_ratio": ratio}
+    change = {
+        "feature_distance_before": before,
+        "feature_distance_after": after,
+        "unrelated_ratio": ratio,
+    }
     assert (judge(dataclasses.replace(GOOD, **change)).reasons == ()) == trusted
 
 
