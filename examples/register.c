@@ -61,7 +61,7 @@ int main(void) {
   for (int i = 0; i < VOXELS; ++i) weight[i] = 1.0f;
   float* field = allocate(3 * VOXELS * sizeof *field);
 
-  dr_similarity similarity;
+  dr_feature_distance distance;
   const double coupling[] = {0.003, 0.01, 0.03, 0.1, 0.3, 1.0};
   const int32_t iterations[] = {40, 20};
   dr_solver_args args = {.fixed = describe(&run, fixed),
@@ -90,7 +90,7 @@ int main(void) {
                          .fold_penalty = 30.0,
                          .fold_margin = 0.3,
                          .field = field,
-                         .similarity = &similarity};
+                         .feature_distance = &distance};
   args.workspace_bytes = dr_solver_workspace_bytes(&args);
   args.workspace = allocate(args.workspace_bytes);
   check(dr_solver_run(&run, &args));
@@ -99,7 +99,7 @@ int main(void) {
   for (int i = 0; i < 3 * VOXELS; ++i) mean_mm[i % 3] += field[i] / VOXELS;
   printf("mean displacement (z, y, x): %.2f %.2f %.2f mm; wanted 0 0 %.0f\n", mean_mm[0],
          mean_mm[1], mean_mm[2], 2.0 * SPACING_MM);
-  printf("feature difference %.3f -> %.3f\n", similarity.before, similarity.after);
+  printf("feature distance %.3f -> %.3f\n", distance.before, distance.after);
 
   free((void*)args.fixed), free((void*)args.moving), free(args.workspace);
   free(fixed), free(moving), free(weight), free(field);

@@ -26,5 +26,6 @@ warped_labels = sitk.Resample(
 sitk.WriteImage(warped_labels, output / "labels.nii.gz")
 
 quality = result.quality
-print(f"feature difference {quality.similarity_before:.3f} -> {quality.similarity_after:.3f}")
+before, after = quality.feature_distance_before, quality.feature_distance_after
+print(f"feature distance {before:.3f} -> {after:.3f}")
 print(f"{quality.folded_percent:.3f} % folded; {result.timings_ms['solve']:.0f} ms in the solver")

@@ -726,7 +726,7 @@ def refine_gradient(problem, options, field, fold_penalty, scale=1):
     )
 
 
-def mean_similarity(problem, field):
+def mean_feature_distance(problem, field):
     """Weighted mean squared difference, and the share of the fixed weight that meets a match."""
     weight = match_weight(
         field,
@@ -821,7 +821,7 @@ def refine(problem, options, x, level):
 def solve(problem, options):
     """Field, similarity before and after, overlap."""
     shape = problem.fixed_weight.shape
-    before, _ = mean_similarity(problem, np.zeros((*shape, 3)))
+    before, _ = mean_feature_distance(problem, np.zeros((*shape, 3)))
     x = search(problem, options) if any(options.search_radius) else np.zeros((*shape, 3))
     if options.squarings > 0:
         x = logarithm(x, problem.spacing_mm, options.squarings)
@@ -832,5 +832,5 @@ def solve(problem, options):
     field = refine(problem, options, x, 0)
     if options.squarings > 0:
         field = exponential(field, problem.spacing_mm, options.squarings)
-    after, overlap = mean_similarity(problem, field)
+    after, overlap = mean_feature_distance(problem, field)
     return field, before, after, overlap

@@ -204,7 +204,7 @@ class SolverArgs(ctypes.Structure):
         ("field", c_void_p),
         ("inverse", c_void_p),
         ("spread", c_void_p),
-        ("similarity", c_void_p),
+        ("feature_distance", c_void_p),
         ("workspace", c_void_p),
         ("workspace_bytes", c_size_t),
     )

@@ -97,8 +97,8 @@ class Solution:
 
     Attributes:
         field: (z, y, x, 3) float32, mm along the fixed grid's axes.
-        similarity: (3,) float64, as the three properties: on a device the first of them that is
-            asked for waits for the solve, which itself does not.
+        feature_distance: (3,) float64, as the three properties: on a device the first of them
+            that is asked for waits for the solve, which itself does not.
         inverse: as `field`, the exponential of the negative velocity; only with squarings.
         spread: (z, y, x, 3) float32, mm: standard deviation along each axis of the shifts that
             match nearly as well as the best of the discrete search; None unless asked for.
@@ -107,31 +107,31 @@ class Solution:
     """
 
     field: Array
-    similarity: Array
+    feature_distance: Array
     inverse: Array | None = None
     spread: Array | None = None
     done: Any = None
 
     @functools.cached_property
-    def _similarity(self) -> list[float]:
+    def _numbers(self) -> list[float]:
         if self.done is not None:
             self.done.synchronize()
-        return host_numbers(self.similarity)
+        return host_numbers(self.feature_distance)
 
     @property
-    def similarity_before(self) -> float:
+    def feature_distance_before(self) -> float:
         """Mean weighted squared feature difference without displacement."""
-        return self._similarity[0]
+        return self._numbers[0]
 
     @property
-    def similarity_after(self) -> float:
+    def feature_distance_after(self) -> float:
         """The same with it."""
-        return self._similarity[1]
+        return self._numbers[1]
 
     @property
     def overlap(self) -> float:
         """Share of the fixed weight whose match has moving weight."""
-        return self._similarity[2]
+        return self._numbers[2]
 
 
 def _feature_similarity(name: str) -> int:
@@ -265,8 +265,8 @@ def solve(
     deviation = xp.zeros((*fixed.shape[:3], 3), np.float32) if spread else None
     if deviation is not None:
         args.spread = pointer(deviation, np.float32, "spread", FIELD)
-    similarity = xp.empty(3, np.float64)
-    args.similarity = pointer(similarity, np.float64, "similarity", (3,))
+    distance = xp.empty(3, np.float64)
+    args.feature_distance = pointer(distance, np.float64, "feature_distance", (3,))
     size = _library.workspace_bytes("dr_solver_workspace_bytes", args)
     workspace = xp.empty(size, np.uint8)
     args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
@@ -274,4 +274,4 @@ def solve(
     call = Call(fixed, threads, progress)
     with call.reraising():
         _library.call("dr_solver_run", call.execution, args)
-    return Solution(out, similarity, inverse, deviation, queued(out))
+    return Solution(out, distance, inverse, deviation, queued(out))

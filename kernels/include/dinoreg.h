@@ -195,11 +195,11 @@ DR_API size_t dr_local_workspace_bytes(const dr_local_args* args);
 DR_API dr_status dr_local_compute(const dr_execution* execution, const dr_local_args* args);
 
 /* How well the features agree, as means over what both weights see. */
-typedef struct dr_similarity {
+typedef struct dr_feature_distance {
   double before; /* mean weighted squared difference without displacement */
   double after;  /* the same with it */
   double overlap; /* share of the fixed weight that meets moving weight */
-} dr_similarity;
+} dr_feature_distance;
 
 /* Finds u on the fixed grid such that fixed(p) ~ moving(p + u(p)). */
 typedef struct dr_solver_args {
@@ -266,7 +266,7 @@ typedef struct dr_solver_args {
   /* out: (fixed_shape, 3), mm: standard deviation along each axis of the shifts that match nearly
    * as well as the best of the discrete search; NULL: not wanted. Without a search it is 0. */
   float* spread;
-  dr_similarity* similarity; /* out: on the device as all arrays; NULL: not wanted */
+  dr_feature_distance* feature_distance; /* out: on the device as all arrays; NULL: not wanted */
   void* workspace;
   size_t workspace_bytes;
 } dr_solver_args;

@@ -177,7 +177,8 @@ dr_status check_solver(const dr_solver_args& a) {
   REQUIRE(reinterpret_cast<uintptr_t>(a.fixed) % 16 == 0 &&
               reinterpret_cast<uintptr_t>(a.moving) % 16 == 0,
           "features must be 16-byte aligned");
-  REQUIRE(reinterpret_cast<uintptr_t>(a.similarity) % 8 == 0, "similarity must be 8-byte aligned");
+  REQUIRE(reinterpret_cast<uintptr_t>(a.feature_distance) % 8 == 0,
+          "feature_distance must be 8-byte aligned");
   REQUIRE(a.coupling_rounds == 0 || a.coupling != nullptr, "coupling is NULL");
   CHECK(check_positive("learning_rate_mm", &a.learning_rate_mm, 1));
   const struct {

@@ -29,12 +29,12 @@ class Solver {
   dr_status solve() {
     c_.zero(c_.field, c_.field_floats());
     c_.zero(c_.x, c_.field_floats());
-    dr_similarity* const wanted = c_.args.similarity;
-    if (wanted != nullptr) mean_similarity(&wanted->before);
+    dr_feature_distance* const wanted = c_.args.feature_distance;
+    if (wanted != nullptr) mean_distance(&wanted->before);
     if (!discrete_search(c_)) return DR_ERROR_CANCELLED;
     if (!Refinement<Launcher>(c_).run()) return DR_ERROR_CANCELLED;
     if (wanted != nullptr) {
-      const float* met = mean_similarity(&wanted->after);
+      const float* met = mean_distance(&wanted->after);
       c_.mean(met, c_.args.fixed_weight, c_.shape, &wanted->overlap);
     }
     return DR_OK;
@@ -42,7 +42,7 @@ class Solver {
 
  private:
   // Mean energy over the weight that meets moving weight, which is given back (fixed shape).
-  const float* mean_similarity(double* out) {
+  const float* mean_distance(double* out) {
     FeatureDifference op = {feature_term(finest_level(c_), c_.args.stride)};
     op.energy = c_.scratch;
     op.overlap = c_.scratch + c_.shape.voxels();

@@ -124,7 +124,7 @@ def deformed_similarity(fixed: Side, moving: Side, start: AffineTransform, devic
         return 0.0
     means = np.asarray(fixed.level.mind) - np.asarray(moving.level.mind)
     unrelated = fixed.level.variance + moving.level.variance + float(means @ means)
-    alike = 1 - found.solution.similarity_after / max(unrelated, 1e-6)
+    alike = 1 - found.solution.feature_distance_after / max(unrelated, 1e-6)
     matched = found.solution.overlap * float(found.fixed_weight.sum())
     return alike * float(np.sqrt(matched / max(fixed.level.weight, 1e-6)))
 

@@ -55,7 +55,7 @@ class DecoySearches:
     """What the searches found, on the device: they may be under way still.
 
     Attributes:
-        found: of each search the three numbers of a `Solution`'s similarity and the joint
+        found: of each search the three numbers of a `Solution`'s feature distance and the joint
             histogram of intensities after it; the first is in the moving image, the others are in
             its mirror images.
         unrelated: see `_unrelated`.
@@ -121,7 +121,7 @@ def search_decoys(
         )
         image, seen = candidate.warped(solution.field, spacing_mm, device)
         joint = joint_histogram(fixed.image, image, fixed.weight * seen, device.xp)
-        return solution.similarity, joint
+        return solution.feature_distance, joint
 
     found = [search(moving)]
     for axis, order in enumerate(MIND_MIRRORED):

@@ -60,8 +60,9 @@ def draw_picture(result: RegistrationResult, fixed: Volume, moving: Volume, path
 def _headline(result: RegistrationResult) -> str:
     quality = result.quality
     return (
-        f"feature difference {quality.similarity_before:.3g} \N{RIGHTWARDS ARROW} "
-        f"{quality.similarity_after:.3g}   \N{MIDDLE DOT}   folded {quality.folded_percent:.3f} %"
+        f"feature distance {quality.feature_distance_before:.3g} \N{RIGHTWARDS ARROW} "
+        f"{quality.feature_distance_after:.3g}"
+        f"   \N{MIDDLE DOT}   folded {quality.folded_percent:.3f} %"
         f"   \N{MIDDLE DOT}   det J {quality.jacobian_min:.2f} to {quality.jacobian_max:.2f}"
         f"   \N{MIDDLE DOT}   SDLogJ {quality.sdlogj:.3f}"
         f"   \N{MIDDLE DOT}   inverse consistency {quality.inverse_consistency_mean_mm:.2f} mm"

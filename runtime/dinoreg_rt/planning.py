@@ -28,7 +28,7 @@ from .memory import predict_memory
 from .moving_lattice import MovingLattice, plan_moving_lattice
 from .preprocess import (
     WorkingGrids,
-    describe_similarity,
+    describe_objective,
     detect_modality,
     intensity_window,
     plan_grids,
@@ -125,7 +125,7 @@ def plan(
     contrast = compare_contrast((fixed, moving), modalities, windows, initial, grids, host)
     grids, config = fill_by_contrast(grids, config, modalities, contrast)
     lattice = plan_moving_lattice(grids, moving.geometry, initial)
-    choices["similarity"] = f"{describe_similarity(config)}: {contrast.reason}"
+    choices["objective"] = f"{describe_objective(config)}: {contrast.reason}"
     encoders = encoders or EncoderPool()
     encoding, said = _plan_features((fixed, moving), modalities, windows, config, device, encoders)
     choices |= said

@@ -135,7 +135,7 @@ def _fill_lengths(
     return config.model_copy(update=missing)
 
 
-def describe_similarity(config: RegistrationConfig) -> str:
+def describe_objective(config: RegistrationConfig) -> str:
     """One line: what the refinement compares."""
     features, correlation = config.feature_weight, config.correlation_weight
     names = {

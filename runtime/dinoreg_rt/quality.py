@@ -202,8 +202,8 @@ def run_quality(
     log_j = xp.log(xp.maximum(j, 1e-9, out=j), out=j)
     deviation = float(log_j.std(dtype=np.float64) if folded == 0 else log_j[log_j > -20.0].std())
     return RunQuality(
-        similarity_before=solution.similarity_before,
-        similarity_after=solution.similarity_after,
+        feature_distance_before=solution.feature_distance_before,
+        feature_distance_after=solution.feature_distance_after,
         folded_percent=100.0 * folded / j.size,
         jacobian_min=lowest,
         jacobian_max=highest,

@@ -20,9 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .errors import UNTRUSTED_EXIT_CODE
 from .result import RegistrationResult
-from .solve import INVERSE_MISS_MM
-from .trust import PERFECT, judge
-from .types import DeviceMemory, RunQuality
+from .trust import judge, quality_warnings
+from .types import DeviceMemory
 
 
 class InputRecord(BaseModel):
@@ -50,8 +49,8 @@ class Quality(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    similarity_before: float
-    similarity_after: float
+    feature_distance_before: float
+    feature_distance_after: float
     folded_percent: float
     jacobian_min: float
     jacobian_max: float
@@ -138,7 +137,7 @@ class RunReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     status: Literal["ok"] = Field(default="ok", description="a run that fails writes no report")
     exit_code: int = Field(default=0, description="9: untrusted, and not accepted as it is")
     command: list[str] = Field(description="the command line")
@@ -158,7 +157,7 @@ class RunReport(BaseModel):
     encoding: Encoding | None = Field(description="what an encoder contributed; null without one")
     quality: Quality
     trust: TrustReport
-    warnings: list[str] = Field(description="what in `quality` deserves a look; empty if nothing")
+    warnings: list[str] = Field(description="what deserves a look and is not a reason of `trust`")
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
     total_ms: float = Field(description="from the command's start to the last written image")
     device_memory: PredictedDeviceMemory | None = Field(
@@ -215,33 +214,6 @@ def run_warnings(result: RegistrationResult) -> list[str]:
     found = quality_warnings(result.quality)
     if result.encoding is not None and result.encoding.random_weights:
         found.append("the encoder's weights are random: its features mean nothing")
-    return found
-
-
-def quality_warnings(quality: RunQuality) -> list[str]:
-    """The part of it that the measures of quality give rise to."""
-    found = []
-    if not math.isfinite(quality.similarity_after):
-        found.append("the similarity is not a number: the images share no usable voxels")
-    elif quality.similarity_after >= quality.similarity_before > PERFECT:
-        found.append("the images do not match better than before the registration")
-    if quality.folded_percent > 0.1:
-        found.append(
-            f"{quality.folded_percent:.2f} % of the voxels are folded; "
-            "raise --smoothness or --fold-penalty"
-        )
-    if quality.inverse_missed_percent > 0.01:
-        found.append(
-            f"the inverse misses {quality.inverse_missed_percent:.2g} % of the moving image's "
-            f"points by more than {INVERSE_MISS_MM:g} mm (at most "
-            f"{quality.inverse_missed_max_mm:.2g} mm): the field folds there; raise --smoothness "
-            "or --fold-penalty"
-        )
-    if quality.overlap_percent < 50:
-        found.append(
-            f"only {quality.overlap_percent:.0f} % of the fixed image lies inside the moving "
-            "image; try another --initial"
-        )
     return found
 
 

@@ -1,32 +1,153 @@
 """Whether a registration should be trusted: a verdict from what a run knows about itself.
 
-Every limit is a constant here, with the values that were measured on both sides of it
-(docs/report.md has the table). A measure that does not exist (NaN) gives no reason.
+Every limit stands in one table, with the values that were measured on both sides of it
+(docs/report.md has more of them). A measure that does not exist (NaN) gives no reason.
 """
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from .types import RunQuality
 
-#: A mirror image that fits as well shows that the match means nothing. Right pairs from `auto`: at
-#: most 0.955 (MR with CT); wrong ones: at least 0.984.
-DECOY_RATIO = 0.97
-#: Right pairs: at most 0.56; brain with abdomen: 0.55 to 0.65.
-UNRELATED_RATIO = 0.62
-#: Right pairs: at most 0.3 %.
-FOLDED_PERCENT = 2.0
-#: Right pairs: at most 0.71.
-SDLOGJ = 1.0
-#: Right pairs: at most 1.8 mm.
-INVERSE_CONSISTENCY_MM = 4.0
-#: Right pairs: at least 50 %; an abdomen with a brain: 22 and 25 %.
-OVERLAP_PERCENT = 35.0
-#: Mean squared feature difference of images that are the same but for rounding.
-PERFECT = 1e-6
+#: Mean squared feature difference of images that are nearly the same: these cannot match better.
+#: Of unrelated images it is 2 to 4, of right pairs after a registration at least 0.3; of images
+#: with themselves at most 0.001, and 0.04 from a start 1 mm off.
+_SAME = 0.1
+#: And of what a coarse search leaves over what unrelated images leave. Right pairs: at least 0.09.
+_SAME_RATIO = 0.09
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a measure of quality may be.
+
+    Attributes:
+        measure: the number that is looked at; NaN says nothing.
+        warn: from here on it deserves a look; None: it never does.
+        refuse: from here on the result should not be used.
+        text: what is wrong; {} stands for the measure.
+        unit: what follows the measure and the limit: " %", " mm" or nothing.
+        advice: what it may be, or what to do.
+        beyond: the limits themselves are fine (gt, lt) or not (ge).
+    """
+
+    measure: Callable[[RunQuality], float]
+    warn: float | None
+    refuse: float
+    text: str
+    unit: str = ""
+    advice: str = ""
+    beyond: Callable[[float, float], bool] = operator.gt
+
+    def refuses(self, quality: RunQuality) -> bool:
+        """Whether the result should not be used."""
+        return self.beyond(self.measure(quality), self.refuse)
+
+    def warns(self, quality: RunQuality) -> bool:
+        """Whether it deserves a look, and may be used."""
+        noticed = self.warn is not None and self.beyond(self.measure(quality), self.warn)
+        return noticed and not self.refuses(quality)
+
+    def sentence(self, quality: RunQuality, limit: float | None) -> str:
+        """What is wrong, with the limit that was passed and the advice."""
+        if limit is None or "{}" not in self.text:
+            return self.text
+        found = self.text.format(f"{self.measure(quality):.3g}{self.unit}")
+        return f"{found} (limit {limit:g}{self.unit}){self.advice}"
+
+
+def _shares_nothing(quality: RunQuality) -> float:
+    return 0.0 if math.isfinite(quality.feature_distance_after) else 1.0
+
+
+def _gain(quality: RunQuality) -> float:
+    """By how much the images match better than before; NaN where that cannot be asked for."""
+    same = quality.feature_distance_after <= _SAME and not quality.unrelated_ratio > _SAME_RATIO
+    return math.nan if same else quality.feature_distance_before - quality.feature_distance_after
+
+
+RULES = (
+    Rule(
+        _shares_nothing,
+        warn=None,
+        refuse=0.0,
+        text="the feature distance is not a number: the images share no usable voxels",
+    ),
+    Rule(
+        _gain,
+        warn=None,
+        refuse=0.0,
+        text="the images do not match better than before the registration",
+        beyond=operator.le,
+    ),
+    # A mirror image that fits as well shows that the match means nothing. Right pairs from `auto`:
+    # at most 0.955 (MR with CT); wrong ones: at least 0.984.
+    Rule(
+        lambda quality: quality.decoy_ratio,
+        warn=None,
+        refuse=0.97,
+        text="a mirror image of the moving image matches about as well as the image itself, with a "
+        "ratio of {}",
+        advice=": another region or organ, another orientation, or left and right exchanged",
+        beyond=operator.ge,
+    ),
+    # Right pairs: at most 56 %; brain with abdomen: 55 to 65 %.
+    Rule(
+        lambda quality: 100 * quality.unrelated_ratio,
+        warn=None,
+        refuse=62.0,
+        text="what is left of the difference is {} of that of unrelated images",
+        unit=" %",
+    ),
+    # Right pairs: at least 50 %; an abdomen with a brain: 22 and 25 %.
+    Rule(
+        lambda quality: quality.overlap_percent,
+        warn=50.0,
+        refuse=35.0,
+        text="only {} of the fixed image found a match inside the moving image",
+        unit=" %",
+        advice="; try another --initial",
+        beyond=operator.lt,
+    ),
+    # Right pairs: at most 0.3 %.
+    Rule(
+        lambda quality: quality.folded_percent,
+        warn=0.1,
+        refuse=2.0,
+        text="{} of the voxels are folded",
+        unit=" %",
+        advice="; raise --smoothness or --fold-penalty",
+    ),
+    # Right pairs: at most 0.71.
+    Rule(
+        lambda quality: quality.sdlogj,
+        warn=None,
+        refuse=1.0,
+        text="the logarithm of the change in volume spreads by {}",
+        advice="; raise --smoothness",
+    ),
+    # Right pairs: at most 1.8 mm.
+    Rule(
+        lambda quality: quality.inverse_consistency_mean_mm,
+        warn=None,
+        refuse=4.0,
+        text="mapping and inverse disagree by {} on average",
+        unit=" mm",
+    ),
+    Rule(
+        lambda quality: quality.inverse_missed_percent,
+        warn=0.01,
+        refuse=math.inf,
+        text="the inverse misses {} of the moving image's points by more than 0.1 mm",
+        unit=" %",
+        advice=": the field folds there; raise --smoothness or --fold-penalty",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -44,46 +165,10 @@ class Trust:
 
 def judge(quality: RunQuality) -> Trust:
     """The verdict on a run, and why."""
-    reasons = tuple([*_match_reasons(quality), *_field_reasons(quality)])
+    reasons = tuple(rule.sentence(quality, rule.refuse) for rule in RULES if rule.refuses(quality))
     return Trust("untrusted" if reasons else "trusted", reasons)
 
 
-def _match_reasons(quality: RunQuality) -> list[str]:
-    found = []
-    if not math.isfinite(quality.similarity_after):
-        found.append("the similarity is not a number: the images share no usable voxels")
-    elif quality.similarity_after >= quality.similarity_before > PERFECT:
-        found.append("the images do not match better than before the registration")
-    if quality.decoy_ratio >= DECOY_RATIO:
-        found.append(
-            "a mirror image of the moving image matches about as well as the image itself "
-            f"(ratio {quality.decoy_ratio:.3f}, limit {DECOY_RATIO:g}): another region or organ, "
-            "another orientation, or left and right exchanged"
-        )
-    if quality.unrelated_ratio > UNRELATED_RATIO:
-        found.append(
-            f"what is left of the difference is {quality.unrelated_ratio:.0%} of that of "
-            f"unrelated images (limit {UNRELATED_RATIO:.0%})"
-        )
-    if quality.overlap_percent < OVERLAP_PERCENT:
-        found.append(
-            f"only {quality.overlap_percent:.0f} % of the fixed image found a match inside the "
-            f"moving image (limit {OVERLAP_PERCENT:g} %)"
-        )
-    return found
-
-
-def _field_reasons(quality: RunQuality) -> list[str]:
-    found = []
-    for value, limit, text in (
-        (quality.folded_percent, FOLDED_PERCENT, "{:.2f} % of the voxels are folded"),
-        (quality.sdlogj, SDLOGJ, "volumes change by a factor of exp({:.2f}) on average"),
-        (
-            quality.inverse_consistency_mean_mm,
-            INVERSE_CONSISTENCY_MM,
-            "mapping and inverse disagree by {:.1f} mm on average",
-        ),
-    ):
-        if value > limit:
-            found.append(f"{text.format(value)} (limit {limit:g})")
-    return found
+def quality_warnings(quality: RunQuality) -> list[str]:
+    """What deserves a look and does not speak against the use of the result."""
+    return [rule.sentence(quality, rule.warn) for rule in RULES if rule.warns(quality)]

@@ -115,8 +115,9 @@ class RunQuality:
     """What a run says about its own result; no labels needed.
 
     Attributes:
-        similarity_before: mean weighted squared feature difference after the initial alignment.
-        similarity_after: the same at the end; lower is better, 0 is a perfect match.
+        feature_distance_before: mean weighted squared difference of the features after the
+            initial alignment.
+        feature_distance_after: the same at the end; lower is better, 0 is a perfect match.
         folded_percent: share of fixed-grid voxels with det J <= 0, in percent.
         jacobian_min: smallest det J on the fixed grid.
         jacobian_max: largest det J on the fixed grid.
@@ -137,8 +138,8 @@ class RunQuality:
         inverse_missed_max_mm: the largest of these distances. NaN: as above.
     """
 
-    similarity_before: float
-    similarity_after: float
+    feature_distance_before: float
+    feature_distance_after: float
     folded_percent: float
     jacobian_min: float
     jacobian_max: float

@@ -181,9 +181,9 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   const double coupling[] = {0.003, 0.03, 0.3};
   const int32_t iterations[] = {10, 30};
 
-  dr_similarity similarity = {0};
+  dr_feature_distance distance = {0};
   dr_solver_args args = {0};
-  args.similarity = &similarity;
+  args.feature_distance = &distance;
   args.fixed = fixed;
   args.fixed_weight = weight;
   args.moving = moving;
@@ -261,8 +261,8 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   int touched = 0;
   for (int i = 0; i < 4096; ++i) touched += memory[bytes + (size_t)i] != 0xa5;
   EXPECT(touched == 0);
-  EXPECT(similarity.overlap > 0.5 && similarity.overlap <= 1.0);
-  EXPECT(similarity.after < 0.5 * similarity.before);
+  EXPECT(distance.overlap > 0.5 && distance.overlap <= 1.0);
+  EXPECT(distance.after < 0.5 * distance.before);
   /* The blob moved by two voxels of 2 mm along x. */
   const float* centre = field + 3 * ((4 * Y + 5) * X + 6);
   EXPECT(fabsf(centre[0]) < 1.0f && fabsf(centre[1]) < 1.0f && fabsf(centre[2] - 4.0f) < 1.0f);

@@ -27,7 +27,7 @@ struct Solve {
   std::vector<dr::Block> fixed, moving, memory;
   std::vector<float> weight, fixed_image, moving_image, field, inverse;
   std::vector<double> coupling = {0.01, 0.3};
-  dr_similarity similarity = {-1.0, -1.0, -1.0};
+  dr_feature_distance distance = {-1.0, -1.0, -1.0};
   dr_solver_args args = {};
   int reports = 0, stop_after = 1 << 30;
 
@@ -61,7 +61,7 @@ struct Solve {
     args.fold_penalty = 30.0;
     args.fold_margin = 0.9;
     args.field = field.data();
-    args.similarity = &similarity;
+    args.feature_distance = &distance;
     if (kind == "search") args.search_radius[1] = args.search_radius[2] = 1;
     if (kind == "velocity") args.squarings = 4, args.inverse = inverse.data();
     if (kind == "cosine") args.feature_similarity = DR_FEATURES_COSINE;
@@ -110,7 +110,7 @@ struct Solve {
   bool operator==(const Solve& other) const {
     return memcmp(field.data(), other.field.data(), field.size() * sizeof(float)) == 0 &&
            memcmp(inverse.data(), other.inverse.data(), inverse.size() * sizeof(float)) == 0 &&
-           memcmp(&similarity, &other.similarity, sizeof similarity) == 0;
+           memcmp(&distance, &other.distance, sizeof distance) == 0;
   }
 };
 
@@ -129,7 +129,7 @@ bool same_solve(const std::string& kind) {
   WANT(graph_launches == 2 + 3);
   WANT(alive == 0);
   WANT(on_cuda == on_cpu);
-  const dr_similarity& s = on_cuda.similarity;
+  const dr_feature_distance& s = on_cuda.distance;
   WANT(s.before > 0.0 && s.after > 0.0 && s.after < s.before);
   WANT(s.overlap > 0.5 && s.overlap <= 1.0);
   return true;
@@ -163,7 +163,7 @@ bool cancels_in_the_middle() {
     WANT(graph_launches == (stop <= 3 ? stop - 1 : stop == 4 ? 2 : stop - 3));
     WANT(launch.error() == cudaSuccess);
     WANT(alive == 0);
-    WANT(solve.similarity.before == whole.similarity.before && solve.similarity.after == -1.0);
+    WANT(solve.distance.before == whole.distance.before && solve.distance.after == -1.0);
   }
   return true;
 }

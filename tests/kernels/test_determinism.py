@@ -37,7 +37,7 @@ def solve_all(shape, options, seed=1):
         s = solve(fixed, moving, weight, weight, images=images, spacing_mm=(2, 2, 2),
                   options=options, threads=threads)  # fmt: skip
         fields = [s.field] if s.inverse is None else [s.field, s.inverse]
-        results.append((*fields, s.similarity_before, s.similarity_after, s.overlap))
+        results.append((*fields, s.feature_distance_before, s.feature_distance_after, s.overlap))
     return results
 
 
@@ -183,5 +183,5 @@ def test_on_a_gpu(gpu, terms):
             solve(*there[:4], images=tuple(there[4:]), spacing_mm=(2, 2, 2), options=options)
             for _ in range(2)
         ]
-        assert_same_bits([(gpu.get(s.field), gpu.get(s.similarity)) for s in found])
+        assert_same_bits([(gpu.get(s.field), gpu.get(s.feature_distance)) for s in found])
         gpu.check(found[0].field, on_cpu.field, "field_mm")

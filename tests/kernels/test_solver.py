@@ -109,7 +109,13 @@ def test_search_equals_reference(device, rng):
         assert np.abs(field).max() > 1
         device.check(solution.field, field, "field_mm")
         device.check(
-            np.array([solution.similarity_before, solution.similarity_after, solution.overlap]),
+            np.array(
+                [
+                    solution.feature_distance_before,
+                    solution.feature_distance_after,
+                    solution.overlap,
+                ]
+            ),
             np.array([before, after, overlap]),
             "float32",
         )
@@ -153,7 +159,9 @@ def test_refinement_equals_reference(device, rng):
     assert np.abs(field).max() > 1
     device.check(solution.field, field, "field_mm")
     device.check(
-        np.array([solution.similarity_before, solution.similarity_after, solution.overlap]),
+        np.array(
+            [solution.feature_distance_before, solution.feature_distance_after, solution.overlap]
+        ),
         np.array([before, after, overlap]),
         "float32",
     )
@@ -376,7 +384,7 @@ def test_search_finds_whole_cells_exactly_up_to_the_faces(device, shift):
     solution = run(device, problem, SEARCH)
     assert worst(device, solution, shift, problem.spacing_mm).max() < 1e-5
     assert solution.overlap == 1
-    assert solution.similarity_after < 1e-5
+    assert solution.feature_distance_after < 1e-5
 
 
 @pytest.mark.parametrize("shape", [(17, 19, 23), (16, 18, 20), (9, 7, 25)])
@@ -485,7 +493,7 @@ def test_search_and_refinement_together_have_no_scale_error(device):
     solution = run(device, problem, options)
     mean = device.get(solution.field).reshape(-1, 3).mean(0) / problem.spacing_mm
     np.testing.assert_allclose(mean / shift, 1, atol=0.005)
-    assert solution.similarity_after < 0.01 * solution.similarity_before
+    assert solution.feature_distance_after < 0.01 * solution.feature_distance_before
 
 
 def test_moving_grid_of_another_shape_and_place(device):
@@ -537,6 +545,17 @@ def test_masked_fixed_voxels_do_not_attract_in_the_refinement(device):
         device, dataclasses.replace(problem, fixed=fixed, fixed_weight=fixed_weight), options
     )
     np.testing.assert_array_equal(device.get(clean.field), device.get(spoilt.field))
+
+
+@pytest.mark.parametrize("squarings", [0, 6])
+def test_what_does_not_match_better_than_the_start_is_not_kept(device, squarings):
+    problem = shifted_pair((14, 16, 18), (0, 0, 0), grow=4)
+    moving = np.float16(problem.moving * np.float16(1.01))  # nearly the same
+    options = dataclasses.replace(REFINE, iterations=(3,), squarings=squarings)
+    solution = run(device, dataclasses.replace(problem, moving=moving), options)
+    assert not device.get(solution.field).any()
+    assert squarings == 0 or not device.get(solution.inverse).any()
+    assert solution.feature_distance_after == solution.feature_distance_before > 0
 
 
 @pytest.mark.parametrize("what", ["constant image", "no fixed weight", "no moving weight"])
@@ -632,7 +651,7 @@ def test_no_search_and_no_iterations_give_the_zero_field(device):
     problem = shifted_pair((7, 8, 9), (1, 0, 0))
     solution = run(device, problem, dataclasses.replace(REFINE, iterations=(0,)))
     assert not device.get(solution.field).any()
-    assert solution.similarity_before == solution.similarity_after > 0
+    assert solution.feature_distance_before == solution.feature_distance_after > 0
     assert solution.overlap == 1
 
 
@@ -676,7 +695,7 @@ def test_nan_under_zero_weight_is_ignored_by_the_refinement(device):
     problem.fixed_weight[4, 5, 6] = 0
     solution = run(device, problem, dataclasses.replace(REFINE, iterations=(5,)))
     assert np.isfinite(device.get(solution.field)).all()
-    assert np.isfinite(solution.similarity_after)
+    assert np.isfinite(solution.feature_distance_after)
 
 
 # ---- how well a match is determined -----------------------------------------------------------

@@ -129,7 +129,7 @@ def test_writes_everything(pair: list[str], tmp_path: Path) -> None:
     assert set(report.outputs) == (STANDARD | extras) - {"report.json"}
     assert set(report.inputs) == {"fixed", "moving", "labels_organs.nii.gz", "image_moving.nii.gz"}
     assert list(report.timings_ms) == ["read", "solve", "write"]
-    assert report.quality.similarity_after == QUALITY.similarity_after
+    assert report.quality.feature_distance_after == QUALITY.feature_distance_after
     assert report.peak_memory_mb > 10
     assert report.warnings == []
 

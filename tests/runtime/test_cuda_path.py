@@ -120,7 +120,7 @@ def test_similarity_read_on_another_stream(cupy) -> None:
     with cupy.cuda.Stream(non_blocking=True) as stream:
         solution = solve(features, features, weight, weight, spacing_mm=(2, 2, 2), options=options)
     assert ("event", stream.ptr) not in cupy.entered
-    assert solution.similarity_after == solution.similarity_before == 0
+    assert solution.feature_distance_after == solution.feature_distance_before == 0
     assert cupy.entered.count(("event", stream.ptr)) == 1
 
 

@@ -40,7 +40,7 @@ def check(
     assert np.percentile(errors, 95) < p95
     assert result.quality.folded_percent <= folded_percent
     assert (result.quality.jacobian_min > 0) == (folded_percent == 0)
-    assert result.quality.similarity_after < 0.6 * result.quality.similarity_before
+    assert result.quality.feature_distance_after < 0.6 * result.quality.feature_distance_before
 
 
 def test_one_modality() -> None:
@@ -104,7 +104,7 @@ def test_a_start_between_thick_slices(tmp_path: Path, shift_mm: float) -> None:
     before = [
         dinoreg_rt.register(
             fixed, moving, config=RegistrationConfig(initial=initial, body_mask="off")
-        ).quality.similarity_before
+        ).quality.feature_distance_before
         for initial in ("none", str(tmp_path / "s.tfm"))
     ]
     assert before[1] == pytest.approx(before[0], rel=0.1)

@@ -92,7 +92,7 @@ def test_brains() -> None:
     assert before < 0.4
     assert after > 0.65
     assert result.quality.folded_percent < 0.01
-    assert result.quality.similarity_after < result.quality.similarity_before
+    assert result.quality.feature_distance_after < result.quality.feature_distance_before
     assert result.quality.overlap_percent > 90
     assert result.quality.inverse_missed_percent < 0.001  # measured: none
     # The inverse is that of the solver's field, whose kinks lie between the fixed voxels, which
@@ -116,7 +116,7 @@ def test_mr_and_ct_of_the_abdomen() -> None:
     assert before < 0.2
     assert after > 0.42
     assert result.quality.folded_percent < 0.1
-    assert result.quality.similarity_after < result.quality.similarity_before
+    assert result.quality.feature_distance_after < result.quality.feature_distance_before
     assert result.quality.overlap_percent > 50
     assert result.warped.geometry.shape_zyx == fixed.geometry.shape_zyx
     assert result.warped.array.min() >= moving.array.min()

@@ -15,8 +15,9 @@ import pytest
 
 from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.progress import reporting
-from dinoreg_rt.report import RunReport, build_report, hash_input, hash_output, quality_warnings
+from dinoreg_rt.report import RunReport, build_report, hash_input, hash_output
 from dinoreg_rt.result import RegistrationResult
+from dinoreg_rt.trust import judge, quality_warnings
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
 
 GOOD = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
@@ -65,26 +66,41 @@ def test_numbers_that_do_not_exist_are_null() -> None:
 
 def test_schema_describes_every_field() -> None:
     schema = RunReport.model_json_schema()
-    assert schema["properties"]["schema_version"]["const"] == 1
+    assert schema["properties"]["schema_version"]["const"] == 2
     assert set(make_report().model_dump()) == set(schema["properties"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"similarity_after": 0.3}, "do not match better"),
-        ({"similarity_after": math.nan}, "not a number"),
-        ({"folded_percent": 1.5}, r"1.50 % of the voxels are folded"),
-        ({"overlap_percent": 20.0}, "only 20 %"),
+        ({"folded_percent": 1.5}, "1.5 % of the voxels are folded (limit 0.1 %); raise --smooth"),
+        ({"overlap_percent": 40.0}, "only 40 %"),
         (
-            {"inverse_missed_percent": 1.3, "inverse_missed_max_mm": 23.06},
-            "misses 1.3 % of the moving image's points by more than 0.1 mm (at most 23 mm)",
+            {"inverse_missed_percent": 1.3},
+            "the inverse misses 1.3 % of the moving image's points by more than 0.1 mm",
         ),
     ],
 )
 def test_warnings(change: dict[str, float], message: str) -> None:
     assert quality_warnings(GOOD) == []
-    assert any(message in text for text in quality_warnings(replace(GOOD, **change)))
+    quality = replace(GOOD, **change)
+    assert [message in text for text in quality_warnings(quality)] == [True]
+    assert judge(quality).reasons == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"feature_distance_after": 0.3},
+        {"feature_distance_after": math.nan},
+        {"folded_percent": 3.0},
+        {"overlap_percent": 20.0},
+    ],
+)
+def test_what_refuses_does_not_warn_as_well(change: dict[str, float]) -> None:
+    report = make_report(replace(GOOD, **change))
+    assert len(report.trust.reasons) == 1
+    assert report.warnings == []
 
 
 def test_hashes(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dinoreg_rt.cli import cli
 from dinoreg_rt.sweep import Record, read_records
 from dinoreg_rt.sweep_report import score_candidates, table_to_csv, table_to_markdown
 
-SMALL = ["--iterations", "4", "--working-megavoxels", "0.05"]
+SMALL = ["--iterations", "15", "--working-megavoxels", "0.05"]
 
 
 def write_image(path, array, grid):
@@ -200,7 +200,7 @@ def test_initial_transforms_are_used_and_part_of_the_key(cohort, tmp_path):
         assert done.exit_code == 0, done.output
     quality = [json.loads(line)["quality"] for line in lines_of(tmp_path)]
     assert len(quality) == 2
-    assert quality[0]["similarity_before"] != quality[1]["similarity_before"]
+    assert quality[0]["feature_distance_before"] != quality[1]["feature_distance_before"]
 
 
 # ---- tables ---------------------------------------------------------------------------------

@@ -31,14 +31,14 @@ def test_a_good_run_is_trusted():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"similarity_after": float("nan")}, "not a number"),
-        ({"similarity_after": 0.41}, "not match better"),
+        ({"feature_distance_after": float("nan")}, "not a number"),
+        ({"feature_distance_after": 0.41}, "not match better"),
         ({"decoy_ratio": 1.0}, "mirror image"),
-        ({"unrelated_ratio": 0.65}, "65% of that of"),
+        ({"unrelated_ratio": 0.65}, "65 % of that of"),
         ({"overlap_percent": 10.0}, "only 10 %"),
-        ({"folded_percent": 3.0}, r"3.00 % of the voxels are folded"),
-        ({"sdlogj": 1.2}, "volumes change"),
-        ({"inverse_consistency_mean_mm": 5.0}, "disagree by 5.0 mm"),
+        ({"folded_percent": 3.0}, "3 % of the voxels are folded (limit 2 %)"),
+        ({"sdlogj": 1.2}, "change in volume"),
+        ({"inverse_consistency_mean_mm": 5.0}, "disagree by 5 mm"),
     ],
 )
 def test_each_measure_can_say_no(change, reason):
@@ -53,10 +53,39 @@ def test_measures_that_do_not_exist_say_nothing():
     assert judge(unmeasured).verdict == "trusted"
 
 
-def test_identical_images_are_trusted():
-    assert (
-        judge(dataclasses.replace(GOOD, similarity_before=0.0, similarity_after=0.0)).reasons == ()
-    )
+@pytest.mark.parametrize(
+    ("before", "after", "ratio", "trusted"),
+    [
+        (0.0, 0.0, 0.0, True),
+        (0.03, 0.03, 0.01, True),
+        (0.03, 0.05, float("nan"), True),
+        (0.03, 0.03, 0.3, False),  # nearly the same by its own measure alone
+        (0.3, 0.3, 0.01, False),
+    ],
+)
+def test_images_that_are_nearly_the_same_need_not_match_better(before, after, ratio, trusted):
+    change = {
+        "feature_distance_before": before,
+        "feature_distance_after": after,
+        "unrelated_ratio": ratio,
+    }
+    assert (judge(dataclasses.replace(GOOD, **change)).reasons == ()) == trusted
+
+
+SHIPPED = Path(__file__).parents[1] / "data"
+
+
+@pytest.mark.parametrize("trust", [True, False])
+@pytest.mark.parametrize("initial", ["none", "auto"])
+@pytest.mark.parametrize("name", ["mr", "ct"])
+def test_identical_images_are_trusted_and_stay(name, initial, trust):
+    image = io.read_volume(SHIPPED / "abdomen" / f"{name}.nii.gz")
+    config = RegistrationConfig(initial=initial, trust=trust)
+    result = dinoreg_rt.register(image, image, config=config)
+    assert judge(result.quality).reasons == ()
+    labels = io.read_labels(SHIPPED / "abdomen" / f"{name}_labels.nii.gz").array
+    moved = np.linalg.norm(result.displacement.vectors_mm, axis=-1)[labels > 0]
+    assert moved.mean() < 0.1
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

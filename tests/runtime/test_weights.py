@@ -66,7 +66,7 @@ def test_weights_on_another_grid(phantom):
 def test_adaptive_trust_keeps_the_result_free_of_folds(phantom):
     result = registered(phantom, trust_cost=1.0)
     assert result.quality.folded_percent == 0
-    assert result.quality.similarity_after < 0.7 * result.quality.similarity_before
+    assert result.quality.feature_distance_after < 0.7 * result.quality.feature_distance_before
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_adaptive_trust_keeps_the_result_free_of_folds(phantom):
 )
 def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
     result = registered(phantom, feature_similarity=similarity, correlation_weight=0.0)
-    assert result.choices["similarity"].startswith(words)
+    assert result.choices["objective"].startswith(words)
     assert result.quality.folded_percent == 0
-    assert result.quality.similarity_after < 0.7 * result.quality.similarity_before
+    assert result.quality.feature_distance_after < 0.7 * result.quality.feature_distance_before
     plain = registered(phantom, correlation_weight=0.0)
     assert (result.displacement.vectors_mm != plain.displacement.vectors_mm).any()
 

@@ -167,8 +167,9 @@ def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
     quality = report.quality
     reporter.say(
         "result",
-        f"similarity {quality.similarity_before:.4g} -> {quality.similarity_after:.4g} "
-        f"(lower is better), {quality.folded_percent:.3f} % folded, "
+        f"feature distance {quality.feature_distance_before:.4g} -> "
+        f"{quality.feature_distance_after:.4g} (lower is better), "
+        f"{quality.folded_percent:.3f} % folded, "
         f"SDLogJ {quality.sdlogj:.3f}, inverse consistency "
         f"{quality.inverse_consistency_mean_mm:.2f} mm",
     )
