@@ -7,6 +7,7 @@ order z, y, x; `index_map` arguments are (3, 4) matrices over (z, y, x, 1), as i
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 
@@ -408,7 +409,8 @@ def robust_factor(difference, trust_cost):
 
 @dataclass(frozen=True)
 class Windows:
-    """Weighted statistics of two images in Gaussian windows; `noise`^2 is added to variances."""
+    """Weighted statistics of two images in Gaussian windows; `noise`^2 is added to the fixed
+    image's variance, and a thousandth of it to the other's."""
 
     fixed: np.ndarray
     warped: np.ndarray
@@ -427,7 +429,7 @@ class Windows:
             "mean_warped": m,
             "covariance": mean(self.fixed * self.warped) - f * m,
             "variance_fixed": mean(self.fixed**2) - f**2 + self.noise**2,
-            "variance_warped": mean(self.warped**2) - m**2 + self.noise**2,
+            "variance_warped": mean(self.warped**2) - m**2 + self.noise**2 / 1000,
         }
         for name, value in statistics.items():
             object.__setattr__(self, name, value)
@@ -797,24 +799,34 @@ def refine(problem, options, x, level):
     """Adam on a level (0 is the finest); the smoothed variable is the displacement or, with
     squarings, the velocity, which follows the displacement's derivative half-way along its path.
 
-    The fold penalty grows from 0 with the square of the finished share of all iterations.
+    The fold penalty grows from 0 with the square of the finished share of all iterations. Adam's
+    epsilon is a share of the gradient with the images one voxel off.
     """
-    adam = Adam(x, options.learning_rate_mm * 2**level)
     sigma_mm = options.smoothing_mm * 2**level
     last = len(options.iterations) - level
     before, total = sum(options.iterations[: last - 1]), sum(options.iterations)
-    for done in range(before, before + options.iterations[last - 1]):
-        field = smooth(adam.value, sigma_mm, problem.spacing_mm)
+
+    def gradient_at(value, fold_penalty, problem=problem):
+        field = smooth(value, sigma_mm, problem.spacing_mm)
         if options.squarings > 0:
             field = exponential(field, problem.spacing_mm, options.squarings)
-        fold_penalty = options.fold_penalty * (done / total) ** 2
         gradient = refine_gradient(problem, options, field, fold_penalty, 2**level)
         if options.squarings > 0:  # the force moves to the middle of its point's way
-            velocity = smooth(adam.value, sigma_mm, problem.spacing_mm)
+            velocity = smooth(value, sigma_mm, problem.spacing_mm)
             back = exponential(-velocity / 2, problem.spacing_mm, options.squarings)
             middle = indices(back.shape[:3]) + back / np.asarray(problem.spacing_mm, float)
             gradient = sample(gradient, middle)
-        adam.step(smooth(gradient, sigma_mm, problem.spacing_mm))
+        return smooth(gradient, sigma_mm, problem.spacing_mm)
+
+    adam = Adam(x, options.learning_rate_mm * 2**level)
+    if options.adam_epsilon > 0 and options.iterations[last - 1] > 0:
+        offset = tuple(np.asarray(problem.moving_offset) - 1)
+        gradient = gradient_at(x, 0.0, dataclasses.replace(problem, moving_offset=offset))
+        weight = problem.fixed_weight.sum()
+        square = (gradient**2).sum() / weight if weight > 0 else 0.0
+        adam.epsilon += options.adam_epsilon * np.sqrt(square / 3)
+    for done in range(before, before + options.iterations[last - 1]):
+        adam.step(gradient_at(adam.value, options.fold_penalty * (done / total) ** 2))
     return smooth(adam.value, sigma_mm, problem.spacing_mm)
 
 

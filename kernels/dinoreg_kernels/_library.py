@@ -188,6 +188,7 @@ class SolverArgs(ctypes.Structure):
         ("iterations", POINTER(c_int32)),
         ("levels", c_int32),
         ("learning_rate_mm", c_double),
+        ("adam_epsilon", c_double),
         ("smoothing_mm", c_double),
         ("smoothness", c_double),
         ("feature_weight", c_double),

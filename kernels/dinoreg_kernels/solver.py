@@ -46,6 +46,8 @@ class SolverOptions:
         iterations: of Adam, one number for each level from coarse to fine; every level halves the
             voxel size of the one before and the last works on the grid itself.
         learning_rate_mm: of Adam on the last level; coarser ones use as much more.
+        adam_epsilon: gradients smaller than this share of those with the images one voxel off make
+            shorter steps, so that what matches stays; with 0 all steps are as long.
         smoothing_mm: the displacement is the smoothed variable that Adam changes; of the last
             level, as the learning rate.
         smoothness: weight of mean |du/dp|^2 (lambda).
@@ -78,6 +80,7 @@ class SolverOptions:
     consistency_rounds: int = 15
     iterations: tuple[int, ...] = (80,)
     learning_rate_mm: float = 4.0
+    adam_epsilon: float = 0.0
     smoothing_mm: float = 5.66
     smoothness: float = 1.25
     feature_weight: float = 1.0
@@ -169,6 +172,7 @@ def _sizes(
         "cost_smoothing_mm",
         "field_smoothing_mm",
         "learning_rate_mm",
+        "adam_epsilon",
         "smoothing_mm",
         "smoothness",
         "feature_weight",

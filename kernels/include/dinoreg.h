@@ -232,6 +232,9 @@ typedef struct dr_solver_args {
   const int32_t* iterations; /* host memory: one number for each level */
   int32_t levels;            /* 1..6 */
   double learning_rate_mm;
+  /* Gradients smaller than this share of those with the images one voxel off make shorter steps, so
+   * that what matches stays; 0: all steps are as long. */
+  double adam_epsilon;
   double smoothing_mm; /* sigma */
   double smoothness;   /* lambda */
   /* What is compared: feature_weight d over the features, and correlation_weight (1 - rho^2), rho

@@ -187,6 +187,7 @@ dr_status check_solver(const dr_solver_args& a) {
   } not_negative[] = {{"cost_smoothing_mm", a.cost_smoothing_mm},
                       {"field_smoothing_mm", a.field_smoothing_mm},
                       {"smoothing_mm", a.smoothing_mm},
+                      {"adam_epsilon", a.adam_epsilon},
                       {"smoothness", a.smoothness},
                       {"fold_penalty", a.fold_penalty},
                       {"fold_margin", a.fold_margin},

@@ -64,6 +64,7 @@ class Refinement {
       ++done_;
       return c_.report(DR_STAGE_REFINE, (float)done_ / (float)all_iterations_);
     };
+    if (iterations > 0) set_epsilon(l, memory, sigma_mm);
     const bool going_on = c_.launch.repeat(
         c_.counting() ? 0 : iterations, [&] { iterate(l, memory, sigma_mm, earlier); }, report);
     if (!going_on) return false;
@@ -76,6 +77,14 @@ class Refinement {
     // The matching goes first; at full weight from the start the penalty would bar its way.
     c_.run(AdvanceIteration{m.state, beta1, beta2, a_.learning_rate_mm * l.scale, a_.fold_penalty,
                             earlier, all_iterations_});
+    set_gradient(l, m, sigma_mm);
+    c_.run(AdamStep{l.x, l.field, m.moments[0], m.moments[1], l.shape.rows(), 3 * l.shape.x,
+                    (float)beta1, (float)beta2, &m.state->step, &m.state->correction,
+                    &m.state->epsilon});
+  }
+
+  // With respect to the level's x, in the memory of its field.
+  void set_gradient(const Level& l, const Memory& m, double sigma_mm) {
     c_.smooth(l.x, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
     if (velocity_) {
       c_.copy_field(l.field, m.gradient, l.shape);
@@ -85,8 +94,17 @@ class Refinement {
     // The displacement is not read again before it is made anew: its memory is free until then.
     if (velocity_) to_half_way(c_, l, m.gradient, m.half_way, sigma_mm);
     c_.smooth(m.gradient, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
-    c_.run(AdamStep{l.x, l.field, m.moments[0], m.moments[1], l.shape.rows(), 3 * l.shape.x,
-                    (float)beta1, (float)beta2, &m.state->step, &m.state->correction, 1e-8f});
+  }
+
+  void set_epsilon(const Level& l, const Memory& m, double sigma_mm) {
+    if (a_.adam_epsilon > 0.0) {
+      Level off = l;
+      for (int& offset : off.moving_offset) --offset;
+      set_gradient(off, m, sigma_mm);
+      c_.run(SquaredLength{l.field, l.shape, c_.scratch});
+      c_.mean(c_.scratch, l.fixed_weight, l.shape, &m.state->mean_square);
+    }
+    c_.run(SetEpsilon{m.state, a_.adam_epsilon});
   }
 
   // The finest level's field is the velocity until here.

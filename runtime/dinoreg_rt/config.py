@@ -203,6 +203,13 @@ class RegistrationConfig(BaseModel):
         le=100,
         description="Adam step of the finest level; default: half a control voxel",
     )
+    adam_epsilon: float = Field(
+        0.3,
+        ge=0,
+        le=10,
+        description="gradients that are smaller than this share of those with the images one "
+        "voxel off make shorter steps; 0: all steps are as long",
+    )
     smoothing_mm: float | None = Field(
         None,
         ge=0,

@@ -44,6 +44,7 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         consistency_rounds=config.inverse_consistency_rounds,
         iterations=required(config.iterations),
         learning_rate_mm=required(config.learning_rate_mm),
+        adam_epsilon=config.adam_epsilon,
         smoothing_mm=required(config.smoothing_mm),
         smoothness=config.smoothness,
         fold_penalty=config.fold_penalty,

@@ -228,8 +228,19 @@ void op_fold_gradient(const float* field, float* gradient, const int* shape,
 }
 
 void op_adam(float* value, const float* gradient, float* first, float* second, int count,
-             float step, float correction) {
-  run(AdamStep{value, gradient, first, second, 1, count, 0.9f, 0.999f, &step, &correction, 1e-8f});
+             float step, float correction, float epsilon) {
+  run(AdamStep{value, gradient, first, second, 1, count, 0.9f, 0.999f, &step, &correction,
+               &epsilon});
+}
+
+// out: (z, y, x). epsilon: from their mean and the share.
+void op_epsilon(const float* vectors, const int* shape, float share, float* out, float* epsilon) {
+  const Shape s = shape_of(shape);
+  run(SquaredLength{vectors, s, out});
+  IterationState state = {};
+  for (Index i = 0; i < s.voxels(); ++i) state.mean_square += out[i] / (float)s.voxels();
+  run(SetEpsilon{&state, share});
+  *epsilon = state.epsilon;
 }
 
 // factors: (iterations, 3): step, correction, fold_penalty of each iteration of a level.

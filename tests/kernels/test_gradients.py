@@ -646,7 +646,7 @@ def test_adam_equals_reference(ops, cpu, rng):
         gradient = f32(rng.normal(size=count) * 10.0 ** rng.uniform(-6, 6, count))
         gradient[::10] = 0
         step, correction = 0.3 / (1 - 0.9**t), 1 / (1 - 0.999**t)
-        ops("adam", value, gradient, first, second, count, step, correction)
+        ops("adam", value, gradient, first, second, count, step, correction, 1e-8)
         expected.step(gradient.astype(float))
     cpu.check(value, expected.value)
 
@@ -654,8 +654,23 @@ def test_adam_equals_reference(ops, cpu, rng):
 def test_first_adam_step_has_the_learning_rate_as_length(ops):
     value, gradient = np.zeros(4, np.float32), f32([5, -0.01, 1e3, 0])
     first, second = np.zeros((2, 4), np.float32)
-    ops("adam", value, gradient, first, second, 4, 0.3 / 0.1, 1 / 0.001)
+    ops("adam", value, gradient, first, second, 4, 0.3 / 0.1, 1 / 0.001, 1e-8)
     np.testing.assert_allclose(value, [-0.3, 0.3, -0.3, 0], rtol=1e-4)
+
+
+def test_small_gradients_make_small_steps(ops, cpu, rng):
+    """Half a step where the gradient is as large as epsilon, which is a share of a component."""
+    shape = (3, 4, 5)
+    vectors, epsilon = f32(rng.normal(size=(*shape, 3))), np.empty(1, np.float32)
+    squares = np.empty(shape, np.float32)
+    ops("epsilon", vectors, i32(shape), 0.3, squares, epsilon)
+    cpu.check(squares, (vectors.astype(float) ** 2).sum(-1))
+    expected = 0.3 * np.sqrt((vectors.astype(float) ** 2).mean())
+    cpu.check(epsilon, np.array([expected]))
+    value, gradient = np.zeros(3, np.float32), f32([expected, -expected / 9, 99 * expected])
+    first, second = np.zeros((2, 3), np.float32)
+    ops("adam", value, gradient, first, second, 3, 1 / 0.1, 1 / 0.001, float(epsilon[0]))
+    np.testing.assert_allclose(value, [-0.5, 0.1, -0.99], rtol=1e-4)
 
 
 def test_factors_of_adam_equal_the_powers(ops):

@@ -21,7 +21,7 @@ from dinoreg_rt.cli import cli
 from dinoreg_rt.sweep import Record, read_records
 from dinoreg_rt.sweep_report import score_candidates, table_to_csv, table_to_markdown
 
-SMALL = ["--iterations", "15", "--working-megavoxels", "0.05"]
+SMALL = ["--iterations", "4", "--working-megavoxels", "0.05"]
 
 
 def write_image(path, array, grid):

@@ -14,6 +14,8 @@ struct IterationState {
   float step;            // learning rate / first
   float correction;      // 1 / second
   float fold_penalty;    // weight * (share of all levels' iterations done before)^2
+  float mean_square;     // of the gradient's length with the images one voxel off
+  float epsilon;         // of Adam
 };
 
 // One more iteration.
@@ -38,6 +40,38 @@ struct AdvanceIteration {
   }
 };
 
+// |v|^2 of vectors (z, y, x, 3).
+struct SquaredLength {
+  enum { kRepeatable = 1 };  // computing an element twice does no harm
+  const float* vectors;
+  Shape shape;
+  float* out;  // (z, y, x)
+
+  DR_HD int rows() const { return shape.rows(); }
+  DR_HD int width() const { return shape.x; }
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
+    const Index i = (Index)row * shape.x + x;
+    const Vec3Of<V> v = load_vec3_of<V>(vectors + 3 * i);
+    store(out + i, v.z * v.z + v.y * v.y + v.x * v.x);
+  }
+};
+
+// Adam's epsilon: `share` of a component of the gradient with the images one voxel off. Without it
+// a step is as long however small the gradient is: an image drifts away from itself.
+struct SetEpsilon {
+  IterationState* state;
+  double share;
+
+  DR_HD int rows() const { return 1; }
+  DR_HD int width() const { return 1; }
+  DR_HD void operator()(int, int) const {
+    state->epsilon = (float)(share * sqrt((double)state->mean_square / 3.0)) + 1e-8f;
+  }
+};
+
 struct AdamStep {
   enum { kRepeatable = 0 };  // works in place
   float* value;
@@ -48,7 +82,7 @@ struct AdamStep {
   float beta1, beta2;
   const float* step;        // learning rate / (1 - beta1^t)
   const float* correction;  // 1 / (1 - beta2^t)
-  float epsilon;
+  const float* epsilon;
 
   DR_HD int rows() const { return row_count; }
   DR_HD int width() const { return x; }
@@ -63,7 +97,7 @@ struct AdamStep {
     const V v = beta2 * load<V>(second_moment + at) + (1.0f - beta2) * g * g;
     store(first_moment + at, m);
     store(second_moment + at, v);
-    store(value + at, load<V>(value + at) - *step * m / (root(v * *correction) + epsilon));
+    store(value + at, load<V>(value + at) - *step * m / (root(v * *correction) + *epsilon));
   }
 };
 

@@ -66,12 +66,13 @@ struct WeightedProduct {
 };
 
 // Window sums (6, z, y, x) of w, wF, wM, wFF, wFM, wMM -> A, B, C in the place of the first three,
-// the energy in that of the fourth.
+// the energy in that of the fourth. rho = cov / sqrt((var F + noise^2) var M): noise beside the
+// variance of the warped image, too, would pay for contrast that grows, not for a better match.
 struct CorrelationFactors {
   enum { kRepeatable = 0 };  // works in place
   float* sums;
   Shape shape;
-  float noise;  // variance below its square counts as noise
+  float noise;  // variance of F below its square counts as noise
   bool squared;  // 1 - rho^2, else 1 - rho
   const float* unit;  // of the variance; null: 1
 
@@ -87,10 +88,11 @@ struct CorrelationFactors {
     const V share = 1.0f / max_of(total, splat<V>(1e-12f));
     const V mean_f = share * load<V>(at + n), mean_m = share * load<V>(at + 2 * n);
     const float least = unit != nullptr ? max_of(noise * noise * *unit, 1e-12f) : noise * noise;
-    const V zero = V{}, floor_value = splat<V>(least);
-    const V var_f = max_of(share * load<V>(at + 3 * n) - mean_f * mean_f, zero) + floor_value;
+    const V zero = V{};
+    const V var_f = max_of(share * load<V>(at + 3 * n) - mean_f * mean_f, zero) + least;
     const V cov = share * load<V>(at + 4 * n) - mean_f * mean_m;
-    const V var_m = max_of(share * load<V>(at + 5 * n) - mean_m * mean_m, zero) + floor_value;
+    // A thousandth of it keeps rounding from being divided by itself.
+    const V var_m = max_of(share * load<V>(at + 5 * n) - mean_m * mean_m, zero) + 1e-3f * least;
     const V by_f = squared ? -2.0f * cov / (var_f * var_m) : -1.0f / root(var_f * var_m);
     const V by_m = -by_f * cov / var_m;
     store(at, by_f);

@@ -66,6 +66,7 @@ _PANELS = {
         "control_spacing_mm",
         "iterations",
         "learning_rate_mm",
+        "adam_epsilon",
         "smoothing_mm",
         "smoothness",
         "feature_weight",
