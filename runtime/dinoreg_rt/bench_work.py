@@ -130,7 +130,8 @@ def _solver_work(plan: Plan) -> list[Work]:
     adam_bytes = 4 * stride + 8 + 48 + 24 + 36 + 20 + 84
     match = {"mse": 36, "cosine": 64, "lncc": 0}[config.feature_similarity]
     adam_operations = match * stride + 2 * 9 * (2 * taps + 1) + 60
-    *first, last = required(config.iterations)
+    # One gradient more on each level for Adam's epsilon.
+    *first, last = (k + (config.adam_epsilon > 0) for k in required(config.iterations))
     coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
     # There and back.
     search = 2 * sum(

@@ -194,8 +194,8 @@ class RegistrationConfig(BaseModel):
         None,
         min_length=1,
         max_length=6,
-        description="Adam iterations of each level, coarse to fine; default: 30 and 15, for two "
-        "close MR 40 and 20",
+        description="Adam iterations of each level, coarse to fine; default: 40 and 20, for two "
+        "close MR 40 and 40",
     )
     learning_rate_mm: float | None = Field(
         None,

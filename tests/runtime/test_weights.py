@@ -85,9 +85,9 @@ def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
 @pytest.mark.parametrize(
     ("alike", "close", "levels", "features", "correlation", "noise", "iterations"),
     [
-        (True, True, 1, 0.1, 3.0, 0.01, (40, 20)),
-        (True, False, 2, 1.0, 2.5, 0.1, (30, 15)),
-        (False, False, 1, 1.0, 2.5, 0.1, (30, 15)),
+        (True, True, 1, 0.1, 3.0, 0.01, (40, 40)),
+        (True, False, 2, 1.0, 2.5, 0.1, (40, 20)),
+        (False, False, 1, 1.0, 2.5, 0.1, (40, 20)),
     ],
 )
 def test_defaults_by_contrast(alike, close, levels, features, correlation, noise, iterations):
