@@ -549,7 +549,6 @@ def test_masked_fixed_voxels_do_not_attract_in_the_refinement(device):
     np.testing.assert_array_equal(device.get(clean.field), device.get(spoilt.field))
 
 
-
 @pytest.mark.parametrize("what", ["constant image", "no fixed weight", "no moving weight"])
 @pytest.mark.parametrize(("consistency_rounds", "levels"), [(0, 1), (3, 1), (3, 2)])
 def test_nothing_to_go_by_means_no_displacement(device, what, consistency_rounds, levels):
