@@ -16,7 +16,7 @@ from .types import RunQuality
 
 #: Mean squared feature difference of images that are nearly the same: these cannot match better.
 #: Of unrelated images it is 2 to 4, of right pairs after a registration at least 0.3; of images
-#: with themselves at most 0.001, and 0.04 from a start 1 mm off.
+#: with themselves at most 0.002.
 _SAME = 0.1
 #: And of what a coarse search leaves over what unrelated images leave. Right pairs: at least 0.09.
 _SAME_RATIO = 0.09
