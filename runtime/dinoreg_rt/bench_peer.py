@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import ConfigError, DeviceError
 from .extract import working_images
+from .features import MindFeatures
 from .types import Volume
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run_convexadam(
     """What it says about itself: ``version``, seconds of each call, peak memory.
 
     It is given what our features are made from: both images windowed to 0..1 on the working grid,
-    after the initial alignment.
+    after the initial alignment; and our features on the control grid, with which it is timed again.
 
     Raises:
         DeviceError: it fails.
@@ -65,11 +66,19 @@ def run_convexadam(
     device = plan.device
     environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(device.threads))
     with tempfile.TemporaryDirectory() as folder, resources.as_file(child) as script:
-        files = [Path(folder) / f"{role}.npy" for role in ("fixed", "moving")]
+        roles = ("fixed", "moving")
+        files = [Path(folder) / f"{role}.npy" for role in roles]
+        features = [Path(folder) / f"{role}_features.npy" for role in roles]
         with device.active():
-            for file, image in zip(files, working_images(volumes, plan, cropped=True), strict=True):
-                np.save(file, device.download(image.array))
+            images = working_images(volumes, plan, cropped=True)
+            pair = MindFeatures.of(plan.config).compute(*images, device)
+            arrays = [image.array for image in images]
+            arrays += [found[..., : pair.channels] for found in (pair.fixed, pair.moving)]
+            for file, array in zip(files + features, arrays, strict=True):
+                np.save(file, device.download(array))
         command = [str(part) for part in (python, script, *files)]
+        command += ["--features", *map(str, features)]
+        command += ["--pool", *map(str, plan.grids.pool_zyx)]
         command += ["--runs", str(runs), "--threads", str(device.threads)]
         command += ["--device", device.name]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

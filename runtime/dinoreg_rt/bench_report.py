@@ -129,6 +129,9 @@ class BenchReport(BaseModel):
     memory: dict[str, float]
     peer: dict[str, Any] | None = None
     times_faster_than_peer: float | None = None
+    solver_times_faster: float | None = Field(
+        None, description="the stage `solve` against the peer's call with the same features"
+    )
 
 
 def build_bench_report(measured: Measured) -> BenchReport:
@@ -138,9 +141,11 @@ def build_bench_report(measured: Measured) -> BenchReport:
     totals = [run.total_ms for run in warm]
     work = registration_work(plan, fixed, moving)
     total = Distribution.of(totals)
-    faster = None
+    stages = {s: _stage(s, measured, work) for s in cold.stages_ms}
+    faster = solver_faster = None
     if peer is not None:
-        faster = round(1e3 * float(np.median(peer["wall_s"])) / total.p50, 2)
+        faster = _ratio(peer["wall_s"], total)
+        solver_faster = _ratio(peer["same_features"]["wall_s"], stages["solve"].warm_ms)
     return BenchReport(
         version=cold.versions["dinoreg-rt"],
         device=plan.choices["device"],
@@ -156,13 +161,18 @@ def build_bench_report(measured: Measured) -> BenchReport:
         cold_without_encoder_ms=round(cold.without_encoder_ms, 3),
         without_encoder_ms=Distribution.of([run.without_encoder_ms for run in warm]),
         pairs_per_second=round(1e3 * len(totals) / sum(totals), 4),
-        stages={s: _stage(s, measured, work) for s in cold.stages_ms},
+        stages=stages,
         parts=[_part(w, measured.ceilings) for w in work],
         ceilings=_ceilings(measured.ceilings),
         memory=measured.memory,
         peer=peer,
         times_faster_than_peer=faster,
+        solver_times_faster=solver_faster,
     )
+
+
+def _ratio(peer_s: list[float], ours_ms: Distribution) -> float:
+    return round(1e3 * float(np.median(peer_s)) / ours_ms.p50, 2)
 
 
 def _stage(stage: str, measured: Measured, work: list[Work]) -> StageReport:

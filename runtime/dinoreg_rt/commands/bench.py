@@ -130,7 +130,8 @@ def _print(report: BenchReport) -> None:
         seconds = ", ".join(f"{value:.2f}" for value in report.peer["wall_s"])
         console.print(
             f"convexAdam {report.peer['version']} (torch {report.peer['torch']}): {seconds} s a "
-            f"call, {report.times_faster_than_peer:.3g} times dinoreg-rt's p50"
+            f"call, {report.times_faster_than_peer:.3g} times dinoreg-rt's p50; with the same "
+            f"features, without making them, {report.solver_times_faster:.3g} times the p50 of solve"
         )
 
 
