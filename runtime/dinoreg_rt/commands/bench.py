@@ -131,7 +131,7 @@ def _print(report: BenchReport) -> None:
         console.print(
             f"convexAdam {report.peer['version']} (torch {report.peer['torch']}): {seconds} s a "
             f"call, {report.times_faster_than_peer:.3g} times dinoreg-rt's p50; with the same "
-            f"features, without making them, {report.solver_times_faster:.3g} times the p50 of solve"
+            f"features, not made there, {report.solver_times_faster:.3g} times the p50 of solve"
         )
 
 
