@@ -5,7 +5,8 @@
 
 PYTHON is of an environment with convexAdam (and its torch); nothing of dinoreg-rt is needed there.
 Its defaults, first with its own MIND-SSC, then with the features given: (d, h, w, C) in half
-precision, of cells of `--pool` voxels of the images. On a GPU one more run comes first and is not counted.
+precision, of cells of `--pool` voxels of the images. On a GPU one more run comes first and is not
+counted.
 """
 
 from __future__ import annotations
