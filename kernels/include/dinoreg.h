@@ -255,7 +255,7 @@ typedef struct dr_solver_args {
   const float* moving_image; /* (moving_shape) */
   double correlation_weight;
   double correlation_window_mm; /* sigma of the finest level; coarser ones use as much more */
-  double correlation_noise; /* in units of the images: weaker structure fades out */
+  double correlation_noise; /* in units of the images: weaker fixed structure fades out */
   double fold_penalty; /* at the last iteration; grows from 0 with the square of their number */
   double fold_margin; /* det J below this is penalised */
 

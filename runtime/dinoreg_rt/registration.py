@@ -19,7 +19,7 @@ from .encoder.engines import ENGINE_PACKAGES
 from .encoder.pool import EncoderPool
 from .extract import extract_features, field_of_view
 from .features import FeaturePair
-from .io import as_volume, as_weights
+from .io import as_labels, as_volume, as_weights
 from .io.arrays import check_device
 from .memory import check_memory
 from .placement import Placement, deliver
@@ -38,7 +38,7 @@ from .solve import (
     whole_displacement,
 )
 from .streams import working_stream
-from .types import Array, DisplacementField, EncodingSummary, Volume
+from .types import Array, DisplacementField, EncodingSummary, LabelMap, RunQuality, Volume
 from .warp import warp_volume
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def register(  # noqa: PLR0913 - all but the images by name
     """
     fixed, moving = as_volume(fixed), as_volume(moving)
     on_host = host_volume(fixed), host_volume(moving)
+    # Read once; the plan looks at them, too.
+    fixed_mask, moving_mask = _as_labels(fixed_mask), _as_labels(moving_mask)
     masks = as_masks(fixed, moving, fixed_mask, moving_mask)
     encoders, placement = encoders or EncoderPool(), placement or Placement()
     plan_ = plan(
@@ -116,33 +118,22 @@ def register(  # noqa: PLR0913 - all but the images by name
         with timer.stage("warp"):
             report("warp", 0.0)
             fields = _fields(match.solution, fixed, moving, plan_)
-            warped = warp_volume(
-                moving,
-                fields.displacement,
-                device=device,
-                download=False,
-                outside=min(0.0, plan_.moving_lowest),
-                known=True,
-            )
             report("warp", 1.0)
         # A GPU is at work still: nothing has waited for it since the features. By its events this
         # lasts as long as it waits for the host here.
         with timer.stage("hash"):
             hashes = {"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])}
         with timer.stage("quality"):
-            quality = run_quality(
-                match.solution,
-                plan_.grids.control,
-                fields.displacement,
-                device,
-                inverse_misses=fields.inverse_misses,
-            )
-            if match.decoys is not None:
-                quality = replace(quality, **vars(match.decoys.measures()))
+            quality = _quality(match, fields, plan_)
             encoding = None if match.encoding is None else match.encoding()
         with timer.stage("deliver"):
             displacement, warped, inverse, certainty = deliver(
-                placement, device, fields.displacement, warped, fields.inverse, fields.confidence
+                placement,
+                device,
+                fields.displacement,
+                fields.warped,
+                fields.inverse,
+                fields.confidence,
             )
         timings_ms = timer.finish()
     return RegistrationResult(
@@ -179,6 +170,7 @@ class _Fields:
     """What becomes of a solution on the grids of the images."""
 
     displacement: DisplacementField
+    warped: Volume
     inverse: DisplacementField | None
     inverse_misses: tuple[Array, Array] | None
     confidence: Array | None
@@ -234,7 +226,7 @@ def _weights(counts: tuple[Array, Array], features: FeaturePair) -> tuple[Array,
 
 
 def _fields(solution: Solution, fixed: Volume, moving: Volume, plan_: Plan) -> _Fields:
-    """Displacement, and inverse and confidence where they are asked for."""
+    """Displacement and warped image, and inverse and confidence where they are asked for."""
     config, device, control = plan_.config, plan_.device, plan_.grids.control
     displacement = whole_displacement(
         solution.field, control, fixed.geometry, plan_.initial, device
@@ -253,7 +245,33 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, plan_: Plan) -> _
             solution.field, control, moving.geometry, plan_.initial, device
         )
         misses = inverse_misses(missed_mm, device)
-    return _Fields(displacement, inverse, misses, certainty)
+    warped = warp_volume(
+        moving,
+        displacement,
+        device=device,
+        download=False,
+        outside=min(0.0, plan_.moving_lowest),
+        known=True,
+    )
+    return _Fields(displacement, warped, inverse, misses, certainty)
+
+
+def _quality(match: _Match, fields: _Fields, plan_: Plan) -> RunQuality:
+    """What is known of the result; waits for it, once."""
+    quality = run_quality(
+        match.solution,
+        plan_.grids.control,
+        fields.displacement,
+        plan_.device,
+        inverse_misses=fields.inverse_misses,
+    )
+    if match.decoys is None:
+        return quality
+    return replace(quality, **vars(match.decoys.measures()))
+
+
+def _as_labels(mask: LabelsLike | None) -> LabelMap | None:
+    return None if mask is None else as_labels(mask, mask=True)
 
 
 def _check_places(fixed: Volume, moving: Volume, plan_: Plan, placement: Placement) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from .solve import INVERSE_MISS_MM
 from .types import RunQuality
 
 #: Mean squared feature difference of images that are nearly the same: these cannot match better.
@@ -143,7 +144,8 @@ RULES = (
         lambda quality: quality.inverse_missed_percent,
         warn=0.01,
         refuse=math.inf,
-        text="the inverse misses {} of the moving image's points by more than 0.1 mm",
+        text="the inverse misses {} of the moving image's points by more than "
+        f"{INVERSE_MISS_MM:g} mm",
         unit=" %",
         advice=": the field folds there; raise --smoothness or --fold-penalty",
     ),
