@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinoreg_rt.geometry import index_to_lps, invert_affine, lps_to_index, transform_points
+from dinoreg_rt.pair import Pair, PairImage
 from dinoreg_rt.types import AffineTransform, Geometry, Volume
 
 
@@ -53,6 +54,14 @@ def centres_of(grid: Geometry) -> np.ndarray:
     z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float64) for n in grid.shape_zyx], indexing="ij")
     points = transform_points(index_to_lps(grid), np.stack([x, y, z], -1).reshape(-1, 3))
     return points.reshape(*grid.shape_zyx, 3)
+
+
+def bright_pair(fixed: Volume, moving: Volume, fixed_mask: np.ndarray | None = None) -> Pair:
+    """Two MR images whose intensities from 0 to 1 count, as they are."""
+    return (
+        PairImage("fixed", fixed, fixed_mask, "mr", (0.0, 1.0), float(fixed.array.min())),
+        PairImage("moving", moving, None, "mr", (0.0, 1.0), float(moving.array.min())),
+    )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from .coarse import CoarseImage
 from .config import LinearModel
 from .device import Device
 from .geometry import centre_lps_mm, corners_lps_mm, index_to_lps, transform_points
+from .pair import Pair
 from .types import AffineTransform, Array, FloatArray, Volume
 
 #: Methods that look at both images.
@@ -80,24 +81,15 @@ class Alignment:
         return {name: value for name, value in named if value is not None}
 
 
-def initial_alignment(
-    fixed: Volume,
-    moving: Volume,
-    method: str,
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    masks: tuple[Array | None, Array | None] = (None, None),
-) -> Alignment:
+def initial_alignment(pair: Pair, method: str) -> Alignment:
     """Fixed points to moving points without a search: `search_alignment` is for the rest.
 
     Args:
-        fixed: the fixed image.
-        moving: the moving image.
+        pair: fixed and moving image.
         method: ``none`` (positions as in the headers), ``centre`` (middles of the image boxes),
-            ``moments`` (centres of mass), or a transform file (``.tfm``, ``.h5``, ``.txt``, ANTs
-            ``.mat``) that maps fixed points to moving points.
-        windows: intensities that count as 0 and 1, fixed and moving; ``moments`` weighs voxels by
-            them.
-        masks: (D, H, W) of each image, or None; ``moments`` looks at voxels that are not 0.
+            ``moments`` (centres of mass of the windowed intensities inside the masks), or a
+            transform file (``.tfm``, ``.h5``, ``.txt``, ANTs ``.mat``) that maps fixed points to
+            moving points.
 
     Raises:
         InputError: a transform file that cannot be read or is not affine.
@@ -105,11 +97,12 @@ def initial_alignment(
     if method == "none":
         return Alignment(AffineTransform.identity(), "none: positions as in the headers")
     if method == "centre":
-        shift = centre_lps_mm(moving.geometry) - centre_lps_mm(fixed.geometry)
+        fixed, moving = (centre_lps_mm(image.volume.geometry) for image in pair)
+        shift = moving - fixed
         return Alignment(_translation(shift), f"centre of the image boxes: {_text(shift)}")
     if method == "moments":
-        fixed_centre = centre_of_mass(fixed, windows[0], masks[0])
-        shift = centre_of_mass(moving, windows[1], masks[1]) - fixed_centre
+        fixed, moving = (centre_of_mass(i.volume, i.window, i.mask) for i in pair)
+        shift = moving - fixed
         return Alignment(_translation(shift), f"centres of mass: {_text(shift)}")
     from .io import read_initial
 
@@ -254,12 +247,12 @@ def centre_of_mass(
     scaled = np.clip(array, low, high) - np.float32(low)
     if mask is not None:
         scaled *= mask != 0
-    total = float(scaled.sum(dtype=np.float64))
-    if total <= 0:
-        return centre_lps_mm(volume.geometry)
+    # Two sums over all voxels, not three: they are what the planning of a pair takes longest for.
     planes = scaled.sum(axis=(1, 2), dtype=np.float64)
-    rows = scaled.sum(axis=(0, 2), dtype=np.float64)
-    columns = scaled.sum(axis=(0, 1), dtype=np.float64)
+    if planes.sum() <= 0:
+        return centre_lps_mm(volume.geometry)
+    summed = scaled.sum(axis=0, dtype=np.float64)
+    rows, columns = summed.sum(axis=1), summed.sum(axis=0)
     index_xyz = [
         float(sums @ np.arange(sums.size)) / float(sums.sum()) for sums in (columns, rows, planes)
     ]

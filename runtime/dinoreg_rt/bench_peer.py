@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,10 @@ def run_convexadam(
         files = [Path(folder) / f"{role}.npy" for role in roles]
         features = [Path(folder) / f"{role}_features.npy" for role in roles]
         with device.active():
-            images = working_images(volumes, plan, cropped=True)
+            fixed, moving = plan.sides(*volumes)
+            # The peer knows one grid: the moving image on the fixed one's, not on its own part.
+            moving = replace(moving, working=plan.grids.working)
+            images = working_images((fixed, moving), plan.grids.pool_zyx, device)
             pair = MindFeatures.of(plan.config).compute(*images, device)
             arrays = [image.array for image in images]
             arrays += [found[..., : pair.channels] for found in (pair.fixed, pair.moving)]

@@ -16,6 +16,7 @@ import dinoreg_kernels
 from .body import body_mask, bounding_box, find_body, implausible
 from .device import Device
 from .geometry import compose_affines, corners_lps_mm, shifted_grid
+from .pair import Pair, PairImage
 from .preprocess import resample_volume, weight_on, window
 from .types import AffineTransform, Array, FloatArray, Geometry, Volume
 
@@ -78,19 +79,11 @@ class CellFeatures:
         return CellFeatures(self.mind[box], self.weight[box], self.body[box], self.seen[box])
 
 
-def coarse_pair(
-    volumes: tuple[Volume, Volume],
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    masks: tuple[Array | None, Array | None],
-    device: Device,
-) -> tuple[CoarseImage, CoarseImage]:
+def coarse_pair(pair: Pair, device: Device) -> tuple[CoarseImage, CoarseImage]:
     """Fixed and moving image on cells of one size, along the axes of the fixed image."""
-    axes = volumes[0].geometry.direction
-    size = cell_size_mm(volumes[0].geometry, volumes[1].geometry)
-    first, second = (
-        coarse_image(volume, limits, mask, axes, size, device)
-        for volume, limits, mask in zip(volumes, windows, masks, strict=True)
-    )
+    fixed, moving = (image.volume.geometry for image in pair)
+    size = cell_size_mm(fixed, moving)
+    first, second = (coarse_image(image, fixed.direction, size, device) for image in pair)
     return first, second
 
 
@@ -101,34 +94,25 @@ def cell_size_mm(fixed: Geometry, moving: Geometry) -> float:
     return max(size, *(math.cbrt(float(box.prod()) / _MOST_CELLS) for box in boxes))
 
 
-def coarse_image(
-    volume: Volume,
-    limits: tuple[float, float],
-    mask: Array | None,
-    axes: FloatArray,
-    cell_mm: float,
-    device: Device,
-) -> CoarseImage:
-    """`volume` where its header puts it, on cells along `axes`.
+def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Device) -> CoarseImage:
+    """`scan` where its header puts it, on cells along `axes`.
 
     Args:
-        volume: the image.
-        limits: intensities that become 0 and 1.
-        mask: (D, H, W) where the image counts, or None.
+        scan: the image.
         axes: 3x3, columns are the lattice's LPS directions.
         cell_mm: edge of a cell.
         device: the host.
     """
-    here = AffineTransform.identity()
+    volume, here = scan.volume, AffineTransform.identity()
     cells = _covering_lattice(volume.geometry, axes, cell_mm)
     grid = fine_grid(cells)
     # Beyond the image is air here, unlike where voxels are matched: that fields of view end alike
     # is a hint. With borders that go on, one of seven MR-CT pairs was aligned elsewhere.
-    air = float(volume.array.min())
-    image = window(resample_volume(volume, grid, here, device, outside=air), *limits)
+    image = resample_volume(volume, grid, here, device, outside=scan.lowest)
+    image = window(image, *scan.window)
     seen = weight_on(grid, volume, None, here, device)
-    if mask is not None:
-        seen = seen * weight_on(grid, volume, mask, here, device)
+    if scan.mask is not None:
+        seen = seen * weight_on(grid, volume, scan.mask, here, device)
     body = find_body(image, seen)
     doubt = implausible(body, seen)
     if not body.any():  # nothing stands out: all that is seen counts

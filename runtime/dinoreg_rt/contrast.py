@@ -11,8 +11,9 @@ import numpy as np
 from .config import RegistrationConfig
 from .device import Device
 from .geometry import coarsened_grid
+from .pair import Pair
 from .preprocess import WorkingGrids, required, resample_volume, weight_on, window
-from .types import AffineTransform, FloatArray, Modality, Volume
+from .types import AffineTransform, FloatArray, Modality
 
 #: What two MR images must reach to count as alike. Measured after a rough start, correlation and
 #: rising share: 0.33 to 0.96 and 0.78 to 1 for pairs of one sequence; -0.07 to 0.03 and below 0 for
@@ -46,29 +47,23 @@ class Contrast:
 
 
 def compare_contrast(
-    volumes: tuple[Volume, Volume],
-    modalities: tuple[Modality, Modality],
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    initial: AffineTransform,
-    grids: WorkingGrids,
-    device: Device,
+    pair: Pair, initial: AffineTransform, grids: WorkingGrids, device: Device
 ) -> Contrast:
     """Whether the intensities of two images can be compared.
 
     Args:
-        volumes: fixed and moving image.
-        modalities: of both.
-        windows: intensities that count as 0 and 1.
+        pair: fixed and moving image.
         initial: fixed points to moving points.
         grids: the correlation is looked at on the cells of the discrete search.
         device: where to compute.
     """
-    if modalities[0] != modalities[1]:
+    modality = pair[0].modality
+    if pair[1].modality != modality:
         reason = "a CT and an MR show tissues in different orders of brightness"
         return Contrast(alike=False, close=False, reason=reason)
-    if modalities[0] == "ct":
+    if modality == "ct":
         return Contrast(alike=True, close=False, reason="two CT show tissues alike")
-    tissue = common_tissue(volumes, windows, initial, grids, device)
+    tissue = common_tissue(pair, initial, grids, device)
     value, rising = correlation(*tissue), rising_share(*tissue)
     numbers = f"correlation {value:.2f}, rising share {rising:.2f} after the initial alignment"
     alike = value >= LEAST_CORRELATION and rising >= LEAST_RISING_SHARE
@@ -101,20 +96,16 @@ def _rising(given: FloatArray, mean_of: FloatArray) -> float:
 
 
 def common_tissue(
-    volumes: tuple[Volume, Volume],
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    initial: AffineTransform,
-    grids: WorkingGrids,
-    device: Device,
+    pair: Pair, initial: AffineTransform, grids: WorkingGrids, device: Device
 ) -> tuple[FloatArray, FloatArray]:
     """Windowed intensities of both images in the search cells that hold tissue in both, (N,)."""
     cells = coarsened_grid(grids.control, grids.search_factor_zyx)
     maps = (AffineTransform.identity(), initial)
     images = [
-        window(resample_volume(volume, cells, affine, device), low, high)
-        for volume, affine, (low, high) in zip(volumes, maps, windows, strict=True)
+        window(resample_volume(image.volume, cells, affine, device), *image.window)
+        for image, affine in zip(pair, maps, strict=True)
     ]
-    inside = weight_on(cells, volumes[1], None, initial, device) > 0.5
+    inside = weight_on(cells, pair[1].volume, None, initial, device) > 0.5
     inside &= (images[0] > _AIR) & (images[1] > _AIR)
     first, second = (np.asarray(device.download(i[inside]), np.float64) for i in images)
     return first, second

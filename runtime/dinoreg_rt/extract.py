@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .device import StageTimer
+from .device import Device, StageTimer
 from .errors import RegistrationError
 from .features import (
     FeaturePair,
@@ -20,8 +20,9 @@ from .features import (
     control_intensities,
     join_features,
 )
+from .pair import Sides, SolverSide
 from .preprocess import required, resample_volume, weight_on, window
-from .types import AffineTransform, Array, EncodingSummary, Volume
+from .types import Array, EncodingSummary, Volume
 
 if TYPE_CHECKING:
     from .encoder.pool import EncoderPool
@@ -46,52 +47,48 @@ class Extracted:
     encoding: Callable[[], EncodingSummary] | None
 
 
-def field_of_view(
-    volumes: tuple[Volume, Volume],
-    masks: tuple[Array | None, Array | None],
-    organ_weight: Array | None,
-    plan: Plan,
-) -> tuple[Array, Array]:
+def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> tuple[Array, Array]:
     """How much each control voxel of either image counts: field of view, masks, bodies, organs.
 
     Args:
-        volumes: fixed and moving image.
-        masks: (D, H, W) of each image, or None.
+        sides: both images on `device`.
         organ_weight: (D, H, W) of the fixed image, 0 or more, or None: 1 everywhere.
-        plan: the decisions.
+        device: where to compute.
 
     Raises:
         RegistrationError: nothing is left to compare.
     """
-    (fixed, moving), device = volumes, plan.device
-    grid, lattice = plan.grids.control, plan.lattice.control
-    if masks[0] is None:
-        fixed_weight = device.xp.ones(grid.shape_zyx, np.float32)
-    else:
-        fixed_weight = weight_on(grid, fixed, masks[0], AffineTransform.identity(), device)
+    fixed, moving = (_weight(side, device) for side in sides)
     if organ_weight is not None:
-        fixed_weight *= weight_on(grid, fixed, organ_weight, AffineTransform.identity(), device)
-    moving_weight = weight_on(lattice, moving, masks[1], plan.initial, device)
-    fixed_body, moving_body = plan.bodies
-    if fixed_body is not None:
-        fixed_weight *= weight_on(
-            grid, fixed_body, fixed_body.array, AffineTransform.identity(), device
-        )
-    if moving_body is not None:
-        moving_weight *= weight_on(lattice, moving_body, moving_body.array, plan.initial, device)
-    left = device.numbers(fixed_weight.any(), moving_weight.any())
-    for role, any_left in zip(("fixed", "moving"), left, strict=True):
+        fixed *= _weight_by(sides[0], sides[0].image.volume, organ_weight, device)
+    left = device.numbers(fixed.any(), moving.any())
+    for side, any_left in zip(sides, left, strict=True):
         if not any_left:
             raise RegistrationError(
-                f"nothing of the {role} image is left to compare: its mask covers no part that "
-                "the other image reaches; check the mask and the initial alignment"
+                f"nothing of the {side.image.role} image is left to compare: its mask covers no "
+                "part that the other image reaches; check the mask and the initial alignment"
             )
-    return fixed_weight, moving_weight
+    return fixed, moving
+
+
+def _weight(side: SolverSide, device: Device) -> Array:
+    """Share of each control voxel in the image, its mask and its body."""
+    image = side.image
+    if image.role == "fixed" and image.mask is None:  # the lattice is the image's own
+        weight = device.xp.ones(side.control.shape_zyx, np.float32)
+    else:
+        weight = _weight_by(side, image.volume, image.mask, device)
+    if image.body is not None:
+        weight *= _weight_by(side, image.body, image.body.array, device)
+    return weight
+
+
+def _weight_by(side: SolverSide, image: Volume, mask: Array | None, device: Device) -> Array:
+    return weight_on(side.control, image, mask, side.affine, device)
 
 
 def extract_features(
-    volumes: tuple[Volume, Volume],
-    masks: tuple[Array | None, Array | None],
+    sides: Sides,
     plan: Plan,
     timer: StageTimer,
     report: Callable[[str, float], None],
@@ -100,8 +97,7 @@ def extract_features(
     """The features, and the intensities beside them, that a plan asks for.
 
     Args:
-        volumes: fixed and moving image.
-        masks: (D, H, W) of each image, or None.
+        sides: both images on the plan's device.
         plan: the decisions.
         timer: receives the stages ``encode`` and ``features``.
         report: called with a stage's name and its finished fraction.
@@ -111,25 +107,17 @@ def extract_features(
     weights: list[float] = []
     summary = None
     if plan.encoding is not None:
-        from .encoder.extract import SolverSide, encoder_features
+        from .encoder.extract import encoder_features
 
-        identity = AffineTransform.identity()
-        first, second = (
-            SolverSide(volume, mask, body, grid, affine)
-            for volume, mask, body, grid, affine in (
-                (volumes[0], masks[0], plan.bodies[0], plan.grids.control, identity),
-                (volumes[1], masks[1], plan.bodies[1], plan.lattice.control, plan.initial),
-            )
-        )
         sets, weights, summary = encoder_features(
-            plan.encoding, (first, second), plan.config, plan.device, timer, report, encoders
+            plan.encoding, sides, plan.config, plan.device, timer, report, encoders
         )
     with timer.stage("features"):
         report("features", 0.0)
         config, mind, intensities = plan.config, None, None
         correlates = required(config.correlation_weight) > 0
         if config.computes_mind or correlates:
-            images = working_images(volumes, plan)
+            images = working_images(sides, plan.grids.pool_zyx, plan.device)
         if config.computes_mind:
             mind = MindFeatures.of(config).compute(*images, plan.device)
         if mind is not None and config.uses_mind:
@@ -143,22 +131,24 @@ def extract_features(
 
 
 def working_images(
-    volumes: tuple[Volume, Volume], plan: Plan, *, cropped: bool = False
+    sides: Sides, pool_zyx: tuple[int, int, int], device: Device
 ) -> tuple[WorkingImage, WorkingImage]:
     """Both images windowed to 0..1 where features are computed.
 
     Args:
-        volumes: fixed and moving image.
-        plan: the decisions.
-        cropped: the moving image on the fixed one's working grid, not on its own part of it.
+        sides: both images on `device`.
+        pool_zyx: working voxels per control voxel.
+        device: where to compute.
     """
-    identity = AffineTransform.identity()
-    lattice = plan.grids.working if cropped else plan.lattice.working
-    images = []
-    for volume, grid, affine, (low, high) in (
-        (volumes[0], plan.grids.working, identity, plan.windows[0]),
-        (volumes[1], lattice, plan.initial, plan.windows[1]),
-    ):
-        array = resample_volume(volume, grid, affine, plan.device)
-        images.append(WorkingImage(window(array, low, high), grid, plan.grids.pool_zyx))
-    return images[0], images[1]
+    first, second = (
+        WorkingImage(
+            window(
+                resample_volume(side.image.volume, side.working, side.affine, device),
+                *side.image.window,
+            ),
+            side.working,
+            pool_zyx,
+        )
+        for side in sides
+    )
+    return first, second

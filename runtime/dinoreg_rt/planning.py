@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from .coarse import coarse_pair
 from .config import RegistrationConfig
 from .contrast import compare_contrast, fill_by_contrast
 from .demands import choose_machine
-from .device import Device, choose_device
+from .device import Device
 from .device_memory import (
     describe_device_memory,
     describe_storage,
@@ -26,14 +25,9 @@ from .io import as_mask, as_volume
 from .io.arrays import as_numpy, device_of
 from .memory import predict_memory
 from .moving_lattice import MovingLattice, plan_moving_lattice
-from .preprocess import (
-    WorkingGrids,
-    describe_objective,
-    detect_modality,
-    intensity_window,
-    plan_grids,
-)
-from .types import AffineTransform, Array, DeviceMemory, Modality, Volume
+from .pair import Pair, Sides, SolverSide, examine
+from .preprocess import WorkingGrids, describe_objective, plan_grids
+from .types import AffineTransform, DeviceMemory, Volume
 
 if TYPE_CHECKING:
     from .io import ImageLike, LabelsLike
@@ -44,29 +38,24 @@ class Plan:
     """What a registration will do, decided before any heavy work.
 
     Attributes:
-        device: where it will run.
+        pair: fixed and moving image, on the host.
+        device: where the registration will run.
         config: the configuration, nothing left open.
         alignment: the initial alignment, how it was found and how sure it is.
-        bodies: where the body is in the fixed and in the moving image, on grids of their own; None
-            where no body mask is used.
         grids: the lattices of the fixed image.
         lattice: where the moving image is looked at.
-        windows: intensities that count as 0 and 1, fixed and moving.
-        moving_lowest: the moving image's smallest intensity.
         encoding: what an encoder will be shown; None without one.
         choices: what was decided for the user, and why.
         memory_bytes: predicted peak on the host beside what the caller holds.
         device_memory: the same on the GPU, stage by stage; None on a CPU.
     """
 
+    pair: Pair
     device: Device
     config: RegistrationConfig
     alignment: Alignment
-    bodies: tuple[Volume | None, Volume | None]
     grids: WorkingGrids
     lattice: MovingLattice
-    windows: tuple[tuple[float, float], tuple[float, float]]
-    moving_lowest: float
     encoding: EncodingPlan | None
     choices: dict[str, str]
     memory_bytes: int
@@ -76,6 +65,17 @@ class Plan:
     def initial(self) -> AffineTransform:
         """Fixed points to moving points where the registration begins."""
         return self.alignment.transform
+
+    def sides(self, fixed: Volume, moving: Volume) -> Sides:
+        """Where both images are looked at; the images themselves are on the plan's device here."""
+        first, second = self.pair
+        identity, grids, lattice = AffineTransform.identity(), self.grids, self.lattice
+        return (
+            SolverSide(replace(first, volume=fixed), grids.working, grids.control, identity),
+            SolverSide(
+                replace(second, volume=moving), lattice.working, lattice.control, self.initial
+            ),
+        )
 
     def describe(self) -> str:
         """Several lines for people: grids, search, memory."""
@@ -111,138 +111,133 @@ def plan(
         DinoregError: inputs, device or parameters that cannot be used; no overlap; not enough
             memory.
     """
-    fixed, moving = host_volume(as_volume(fixed)), host_volume(as_volume(moving))
-    masks = as_masks(fixed, moving, fixed_mask, moving_mask)
-    config = config or RegistrationConfig()
+    return plan_volumes(
+        as_volume(fixed),
+        as_volume(moving),
+        config or RegistrationConfig(),
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        encoders=encoders or EncoderPool(),
+    )
+
+
+def plan_volumes(
+    fixed: Volume,
+    moving: Volume,
+    config: RegistrationConfig,
+    *,
+    fixed_mask: LabelsLike | None,
+    moving_mask: LabelsLike | None,
+    encoders: EncoderPool,
+) -> Plan:
+    """`plan` of images that `as_volume` has checked."""
     device, device_reason = choose_machine(config)
     choices = {"device": device_reason}
-    modalities, windows = _intensities((fixed, moving), masks, config, choices)
-    alignment, bodies = _align(fixed, moving, config, windows, masks, choices)
-    initial = alignment.transform
-    grids, config = plan_grids(fixed.geometry, config, modalities)
+    pair = _examine_both(fixed, moving, fixed_mask, moving_mask, config, choices)
+    modalities = (pair[0].modality, pair[1].modality)
+    host = Device("cpu", threads=device.threads)
+    pair, alignment = _align(pair, config, host, choices)
+    grids, config = plan_grids(pair[0].volume.geometry, config, modalities)
     choices["working grid"] = describe(grids.working)
-    host = choose_device("cpu", config.threads)[0]
-    contrast = compare_contrast((fixed, moving), modalities, windows, initial, grids, host)
+    contrast = compare_contrast(pair, alignment.transform, grids, host)
     grids, config = fill_by_contrast(grids, config, modalities, contrast)
-    lattice = plan_moving_lattice(grids, moving.geometry, initial)
+    lattice = plan_moving_lattice(grids, pair[1].volume.geometry, alignment.transform)
     choices["objective"] = f"{describe_objective(config)}: {contrast.reason}"
-    encoders = encoders or EncoderPool()
-    encoding, said = _plan_features((fixed, moving), modalities, windows, config, device, encoders)
-    choices |= said
+    encoding = _plan_features(pair, config, device, encoders, choices)
     if config.intensity == "auto" and config.computes_mind:
         intensity = "on" if contrast.alike else "off"
         choices["local intensities"] = f"{intensity}: {contrast.reason}"
         config = config.model_copy(update={"intensity": intensity})
-    config = config.model_copy(
-        update={
-            "device": device.name,
-            "threads": device.threads,
-            "fixed_modality": modalities[0],
-            "moving_modality": modalities[1],
-        }
-    )
+    decided = {
+        "device": device.name,
+        "threads": device.threads,
+        "fixed_modality": modalities[0],
+        "moving_modality": modalities[1],
+    }
+    config = config.model_copy(update=decided)
+    volumes = (pair[0].volume, pair[1].volume)
     device_memory = None
     if device.kind == "cuda":
         held = encoding.engine_bytes() if encoding is not None and encoders.holds(encoding) else 0
-        predict = partial(predict_device_memory, (fixed, moving), grids, lattice, config)
+        predict = partial(predict_device_memory, volumes, grids, lattice, config)
         encoding, device_memory = fit_to_device(device, encoding, predict, config, held)
         if encoding is not None:
             choices["GPU memory"] = describe_storage(encoding, device_memory)
     return Plan(
+        pair=pair,
         device=device,
         config=config,
         alignment=alignment,
-        bodies=bodies,
         grids=grids,
         lattice=lattice,
-        windows=windows,
-        moving_lowest=float(moving.array.min()),
         encoding=encoding,
         choices=choices,
-        memory_bytes=predict_memory(fixed, moving, grids, lattice, config, encoding, device),
+        memory_bytes=predict_memory(*volumes, grids, lattice, config, encoding, device),
         device_memory=device_memory,
     )
 
 
-def _intensities(
-    volumes: tuple[Volume, Volume],
-    masks: tuple[Array | None, Array | None],
+def _examine_both(
+    fixed: Volume,
+    moving: Volume,
+    fixed_mask: LabelsLike | None,
+    moving_mask: LabelsLike | None,
     config: RegistrationConfig,
     choices: dict[str, str],
-) -> tuple[tuple[Modality, Modality], tuple[tuple[float, float], tuple[float, float]]]:
-    """Modalities of both images and the intensities that count as 0 and 1; `choices` says why."""
-    modalities, windows = [], []
-    wanted = (config.fixed_modality, config.moving_modality)
-    for role, volume, mask, choice in zip(("fixed", "moving"), volumes, masks, wanted, strict=True):
-        modality, choices[f"{role} modality"] = detect_modality(volume, choice)
-        modalities.append(modality)
-        windows.append(intensity_window(volume, modality, config, mask))
-    return (modalities[0], modalities[1]), (windows[0], windows[1])
+) -> Pair:
+    """Both images on the host, each by itself; `choices` says why."""
+    first = None if fixed_mask is None else as_mask(fixed_mask, fixed.geometry, "fixed")
+    second = None if moving_mask is None else as_mask(moving_mask, moving.geometry, "moving")
+    one, choices["fixed modality"] = examine("fixed", _on_host(fixed), first, config)
+    other, choices["moving modality"] = examine("moving", _on_host(moving), second, config)
+    return one, other
+
+
+def _align(
+    pair: Pair, config: RegistrationConfig, host: Device, choices: dict[str, str]
+) -> tuple[Pair, Alignment]:
+    """The images with their bodies, and the initial alignment: both come from coarse images."""
+    searched = config.initial in SEARCHES
+    if searched or config.body_mask == "auto":
+        coarse = coarse_pair(pair, host)
+    if searched:
+        alignment = search_alignment(coarse, config.initial, config.linear, host)
+    else:
+        alignment = initial_alignment(pair, config.initial)
+    choices["initial alignment"] = alignment.method
+    if config.body_mask == "off":
+        return pair, alignment
+    images = []
+    for image, seen in zip(pair, coarse, strict=True):
+        choices[f"{image.role} body mask"] = f"off: {seen.doubt}" if seen.doubt else "on"
+        images.append(image if seen.doubt else replace(image, body=seen.mask()))
+    return (images[0], images[1]), alignment
 
 
 def _plan_features(
-    volumes: tuple[Volume, Volume],
-    modalities: Sequence[Modality],
-    windows: tuple[tuple[float, float], tuple[float, float]],
+    pair: Pair,
     config: RegistrationConfig,
     device: Device,
     encoders: EncoderPool,
-) -> tuple[EncodingPlan | None, dict[str, str]]:
-    """What the features are made of, and how that is said."""
+    choices: dict[str, str],
+) -> EncodingPlan | None:
+    """What an encoder will be shown, if there is one; `choices` says what features are made of."""
     if config.encoder is None:
-        return None, {"features": "MIND-SSC, because no encoder was given"}
-    encoding, choices = plan_encoding(volumes, modalities, windows, config, device, encoders)
+        choices["features"] = "MIND-SSC, because no encoder was given"
+        return None
+    encoding, said = plan_encoding(pair, config, device, encoders)
     text = f"{config.components} components of {encoding.bundle.name}"
     if config.axis == "all":
         text += " for each axis"
     if config.uses_mind:
         text += f", joined with MIND-SSC of weight {config.mind_weight:g}"
     if config.trust:
-        choices["trust"] = "judged by MIND-SSC, not by the encoder's features"
-    return encoding, {"features": text} | choices
+        said["trust"] = "judged by MIND-SSC, not by the encoder's features"
+    choices |= {"features": text} | said
+    return encoding
 
 
-def as_masks(
-    fixed: Volume,
-    moving: Volume,
-    fixed_mask: LabelsLike | None,
-    moving_mask: LabelsLike | None,
-) -> tuple[Array | None, Array | None]:
-    """Both masks as arrays on the grids of their images; None where none is given."""
-    return (
-        None if fixed_mask is None else as_mask(fixed_mask, fixed.geometry, "fixed"),
-        None if moving_mask is None else as_mask(moving_mask, moving.geometry, "moving"),
-    )
-
-
-def _align(
-    fixed: Volume,
-    moving: Volume,
-    config: RegistrationConfig,
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    masks: tuple[Array | None, Array | None],
-    choices: dict[str, str],
-) -> tuple[Alignment, tuple[Volume | None, Volume | None]]:
-    """The initial alignment and the bodies, both from the coarse images; `choices` says why."""
-    searched = config.initial in SEARCHES
-    if searched or config.body_mask == "auto":
-        host = choose_device("cpu", config.threads)[0]
-        coarse = coarse_pair((fixed, moving), windows, masks, host)
-    if searched:
-        alignment = search_alignment(coarse, config.initial, config.linear, host)
-    else:
-        alignment = initial_alignment(fixed, moving, config.initial, windows, masks)
-    choices["initial alignment"] = alignment.method
-    if config.body_mask == "off":
-        return alignment, (None, None)
-    bodies = []
-    for role, image in zip(("fixed", "moving"), coarse, strict=True):
-        bodies.append(image.mask() if image.doubt is None else None)
-        choices[f"{role} body mask"] = f"off: {image.doubt}" if image.doubt else "on"
-    return alignment, (bodies[0], bodies[1])
-
-
-def host_volume(volume: Volume) -> Volume:
+def _on_host(volume: Volume) -> Volume:
     """The same image with its voxels on the host; the image itself where they are there."""
     if device_of(volume.array) == "cpu":
         return volume

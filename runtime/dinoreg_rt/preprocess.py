@@ -168,11 +168,10 @@ def whole_voxels(length_mm: float, grid: Geometry, least: int = 1) -> tuple[int,
     return (z, y, x)
 
 
-def detect_modality(volume: Volume, wanted: ModalityChoice) -> tuple[Modality, str]:
-    """The modality of an image, and why."""
+def detect_modality(lowest: float, wanted: ModalityChoice) -> tuple[Modality, str]:
+    """The modality of an image by its smallest intensity, and why."""
     if wanted != "auto":
         return wanted, f"{wanted}, as asked"
-    lowest = float(volume.array.min())
     if lowest <= _CT_LOWEST_HU:
         return "ct", f"ct, because values go down to {lowest:.0f}, as they do on a CT"
     return "mr", f"mr, because no value lies below {_CT_LOWEST_HU:.0f} (lowest {lowest:.4g})"

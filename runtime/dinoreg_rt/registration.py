@@ -19,11 +19,12 @@ from .encoder.engines import ENGINE_PACKAGES
 from .encoder.pool import EncoderPool
 from .extract import extract_features, field_of_view
 from .features import FeaturePair
-from .io import as_labels, as_volume, as_weights
+from .io import as_volume, as_weights
 from .io.arrays import check_device
 from .memory import check_memory
+from .pair import Sides
 from .placement import Placement, deliver
-from .planning import Plan, as_masks, host_volume, plan
+from .planning import Plan, plan, plan_volumes
 from .preprocess import required, uploaded
 from .provenance import content_hash, versions
 from .quality import run_quality
@@ -38,7 +39,7 @@ from .solve import (
     whole_displacement,
 )
 from .streams import working_stream
-from .types import Array, DisplacementField, EncodingSummary, LabelMap, RunQuality, Volume
+from .types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
 from .warp import warp_volume
 
 if TYPE_CHECKING:
@@ -88,13 +89,14 @@ def register(  # noqa: PLR0913 - all but the images by name
         DinoregError: see `dinoreg_rt.errors`; the message says what to do.
     """
     fixed, moving = as_volume(fixed), as_volume(moving)
-    on_host = host_volume(fixed), host_volume(moving)
-    # Read once; the plan looks at them, too.
-    fixed_mask, moving_mask = _as_labels(fixed_mask), _as_labels(moving_mask)
-    masks = as_masks(fixed, moving, fixed_mask, moving_mask)
     encoders, placement = encoders or EncoderPool(), placement or Placement()
-    plan_ = plan(
-        *on_host, config, fixed_mask=fixed_mask, moving_mask=moving_mask, encoders=encoders
+    plan_ = plan_volumes(
+        fixed,
+        moving,
+        config or RegistrationConfig(),
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        encoders=encoders,
     )
     if on_plan is not None:
         on_plan(plan_)
@@ -111,10 +113,9 @@ def register(  # noqa: PLR0913 - all but the images by name
     ):
         with timer.stage("field of view"):
             fixed, moving = uploaded(fixed, device), uploaded(moving, device)
-            counts = field_of_view((fixed, moving), masks, organ_weight, plan_)
-        match = _match(
-            (fixed, moving), masks, counts, plan_, timer, report, encoders, keep=keep_features
-        )
+            sides = plan_.sides(fixed, moving)
+            counts = field_of_view(sides, organ_weight, device)
+        match = _match(sides, counts, plan_, timer, report, encoders, keep=keep_features)
         with timer.stage("warp"):
             report("warp", 0.0)
             fields = _fields(match.solution, fixed, moving, plan_)
@@ -122,7 +123,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         # A GPU is at work still: nothing has waited for it since the features. By its events this
         # lasts as long as it waits for the host here.
         with timer.stage("hash"):
-            hashes = {"fixed": content_hash(on_host[0]), "moving": content_hash(on_host[1])}
+            hashes = {str(image.role): content_hash(image.volume) for image in plan_.pair}
         with timer.stage("quality"):
             quality = _quality(match, fields, plan_)
             encoding = None if match.encoding is None else match.encoding()
@@ -177,8 +178,7 @@ class _Fields:
 
 
 def _match(
-    volumes: tuple[Volume, Volume],
-    masks: tuple[Array | None, Array | None],
+    sides: Sides,
     counts: tuple[Array, Array],
     plan_: Plan,
     timer: StageTimer,
@@ -189,7 +189,7 @@ def _match(
 ) -> _Match:
     """Features, the solver on them, and its search once more in mirror images."""
     config, grids, lattice, device = plan_.config, plan_.grids, plan_.lattice, plan_.device
-    extracted = extract_features(volumes, masks, plan_, timer, report, encoders)
+    extracted = extract_features(sides, plan_, timer, report, encoders)
     features, mind = extracted.features, extracted.mind
     options = solver_options(config, grids)
     with timer.stage("solve"):
@@ -250,7 +250,7 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, plan_: Plan) -> _
         displacement,
         device=device,
         download=False,
-        outside=min(0.0, plan_.moving_lowest),
+        outside=min(0.0, plan_.pair[1].lowest),
         known=True,
     )
     return _Fields(displacement, warped, inverse, misses, certainty)
@@ -268,10 +268,6 @@ def _quality(match: _Match, fields: _Fields, plan_: Plan) -> RunQuality:
     if match.decoys is None:
         return quality
     return replace(quality, **vars(match.decoys.measures()))
-
-
-def _as_labels(mask: LabelsLike | None) -> LabelMap | None:
-    return None if mask is None else as_labels(mask, mask=True)
 
 
 def _check_places(fixed: Volume, moving: Volume, plan_: Plan, placement: Placement) -> None:

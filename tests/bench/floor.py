@@ -52,7 +52,8 @@ class Timed:
 def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
     """The parts of the default registration of a pair, under their names in `bench_work`."""
     config, grids, lattice = plan_.config, plan_.grids, plan_.lattice
-    images, source = working_images((fixed, moving), plan_), MindFeatures.of(plan_.config)
+    images = working_images(plan_.sides(fixed, moving), grids.pool_zyx, CPU)
+    source = MindFeatures.of(config)
     features = source.compute(*images, CPU)
     weights = (features.fixed_weight, features.moving_weight)
     options = solver_options(config, grids)

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from phantoms import Body, centres_of, make_grid
+from phantoms import Body, bright_pair, centres_of, make_grid
 
 from dinoreg_rt import io
 from dinoreg_rt.align import centre_of_mass, initial_alignment
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.geometry import centre_lps_mm
 from dinoreg_rt.types import AffineTransform, Volume
-
-WINDOWS = ((0.0, 1.0), (0.0, 1.0))
 
 
 def body_at(centre: tuple[float, float, float], direction: str, grid_centre=None) -> Volume:
@@ -27,7 +25,7 @@ MOVING = body_at((105.0, 47.0, -32.0), "oblique", (108.0, 40.0, -30.0))
 
 
 def test_none_is_the_identity() -> None:
-    found = initial_alignment(FIXED, MOVING, "none", WINDOWS)
+    found = initial_alignment(bright_pair(FIXED, MOVING), "none")
     affine, reason = found.transform, found.method
     np.testing.assert_array_equal(affine.matrix, np.eye(3))
     np.testing.assert_array_equal(affine.translation_mm, 0)
@@ -35,7 +33,7 @@ def test_none_is_the_identity() -> None:
 
 
 def test_centre_puts_the_boxes_together() -> None:
-    found = initial_alignment(FIXED, MOVING, "centre", WINDOWS)
+    found = initial_alignment(bright_pair(FIXED, MOVING), "centre")
     affine, reason = found.transform, found.method
     np.testing.assert_allclose(
         centre_lps_mm(FIXED.geometry) + affine.translation_mm, centre_lps_mm(MOVING.geometry)
@@ -46,7 +44,7 @@ def test_centre_puts_the_boxes_together() -> None:
 
 def test_moments_put_the_bodies_together() -> None:
     """The boxes' middles are 7.7 mm off, the bodies are found."""
-    found = initial_alignment(FIXED, MOVING, "moments", WINDOWS)
+    found = initial_alignment(bright_pair(FIXED, MOVING), "moments")
     affine, reason = found.transform, found.method
     # Measured: 3e-4 mm.
     np.testing.assert_allclose(affine.translation_mm, [100.0, 50.0, -40.0], atol=0.01)
@@ -60,8 +58,8 @@ def test_moments_look_only_inside_the_mask() -> None:
     fixed = Volume(spoiled, FIXED.geometry)
     mask = np.ones(spoiled.shape, np.float32)
     mask[:3] = 0
-    masked = initial_alignment(fixed, MOVING, "moments", WINDOWS, (mask, None)).transform
-    plain = initial_alignment(fixed, MOVING, "moments", WINDOWS).transform
+    masked = initial_alignment(bright_pair(fixed, MOVING, mask), "moments").transform
+    plain = initial_alignment(bright_pair(fixed, MOVING), "moments").transform
     truth = np.array([100.0, 50.0, -40.0])
     assert np.abs(masked.translation_mm - truth).max() < 0.5
     assert np.abs(plain.translation_mm - truth).max() > 2
@@ -85,7 +83,7 @@ def test_centre_of_mass_is_exact() -> None:
 def test_file(tmp_path: Path, name: str) -> None:
     wanted = AffineTransform([[0.0, -1.0, 0.0], [1.1, 0.0, 0.0], [0.0, 0.2, 0.9]], [1.0, -2.0, 3.5])
     io.write_affine(tmp_path / name, wanted)
-    found = initial_alignment(FIXED, MOVING, str(tmp_path / name), WINDOWS)
+    found = initial_alignment(bright_pair(FIXED, MOVING), str(tmp_path / name))
     affine, reason = found.transform, found.method
     assert found.numbers() == {}
     np.testing.assert_allclose(affine.matrix, wanted.matrix, atol=1e-12)
@@ -95,4 +93,4 @@ def test_file(tmp_path: Path, name: str) -> None:
 
 def test_word_that_is_no_file() -> None:
     with pytest.raises(InputError, match="middle"):
-        initial_alignment(FIXED, MOVING, "middle", WINDOWS)
+        initial_alignment(bright_pair(FIXED, MOVING), "middle")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from phantoms import Body, centres_of, make_grid
+from phantoms import Body, bright_pair, centres_of, make_grid
 
 import dinoreg_rt
 from dinoreg_rt import AffineTransform, RegistrationConfig, Volume
@@ -20,7 +20,6 @@ GRID = make_grid((70, 52, 64), (4.0, 4.0, 4.0))
 HERE = AffineTransform.identity()
 #: Where the twin stands: the bodies touch, or the smaller one would not count as body.
 TWIN = AffineTransform(np.eye(3), np.array([222.0, 0.0, 0.0]))
-WINDOWS = ((0.0, 1.0), (0.0, 1.0))
 
 
 def someone(points: np.ndarray, seed: int = 3) -> np.ndarray:
@@ -46,7 +45,7 @@ def fixed_and_twins() -> tuple[Volume, Volume]:
 
 @pytest.fixture(scope="module")
 def images() -> tuple[CoarseImage, CoarseImage]:
-    return coarse_pair(fixed_and_twins(), WINDOWS, (None, None), HOST)
+    return coarse_pair(bright_pair(*fixed_and_twins()), HOST)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from phantoms import Body, centres_of, make_grid, make_phantom, other_contrast
+from phantoms import Body, bright_pair, centres_of, make_grid, make_phantom, other_contrast
 
 import dinoreg_rt
 from dinoreg_rt import AffineTransform, Geometry, RegistrationConfig, Volume
@@ -47,9 +47,7 @@ def rotation(degrees: float) -> np.ndarray:
 
 
 def align(fixed: Volume, moving: Volume, method: str = "auto", linear: str = "affine") -> Alignment:
-    windows = ((0.0, 1.0), (0.0, 1.0))
-    pair = coarse_pair((fixed, moving), windows, (None, None), HOST)
-    return search_alignment(pair, method, linear, HOST)
+    return search_alignment(coarse_pair(bright_pair(fixed, moving), HOST), method, linear, HOST)
 
 
 def error_mm(found: Alignment, truth: AffineTransform) -> float:

@@ -12,8 +12,9 @@ from ..device import Device
 from ..errors import RegistrationError
 from ..machine import memory_bytes
 from ..manifest import Graph, Normalisation
+from ..pair import Pair
 from ..trt import DEFAULT_BATCHES
-from ..types import Modality, Volume
+from ..types import Modality
 from .bundle import Bundle
 from .engines import GPU_ENGINES, choose_engine
 from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
@@ -140,19 +141,12 @@ class EncodingPlan:
 
 
 def plan_encoding(
-    volumes: tuple[Volume, Volume],
-    modalities: Sequence[Modality],
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    config: RegistrationConfig,
-    device: Device,
-    encoders: EncoderPool,
+    pair: Pair, config: RegistrationConfig, device: Device, encoders: EncoderPool
 ) -> tuple[EncodingPlan, dict[str, str]]:
     """Open the encoder's bundle and decide what it will be shown; also what was chosen and why.
 
     Args:
-        volumes: fixed and moving image.
-        modalities: of both.
-        windows: intensities that count as 0 and 1; for a CT the encoder has a window of its own.
+        pair: fixed and moving image.
         config: names the encoder.
         device: that the registration runs on.
         encoders: keeps bundles that were opened before.
@@ -163,8 +157,7 @@ def plan_encoding(
         RegistrationError: an image without anything to encode.
     """
     bundle = encoders.bundle(config.encoder or "")
-    windows = _encoder_windows(modalities, windows, config)
-    planes, plane_reason = _planes(volumes, windows, bundle, config)
+    planes, plane_reason = _planes(pair, bundle, config)
     graphs = [plane.graph for plane in planes]
     engine, engine_reason = choose_engine(config.engine, device, bundle, graphs)
     own = config.encoder_normalisation == "bundle"
@@ -204,25 +197,10 @@ def shown_window(
     return config.encoder_ct_window_hu if modality == "ct" else window
 
 
-def _encoder_windows(
-    modalities: Sequence[Modality],
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    config: RegistrationConfig,
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    first, second = (
-        shown_window(modality, window, config)
-        for modality, window in zip(modalities, windows, strict=True)
-    )
-    return first, second
-
-
 def _planes(
-    volumes: tuple[Volume, Volume],
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    bundle: Bundle,
-    config: RegistrationConfig,
+    pair: Pair, bundle: Bundle, config: RegistrationConfig
 ) -> tuple[tuple[PlaneStacks, ...], str]:
-    geometries = [volume.geometry for volume in volumes]
+    geometries = [image.volume.geometry for image in pair]
     names: tuple[Plane, ...]
     if config.axis == "all":
         names, reason = PLANES, "axial, coronal and sagittal, as asked"
@@ -238,28 +216,23 @@ def _planes(
     }
     total = sum(fineness.values())
     planes = tuple(
-        _plane_stacks(name, volumes, windows, bundle, config, fineness[name] / total)
-        for name in names
+        _plane_stacks(name, pair, bundle, config, fineness[name] / total) for name in names
     )
     return planes, reason
 
 
 def _plane_stacks(
-    plane: Plane,
-    volumes: tuple[Volume, Volume],
-    windows: tuple[tuple[float, float], tuple[float, float]],
-    bundle: Bundle,
-    config: RegistrationConfig,
-    weight: float,
+    plane: Plane, pair: Pair, bundle: Bundle, config: RegistrationConfig, weight: float
 ) -> PlaneStacks:
-    geometry = upright(volumes[0].geometry, plane)
+    geometry = upright(pair[0].volume.geometry, plane)
     _, rows, columns = geometry.shape_zyx
     aspect = rows * geometry.spacing_mm[1] / (columns * geometry.spacing_mm[0])
     graph, _ = bundle.graph_for(config.token_grid, aspect)
     stacks = []
-    for role, volume, window in zip(("fixed", "moving"), volumes, windows, strict=True):
+    for image in pair:
+        window = shown_window(image.modality, image.window, config)
         stack = plan_slices(
-            volume,
+            image.volume,
             window,
             plane,
             (graph.height, graph.width),
@@ -268,9 +241,9 @@ def _plane_stacks(
         )
         if not stack.encoded:
             raise RegistrationError(
-                f"no {plane} slice of the {role} image holds a value above {window[0]:g}, the "
-                "dark end of its intensity window: there is nothing to encode; check "
-                f"--{role}-modality and --encoder-ct-window-hu"
+                f"no {plane} slice of the {image.role} image holds a value above "
+                f"{window[0]:g}, the dark end of its intensity window: there is nothing to encode; "
+                f"check --{image.role}-modality and --encoder-ct-window-hu"
             )
         stacks.append(stack)
     return PlaneStacks(plane, graph, (stacks[0], stacks[1]), weight)

@@ -64,7 +64,7 @@ def read_examples(
     held_out: list[Array] = []
     for path in images:
         volume = read_volume(path)
-        modality, _ = detect_modality(volume, "auto")
+        modality, _ = detect_modality(float(volume.array.min()), "auto")
         window = shown_window(modality, intensity_window(volume, modality, config), config)
         plane, _ = choose_plane([volume.geometry])
         size = (graph.height, graph.width)

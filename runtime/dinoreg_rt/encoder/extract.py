@@ -17,6 +17,7 @@ from ..config import RegistrationConfig
 from ..device import Device, StageTimer
 from ..errors import RegistrationError
 from ..features import FeaturePair, padded_channels
+from ..pair import PairImage, Sides, SolverSide
 from ..preprocess import weight_on
 from ..provenance import content_hash
 from ..types import (
@@ -24,8 +25,6 @@ from ..types import (
     Array,
     EncodedPlaneSummary,
     EncodingSummary,
-    Geometry,
-    Volume,
 )
 from .cache import TokenCache, cache_folder, cache_key
 from .encoding import EncodingPlan, PlaneStacks
@@ -41,31 +40,11 @@ if TYPE_CHECKING:
     from ..trt.library import Flavour
 
 _IDENTITY = AffineTransform.identity()
-_ROLES = ("fixed", "moving")
-
-
-@dataclass(frozen=True, eq=False)
-class SolverSide:
-    """Where the features of one image are wanted.
-
-    Attributes:
-        volume: the image, on the registration's device.
-        mask: (D, H, W) of the image, or None: which tokens count for the joint basis.
-        body: the same on a grid of its own, or None.
-        grid: the control lattice.
-        affine: points of the lattice's space to the image's points.
-    """
-
-    volume: Volume
-    mask: Array | None
-    body: Volume | None
-    grid: Geometry
-    affine: AffineTransform
 
 
 def encoder_features(
     plan: EncodingPlan,
-    sides: tuple[SolverSide, SolverSide],
+    sides: Sides,
     config: RegistrationConfig,
     device: Device,
     timer: StageTimer,
@@ -119,7 +98,7 @@ class _PairTokens:
 def _tokens_of_pair(
     plan: EncodingPlan,
     plane: PlaneStacks,
-    sides: tuple[SolverSide, SolverSide],
+    sides: Sides,
     config: RegistrationConfig,
     device: Device,
     report: Callable[[str, float], None],
@@ -136,13 +115,13 @@ def _tokens_of_pair(
     result, cached = [], []
     entries: list[Future[bool]] = []
     unfinished: list[Callable[[], list[Future[bool]]]] = []
-    for image, (role, stack) in enumerate(zip(_ROLES, plane.stacks, strict=True)):
-        shape = plan.token_shape(plane, image)
+    for index, (side, stack) in enumerate(zip(sides, plane.stacks, strict=True)):
+        shape = plan.token_shape(plane, index)
         key = _key(plan, plane, stack, device) if cache is not None else ""
         stored = cache.load(key, shape) if cache is not None else None
         cached.append(stored is not None)
-        stack = replace(stack, volume=sides[image].volume)  # the plan's is on the host
-        progress = partial(report, f"encode {role}")
+        stack = replace(stack, volume=side.image.volume)  # the plan's is on the host
+        progress = partial(report, f"encode {side.image.role}")
         if stored is not None:
             progress(1.0)
             result.append(PatchTokens(stack, *stored))
@@ -251,19 +230,18 @@ def _key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Devi
     )
 
 
-def _tokens_inside(
-    plane: PlaneStacks, sides: Sequence[SolverSide], device: Device
-) -> list[Array | None]:
+def _tokens_inside(plane: PlaneStacks, sides: Sides, device: Device) -> list[Array | None]:
     """Of each image which tokens count, (encoded slices, tokens of one) bool; None: all."""
     found: list[Array | None] = []
-    for role, stack, side in zip(_ROLES, plane.stacks, sides, strict=True):
-        if side.mask is None and side.body is None:
+    for side, stack in zip(sides, plane.stacks, strict=True):
+        image = side.image
+        if image.mask is None and image.body is None:
             found.append(None)
             continue
-        inside = _inside(stack, side, device)
+        inside = _inside(stack, image, device)
         if not inside.any():
             raise RegistrationError(
-                f"the {role} mask (or the body in it) covers no token of an encoded slice; a "
+                f"the {image.role} mask (or the body in it) covers no token of an encoded slice; a "
                 "smaller --slice-stride or a larger mask is needed"
             )
         found.append(inside.reshape(len(inside), -1))
@@ -293,12 +271,12 @@ def _moments(
     return found
 
 
-def _inside(stack: SliceStack, side: SolverSide, device: Device) -> Array:
+def _inside(stack: SliceStack, scan: PairImage, device: Device) -> Array:
     """Whether each token of the encoded slices touches mask and body, (n, rows, columns)."""
     inside = np.ones(stack.tokens.shape_zyx, bool)
     for image, mask in (
-        (stack.volume, side.mask),
-        (side.body, None if side.body is None else side.body.array),
+        (scan.volume, scan.mask),
+        (scan.body, None if scan.body is None else scan.body.array),
     ):
         if image is not None and mask is not None:
             cover = weight_on(stack.tokens, image, mask, _IDENTITY, device)
@@ -310,15 +288,17 @@ def _sampled(
     tokens: Sequence[PatchTokens],
     basis: FeatureBasis,
     scale: Array,
-    sides: Sequence[SolverSide],
+    sides: Sides,
     device: Device,
 ) -> FeaturePair:
     arrays, weights = [], []
     channels = len(basis.variance)
     for of_image, side in zip(tokens, sides, strict=True):
         planes = project(of_image.tokens, basis, scale, device)
-        out = device.xp.zeros((*side.grid.shape_zyx, padded_channels(channels)), np.float16)
-        sample_features(planes, of_image.stack, side.grid, side.affine, out[..., :channels], device)
+        out = device.xp.zeros((*side.control.shape_zyx, padded_channels(channels)), np.float16)
+        sample_features(
+            planes, of_image.stack, side.control, side.affine, out[..., :channels], device
+        )
         arrays.append(out)
         weights.append(_tissue_weight(of_image.stack, side, device))
     return FeaturePair(arrays[0], arrays[1], weights[0], weights[1], channels)
@@ -328,7 +308,7 @@ def _tissue_weight(stack: SliceStack, side: SolverSide, device: Device) -> Array
     """1 where a control voxel holds anything above the window's dark end, else 0: as with MIND-SSC
     flat places, which look alike everywhere, say nothing about a match."""
     tissue = device.upload(stack.volume.array, np.float32) > np.float32(stack.window[0])
-    cover = weight_on(side.grid, stack.volume, tissue, side.affine, device)
+    cover = weight_on(side.control, stack.volume, tissue, side.affine, device)
     return (cover > 0).astype(np.float32)
 
 
