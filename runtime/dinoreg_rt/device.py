@@ -44,6 +44,11 @@ class Device:
 
         return cupy
 
+    @property
+    def host(self) -> Device:
+        """The CPU beside it, or itself."""
+        return self if self.kind == "cpu" else Device("cpu", threads=self.threads)
+
     def active(self) -> Any:
         """Context in which arrays are made on this device."""
         return nullcontext() if self.kind == "cpu" else self.xp.cuda.Device(self.index)

@@ -68,7 +68,7 @@ def predict_device_memory(
         (_voxels(grids.control), _voxels(lattice.control)),
         padded_channels(sum(sets)),
     )
-    stages = {"field of view": _field_of_view(size)}
+    stages = {"field of view": size.weights}
     engine = 0
     if encoding is not None:
         engine = encoding.engine_bytes()
@@ -205,14 +205,6 @@ def _is_for_want(error: Exception) -> bool:
 
 def _voxels(grid: Geometry) -> int:
     return int(np.prod(grid.shape_zyx, dtype=np.int64))
-
-
-def _field_of_view(size: _Sizes) -> int:
-    """A mask as float32, as if there were one, and share, value and product of one image."""
-    return size.weights + max(
-        _FLOAT * (image + 3 * control)
-        for image, control in zip(size.images, size.control, strict=True)
-    )
 
 
 def _intensities(size: _Sizes, grids: WorkingGrids, config: RegistrationConfig) -> int:

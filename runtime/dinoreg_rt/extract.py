@@ -50,41 +50,43 @@ class Extracted:
 def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> tuple[Array, Array]:
     """How much each control voxel of either image counts: field of view, masks, bodies, organs.
 
+    Made on the host, where masks and bodies are: a GPU would be waited for to learn whether
+    anything is left.
+
     Args:
-        sides: both images on `device`.
+        sides: both images.
         organ_weight: (D, H, W) of the fixed image, 0 or more, or None: 1 everywhere.
-        device: where to compute.
+        device: where the weights are wanted.
 
     Raises:
         RegistrationError: nothing is left to compare.
     """
-    fixed, moving = (_weight(side, device) for side in sides)
+    fixed, moving = (_weight(side, device.host) for side in sides)
     if organ_weight is not None:
-        fixed *= _weight_by(sides[0], sides[0].image.volume, organ_weight, device)
-    left = device.numbers(fixed.any(), moving.any())
-    for side, any_left in zip(sides, left, strict=True):
-        if not any_left:
+        fixed *= _weight_by(sides[0], sides[0].image.volume, organ_weight, device.host)
+    for side, weight in zip(sides, (fixed, moving), strict=True):
+        if not weight.any():
             raise RegistrationError(
                 f"nothing of the {side.image.role} image is left to compare: its mask covers no "
                 "part that the other image reaches; check the mask and the initial alignment"
             )
-    return fixed, moving
+    return device.upload(fixed, np.float32), device.upload(moving, np.float32)
 
 
-def _weight(side: SolverSide, device: Device) -> Array:
+def _weight(side: SolverSide, host: Device) -> Array:
     """Share of each control voxel in the image, its mask and its body."""
     image = side.image
     if image.role == "fixed" and image.mask is None:  # the lattice is the image's own
-        weight = device.xp.ones(side.control.shape_zyx, np.float32)
+        weight = np.ones(side.control.shape_zyx, np.float32)
     else:
-        weight = _weight_by(side, image.volume, image.mask, device)
+        weight = _weight_by(side, image.volume, image.mask, host)
     if image.body is not None:
-        weight *= _weight_by(side, image.body, image.body.array, device)
+        weight *= _weight_by(side, image.body, image.body.array, host)
     return weight
 
 
-def _weight_by(side: SolverSide, image: Volume, mask: Array | None, device: Device) -> Array:
-    return weight_on(side.control, image, mask, side.affine, device)
+def _weight_by(side: SolverSide, image: Volume, mask: Array | None, host: Device) -> Array:
+    return weight_on(side.control, image, mask, side.affine, host)
 
 
 def extract_features(

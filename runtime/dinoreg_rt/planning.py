@@ -135,11 +135,10 @@ def plan_volumes(
     choices = {"device": device_reason}
     pair = _examine_both(fixed, moving, fixed_mask, moving_mask, config, choices)
     modalities = (pair[0].modality, pair[1].modality)
-    host = Device("cpu", threads=device.threads)
-    pair, alignment = _align(pair, config, host, choices)
+    pair, alignment = _align(pair, config, device.host, choices)
     grids, config = plan_grids(pair[0].volume.geometry, config, modalities)
     choices["working grid"] = describe(grids.working)
-    contrast = compare_contrast(pair, alignment.transform, grids, host)
+    contrast = compare_contrast(pair, alignment.transform, grids, device.host)
     grids, config = fill_by_contrast(grids, config, modalities, contrast)
     lattice = plan_moving_lattice(grids, pair[1].volume.geometry, alignment.transform)
     choices["objective"] = f"{describe_objective(config)}: {contrast.reason}"

@@ -63,8 +63,7 @@ def encoder_features(
     # Writes to the cache while the next image is encoded and features are made.
     with ThreadPoolExecutor(1, thread_name_prefix="token cache") as writer:
         for plane in plan.planes:
-            # Before the encoder: on a GPU this would wait for it.
-            inside = _tokens_inside(plane, sides, device)
+            inside = _tokens_inside(plane, sides, device.host)
             with timer.stage("encode"):
                 made = _tokens_of_pair(plan, plane, sides, config, device, report, encoders, writer)
             with timer.stage("features"):
@@ -230,7 +229,7 @@ def _key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Devi
     )
 
 
-def _tokens_inside(plane: PlaneStacks, sides: Sides, device: Device) -> list[Array | None]:
+def _tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array | None]:
     """Of each image which tokens count, (encoded slices, tokens of one) bool; None: all."""
     found: list[Array | None] = []
     for side, stack in zip(sides, plane.stacks, strict=True):
@@ -238,7 +237,7 @@ def _tokens_inside(plane: PlaneStacks, sides: Sides, device: Device) -> list[Arr
         if image.mask is None and image.body is None:
             found.append(None)
             continue
-        inside = _inside(stack, image, device)
+        inside = _inside(stack, image, host)
         if not inside.any():
             raise RegistrationError(
                 f"the {image.role} mask (or the body in it) covers no token of an encoded slice; a "
@@ -271,7 +270,7 @@ def _moments(
     return found
 
 
-def _inside(stack: SliceStack, scan: PairImage, device: Device) -> Array:
+def _inside(stack: SliceStack, scan: PairImage, host: Device) -> Array:
     """Whether each token of the encoded slices touches mask and body, (n, rows, columns)."""
     inside = np.ones(stack.tokens.shape_zyx, bool)
     for image, mask in (
@@ -279,8 +278,7 @@ def _inside(stack: SliceStack, scan: PairImage, device: Device) -> Array:
         (scan.body, None if scan.body is None else scan.body.array),
     ):
         if image is not None and mask is not None:
-            cover = weight_on(stack.tokens, image, mask, _IDENTITY, device)
-            inside &= device.download(cover) > 0
+            inside &= weight_on(stack.tokens, image, mask, _IDENTITY, host) > 0
     return inside[list(stack.encoded)]
 
 
