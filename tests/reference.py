@@ -90,6 +90,18 @@ def resample(image, out_shape, index_map, *, samples=(1, 1, 1), outside=0.0, **m
     return mean, share / np.prod(samples)
 
 
+def cut_slices(image, slices, size, *, window, mean, std, samples=(1, 1)):
+    """Each slice by itself, resized over the same box, windowed to 0..1 and normalised."""
+    image = np.asarray(image, float)
+    scale = np.divide(image.shape[1:], size)
+    index_map = np.column_stack([np.diag([1.0, *scale]), [0.0, *(0.5 * scale - 0.5)]])
+    case = {"samples": (1, *samples), "outside": None}
+    resized = [resample(image[i : i + 1], (1, *size), index_map, **case)[0] for i in slices]
+    grey = np.concatenate(resized)
+    grey = np.clip((grey - window[0]) / (window[1] - window[0]), 0.0, 1.0)
+    return np.stack([(grey - m) / s for m, s in zip(mean, std, strict=True)], axis=1)
+
+
 def resample_labels(labels, out_shape, index_map, *, nearest=False, **mapping):
     """Nearest voxel's label, or the label with the most trilinear weight (the smaller on a tie)."""
     points = map_points(indices(out_shape), index_map, **mapping)

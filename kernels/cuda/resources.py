@@ -14,7 +14,8 @@ from pathlib import Path
 
 from occupancy import occupancy
 
-# Kernels inside the solver's and the descriptor's loops: a spill there costs every voxel.
+# Kernels inside the solver's and the descriptor's loops, and what makes an encoder's pixels: a
+# spill there costs every voxel.
 HOT = {
     "AdamStep",
     "AddCorrelationGradient",
@@ -22,6 +23,7 @@ HOT = {
     "AddSmoothnessGradient",
     "Compose",
     "CorrelationFactors",
+    "CutSlices",
     "FeatureChannel",
     "FeatureCosine",
     "FeatureDifference",

@@ -18,6 +18,7 @@ from .images import (
     resample_labels,
 )
 from .info import BuildInfo, CudaDevices, build_info, cuda_devices
+from .slices import cut_slices
 from .solver import Solution, SolverOptions, solve, solver_workspace_bytes
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "compose",
     "coverage",
     "cuda_devices",
+    "cut_slices",
     "invert",
     "jacobian_determinant",
     "local_intensity",

@@ -59,8 +59,16 @@ FIELD = (None, None, None, 3)
 FEATURES = (None, None, None, None)
 
 
-def pointer(array: Array, dtype: DTypeLike, name: str, shape: Sequence[int | None]) -> int:
-    """Address of a C-contiguous, aligned array of the wanted type and shape; else `KernelError`.
+def pointer(
+    array: Array,
+    dtype: DTypeLike,
+    name: str,
+    shape: Sequence[int | None],
+    *,
+    in_order: bool = True,
+) -> int:
+    """Address of the first number of an aligned array of the wanted type and shape; else
+    `KernelError`. Unless `in_order` is false, it has to be C-contiguous.
 
     None in `shape` stands for any length.
     """
@@ -68,7 +76,7 @@ def pointer(array: Array, dtype: DTypeLike, name: str, shape: Sequence[int | Non
         raise KernelError(f"{name} is a {type(array).__name__}; wanted a NumPy or CuPy array")
     if array.dtype != np.dtype(dtype):
         raise KernelError(f"{name} is {array.dtype}; wanted {np.dtype(dtype)}")
-    if not array.flags.c_contiguous:
+    if in_order and not array.flags.c_contiguous:
         raise KernelError(f"{name} is not C-contiguous")
     fits = len(array.shape) == len(shape) and all(
         wanted is None or n == wanted for n, wanted in zip(array.shape, shape, strict=True)
@@ -86,6 +94,15 @@ def pointer(array: Array, dtype: DTypeLike, name: str, shape: Sequence[int | Non
     return address
 
 
+def steps(array: Array, name: str) -> list[int]:
+    """How many numbers on the next one of each axis lies; 0 along an axis of one."""
+    size = array.dtype.itemsize
+    strides = [s if n > 1 else 0 for n, s in zip(array.shape, array.strides, strict=True)]
+    if any(s % size for s in strides):
+        raise KernelError(f"{name} has strides of {strides} bytes, not of whole numbers; copy it")
+    return [s // size for s in strides]
+
+
 def check_together(**arrays: Array | None) -> None:
     """All arrays of a call on the host, or all on one device; `KernelError` otherwise."""
     places = {name: place_of(a) for name, a in arrays.items() if a is not None}
@@ -96,9 +113,17 @@ def check_together(**arrays: Array | None) -> None:
 
 def int3(values: Sequence[int], name: str) -> Any:
     """Three 32-bit integers for the library."""
-    if len(values) != 3:
-        raise KernelError(f"{name} has {len(values)} numbers; wanted 3")
-    return (ctypes.c_int32 * 3)(*[int(v) for v in values])
+    return int32s(values, 3, name)
+
+
+def int32s(values: Sequence[int], count: int, name: str) -> Any:
+    """`count` 32-bit integers for the library."""
+    if len(values) != count:
+        raise KernelError(f"{name} has {len(values)} numbers; wanted {count}")
+    numbers = [int(v) for v in values]
+    if any(abs(v) >= 2**31 for v in numbers):  # ctypes would cut them
+        raise KernelError(f"{name} = {numbers}; wanted numbers of 32 bits")
+    return (ctypes.c_int32 * count)(*numbers)
 
 
 def doubles(values: ArrayLike, count: int, name: str) -> Any:

@@ -74,6 +74,25 @@ class LabelsArgs(ctypes.Structure):
     )
 
 
+class SlicesArgs(ctypes.Structure):
+    """`dr_slices_args`."""
+
+    _fields_ = (
+        ("image", c_void_p),
+        ("shape", _Int3),
+        ("strides", _Int3),
+        ("slices", POINTER(c_int32)),
+        ("count", c_int32),
+        ("size", c_int32 * 2),
+        ("samples", c_int32 * 2),
+        ("window", c_double * 2),
+        ("channels", c_int32),
+        ("mean", POINTER(c_double)),
+        ("std", POINTER(c_double)),
+        ("out", c_void_p),
+    )
+
+
 class MapArgs(ctypes.Structure):
     """`dr_map_args`."""
 
@@ -214,6 +233,7 @@ class SolverArgs(ctypes.Structure):
 _CALLS = {
     "dr_image_resample": ResampleArgs,
     "dr_labels_resample": LabelsArgs,
+    "dr_slices_cut": SlicesArgs,
     "dr_field_map": MapArgs,
     "dr_field_jacobian": JacobianArgs,
     "dr_field_compose": ComposeArgs,

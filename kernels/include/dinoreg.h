@@ -114,6 +114,26 @@ typedef struct dr_labels_args {
 } dr_labels_args;
 DR_API dr_status dr_labels_resample(const dr_execution* execution, const dr_labels_args* args);
 
+/* Slices of an image as an encoder is shown them: resized over the same box, windowed to 0..1 and
+ * normalised by channel. A slice is made of its own voxels alone; its border goes on beyond it.
+ * The image's array may have any order: shape and strides are those of slices, rows and columns.
+ */
+typedef struct dr_slices_args {
+  const float* image; /* first voxel of the first slice's first row */
+  int32_t shape[3];   /* slices, rows, columns */
+  int32_t strides[3]; /* numbers from one to the next; negative where the array runs back */
+  const int32_t* slices; /* (count) which ones are cut; host memory */
+  int32_t count;
+  int32_t size[2]; /* height and width of the result */
+  int32_t samples[2]; /* points averaged for each pixel, along rows' and columns' index, 1..64 */
+  double window[2]; /* intensities that become 0 and 1; beyond them it is clipped */
+  int32_t channels; /* 1..4, all from the same value: (value - mean) / std */
+  const double* mean; /* (channels) host memory */
+  const double* std; /* (channels) host memory */
+  float* out; /* (count, channels, height, width) */
+} dr_slices_args;
+DR_API dr_status dr_slices_cut(const dr_execution* execution, const dr_slices_args* args);
+
 typedef struct dr_map_args {
   float* out; /* (z, y, x, 3) */
   int32_t out_shape[3];

@@ -8,6 +8,7 @@
 struct Backend {
   dr_status (*resample_image)(const dr_execution&, const dr_resample_args&);
   dr_status (*resample_labels)(const dr_execution&, const dr_labels_args&);
+  dr_status (*cut_slices)(const dr_execution&, const dr_slices_args&);
   dr_status (*map_field)(const dr_execution&, const dr_map_args&);
   dr_status (*jacobian)(const dr_execution&, const dr_jacobian_args&);
   dr_status (*compose)(const dr_execution&, const dr_compose_args&);

@@ -29,6 +29,7 @@ struct BackendTable {
   static const Backend& table() {
     static const Backend backend = {entry<dr_resample_args, dr::resample_image<L>>,
                                     entry<dr_labels_args, dr::resample_labels<L>>,
+                                    entry<dr_slices_args, dr::cut_slices<L>>,
                                     entry<dr_map_args, dr::map_field<L>>,
                                     entry<dr_jacobian_args, dr::jacobian<L>>,
                                     entry<dr_compose_args, dr::compose<L>>,

@@ -110,6 +110,24 @@ dr_status finished(const dr_execution* execution, dr_status status) {
   return status;
 }
 
+dr_status check_slices(const dr_slices_args& a) {
+  CHECK(check_shape("shape", a.shape));
+  const int32_t out_shape[3] = {a.count, a.size[0], a.size[1]};
+  CHECK(check_shape("(count, size)", out_shape));
+  for (int i = 0; i < a.count; ++i)
+    REQUIRE(a.slices[i] >= 0 && a.slices[i] < a.shape[0], "slices[%d] = %d; wanted 0..%d", i,
+            a.slices[i], a.shape[0] - 1);
+  for (int i = 0; i < 2; ++i)
+    REQUIRE(a.samples[i] >= 1 && a.samples[i] <= 64, "samples[%d] = %d; wanted 1..64", i,
+            a.samples[i]);
+  CHECK(check_numbers("window", a.window, 2));
+  REQUIRE(a.window[0] < a.window[1], "window = (%g, %g); wanted the second above the first",
+          a.window[0], a.window[1]);
+  REQUIRE(a.channels >= 1 && a.channels <= 4, "channels = %d; wanted 1..4", a.channels);
+  CHECK(check_numbers("mean", a.mean, a.channels));
+  return check_positive("std", a.std, a.channels);
+}
+
 dr_status check_workspace(const void* workspace, size_t have, size_t need) {
   REQUIRE(workspace != nullptr, "workspace is NULL; wanted %zu bytes", need);
   REQUIRE(reinterpret_cast<uintptr_t>(workspace) % 16 == 0, "workspace must be 16-byte aligned");
@@ -284,6 +302,15 @@ dr_status dr_labels_resample(const dr_execution* execution, const dr_labels_args
   CHECK(check_shape("out_shape", args->out_shape));
   CHECK(check_map(args->map));
   return finished(execution, backend->resample_labels(*execution, *args));
+}
+
+dr_status dr_slices_cut(const dr_execution* execution, const dr_slices_args* args) {
+  const Backend* backend = nullptr;
+  CHECK(choose(execution, backend));
+  REQUIRE(args && args->image && args->slices && args->mean && args->std && args->out,
+          "args, image, slices, mean, std and out must not be NULL");
+  CHECK(check_slices(*args));
+  return finished(execution, backend->cut_slices(*execution, *args));
 }
 
 dr_status dr_field_map(const dr_execution* execution, const dr_map_args* args) {

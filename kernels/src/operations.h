@@ -8,6 +8,7 @@
 #include "dinoreg/local_intensity.h"
 #include "dinoreg/mind.h"
 #include "dinoreg/resample.h"
+#include "dinoreg/slices.h"
 #include "dinoreg/sum.h"
 #include "solver.h"
 #include "taps.h"
@@ -45,6 +46,34 @@ template <class Launcher>
 dr_status resample_labels(const Launcher& launch, const dr_labels_args& a) {
   launch(ResampleLabels{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape),
                         to_point_map(a.map, a.out_shape), a.nearest != 0, a.outside});
+  return DR_OK;
+}
+
+inline ResizedAxis resized_axis(int voxels, int pixels, int samples) {
+  const double step = (double)voxels / pixels;
+  return {voxels, pixels, samples, (float)step, (float)(0.5 * step - 0.5)};
+}
+
+template <class Launcher>
+dr_status cut_slices(const Launcher& launch, const dr_slices_args& a) {
+  CutSlices op = {};
+  op.image = a.image;
+  op.stride_z = a.strides[0], op.stride_y = a.strides[1], op.stride_x = a.strides[2];
+  op.y_axis = resized_axis(a.shape[1], a.size[0], a.samples[0]);
+  op.x_axis = resized_axis(a.shape[2], a.size[1], a.samples[1]);
+  op.low = (float)a.window[0];
+  op.per_range = (float)(1.0 / (a.window[1] - a.window[0]));
+  op.channels = a.channels;
+  for (int c = 0; c < a.channels; ++c) {
+    op.factor[c] = (float)(1.0 / a.std[c]);
+    op.shift[c] = (float)(-a.mean[c] / a.std[c]);
+  }
+  for (int first = 0; first < a.count; first += op.count) {
+    op.count = min_int(a.count - first, CutSlices::kMostSlices);
+    for (int i = 0; i < op.count; ++i) op.slices[i] = a.slices[first + i];
+    op.out = a.out + (Index)first * a.channels * a.size[0] * a.size[1];
+    launch(op);
+  }
   return DR_OK;
 }
 

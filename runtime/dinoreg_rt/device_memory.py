@@ -220,9 +220,9 @@ def _encode(encoding: EncodingPlan) -> int:
         _, rows, columns, channels = encoding.token_shape(plane, 0)
         pixels = _FLOAT * 3 * plane.graph.height * plane.graph.width
         tokens = encoding.batch * rows * columns * channels
-        # Pixels while they are cut; then tokens as they come, in half precision, also those of the
-        # batch before on their way to the host, and in single.
-        batch = max(2 * encoding.batch * pixels, encoding.batch * pixels + 12 * tokens)
+        # Tokens as they come, in half precision, also those of the batch before on their way to the
+        # host, and in single.
+        batch = encoding.batch * pixels + 12 * tokens
         moments = 6 * _DOUBLE * channels**2
         needed = max(needed, encoding.token_bytes(plane) + batch + moments)
     return needed

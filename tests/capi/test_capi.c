@@ -96,6 +96,45 @@ static void test_resample(const dr_execution* cpu, const float* image) {
   free(out);
 }
 
+/* Slices across y, rows that run from high to low z, as a coronal plane is shown. */
+static void test_slices(const dr_execution* cpu, const float* image) {
+  const int32_t chosen[2] = {5, 0};
+  const double mean[2] = {0.0, 0.5}, deviation[2] = {1.0, 0.25};
+  float* out = allocate((size_t)2 * 2 * Z * X * sizeof *out);
+  dr_slices_args args = {0};
+  args.image = image + (size_t)(Z - 1) * Y * X;
+  set3(args.shape, Y, Z, X);
+  set3(args.strides, X, -Y * X, 1);
+  args.slices = chosen;
+  args.count = 2;
+  args.size[0] = Z, args.size[1] = X;
+  args.samples[0] = args.samples[1] = 1;
+  args.window[0] = 10.0, args.window[1] = 60.0;
+  args.channels = 2;
+  args.mean = mean;
+  args.std = deviation;
+  args.out = out;
+  EXPECT(dr_slices_cut(cpu, &args) == DR_OK);
+  int wrong = 0;
+  for (int i = 0; i < 2; ++i)
+    for (int z = 0; z < Z; ++z)
+      for (int x = 0; x < X; ++x) {
+        const float value = image[((Z - 1 - z) * Y + chosen[i]) * X + x];
+        const float grey = fminf(fmaxf((value - 10.0f) / 50.0f, 0.0f), 1.0f);
+        wrong += !(fabsf(out[((i * 2 + 0) * Z + z) * X + x] - grey) < 1e-5f);
+        wrong += !(fabsf(out[((i * 2 + 1) * Z + z) * X + x] - (grey - 0.5f) / 0.25f) < 1e-5f);
+      }
+  EXPECT(wrong == 0);
+
+  args.window[1] = 10.0;
+  EXPECT(dr_slices_cut(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("window = (10, 10)");
+  args.slices = NULL;
+  EXPECT(dr_slices_cut(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("must not be NULL");
+  free(out);
+}
+
 static void test_devices(const float* image) {
   float out = 0.0f;
   dr_execution execution = {0};
@@ -290,6 +329,7 @@ int main(void) {
   cpu.threads = 2;
   test_facts();
   test_resample(&cpu, image);
+  test_slices(&cpu, image);
   test_devices(image);
   test_solver(&cpu, image, moved);
   free(moved);

@@ -16,6 +16,7 @@
 #include "dinoreg/mind.h"
 #include "dinoreg/regularity.h"
 #include "dinoreg/similarity.h"
+#include "dinoreg/slices.h"
 #include "dinoreg/smooth.h"
 
 namespace {
@@ -226,6 +227,20 @@ bool same_as_cpu() {
                                       2.0f,
                                       &scale,
                                       out});
+  });
+  // Upright from an array of columns, rows run back; larger along rows, smaller along columns.
+  good &= same_bits("CutSlices", 2 * 3 * 9 * 21, [&](const auto& launch, float* out) {
+    dr::CutSlices op = {};
+    op.image = in + 4;
+    op.stride_z = shape.y * shape.x, op.stride_y = -1, op.stride_x = shape.x;
+    op.y_axis = {5, 9, 1, 5.0f / 9.0f, -2.0f / 9.0f};
+    op.x_axis = {7, 21, 2, 1.0f / 3.0f, -1.0f / 3.0f};
+    op.low = -0.5f, op.per_range = 1.0f;
+    op.channels = 3;
+    op.factor[0] = 1.0f, op.factor[1] = 2.0f, op.factor[2] = 3.0f, op.shift[2] = -1.0f;
+    op.out = out;
+    op.count = 2, op.slices[0] = 3;
+    launch(op);
   });
   // Five shifts' costs, their least and what unrelated features cost.
   const std::vector<float> costs = noise(5 * n), best(n, -1.0f);

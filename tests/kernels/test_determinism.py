@@ -9,6 +9,7 @@ from phantoms import waves
 from dinoreg_kernels import (
     SolverOptions,
     compose,
+    cut_slices,
     jacobian_determinant,
     mind_ssc,
     resample,
@@ -120,6 +121,15 @@ def test_resample_jacobian_and_compose(rng):
             for t in (*THREADS, 0)
         ]
     )
+
+
+def test_slices(rng):
+    image = rng.normal(size=(5, 33, 70)).astype(np.float32).transpose(1, 2, 0)
+    case = {"window": (-1.0, 1.0), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    assert_same_bits(
+        [(cut_slices(image, range(33), (60, 3), samples=(1, 2), **case, threads=t),)
+         for t in (*THREADS, 0)]
+    )  # fmt: skip
 
 
 def test_a_volume_that_is_part_of_a_larger_buffer(rng):

@@ -18,6 +18,7 @@ from dinoreg_kernels import (
     compose,
     coverage,
     cuda_devices,
+    cut_slices,
     invert,
     jacobian_determinant,
     map_field,
@@ -54,6 +55,11 @@ def run_invert(**change):
         "from_index": -IDENTITY,
     }
     return invert(FIELD, (4, 5, 6), **(arguments | change))
+
+
+def run_cut(image=IMAGE, slices=(0, 3), **change):
+    arguments = {"size": (7, 8), "window": (0.0, 1.0), "mean": (0.5, 0.4), "std": (0.2, 0.3)}
+    return cut_slices(image, slices, **(arguments | change))
 
 
 def test_build_info():
@@ -99,6 +105,26 @@ REFUSED = {
                 r"threads = -1; wanted >= 0"),
     "labels type": (lambda: resample_labels(IMAGE, (2, 2, 2), IDENTITY),
                     r"labels is float32; wanted int32"),
+    "slices type": (lambda: run_cut(IMAGE.astype(int)), r"image is int64; wanted float32"),
+    "slices empty axis": (lambda: run_cut(IMAGE[:, :0]), r"shape = \(4, 0, 6\); wanted 1..32768"),
+    "slices window": (lambda: run_cut(window=(1.0, 1.0)),
+                      r"window = \(1, 1\); wanted the second above the first"),
+    "slices window values": (lambda: run_cut(window=(0.0, np.inf)),
+                             r"window\[1\] is not a finite number"),
+    "no slices": (lambda: run_cut(slices=()), r"\(count, size\) = \(0, 7, 8\); wanted 1..32768"),
+    "slices index": (lambda: run_cut(slices=(0, 4)), r"slices\[1\] = 4; wanted 0..3"),
+    "slices samples": (lambda: run_cut(samples=(1, 65)), r"samples\[1\] = 65; wanted 1..64"),
+    "slices size": (lambda: run_cut(size=(7, 8, 9)), r"size has 3 numbers; wanted 2"),
+    "slices std": (lambda: run_cut(std=(0.2, 0.0)), r"std\[1\] = 0; wanted > 0"),
+    "slices mean": (lambda: run_cut(mean=(0.5, np.nan)), r"mean\[1\] is not a finite number"),
+    "slices channels": (lambda: run_cut(mean=(0.5,) * 5, std=(0.2,) * 5),
+                        r"channels = 5; wanted 1..4"),
+    "slices steps": (lambda: run_cut(np.lib.stride_tricks.as_strided(
+                         IMAGE, (2, 2, 2), (3 * 2**32, 4, 4))),
+                     r"steps of image = \[3221225472, 1, 1\]; wanted numbers of 32 bits"),
+    "slices parts of numbers": (lambda: run_cut(np.lib.stride_tricks.as_strided(
+                                    IMAGE, (2, 2, 2), (12, 6, 4))),
+                                r"image has strides of \[12, 6, 4\] bytes"),
     "map_field": (lambda: map_field((2, 2, 2), IDENTITY, FIELD, matrix=np.full((3, 3), np.inf)),
                   r"map.matrix\[0\] is not a finite number"),
     "jacobian": (lambda: jacobian_determinant(FIELD, np.full(9, np.nan)),

@@ -37,6 +37,16 @@ struct Trilinear {
       : nz(neighbours(p.z, shape.z)), ny(neighbours(p.y, shape.y)), nx(neighbours(p.x, shape.x)) {}
 };
 
+// The lower neighbour of several coordinates along one axis, and the weight of the upper one.
+template <class V>
+DR_HD typename LaneTraits<V>::Int low_neighbour(const V& coordinate, int n, V& weight) {
+  typedef typename LaneTraits<V>::Int Int;
+  const V inside = min_of(max_of(coordinate, splat<V>(0.0f)), splat<V>((float)(n - 1)));
+  const Int found = min_of(to_int(inside), Int{} + max_int(n - 2, 0));
+  weight = inside - to_float(found);
+  return found;
+}
+
 // The lowest of the eight voxels around each of several samples and the weights of its neighbours.
 // Those lie the same steps away for all samples: 0 along an axis of one voxel, else 1.
 template <class V>
@@ -48,9 +58,9 @@ struct CornerOf {
   DR_HD CornerOf(const Shape& shape, const Vec3Of<V>& p)
       : first{}, step_z(shape.z > 1 ? shape.y * shape.x : 0), step_y(shape.y > 1 ? shape.x : 0),
         step_x(shape.x > 1 ? 1 : 0) {
-    first = first + low(p.z, shape.z, wz);
-    first = first * shape.y + low(p.y, shape.y, wy);
-    first = first * shape.x + low(p.x, shape.x, wx);
+    first = first + low_neighbour(p.z, shape.z, wz);
+    first = first * shape.y + low_neighbour(p.y, shape.y, wy);
+    first = first * shape.x + low_neighbour(p.x, shape.x, wx);
   }
 
   // Of an array (z, y, x, components).
@@ -62,15 +72,6 @@ struct CornerOf {
                 lerp(lerp(gather(image + z, at), gather(image + (z + x), at), wx),
                      lerp(gather(image + (z + y), at), gather(image + (z + y + x), at), wx), wy),
                 wz);
-  }
-
- private:
-  static DR_HD typename LaneTraits<V>::Int low(const V& coordinate, int n, V& weight) {
-    typedef typename LaneTraits<V>::Int Int;
-    const V inside = min_of(max_of(coordinate, splat<V>(0.0f)), splat<V>((float)(n - 1)));
-    const Int found = min_of(to_int(inside), Int{} + max_int(n - 2, 0));
-    weight = inside - to_float(found);
-    return found;
   }
 };
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import dinoreg_kernels
+
 from ..device import Device
-from ..geometry import coarsened_grid, reshaped_grid, shifted_grid
+from ..geometry import coarsened_grid, index_map, kernel_affine, reshaped_grid
 from ..manifest import Normalisation
-from ..preprocess import resample_volume, window
-from ..types import AffineTransform, Array, Geometry, Volume
+from ..preprocess import antialiasing_samples
+from ..types import Array, Geometry, Volume
 from .planes import Plane, upright, upright_view
 
 
@@ -37,29 +39,24 @@ class SliceStack:
     empty: tuple[int, ...]
 
     def batch(self, start: int, count: int, norm: Normalisation, device: Device) -> Array:
-        """Pixels (n, 3, height, width) float32 of the encoded slices from `start` on."""
-        chosen = self.encoded[start : start + count]
-        height, width = self.pixels.shape_zyx[1:]
-        out = device.xp.empty((len(chosen), 3, height, width), np.float32)
-        for i, index in enumerate(chosen):
-            grey = self._grey(index, device)
-            for channel, (mean, std) in enumerate(zip(norm.mean, norm.std, strict=True)):
-                device.xp.multiply(grey, np.float32(1 / std), out=out[i, channel])
-                out[i, channel] -= np.float32(mean / std)
-        return out
+        """Pixels (n, 3, height, width) float32 of the encoded slices from `start` on.
 
-    def _grey(self, index: int, device: Device) -> Array:
-        """One slice (height, width), windowed to 0..1, antialiased where it becomes smaller.
-
-        Cut out first: resampling the whole volume onto one slice would look at all of it each time.
+        Windowed, antialiased where slices become smaller, and normalised; each slice is made of its
+        own voxels alone. The volume belongs on the device: it would be uploaded each time.
         """
-        _, height, width = self.pixels.shape_zyx
-        grid = shifted_grid(self.pixels, (index, 0, 0), (1, height, width))
+        image = device.xp.asarray(self.volume.array, np.float32)
         own = upright(self.volume.geometry, self.plane)
-        own = shifted_grid(own, (index, 0, 0), (1, *own.shape_zyx[1:]))
-        cut = upright_view(self.volume.array, self.volume.geometry, self.plane)[index : index + 1]
-        grey = resample_volume(Volume(cut, own), grid, AffineTransform.identity(), device)
-        return window(grey, *self.window)[0]
+        _, rows, columns = antialiasing_samples(kernel_affine(index_map(self.pixels, own)))
+        return dinoreg_kernels.cut_slices(
+            upright_view(image, self.volume.geometry, self.plane),
+            self.encoded[start : start + count],
+            self.pixels.shape_zyx[1:],
+            window=self.window,
+            mean=norm.mean,
+            std=norm.std,
+            samples=(rows, columns),
+            threads=device.threads,
+        )
 
 
 def plan_slices(

@@ -54,6 +54,21 @@ def test_pixels_are_windowed_and_normalised(rng) -> None:
         np.testing.assert_allclose(pixels[:, channel], expected, atol=2e-6)
 
 
+def test_smaller_slices_are_antialiased(rng) -> None:
+    array = rng.random((2, 24, 32)).astype(np.float32)
+    grey = stack_pixels(stack_of(array, size=(8, 16)))
+    blocks = array.reshape(2, 8, 3, 16, 2).mean((2, 4))
+    np.testing.assert_allclose(grey, blocks, atol=1e-6)
+
+
+def test_a_voxel_that_is_no_number_stays_in_its_slice(rng) -> None:
+    array = rng.random((3, 12, 16))
+    array[1, 3, 4] = np.nan
+    pixels = stack_pixels(stack_of(array))
+    assert np.isfinite(pixels[[0, 2]]).all()
+    assert np.isnan(pixels[1]).any()
+
+
 def test_resized_pixels_stay_where_they_were() -> None:
     """A ramp along any axis is the same ramp at the resized pixels' own positions.
 
