@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ._errors import KernelError
-from ._library import PROGRESS, Execution, PointMap
+from ._structs import PROGRESS, Execution, PointMap
 
 #: A NumPy or CuPy array.
 Array = Any

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _library
+from . import _library, _structs
 from ._arrays import (
     FIELD,
     VOLUME,
@@ -47,7 +47,7 @@ def map_field(
         (out_shape, 3) float32.
     """
     out = array_module(field).empty((*out_shape, 3), np.float32)
-    args = _library.MapArgs()
+    args = _structs.MapArgs()
     args.out = pointer(out, np.float32, "out", FIELD)
     args.out_shape = int3(out_shape, "out_shape")
     args.map = point_map(index_map, field, to_field, matrix)
@@ -68,7 +68,7 @@ def jacobian_determinant(field: Array, index_from_unit: ArrayLike, *, threads: i
         (z, y, x) float32.
     """
     out = array_module(field).empty(field.shape[:3], np.float32)
-    args = _library.JacobianArgs()
+    args = _structs.JacobianArgs()
     args.field = pointer(field, np.float32, "field", FIELD)
     args.out = pointer(out, np.float32, "out", VOLUME)
     args.shape = int3(field.shape[:3], "field.shape")
@@ -99,7 +99,7 @@ def compose(
     """
     check_together(first=first, second=second)
     out = array_module(first).empty_like(first)
-    args = _library.ComposeArgs()
+    args = _structs.ComposeArgs()
     args.first = pointer(first, np.float32, "first", FIELD)
     args.shape = int3(first.shape[:3], "first.shape")
     args.second = pointer(second, np.float32, "second", FIELD)
@@ -148,7 +148,7 @@ def invert(
     xp = array_module(field)
     out = xp.empty((*out_shape, 3), np.float32)
     residual = xp.empty(tuple(out_shape), np.float32)
-    args = _library.InvertArgs()
+    args = _structs.InvertArgs()
     args.field = pointer(field, np.float32, "field", FIELD)
     args.field_shape = int3(field.shape[:3], "field.shape")
     args.matrix = doubles(matrix, 9, "matrix")

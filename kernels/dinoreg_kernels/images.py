@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _library
+from . import _library, _structs
 from ._arrays import (
     FEATURES,
     VOLUME,
@@ -58,7 +58,7 @@ def resample(
     """
     check_together(image=image, field=field, inside=inside)
     out = array_module(image).empty(tuple(out_shape), np.float32)
-    args = _library.ResampleArgs()
+    args = _structs.ResampleArgs()
     args.input = pointer(image, np.float32, "image", VOLUME)
     args.in_shape = int3(image.shape, "image.shape")
     args.out = pointer(out, np.float32, "out", VOLUME)
@@ -93,7 +93,7 @@ def coverage(
     Returns:
         `inside`.
     """
-    args = _library.ResampleArgs()
+    args = _structs.ResampleArgs()
     args.in_shape = int3(in_shape, "in_shape")
     args.out_shape = int3(inside.shape, "inside.shape")
     args.inside = pointer(inside, np.float32, "inside", VOLUME)
@@ -121,7 +121,7 @@ def resample_labels(
     """
     check_together(labels=labels, field=field)
     out = array_module(labels).empty(tuple(out_shape), np.int32)
-    args = _library.LabelsArgs()
+    args = _structs.LabelsArgs()
     args.input = pointer(labels, np.int32, "labels", VOLUME)
     args.in_shape = int3(labels.shape, "labels.shape")
     args.out = pointer(out, np.int32, "out", VOLUME)
@@ -183,8 +183,8 @@ def _mind_sizes(
     dilation: Sequence[int],
     pool: Sequence[int],
     channels: int,
-) -> _library.MindArgs:
-    args = _library.MindArgs()
+) -> _structs.MindArgs:
+    args = _structs.MindArgs()
     args.shape = int3(shape, "image.shape")
     args.radius = int3(radius, "radius")
     args.dilation = int3(dilation, "dilation")
@@ -255,8 +255,8 @@ def _local_sizes(
     sigma_mm: Sequence[float],
     spacing_mm: Sequence[float],
     channels: int,
-) -> _library.LocalArgs:
-    args = _library.LocalArgs()
+) -> _structs.LocalArgs:
+    args = _structs.LocalArgs()
     args.shape = int3(shape, "image.shape")
     args.pool = int3(pool, "pool")
     args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import _library
+from . import _library, _structs
 from ._arrays import (
     VOLUME,
     Array,
@@ -51,7 +51,7 @@ def cut_slices(
     Returns:
         (len(slices), len(mean), height, width) float32, C-contiguous.
     """
-    args = _library.SlicesArgs()
+    args = _structs.SlicesArgs()
     args.image = pointer(image, np.float32, "image", VOLUME, in_order=False)
     args.shape = int3(image.shape, "image.shape")
     args.strides = int3(steps(image, "image"), "steps of image")

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from . import _library
+from . import _library, _structs
 from ._arrays import (
     FEATURES,
     FIELD,
@@ -152,8 +152,8 @@ def _sizes(
     channels: int,
     spacing_mm: Sequence[float],
     options: SolverOptions,
-) -> _library.SolverArgs:
-    args = _library.SolverArgs()
+) -> _structs.SolverArgs:
+    args = _structs.SolverArgs()
     args.fixed_shape = int3(fixed_shape, "fixed_shape")
     args.moving_shape = int3(moving_shape, "moving_shape")
     args.stride = stride

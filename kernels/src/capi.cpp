@@ -1,26 +1,8 @@
-// The C edge: checks every argument, turns faults into status and message, picks the back end.
+// The C edge: picks the back end, turns faults into status and message. checks.h checks arguments.
 #include "backend.h"
-
-#include <cmath>
-#include <cstdarg>
-#include <cstdio>
+#include "checks.h"
 
 namespace {
-
-thread_local char last_error[512] = "";
-
-__attribute__((format(printf, 2, 3))) dr_status fail(dr_status status, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(last_error, sizeof last_error, format, arguments);
-  va_end(arguments);
-  return status;
-}
-
-#define REQUIRE(condition, ...) \
-  if (!(condition)) return fail(DR_ERROR_INVALID_ARGUMENT, __VA_ARGS__)
-#define CHECK(call) \
-  if (const dr_status status_ = (call)) return status_
 
 enum class Isa { kGeneric, kV3, kV4 };
 
@@ -64,41 +46,6 @@ dr_status choose(const dr_execution* execution, const Backend*& backend) {
   return fail(DR_ERROR_DEVICE_UNAVAILABLE, "no CUDA: %s", dr_cuda_problem());
 }
 
-dr_status check_shape(const char* name, const int32_t* shape) {
-  for (int i = 0; i < 3; ++i)
-    REQUIRE(shape[i] >= 1 && shape[i] <= 32768, "%s = (%d, %d, %d); wanted 1..32768 on each axis",
-            name, shape[0], shape[1], shape[2]);
-  return DR_OK;
-}
-
-dr_status check_numbers(const char* name, const double* values, int count) {
-  for (int i = 0; i < count; ++i)
-    REQUIRE(std::isfinite(values[i]), "%s[%d] is not a finite number", name, i);
-  return DR_OK;
-}
-
-dr_status check_positive(const char* name, const double* values, int count) {
-  for (int i = 0; i < count; ++i)
-    REQUIRE(std::isfinite(values[i]) && values[i] > 0.0, "%s[%d] = %g; wanted > 0", name, i,
-            values[i]);
-  return DR_OK;
-}
-
-dr_status check_range(const char* name, const int32_t* values, int low, int high) {
-  for (int i = 0; i < 3; ++i)
-    REQUIRE(values[i] >= low && values[i] <= high, "%s[%d] = %d; wanted %d..%d", name, i, values[i],
-            low, high);
-  return DR_OK;
-}
-
-dr_status check_map(const dr_point_map& map) {
-  CHECK(check_numbers("map.affine", map.affine, 12));
-  if (map.field == nullptr) return DR_OK;
-  CHECK(check_shape("map.field_shape", map.field_shape));
-  CHECK(check_numbers("map.to_field", map.to_field, 12));
-  return check_numbers("map.matrix", map.matrix, 9);
-}
-
 dr_status finished(const dr_execution* execution, dr_status status) {
   if (status == DR_ERROR_CANCELLED) return fail(status, "cancelled by the progress callback");
 #if defined(DR_HAVE_CUDA)
@@ -108,123 +55,6 @@ dr_status finished(const dr_execution* execution, dr_status status) {
   (void)execution;
 #endif
   return status;
-}
-
-dr_status check_slices(const dr_slices_args& a) {
-  CHECK(check_shape("shape", a.shape));
-  const int32_t out_shape[3] = {a.count, a.size[0], a.size[1]};
-  CHECK(check_shape("(count, size)", out_shape));
-  for (int i = 0; i < a.count; ++i)
-    REQUIRE(a.slices[i] >= 0 && a.slices[i] < a.shape[0], "slices[%d] = %d; wanted 0..%d", i,
-            a.slices[i], a.shape[0] - 1);
-  for (int i = 0; i < 2; ++i)
-    REQUIRE(a.samples[i] >= 1 && a.samples[i] <= 64, "samples[%d] = %d; wanted 1..64", i,
-            a.samples[i]);
-  CHECK(check_numbers("window", a.window, 2));
-  REQUIRE(a.window[0] < a.window[1], "window = (%g, %g); wanted the second above the first",
-          a.window[0], a.window[1]);
-  REQUIRE(a.channels >= 1 && a.channels <= 4, "channels = %d; wanted 1..4", a.channels);
-  CHECK(check_numbers("mean", a.mean, a.channels));
-  return check_positive("std", a.std, a.channels);
-}
-
-dr_status check_workspace(const void* workspace, size_t have, size_t need) {
-  REQUIRE(workspace != nullptr, "workspace is NULL; wanted %zu bytes", need);
-  REQUIRE(reinterpret_cast<uintptr_t>(workspace) % 16 == 0, "workspace must be 16-byte aligned");
-  if (have < need)
-    return fail(DR_ERROR_WORKSPACE_TOO_SMALL, "workspace of %zu bytes; wanted %zu", have, need);
-  return DR_OK;
-}
-
-dr_status check_mind(const dr_mind_args& a) {
-  CHECK(check_shape("shape", a.shape));
-  CHECK(check_range("radius", a.radius, 0, 64));
-  CHECK(check_range("dilation", a.dilation, 1, 64));
-  CHECK(check_range("pool", a.pool, 1, 64));
-  REQUIRE(a.channels >= 12 && a.channels % 8 == 0,
-          "channels = %d; wanted a multiple of 8, at least 12", a.channels);
-  REQUIRE(std::isfinite(a.scale), "scale is not a finite number");
-  return DR_OK;
-}
-
-dr_status check_local(const dr_local_args& a) {
-  CHECK(check_shape("shape", a.shape));
-  CHECK(check_range("pool", a.pool, 1, 64));
-  CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
-  REQUIRE(a.windows >= 1 && a.sigma_mm != nullptr, "windows = %d; wanted >= 1, with their sigma_mm",
-          a.windows);
-  CHECK(check_positive("sigma_mm", a.sigma_mm, a.windows));
-  REQUIRE(a.channels >= 1 && a.first_channel >= 0 && a.first_channel + a.windows <= a.channels,
-          "first_channel = %d with %d windows; wanted within channels = %d", a.first_channel,
-          a.windows, a.channels);
-  REQUIRE(std::isfinite(a.noise) && a.noise > 0.0, "noise = %g; wanted > 0", a.noise);
-  REQUIRE(std::isfinite(a.scale), "scale is not a finite number");
-  return DR_OK;
-}
-
-dr_status check_solver_sizes(const dr_solver_args& a) {
-  CHECK(check_shape("fixed_shape", a.fixed_shape));
-  CHECK(check_shape("moving_shape", a.moving_shape));
-  CHECK(check_range("moving_offset", a.moving_offset, -32768, 32768));
-  REQUIRE(a.stride >= 8 && a.stride % 8 == 0, "stride = %d; wanted a multiple of 8", a.stride);
-  REQUIRE(a.channels >= 1 && a.channels <= a.stride, "channels = %d; wanted 1..stride = %d",
-          a.channels, a.stride);
-  CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
-  CHECK(check_range("search_factor", a.search_factor, 1, 256));
-  CHECK(check_range("search_radius", a.search_radius, 0, 64));
-  REQUIRE(a.search_levels >= 1 && a.search_levels <= 4, "search_levels = %d; wanted 1..4",
-          a.search_levels);
-  REQUIRE(a.coupling_rounds >= 0 && a.coupling_rounds <= 64, "coupling_rounds = %d; wanted 0..64",
-          a.coupling_rounds);
-  REQUIRE(a.consistency_rounds >= 0, "consistency_rounds = %d; wanted >= 0", a.consistency_rounds);
-  REQUIRE(a.feature_similarity >= DR_FEATURES_MSE && a.feature_similarity <= DR_FEATURES_LNCC,
-          "feature_similarity = %d; wanted DR_FEATURES_MSE, _COSINE or _LNCC",
-          a.feature_similarity);
-  REQUIRE(a.squarings >= 0 && a.squarings <= 12, "squarings = %d; wanted 0..12", a.squarings);
-  REQUIRE(a.levels >= 1 && a.levels <= 6, "levels = %d; wanted 1..6", a.levels);
-  REQUIRE(a.iterations != nullptr, "iterations is NULL");
-  for (int i = 0; i < a.levels; ++i)
-    REQUIRE(a.iterations[i] >= 0, "iterations[%d] = %d; wanted >= 0", i, a.iterations[i]);
-  return DR_OK;
-}
-
-dr_status check_solver(const dr_solver_args& a) {
-  CHECK(check_solver_sizes(a));
-  REQUIRE(a.fixed && a.fixed_weight && a.moving && a.moving_weight && a.field,
-          "fixed, fixed_weight, moving, moving_weight and field must not be NULL");
-  REQUIRE(reinterpret_cast<uintptr_t>(a.fixed) % 16 == 0 &&
-              reinterpret_cast<uintptr_t>(a.moving) % 16 == 0,
-          "features must be 16-byte aligned");
-  REQUIRE(reinterpret_cast<uintptr_t>(a.feature_distance) % 8 == 0,
-          "feature_distance must be 8-byte aligned");
-  REQUIRE(a.coupling_rounds == 0 || a.coupling != nullptr, "coupling is NULL");
-  CHECK(check_positive("learning_rate_mm", &a.learning_rate_mm, 1));
-  const struct {
-    const char* name;
-    double value;
-  } not_negative[] = {{"cost_smoothing_mm", a.cost_smoothing_mm},
-                      {"field_smoothing_mm", a.field_smoothing_mm},
-                      {"smoothing_mm", a.smoothing_mm},
-                      {"adam_epsilon", a.adam_epsilon},
-                      {"smoothness", a.smoothness},
-                      {"fold_penalty", a.fold_penalty},
-                      {"fold_margin", a.fold_margin},
-                      {"feature_weight", a.feature_weight},
-                      {"trust_cost", a.trust_cost},
-                      {"correlation_weight", a.correlation_weight}};
-  for (const auto& [name, value] : not_negative)
-    REQUIRE(std::isfinite(value) && value >= 0.0, "%s = %g; wanted >= 0", name, value);
-  REQUIRE(a.feature_weight > 0.0 || a.correlation_weight > 0.0,
-          "feature_weight and correlation_weight are 0; wanted one above 0");
-  const bool lncc = a.feature_similarity == DR_FEATURES_LNCC && a.feature_weight > 0.0;
-  REQUIRE(!lncc || a.trust_cost == 0.0,
-          "trust_cost = %g with DR_FEATURES_LNCC, which has no cost of single voxels; wanted 0",
-          a.trust_cost);
-  REQUIRE(a.correlation_weight == 0.0 || (a.fixed_image && a.moving_image),
-          "fixed_image and moving_image must not be NULL with a correlation_weight");
-  if (a.correlation_weight == 0.0 && !lncc) return DR_OK;
-  CHECK(check_positive("correlation_window_mm", &a.correlation_window_mm, 1));
-  return check_positive("correlation_noise", &a.correlation_noise, 1);
 }
 
 }  // namespace

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from dinoreg_kernels import _library
+from dinoreg_kernels import _structs
 from dinoreg_kernels._library import library_file
 
 HERE = Path(__file__).parent
 PACKAGE = library_file().parent
 STRUCTS = {
     "dr_" + re.sub(r"(?<!^)(?=[A-Z])", "_", struct.__name__).lower(): struct
-    for struct in vars(_library).values()
+    for struct in vars(_structs).values()
     if isinstance(struct, type) and issubclass(struct, ctypes.Structure)
 }
 
