@@ -265,6 +265,8 @@ def _quality(match: _Match, fields: _Fields, plan_: Plan) -> RunQuality:
         plan_.device,
         inverse_misses=fields.inverse_misses,
     )
+    if plan_.alignment.similarity is not None:
+        quality = replace(quality, alignment_similarity=plan_.alignment.similarity)
     if match.decoys is None:
         return quality
     return replace(quality, **vars(match.decoys.measures()))

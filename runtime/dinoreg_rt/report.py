@@ -60,11 +60,16 @@ class Quality(BaseModel):
     overlap_percent: float
     decoy_ratio: float | None = Field(description="of MIND-SSC; null: not measured")
     unrelated_ratio: float | None = Field(description="of MIND-SSC; null: not measured")
+    alignment_similarity: float | None = Field(default=None, description="null: not searched for")
     inverse_missed_percent: float | None = Field(default=None, description="null: not measured")
     inverse_missed_max_mm: float | None = Field(default=None, description="null: not measured")
 
     @field_validator(
-        "decoy_ratio", "unrelated_ratio", "inverse_missed_percent", "inverse_missed_max_mm"
+        "decoy_ratio",
+        "unrelated_ratio",
+        "alignment_similarity",
+        "inverse_missed_percent",
+        "inverse_missed_max_mm",
     )
     @classmethod
     def _not_measured(cls, value: float | None) -> float | None:

@@ -132,6 +132,8 @@ class RunQuality:
             measured.
         unrelated_ratio: feature difference after that search over that of unrelated features.
             NaN: not measured.
+        alignment_similarity: of both images at the initial alignment, coarse and not deformed, see
+            `dinoreg_rt.align_search`; higher is better. NaN: it was given, not searched for.
         inverse_missed_percent: share of the moving grid's points inside the field that the
             inverse misses: the mapping takes it to another point, more than 0.1 mm away. NaN: no
             inverse was asked for, or a velocity field gave it.
@@ -149,6 +151,7 @@ class RunQuality:
     overlap_percent: float
     decoy_ratio: float = math.nan
     unrelated_ratio: float = math.nan
+    alignment_similarity: float = math.nan
     inverse_missed_percent: float = math.nan
     inverse_missed_max_mm: float = math.nan
 

@@ -3,10 +3,11 @@
     PYTHONPATH=tests python tests/bench/trust.py --data DATA [--given]
 
 `--data` is a folder as of peers/prepare_pairs.py. Every pair begins at `--initial auto`, with
-`--given` at its `init/*.tfm`, where there is one. Right: all pairs. Wrong: the moving image
-mirrored left to right and turned upside down, another organ, and the upper part of one body
-against the lower of another. Then, for the right pairs with labels, the share of labelled voxels
-whose label is right after the registration, by quartile of confidence.
+`--given` at its `init/*.tfm`, where there is one. Right: all pairs, and with the images exchanged.
+Wrong: of both the moving image mirrored left to right and turned upside down; every image with
+every image of another organ; and the upper part of one body against the lower of another. Then,
+for the right pairs with labels, the share of labelled voxels whose label is right after the
+registration, by quartile of confidence.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from dinoreg_rt.trust import judge
 MEASURES = (
     "decoy_ratio",
     "unrelated_ratio",
+    "alignment_similarity",
     "overlap_percent",
     "folded_percent",
     "sdlogj",
     "inverse_consistency_mean_mm",
 )
-BRAIN, HEART, ABDOMENS = "brain_1", "card_1", ("tune_ctct_1", "abd_mrmr_1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +45,15 @@ class Pair:
     moving: Volume
     initial: str = "auto"
 
+    @property
+    def organ(self) -> str:
+        """By the name of the pair."""
+        return {"card": "heart", "brain": "brain"}.get(self.name.partition("_")[0], "abdomen")
+
+    def exchanged(self) -> Pair:
+        """The other way round, wherever it was to begin."""
+        return Pair(f"{self.name} exchanged", self.moving, self.fixed)
+
     def run(self, *, confidence: bool = False) -> RegistrationResult:
         """With the defaults."""
         config = RegistrationConfig(initial=self.initial, confidence=confidence)
@@ -53,12 +63,13 @@ class Pair:
 def wrong_pairs(pairs: dict[str, Pair]) -> Iterator[Pair]:
     """Every pair that is wrong on purpose."""
     for pair in pairs.values():
-        for text, axis in (("mirrored", 2), ("upside down", 0)):
-            turned = mirrored(pair.moving, axis)
-            yield dataclasses.replace(pair, name=f"{pair.name} {text}", moving=turned)
-    others = [*itertools.product((BRAIN,), ABDOMENS), *itertools.product(ABDOMENS, (BRAIN,))]
-    for one, other in [*others, (ABDOMENS[0], HEART), (HEART, ABDOMENS[1])]:
-        yield Pair(f"{one} with {other}", pairs[one].fixed, pairs[other].moving)
+        for one in (pair, pair.exchanged()):
+            for text, axis in (("mirrored", 2), ("upside down", 0)):
+                turned = mirrored(one.moving, axis)
+                yield dataclasses.replace(one, name=f"{one.name} {text}", moving=turned)
+    for one, other in itertools.permutations(pairs.values(), 2):
+        if one.organ != other.organ:
+            yield Pair(f"{one.name} with {other.name}", one.fixed, other.moving)
     for name in ("tune_ctct_1", "tune_ctct_2", "abd_mrct_1"):
         upper, lower = part(pairs[name].fixed, 0.65, 1.0), part(pairs[name].moving, 0.0, 0.35)
         yield Pair(f"{name} upper with lower", upper, lower)
@@ -94,18 +105,19 @@ def main() -> None:
     with (data / "pairs.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["pair"]: row for row in csv.DictReader(file)}
     print(f"{'pair':32} {'verdict':9} {'  '.join(MEASURES)}")
-    pairs, confidences, trusted = {}, {}, 0
+    pairs, confidences, trusted = {}, {}, []
     for name, row in rows.items():
         start = data / "init" / f"{name}.tfm"
         initial = str(start) if args.given and start.exists() else "auto"
         images = (io.read_volume(data / row[role]) for role in ("fixed", "moving"))
-        pair = Pair(name, *images, initial=initial)
+        pairs[name] = pair = Pair(name, *images, initial=initial)
         result = pair.run(confidence=bool(row["fixed_label"]))
-        trusted += show(name, result)
+        trusted.append(show(name, result))
         if row["fixed_label"]:
-            pairs[name] = pair
             confidences[name] = quartiles(row, data, result)
-    print(f"{trusted} of {len(rows)} right pairs are trusted\n")
+    if not args.given:
+        trusted += [show(p.name, p.run()) for p in (pair.exchanged() for pair in pairs.values())]
+    print(f"{sum(trusted)} of {len(trusted)} right pairs are trusted\n")
     flagged = [not show(pair.name, pair.run()) for pair in wrong_pairs(pairs)]
     print(f"{sum(flagged)} of {len(flagged)} wrong pairs are not\n")
     for name, text in confidences.items():

@@ -35,6 +35,8 @@ def test_a_good_run_is_trusted():
         ({"feature_distance_after": 0.41}, "not match better"),
         ({"decoy_ratio": 1.0}, "mirror image"),
         ({"unrelated_ratio": 0.65}, "65 % of that of"),
+        ({"decoy_ratio": 0.95, "unrelated_ratio": 0.56}, "both ratios sum to 1.51"),
+        ({"alignment_similarity": 0.2}, "alike only to 0.2 (limit 0.3)"),
         ({"overlap_percent": 10.0}, "only 10 %"),
         ({"folded_percent": 3.0}, "3 % of the voxels are folded (limit 2 %)"),
         ({"sdlogj": 1.2}, "change in volume"),
@@ -88,6 +90,15 @@ def test_identical_images_are_trusted_and_stay(name, initial, trust):
     # A tenth of a voxel. Measured: 0.24 (MR) and 0.13 mm (CT); 1 mm before Adam had an epsilon and
     # the warped image's variance was without noise.
     assert moved.mean() < 0.1 * image.geometry.spacing_mm[0]
+
+
+@pytest.mark.parametrize("brain", ["fixed_t1", "moving_t1"])
+def test_a_brain_is_no_abdomen(brain):
+    """No limit of its own is passed: mirror images match a little worse than the brain itself."""
+    images = (
+        io.read_volume(SHIPPED / f"{name}.nii.gz") for name in ("abdomen/ct", f"brain/{brain}")
+    )
+    assert judge(dinoreg_rt.register(*images).quality).verdict == "untrusted"
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
