@@ -76,7 +76,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
         moving_mask: the same for the moving image.
         weights: how much each voxel of the fixed image counts in search and refinement, on its
-            grid, 0 or more; 1 changes nothing. To follow some organs more closely than others.
+            grid, 0 to 10000; 1 changes nothing. To follow some organs more closely than others.
         keep_features: leave the features of both images in the result.
         progress: called with a stage's name and its finished fraction.
         on_plan: called with what was decided, before the heavy work.
