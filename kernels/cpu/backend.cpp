@@ -9,8 +9,11 @@ DR_NAMESPACE_BEGIN
 struct CpuMaker {
   using Launcher = CpuLauncher;
   static CpuLauncher make(const dr_execution& execution) {
-    return CpuLauncher(execution.threads > 0 ? execution.threads : omp_get_max_threads());
+    return CpuLauncher(team(execution.threads > 0 ? execution.threads : omp_get_max_threads()));
   }
+  // Threads that wait for a processor help nobody, and teams of thousands end the process. Up to 64
+  // are started anywhere, so that a machine with few processors divides the work as a large one.
+  static int team(int threads) { return min_int(threads, max_int(64, omp_get_num_procs())); }
   static dr_status finish(const CpuLauncher&) { return DR_OK; }
 };
 

@@ -6,7 +6,7 @@ where its arrays are: NumPy on the CPU, CuPy on the current device and stream.
 """
 
 from ._arrays import Array, Progress
-from ._errors import KernelCancelled, KernelError
+from ._errors import KernelCancelled, KernelError, KernelUnavailable
 from .fields import compose, invert, jacobian_determinant, map_field
 from .images import (
     coverage,
@@ -27,6 +27,7 @@ __all__ = [
     "CudaDevices",
     "KernelCancelled",
     "KernelError",
+    "KernelUnavailable",
     "Progress",
     "Solution",
     "SolverOptions",

@@ -11,7 +11,7 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t
 from pathlib import Path
 
 from . import _structs
-from ._errors import KernelCancelled, KernelError
+from ._errors import KernelCancelled, KernelError, KernelUnavailable
 
 _CALLS = {
     "dr_image_resample": _structs.ResampleArgs,
@@ -57,13 +57,13 @@ def _short_spin() -> Iterator[None]:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The loaded library; raises `KernelError` with what to do when it is not there."""
+    """The loaded library; raises `KernelUnavailable` with what to do when it is not there."""
     path = library_file()
     try:
         with _short_spin():
             lib = ctypes.CDLL(str(path))
     except OSError as error:
-        raise KernelError(
+        raise KernelUnavailable(
             f"libdinoreg cannot be loaded ({error}); install the package with `pip install .`, "
             "which compiles it, instead of running from the source folder"
         ) from error
@@ -81,8 +81,34 @@ def library() -> ctypes.CDLL:
     return lib
 
 
+class _Team:
+    """The process whose OpenMP threads are there; `fork` copies the memory, but not the threads."""
+
+    process: int | None = None
+
+    @classmethod
+    def check(cls, execution: _structs.Execution) -> None:
+        """Refuse a call that would wait forever for threads of the parent process.
+
+        Raises:
+            KernelUnavailable: the process was forked after a parallel call.
+        """
+        if execution.device != 0 or execution.threads == 1:
+            return
+        here = os.getpid()
+        if cls.process is None:
+            cls.process = here
+        elif cls.process != here:
+            raise KernelUnavailable(
+                "this process was forked from one that has used the kernels, and their threads "
+                "are not in it; start processes by 'spawn' "
+                "(multiprocessing.get_context('spawn')), or use threads=1"
+            )
+
+
 def call(name: str, execution: _structs.Execution, args: ctypes.Structure) -> None:
     """One call of the library; a status other than DR_OK becomes an exception."""
+    _Team.check(execution)
     lib = library()
     status = getattr(lib, name)(ctypes.byref(execution), ctypes.byref(args))
     if status == 0:
@@ -90,6 +116,8 @@ def call(name: str, execution: _structs.Execution, args: ctypes.Structure) -> No
     message = lib.dr_last_error_message().decode()
     if status == 5:
         raise KernelCancelled(message)
+    if status in (3, 4):
+        raise KernelUnavailable(f"{name}: {message}")
     raise KernelError(f"{name}: {message}")
 
 

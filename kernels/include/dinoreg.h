@@ -4,6 +4,11 @@
  *   Arrays are C-contiguous, axes (z, y, x[, channel]); vectors and matrices use the same order
  *   z, y, x. Index coordinates are continuous with voxel centres at integers. Displacements of the
  *   solver are millimetres along the grid's own axes.
+ *   Numbers in arrays must be finite, weights 0 or more. They are not looked at: NaN or infinity in
+ *   an image, in features or in a weight gives DR_OK and NaN in the results, of the solver in the
+ *   whole field; it is no fault of memory. Numbers in the structs are checked.
+ *   A process that was made by fork() after a call with threads > 1 must not make such a call: the
+ *   OpenMP runtime waits for threads that it does not have. Start it by exec, or use 1 thread.
  *   Arrays begin at multiples of their type's size, features and workspaces of 16 bytes.
  *   All pointers of one call live on the device named in dr_execution. The library allocates no
  *   device memory and keeps none: what a call needs beside its arrays is the workspace it is given.
@@ -12,7 +17,8 @@
  *   and faults of kernels not known. Arrays in host memory are read before a call returns.
  *   Calls are thread-safe as long as they do not share output arrays or workspace. The message of
  *   the last error belongs to the calling thread.
- *   Same input, device and build: same bits, for any number of threads.
+ *   Same input, device and build: same bits, for any number of threads. Where there are fewer
+ *   processors than threads, no more than 64 are started.
  *
  * Every struct is zero-initialised by the caller before its fields are set.
  */
@@ -60,7 +66,7 @@ typedef int (*dr_progress)(void* user, dr_stage stage, float fraction);
 
 typedef struct dr_execution {
   dr_device device;
-  int32_t threads;      /* CPU threads; 0: all the process may use */
+  int32_t threads;      /* CPU threads, 0..1024; 0: all the process may use */
   void* stream;         /* cudaStream_t; NULL: the default stream */
   dr_progress progress; /* NULL: none */
   void* progress_user;
@@ -234,7 +240,8 @@ typedef struct dr_solver_args {
   int32_t channels;         /* used ones; the rest hold 0 */
   double spacing_mm[3];
 
-  /* Discrete search: cells of search_factor voxels, shifts of whole cells. */
+  /* Discrete search: cells of search_factor voxels, shifts of whole cells; up to 64 rounds of
+   * coupling and 1000 of consistency. */
   int32_t search_factor[3];
   int32_t search_radius[3]; /* in cells; all 0: no search */
   /* 1..4. Every further level halves the cells, to whole voxels, and searches two of them around

@@ -30,7 +30,8 @@ const Backend& cpu_backend() {
 
 dr_status choose(const dr_execution* execution, const Backend*& backend) {
   REQUIRE(execution != nullptr, "execution is NULL");
-  REQUIRE(execution->threads >= 0, "threads = %d; wanted >= 0", execution->threads);
+  REQUIRE(execution->threads >= 0 && execution->threads <= 1024, "threads = %d; wanted 0..1024",
+          execution->threads);
   if (execution->device == DR_DEVICE_CPU) {
     backend = &cpu_backend();
     return DR_OK;

@@ -108,7 +108,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, DinoregError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; nothing was written"
+        return 130, f"interrupted; {_kept(error)}"
     if isinstance(error, MemoryError):
         return ResourceError.exit_code, (
             f"out of memory{f' ({error})' if str(error) else ''}; a smaller "
@@ -118,6 +118,11 @@ def explain(error: BaseException) -> tuple[int, str]:
         place = f" for {error.filename}" if error.filename else ""
         return OutputError.exit_code, f"no space left on the disk{place}; nothing was written"
     return DinoregError.exit_code, f"unexpected {type(error).__name__}: {error}"
+
+
+def _kept(error: BaseException) -> str:
+    """What is there although the command was stopped: the notes that it left on its way."""
+    return "; ".join(getattr(error, "__notes__", [])) or "nothing was written"
 
 
 def _wants_json(args: list[str]) -> bool:
@@ -194,6 +199,6 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except Terminated as error:
-        _print_error("terminated; nothing was written")
+        _print_error(f"terminated; {_kept(error)}")
         code = error.code
     sys.exit(code if isinstance(code, int) else 0)

@@ -10,18 +10,20 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
-from .config_errors import explain
+from .config_errors import Origin, check_kind, explain
 from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
@@ -40,7 +42,10 @@ EngineChoice = Literal[
 
 
 class RegistrationConfig(BaseModel):
-    """Parameters of one registration. The defaults are those of the preset ``mind``."""
+    """Parameters of one registration. The defaults are those of the preset ``mind``.
+
+    However one is made, wrong names and values raise `ConfigError`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -48,7 +53,10 @@ class RegistrationConfig(BaseModel):
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda:N"
     )
     threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads; 0 takes all that this process may use"
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads; 0, and more than that, takes all CPUs that this process may use",
     )
     gpu_memory_gb: float | None = Field(
         None,
@@ -291,6 +299,22 @@ class RegistrationConfig(BaseModel):
         """Whether MIND-SSC is made: because it takes part, or for the verdict on trust alone."""
         return self.uses_mind or self.trust
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(
+        cls, values: Any, make: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        try:
+            return make(values)
+        except ValidationError as error:
+            origin = info.context if isinstance(info.context, Origin) else Origin()
+            raise ConfigError(explain(error, cls, values, origin)) from error
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        return check_kind(value, cls.model_fields[str(info.field_name)].annotation)
+
     @field_validator("ct_window_hu", "encoder_ct_window_hu")
     @classmethod
     def _windows_rise(cls, value: tuple[float, float]) -> tuple[float, float]:
@@ -306,6 +330,13 @@ class RegistrationConfig(BaseModel):
                 "wanted 0 with the feature similarity lncc, which has no cost of single voxels; "
                 "or mse or cosine"
             )
+        return value
+
+    @field_validator("correlation_weight")
+    @classmethod
+    def _something_is_compared(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value == 0 and info.data.get("feature_weight") == 0:
+            raise ValueError("with a feature weight of 0 nothing is compared; wanted one above 0")
         return value
 
     @classmethod
@@ -330,13 +361,29 @@ class RegistrationConfig(BaseModel):
         values: dict[str, Any] = {}
         if preset is not None:
             values.update(_read_preset(preset))
-        if file is not None:
-            values.update(read_toml(file))
-        values.update(overrides or {})
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise ConfigError(explain(error, cls, values, spelled or {})) from error
+        in_file = {} if file is None else read_toml(file)
+        values |= in_file | (overrides or {})
+        files = {key: str(file) for key in in_file if key not in (overrides or {})}
+        return cls.model_validate(values, context=Origin(spelled or {}, files))
+
+
+def checked_config(config: RegistrationConfig | None) -> RegistrationConfig:
+    """What a caller gave as configuration; None stands for the defaults.
+
+    The values are looked at once more: `model_copy`, as pydantic has it, takes any.
+
+    Raises:
+        ConfigError: something else, such as a dict, or values that cannot be used.
+    """
+    if config is None:
+        return RegistrationConfig()
+    if isinstance(config, RegistrationConfig):
+        return type(config).model_validate(dict(config))
+    hint = "RegistrationConfig(**config)" if isinstance(config, dict) else "RegistrationConfig(...)"
+    raise ConfigError(
+        f"config is a {type(config).__name__}; wanted a RegistrationConfig: make one by {hint}, or "
+        "from a preset or a file by RegistrationConfig.from_sources"
+    )
 
 
 def preset_names() -> list[str]:
@@ -359,7 +406,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or is none.
     """
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

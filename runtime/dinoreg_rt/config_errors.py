@@ -3,36 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 
-def explain(
-    error: ValidationError,
-    model: type[BaseModel],
-    values: Mapping[str, Any],
-    spelled: Mapping[str, str],
-) -> str:
+@dataclass(frozen=True)
+class Origin:
+    """Where the values of a configuration come from, for messages.
+
+    Attributes:
+        spelled: how the user writes a parameter, where it isn't ``name =``: ``--name``.
+        files: the file that a parameter was read from, where it was.
+    """
+
+    spelled: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_kind(value: Any, annotation: Any) -> Any:
+    """The value as it came, unless pydantic would make another kind of it: a number of ``"1"`` or
+    true, a truth value of ``"yes"`` or 1.
+
+    Raises:
+        PydanticCustomError: it would.
+    """
+    kinds = _kinds(annotation)
+    if bool in kinds:
+        fits = isinstance(value, bool | np.bool_)
+    elif str in kinds or Literal in kinds:
+        return value  # pydantic makes nothing else of these
+    else:
+        parts = value if isinstance(value, list | tuple) else [value]
+        fits = not any(isinstance(part, str | bytes | bool | np.bool_) for part in parts)
+    if not fits:
+        raise PydanticCustomError("other_kind", "a value of another kind")
+    return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a field may have: of ``float | None`` both, of ``Literal[...]`` Literal."""
+    if get_origin(annotation) in (Union, UnionType):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    return {get_origin(annotation) or annotation}
+
+
+def explain(error: ValidationError, model: type[BaseModel], values: Any, origin: Origin) -> str:
     """All faults of `values` in one line.
 
     Args:
         error: that `model` raised.
         model: the configuration.
         values: that it was made from.
-        spelled: how the user writes a parameter, where it isn't ``name =``: ``--name``.
+        origin: of the values.
     """
+    if not isinstance(values, Mapping):
+        return f"a configuration is made of names and values; got {type(values).__name__}"
     fields = model.model_json_schema()["properties"]
     lines = []
     for problem in error.errors():
         key = str(problem["loc"][0])
+        where = f"{origin.files[key]}: " if key in origin.files else ""
         if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown option '{key}'; known are: {', '.join(model.model_fields)}")
+            lines.append(f"{where}unknown option '{key}'; {_nearest(key, model)}")
             continue
         own = problem["type"] == "value_error"  # a check of ours, which says what is wrong itself
         reason = str(problem["ctx"]["error"]) if own else f"wanted {_wanted(fields[key])}"
-        lines.append(f"{spelled.get(key, f'{key} =')} {_text(values[key])}: {reason}")
+        name = origin.spelled.get(key, f"{key} =")
+        lines.append(f"{where}{name} {_text(values[key])}: {reason}")
     return "; ".join(dict.fromkeys(lines))  # two wrong numbers of one list are one fault
+
+
+def _nearest(key: str, model: type[BaseModel]) -> str:
+    near = get_close_matches(key.replace("-", "_"), model.model_fields, n=1)
+    return f"did you mean {near[0]}?" if near else "'dinoreg-rt run --help' lists them"
 
 
 def _wanted(schema: Mapping[str, Any]) -> str:
@@ -67,4 +116,6 @@ def _range(kind: Mapping[str, Any]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(_text(part) for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:.15g}" if isinstance(value, float) else str(value)

@@ -41,7 +41,8 @@ class DecoyMeasures:
 
     Attributes:
         decoy_ratio: misfit of the moving image over the least of the mirror images', see
-            `_misfit`. At 1 the moving image fits no better than a wrong image.
+            `_misfit`. At 1 the moving image fits no better than a wrong image. NaN: it is so small
+            that it has no mirror image.
         unrelated_ratio: the difference after the search over what features without any relation
             would give.
     """
@@ -71,7 +72,8 @@ class DecoySearches:
         arrays = [array for pair in self.found for array in pair]
         *flat, unrelated = self.device.numbers(*arrays, self.unrelated)
         own, *mirrored = np.array(flat).reshape(len(self.found), -1)
-        best = min(_misfit(numbers) for numbers in mirrored)
+        # One cell has no mirror image: then nothing can be said.
+        best = min((_misfit(numbers) for numbers in mirrored), default=math.nan)
         after = float(own[1]) if own[2] > 0 else math.inf
         return DecoyMeasures(_ratio(_misfit(own), best), _ratio(after, unrelated))
 

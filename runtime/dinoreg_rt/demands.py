@@ -6,11 +6,12 @@ import sys
 from importlib.util import find_spec
 
 from .config import RegistrationConfig
-from .device import Device, choose_device
+from .device import Device, choose_device, kernel_errors
 from .encoder.engines import ENGINES, choose_engine
 from .errors import ConfigError, DeviceError
 
 
+@kernel_errors()
 def choose_machine(config: RegistrationConfig) -> tuple[Device, str]:
     """The device of a configuration, and why; nothing that was asked for beside it goes unused.
 

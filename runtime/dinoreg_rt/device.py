@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .errors import DeviceError
+from .errors import DeviceError, DinoregError
 from .machine import usable_cpus
 from .types import Array
 
@@ -94,10 +94,13 @@ class Device:
 def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
     """The device for ``auto``, ``cpu`` or ``cuda[:N]``, and why.
 
+    Of the threads no more are used than there are CPUs; the results are the same.
+
     Raises:
         DeviceError: a CUDA device was asked for by name and cannot be used.
     """
-    count = threads or usable_cpus()[0]
+    usable, _ = usable_cpus()
+    count = min(threads or usable, usable)  # more would wait for one another
     if wanted == "cpu":
         return Device("cpu", threads=count), "cpu, as asked"
     index = int(wanted.partition(":")[2] or 0) if wanted.startswith("cuda") else 0
@@ -127,6 +130,29 @@ def _cuda_problem(index: int) -> str | None:
     except ImportError:
         return "CuPy is not installed (pip install '.[gpu]')"
     return None
+
+
+@contextmanager
+def kernel_errors() -> Iterator[None]:
+    """What libdinoreg refuses or fails in is ours to report; also a decorator.
+
+    Raises:
+        DeviceError: the library or its device cannot be used here.
+        DinoregError: it refused a call, which should have been checked before.
+    """
+    from dinoreg_kernels import KernelCancelled, KernelError, KernelUnavailable
+
+    try:
+        yield
+    except KernelCancelled:
+        raise
+    except KernelUnavailable as error:
+        raise DeviceError(str(error)) from error
+    except KernelError as error:
+        raise DinoregError(
+            f"the kernels refused a call ({error}); this should have been found before: please "
+            "report it with the images' sizes and the configuration"
+        ) from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import dinoreg_kernels
 
+from .device import kernel_errors
 from .errors import InputError, RegistrationError
 from .geometry import (
     compose_affines,
@@ -66,6 +67,7 @@ class Inversion:
             )
 
 
+@kernel_errors()
 def invert_points(
     chain: Sequence[AffineTransform | DisplacementField],
     points_lps_mm: FloatArray,
@@ -86,6 +88,7 @@ def invert_points(
     return points, inversion
 
 
+@kernel_errors()
 def invert_chain(
     chain: Sequence[AffineTransform | DisplacementField],
     grid: Geometry,

@@ -64,9 +64,12 @@ def examine(
     """An image, on the host, with its modality and its window; and why that modality.
 
     What the mask leaves out does not count for the window.
+
+    Raises:
+        InputError: there is nothing to see in it.
     """
     wanted = config.fixed_modality if role == "fixed" else config.moving_modality
     lowest = float(volume.array.min())
     modality, reason = detect_modality(lowest, wanted)
-    window = intensity_window(volume, modality, config, mask)
+    window = intensity_window(volume, modality, config, mask, role)
     return PairImage(role, volume, mask, modality, window, lowest), reason

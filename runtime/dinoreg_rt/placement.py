@@ -52,6 +52,22 @@ class Placement:
             raise ConfigError("there is a buffer 'inverse' but no inverse: ask for inverse=True")
 
 
+def checked_placement(placement: Placement | None) -> Placement:
+    """What a caller gave as placement; None stands for new NumPy arrays.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if placement is None:
+        return Placement()
+    if isinstance(placement, Placement):
+        return placement
+    raise ConfigError(
+        f"placement is a {type(placement).__name__}; wanted a Placement, such as "
+        "Placement(on_device=True) or Placement(displacement=buffer)"
+    )
+
+
 def deliver(
     placement: Placement,
     device: Device,

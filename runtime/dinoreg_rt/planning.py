@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from .align import SEARCHES, Alignment, initial_alignment, search_alignment
 from .coarse import coarse_pair
-from .config import RegistrationConfig
+from .config import RegistrationConfig, checked_config
 from .contrast import compare_contrast, fill_by_contrast
 from .demands import choose_machine
-from .device import Device
+from .device import Device, kernel_errors
 from .device_memory import (
     describe_device_memory,
     describe_storage,
@@ -21,7 +21,7 @@ from .device_memory import (
 from .encoder.encoding import EncodingPlan, plan_encoding
 from .encoder.pool import EncoderPool
 from .geometry import describe
-from .io import as_mask, as_volume
+from .io import as_mask, as_volume, as_weights
 from .io.arrays import as_numpy, device_of
 from .memory import predict_memory
 from .moving_lattice import MovingLattice, plan_moving_lattice
@@ -93,6 +93,7 @@ class Plan:
         return "\n".join(lines)
 
 
+@kernel_errors()
 def plan(
     fixed: ImageLike,
     moving: ImageLike,
@@ -100,21 +101,27 @@ def plan(
     *,
     fixed_mask: LabelsLike | None = None,
     moving_mask: LabelsLike | None = None,
+    weights: ImageLike | None = None,
     encoders: EncoderPool | None = None,
 ) -> Plan:
     """Decide everything that can be decided without looking for matches.
 
     Arguments as of `register`; what the masks leave out counts neither for the intensity windows
-    nor for the centres of mass. Images on a CUDA device are looked at through a copy on the host.
+    nor for the centres of mass, and weights are only checked. Images on a CUDA device are looked at
+    through a copy on the host.
 
     Raises:
         DinoregError: inputs, device or parameters that cannot be used; no overlap; not enough
             memory.
     """
+    config = checked_config(config)
+    fixed, moving = as_volume(fixed), as_volume(moving)
+    if weights is not None:
+        as_weights(weights, fixed.geometry)
     return plan_volumes(
-        as_volume(fixed),
-        as_volume(moving),
-        config or RegistrationConfig(),
+        fixed,
+        moving,
+        config,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         encoders=encoders or EncoderPool(),
@@ -133,6 +140,10 @@ def plan_volumes(
     """`plan` of images that `as_volume` has checked."""
     device, device_reason = choose_machine(config)
     choices = {"device": device_reason}
+    if config.threads > device.threads:
+        choices["threads"] = (
+            f"{device.threads} of the {config.threads} asked for: this process may use no more CPUs"
+        )
     pair = _examine_both(fixed, moving, fixed_mask, moving_mask, config, choices)
     modalities = (pair[0].modality, pair[1].modality)
     pair, alignment = _align(pair, config, device.host, choices)

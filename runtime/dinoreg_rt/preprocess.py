@@ -13,7 +13,7 @@ import dinoreg_kernels
 
 from .config import ModalityChoice, RegistrationConfig
 from .device import Device
-from .errors import ConfigError
+from .errors import ConfigError, InputError
 from .geometry import coarsened_grid, index_map, kernel_affine, resampled_grid, same_grid
 from .types import AffineTransform, Array, Geometry, Modality, Volume
 
@@ -182,8 +182,20 @@ def intensity_window(
     modality: Modality,
     config: RegistrationConfig,
     mask: Array | None = None,
+    role: str = "",
 ) -> tuple[float, float]:
-    """Values that become 0 and 1; of an MR from the voxels in `mask` (D, H, W), if there is one."""
+    """Values that become 0 and 1; of an MR from the voxels in `mask` (D, H, W), if there is one.
+
+    Args:
+        volume: the image.
+        modality: what it is.
+        config: windows and percentiles.
+        mask: not 0 where it counts; None: everywhere.
+        role: ``fixed`` or ``moving``, for messages.
+
+    Raises:
+        InputError: an MR that shows nothing there: one value, or values too close to be told apart.
+    """
     if modality == "ct":
         return config.ct_window_hu
     values = volume.array.reshape(-1) if mask is None else volume.array[mask != 0]
@@ -192,6 +204,13 @@ def intensity_window(
     high = float(np.percentile(values[::step], config.mr_percentile))
     if high <= low:  # nearly all voxels are background
         high = float(values.max())
+    # Windows are applied in float32.
+    if not high - low > 1.0 / np.finfo(np.float32).max:
+        where = "" if mask is None else f" inside the {role} mask"
+        raise InputError(
+            f"the {role} image has only the value {low:g}{where}: there is nothing to align; "
+            "is it the right image, and does the mask lie on the anatomy?"
+        )
     return low, high
 
 

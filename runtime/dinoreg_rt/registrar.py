@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .config import RegistrationConfig
+from .config import RegistrationConfig, checked_config
 from .demands import choose_machine
 from .device import Device
 from .encoder.pool import EncoderPool
-from .errors import DinoregError
+from .errors import ConfigError, DinoregError
+from .io import as_labels, as_volume
 from .phantom import phantom_grid, phantom_pair
 from .registration import Plan, ProgressCallback, register
 from .result import RegistrationResult
@@ -24,6 +27,17 @@ if TYPE_CHECKING:
     from .placement import Placement
 
 _WARM_UP_SHAPE_ZYX = (48, 48, 48)
+#: What else of a caller's is taken when it is submitted, and how.
+_TAKEN: dict[str, Callable[..., Any]] = {
+    "fixed_mask": partial(as_labels, mask=True),
+    "moving_mask": partial(as_labels, mask=True),
+    "weights": partial(as_volume, constant=True),
+}
+
+
+def _taken(image: Any, take: Callable[[Any], Any]) -> Any:
+    """An image that no longer depends on the caller's object; a path as it is."""
+    return image if isinstance(image, str | os.PathLike) else take(image)
 
 
 class RegistrationFuture(Future[RegistrationResult]):
@@ -79,7 +93,7 @@ class Registrar:
 
     Raises:
         DeviceError: the device or the engine that the configuration names cannot be used.
-        ConfigError: an option that would have no effect there.
+        ConfigError: an option that would have no effect there, or no worker.
     """
 
     def __init__(
@@ -89,7 +103,9 @@ class Registrar:
         workers: int = 1,
         cuda_context: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
-        config = config or RegistrationConfig()
+        config = checked_config(config)
+        if not isinstance(workers, int) or workers < 1:
+            raise ConfigError(f"workers = {workers!r}; wanted a whole number from 1")
         self._entered = cuda_context or nullcontext
         with self._entered():
             self._device, _ = choose_machine(config)
@@ -174,6 +190,10 @@ class Registrar:
     ) -> RegistrationFuture:
         """As `register`, at once: the result comes later, from a thread of this registrar.
 
+        Files are read in that thread. Everything else is checked and taken here: a SimpleITK image
+        may be changed afterwards. Arrays are used where they are, so they must stay as they are
+        until the result is there.
+
         Args:
             fixed: the fixed image.
             moving: the moving image.
@@ -181,8 +201,16 @@ class Registrar:
             more: further arguments of `register`.
 
         Raises:
-            DinoregError: this was closed.
+            DinoregError: this was closed, or images, masks or weights that cannot be used.
         """
+        self._check_open()
+        with self._entered():
+            fixed, moving = _taken(fixed, as_volume), _taken(moving, as_volume)
+            more |= {
+                name: _taken(more[name], take)
+                for name, take in _TAKEN.items()
+                if more.get(name) is not None
+            }
         future = RegistrationFuture()
 
         def report(stage: str, fraction: float) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from dinoreg_kernels import Solution
 
-from .config import RegistrationConfig
+from .config import RegistrationConfig, checked_config
 from .decoys import DecoySearches, search_decoys
-from .device import StageTimer, library_errors, stage_timer
+from .device import StageTimer, kernel_errors, library_errors, stage_timer
 from .device_memory import device_memory_errors
 from .encoder.engines import ENGINE_PACKAGES
 from .encoder.pool import EncoderPool
@@ -23,7 +23,7 @@ from .io import as_volume, as_weights
 from .io.arrays import check_device
 from .memory import check_memory
 from .pair import Sides
-from .placement import Placement, deliver
+from .placement import Placement, checked_placement, deliver
 from .planning import Plan, plan, plan_volumes
 from .preprocess import required, uploaded
 from .provenance import content_hash, versions
@@ -51,6 +51,7 @@ __all__ = ["Plan", "ProgressCallback", "plan", "register"]
 ProgressCallback = Callable[[str, float], None]
 
 
+@kernel_errors()
 def register(  # noqa: PLR0913 - all but the images by name
     fixed: ImageLike,
     moving: ImageLike,
@@ -75,7 +76,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
         moving_mask: the same for the moving image.
         weights: how much each voxel of the fixed image counts in search and refinement, on its
-            grid, 0 or more; 1 changes nothing. To follow some organs more closely than others.
+            grid, 0 to 10000; 1 changes nothing. To follow some organs more closely than others.
         keep_features: leave the features of both images in the result.
         progress: called with a stage's name and its finished fraction.
         on_plan: called with what was decided, before the heavy work.
@@ -88,19 +89,20 @@ def register(  # noqa: PLR0913 - all but the images by name
     Raises:
         DinoregError: see `dinoreg_rt.errors`; the message says what to do.
     """
+    config, placement = checked_config(config), checked_placement(placement)
     fixed, moving = as_volume(fixed), as_volume(moving)
-    encoders, placement = encoders or EncoderPool(), placement or Placement()
+    organ_weight = None if weights is None else as_weights(weights, fixed.geometry)
+    encoders = encoders or EncoderPool()
     plan_ = plan_volumes(
         fixed,
         moving,
-        config or RegistrationConfig(),
+        config,
         fixed_mask=fixed_mask,
         moving_mask=moving_mask,
         encoders=encoders,
     )
     if on_plan is not None:
         on_plan(plan_)
-    organ_weight = None if weights is None else as_weights(weights, fixed.geometry)
     _check_places(fixed, moving, plan_, placement)
     check_memory(plan_)
     report = progress or (lambda stage, fraction: None)

@@ -26,6 +26,7 @@ from .config import RegistrationConfig
 from .demands import choose_machine
 from .errors import DinoregError, InputError, ResourceError
 from .evaluate import PairFiles, evaluate_pair
+from .interruption import Terminated
 from .sweep_space import Candidate, config_hash, config_of
 
 #: Called with the trials that have finished, their number in all, and the last one's record.
@@ -144,6 +145,7 @@ def run_trials(
 
     Raises:
         ResourceError: a process was killed, most often for want of memory.
+        KeyboardInterrupt, Terminated: with a note on what was kept.
     """
     known = read_records(results)
     done = {t.key: known[t.key] for t in trials if t.key in known and known[t.key].status == "ok"}
@@ -153,11 +155,17 @@ def run_trials(
     results.parent.mkdir(parents=True, exist_ok=True)
     with results.open("a+b") as stream:
         _end_line(stream)
-        for record in _run_all(missing, jobs):
-            stream.write((_to_line(record) + "\n").encode())
-            stream.flush()
-            done[record.key] = record
-            finished(len(done), total, record)
+        try:
+            for record in _run_all(missing, jobs):
+                stream.write((_to_line(record) + "\n").encode())
+                stream.flush()
+                done[record.key] = record
+                finished(len(done), total, record)
+        except (KeyboardInterrupt, Terminated) as stop:
+            stop.add_note(
+                f"{len(done)} of {total} are in {results}; the same command goes on from there"
+            )
+            raise
     return [_as_of(done[trial.key], trial) for trial in trials]
 
 
@@ -198,8 +206,18 @@ def _run_all(trials: Sequence[Trial], jobs: int) -> Iterator[Record]:
             "a process of the sweep was killed, most often for want of memory; what had finished "
             "is kept: the same command goes on, with fewer --jobs if it happens again"
         ) from error
+    except (KeyboardInterrupt, Terminated, GeneratorExit):
+        _end_workers(pool)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_workers(pool: ProcessPoolExecutor) -> None:
+    """At once: what they are at is done again by the next run, and nobody else reads of it."""
+    # The pool offers this itself from Python 3.14 on.
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
 
 
 def _ignore_interrupt() -> None:

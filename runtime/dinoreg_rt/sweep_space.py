@@ -125,8 +125,14 @@ def read_space(
             f"{file}: unknown {', '.join(sorted(unknown))}; known are [grid], [random], samples "
             "and seed"
         )
+    given = [_parse_axis(text) for text in grid]
+    names = [name for name, _ in given]
+    if again := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"--grid {', '.join(again)}: given twice; wanted all values behind one name=a,b,c"
+        )
     points = {name: _list_of(name, values) for name, values in content.get("grid", {}).items()}
-    points |= dict(_parse_axis(text) for text in grid)
+    points |= dict(given)
     random = {name: _source_of(name, text) for name, text in content.get("random", {}).items()}
     for name in (*points, *random):
         _check_name(name)
@@ -161,6 +167,8 @@ def text_of(value: Any) -> str:
         return ":".join(text_of(part) for part in value)
     if value is None:
         return "default"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -189,6 +197,10 @@ def _parse_value(name: str, text: str) -> Any:
         return [_number(name, part) for part in text.split(":")]
     if float in kinds or int in kinds:
         return _number(name, text)
+    if bool in kinds:
+        if text not in ("true", "false"):
+            raise ConfigError(f"--grid {name}: '{text}' is neither true nor false")
+        return text == "true"
     return text
 
 

@@ -1,7 +1,7 @@
 """Whether a registration should be trusted: a verdict from what a run knows about itself.
 
 Every limit stands in one table, with the values that were measured on both sides of it
-(docs/report.md has more of them). A measure that does not exist (NaN) gives no reason.
+(docs/report.md has more of them). A measure that nobody asked for (NaN) gives no reason.
 """
 
 from __future__ import annotations
@@ -72,6 +72,11 @@ def _gain(quality: RunQuality) -> float:
     return math.nan if same else quality.feature_distance_before - quality.feature_distance_after
 
 
+def _lacks_mirror_images(quality: RunQuality) -> float:
+    searched = not math.isnan(quality.unrelated_ratio)
+    return 1.0 if searched and math.isnan(quality.decoy_ratio) else 0.0
+
+
 RULES = (
     Rule(
         _shares_nothing,
@@ -96,6 +101,12 @@ RULES = (
         "ratio of {}",
         advice=": another region or organ, another orientation, or left and right exchanged",
         beyond=operator.ge,
+    ),
+    Rule(
+        _lacks_mirror_images,
+        warn=None,
+        refuse=0.0,
+        text="the moving image is too small to be compared with its mirror images",
     ),
     # Right pairs: at most 56 %; brain with abdomen: 55 to 65 %.
     Rule(

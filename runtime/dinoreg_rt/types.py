@@ -6,16 +6,30 @@ Arrays are indexed ``[z, y, x]``, physical vectors are ``(x, y, z)`` in millimet
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from operator import index
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import InputError
 
 #: A NumPy array on the CPU back end, a CuPy array on the CUDA back end.
 Array: TypeAlias = Any
 FloatArray: TypeAlias = NDArray[np.float64]
 Modality: TypeAlias = Literal["ct", "mr"]
+_N = TypeVar("_N", int, float)
+
+
+def _three(values: Any, number: Callable[[Any], _N], name: str) -> tuple[_N, _N, _N]:
+    try:
+        first, second, third = (number(value) for value in values)
+    except (TypeError, ValueError) as error:
+        kind = "whole numbers" if number is index else "numbers"
+        raise InputError(f"{name} = {values}; wanted three {kind}") from error
+    return first, second, third
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +43,11 @@ class Geometry:
         spacing_mm: distance of neighbouring voxels along index axes x, y, z.
         origin_mm: LPS position of the centre of voxel (0, 0, 0).
         direction: 3x3; column j is the LPS unit vector of index axis j (x, y, z).
+
+    Lists and arrays of numbers become tuples.
+
+    Raises:
+        InputError: not three whole numbers, three numbers, or a 3x3 matrix.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -37,7 +56,12 @@ class Geometry:
     direction: FloatArray
 
     def __post_init__(self) -> None:
-        direction = np.array(self.direction, dtype=np.float64).reshape(3, 3)
+        for name, number in (("shape_zyx", index), ("spacing_mm", float), ("origin_mm", float)):
+            object.__setattr__(self, name, _three(getattr(self, name), number, name))
+        try:
+            direction = np.array(self.direction, dtype=np.float64).reshape(3, 3)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"direction = {self.direction}; wanted a 3x3 matrix") from error
         direction.setflags(write=False)
         object.__setattr__(self, "direction", direction)
 
@@ -129,7 +153,7 @@ class RunQuality:
             image's field of view and mask.
         decoy_ratio: misfit after a coarse search (`dinoreg_rt.decoys`) over that of the best of
             the moving image's three mirror images; 1 and above: they match as well. NaN: not
-            measured.
+            measured; if `unrelated_ratio` was, the moving image is too small for it.
         unrelated_ratio: feature difference after that search over that of unrelated features.
             NaN: not measured.
         alignment_similarity: of both images at the initial alignment, coarse and not deformed, see

@@ -16,7 +16,7 @@ import numpy as np
 
 import dinoreg_kernels
 
-from .device import Device, choose_device
+from .device import Device, choose_device, kernel_errors
 from .errors import InputError
 from .geometry import (
     centres_within,
@@ -41,6 +41,7 @@ from .types import (
 Mapping: TypeAlias = Transform | Sequence[Transform]
 
 
+@kernel_errors()
 def warp_volume(
     volume: Volume,
     transform: Mapping,
@@ -86,6 +87,7 @@ def warp_volume(
     return Volume(values, grid, volume.pixel_type, volume.name)
 
 
+@kernel_errors()
 def warp_labels(
     labels: LabelMap,
     transform: Mapping,
@@ -114,6 +116,7 @@ def warp_labels(
     return LabelMap(device.download(array), grid, labels.pixel_type, labels.name)
 
 
+@kernel_errors()
 def chain_to_displacement(transform: Mapping, grid: Geometry) -> DisplacementField:
     """The whole mapping as one displacement on the voxel centres of `grid`."""
     from .io import transform_points

@@ -90,6 +90,10 @@ static void test_resample(const dr_execution* cpu, const float* image) {
   args.out_shape[1] = 0;
   EXPECT(dr_image_resample(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("out_shape = (10, 0, 14); wanted 1..32768");
+  dr_execution many = *cpu;
+  many.threads = 100000;
+  EXPECT(dr_image_resample(&many, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("threads = 100000; wanted 0..1024");
   EXPECT(dr_image_resample(NULL, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("execution is NULL");
   EXPECT(dr_image_resample(cpu, NULL) == DR_ERROR_INVALID_ARGUMENT);

@@ -195,3 +195,12 @@ def test_on_a_gpu(gpu, terms):
         ]
         assert_same_bits([(gpu.get(s.field), gpu.get(s.feature_distance)) for s in found])
         gpu.check(found[0].field, on_cpu.field, "field_mm")
+
+
+def test_a_thousand_threads_are_no_more_than_help():
+    """They would take minutes where there are few processors, and change no bit."""
+    image = np.random.default_rng(0).random((40, 64, 64)).astype(np.float32)
+    results = [
+        [resample(image, image.shape, np.eye(3, 4), threads=threads)] for threads in (1, 1024)
+    ]
+    assert_same_bits(results)

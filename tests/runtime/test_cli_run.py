@@ -246,7 +246,7 @@ def test_unknown_option_in_file(pair: list[str], tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("smothness = 1\n")
     result = invoke(*pair, "--config", str(tmp_path / "p.toml"))
     assert result.exit_code == 4
-    assert "unknown option 'smothness'; known are:" in result.stderr
+    assert "p.toml: unknown option 'smothness'; did you mean smoothness?" in result.stderr
 
 
 @pytest.mark.usefixtures("fake")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dinoreg_rt.config import RegistrationConfig, preset_names
+from dinoreg_rt.config import RegistrationConfig, checked_config, preset_names
 from dinoreg_rt.errors import ConfigError
 
 
@@ -37,9 +41,109 @@ def test_every_field_has_a_description() -> None:
     assert not missing
 
 
-def test_unknown_option_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown option 'iteration'; known are: .*iterations"):
-        RegistrationConfig.from_sources(None, toml(tmp_path, "iteration = [3]\n"))
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("iteration", "did you mean iterations?"),
+        ("field-smoothing", "did you mean field_smoothing?"),
+        ("zzz", "'dinoreg-rt run --help' lists them"),
+    ],
+)
+def test_unknown_option_names_the_file_and_the_nearest(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    file = toml(tmp_path, f"{name} = 3\n")
+    with pytest.raises(ConfigError) as error:
+        RegistrationConfig.from_sources(None, file)
+    assert str(error.value) == f"{file}: unknown option '{name}'; {said}"
+
+
+def test_a_value_is_said_to_be_of_the_file_that_it_is_of(tmp_path: Path) -> None:
+    file = toml(tmp_path, "smoothness = -1\nfold_margin = 3.0\n")
+    with pytest.raises(ConfigError) as error:
+        RegistrationConfig.from_sources(
+            None, file, {"smoothness": -2.0}, {"smoothness": "--smoothness"}
+        )
+    assert str(error.value) == (
+        "--smoothness -2: wanted a number from 0 up to 10000; "
+        f"{file}: fold_margin = 3: wanted a number from 0 below 1"
+    )
+
+
+def test_a_file_may_begin_with_a_mark(tmp_path: Path) -> None:
+    file = tmp_path / "parameters.toml"
+    file.write_bytes(b"\xef\xbb\xbfsmoothness = 2\n")
+    assert RegistrationConfig.from_sources(None, file).smoothness == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("smoothness = true", "smoothness = true: wanted a number from 0 up to 10000"),
+        ("smoothness = '1'", "smoothness = 1: wanted a number"),
+        ("iterations = [true, 2]", "iterations = true,2: wanted 1 to 6 values"),
+        ("ct_window_hu = ['0', '1']", "ct_window_hu = 0,1: wanted 2 values, each a number"),
+        ("inverse = 'yes'", "inverse = yes: wanted true or false"),
+        ("inverse = 1", "inverse = 1: wanted true or false"),
+        ("encoder = 1", "encoder = 1: wanted"),
+    ],
+)
+def test_no_value_is_taken_for_another_kind(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RegistrationConfig.from_sources(None, toml(tmp_path, text))
+
+
+def test_numbers_of_numpy_and_whole_ones_are_numbers() -> None:
+    config = RegistrationConfig(
+        smoothness=np.float32(2),
+        iterations=np.array([8, 4]).tolist(),
+        threads=np.int64(2),
+        fold_margin=0,
+        inverse=np.bool_(True),
+    )
+    assert (config.smoothness, config.iterations, config.threads) == (2.0, (8, 4), 2)
+    assert config.inverse is True
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RegistrationConfig(smothness=1),
+        lambda: RegistrationConfig.model_validate({"smothness": 1}),
+        lambda: RegistrationConfig.model_validate_json('{"smothness": 1}'),
+        lambda: RegistrationConfig.from_sources(overrides={"smothness": 1}),
+        lambda: checked_config(RegistrationConfig().model_copy(update={"smothness": 1})),
+    ],
+)
+def test_however_it_is_made_what_is_wrong_is_ours(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError, match="unknown option 'smothness'; did you mean smoothness"):
+        make()
+
+
+def test_what_is_no_mapping_is_said_so() -> None:
+    with pytest.raises(ConfigError, match="of names and values; got int"):
+        RegistrationConfig.model_validate(3)
+
+
+def test_nothing_to_compare_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"correlation_weight = 0: with a feature weight of 0"):
+        RegistrationConfig(feature_weight=0, correlation_weight=0)
+    assert RegistrationConfig(feature_weight=0).feature_weight == 0
+    assert RegistrationConfig(correlation_weight=0).correlation_weight == 0
+
+
+def test_copies_and_pickles_are_equal() -> None:
+    config = RegistrationConfig(iterations=(3, 2), encoder="x")
+    for other in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config), config.model_copy()):
+        assert other == config
+    assert checked_config(config) == config
+
+
+def test_what_is_no_configuration_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"config is a dict; .* RegistrationConfig\(\*\*config\)"):
+        checked_config({"smoothness": 1})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="smoothness = -5: wanted a number from 0"):
+        checked_config(RegistrationConfig().model_copy(update={"smoothness": -5}))
 
 
 @pytest.mark.parametrize(

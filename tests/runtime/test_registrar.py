@@ -209,7 +209,8 @@ def test_all_work_is_done_in_the_given_context(pair) -> None:
         inside = []
         registrar.submit(*pair, progress=lambda *_: inside.append(depth.value)).result(30)
     assert set(inside) == {1}
-    assert entered[0].startswith("registrar")
+    assert entered[0] == threading.current_thread().name  # where the images are taken
+    assert entered[1].startswith("registrar")
 
 
 def test_missing_device_is_found_at_once() -> None:

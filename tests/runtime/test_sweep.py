@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -12,6 +13,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
@@ -168,6 +170,45 @@ def test_goes_on_after_it_was_killed(cohort, tmp_path):
     assert subprocess.run(command, check=False).returncode == 0
     assert lines_of(tmp_path)[: len(kept)] == kept
     assert len(read_records(results)) == 16
+
+
+def group_of(leader):
+    """The processes of a group that live still."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == leader and process.info["status"] != "zombie":
+                found.append(process.pid)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "code"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
+)
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_stopped_says_what_is_kept_and_ends_soon(cohort, tmp_path, number, word, code, jobs):
+    command = [sys.executable, "-m", "dinoreg_rt", "sweep", "--pairs", str(cohort / "pairs.csv"),
+               "-o", str(tmp_path), "--grid", "smoothness=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8", "-q",
+               "--working-megavoxels", "0.05", "--iterations", "3000", "--jobs", jobs]  # fmt: skip
+    results = tmp_path / "results.jsonl"
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (results.exists() and results.read_bytes()):
+        time.sleep(0.02)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    sent = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    kept = len(read_records(results))
+    assert process.returncode == code
+    assert f"{word}; {kept} of 16 are in {results}; the same command goes on" in said
+    assert time.monotonic() - sent < 3
+    while time.monotonic() < sent + 10 and (left := group_of(process.pid)):
+        time.sleep(0.05)  # multiprocessing's own helper goes when it sees that it is alone
+    assert not left
 
 
 @pytest.mark.parametrize(

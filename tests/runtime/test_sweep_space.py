@@ -80,6 +80,19 @@ def test_wrong_grids(grid, message):
         read_space(None, [grid], None, None)
 
 
+def test_a_name_given_twice_is_an_error():
+    with pytest.raises(ConfigError, match="--grid iterations: given twice"):
+        read_space(None, ["iterations=40:20,80:40", "smoothness=1", "iterations=10"], None, None)
+
+
+def test_true_and_false_are_values():
+    space = read_space(None, ["cache=true,false"], None, None)
+    assert [config_of(BASE, c).cache for c in space.candidates()] == [True, False]
+    assert text_of(True) == "true"
+    with pytest.raises(ConfigError, match="'maybe' is neither true nor false"):
+        read_space(None, ["cache=maybe"], None, None)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -34,6 +34,7 @@ def test_a_good_run_is_trusted():
         ({"feature_distance_after": float("nan")}, "not a number"),
         ({"feature_distance_after": 0.41}, "not match better"),
         ({"decoy_ratio": 1.0}, "mirror image"),
+        ({"decoy_ratio": float("nan")}, "too small to be compared with its mirror images"),
         ({"unrelated_ratio": 0.65}, "65 % of that of"),
         ({"decoy_ratio": 0.95, "unrelated_ratio": 0.56}, "both ratios sum to 1.51"),
         ({"alignment_similarity": 0.2}, "alike only to 0.2 (limit 0.3)"),

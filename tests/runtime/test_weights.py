@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from phantoms import make_grid, make_phantom
 
 import dinoreg_rt
-from dinoreg_rt import RegistrationConfig, Volume
+from dinoreg_rt import RegistrationConfig, Volume, io
+from dinoreg_rt.cli import cli
 from dinoreg_rt.contrast import Contrast, fill_by_contrast
 from dinoreg_rt.errors import InputError
+from dinoreg_rt.io.convert import volume_to_sitk
 from dinoreg_rt.preprocess import plan_grids
 
 GRID = make_grid((32, 36, 40), (2.0, 2.0, 2.0))
@@ -50,11 +53,62 @@ def test_a_heavy_organ_is_followed_more_closely(phantom):
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [(-1.0, "a weight of -1; wanted 0 or more"), (0.0, "every weight is 0")],
+    [
+        (-1.0, "image: a weight of -1; wanted 0 or more"),
+        (0.0, "image: every weight is 0"),
+        (np.nan, "image: holds 46080 NaN"),
+        (1e30, "image: a weight of 1e\\+30; wanted at most 10000"),
+    ],
 )
 def test_weights_that_cannot_be_used(phantom, weights, message):
     with pytest.raises(InputError, match=message):
         registered(phantom, np.full(GRID.shape_zyx, weights))
+
+
+def test_equal_weights_may_come_as_anything(phantom, tmp_path):
+    plain = registered(phantom).displacement.vectors_mm
+    ones = Volume(np.ones(GRID.shape_zyx, np.float32), GRID)
+    io.write_volume(tmp_path / "ones.nii.gz", ones)
+    for weights in (tmp_path / "ones.nii.gz", (ones.array, GRID), volume_to_sitk(ones)):
+        result = dinoreg_rt.register(phantom.fixed, phantom.moving, config=CONFIG, weights=weights)
+        np.testing.assert_array_equal(result.displacement.vectors_mm, plain)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_weight_is_one_that_the_verdict_bears(phantom):
+    result = registered(phantom, np.full(GRID.shape_zyx, 1e4))
+    assert np.isfinite(result.displacement.vectors_mm).all()
+    assert result.quality.decoy_ratio < 1
+
+
+@pytest.mark.parametrize("call", [dinoreg_rt.plan, dinoreg_rt.register])
+def test_weights_are_looked_at_before_the_alignment(phantom, call, monkeypatch):
+    def aligned(*_):
+        raise AssertionError("the alignment has begun")
+
+    monkeypatch.setattr("dinoreg_rt.planning._align", aligned)
+    weights = (np.full(GRID.shape_zyx, -1.0), GRID)
+    with pytest.raises(InputError, match="a weight of -1"):
+        call(phantom.fixed, phantom.moving, config=CONFIG, weights=weights)
+
+
+def test_a_dry_run_looks_at_the_weights(phantom, tmp_path):
+    values = {"f": phantom.fixed.array, "m": phantom.moving.array}
+    values |= {"ones": np.ones(GRID.shape_zyx), "bad": np.full(GRID.shape_zyx, 2e4)}
+    for name, array in values.items():
+        io.write_volume(tmp_path / f"{name}.nii.gz", Volume(np.float32(array), GRID))
+
+    def dry_run(weights):
+        words = ["run", "-f", "f", "-m", "m", "--weights", weights]
+        words = [str(tmp_path / f"{w}.nii.gz") if w in values else w for w in words]
+        return CliRunner().invoke(
+            cli, [*words, "-o", str(tmp_path / "o"), "--initial", "none", "--dry-run"]
+        )
+
+    assert dry_run("ones").exit_code == 0
+    refused = dry_run("bad")
+    assert refused.exit_code == 3
+    assert "bad.nii.gz: a weight of 20000; wanted at most 10000" in refused.output
 
 
 def test_weights_on_another_grid(phantom):

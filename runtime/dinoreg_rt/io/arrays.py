@@ -34,6 +34,11 @@ def as_array(values: Any, name: str = "array") -> Array:
         DeviceError: CUDA memory, and CuPy is not installed.
         InputError: memory of another kind of device, or an array that cannot be shared.
     """
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(
+            f"{name}: is a masked array, whose mask would be lost; give array.filled(value), and "
+            "the mask by itself"
+        )
     if isinstance(values, np.ndarray):
         return values
     try:

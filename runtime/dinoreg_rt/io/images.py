@@ -35,16 +35,20 @@ if TYPE_CHECKING:
 ImageLike: TypeAlias = "str | os.PathLike[str] | Volume | sitk.Image | tuple[Any, Geometry]"
 LabelsLike: TypeAlias = "str | os.PathLike[str] | LabelMap | sitk.Image | tuple[Any, Geometry]"
 
+#: Sums of weights must stay numbers. With weights of 1000 the field follows noise already: beside
+#: them the smoothness counts for little.
+_LARGEST_WEIGHT = 1e4
 _READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
-def read_volume(path: str | os.PathLike[str]) -> Volume:
+def read_volume(path: str | os.PathLike[str], *, constant: bool = False) -> Volume:
     """Read a 3D scalar image.
 
     Args:
         path: NIfTI, NRRD or MetaImage file; a folder with one DICOM series; or
             ``FOLDER?series=UID`` for one of several series.
+        constant: whether all voxels may be the same, as weights may.
 
     Returns:
         float32 voxels in LPS geometry; `pixel_type` names the type in the file.
@@ -54,7 +58,7 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
             constant, or with an impossible header.
     """
     image, pixel_type = _read(path, components=1)
-    return volume_from_sitk(image, name=os.fspath(path), pixel_type=pixel_type)
+    return volume_from_sitk(image, name=os.fspath(path), pixel_type=pixel_type, constant=constant)
 
 
 def read_geometry(path: str | os.PathLike[str]) -> Geometry:
@@ -111,24 +115,28 @@ def read_displacement(path: str | os.PathLike[str]) -> DisplacementField:
     return displacement_from_sitk(image, name=os.fspath(path))
 
 
-def as_volume(image: ImageLike) -> Volume:
+def as_volume(image: ImageLike, *, constant: bool = False) -> Volume:
     """A checked `Volume` from a path, a SimpleITK image, a `Volume` or (array, geometry).
+
+    Args:
+        image: one of those.
+        constant: as in `read_volume`.
 
     Raises:
         InputError: as `read_volume`.
     """
     if isinstance(image, str | os.PathLike):
-        return read_volume(image)
+        return read_volume(image, constant=constant)
     if isinstance(image, Volume):
         array, name = as_array(image.array), image.name or "image"
         with on_its_device(array):
-            return build_volume(array, image.geometry, image.pixel_type, name)
+            return build_volume(array, image.geometry, image.pixel_type, name, constant=constant)
     if isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], Geometry):
         array = as_array(image[0])
         with on_its_device(array):
-            return build_volume(array, image[1], array.dtype.name, "array")
+            return build_volume(array, image[1], array.dtype.name, "array", constant=constant)
     if hasattr(image, "GetPixelID"):
-        return volume_from_sitk(image)
+        return volume_from_sitk(image, constant=constant)
     raise InputError(
         f"cannot use a {type(image).__name__} as an image; give a path, a SimpleITK image, a "
         "Volume, or (array, Geometry)"
@@ -172,17 +180,22 @@ def as_mask(mask: LabelsLike, grid: Geometry, role: str) -> NDArray[np.float32]:
 
 
 def as_weights(weights: ImageLike, grid: Geometry) -> NDArray[np.float32]:
-    """How much each voxel of the fixed image counts, (D, H, W), 0 or more; 1 changes nothing.
+    """How much each voxel of the fixed image counts, (D, H, W), 0 to 10000; 1 changes nothing.
 
     Raises:
-        InputError: not on the fixed grid, a negative value or NaN, or nothing above 0.
+        InputError: not on the fixed grid, a value out of range, or nothing above 0.
     """
-    volume = weights if isinstance(weights, Volume) else as_volume(weights)
+    volume = as_volume(weights, constant=True)
     validate.check_mask_grid(volume.geometry, grid, volume.name, "fixed")
     array = np.asarray(as_numpy(volume.array), np.float32)
-    lowest = float(array.min())
-    if not lowest >= 0:  # NaN is none of them
+    lowest, highest = float(array.min()), float(array.max())
+    if lowest < 0:
         raise InputError(f"{volume.name}: a weight of {lowest:g}; wanted 0 or more everywhere")
+    if highest > _LARGEST_WEIGHT:
+        raise InputError(
+            f"{volume.name}: a weight of {highest:g}; wanted at most {_LARGEST_WEIGHT:g}: divide "
+            "them all, 1 is a voxel that counts as without weights"
+        )
     if not array.any():
         raise InputError(f"{volume.name}: every weight is 0: nothing would be compared")
     return array
