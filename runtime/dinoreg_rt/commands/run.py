@@ -57,7 +57,7 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
     "--weights",
     type=_PATH,
     panel=_FILES,
-    help="How much each fixed voxel counts, 0 or more; 1 changes nothing.",
+    help="How much each fixed voxel counts, 0 to 10000; 1 changes nothing.",
 )
 @click.option(
     "--labels", type=_PATH, multiple=True, panel=_FILES, help="Moving labels to warp along; repeat."
