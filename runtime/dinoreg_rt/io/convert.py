@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 
-def volume_from_sitk(image: sitk.Image, name: str = "image", pixel_type: str = "") -> Volume:
+def volume_from_sitk(
+    image: sitk.Image, name: str = "image", pixel_type: str = "", *, constant: bool = False
+) -> Volume:
     """A checked `Volume`: read-only, over the image's memory where that is float32, else a copy.
 
     Args:
         image: 3D, scalar.
         name: for messages and reports.
         pixel_type: NumPy name to remember; by default that of `image`.
+        constant: every voxel may be the same.
     """
     _check_kind(image, components=1, name=name)
     voxels = _view(image)
@@ -30,7 +33,8 @@ def volume_from_sitk(image: sitk.Image, name: str = "image", pixel_type: str = "
         # A view alone would die with the image. ITK's copy shares the voxels until one is changed.
         voxels = float32_at(voxels.ctypes.data, voxels.shape, owner=type(image)(image))
         voxels.flags.writeable = False
-    return build_volume(voxels, sitk_geometry(image), pixel_type or voxels.dtype.name, name)
+    pixel_type = pixel_type or voxels.dtype.name
+    return build_volume(voxels, sitk_geometry(image), pixel_type, name, constant=constant)
 
 
 def labels_from_sitk(image: sitk.Image, name: str = "labels", *, mask: bool = False) -> LabelMap:
@@ -67,12 +71,14 @@ def displacement_to_sitk(field: DisplacementField) -> sitk.Image:
     return array_to_sitk(vectors, field.geometry)
 
 
-def build_volume(array: Any, geometry: Geometry, pixel_type: str, name: str) -> Volume:
+def build_volume(
+    array: Any, geometry: Geometry, pixel_type: str, name: str, *, constant: bool = False
+) -> Volume:
     """A checked `Volume`; float32 voxels are taken as they are, others are converted."""
     _check_array(array, geometry, name)
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf and is counted below
         voxels = array.astype(np.float32, copy=False)
-    validate.check_values(voxels, name)
+    (validate.check_finite if constant else validate.check_values)(voxels, name)
     return Volume(voxels, geometry, pixel_type if pixel_type != "bool" else "uint8", name)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +22,8 @@ from .convert import (
     sitk_geometry,
     volume_from_sitk,
 )
+from .names import check_name
+from .quiet import quiet_itk
 from .staging import output_errors, staged_file
 
 if TYPE_CHECKING:
@@ -39,22 +38,24 @@ _READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
-def read_volume(path: str | os.PathLike[str]) -> Volume:
+def read_volume(path: str | os.PathLike[str], *, constant: bool = False) -> Volume:
     """Read a 3D scalar image.
 
     Args:
         path: NIfTI, NRRD or MetaImage file; a folder with one DICOM series; or
             ``FOLDER?series=UID`` for one of several series.
+        constant: every voxel may be the same: for what is only warped, or a weight.
 
     Returns:
         float32 voxels in LPS geometry; `pixel_type` names the type in the file.
 
     Raises:
         InputError: missing, damaged, of an unknown format, not 3D, not scalar, not finite,
-            constant, or with an impossible header.
+            constant (unless that is allowed), or with an impossible header.
     """
     image, pixel_type = _read(path, components=1)
-    return volume_from_sitk(image, name=os.fspath(path), pixel_type=pixel_type)
+    name = os.fspath(path)
+    return volume_from_sitk(image, name=name, pixel_type=pixel_type, constant=constant)
 
 
 def read_geometry(path: str | os.PathLike[str]) -> Geometry:
@@ -111,24 +112,28 @@ def read_displacement(path: str | os.PathLike[str]) -> DisplacementField:
     return displacement_from_sitk(image, name=os.fspath(path))
 
 
-def as_volume(image: ImageLike) -> Volume:
+def as_volume(image: ImageLike, *, constant: bool = False) -> Volume:
     """A checked `Volume` from a path, a SimpleITK image, a `Volume` or (array, geometry).
+
+    Args:
+        image: one of those.
+        constant: as in `read_volume`.
 
     Raises:
         InputError: as `read_volume`.
     """
     if isinstance(image, str | os.PathLike):
-        return read_volume(image)
+        return read_volume(image, constant=constant)
     if isinstance(image, Volume):
         array, name = as_array(image.array), image.name or "image"
         with on_its_device(array):
-            return build_volume(array, image.geometry, image.pixel_type, name)
+            return build_volume(array, image.geometry, image.pixel_type, name, constant=constant)
     if isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], Geometry):
         array = as_array(image[0])
         with on_its_device(array):
-            return build_volume(array, image[1], array.dtype.name, "array")
+            return build_volume(array, image[1], array.dtype.name, "array", constant=constant)
     if hasattr(image, "GetPixelID"):
-        return volume_from_sitk(image)
+        return volume_from_sitk(image, constant=constant)
     raise InputError(
         f"cannot use a {type(image).__name__} as an image; give a path, a SimpleITK image, a "
         "Volume, or (array, Geometry)"
@@ -177,7 +182,7 @@ def as_weights(weights: ImageLike, grid: Geometry) -> NDArray[np.float32]:
     Raises:
         InputError: not on the fixed grid, a negative value or NaN, or nothing above 0.
     """
-    volume = weights if isinstance(weights, Volume) else as_volume(weights)
+    volume = weights if isinstance(weights, Volume) else as_volume(weights, constant=True)
     validate.check_mask_grid(volume.geometry, grid, volume.name, "fixed")
     array = np.asarray(as_numpy(volume.array), np.float32)
     lowest = float(array.min())
@@ -221,15 +226,20 @@ def image_suffix(path: str | os.PathLike[str]) -> str:
 
 
 def _read(path: str | os.PathLike[str], components: int) -> tuple[sitk.Image, str]:
-    """The image and, where it differs from the image's own, the pixel type to remember."""
+    """The image and, where it differs from the image's own, the pixel type to remember.
+
+    Args:
+        path: as for `read_volume`.
+        components: values per voxel that are wanted; 0: any, and what they are doesn't matter.
+    """
+    check_name(path)
     file, series = dicom.split_series(path)
     if not file.exists():
         raise InputError(f"{file}: no such file or folder")
     if file.is_dir() or series is not None:
         if components == 3:
             raise InputError(f"{file}: is a folder; a displacement field is one image file")
-        with _quiet_itk():
-            return dicom.read_series(file, series)
+        return dicom.read_series(file, series)
     suffix = image_suffix(file)
     if suffix not in _READABLE:
         raise InputError(
@@ -239,10 +249,10 @@ def _read(path: str | os.PathLike[str], components: int) -> tuple[sitk.Image, st
     try:
         if suffix == ".nii.gz":
             with nifti.gunzipped(file) as plain:
-                integrity.check_nifti(plain, str(file))
+                integrity.check_nifti(plain, str(file), values=components > 0)
                 return _load(plain, str(file)), ""
         if suffix == ".nii":
-            integrity.check_nifti(file, str(file))
+            integrity.check_nifti(file, str(file), values=components > 0)
         elif suffix in (".mha", ".mhd"):
             integrity.check_metaimage(file)
         return _load(file, str(file)), ""
@@ -253,10 +263,11 @@ def _read(path: str | os.PathLike[str], components: int) -> tuple[sitk.Image, st
 def _load(file: Path, name: str) -> sitk.Image:
     import SimpleITK as sitk
 
+    check_name(file)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     try:
-        with _quiet_itk():
+        with quiet_itk():
             reader.ReadImageInformation()
             size = reader.GetSize()
             validate.check_size(size, name)
@@ -276,6 +287,7 @@ def _load(file: Path, name: str) -> sitk.Image:
 
 
 def _write(path: Path, array: NDArray[Any], geometry: Geometry, pixel_type: str) -> None:
+    check_name(path, OutputError)
     suffix = image_suffix(path)
     if suffix not in _WRITABLE:
         raise OutputError(
@@ -295,34 +307,3 @@ def _write_with_itk(path: Path, array: NDArray[Any], geometry: Geometry) -> None
         sitk.WriteImage(array_to_sitk(array, geometry), str(path), useCompression=True)
     except RuntimeError as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
-
-
-class _Quiet:
-    """ITK's switch is one for the process, and images are read on several threads."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.shown = True
-
-
-_quiet = _Quiet()
-
-
-@contextmanager
-def _quiet_itk() -> Iterator[None]:
-    """Without ITK's warnings on stderr: what matters is checked and reported as an error."""
-    import SimpleITK as sitk
-
-    with _quiet.lock:
-        if _quiet.users == 0:
-            _quiet.shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-            sitk.ProcessObject.GlobalWarningDisplayOff()
-        _quiet.users += 1
-    try:
-        yield
-    finally:
-        with _quiet.lock:
-            _quiet.users -= 1
-            if _quiet.users == 0:
-                sitk.ProcessObject.SetGlobalWarningDisplay(_quiet.shown)
