@@ -495,7 +495,7 @@ def test_command_line_that_is_no_text(
 def test_full_disk_is_found_before_the_work(
     pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = SimpleNamespace(free=8 * 10 * 12 * 12 - 1)
+    usage = SimpleNamespace(total=1, free=8 * 10 * 12 * 12 - 1)
     monkeypatch.setattr("dinoreg_rt.io.staging.shutil.disk_usage", lambda _: usage)
     result = invoke(*pair)
     assert result.exit_code == 7
@@ -503,6 +503,16 @@ def test_full_disk_is_found_before_the_work(
     assert "solve" not in result.stderr
     usage.free += 1
     assert invoke(*pair).exit_code == 0
+    usage.total = usage.free = 0  # not known
+    assert invoke(*pair).exit_code == 0
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(("option", "code"), [("-f", 3), ("-o", 7), ("--labels", 3)])
+def test_name_that_is_too_long(pair: list[str], option: str, code: int) -> None:
+    result = invoke(*pair, option, "a" * 300)
+    assert result.exit_code == code
+    assert "aaa: cannot be looked up: File name too long" in result.stderr
 
 
 def test_least_bytes_are_those_of_the_transform(tmp_path: Path) -> None:

@@ -122,6 +122,12 @@ def test_name_that_is_no_text(tmp_path: Path) -> None:
         io.write_affine(tmp_path / "\udcfc.mat", AffineTransform.identity())
 
 
+def test_name_that_is_too_long(tmp_path: Path) -> None:
+    for read in (io.read_volume, io.read_transform):
+        with pytest.raises(InputError, match="cannot be looked up: File name too long"):
+            read(tmp_path / ("a" * 300 + ".nii"))
+
+
 def test_what_a_killed_process_has_unpacked_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

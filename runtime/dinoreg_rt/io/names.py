@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,10 +11,11 @@ from ..errors import DinoregError, InputError, OutputError
 
 
 def check_name(path: str | os.PathLike[str], error_type: type[DinoregError] = InputError) -> None:
-    """Require a name that is text: ITK ends the process at bytes that are none.
+    """Require a name that is text, for ITK ends the process at others, and that can be looked up.
 
     Raises:
-        InputError: or `error_type`: the name is not valid in the encoding of file names.
+        InputError: or `error_type`: the name is not valid text, too long, or in a folder that may
+            not be entered. That there is no such file is no error here.
     """
     text = os.fspath(path)
     try:
@@ -24,6 +26,11 @@ def check_name(path: str | os.PathLike[str], error_type: type[DinoregError] = In
             f"{shown}: its name is not valid text here (UTF-8?); rename it, or set the locale it "
             "was named in"
         ) from error
+    try:
+        os.stat(text)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise error_type(f"{text}: cannot be looked up: {error.strerror}") from error
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -34,11 +41,13 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
         inputs: files that are read, or folders of a series, which nothing overwrites.
 
     Raises:
-        OutputError: a name that is not valid text, a folder of the same name, or an output that
-            is an input.
+        OutputError: a name as of `check_name`, a folder of the same name, or an output that is an
+            input.
+        InputError: the name of an input, as of `check_name`.
     """
     read = {}
     for path in inputs:
+        check_name(path)
         if path.is_file():
             status = path.stat()
             read[status.st_dev, status.st_ino] = path

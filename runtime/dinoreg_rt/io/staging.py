@@ -122,8 +122,9 @@ def check_free_space(directory: str | os.PathLike[str], bytes_needed: int) -> No
         OutputError: less than `bytes_needed` is free on the file system of `directory`.
     """
     with output_errors(directory):
-        free = shutil.disk_usage(_nearest_existing(Path(directory))).free
-    if free < bytes_needed:
+        usage = shutil.disk_usage(_nearest_existing(Path(directory)))
+    free = usage.free
+    if usage.total and free < bytes_needed:  # some file systems say 0 for they don't know
         raise OutputError(
             f"{directory}: the outputs need at least {bytes_needed / 1e6:.0f} MB and "
             f"{free / 1e6:.0f} MB are free; free some space or name another output folder"
