@@ -136,7 +136,7 @@ def _check_floats(file: Path, header: _NiftiHeader, voxels: int, name: str) -> N
         while left:
             values = np.fromfile(stream, dtype, min(left, _CHUNK // dtype.itemsize))
             bad += values.size - int(np.count_nonzero(np.isfinite(values)))
-            left -= values.size
+            left -= values.size or left  # a file that shrinks meanwhile ends it
     if bad:
         raise InputError(validate.not_finite(name, bad))
 
