@@ -192,7 +192,7 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     if request.moving_mask is not None:
         jobs["moving_mask"] = (read_mask, request.moving_mask)
     if request.weights is not None:
-        jobs["weights"] = (read_any, request.weights)
+        jobs["weights"] = (partial(read_volume, constant=True), request.weights)
     label_names = extra_names("labels", request.labels)
     image_names = extra_names("image", request.images)
     jobs |= {name: (read_labels, path) for name, path in label_names.items()}

@@ -25,7 +25,7 @@ def volume_from_sitk(
         image: 3D, scalar.
         name: for messages and reports.
         pixel_type: NumPy name to remember; by default that of `image`.
-        constant: every voxel may be the same.
+        constant: as in `build_volume`.
     """
     _check_kind(image, components=1, name=name)
     voxels = _view(image)
@@ -74,11 +74,15 @@ def displacement_to_sitk(field: DisplacementField) -> sitk.Image:
 def build_volume(
     array: Any, geometry: Geometry, pixel_type: str, name: str, *, constant: bool = False
 ) -> Volume:
-    """A checked `Volume`; float32 voxels are taken as they are, others are converted."""
+    """A checked `Volume`; float32 voxels are taken as they are, others are converted.
+
+    All voxels may be the same only where `constant` says so.
+    """
     _check_array(array, geometry, name)
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf and is counted below
         voxels = array.astype(np.float32, copy=False)
-    (validate.check_finite if constant else validate.check_values)(voxels, name)
+    check = validate.check_finite if constant else validate.check_values
+    check(voxels, name)
     return Volume(voxels, geometry, pixel_type if pixel_type != "bool" else "uint8", name)
 
 

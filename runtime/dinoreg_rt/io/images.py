@@ -44,7 +44,7 @@ def read_volume(path: str | os.PathLike[str], *, constant: bool = False) -> Volu
     Args:
         path: NIfTI, NRRD or MetaImage file; a folder with one DICOM series; or
             ``FOLDER?series=UID`` for one of several series.
-        constant: every voxel may be the same: for what is only warped, or a weight.
+        constant: whether all voxels may be the same, as weights may.
 
     Returns:
         float32 voxels in LPS geometry; `pixel_type` names the type in the file.
@@ -54,8 +54,7 @@ def read_volume(path: str | os.PathLike[str], *, constant: bool = False) -> Volu
             constant (unless that is allowed), or with an impossible header.
     """
     image, pixel_type = _read(path, components=1)
-    name = os.fspath(path)
-    return volume_from_sitk(image, name=name, pixel_type=pixel_type, constant=constant)
+    return volume_from_sitk(image, name=os.fspath(path), pixel_type=pixel_type, constant=constant)
 
 
 def read_geometry(path: str | os.PathLike[str]) -> Geometry:
@@ -182,7 +181,7 @@ def as_weights(weights: ImageLike, grid: Geometry) -> NDArray[np.float32]:
     Raises:
         InputError: not on the fixed grid, a negative value or NaN, or nothing above 0.
     """
-    volume = weights if isinstance(weights, Volume) else as_volume(weights, constant=True)
+    volume = as_volume(weights, constant=True)
     validate.check_mask_grid(volume.geometry, grid, volume.name, "fixed")
     array = np.asarray(as_numpy(volume.array), np.float32)
     lowest = float(array.min())
