@@ -10,13 +10,15 @@ import errno
 import importlib
 import json
 import sys
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import rich_click as click
 from click.exceptions import Exit
 
 from .errors import EXIT_CODES, DeviceError, DinoregError, OutputError, ResourceError
-from .interruption import Terminated, sigterm_as_exception
+from .interruption import Terminated, signals_as_exceptions
+from .stdout import discard_unwritable
 
 
 class _Entry(NamedTuple):
@@ -116,7 +118,9 @@ def explain(error: BaseException) -> tuple[int, str]:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" for {error.filename}" if error.filename else ""
-        return OutputError.exit_code, f"no space left on the disk{place}; nothing was written"
+        return OutputError.exit_code, f"no space left on the device{place}; free some"
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):
+        return ResourceError.exit_code, f"out of memory while a library was loaded ({error})"
     return DinoregError.exit_code, f"unexpected {type(error).__name__}: {error}"
 
 
@@ -137,7 +141,9 @@ def _print_json(ctx: click.Context, error: BaseException, code: int, message: st
     if not ctx.meta.get("dinoreg.json"):
         return
     problem = {"type": type(error).__name__, "message": message}
-    click.echo(json.dumps({"status": "error", "exit_code": code, "error": problem}, indent=2))
+    document = {"status": "error", "exit_code": code, "error": problem}
+    with suppress(OSError):  # stdout may be what went wrong
+        click.echo(json.dumps(document, indent=2))
 
 
 def _print_error(message: str) -> None:
@@ -146,7 +152,8 @@ def _print_error(message: str) -> None:
 
     console = Console(stderr=True, highlight=False)
     # soft_wrap: a terminal wraps by itself, and a log or a grep wants one line.
-    console.print(Text.assemble(("Error: ", "bold red"), (message, "red")), soft_wrap=True)
+    with suppress(OSError):  # the terminal may be gone: the exit code still says it
+        console.print(Text.assemble(("Error: ", "bold red"), (message, "red")), soft_wrap=True)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, *values: bool) -> None:
@@ -190,7 +197,7 @@ def cli() -> None:
 def main() -> None:
     """The `dinoreg-rt` executable."""
     try:
-        with sigterm_as_exception():
+        with signals_as_exceptions():
             code = cli.main(prog_name="dinoreg-rt", standalone_mode=False)
     except click.Abort:
         _print_error("interrupted; nothing was written")
@@ -198,7 +205,14 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except OSError as error:  # stdout is full already for the help
+        code, message = explain(error)
+        if code == DinoregError.exit_code:
+            raise
+        _print_error(message)
     except Terminated as error:
-        _print_error(f"terminated; {_kept(error)}")
         code = error.code
+        how = EXIT_CODES[code].partition(" (")[0]
+        _print_error(f"{how}; {_kept(error)}")
+    discard_unwritable()
     sys.exit(code if isinstance(code, int) else 0)

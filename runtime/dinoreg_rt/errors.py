@@ -63,6 +63,7 @@ EXIT_CODES: dict[int, str] = {
     7: "an output cannot be written",
     8: "the images cannot be registered as asked",
     9: "the registration should not be trusted; its results were written",
+    129: "hung up (SIGHUP: its terminal was closed)",
     130: "interrupted (Ctrl-C)",
     143: "terminated (SIGTERM)",
 }

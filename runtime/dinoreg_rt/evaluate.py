@@ -181,13 +181,13 @@ def _read_label_pair(files: PairFiles) -> tuple[LabelMap | None, LabelMap | None
 
 
 def _fixed_grid(files: PairFiles, fixed: LabelMap | None) -> Geometry | None:
-    from .io import read_labels, read_volume
+    from .io import read_geometry, read_labels
 
     if fixed is not None:
         return fixed.geometry
     if files.mask:
         return read_labels(files.mask, mask=True).geometry
-    return read_volume(files.fixed_image).geometry if files.fixed_image else None
+    return read_geometry(files.fixed_image) if files.fixed_image else None
 
 
 def _read_chains(

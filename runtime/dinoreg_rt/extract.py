@@ -66,11 +66,22 @@ def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> t
         fixed *= _weight_by(sides[0], sides[0].image.volume, organ_weight, device.host)
     for side, weight in zip(sides, (fixed, moving), strict=True):
         if not weight.any():
-            raise RegistrationError(
-                f"nothing of the {side.image.role} image is left to compare: its mask covers no "
-                "part that the other image reaches; check the mask and the initial alignment"
-            )
+            raise RegistrationError(nothing_left(side, weighted=organ_weight is not None))
     return device.upload(fixed, np.float32), device.upload(moving, np.float32)
+
+
+def nothing_left(side: SolverSide, *, weighted: bool) -> str:
+    """The message where nothing of an image counts; `weighted`: the fixed voxels have weights."""
+    image = side.image
+    given = ["mask"] * (image.mask is not None) + ["body mask"] * (image.body is not None)
+    given += ["weights"] * (weighted and image.role == "fixed")
+    names = " and ".join(given)
+    leave = "leaves" if given in (["mask"], ["body mask"]) else "leave"
+    part = f"nothing of what its {names} {leave}" if given else "no part of it"
+    return (
+        f"nothing of the {image.role} image is left to compare: the other image reaches {part}; "
+        f"check {f'the {names} and ' if given else ''}the initial alignment"
+    )
 
 
 def _weight(side: SolverSide, host: Device) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .encoder.pca import TokenMoments, fit_basis, project
 from .encoder.planes import PLANES, upright, upright_view
+from .figures import new_figure
 from .geometry import centre_lps_mm, lps_to_index, transform_points
 from .result import KeptFeatures
 from .types import FloatArray
@@ -23,13 +24,9 @@ _COLOURS = 3
 
 def draw_features(features: KeptFeatures, path: Path) -> None:
     """Draw both feature volumes into the PNG file `path`: a row each, axial to sagittal."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     colours = joint_colours(features)
     geometries = (features.fixed_geometry, features.moving_geometry)
-    figure = Figure(figsize=(_WIDTH_IN, 0.7 * _WIDTH_IN), facecolor=_PAPER)
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(_WIDTH_IN, 0.7 * _WIDTH_IN), facecolor=_PAPER)
     grid = figure.add_gridspec(2, 3, wspace=0.04, hspace=0.06)
     grid.update(left=0.06, right=0.98, top=0.93, bottom=0.03)
     middle = centre_lps_mm(features.fixed_geometry)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: as exceptions, so that everything cleans up after itself."""
+"""Ctrl-C, SIGTERM and SIGHUP: as exceptions, so that everything cleans up after itself."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+#: What ends a program that does not say otherwise: asked to, or its terminal was closed.
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+
 
 class Terminated(SystemExit):
-    """SIGTERM, as an exception; every other `SystemExit` is someone's own way out."""
+    """One of `STOPPING`, as an exception; every other `SystemExit` is someone's own way out."""
+
+    code: int
 
 
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT and SIGTERM back until the yielded function is called.
+    """Hold SIGINT, SIGTERM and SIGHUP back until the yielded function is called.
 
     CPython runs signal handlers as it enters a function, before any ``try`` in it. In a callback
     from C an exception raised there is printed and lost, and the call goes on. So the handlers
@@ -28,7 +33,7 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
         return
     noted: list[tuple[int, FrameType | None]] = []
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+    for number in map(int, (signal.SIGINT, *STOPPING)):
         handler = signal.getsignal(number)
         if callable(handler):
             handlers[number] = handler
@@ -49,22 +54,26 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def sigterm_as_exception() -> Iterator[None]:
-    """Turn SIGTERM into `Terminated` (code 143), so that ``finally`` blocks and `with` clean up.
+def signals_as_exceptions() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into `Terminated`, so that ``finally`` blocks and `with` clean up.
 
-    Does nothing outside the main thread, or where the program has a SIGTERM handler of its own.
+    Its code is 143 or 129. Does nothing outside the main thread, and leaves a signal alone that
+    the program ignores (``nohup``) or has a handler of its own for.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _exit_on_signal)
+    mine = []
+    if threading.current_thread() is threading.main_thread():
+        mine = [number for number in STOPPING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, _exit_on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _exit_on_signal(signum: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signum, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    for number in STOPPING:  # a second one must not interrupt the cleaning up
+        if signal.getsignal(number) is _exit_on_signal:
+            signal.signal(number, signal.SIG_IGN)
     raise Terminated(128 + signum)

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from .config import RegistrationConfig
 from .device_memory import describe_device_memory
-from .outputs import Extras, extra_names, file_names, result_writers, write_outputs
+from .outputs import (
+    Extras,
+    earlier_files,
+    extra_names,
+    file_names,
+    least_bytes,
+    result_writers,
+    write_outputs,
+)
 from .report import InputRecord, RunReport, build_report, hash_input
 from .types import LabelMap, Volume
 
@@ -55,6 +63,12 @@ class RunRequest:
             extras=extras,
         )
 
+    def inputs(self) -> list[Path]:
+        """Files and folders that the run reads."""
+        single = (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.weights)
+        given = [path for path in single if path is not None]
+        return [*given, *self.labels, *self.images, Path(self.config.initial)]
+
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
@@ -73,10 +87,9 @@ def plan_run(request: RunRequest, progress: Reporter) -> Plan:
     Raises:
         DinoregError: whatever `run` would stop at before its work begins.
     """
-    from .io import check_writable
     from .registration import plan
 
-    check_writable(request.output)
+    _check_files(request)
     inputs = _read_inputs(request, progress)
     return plan(
         inputs.fixed,
@@ -91,17 +104,21 @@ def plan_run(request: RunRequest, progress: Reporter) -> Plan:
 def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
     """Register and write all files; they appear together, or not at all.
 
+    What an earlier run left in the folder and this one doesn't write is removed with them.
+
     Raises:
         DinoregError: see its subclasses; the output folder is then as it was before.
     """
-    from .io import staged_folder
+    from .io import check_free_space, staged_folder
     from .registration import register
 
     started_at = datetime.now().astimezone()
     timings_ms: dict[str, float] = {}
-    with staged_folder(request.output) as folder:
+    _check_files(request)
+    with staged_folder(request.output, partial(_obsolete, request)) as folder:
         with _timed(timings_ms, "read"):
             inputs = _read_inputs(request, progress)
+        check_free_space(request.output, least_bytes(inputs.fixed.geometry))
         result = register(
             inputs.fixed,
             inputs.moving,
@@ -133,6 +150,21 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
     return report
 
 
+def _check_files(request: RunRequest) -> None:
+    """What is wrong with the names of files alone."""
+    from .io import check_outputs, check_writable
+
+    check_writable(request.output)
+    check_outputs((request.output / name for name in request.files()), request.inputs())
+
+
+def _obsolete(request: RunRequest) -> list[str]:
+    """Files of an earlier run, but for those that this run has read."""
+    kept = [path for path in request.inputs() if path.exists()]
+    names = earlier_files(request.output, set(request.files()))
+    return [n for n in names if not any((request.output / n).samefile(path) for path in kept)]
+
+
 def announce(plan: Plan, progress: Reporter) -> None:
     """Say what was decided for the user, and why: nothing is chosen silently."""
     for topic, reason in plan.choices.items():
@@ -151,6 +183,7 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     from .io import read_labels, read_volume
 
     read_mask = partial(read_labels, mask=True)
+    read_any = partial(read_volume, constant=True)
     jobs: dict[str, tuple[Callable[[Path], Any], Path]] = {
         "fixed": (read_volume, request.fixed),
         "moving": (read_volume, request.moving),
@@ -164,7 +197,7 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     label_names = extra_names("labels", request.labels)
     image_names = extra_names("image", request.images)
     jobs |= {name: (read_labels, path) for name, path in label_names.items()}
-    jobs |= {name: (read_volume, path) for name, path in image_names.items()}
+    jobs |= {name: (read_any, path) for name, path in image_names.items()}
     values, records = _read_all(jobs, progress)
     return _Inputs(
         fixed=values["fixed"],
@@ -184,6 +217,9 @@ def _read_all(
     jobs: dict[str, tuple[Callable[[Path], Any], Path]], progress: Reporter
 ) -> tuple[dict[str, Any], dict[str, InputRecord]]:
     """Read and hash on two threads: decompression and hashing release the interpreter lock."""
+    # Here: where it cannot be loaded, the second thread would meet the half of it.
+    import SimpleITK  # noqa: F401
+
     values: dict[str, Any] = {}
     records: dict[str, InputRecord] = {}
     progress("read", 0.0)

@@ -6,6 +6,7 @@ written by a few threads; the compressor releases the interpreter lock.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -55,8 +56,10 @@ def extra_names(kind: str, paths: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def stem_of(path: Path) -> str:
-    """File name without the suffix of a volume: ``scan.nii.gz`` becomes ``scan``."""
-    name = path.name
+    """Name without the suffix of a volume: ``scan.nii.gz`` and ``scan?series=UID`` are ``scan``."""
+    from .io.dicom import split_series
+
+    name = split_series(path)[0].name
     lower = name.lower()
     return next((name[: -len(end)] for end in _SUFFIXES if lower.endswith(end)), name)
 
@@ -78,6 +81,31 @@ def file_names(
     names += ["inverse.nii.gz"] * inverse + ["confidence.nii.gz"] * confidence
     names += ["qc.png"] * picture + _FEATURE_FILES * features
     return [*names, *extras, "report.json"]
+
+
+def least_bytes(grid: Geometry) -> int:
+    """What the files of a run on the fixed grid take at least: `transform.h5` is not compressed."""
+    depth, height, width = grid.shape_zyx
+    return 3 * 4 * depth * height * width
+
+
+def earlier_files(folder: Path, names: set[str]) -> list[str]:
+    """Files beside `names` that the report in `folder` says it wrote there, and nobody changed."""
+    try:
+        report = json.loads((folder / "report.json").read_text("utf-8"))
+        listed = {name: OutputRecord(**record) for name, record in report["outputs"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+    # The report may come from anywhere: nothing outside its folder is touched.
+    plain = [name for name in listed if name == Path(name).name and not name.startswith(".")]
+    return [n for n in plain if n not in names and _is_as_written(folder / n, listed[n])]
+
+
+def _is_as_written(file: Path, record: OutputRecord) -> bool:
+    try:
+        return not file.is_symlink() and file.is_file() and hash_output(file) == record
+    except OSError:
+        return False
 
 
 def write_outputs(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .figures import new_figure
 from .result import RegistrationResult
 from .slices import PlaneSlices, extract_planes
 from .types import FloatArray, Volume
@@ -70,17 +71,12 @@ def _headline(result: RegistrationResult) -> str:
 
 
 def _compose(planes: list[PlaneSlices], headline: str, scale: _GreyScale) -> Figure:
-    # The object interface: pyplot keeps global state and is not safe in a thread.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     sizes = [_size_mm(plane) for plane in planes]
     cell_in = (_WIDTH_IN - 0.9) / 4
     in_per_mm = cell_in / max(width for _, width in sizes)  # one scale in all planes
     heights = [max(in_per_mm * height, 0.2 * cell_in) for height, _ in sizes]
     total = sum(heights) + 1.25
-    figure = Figure(figsize=(_WIDTH_IN, total), facecolor=_PAPER)
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(_WIDTH_IN, total), facecolor=_PAPER)
     left, right = 0.2 / _WIDTH_IN, 1 - 0.6 / _WIDTH_IN
     grid = figure.add_gridspec(3, 4, height_ratios=heights, wspace=0.04, hspace=0.06)
     grid.update(left=left, right=right, top=1 - 0.9 / total, bottom=0.12 / total)

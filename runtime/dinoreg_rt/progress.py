@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class LineReporter:
             self._stage, self._finished = "", self._stage
 
     def _print(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        with suppress(OSError):  # a log that is full, or gone, must not end the work
+            print(line, file=self._stream, flush=True)
 
 
 class TerminalReporter:
@@ -137,9 +138,9 @@ def _pace(fraction: float, elapsed_s: float, expected: tuple[int, str] | None) -
 
 @contextmanager
 def reporting(*, quiet: bool, stream: TextIO | None = None) -> Iterator[Reporter]:
-    """The reporter that fits `stream` (default stderr); cleans up the terminal on the way out."""
+    """The reporter that fits `stream` (default stderr, if open); tidies the terminal at the end."""
     stream = stream or sys.stderr
-    if quiet:
+    if quiet or stream is None:  # stderr was closed by who started this
         yield QuietReporter()
     elif stream.isatty():
         with _bars(stream) as bars:

@@ -31,7 +31,8 @@ class InputRecord(BaseModel):
 
     path: str = Field(description="as given by the user")
     sha256: str = Field(
-        description="of the file's bytes; of a folder: of its files' digests in name order"
+        description="of the file's bytes; of a folder or series: of its files' digests in name "
+        "order"
     )
 
 
@@ -193,7 +194,8 @@ def build_report(
     refused = trust.verdict == "untrusted" and not accept_untrusted
     return RunReport(
         exit_code=UNTRUSTED_EXIT_CODE if refused else 0,
-        command=command,
+        # Bytes that are no text cannot be said in JSON.
+        command=[word.encode("utf-8", "backslashreplace").decode("utf-8") for word in command],
         started_at=started_at,
         finished_at=finished_at,
         inputs=inputs,
@@ -223,15 +225,19 @@ def run_warnings(result: RegistrationResult) -> list[str]:
 
 
 def hash_input(path: Path) -> InputRecord:
-    """The record of an input file or folder.
+    """The record of an input file, of a folder or of a series in it (``FOLDER?series=UID``).
 
     Raises:
         OSError: it cannot be read.
+        InputError: the folder does not hold the series.
     """
-    if not path.is_dir():
+    from .io import input_files
+
+    files = input_files(path)
+    if files == [path]:
         return InputRecord(path=str(path), sha256=_sha256(path))
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.is_file()):
+    for file in files:
         digest.update(bytes.fromhex(_sha256(file)))
     return InputRecord(path=str(path), sha256=digest.hexdigest())
 

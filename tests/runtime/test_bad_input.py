@@ -201,7 +201,9 @@ def _wait_for(stream: IO[str], begin: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)],
+    ids=["SIGTERM", "SIGHUP", "SIGINT"],
 )
 @pytest.mark.parametrize("existing", [False, True], ids=["new folder", "earlier run"])
 def test_killed_during_the_solve(

@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
@@ -15,7 +16,8 @@ from click.testing import CliRunner, Result
 
 from dinoreg_rt import cli
 from dinoreg_rt.config import EngineChoice, RegistrationConfig
-from dinoreg_rt.errors import EXIT_CODES, DinoregError, InputError
+from dinoreg_rt.errors import EXIT_CODES, DinoregError, InputError, OutputError
+from dinoreg_rt.stdout import print_result
 
 
 def invoke(*arguments: str) -> Result:
@@ -105,6 +107,7 @@ def test_own_errors_have_their_codes(raising, error_type: type[DinoregError]) ->
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError("Unable to allocate 9 GiB"), 6, "9 GiB"),
         (OSError(errno.ENOSPC, "No space left on device", "out.nii.gz"), 7, "out.nii.gz"),
+        (ImportError("x.so: failed to map segment from shared object"), 6, "out of memory"),
     ],
 )
 def test_system_errors_have_codes(raising, error: BaseException, code: int, message: str) -> None:
@@ -176,16 +179,65 @@ def test_groups_without_a_command_show_their_help(
     assert "terminated" not in said.err
 
 
-def test_sigterm_is_code_143() -> None:
+@pytest.mark.parametrize(
+    ("name", "code", "word"), [("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "hung up")]
+)
+def test_signals_have_codes(name: str, code: int, word: str) -> None:
     # In a process of its own: pytest's fault handler sets up a signal stack that is too small for
     # the vector registers once OpenVINO has widened them, and any signal then ends the process.
     program = (
         "import os, signal; from dinoreg_rt import cli; "
-        "cli.cli.main = lambda **_: os.kill(os.getpid(), signal.SIGTERM); cli.main()"
+        f"cli.cli.main = lambda **_: os.kill(os.getpid(), signal.{name}); cli.main()"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
-    assert ended.returncode == 143
-    assert 143 in EXIT_CODES
-    assert "terminated" in ended.stderr
+    assert ended.returncode == code
+    assert code in EXIT_CODES
+    assert word in ended.stderr
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """A command line with redirections; ``$P`` is the program."""
+    program = f"P='{sys.executable} -m dinoreg_rt'; {line}"
+    return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", ["models list --json", "doctor --json"])
+@pytest.mark.parametrize(
+    ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
+)
+def test_result_that_cannot_be_printed(arguments: str, redirection: str, reason: str) -> None:
+    ended = shell(f"$P {arguments} {redirection}")
+    wanted = f"Error: stdout: the result cannot be printed: {reason}; send it to another place\n"
+    assert (ended.returncode, ended.stderr) == (7, wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("--help", 7), ("doctor", 7), ("run -f nix.nii -m nix.nii -o nix --json", 3)],
+)
+def test_full_stdout_is_no_traceback(arguments: str, code: int) -> None:
+    ended = shell(f"$P {arguments} >/dev/full")
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+
+
+def test_files_that_are_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OutputError, match=f"the files are there: {tmp_path}$"):
+        print_result("{}", written=tmp_path)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_errors_that_cannot_be_printed_keep_their_code(redirection: str) -> None:
+    ended = shell(f"$P run -f nix.nii -m nix.nii -o /proc/x {redirection}")
+    assert ended.returncode == 7
+
+
+@pytest.mark.parametrize("option", ["-f", "-m", "-o", "--labels"])
+def test_empty_path_is_wrong_usage(option: str) -> None:
+    result = invoke("run", "-f", "a.nii", "-m", "b.nii", "-o", "c", option, "")
+    assert result.exit_code == 2
+    assert "the path is empty" in result.stderr

@@ -279,3 +279,58 @@ def test_voxels_without_inverse_are_outside(files: Path, folds: tuple[Path, np.n
     values = [found[found.TransformPhysicalPointToIndex(p.tolist())] for p in points]
     assert values[0] == 0
     assert min(values[1:]) >= 1
+
+
+@pytest.mark.parametrize("kind", ["image", "labels", "reference", "transform"])
+def test_no_input_is_overwritten(files: Path, kind: str) -> None:
+    image = files / ("organs.nii.gz" if kind == "labels" else "moving.nii.gz")
+    paths = {kind: files / "field.nii.gz"} if kind == "transform" else {}
+    paths |= {"reference": files / "fixed.nii.gz", "labels" if kind == "labels" else "image": image}
+    output = paths[kind]
+    before = output.read_bytes()
+    arguments = [word for name, path in paths.items() for word in (f"--{name}", path)]
+    more = [] if kind == "transform" else chain_options(files)
+    result = invoke(*arguments, *more, "-o", output)
+    assert result.exit_code == 7
+    assert f"{output}: is an input ({output}) and would be overwritten" in result.stderr
+    assert output.read_bytes() == before
+
+
+def test_points_are_not_overwritten(files: Path) -> None:
+    source = write_points(files / "p.csv", inner_points())
+    before = source.read_bytes()
+    (files / "link.csv").symlink_to(source)
+    for output in (source, files / "link.csv"):
+        result = invoke(*chain_options(files), "--points", source, "-o", output)
+        assert result.exit_code == 7
+        assert "is an input" in result.stderr
+    assert source.read_bytes() == before
+
+
+def test_only_the_grid_of_the_reference_matters(files: Path) -> None:
+    fixed = sitk.ReadImage(str(files / "fixed.nii.gz"))
+    values = sitk.GetArrayFromImage(fixed)
+    values[0, 0, 0] = np.nan
+    unusual = {
+        "constant.nii.gz": fixed * 0,
+        "nan.nii.gz": sitk.GetImageFromArray(values),
+        "vectors.nii.gz": sitk.Compose(fixed, fixed, fixed),
+    }
+    outputs = []
+    for name, reference in {"fixed.nii.gz": fixed, **unusual}.items():
+        reference.CopyInformation(fixed)
+        sitk.WriteImage(reference, str(files / name))
+        arguments = ["--image", files / "moving.nii.gz", "--reference", files / name]
+        result = invoke(*chain_options(files), *arguments, "-o", files / "out.nii.gz")
+        assert result.exit_code == 0, result.output
+        outputs.append((files / "out.nii.gz").read_bytes())
+    assert len(set(outputs)) == 1
+
+
+def test_constant_image(files: Path) -> None:
+    image = sitk.ReadImage(str(files / "moving.nii.gz")) * 0
+    sitk.WriteImage(image, str(files / "zero.nii.gz"))
+    arguments = ["--image", files / "zero.nii.gz", "--reference", files / "fixed.nii.gz"]
+    result = invoke(*chain_options(files), *arguments, "-o", files / "out.nii.gz")
+    assert result.exit_code == 0, result.output
+    assert not sitk.GetArrayFromImage(sitk.ReadImage(str(files / "out.nii.gz"))).any()

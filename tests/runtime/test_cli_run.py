@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
+from dicom_series import UID, write_series
 
+from dinoreg_rt import io
 from dinoreg_rt.cli import cli
 from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.errors import RegistrationError, ResourceError
-from dinoreg_rt.report import RunReport
+from dinoreg_rt.outputs import earlier_files, least_bytes
+from dinoreg_rt.report import RunReport, hash_input, hash_output
 from dinoreg_rt.result import RegistrationResult
-from dinoreg_rt.types import AffineTransform, DisplacementField, RunQuality, Volume
+from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
 
 STANDARD = {"warped.nii.gz", "displacement.nii.gz", "transform.h5", "report.json", "qc.png"}
 QUALITY = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
@@ -355,3 +359,164 @@ def test_confidence_is_written_on_request(pair: list[str], tmp_path: Path) -> No
     assert "confidence.nii.gz" in invoke(*pair, "--confidence", "--dry-run").output
     assert invoke(*pair, "--confidence").exit_code == 0
     assert names(tmp_path / "out") == STANDARD | {"confidence.nii.gz"}
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fake")
+def test_series_of_a_folder(pair: list[str], tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    write_series(tmp_path / "ct", uid=f"{UID}.2")
+    series = f"{tmp_path / 'ct'}?series={UID}.2"
+    result = invoke(*pair, "-f", series, "-m", series, "--image", series)
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path / "out") == STANDARD | {"image_ct.nii.gz"}
+    inputs = json.loads((tmp_path / "out" / "report.json").read_text())["inputs"]
+    assert inputs["fixed"]["path"] == series
+    digest = inputs["fixed"]["sha256"]
+    (tmp_path / "ct" / "1_001.dcm").unlink()  # of the other series
+    assert hash_input(Path(series)).sha256 == digest
+    (tmp_path / "ct" / "2_001.dcm").unlink()
+    assert hash_input(Path(series)).sha256 != digest
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    "option", ["-f", "-m", "--fixed-mask", "--moving-mask", "--weights", "--labels", "--image"]
+)
+def test_no_input_is_overwritten(
+    pair: list[str], tmp_path: Path, option: str, dry_run: list[str]
+) -> None:
+    name = "moving" if option in ("-f", "-m", "--image") else "organs"
+    target = tmp_path / "out" / "warped.nii.gz"
+    target.parent.mkdir()
+    target.write_bytes((tmp_path / f"{name}.nii.gz").read_bytes())
+    before = target.read_bytes()
+    result = invoke(*pair, option, str(target), *dry_run)
+    assert result.exit_code == 7
+    assert f"{target}: is an input ({target}) and would be overwritten; name" in result.stderr
+    assert {p.name: p.read_bytes() for p in target.parent.iterdir()} == {target.name: before}
+
+
+@pytest.mark.usefixtures("fake")
+def test_initial_transform_is_not_overwritten(pair: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    initial = tmp_path / "out" / "transform.h5"
+    sitk.WriteTransform(sitk.AffineTransform(3), str(initial))
+    result = invoke(*pair, "--initial", str(initial))
+    assert result.exit_code == 7
+    assert "transform.h5: is an input" in result.stderr
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_folder_in_the_way_is_found_first(
+    pair: list[str], tmp_path: Path, dry_run: list[str]
+) -> None:
+    (tmp_path / "out" / "qc.png").mkdir(parents=True)
+    result = invoke(*pair, *dry_run)
+    assert result.exit_code == 7
+    assert "qc.png: a folder of this name is in the way" in result.stderr
+    assert "read" not in result.stderr
+
+
+@pytest.mark.usefixtures("fake")
+def test_no_file_of_an_earlier_run_is_left(pair: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    more = ["--inverse", "--labels", str(tmp_path / "organs.nii.gz"), "--confidence"]
+    assert invoke(*pair, *more).exit_code == 0
+    (out / "notes.txt").write_text("mine")
+    (out / "labels_organs.nii.gz").write_bytes(b"corrected by hand")
+    assert invoke(*pair, "--no-qc").exit_code == 0
+    assert names(out) == STANDARD - {"qc.png"} | {"notes.txt", "labels_organs.nii.gz"}
+
+
+@pytest.mark.usefixtures("fake")
+def test_earlier_output_that_is_read_stays(pair: list[str], tmp_path: Path) -> None:
+    assert invoke(*pair, "--image", str(tmp_path / "moving.nii.gz")).exit_code == 0
+    earlier = tmp_path / "out" / "image_moving.nii.gz"
+    assert invoke(*pair, "-m", str(earlier)).exit_code == 0
+    assert names(tmp_path / "out") == STANDARD | {earlier.name}
+
+
+@pytest.mark.parametrize(
+    "name", ["../victim", "{folder}/victim", "sub/victim", "link", "..", ".", "", ".hidden", "a\0"]
+)
+def test_report_cannot_name_files_elsewhere(tmp_path: Path, name: str) -> None:
+    """A report may come from anywhere."""
+    out = tmp_path / "out"
+    (out / "sub").mkdir(parents=True)
+    for file in (tmp_path / "victim", out / "sub" / "victim", out / ".hidden", out / "plain"):
+        file.write_bytes(b"abc")
+    (out / "link").symlink_to(tmp_path / "victim")
+    record = hash_output(tmp_path / "victim").model_dump()
+    listed = {name.format(folder=tmp_path): record, "plain": record}
+    (out / "report.json").write_text(json.dumps({"outputs": listed}))
+    assert earlier_files(out, set()) == ["plain"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"outputs": 3}', '{"outputs": {"a": 1}}', "\0"])
+def test_reports_that_are_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    (tmp_path / "a").write_text("a")
+    assert earlier_files(tmp_path, set()) == []
+
+
+@pytest.mark.usefixtures("fake")
+def test_constant_image_and_weights(pair: list[str], tmp_path: Path) -> None:
+    """An empty map of lesions is nothing unusual."""
+    image = sitk.ReadImage(str(tmp_path / "moving.nii.gz")) * 0 + 1
+    sitk.WriteImage(image, str(tmp_path / "ones.nii.gz"))
+    ones = str(tmp_path / "ones.nii.gz")
+    assert invoke(*pair, "--image", ones, "--weights", ones).exit_code == 0
+    assert "constant image" in invoke(*pair, "-m", ones).stderr
+
+
+@pytest.mark.usefixtures("fake")
+def test_output_that_is_no_text(pair: list[str], tmp_path: Path) -> None:
+    result = invoke(*pair, "-o", f"{tmp_path}/\udcfc")
+    assert result.exit_code == 7
+    assert "its name is not valid text" in result.stderr
+
+
+@pytest.mark.usefixtures("fake")
+def test_command_line_that_is_no_text(
+    pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dinoreg-rt", "run", "--config", "\udcfc.toml"])
+    assert invoke(*pair).exit_code == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["command"][-1] == "\\udcfc.toml"
+
+
+@pytest.mark.usefixtures("fake")
+def test_full_disk_is_found_before_the_work(
+    pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(total=1, free=8 * 10 * 12 * 12 - 1)
+    monkeypatch.setattr("dinoreg_rt.io.staging.shutil.disk_usage", lambda _: usage)
+    result = invoke(*pair)
+    assert result.exit_code == 7
+    assert f"{tmp_path / 'out'}: the outputs need at least" in result.stderr
+    assert "solve" not in result.stderr
+    usage.free += 1
+    assert invoke(*pair).exit_code == 0
+    usage.total = usage.free = 0  # not known
+    assert invoke(*pair).exit_code == 0
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(("option", "code"), [("-f", 3), ("-o", 7), ("--labels", 3)])
+def test_name_that_is_too_long(pair: list[str], option: str, code: int) -> None:
+    result = invoke(*pair, option, "a" * 300)
+    assert result.exit_code == code
+    assert "aaa: cannot be looked up: File name too long" in result.stderr
+
+
+def test_least_bytes_are_those_of_the_transform(tmp_path: Path) -> None:
+    grid = Geometry((8, 10, 12), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
+    field = DisplacementField(np.zeros((8, 10, 12, 3), np.float32), grid)
+    io.write_composite_h5(tmp_path / "t.h5", AffineTransform.identity(), field)
+    assert 0 < least_bytes(grid) <= (tmp_path / "t.h5").stat().st_size

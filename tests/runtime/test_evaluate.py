@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from dinoreg_rt.cohort import evaluate_pairs, read_pairs, summarise
 from dinoreg_rt.commands.evaluate import evaluate
-from dinoreg_rt.errors import InputError
+from dinoreg_rt.errors import InputError, OutputError
 from dinoreg_rt.evaluate import PairFiles, PairScores, evaluate_pair
 from dinoreg_rt.geometry import index_identity, index_to_lps
 from dinoreg_rt.learn2reg import read_learn2reg_displacement
@@ -435,7 +435,23 @@ class TestCommand:
             run("-f", shifted.fixed_labels, "-m", shifted.moving_labels,
                 "--labels-names", tmp_path / "names.json")  # fmt: skip
 
+    @pytest.mark.parametrize("option", ["--csv", "--json"])
+    def test_no_input_is_overwritten(self, shifted, tmp_path, option):
+        before = shifted.fixed_labels.read_bytes()
+        with pytest.raises(OutputError, match="is an input"):
+            run("-f", shifted.fixed_labels, "-m", shifted.moving_labels,
+                option, shifted.fixed_labels)  # fmt: skip
+        assert shifted.fixed_labels.read_bytes() == before
+
     def test_help_defines_the_metrics(self):
         text = " ".join(run("--help").stdout.replace("│", " ").split())
         for words in ("in mm and in voxels", "log(clip(det J + 3", "Examples", "Exit codes"):
             assert words in text
+
+
+def test_only_the_grid_of_the_fixed_image_matters(shifted, tmp_path):
+    sitk.WriteImage(image_of(np.zeros(PLAIN.shape_zyx, np.float32), PLAIN), tmp_path / "zero.nii")
+    scores = evaluate_pair(
+        PairFiles(fixed_image=tmp_path / "zero.nii", transforms=shifted.transforms)
+    )
+    assert scores.jacobian is not None

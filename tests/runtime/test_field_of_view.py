@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from phantoms import Phantom, centres_of, make_grid, make_phantom
 import dinoreg_rt
 from dinoreg_rt import AffineTransform, LabelMap, RegistrationConfig, RegistrationResult, Volume
 from dinoreg_rt.errors import InputError, RegistrationError
+from dinoreg_rt.extract import nothing_left
+from dinoreg_rt.pair import SolverSide
 
 GRID = make_grid((40, 44, 52), (2.0, 2.0, 2.0))
 CONFIG = RegistrationConfig(initial="none")
@@ -138,8 +142,29 @@ def test_masks_that_cannot_meet() -> None:
     beside = replace(phantom, moving=replace(phantom.moving, geometry=near))
     mask = np.zeros(GRID.shape_zyx)
     mask[:, :, -2:] = 1
-    with pytest.raises(RegistrationError, match="nothing of the moving image is left"):
+    with pytest.raises(
+        RegistrationError, match="reaches nothing of what its mask and body mask leave; check"
+    ):
         register(beside, moving_mask=mask_of(mask, beside.moving))
+
+
+@pytest.mark.parametrize(
+    ("given", "weighted", "said"),
+    [
+        ({}, False, "no part of it; check the initial alignment"),
+        ({"mask": 1}, False, "nothing of what its mask leaves; check the mask and the initial"),
+        (
+            {"body": 1},
+            True,
+            "nothing of what its body mask and weights leave; check the body mask and",
+        ),
+    ],
+)
+def test_what_was_given_is_blamed(given: dict[str, Any], weighted: bool, said: str) -> None:
+    image = SimpleNamespace(**{"role": "fixed", "mask": None, "body": None} | given)
+    side = cast(SolverSide, SimpleNamespace(image=image))
+    text = nothing_left(side, weighted=weighted)
+    assert f"left to compare: the other image reaches {said}" in text
 
 
 def test_masks_that_cannot_be_used() -> None:

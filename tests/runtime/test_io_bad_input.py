@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,8 @@ import pytest
 import SimpleITK as sitk
 
 from dinoreg_rt import io
-from dinoreg_rt.errors import InputError
-from dinoreg_rt.types import Geometry, LabelMap, Volume
+from dinoreg_rt.errors import InputError, OutputError
+from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
 
 SHAPE = (12, 13, 14)
 GRID = Geometry(SHAPE, (1.0, 2.0, 3.0), (10.0, 20.0, 30.0), np.eye(3))
@@ -82,7 +85,73 @@ def test_corrupt_gzip(tmp_path: Path) -> None:
 
 def test_gzip_that_is_none(tmp_path: Path, nii: Path) -> None:
     shutil.copy(nii, tmp_path / "plain.nii.gz")
+    refuse(tmp_path / "plain.nii.gz", r"is not compressed; rename it to end in \.nii$")
+    (tmp_path / "plain.nii.gz").write_bytes(b"nothing of the kind")
     refuse(tmp_path / "plain.nii.gz", "corrupt gzip file")
+
+
+def test_gzip_that_says_it_is_none(tmp_path: Path) -> None:
+    io.write_volume(tmp_path / "a.nii.gz", Volume(noise(*SHAPE), GRID))
+    (tmp_path / "a.nii.gz").rename(tmp_path / "a.nii")
+    refuse(tmp_path / "a.nii", r"is compressed by gzip; rename it to end in \.nii\.gz")
+
+
+@pytest.mark.parametrize("tail", [b"x", b"hello", b"hello" * 1000])
+def test_gzip_with_other_bytes_behind(tmp_path: Path, tail: bytes) -> None:
+    path = tmp_path / "a.nii.gz"
+    io.write_volume(path, Volume(noise(*SHAPE), GRID))
+    raw = path.read_bytes()
+    path.write_bytes(raw + tail)
+    refuse(path, r"a\.nii\.gz: other bytes follow its gzip data")
+    path.write_bytes(raw + bytes(100))  # padding is allowed
+    assert io.read_volume(path).array.shape == SHAPE
+
+
+def test_name_that_is_no_text(tmp_path: Path) -> None:
+    """ITK ends the process at one."""
+    io.write_volume(tmp_path / "a.nii.gz", Volume(noise(*SHAPE), GRID))
+    for name in ("\udcfc.nii.gz", "\udcfc.nii", "\udcfc.tfm"):
+        shutil.copy(tmp_path / "a.nii.gz", tmp_path / name)
+        read = io.read_transform if name.endswith("tfm") else io.read_volume
+        with pytest.raises(InputError, match=r"\\udcfc\..*: its name is not valid text"):
+            read(tmp_path / name)
+    for suffix in (".nrrd", ".nii"):
+        with pytest.raises(OutputError, match="not valid text"):
+            io.write_volume(tmp_path / f"\udcfc{suffix}", Volume(noise(*SHAPE), GRID))
+    with pytest.raises(OutputError, match="not valid text"):
+        io.write_affine(tmp_path / "\udcfc.mat", AffineTransform.identity())
+
+
+def test_name_that_is_too_long(tmp_path: Path) -> None:
+    for read in (io.read_volume, io.read_transform):
+        with pytest.raises(InputError, match="cannot be looked up: File name too long"):
+            read(tmp_path / ("a" * 300 + ".nii"))
+
+
+def test_what_a_killed_process_has_unpacked_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    path = tmp_path / "a.nii.gz"
+    io.write_volume(path, Volume(noise(*SHAPE), GRID))
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from dinoreg_rt.io import nifti\n"
+        "with nifti.gunzipped(Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environment)
+    (left,) = scratch.iterdir()
+    assert [file.name for file in left.iterdir()] == ["image.nii"]
+    others = [scratch / "dinoreg-unpacked-mine", scratch / f"dinoreg-unpacked-h-{os.getpid()}-x"]
+    for other in others:
+        other.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    io.read_volume(path)
+    assert sorted(scratch.iterdir()) == sorted(others)
 
 
 def test_no_unpacked_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +179,64 @@ def test_truncated_nrrd_and_mha(tmp_path: Path, suffix: str, compressed: bool) -
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) * 2 // 3])
     refuse(path, "truncated file|cannot be read as an image, damaged")
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+@pytest.mark.parametrize("kind", [sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkFloat64])
+def test_truncated_metaimage_says_so(tmp_path: Path, name: str, kind: int) -> None:
+    image = sitk.Cast(sitk.GetImageFromArray(noise(*SHAPE) * 10 + 50), kind)
+    sitk.WriteImage(image, str(tmp_path / name))
+    assert io.read_volume(tmp_path / name).array.shape == SHAPE
+    data = tmp_path / ("a.mha" if name == "a.mha" else "a.raw")
+    data.write_bytes(data.read_bytes()[:-1])
+    refuse(tmp_path / name, r"a\.mh.: truncated file: (\d+) bytes, but its header announces")
+
+
+@pytest.mark.parametrize("offset", [NAN, float("inf"), -1e9, 0.0, 348.0])
+def test_voxels_that_begin_nowhere(nii: Path, offset: float) -> None:
+    """ITK reads other voxels then, or none."""
+    wanted = r"voxels begin at byte \S+ \(vox_offset\); 352 or more is needed"
+    refuse(patched(nii, (108, "<f", offset)), wanted)
+
+
+def test_voxels_beyond_the_end(nii: Path) -> None:
+    refuse(patched(nii, (108, "<f", 1e6)), "truncated file")
+
+
+@pytest.mark.parametrize("bits", [0, 8, -32])
+def test_bits_of_a_voxel_follow_from_its_type(nii: Path, bits: int) -> None:
+    """ITK doesn't look at the field either."""
+    expected = io.read_volume(nii).array
+    path = patched(nii, (72, "<h", bits))
+    np.testing.assert_array_equal(io.read_volume(path).array, expected)
+    path.write_bytes(path.read_bytes()[:-4])
+    refuse(path, "truncated file")
+
+
+def test_values_of_a_grid_do_not_matter(tmp_path: Path, nii: Path) -> None:
+    values = noise(*SHAPE)
+    values[0, 0, 0] = NAN
+    io.write_volume(tmp_path / "nan.nii.gz", Volume(values, GRID))
+    refuse(tmp_path / "nan.nii.gz", "holds 1 NaN")
+    io.write_volume(tmp_path / "constant.nii", Volume(np.full(SHAPE, 7.0), GRID))
+    vectors = DisplacementField(np.zeros((*SHAPE, 3), np.float32), GRID)
+    io.write_displacement(tmp_path / "vectors.nii.gz", vectors)
+    for name in ("nan.nii.gz", "constant.nii", "vectors.nii.gz"):
+        assert io.read_geometry(tmp_path / name).shape_zyx == SHAPE
+
+
+def test_constant_image_where_it_is_only_warped(tmp_path: Path) -> None:
+    io.write_volume(tmp_path / "zero.nii.gz", Volume(np.zeros(SHAPE), GRID))
+    refuse(tmp_path / "zero.nii.gz", "every voxel is 0")
+    assert not io.read_volume(tmp_path / "zero.nii.gz", constant=True).array.any()
+    io.write_volume(tmp_path / "nan.nrrd", Volume(np.full(SHAPE, NAN), GRID))
+    with pytest.raises(InputError, match="holds 2184 NaN"):
+        io.read_volume(tmp_path / "nan.nrrd", constant=True)
+
+
+def test_weights_may_all_be_the_same(tmp_path: Path) -> None:
+    io.write_volume(tmp_path / "ones.nii.gz", Volume(np.ones(SHAPE), GRID))
+    assert io.as_weights(tmp_path / "ones.nii.gz", GRID).min() == 1
 
 
 def test_corrupt_compressed_mha(tmp_path: Path) -> None:

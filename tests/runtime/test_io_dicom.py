@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_series import COUNT, STEP_MM, UID, voxels, write_series
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError
-
-UID = "1.2.826.0.1.3680043.2.1125.1"
-STEP_MM = 2.5
-COUNT = 5
-
-
-def voxels() -> np.ndarray:
-    return np.random.default_rng(3).integers(-1000, 1000, (COUNT, 6, 7)).astype(np.int16)
-
-
-def write_series(
-    folder: Path,
-    *,
-    uid: str = f"{UID}.1",
-    description: str = "portal venous",
-    positions: list[tuple[float, float, float]] | None = None,
-    rows: str = "1\\0\\0\\0\\1\\0",
-) -> None:
-    """Slices of `voxels`, stored with an intercept of -1024 in files named in reverse order."""
-    folder.mkdir(exist_ok=True)
-    positions = positions or [(10.0, -20.0, 100 + STEP_MM * i) for i in range(COUNT)]
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for i, position in enumerate(positions):
-        image = sitk.GetImageFromArray((voxels()[i % COUNT] + 1024)[None].astype(np.uint16))
-        image.SetSpacing((0.5, 0.75, STEP_MM))
-        tags = {
-            "0008|0060": "CT",
-            "0008|0018": f"{uid}.{i + 1}",
-            "0008|103e": description,
-            "0020|000d": UID,
-            "0020|000e": uid,
-            "0020|0013": str(i),
-            "0020|0032": "\\".join(f"{v:g}" for v in position),
-            "0020|0037": rows,
-            "0028|1052": "-1024",
-            "0028|1053": "1",
-        }
-        for key, value in tags.items():
-            image.SetMetaData(key, value)
-        writer.SetFileName(str(folder / f"{uid[-1]}_{len(positions) - i:03d}.dcm"))
-        writer.Execute(image)
 
 
 def test_series_is_sorted_and_rescaled(tmp_path: Path) -> None:
@@ -91,7 +51,7 @@ def test_missing_slice(tmp_path: Path) -> None:
 
 def test_two_slices_at_one_position(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", positions=[(0.0, 0.0, z) for z in (0.0, 2.5, 2.5, 5.0)])
-    with pytest.raises(InputError, match="lie at one position; separate the time points"):
+    with pytest.raises(InputError, match=r"4 slices of the series lie at 3 position.*time points"):
         io.read_volume(tmp_path / "ct")
 
 
@@ -124,3 +84,86 @@ def test_single_dicom_file(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     with pytest.raises(InputError, match="a DICOM series by giving its folder"):
         io.read_volume(tmp_path / "ct" / "1_001.dcm")
+
+
+def test_two_time_points(tmp_path: Path) -> None:
+    """GDCM cannot sort them by position, so neighbours may lie anywhere."""
+    once = [(0.0, 0.0, 2.5 * i) for i in range(COUNT)]
+    write_series(tmp_path / "ct", positions=once * 2)
+    with pytest.raises(InputError, match=r"the 10 slices .* 5 position.* separate its time points"):
+        io.read_volume(tmp_path / "ct")
+
+
+@pytest.mark.parametrize("number", [1, 3, COUNT])
+@pytest.mark.parametrize("left", [0, 100, 200, 0.5, -10])
+def test_damaged_slice(tmp_path: Path, number: int, left: float) -> None:
+    """GDCM leaves the file out; in the middle it was said that a slice is missing."""
+    write_series(tmp_path / "ct")
+    file = tmp_path / "ct" / f"1_{number:03d}.dcm"
+    raw = file.read_bytes()
+    file.write_bytes(raw[: left if isinstance(left, int) else int(left * len(raw))])
+    match = rf"ct: 1 DICOM file cannot be read \(first: 1_{number:03d}\.dcm\), damaged\?"
+    with pytest.raises(InputError, match=match):
+        io.read_volume(tmp_path / "ct")
+
+
+def test_nothing_but_damaged_slices(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    for file in (tmp_path / "ct").iterdir():
+        file.write_bytes(file.read_bytes()[:150])
+    with pytest.raises(InputError, match=r"ct: 5 DICOM files cannot be read \(first: 1_001\.dcm\)"):
+        io.read_volume(tmp_path / "ct")
+
+
+def _element(group: int, number: int, kind: bytes, value: bytes) -> bytes:
+    value += b"\0" * (len(value) % 2)
+    long = struct.pack("<HI", 0, len(value)) if kind == b"OB" else struct.pack("<H", len(value))
+    return struct.pack("<HH", group, number) + kind + long + value
+
+
+def write_object(file: Path, sop_class: str) -> None:
+    """A DICOM object without pixels."""
+    meta = _element(2, 1, b"OB", b"\0\1") + _element(2, 2, b"UI", sop_class.encode())
+    meta += _element(2, 3, b"UI", b"1.2.3") + _element(2, 16, b"UI", b"1.2.840.10008.1.2.1")
+    meta = _element(2, 0, b"UL", struct.pack("<I", len(meta))) + meta
+    body = _element(8, 0x16, b"UI", sop_class.encode()) + _element(8, 0x18, b"UI", b"1.2.3")
+    body += _element(0x20, 0xD, b"UI", UID.encode()) + _element(0x20, 0xE, b"UI", b"1.2.3.4")
+    file.write_bytes(bytes(128) + b"DICM" + meta + body)
+
+
+def test_other_files_are_left_out(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    storage = "1.2.840.10008.5.1.4.1.1"
+    for name, sop_class in {
+        "DICOMDIR": "1.2.840.10008.1.3.10",
+        "report.dcm": f"{storage}.88.11",
+        "contours.dcm": f"{storage}.481.3",
+        "presentation.dcm": f"{storage}.11.1",
+        "document.dcm": f"{storage}.104.1",
+        "raw.dcm": f"{storage}.66",
+        "spectrum.dcm": f"{storage}.4.2",
+    }.items():
+        write_object(tmp_path / "ct" / name, sop_class)
+    (tmp_path / "ct" / "README.txt").write_text("nothing")
+    (tmp_path / "ct" / "._1_001.dcm").write_bytes(b"of another system")
+    (tmp_path / "ct" / "sub.dcm").mkdir()
+    assert io.read_volume(tmp_path / "ct").array.shape == (COUNT, 6, 7)
+    write_object(tmp_path / "ct" / "slice", f"{storage}.2")
+    with pytest.raises(InputError, match=r"1 DICOM file cannot be read \(first: slice\)"):
+        io.read_volume(tmp_path / "ct")
+
+
+def test_files_of_one_series(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    write_series(tmp_path / "ct", uid=f"{UID}.2")
+    files = io.input_files(f"{tmp_path / 'ct'}?series={UID}.2")
+    assert [file.name for file in files] == [f"2_{i:03d}.dcm" for i in range(1, COUNT + 1)]
+    assert len(io.input_files(tmp_path / "ct")) == 2 * COUNT
+
+
+def test_name_that_is_no_text(tmp_path: Path) -> None:
+    """ITK ends the process at one."""
+    write_series(tmp_path / "ct")
+    (tmp_path / "ct" / "1_001.dcm").rename(tmp_path / "ct" / "1_\udcfc.dcm")
+    with pytest.raises(InputError, match=r"1_\\udcfc\.dcm: its name is not valid text"):
+        io.read_volume(tmp_path / "ct")

@@ -125,7 +125,7 @@ def test_check_writable_leaves_nothing(tmp_path: Path) -> None:
 def test_free_space(tmp_path: Path) -> None:
     io.check_free_space(tmp_path / "new", 1000)
     with pytest.raises(
-        OutputError, match=r"the outputs need about 1000000000000 MB and .* are free"
+        OutputError, match=r"the outputs need at least 1000000000000 MB and .* are free"
     ):
         io.check_free_space(tmp_path / "new", 10**18)
 
@@ -152,8 +152,15 @@ def test_disk_full(tmp_path: Path, name: str) -> None:
             else:
                 io.write_displacement(folder / name, field)
 
-    with pytest.raises(OutputError, match=rf"out/{name}: cannot be written: .*; check the free"):
+    with pytest.raises(OutputError) as raised:
         run()
+    reason = (
+        "[nrrd] _nrrdGzWrite: failed to write to file" if name == "u.nrrd" else "File too large"
+    )
+    assert str(raised.value) == (
+        f"{tmp_path}/out/{name}: cannot be written: {reason}; check the free space and the "
+        "permissions of this folder, or name another"
+    )
     assert names(tmp_path) == []
 
 
@@ -179,7 +186,9 @@ with io.staged_folder(sys.argv[1]) as folder:
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -2)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, -2)]
+)
 def test_killed_in_the_middle(tmp_path: Path, number: int, code: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path / "new" / "out")],
@@ -231,3 +240,60 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     with io.staged_folder(tmp_path):
         pass
     assert names(tmp_path) == ["b.txt"]
+
+
+def test_obsolete_files_are_removed_with_the_renames(tmp_path: Path) -> None:
+    for name in ("old.txt", "a.txt", "mine.txt"):
+        (tmp_path / name).write_text("old")
+
+    def run(problem: type[Exception] | None) -> None:
+        with io.staged_folder(tmp_path, lambda: ["old.txt", "a.txt", "gone.txt"]) as folder:
+            (folder / "a.txt").write_text("new")
+            if problem is not None:
+                raise problem
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        run(ValueError)
+    assert names(tmp_path) == ["a.txt", "mine.txt", "old.txt"]
+    run(None)
+    assert names(tmp_path) == ["a.txt", "mine.txt"]
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_link_to_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("gone")
+
+    def run(folder: Path) -> None:
+        with io.staged_folder(folder):
+            pass
+
+    for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        for use in (io.check_writable, run):
+            with pytest.raises(OutputError, match="out is a link to gone, which does not exist"):
+                use(folder)
+
+
+def test_outputs_that_are_inputs(tmp_path: Path) -> None:
+    image, output = tmp_path / "image.nii", tmp_path / "output.nii"
+    image.write_text("image")
+    io.check_outputs([output], [image, tmp_path, tmp_path / "missing"])
+    output.hardlink_to(image)
+    with pytest.raises(
+        OutputError, match=r"output\.nii: is an input \(.*image\.nii\) and would be"
+    ):
+        io.check_outputs([output], [image])
+    with pytest.raises(OutputError, match="a folder of this name is in the way"):
+        io.check_outputs([tmp_path], [image])
+    with pytest.raises(OutputError, match="not valid text"):
+        io.check_outputs([tmp_path / "\udcfc.nii"], [image])
+
+
+def test_hang_up_is_left_alone_under_nohup(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "from dinoreg_rt.interruption import signals_as_exceptions\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with signals_as_exceptions():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

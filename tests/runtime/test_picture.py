@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import permutations, product
 from pathlib import Path
 
@@ -147,3 +150,16 @@ def test_same_picture_twice(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         draw_picture(result, image, image, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_matplotlib_is_quiet_without_a_home(tmp_path: Path) -> None:
+    """Where its folders cannot be written it warns, whatever --quiet says."""
+    code = "from dinoreg_rt.figures import new_figure; new_figure(figsize=(1, 1))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MPLCONFIGDIR": "/proc/x", "HOME": "/proc/x"},
+    )
+    assert ended.stderr == ""

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import math
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -156,3 +158,18 @@ def test_quiet_says_nothing() -> None:
         reporter("read", 1.0)
         reporter.say("device", "cpu")
     assert stream.getvalue() == ""
+
+
+def test_nothing_is_said_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with reporting(quiet=False) as reporter:
+        reporter("read", 0.5)
+        reporter.say("device", "cpu")
+
+
+def test_log_that_is_full_does_not_end_the_work() -> None:
+    with suppress(OSError), Path("/dev/full").open("w", buffering=1) as stream:
+        with reporting(quiet=False, stream=stream) as reporter:
+            reporter.say("device", "cpu")
+        went_on = True
+    assert went_on

@@ -11,12 +11,14 @@ import rich_click as click
 from ..cli import EXIT_CODE_TEXT
 from ..errors import InputError
 from ..progress import Reporter, reporting
+from ..stdout import print_result
+from .options import FilePath
 
 if TYPE_CHECKING:
     from ..inversion import Inversion
     from ..types import Transform
 
-_PATH = click.Path(path_type=Path)
+_PATH = FilePath()
 
 
 # The blank lines keep the help renderer from joining lines.
@@ -77,7 +79,7 @@ def apply(**options: Any) -> None:
     with reporting(quiet=options["quiet"]) as reporter:
         summary = _apply(kind, options, reporter)
     if options["as_json"]:
-        click.echo(json.dumps(summary, indent=2))
+        print_result(json.dumps(summary, indent=2) + "\n", written=options["output"])
 
 
 def _only_one_input(options: dict[str, Any]) -> str:
@@ -96,10 +98,12 @@ def _only_one_input(options: dict[str, Any]) -> str:
 
 
 def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    from ..io import check_writable, read_transform
+    from ..io import check_outputs, check_writable, read_transform
 
     output: Path = options["output"]
     check_writable(output.parent)
+    others = [options[name] for name in (kind, "reference") if options[name] is not None]
+    check_outputs([output], [*options["transforms"], *others])
     reporter("read", 0.0)
     chain = [step for path in options["transforms"] for step in read_transform(path)]
     summary: dict[str, Any] = {"status": "ok", "exit_code": 0, "output": str(output)}
@@ -125,8 +129,8 @@ def _apply_to_volume(
     from ..inversion import invert_chain
     from ..warp import warp_labels, warp_volume
 
-    grid = io.read_volume(options["reference"]).geometry
-    image = io.read_volume(options["image"]) if kind == "image" else None
+    grid = io.read_geometry(options["reference"])
+    image = io.read_volume(options["image"], constant=True) if kind == "image" else None
     labels = io.read_labels(options["labels"]) if kind == "labels" else None
     inversion = None
     if options["inverse"]:

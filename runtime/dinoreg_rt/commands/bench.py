@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
@@ -11,13 +10,14 @@ from ..cli import EXIT_CODE_TEXT
 from ..config import preset_names
 from ..demands import choose_machine
 from ..progress import reporting
-from .options import config_options, read_config
+from ..stdout import print_result
+from .options import FilePath, config_options, read_config
 
 if TYPE_CHECKING:
     from ..bench_report import BenchReport
     from ..types import Volume
 
-_PATH = click.Path(path_type=Path)
+_PATH = FilePath()
 _PHANTOM_SPACING_MM = 2.0
 _WHAT, _AGAINST = "What is measured", "Comparison"
 
@@ -93,7 +93,7 @@ def bench(**options: Any) -> None:
         )
         report = run_bench(request, reporter)
     if options["as_json"]:
-        click.echo(report.model_dump_json(indent=2))
+        print_result(report.model_dump_json(indent=2) + "\n")
     else:
         _print(report)
 

@@ -10,6 +10,7 @@ import rich_click as click
 
 from ..doctor import examine
 from ..errors import DeviceError
+from ..stdout import print_result
 
 if TYPE_CHECKING:
     from ..doctor import Diagnosis
@@ -28,7 +29,7 @@ def doctor(*, as_json: bool, strict: bool) -> None:
     """
     diagnosis = examine()
     if as_json:
-        click.echo(json.dumps(asdict(diagnosis), indent=2))
+        print_result(json.dumps(asdict(diagnosis), indent=2) + "\n")
     else:
         _print(diagnosis)
     broken = [f.name for f in diagnosis.findings if f.status == "problem"]

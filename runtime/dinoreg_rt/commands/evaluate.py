@@ -13,9 +13,11 @@ from ..cohort import GroupScores, evaluate_pairs, read_pairs, summarise
 from ..errors import InputError
 from ..evaluate import PairFiles, PairScores, evaluate_pair
 from ..progress import Reporter, reporting
+from ..stdout import print_result
+from .options import FilePath
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
-_PATH = click.Path(path_type=Path)
+_PATH = FilePath()
 _ONE, _MANY, _OUT = "One pair", "Many pairs", "What is said"
 
 # The blank lines keep the help renderer from joining lines.
@@ -81,7 +83,7 @@ dinoreg-rt evaluate --pairs pairs.csv --data DATA --results RESULTS --json score
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=FilePath(allow_dash=True),
     panel=_OUT,
     help="Write all scores as JSON; - for stdout, instead of the tables.",
 )
@@ -124,6 +126,10 @@ def evaluate(ctx: click.RichContext, /, **options: Any) -> None:
 
 #: The name under which the command line looks for a command.
 command = evaluate
+
+
+_INPUTS = ["fixed_labels", "moving_labels", "learn2reg", "fixed_points", "moving_points", "mask"]
+_INPUTS += ["pairs", "labels_names"]
 
 
 def _check_usage(options: dict[str, Any]) -> None:
@@ -192,11 +198,13 @@ def _pair_name(options: dict[str, Any]) -> str:
 def _prepare_output(options: dict[str, Any]) -> dict[int, str]:
     """The label names; whatever would spoil the report at the end is found out here."""
     from ..evaluation_report import read_label_names
-    from ..io.staging import check_writable
+    from ..io import check_outputs, check_writable
 
-    for file in (options["csv_file"], options["json_file"]):
-        if file and file != Path("-"):
-            check_writable(file.parent)
+    files = [f for f in (options["csv_file"], options["json_file"]) if f and f != Path("-")]
+    for file in files:
+        check_writable(file.parent)
+    single = [options[name] for name in _INPUTS if options[name] is not None]
+    check_outputs(files, [*single, *options["transforms"]])
     return read_label_names(options["labels_names"]) if options["labels_names"] else {}
 
 
@@ -216,7 +224,7 @@ def _write(
     if options["json_file"]:
         text = report.scores_to_json(scores, groups, names)
         if to_stdout:
-            click.echo(text, nl=False)
+            print_result(text)
         else:
             with staged_file(options["json_file"]) as path:
                 path.write_text(text, "utf-8")

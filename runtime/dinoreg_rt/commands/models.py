@@ -12,6 +12,7 @@ from ..cli import EXIT_CODE_TEXT
 from ..encoder.bundle import bundle_names, find_bundle, models_folder, open_bundle
 from ..errors import InputError
 from ..manifest import Manifest, read_manifest
+from ..stdout import print_result
 
 
 @click.group("models", epilog=EXIT_CODE_TEXT)
@@ -29,7 +30,7 @@ def list_models(*, as_json: bool) -> None:
     folder = models_folder()
     found = {name: _description(folder / name) for name in bundle_names(folder)}
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), "models": found}, indent=2))
+        print_result(json.dumps({"folder": str(folder), "models": found}, indent=2) + "\n")
     elif not found:
         click.echo(f"no encoder in {folder}; 'dinoreg-rt export onnx' makes one")
     else:
@@ -47,7 +48,7 @@ def check_models(encoders: tuple[str, ...], *, as_json: bool) -> None:
     wanted = encoders or tuple(bundle_names(models_folder()))
     results = {name: _check(name) for name in wanted}
     if as_json:
-        click.echo(json.dumps({"models": results}, indent=2))
+        print_result(json.dumps({"models": results}, indent=2) + "\n")
     else:
         for name, problem in results.items():
             click.echo(f"{name}: {problem or 'all files as exported'}")

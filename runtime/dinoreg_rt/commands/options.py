@@ -6,8 +6,10 @@ its description and default, the type its annotation. Ranges are checked by the 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -81,6 +83,19 @@ _PANELS = {
     ),
     "Output": ("inverse", "confidence", "trust"),
 }
+
+
+class FilePath(click.Path):
+    """A path; it need not exist, but an empty one, of an unset variable, is none."""
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(path_type=Path, allow_dash=allow_dash)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """click's, but for the empty path: that would be the working folder."""
+        if not os.fspath(value):
+            self.fail("the path is empty; name a file or folder", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:

@@ -15,10 +15,11 @@ from ..demands import choose_machine
 from ..job import RunRequest, execute_run, plan_run
 from ..progress import Reporter, reporting
 from ..report import RunReport
-from .options import config_options, read_config
+from ..stdout import print_result
+from .options import FilePath, config_options, read_config
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
-_PATH = click.Path(path_type=Path)
+_PATH = FilePath()
 _FILES, _REPORTING = "Files", "What is said"
 
 
@@ -45,7 +46,8 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
     type=_PATH,
     required=True,
     panel=_FILES,
-    help="Folder for the results; made if missing, files of an earlier run are replaced.",
+    help="Folder for the results; made if missing. What an earlier run wrote there is replaced, or "
+    "removed.",
 )
 @click.option(
     "--fixed-mask", type=_PATH, panel=_FILES, help="Where the fixed image counts (not 0)."
@@ -102,6 +104,10 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
     mapping for ITK, ANTs and 3D Slicer), report.json, qc.png, and what --inverse, --labels and
     --image ask for.
 
+    They appear together, or not at all. Files of an earlier run in that folder, as its report.json
+    lists them, are removed if this run does not write them; those that were changed since, and
+    those it reads, stay.
+
     Parameters: the preset, then --config, then the options below; the later wins.
     """
     config = read_config(options)
@@ -114,7 +120,7 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
         report = execute_run(request, reporter)
         _say_result(report, request.output, reporter)
     if options["as_json"]:
-        click.echo(report.to_json(), nl=False)
+        print_result(report.to_json(), written=request.output)
     if report.exit_code:
         ctx.exit(report.exit_code)
 
@@ -153,14 +159,14 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
             "output": str(request.output),
             "files": request.files(),
         }
-        click.echo(json.dumps(summary, indent=2))
+        print_result(json.dumps(summary, indent=2) + "\n")
         return
     numbers = plan.describe()
     for topic, reason in plan.choices.items():
         if reason not in numbers:  # the grid is one of them: nothing is said twice
             reporter.say(topic, reason)
-    click.echo(numbers)
-    click.echo(f"Would write into {request.output}: {', '.join(request.files())}")
+    files = f"Would write into {request.output}: {', '.join(request.files())}"
+    print_result(f"{numbers}\n{files}\n")
 
 
 def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:

@@ -13,6 +13,7 @@ from .convert import (
     volume_from_sitk,
     volume_to_sitk,
 )
+from .dicom import input_files
 from .images import (
     ImageLike,
     LabelsLike,
@@ -30,6 +31,7 @@ from .images import (
     write_vectors,
     write_volume,
 )
+from .names import check_outputs
 from .points import Frame, PointSet, read_points, write_points
 from .staging import (
     check_free_space,
@@ -58,10 +60,12 @@ __all__ = [
     "as_volume",
     "as_weights",
     "check_free_space",
+    "check_outputs",
     "check_writable",
     "composite_to_sitk",
     "displacement_from_sitk",
     "displacement_to_sitk",
+    "input_files",
     "labels_from_sitk",
     "labels_to_sitk",
     "output_errors",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,12 +12,20 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import FloatArray
+from .names import check_name
+from .quiet import quiet_itk
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _SERIES = "?series="
 _UNEVEN_MM = 0.05
+#: SOP classes of slices and volumes. Reports, contours, plans and the like are no images: GDCM
+#: leaves them out of the series, and so do we.
+_IMAGE_CLASS = re.compile(
+    r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(1|2|3|4|6|7|12|13|14|20|77|128|130)\b"
+)
+_SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
 _TAGS = {
     "position": "0020|0032",
     "orientation": "0020|0037",
@@ -38,47 +48,22 @@ def split_series(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return Path(text), None
 
 
-def read_series(folder: Path, uid: str | None = None) -> tuple[sitk.Image, str]:
-    """Read the DICOM series of a folder.
-
-    Rescale slope and intercept are applied, slice by slice.
-
-    Args:
-        folder: holds the files of the series, not searched recursively.
-        uid: Series Instance UID; needed where the folder holds several.
-
-    Returns:
-        A float32 image, and the NumPy name of the pixel type after rescaling.
+def series_files(folder: Path, uid: str | None = None) -> list[str]:
+    """The files of a series, in the order of its slices; `folder` and `uid` as in `read_series`.
 
     Raises:
-        InputError: no series, several series (listed), uneven slice positions.
+        InputError: no series, several series (listed), DICOM files that cannot be read, or whose
+            names are not valid text.
     """
     import SimpleITK as sitk
 
-    files = _files_of_series(folder, uid)
-    slices = [_read_slice(file) for file in files]
-    _check_positions(slices, str(folder))
-    first = sitk.ReadImage(slices[0].file)
-    if first.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{folder}: has colour (RGB) pixels; a greyscale series is needed")
-    pixel_type = sitk.GetArrayViewFromImage(first).dtype.name
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([s.file for s in slices])
-    # Slopes may differ between slices (PET): integers of the first one's type would cut them.
-    reader.SetOutputPixelType(sitk.sitkFloat32)
-    try:
-        return reader.Execute(), pixel_type
-    except RuntimeError as error:
-        raise InputError(
-            f"{folder}: the series cannot be read: {str(error).strip().splitlines()[-1]}"
-        ) from error
-
-
-def _files_of_series(folder: Path, uid: str | None) -> list[str]:
-    import SimpleITK as sitk
-
-    found = list(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
-    files = {u: list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), u)) for u in found}
+    reader = sitk.ImageSeriesReader
+    with quiet_itk():
+        found = list(reader.GetGDCMSeriesIDs(str(folder)))
+        files = {u: list(reader.GetGDCMSeriesFileNames(str(folder), u)) for u in found}
+    for file in (name for names in files.values() for name in names):
+        check_name(file)
+    _check_unread(folder, {Path(file).name for names in files.values() for file in names})
     if not found:
         raise InputError(
             f"{folder}: holds no DICOM series; give an image file, or the folder that holds the "
@@ -93,6 +78,105 @@ def _files_of_series(folder: Path, uid: str | None) -> list[str]:
     raise InputError(
         f"{folder}: holds {problem}; choose one as '{folder}{_SERIES}UID'. There are:{listing}"
     )
+
+
+def input_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that a path of `split_series` stands for, in name order.
+
+    Raises:
+        InputError: the folder doesn't hold the series.
+    """
+    folder, uid = split_series(path)
+    if uid is not None:
+        return sorted(Path(file) for file in series_files(folder, uid))
+    if folder.is_dir():
+        return sorted(p for p in folder.iterdir() if p.is_file())
+    return [folder]
+
+
+def read_series(folder: Path, uid: str | None = None) -> tuple[sitk.Image, str]:
+    """Read the DICOM series of a folder.
+
+    Rescale slope and intercept are applied, slice by slice.
+
+    Args:
+        folder: holds the files of the series, not searched recursively.
+        uid: Series Instance UID; needed where the folder holds several.
+
+    Returns:
+        A float32 image, and the NumPy name of the pixel type after rescaling.
+
+    Raises:
+        InputError: no series, several series (listed), DICOM files that cannot be read, uneven
+            slice positions.
+    """
+    import SimpleITK as sitk
+
+    files = series_files(folder, uid)
+    with quiet_itk():
+        slices = [_read_slice(file) for file in files]
+        _check_positions(slices, str(folder))
+        first = sitk.ReadImage(slices[0].file)
+    if first.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{folder}: has colour (RGB) pixels; a greyscale series is needed")
+    pixel_type = sitk.GetArrayViewFromImage(first).dtype.name
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([s.file for s in slices])
+    # Slopes may differ between slices (PET): integers of the first one's type would cut them.
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    try:
+        with quiet_itk():
+            return reader.Execute(), pixel_type
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder}: the series cannot be read: {str(error).strip().splitlines()[-1]}"
+        ) from error
+
+
+def _check_unread(folder: Path, read: set[str]) -> None:
+    """Require that no slice is damaged: GDCM leaves such a file out of its series without a word.
+
+    Raises:
+        InputError: how many files, and the first.
+    """
+    suffixes = {Path(name).suffix.lower() for name in read} - {""}
+    others = sorted(p for p in folder.iterdir() if p.name not in read and p.is_file())
+    damaged = [file for file in others if _is_damaged(file, suffixes)]
+    if damaged:
+        raise InputError(
+            f"{folder}: {len(damaged)} DICOM file{'s' * (len(damaged) > 1)} cannot be read "
+            f"(first: {damaged[0].name}), damaged? copy them again, or move them out of the folder"
+        )
+
+
+def _is_damaged(file: Path, suffixes: set[str]) -> bool:
+    """Whether a file that GDCM does not read is an image, or named like one of `suffixes`."""
+    if file.name.startswith("."):  # what other systems leave beside the files
+        return False
+    with file.open("rb") as stream:
+        raw = stream.read(1024)
+    if raw[128:132] != b"DICM":
+        return file.suffix.lower() in suffixes
+    sop_class = _sop_class(raw)
+    if sop_class is None:  # the file ends within its first lines
+        return True
+    return sop_class != _SPECTROSCOPY and _IMAGE_CLASS.match(sop_class) is not None
+
+
+def _sop_class(raw: bytes) -> str | None:
+    """What kind of object a file says it holds, from its beginning; None if it does not say."""
+    at = 132
+    while len(raw) >= at + 12:
+        group, element, vr, short = struct.unpack_from("<HH2sH", raw, at)
+        is_long = vr in (b"OB", b"OW", b"UN", b"UT", b"SQ")
+        length = struct.unpack_from("<I", raw, at + 8)[0] if is_long else short
+        at += 12 if is_long else 8
+        if group != 2:
+            return None
+        if element == 2:
+            return raw[at : at + length].rstrip(b"\0 ").decode("ascii", "replace")
+        at += length
+    return None
 
 
 def _description(file: str) -> str:
@@ -135,15 +219,18 @@ def _check_positions(slices: list[_Slice], name: str) -> None:
             f"{name}: the slices of the series are not parallel (a scout image among them?); "
             "separate them"
         )
-    steps = np.diff([s.position for s in slices], axis=0)
     normal = np.cross(*orientations[0])
+    along = np.array([s.position @ normal for s in slices])
+    # Repeated positions come in any order: the gaps between neighbours say nothing then.
+    places = 1 + int(np.count_nonzero(np.diff(np.sort(along)) > 1e-3))
+    if places < len(slices):
+        raise InputError(
+            f"{name}: the {len(slices)} slices of the series lie at {places} position(s) only; "
+            "separate its time points or echoes, or remove the copies"
+        )
+    steps = np.diff([s.position for s in slices], axis=0)
     gaps = np.abs(steps @ normal)
     low, high = int(np.argmin(gaps)), int(np.argmax(gaps))
-    if gaps[low] < 1e-3:
-        raise InputError(
-            f"{name}: slices {low + 1} and {low + 2} of {len(slices)} lie at one position; "
-            "separate the time points or echoes of this series"
-        )
     if gaps[high] - gaps[low] > _UNEVEN_MM:
         raise InputError(
             f"{name}: slice spacing is not uniform: {gaps[low]:.3f} mm between slices {low + 1} "

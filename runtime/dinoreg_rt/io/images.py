@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +22,8 @@ from .convert import (
     sitk_geometry,
     volume_from_sitk,
 )
+from .names import check_name
+from .quiet import quiet_itk
 from .staging import output_errors, staged_file
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def read_volume(path: str | os.PathLike[str], *, constant: bool = False) -> Volu
 
     Raises:
         InputError: missing, damaged, of an unknown format, not 3D, not scalar, not finite,
-            constant, or with an impossible header.
+            constant (unless that is allowed), or with an impossible header.
     """
     image, pixel_type = _read(path, components=1)
     return volume_from_sitk(image, name=os.fspath(path), pixel_type=pixel_type, constant=constant)
@@ -234,15 +233,20 @@ def image_suffix(path: str | os.PathLike[str]) -> str:
 
 
 def _read(path: str | os.PathLike[str], components: int) -> tuple[sitk.Image, str]:
-    """The image and, where it differs from the image's own, the pixel type to remember."""
+    """The image and, where it differs from the image's own, the pixel type to remember.
+
+    Args:
+        path: as for `read_volume`.
+        components: values per voxel that are wanted; 0: any, and what they are doesn't matter.
+    """
+    check_name(path)
     file, series = dicom.split_series(path)
     if not file.exists():
         raise InputError(f"{file}: no such file or folder")
     if file.is_dir() or series is not None:
         if components == 3:
             raise InputError(f"{file}: is a folder; a displacement field is one image file")
-        with _quiet_itk():
-            return dicom.read_series(file, series)
+        return dicom.read_series(file, series)
     suffix = image_suffix(file)
     if suffix not in _READABLE:
         raise InputError(
@@ -252,10 +256,10 @@ def _read(path: str | os.PathLike[str], components: int) -> tuple[sitk.Image, st
     try:
         if suffix == ".nii.gz":
             with nifti.gunzipped(file) as plain:
-                integrity.check_nifti(plain, str(file))
+                integrity.check_nifti(plain, str(file), values=components > 0)
                 return _load(plain, str(file)), ""
         if suffix == ".nii":
-            integrity.check_nifti(file, str(file))
+            integrity.check_nifti(file, str(file), values=components > 0)
         elif suffix in (".mha", ".mhd"):
             integrity.check_metaimage(file)
         return _load(file, str(file)), ""
@@ -266,10 +270,11 @@ def _read(path: str | os.PathLike[str], components: int) -> tuple[sitk.Image, st
 def _load(file: Path, name: str) -> sitk.Image:
     import SimpleITK as sitk
 
+    check_name(file)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     try:
-        with _quiet_itk():
+        with quiet_itk():
             reader.ReadImageInformation()
             size = reader.GetSize()
             validate.check_size(size, name)
@@ -289,6 +294,7 @@ def _load(file: Path, name: str) -> sitk.Image:
 
 
 def _write(path: Path, array: NDArray[Any], geometry: Geometry, pixel_type: str) -> None:
+    check_name(path, OutputError)
     suffix = image_suffix(path)
     if suffix not in _WRITABLE:
         raise OutputError(
@@ -308,34 +314,3 @@ def _write_with_itk(path: Path, array: NDArray[Any], geometry: Geometry) -> None
         sitk.WriteImage(array_to_sitk(array, geometry), str(path), useCompression=True)
     except RuntimeError as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
-
-
-class _Quiet:
-    """ITK's switch is one for the process, and images are read on several threads."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.shown = True
-
-
-_quiet = _Quiet()
-
-
-@contextmanager
-def _quiet_itk() -> Iterator[None]:
-    """Without ITK's warnings on stderr: what matters is checked and reported as an error."""
-    import SimpleITK as sitk
-
-    with _quiet.lock:
-        if _quiet.users == 0:
-            _quiet.shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-            sitk.ProcessObject.GlobalWarningDisplayOff()
-        _quiet.users += 1
-    try:
-        yield
-    finally:
-        with _quiet.lock:
-            _quiet.users -= 1
-            if _quiet.users == 0:
-                sitk.ProcessObject.SetGlobalWarningDisplay(_quiet.shown)

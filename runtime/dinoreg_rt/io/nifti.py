@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..types import FloatArray, Geometry
+from . import integrity
+from .staging import own_prefix, remove_abandoned
 
 #: NumPy name of a pixel type -> NIfTI datatype code.
 _DATATYPES = {
@@ -42,6 +44,7 @@ _VECTOR_INTENT = 1007
 _SCANNER_ANATOMICAL = 1
 _MILLIMETRES = 2
 _CHUNK = 1 << 22
+_PREFIX = "dinoreg-unpacked-"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -81,30 +84,56 @@ def gunzipped(path: Path) -> Iterator[Path]:
     """Unpack a gzip file for the length of the block, its checksum verified.
 
     Yields:
-        The unpacked file, named as `path` without ``.gz``, in a temporary folder.
+        The unpacked file, in a temporary folder, under a name that ITK can read whatever `path`
+        is called.
 
     Raises:
         InputError: truncated or corrupt, or no room in the temporary folder.
     """
-    with tempfile.TemporaryDirectory(prefix="dinoreg-") as folder:
-        plain = Path(folder) / path.name[: -len(".gz")]
+    remove_abandoned(Path(tempfile.gettempdir()), _PREFIX)  # of processes that were killed
+    with tempfile.TemporaryDirectory(prefix=own_prefix(_PREFIX)) as folder:
+        plain = Path(folder) / "image.nii"
         try:
             with open_gzip(path) as packed, plain.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, _CHUNK)
-        except EOFError as error:
-            raise InputError(
-                f"{path}: truncated gzip file: it ends too early; copy or download it again"
-            ) from error
         except _gzip_errors() as error:
-            raise InputError(
-                f"{path}: corrupt gzip file ({error}); copy or download it again"
-            ) from error
+            raise InputError(f"{path}: {_why_not_unpacked(path, error)}") from error
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be unpacked into {tempfile.gettempdir()}: {error.strerror}; "
                 "set TMPDIR to a folder with more room"
             ) from error
         yield plain
+
+
+def _why_not_unpacked(path: Path, error: Exception) -> str:
+    with path.open("rb") as stream:
+        is_gzip = stream.read(2) == integrity.GZIP_MAGIC
+    if not is_gzip and integrity.is_nifti(path):
+        return "is not compressed; rename it to end in .nii"
+    if is_gzip and _ends_in_other_bytes(path):
+        return "other bytes follow its gzip data, damaged? copy or download it again"
+    if isinstance(error, EOFError):
+        return "truncated gzip file: it ends too early; copy or download it again"
+    return f"corrupt gzip file ({error}); copy or download it again"
+
+
+def _ends_in_other_bytes(path: Path) -> bool:
+    """Whether whole gzip members are followed by what is none; the readers say it is too short."""
+    with path.open("rb") as stream:
+        unpacker, packed = zlib.decompressobj(wbits=31), stream.read(_CHUNK)
+        try:
+            while packed:
+                unpacker.decompress(packed, _CHUNK)
+                packed = unpacker.unconsumed_tail or unpacker.unused_data or stream.read(_CHUNK)
+                if unpacker.eof and packed:
+                    packed += stream.read(len(integrity.GZIP_MAGIC))
+                    if not packed.startswith(integrity.GZIP_MAGIC):
+                        return True
+                    unpacker = zlib.decompressobj(wbits=31)
+        except zlib.error:
+            pass
+    return False
 
 
 def open_gzip(path: Path) -> IO[bytes]:
@@ -117,7 +146,7 @@ def open_gzip(path: Path) -> IO[bytes]:
 
 
 def _gzip_errors() -> tuple[type[Exception], ...]:
-    errors: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error)
+    errors: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error)
     try:
         from isal import isal_zlib
     except ImportError:

@@ -1,8 +1,9 @@
 """Outputs that appear whole or not at all.
 
 Files are written into a hidden folder beside their destination and renamed at the end. An
-exception, Ctrl-C or SIGTERM removes that folder, so no half-written output is ever left behind.
-What a killed process (SIGKILL, a crash) could not remove, the next run into the folder does.
+exception, Ctrl-C, SIGTERM or SIGHUP removes that folder, so no half-written output is ever left
+behind. What a killed process (SIGKILL, a crash) could not remove, the next run into the folder
+does.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
-from ..interruption import sigterm_as_exception
+from ..interruption import STOPPING, signals_as_exceptions
+from .names import check_name
 
 _PREFIX = ".dinoreg-"
 #: A folder of another machine, whose processes cannot be seen, is left alone for so long.
@@ -30,11 +32,15 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
-def staged_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
+def staged_folder(
+    directory: str | os.PathLike[str], obsolete: Callable[[], Iterable[str]] = tuple
+) -> Iterator[Path]:
     """Collect the files of one run and move them into `directory` together at the end.
 
     Args:
         directory: the output folder; it is created, and removed again if the run fails.
+        obsolete: asked at the end for the names of files in `directory` that are removed as the new
+            ones appear; those that are replaced stay.
 
     Yields:
         A hidden folder on the same file system. What lies in it when the block ends without an
@@ -44,14 +50,14 @@ def staged_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: the folder cannot be made, the disk is full, something is in the way.
     """
     target = Path(directory)
-    with sigterm_as_exception():
+    with signals_as_exceptions():
         created = _make_folder(target)
         with output_errors(target):
-            _remove_abandoned(target)
-            staging = Path(tempfile.mkdtemp(prefix=_own_prefix(), dir=target))
+            remove_abandoned(target, _PREFIX)
+            staging = Path(tempfile.mkdtemp(prefix=own_prefix(_PREFIX), dir=target))
         try:
             yield staging
-            _move_into_place(staging, target)
+            _move_into_place(staging, target, list(obsolete()))
             created = []
         except OSError as error:
             if error.errno in _DISK_ERRORS:
@@ -100,6 +106,8 @@ def check_writable(directory: str | os.PathLike[str]) -> None:
     Raises:
         OutputError: a file in the way, no permission, read-only file system.
     """
+    check_name(directory, OutputError)
+    _check_link(Path(directory))
     existing = _nearest_existing(Path(directory))
     if not existing.is_dir():
         raise OutputError(f"{directory}: {existing} is a file; name another output folder")
@@ -114,15 +122,26 @@ def check_free_space(directory: str | os.PathLike[str], bytes_needed: int) -> No
         OutputError: less than `bytes_needed` is free on the file system of `directory`.
     """
     with output_errors(directory):
-        free = shutil.disk_usage(_nearest_existing(Path(directory))).free
-    if free < bytes_needed:
+        usage = shutil.disk_usage(_nearest_existing(Path(directory)))
+    free = usage.free
+    if usage.total and free < bytes_needed:  # some file systems say 0 for they don't know
         raise OutputError(
-            f"{directory}: the outputs need about {bytes_needed / 1e6:.0f} MB and "
+            f"{directory}: the outputs need at least {bytes_needed / 1e6:.0f} MB and "
             f"{free / 1e6:.0f} MB are free; free some space or name another output folder"
         )
 
 
-def _move_into_place(staging: Path, target: Path) -> None:
+def _check_link(target: Path) -> None:
+    """A link to nowhere is no folder, and none can be made in its place."""
+    for path in (target, *target.parents):
+        if path.is_symlink() and not path.exists():
+            raise OutputError(
+                f"{target}: {final_path(path)} is a link to {path.readlink()}, which does not "
+                "exist; remove the link or name another output folder"
+            )
+
+
+def _move_into_place(staging: Path, target: Path, obsolete: list[str]) -> None:
     files = sorted(p for p in staging.rglob("*") if not p.is_dir())
     destinations = [target / p.relative_to(staging) for p in files]
     for destination in destinations:
@@ -136,10 +155,14 @@ def _move_into_place(staging: Path, target: Path) -> None:
         for file, destination in zip(files, destinations, strict=True):
             destination.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, destination)
+        for name in obsolete:
+            if target / name not in destinations:
+                (target / name).unlink(missing_ok=True)
 
 
 def _make_folder(target: Path) -> list[Path]:
     """Create `target`; returns the folders that did not exist before, innermost first."""
+    _check_link(target)
     missing = [p for p in (target, *target.parents) if not p.exists()]
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -153,31 +176,34 @@ def _make_folder(target: Path) -> list[Path]:
     return missing
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Remove staging folders whose process is gone without having cleaned up."""
-    for folder in target.glob(f"{_PREFIX}*-*-*"):
-        host, pid, _ = folder.name.removeprefix(_PREFIX).rsplit("-", 2)
+def remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove folders in `parent`, named by `own_prefix`, whose process could not do so itself."""
+    for folder in parent.glob(f"{prefix}*"):
+        found = re.fullmatch(r"(\w+)-(\d+)-\w+", folder.name.removeprefix(prefix))
+        if found is None:
+            continue
         try:
             age_s = time.time() - folder.stat().st_mtime
         except OSError:  # its process has just removed it
             continue
-        alive = pid.isdecimal() and _pid_exists(int(pid))
-        if not alive if host == _host() else age_s > _FOREIGN_AGE_S:
+        host, pid = found.groups()
+        if not _pid_exists(int(pid)) if host == _host() else age_s > _FOREIGN_AGE_S:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pid_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # someone else's process
         return True
     return True
 
 
-def _own_prefix() -> str:
-    return f"{_PREFIX}{_host()}-{os.getpid()}-"
+def own_prefix(prefix: str) -> str:
+    """`prefix`, with the machine and the process: what a name of `remove_abandoned` begins with."""
+    return f"{prefix}{_host()}-{os.getpid()}-"
 
 
 def _host() -> str:
@@ -198,11 +224,19 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:
-    reason = error.strerror or str(error)
     return OutputError(
-        f"{final_path(path)}: cannot be written: {reason}; check the free space and the "
+        f"{final_path(path)}: cannot be written: {_reason(error)}; check the free space and the "
         "permissions of this folder, or name another"
     )
+
+
+def _reason(error: OSError) -> str:
+    """What the system says: libraries put the number alone, or a dump around it, into a text."""
+    found = re.search(r"errno = (\d+)", str(error))
+    number = error.errno or (int(found[1]) if found else None)
+    if number is not None:
+        return os.strerror(number)
+    return (error.strerror or str(error)).removeprefix("Reason: ")
 
 
 @contextmanager
@@ -210,7 +244,7 @@ def _uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, *STOPPING)
     previous = [signal.signal(s, signal.SIG_IGN) for s in signals]
     try:
         yield

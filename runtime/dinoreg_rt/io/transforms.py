@@ -22,6 +22,7 @@ from . import transform_h5
 from .arrays import as_numpy
 from .convert import array_to_sitk, displacement_from_sitk
 from .images import image_suffix, read_displacement
+from .names import check_name
 from .staging import output_errors, staged_file
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def read_transform(path: str | os.PathLike[str]) -> tuple[Transform, ...]:
         InputError: missing or damaged file, not 3D, or a kind that is neither affine nor a
             displacement field.
     """
+    check_name(path)
     file = Path(path)
     if not file.exists():
         raise InputError(f"{file}: no such file")
@@ -86,6 +88,7 @@ def write_affine(path: str | os.PathLike[str], affine: AffineTransform) -> None:
     """
     import SimpleITK as sitk
 
+    check_name(path, OutputError)
     target = Path(path)
     if target.suffix.lower() not in _AFFINE_FILES:
         raise OutputError(
