@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .cohort import GroupScores, MeanInterval, summarise
+from .figures import new_figure
 from .sweep import Record
 from .sweep_space import Candidate, text_of
 
@@ -147,13 +148,9 @@ def draw_front(scored: Sequence[CandidateScores], path: Path) -> None:
 
     Candidates that failed on some pair are hollow.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     metric = accuracy_metric(scored)
     shown = [s for s in scored if not math.isnan(s.mean(metric) + s.mean("cpu_s"))]
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(8, 5), layout="constrained")
     ax = figure.add_subplot()
     for one in shown:
         value = one.groups[0].metrics[metric]

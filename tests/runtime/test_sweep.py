@@ -228,6 +228,14 @@ def test_what_is_wrong_is_found_before_anything_runs(cohort, tmp_path, options, 
     assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
+def test_the_table_of_pairs_is_not_overwritten(cohort):
+    (cohort / "table.csv").write_text((cohort / "pairs.csv").read_text())
+    done = sweep(cohort, cohort, pairs="table.csv")
+    assert done.exit_code == 7
+    assert "is an input" in done.output.replace("\n", "")
+    assert not (cohort / "results.jsonl").exists()
+
+
 def test_initial_transforms_are_used_and_part_of_the_key(cohort, tmp_path):
     starts = tmp_path / "init"
     starts.mkdir()

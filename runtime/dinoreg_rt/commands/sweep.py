@@ -16,13 +16,15 @@ from ..config import preset_names
 from ..errors import InputError
 from ..evaluate import PairFiles
 from ..progress import Reporter, reporting
+from ..stdout import print_result
 from ..sweep import Finished, Record, plan_trials, run_trials
 from ..sweep_space import read_space
-from .options import config_options, read_config
+from .options import FilePath, config_options, read_config
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
-_PATH = click.Path(path_type=Path)
+_PATH = FilePath()
 _PAIRS, _SPACE, _OUT = "Pairs", "What is tried", "What is said"
+_FILES = ("results.jsonl", "table.md", "table.csv", "pareto.png")
 #: The rest of the time is said this often.
 _SAY_EVERY_S = 10.0
 
@@ -117,11 +119,13 @@ command = sweep
 
 def _plan(options: dict[str, Any]) -> list[Any]:
     """Everything that can be wrong is found before the first registration."""
-    from ..io.staging import check_writable
+    from ..io import check_outputs, check_writable
 
     base = read_config(options, threads=1, trust=False)
     space = read_space(options["space"], options["grid"], options["samples"], options["seed"])
     check_writable(options["output"])
+    given = [options[name] for name in ("table", "space", "config_file") if options[name]]
+    check_outputs((options["output"] / name for name in _FILES), given)
     return plan_trials(_pairs(options), space.candidates(), base, options["initial_folder"])
 
 
@@ -174,6 +178,6 @@ def _write(options: dict[str, Any], records: Sequence[Record]) -> None:
             "candidates": report.scores_to_dict(scored),
             "failed": failed,
         }
-        click.echo(json.dumps(without_nan(document), indent=2, allow_nan=False))
-    elif not options["quiet"]:
-        click.echo(text, nl=False)
+        text = json.dumps(without_nan(document), indent=2, allow_nan=False) + "\n"
+    if options["as_json"] or not options["quiet"]:
+        print_result(text, written=folder)
