@@ -15,7 +15,7 @@ from .coarse import CoarseImage
 from .config import LinearModel
 from .device import Device
 from .geometry import centre_lps_mm, corners_lps_mm, index_to_lps, transform_points
-from .pair import Pair
+from .pair import Pair, side_by_side
 from .types import AffineTransform, Array, FloatArray, Volume
 
 #: Methods that look at both images.
@@ -81,7 +81,7 @@ class Alignment:
         return {name: value for name, value in named if value is not None}
 
 
-def initial_alignment(pair: Pair, method: str) -> Alignment:
+def initial_alignment(pair: Pair, method: str, device: Device) -> Alignment:
     """Fixed points to moving points without a search: `search_alignment` is for the rest.
 
     Args:
@@ -90,6 +90,7 @@ def initial_alignment(pair: Pair, method: str) -> Alignment:
             ``moments`` (centres of mass of the windowed intensities inside the masks), or a
             transform file (``.tfm``, ``.h5``, ``.txt``, ANTs ``.mat``) that maps fixed points to
             moving points.
+        device: the host.
 
     Raises:
         InputError: a transform file that cannot be read or is not affine.
@@ -101,7 +102,9 @@ def initial_alignment(pair: Pair, method: str) -> Alignment:
         shift = moving - fixed
         return Alignment(_translation(shift), f"centre of the image boxes: {_text(shift)}")
     if method == "moments":
-        fixed, moving = (centre_of_mass(i.volume, i.window, i.mask) for i in pair)
+        fixed, moving = side_by_side(
+            lambda image, _: centre_of_mass(image.volume, image.window, image.mask), pair, device
+        )
         shift = moving - fixed
         return Alignment(_translation(shift), f"centres of mass: {_text(shift)}")
     from .io import read_initial

@@ -16,7 +16,7 @@ import dinoreg_kernels
 from .body import body_mask, bounding_box, find_body, implausible
 from .device import Device
 from .geometry import compose_affines, corners_lps_mm, shifted_grid
-from .pair import Pair, PairImage
+from .pair import Pair, PairImage, side_by_side
 from .preprocess import resample_volume, weight_on, window
 from .types import AffineTransform, Array, FloatArray, Geometry, Volume
 
@@ -83,8 +83,9 @@ def coarse_pair(pair: Pair, device: Device) -> tuple[CoarseImage, CoarseImage]:
     """Fixed and moving image on cells of one size, along the axes of the fixed image."""
     fixed, moving = (image.volume.geometry for image in pair)
     size = cell_size_mm(fixed, moving)
-    first, second = (coarse_image(image, fixed.direction, size, device) for image in pair)
-    return first, second
+    return side_by_side(
+        lambda image, host: coarse_image(image, fixed.direction, size, host), pair, device
+    )
 
 
 def cell_size_mm(fixed: Geometry, moving: Geometry) -> float:

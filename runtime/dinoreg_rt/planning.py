@@ -25,9 +25,9 @@ from .io import as_mask, as_volume, as_weights
 from .io.arrays import as_numpy, device_of
 from .memory import predict_memory
 from .moving_lattice import MovingLattice, plan_moving_lattice
-from .pair import Pair, Sides, SolverSide, examine
+from .pair import Pair, Role, Sides, SolverSide, examine, side_by_side
 from .preprocess import WorkingGrids, describe_objective, plan_grids
-from .types import AffineTransform, DeviceMemory, Volume
+from .types import AffineTransform, Array, DeviceMemory, Volume
 
 if TYPE_CHECKING:
     from .io import ImageLike, LabelsLike
@@ -144,7 +144,7 @@ def plan_volumes(
         choices["threads"] = (
             f"{device.threads} of the {config.threads} asked for: this process may use no more CPUs"
         )
-    pair = _examine_both(fixed, moving, fixed_mask, moving_mask, config, choices)
+    pair = _examine_both(fixed, moving, fixed_mask, moving_mask, config, device.host, choices)
     modalities = (pair[0].modality, pair[1].modality)
     pair, alignment = _align(pair, config, device.host, choices)
     grids, config = plan_grids(pair[0].volume.geometry, config, modalities)
@@ -193,14 +193,20 @@ def _examine_both(
     fixed_mask: LabelsLike | None,
     moving_mask: LabelsLike | None,
     config: RegistrationConfig,
+    host: Device,
     choices: dict[str, str],
 ) -> Pair:
     """Both images on the host, each by itself; `choices` says why."""
     first = None if fixed_mask is None else as_mask(fixed_mask, fixed.geometry, "fixed")
     second = None if moving_mask is None else as_mask(moving_mask, moving.geometry, "moving")
-    one, choices["fixed modality"] = examine("fixed", _on_host(fixed), first, config)
-    other, choices["moving modality"] = examine("moving", _on_host(moving), second, config)
-    return one, other
+    given: tuple[tuple[Role, Volume, Array | None], tuple[Role, Volume, Array | None]] = (
+        ("fixed", _on_host(fixed), first),
+        ("moving", _on_host(moving), second),
+    )
+    one, other = side_by_side(lambda image, _: examine(*image, config), given, host)
+    for image, reason in (one, other):
+        choices[f"{image.role} modality"] = reason
+    return one[0], other[0]
 
 
 def _align(
@@ -213,7 +219,7 @@ def _align(
     if searched:
         alignment = search_alignment(coarse, config.initial, config.linear, host)
     else:
-        alignment = initial_alignment(pair, config.initial)
+        alignment = initial_alignment(pair, config.initial, host)
     choices["initial alignment"] = alignment.method
     if config.body_mask == "off":
         return pair, alignment

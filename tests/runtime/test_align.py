@@ -10,9 +10,12 @@ from phantoms import Body, bright_pair, centres_of, make_grid
 
 from dinoreg_rt import io
 from dinoreg_rt.align import centre_of_mass, initial_alignment
+from dinoreg_rt.device import Device
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.geometry import centre_lps_mm
 from dinoreg_rt.types import AffineTransform, Volume
+
+HOST = Device("cpu", threads=2)
 
 
 def body_at(centre: tuple[float, float, float], direction: str, grid_centre=None) -> Volume:
@@ -25,7 +28,7 @@ MOVING = body_at((105.0, 47.0, -32.0), "oblique", (108.0, 40.0, -30.0))
 
 
 def test_none_is_the_identity() -> None:
-    found = initial_alignment(bright_pair(FIXED, MOVING), "none")
+    found = initial_alignment(bright_pair(FIXED, MOVING), "none", HOST)
     affine, reason = found.transform, found.method
     np.testing.assert_array_equal(affine.matrix, np.eye(3))
     np.testing.assert_array_equal(affine.translation_mm, 0)
@@ -33,7 +36,7 @@ def test_none_is_the_identity() -> None:
 
 
 def test_centre_puts_the_boxes_together() -> None:
-    found = initial_alignment(bright_pair(FIXED, MOVING), "centre")
+    found = initial_alignment(bright_pair(FIXED, MOVING), "centre", HOST)
     affine, reason = found.transform, found.method
     np.testing.assert_allclose(
         centre_lps_mm(FIXED.geometry) + affine.translation_mm, centre_lps_mm(MOVING.geometry)
@@ -44,7 +47,7 @@ def test_centre_puts_the_boxes_together() -> None:
 
 def test_moments_put_the_bodies_together() -> None:
     """The boxes' middles are 7.7 mm off, the bodies are found."""
-    found = initial_alignment(bright_pair(FIXED, MOVING), "moments")
+    found = initial_alignment(bright_pair(FIXED, MOVING), "moments", HOST)
     affine, reason = found.transform, found.method
     # Measured: 3e-4 mm.
     np.testing.assert_allclose(affine.translation_mm, [100.0, 50.0, -40.0], atol=0.01)
@@ -58,8 +61,8 @@ def test_moments_look_only_inside_the_mask() -> None:
     fixed = Volume(spoiled, FIXED.geometry)
     mask = np.ones(spoiled.shape, np.float32)
     mask[:3] = 0
-    masked = initial_alignment(bright_pair(fixed, MOVING, mask), "moments").transform
-    plain = initial_alignment(bright_pair(fixed, MOVING), "moments").transform
+    masked = initial_alignment(bright_pair(fixed, MOVING, mask), "moments", HOST).transform
+    plain = initial_alignment(bright_pair(fixed, MOVING), "moments", HOST).transform
     truth = np.array([100.0, 50.0, -40.0])
     assert np.abs(masked.translation_mm - truth).max() < 0.5
     assert np.abs(plain.translation_mm - truth).max() > 2
@@ -83,7 +86,7 @@ def test_centre_of_mass_is_exact() -> None:
 def test_file(tmp_path: Path, name: str) -> None:
     wanted = AffineTransform([[0.0, -1.0, 0.0], [1.1, 0.0, 0.0], [0.0, 0.2, 0.9]], [1.0, -2.0, 3.5])
     io.write_affine(tmp_path / name, wanted)
-    found = initial_alignment(bright_pair(FIXED, MOVING), str(tmp_path / name))
+    found = initial_alignment(bright_pair(FIXED, MOVING), str(tmp_path / name), HOST)
     affine, reason = found.transform, found.method
     assert found.numbers() == {}
     np.testing.assert_allclose(affine.matrix, wanted.matrix, atol=1e-12)
@@ -93,4 +96,4 @@ def test_file(tmp_path: Path, name: str) -> None:
 
 def test_word_that_is_no_file() -> None:
     with pytest.raises(InputError, match="middle"):
-        initial_alignment(bright_pair(FIXED, MOVING), "middle")
+        initial_alignment(bright_pair(FIXED, MOVING), "middle", HOST)
