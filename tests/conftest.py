@@ -14,6 +14,8 @@ import pytest
 # Idle OpenMP threads sleep instead of spinning: the machines that run tests are shared. Read when
 # libdinoreg is loaded, later than this.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Some tests import ONNX Runtime themselves.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # `import reference` from any test, which `--import-mode=importlib` does not provide.
 sys.path.insert(0, str(Path(__file__).parent))
 

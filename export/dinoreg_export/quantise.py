@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from dinoreg_rt.onnx_runtime import import_onnxruntime
+
 if TYPE_CHECKING:
     import onnx
 
@@ -51,6 +53,8 @@ def quantise(graph: Path, output: Path, weights: SharedWeights) -> None:
         weights: takes the tensors.
     """
     import onnx
+
+    import_onnxruntime()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     prepared, quantised = graph.with_suffix(".prepared"), graph.with_suffix(".quantised")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dinoreg_rt.errors import DeviceError, InputError
 from dinoreg_rt.manifest import Precision, Verification
+from dinoreg_rt.onnx_runtime import import_onnxruntime
 from dinoreg_rt.trt.agreement import (
     LEAST_FIRST_PERCENTILE,
     LEAST_MEAN_COSINE,
@@ -56,7 +57,7 @@ def open_session(model: str | bytes, folder: Path) -> Any:
         DeviceError: ONNX Runtime is not installed.
     """
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise DeviceError(
             "every export is verified with ONNX Runtime, which is not installed; "

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from .config import RegistrationConfig
 from .device import Device, choose_device, kernel_errors
 from .encoder.engines import ENGINES, choose_engine
 from .errors import ConfigError, DeviceError
+
+_OF_AN_ENCODER = {
+    "token_grid",
+    "slice_stride",
+    "axis",
+    "components",
+    "mind_weight",
+    "encoder_ct_window_hu",
+    "encoder_normalisation",
+}
 
 
 @kernel_errors()
@@ -45,6 +56,23 @@ def choose_machine(config: RegistrationConfig) -> tuple[Device, str]:
             f"is {reason}; --device cuda, or leave it out"
         )
     return device, reason
+
+
+def check_used(config: RegistrationConfig, given: Iterable[str]) -> None:
+    """Without an encoder nothing of `given`, names of parameters, may be about one.
+
+    A preset or a file may: they serve runs of both kinds.
+
+    Raises:
+        ConfigError: it would change nothing.
+    """
+    if config.encoder is not None:
+        return
+    if unused := sorted(_OF_AN_ENCODER.intersection(given)):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise ConfigError(
+            f"{options}: of an encoder, and none was given; add --encoder, or leave it out"
+        )
 
 
 def _importable(module: str) -> bool:

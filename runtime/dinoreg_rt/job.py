@@ -173,7 +173,12 @@ def announce(plan: Plan, progress: Reporter) -> None:
         for i, role in enumerate(("fixed", "moving")):
             slices = sum(len(plane.stacks[i].encoded) for plane in plan.encoding.planes)
             progress.expect(f"encode {role}", slices, "slices")
-    progress.say("memory", f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed")
+    here = sum(image.volume.array.nbytes for image in plan.pair)
+    progress.say(
+        "memory",
+        f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed beside the images' "
+        f"{here / (1 << 20):.0f} MiB",
+    )
     if plan.device_memory is not None:
         progress.say("GPU memory", describe_device_memory(plan.device_memory))
 

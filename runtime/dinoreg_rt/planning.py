@@ -86,7 +86,7 @@ class Plan:
             f"working grid   {describe(self.grids.working)}",
             f"control grid   {describe(self.grids.control)}",
             f"search         {search} shifts of {self.config.search_spacing_mm:g} mm{further}",
-            f"memory         about {self.memory_bytes / 2**20:.0f} MiB",
+            f"memory         about {self.memory_bytes / 2**20:.0f} MiB beside the images",
         ]
         if self.device_memory is not None:
             lines.append(f"GPU memory     {describe_device_memory(self.device_memory)}")

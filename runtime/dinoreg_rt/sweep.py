@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .config import RegistrationConfig
-from .demands import choose_machine
+from .demands import check_used, choose_machine
 from .errors import DinoregError, InputError, ResourceError
 from .evaluate import PairFiles, evaluate_pair
 from .interruption import Terminated
@@ -108,7 +108,8 @@ def plan_trials(
     if initial_folder is not None and not initial_folder.is_dir():
         raise InputError(f"{initial_folder}: no such folder of initial transforms")
     configs = [config_of(base, candidate) for candidate in candidates]
-    for config in configs:
+    for candidate, config in zip(candidates, configs, strict=True):
+        check_used(config, candidate)
         choose_machine(config)
     trials = []
     for candidate, config in zip(candidates, configs, strict=True):
@@ -250,12 +251,22 @@ def _key(pair: PairFiles, config: RegistrationConfig) -> str:
     parts = [
         pair.name,
         config_hash(config),
+        "" if config.encoder is None else _encoder_hash(config.encoder),
         _file_hash(start) if start.is_file() else config.initial,
         *("" if file is None else _file_hash(file) for file in files),
         found["dinoreg-rt"],
         found["libdinoreg"],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@cache
+def _encoder_hash(encoder: str) -> str:
+    """Of its contents, which may change under one name."""
+    from .encoder.bundle import find_bundle
+    from .manifest import read_manifest
+
+    return read_manifest(find_bundle(encoder)).hash()
 
 
 @cache

@@ -45,6 +45,7 @@ class FakeRegistration:
                 "features": "MIND-SSC, because no encoder was given",
             },
             memory_bytes=300 << 20,
+            pair=(),
             device_memory=None,
             encoding=None,
             describe=lambda: "working grid   12 x 10 x 8 voxels\nmemory         about 300 MiB",

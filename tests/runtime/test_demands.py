@@ -96,6 +96,8 @@ def table(folder: Any) -> str:
         (["--engine", "tensorrt", "--encoder", "x"], 5),
         (["--engine", "ort-cpu"], 4),
         (["--gpu-memory", "8GB"], 4),
+        (["--components", "8"], 4),
+        (["--axis", "axial", "--mind-weight", "1"], 4),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "run --dry-run", "sweep", "bench"])

@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,13 @@ import psutil
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner
+from encoders import write_bundle
 from phantoms import make_grid, make_phantom
 
 from dinoreg_rt.cli import cli
-from dinoreg_rt.sweep import Record, read_records
+from dinoreg_rt.cohort import read_pairs
+from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.sweep import Record, _encoder_hash, plan_trials, read_records
 from dinoreg_rt.sweep_report import score_candidates, table_to_csv, table_to_markdown
 
 SMALL = ["--iterations", "4", "--working-megavoxels", "0.05"]
@@ -216,6 +220,7 @@ def test_stopped_says_what_is_kept_and_ends_soon(cohort, tmp_path, number, word,
     [
         (["--grid", "smothness=1"], 4, "'smothness' cannot be swept"),
         (["--grid", "smoothness=-1"], 4, "smoothness = -1"),
+        (["--grid", "components=8,24"], 4, "--components: of an encoder, and none was given"),
         (["--only", "p7"], 3, "lists no pair p7; there are: p1, p2"),
         (["--initial-folder", "nowhere"], 3, "no such folder of initial transforms"),
         (["--samples", "3"], 4, "0 random parameters and 3 samples"),
@@ -226,6 +231,20 @@ def test_what_is_wrong_is_found_before_anything_runs(cohort, tmp_path, options, 
     assert done.exit_code == code
     assert message in done.output.replace("\n", "")
     assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+def test_another_encoder_of_the_same_name_is_another_one(cohort, tmp_path):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"makes or runs an encoder: no {package}")
+    keys = []
+    for channels in (False, True):
+        folder = write_bundle(tmp_path / "e", [(96, 112)], random_weights=channels)
+        base = RegistrationConfig(encoder=str(folder), threads=1)
+        pairs = read_pairs(cohort / "pairs.csv", cohort, tmp_path)
+        keys.append([trial.key for trial in plan_trials(pairs, [{}], base)])
+        _encoder_hash.cache_clear()  # another process
+        shutil.rmtree(folder)
+    assert not set(keys[0]) & set(keys[1])
 
 
 def test_the_table_of_pairs_is_not_overwritten(cohort):

@@ -11,12 +11,12 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig, preset_names
-from ..demands import choose_machine
+from ..demands import check_used, choose_machine
 from ..job import RunRequest, execute_run, plan_run
 from ..progress import Reporter, reporting
 from ..report import RunReport
 from ..stdout import print_result
-from .options import FilePath, config_options, read_config
+from .options import FilePath, config_options, given_config, read_config
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
 _PATH = FilePath()
@@ -111,6 +111,7 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
     Parameters: the preset, then --config, then the options below; the later wins.
     """
     config = read_config(options)
+    check_used(config, given_config(options))
     choose_machine(config)  # what is not there is said before an image is read
     request = _request(options, config)
     with reporting(quiet=options["quiet"]) as reporter:

@@ -13,13 +13,14 @@ import rich_click as click
 from ..cli import EXIT_CODE_TEXT
 from ..cohort import read_pairs
 from ..config import preset_names
+from ..demands import check_used
 from ..errors import InputError
 from ..evaluate import PairFiles
 from ..progress import Reporter, reporting
 from ..stdout import print_result
 from ..sweep import Finished, Record, plan_trials, run_trials
 from ..sweep_space import read_space
-from .options import FilePath, config_options, read_config
+from .options import FilePath, config_options, given_config, read_config
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
 _PATH = FilePath()
@@ -123,10 +124,13 @@ def _plan(options: dict[str, Any]) -> list[Any]:
 
     base = read_config(options, threads=1, trust=False)
     space = read_space(options["space"], options["grid"], options["samples"], options["seed"])
+    candidates = space.candidates()
+    if not any("encoder" in candidate for candidate in candidates):
+        check_used(base, given_config(options))
     check_writable(options["output"])
     given = [options[name] for name in ("table", "space", "config_file") if options[name]]
     check_outputs((options["output"] / name for name in _FILES), given)
-    return plan_trials(_pairs(options), space.candidates(), base, options["initial_folder"])
+    return plan_trials(_pairs(options), candidates, base, options["initial_folder"])
 
 
 def _pairs(options: dict[str, Any]) -> list[PairFiles]:

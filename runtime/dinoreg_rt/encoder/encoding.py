@@ -9,7 +9,7 @@ import numpy as np
 
 from ..config import RegistrationConfig
 from ..device import Device
-from ..errors import RegistrationError
+from ..errors import ConfigError, RegistrationError
 from ..machine import memory_bytes
 from ..manifest import Graph, Normalisation
 from ..pair import Pair
@@ -157,6 +157,11 @@ def plan_encoding(
         RegistrationError: an image without anything to encode.
     """
     bundle = encoders.bundle(config.encoder or "")
+    if config.components > bundle.manifest.channels:
+        raise ConfigError(
+            f"--components {config.components}: {bundle.name} gives {bundle.manifest.channels} "
+            "channels; wanted at most as many components"
+        )
     planes, plane_reason = _planes(pair, bundle, config)
     graphs = [plane.graph for plane in planes]
     engine, engine_reason = choose_engine(config.engine, device, bundle, graphs)

@@ -15,6 +15,7 @@ import numpy as np
 from ..device import Device
 from ..errors import ConfigError, DeviceError, InputError
 from ..manifest import Graph
+from ..onnx_runtime import import_onnxruntime
 from ..types import Array
 from .bundle import Bundle
 
@@ -49,8 +50,7 @@ class OrtEncoder:
     """A graph in an ONNX Runtime session on the CPU, which writes into our own arrays."""
 
     def __init__(self, bundle: Bundle, graph: Graph, threads: int) -> None:
-        import onnxruntime as ort
-
+        ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -20,6 +20,7 @@ import numpy as np
 from ..batches import pieces
 from ..errors import DeviceError, InputError
 from ..manifest import Graph
+from ..onnx_runtime import import_onnxruntime
 from ..trt.agreement import compare_tokens, probe
 from ..types import Array
 from .bundle import Bundle
@@ -81,8 +82,8 @@ class OrtGpuEncoder:
             InputError: the graph is not what the manifest says.
         """
         import cupy
-        import onnxruntime as ort
 
+        ort = import_onnxruntime()
         _preload(ort)
         self._cupy, self._ort, self._engine = cupy, ort, engine
         self._memory_bytes = memory_bytes
@@ -233,7 +234,8 @@ def provider_problem(engine: GpuEngine) -> str | None:
     """Why a provider cannot run anything here; None when it can."""
     try:
         import cupy  # noqa: F401
-        import onnxruntime as ort
+
+        ort = import_onnxruntime()
     except ImportError as error:
         return f"{error.name} is not installed"
     wanted = PROVIDERS[engine]
