@@ -11,8 +11,8 @@ _SWITCH = "ORT_DISABLE_TELEMETRY"
 def import_onnxruntime() -> Any:
     """The module, with its telemetry off.
 
-    From 1.29 on the official Linux wheels write a device number and events under the user's home
-    and send them to their maker. They read the switch when they are imported, and no more: what
+    From 1.29 on the official Linux wheels write a device number, and events for their maker, under
+    the user's home (seen with 1.32). They read the switch when they are imported, and no more: what
     the host program has imported before stays as the host program wanted it. A value that the user
     has set is left alone.
 
