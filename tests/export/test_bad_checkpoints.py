@@ -209,7 +209,7 @@ def test_pth_with_a_flipped_bit(where, tmp_path):
     content[at] ^= bit
     path.write_bytes(content)
     with (
-        pytest.raises(InputError, match="damaged.*again|cut off or damaged"),
+        pytest.raises(InputError, match=r"damaged.*again|cut off or damaged"),
         open_checkpoint(path, architecture=A) as weights,
     ):
         weights.read("cls_token")
