@@ -53,6 +53,7 @@ class Checkpoint:
         architecture: what they belong to.
         layout: whose names the file uses.
         name: of the file or folder.
+        files: that it consists of.
         sha256: of all its files, in the order of their names.
     """
 
@@ -61,6 +62,7 @@ class Checkpoint:
     ) -> None:
         files = _files(path)
         self.name = path.name
+        self.files = tuple(files)
         self._files: list[TensorFile] = []
         try:
             self._stored = self._open_all(path, files)
