@@ -103,6 +103,21 @@ def export_bundle(
     return manifest
 
 
+def normalisation_of(files: Sequence[Path]) -> NormalisationName:
+    """What a checkpoint's pixels were normalised with, by the name that it was released under.
+
+    Args:
+        files: of the checkpoint. The innermost name on the way to the first that tells the
+            training data decides: of a file, or of the folder of a ``model.safetensors``.
+    """
+    for part in reversed(files[0].absolute().parts if files else ()):
+        if "sat493m" in part.lower():
+            return "satellite"
+        if "lvd1689m" in part.lower():
+            return "imagenet"
+    return "imagenet"
+
+
 def check_sizes(a: Architecture, sizes: Sequence[tuple[int, int]]) -> None:
     """Stop at a size that is no multiple of the patch, or beyond reason.
 
