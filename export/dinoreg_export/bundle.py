@@ -129,7 +129,7 @@ def check_sizes(a: Architecture, sizes: Sequence[tuple[int, int]]) -> None:
     for height, width in sizes:
         if max(height, width) > _MOST_PIXELS:
             raise ConfigError(
-                f"the input size {max(height, width):.4g} is above {_MOST_PIXELS} pixels, far from "
+                f"the input size {max(height, width):.6g} is above {_MOST_PIXELS} pixels, far from "
                 "what an encoder can take; wanted such as 1792x1536"
             )
         if height % a.patch or width % a.patch or min(height, width) < a.patch:
