@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from dinoreg_rt.errors import ConfigError, OutputError
+from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.manifest import (
-    MANIFEST_NAME,
     BundleFile,
     Graph,
     Manifest,
@@ -27,6 +24,8 @@ from dinoreg_rt.manifest import (
 
 from .architecture import Architecture
 from .files import WEIGHTS_NAME, GraphFile, Progress, write_files
+from .in_place import staged
+from .memory import memory_errors
 from .verify import compare, passes, refusal
 from .weights import Weights
 
@@ -42,6 +41,8 @@ NORMALISATIONS: dict[NormalisationName, Normalisation] = {
 #: reference takes minutes for the attention of a large grid.
 _PROBE_PATCHES = (10, 7)
 _MOST_PROBE_PATCHES = 400
+#: Of one side of an input: attention over a grid of it would take a terabyte for each head.
+_MOST_PIXELS = 16384
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
@@ -63,7 +64,8 @@ def export_bundle(
         weights: an open checkpoint, or random weights.
         source: what the manifest says about them.
         sizes: (height, width) in pixels, multiples of the patch.
-        folder: the bundle; must not exist, unless `force` and it is a bundle.
+        folder: the bundle; must not exist, unless `force` and it is a bundle, with
+            nothing else in it.
         precision: of the products; see `precision.STORAGE`.
         normalisation: of the pixels.
         force: replace a bundle.
@@ -72,15 +74,15 @@ def export_bundle(
     Raises:
         ConfigError: a size or precision that cannot be exported.
         InputError: damaged weights, or the graph fails its verification; nothing is written.
-        OutputError: `folder` is in the way or cannot be written.
+        OutputError: `folder` is in the way, holds the checkpoint, or cannot be written.
+        ResourceError: too little memory.
     """
     a = weights.architecture
     check_sizes(a, sizes)
     if precision not in PRECISIONS:
         raise ConfigError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")
-    _check_free(folder, force=force)
     report = progress or (lambda stage, fraction: None)
-    with _staged(folder) as work:
+    with staged(folder, force=force, reads=weights.files) as work, memory_errors():
         graphs, verification = _write_files(weights, sizes, work, precision, report)
         (work / NOTICE_NAME).write_text(_notice(a, source), "utf-8")
         names = [WEIGHTS_NAME, *(graph.file for graph in graphs), NOTICE_NAME]
@@ -101,8 +103,23 @@ def export_bundle(
     return manifest
 
 
+def normalisation_of(files: Sequence[Path]) -> NormalisationName:
+    """What a checkpoint's pixels were normalised with, by the name that it was released under.
+
+    Args:
+        files: of the checkpoint. The innermost name on the way to the first that tells the
+            training data decides: of a file, or of the folder of a ``model.safetensors``.
+    """
+    for part in reversed(files[0].absolute().parts if files else ()):
+        if "sat493m" in part.lower():
+            return "satellite"
+        if "lvd1689m" in part.lower():
+            return "imagenet"
+    return "imagenet"
+
+
 def check_sizes(a: Architecture, sizes: Sequence[tuple[int, int]]) -> None:
-    """Stop at a size that is no multiple of the patch.
+    """Stop at a size that is no multiple of the patch, or beyond reason.
 
     Raises:
         ConfigError: says the nearest sizes that are.
@@ -110,6 +127,11 @@ def check_sizes(a: Architecture, sizes: Sequence[tuple[int, int]]) -> None:
     if not sizes:
         raise ConfigError("no input size; wanted at least one, such as 1792x1536")
     for height, width in sizes:
+        if max(height, width) > _MOST_PIXELS:
+            raise ConfigError(
+                f"the input size {max(height, width):.6g} is above {_MOST_PIXELS} pixels, far from "
+                "what an encoder can take; wanted such as 1792x1536"
+            )
         if height % a.patch or width % a.patch or min(height, width) < a.patch:
             near = "x".join(str(max(1, round(n / a.patch)) * a.patch) for n in (height, width))
             raise ConfigError(
@@ -162,45 +184,6 @@ def _passing(
             if passes(compare(weights, Path(name) / probe.name, probe.size, precision)):
                 return precision
     return None
-
-
-@contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder that takes the place of `folder` when the block ends, or is gone."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            yield work
-            work.chmod(0o755)
-            _put_in_place(work, folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
-
-
-def _put_in_place(work: Path, folder: Path) -> None:
-    """Rename; a bundle that is replaced goes only once the new one is there."""
-    old = work.with_name(f"{work.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        work.rename(folder)
-    except BaseException:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_free(folder: Path, *, force: bool) -> None:
-    if not folder.exists():
-        return
-    if not (folder / MANIFEST_NAME).is_file():
-        raise OutputError(f"{folder}: exists and is no bundle; name another folder")
-    if not force:
-        raise OutputError(f"{folder}: a bundle is there already; --force replaces it")
 
 
 def _describe(path: Path) -> BundleFile:

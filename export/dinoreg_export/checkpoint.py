@@ -53,6 +53,7 @@ class Checkpoint:
         architecture: what they belong to.
         layout: whose names the file uses.
         name: of the file or folder.
+        files: that it consists of.
         sha256: of all its files, in the order of their names.
     """
 
@@ -61,6 +62,7 @@ class Checkpoint:
     ) -> None:
         files = _files(path)
         self.name = path.name
+        self.files = tuple(files)
         self._files: list[TensorFile] = []
         try:
             self._stored = self._open_all(path, files)
@@ -84,9 +86,18 @@ class Checkpoint:
         return list(self._pieces)
 
     def shape(self, name: str) -> Shape:
-        """Of one tensor."""
+        """Of one tensor.
+
+        Raises:
+            InputError: it is a part of a tensor that has no such parts.
+        """
         piece = self._pieces[name]
         shape = self._stored[piece.stored].shape(piece.stored)
+        if piece.parts > 1 and (not shape or shape[0] % piece.parts):
+            raise InputError(
+                f"{self.name}: '{piece.stored}' has shape {shape}; wanted {piece.parts} equal "
+                "parts along its first axis"
+            )
         if name == "position" and len(shape) == 3 and _is_square(shape[1]):
             return (shape[0], 1 + shape[1], shape[2])
         return (shape[0] // piece.parts, *shape[1:]) if piece.parts > 1 else shape
@@ -123,8 +134,10 @@ class Checkpoint:
 
     def _read(self, piece: Piece) -> NDArray[np.float32]:
         values = self._stored[piece.stored].read(piece.stored)
-        rows = values.shape[0] // piece.parts if piece.parts > 1 else len(values)
-        return values[piece.part * rows : (piece.part + 1) * rows] if piece.parts > 1 else values
+        if piece.parts == 1:
+            return values
+        rows = values.shape[0] // piece.parts
+        return values[piece.part * rows : (piece.part + 1) * rows]
 
     def _drop_masked_biases(self, path: Path) -> None:
         """The original files store a bias for k and a mask that takes it away."""
@@ -132,6 +145,10 @@ class Checkpoint:
             piece = self._pieces[name]
             mask = f"{piece.stored}_mask"
             if mask in self._stored:
+                self.shape(name)  # has its parts
+                wanted, got = (self._stored[n].shape(n) for n in (piece.stored, mask))
+                if got != wanted:
+                    raise InputError(f"{path}: '{mask}' has shape {got}; wanted {wanted}")
                 kept = self._read(Piece(mask, piece.part, piece.parts))
                 if np.any(kept != 0):
                     raise InputError(f"{path}: '{mask}' keeps the bias of k; wanted it masked out")
@@ -144,9 +161,12 @@ class Checkpoint:
             down = f"{block}down.weight"
             if down not in self._pieces or f"{block}gate.weight" in self._pieces:
                 continue
-            if self.shape(name)[0] != 2 * self.shape(down)[-1]:
+            inner = self.shape(down)[-1:]
+            if not inner or self.shape(name)[:1] != (2 * inner[0],):
                 continue
             for leaf in ("weight", "bias"):
+                if f"{block}up.{leaf}" not in self._pieces:
+                    continue
                 stored = self._pieces[f"{block}up.{leaf}"].stored
                 self._pieces[f"{block}gate.{leaf}"] = Piece(stored, 0, 2)
                 self._pieces[f"{block}up.{leaf}"] = Piece(stored, 1, 2)

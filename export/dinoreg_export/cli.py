@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from dinoreg_rt.errors import DeviceError
+from dinoreg_rt.stdout import print_result
 
 from .engine_cli import engine_command
 
 if TYPE_CHECKING:
-    from dinoreg_rt.manifest import Source
+    from dinoreg_rt.manifest import Manifest, Source
 
     from .files import Progress
     from .weights import Weights
@@ -61,10 +62,11 @@ export.add_command(engine_command)
 )
 @click.option(
     "--normalisation",
-    type=click.Choice(["imagenet", "satellite", "none"]),
-    default="imagenet",
+    type=click.Choice(["auto", "imagenet", "satellite", "none"]),
+    default="auto",
     show_default=True,
-    help="Mean and deviation of the training's pixels.",
+    help="Mean and deviation of the training's pixels; auto: satellite for a checkpoint with "
+    "sat493m in its name, else imagenet.",
 )
 @click.option(
     "--random-seed", type=int, help="Random weights for --model instead of --weights, for tests."
@@ -106,8 +108,11 @@ def onnx_command(**options: Any) -> None:
 
 def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
     """Write the bundle, and say so."""
-    from .bundle import export_bundle
+    from .bundle import export_bundle, normalisation_of
 
+    normalisation = options["normalisation"]
+    if normalisation == "auto":
+        normalisation = normalisation_of(weights.files)
     with progress_bars(shown=not (options["quiet"] or options["as_json"])) as progress:
         manifest = export_bundle(
             weights,
@@ -115,15 +120,17 @@ def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
             [parse_size(text) for text in options["sizes"]],
             options["folder"],
             precision=options["precision"],
-            normalisation=options["normalisation"],
+            normalisation=normalisation,
             force=options["force"],
             progress=progress,
         )
     if options["as_json"]:
-        click.echo(manifest.model_dump_json(indent=2))
-    elif not options["quiet"]:
-        click.echo(f"written: {options['folder']}")
-        _say(manifest.model, manifest.verification)
+        text = manifest.model_dump_json(indent=2) + "\n"
+    else:
+        text = f"written: {options['folder']}, normalisation {normalisation}\n"
+        text += _describe(manifest)
+    if options["as_json"] or not options["quiet"]:
+        print_result(text, written=options["folder"])
 
 
 @export.command()
@@ -154,12 +161,12 @@ def check(bundle: Path, golden: Path | None, *, as_json: bool) -> None:
 
         result["golden_max_error"] = golden_error(bundle, manifest, golden)
     if as_json:
-        click.echo(json.dumps(result, indent=2))
-    else:
-        click.echo(f"{bundle}: {manifest.model}, all files as exported")
-        _say(manifest.model, manifest.verification)
-        if golden is not None:
-            click.echo(f"published tokens: largest error {result['golden_max_error']:.1e}")
+        print_result(json.dumps(result, indent=2) + "\n")
+        return
+    text = f"{bundle}: {manifest.model}, all files as exported\n{_describe(manifest)}"
+    if golden is not None:
+        text += f"published tokens: largest error {result['golden_max_error']:.1e}\n"
+    print_result(text)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -169,19 +176,21 @@ def parse_size(text: str) -> tuple[int, int]:
         click.BadParameter: anything else.
     """
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and len(part) < 100 for part in parts):
         raise click.BadParameter(f"'{text}' is no size; wanted HEIGHTxWIDTH, such as 1792x1536")
     return int(parts[0]), int(parts[1])
 
 
-def _say(model: str, verification: Any) -> None:
-    if verification is not None:
-        click.echo(
-            f"{model} against the NumPy reference at {verification.height}x{verification.width}: "
-            f"largest error {verification.max_error:.1e}, token cosine "
-            f"{verification.mean_cosine:.6f} on average, "
-            f"{verification.first_percentile_cosine:.6f} at the first percentile"
-        )
+def _describe(manifest: Manifest) -> str:
+    """A line about the verification, if there was one."""
+    found = manifest.verification
+    if found is None:
+        return ""
+    return (
+        f"{manifest.model} against the NumPy reference at {found.height}x{found.width}: "
+        f"largest error {found.max_error:.1e}, token cosine {found.mean_cosine:.6f} on average, "
+        f"{found.first_percentile_cosine:.6f} at the first percentile\n"
+    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dinoreg_rt.errors import ConfigError, DeviceError, DinoregError, OutputError
-from dinoreg_rt.manifest import Graph, Manifest
+from dinoreg_rt.manifest import Graph, Manifest, check_files
 from dinoreg_rt.trt import DEFAULT_BATCHES
 from dinoreg_rt.trt.agreement import Agreement, compare_tokens
 from dinoreg_rt.trt.executor import EngineExecutor
@@ -25,7 +25,14 @@ from dinoreg_rt.trt.library import Flavour, Library, open_library
 from dinoreg_rt.trt.record import EngineKey, EnginePrecision, EngineRecord, Gpu
 
 from .engine_build import BuildOptions, Progress
-from .engine_job import FLOATS, NO_IMAGES, CalibrationImages, Job, checked_manifest
+from .engine_job import (
+    FLOATS,
+    NO_IMAGES,
+    CalibrationImages,
+    Job,
+    check_capability,
+    chosen_precision,
+)
 
 
 def export_engines(
@@ -61,10 +68,12 @@ def export_engines(
         ConfigError: an impossible batch or precision.
         OutputError: the folder of engines cannot be written.
     """
-    gpu = identify_gpu(device)  # first: without a GPU the answer comes at once
-    library = open_library(flavour)
     sizes = check_batches(batches)
-    manifest, wanted = checked_manifest(bundle, precision, images, gpu.compute_capability)
+    manifest, wanted = chosen_precision(bundle, precision, images)
+    gpu = identify_gpu(device)  # before gigabytes are hashed
+    library = open_library(flavour)
+    check_capability(wanted, gpu.compute_capability)
+    check_files(manifest, bundle)
     options = BuildOptions(sizes, workspace_bytes, _timing_cache(library, gpu))
     built = []
     started = _job(bundle, manifest, library, options, progress, images, gpu.compute_capability)
@@ -97,9 +106,11 @@ def compile_only(
         InputError: the bundle is damaged or cannot be read by TensorRT-RTX, or an image cannot.
         ConfigError: an impossible batch, precision or compute capability.
     """
-    library = open_library("tensorrt-rtx")
     options = BuildOptions(check_batches(batches), compute_capability=compute_capability)
-    manifest, wanted = checked_manifest(bundle, precision, images, compute_capability)
+    manifest, wanted = chosen_precision(bundle, precision, images)
+    check_capability(wanted, compute_capability)
+    library = open_library("tensorrt-rtx")
+    check_files(manifest, bundle)
     started = _job(bundle, manifest, library, options, progress, images, compute_capability)
     with started as job:
         return {graph.file: len(job.plan(graph, wanted)) for graph in manifest.graphs}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from dinoreg_rt.stdout import print_result
 from dinoreg_rt.trt import DEFAULT_BATCHES
 
 if TYPE_CHECKING:
@@ -121,10 +122,11 @@ def _build(options: dict[str, Any], progress: Callable[[str, float], None] | Non
         progress=progress,
     )
     if options["as_json"]:
-        click.echo(json.dumps([record.model_dump() for _, record in stored], indent=2))
-    elif not options["quiet"]:
-        for path, record in stored:
-            _say(path, record)
+        text = json.dumps([record.model_dump() for _, record in stored], indent=2) + "\n"
+    else:
+        text = "".join(_describe(path, record) for path, record in stored)
+    if options["as_json"] or not options["quiet"]:
+        print_result(text, written=stored[0][0].parent)
 
 
 def _compile(options: dict[str, Any], progress: Callable[[str, float], None] | None) -> None:
@@ -139,12 +141,12 @@ def _compile(options: dict[str, Any], progress: Callable[[str, float], None] | N
         progress=progress,
     )
     if options["as_json"]:
-        click.echo(json.dumps(sizes, indent=2))
+        print_result(json.dumps(sizes, indent=2) + "\n")
     elif not options["quiet"]:
         for file, size in sizes.items():
-            click.echo(
+            print_result(
                 f"{file}: compiles for {options['capability']}, {size / 2**20:.0f} MiB; not kept, "
-                "because it has not run on such a GPU"
+                "because it has not run on such a GPU\n"
             )
 
 
@@ -154,18 +156,20 @@ def _images(options: dict[str, Any]) -> CalibrationImages:
     return CalibrationImages(options["images"], options["slices"])
 
 
-def _say(path: Path, record: EngineRecord) -> None:
+def _describe(path: Path, record: EngineRecord) -> str:
+    """Lines about an engine, each with its end."""
     key = record.key
-    click.echo(f"written: {path}")
-    click.echo(
+    text = (
+        f"written: {path}\n"
         f"{record.model} {key.height}x{key.width} in {key.precision}, batches "
-        f"{','.join(map(str, key.batches))}, on {key.gpu}: {record.verification.describe()}"
+        f"{','.join(map(str, key.batches))}, on {key.gpu}: {record.verification.describe()}\n"
     )
     if (found := record.calibration) is not None:
-        click.echo(
+        text += (
             f"scales {found.scales_sha256[:12]} from {found.slices} slices of {found.images} "
-            f"images; before TensorRT {found.verification.describe()}"
+            f"images; before TensorRT {found.verification.describe()}\n"
         )
+    return text
 
 
 def _bars(*, shown: bool) -> Any:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dinoreg_rt.encoder.examples import ExampleSlices, phantom_slices, read_examples
 from dinoreg_rt.errors import ConfigError
-from dinoreg_rt.manifest import Graph, Manifest, check_files, read_manifest
+from dinoreg_rt.manifest import Graph, Manifest, read_manifest
 from dinoreg_rt.trt.agreement import probe
 from dinoreg_rt.trt.library import Library
 from dinoreg_rt.trt.record import EIGHT_BITS, Calibration, EightBits, EnginePrecision
@@ -121,26 +121,25 @@ class Job:
         return self._quantised[key]
 
 
-def checked_manifest(
-    bundle: Path, precision: EnginePrecision | None, images: CalibrationImages, capability: str
+def chosen_precision(
+    bundle: Path, precision: EnginePrecision | None, images: CalibrationImages
 ) -> tuple[Manifest, EnginePrecision]:
-    """The manifest of an unchanged bundle, and the precision of its engines: by default its own.
+    """A bundle's manifest and the precision of its engines, by default its own.
+
+    Takes no time and no GPU: the files of the bundle are not looked at.
 
     Raises:
-        InputError: the bundle is damaged.
+        InputError: no bundle.
         ConfigError: as `check_precision`.
     """
     manifest = read_manifest(bundle)
-    check_files(manifest, bundle)
     wanted = precision or manifest.precision
-    check_precision(wanted, manifest, images, capability)
+    check_precision(wanted, manifest, images)
     return manifest, wanted
 
 
-def check_precision(
-    precision: str, manifest: Manifest, images: CalibrationImages, capability: str
-) -> None:
-    """Stop at a precision that engines are not built in, here, from this bundle, with these images.
+def check_precision(precision: str, manifest: Manifest, images: CalibrationImages) -> None:
+    """Stop at a precision that engines are not built in, from this bundle, with these images.
 
     Raises:
         ConfigError: says which there are, or what is missing.
@@ -165,6 +164,14 @@ def check_precision(
         )
     if images.slices < 1:
         raise ConfigError(f"{images.slices} slices of each image; wanted at least 1")
+
+
+def check_capability(precision: str, capability: str) -> None:
+    """Stop at a precision that GPUs of this compute capability lack.
+
+    Raises:
+        ConfigError: says which have it.
+    """
     if precision == "fp8" and not multiplies_fp8(capability):
         raise ConfigError(
             f"--precision fp8 needs compute capability 8.9 or newer (Ada, Hopper, Blackwell), and "

@@ -51,7 +51,7 @@ class Piece:
 _PREFIX = re.compile(
     r"^(?:module\.|model\.|backbone\.|teacher\.|student\.|encoder\.|dinov[23]\w*\.)+"
 )
-_BLOCK = re.compile(r"^(?:layer|blocks)\.(\d+)\.(.+)$")
+_BLOCK = re.compile(r"^(?:layer|blocks)\.(\d{1,9})\.(.+)$")
 #: Tensors that the forward pass of an encoder doesn't need: of the training, or kept twice.
 _IGNORED = re.compile(
     r"^(embeddings\.)?mask_token$|^rope_embed\.periods$|attn\.qkv\.bias_mask$"
@@ -82,7 +82,7 @@ _PACKED = {
     r"attn\.qkv\.(weight|bias)": ("q", "k", "v"),
     r"mlp\.(?:w12|weights_in)\.(weight|bias)": ("gate", "up"),
 }
-_STAGE = re.compile(r"^stages\.(\d+)\.(?:blocks\.|layers\.)?(\d+)\.(.+)$")
+_STAGE = re.compile(r"^stages\.(\d{1,9})\.(?:blocks\.|layers\.)?(\d{1,9})\.(.+)$")
 _IN_STAGE = {
     r"(?:depthwise_conv|dwconv|conv_dw)\.(weight|bias)": r"depthwise.\1",
     r"(?:layer_norm|norm)\.(weight|bias)": r"norm.\1",
@@ -92,7 +92,7 @@ _IN_STAGE = {
 }
 #: Stage, position in a pair of convolution and norm, and which of their tensors.
 _REDUCE = re.compile(
-    r"^(?:stages\.(\d+)\.downsample(?:_layers)?|downsample_layers\.(\d+)|stem)"
+    r"^(?:stages\.(\d{1,9})\.downsample(?:_layers)?|downsample_layers\.(\d{1,9})|stem)"
     r"\.([01])\.(weight|bias)$"
 )
 

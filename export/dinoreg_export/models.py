@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dinoreg_rt.errors import InputError
+from dinoreg_rt.errors import ConfigError, InputError
 
 from .architecture import Architecture, ConvNextArchitecture, Shape, VitArchitecture
 
@@ -59,15 +59,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     )
 }
 
+#: Blocks or stages that are counted at most: the numbers are read from a file's names.
+_MOST_PARTS = 64
+
 
 def named(model: str) -> Architecture:
     """The architecture of that name.
 
     Raises:
-        InputError: there is none; the message lists them.
+        ConfigError: there is none; the message lists them.
     """
     if model not in ARCHITECTURES:
-        raise InputError(f"no model '{model}'; there are: {', '.join(ARCHITECTURES)}")
+        raise ConfigError(f"no model '{model}'; there are: {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[model]
 
 
@@ -103,9 +106,9 @@ def _vit_sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "patch": patch[-1],
         "dim": patch[0],
         "depth": _count(shapes, "blocks."),
-        "hidden": shapes.get("blocks.0.up.weight", (0,))[0],
+        "hidden": _axis(shapes, "blocks.0.up.weight", 0),
         "gated": "blocks.0.gate.weight" in shapes,
-        "register_tokens": shapes.get("register_tokens", (1, 0))[1],
+        "register_tokens": _axis(shapes, "register_tokens", 1),
     }
 
 
@@ -113,11 +116,26 @@ def _convnext_sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     stages = range(_count(shapes, "stages."))
     return {
         "depths": tuple(_count(shapes, f"stages.{s}.blocks.") for s in stages),
-        "dims": tuple(shapes.get(f"stages.{s}.reduce.bias", (0,))[0] for s in stages),
+        "dims": tuple(_axis(shapes, f"stages.{s}.reduce.bias", 0) for s in stages),
     }
 
 
+def _axis(shapes: Mapping[str, Shape], name: str, axis: int) -> int:
+    """Length of an axis, 0 where tensor or axis is missing."""
+    return next(iter(shapes.get(name, ())[axis:]), 0)
+
+
 def _count(shapes: Mapping[str, Shape], prefix: str) -> int:
-    """How many numbered parts there are behind `prefix`."""
+    """How many numbered parts there are behind `prefix`.
+
+    Raises:
+        InputError: more than any encoder has.
+    """
     numbers = (n[len(prefix) :].split(".")[0] for n in shapes if n.startswith(prefix))
-    return 1 + max(map(int, numbers), default=-1)
+    count = 1 + max(map(int, numbers), default=-1)
+    if count > _MOST_PARTS:
+        raise InputError(
+            f"the checkpoint holds '{prefix}{count - 1}', and no known encoder has more than "
+            f"{_MOST_PARTS} of these: its names are damaged, or it is another model's"
+        )
+    return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ _TRAINED_PIXELS = 518
 
 class RandomWeights:
     """The tensors that a released checkpoint of this architecture would hold, drawn by name."""
+
+    files: tuple[Path, ...] = ()
 
     def __init__(self, architecture: Architecture, seed: int) -> None:
         self.architecture = architecture

@@ -55,14 +55,23 @@ class SafetensorsFile:
         return tuple(self._header[name]["shape"])
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """One tensor as float32."""
+        """One tensor as float32.
+
+        Raises:
+            InputError: the file was cut off, or the shape is none an array can have.
+        """
         entry = self._header[name]
         first, last = entry["data_offsets"]
         self._stream.seek(self._start + first)
         raw = self._stream.read(last - first)
         if len(raw) != last - first:
             raise InputError(f"{self.path}: was cut off while it was read")
-        values = np.frombuffer(raw, _TYPES[entry["dtype"]]).reshape(entry["shape"])
+        try:
+            values = np.frombuffer(raw, _TYPES[entry["dtype"]]).reshape(entry["shape"])
+        except (ValueError, OverflowError) as error:
+            raise InputError(
+                f"{self.path}: '{name}' is damaged ({error}); copy or download the file again"
+            ) from error
         if entry["dtype"] == "BF16":
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(np.float32, copy=False)
@@ -82,8 +91,8 @@ class SafetensorsFile:
 
     def _check(self, name: str, entry: Any, available: int) -> None:
         try:
-            kind, shape = entry["dtype"], [int(n) for n in entry["shape"]]
-            first, last = (int(n) for n in entry["data_offsets"])
+            kind, shape = entry["dtype"], _integers(entry["shape"])
+            first, last = _integers(entry["data_offsets"])
             known = kind in _TYPES
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{self.path}: the header's entry for '{name}' is damaged") from error
@@ -97,3 +106,10 @@ class SafetensorsFile:
                 f"{self.path}: '{name}' should take {bytes_} bytes at {first}..{last} of "
                 f"{available}: the file is cut off or damaged"
             )
+
+
+def _integers(values: Any) -> list[int]:
+    """A list of whole numbers as JSON has them: 3.0 and true are none."""
+    if not isinstance(values, list) or any(type(n) is not int for n in values):
+        raise TypeError("wanted a list of whole numbers")
+    return values

@@ -10,7 +10,10 @@ from __future__ import annotations
 import collections
 import math
 import pickle
+import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -31,6 +34,15 @@ _STORAGES = {
     "BoolStorage": "|b1",
 }
 _LARGEST_PICKLE = 64 << 20
+#: What zipfile and NumPy raise for bytes that are not as the archive's list says.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    EOFError,
+    struct.error,
+)
 #: Where trainers keep the encoder's tensors inside a checkpoint.
 _WRAPPERS = ("teacher", "model", "state_dict", "model_state_dict")
 
@@ -107,7 +119,7 @@ class TorchFile:
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+        except _DAMAGE as error:
             raise InputError(
                 f"{path}: not a .pth of torch 1.6 or later, or cut off ({error}); save it again "
                 "with torch.save, or as safetensors"
@@ -126,8 +138,11 @@ class TorchFile:
             )
         self._folder = pickles[0][: -len("data.pkl")]
         order = f"{self._folder}byteorder"
-        if order in self._zip.namelist() and self._zip.read(order) != b"little":
-            raise InputError(f"{self.path}: its numbers are big-endian; save it again")
+        if order in self._zip.namelist():
+            with self._whole("its byte order"):
+                little = self._zip.read(order) == b"little"
+            if not little:
+                raise InputError(f"{self.path}: its numbers are big-endian; save it again")
         tensors = _tensors_of(self._unpickle(pickles[0]), self.path)
         for name, tensor in tensors.items():
             self._check(name, tensor)
@@ -142,13 +157,18 @@ class TorchFile:
         return self._tensors[name].shape
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """One tensor as float32."""
+        """One tensor as float32.
+
+        Raises:
+            InputError: its bytes are damaged.
+        """
         tensor = self._tensors[name]
         type_ = np.dtype(_STORAGES[tensor.storage.kind])
-        with self._zip.open(self._entry(tensor)) as stream:
-            stream.seek(tensor.offset * type_.itemsize)
-            raw = stream.read(math.prod(tensor.shape) * type_.itemsize)
-        values = np.frombuffer(raw, type_).reshape(tensor.shape)
+        with self._whole(f"'{name}'"):
+            with self._zip.open(self._entry(tensor)) as stream:
+                stream.seek(tensor.offset * type_.itemsize)
+                raw = stream.read(math.prod(tensor.shape) * type_.itemsize)
+            values = np.frombuffer(raw, type_).reshape(tensor.shape)
         if tensor.storage.kind == "BFloat16Storage":
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(np.float32, copy=False)
@@ -156,6 +176,16 @@ class TorchFile:
     def close(self) -> None:
         """Let go of the file."""
         self._zip.close()
+
+    @contextmanager
+    def _whole(self, what: str) -> Iterator[None]:
+        """Whatever is raised for damaged bytes, as one error that names what they hold."""
+        try:
+            yield
+        except _DAMAGE as error:
+            raise InputError(
+                f"{self.path}: {what} is damaged ({error}); copy or download the file again"
+            ) from error
 
     def _entry(self, tensor: _Tensor) -> str:
         return f"{self._folder}data/{tensor.storage.key}"

@@ -79,10 +79,15 @@ def open_session(model: str | bytes, folder: Path) -> Any:
 def compare(
     weights: Weights, graph: Path, size: tuple[int, int], precision: Precision
 ) -> Verification:
-    """Largest error and token cosines of a graph of this (height, width)."""
+    """Largest error and token cosines of a graph of this (height, width).
+
+    Raises:
+        InputError: the checkpoint has the same token for every patch, which says nothing.
+    """
     pixels = probe(*size)
     tokens, cls = run_graph(graph, pixels)
     expected, expected_cls = encode(weights, pixels)
+    _check_tokens(expected.reshape(-1, expected.shape[-1]))
     a = np.concatenate([tokens.reshape(-1, tokens.shape[-1]), cls]).astype(np.float64)
     b = np.concatenate([expected.reshape(-1, tokens.shape[-1]), expected_cls]).astype(np.float64)
     agreement = compare_tokens(a, b)
@@ -94,6 +99,17 @@ def compare(
         first_percentile_cosine=agreement.first_percentile_cosine,
         by_rounding=precision == "bf16",
     )
+
+
+def _check_tokens(tokens: NDArray[np.float32]) -> None:
+    """Stop at tokens (n, channels) of which no graph could be right or wrong."""
+    zero = not tokens.any()
+    if zero or (len(tokens) > 1 and bool((tokens == tokens[0]).all())):
+        what = "zero" if zero else "equal"
+        raise InputError(
+            f"with this checkpoint all tokens of a picture are {what}: its weights are empty or "
+            "damaged; copy or download it again"
+        )
 
 
 def passes(found: Verification) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,10 @@ class Weights(Protocol):
     @property
     def architecture(self) -> Architecture:
         """What they belong to."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """That they are read from, none if they are not."""
 
     def names(self) -> list[str]:
         """Canonical names."""

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from checkpoints import (
 
 from dinoreg_export.checkpoint import open_checkpoint
 from dinoreg_export.files import GraphFile, write_files
-from dinoreg_rt.errors import InputError
+from dinoreg_rt.errors import ConfigError, InputError
 
 A = TINY["tiny-v3"]
 
@@ -61,7 +62,11 @@ def test_tensors_that_do_not_fit(changes, match, tmp_path):
 def test_another_model_than_named(tmp_path):
     path = write_safetensors(tmp_path / "x.safetensors", stored())
     refuse(path, "dinov3-vitl16 lacks blocks.10", architecture=None, model="dinov3-vitl16")
-    refuse(path, "no model 'vitx'; there are: dinov3-vits16", architecture=None, model="vitx")
+    with (
+        pytest.raises(ConfigError, match="no model 'vitx'; there are: dinov3-vits16"),
+        open_checkpoint(path, "vitx"),
+    ):
+        pass
     refuse(path, "no known architecture.*dim 64, depth 2", architecture=None)
 
 
@@ -99,6 +104,11 @@ def test_cut_off_safetensors(keep, tmp_path):
         (b'{"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}', "'a' is damaged"),
         (b'{"a": {"dtype": "I8", "shape": [1], "data_offsets": [0, 1]}}', "stored as I8"),
         (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "8 bytes at 0..4"),
+        (b'{"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}}', "'a' is damaged"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.5, 4.5]}}', "'a' is damaged"),
+        (b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 4]}}', "'a' is damaged"),
+        (b'{"a": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}', "'a' is damaged"),
+        (b'{"a": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]}}', "'a' is damaged"),
         (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}', "cut off or damaged"),
         (b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}', "cut off or damaged"),
     ],
@@ -171,9 +181,101 @@ def test_cut_off_pth(tmp_path):
 
 def test_pth_without_its_numbers(tmp_path):
     path = write_pth(tmp_path / "x.pth", original(A, canonical(A)))
-    import zipfile
-
     with zipfile.ZipFile(path) as archive:
         pickled = archive.read("archive/data.pkl")
     refuse(zip_pth(tmp_path / "y.pth", pickled), "numbers of 'cls_token' are missing")
     refuse(zip_pth(tmp_path / "z.pth", pickled, [np.zeros(3, np.float32)]), "cut off or damaged")
+
+
+def data_of(path, name):
+    """Where a member's header and its bytes begin in the file."""
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(name).header_offset
+    return start, start + 30 + len(name)
+
+
+@pytest.mark.parametrize("where", ["numbers", "header", "encrypted", "compressed"])
+def test_pth_with_a_flipped_bit(where, tmp_path):
+    path = write_pth(tmp_path / "x.pth", original(A, canonical(A)))
+    header, data = data_of(path, "archive/data/0")
+    content = bytearray(path.read_bytes())
+    listed = content.rindex(b"archive/data/0", data) - 46  # its entry in the list at the end
+    at, bit = {
+        "numbers": (data + 5, 4),
+        "header": (header, 1),
+        "encrypted": (listed + 8, 1),
+        "compressed": (listed + 10, 64),
+    }[where]
+    content[at] ^= bit
+    path.write_bytes(content)
+    with (
+        pytest.raises(InputError, match=r"damaged.*again|cut off or damaged"),
+        open_checkpoint(path, architecture=A) as weights,
+    ):
+        weights.read("cls_token")
+
+
+def test_pth_with_a_damaged_byte_order(tmp_path):
+    path = write_pth(tmp_path / "x.pth", original(A, canonical(A)))
+    _, data = data_of(path, "archive/byteorder")
+    content = bytearray(path.read_bytes())
+    content[data] ^= 1
+    path.write_bytes(content)
+    refuse(path, "byte order is damaged.*again")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,)])
+@pytest.mark.parametrize(
+    "name",
+    ["blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias", "blocks.0.attn.qkv.bias_mask",
+     "storage_tokens"],
+)  # fmt: skip
+def test_tensors_with_too_few_axes_for_their_names(name, shape, tmp_path):
+    tensors = original(A, canonical(A))
+    assert name in tensors
+    tensors[name] = np.ones(shape, np.float32)
+    path = write_safetensors(tmp_path / "x.safetensors", tensors)
+    refuse(path, "shape|mask|register_tokens 0", architecture=None)
+    refuse(path, "shape|mask")
+
+
+@pytest.mark.parametrize("leaf", ["up_proj.weight", "up_proj.bias", "down_proj.weight"])
+def test_a_feed_forward_layer_of_one_number(leaf, tmp_path):
+    changes = {f"layer.0.mlp.{leaf}": np.float32(1)}
+    path = write_safetensors(tmp_path / "x.safetensors", stored(**changes))
+    refuse(path, "no known architecture", architecture=None)
+    refuse(path, r"has shape \(\)")
+
+
+def test_packed_gates_without_a_bias(tmp_path):
+    a = TINY["tiny-v2-gated"]
+    tensors = canonical(a)
+    gate, up = (tensors.pop(f"blocks.0.{n}.weight") for n in ("gate", "up"))
+    del tensors["blocks.0.gate.bias"], tensors["blocks.0.up.bias"]
+    stored_ = original(a, tensors, timm=True) | {"blocks.0.mlp.fc1.weight": np.r_[gate, up]}
+    path = write_safetensors(tmp_path / "x.safetensors", stored_)
+    refuse(path, "lacks blocks.0.gate.bias", architecture=a)
+
+
+@pytest.mark.parametrize("number", ["64", "100000000", "1" * 5000])
+def test_numbers_in_names_are_not_counted_to(number, tmp_path):
+    a = TINY["tiny-convnext"]
+    for text in (f"stages.{number}.layers.0.gamma", f"stages.0.layers.{number}.gamma"):
+        tensors = huggingface(a, canonical(a)) | {text: np.ones(16, np.float32)}
+        path = write_safetensors(tmp_path / "x.safetensors", tensors)
+        refuse(path, "more than 64 of these|belong to no known encoder", architecture=None)
+
+
+def test_a_shape_that_no_array_has(tmp_path):
+    path = write_safetensors(tmp_path / "x.safetensors", stored())
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["norm.weight"]["shape"] = [64, *[1] * 80]
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    with (
+        open_checkpoint(path, architecture=A) as weights,
+        pytest.raises(InputError, match=r"'norm.weight' is damaged.*again"),
+    ):
+        weights.read("norm.weight")

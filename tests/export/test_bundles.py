@@ -2,15 +2,16 @@
 
 import json
 import resource
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from checkpoints import TINY, canonical, huggingface, write_safetensors
+from checkpoints import TINY, canonical, huggingface, write_pth, write_safetensors
 from click.testing import CliRunner
 
-from dinoreg_export import bundle, golden
+from dinoreg_export import bundle, golden, models
 from dinoreg_export.bundle import export_bundle
 from dinoreg_export.cli import export
 from dinoreg_export.random_weights import RandomWeights
@@ -146,12 +147,58 @@ def test_command_with_random_weights(tmp_path):
     assert json.loads(run("check", tmp_path / "b", "--json").stdout)["files"] == "as exported"
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
+)
+def test_a_stdout_that_cannot_be_written(words, redirection, reason, tmp_path):
+    program = "import sys; from dinoreg_rt.cli import cli; sys.exit(cli())"
+    made = ["onnx", "--random-seed", "1", "--model", "dinov3-vits16", "--size", "16x16", "-o", "b"]
+    for arguments, written in ((made, "; the files are there: b"), (["check", "b"], "")):
+        command = shlex.join([sys.executable, "-c", program, "export", *arguments, *words])
+        done = subprocess.run(
+            f"{command} {redirection}",
+            shell=True, capture_output=True, text=True, cwd=tmp_path, check=False,
+        )  # fmt: skip
+        assert done.returncode == 7, done.stderr
+        assert " ".join(done.stderr.split()).endswith(
+            f"the result cannot be printed: {reason}; send it to another place{written}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth", "satellite"),
+        ("dinov3-vitl16-pretrain-SAT493M/model.safetensors", "satellite"),
+        ("sat493m-and-others/dinov3_vits16_pretrain_lvd1689m-08c60483.pth", "imagenet"),
+        ("model.safetensors", "imagenet"),
+    ],
+)
+def test_normalisation_by_the_name_of_the_checkpoint(path, wanted, tmp_path, monkeypatch):
+    assert bundle.normalisation_of([tmp_path / path]) == wanted
+    monkeypatch.setitem(models.ARCHITECTURES, A.name, A)
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    tensors = huggingface(A, canonical(A))
+    if path.endswith(".pth"):
+        write_pth(tmp_path / path, tensors)
+    else:
+        write_safetensors(tmp_path / path, tensors)
+    words = ["--weights", tmp_path / path, "--size", "32x32"]
+    done = run("onnx", *words, "-o", tmp_path / "b")
+    assert f"normalisation {wanted}" in done.output
+    assert read_manifest(tmp_path / "b").normalisation == bundle.NORMALISATIONS[wanted]
+    run("onnx", *words, "-o", tmp_path / "c", "--normalisation", "none")
+    assert read_manifest(tmp_path / "c").normalisation == bundle.NORMALISATIONS["none"]
+
+
 def test_command_errors(tmp_path):
     path = write_safetensors(tmp_path / "x.safetensors", huggingface(A, canonical(A)))
     done = run("onnx", "--weights", path, "--size", "32x48", "-o", tmp_path / "b")
     assert isinstance(done.exception, InputError)
     assert "no known architecture" in str(done.exception)
-    for arguments in (["--size", "32x48"], ["--random-seed", 1, "--size", "32by48"]):
+    wrong = ["32by48", f"{'1' * 5000}x16"]
+    for arguments in (["--size", "32x48"], *(["--random-seed", 1, "--size", s] for s in wrong)):
         assert run("onnx", *arguments, "-o", tmp_path / "b").exit_code == 2
     assert not (tmp_path / "b").exists()
     help_text = run("onnx", "--help").output

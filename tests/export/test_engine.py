@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is no
 from dinoreg_export import engine as engine_module
 from dinoreg_export.cli import export
 from dinoreg_export.engine import compile_only, export_engines
-from dinoreg_rt.errors import ConfigError, DeviceError, InputError
+from dinoreg_rt.errors import ConfigError, DeviceError, InputError, OutputError
 from dinoreg_rt.trt.folder import read_engine, read_records
 from dinoreg_rt.trt.record import EngineRecord
 
@@ -145,6 +145,26 @@ def test_bad_settings(bundle, gpu) -> None:
         export_engines(bundle, "tensorrt", precision="fp4")
 
 
+@pytest.mark.parametrize("backend", ["tensorrt", "rtx"])
+def test_what_is_asked_is_checked_before_the_machine(bundle, backend, tmp_path) -> None:
+    def answer(*words):
+        done = CliRunner().invoke(export, ["engine", *map(str, words), "--backend", backend])
+        return type(done.exception), str(done.exception)
+
+    eight = write_bundle(tmp_path / "eight", [(24, 32)])
+    text = (eight / "manifest.json").read_text()
+    (eight / "manifest.json").write_text(text.replace('"fp32"', '"int8"'))
+    for words, error, message in (
+        ([tmp_path / "NOSUCH"], InputError, "no encoder bundle"),
+        ([bundle, "--precision", "fp8"], ConfigError, "needs --calibration IMAGE"),
+        ([eight], ConfigError, "is in int8 for CPUs"),
+        ([eight, "--precision", "fp16"], ConfigError, "is in int8 for CPUs"),
+    ):
+        for more in ([], ["--compile-for", "8.9"] if backend == "rtx" else []):
+            kind, text = answer(*words, *more)
+            assert (kind, message in text) == (error, True), text
+
+
 def test_a_damaged_bundle(bundle, gpu) -> None:
     (bundle / "encoder_24x32.onnx").write_bytes(b"changed")
     with pytest.raises(InputError, match="changed since the export"):
@@ -185,6 +205,13 @@ def test_without_a_gpu_the_answer_comes_at_once(bundle, backend, monkeypatch) ->
             export, ["engine", str(bundle), "--backend", backend], catch_exceptions=False
         )
     assert time.perf_counter() - began < 1
+
+
+def test_a_stdout_that_cannot_be_written(bundle, gpu, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    for words in ([], ["--json"]):
+        with pytest.raises(OutputError, match=rf"closed.*files are there: {tmp_path / 'engines'}"):
+            export.main(["engine", str(bundle), "--batch", "1", *words], standalone_mode=False)
 
 
 def test_the_command(bundle, gpu) -> None:

@@ -9,6 +9,7 @@ does.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import platform
 import re
@@ -178,7 +179,7 @@ def _make_folder(target: Path) -> list[Path]:
 
 def remove_abandoned(parent: Path, prefix: str) -> None:
     """Remove folders in `parent`, named by `own_prefix`, whose process could not do so itself."""
-    for folder in parent.glob(f"{prefix}*"):
+    for folder in parent.glob(f"{glob.escape(prefix)}*"):
         found = re.fullmatch(r"(\w+)-(\d+)-\w+", folder.name.removeprefix(prefix))
         if found is None:
             continue
