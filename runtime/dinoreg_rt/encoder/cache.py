@@ -170,8 +170,8 @@ def _checksum(tokens: Array, moments: TokenMoments) -> int:
     """CRC-32 of the bytes of an entry, a slice at a time.
 
     Against disks and crashes, not against an enemy, who could write a checksum as well: of what the
-    standard library has it is the quickest. On one core of an AMD EPYC 4.2 GB/s, 0.6 s for 2.7 GB;
-    sha256 1.8 GB/s, blake2b 0.9 (2026-11-28).
+    standard library has it is the quickest. On one core of an AMD EPYC 4.2 GB/s, sha256 1.8 and
+    blake2b 0.9; an entry of 1.43 GB is loaded in 0.35 s from the page cache (2026-11-28).
     """
     checksum = 0
     for part in (*tokens, moments.mean, moments.scatter):
