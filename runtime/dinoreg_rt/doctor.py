@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .cuda_driver import CudaDriver, query_cuda_driver
 from .doctor_packages import Finding, driver_finding, package_findings
 from .encoder.bundle import bundle_names, models_folder
+from .errors import InputError
 from .machine import memory_bytes, usable_cpus
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def choose(driver: CudaDriver, devices: CudaDevices | None) -> dict[str, str]:
         device = f"cpu, because {devices.problem}"
     else:
         device = f"cuda:0, because {driver.gpus[0].name} is there and the library has CUDA kernels"
-    found = bundle_names(models_folder())
+    try:
+        found = bundle_names(models_folder())
+    except InputError:
+        found = []  # `_encoders` says why
     reason = "no encoder was given" if found else "there is no encoder, and it needs no weights"
     return {"device": device, "features": f"mind, because {reason}"}
 
@@ -139,8 +143,12 @@ def _cuda_findings(
 
 
 def _encoders() -> Finding:
-    folder = models_folder()
-    names = bundle_names(folder)
+    try:
+        folder = models_folder()
+        names = bundle_names(folder)
+    except InputError as error:
+        what, _, remedy = str(error).rpartition("; ")
+        return Finding("encoders", "problem", what, remedy)
     if names:
         return Finding("encoders", "ok", f"{', '.join(names)} in {folder}")
     return Finding("encoders", "absent", f"none in {folder}")

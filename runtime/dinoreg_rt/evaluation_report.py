@@ -107,7 +107,7 @@ def label_table(scores: PairScores, names: Mapping[int, str]) -> Table:
     """Every label of one pair, before and after, and their mean; what was lost has a star."""
     lost = {when: part.lost if part else () for when, part in _parts(scores)}
     shown = [name for name in _COMPARED if name in _LABEL_METRICS]
-    table = Table(title=f"Labels of {scores.name}")
+    table = Table(title=Text(f"Labels of {scores.name}", "table.title"))
     if any(lost.values()):
         table.caption = "* no voxel of the label is left: its HD95 is the diagonal of the grid"
     table.add_column("Label")

@@ -7,10 +7,18 @@ file is named here with its sha256, and no name may leave the folder.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from .errors import InputError
 
@@ -35,18 +43,27 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+#: Of pixels in 0..1. Bounds that no encoder comes near, within which float32 divides safely.
+_Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Std = Annotated[float, Field(ge=1e-6, le=1e6)]
+#: Of an input size in pixels, and of the channels of a token.
+_MOST = 65536
+#: Of bytes: what a file system counts to.
+_MOST_BYTES = 2**63 - 1
+
+
 class Normalisation(_Frozen):
     """Per-channel mean and standard deviation, of pixels in 0..1, that the encoder expects."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[_Mean, _Mean, _Mean]
+    std: tuple[_Std, _Std, _Std]
 
 
 class BundleFile(_Frozen):
     """One file of the bundle."""
 
     name: FileName
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(ge=0, le=_MOST_BYTES)
     sha256: Sha256
 
 
@@ -58,8 +75,8 @@ class Graph(_Frozen):
     """
 
     file: FileName
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    height: int = Field(gt=0, le=_MOST)
+    width: int = Field(gt=0, le=_MOST)
 
 
 class Source(_Frozen):
@@ -99,13 +116,13 @@ class Manifest(_Frozen):
         model: such as ``dinov3-vitl16``.
         patch: pixels per token along each axis.
         channels: of a token.
-        graphs: one for each input size; all read the same weights file.
+        graphs: one for each input size, multiples of the patch; all read the same weights file.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     model: str = Field(min_length=1)
     patch: int = Field(gt=0, le=64)
-    channels: int = Field(gt=0)
+    channels: int = Field(gt=0, le=_MOST)
     precision: Precision
     normalisation: Normalisation
     graphs: tuple[Graph, ...] = Field(min_length=1)
@@ -114,6 +131,16 @@ class Manifest(_Frozen):
     licence: str
     verification: Verification | None = None
     exporter: str
+
+    @model_validator(mode="after")
+    def _sizes_hold_whole_patches(self) -> Self:
+        for graph in self.graphs:
+            if graph.height % self.patch or graph.width % self.patch:
+                raise ValueError(
+                    f"{graph.file}: {graph.height} x {graph.width} pixels are no multiple of the "
+                    f"patch of {self.patch}"
+                )
+        return self
 
     def hash(self) -> str:
         """sha256 that stands for weights, graphs and preprocessing together."""
@@ -133,14 +160,14 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        text = path.read_text("utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"{folder}: no encoder bundle ({MANIFEST_NAME} cannot be read: {error.strerror}); "
             "'dinoreg-rt export onnx' makes one"
         ) from error
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(content)  # which must be UTF-8
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, p['loc'])) or 'file'}: {p['msg']}" for p in error.errors()
@@ -154,7 +181,8 @@ def check_files(manifest: Manifest, folder: Path) -> None:
     """Compare every file of the bundle with the manifest.
 
     Raises:
-        InputError: a file is missing, is a link out of the folder, or differs.
+        InputError: a file is missing, is a link out of the folder, differs or cannot be read; or a
+            graph reads one that the manifest does not list.
     """
     listed = {file.name for file in manifest.files}
     for graph in manifest.graphs:
@@ -162,14 +190,44 @@ def check_files(manifest: Manifest, folder: Path) -> None:
             raise InputError(f"{folder}: the manifest gives no hash for {graph.file}")
     for file in manifest.files:
         path = folder / file.name
-        if not path.is_file() or path.resolve().parent != folder.resolve():
-            raise InputError(f"{path}: missing, or not a file of this bundle; export it again")
-        size = path.stat().st_size
-        if size != file.size_bytes or file_sha256(path) != file.sha256:
+        try:
+            _check_file(path, file)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    for graph in manifest.graphs:
+        unlisted = sorted(_external_files(folder / graph.file) - listed)
+        if unlisted:
             raise InputError(
-                f"{path}: changed since the export ({size} bytes, {file.size_bytes} expected, "
-                "or another sha256); export it again"
+                f"{folder}: {graph.file} reads {', '.join(unlisted)}, for which the manifest gives "
+                "no hash; export it again"
             )
+
+
+def _check_file(path: Path, file: BundleFile) -> None:
+    if not path.is_file() or path.resolve().parent != path.parent.resolve():
+        raise InputError(f"{path}: missing, or not a file of this bundle; export it again")
+    size = path.stat().st_size
+    if size != file.size_bytes or file_sha256(path) != file.sha256:
+        raise InputError(
+            f"{path}: changed since the export ({size} bytes, {file.size_bytes} expected, "
+            "or another sha256); export it again"
+        )
+
+
+def _external_files(graph: Path) -> set[str]:
+    """Names of the files that an ONNX file keeps tensors in.
+
+    Found by their encoding, because the runtime does without the package onnx: an entry
+    ``location`` (field 1) of a tensor's ``external_data``, then the length of the name and the name
+    (field 2).
+    """
+    data = graph.read_bytes()
+    found = set()
+    for entry in re.finditer(rb"\x0a\x08location\x12([\x80-\xff]{0,2}[\x00-\x7f])", data):
+        # Seven bits in each byte, the lowest first.
+        length = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(entry[1]))
+        found.add(data[entry.end() : entry.end() + length].decode("utf-8", "replace"))
+    return found
 
 
 def file_sha256(path: Path) -> str:

@@ -114,11 +114,11 @@ def test_table_of_two_files(tmp_path: Path) -> None:
     assert said in done.stdout
 
 
-def test_encoder_is_run_every_time(tmp_path, monkeypatch) -> None:
+def test_encoder_is_run_every_time(tmp_path, monkeypatch, capsys) -> None:
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason=f"makes or runs an encoder: no {package}")
     monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
-    bundle = write_bundle(tmp_path / "gabor", [(48, 64)])
+    bundle = write_bundle(tmp_path / "[bold]x", [(48, 64)])
     report = bench("--encoder", str(bundle), "--mind-weight", "1")
     assert list(report["stages"])[:4] == ["plan", "field of view", "encode", "features"]
     assert report["stages"]["encode"]["warm_ms"]["p50"] > 0
@@ -130,6 +130,12 @@ def test_encoder_is_run_every_time(tmp_path, monkeypatch) -> None:
     names = [part["name"] for part in report["parts"]]
     assert names[:2] == ["encoder", "second moments of the tokens"]
     assert "MIND-SSC and local intensities" in names
+    from dinoreg_rt.bench_report import BenchReport
+    from dinoreg_rt.commands.bench import _print
+
+    capsys.readouterr()
+    _print(BenchReport.model_validate(report))
+    assert "[bold]x" in capsys.readouterr().out
 
 
 @pytest.fixture

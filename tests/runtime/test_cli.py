@@ -203,11 +203,16 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("arguments", ["models list --json", "doctor --json"])
+@pytest.mark.parametrize(
+    "arguments", ["models list --json", "models list", "models check", "doctor --json"]
+)
 @pytest.mark.parametrize(
     ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
 )
-def test_result_that_cannot_be_printed(arguments: str, redirection: str, reason: str) -> None:
+def test_result_that_cannot_be_printed(
+    arguments: str, redirection: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DINOREG_MODELS", str(tmp_path))
     ended = shell(f"$P {arguments} {redirection}")
     wanted = f"Error: stdout: the result cannot be printed: {reason}; send it to another place\n"
     assert (ended.returncode, ended.stderr) == (7, wanted)

@@ -135,6 +135,66 @@ def test_models_check(models) -> None:
     assert "no encoder 'b'" in missing.stdout
 
 
+def test_models_check_goes_on_after_what_cannot_be_read(models, monkeypatch) -> None:
+    for name in ("a", "b", "c"):
+        write_bundle(models / name, [(24, 32)])
+    (models / "b" / "manifest.json").write_bytes(b"\xff\xff")
+    path_open = Path.open
+
+    def locked(path: Path, *words: object, **options: object) -> object:
+        if path == models / "a" / "encoder_24x32.onnx":
+            raise PermissionError(13, "Permission denied", str(path))
+        return path_open(path, *words, **options)
+
+    monkeypatch.setattr(Path, "open", locked)
+    check = call("models", "check")
+    assert check.exit_code == 3
+    a, b, c = check.stdout.splitlines()
+    assert "cannot be read: Permission denied" in a
+    assert "not a manifest" in b
+    assert c == "c: all files as exported"
+    listed = json.loads(call("models", "list", "--json").stdout)["models"]
+    assert "problem" in listed["b"]
+    assert listed["c"]["model"] == "gabor-bank"
+
+
+def test_models_check_looks_into_the_folder_of_models(models, monkeypatch, tmp_path) -> None:
+    write_bundle(models / "a", [(24, 32)])
+    (tmp_path / "here" / "a").mkdir(parents=True)
+    (tmp_path / "here" / "a" / "manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "here")
+    assert call("models", "check").stdout == "a: all files as exported\n"
+
+
+def test_names_are_no_markup(models, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DINOREG_MODELS", str(models / "[red]all"))
+    write_bundle(models / "[red]all" / "[bold]x", [(24, 32)], model="[i]:x:")
+    (models / "[red]all" / "[b]broken").mkdir()
+    (models / "[red]all" / "[b]broken" / "manifest.json").write_text("{}")
+    text = call("models", "list").stdout
+    for name in ("[red]all", "[bold]x", "[i]:x:", "[b]broken"):
+        assert name in text.replace("\n", "")
+
+
+def test_a_staging_folder_is_no_encoder(models) -> None:
+    write_bundle(models / ".gabor.k2", [(24, 32)])
+    assert "no encoder in" in call("models", "list").stdout
+    assert "no encoder in" in call("models", "check").stdout
+
+
+def test_names_of_folders_that_are_too_long(images, models, tmp_path, monkeypatch) -> None:
+    write_bundle(models / "gabor", [(24, 28)])
+    long, out = str(tmp_path / ("x" * 300)), tmp_path / "out"
+    assert run(images, out, "--encoder", long).exit_code == 3
+    monkeypatch.setenv("DINOREG_CACHE", long)
+    result = run(images, out, "--encoder", "gabor", "--components", 4, "--no-trust")
+    assert result.exit_code == 0, result.output
+    monkeypatch.setenv("DINOREG_MODELS", long)
+    assert run(images, tmp_path / "other", "--encoder", "gabor").exit_code == 3
+    assert call("models", "list").exit_code == 3
+    assert call("models", "check").exit_code == 3
+
+
 def test_progress_says_speed_and_time_left(monkeypatch, capsys) -> None:
     import sys
 

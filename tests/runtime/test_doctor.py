@@ -244,6 +244,36 @@ def test_finds_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert diagnosis.choices["features"] == "mind, because no encoder was given"
 
 
+def test_names_of_encoders_are_no_markup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dinoreg_rt.cli import cli
+
+    (tmp_path / "[bold]x").mkdir()
+    (tmp_path / "[bold]x" / "manifest.json").write_text("{}")
+    monkeypatch.setenv("DINOREG_MODELS", str(tmp_path))
+    assert "[bold]x in " in CliRunner().invoke(cli, ["doctor"]).stdout.replace("\n", " ")
+
+
+def test_a_folder_of_models_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DINOREG_MODELS", str(tmp_path / ("x" * 300)))
+    found = finding(doctor.examine(), "encoders")
+    assert found.status == "problem"
+    assert "File name too long" in found.value
+    assert found.remedy == "DINOREG_MODELS names another one"
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("DINOREG_MODELS", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    found = finding(doctor.examine(), "encoders")
+    assert found.status == "problem"
+    assert found.remedy == "set HOME, or DINOREG_MODELS to a folder"
+
+
 class FakeDriver:
     """libcuda with two devices; `init` is what cuInit returns."""
 

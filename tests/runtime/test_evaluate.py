@@ -359,6 +359,11 @@ class TestCommand:
         assert "0.200" in shown
         assert "HD95 mm" in shown
 
+    def test_names_are_no_markup(self, shifted, tmp_path):
+        odd = tmp_path / "[bold]fixed.nii.gz"
+        odd.write_bytes(shifted.fixed_labels.read_bytes())
+        assert "[bold]fixed" in run("-f", odd, "-m", shifted.moving_labels).stdout
+
     def test_a_lost_label_has_a_star(self, tmp_path):
         labels = np.zeros(PLAIN.shape_zyx, np.uint8)
         labels[2:10, 2:12, 2:12] = 1

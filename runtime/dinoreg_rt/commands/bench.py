@@ -111,11 +111,12 @@ def _pair(options: dict[str, Any]) -> list[Volume]:
 
 def _print(report: BenchReport) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"dinoreg-rt {report.version} on {report.device}; {report.threads} thread(s)")
     console.print(f"fixed {report.fixed_grid}; moving {report.moving_grid}")
-    console.print(f"features: {report.features}")
+    console.print(Text(f"features: {report.features}"))  # a folder's name is no markup
     _print_stages(report, console)
     ceilings = report.ceilings
     console.print(

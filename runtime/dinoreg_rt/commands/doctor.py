@@ -49,7 +49,8 @@ def _print(diagnosis: Diagnosis) -> None:
     table.add_column(overflow="fold")
     for finding in diagnosis.findings:
         mark, style = _MARKS[finding.status]
-        table.add_row(Text(mark, style), finding.name, finding.value)
+        # As text: names of folders are no markup.
+        table.add_row(Text(mark, style), Text(finding.name), Text(finding.value))
     console.print(table)
     console.print("\nWhat [bold]auto[/bold] would choose:")
     for name, choice in diagnosis.choices.items():

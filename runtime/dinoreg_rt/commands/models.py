@@ -32,9 +32,9 @@ def list_models(*, as_json: bool) -> None:
     if as_json:
         print_result(json.dumps({"folder": str(folder), "models": found}, indent=2) + "\n")
     elif not found:
-        click.echo(f"no encoder in {folder}; 'dinoreg-rt export onnx' makes one")
+        print_result(f"no encoder in {folder}; 'dinoreg-rt export onnx' makes one\n")
     else:
-        _print_table(folder, found)
+        print_result(_table(folder, found))
 
 
 @models.command("check")
@@ -45,15 +45,17 @@ def check_models(encoders: tuple[str, ...], *, as_json: bool) -> None:
 
     Exit code 3 when one of them was changed or cannot be read; the others are checked all the same.
     """
-    wanted = encoders or tuple(bundle_names(models_folder()))
-    results = {name: _check(name) for name in wanted}
+    results = {name: _check(name) for name in encoders}
+    if not encoders:
+        folder = models_folder()
+        results = {name: _check(str(folder / name)) for name in bundle_names(folder)}
     if as_json:
         print_result(json.dumps({"models": results}, indent=2) + "\n")
     else:
-        for name, problem in results.items():
-            click.echo(f"{name}: {problem or 'all files as exported'}")
-        if not results:
-            click.echo(f"no encoder in {models_folder()}")
+        lines = [
+            f"{name}: {problem or 'all files as exported'}" for name, problem in results.items()
+        ]
+        print_result("\n".join(lines or [f"no encoder in {models_folder()}"]) + "\n")
     bad = [name for name, problem in results.items() if problem is not None]
     if bad:
         raise InputError(f"{len(bad)} of {len(results)} encoders cannot be used: {', '.join(bad)}")
@@ -88,24 +90,26 @@ def _verified(manifest: Manifest) -> str:
     return "no" if found is None else f"token cosine {found.mean_cosine:.5f}"
 
 
-def _print_table(folder: Path, found: dict[str, dict[str, Any]]) -> None:
+def _table(folder: Path, found: dict[str, dict[str, Any]]) -> str:
+    """For stdout as it is: with colours where that is a terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"Encoders in {folder}", title_justify="left", box=None, padding=(0, 1))
+    title = Text(f"Encoders in {folder}", "table.title")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
     for heading in ("name", "model", "precision", "input sizes", "MB", "weights"):
         table.add_column(heading, overflow="fold")
     for name, entry in found.items():
         if "problem" in entry:
-            table.add_row(name, f"[red]{entry['problem']}[/red]")
+            table.add_row(Text(name), Text(entry["problem"], "red"))
             continue
         weights = "random: its features mean nothing" if entry["random_weights"] else "trained"
-        table.add_row(
-            name,
-            entry["model"],
-            entry["precision"],
-            ", ".join(entry["sizes"]),
-            f"{entry['megabytes']:g}",
-            weights,
-        )
-    Console(highlight=False).print(table)
+        sizes, megabytes = ", ".join(entry["sizes"]), f"{entry['megabytes']:g}"
+        # As text: the user's names are no markup.
+        cells = (name, entry["model"], entry["precision"], sizes, megabytes, weights)
+        table.add_row(*map(Text, cells))
+    console = Console(highlight=False)
+    with console.capture() as text:
+        console.print(table)
+    return text.get()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, InputError
 from ..manifest import MANIFEST_NAME, Graph, Manifest, check_files, read_manifest
+from ..user_folder import user_folder
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,42 @@ def _distortion(grid: tuple[int, int], aspect: float) -> float:
 
 
 def models_folder() -> Path:
-    """Where encoders are looked for by name: ``DINOREG_MODELS``, else the user's cache."""
-    return Path(os.environ.get("DINOREG_MODELS") or Path.home() / ".cache" / "dinoreg" / "models")
+    """Where encoders are looked for by name: ``DINOREG_MODELS``, else the user's cache.
+
+    Raises:
+        InputError: as `user_folder`.
+    """
+    return user_folder("DINOREG_MODELS", "models")
 
 
 def bundle_names(folder: Path) -> list[str]:
-    """Names of the bundles (folders with a manifest) in `folder`."""
-    return sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
+    """Names of the bundles in `folder`: folders with a manifest, or that cannot be looked into.
+
+    Those whose names begin with a dot are none: an export under way, or one that was killed.
+
+    Raises:
+        InputError: `folder` is there and cannot be read.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the folder of models cannot be read: {error.strerror}; DINOREG_MODELS "
+            "names another one"
+        ) from error
+    return sorted(name for name in names if _holds_manifest(folder / name) is not False)
+
+
+def _holds_manifest(folder: Path) -> bool | None:
+    """Whether it does; None where that cannot be seen for lack of permission."""
+    try:
+        return stat.S_ISREG((folder / MANIFEST_NAME).stat().st_mode)
+    except PermissionError:
+        return None
+    except (OSError, ValueError):  # not there, or no possible name
+        return False
 
 
 def find_bundle(encoder: str) -> Path:
@@ -79,13 +110,16 @@ def find_bundle(encoder: str) -> Path:
         InputError: neither; the message lists the names there are.
     """
     path = Path(encoder)
-    if (path / MANIFEST_NAME).is_file():
+    held = _holds_manifest(path)
+    if held:
         return path
     models = models_folder()
     names = bundle_names(models)
     if encoder in names:
         return models / encoder
-    if path.exists():
+    if held is None:
+        raise InputError(f"{encoder}: cannot be looked into: no permission")
+    if os.path.exists(path):  # Path.exists raises for a name that is too long
         raise InputError(
             f"{encoder}: no encoder bundle: {MANIFEST_NAME} is not in it; "
             "'dinoreg-rt export onnx' makes one from a checkpoint"

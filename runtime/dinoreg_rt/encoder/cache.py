@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
-import zipfile
+import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +22,22 @@ from typing import Any
 import numpy as np
 
 from ..types import Array
+from ..user_folder import user_folder
 from .pca import TokenMoments
 
-#: Raised when tokens of the same inputs become other numbers: part of every key.
-_VERSION = 1
+#: Raised when tokens of the same inputs become other numbers, or an entry holds other things: part
+#: of every key.
+_VERSION = 2
+#: End of the names of files that are being written, and the age at which nobody writes them.
+_UNFINISHED = ".partial"
+_ABANDONED_S = 24 * 3600
+#: Bytes of an entry beside its arrays, at most.
+_HEADERS = 2048
 
 
 def cache_folder() -> Path:
-    """Where tokens are kept: ``DINOREG_CACHE``, else in the user's cache."""
-    return Path(os.environ.get("DINOREG_CACHE") or Path.home() / ".cache" / "dinoreg" / "tokens")
+    """``DINOREG_CACHE``, else in the user's cache; errors as of `user_folder`."""
+    return user_folder("DINOREG_CACHE", "tokens")
 
 
 def cache_key(**parts: Any) -> str:
@@ -52,18 +61,20 @@ class TokenCache:
     def load(self, key: str, shape: tuple[int, int, int, int]) -> tuple[Array, TokenMoments] | None:
         """Tokens (memory-mapped) and moments of an entry; None if there is none of that shape.
 
-        What cannot be read is no entry: it is taken away and made anew.
+        What cannot be read, or is not what was stored, is no entry: it is taken away and made anew.
         """
         tokens_file, moments_file = self._files(key)
-        if not (tokens_file.exists() and moments_file.exists()):
+        # Path.exists raises where a folder is locked or a name too long.
+        if not (os.path.exists(tokens_file) and os.path.exists(moments_file)):
             return None
         try:
             tokens = np.load(tokens_file, mmap_mode="r", allow_pickle=False)
             # Opened here: NumPy leaves a file open that turns out to be no archive.
             with moments_file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 moments = TokenMoments(int(stored["count"]), stored["mean"], stored["scatter"])
-            usable = tokens.shape == shape and tokens.dtype == np.float16
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                checksum = int(stored["checksum"])
+            usable = _consistent(tokens, moments, shape) and checksum == _checksum(tokens, moments)
+        except Exception:  # damaged headers raise whatever NumPy's and zipfile's parsers do
             usable = False
         if not usable:
             self._remove(key)
@@ -75,7 +86,7 @@ class TokenCache:
 
     def store(self, key: str, tokens: Array, moments: TokenMoments) -> bool:
         """Keep an entry; False where it does not fit the limit or the disk. Never an error."""
-        size = tokens.nbytes + moments.scatter.nbytes
+        size = tokens.nbytes + moments.mean.nbytes + moments.scatter.nbytes + _HEADERS
         if size > self.limit_bytes:
             return False
         try:
@@ -87,7 +98,11 @@ class TokenCache:
             self._write(
                 moments_file,
                 lambda stream: np.savez(
-                    stream, count=moments.count, mean=moments.mean, scatter=moments.scatter
+                    stream,
+                    count=moments.count,
+                    mean=moments.mean,
+                    scatter=moments.scatter,
+                    checksum=_checksum(tokens, moments),
                 ),
             )
         except OSError:
@@ -98,7 +113,7 @@ class TokenCache:
         return self.folder / f"{key}.npy", self.folder / f"{key}.npz"
 
     def _write(self, file: Path, write: Callable[[Any], None]) -> None:
-        handle, name = tempfile.mkstemp(prefix=".", dir=self.folder)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=_UNFINISHED, dir=self.folder)
         try:
             with os.fdopen(handle, "wb") as stream:
                 write(stream)
@@ -112,7 +127,15 @@ class TokenCache:
             with contextlib.suppress(OSError):
                 file.unlink()
 
+    def _remove_abandoned(self) -> None:
+        """Take away what writers have left that were killed; no writer takes a day."""
+        for file in self.folder.glob(f".*{_UNFINISHED}"):
+            with contextlib.suppress(OSError):
+                if file.stat().st_mtime < time.time() - _ABANDONED_S:
+                    file.unlink()
+
     def _make_room(self, size: int) -> None:
+        self._remove_abandoned()
         entries: dict[str, tuple[float, int]] = {}
         for file in self.folder.glob("*.np[yz]"):
             with contextlib.suppress(OSError):  # another process may have taken it away
@@ -125,3 +148,32 @@ class TokenCache:
                 return
             self._remove(key)
             total -= entries[key][1]
+
+
+def _consistent(tokens: Array, moments: TokenMoments, shape: tuple[int, int, int, int]) -> bool:
+    """Whether types and shapes are those of one entry, and the moments finite."""
+    channels = shape[-1]
+    return (
+        tokens.shape == shape
+        and tokens.dtype == np.float16
+        and moments.count == math.prod(shape[:-1])
+        and moments.mean.shape == (channels,)
+        and moments.scatter.shape == (channels, channels)
+        and all(
+            a.dtype == np.float64 and bool(np.isfinite(a).all())
+            for a in (moments.mean, moments.scatter)
+        )
+    )
+
+
+def _checksum(tokens: Array, moments: TokenMoments) -> int:
+    """CRC-32 of the bytes of an entry, a slice at a time.
+
+    Against disks and crashes, not against an enemy, who could write a checksum as well: of what the
+    standard library has it is the quickest. On one core of an AMD EPYC 4.2 GB/s, sha256 1.8 and
+    blake2b 0.9; an entry of 1.43 GB is loaded in 0.35 s from the page cache (2026-11-28).
+    """
+    checksum = 0
+    for part in (*tokens, moments.mean, moments.scatter):
+        checksum = zlib.crc32(np.ascontiguousarray(part).data, checksum)
+    return checksum

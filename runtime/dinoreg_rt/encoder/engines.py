@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from ..device import Device
-from ..errors import ConfigError, DeviceError, InputError
+from ..errors import ConfigError, DeviceError, InputError, ResourceError
 from ..manifest import Graph
 from ..onnx_runtime import import_onnxruntime
 from ..types import Array
@@ -257,12 +257,15 @@ def open_encoder(
     Raises:
         DeviceError: the engine's package is missing, or runs elsewhere than asked.
         InputError: the graph cannot be loaded, or is not what the manifest says.
+        ResourceError: there is too little memory to load it.
     """
     index = device.index if device is not None else 0
     chosen = ENGINES[engine]
     try:
         return chosen.open(bundle, graph, Place(threads, index, batch, memory_bytes))
     except ImportError as error:
+        if _out_of_memory(error):
+            raise _too_little_memory(f"--engine {engine} ({chosen})", str(error)) from error
         raise DeviceError(
             f"--engine {engine} ({chosen}): {error.name} is not installed; "
             f"pip install 'dinoreg-rt[{chosen.extra}]'"
@@ -363,7 +366,31 @@ def _openvino_shapes(ports: list[Any]) -> dict[str, list[Any]]:
     }
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+#: What the engines' exceptions say when memory runs out: they have no type of their own for it.
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "Failed to allocate",
+    "annot allocate memory",
+    "failed to map segment",  # of a library
+)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _too_little_memory(what: str, reason: str) -> ResourceError:
+    return ResourceError(
+        f"{what}: not enough memory to load the encoder ({reason}); a smaller model, a smaller "
+        "--token-grid or a larger limit on this process's memory (ulimit -v, the container's) is "
+        "needed"
+    )
+
+
+def unreadable(path: Path, error: Exception) -> InputError | ResourceError:
     """What to say of a graph that an engine cannot load."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else type(error).__name__
+    if _out_of_memory(error):
+        return _too_little_memory(str(path), first)
     return InputError(f"{path}: cannot be loaded: {first}; export the bundle again")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -177,7 +175,7 @@ def _room(
 ) -> Array:
     if plan.tokens_on_device:
         return device.xp.empty(shape, np.float16)
-    return token_array(shape, budget_bytes, Path(tempfile.gettempdir()))
+    return token_array(shape, budget_bytes)
 
 
 def _lent(

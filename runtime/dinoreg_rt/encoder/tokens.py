@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -41,27 +43,49 @@ class PatchTokens:
     moments: TokenMoments
 
 
-def token_array(shape: tuple[int, int, int, int], budget_bytes: int, folder: Path) -> Array:
-    """Room for tokens, float16: memory, or a file without a name in `folder` beyond the budget.
+def token_array(shape: tuple[int, int, int, int], budget_bytes: int) -> Array:
+    """Room for tokens, float16: memory, or beyond the budget a file without a name.
 
-    The file is gone with the array, whatever ends the program.
+    The file lies in the temporary folder and is gone with the array, whatever ends the program.
 
     Raises:
-        ResourceError: the disk has too little room.
+        ResourceError: the disk has too little room, or there is no temporary folder.
     """
     size = 2 * int(np.prod(shape, dtype=np.int64))
     if size <= budget_bytes:
         return np.empty(shape, np.float16)
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise ResourceError(
-            f"the tokens of one image take {size / 2**30:.1f} GiB: more than --token-memory-gb "
-            f"and than the {free / 2**30:.1f} GiB free in {folder}; a larger --slice-stride, a "
-            "smaller --token-grid or another TMPDIR helps"
-        )
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.float16, "w+", shape=shape)
+    try:
+        folder = Path(tempfile.gettempdir())
+    except OSError as error:
+        raise _no_room(size, f"there is no temporary folder ({error.strerror})") from error
+    try:
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise _no_room(size, f"than the {free / 2**30:.1f} GiB free in {folder}")
+        with tempfile.TemporaryFile(dir=folder) as file:
+            _allocate(file.fileno(), size)
+            return np.memmap(file, np.float16, "w+", shape=shape)
+    except OSError as error:
+        raise _no_room(size, f"{folder} cannot hold them ({error.strerror})") from error
+
+
+def _allocate(file: int, size: int) -> None:
+    """Take the room on the disk now: without it a page that is written later ends the program."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        # Of file systems that cannot: there the file stays sparse.
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOSYS):
+            raise
+
+
+def _no_room(size: int, what: str) -> ResourceError:
+    return ResourceError(
+        f"the tokens of one image take {size / 2**30:.1f} GiB: more than --token-memory-gb and "
+        f"{what}; a larger --slice-stride, a smaller --token-grid or another TMPDIR helps"
+    )
 
 
 def encode(

@@ -10,12 +10,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..errors import InputError, OutputError
+from ..user_folder import user_folder
 from .record import EngineKey, EngineRecord
 
 
 def engines_folder() -> Path:
-    """``DINOREG_ENGINES``, else the user's cache."""
-    return Path(os.environ.get("DINOREG_ENGINES") or Path.home() / ".cache" / "dinoreg" / "engines")
+    """``DINOREG_ENGINES``, else the user's cache; errors as of `user_folder`."""
+    return user_folder("DINOREG_ENGINES", "engines")
 
 
 def engine_stem(model: str, key: EngineKey) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from encoders import write_bundle
 
 from dinoreg_rt.encoder.bundle import bundle_names, find_bundle, open_bundle
 from dinoreg_rt.errors import ConfigError, InputError
+from dinoreg_rt.manifest import BundleFile, file_sha256, read_manifest, write_manifest
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 
@@ -113,3 +115,93 @@ def test_a_token_grid_that_is_not_there(folder) -> None:
 def test_random_weights_are_said_aloud(tmp_path) -> None:
     folder = write_bundle(tmp_path / "random", [(32, 32)], random_weights=True)
     assert "RANDOM WEIGHTS: its features mean nothing" in open_bundle(folder).name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"normalisation": {"mean": [0, 0, 0], "std": [0, 0, 0]}}, r"normalisation\.std\.0: Input"),
+        ({"channels": 10**30}, "channels: Input should be less than or equal to 65536"),
+        ({"patch": 5}, r"encoder_32x32\.onnx: 32 x 32 pixels are no multiple of the patch of 5"),
+        ({"patch": 64}, "32 x 32 pixels are no multiple of the patch of 64"),
+        (
+            {"graphs": [{"file": "encoder_32x32.onnx", "height": 2**20, "width": 32}]},
+            r"graphs\.0\.height: Input should be less than or equal to 65536",
+        ),
+    ],
+)
+def test_numbers_that_no_encoder_has_are_refused(folder, change, message) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", b'{"model": "\xe9"}', b"\x00" * 10])
+def test_a_manifest_that_is_no_text_is_refused(folder, content) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"manifest\.json: not a manifest of schema 1"):
+        open_bundle(folder)
+
+
+def test_hidden_folders_are_no_bundles(folder) -> None:
+    folder.rename(folder.parent / ".gabor.part")
+    assert bundle_names(folder.parent) == []
+
+
+def test_names_that_are_too_long(folder, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DINOREG_MODELS", str(folder.parent))
+    with pytest.raises(InputError, match=r"no encoder 'xxx.*there are: gabor"):
+        find_bundle("x" * 300)
+    monkeypatch.setenv("DINOREG_MODELS", str(tmp_path / ("x" * 300)))
+    with pytest.raises(InputError, match="folder of models cannot be read: File name too long"):
+        find_bundle("gabor")
+
+
+def test_what_is_locked_is_an_error(folder, monkeypatch) -> None:
+    """By a fake: an administrator may read everything, and tests may run as one."""
+    monkeypatch.setenv("DINOREG_MODELS", str(folder.parent))
+    stat, open_, listdir = Path.stat, Path.open, os.listdir
+
+    def lock(function, name):
+        def locked(path, *words, **options):
+            if name in Path(path).parts:
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path, *words, **options)
+
+        return locked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lock(open_, "encoder_32x32.onnx"))
+        with pytest.raises(InputError, match=r"encoder_32x32\.onnx: cannot be read: Permission"):
+            open_bundle(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", lock(stat, "elsewhere"))
+        with pytest.raises(InputError, match=r"/elsewhere/x: cannot be looked into"):
+            find_bundle("/elsewhere/x")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", lock(stat, "gabor"))
+        assert bundle_names(folder.parent) == ["gabor"]
+    monkeypatch.setattr(os, "listdir", lock(listdir, "models"))
+    with pytest.raises(InputError, match="folder of models cannot be read: Permission denied"):
+        bundle_names(folder.parent)
+
+
+def test_weights_that_the_manifest_does_not_list_are_refused(folder) -> None:
+    import onnx
+
+    name = "w" * 200 + ".bin"  # its length takes two bytes
+    path = folder / "encoder_32x32.onnx"
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location=name, size_threshold=0)
+    manifest = read_manifest(folder)
+    graph = BundleFile(name=path.name, size_bytes=path.stat().st_size, sha256=file_sha256(path))
+    others = tuple(file for file in manifest.files if file.name != path.name)
+    write_manifest(manifest.model_copy(update={"files": (graph, *others)}), folder)
+    with pytest.raises(InputError, match=rf"encoder_32x32\.onnx reads {name}, for which"):
+        open_bundle(folder)
+    weights = folder / name
+    listed = BundleFile(name=name, size_bytes=weights.stat().st_size, sha256=file_sha256(weights))
+    write_manifest(manifest.model_copy(update={"files": (graph, listed, *others)}), folder)
+    (folder / "README.md").write_text("mine")
+    open_bundle(folder)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dinoreg_rt.encoder.cache import TokenCache, cache_key
+from dinoreg_rt.encoder.bundle import models_folder
+from dinoreg_rt.encoder.cache import TokenCache, cache_folder, cache_key
 from dinoreg_rt.encoder.pca import TokenMoments
+from dinoreg_rt.errors import InputError
+from dinoreg_rt.trt.folder import engines_folder
 
 SHAPE = (3, 4, 5, 6)
 
@@ -88,3 +93,102 @@ def test_too_large_or_unwritable_is_not_stored(tmp_path, entry) -> None:
     assert not (tmp_path / "small").exists()
     (tmp_path / "file").write_text("in the way")
     assert not TokenCache(tmp_path / "file", 1 << 20).store("key", *entry)
+
+
+def test_a_changed_token_is_no_entry(tmp_path, entry) -> None:
+    cache = TokenCache(tmp_path, 1 << 20)
+    cache.store("key", *entry)
+    path = tmp_path / "key.npy"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    assert cache.load("key", SHAPE) is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"count": 59},
+        {"mean": np.zeros(5)},
+        {"scatter": np.zeros((6, 5))},
+        {"mean": np.full(6, np.nan)},
+        {"scatter": np.zeros((6, 6), np.float32)},
+    ],
+)
+def test_moments_that_do_not_fit_are_no_entry(tmp_path, entry, change) -> None:
+    """Whatever stored them: their checksum is right."""
+    tokens, moments = entry
+    cache = TokenCache(tmp_path, 1 << 20)
+    cache.store("key", tokens, dataclasses.replace(moments, **change))
+    assert cache.load("key", SHAPE) is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file", ["key.npy", "key.npz"])
+def test_random_damage_is_no_entry(tmp_path, entry, rng, file) -> None:
+    """NumPy's and zipfile's readers raise anything at all for a damaged header."""
+    cache = TokenCache(tmp_path, 1 << 20)
+    cache.store("key", *entry)
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for _ in range(200):
+        for path, content in whole.items():
+            path.write_bytes(content)
+        data = bytearray(whole[tmp_path / file])
+        for place in rng.integers(0, min(len(data), 400), 3):
+            data[place] = rng.integers(256)
+        (tmp_path / file).write_bytes(data)
+        found = cache.load("key", SHAPE)
+        if found is not None:  # of no consequence: an unused byte of a header
+            np.testing.assert_array_equal(found[0], entry[0])
+            np.testing.assert_array_equal(found[1].scatter, entry[1].scatter)
+
+
+def test_a_folder_that_cannot_be_read_holds_nothing(tmp_path, entry, monkeypatch) -> None:
+    long = TokenCache(tmp_path / ("x" * 300), 1 << 20)
+    assert long.load("key", SHAPE) is None
+    assert not long.store("key", *entry)
+
+    def locked(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    cache = TokenCache(tmp_path / "locked", 1 << 20)
+    cache.store("key", *entry)
+    monkeypatch.setattr(os, "stat", locked)
+    assert cache.load("key", SHAPE) is None
+
+
+def test_what_a_killed_writer_left_is_taken_away(tmp_path, entry, monkeypatch) -> None:
+    cache = TokenCache(tmp_path, 1 << 20)
+
+    def fail(*_: object) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process cleans nothing up
+        assert not cache.store("key", *entry)
+    (left,) = tmp_path.iterdir()
+    cache.store("key", *entry)
+    assert left.exists()  # it could be another writer's
+    os.utime(left, (1000, 1000))
+    cache.store("key", *entry)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["key.npy", "key.npz"]
+
+
+def test_no_home_is_an_error_that_says_what_to_set(monkeypatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    for folder, variable in (
+        (cache_folder, "DINOREG_CACHE"),
+        (models_folder, "DINOREG_MODELS"),
+        (engines_folder, "DINOREG_ENGINES"),
+    ):
+        monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(InputError, match=f"set HOME, or {variable} to a folder"):
+            folder()
+        monkeypatch.setenv(variable, "/some/where")
+        assert folder() == Path("/some/where")

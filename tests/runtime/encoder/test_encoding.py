@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
@@ -197,7 +198,40 @@ def test_no_room_for_tokens(tmp_path, monkeypatch) -> None:
     usage = tokens_module.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(tokens_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ResourceError, match=r"more than --token-memory-gb"):
-        token_array((4, 10, 10, 64), 0, tmp_path)
+        token_array((4, 10, 10, 64), 0)
+
+
+def test_a_disk_that_is_full_after_all(tmp_path, monkeypatch) -> None:
+    """The room is taken at once: a sparse file's page without room would end the program."""
+    monkeypatch.setattr(tokens_module.tempfile, "tempdir", str(tmp_path))
+    asked = []
+
+    def allocate(file: int, offset: int, size: int) -> None:
+        asked.append((offset, size))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tokens_module.os, "posix_fallocate", allocate)
+    with pytest.raises(ResourceError, match=r"more than --token-memory-gb .* \(No space left on"):
+        token_array((4, 10, 10, 64), 0)
+    assert asked == [(0, 2 * 4 * 10 * 10 * 64)]
+
+
+def test_a_file_system_that_takes_no_room_in_advance(monkeypatch) -> None:
+    def allocate(file: int, offset: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(tokens_module.os, "posix_fallocate", allocate)
+    assert token_array((4, 10, 10, 64), 0).shape == (4, 10, 10, 64)
+
+
+def test_a_temporary_folder_is_asked_for_only_beyond_the_budget(monkeypatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tokens_module.tempfile, "gettempdir", none)
+    assert token_array((4, 10, 10, 64), 1 << 20).nbytes == 2 * 4 * 10 * 10 * 64
+    with pytest.raises(ResourceError, match=r"no temporary folder .* another TMPDIR helps"):
+        token_array((4, 10, 10, 64), 0)
 
 
 def test_a_stop_ends_a_run_of_the_encoder(phantom, bundle, tmp_path) -> None:
@@ -211,7 +245,7 @@ def test_a_stop_ends_a_run_of_the_encoder(phantom, bundle, tmp_path) -> None:
 
     threads = threading.active_count()
     began = time.monotonic()
-    out = token_array((len(stack.encoded), 48, 56, opened.manifest.channels), 1 << 30, tmp_path)
+    out = token_array((len(stack.encoded), 48, 56, opened.manifest.channels), 1 << 30)
     norm = opened.manifest.normalisation
     with pytest.raises(KeyboardInterrupt):
         encode(stack, encoder, norm, out, batch=1, device=CPU, progress=stop)

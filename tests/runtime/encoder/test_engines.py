@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tomllib
 from pathlib import Path
@@ -15,7 +16,7 @@ from dinoreg_rt.config import EngineChoice
 from dinoreg_rt.encoder import engines
 from dinoreg_rt.encoder.bundle import open_bundle
 from dinoreg_rt.encoder.engines import check_provider, choose_engine, open_encoder
-from dinoreg_rt.errors import ConfigError, DeviceError, InputError
+from dinoreg_rt.errors import ConfigError, DeviceError, InputError, ResourceError
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 ENGINES = {"ort-cpu": ("onnxruntime", 1e-5), "openvino": ("openvino", 1e-5)} | {
@@ -122,3 +123,29 @@ def test_the_choice_is_explained() -> None:
         "openvino",
         "openvino (OpenVINO on the CPU in float32), as asked",
     )
+
+
+def test_too_little_memory_is_not_the_bundles_fault(bundle, monkeypatch) -> None:
+    import onnxruntime as ort
+
+    def fail(*_: object, **__: object) -> None:
+        raise ort.capi.onnxruntime_pybind11_state.RuntimeException(
+            "Exception during initialization: std::bad_alloc"
+        )
+
+    monkeypatch.setattr(ort, "InferenceSession", fail)
+    with pytest.raises(ResourceError, match=r"not enough memory to load.*bad_alloc") as caught:
+        open_encoder(bundle, bundle.manifest.graphs[0], "ort-cpu", 1)
+    assert "export the bundle again" not in str(caught.value)
+
+
+def test_too_little_memory_for_the_engines_library(bundle, monkeypatch) -> None:
+    """As with `ulimit -v`: the package is installed, and cannot be loaded."""
+
+    def fail(*_: object) -> None:
+        raise ImportError("libonnxruntime.so.1: failed to map segment from shared object")
+
+    failing = dataclasses.replace(engines.ENGINES["ort-cpu"], open=fail)
+    monkeypatch.setitem(engines.ENGINES, "ort-cpu", failing)
+    with pytest.raises(ResourceError, match=r"not enough memory .*failed to map segment"):
+        open_encoder(bundle, bundle.manifest.graphs[0], "ort-cpu", 1)
