@@ -75,7 +75,12 @@ class OrtEncoder:
         binding = self._session.io_binding()
         binding.bind_cpu_input("pixels", pixels)
         binding.bind_output("tokens", "cpu", 0, np.float32, tokens.shape, tokens.ctypes.data)
-        self._session.run_with_iobinding(binding, self._options)
+        try:
+            self._session.run_with_iobinding(binding, self._options)
+        except Exception as error:  # the module's exceptions share no base class
+            if _out_of_memory(error):
+                raise _too_little_memory("encode", str(error)) from error
+            raise
         return tokens
 
     def cancel(self) -> None:
@@ -381,7 +386,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 def _too_little_memory(what: str, reason: str) -> ResourceError:
     return ResourceError(
-        f"{what}: not enough memory to load the encoder ({reason}); a smaller model, a smaller "
+        f"{what}: not enough memory for the encoder ({reason}); a smaller model, a smaller "
         "--token-grid or a larger limit on this process's memory (ulimit -v, the container's) is "
         "needed"
     )

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import get_args
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -134,9 +135,19 @@ def test_too_little_memory_is_not_the_bundles_fault(bundle, monkeypatch) -> None
         )
 
     monkeypatch.setattr(ort, "InferenceSession", fail)
-    with pytest.raises(ResourceError, match=r"not enough memory to load.*bad_alloc") as caught:
+    with pytest.raises(ResourceError, match=r"not enough memory for.*bad_alloc") as caught:
         open_encoder(bundle, bundle.manifest.graphs[0], "ort-cpu", 1)
     assert "export the bundle again" not in str(caught.value)
+
+
+def test_too_little_memory_while_it_encodes(bundle, monkeypatch) -> None:
+    encoder = open_encoder(bundle, bundle.manifest.graphs[0], "ort-cpu", 1)
+    for text, kind in (("Failed to allocate memory", ResourceError), ("bad node", RuntimeError)):
+        session = MagicMock()
+        session.run_with_iobinding.side_effect = RuntimeError(text)
+        monkeypatch.setattr(encoder, "_session", session)
+        with pytest.raises(kind, match=text):
+            encoder.encode(np.zeros((1, 3, 24, 32), np.float32))
 
 
 def test_too_little_memory_for_the_engines_library(bundle, monkeypatch) -> None:
