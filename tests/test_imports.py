@@ -25,7 +25,7 @@ NEVER = {"torch", "torchvision", "scipy", "monai"}
 LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "matplotlib"}
 BLOCKED = ("torch", "transformers", "timm", "cupy", "pycuda", "onnxruntime")
 BLOCKED += ("tensorrt", "tensorrt_rtx")
-VOCABULARY = {"types", "errors", "geometry", "config", "config_errors"}
+VOCABULARY = {"types", "errors", "geometry", "config", "config_errors", "config_files"}
 #: Upper layers, and the only ones that may import them.
 USERS = {
     "registration": {"__init__", "registrar", "job", "sweep", "commands"},

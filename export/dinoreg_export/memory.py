@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dinoreg_rt.errors import DinoregError, ResourceError
-
-#: What errors of ONNX Runtime say, which have no type for it.
-_WORDS = ("bad_alloc", "allocate memory", "out of memory", "bad allocation")
+from dinoreg_rt.errors import DinoregError, ResourceError, is_for_want_of_memory
 
 
 @contextmanager
@@ -21,13 +18,9 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, DinoregError) or not _is_for_want(error):
+        if isinstance(error, DinoregError) or not is_for_want_of_memory(error):
             raise
         raise ResourceError(
             "out of memory while the encoder was exported or checked; a smaller --size needs less, "
             "or export on a machine with more memory (bundles can be copied)"
         ) from error
-
-
-def _is_for_want(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(word in str(error) for word in _WORDS)

@@ -16,7 +16,14 @@ from typing import Any, NamedTuple, cast
 import rich_click as click
 from click.exceptions import Exit
 
-from .errors import EXIT_CODES, DeviceError, DinoregError, OutputError, ResourceError
+from .errors import (
+    EXIT_CODES,
+    DeviceError,
+    DinoregError,
+    OutputError,
+    ResourceError,
+    is_for_want_of_memory,
+)
 from .interruption import Terminated, signals_as_exceptions
 from .stdout import discard_unwritable
 
@@ -119,7 +126,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" for {error.filename}" if error.filename else ""
         return OutputError.exit_code, f"no space left on the device{place}; free some"
-    if isinstance(error, ImportError) and "failed to map segment" in str(error):
+    if isinstance(error, ImportError) and is_for_want_of_memory(error):
         return ResourceError.exit_code, f"out of memory while a library was loaded ({error})"
     return DinoregError.exit_code, f"unexpected {type(error).__name__}: {error}"
 

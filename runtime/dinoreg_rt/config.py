@@ -6,9 +6,7 @@ applies to, at least one, so that a stack of ten thick slices and a 1 mm brain b
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,6 +22,7 @@ from pydantic import (
 )
 
 from .config_errors import Origin, check_kind, explain
+from .config_files import read_preset, read_toml
 from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
@@ -360,7 +359,7 @@ class RegistrationConfig(BaseModel):
         """
         values: dict[str, Any] = {}
         if preset is not None:
-            values.update(_read_preset(preset))
+            values.update(read_preset(preset))
         in_file = {} if file is None else read_toml(file)
         values |= in_file | (overrides or {})
         files = {key: str(file) for key in in_file if key not in (overrides or {})}
@@ -384,30 +383,3 @@ def checked_config(config: RegistrationConfig | None) -> RegistrationConfig:
         f"config is a {type(config).__name__}; wanted a RegistrationConfig: make one by {hint}, or "
         "from a preset or a file by RegistrationConfig.from_sources"
     )
-
-
-def preset_names() -> list[str]:
-    """The presets that come with the package."""
-    folder = resources.files(__package__) / "presets"
-    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml"))
-
-
-def _read_preset(name: str) -> dict[str, Any]:
-    if name not in preset_names():
-        raise ConfigError(f"no preset '{name}'; there are: {', '.join(preset_names())}")
-    text = (resources.files(__package__) / "presets" / f"{name}.toml").read_text("utf-8")
-    return tomllib.loads(text)
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        ConfigError: it cannot be read, or is none.
-    """
-    try:
-        return tomllib.loads(file.read_text("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not a TOML file: {error}") from error

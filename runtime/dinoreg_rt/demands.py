@@ -11,7 +11,8 @@ from .device import Device, choose_device, kernel_errors
 from .encoder.engines import ENGINES, choose_engine
 from .errors import ConfigError, DeviceError
 
-_OF_AN_ENCODER = {
+#: Parameters that do nothing without an encoder.
+OF_AN_ENCODER = (
     "token_grid",
     "slice_stride",
     "axis",
@@ -19,7 +20,7 @@ _OF_AN_ENCODER = {
     "mind_weight",
     "encoder_ct_window_hu",
     "encoder_normalisation",
-}
+)
 
 
 @kernel_errors()
@@ -68,7 +69,7 @@ def check_used(config: RegistrationConfig, given: Iterable[str]) -> None:
     """
     if config.encoder is not None:
         return
-    if unused := sorted(_OF_AN_ENCODER.intersection(given)):
+    if unused := sorted(set(OF_AN_ENCODER).intersection(given)):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise ConfigError(
             f"{options}: of an encoder, and none was given; add --encoder, or leave it out"

@@ -48,6 +48,23 @@ class RegistrationError(DinoregError):
     exit_code = 8
 
 
+#: What libraries say that have no type of their own for it; the last, of a library that is loaded.
+_WANT_OF_MEMORY = (
+    "bad_alloc",
+    "bad allocation",
+    "allocate memory",
+    "failed to allocate",
+    "out of memory",
+    "failed to map segment",
+)
+
+
+def is_for_want_of_memory(error: BaseException) -> bool:
+    """Whether something was raised because the host has too little memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _WANT_OF_MEMORY)
+
+
 #: Of a run whose results were written but should not be trusted: no error, so no exception.
 UNTRUSTED_EXIT_CODE = 9
 

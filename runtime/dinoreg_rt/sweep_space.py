@@ -19,7 +19,8 @@ from typing import Any, get_args, get_origin
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .config import RegistrationConfig, read_toml
+from .config import RegistrationConfig
+from .config_files import read_toml
 from .errors import ConfigError
 
 #: Where a registration runs and which transform it begins with are no properties of a candidate.

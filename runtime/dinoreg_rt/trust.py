@@ -92,7 +92,7 @@ RULES = (
         beyond=operator.le,
     ),
     # A mirror image that fits as well shows that the match means nothing. Right pairs from `auto`:
-    # at most 0.955 (MR with CT); wrong ones: at least 0.984.
+    # at most 0.955 (MR with CT); mirrored ones: 0.974 and more, but 0.64 to 0.92 for four of 28.
     Rule(
         lambda quality: quality.decoy_ratio,
         warn=None,
@@ -108,7 +108,7 @@ RULES = (
         refuse=0.0,
         text="the moving image is too small to be compared with its mirror images",
     ),
-    # Right pairs: at most 56 %; brain with abdomen: 55 to 65 %.
+    # Right pairs: at most 56 %; wrong ones: up to 71 %.
     Rule(
         lambda quality: 100 * quality.unrelated_ratio,
         warn=None,
@@ -117,7 +117,8 @@ RULES = (
         unit=" %",
     ),
     # Both are a little high where organs differ that deform into each other. Right pairs: at most
-    # 1.477; of 118 pairs of other organs 7 pass the two limits above, with 1.494 to 1.574.
+    # 1.477; of 70 pairs of different organs four pass all other limits but the next, with 1.493 to
+    # 1.574.
     Rule(
         lambda quality: quality.decoy_ratio + quality.unrelated_ratio,
         warn=None,
@@ -126,7 +127,7 @@ RULES = (
         "difference is nearly that of unrelated images: both ratios sum to {}",
         advice=": another region or organ, or left and right exchanged",
     ),
-    # Right pairs: at least 0.39; other organs: 0.15 to 0.43, of the 7 above 0.17 to 0.33.
+    # Right pairs: at least 0.39; different organs: 0.15 to 0.42, the four above 0.17 to 0.33.
     Rule(
         lambda quality: quality.alignment_similarity,
         warn=0.36,
@@ -136,7 +137,7 @@ RULES = (
         beyond=operator.lt,
     ),
     # Right pairs: at least 50 %, but 24 % for an MR slab in a CT of the whole abdomen; an abdomen
-    # with a brain: 14 to 70 %, two of 118 pairs of other organs are refused by this alone.
+    # with a brain: 18 to 96 %.
     Rule(
         lambda quality: quality.overlap_percent,
         warn=50.0,

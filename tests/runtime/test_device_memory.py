@@ -20,7 +20,7 @@ from dinoreg_rt.cli import cli
 from dinoreg_rt.commands.options import parse_gigabytes
 from dinoreg_rt.device import StageTimer, stage_timer
 from dinoreg_rt.device_memory import fit_to_device
-from dinoreg_rt.encoder.engines import OrtEncoder
+from dinoreg_rt.encoder.cpu_encoders import OrtEncoder
 from dinoreg_rt.encoder.slice_stack import SliceStack
 from dinoreg_rt.errors import RegistrationError, ResourceError
 from dinoreg_rt.io import write_volume

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
-from ..config import preset_names
+from ..config_files import preset_names
 from ..demands import check_used, choose_machine
 from ..progress import reporting
 from ..stdout import print_result

@@ -17,6 +17,7 @@ import rich_click as click
 from pydantic.fields import FieldInfo
 
 from ..config import RegistrationConfig
+from ..demands import OF_AN_ENCODER
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,13 +37,7 @@ _PANELS = {
     "Encoder": (
         "encoder",
         "engine",
-        "token_grid",
-        "slice_stride",
-        "axis",
-        "components",
-        "mind_weight",
-        "encoder_ct_window_hu",
-        "encoder_normalisation",
+        *OF_AN_ENCODER,
         "token_memory_gb",
         "cache",
         "cache_gb",

@@ -10,7 +10,8 @@ from typing import Any
 import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
-from ..config import RegistrationConfig, preset_names
+from ..config import RegistrationConfig
+from ..config_files import preset_names
 from ..demands import check_used, choose_machine
 from ..job import RunRequest, execute_run, plan_run
 from ..progress import Reporter, reporting

@@ -12,7 +12,7 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..cohort import read_pairs
-from ..config import preset_names
+from ..config_files import preset_names
 from ..demands import check_used
 from ..errors import InputError
 from ..evaluate import PairFiles

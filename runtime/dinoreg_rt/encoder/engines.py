@@ -1,4 +1,4 @@
-"""What runs an encoder's graph: ONNX Runtime or OpenVINO, chosen by name and checked.
+"""What runs an encoder's graph, by name, and how one is chosen and opened.
 
 An engine that cannot be had is an error. Nothing falls back to another one.
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..device import Device
-from ..errors import ConfigError, DeviceError, InputError, ResourceError
+from ..errors import ConfigError, DeviceError, is_for_want_of_memory
 from ..manifest import Graph
-from ..onnx_runtime import import_onnxruntime
 from ..types import Array
 from .bundle import Bundle
+from .cpu_encoders import OpenVinoEncoder, OrtEncoder
+from .graph_checks import too_little_memory
 
 if TYPE_CHECKING:
     from ..trt.library import Flavour
@@ -44,84 +42,6 @@ class Encoder(Protocol):
 
     def cancel(self) -> None:
         """From another thread: end a call of `encode` that is under way; it raises. For good."""
-
-
-class OrtEncoder:
-    """A graph in an ONNX Runtime session on the CPU, which writes into our own arrays."""
-
-    def __init__(self, bundle: Bundle, graph: Graph, threads: int) -> None:
-        ort = import_onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
-        # Batches have one size, so the arena holds what one run takes: 9 % faster than without.
-        options.enable_cpu_mem_arena = True
-        path = bundle.folder / graph.file
-        try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # the module's exceptions share no base class
-            raise unreadable(path, error) from error
-        check_provider(self._session.get_providers(), "CPUExecutionProvider")
-        self._tokens = check_session(path, self._session, bundle, graph)
-        self._options = ort.RunOptions()
-
-    def encode(self, pixels: Array) -> Array:
-        """See `Encoder`."""
-        tokens = np.empty((len(pixels), *self._tokens), np.float32)
-        binding = self._session.io_binding()
-        binding.bind_cpu_input("pixels", pixels)
-        binding.bind_output("tokens", "cpu", 0, np.float32, tokens.shape, tokens.ctypes.data)
-        try:
-            self._session.run_with_iobinding(binding, self._options)
-        except Exception as error:  # the module's exceptions share no base class
-            if _out_of_memory(error):
-                raise _too_little_memory("encode", str(error)) from error
-            raise
-        return tokens
-
-    def cancel(self) -> None:
-        """See `Encoder`."""
-        self._options.terminate = True
-
-
-class OpenVinoEncoder:
-    """A graph compiled by OpenVINO for the CPU, in a precision that is always named.
-
-    Left to itself OpenVINO takes bfloat16 on some processors and float32 on others.
-    """
-
-    def __init__(self, bundle: Bundle, graph: Graph, threads: int, precision: str) -> None:
-        import openvino
-
-        path = bundle.folder / graph.file
-        settings = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        try:
-            model = openvino.Core().read_model(path)
-            self._tokens = _check_contract(
-                path, _openvino_shapes(model.inputs), _openvino_shapes(model.outputs), bundle, graph
-            )
-            self._request = (
-                openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
-            )
-        except RuntimeError as error:
-            raise unreadable(path, error) from error
-
-    def encode(self, pixels: Array) -> Array:
-        """See `Encoder`."""
-        self._request.infer({"pixels": pixels}, share_inputs=True)
-        return np.array(self._request.get_tensor("tokens").data)
-
-    def cancel(self) -> None:
-        """See `Encoder`."""
-        self._request.cancel()
 
 
 class Place(NamedTuple):
@@ -269,8 +189,8 @@ def open_encoder(
     try:
         return chosen.open(bundle, graph, Place(threads, index, batch, memory_bytes))
     except ImportError as error:
-        if _out_of_memory(error):
-            raise _too_little_memory(f"--engine {engine} ({chosen})", str(error)) from error
+        if is_for_want_of_memory(error):
+            raise too_little_memory(f"--engine {engine} ({chosen})", str(error)) from error
         raise DeviceError(
             f"--engine {engine} ({chosen}): {error.name} is not installed; "
             f"pip install 'dinoreg-rt[{chosen.extra}]'"
@@ -316,86 +236,3 @@ def choose_engine(
     if half:
         return "openvino", f"openvino ({ENGINES['openvino']}), because the bundle is of bfloat16"
     return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), the same bits on every run"
-
-
-def check_provider(active: list[str], wanted: str) -> None:
-    """Stop when a session runs elsewhere than it was asked to: ONNX Runtime says nothing.
-
-    Raises:
-        DeviceError: another provider comes first.
-    """
-    if not active or active[0] != wanted:
-        raise DeviceError(
-            f"ONNX Runtime was asked for {wanted} and took {active[0] if active else 'nothing'}; "
-            "'dinoreg-rt doctor' shows what is installed"
-        )
-
-
-def check_session(path: Path, session: Any, bundle: Bundle, graph: Graph) -> tuple[int, int, int]:
-    """Shape (rows, columns, channels) of an ONNX Runtime session's tokens.
-
-    Raises:
-        InputError: the graph is not what the manifest says.
-    """
-    inputs = {value.name: value.shape for value in session.get_inputs()}
-    outputs = {value.name: value.shape for value in session.get_outputs()}
-    return _check_contract(path, inputs, outputs, bundle, graph)
-
-
-def _check_contract(
-    path: Path,
-    inputs: dict[str, list[Any]],
-    outputs: dict[str, list[Any]],
-    bundle: Bundle,
-    graph: Graph,
-) -> tuple[int, int, int]:
-    """Shape (rows, columns, channels) of the tokens, after comparing graph and manifest."""
-    tokens = (*bundle.token_grid(graph), bundle.manifest.channels)
-    wanted_in, wanted_out = [3, graph.height, graph.width], list(tokens)
-    have_in, have_out = inputs.get("pixels", []), outputs.get("tokens", [])
-    if list(inputs) != ["pixels"] or have_in[1:] != wanted_in or have_out[1:] != wanted_out:
-        raise InputError(
-            f"{path}: the graph takes {inputs} and gives {outputs}; its manifest promises pixels "
-            f"(N, {', '.join(map(str, wanted_in))}) and tokens "
-            f"(N, {', '.join(map(str, wanted_out))}); export the bundle again"
-        )
-    return tokens
-
-
-def _openvino_shapes(ports: list[Any]) -> dict[str, list[Any]]:
-    return {
-        port.get_any_name(): [
-            d.get_length() if d.is_static else "N" for d in port.get_partial_shape()
-        ]
-        for port in ports
-    }
-
-
-#: What the engines' exceptions say when memory runs out: they have no type of their own for it.
-_OUT_OF_MEMORY = (
-    "bad_alloc",
-    "Failed to allocate",
-    "annot allocate memory",
-    "failed to map segment",  # of a library
-)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
-def _too_little_memory(what: str, reason: str) -> ResourceError:
-    return ResourceError(
-        f"{what}: not enough memory for the encoder ({reason}); a smaller model, a smaller "
-        "--token-grid or a larger limit on this process's memory (ulimit -v, the container's) is "
-        "needed"
-    )
-
-
-def unreadable(path: Path, error: Exception) -> InputError | ResourceError:
-    """What to say of a graph that an engine cannot load."""
-    text = str(error).strip()
-    first = text.splitlines()[0] if text else type(error).__name__
-    if _out_of_memory(error):
-        return _too_little_memory(str(path), first)
-    return InputError(f"{path}: cannot be loaded: {first}; export the bundle again")

@@ -154,7 +154,7 @@ class OrtGpuEncoder:
         tokens[...] = buffers.tokens[:count]
 
     def _open(self, bundle: Bundle, graph: Graph) -> Any:
-        from .engines import check_provider, check_session
+        from .graph_checks import check_provider, check_session
 
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
@@ -215,7 +215,7 @@ class OrtGpuEncoder:
 
     def _verify(self, bundle: Bundle, graph: Graph) -> None:
         """Every time it is opened: this provider builds its engine anew, and no two are alike."""
-        from .engines import OrtEncoder
+        from .cpu_encoders import OrtEncoder
 
         pixels = probe(graph.height, graph.width, 1)
         expected = OrtEncoder(bundle, graph, threads=0).encode(pixels)

@@ -18,7 +18,8 @@ from dinoreg_rt.device import Device
 from dinoreg_rt.encoder import tokens as tokens_module
 from dinoreg_rt.encoder.bundle import open_bundle
 from dinoreg_rt.encoder.cache import TokenCache
-from dinoreg_rt.encoder.engines import OrtEncoder, open_encoder
+from dinoreg_rt.encoder.cpu_encoders import OrtEncoder
+from dinoreg_rt.encoder.engines import open_encoder
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
 from dinoreg_rt.encoder.tokens import encode, token_array
 from dinoreg_rt.errors import ConfigError, DeviceError, RegistrationError, ResourceError
