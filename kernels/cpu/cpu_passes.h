@@ -260,13 +260,13 @@ inline SearchBuffers search_buffers(const CpuLauncher&, const Shifts& shifts, co
 inline void search_pass(const CpuLauncher& launch, const SearchPass& p) {
   const Index n = p.cost.shape.voxels();
   const int shifts = p.cost.shifts.count();
-  const int group = max_int(1, kCpuGroup / launch.threads());
+  const int group = p.known ? (int)kCpuGroup : max_int(1, kCpuGroup / launch.threads());
   launch.for_each(kSearchParts, n * shifts, [&](int part, int worker) {
     const Index buffer = n * (launch.threads() <= kSearchParts ? worker * group : part);
     SearchPass mine = p;
     mine.raw += buffer;
-    mine.smoothed += buffer;
     mine.tmp += buffer;
+    if (!p.kept) mine.smoothed += buffer;
     mine.keep.shape = {p.cost.shape.z, 1, p.cost.shape.y * p.cost.shape.x};  // long rows
     mine.keep.best_cost += n * part;
     mine.keep.best_shift += n * part;

@@ -66,8 +66,19 @@ struct SearchPass {
   ShiftCost cost;  // first_shift, shift_count and out are set by the pass
   Taps z, y, x;
   KeepBest keep;
-  float *raw, *smoothed, *tmp;  // search_buffers().costs x voxels each
+  float *raw, *tmp;  // search_buffers().costs x voxels each
+  float* smoothed;  // the same, or, where keeps_costs(), all shifts x voxels
+  bool kept;  // `smoothed` has room for all shifts,
+  bool known;  // and holds them since an earlier pass
 };
+
+// The smoothed costs of all shifts stay in memory while they are no more than 256 MB: the coupled
+// rounds then read them instead of computing them again, which costs some six times as much. 729
+// shifts of 32 x 27 x 32 cells, that is 192 x 160 x 192 voxels of 2 mm, are 81 MB.
+enum { kKeptCosts = 1 << 26 };
+inline bool keeps_costs(const Shifts& shifts, const Shape& cells) {
+  return (Index)shifts.count() * cells.voxels() <= kKeptCosts;
+}
 
 template <class Launcher>
 void shift_cost_pass(const Launcher& launch, const ShiftCost& cost) {
@@ -94,21 +105,30 @@ int search_group(const Launcher&, const Shifts& shifts, const Shape& cells) {
   return large_group(shifts, cells);
 }
 
+// Smoothed costs of shifts [first, first + count), read where they are known.
+template <class Launcher>
+const float* smoothed_costs(const Launcher& launch, const SearchPass& p, int first, int count) {
+  float* smoothed = p.smoothed + (p.kept ? first * p.cost.shape.voxels() : 0);
+  if (p.known) return smoothed;
+  ShiftCost cost = p.cost;
+  cost.first_shift = first;
+  cost.shift_count = count;
+  cost.out = p.raw;
+  shift_cost_pass(launch, cost);
+  smooth_pass(launch, SmoothPass{p.raw, smoothed, p.tmp, cost.shape, count, 1, p.z, p.y, p.x});
+  return smoothed;
+}
+
 // Shifts [first, last) in groups that share a launch.
 template <class Launcher>
-void search_range(const Launcher& launch, SearchPass p, int first, int last, int group) {
-  const int begin = first;
-  for (; first < last; first += group) {
-    const int count = min_int(group, last - first);
-    p.cost.first_shift = p.keep.first_shift = first;
-    p.cost.shift_count = p.keep.shift_count = count;
-    p.cost.out = p.raw;
-    p.keep.cost = p.smoothed;
-    p.keep.fresh = first == begin;
-    shift_cost_pass(launch, p.cost);
-    smooth_pass(launch,
-                SmoothPass{p.raw, p.smoothed, p.tmp, p.cost.shape, count, 1, p.z, p.y, p.x});
-    launch(p.keep);
+void search_range(const Launcher& launch, const SearchPass& p, int first, int last, int group) {
+  KeepBest keep = p.keep;
+  keep.fresh = true;
+  for (; first < last; first += group, keep.fresh = false) {
+    keep.first_shift = first;
+    keep.shift_count = min_int(group, last - first);
+    keep.cost = smoothed_costs(launch, p, first, keep.shift_count);
+    launch(keep);
   }
 }
 
@@ -125,7 +145,8 @@ SearchBuffers search_buffers(const Launcher&, const Shifts& shifts, const Shape&
 template <class Launcher>
 void search_pass(const Launcher& launch, const SearchPass& p) {
   const Shifts& shifts = p.cost.shifts;
-  search_range(launch, p, 0, shifts.count(), search_group(launch, shifts, p.cost.shape));
+  const int group = p.known ? shifts.count() : search_group(launch, shifts, p.cost.shape);
+  search_range(launch, p, 0, shifts.count(), group);
 }
 
 DR_NAMESPACE_END

@@ -172,8 +172,10 @@ class SearchLevel {
                   float from, float share, float* moments = nullptr) {
     const size_t mark = work_.mark(), voxels = grid_.cells.voxels();
     const SearchBuffers wanted = search_buffers(c_.launch, grid_.shifts, grid_.cells);
-    float* buffers[3];
-    for (float*& buffer : buffers) buffer = take(wanted.costs);
+    const bool kept = keeps_costs(grid_.shifts, grid_.cells);
+    float* smoothed = take(kept ? grid_.shifts.count() : wanted.costs);
+    float* raw_costs = take(wanted.costs);
+    float* between = take(wanted.costs);
     float* best_cost = take(wanted.minima);
     int* best_shift = work_.template take<int>(voxels * wanted.minima);
     float* raw = take(3);
@@ -189,11 +191,14 @@ class SearchLevel {
         cost_taps(2, grid_.cells.x),
         KeepBest{nullptr, nullptr, grid_.cells, grid_.shifts, 0, 0, true, 0.0f, step, best_cost,
                  best_shift},
-        buffers[0],
-        buffers[1],
-        buffers[2]};
+        raw_costs,
+        between,
+        smoothed,
+        kept,
+        false};
     for (int round = 0; round <= a_.coupling_rounds && !c_.counting(); ++round) {
       search_pass(c_.launch, pass);
+      pass.known = kept;
       if (round == 0 && moments != nullptr) add_spread(pass, moments);
       c_.run(ShiftsToPlanes{best_shift, grid_.cells, grid_.shifts, raw});
       c_.smooth(raw, planes, tmp, grid_.cells, 3, 1, a_.field_smoothing_mm * grid_.shrink,
@@ -208,21 +213,16 @@ class SearchLevel {
     return true;
   }
 
-  // The costs once more, now that the best of each voxel is known. Only when asked for.
+  // All costs once more, now that the best of each voxel is known. Only when asked for.
   void add_spread(const SearchPass& p, float* moments) const {
+    const int shifts = grid_.shifts.count();
     const int group = search_group(c_.launch, grid_.shifts, grid_.cells);
-    for (int first = 0; first < grid_.shifts.count(); first += group) {
-      const int count = min_int(group, grid_.shifts.count() - first);
-      ShiftCost cost = p.cost;
-      cost.first_shift = first;
-      cost.shift_count = count;
-      cost.out = p.raw;
-      shift_cost_pass(c_.launch, cost);
-      smooth_pass(c_.launch,
-                  SmoothPass{p.raw, p.smoothed, p.tmp, grid_.cells, count, 1, p.z, p.y, p.x});
+    for (int first = 0; first < shifts; first += group) {
+      const int count = min_int(group, shifts - first);
+      const float* cost = smoothed_costs(c_.launch, p, first, count);
       // A tenth of what unrelated features cost: far above noise, far below a wrong structure.
-      c_.run(AddSpread{p.smoothed, p.keep.best_cost, cost.unrelated, 0.1f, grid_.cells,
-                       grid_.shifts, first, count, moments});
+      c_.run(AddSpread{cost, p.keep.best_cost, p.cost.unrelated, 0.1f, grid_.cells, grid_.shifts,
+                       first, count, moments});
     }
   }
 

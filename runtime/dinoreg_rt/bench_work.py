@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from .bench_ceilings import Ceilings
 from .features import MindFeatures, padded_channels
 from .preprocess import required
-from .types import Geometry
+from .types import FloatArray, Geometry
 
 if TYPE_CHECKING:
     from .encoder.encoding import EncodingPlan
@@ -133,14 +135,15 @@ def _solver_work(plan: Plan) -> list[Work]:
     # One gradient more on each level for Adam's epsilon.
     *first, last = (k + (config.adam_epsilon > 0) for k in required(config.iterations))
     coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
-    # There and back.
-    search = 2 * sum(
-        _search_operations(plan, grids.control.shape_zyx, factor, radius, _channels(plan))
+    # There and back, on each level.
+    levels = [
+        _search_work(plan, grids.control.shape_zyx, factor, radius, _channels(plan))
         for factor, radius in grids.search_lattices()
-    )
+    ]
+    search = 2 * np.sum(levels, axis=0)
     return [
         Work("field of view", "field-of-view weight", 4 * c, 8 * 20 * c),
-        Work("solve", "discrete search", 0.0, search),
+        Work("solve", "discrete search", search[0], search[1]),
         Work("solve", "refinement, coarse", coarse * c * adam_bytes, coarse * c * adam_operations),
         Work("solve", "refinement, fine", last * c * adam_bytes, last * c * adam_operations),
         *_correlation_work(plan, (coarse + last) * c),
@@ -167,19 +170,20 @@ def _correlation_work(plan: Plan, visits: float) -> list[Work]:
     ]
 
 
-def _search_operations(
+def _search_work(
     plan: Plan,
     shape_zyx: Sequence[int],
     factor_zyx: Sequence[int],
     radius_zyx: Sequence[int],
     channels: int,
-) -> float:
-    """Of a search in one direction, over cells of so many voxels."""
+) -> FloatArray:
+    """Bytes and operations of a search in one direction, over cells of so many voxels."""
     cells = math.prod(-(-s // f) for s, f in zip(shape_zyx, factor_zyx, strict=True))
-    shifts = math.prod(2 * r + 1 for r in radius_zyx)
-    passes = len(plan.config.coupling) + 1
-    # A cost: subtract and multiply-add per channel, three smoothings of 7 taps, minimum.
-    return float(cells) * shifts * passes * (2 * channels + 21 + 10)
+    costs = cells * math.prod(2 * r + 1 for r in radius_zyx)
+    rounds = len(plan.config.coupling)
+    # A cost: subtract and multiply-add per channel and three smoothings of 7 taps, once; written,
+    # read in each coupled round, and compared with the least so far in all passes.
+    return np.array([4.0 * costs * (1 + rounds), costs * (2.0 * channels + 21 + 10 * (1 + rounds))])
 
 
 def _decoy_work(plan: Plan) -> Work:
@@ -192,9 +196,8 @@ def _decoy_work(plan: Plan) -> Work:
     factor = [max(1, (f + 1) // 2) for f in plan.grids.search_factor_zyx]
     moved = 2 * 2 * padded_channels(channels) * _control_voxels(plan)
     radius = plan.grids.search_radius_zyx
-    once = _search_operations(plan, shape, factor, radius, channels)
-    searches = 4 * once if any(radius) else 0.0
-    return Work("trust", "search in mirror images", moved, searches)
+    searches = 4 * any(radius) * _search_work(plan, shape, factor, radius, channels)
+    return Work("trust", "search in mirror images", moved + searches[0], searches[1])
 
 
 #: Operations on a point: interpolating the field, then some three times its slopes, too, and a

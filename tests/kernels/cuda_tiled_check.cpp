@@ -190,7 +190,8 @@ bool patch_distances() {
   return good;
 }
 
-// All shifts, in groups that do not divide them, against the CPU's parts and their minima.
+// All shifts, in groups that do not divide them, against the CPU's parts and their minima; twice,
+// the second time with the costs of the first where they are kept.
 bool whole_search() {
   const Shape shape = {36, 33, 37};
   const dr::Shifts shifts = {1, 2, 2};
@@ -200,43 +201,58 @@ bool whole_search() {
   const auto weight = noise(padded.voxels(), 9), near = noise(3 * shape.voxels(), 10);
   const float unrelated = 0.4f;
   const size_t n = shape.voxels();
-  const auto best = [&](const auto& launch) {
+  const auto best = [&](const auto& launch, bool kept) {
     const dr::SearchBuffers wanted = dr::search_buffers(launch, shifts, shape);
-    std::vector<float> buffers[3], cost(n * wanted.minima);
-    for (auto& buffer : buffers) buffer.resize(n * wanted.costs);
+    std::vector<float> raw(n * wanted.costs), tmp(n * wanted.costs), cost(n * wanted.minima);
+    std::vector<float> smoothed(n * (kept ? shifts.count() : wanted.costs));
     std::vector<int> shift(n * wanted.minima);
     const dr::Taps taps = some_taps(3);
-    dr::search_pass(
-        launch,
-        dr::SearchPass{ShiftCost{fixed.data(), weight.data(), moving.data(), weight.data(), padded,
-                                 shape, channels, shifts, 0, 0, &unrelated, nullptr},
-                       taps, taps, taps,
-                       dr::KeepBest{nullptr,
-                                    near.data(),
-                                    shape,
-                                    shifts,
-                                    0,
-                                    0,
-                                    true,
-                                    0.1f,
-                                    {1.0f, 0.5f, 1.0f},
-                                    cost.data(),
-                                    shift.data()},
-                       buffers[0].data(), buffers[1].data(), buffers[2].data()});
-    shift.resize(n);
-    return shift;
+    dr::SearchPass pass = {ShiftCost{fixed.data(), weight.data(), moving.data(), weight.data(),
+                                     padded, shape, channels, shifts, 0, 0, &unrelated, nullptr},
+                           taps,
+                           taps,
+                           taps,
+                           dr::KeepBest{nullptr,
+                                        near.data(),
+                                        shape,
+                                        shifts,
+                                        0,
+                                        0,
+                                        true,
+                                        0.1f,
+                                        {1.0f, 0.5f, 1.0f},
+                                        cost.data(),
+                                        shift.data()},
+                           raw.data(),
+                           tmp.data(),
+                           smoothed.data(),
+                           kept,
+                           false};
+    std::vector<int> found;
+    for (const float coupling : {0.1f, 0.4f}) {
+      pass.keep.coupling = coupling;
+      dr::search_pass(launch, pass);
+      pass.known = kept;
+      found.insert(found.end(), shift.begin(), shift.begin() + n);
+    }
+    return found;
   };
-  launches = 0;
   const dr::CudaLauncher launch(nullptr);
   const int group = dr::search_group(launch, shifts, shape);
-  const std::vector<int> found = best(launch);
-  // Four launches each: costs, smoothing along z, along y and x, minimum.
-  const bool counts = group == 20 && launches == 4 * 4 && launch.error() == cudaSuccess;
-  const bool same = found == best(dr::CpuLauncher(1));
-  if (!same || !counts)
-    printf("search: %s, groups of %d, %d launches\n", same ? "same shifts" : "differs", group,
-           launches);
-  return same && counts;
+  const std::vector<int> expected = best(dr::CpuLauncher(1), false);
+  bool good = group == 20 && best(dr::CpuLauncher(1), true) == expected;
+  for (const bool kept : {false, true}) {
+    launches = 0;
+    const bool same = best(launch, kept) == expected;
+    // Four launches for a group: costs, smoothing along z, along y and x, minimum. What is kept
+    // needs but one in the second pass.
+    const int wanted = 4 * 4 + (kept ? 1 : 4 * 4);
+    good = good && same && launches == wanted && launch.error() == cudaSuccess;
+    if (!good)
+      printf("search, %s: %s, groups of %d, %d launches\n", kept ? "kept" : "not kept",
+             same ? "same shifts" : "differs", group, launches);
+  }
+  return good;
 }
 
 }  // namespace

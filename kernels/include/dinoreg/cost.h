@@ -1,8 +1,8 @@
 // The discrete search: costs of a group of shifts, and the running minimum over all shifts.
 //
-// The cost volume (shifts x voxels) never stands in memory: a group of shifts is computed,
-// smoothed and compared with the best so far, then the next. The coupled rounds compute the costs
-// again, which is cheaper than reading them back.
+// A group of shifts is computed, smoothed and compared with the best so far, then the next. The
+// smoothed costs of all shifts stay in memory for the coupled rounds where they are not too many
+// (keeps_costs in src/passes.h); where they are, each round computes them again.
 #ifndef DINOREG_COST_H_
 #define DINOREG_COST_H_
 
@@ -116,9 +116,10 @@ struct ShiftCost {
 //
 // On a GPU no version of its own: a voxel reads 4 bytes for each shift, and for each group 20 of
 // best and u and writes 8. That is 7.1 bytes for a voxel and shift in groups of 9, 4.8 in those of
-// 36 that large_group (src/passes.h) makes, and 4 at the least. Smoothing in the same kernel would
-// save the 4 too, of 30 to 40 that a shift moves, but give up the shifts as threads: a lattice of
-// 32 x 27 x 32 cells alone does not fill a large GPU.
+// 36 that large_group (src/passes.h) makes, and 4, the least, where costs are kept and one launch
+// takes all shifts. Smoothing in the same kernel would save a first pass the 4 too, of 30 to 40
+// that a shift moves, but give up the shifts as threads: a lattice of 32 x 27 x 32 cells alone does
+// not fill a large GPU.
 struct KeepBest {
   enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* cost;  // (shifts, Z, Y, X)
