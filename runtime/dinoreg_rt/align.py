@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .align_affine import evaluate, improve
-from .align_match import with_deformed
+from .align_affine import improve
+from .align_match import evaluate, with_deformed
 from .align_search import Candidate, Side, make_side, search_positions
 from .coarse import CoarseImage
 from .config import LinearModel
@@ -43,9 +43,8 @@ _SCALES = (0.85, 1.0, 1.18)
 _SIMILARITY_WEIGHT = 0.7
 #: So many of the positions found are compared by a quick match before any is fitted.
 _COMPARED = 4
-#: How many candidates go into each round of fitting, and the reach of their matches in cells.
+#: How many candidates go into each round of fitting.
 _ROUNDS = (3, 2, 1)
-_REACH = 2
 #: A best candidate that is so much better than the next needs no competition.
 _CLEAR = 1.6
 #: Positions that differ by less, in cells, are the same one.
@@ -158,18 +157,32 @@ def _fit(
     """
     clear = len(candidates) < 2 or candidates[0].similarity > _CLEAR * candidates[1].similarity
     first = candidates[: 1 if clear else _COMPARED]
-    current = [with_deformed(fixed, moving, candidate, device) for candidate in first]
+
+    def deformed(candidate: Candidate, host: Device) -> Candidate:
+        return with_deformed(fixed, moving, candidate, host)
+
+    def fit(candidate: Candidate, host: Device) -> Candidate | None:
+        return _fitted(fixed, moving, candidate, linear, host)
+
+    current = side_by_side(deformed, first, device)
     compared = list(current)
     for count in _ROUNDS:
-        fitted = []
-        for candidate in sorted(current, key=_prospect, reverse=True)[:count]:
-            step = improve(fixed, moving, candidate.transform, linear, _REACH, device)
-            if step is not None:
-                position = evaluate(fixed, moving, step, device)
-                fitted.append(with_deformed(fixed, moving, position, device))
-        compared += fitted
-        current = fitted
+        best = sorted(current, key=_prospect, reverse=True)[:count]
+        current = [found for found in side_by_side(fit, best, device) if found is not None]
+        compared += current
     return max(compared, key=_prospect), [*compared, *candidates[len(first) :]]
+
+
+def _fitted(
+    fixed: Side, moving: Side, candidate: Candidate, linear: LinearModel, device: Device
+) -> Candidate | None:
+    """The linear fit from a candidate that was looked at; None where too little matches."""
+    if candidate.view is None:
+        return None
+    step = improve(fixed, candidate.view, candidate.transform, linear, device)
+    if step is None:
+        return None
+    return with_deformed(fixed, moving, evaluate(fixed, moving, step, device), device)
 
 
 def _fit_from_headers(
@@ -186,10 +199,10 @@ def _fit_from_headers(
     headers = with_deformed(fixed, moving, headers, device)
     current = headers
     for _ in range(_HEADER_FITS):
-        step = improve(fixed, moving, current.transform, linear, _REACH, device)
-        if step is None:
+        found = _fitted(fixed, moving, current, linear, device)
+        if found is None:
             break
-        current = with_deformed(fixed, moving, evaluate(fixed, moving, step, device), device)
+        current = found
     moved = _distance_mm(headers, current, fixed) / fixed.coarse.cells.spacing_mm[0]
     if moved < _LEAST_MOVE_CELLS or _prospect(current) < _KEEPS * _prospect(headers):
         return headers, ""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .align_match import Match, common_part, match
-from .align_search import Candidate, Centred, Side, centre, similarity
-from .coarse import cell_features
+from .align_match import match
+from .align_search import Side, View
 from .config import LinearModel
 from .device import Device
 from .geometry import (
@@ -14,7 +13,7 @@ from .geometry import (
     index_to_lps,
     transform_points,
 )
-from .types import AffineTransform, FloatArray
+from .types import AffineTransform, Array, FloatArray
 
 #: Fewer matched cells than this determine no linear map.
 _LEAST_MATCHES = 30
@@ -29,48 +28,38 @@ _HALF_WEIGHT = 1.5
 
 
 def improve(
-    fixed: Side,
-    moving: Side,
-    start: AffineTransform,
-    model: LinearModel,
-    reach: int,
-    device: Device,
+    fixed: Side, view: View, start: AffineTransform, model: LinearModel, device: Device
 ) -> AffineTransform | None:
     """`start` followed by the fit to the matches around it; None where too little matches.
 
     The matches come from the discrete search of the registration itself, on cells: coupled-convex
     rounds and both directions, because single best matches of MR and CT are wrong too often.
+
+    Args:
+        fixed: the fixed image.
+        view: of the moving image through `start`.
+        start: fixed points to moving points.
+        model: of the fit.
+        device: the host.
     """
-    found = match(fixed, moving, start, reach, device, consistency_rounds=5, iterations=0)
-    if found is None:
-        return None
-    points, shifts, weights = _matches(found)
+    found = match(fixed, view, device, consistency_rounds=5, iterations=0)
+    points, shifts, weights = _matches(found.field, fixed.features.weight[view.box], view)
     if weights.size < _LEAST_MATCHES:
         return None
-    cell_mm = found.cells.spacing_mm[0]
-    step, middle = robust_fit(points, points + shifts, weights, model, cell_mm)
+    step, middle = robust_fit(points, points + shifts, weights, model, view.cells.spacing_mm[0])
     return _within_scales(compose_affines(start, step), middle)
 
 
-def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> Candidate:
-    """The position with its similarity."""
-    cells, box = common_part(fixed, moving, transform, 0)
-    if cells is None:
-        return Candidate(transform, -1.0, 0.0)
-    there = centre(cell_features(moving.coarse, cells, transform, device), moving.level)
-    side = fixed.centred
-    here = Centred(side.mind[box], side.weight[box], side.silhouette[box], side.seen[box])
-    return Candidate(transform, *similarity(here, there, (fixed.level, moving.level)))
-
-
-def _matches(found: Match) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _matches(
+    field: Array, fixed_weight: Array, view: View
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Points (N, 3) and their displacements (N, 3), LPS mm, with weights (N,) above 0.05."""
-    cells = found.cells
-    index = np.argwhere(found.fixed_weight > 0.05)
-    vectors = found.solution.field[tuple(index.T)]
-    target = np.rint(vectors / cells.spacing_mm[0]).astype(int) + index + found.margin
-    target = target.clip(0, np.asarray(found.moving_weight.shape) - 1)
-    weights = found.fixed_weight[tuple(index.T)] * found.moving_weight[tuple(target.T)]
+    cells, moving_weight = view.cells, view.features.weight
+    index = np.argwhere(fixed_weight > 0.05)
+    vectors = field[tuple(index.T)]
+    target = np.rint(vectors / cells.spacing_mm[0]).astype(int) + index + view.margin
+    target = target.clip(0, np.asarray(moving_weight.shape) - 1)
+    weights = fixed_weight[tuple(index.T)] * moving_weight[tuple(target.T)]
     kept = weights > 0.05
     points = transform_points(index_to_lps(cells), index[kept][:, ::-1].astype(np.float64))
     shifts = vectors[kept][:, ::-1].astype(np.float64) @ cells.direction.T
@@ -85,32 +74,35 @@ def robust_fit(
     Iteratively reweighted least squares with Cauchy's weights: matches that miss the fit count
     less and less. The scale of the misses is their weighted median, at least a quarter cell.
     """
+    # By coordinates, and all sums by einsum: those of BLAS depend on its number of threads, which
+    # go on spinning for some time beside the kernels' own.
+    p, q = (np.ascontiguousarray(array.T) for array in (points, targets))
     current = weights
     for _ in range(_FIT_ROUNDS):
-        fitted = _least_squares(points, targets, current, model, cell_mm)
-        misses = np.linalg.norm(targets - transform_points(fitted, points), axis=1)
+        fitted = _least_squares(p, q, current, model, cell_mm)
+        there = np.einsum("ij,jn->in", fitted.matrix, p) + fitted.translation_mm[:, None]
+        misses = np.linalg.norm(q - there, axis=0)
         typical = max(1.4826 * float(np.median(misses)), cell_mm / 4)
         current = weights / (1 + np.square(misses / (_HALF_WEIGHT * typical)))
-    return fitted, current @ points / current.sum()
+    return fitted, np.einsum("n,in->i", current, p) / current.sum()
 
 
 def _least_squares(
     points: FloatArray, targets: FloatArray, weights: FloatArray, model: LinearModel, cell_mm: float
 ) -> AffineTransform:
-    """Weighted fit of a rigid, similarity (Umeyama 1991) or affine map."""
+    """Weighted fit of a rigid, similarity (Umeyama 1991) or affine map to (3, N) and (3, N)."""
     share = weights / weights.sum()
-    middles = share @ points, share @ targets
-    p, q = points - middles[0], targets - middles[1]
-    cross = (q * share[:, None]).T @ p
+    middles = [np.einsum("n,in->i", share, array) for array in (points, targets)]
+    p, q = points - middles[0][:, None], targets - middles[1][:, None]
+    cross, spread = (np.einsum("in,jn->ij", share * array, p) for array in (q, p))
     left, values, right = np.linalg.svd(cross)
     signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
     matrix = (left * signs) @ right
     if model != "rigid":
-        matrix = matrix * float((values * signs).sum() / (share @ np.square(p).sum(axis=1)))
+        matrix = matrix * float((values * signs).sum() / np.trace(spread))
     if model == "affine":
         ridge = np.square(_RIDGE_CELLS * cell_mm)
-        spread = (p * share[:, None]).T @ p + ridge * np.eye(3)
-        matrix = (cross + ridge * matrix) @ np.linalg.inv(spread)
+        matrix = (cross + ridge * matrix) @ np.linalg.inv(spread + ridge * np.eye(3))
     return AffineTransform(matrix, middles[1] - matrix @ middles[0])
 
 

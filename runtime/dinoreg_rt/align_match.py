@@ -6,13 +6,13 @@ it gets furthest: two of them that look equally good as they are can differ by a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from dinoreg_kernels import Solution, SolverOptions, solve
 
-from .align_search import Candidate, Side
+from .align_search import Candidate, Centred, Side, View, centre, similarity
 from .coarse import CHANNELS, cell_features
 from .device import Device
 from .geometry import (
@@ -23,63 +23,64 @@ from .geometry import (
     shifted_grid,
     transform_points,
 )
-from .types import AffineTransform, Array, Geometry
+from .types import AffineTransform, Geometry
 
-#: Of the quick match that compares positions: reach in cells, and iterations of Adam.
-_QUICK_REACH = 2
+#: Reach of a match, in cells,
+REACH = 2
+#: and iterations of Adam of the quick one that compares positions.
 _QUICK_ITERATIONS = 20
 
 
-@dataclass(frozen=True, eq=False)
-class Match:
-    """What the solver finds around a position.
+def look(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> View | None:
+    """The moving image through `transform`; None where the images do not meet."""
+    cells, box = common_part(fixed, moving, transform, REACH)
+    if cells is None:
+        return None
+    z, y, x = (n + 2 * REACH for n in cells.shape_zyx)
+    around = shifted_grid(cells, (-REACH,) * 3, (z, y, x))
+    return View(cells, box, REACH, cell_features(moving.coarse, around, transform, device))
 
-    Attributes:
-        solution: of the solver, on `cells`.
-        cells: the fixed cells that the moving image can reach.
-        fixed_weight: of the fixed image on `cells`.
-        moving_weight: of the moving image on `cells` and `margin` cells around them.
-        margin: in cells.
+
+def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> Candidate:
+    """The position with its similarity.
+
+    Both images end at the same cells here, and so do the patches of their features. In a `View`
+    the moving image does not, and the cine pair, of whose nine slices all are near an end, looked
+    less alike as the headers have it.
     """
+    cells, box = common_part(fixed, moving, transform, 0)
+    if cells is None:
+        return Candidate(transform, -1.0, 0.0)
+    there = centre(cell_features(moving.coarse, cells, transform, device), moving.level)
+    side = fixed.centred
+    here = Centred(side.mind[box], side.weight[box], side.silhouette[box], side.seen[box])
+    return Candidate(transform, *similarity(here, there, (fixed.level, moving.level)))
 
-    solution: Solution
-    cells: Geometry
-    fixed_weight: Array
-    moving_weight: Array
-    margin: int
+
+def with_deformed(fixed: Side, moving: Side, candidate: Candidate, device: Device) -> Candidate:
+    """The candidate with `Candidate.deformed`, and its view."""
+    view = look(fixed, moving, candidate.transform, device)
+    value = 0.0 if view is None else deformed_similarity(fixed, moving, view, device)
+    return replace(candidate, deformed=value, view=view)
 
 
 def match(
-    fixed: Side,
-    moving: Side,
-    start: AffineTransform,
-    reach: int,
-    device: Device,
-    *,
-    consistency_rounds: int,
-    iterations: int,
-) -> Match | None:
-    """The registration's own solver on cells; None where the images do not meet."""
-    cells, box = common_part(fixed, moving, start, reach)
-    if cells is None:
-        return None
-    z, y, x = (n + 2 * reach for n in cells.shape_zyx)
-    around = shifted_grid(cells, (-reach,) * 3, (z, y, x))
-    there = cell_features(moving.coarse, around, start, device)
-    here = fixed.features.part(box)
-    cell_mm = cells.spacing_mm[0]
-    weight = np.ascontiguousarray(here.weight)
-    solution = solve(
+    fixed: Side, view: View, device: Device, *, consistency_rounds: int, iterations: int
+) -> Solution:
+    """The registration's own solver on the cells of a view."""
+    here, there = fixed.features.part(view.box), view.features
+    cell_mm = view.cells.spacing_mm[0]
+    return solve(
         np.ascontiguousarray(here.mind),
         there.mind,
-        weight,
+        np.ascontiguousarray(here.weight),
         there.weight,
-        spacing_mm=cells.spacing_mm,
-        moving_offset=(-reach,) * 3,
+        spacing_mm=view.cells.spacing_mm,
+        moving_offset=(-view.margin,) * 3,
         channels=CHANNELS,
         options=SolverOptions(
             search_factor=(1, 1, 1),
-            search_radius=(reach,) * 3,
+            search_radius=(REACH,) * 3,
             cost_smoothing_mm=1.15 * cell_mm,
             field_smoothing_mm=0.82 * cell_mm,
             coupling=(0.03, 0.3),
@@ -94,38 +95,21 @@ def match(
         ),
         threads=device.threads,
     )
-    return Match(solution, cells, weight, there.weight, reach)
 
 
-def with_deformed(fixed: Side, moving: Side, candidate: Candidate, device: Device) -> Candidate:
-    """The candidate with `Candidate.deformed`."""
-    value = deformed_similarity(fixed, moving, candidate.transform, device)
-    return replace(candidate, deformed=value)
-
-
-def deformed_similarity(fixed: Side, moving: Side, start: AffineTransform, device: Device) -> float:
-    """How alike both images are after a quick match around `start`; 1 is the same, 0 unrelated.
+def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -> float:
+    """How alike both images are after a quick match; 1 is the same, 0 unrelated.
 
     The squared feature difference that is left, against what images without any relation would
     leave, times the square root of the share of the fixed body that was matched. The share of the
     smaller body would not do: it is 1 as soon as a moving image is put inside the fixed one, and
     a part that matches well then beats the whole.
     """
-    found = match(
-        fixed,
-        moving,
-        start,
-        _QUICK_REACH,
-        device,
-        consistency_rounds=0,
-        iterations=_QUICK_ITERATIONS,
-    )
-    if found is None:
-        return 0.0
+    found = match(fixed, view, device, consistency_rounds=0, iterations=_QUICK_ITERATIONS)
     means = np.asarray(fixed.level.mind) - np.asarray(moving.level.mind)
     unrelated = fixed.level.variance + moving.level.variance + float(means @ means)
-    alike = 1 - found.solution.feature_distance_after / max(unrelated, 1e-6)
-    matched = found.solution.overlap * float(found.fixed_weight.sum())
+    alike = 1 - found.feature_distance_after / max(unrelated, 1e-6)
+    matched = found.overlap * float(fixed.features.weight[view.box].sum())
     return alike * float(np.sqrt(matched / max(fixed.level.weight, 1e-6)))
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from .coarse import CHANNELS, CellFeatures, CoarseImage, cell_features, scaled_lattice, shifted
 from .device import Device
 from .geometry import centre_lps_mm, transform_points
+from .pair import side_by_side
 from .types import AffineTransform, Array, FloatArray, Geometry
 
 #: Weight of the silhouette. On 79 variants of twelve real pairs (turned, scaled, cropped) the best
@@ -82,6 +83,23 @@ class Side:
 
 
 @dataclass(frozen=True, eq=False)
+class View:
+    """What the fixed cells see of the moving image through a position.
+
+    Attributes:
+        cells: the fixed cells that the moving image can reach.
+        box: where they are among all.
+        margin: in cells.
+        features: of the moving image, on `cells` and the margin around them.
+    """
+
+    cells: Geometry
+    box: tuple[slice, slice, slice]
+    margin: int
+    features: CellFeatures
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A position.
 
@@ -91,12 +109,14 @@ class Candidate:
         overlap: q there.
         deformed: how alike they are after a quick match, see `dinoreg_rt.align_match`; 0 where
             that was not looked at.
+        view: of the quick match; None where there was none, or where the images do not meet.
     """
 
     transform: AffineTransform
     similarity: float
     overlap: float
     deformed: float = 0.0
+    view: View | None = None
 
 
 def make_side(coarse: CoarseImage, device: Device) -> Side:
@@ -158,15 +178,19 @@ def search_positions(
     largest = np.max([lattice.shape_zyx for lattice, _ in lattices], axis=0)
     z, y, x = (_fast_length(int(a + b - 1)) for a, b in zip(cells.shape_zyx, largest, strict=True))
     spectra = _Spectra.of(fixed.centred, (z, y, x))
-    found = []
-    for lattice, affine in lattices:
-        there = centre(cell_features(moving.coarse, lattice, affine, device), moving.level)
+
+    def best(scaled: tuple[Geometry, AffineTransform], host: Device) -> list[Candidate]:
+        lattice, affine = scaled
+        there = centre(cell_features(moving.coarse, lattice, affine, host), moving.level)
         maps = _all_shifts(spectra, _Spectra.of(there, (z, y, x)), fixed.centred, there)
+        found = []
         for shift, value, overlap in _peaks(*maps, cells.shape_zyx, lattice.shape_zyx):
             step = np.asarray(lattice.origin_mm) - np.asarray(cells.origin_mm)
             step += cells.direction @ np.multiply(shift[::-1], cells.spacing_mm)
             found.append(Candidate(shifted(affine, step), value, overlap))
-    return apart(found, cells)
+        return found
+
+    return apart([c for found in side_by_side(best, lattices, device) for c in found], cells)
 
 
 def apart(candidates: Sequence[Candidate], cells: Geometry) -> list[Candidate]:

@@ -83,9 +83,10 @@ def coarse_pair(pair: Pair, device: Device) -> tuple[CoarseImage, CoarseImage]:
     """Fixed and moving image on cells of one size, along the axes of the fixed image."""
     fixed, moving = (image.volume.geometry for image in pair)
     size = cell_size_mm(fixed, moving)
-    return side_by_side(
+    first, second = side_by_side(
         lambda image, host: coarse_image(image, fixed.direction, size, host), pair, device
     )
+    return first, second
 
 
 def cell_size_mm(fixed: Geometry, moving: Geometry) -> float:

@@ -262,8 +262,9 @@ def _unrelated(fixed: _Cells, moving: _Cells, device: Device) -> Array:
     xp, moments = device.xp, []
     for cells in (fixed, moving):
         values = cells.features.reshape(-1, cells.features.shape[-1]).astype(np.float32)
-        share = cells.weight.reshape(-1) / xp.maximum(cells.weight.sum(), 1e-6)
-        moments.append((share @ values, share @ xp.square(values)))
+        share = cells.weight.reshape(-1, 1) / xp.maximum(cells.weight.sum(), 1e-6)
+        # No matrix product: BLAS's threads would go on spinning beside the kernels' own.
+        moments.append(((share * values).sum(axis=0), (share * xp.square(values)).sum(axis=0)))
     (first, first_square), (second, second_square) = moments
     return (first_square + second_square - 2 * first * second).sum()
 

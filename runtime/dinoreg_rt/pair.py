@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
@@ -44,18 +44,19 @@ Pair: TypeAlias = tuple[PairImage, PairImage]
 
 
 def side_by_side(
-    function: Callable[[_Of, Device], _Made], both: tuple[_Of, _Of], host: Device
-) -> tuple[_Made, _Made]:
-    """`function` of both at the same time, each with half of the host's threads.
+    function: Callable[[_Of, Device], _Made], items: Sequence[_Of], host: Device
+) -> list[_Made]:
+    """`function` of each item, as many at the same time as the host has threads, which they share.
 
-    What is planned is half NumPy, which takes one thread whatever there is.
+    What is planned is half NumPy, which takes one thread whatever there is, and half kernels on
+    some ten thousand cells, which do not keep many threads busy.
     """
-    if host.threads == 1:
-        return function(both[0], host), function(both[1], host)
-    half = replace(host, threads=host.threads // 2)
-    with ThreadPoolExecutor(1, thread_name_prefix="second image") as other:
-        second = other.submit(function, both[1], half)
-        return function(both[0], half), second.result()
+    workers = min(len(items), host.threads)
+    if workers < 2:
+        return [function(item, host) for item in items]
+    share = replace(host, threads=host.threads // workers)
+    with ThreadPoolExecutor(workers, thread_name_prefix="planning") as pool:
+        return list(pool.map(lambda item: function(item, share), items))
 
 
 @dataclass(frozen=True, eq=False)
