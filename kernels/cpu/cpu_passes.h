@@ -63,12 +63,17 @@ inline void smooth_across(const float* lines, Index width, int i, int n, const T
     };
     Index x = 0;
     for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
+    if (x < width && width >= kLanes) {
+      at(Lanes{}, width - kLanes);
+      x = width;
+    }
     for (; x < width; ++x) at(0.0f, x);
   });
 }
 
 // The same along a line of n voxels of `components` numbers. The line is continued beyond its ends
-// where it stands, so it needs room for taps.radius voxels on both sides and a vector more.
+// where it stands, so it needs room for taps.radius voxels on both sides and a vector more, which
+// is read too: let it be numbers that are quick to compute with.
 inline void smooth_along(float* line, int n, int components, const Taps& taps, float* out) {
   const int width = n * components;
   with_radius(taps.radius, [&](auto radius) {
@@ -112,6 +117,10 @@ inline void smooth_pass(const CpuLauncher& launch, const SmoothPass& p) {
     smooth_across(p.in + plane * p.shape.z * b, plane, z, p.shape.z, p.z, tmp);
     float buffer[kLongest];
     float* line = buffer + kMaxTapRadius * p.components;
+    // What lies on the stack may be subnormal: on rows of 24 cells, half of whose last vector it
+    // is, that took half of the search's time.
+    float* end = line + width + p.x.radius * p.components;
+    for (int k = 0; k < kLanes; ++k) end[k] = 0.0f;
     for (int y = 0; y < p.shape.y; ++y) {
       smooth_across(tmp, width, y, p.shape.y, p.y, line);
       smooth_along(line, p.shape.x, p.components, p.x, out + (Index)y * width);

@@ -18,6 +18,7 @@ from .images import (
     resample_labels,
 )
 from .info import BuildInfo, CudaDevices, build_info, cuda_devices
+from .pool import pool_features
 from .slices import cut_slices
 from .solver import Solution, SolverOptions, solve, solver_workspace_bytes
 
@@ -43,6 +44,7 @@ __all__ = [
     "map_field",
     "mind_ssc",
     "mind_workspace_bytes",
+    "pool_features",
     "resample",
     "resample_labels",
     "solve",

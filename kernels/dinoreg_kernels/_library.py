@@ -23,6 +23,7 @@ _CALLS = {
     "dr_field_invert": _structs.InvertArgs,
     "dr_mind_compute": _structs.MindArgs,
     "dr_local_compute": _structs.LocalArgs,
+    "dr_features_pool": _structs.PoolArgs,
     "dr_solver_run": _structs.SolverArgs,
 }
 

@@ -175,6 +175,21 @@ class LocalArgs(ctypes.Structure):
     )
 
 
+class PoolArgs(ctypes.Structure):
+    """`dr_pool_args`."""
+
+    _fields_ = (
+        ("features", c_void_p),
+        ("weight", c_void_p),
+        ("shape", _Int3),
+        ("channels", c_int32),
+        ("factor", _Int3),
+        ("offset", _Int3),
+        ("out", c_void_p),
+        ("out_weight", c_void_p),
+    )
+
+
 class SolverArgs(ctypes.Structure):
     """`dr_solver_args`."""
 

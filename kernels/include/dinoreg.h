@@ -220,6 +220,22 @@ typedef struct dr_local_args {
 DR_API size_t dr_local_workspace_bytes(const dr_local_args* args);
 DR_API dr_status dr_local_compute(const dr_execution* execution, const dr_local_args* args);
 
+/* Features on a coarser lattice: means over its cells, weighted. Cell i of an axis covers those of
+ * the voxels from i factor - offset to (i + 1) factor - offset that exist; there are
+ * ceil((shape + offset) / factor) of them.
+ */
+typedef struct dr_pool_args {
+  const uint16_t* features; /* (shape, channels) half precision, 16-byte aligned */
+  const float* weight;      /* (shape) */
+  int32_t shape[3];
+  int32_t channels;  /* a multiple of 8 */
+  int32_t factor[3]; /* 1..64 voxels per cell */
+  int32_t offset[3]; /* 0..factor - 1: voxels that the first cell lacks at its beginning */
+  uint16_t* out;     /* (cells, channels), 16-byte aligned; 0 where nothing has weight */
+  float* out_weight; /* (cells) mean of the weights */
+} dr_pool_args;
+DR_API dr_status dr_features_pool(const dr_execution* execution, const dr_pool_args* args);
+
 /* How well the features agree, as means over what both weights see. */
 typedef struct dr_feature_distance {
   double before; /* mean weighted squared difference without displacement */

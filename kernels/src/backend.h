@@ -15,6 +15,7 @@ struct Backend {
   dr_status (*invert)(const dr_execution&, const dr_invert_args&);
   dr_status (*mind)(const dr_execution&, const dr_mind_args&);
   dr_status (*local)(const dr_execution&, const dr_local_args&);
+  dr_status (*pool)(const dr_execution&, const dr_pool_args&);
   dr_status (*solve)(const dr_execution&, const dr_solver_args&);
 };
 

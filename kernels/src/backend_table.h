@@ -36,6 +36,7 @@ struct BackendTable {
                                     entry<dr_invert_args, dr::invert<L>>,
                                     entry<dr_mind_args, dr::mind<L>>,
                                     entry<dr_local_args, dr::local_intensity<L>>,
+                                    entry<dr_pool_args, dr::pool<L>>,
                                     solve};
     return backend;
   }

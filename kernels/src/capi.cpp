@@ -216,6 +216,15 @@ dr_status dr_local_compute(const dr_execution* execution, const dr_local_args* a
   return finished(execution, backend->local(*execution, *args));
 }
 
+dr_status dr_features_pool(const dr_execution* execution, const dr_pool_args* args) {
+  const Backend* backend = nullptr;
+  CHECK(choose(execution, backend));
+  REQUIRE(args && args->features && args->weight && args->out && args->out_weight,
+          "args, features, weight, out and out_weight must not be NULL");
+  CHECK(check_pool(*args));
+  return finished(execution, backend->pool(*execution, *args));
+}
+
 size_t dr_solver_workspace_bytes(const dr_solver_args* args) {
   return args != nullptr && check_solver_sizes(*args) == DR_OK ? solver_workspace_bytes(*args) : 0;
 }

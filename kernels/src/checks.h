@@ -114,6 +114,20 @@ dr_status check_local(const dr_local_args& a) {
   return DR_OK;
 }
 
+dr_status check_pool(const dr_pool_args& a) {
+  CHECK(check_shape("shape", a.shape));
+  REQUIRE(a.channels >= 8 && a.channels % 8 == 0, "channels = %d; wanted a multiple of 8",
+          a.channels);
+  CHECK(check_range("factor", a.factor, 1, 64));
+  for (int i = 0; i < 3; ++i)
+    REQUIRE(a.offset[i] >= 0 && a.offset[i] < a.factor[i], "offset[%d] = %d; wanted 0..%d", i,
+            a.offset[i], a.factor[i] - 1);
+  REQUIRE(reinterpret_cast<uintptr_t>(a.features) % 16 == 0 &&
+              reinterpret_cast<uintptr_t>(a.out) % 16 == 0,
+          "features and out must be 16-byte aligned");
+  return DR_OK;
+}
+
 dr_status check_solver_sizes(const dr_solver_args& a) {
   CHECK(check_shape("fixed_shape", a.fixed_shape));
   CHECK(check_shape("moving_shape", a.moving_shape));

@@ -7,6 +7,7 @@
 #include "dinoreg/field.h"
 #include "dinoreg/local_intensity.h"
 #include "dinoreg/mind.h"
+#include "dinoreg/pool.h"
 #include "dinoreg/resample.h"
 #include "dinoreg/slices.h"
 #include "dinoreg/sum.h"
@@ -180,6 +181,17 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
     launch(MindPool{first, shape, planes, a.out, plan.cells, a.structure, a.channels, cell, cells,
                     a.pool[0], a.pool[1], a.pool[2], a.scale});
   }
+  return DR_OK;
+}
+
+template <class Launcher>
+dr_status pool(const Launcher& launch, const dr_pool_args& a) {
+  const Shape cells = {divide_up(a.shape[0] + a.offset[0], a.factor[0]),
+                       divide_up(a.shape[1] + a.offset[1], a.factor[1]),
+                       divide_up(a.shape[2] + a.offset[2], a.factor[2])};
+  launch(PoolFeatures{a.features, a.weight, to_shape(a.shape), a.channels, a.factor[0], a.factor[1],
+                      a.factor[2], a.offset[0], a.offset[1], a.offset[2], a.out, a.out_weight,
+                      cells});
   return DR_OK;
 }
 

@@ -159,9 +159,18 @@ class _Cells:
         device: Device,
     ) -> _Cells:
         """From the control lattice, where its first voxel has that index."""
-        pooled, cells, offset = _pool(features, weight, offset_zyx, device)
-        grey, _, _ = _pool(image[..., None], weight, offset_zyx, device)
-        return cls(pooled, cells, grey[..., 0].astype(np.float32), offset)
+        lead = [o % _COARSER for o in offset_zyx]
+        pooled, cells = dinoreg_kernels.pool_features(
+            features, weight, (_COARSER,) * 3, offset=lead, threads=device.threads
+        )
+        # Each cell's voxels, whose values are read where they stand.
+        matrix = np.column_stack([_COARSER * np.eye(3), (_COARSER - 1) / 2 - np.array(lead)])
+        grey = dinoreg_kernels.resample(
+            image * weight, cells.shape, matrix, samples=(_COARSER,) * 3, threads=device.threads
+        )
+        grey /= device.xp.maximum(cells, 1e-6)
+        z, y, x = ((o - a) // _COARSER for o, a in zip(offset_zyx, lead, strict=True))
+        return cls(pooled, cells, grey, (z, y, x))
 
     def mirrored(self, axis: int, order: Sequence[int], device: Device) -> _Cells:
         """Turned round along an axis; `order`: the channels that take the first ones' places."""
@@ -234,27 +243,6 @@ def _misfit(found: FloatArray) -> float:
     if overlap <= 0 or information <= 0:
         return math.inf
     return after * before / math.pow(information, _INFORMATION_POWER)
-
-
-def _pool(
-    features: Array, weight: Array, offset: tuple[int, int, int], device: Device
-) -> tuple[Array, Array, tuple[int, int, int]]:
-    """Weighted means over cells that begin at multiples of `_COARSER` on the fixed lattice."""
-    xp, n = device.xp, _COARSER
-    lead = [o % n for o in offset]
-    pads = [(a, -(size + a) % n) for a, size in zip(lead, weight.shape, strict=True)]
-    w = xp.pad(weight, pads)
-    f = xp.pad(features, [*pads, (0, 0)])
-    shape = tuple(size // n for size in w.shape)
-    total = xp.zeros(shape, np.float32)
-    mean = xp.zeros((*shape, features.shape[-1]), np.float32)
-    for z, y, x in np.ndindex(n, n, n):
-        part = w[z::n, y::n, x::n]
-        total += part
-        mean += part[..., None] * f[z::n, y::n, x::n]
-    mean /= xp.maximum(total, 1e-6)[..., None]
-    cells = tuple((o - a) // n for o, a in zip(offset, lead, strict=True))
-    return mean.astype(np.float16), total / n**3, (cells[0], cells[1], cells[2])
 
 
 def _unrelated(fixed: _Cells, moving: _Cells, device: Device) -> Array:

@@ -100,6 +100,38 @@ static void test_resample(const dr_execution* cpu, const float* image) {
   free(out);
 }
 
+/* Means over cells of two voxels, of which the first along x lacks one. */
+static void test_pool(const dr_execution* cpu) {
+  enum { N = 4, CHANNELS = 8 };
+  uint16_t* features = allocate(N * CHANNELS * sizeof *features);
+  uint16_t* out = allocate(3 * CHANNELS * sizeof *out);
+  const float weight[N] = {1.0f, 3.0f, 1.0f, 0.0f};
+  float means[3];
+  for (int x = 0; x < N; ++x)
+    for (int c = 0; c < CHANNELS; ++c) features[x * CHANNELS + c] = x % 2 == 0 ? 0x3c00 : 0; /* 1 */
+  dr_pool_args args = {0};
+  args.features = features;
+  args.weight = weight;
+  set3(args.shape, 1, 1, N);
+  args.channels = CHANNELS;
+  set3(args.factor, 1, 1, 2);
+  set3(args.offset, 0, 0, 1);
+  args.out = out;
+  args.out_weight = means;
+  EXPECT(dr_features_pool(cpu, &args) == DR_OK);
+  EXPECT(means[0] == 1.0f && means[1] == 2.0f && means[2] == 0.0f);
+  EXPECT(out[0] == 0x3c00 && out[CHANNELS] == 0x3400 && out[2 * CHANNELS] == 0); /* 1, 1/4, 0 */
+
+  args.features = (uint16_t*)((char*)features + 2);
+  EXPECT(dr_features_pool(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("16-byte aligned");
+  args.features = NULL;
+  EXPECT(dr_features_pool(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("must not be NULL");
+  free(features);
+  free(out);
+}
+
 /* Slices across y, rows that run from high to low z, as a coronal plane is shown. */
 static void test_slices(const dr_execution* cpu, const float* image) {
   const int32_t chosen[2] = {5, 0};
@@ -333,6 +365,7 @@ int main(void) {
   cpu.threads = 2;
   test_facts();
   test_resample(&cpu, image);
+  test_pool(&cpu);
   test_slices(&cpu, image);
   test_devices(image);
   test_solver(&cpu, image, moved);

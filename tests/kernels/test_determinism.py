@@ -12,6 +12,7 @@ from dinoreg_kernels import (
     cut_slices,
     jacobian_determinant,
     mind_ssc,
+    pool_features,
     resample,
     solve,
 )
@@ -130,6 +131,11 @@ def test_slices(rng):
         [(cut_slices(image, range(33), (60, 3), samples=(1, 2), **case, threads=t),)
          for t in (*THREADS, 0)]
     )  # fmt: skip
+
+
+def test_pooled_features(rng):
+    features, weight = np.float16(waves((20, 33, 35))), np.float32(rng.random((20, 33, 35)))
+    assert_same_bits([pool_features(features, weight, (2, 3, 2), threads=t) for t in (*THREADS, 0)])
 
 
 def test_a_volume_that_is_part_of_a_larger_buffer(rng):

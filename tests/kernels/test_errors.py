@@ -23,6 +23,7 @@ from dinoreg_kernels import (
     jacobian_determinant,
     map_field,
     mind_ssc,
+    pool_features,
     resample,
     resample_labels,
     solve,
@@ -60,6 +61,12 @@ def run_invert(**change):
 def run_cut(image=IMAGE, slices=(0, 3), **change):
     arguments = {"size": (7, 8), "window": (0.0, 1.0), "mean": (0.5, 0.4), "std": (0.2, 0.3)}
     return cut_slices(image, slices, **(arguments | change))
+
+
+def run_pool(features=None, **change):
+    features = np.zeros((4, 5, 6, 8), np.float16) if features is None else features
+    arguments = {"weight": np.ones((4, 5, 6), np.float32), "factor": (2, 2, 2)}
+    return pool_features(features, **(arguments | change))
 
 
 def test_build_info():
@@ -137,6 +144,12 @@ REFUSED = {
                       r"wanted has shape \(4, 5, 6, 2\); wanted \(4, 5, 6, 3\)"),
     "invert tolerance": (lambda: run_invert(tolerance_mm=0.0),
                          r"tolerance_mm\[0\] = 0; wanted > 0"),
+    "pool weight": (lambda: run_pool(weight=np.ones((4, 5, 7), np.float32)),
+                    r"weight has shape \(4, 5, 7\); wanted \(4, 5, 6\)"),
+    "pool channels": (lambda: run_pool(np.zeros((4, 5, 6, 12), np.float16)),
+                      r"channels = 12; wanted a multiple of 8"),
+    "pool factor": (lambda: run_pool(factor=(2, 0, 2)), r"factor\[1\] = 0; wanted 1..64"),
+    "pool offset": (lambda: run_pool(offset=(0, 0, 2)), r"offset\[2\] = 2; wanted 0..1"),
     "mind radius": (lambda: mind_ssc(IMAGE, radius=(1, -1, 1), dilation=(1, 1, 1)),
                     r"radius\[1\] = -1; wanted 0..64"),
     "mind dilation": (lambda: mind_ssc(IMAGE, radius=(1, 1, 1), dilation=(1, 1, 0)),
