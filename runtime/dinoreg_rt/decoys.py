@@ -27,7 +27,7 @@ from .preprocess import WorkingGrids
 from .types import Array, FloatArray
 
 #: Cells of the decoys' lattice are so many control voxels long: with that the four searches take
-#: 0.4 s of CPU time for a 192 x 160 x 192 pair, and they reach twice as far.
+#: 0.2 s of CPU time for a 192 x 160 x 192 pair, and they reach twice as far.
 _COARSER = 2
 #: Power of the mutual information in a misfit. With 0.1 to 0.3 right and wrong pairs lie as far
 #: apart; without it they mix: MIND-SSC sees every structure by itself, and an image and its mirror
