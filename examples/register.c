@@ -80,6 +80,7 @@ int main(void) {
                          .field_smoothing_mm = 4.0,
                          .coupling = coupling,
                          .coupling_rounds = 6,
+                         .kept_costs_mb = 256,
                          .consistency_rounds = 15,
                          .iterations = iterations,
                          .levels = 2,

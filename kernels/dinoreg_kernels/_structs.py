@@ -211,6 +211,7 @@ class SolverArgs(ctypes.Structure):
         ("field_smoothing_mm", c_double),
         ("coupling", POINTER(c_double)),
         ("coupling_rounds", c_int32),
+        ("kept_costs_mb", c_int32),
         ("consistency_rounds", c_int32),
         ("iterations", POINTER(c_int32)),
         ("levels", c_int32),

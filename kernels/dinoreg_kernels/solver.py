@@ -42,6 +42,8 @@ class SolverOptions:
         cost_smoothing_mm: of the search's costs.
         field_smoothing_mm: of the search's displacements between coupled rounds.
         coupling: weights of the coupled-convex rounds.
+        kept_costs_mb: where the costs of all shifts take no more (MiB), they are kept in memory for
+            those rounds, which else compute them again: the same result, slower.
         consistency_rounds: of inverse consistency; 0 searches in one direction only.
         iterations: of Adam, one number for each level from coarse to fine; every level halves the
             voxel size of the one before and the last works on the grid itself.
@@ -77,6 +79,7 @@ class SolverOptions:
     cost_smoothing_mm: float = 14.0
     field_smoothing_mm: float = 10.0
     coupling: tuple[float, ...] = field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0))
+    kept_costs_mb: int = 256
     consistency_rounds: int = 15
     iterations: tuple[int, ...] = (80,)
     learning_rate_mm: float = 4.0
@@ -163,6 +166,7 @@ def _sizes(
     args.search_radius = int3(options.search_radius, "search_radius")
     args.search_levels = options.search_levels
     args.coupling_rounds = len(options.coupling)
+    args.kept_costs_mb = options.kept_costs_mb
     args.consistency_rounds = options.consistency_rounds
     args.levels = len(options.iterations)
     args.squarings = options.squarings

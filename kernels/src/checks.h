@@ -142,6 +142,7 @@ dr_status check_solver_sizes(const dr_solver_args& a) {
           a.search_levels);
   REQUIRE(a.coupling_rounds >= 0 && a.coupling_rounds <= 64, "coupling_rounds = %d; wanted 0..64",
           a.coupling_rounds);
+  REQUIRE(a.kept_costs_mb >= 0, "kept_costs_mb = %d; wanted >= 0", a.kept_costs_mb);
   REQUIRE(a.consistency_rounds >= 0 && a.consistency_rounds <= 1000,
           "consistency_rounds = %d; wanted 0..1000", a.consistency_rounds);
   REQUIRE(a.feature_similarity >= DR_FEATURES_MSE && a.feature_similarity <= DR_FEATURES_LNCC,

@@ -67,18 +67,10 @@ struct SearchPass {
   Taps z, y, x;
   KeepBest keep;
   float *raw, *tmp;  // search_buffers().costs x voxels each
-  float* smoothed;  // the same, or, where keeps_costs(), all shifts x voxels
+  float* smoothed;  // the same, or, where they are kept, all shifts x voxels
   bool kept;  // `smoothed` has room for all shifts,
   bool known;  // and holds them since an earlier pass
 };
-
-// The smoothed costs of all shifts stay in memory while they are no more than 256 MB: the coupled
-// rounds then read them instead of computing them again, which costs some six times as much. 729
-// shifts of 32 x 27 x 32 cells, that is 192 x 160 x 192 voxels of 2 mm, are 81 MB.
-enum { kKeptCosts = 1 << 26 };
-inline bool keeps_costs(const Shifts& shifts, const Shape& cells) {
-  return (Index)shifts.count() * cells.voxels() <= kKeptCosts;
-}
 
 template <class Launcher>
 void shift_cost_pass(const Launcher& launch, const ShiftCost& cost) {

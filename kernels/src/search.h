@@ -172,7 +172,7 @@ class SearchLevel {
                   float from, float share, float* moments = nullptr) {
     const size_t mark = work_.mark(), voxels = grid_.cells.voxels();
     const SearchBuffers wanted = search_buffers(c_.launch, grid_.shifts, grid_.cells);
-    const bool kept = keeps_costs(grid_.shifts, grid_.cells);
+    const bool kept = keeps_costs();
     float* smoothed = take(kept ? grid_.shifts.count() : wanted.costs);
     float* raw_costs = take(wanted.costs);
     float* between = take(wanted.costs);
@@ -211,6 +211,13 @@ class SearchLevel {
     c_.run(PlanesToField{planes, grid_.cells, to_vec3(grid_.cell_mm), out});
     work_.release(mark);
     return true;
+  }
+
+  // 729 shifts of 32 x 27 x 32 cells, that is 192 x 160 x 192 voxels of 2 mm, are 77 MiB. To
+  // compute them takes some six times as long as to read them.
+  bool keeps_costs() const {
+    const Index bytes = (Index)sizeof(float) * grid_.shifts.count() * grid_.cells.voxels();
+    return bytes <= (Index)a_.kept_costs_mb << 20;
   }
 
   // All costs once more, now that the best of each voxel is known. Only when asked for.

@@ -61,8 +61,9 @@ class RegistrationConfig(BaseModel):
         None,
         gt=0,
         le=1e4,
-        description="most that a registration may take of a GPU's memory; decides how many slices "
-        "are encoded at once and where tokens are kept; default: what is free",
+        description="most that a registration may take of a GPU's memory; decides whether the "
+        "search keeps its costs, where tokens are kept and how many slices are encoded at once; "
+        "default: what is free",
     )
     initial: str = Field(
         "auto",
@@ -187,6 +188,13 @@ class RegistrationConfig(BaseModel):
         (0.03, 0.3),
         max_length=32,
         description="weights of the coupled-convex rounds, growing",
+    )
+    search_memory_mb: int = Field(
+        256,
+        ge=0,
+        le=1 << 20,
+        description="where the costs of all shifts take no more, they are kept for the coupled "
+        "rounds, which else compute them again: the same result, slower",
     )
     inverse_consistency_rounds: int = Field(
         15, ge=0, le=100, description="rounds that make the coarse fields each other's inverse"

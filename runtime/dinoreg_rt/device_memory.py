@@ -7,6 +7,7 @@ beside or loses between its blocks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -99,29 +100,31 @@ def predict_device_memory(
 def fit_to_device(
     device: Device,
     encoding: EncodingPlan | None,
-    predict: Callable[[EncodingPlan | None], dict[str, int]],
+    predict: Callable[[RegistrationConfig, EncodingPlan | None], dict[str, int]],
     config: RegistrationConfig,
     held_bytes: int,
-) -> tuple[EncodingPlan | None, DeviceMemory]:
-    """The prediction, and the encoding in the batch and with the storage of tokens that fit.
+) -> tuple[EncodingPlan | None, RegistrationConfig, DeviceMemory]:
+    """The prediction, and what fits: the encoding's batch and storage, the search's memory.
 
-    Tokens go to the host before the batch becomes smaller: where they are changes no bit, and the
-    batch may change the rounding of the encoder's sums.
+    The search keeps no costs before tokens go to the host, and they go there before the batch
+    becomes smaller: the first two change no bit, and the batch may change the rounding of the
+    encoder's sums.
 
     Args:
         device: CUDA.
         encoding: as it would be best; None without an encoder.
-        predict: `predict_device_memory` of an encoding.
+        predict: `predict_device_memory` of a configuration and an encoding.
         config: has the budget.
         held_bytes: of the encoder, where it is open already.
     """
     available, budget = _available(device, config, held_bytes)
-    tried = [encoding] if encoding is None else list(_alternatives(encoding))
-    for candidate in tried:
-        memory = DeviceMemory(predict(candidate), available, budget)
+    lean = config.model_copy(update={"search_memory_mb": 0})
+    encodings = [encoding] if encoding is None else list(_alternatives(encoding))
+    for candidate, settings in itertools.product(encodings, (config, lean)):
+        memory = DeviceMemory(predict(settings, candidate), available, budget)
         if memory.peak_bytes <= available:
             break
-    return candidate, memory
+    return candidate, settings, memory
 
 
 def describe_device_memory(memory: DeviceMemory) -> str:

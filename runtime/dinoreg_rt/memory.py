@@ -95,6 +95,8 @@ def check_memory(plan: Plan) -> None:
         ResourceError: more memory would be needed than is free or allowed.
     """
     advice = f"a smaller --working-megavoxels (now {plan.config.working_megavoxels:g})"
+    if plan.config.search_memory_mb:
+        advice += ", --search-memory-mb 0"
     free = memory_bytes()[1]
     if plan.memory_bytes > free:
         if plan.encoding is not None:

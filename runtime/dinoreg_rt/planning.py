@@ -169,8 +169,11 @@ def plan_volumes(
     device_memory = None
     if device.kind == "cuda":
         held = encoding.engine_bytes() if encoding is not None and encoders.holds(encoding) else 0
-        predict = partial(predict_device_memory, volumes, grids, lattice, config)
-        encoding, device_memory = fit_to_device(device, encoding, predict, config, held)
+        predict = partial(predict_device_memory, volumes, grids, lattice)
+        asked = config.search_memory_mb
+        encoding, config, device_memory = fit_to_device(device, encoding, predict, config, held)
+        if config.search_memory_mb < asked:
+            choices["search memory"] = "0 MiB, because of what there is: costs are computed again"
         if encoding is not None:
             choices["GPU memory"] = describe_storage(encoding, device_memory)
     return Plan(

@@ -41,6 +41,7 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         cost_smoothing_mm=config.cost_smoothing * required(config.search_spacing_mm),
         field_smoothing_mm=config.field_smoothing * required(config.search_spacing_mm),
         coupling=config.coupling,
+        kept_costs_mb=config.search_memory_mb,
         consistency_rounds=config.inverse_consistency_rounds,
         iterations=required(config.iterations),
         learning_rate_mm=required(config.learning_rate_mm),

@@ -24,7 +24,7 @@ from .config_files import read_toml
 from .errors import ConfigError
 
 #: Where a registration runs and which transform it begins with are no properties of a candidate.
-NOT_SWEPT = ("device", "threads", "inverse", "confidence", "trust")
+NOT_SWEPT = ("device", "threads", "search_memory_mb", "inverse", "confidence", "trust")
 
 Candidate = dict[str, Any]
 

@@ -236,6 +236,18 @@ def test_wrong_number_of_spacings():
         run_solve(spacing_mm=(1, 1))
 
 
+def test_kept_costs_are_part_of_the_workspace_up_to_their_limit():
+    """27 shifts of 64^3 cells: 27 MiB."""
+    sizes = []
+    for kept_costs_mb in (0, 26, 27, 256):
+        options = SolverOptions(
+            search_factor=(1, 1, 1), search_radius=(1, 1, 1), kept_costs_mb=kept_costs_mb
+        )
+        sizes.append(solver_workspace_bytes((64,) * 3, (64,) * 3, 8, (1, 1, 1), options))
+    assert sizes[0] == sizes[1] < sizes[2] == sizes[3]
+    assert sizes[2] - sizes[0] < 27 << 20
+
+
 def test_workspace_size_grows_with_the_volume_and_refuses_like_the_solver():
     small = solver_workspace_bytes((8, 8, 8), (8, 8, 8), 8, (1, 1, 1), OPTIONS)
     large = solver_workspace_bytes((16, 16, 16), (16, 16, 16), 8, (1, 1, 1), OPTIONS)

@@ -233,8 +233,8 @@ def test_tokens_go_to_the_host_behind_the_next_batch(
     on_device = run(cupy, timers, pair, settings)[0]
 
     def to_host(device: Any, encoding: Any, *more: Any) -> Any:
-        chosen, memory = fit_to_device(device, encoding, *more)
-        return dataclasses.replace(chosen, tokens_on_device=False), memory
+        chosen, *rest = fit_to_device(device, encoding, *more)
+        return dataclasses.replace(chosen, tokens_on_device=False), *rest
 
     monkeypatch.setattr("dinoreg_rt.planning.fit_to_device", to_host)
     order.clear()
@@ -255,7 +255,7 @@ def test_a_budget_changes_storage_and_batch_but_not_the_result(
     # Tokens are most of what is needed, and slices at once the rest.
     monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_: 1 << 20)
     tokens_alone = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0}
-    tokens_alone |= {"trust": False, "search_levels": 1}
+    tokens_alone |= {"trust": False, "search_levels": 1, "search_memory_mb": 0}
     most = dinoreg_rt.plan(*pair, encoder_config(bundle, **tokens_alone)).device_memory
     assert not most.budget
     seen, fields = [], []
@@ -276,6 +276,30 @@ def test_a_budget_changes_storage_and_batch_but_not_the_result(
     settings = encoder_config(bundle, gpu_memory_gb=0.005, **tokens_alone)
     with pytest.raises(ResourceError, match=r"and the budget \(--gpu-memory\) is 5 MiB"):
         dinoreg_rt.register(*pair, config=settings)
+
+
+def test_a_budget_costs_the_search_its_memory_before_tokens_move(
+    cupy, timers, pair, bundle, engine, monkeypatch
+) -> None:
+    monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_: 1 << 20)
+    more = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0, "trust": False}
+    free = dinoreg_rt.plan(*pair, encoder_config(bundle, **more))
+    lean = dinoreg_rt.plan(*pair, encoder_config(bundle, search_memory_mb=0, **more))
+    assert "search memory" not in free.choices | lean.choices
+    peaks = [plan.device_memory.peak_bytes for plan in (lean, free)]
+    assert peaks[0] < peaks[1]
+    budget_gb = sum(peaks) / 2 / 2**30
+    fields = []
+    for budget in ({}, {"gpu_memory_gb": budget_gb}):
+        settings = encoder_config(bundle, **more, **budget)
+        plan = dinoreg_rt.plan(*pair, settings)
+        result, measured, _ = run(cupy, timers, pair, settings)
+        check(result, measured, plan.encoding.engine_bytes())
+        fields.append(result.displacement.vectors_mm)
+    assert plan.config.search_memory_mb == 0
+    assert plan.encoding.tokens_on_device
+    assert plan.choices["search memory"].startswith("0 MiB")
+    np.testing.assert_array_equal(fields[0], fields[1])
 
 
 def test_running_out_names_stage_and_numbers(cupy, timers, pair) -> None:

@@ -2,7 +2,7 @@
 //
 // A group of shifts is computed, smoothed and compared with the best so far, then the next. The
 // smoothed costs of all shifts stay in memory for the coupled rounds where they are not too many
-// (keeps_costs in src/passes.h); where they are, each round computes them again.
+// (dr_solver_args.kept_costs_mb); where they are, each round computes them again.
 #ifndef DINOREG_COST_H_
 #define DINOREG_COST_H_
 

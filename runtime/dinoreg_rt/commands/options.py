@@ -57,6 +57,7 @@ _PANELS = {
         "cost_smoothing",
         "field_smoothing",
         "coupling",
+        "search_memory_mb",
         "inverse_consistency_rounds",
     ),
     "Refinement": (
