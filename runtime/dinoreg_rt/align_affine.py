@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .align_match import match
-from .align_search import Side, View
+from .align_search import Side
+from .coarse import View
 from .config import LinearModel
 from .device import Device
 from .geometry import (

@@ -12,8 +12,8 @@ import numpy as np
 
 from dinoreg_kernels import Solution, SolverOptions, solve
 
-from .align_search import Candidate, Centred, Side, View, centre, similarity
-from .coarse import CHANNELS, cell_features
+from .align_search import Candidate, Centred, Side, centre, similarity
+from .coarse import CHANNELS, View, cell_features
 from .device import Device
 from .geometry import (
     compose_affines,

@@ -19,7 +19,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .coarse import CHANNELS, CellFeatures, CoarseImage, cell_features, scaled_lattice, shifted
+from .coarse import (
+    CHANNELS,
+    CellFeatures,
+    CoarseImage,
+    View,
+    cell_features,
+    scaled_lattice,
+    shifted,
+)
 from .device import Device
 from .geometry import centre_lps_mm, transform_points
 from .pair import side_by_side
@@ -80,23 +88,6 @@ class Side:
     features: CellFeatures
     level: Level
     centred: Centred
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What the fixed cells see of the moving image through a position.
-
-    Attributes:
-        cells: the fixed cells that the moving image can reach.
-        box: where they are among all.
-        margin: in cells.
-        features: of the moving image, on `cells` and the margin around them.
-    """
-
-    cells: Geometry
-    box: tuple[slice, slice, slice]
-    margin: int
-    features: CellFeatures
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,6 +79,23 @@ class CellFeatures:
         return CellFeatures(self.mind[box], self.weight[box], self.body[box], self.seen[box])
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the fixed cells see of the moving image through a position.
+
+    Attributes:
+        cells: the fixed cells that the moving image can reach.
+        box: where they are among all.
+        margin: in cells.
+        features: of the moving image, on `cells` and the margin around them.
+    """
+
+    cells: Geometry
+    box: tuple[slice, slice, slice]
+    margin: int
+    features: CellFeatures
+
+
 def coarse_pair(pair: Pair, device: Device) -> tuple[CoarseImage, CoarseImage]:
     """Fixed and moving image on cells of one size, along the axes of the fixed image."""
     fixed, moving = (image.volume.geometry for image in pair)
