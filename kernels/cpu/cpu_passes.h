@@ -25,7 +25,7 @@ inline void mind_distance_row(const MindDistanceX& op, int row, float* a, float*
   padded_line(l.second, op.shape.x, first + l.second_x, count, b);
   float* out = op.out + (Index)row * width;
   with_radius(op.mind.radius[2], [&](auto radius) {
-    auto at = [&](auto zero, int x) {
+    over_row(width, [&](auto zero, Index x) {
       typedef decltype(zero) V;
       V sum = V{};
       for (int t = 0; t <= 2 * radius; ++t) {
@@ -33,29 +33,19 @@ inline void mind_distance_row(const MindDistanceX& op, int row, float* a, float*
         sum = multiply_add(d, d, sum);
       }
       store(out + x, sum);
-    };
-    int x = 0;
-    for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
-    if (x < width && width >= kLanes) {
-      at(Lanes{}, width - kLanes);
-      x = width;
-    }
-    for (; x < width; ++x) at(0.0f, x);
+    });
   });
 }
 
 // Sums of 2 radius + 1 neighbouring lines (or planes) of `width` numbers from `in` on.
 inline void box_across(const float* in, Index width, int radius, float* out) {
   with_radius(radius, [&](auto r) {
-    auto at = [&](auto zero, Index x) {
+    over_row(width, [&](auto zero, Index x) {
       typedef decltype(zero) V;
       V sum = V{};
       for (int t = 0; t <= 2 * r; ++t) sum += load<V>(in + t * width + x);
       store(out + x, sum);
-    };
-    Index x = 0;
-    for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
-    for (; x < width; ++x) at(0.0f, x);
+    });
   });
 }
 
@@ -85,15 +75,12 @@ inline void mind_box_z_pass(const CpuLauncher& launch, const MindBoxZ& box) {
     for (int z = 0; z < box.planes - 2 * box.radius; ++z) {
       const Index at = z * plane + (Index)row * box.x;
       with_radius(box.radius, [&](auto r) {
-        auto sum_at = [&](auto zero, int x) {
+        over_row(box.x, [&](auto zero, Index x) {
           typedef decltype(zero) V;
           V sum = V{};
           for (int t = 0; t <= 2 * r; ++t) sum += load<V>(box.in + at + t * plane + x);
           store(box.out + at + x, sum);
-        };
-        int x = 0;
-        for (; x + kLanes <= box.x; x += kLanes) sum_at(Lanes{}, x);
-        for (; x < box.x; ++x) sum_at(0.0f, x);
+        });
       });
     }
   });
@@ -123,13 +110,7 @@ inline void shift_cost_pass(const CpuLauncher&, const ShiftCost& shared) {
         const ShiftCost::Lines& at = first[k];
         const ShiftCost::Lines l = {at.f + weight * op.channels, at.m + weight * op.channels,
                                     at.wf + weight, at.wm + weight, at.to + to};
-        int x = 0;
-        for (; x + kLanes <= width; x += kLanes) op.cost<Lanes>(l, x);
-        if (x < width && width >= kLanes) {
-          op.cost<Lanes>(l, width - kLanes);
-          x = width;
-        }
-        for (; x < width; ++x) op.cost<float>(l, x);
+        over_row(width, [&](auto zero, Index x) { op.cost<decltype(zero)>(l, (int)x); });
       }
     }
 }

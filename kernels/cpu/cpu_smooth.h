@@ -42,6 +42,19 @@ DR_HD void with_radius(int radius, const Run& run) {
   }
 }
 
+// at(V, x) over a row, V a vector or a single number: the last vector overlaps the one before, so
+// an element may be computed twice; rows shorter than a vector go one by one.
+template <class At>
+DR_HD void over_row(Index width, const At& at) {
+  Index x = 0;
+  for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
+  if (x < width && width >= kLanes) {
+    at(Lanes{}, width - kLanes);
+    x = width;
+  }
+  for (; x < width; ++x) at(0.0f, x);
+}
+
 // Weighted sum of neighbouring lines (or planes) of `width` numbers around line i of n.
 inline void smooth_across(const float* lines, Index width, int i, int n, const Taps& taps,
                           float* out) {
@@ -54,20 +67,13 @@ inline void smooth_across(const float* lines, Index width, int i, int n, const T
       high[t] = lines + width * reflect(i + t, n);
       weight[t] = taps.weight[t];
     }
-    auto at = [&](auto zero, Index x) {
+    over_row(width, [&](auto zero, Index x) {
       typedef decltype(zero) V;
       V sum = weight[0] * load<V>(low[0] + x);
       for (int t = 1; t <= radius; ++t)
         sum = multiply_add(splat<V>(weight[t]), load<V>(low[t] + x) + load<V>(high[t] + x), sum);
       store(out + x, sum);
-    };
-    Index x = 0;
-    for (; x + kLanes <= width; x += kLanes) at(Lanes{}, x);
-    if (x < width && width >= kLanes) {
-      at(Lanes{}, width - kLanes);
-      x = width;
-    }
-    for (; x < width; ++x) at(0.0f, x);
+    });
   });
 }
 

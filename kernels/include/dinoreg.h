@@ -267,8 +267,8 @@ typedef struct dr_solver_args {
   double field_smoothing_mm;
   const double* coupling; /* host memory */
   int32_t coupling_rounds;
-  /* Where the costs of all shifts of a level take no more, the workspace keeps them for the rounds
-   * of coupling, which else compute them again: the same result, slower. */
+  /* MiB. Where the costs of all shifts of a level take no more, the workspace keeps them for the
+   * rounds of coupling, which else compute them again: the same result, slower. */
   int32_t kept_costs_mb;
   int32_t consistency_rounds;
 

@@ -139,11 +139,17 @@ def describe_device_memory(memory: DeviceMemory) -> str:
 def describe_storage(encoding: EncodingPlan, memory: DeviceMemory) -> str:
     """One line: where tokens are kept and how many slices go through the encoder at once."""
     where = "on the device" if encoding.tokens_on_device else "on the host"
+    return f"tokens {where}, {encoding.batch} slices at once, {_because(memory)}"
+
+
+def describe_search_memory(memory: DeviceMemory) -> str:
+    """One line: why the search keeps no costs."""
+    return f"0 MiB, {_because(memory)}: costs are computed again in each coupled round"
+
+
+def _because(memory: DeviceMemory) -> str:
     what = "budget" if memory.budget else "free memory"
-    return (
-        f"tokens {where}, {encoding.batch} slices at once, because of the {what} of "
-        f"{memory.available_bytes / 2**20:.0f} MiB"
-    )
+    return f"because of the {what} of {memory.available_bytes / 2**20:.0f} MiB"
 
 
 def _alternatives(encoding: EncodingPlan) -> Iterator[EncodingPlan]:

@@ -14,6 +14,7 @@ from .demands import choose_machine
 from .device import Device, kernel_errors
 from .device_memory import (
     describe_device_memory,
+    describe_search_memory,
     describe_storage,
     fit_to_device,
     predict_device_memory,
@@ -173,7 +174,7 @@ def plan_volumes(
         asked = config.search_memory_mb
         encoding, config, device_memory = fit_to_device(device, encoding, predict, config, held)
         if config.search_memory_mb < asked:
-            choices["search memory"] = "0 MiB, because of what there is: costs are computed again"
+            choices["search memory"] = describe_search_memory(device_memory)
         if encoding is not None:
             choices["GPU memory"] = describe_storage(encoding, device_memory)
     return Plan(

@@ -194,6 +194,7 @@ OPTION_ERRORS = [
     ({"search_levels": 0}, r"search_levels = 0; wanted 1..4"),
     ({"search_levels": 5}, r"search_levels = 5; wanted 1..4"),
     ({"coupling": (0.1,) * 65}, r"coupling_rounds = 65; wanted 0..64"),
+    ({"kept_costs_mb": -1}, r"kept_costs_mb = -1; wanted >= 0"),
     ({"consistency_rounds": 1001}, r"consistency_rounds = 1001; wanted 0..1000"),
     ({"consistency_rounds": -1}, r"consistency_rounds = -1; wanted 0..1000"),
     ({"iterations": ()}, r"levels = 0; wanted 1..6"),

@@ -298,7 +298,7 @@ def test_a_budget_costs_the_search_its_memory_before_tokens_move(
         fields.append(result.displacement.vectors_mm)
     assert plan.config.search_memory_mb == 0
     assert plan.encoding.tokens_on_device
-    assert plan.choices["search memory"].startswith("0 MiB")
+    assert plan.choices["search memory"].startswith("0 MiB, because of the budget of ")
     np.testing.assert_array_equal(fields[0], fields[1])
 
 
