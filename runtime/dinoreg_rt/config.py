@@ -27,6 +27,9 @@ from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
 FeatureSimilarity = Literal["mse", "cosine", "lncc"]
+TokenCentre = Literal["none", "image", "slice", "smooth"]
+TokenScale = Literal["none", "deviation", "length"]
+FeatureSet = Literal["encoder", "mind", "joined"]
 LinearModel = Literal["rigid", "similarity", "affine"]
 EngineChoice = Literal[
     "auto",
@@ -122,8 +125,48 @@ class RegistrationConfig(BaseModel):
     components: int = Field(
         24, ge=4, le=128, description="channels kept by the joint PCA, for each axis (d)"
     )
+    layers: tuple[Annotated[str, Field(pattern=r"^(final|\d{1,3})$")], ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=16,
+        description="layers whose tokens are compared, of those that the bundle holds; default: "
+        "all of them",
+    )
+    token_centre: TokenCentre = Field(
+        "none",
+        description="what is subtracted from an image's tokens before the joint PCA: none, the "
+        "image's mean, each slice's mean, or smooth, the slices' means smoothed along the stack",
+    )
+    token_scale: TokenScale = Field(
+        "none",
+        description="what tokens are divided by: none, each channel's deviation over the image, "
+        "or each token's length",
+    )
+    token_smoothing_mm: float = Field(
+        20.0, gt=0, le=1000, description="width (sigma) of the smoothing of the slices' means"
+    )
+    position_components: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="leading directions of a constant picture's tokens that are projected out",
+    )
     mind_weight: float = Field(
-        0.0, ge=0, le=1e3, description="MIND-SSC beside the encoder with this weight; 0: without"
+        0.0,
+        ge=0,
+        le=1e3,
+        description="weight of MIND-SSC beside an encoder's 1 where both are joined; their sum "
+        "stays the same, whatever the number of channels",
+    )
+    search_features: tuple[FeatureSet, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=4,
+        description="what each level of the search compares, the last also in all further ones: "
+        "encoder, mind, or both joined; default: joined where --mind-weight is not 0, else encoder",
+    )
+    refinement_features: FeatureSet | None = Field(
+        None, description="what the refinement compares; as --search-features"
     )
     encoder_ct_window_hu: tuple[float, float] = Field(
         (-150.0, 250.0), description="CT values that are black and white for the encoder"
@@ -297,13 +340,28 @@ class RegistrationConfig(BaseModel):
     inverse: bool = Field(default=False, description="also compute the inverse field")
 
     @property
+    def stage_features(self) -> tuple[tuple[FeatureSet, ...], FeatureSet]:
+        """What each level of the search compares, and what the refinement compares."""
+        if self.encoder is None:
+            return ("mind",), "mind"
+        usual: FeatureSet = "joined" if self.mind_weight > 0 else "encoder"
+        search = self.search_features or (usual,)
+        return search[: self.search_levels], self.refinement_features or usual
+
+    @property
+    def feature_sets(self) -> frozenset[FeatureSet]:
+        """All sets of features that some stage compares."""
+        search, refinement = self.stage_features
+        return frozenset((*search, refinement))
+
+    @property
     def uses_mind(self) -> bool:
-        """Whether MIND-SSC takes part: without an encoder always, beside one by its weight."""
-        return self.encoder is None or self.mind_weight > 0
+        """Whether some stage compares MIND-SSC, alone or joined with an encoder's features."""
+        return bool(self.feature_sets & {"mind", "joined"})
 
     @property
     def computes_mind(self) -> bool:
-        """Whether MIND-SSC is made: because it takes part, or for the verdict on trust alone."""
+        """Whether MIND-SSC is computed: for a stage, or for the verdict on trust alone."""
         return self.uses_mind or self.trust
 
     @model_validator(mode="wrap")
@@ -327,6 +385,16 @@ class RegistrationConfig(BaseModel):
     def _windows_rise(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] < value[1]:
             raise ValueError("the first must be the smaller")
+        return value
+
+    @field_validator("refinement_features", "search_features")
+    @classmethod
+    def _encoder_is_there(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = {value} if isinstance(value, str) else set(value or ())
+        if info.data.get("encoder") is None and wanted - {"mind"}:
+            raise ValueError("without an encoder only mind can be compared")
+        if "joined" in wanted and info.data.get("mind_weight") == 0:
+            raise ValueError("joined wants a mind weight above 0")
         return value
 
     @field_validator("trust_cost")

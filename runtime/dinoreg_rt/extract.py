@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .config import FeatureSet, RegistrationConfig
 from .device import Device, StageTimer
 from .errors import RegistrationError
 from .features import (
@@ -34,13 +35,15 @@ class Extracted:
     """What the solver compares.
 
     Attributes:
-        features: of both images.
+        search: of both images, for each level of the search.
+        features: of both images, for the refinement.
         mind: MIND-SSC by itself, for the verdict on trust; None where none is asked for.
         intensities: of both images on the control lattices, (d, h, w) float32, for the local
             correlation and the verdict on trust; None where neither is asked for.
         encoding: what an encoder contributed, for when its work is done; None without one.
     """
 
+    search: tuple[FeaturePair, ...]
     features: FeaturePair
     mind: FeaturePair | None
     intensities: tuple[Array, Array] | None
@@ -116,13 +119,11 @@ def extract_features(
         report: called with a stage's name and its finished fraction.
         encoders: lends the encoder.
     """
-    sets: list[FeaturePair] = []
-    weights: list[float] = []
-    summary = None
+    encoded, summary = None, None
     if plan.encoding is not None:
         from .encoder.extract import encoder_features
 
-        sets, weights, summary = encoder_features(
+        encoded, summary = encoder_features(
             plan.encoding, sides, plan.config, plan.device, timer, report, encoders
         )
     with timer.stage("features"):
@@ -133,14 +134,31 @@ def extract_features(
             images = working_images(sides, plan.grids.pool_zyx, plan.device)
         if config.computes_mind:
             mind = MindFeatures.of(config).compute(*images, plan.device)
-        if mind is not None and config.uses_mind:
-            sets.append(mind)
-            weights.append(1.0 if plan.encoding is None else config.mind_weight)
         if correlates or config.trust:
             intensities = control_intensities(images, plan.device)
-        features = join_features(sets, weights, plan.device)
+        sets = _feature_sets(encoded, mind, config, plan.device)
         report("features", 1.0)
-    return Extracted(features, mind if config.trust else None, intensities, summary)
+    levels, refinement = config.stage_features
+    search = [sets[levels[min(k, len(levels) - 1)]] for k in range(plan.grids.search_levels)]
+    judged = mind if config.trust else None
+    return Extracted(tuple(search), sets[refinement], judged, intensities, summary)
+
+
+def _feature_sets(
+    encoded: FeaturePair | None,
+    mind: FeaturePair | None,
+    config: RegistrationConfig,
+    device: Device,
+) -> dict[FeatureSet, FeaturePair]:
+    """The sets of features that some stage compares."""
+    sets: dict[FeatureSet, FeaturePair] = {}
+    if encoded is not None:
+        sets["encoder"] = encoded
+    if mind is not None:
+        sets["mind"] = mind
+    if "joined" in config.feature_sets and encoded is not None and mind is not None:
+        sets["joined"] = join_features([encoded, mind], [1.0, config.mind_weight], device)
+    return {name: pair for name, pair in sets.items() if name in config.feature_sets}
 
 
 def working_images(

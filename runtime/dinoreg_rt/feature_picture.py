@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .encoder.pca import TokenMoments, fit_basis, project
+from .encoder.moments import TokenMoments
+from .encoder.pca import fit_basis
 from .encoder.planes import PLANES, upright, upright_view
 from .figures import new_figure
 from .geometry import centre_lps_mm, lps_to_index, transform_points
@@ -55,7 +56,7 @@ def joint_colours(features: KeptFeatures) -> tuple[FloatArray, FloatArray]:
     known = (features.fixed_weight > 0, features.moving_weight > 0)
     moments = [TokenMoments.of(v[k]) for v, k in zip(volumes, known, strict=True)]
     basis = fit_basis(moments, _COLOURS)
-    first, second = (project(volume, basis, 1.0) for volume in volumes)
+    first, second = ((volume - basis.mean) @ basis.components.T for volume in volumes)
     told = np.concatenate([first[known[0]], second[known[1]]])
     low, high = np.percentile(told, (2, 98), axis=0)
     span = np.maximum(high - low, np.finfo(np.float32).tiny)

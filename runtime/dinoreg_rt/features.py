@@ -200,12 +200,18 @@ def padded_channels(channels: int) -> int:
 def join_features(
     pairs: Sequence[FeaturePair], weights: Sequence[float], device: Device
 ) -> FeaturePair:
-    """Several feature sets side by side; a squared difference counts `weight` times.
+    """Join several feature sets, so that their squared differences are averaged.
+
+    Every set comes with the same total variance, so the weights mean the same whatever the numbers
+    of channels, and the joined features have that variance, too.
 
     Args:
         pairs: on one lattice.
-        weights: one for each, > 0.
+        weights: one for each, > 0; only their ratios count.
+        device: where the features live.
     """
+    total = sum(weights)
+    weights = [weight / total for weight in weights]
     if len(pairs) == 1 and weights[0] == 1.0:
         return pairs[0]
     channels = sum(pair.channels for pair in pairs)

@@ -203,6 +203,7 @@ def _match(
             options,
             device,
             report,
+            search=[(pair, _weights(counts, pair)) for pair in extracted.search],
             images=extracted.intensities if required(config.correlation_weight) > 0 else None,
             spread=config.confidence,
         )
@@ -218,7 +219,9 @@ def _match(
                 options,
                 device,
             )
-    kept = KeptFeatures.of(features, grids, lattice, device) if keep else None
+    # What leads the search: the refinement may compare MIND-SSC alone.
+    shown = extracted.search[0]
+    kept = KeptFeatures.of(shown, grids, lattice, device) if keep else None
     return _Match(solution, decoys, extracted.encoding, kept)
 
 

@@ -30,6 +30,21 @@ class Bundle:
         """Rows and columns of tokens that a graph gives."""
         return graph.height // self.manifest.patch, graph.width // self.manifest.patch
 
+    def layers(self, wanted: tuple[str, ...] | None) -> tuple[int, ...]:
+        """Places of the wanted layers among those that the tokens hold; None wants all of them.
+
+        Raises:
+            ConfigError: the bundle does not hold one of them.
+        """
+        held = self.manifest.layers
+        missing = [layer for layer in wanted or () if layer not in held]
+        if missing:
+            raise ConfigError(
+                f"--layers {missing[0]}: {self.name} holds tokens of layer {', '.join(held)}; "
+                "'dinoreg-rt export onnx --layer' chooses them"
+            )
+        return tuple(held.index(layer) for layer in wanted or held)
+
     def graph_for(self, token_grid: tuple[int, int] | None, aspect: float) -> tuple[Graph, str]:
         """The graph of the wanted size, and why.
 

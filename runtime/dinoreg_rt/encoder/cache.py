@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import tempfile
 import time
@@ -23,15 +22,14 @@ import numpy as np
 
 from ..types import Array
 from ..user_folder import user_folder
-from .pca import TokenMoments
 
 #: Raised when tokens of the same inputs become other numbers, or an entry holds other things: part
 #: of every key.
-_VERSION = 2
+_VERSION = 3
 #: End of the names of files that are being written, and the age at which nobody writes them.
 _UNFINISHED = ".partial"
 _ABANDONED_S = 24 * 3600
-#: Bytes of an entry beside its arrays, at most.
+#: Bytes of an entry beside its tokens, at most.
 _HEADERS = 2048
 
 
@@ -58,53 +56,48 @@ class TokenCache:
     folder: Path
     limit_bytes: int
 
-    def load(self, key: str, shape: tuple[int, int, int, int]) -> tuple[Array, TokenMoments] | None:
-        """Tokens (memory-mapped) and moments of an entry; None if there is none of that shape.
+    def load(self, key: str, shape: tuple[int, int, int, int]) -> Array | None:
+        """Tokens of an entry, memory-mapped; None if there is none of that shape.
 
         What cannot be read, or is not what was stored, is no entry: it is taken away and made anew.
         """
-        tokens_file, moments_file = self._files(key)
+        tokens_file, seal_file = self._files(key)
         # Path.exists raises where a folder is locked or a name too long.
-        if not (os.path.exists(tokens_file) and os.path.exists(moments_file)):
+        if not (os.path.exists(tokens_file) and os.path.exists(seal_file)):
             return None
         try:
             tokens = np.load(tokens_file, mmap_mode="r", allow_pickle=False)
             # Opened here: NumPy leaves a file open that turns out to be no archive.
-            with moments_file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                moments = TokenMoments(int(stored["count"]), stored["mean"], stored["scatter"])
+            with seal_file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 checksum = int(stored["checksum"])
-            usable = _consistent(tokens, moments, shape) and checksum == _checksum(tokens, moments)
+            usable = (
+                tokens.shape == shape
+                and tokens.dtype == np.float16
+                and checksum == _checksum(tokens)
+            )
         except Exception:  # damaged headers raise whatever NumPy's and zipfile's parsers do
             usable = False
         if not usable:
             self._remove(key)
             return None
-        for file in (tokens_file, moments_file):
+        for file in (tokens_file, seal_file):
             with contextlib.suppress(OSError):
                 file.touch()
-        return tokens, moments
+        return tokens
 
-    def store(self, key: str, tokens: Array, moments: TokenMoments) -> bool:
+    def store(self, key: str, tokens: Array) -> bool:
         """Keep an entry; False where it does not fit the limit or the disk. Never an error."""
-        size = tokens.nbytes + moments.mean.nbytes + moments.scatter.nbytes + _HEADERS
+        size = tokens.nbytes + _HEADERS
         if size > self.limit_bytes:
             return False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
-            tokens_file, moments_file = self._files(key)
+            tokens_file, seal_file = self._files(key)
             self._write(tokens_file, lambda stream: np.save(stream, tokens, allow_pickle=False))
             # The second file makes the entry: it comes last.
-            self._write(
-                moments_file,
-                lambda stream: np.savez(
-                    stream,
-                    count=moments.count,
-                    mean=moments.mean,
-                    scatter=moments.scatter,
-                    checksum=_checksum(tokens, moments),
-                ),
-            )
+            checksum = _checksum(tokens)
+            self._write(seal_file, lambda stream: np.savez(stream, checksum=checksum))
         except OSError:
             return False
         return True
@@ -150,23 +143,7 @@ class TokenCache:
             total -= entries[key][1]
 
 
-def _consistent(tokens: Array, moments: TokenMoments, shape: tuple[int, int, int, int]) -> bool:
-    """Whether types and shapes are those of one entry, and the moments finite."""
-    channels = shape[-1]
-    return (
-        tokens.shape == shape
-        and tokens.dtype == np.float16
-        and moments.count == math.prod(shape[:-1])
-        and moments.mean.shape == (channels,)
-        and moments.scatter.shape == (channels, channels)
-        and all(
-            a.dtype == np.float64 and bool(np.isfinite(a).all())
-            for a in (moments.mean, moments.scatter)
-        )
-    )
-
-
-def _checksum(tokens: Array, moments: TokenMoments) -> int:
+def _checksum(tokens: Array) -> int:
     """CRC-32 of the bytes of an entry, a slice at a time.
 
     Against disks and crashes, not against an enemy, who could write a checksum as well: of what the
@@ -174,6 +151,6 @@ def _checksum(tokens: Array, moments: TokenMoments) -> int:
     blake2b 0.9; an entry of 1.43 GB is loaded in 0.35 s from the page cache (2026-11-28).
     """
     checksum = 0
-    for part in (*tokens, moments.mean, moments.scatter):
+    for part in tokens:
         checksum = zlib.crc32(np.ascontiguousarray(part).data, checksum)
     return checksum

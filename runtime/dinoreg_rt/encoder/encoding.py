@@ -20,6 +20,7 @@ from .engines import GPU_ENGINES, choose_engine
 from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
 from .pool import EncoderPool
 from .slice_stack import SliceStack, plan_slices
+from .standardise import Standardisation
 
 #: Tokens in one run of the encoder from which on more slices at a time gain nothing on a CPU.
 _FULL_BATCH_TOKENS = 2048
@@ -60,6 +61,8 @@ class EncodingPlan:
         batch: slices in one run.
         normalisation: of the pixels.
         components: of the joint PCA, for each plane.
+        layers: which of the bundle's layers are compared, by their place among them.
+        standardisation: of the tokens of each image before that.
         tokens_on_device: on a CUDA device: whether they stay there, or go to the host as they come.
     """
 
@@ -69,6 +72,8 @@ class EncodingPlan:
     batch: int
     normalisation: Normalisation
     components: int
+    layers: tuple[int, ...]
+    standardisation: Standardisation
     tokens_on_device: bool = False
 
     @property
@@ -157,10 +162,12 @@ def plan_encoding(
         RegistrationError: an image without anything to encode.
     """
     bundle = encoders.bundle(config.encoder or "")
-    if config.components > bundle.manifest.channels:
+    layers = bundle.layers(config.layers)
+    channels = len(layers) * bundle.manifest.layer_channels
+    if config.components > channels:
         raise ConfigError(
-            f"--components {config.components}: {bundle.name} gives {bundle.manifest.channels} "
-            "channels; wanted at most as many components"
+            f"--components {config.components}: {bundle.name} gives {channels} channels; wanted at "
+            "most as many components"
         )
     planes, plane_reason = _planes(pair, bundle, config)
     graphs = [plane.graph for plane in planes]
@@ -173,6 +180,8 @@ def plan_encoding(
         batch=_GPU_BATCH if engine in GPU_ENGINES else _batch(bundle, graphs),
         normalisation=bundle.manifest.normalisation if own else _NO_NORMALISATION,
         components=config.components,
+        layers=layers,
+        standardisation=Standardisation.of(config),
     )
     tokens = "; ".join(
         "{} x {} tokens in {} + {} {} slices".format(

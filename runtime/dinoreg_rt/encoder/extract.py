@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from ..config import RegistrationConfig
 from ..device import Device, StageTimer
 from ..errors import RegistrationError
-from ..features import FeaturePair, padded_channels
+from ..features import FeaturePair, join_features, padded_channels
 from ..pair import PairImage, Sides, SolverSide
 from ..preprocess import weight_on
 from ..provenance import content_hash
@@ -28,11 +28,13 @@ from .cache import TokenCache, cache_folder, cache_key
 from .encoding import EncodingPlan, PlaneStacks
 from .engine_cache import engine_record
 from .engines import GPU_ENGINES, Encoder, open_encoder
-from .pca import FeatureBasis, TokenMoments, fit_basis, project
+from .moments import SliceMoments
+from .pca import FeatureBasis, fit_basis, project
 from .pool import EncoderPool
 from .sampling import sample_features
 from .slice_stack import SliceStack
-from .tokens import PatchTokens, check_finite, encode, token_array
+from .standardise import position_directions, read_tokens, standardise
+from .tokens import PatchTokens, check_finite, encode, encode_constant, token_array
 
 if TYPE_CHECKING:
     from ..trt.library import Flavour
@@ -48,8 +50,8 @@ def encoder_features(
     timer: StageTimer,
     report: Callable[[str, float], None],
     encoders: EncoderPool,
-) -> tuple[list[FeaturePair], list[float], Callable[[], EncodingSummary]]:
-    """Feature sets of each plane, their weights, and what is said about them, which waits for them.
+) -> tuple[FeaturePair, Callable[[], EncodingSummary]]:
+    """Features of all planes together, and what is said about them, which waits for them.
 
     The tokens of one plane exist at a time; `encoders` lends what encodes them.
 
@@ -61,38 +63,43 @@ def encoder_features(
     # Writes to the cache while the next image is encoded and features are made.
     with ThreadPoolExecutor(1, thread_name_prefix="token cache") as writer:
         for plane in plan.planes:
-            inside = _tokens_inside(plane, sides, device.host)
+            inside = tokens_inside(plane, sides, device.host)
             with timer.stage("encode"):
-                made = _tokens_of_pair(plan, plane, sides, config, device, report, encoders, writer)
+                made = tokens_of_pair(plan, plane, sides, config, device, report, encoders, writer)
             with timer.stage("features"):
                 report("features", 0.0)
-                basis = fit_basis(_moments(made.tokens, inside, device), plan.components, device)
-                scale = basis.scale(config.feature_scale)
-                pairs.append(_sampled(made.tokens, basis, scale, sides, device))
+                moments = moments_of_pair(plan, made, inside, device)
+                basis, scale, projected = project_pair(
+                    plan, made, moments, config.feature_scale, device
+                )
+                pairs.append(_sampled(made.tokens, projected, sides, device))
                 summaries.append(partial(_summary, plan, plane, basis, scale, made.cached))
                 for entry in made.entries:
                     entry.result()
             del made
-    weights = [plane.weight for plane in plan.planes]
-    return pairs, weights, partial(_encoding_summary, plan, summaries)
+    features = join_features(pairs, [plane.weight for plane in plan.planes], device)
+    return features, partial(_encoding_summary, plan, summaries)
 
 
 @dataclass(frozen=True, eq=False)
-class _PairTokens:
+class PairTokens:
     """Tokens of the fixed and of the moving image.
 
     Attributes:
         tokens: of both.
+        constant: tokens of a picture without content, (rows, columns, C); None where they are
+            not needed.
         cached: whether they came from the cache.
         entries: of the cache that are being written.
     """
 
     tokens: list[PatchTokens]
+    constant: Array | None
     cached: list[bool]
     entries: list[Future[bool]]
 
 
-def _tokens_of_pair(
+def tokens_of_pair(
     plan: EncodingPlan,
     plane: PlaneStacks,
     sides: Sides,
@@ -100,11 +107,12 @@ def _tokens_of_pair(
     device: Device,
     report: Callable[[str, float], None],
     encoders: EncoderPool,
-    writer: Executor,
-) -> _PairTokens:
+    writer: Executor | None = None,
+) -> PairTokens:
     """Tokens of both images, from the cache where they are there.
 
-    On a GPU both images are queued before the first one is waited for.
+    On a GPU both images are queued before the first one is waited for. The cache's entries are
+    written by `writer`, or not at all without one.
     """
     queued = plan.engine in GPU_ENGINES
     budget = int(config.token_memory_gb * 2**30) // 2
@@ -121,7 +129,7 @@ def _tokens_of_pair(
         progress = partial(report, f"encode {side.image.role}")
         if stored is not None:
             progress(1.0)
-            result.append(PatchTokens(stack, *stored))
+            result.append(PatchTokens(stack, stored))
             continue
         # Borrowed only when something is left to encode.
         with _lent(plan, plane, config, device, encoders, partial(progress, 0.0)) as encoder:
@@ -141,7 +149,11 @@ def _tokens_of_pair(
             entries += unfinished.pop()()
     for finish in unfinished:
         entries += finish()
-    return _PairTokens(result, cached, entries)
+    constant = None
+    if plan.standardisation.position_components:
+        with _lent(plan, plane, config, device, encoders, lambda: None) as encoder:
+            constant = encode_constant(encoder, plane.graph, device, queued=queued)
+    return PairTokens(result, constant, cached, entries)
 
 
 def _finishing(
@@ -149,23 +161,21 @@ def _finishing(
     key: str,
     cache: TokenCache | None,
     device: Device,
-    writer: Executor,
+    writer: Executor | None,
 ) -> Callable[[], list[Future[bool]]]:
     """What is left to do with an image's tokens when they are there: look at them, keep them.
 
     The function waits for them, and gives the cache's entry that is being written, if there is one.
     """
-    moments = tokens.moments
-    kept = () if cache is None else (moments.scatter, tokens.tokens)
-    values = device.downloading(moments.mean, *kept)
+    kept = () if cache is None or writer is None else (tokens.tokens,)
+    values = device.downloading(tokens.total, *kept)
 
     def finish() -> list[Future[bool]]:
-        mean, *rest = values()
-        check_finite(mean, tokens.stack)
-        if cache is None:
+        total, *array = values()
+        check_finite(total, tokens.stack)
+        if cache is None or writer is None:
             return []
-        scatter, array = rest
-        return [writer.submit(cache.store, key, array, TokenMoments(moments.count, mean, scatter))]
+        return [writer.submit(cache.store, key, *array)]
 
     return finish
 
@@ -227,7 +237,7 @@ def _key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Devi
     )
 
 
-def _tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array | None]:
+def tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array | None]:
     """Of each image which tokens count, (encoded slices, tokens of one) bool; None: all."""
     found: list[Array | None] = []
     for side, stack in zip(sides, plane.stacks, strict=True):
@@ -245,27 +255,79 @@ def _tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array
     return found
 
 
-def _moments(
-    tokens: Sequence[PatchTokens], inside: Sequence[Array | None], device: Device
-) -> list[TokenMoments]:
-    """Of the tokens that count, see `_tokens_inside`."""
-    found = []
-    for of_image, kept in zip(tokens, inside, strict=True):
-        if kept is None:
-            found.append(of_image.moments)
-            continue
-        channels = of_image.tokens.shape[-1]
-        parts = (
-            TokenMoments.of(
-                # By number: a device would have to be waited for to learn how many are set.
-                device.upload(slice_, np.float16).reshape(-1, channels)[
-                    device.upload(np.flatnonzero(of_slice), np.int64)
-                ]
-            )
-            for slice_, of_slice in zip(of_image.tokens, kept, strict=True)
+def moments_of_pair(
+    plan: EncodingPlan, made: PairTokens, inside: Sequence[Array | None], device: Device
+) -> list[SliceMoments]:
+    """Moments of the tokens of each image that count, see `tokens_inside`."""
+    read = _reader(plan, device)
+    return [
+        SliceMoments.of(_inner_tokens(of_image, kept, read, device), device)
+        for of_image, kept in zip(made.tokens, inside, strict=True)
+    ]
+
+
+def project_pair(
+    plan: EncodingPlan,
+    made: PairTokens,
+    moments: Sequence[SliceMoments],
+    feature_scale: float,
+    device: Device,
+) -> tuple[FeatureBasis, Array, Iterator[Array]]:
+    """The joint basis, the factor on the features, and each image's projected tokens in turn.
+
+    Args:
+        plan: which layers are compared, how they are standardised, and on how many components.
+        made: tokens of both images.
+        moments: of those that count, see `moments_of_pair`.
+        feature_scale: of the configuration.
+        device: of the registration.
+
+    Returns:
+        The third are (n, rows, columns, K) float32, made when they are asked for.
+    """
+    read, kind = _reader(plan, device), plan.standardisation
+    channels = moments[0].means.shape[1]
+    directions = device.xp.zeros((channels, 0), np.float64)
+    if made.constant is not None:
+        constant = read(made.constant)
+        directions = position_directions(constant, kind.position_components, device)
+    standards = [
+        standardise(of_image, kind, tokens.stack.positions_mm, directions, device)
+        for of_image, tokens in zip(moments, made.tokens, strict=True)
+    ]
+    basis = fit_basis([standard.moments for standard in standards], plan.components, device)
+    scale = basis.scale(feature_scale)
+    projected = (
+        project(of_image.tokens, read, standard, basis, scale, device)
+        for of_image, standard in zip(made.tokens, standards, strict=True)
+    )
+    return basis, scale, projected
+
+
+def _reader(plan: EncodingPlan, device: Device) -> Callable[[Array], Array]:
+    """How one slice's tokens are read: the layers that are compared, in single precision."""
+    return partial(
+        read_tokens,
+        layers=len(plan.bundle.manifest.layers),
+        wanted=plan.layers,
+        unit=plan.standardisation.scale == "length",
+        device=device,
+    )
+
+
+def _inner_tokens(
+    of_image: PatchTokens,
+    inside: Array | None,
+    read: Callable[[Array], Array],
+    device: Device,
+) -> Iterator[Array]:
+    """The tokens of each slice that count, one slice after the other."""
+    for i, slice_ in enumerate(of_image.tokens):
+        tokens = read(slice_)
+        # By number: a device would have to be waited for to learn how many are set.
+        yield (
+            tokens if inside is None else tokens[device.upload(np.flatnonzero(inside[i]), np.int64)]
         )
-        found.append(reduce(TokenMoments.merged, parts, TokenMoments.none(channels)))
-    return found
 
 
 def _inside(stack: SliceStack, scan: PairImage, host: Device) -> Array:
@@ -281,16 +343,11 @@ def _inside(stack: SliceStack, scan: PairImage, host: Device) -> Array:
 
 
 def _sampled(
-    tokens: Sequence[PatchTokens],
-    basis: FeatureBasis,
-    scale: Array,
-    sides: Sides,
-    device: Device,
+    tokens: Sequence[PatchTokens], projected: Iterator[Array], sides: Sides, device: Device
 ) -> FeaturePair:
     arrays, weights = [], []
-    channels = len(basis.variance)
-    for of_image, side in zip(tokens, sides, strict=True):
-        planes = project(of_image.tokens, basis, scale, device)
+    for of_image, planes, side in zip(tokens, projected, sides, strict=True):
+        channels = planes.shape[-1]
         out = device.xp.zeros((*side.control.shape_zyx, padded_channels(channels)), np.float16)
         sample_features(
             planes, of_image.stack, side.control, side.affine, out[..., :channels], device

@@ -1,13 +1,8 @@
-"""Joint PCA of the tokens of both images: exact, streamed, deterministic.
-
-Means are float64. Products are float32, of tokens centred chunk by chunk, and the chunks' sums are
-merged in float64: the order of magnitude of the tokens does not show in the basis, the size of the
-chunks only in its last digits. On a GPU all of it stays there.
-"""
+"""Joint PCA of the standardised tokens of both images: exact and deterministic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -16,69 +11,14 @@ import numpy as np
 from ..device import Device
 from ..errors import ConfigError
 from ..types import Array
+from .moments import TokenMoments
+from .standardise import Standardised
 
-#: Tokens in one product: what float32 loses in its sum stays below 1e-6 of it (`test_pca.py`).
-_CHUNK = 1 << 13
 #: Total variance of the features before `feature_scale`: that of MIND-SSC, so that smoothness and
 #: coupling mean the same for both. Measured 1.02 to 1.18 on eight of the pairs in the README.
 TOTAL_VARIANCE = 1.1
 _CPU = Device("cpu")
 _TINY = float(np.finfo(np.float64).tiny)
-
-
-@dataclass(frozen=True, eq=False)
-class TokenMoments:
-    """Count, mean and scatter of a set of tokens; sets are merged without looking at them again.
-
-    The arrays live where the tokens do.
-
-    Attributes:
-        count: number of tokens.
-        mean: (C,) float64.
-        scatter: (C, C) float64, sum of the outer products of the deviations from the mean.
-    """
-
-    count: int
-    mean: Array
-    scatter: Array
-
-    @classmethod
-    def none(cls, channels: int) -> TokenMoments:
-        """Of no tokens at all."""
-        return cls(0, np.zeros(channels), np.zeros((channels, channels)))
-
-    def on(self, device: Device) -> TokenMoments:
-        """The same on a device."""
-        mean, scatter = (device.upload(a, np.float64) for a in (self.mean, self.scatter))
-        return TokenMoments(self.count, mean, scatter)
-
-    @classmethod
-    def of(cls, tokens: Array) -> TokenMoments:
-        """Of tokens (N, C), whatever their type."""
-        parts = (
-            cls._of_chunk(tokens[start : start + _CHUNK].astype(np.float32))
-            for start in range(0, len(tokens), _CHUNK)
-        )
-        return reduce(TokenMoments.merged, parts, cls.none(tokens.shape[1]))
-
-    @classmethod
-    def _of_chunk(cls, tokens: Array) -> TokenMoments:
-        mean = tokens.mean(axis=0, dtype=np.float64)
-        tokens -= mean.astype(np.float32)
-        return cls(len(tokens), mean, (tokens.T @ tokens).astype(np.float64))
-
-    def merged(self, other: TokenMoments) -> TokenMoments:
-        """Of both sets together (Chan, Golub and LeVeque 1979)."""
-        if not self.count or not other.count:
-            return self if self.count else other
-        count = self.count + other.count
-        shift = other.mean - self.mean
-        share = other.count / count
-        return TokenMoments(
-            count,
-            self.mean + share * shift,
-            self.scatter + other.scatter + (self.count * share) * (shift[:, None] * shift),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,19 +84,34 @@ def fit_basis(
 
 
 def project(
-    tokens: Array, basis: FeatureBasis, scale: float | Array, device: Device = _CPU
+    tokens: Array,
+    read: Callable[[Array], Array],
+    standard: Standardised,
+    basis: FeatureBasis,
+    scale: float | Array,
+    device: Device = _CPU,
 ) -> Array:
-    """Tokens (..., C) as features (..., K) float32: centred, on the basis, times `scale`.
+    """Project tokens (n, rows, columns, C) to features (n, rows, columns, K) float32 on `device`.
 
-    A slice at a time: the float32 copy of all tokens would be twice as large as the tokens. The
-    result is on `device`; tokens on the host go there one slice after the other.
+    A slice at a time: the float32 copy of all tokens would be twice as large as the tokens. Tokens
+    on the host go to the device one slice after the other.
+
+    Args:
+        tokens: of the encoded slices.
+        read: makes (N, C) float32 of one slice's tokens, see `read_tokens`.
+        standard: how they are standardised.
+        basis: of both images' standardised tokens.
+        scale: factor on the features.
+        device: where the features live.
     """
     xp = device.xp
-    matrix = device.upload(basis.components.T * scale, np.float32)
-    offset = device.upload(basis.mean @ basis.components.T * scale, np.float32)
+    columns = (basis.components / standard.deviation).T * scale
+    matrix = columns - standard.directions @ (standard.directions.T @ columns)
+    offsets = standard.centres @ columns + basis.mean @ basis.components.T * scale
+    matrix, offsets = (device.upload(a, np.float32) for a in (matrix, offsets))
     out = xp.empty((*tokens.shape[:-1], matrix.shape[1]), np.float32)
     for i in range(len(tokens)):
-        features = out[i]
-        xp.matmul(device.upload(tokens[i], np.float16).astype(np.float32), matrix, out=features)
-        features -= offset
+        features = out[i].reshape(-1, matrix.shape[1])
+        xp.matmul(read(tokens[i]), matrix, out=features)
+        features -= offsets[i]
     return out

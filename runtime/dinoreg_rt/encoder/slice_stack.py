@@ -12,7 +12,7 @@ from ..device import Device
 from ..geometry import coarsened_grid, index_map, kernel_affine, reshaped_grid
 from ..manifest import Normalisation
 from ..preprocess import antialiasing_samples
-from ..types import Array, Geometry, Volume
+from ..types import Array, FloatArray, Geometry, Volume
 from .planes import Plane, upright, upright_view
 
 
@@ -37,6 +37,11 @@ class SliceStack:
     tokens: Geometry
     encoded: tuple[int, ...]
     empty: tuple[int, ...]
+
+    @property
+    def positions_mm(self) -> FloatArray:
+        """(n,) position of each encoded slice along the stack."""
+        return np.asarray(self.encoded) * self.tokens.spacing_mm[2]
 
     def batch(self, start: int, count: int, norm: Normalisation, device: Device) -> Array:
         """Pixels (n, 3, height, width) float32 of the encoded slices from `start` on.

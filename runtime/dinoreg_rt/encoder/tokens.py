@@ -18,10 +18,9 @@ import numpy as np
 from ..device import Device
 from ..errors import RegistrationError, ResourceError
 from ..io.arrays import device_of
-from ..manifest import Normalisation
+from ..manifest import Graph, Normalisation
 from ..types import Array
 from .engines import Encoder
-from .pca import TokenMoments
 from .slice_stack import SliceStack
 
 _T = TypeVar("_T")
@@ -35,12 +34,13 @@ class PatchTokens:
         stack: the slices; `tokens` holds ``stack.encoded`` in that order.
         tokens: (n, rows, columns, C) float16; on the device, or on the host, there a memory-mapped
             file beyond the memory budget.
-        moments: of all of them.
+        total: () float32, the sum of all of them on the device, which is finite if they are; None
+            where that is known.
     """
 
     stack: SliceStack
     tokens: Array
-    moments: TokenMoments
+    total: Array | None = None
 
 
 def token_array(shape: tuple[int, int, int, int], budget_bytes: int) -> Array:
@@ -111,7 +111,7 @@ def encode(
         out: on the device, or on the host: then each batch of tokens is waited for, with `queued`
             after the next one was queued.
         batch: slices in one run.
-        device: of the registration. Pixels are cut and moments taken there.
+        device: of the registration. Pixels are cut there.
         queued: leave pixels and tokens on the device and do not look at them: whether they are
             finite is for the caller to ask (`check_finite`). Progress is that of what was queued.
         progress: called with the finished fraction.
@@ -120,7 +120,7 @@ def encode(
         RegistrationError: tokens that are not finite.
     """
     batches = _queued if queued else _overlapped
-    moments, done = TokenMoments.none(out.shape[-1]), 0
+    total, done = device.xp.zeros((), np.float32), 0
     stays = device_of(out) == device.name
     halves = _in_half(batches(stack, encoder, normalisation, batch, device), device, stays=stays)
     if queued and not stays:
@@ -130,29 +130,36 @@ def encode(
         with closing(halves), np.errstate(over="ignore", invalid="ignore"):
             for half, values in halves:
                 out[done : done + len(half)] = half if values is None else values()[0]
-                part = TokenMoments.of(half.reshape(-1, out.shape[-1]))
+                part = half.sum(dtype=np.float32)
                 if not queued:
-                    check_finite(device.download(part.mean), stack)
-                moments = moments.merged(part)
+                    check_finite(device.download(part), stack)
+                total = total + part
                 done += len(half)
                 progress(done / len(stack.encoded))
     except BaseException:
         encoder.cancel()
         raise
-    return PatchTokens(stack, out, moments)
+    return PatchTokens(stack, out, total)
 
 
-def check_finite(mean: Array, stack: SliceStack) -> None:
-    """Stop when a token is not finite: then their mean is not, either.
+def encode_constant(encoder: Encoder, graph: Graph, device: Device, *, queued: bool) -> Array:
+    """Tokens of a picture whose pixels are all the mean, (rows, columns, C) float16 on `device`."""
+    xp = device.xp if queued else np
+    pixels = xp.zeros((1, 3, graph.height, graph.width), np.float32)
+    return device.upload(encoder.encode(pixels)[0], np.float16)
+
+
+def check_finite(total: Array, stack: SliceStack) -> None:
+    """Stop when a token is not finite: then their sum is not, either.
 
     Args:
-        mean: (C,) of tokens in half precision, as a NumPy array.
+        total: () sum of tokens in half precision, as a NumPy array.
         stack: where they come from.
 
     Raises:
         RegistrationError: says what may help.
     """
-    if not np.isfinite(mean).all():
+    if not np.isfinite(total).all():
         raise RegistrationError(
             f"the encoder gives tokens of {stack.volume.name or 'an image'} that are not finite in "
             "half precision; another --engine or a bundle of --precision fp32 may not"

@@ -1,0 +1,167 @@
+"""Standardisation of tokens, so that those of two images can be compared.
+
+The tokens of one image have a mean of their own, which tells the modality and, slice by slice, the
+position along the body rather than the tissue. Left in, it takes the leading components of the
+joint basis. Every kind of standardisation here is the same affine map per slice,
+``(Q t - centre) / deviation``, so its moments follow exactly from those of the slices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import RegistrationConfig, TokenCentre, TokenScale
+from ..device import Device
+from ..types import Array, FloatArray
+from .moments import SliceMoments, TokenMoments
+
+#: A channel that varies less than this share of the most variable one is taken for constant.
+_CONSTANT = 1e-6
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """How the tokens of each image are standardised before the joint basis is fitted.
+
+    Attributes:
+        centre: what is subtracted: nothing, the image's mean, each slice's mean, or the means of
+            the slices smoothed along the stack.
+        scale: what the tokens are divided by: nothing, each channel's standard deviation over the
+            image, or each token's own length, before anything is subtracted.
+        smoothing_mm: standard deviation of the Gaussian that smooths the slices' means.
+        position_components: directions of the positional part that are projected out, see
+            `position_directions`.
+    """
+
+    centre: TokenCentre = "none"
+    scale: TokenScale = "none"
+    smoothing_mm: float = 20.0
+    position_components: int = 0
+
+    @classmethod
+    def of(cls, config: RegistrationConfig) -> Standardisation:
+        """The standardisation that a configuration asks for."""
+        return cls(
+            config.token_centre,
+            config.token_scale,
+            config.token_smoothing_mm,
+            config.position_components,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Standardised:
+    """The affine map that standardises one image's tokens, and their moments after it.
+
+    Attributes:
+        centres: (n, C) float64, subtracted from each slice's tokens.
+        deviation: (C,) float64, what they are divided by.
+        directions: (C, P) float64, orthonormal columns that are projected out first; P may be 0.
+        moments: of all tokens that count, standardised.
+    """
+
+    centres: Array
+    deviation: Array
+    directions: Array
+    moments: TokenMoments
+
+
+def read_tokens(
+    tokens: Array, layers: int, wanted: tuple[int, ...], *, unit: bool, device: Device
+) -> Array:
+    """Tokens of one slice as the moments and the projection see them, (N, C) float32 on `device`.
+
+    Args:
+        tokens: (rows, columns, C) float16, the tokens of `layers` layers one after the other.
+        layers: number of layers that are joined.
+        wanted: which of them are compared.
+        unit: divide each layer's part of a token by its length.
+        device: where the result lives.
+    """
+    width = tokens.shape[-1] // layers
+    if len(wanted) < layers:
+        parts = [tokens[..., i * width : (i + 1) * width] for i in wanted]
+        tokens = parts[0] if len(parts) == 1 else device.xp.concatenate(parts, axis=-1)
+    values = device.upload(tokens, np.float16).astype(np.float32).reshape(-1, len(wanted), width)
+    if unit:
+        xp = device.xp
+        length = xp.sqrt(xp.square(values).sum(axis=-1, keepdims=True))
+        values /= xp.maximum(length, _TINY)
+    return values.reshape(-1, len(wanted) * width)
+
+
+def standardise(
+    moments: SliceMoments,
+    kind: Standardisation,
+    positions_mm: FloatArray,
+    directions: Array,
+    device: Device,
+) -> Standardised:
+    """Decide how the tokens of one image are standardised.
+
+    Args:
+        moments: of the tokens that count in each slice.
+        kind: what is asked for.
+        positions_mm: (n,) position of each slice along the stack.
+        directions: (C, P) to be projected out.
+        device: where the moments live.
+    """
+    xp = device.xp
+    if directions.shape[1]:
+        moments = _projected(moments, directions)
+    means = moments.means
+    if kind.centre == "none":
+        centres = xp.zeros_like(means)
+    else:
+        weights = device.upload(_averaging(kind, moments.counts, positions_mm), np.float64)
+        centres = weights @ means
+    together = moments.merged(centres, device)
+    deviation = xp.ones(means.shape[1], np.float64)
+    if kind.scale == "deviation":
+        found = xp.sqrt(xp.diagonal(together.scatter) / together.count)
+        deviation = xp.where(found > _CONSTANT * found.max(), found, 1.0)
+    scatter = together.scatter / (deviation[:, None] * deviation)
+    scaled = TokenMoments(together.count, together.mean / deviation, scatter)
+    return Standardised(centres, deviation, directions, scaled)
+
+
+def position_directions(tokens: Array, components: int, device: Device) -> Array:
+    """The leading directions in which the tokens of a picture without content vary, (C, P).
+
+    What differs between the tokens of a constant picture is their position alone. "INSID3" (arXiv
+    2603.28480) projects such directions out.
+
+    Args:
+        tokens: (N, C) of a constant picture, as `read_tokens` gives them.
+        components: their number P.
+        device: where the tokens live.
+    """
+    moments = TokenMoments.of(tokens)
+    _, vectors = device.xp.linalg.eigh(moments.scatter)
+    return device.xp.ascontiguousarray(vectors[:, ::-1][:, :components])
+
+
+def _projected(moments: SliceMoments, directions: Array) -> SliceMoments:
+    """Moments of the tokens without their part along `directions`: with Q = 1 - V V^T."""
+    means = moments.means - moments.means @ directions @ directions.T
+    left = moments.within - directions @ (directions.T @ moments.within)
+    return SliceMoments(moments.counts, means, left - left @ directions @ directions.T)
+
+
+def _averaging(kind: Standardisation, counts: FloatArray, positions_mm: FloatArray) -> FloatArray:
+    """Weights (n, n) of all slices' means in each slice's centre; rows sum to 1."""
+    whole = counts / counts.sum()
+    if kind.centre == "image":
+        return np.tile(whole, (len(counts), 1))
+    if kind.centre == "slice":
+        weights = np.diag((counts > 0).astype(float))
+    else:
+        distance = (positions_mm[:, None] - positions_mm) / kind.smoothing_mm
+        weights = np.exp(-0.5 * distance**2) * counts
+    sums = weights.sum(axis=1, keepdims=True)
+    # Far from every slice in which a token counts there is only the whole image to go by.
+    own: FloatArray = np.where(sums > 1e-9, weights / np.maximum(sums, 1e-300), whole)
+    return own
