@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,15 +23,15 @@ from .architecture import Architecture, Shape
 from .checks import check_shapes
 from .layouts import Layout, Piece, canonical
 from .models import named, recognise
+from .onnx_file import OnnxFile
 from .safetensors_file import SafetensorsFile
 from .torch_file import TorchFile
 
 _INDEX = "model.safetensors.index.json"
-_TORCH = {".pth", ".pt", ".bin"}
 
 
 class TensorFile(Protocol):
-    """What both kinds of file offer."""
+    """What every kind of file offers."""
 
     def names(self) -> list[str]:
         """Of the tensors, as stored."""
@@ -44,6 +44,14 @@ class TensorFile(Protocol):
 
     def close(self) -> None:
         """Let go of the file."""
+
+
+#: By the ends of their names.
+_KINDS: dict[str, type[TorchFile] | type[SafetensorsFile] | type[OnnxFile]] = {
+    ".safetensors": SafetensorsFile,
+    ".onnx": OnnxFile,
+    **dict.fromkeys((".pth", ".pt", ".bin"), TorchFile),
+}
 
 
 class Checkpoint:
@@ -62,10 +70,10 @@ class Checkpoint:
     ) -> None:
         files = _files(path)
         self.name = path.name
-        self.files = tuple(files)
         self._files: list[TensorFile] = []
         try:
             self._stored = self._open_all(path, files)
+            self.files = (*files, *_beside(self._files))
             self._pieces, layout = canonical(self._stored)
             self.layout: Layout = layout
             self._drop_masked_biases(path)
@@ -76,7 +84,7 @@ class Checkpoint:
             self.architecture: Architecture = architecture
             check_shapes(path, shapes, architecture)
             self._shapes = architecture.parameters()
-            self.sha256 = _sha256(files)
+            self.sha256 = _sha256(self.files)
         except BaseException:
             self.close()
             raise
@@ -179,7 +187,8 @@ def open_checkpoint(
     """A checkpoint for as long as the block lasts.
 
     Args:
-        path: a .safetensors or .pth file, or a folder with ``model.safetensors`` or its index.
+        path: a .safetensors, .pth or .onnx file, or a folder with ``model.safetensors`` or its
+            index.
         model: name in `models.ARCHITECTURES`, or ``auto``: by the tensors' shapes.
         architecture: instead of one from the table.
 
@@ -200,8 +209,8 @@ def _files(path: Path) -> list[Path]:
         path = single if single.exists() else path / _INDEX
     if not path.is_file():
         raise InputError(
-            f"{path}: no checkpoint there; wanted a .safetensors or .pth file, or a folder with "
-            f"model.safetensors or {_INDEX}"
+            f"{path}: no checkpoint there; wanted a .safetensors, .pth or .onnx file, or a folder "
+            f"with model.safetensors or {_INDEX}"
         )
     if path.suffix != ".json":
         return [path]
@@ -218,21 +227,25 @@ def _files(path: Path) -> list[Path]:
 
 
 def _open(file: Path) -> TensorFile:
-    kinds: dict[str, type[TorchFile] | type[SafetensorsFile]] = dict.fromkeys(_TORCH, TorchFile)
-    kind = (kinds | {".safetensors": SafetensorsFile}).get(file.suffix)
+    kind = _KINDS.get(file.suffix)
     if kind is None:
-        raise InputError(f"{file}: wanted .safetensors or {', '.join(sorted(_TORCH))}")
+        raise InputError(f"{file}: wanted one of {', '.join(_KINDS)}")
     try:
         return kind(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
+def _beside(files: Sequence[TensorFile]) -> list[Path]:
+    """What the files keep numbers in beside themselves."""
+    return [part for file in files if isinstance(file, OnnxFile) for part in file.files]
+
+
 def _is_square(n: int) -> bool:
     return math.isqrt(n) ** 2 == n
 
 
-def _sha256(files: list[Path]) -> str:
+def _sha256(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

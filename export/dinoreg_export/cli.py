@@ -38,7 +38,8 @@ export.add_command(engine_command)
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="Checkpoint: .safetensors, .pth, or a folder with model.safetensors or its index.",
+    help="Checkpoint: .safetensors, .pth, .onnx (an export of Hugging Face's module), or a folder "
+    "with model.safetensors or its index.",
 )
 @click.option(
     "--model", default="auto", show_default=True, help="Its name; auto: by the tensors' shapes."
