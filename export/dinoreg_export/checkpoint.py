@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,8 @@ from .layouts import Layout, Piece, canonical
 from .models import named, recognise
 from .onnx_file import OnnxFile
 from .safetensors_file import SafetensorsFile
+from .snapshot import check_config, config_of, name_of, read_json, weights_file
 from .torch_file import TorchFile
-
-_INDEX = "model.safetensors.index.json"
 
 
 class TensorFile(Protocol):
@@ -69,7 +67,7 @@ class Checkpoint:
         self, path: Path, model: str = "auto", architecture: Architecture | None = None
     ) -> None:
         files = _files(path)
-        self.name = path.name
+        self.name = name_of(path)
         self._files: list[TensorFile] = []
         try:
             self._stored = self._open_all(path, files)
@@ -83,6 +81,8 @@ class Checkpoint:
                 architecture = recognise(shapes) if model == "auto" else named(model)
             self.architecture: Architecture = architecture
             check_shapes(path, shapes, architecture)
+            if config := config_of(path):
+                check_config(config, architecture)
             self._shapes = architecture.parameters()
             self.sha256 = _sha256(self.files)
         except BaseException:
@@ -187,8 +187,8 @@ def open_checkpoint(
     """A checkpoint for as long as the block lasts.
 
     Args:
-        path: a .safetensors, .pth or .onnx file, or a folder with ``model.safetensors`` or its
-            index.
+        path: a .safetensors, .pth or .onnx file, a folder with ``model.safetensors`` or its index,
+            or a repository in Hugging Face's cache; a folder's config.json has to agree.
         model: name in `models.ARCHITECTURES`, or ``auto``: by the tensors' shapes.
         architecture: instead of one from the table.
 
@@ -204,19 +204,13 @@ def open_checkpoint(
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        single = path / "model.safetensors"
-        path = single if single.exists() else path / _INDEX
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no checkpoint there; wanted a .safetensors, .pth or .onnx file, or a folder "
-            f"with model.safetensors or {_INDEX}"
-        )
+    path = weights_file(path)
     if path.suffix != ".json":
         return [path]
+    index = read_json(path, "an index of safetensors")
     try:
-        names = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()), key=str)
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        names = sorted(set(index["weight_map"].values()), key=str)
+    except (KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: not an index of safetensors: {error}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:

@@ -39,7 +39,7 @@ export.add_command(engine_command)
     "--weights",
     type=click.Path(path_type=Path),
     help="Checkpoint: .safetensors, .pth, .onnx (an export of Hugging Face's module), or a folder "
-    "with model.safetensors or its index.",
+    "with model.safetensors or its index, as Hugging Face's cache has it.",
 )
 @click.option(
     "--model", default="auto", show_default=True, help="Its name; auto: by the tensors' shapes."

@@ -7,6 +7,7 @@ inside a file that is long enough, and hold as many bytes as its shape wants.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def external_file(path: Path, tensor: onnx.TensorProto) -> Path | None:
             "refused"
         )
     file = path.parent / location
-    if not file.is_file():
+    if not os.path.isfile(file):  # Path.is_file raises for a name that is too long
         raise InputError(f"{path}: its part '{location}' is missing beside it")
     return file
 

@@ -350,6 +350,7 @@ def test_numbers_in_a_file_beside_it(tmp_path):
         ("location", "x\0y", "refused"),
         ("location", "missing", "its part 'missing' is missing beside it"),
         ("location", ".", "refused"),
+        ("location", "x" * 5000, "is missing beside it"),
         ("offset", "-4", "cut off or damaged"),
         ("offset", str(2**70), "cut off or damaged"),
         ("offset", "many", "the place of .* is damaged"),
