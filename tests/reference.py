@@ -589,6 +589,13 @@ class Problem:
     spacing_mm: tuple
     moving_offset: tuple = (0, 0, 0)
     images: tuple | None = None
+    search: tuple | None = None  # of each level: fixed, moving, fixed_weight, moving_weight
+
+    def of_search(self, level):
+        if self.search is None:
+            return self
+        names = ("fixed", "moving", "fixed_weight", "moving_weight")
+        return dataclasses.replace(self, **dict(zip(names, self.search[level], strict=True)))
 
 
 def resize_field(field, out_shape, factor, *, to_coarse=False):
@@ -630,6 +637,7 @@ def search(problem, options, *, spread=False):
 
 def search_level(problem, options, before, level, *, spread=False):
     """Both directions on one lattice, made consistent; `before` has warped the moving image."""
+    problem = problem.of_search(level)
     factor, radius = np.array(options.search_factor), np.array(options.search_radius)
     for _ in range(level):
         factor = (factor + 1) // 2

@@ -11,6 +11,7 @@ from typing import Literal
 
 from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.manifest import (
+    FINAL_ONLY,
     BundleFile,
     Graph,
     Manifest,
@@ -23,6 +24,7 @@ from dinoreg_rt.manifest import (
 )
 
 from .architecture import Architecture
+from .chosen_layers import canonical_layers
 from .files import WEIGHTS_NAME, GraphFile, Progress, write_files
 from .in_place import staged
 from .memory import memory_errors
@@ -47,12 +49,13 @@ _MOST_PIXELS = 16384
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
 
-def export_bundle(
+def export_bundle(  # noqa: PLR0913 - what is seldom given by name
     weights: Weights,
     source: Source,
     sizes: Sequence[tuple[int, int]],
     folder: Path,
     *,
+    layers: Sequence[str] = FINAL_ONLY,
     precision: Precision = "fp32",
     normalisation: NormalisationName = "imagenet",
     force: bool = False,
@@ -66,30 +69,33 @@ def export_bundle(
         sizes: (height, width) in pixels, multiples of the patch.
         folder: the bundle; must not exist, unless `force` and it is a bundle, with
             nothing else in it.
+        layers: whose tokens are joined along the channels, as `canonical_layers` takes them.
         precision: of the products; see `precision.STORAGE`.
         normalisation: of the pixels.
         force: replace a bundle.
         progress: called with a stage's name and its finished fraction.
 
     Raises:
-        ConfigError: a size or precision that cannot be exported.
+        ConfigError: a size, layer or precision that cannot be exported.
         InputError: damaged weights, or the graph fails its verification; nothing is written.
         OutputError: `folder` is in the way, holds the checkpoint, or cannot be written.
         ResourceError: too little memory.
     """
     a = weights.architecture
     check_sizes(a, sizes)
+    layers = canonical_layers(a, layers)
     if precision not in PRECISIONS:
         raise ConfigError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")
     report = progress or (lambda stage, fraction: None)
     with staged(folder, force=force, reads=weights.files) as work, memory_errors():
-        graphs, verification = _write_files(weights, sizes, work, precision, report)
+        graphs, verification = _write_files(weights, sizes, work, precision, report, layers)
         (work / NOTICE_NAME).write_text(_notice(a, source), "utf-8")
         names = [WEIGHTS_NAME, *(graph.file for graph in graphs), NOTICE_NAME]
         manifest = Manifest(
             model=a.name,
             patch=a.patch,
-            channels=a.dim,
+            channels=a.dim * len(layers),
+            layers=layers,
             precision=precision,
             normalisation=NORMALISATIONS[normalisation],
             graphs=tuple(graphs),
@@ -146,14 +152,15 @@ def _write_files(
     work: Path,
     precision: Precision,
     report: Progress,
+    layers: tuple[str, ...],
 ) -> tuple[list[Graph], Verification]:
     files = [GraphFile(f"encoder_{h}x{w}.onnx", (h, w)) for h, w in sorted(set(sizes))]
     probe = _probe(weights.architecture, files, precision)
-    write_files(weights, list(dict.fromkeys([*files, probe])), work, precision, report)
+    write_files(weights, list(dict.fromkeys([*files, probe])), work, precision, report, layers)
     report("verification", 0.0)
-    found = compare(weights, work / probe.name, probe.size, precision)
+    found = compare(weights, work / probe.name, probe.size, precision, layers)
     if not passes(found):
-        raise refusal(found, precision, _passing(weights, probe, work, precision))
+        raise refusal(found, precision, _passing(weights, probe, work, precision, layers))
     if probe not in files:
         (work / probe.name).unlink()
     report("verification", 1.0)
@@ -173,15 +180,15 @@ def _probe(a: Architecture, files: Sequence[GraphFile], precision: Precision) ->
 
 
 def _passing(
-    weights: Weights, probe: GraphFile, work: Path, refused: Precision
+    weights: Weights, probe: GraphFile, work: Path, refused: Precision, layers: tuple[str, ...]
 ) -> Precision | None:
     """The smallest other precision whose graph agrees with the checkpoint."""
     others: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
     for precision in others[others.index(refused) + 1 :] if refused in others else others:
         with tempfile.TemporaryDirectory(dir=work) as name:
             graph = replace(probe, verified=True)
-            write_files(weights, [graph], Path(name), precision)
-            if passes(compare(weights, Path(name) / probe.name, probe.size, precision)):
+            write_files(weights, [graph], Path(name), precision, layers=layers)
+            if passes(compare(weights, Path(name) / probe.name, probe.size, precision, layers)):
                 return precision
     return None
 

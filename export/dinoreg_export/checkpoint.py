@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,15 +22,14 @@ from .architecture import Architecture, Shape
 from .checks import check_shapes
 from .layouts import Layout, Piece, canonical
 from .models import named, recognise
+from .onnx_file import OnnxFile
 from .safetensors_file import SafetensorsFile
+from .snapshot import check_config, config_of, name_of, read_json, weights_file
 from .torch_file import TorchFile
-
-_INDEX = "model.safetensors.index.json"
-_TORCH = {".pth", ".pt", ".bin"}
 
 
 class TensorFile(Protocol):
-    """What both kinds of file offer."""
+    """What every kind of file offers."""
 
     def names(self) -> list[str]:
         """Of the tensors, as stored."""
@@ -44,6 +42,14 @@ class TensorFile(Protocol):
 
     def close(self) -> None:
         """Let go of the file."""
+
+
+#: By the ends of their names.
+_KINDS: dict[str, type[TorchFile] | type[SafetensorsFile] | type[OnnxFile]] = {
+    ".safetensors": SafetensorsFile,
+    ".onnx": OnnxFile,
+    **dict.fromkeys((".pth", ".pt", ".bin"), TorchFile),
+}
 
 
 class Checkpoint:
@@ -61,11 +67,11 @@ class Checkpoint:
         self, path: Path, model: str = "auto", architecture: Architecture | None = None
     ) -> None:
         files = _files(path)
-        self.name = path.name
-        self.files = tuple(files)
+        self.name = name_of(path)
         self._files: list[TensorFile] = []
         try:
             self._stored = self._open_all(path, files)
+            self.files = (*files, *_beside(self._files))
             self._pieces, layout = canonical(self._stored)
             self.layout: Layout = layout
             self._drop_masked_biases(path)
@@ -75,8 +81,10 @@ class Checkpoint:
                 architecture = recognise(shapes) if model == "auto" else named(model)
             self.architecture: Architecture = architecture
             check_shapes(path, shapes, architecture)
+            if config := config_of(path):
+                check_config(config, architecture)
             self._shapes = architecture.parameters()
-            self.sha256 = _sha256(files)
+            self.sha256 = _sha256(self.files)
         except BaseException:
             self.close()
             raise
@@ -179,7 +187,8 @@ def open_checkpoint(
     """A checkpoint for as long as the block lasts.
 
     Args:
-        path: a .safetensors or .pth file, or a folder with ``model.safetensors`` or its index.
+        path: a .safetensors, .pth or .onnx file, a folder with ``model.safetensors`` or its index,
+            or a repository in Hugging Face's cache; a folder's config.json has to agree.
         model: name in `models.ARCHITECTURES`, or ``auto``: by the tensors' shapes.
         architecture: instead of one from the table.
 
@@ -195,19 +204,13 @@ def open_checkpoint(
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        single = path / "model.safetensors"
-        path = single if single.exists() else path / _INDEX
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no checkpoint there; wanted a .safetensors or .pth file, or a folder with "
-            f"model.safetensors or {_INDEX}"
-        )
+    path = weights_file(path)
     if path.suffix != ".json":
         return [path]
+    index = read_json(path, "an index of safetensors")
     try:
-        names = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()), key=str)
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        names = sorted(set(index["weight_map"].values()), key=str)
+    except (KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: not an index of safetensors: {error}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
@@ -218,21 +221,25 @@ def _files(path: Path) -> list[Path]:
 
 
 def _open(file: Path) -> TensorFile:
-    kinds: dict[str, type[TorchFile] | type[SafetensorsFile]] = dict.fromkeys(_TORCH, TorchFile)
-    kind = (kinds | {".safetensors": SafetensorsFile}).get(file.suffix)
+    kind = _KINDS.get(file.suffix)
     if kind is None:
-        raise InputError(f"{file}: wanted .safetensors or {', '.join(sorted(_TORCH))}")
+        raise InputError(f"{file}: wanted one of {', '.join(_KINDS)}")
     try:
         return kind(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
+def _beside(files: Sequence[TensorFile]) -> list[Path]:
+    """What the files keep numbers in beside themselves."""
+    return [part for file in files if isinstance(file, OnnxFile) for part in file.files]
+
+
 def _is_square(n: int) -> bool:
     return math.isqrt(n) ** 2 == n
 
 
-def _sha256(files: list[Path]) -> str:
+def _sha256(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

@@ -38,7 +38,8 @@ export.add_command(engine_command)
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="Checkpoint: .safetensors, .pth, or a folder with model.safetensors or its index.",
+    help="Checkpoint: .safetensors, .pth, .onnx (an export of Hugging Face's module), or a folder "
+    "with model.safetensors or its index, as Hugging Face's cache has it.",
 )
 @click.option(
     "--model", default="auto", show_default=True, help="Its name; auto: by the tensors' shapes."
@@ -51,6 +52,15 @@ export.add_command(engine_command)
     metavar="HEIGHTxWIDTH",
     help="Input size in pixels, a multiple of the patch, such as 1792x1536; may be given several "
     "times.",
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="LAYER",
+    help="Whose tokens: final (the default: the last block after the final norm), or the number of "
+    "a block, from 0 or, negative, from the end; its output before any norm. Several are joined "
+    "along the channels. Blocks beyond the deepest one are left out.",
 )
 @click.option("-o", "--output", "folder", type=_BUNDLE, required=True, help="Folder to make.")
 @click.option(
@@ -119,6 +129,7 @@ def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
             source,
             [parse_size(text) for text in options["sizes"]],
             options["folder"],
+            layers=options["layers"],
             precision=options["precision"],
             normalisation=normalisation,
             force=options["force"],
@@ -127,7 +138,8 @@ def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
     if options["as_json"]:
         text = manifest.model_dump_json(indent=2) + "\n"
     else:
-        text = f"written: {options['folder']}, normalisation {normalisation}\n"
+        text = f"written: {options['folder']}, {manifest.layers_text}, "
+        text += f"normalisation {normalisation}\n"
         text += _describe(manifest)
     if options["as_json"] or not options["quiet"]:
         print_result(text, written=options["folder"])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoreg_rt.manifest import Precision
+from dinoreg_rt.manifest import FINAL_ONLY, Precision
 
 from .forward import write_graph, write_weights
 from .onnx_graph import WeightsFile
@@ -40,27 +40,39 @@ def write_files(
     folder: Path,
     precision: Precision,
     report: Progress = lambda stage, fraction: None,
+    layers: Sequence[str] = FINAL_ONLY,
 ) -> None:
-    """Write the weights file and the graphs into an existing folder."""
+    """Write the weights file and the graphs into an existing folder.
+
+    `layers` are those whose tokens the graphs give, as a manifest has them.
+    """
     if precision == "int8":
-        _write_int8(weights, graphs, folder, report)
+        _write_int8(weights, graphs, folder, report, layers)
         return
+
+    def progress(done: float) -> None:
+        report("weights", done)
+
     with (folder / WEIGHTS_NAME).open("wb") as stream:
         file = WeightsFile(stream, WEIGHTS_NAME)
-        write_weights(weights, file, STORAGE[precision], lambda done: report("weights", done))
+        write_weights(weights, file, STORAGE[precision], progress, layers)
     for i, graph in enumerate(graphs):
         how = arithmetic(precision, verified=graph.verified)
-        write_graph(weights, file, folder / graph.name, graph.size, how)
+        write_graph(weights, file, folder / graph.name, graph.size, how, layers)
         report("graphs", (i + 1) / len(graphs))
 
 
 def _write_int8(
-    weights: Weights, graphs: Sequence[GraphFile], folder: Path, report: Progress
+    weights: Weights,
+    graphs: Sequence[GraphFile],
+    folder: Path,
+    report: Progress,
+    layers: Sequence[str],
 ) -> None:
     floats = folder / "float32"
     floats.mkdir()
     try:
-        write_files(weights, graphs, floats, "fp32", report)
+        write_files(weights, graphs, floats, "fp32", report, layers)
         with (folder / WEIGHTS_NAME).open("wb") as stream:
             shared = SharedWeights(stream, WEIGHTS_NAME)
             for i, graph in enumerate(graphs):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from dinoreg_rt.manifest import FINAL_ONLY
 
 from . import convnext, vit
 from .architecture import VitArchitecture
@@ -17,18 +19,20 @@ def write_weights(
     file: WeightsFile,
     storage: Storage,
     progress: Callable[[float], None] = lambda fraction: None,
+    layers: Sequence[str] = FINAL_ONLY,
 ) -> None:
-    """Every tensor as the graphs want it, read and written one by one.
+    """Every tensor that the layers need, as the graphs want it, read and written one by one.
 
     Args:
         weights: the encoder.
         file: what the graphs will refer to.
         storage: type of the products' weights; norms and scales stay float32.
         progress: called with the finished fraction.
+        layers: whose tokens are wanted, as a manifest has them.
     """
     a = weights.architecture
     if isinstance(a, VitArchitecture):
-        vit.write_weights(a, weights, file, storage, progress)
+        vit.write_weights(a, weights, file, storage, progress, layers)
     else:
         convnext.write_weights(a, weights, file, storage, progress)
 
@@ -39,8 +43,11 @@ def write_graph(
     path: Path,
     size: tuple[int, int],
     arithmetic: Arithmetic,
+    layers: Sequence[str] = FINAL_ONLY,
 ) -> None:
-    """The graph for one (height, width): ``pixels`` -> ``tokens`` (N, rows, columns, C), ``cls``.
+    """The graph for one (height, width): ``pixels`` -> ``tokens`` (N, rows, columns, C).
+
+    With the final layer also the class token, ``cls``.
 
     Args:
         weights: the encoder.
@@ -48,18 +55,21 @@ def write_graph(
         path: of the graph, in the folder of the weights file.
         size: in pixels, multiples of the patch.
         arithmetic: of the products.
+        layers: whose tokens are wanted, joined along the channels.
     """
     a, builder = weights.architecture, GraphBuilder(file)
     height, width = size
     rows, columns = grid = (height // a.patch, width // a.patch)
+    cls: str | None
     if isinstance(a, VitArchitecture):
-        tokens, cls = vit.build(a, weights, builder, grid, arithmetic)
+        tokens, cls = vit.build(a, weights, builder, grid, arithmetic, layers)
     else:
         tokens, cls = convnext.build(a, builder, arithmetic)
     builder.rename(tokens, "tokens")
-    builder.rename(cls, "cls")
-    builder.save(
-        path,
-        [("pixels", ("N", 3, height, width))],
-        [("tokens", ("N", rows, columns, a.dim)), ("cls", ("N", a.dim))],
-    )
+    outputs: list[tuple[str, Sequence[int | str]]] = [
+        ("tokens", ("N", rows, columns, len(layers) * a.dim))
+    ]
+    if cls is not None:
+        builder.rename(cls, "cls")
+        outputs.append(("cls", ("N", a.dim)))
+    builder.save(path, [("pixels", ("N", 3, height, width))], outputs)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoreg_rt.errors import InputError
-from dinoreg_rt.manifest import Manifest
+from dinoreg_rt.manifest import FINAL_ONLY, Manifest
 
 from .verify import run_graph
 
@@ -32,6 +32,11 @@ def golden_error(folder: Path, manifest: Manifest, picture: Path) -> float:
     if manifest.model not in PATCH_TOKENS:
         raise InputError(
             f"no tokens are published for {manifest.model}; only for {', '.join(PATCH_TOKENS)}"
+        )
+    if manifest.layers != FINAL_ONLY:
+        raise InputError(
+            f"{folder}: gives the tokens of {manifest.layers_text}, and those of the final layer "
+            "are published; export it without --layer to compare them"
         )
     graph = next((g for g in manifest.graphs if (g.height, g.width) == (SIZE, SIZE)), None)
     if graph is None:

@@ -127,6 +127,11 @@ def canonical(stored_names: Iterable[str]) -> tuple[dict[str, Piece], Layout]:
     return pieces, _layout(pieces)
 
 
+def is_known(stored: str) -> bool:
+    """Whether a layout has a tensor of this name that the forward pass needs."""
+    return bool(_translate(_PREFIX.sub("", stored), stored))
+
+
 def _translate(name: str, stored: str) -> dict[str, Piece]:
     reduce = _REDUCE.match(name)
     if reduce:

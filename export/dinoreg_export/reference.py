@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from dinoreg_rt.manifest import FINAL_ONLY
+
 from . import reference_convnext, reference_vit
 from .architecture import VitArchitecture
 from .reference_layers import Floats
 from .weights import Weights
 
 
-def encode(weights: Weights, pixels: Floats) -> tuple[Floats, Floats]:
-    """Patch tokens (N, rows, columns, C) and class token (N, C) of pixels (N, 3, H, W)."""
+def encode(
+    weights: Weights, pixels: Floats, layers: Sequence[str] = FINAL_ONLY
+) -> tuple[Floats, Floats | None]:
+    """Patch tokens (N, rows, columns, C) and class token (N, C) of pixels (N, 3, H, W).
+
+    The tokens of several layers are joined along the channels; without the final layer there is no
+    class token.
+    """
     a = weights.architecture
     if isinstance(a, VitArchitecture):
-        return reference_vit.encode(a, weights, pixels)
+        return reference_vit.encode(a, weights, pixels, layers)
     return reference_convnext.encode(a, weights, pixels)

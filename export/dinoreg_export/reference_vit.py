@@ -6,8 +6,11 @@ Plain, layer by layer, float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+
+from dinoreg_rt.manifest import FINAL_LAYER
 
 from .architecture import VitArchitecture
 from .positions import resize_positions
@@ -15,8 +18,14 @@ from .reference_layers import Floats, gelu, norm
 from .weights import Weights
 
 
-def encode(a: VitArchitecture, weights: Weights, pixels: Floats) -> tuple[Floats, Floats]:
-    """Patch tokens (N, rows, columns, C) and class token (N, C) of pixels (N, 3, H, W)."""
+def encode(
+    a: VitArchitecture, weights: Weights, pixels: Floats, layers: Sequence[str]
+) -> tuple[Floats, Floats | None]:
+    """Patch tokens (N, rows, columns, C) and class token (N, C) of pixels (N, 3, H, W).
+
+    The tokens of several layers are joined along the channels; without the final layer there is no
+    class token.
+    """
     n, _, height, width = pixels.shape
     rows, columns = height // a.patch, width // a.patch
     cut = pixels.reshape(n, 3, rows, a.patch, columns, a.patch).transpose(0, 2, 4, 1, 3, 5)
@@ -34,10 +43,19 @@ def encode(a: VitArchitecture, weights: Weights, pixels: Floats) -> tuple[Floats
     prefix = np.concatenate(front, axis=1)
     x = np.concatenate([np.repeat(prefix, n, axis=0), x], axis=1)
     names = set(weights.names())
+    outputs = {}
     for i in range(a.depth):
         x = _block(a, weights, names, x, f"blocks.{i}.", (rows, columns))
-    x = norm(weights, x, "norm", a.epsilon)
-    return x[:, a.prefix_tokens :].reshape(n, rows, columns, a.dim), x[:, 0]
+        if str(i) in layers:
+            outputs[str(i)] = x
+        if outputs.keys() >= set(layers):
+            break
+    cls = None
+    if FINAL_LAYER in layers:
+        outputs[FINAL_LAYER] = norm(weights, x, "norm", a.epsilon)
+        cls = outputs[FINAL_LAYER][:, 0]
+    tokens = np.concatenate([outputs[name][:, a.prefix_tokens :] for name in layers], axis=-1)
+    return tokens.reshape(n, rows, columns, -1), cls
 
 
 def _block(

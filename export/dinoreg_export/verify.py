@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dinoreg_rt.errors import DeviceError, InputError
-from dinoreg_rt.manifest import Precision, Verification
+from dinoreg_rt.manifest import FINAL_ONLY, Precision, Verification
 from dinoreg_rt.onnx_runtime import import_onnxruntime
 from dinoreg_rt.trt.agreement import (
     LEAST_FIRST_PERCENTILE,
@@ -77,19 +77,28 @@ def open_session(model: str | bytes, folder: Path) -> Any:
 
 
 def compare(
-    weights: Weights, graph: Path, size: tuple[int, int], precision: Precision
+    weights: Weights,
+    graph: Path,
+    size: tuple[int, int],
+    precision: Precision,
+    layers: Sequence[str] = FINAL_ONLY,
 ) -> Verification:
     """Largest error and token cosines of a graph of this (height, width).
+
+    Each layer's tokens are compared by themselves, and the class token if there is one.
 
     Raises:
         InputError: the checkpoint has the same token for every patch, which says nothing.
     """
     pixels = probe(*size)
-    tokens, cls = run_graph(graph, pixels)
-    expected, expected_cls = encode(weights, pixels)
+    expected, *cls = (x for x in encode(weights, pixels, layers) if x is not None)
+    found = run_graph(graph, pixels, ("tokens", "cls") if cls else ("tokens",))
     _check_tokens(expected.reshape(-1, expected.shape[-1]))
-    a = np.concatenate([tokens.reshape(-1, tokens.shape[-1]), cls]).astype(np.float64)
-    b = np.concatenate([expected.reshape(-1, tokens.shape[-1]), expected_cls]).astype(np.float64)
+    dim = weights.architecture.dim
+    a, b = (
+        np.concatenate([x.reshape(-1, dim) for x in values]).astype(np.float64)
+        for values in (found, (expected, *cls))
+    )
     agreement = compare_tokens(a, b)
     return Verification(
         height=size[0],

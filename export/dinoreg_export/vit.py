@@ -7,11 +7,14 @@ positions stay float32, without which TensorRT engines of such towers lose all a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dinoreg_rt.manifest import FINAL_LAYER
+
 from .architecture import VitArchitecture
+from .chosen_layers import blocks_needed
 from .layers import Arithmetic, Layers
 from .onnx_graph import GraphBuilder, Storage, WeightsFile
 from .positions import resize_positions
@@ -29,8 +32,9 @@ def write_weights(
     file: WeightsFile,
     storage: Storage,
     progress: Callable[[float], None],
+    layers: Sequence[str],
 ) -> None:
-    """Every tensor as the graph wants it, read and written one by one.
+    """Every tensor that the layers need, as the graph wants it, read and written one by one.
 
     Linear layers are transposed; q, k and v are one matrix, with the scale of the attention in q.
     """
@@ -45,18 +49,20 @@ def write_weights(
             file.add(name, value)
     for name in ("patch.weight", "patch.bias"):
         file.add(name, weights.read(name), storage)
-    for n in range(a.depth):
+    depth = blocks_needed(a, layers)
+    for n in range(depth):
         block = f"blocks.{n}."
         _write_qkv(a, weights, names, file, block, storage)
-        for layer in ("o", "up", "down", *(("gate",) if a.gated else ())):
-            file.add(f"{block}{layer}.weight", weights.read(f"{block}{layer}.weight").T, storage)
-            file.add(f"{block}{layer}.bias", weights.read(f"{block}{layer}.bias"), storage)
+        for part in ("o", "up", "down", *(("gate",) if a.gated else ())):
+            file.add(f"{block}{part}.weight", weights.read(f"{block}{part}.weight").T, storage)
+            file.add(f"{block}{part}.bias", weights.read(f"{block}{part}.bias"), storage)
         for i in (1, 2):
             for name in (f"norm{i}.weight", f"norm{i}.bias", f"scale{i}"):
                 file.add(block + name, weights.read(block + name))
-        progress((n + 1) / a.depth)
-    for name in ("norm.weight", "norm.bias"):
-        file.add(name, weights.read(name))
+        progress((n + 1) / depth)
+    if FINAL_LAYER in layers:
+        for name in ("norm.weight", "norm.bias"):
+            file.add(name, weights.read(name))
 
 
 def _write_qkv(
@@ -86,13 +92,26 @@ def build(
     builder: GraphBuilder,
     grid: tuple[int, int],
     arithmetic: Arithmetic,
-) -> tuple[str, str]:
-    """``pixels`` -> names of the tokens (N, rows, columns, C) and the class token (N, C)."""
+    layers: Sequence[str],
+) -> tuple[str, str | None]:
+    """``pixels`` -> names of the tokens (N, rows, columns, C) and the class token (N, C).
+
+    The tokens are those of all layers in their order; a class token there is only where the final
+    layer is one of them.
+    """
     g = _VitGraph(a, builder, grid, arithmetic)
     x = g.embed(weights)
-    for n in range(a.depth):
+    found = {}
+    for n in range(blocks_needed(a, layers)):
         x = g.block(x, f"blocks.{n}.")
-    return g.finish(x)
+        if str(n) in layers:
+            found[str(n)] = g.patches(x)
+    cls = None
+    if FINAL_LAYER in layers:
+        x = g.layers.norm(x, "norm")
+        found[FINAL_LAYER], cls = g.patches(x), g.class_token(x)
+    tokens = [found[layer] for layer in layers]
+    return tokens[0] if len(tokens) == 1 else builder.node("Concat", *tokens, axis=3), cls
 
 
 class _VitGraph:
@@ -145,16 +164,19 @@ class _VitGraph:
         y = self._feed_forward(layers.norm(x, f"{name}norm2"), name)
         return b.node("Add", x, b.node("Mul", y, b.weight(f"{name}scale2")))
 
-    def finish(self, x: str) -> tuple[str, str]:
-        """Patch tokens as a grid, and the class token, after the last norm."""
+    def patches(self, x: str) -> str:
+        """Patch tokens as a grid."""
         b, a = self.builder, self.a
-        x = self.layers.norm(x, "norm")
         patches = b.node(
             "Slice", x, b.integers(a.prefix_tokens), b.integers(self.count), b.integers(1)
         )
-        tokens = b.node("Reshape", patches, b.integers(0, self.rows, self.columns, a.dim))
+        return b.node("Reshape", patches, b.integers(0, self.rows, self.columns, a.dim))
+
+    def class_token(self, x: str) -> str:
+        """The first token."""
+        b = self.builder
         cls = b.node("Slice", x, b.integers(0), b.integers(1), b.integers(1))
-        return tokens, b.node("Squeeze", cls, b.integers(1))
+        return b.node("Squeeze", cls, b.integers(1))
 
     def _attention(self, x: str, name: str) -> str:
         b, a = self.builder, self.a

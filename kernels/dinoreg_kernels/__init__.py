@@ -18,9 +18,10 @@ from .images import (
     resample_labels,
 )
 from .info import BuildInfo, CudaDevices, build_info, cuda_devices
+from .options import SolverOptions
 from .pool import pool_features
 from .slices import cut_slices
-from .solver import Solution, SolverOptions, solve, solver_workspace_bytes
+from .solver import SearchFeatures, Solution, solve, solver_workspace_bytes
 
 __all__ = [
     "Array",
@@ -30,6 +31,7 @@ __all__ = [
     "KernelError",
     "KernelUnavailable",
     "Progress",
+    "SearchFeatures",
     "Solution",
     "SolverOptions",
     "build_info",

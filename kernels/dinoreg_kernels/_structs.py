@@ -190,6 +190,19 @@ class PoolArgs(ctypes.Structure):
     )
 
 
+class FeaturePair(ctypes.Structure):
+    """`dr_feature_pair`."""
+
+    _fields_ = (
+        ("fixed", c_void_p),
+        ("fixed_weight", c_void_p),
+        ("moving", c_void_p),
+        ("moving_weight", c_void_p),
+        ("stride", c_int32),
+        ("channels", c_int32),
+    )
+
+
 class SolverArgs(ctypes.Structure):
     """`dr_solver_args`."""
 
@@ -213,6 +226,7 @@ class SolverArgs(ctypes.Structure):
         ("coupling_rounds", c_int32),
         ("kept_costs_mb", c_int32),
         ("consistency_rounds", c_int32),
+        ("search_features", POINTER(FeaturePair)),
         ("iterations", POINTER(c_int32)),
         ("levels", c_int32),
         ("learning_rate_mm", c_double),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 
 from . import _library, _structs
 from ._arrays import (
-    FEATURES,
     FIELD,
+    VOLUME,
     Array,
     Call,
     Progress,
@@ -26,75 +26,26 @@ from ._arrays import (
     queued,
 )
 from ._errors import KernelError
+from .options import FeatureSimilarity, SolverOptions
 
-FeatureSimilarity = Literal["mse", "cosine", "lncc"]
 
-
-@dataclass(frozen=True)
-class SolverOptions:
-    """Parameters of `solve`; lengths in mm along the grid's axes, sigma for smoothing widths.
+@dataclass(frozen=True, eq=False)
+class SearchFeatures:
+    """What one level of the discrete search compares, on the grids of `solve`.
 
     Attributes:
-        search_factor: voxels per cell of the discrete search, z, y, x.
-        search_radius: reach of the search in cells; all 0 skips it.
-        search_levels: every further one halves the cells, to whole voxels, and searches two of them
-            around what was found; smoothing widths shrink with the cells.
-        cost_smoothing_mm: of the search's costs.
-        field_smoothing_mm: of the search's displacements between coupled rounds.
-        coupling: weights of the coupled-convex rounds.
-        kept_costs_mb: where the costs of all shifts take no more (MiB), they are kept in memory for
-            those rounds, which else compute them again: the same result, slower.
-        consistency_rounds: of inverse consistency; 0 searches in one direction only.
-        iterations: of Adam, one number for each level from coarse to fine; every level halves the
-            voxel size of the one before and the last works on the grid itself.
-        learning_rate_mm: of Adam on the last level; coarser ones use as much more.
-        adam_epsilon: gradients smaller than this share of those with the images one voxel off make
-            shorter steps, so that what matches stays; with 0 all steps are as long.
-        smoothing_mm: the displacement is the smoothed variable that Adam changes; of the last
-            level, as the learning rate.
-        smoothness: weight of mean |du/dp|^2 (lambda).
-        feature_weight: of the difference of features.
-        feature_similarity: what that difference is: "mse", |M - F|^2; "cosine", s (1 - cos of the
-            angle between F and M); "lncc", s (1 - rho), rho the local correlation of each channel,
-            its mean over channels. s is twice the mean of |F|^2, so that vectors of this length
-            cost the same by "mse" and "cosine".
-        trust_cost: a voxel whose features differ by v costs v / (1 + v / trust_cost): what
-            disagrees pulls less; 0 trusts all alike, which "lncc" must.
-        correlation_weight: of 1 - rho^2, rho the local correlation of the images; 0 needs no
-            images.
-        correlation_window_mm: sigma of its windows, and those of "lncc", on the last level;
-            coarser ones use as much more.
-        correlation_noise: in units of the images, or of the channels' root mean square; structure
-            weaker than this fades out.
-        fold_penalty: weight of mean max(0, fold_margin - det J)^2 at the last iteration; it grows
-            from 0 with the square of the share of iterations done.
-        fold_margin: det J below it is penalised.
-        squarings: 0 refines a displacement; K > 0 a stationary velocity, whose exponential by K
-            squarings is the displacement and whose negative gives the inverse.
+        fixed: (z, y, x, stride) float16, stride a multiple of 8, of any number of channels.
+        moving: (z', y', x', stride) float16.
+        fixed_weight: (z, y, x) float32, 0..1.
+        moving_weight: (z', y', x') float32, 0..1; where it is 0 nothing matches.
+        channels: how many of the stored channels are used, the first ones (default all).
     """
 
-    search_factor: tuple[int, int, int] = (3, 3, 3)
-    search_radius: tuple[int, int, int] = (4, 4, 4)
-    search_levels: int = 1
-    cost_smoothing_mm: float = 14.0
-    field_smoothing_mm: float = 10.0
-    coupling: tuple[float, ...] = field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0))
-    kept_costs_mb: int = 256
-    consistency_rounds: int = 15
-    iterations: tuple[int, ...] = (80,)
-    learning_rate_mm: float = 4.0
-    adam_epsilon: float = 0.0
-    smoothing_mm: float = 5.66
-    smoothness: float = 1.25
-    feature_weight: float = 1.0
-    feature_similarity: FeatureSimilarity = "mse"
-    trust_cost: float = 0.0
-    correlation_weight: float = 0.0
-    correlation_window_mm: float = 4.0
-    correlation_noise: float = 0.1
-    fold_penalty: float = 1.0
-    fold_margin: float = 0.1
-    squarings: int = 0
+    fixed: Array
+    moving: Array
+    fixed_weight: Array
+    moving_weight: Array
+    channels: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,15 +142,65 @@ def _sizes(
     return args
 
 
+_SIDES = ("fixed", "moving")
+_ARRAYS = ("fixed", "moving", "fixed_weight", "moving_weight")
+#: (z, y, x) of the fixed and of the moving grid, None for any length.
+_Grids = tuple[Sequence[int | None], Sequence[int | None]]
+
+
+def _pair(features: SearchFeatures, of: str, grids: _Grids) -> _structs.FeaturePair:
+    """Addresses and channels; `of` precedes the arrays' names in messages."""
+    for side, grid in zip(_SIDES, grids, strict=True):
+        pointer(getattr(features, side), np.float16, f"{of}{side}", (*grid, None))
+    stride = int(features.fixed.shape[-1])
+    pair = _structs.FeaturePair(stride=stride, channels=features.channels or stride)
+    for side in _SIDES:
+        volume, weight = getattr(features, side), f"{side}_weight"
+        shape = volume.shape[:3]
+        setattr(pair, side, pointer(volume, np.float16, f"{of}{side}", (*shape, stride)))
+        values = getattr(features, weight)
+        setattr(pair, weight, pointer(values, np.float32, f"{of}{weight}", shape))
+    return pair
+
+
+def _levels(pairs: Sequence[_structs.FeaturePair], options: SolverOptions) -> Any:
+    """What the levels of the search compare, as the library takes it."""
+    if len(pairs) != options.search_levels:
+        raise KernelError(
+            f"search has features for {len(pairs)} levels; wanted them for"
+            f" search_levels = {options.search_levels}"
+        )
+    return (_structs.FeaturePair * len(pairs))(*pairs)
+
+
+def _arrays(features: SearchFeatures, of: str) -> dict[str, Array]:
+    return {f"{of}{name}": getattr(features, name) for name in _ARRAYS}
+
+
 def solver_workspace_bytes(
     fixed_shape: Sequence[int],
     moving_shape: Sequence[int],
     stride: int,
     spacing_mm: Sequence[float],
     options: SolverOptions,
+    *,
+    search_strides: Sequence[int] | None = None,
 ) -> int:
-    """Bytes that `solve` takes beside its arrays, for a prediction before any work."""
+    """Bytes that `solve` takes beside its arrays, for a prediction before any work.
+
+    Args:
+        fixed_shape: z, y, x.
+        moving_shape: z, y, x.
+        stride: stored channels of the features.
+        spacing_mm: of the lattice, z, y, x.
+        options: see `SolverOptions`.
+        search_strides: stored channels of the `SearchFeatures` of each level; None without.
+    """
     args = _sizes(fixed_shape, moving_shape, stride, stride, spacing_mm, options)
+    if search_strides is not None:
+        args.search_features = _levels(
+            [_structs.FeaturePair(stride=n, channels=n) for n in search_strides], options
+        )
     return _library.workspace_bytes("dr_solver_workspace_bytes", args)
 
 
@@ -213,6 +214,7 @@ def solve(
     spacing_mm: Sequence[float],
     moving_offset: Sequence[int] = (0, 0, 0),
     channels: int | None = None,
+    search: Sequence[SearchFeatures] | None = None,
     options: SolverOptions | None = None,
     spread: bool = False,
     threads: int = 0,
@@ -229,6 +231,7 @@ def solve(
         spacing_mm: of the lattice, z, y, x.
         moving_offset: index of the moving grid's first voxel on the fixed grid.
         channels: how many of the stored channels are used, the first ones (default all).
+        search: what each level of the search compares instead, on the same grids.
         options: see `SolverOptions`.
         spread: also tell how well the search determined each voxel's match, see `Solution`.
         threads: CPU threads; 0 takes all.
@@ -239,26 +242,23 @@ def solve(
     """
     options = options or SolverOptions()
     fixed_image, moving_image = images or (None, None)
+    features = SearchFeatures(fixed, moving, fixed_weight, moving_weight, channels)
+    levels = {f"search[{i}].": level for i, level in enumerate(search or ())}
     check_together(
-        fixed=fixed,
-        moving=moving,
-        fixed_weight=fixed_weight,
-        moving_weight=moving_weight,
+        **_arrays(features, ""),
+        **{k: a for of, level in levels.items() for k, a in _arrays(level, of).items()},
         fixed_image=fixed_image,
         moving_image=moving_image,
     )
-    addresses = [
-        pointer(a, np.float16, name, FEATURES) for name, a in (("fixed", fixed), ("moving", moving))
-    ]
+    pair = _pair(features, "", (VOLUME, VOLUME))
+    grids = fixed.shape[:3], moving.shape[:3]
     xp = array_module(fixed)
-    stride = int(fixed.shape[-1])
-    args = _sizes(
-        fixed.shape[:3], moving.shape[:3], stride, channels or stride, spacing_mm, options
-    )
-    args.fixed = addresses[0]
-    args.fixed_weight = pointer(fixed_weight, np.float32, "fixed_weight", fixed.shape[:3])
-    args.moving = pointer(moving, np.float16, "moving", (*moving.shape[:3], stride))
-    args.moving_weight = pointer(moving_weight, np.float32, "moving_weight", moving.shape[:3])
+    args = _sizes(*grids, pair.stride, pair.channels, spacing_mm, options)
+    for name in _ARRAYS:
+        setattr(args, name, getattr(pair, name))
+    if search is not None:
+        pairs = [_pair(level, of, grids) for of, level in levels.items()]
+        args.search_features = _levels(pairs, options)
     if images is not None:
         args.fixed_image = pointer(fixed_image, np.float32, "fixed_image", fixed.shape[:3])
         args.moving_image = pointer(moving_image, np.float32, "moving_image", moving.shape[:3])

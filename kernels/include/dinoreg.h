@@ -243,6 +243,16 @@ typedef struct dr_feature_distance {
   double overlap; /* share of the fixed weight that meets moving weight */
 } dr_feature_distance;
 
+/* Features of both images on the solver's two grids, with weights and channels of their own. */
+typedef struct dr_feature_pair {
+  const uint16_t* fixed;     /* (fixed_shape, stride) half precision, 16-byte aligned */
+  const float* fixed_weight; /* (fixed_shape) 0..1 */
+  const uint16_t* moving;    /* (moving_shape, stride) */
+  const float* moving_weight;
+  int32_t stride;   /* channels stored per voxel: a multiple of 8 */
+  int32_t channels; /* used ones; the rest hold 0 */
+} dr_feature_pair;
+
 /* Finds u on the fixed grid such that fixed(p) ~ moving(p + u(p)). */
 typedef struct dr_solver_args {
   const uint16_t* fixed;     /* (fixed_shape, channels) half precision, 16-byte aligned */
@@ -271,6 +281,9 @@ typedef struct dr_solver_args {
    * rounds of coupling, which else compute them again: the same result, slower. */
   int32_t kept_costs_mb;
   int32_t consistency_rounds;
+  /* Host memory: what each of the search_levels compares; NULL: the features above, which are those
+   * of the refinement and of feature_distance. */
+  const dr_feature_pair* search_features;
 
   /* Refinement: Adam on x, displacement = smooth(x), from coarse to fine. Level k of `levels` works
    * on voxels 2^(levels - 1 - k) times as large, with learning rate and smoothing as much larger.

@@ -128,14 +128,14 @@ dr_status check_pool(const dr_pool_args& a) {
   return DR_OK;
 }
 
-dr_status check_solver_sizes(const dr_solver_args& a) {
-  CHECK(check_shape("fixed_shape", a.fixed_shape));
-  CHECK(check_shape("moving_shape", a.moving_shape));
-  CHECK(check_range("moving_offset", a.moving_offset, -32768, 32768));
-  REQUIRE(a.stride >= 8 && a.stride % 8 == 0, "stride = %d; wanted a multiple of 8", a.stride);
-  REQUIRE(a.channels >= 1 && a.channels <= a.stride, "channels = %d; wanted 1..stride = %d",
-          a.channels, a.stride);
-  CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
+dr_status check_channels(const char* of, int stride, int channels) {
+  REQUIRE(stride >= 8 && stride % 8 == 0, "%sstride = %d; wanted a multiple of 8", of, stride);
+  REQUIRE(channels >= 1 && channels <= stride, "%schannels = %d; wanted 1..stride = %d", of,
+          channels, stride);
+  return DR_OK;
+}
+
+dr_status check_search_sizes(const dr_solver_args& a) {
   CHECK(check_range("search_factor", a.search_factor, 1, 256));
   CHECK(check_range("search_radius", a.search_radius, 0, 64));
   REQUIRE(a.search_levels >= 1 && a.search_levels <= 4, "search_levels = %d; wanted 1..4",
@@ -145,6 +145,41 @@ dr_status check_solver_sizes(const dr_solver_args& a) {
   REQUIRE(a.kept_costs_mb >= 0, "kept_costs_mb = %d; wanted >= 0", a.kept_costs_mb);
   REQUIRE(a.consistency_rounds >= 0 && a.consistency_rounds <= 1000,
           "consistency_rounds = %d; wanted 0..1000", a.consistency_rounds);
+  for (int i = 0; a.search_features != nullptr && i < a.search_levels; ++i) {
+    char of[32];
+    std::snprintf(of, sizeof of, "search_features[%d].", i);
+    CHECK(check_channels(of, a.search_features[i].stride, a.search_features[i].channels));
+  }
+  return DR_OK;
+}
+
+dr_status check_features(const char* of, const uint16_t* fixed, const float* fixed_weight,
+                         const uint16_t* moving, const float* moving_weight) {
+  REQUIRE(fixed && fixed_weight && moving && moving_weight,
+          "%sfixed, fixed_weight, moving and moving_weight must not be NULL", of);
+  REQUIRE(
+      reinterpret_cast<uintptr_t>(fixed) % 16 == 0 && reinterpret_cast<uintptr_t>(moving) % 16 == 0,
+      "%sfeatures must be 16-byte aligned", of);
+  return DR_OK;
+}
+
+dr_status check_search_features(const dr_solver_args& a) {
+  for (int i = 0; a.search_features != nullptr && i < a.search_levels; ++i) {
+    const dr_feature_pair& p = a.search_features[i];
+    char of[32];
+    std::snprintf(of, sizeof of, "search_features[%d]: ", i);
+    CHECK(check_features(of, p.fixed, p.fixed_weight, p.moving, p.moving_weight));
+  }
+  return DR_OK;
+}
+
+dr_status check_solver_sizes(const dr_solver_args& a) {
+  CHECK(check_shape("fixed_shape", a.fixed_shape));
+  CHECK(check_shape("moving_shape", a.moving_shape));
+  CHECK(check_range("moving_offset", a.moving_offset, -32768, 32768));
+  CHECK(check_channels("", a.stride, a.channels));
+  CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
+  CHECK(check_search_sizes(a));
   REQUIRE(a.feature_similarity >= DR_FEATURES_MSE && a.feature_similarity <= DR_FEATURES_LNCC,
           "feature_similarity = %d; wanted DR_FEATURES_MSE, _COSINE or _LNCC",
           a.feature_similarity);
@@ -158,11 +193,9 @@ dr_status check_solver_sizes(const dr_solver_args& a) {
 
 dr_status check_solver(const dr_solver_args& a) {
   CHECK(check_solver_sizes(a));
-  REQUIRE(a.fixed && a.fixed_weight && a.moving && a.moving_weight && a.field,
-          "fixed, fixed_weight, moving, moving_weight and field must not be NULL");
-  REQUIRE(reinterpret_cast<uintptr_t>(a.fixed) % 16 == 0 &&
-              reinterpret_cast<uintptr_t>(a.moving) % 16 == 0,
-          "features must be 16-byte aligned");
+  CHECK(check_features("", a.fixed, a.fixed_weight, a.moving, a.moving_weight));
+  CHECK(check_search_features(a));
+  REQUIRE(a.field != nullptr, "field must not be NULL");
   REQUIRE(reinterpret_cast<uintptr_t>(a.feature_distance) % 8 == 0,
           "feature_distance must be 8-byte aligned");
   REQUIRE(a.coupling_rounds == 0 || a.coupling != nullptr, "coupling is NULL");

@@ -104,9 +104,8 @@ struct PooledFeatures {
 
 template <class Launcher>
 PooledFeatures pool_features(SolverContext<Launcher>& c, const Half* features, const float* weight,
-                             const Shape& shape, const int* factor, const int* offset,
+                             int stride, const Shape& shape, const int* factor, const int* offset,
                              const Shape& out_shape) {
-  const int stride = c.args.stride;
   const PooledFeatures out = {c.work.template take<Half>(out_shape.voxels() * stride),
                               c.work.template take<float>(out_shape.voxels())};
   c.run(PoolFeatures{features, weight, shape, stride, factor[0], factor[1], factor[2], offset[0],
@@ -135,9 +134,9 @@ Level coarser_level(SolverContext<Launcher>& c, int scale) {
   l.shape = to_shape(shape);
   l.moving_shape = cells.shape;
   const PooledFeatures fixed =
-      pool_features(c, a.fixed, a.fixed_weight, c.shape, l.factor, none, l.shape);
-  const PooledFeatures moving = pool_features(c, a.moving, a.moving_weight, whole_moving, l.factor,
-                                              cells.inset, l.moving_shape);
+      pool_features(c, a.fixed, a.fixed_weight, a.stride, c.shape, l.factor, none, l.shape);
+  const PooledFeatures moving = pool_features(c, a.moving, a.moving_weight, a.stride, whole_moving,
+                                              l.factor, cells.inset, l.moving_shape);
   l.fixed = fixed.features;
   l.fixed_weight = fixed.weight;
   l.moving = moving.features;

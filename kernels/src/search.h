@@ -42,6 +42,11 @@ struct SearchGrid {
   }
 };
 
+inline dr_feature_pair features_of_search(const dr_solver_args& a, int level) {
+  if (a.search_features != nullptr) return a.search_features[level];
+  return {a.fixed, a.fixed_weight, a.moving, a.moving_weight, a.stride, a.channels};
+}
+
 // One level. The first searches for the displacement itself; every further one between the fixed
 // image and the moving image as the levels before have warped it, so that both directions and their
 // consistency are those of the first.
@@ -49,7 +54,8 @@ template <class Launcher>
 class SearchLevel {
  public:
   SearchLevel(SolverContext<Launcher>& context, int level)
-      : c_(context), a_(context.args), work_(context.work), level_(level), grid_(a_, level) {}
+      : c_(context), a_(context.args), work_(context.work), level_(level), grid_(a_, level),
+        features_(features_of_search(a_, level)) {}
 
   // The displacement to the context's x, and its spread where it is asked for. False: stopped.
   bool run() {
@@ -91,26 +97,27 @@ class SearchLevel {
   }
 
   Cells take_padded() {
-    return {work_.template take<float>(grid_.padded.voxels() * a_.channels),
+    return {work_.template take<float>(grid_.padded.voxels() * features_.channels),
             work_.template take<float>(grid_.padded.voxels())};
   }
 
   Cells pool_fixed() {
     const int32_t origin[3] = {0, 0, 0};
-    return pool(a_.fixed, a_.fixed_weight, c_.shape, origin);
+    return pool(features_.fixed, features_.fixed_weight, c_.shape, origin);
   }
 
   Cells pool_moving() {
-    return pool(a_.moving, a_.moving_weight, to_shape(a_.moving_shape), a_.moving_offset);
+    return pool(features_.moving, features_.moving_weight, to_shape(a_.moving_shape),
+                a_.moving_offset);
   }
 
   Cells pool(const Half* features, const float* weight, const Shape& shape, const int32_t* offset) {
     const Cells out = take_padded();
     const int* f = grid_.factor;
     const Shifts& r = grid_.shifts;
-    c_.run(PoolPlanar{features, weight, shape, a_.stride, a_.channels, offset[0], offset[1],
-                      offset[2], f[0], f[1], f[2], r.radius_z, r.radius_y, r.radius_x, out.features,
-                      out.weight, grid_.padded});
+    c_.run(PoolPlanar{features, weight, shape, features_.stride, features_.channels, offset[0],
+                      offset[1], offset[2], f[0], f[1], f[2], r.radius_z, r.radius_y, r.radius_x,
+                      out.features, out.weight, grid_.padded});
     return out;
   }
 
@@ -119,13 +126,15 @@ class SearchLevel {
     const Cells out = take_padded();
     const int* f = grid_.factor;
     const MovingCells cells = moving_cells(a_, f);
-    const PooledFeatures moving = pool_features(
-        c_, a_.moving, a_.moving_weight, to_shape(a_.moving_shape), f, cells.inset, cells.shape);
+    const PooledFeatures moving =
+        pool_features(c_, features_.moving, features_.moving_weight, features_.stride,
+                      to_shape(a_.moving_shape), f, cells.inset, cells.shape);
     const Vec3 first = {(float)cells.first[0], (float)cells.first[1], (float)cells.first[2]};
     const Shifts& r = grid_.shifts;
-    c_.run(WarpPlanar{moving.features, moving.weight, cells.shape, a_.stride, a_.channels, first,
-                      c_.x, c_.shape, between_cells(f, true), inverse_of(grid_.cell_mm), r.radius_z,
-                      r.radius_y, r.radius_x, out.features, out.weight, grid_.padded});
+    c_.run(WarpPlanar{moving.features, moving.weight, cells.shape, features_.stride,
+                      features_.channels, first, c_.x, c_.shape, between_cells(f, true),
+                      inverse_of(grid_.cell_mm), r.radius_z, r.radius_y, r.radius_x, out.features,
+                      out.weight, grid_.padded});
     return out;
   }
 
@@ -148,18 +157,18 @@ class SearchLevel {
   }
 
   const float* unrelated_cost(const Cells& fixed, const Cells& moving) {
-    const int rows = grid_.padded.rows(), sums = 3 * a_.channels;
+    const int rows = grid_.padded.rows(), sums = 3 * features_.channels;
     double* moments[2];
     for (int i = 0; i < 2; ++i) {
       const Cells& image = i == 0 ? fixed : moving;
       float* of_rows = work_.template take<float>((size_t)sums * rows);
       moments[i] = work_.template take<double>(sums);
-      c_.run(
-          FeatureMoments{image.features, image.weight, rows, a_.channels, grid_.padded.x, of_rows});
+      c_.run(FeatureMoments{image.features, image.weight, rows, features_.channels, grid_.padded.x,
+                            of_rows});
       c_.run(SumInOrder<float>{of_rows, sums, rows, moments[i]});
     }
     float* cost = work_.template take<float>(1);
-    c_.run(UnrelatedCost{moments[0], moments[1], a_.channels, cost});
+    c_.run(UnrelatedCost{moments[0], moments[1], features_.channels, cost});
     return cost;
   }
 
@@ -185,7 +194,7 @@ class SearchLevel {
     const Vec3 step = (float)(1.0 / largest) * to_vec3(grid_.cell_mm);
     SearchPass pass = {
         ShiftCost{fixed.features, fixed.weight, moving.features, moving.weight, grid_.padded,
-                  grid_.cells, a_.channels, grid_.shifts, 0, 0, unrelated, nullptr},
+                  grid_.cells, features_.channels, grid_.shifts, 0, 0, unrelated, nullptr},
         cost_taps(0, grid_.cells.z),
         cost_taps(1, grid_.cells.y),
         cost_taps(2, grid_.cells.x),
@@ -254,6 +263,7 @@ class SearchLevel {
   Workspace& work_;
   const int level_;
   const SearchGrid grid_;
+  const dr_feature_pair features_;
 };
 
 // All levels; without a radius nothing is searched for. False: stopped.

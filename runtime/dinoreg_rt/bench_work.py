@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .encoder.encoding import EncodingPlan
     from .registration import Plan
 
-#: Entry points that know an encoder's arithmetic: (model, rows, columns) of tokens -> operations.
+#: Entry points that know an encoder's arithmetic: (model, rows, columns) of tokens, and the layers
+#: that are wanted -> operations.
 _ENCODER_OPERATIONS = "dinoreg_rt.encoder_operations"
 
 
@@ -100,12 +101,13 @@ def _encoder_work(encoding: EncodingPlan, plan: Plan) -> list[Work]:
     count = found[0].load() if found else None
     weights = sum(f.size_bytes for f in encoding.bundle.manifest.files)
     operations = moved = products = projections = 0.0
-    channels = encoding.bundle.manifest.channels
+    manifest = encoding.bundle.manifest
+    channels = manifest.channels
     for plane in encoding.planes:
         rows, columns = encoding.bundle.token_grid(plane.graph)
         slices = sum(len(stack.encoded) for stack in plane.stacks)
         tokens = slices * rows * columns
-        each = count(encoding.bundle.manifest.model, rows, columns) if count else None
+        each = count(manifest.model, rows, columns, manifest.layers) if count else None
         operations += slices * (each or 0.0) / 2  # multiply-adds
         pixels = 3 * plane.graph.height * plane.graph.width
         moved += slices * 4 * pixels + 4 * tokens * channels

@@ -24,8 +24,14 @@ from .errors import InputError
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION: Literal[1] = 1
+#: Name of the layer that all of an encoder leads to: its last block after the final norm.
+FINAL_LAYER = "final"
+#: What a bundle gives unless others were chosen.
+FINAL_ONLY: tuple[str, ...] = (FINAL_LAYER,)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+#: The last block after the final norm, or the number of a block whose output is taken as it is.
+LayerName = Annotated[str, Field(pattern=r"^(final|0|[1-9][0-9]{0,2})$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -115,7 +121,9 @@ class Manifest(_Frozen):
     Attributes:
         model: such as ``dinov3-vitl16``.
         patch: pixels per token along each axis.
-        channels: of a token.
+        channels: of a token, of all its layers together.
+        layers: whose tokens are joined along the channels, each with as many of them: ``final`` or
+            the number of a block, counted from 0.
         graphs: one for each input size, multiples of the patch; all read the same weights file.
     """
 
@@ -123,6 +131,7 @@ class Manifest(_Frozen):
     model: str = Field(min_length=1)
     patch: int = Field(gt=0, le=64)
     channels: int = Field(gt=0, le=_MOST)
+    layers: tuple[LayerName, ...] = Field(FINAL_ONLY, min_length=1)
     precision: Precision
     normalisation: Normalisation
     graphs: tuple[Graph, ...] = Field(min_length=1)
@@ -142,9 +151,34 @@ class Manifest(_Frozen):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _layers_share_the_channels(self) -> Self:
+        if len(set(self.layers)) != len(self.layers) or self.channels % len(self.layers):
+            raise ValueError(
+                f"{self.channels} channels cannot be those of the layers {', '.join(self.layers)}: "
+                "wanted different layers, each with as many channels"
+            )
+        return self
+
+    @property
+    def layer_channels(self) -> int:
+        """Channels of each layer's tokens."""
+        return self.channels // len(self.layers)
+
+    @property
+    def layers_text(self) -> str:
+        """For messages: ``final layer``, or such as ``block 7`` and ``block 5 + final layer``."""
+        names = ("final layer" if n == FINAL_LAYER else f"block {n}" for n in self.layers)
+        return " + ".join(names)
+
     def hash(self) -> str:
-        """sha256 that stands for weights, graphs and preprocessing together."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """sha256 that stands for weights, graphs and preprocessing together.
+
+        The final layer alone leaves no trace in it: tokens and engines of bundles that were written
+        before there was a choice stay theirs.
+        """
+        left_out = {"layers"} if self.layers == FINAL_ONLY else None
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

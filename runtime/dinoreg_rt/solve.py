@@ -6,10 +6,12 @@ the initial alignment. Here it becomes vectors in LPS mm that hold the whole map
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 import dinoreg_kernels
-from dinoreg_kernels import Progress, Solution, SolverOptions
+from dinoreg_kernels import Progress, SearchFeatures, Solution, SolverOptions
 
 from .config import RegistrationConfig
 from .device import Device
@@ -75,9 +77,17 @@ def solve(  # noqa: PLR0913 - the arrays of one call, the last by name
     progress: Progress | None = None,
     *,
     images: tuple[Array, Array] | None = None,
+    search: Sequence[tuple[FeaturePair, tuple[Array, Array]]] | None = None,
     spread: bool = False,
 ) -> Solution:
-    """One call into libdinoreg; see `dinoreg_kernels.solve`. Ctrl-C and SIGTERM stop it."""
+    """One call into libdinoreg; see `dinoreg_kernels.solve`. Ctrl-C and SIGTERM stop it.
+
+    `search` has features and weights for each level of the search; without it they are those of
+    the refinement.
+    """
+    levels = None
+    if search is not None:
+        levels = [SearchFeatures(f.fixed, f.moving, *w, channels=f.channels) for f, w in search]
     with deferred_signals() as deliver:
 
         def report(stage: str, fraction: float) -> None:
@@ -94,6 +104,7 @@ def solve(  # noqa: PLR0913 - the arrays of one call, the last by name
             spacing_mm=grids.control.spacing_mm[::-1],
             moving_offset=moving_offset_zyx,
             channels=features.channels,
+            search=levels,
             options=options,
             spread=spread,
             threads=device.threads,

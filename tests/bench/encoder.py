@@ -226,7 +226,10 @@ def measure(options: argparse.Namespace) -> None:
             taken = candidate.seconds(candidate.run) / batch
             if turn:  # the first one warms up
                 times[name].append(taken)
-    work, peak = slice_operations(model, *bundle.token_grid(graph)), max(rates)
+    work, peak = (
+        slice_operations(model, *bundle.token_grid(graph), bundle.manifest.layers),
+        max(rates),
+    )
     floor, kind = work / peak, "float16" if on_gpu else "float32"
     print(
         f"{model} ({bundle.manifest.precision}) at {graph.height} x {graph.width}: "

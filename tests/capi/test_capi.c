@@ -340,12 +340,28 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   EXPECT(distance.after < 0.5 * distance.before);
   /* The blob moved by two voxels of 2 mm along x. */
   const float* centre = field + 3 * ((4 * Y + 5) * X + 6);
+  const float found = centre[2];
   EXPECT(fabsf(centre[0]) < 1.0f && fabsf(centre[1]) < 1.0f && fabsf(centre[2] - 4.0f) < 1.0f);
 
   seen.stop_after = seen.searches + seen.refinements + 1;
   EXPECT(dr_solver_run(&execution, &args) == DR_ERROR_CANCELLED);
   EXPECT_MESSAGE("cancelled by the progress callback");
 
+  /* The search may compare other features than the refinement; here they are the same. */
+  dr_feature_pair pair = {fixed, weight, moving, weight, CHANNELS, 12};
+  args.search_features = &pair;
+  EXPECT(dr_solver_workspace_bytes(&args) == bytes);
+  EXPECT(dr_solver_run(cpu, &args) == DR_OK);
+  EXPECT(centre[2] == found);
+  pair.moving_weight = NULL;
+  EXPECT(dr_solver_workspace_bytes(&args) == bytes);
+  EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("search_features[0]: fixed, fixed_weight, moving and moving_weight must not");
+  pair.stride = 10;
+  EXPECT(dr_solver_workspace_bytes(&args) == 0);
+  EXPECT_MESSAGE("search_features[0].stride = 10; wanted a multiple of 8");
+
+  args.search_features = NULL;
   args.field = NULL;
   EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("must not be NULL");

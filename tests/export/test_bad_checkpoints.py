@@ -138,8 +138,8 @@ def test_an_index_cannot_leave_its_folder(tmp_path):
 def test_no_such_file_and_wrong_kind(tmp_path):
     refuse(tmp_path / "none.pth", "no checkpoint there")
     refuse(tmp_path, "no checkpoint there")
-    (tmp_path / "x.onnx").write_bytes(b"")
-    refuse(tmp_path / "x.onnx", "wanted .safetensors or")
+    (tmp_path / "x.gguf").write_bytes(b"")
+    refuse(tmp_path / "x.gguf", "wanted one of .safetensors")
 
 
 class Evil:

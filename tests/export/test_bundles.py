@@ -1,5 +1,6 @@
 """Whole exports: written and verified, or nothing; checked at load; by the command line."""
 
+import hashlib
 import json
 import resource
 import shlex
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from checkpoints import TINY, canonical, huggingface, write_pth, write_safetensors
 from click.testing import CliRunner
@@ -16,7 +18,7 @@ from dinoreg_export.bundle import export_bundle
 from dinoreg_export.cli import export
 from dinoreg_export.random_weights import RandomWeights
 from dinoreg_rt.errors import ConfigError, InputError, OutputError
-from dinoreg_rt.manifest import Source, check_files, read_manifest
+from dinoreg_rt.manifest import Manifest, Source, check_files, read_manifest
 
 SOURCE = Source(checkpoint="random", sha256="0" * 64, layout="none", random_weights=True)
 A = TINY["tiny-v3"]
@@ -255,6 +257,91 @@ def test_peak_memory(tmp_path):
     size = path.stat().st_size / 2**20
     print(f"checkpoint {size:.0f} MiB, peak {float(done.stdout):.0f} MiB")
     assert float(done.stdout) < 1.3 * size + 60
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_layers_are_part_of_the_bundle(precision, tmp_path):
+    made = make(tmp_path / "b", precision, layers=["-1", "final", "0"])
+    assert made.layers == ("1", "final", "0")
+    assert made.channels == 3 * A.dim == 3 * made.layer_channels
+    assert made.verification.mean_cosine > 0.999
+    assert read_manifest(tmp_path / "b") == made
+    graph = onnx.load(str(tmp_path / "b" / "encoder_64x96.onnx"), load_external_data=False).graph
+    assert [o.name for o in graph.output] == ["tokens", "cls"]
+    assert [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim][1:] == [4, 6, 192]
+    assert made.layers_text == "block 1 + final layer + block 0"
+
+
+def test_a_hash_tells_layers_apart_and_knows_old_bundles(tmp_path):
+    hashes = {}
+    for layers in ((), ("final",), ("-1",), ("0", "1"), ("1", "0")):
+        made = make(tmp_path / "-".join(["b", *layers]), layers=layers)
+        hashes[layers] = made.hash()
+    assert hashes.pop(()) == hashes[("final",)]
+    assert len(set(hashes.values())) == 4
+    old = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    del old["layers"]  # as older versions wrote it
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps(old))
+    manifest = read_manifest(tmp_path / "b")
+    assert manifest.layers == ("final",)
+    assert manifest.layer_channels == manifest.channels
+    assert manifest.hash() == hashes[("final",)]
+    old["verification"] = None  # its small numbers are spelled otherwise by Python
+    plain = json.dumps(old, separators=(",", ":"))
+    hashed_then = hashlib.sha256(plain.encode()).hexdigest()
+    assert Manifest.model_validate(old).hash() == hashed_then
+
+
+@pytest.mark.parametrize(
+    "layers", [["1", "1"], [], ["-1"], ["01"], ["last"], ["0", "1", "final", "2", "3"]]
+)
+def test_a_manifest_with_damaged_layers_is_refused(layers, tmp_path):
+    content = json.loads(make(tmp_path / "b").model_dump_json())
+    with pytest.raises(ValueError, match="layers"):
+        Manifest.model_validate(content | {"layers": layers})
+
+
+@pytest.mark.parametrize(
+    ("layers", "problem"),
+    [
+        (["2"], "tiny-v3 has the blocks 0 to 1 "),
+        (["-3"], r"--layer -3: .*\(or -2 to -1, counted from the end\); wanted one of these"),
+        (["last"], "or 'final'"),
+        (["1.0"], "has the blocks"),
+        (["9" * 5000], "has the blocks"),
+        (["1", "0", "-1"], "--layer 1, 0, -1: layer 1 is there twice"),
+        (["final", "final"], "layer final is there twice"),
+    ],
+)
+def test_layers_that_cannot_be_had(layers, problem, tmp_path):
+    with pytest.raises(ConfigError, match=problem):
+        make(tmp_path / "b", layers=layers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_convnext_has_its_final_layer_alone(tmp_path):
+    a = TINY["tiny-convnext"]
+    with pytest.raises(ConfigError, match=r"a ConvNeXt, only the layer 'final'"):
+        make(tmp_path / "b", a=a, layers=["-1"])
+    assert make(tmp_path / "b", a=a, layers=["final"]).layers == ("final",)
+
+
+def test_command_with_layers(tmp_path):
+    done = run("onnx", "--random-seed", 1, "--model", "dinov3-vits16", "--size", "32x48",
+               "-o", tmp_path / "b", "--layer", "2", "--layer", "-10", "--layer", 0)  # fmt: skip
+    assert "layer 2 is there twice" in str(done.exception)
+    done = run("onnx", "--random-seed", 1, "--model", "dinov3-vits16", "--size", "32x48",
+               "-o", tmp_path / "b", "--layer", "2", "--layer", "-12")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "block 2 + block 0" in done.output
+    assert read_manifest(tmp_path / "b").layers == ("2", "0")
+
+
+def test_published_tokens_are_of_the_final_layer(tmp_path, monkeypatch):
+    export_bundle(RandomWeights(A, 0), SOURCE, [(224, 224)], tmp_path / "b", layers=["0"])
+    monkeypatch.setattr(golden, "PATCH_TOKENS", {"tiny-v3": (0,) * 5})
+    with pytest.raises(InputError, match="gives the tokens of block 0, and those of the final"):
+        golden.golden_error(tmp_path / "b", read_manifest(tmp_path / "b"), tmp_path / "p.png")
 
 
 def test_every_precision_is_offered():

@@ -1,6 +1,7 @@
 """Graphs on ONNX Runtime against the NumPy reference, in every precision; what they are made of."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,65 @@ def test_half_precision(name, precision, tmp_path):
     assert found.max_error > 1e-4  # or it was not half precision
     kinds = {t.data_type for t in onnx.load(str(tmp_path / file.name)).graph.initializer}
     assert {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision] in kinds
+
+
+VITS = [name for name in TINY if name != "tiny-convnext"]
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_an_early_exit_is_what_the_whole_network_has_there(name, tmp_path):
+    """A block's output in the graph of all layers is that of the graph that ends with it."""
+    a = TINY[name]
+    weights, size = RandomWeights(a, 1), (3 * a.patch, 4 * a.patch)
+    found, bytes_ = {}, {}
+    every = ("0", "1", "final")
+    for layers in (every, ("0",), ("1",), ("final",)):
+        folder = tmp_path / "-".join(layers)
+        folder.mkdir()
+        write_files(weights, [GraphFile("g.onnx", size)], folder, "fp32", layers=layers)
+        assert compare(weights, folder / "g.onnx", size, "fp32", layers).max_error < 1e-4
+        (found[layers],) = run_graph(folder / "g.onnx", probe(*size), ["tokens"])
+        bytes_[layers] = (folder / "weights.bin").stat().st_size
+        outputs = [o.name for o in onnx.load(str(folder / "g.onnx")).graph.output]
+        assert outputs == ["tokens", "cls"][: 1 + ("final" in layers)]
+    parts = np.split(found[every], 3, axis=-1)
+    for layer, part in zip(every, parts, strict=True):
+        np.testing.assert_allclose(part, found[(layer,)], atol=2e-5)
+    assert bytes_[every] == bytes_["final",] > bytes_["1",] > 1.3 * bytes_["0",]
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_the_reference_of_a_layer(name):
+    """An encoder that ends there, by another way: with no block behind and a norm that is none."""
+    a = TINY[name]
+    weights = RandomWeights(a, 1)
+    pixels = probe(2 * a.patch, 3 * a.patch, count=1)
+    raw, cls = encode(weights, pixels, ("0",))
+    assert cls is None
+    short = RandomWeights(replace(a, depth=1), 1)
+    normed, _ = encode(short, pixels)
+    centred = raw - raw.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + a.epsilon)
+    expected = scaled * weights.read("norm.weight") + weights.read("norm.bias")
+    np.testing.assert_allclose(normed, expected, atol=1e-5)
+    both, _ = encode(weights, pixels, ("final", "0"))
+    np.testing.assert_array_equal(both, np.concatenate([encode(weights, pixels)[0], raw], -1))
+
+
+def test_each_layer_is_verified_by_itself(tmp_path):
+    """One whose numbers are small doesn't hide behind another's large ones."""
+    a, layers = TINY["tiny-v3"], ("0", "1")
+    weights, size = RandomWeights(a, 1), (64, 64)
+    read = weights.read
+    weights.read = lambda n: read(n) * (1000 if n == "blocks.1.scale2" else 1)
+    write_files(weights, [GraphFile("g.onnx", size)], tmp_path, "fp32", layers=layers)
+    assert passes(compare(weights, tmp_path / "g.onnx", size, "fp32", layers))
+    assert not passes(compare(weights, tmp_path / "g.onnx", size, "fp32", ("1", "0")))
+    model = onnx.load(str(tmp_path / "g.onnx"))
+    joined = next(n for n in model.graph.node if "tokens" in n.output)
+    joined.input[0] = joined.input[1]
+    onnx.save(model, str(tmp_path / "wrong.onnx"))
+    assert not passes(compare(weights, tmp_path / "wrong.onnx", size, "fp32", layers))
 
 
 def test_the_reference_sees_a_single_changed_weight(tmp_path):

@@ -54,6 +54,26 @@ def largest_error(a, tmp_path, grids, *, as_pth=False):
     return max(errors)
 
 
+@pytest.mark.parametrize("name", [n for n in TINY if n != "tiny-convnext"])
+def test_blocks_are_the_hidden_states_of_the_module(name, tmp_path):
+    a = TINY[name]
+    module = make_module(a)
+    state = {n: v.clone().contiguous() for n, v in module.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    pixels = probe(5 * a.patch, 3 * a.patch)
+    with torch.no_grad():
+        states = module(torch.from_numpy(pixels), output_hidden_states=True).hidden_states
+    for number in range(a.depth):
+        layers = (str(number),)
+        with open_checkpoint(tmp_path / "model.safetensors", architecture=a) as weights:
+            write_files(
+                weights, [GraphFile("g.onnx", pixels.shape[2:])], tmp_path, "fp32", layers=layers
+            )
+        (tokens,) = run_graph(tmp_path / "g.onnx", pixels, ["tokens"])
+        expected = states[number + 1].numpy()[:, a.prefix_tokens :]
+        assert np.abs(tokens.reshape(expected.shape) - expected).max() < 1e-4
+
+
 def prefix_of(a):
     return a.prefix_tokens if isinstance(a, VitArchitecture) else 1
 

@@ -13,6 +13,7 @@ import pytest
 import dinoreg_kernels
 from dinoreg_kernels import (
     KernelError,
+    SearchFeatures,
     SolverOptions,
     build_info,
     compose,
@@ -45,6 +46,13 @@ def run_solve(options=OPTIONS, **change):
         "spacing_mm": (1, 1, 1),
     }
     return solve(**(arguments | change), options=options)
+
+
+def search_features(shape=(4, 5, 6), channels=16, *, used=None, weight=np.float32, skip=0):
+    count = int(np.prod(shape)) * channels
+    features = np.zeros(count + skip, np.float16)[skip:].reshape(*shape, channels)
+    weights = np.ones(shape, weight)
+    return SearchFeatures(features, features, weights, weights, used)
 
 
 def run_invert(**change):
@@ -175,6 +183,23 @@ REFUSED = {
     "offset": (lambda: run_solve(moving_offset=(0, 99999, 0)), r"moving_offset\[1\] = 99999"),
     "unaligned": (lambda: run_solve(fixed=np.zeros(968, np.float16)[1:961].reshape(4, 5, 6, 8)),
                   r"features must be 16-byte aligned"),
+    "search levels": (lambda: run_solve(search=[search_features()] * 2),
+                      r"search has features for 2 levels; wanted them for search_levels = 1"),
+    "no search features": (lambda: run_solve(search=[]), r"search has features for 0 levels"),
+    "search stride": (lambda: run_solve(search=[search_features(channels=12)]),
+                      r"search_features\[0\].stride = 12; wanted a multiple of 8"),
+    "search channels": (lambda: run_solve(search=[search_features(used=17)]),
+                        r"search_features\[0\].channels = 17; wanted 1..stride = 16"),
+    "search grid": (lambda: run_solve(search=[search_features(shape=(4, 5, 7))]),
+                    r"search\[0\].fixed has shape \(4, 5, 7, 16\); wanted \(4, 5, 6, any\)"),
+    "search weight": (lambda: run_solve(search=[search_features(weight=np.float64)]),
+                      r"search\[0\].fixed_weight is float64; wanted float32"),
+    "search unaligned": (lambda: run_solve(search=[search_features(skip=1)]),
+                         r"search_features\[0\]: features must be 16-byte aligned"),
+    "search strides": (
+        lambda: solver_workspace_bytes((4,) * 3, (4,) * 3, 8, (1, 1, 1), OPTIONS,
+                                       search_strides=(8, 8)),
+        r"search has features for 2 levels"),
     "within a number": (lambda: resample(
         np.zeros(481, np.uint8)[1:].view(np.float32).reshape(4, 5, 6), (2, 2, 2), IDENTITY),
         r"image begins at 0x[0-9a-f]+, within a float32; copy it"),

@@ -10,7 +10,7 @@ import pytest
 import reference
 from phantoms import waves
 
-from dinoreg_kernels import SolverOptions, solve, solver_workspace_bytes
+from dinoreg_kernels import SearchFeatures, SolverOptions, solve, solver_workspace_bytes
 
 #: Search only, nothing smoothed: what it finds is exact.
 SEARCH = SolverOptions(
@@ -32,6 +32,12 @@ REFINE = SolverOptions(
 
 
 def run(device, problem: reference.Problem, options: SolverOptions, **more):
+    if problem.search is not None:
+        types = (np.float16, np.float16, np.float32, np.float32)
+        more["search"] = [
+            SearchFeatures(*(device.put(a, t) for a, t in zip(level, types, strict=True)))
+            for level in problem.search
+        ]
     return solve(
         device.put(problem.fixed, np.float16),
         device.put(problem.moving, np.float16),
@@ -530,6 +536,122 @@ def test_moving_grid_of_another_shape_and_place(device):
     )
     solution = run(device, problem, SEARCH)
     assert worst(device, solution, shift, (2, 2, 2)).max() < 1e-5
+
+
+# ---- features of its own for each level of the search -----------------------------------------
+
+
+def arrays_of(problem):
+    return problem.fixed, problem.moving, problem.fixed_weight, problem.moving_weight
+
+
+def test_search_with_features_of_its_own_equals_reference(device, rng):
+    """Other numbers of channels and other weights at each level, none of them the refinement's."""
+    problem = dataclasses.replace(random_problem(rng), moving_offset=(-3, -1, -5))
+    levels = []
+    for channels in (16, 24):
+        other = random_problem(rng, channels=channels)
+        levels.append(arrays_of(other))
+    problem = dataclasses.replace(problem, search=tuple(levels))
+    options = SolverOptions(
+        search_factor=(2, 3, 4),
+        search_radius=(1, 2, 2),
+        search_levels=2,
+        cost_smoothing_mm=4.0,
+        field_smoothing_mm=3.0,
+        iterations=(3,),
+        learning_rate_mm=0.4,
+        smoothing_mm=2.0,
+        consistency_rounds=3,
+    )
+    solution = run(device, problem, options)
+    field, before, after, overlap = reference.solve(problem, options)
+    plain = reference.solve(dataclasses.replace(problem, search=None), options)
+    assert np.abs(field - plain[0]).max() > 0.5
+    device.check(solution.field, field, "field_mm")
+    distance = (
+        solution.feature_distance_before,
+        solution.feature_distance_after,
+        solution.overlap,
+    )
+    device.check(np.array(distance), np.array([before, after, overlap]), "float32")
+    assert solution.feature_distance_before == pytest.approx(plain[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_search_features_that_are_the_refinements_change_no_bit(device, rng, levels):
+    problem = random_problem(rng)
+    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2),
+                            search_levels=levels, iterations=(3,))  # fmt: skip
+    plain = run(device, problem, options, spread=True)
+    same = dataclasses.replace(problem, search=(arrays_of(problem),) * levels)
+    given = run(device, same, options, spread=True)
+    for name in ("field", "spread", "feature_distance"):
+        np.testing.assert_array_equal(
+            device.get(getattr(plain, name)), device.get(getattr(given, name))
+        )
+
+
+def test_search_features_and_a_second_level_find_what_the_refinements_cannot(device):
+    """The refinement's features repeat every 8 voxels: to them a shift of 16 is none. Those of the
+    first level do not repeat."""
+    shape, shift = (12, 14, 40), np.array([0, 0, 16])
+    problem = shifted_pair(shape, shift, grow=24, wavelengths=(30, 60))
+    x = np.arange(shape[2] + 48) - 24
+    stripes = np.stack([np.sin(2 * np.pi * x / 8 + phase) for phase in np.arange(8)], axis=-1)
+    fixed, moving = (
+        np.float16(np.broadcast_to(stripes[start : start + n[2]], (*n[:3], 8)))
+        for n, start in ((problem.fixed.shape, 24), (problem.moving.shape, 0))
+    )
+    fine = dataclasses.replace(problem, fixed=fixed, moving=moving)
+    options = dataclasses.replace(
+        SEARCH,
+        search_factor=(4, 4, 4),
+        search_radius=(1, 1, 5),
+        search_levels=2,
+        cost_smoothing_mm=4.0,
+    )
+    errors = [
+        worst(device, run(device, case, options), shift, problem.spacing_mm).max()
+        for case in (
+            fine,
+            dataclasses.replace(fine, search=(arrays_of(problem), arrays_of(fine))),
+        )
+    ]
+    assert errors[0] > 15
+    assert errors[1] < 0.5
+
+
+def test_search_features_with_unused_channels(device, rng):
+    problem = random_problem(rng, channels=16)
+    problem.fixed[..., 12:] = problem.moving[..., 12:] = 0
+    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 2, 2), iterations=(0,))
+    fields = []
+    for channels in (12, 16):
+        arrays = zip(arrays_of(problem), (np.float16,) * 2 + (np.float32,) * 2, strict=True)
+        level = SearchFeatures(*(device.put(a, t) for a, t in arrays), channels=channels)
+        fields.append(device.get(run(device, problem, options, search=[level]).field))
+    np.testing.assert_array_equal(*fields)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_workspace_with_search_features_is_what_the_solver_asks_for(levels):
+    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(3, 3, 3), search_levels=levels)
+    sizes = ((20, 22, 24), (22, 20, 24), 16, (2, 2, 2), options)
+    plain = solver_workspace_bytes(*sizes)
+    assert solver_workspace_bytes(*sizes, search_strides=(16,) * levels) == plain
+    more = solver_workspace_bytes(*sizes, search_strides=(128,) * levels)
+    # Of one level at a time: both images on its cells and margin, and sums of every row of them.
+    assert more > plain
+    if levels == 1:
+        padded = np.array([10 + 6, 11 + 6, 12 + 6])
+        assert more - plain == pytest.approx(
+            2 * 4 * 112 * (np.prod(padded) + 3 * np.prod(padded[:2])), rel=0.01
+        )
+    else:
+        # The second level has eight times as many cells.
+        assert solver_workspace_bytes(*sizes, search_strides=(16, 128)) == more
+        assert solver_workspace_bytes(*sizes, search_strides=(128, 16)) == plain
 
 
 # ---- weights --------------------------------------------------------------------------------

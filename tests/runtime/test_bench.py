@@ -246,6 +246,13 @@ def test_operations_of_an_encoder(model, grid, operations) -> None:
     assert slice_operations("gabor-bank", *grid) is None
 
 
+def test_blocks_beyond_the_wanted_layers_cost_nothing():
+    whole = slice_operations("dinov3-vits16", 16, 20)
+    early = slice_operations("dinov3-vits16", 16, 20, ("2", "7"))
+    assert early == pytest.approx(whole * 8 / 12, rel=0.01)
+    assert early < slice_operations("dinov3-vits16", 16, 20, ("11",)) == whole
+
+
 @pytest.mark.slow
 def test_ceilings_of_this_machine() -> None:
     measured = measure_ceilings(Device("cpu", threads=1))

@@ -77,6 +77,7 @@ def _description(folder: Path) -> dict[str, Any]:
     return {
         "model": manifest.model,
         "precision": manifest.precision,
+        "layers": list(manifest.layers),
         "sizes": [f"{graph.height}x{graph.width}" for graph in manifest.graphs],
         "megabytes": round(sum(file.size_bytes for file in manifest.files) / 1e6, 1),
         "licence": manifest.licence,
@@ -98,7 +99,7 @@ def _table(folder: Path, found: dict[str, dict[str, Any]]) -> str:
 
     title = Text(f"Encoders in {folder}", "table.title")
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
-    for heading in ("name", "model", "precision", "input sizes", "MB", "weights"):
+    for heading in ("name", "model", "layers", "precision", "input sizes", "MB", "weights"):
         table.add_column(heading, overflow="fold")
     for name, entry in found.items():
         if "problem" in entry:
@@ -107,7 +108,8 @@ def _table(folder: Path, found: dict[str, dict[str, Any]]) -> str:
         weights = "random: its features mean nothing" if entry["random_weights"] else "trained"
         sizes, megabytes = ", ".join(entry["sizes"]), f"{entry['megabytes']:g}"
         # As text: the user's names are no markup.
-        cells = (name, entry["model"], entry["precision"], sizes, megabytes, weights)
+        layers = ", ".join(entry["layers"])
+        cells = (name, entry["model"], layers, entry["precision"], sizes, megabytes, weights)
         table.add_row(*map(Text, cells))
     console = Console(highlight=False)
     with console.capture() as text:

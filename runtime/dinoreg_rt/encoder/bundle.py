@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, InputError
-from ..manifest import MANIFEST_NAME, Graph, Manifest, check_files, read_manifest
+from ..manifest import FINAL_ONLY, MANIFEST_NAME, Graph, Manifest, check_files, read_manifest
 from ..user_folder import user_folder
 
 
@@ -21,8 +21,11 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """For messages and reports: model, precision, and whether the weights mean anything."""
-        text = f"{self.manifest.model} ({self.manifest.precision}, {self.folder.name})"
+        """For messages and reports: model, layers, and whether the weights mean anything."""
+        about = [self.manifest.precision, self.folder.name]
+        if self.manifest.layers != FINAL_ONLY:
+            about.insert(0, self.manifest.layers_text)
+        text = f"{self.manifest.model} ({', '.join(about)})"
         random = self.manifest.source.random_weights
         return f"{text}, RANDOM WEIGHTS: its features mean nothing" if random else text
 

@@ -196,12 +196,15 @@ def activation_bytes(bundle: Bundle, graph: Graph) -> int:
     """What one slice takes inside a vision transformer: its widest layers and its attention.
 
     Measured on ONNX Runtime's CPU with ViT-S/16 at 512 x 512 and ViT-L/16 at 1792 x 1536 pixels:
-    31 floats for each channel of a token in both, beside twice the scores.
+    31 floats for each channel of a token in both, beside twice the scores. Layers that are joined
+    are kept until the last is there, and then lie side by side once more.
     """
     rows, columns = bundle.token_grid(graph)
     tokens = rows * columns + 5
     scores = min(_SCORE_BYTES, 4 * _HEADS * tokens**2)
-    return 4 * 32 * tokens * bundle.manifest.channels + 2 * scores
+    manifest = bundle.manifest
+    joined = 2 * manifest.channels if len(manifest.layers) > 1 else 0
+    return 4 * tokens * (32 * manifest.layer_channels + joined) + 2 * scores
 
 
 def shown_window(

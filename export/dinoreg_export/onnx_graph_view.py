@@ -1,0 +1,88 @@
+"""An ONNX graph for the reading of weights: constants, and who makes and takes each value."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Operators that hand their first input on: the same numbers, perhaps in another shape or type.
+_PASSING = {"Identity", "Cast", "CastLike", "Expand", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_LONGEST_SCOPES = 10_000
+
+
+class GraphView:
+    """Looks up and down a graph.
+
+    Attributes:
+        nodes: in the order of the graph.
+        constants: initializers, and what nodes of the kind Constant hold, by name.
+        makers: the node that makes a value.
+        takers: the nodes that take it.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.nodes = list(graph.node)
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.makers: dict[str, onnx.NodeProto] = {}
+        self.takers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            held = [a.t for a in node.attribute if a.name == "value" and a.HasField("t")]
+            if node.op_type == "Constant" and held:
+                self.constants[node.output[0]] = held[0]
+                continue
+            for value in node.output:
+                self.makers[value] = node
+            for value in set(node.input):
+                self.takers[value].append(node)
+
+    def constant(self, value: str) -> tuple[onnx.TensorProto, bool] | None:
+        """The constant that a value is a copy of, and whether it was turned; None: it is none."""
+        turned = False
+        for _ in range(len(self.nodes) + 1):  # a graph without cycles ends before that
+            if value in self.constants:
+                return self.constants[value], turned
+            node = self.makers.get(value)
+            if node is None or not node.input:
+                return None
+            if node.op_type == "Transpose":
+                turned = not turned
+            elif node.op_type not in _PASSING:
+                return None
+            value = node.input[0]
+        return None
+
+    def before(self, ends: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+        """Every node that one of `ends` depends on, and these."""
+        pending, seen = list(ends), set()
+        while pending:
+            node = pending.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            yield node
+            pending += [self.makers[value] for value in node.input if value in self.makers]
+
+
+def modules_of(node: onnx.NodeProto) -> list[str]:
+    """Dotted names of the modules that a node may belong to, by what exporters write on it."""
+    found = []
+    if "/" in node.name:
+        found.append(".".join(node.name.strip("/").split("/")[:-1]))
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES and len(entry.value) < _LONGEST_SCOPES:
+            found += _scopes(entry.value)[::-1]
+    return found
+
+
+def _scopes(text: str) -> list[str]:
+    try:
+        scopes = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return []
+    return [s for s in scopes if isinstance(s, str)] if isinstance(scopes, list) else []

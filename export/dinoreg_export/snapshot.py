@@ -1,0 +1,152 @@
+"""Folders as Hugging Face's cache has them: which holds the weights, and what its config.json says.
+
+A repository is a folder ``models--ORGANISATION--NAME`` with ``refs/main``, the name of a folder in
+``snapshots``; in there are links to the files themselves, which lie in ``blobs``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dinoreg_rt.errors import InputError
+
+from .architecture import Architecture, VitArchitecture
+
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+#: Where the weights are looked for in a folder, the first one that is there.
+_WEIGHTS = ("model.safetensors", INDEX, "model.onnx", "onnx/model.onnx")
+_LARGEST_JSON = 32 << 20
+_LARGEST_REF = 1024
+
+
+def weights_file(path: Path) -> Path:
+    """The file of weights, or index of such files, that a path stands for.
+
+    Args:
+        path: that file, a folder that holds it, or a repository in the cache.
+
+    Raises:
+        InputError: nothing of the kind.
+    """
+    folder = _snapshot(path) if path.is_dir() else None
+    if folder is not None:
+        path = next((folder / n for n in _WEIGHTS if (folder / n).exists()), folder / _WEIGHTS[0])
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no checkpoint there; wanted a .safetensors, .pth or .onnx file, or a folder "
+            f"with {', '.join(_WEIGHTS)}, such as a snapshot in Hugging Face's cache"
+        )
+    return path
+
+
+def name_of(path: Path) -> str:
+    """What a checkpoint is called: for a repository ``ORGANISATION/NAME``, else the path's name."""
+    for part in reversed(path.absolute().parts[-3:]):
+        if part.startswith("models--") and path.is_dir():
+            return "/".join(part.split("--")[1:])
+    return path.name
+
+
+def config_of(path: Path) -> Path | None:
+    """The config.json that belongs to a checkpoint's folder, if it has one."""
+    config = _snapshot(path) / CONFIG if path.is_dir() else None
+    return config if config is not None and config.exists() else None
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON file of moderate size.
+
+    Args:
+        path: of the file.
+        what: it should be, for the error.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST_JSON + 1)
+        if len(content) > _LARGEST_JSON:
+            raise ValueError(f"it is larger than {_LARGEST_JSON >> 20} MiB")
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not {what}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: not {what}: it holds no names and values")
+    return values
+
+
+def check_config(path: Path, architecture: Architecture) -> None:
+    """Compare a config.json with what the tensors are; what it does not mention is no matter.
+
+    Raises:
+        InputError: it speaks of another network.
+    """
+    said = read_json(path, "a configuration of a network")
+    wanted: dict[str, Any] = {"num_channels": 3, "layer_norm_eps": architecture.epsilon}
+    if isinstance(architecture, VitArchitecture):
+        wanted = _vit(architecture) | wanted
+    else:
+        dims, depths = list(architecture.dims), list(architecture.depths)
+        wanted |= {"model_type": "dinov3_convnext", "hidden_sizes": dims, "depths": depths}
+    for key, value in wanted.items():
+        found = said.get(key, value)
+        if found != value:
+            raise InputError(
+                f"{path}: says {key} {str(found)[:80]!r}, and the tensors beside it are those of "
+                f"{architecture.name} with {value!r}: the files are not of one network; download "
+                "the folder again, or name the file of weights alone if you know what it is"
+            )
+
+
+def _vit(a: VitArchitecture) -> dict[str, Any]:
+    """Keys of Hugging Face's configuration with the values that a vision transformer has."""
+    wanted = {
+        "model_type": "dinov3_vit",
+        "hidden_size": a.dim,
+        "num_hidden_layers": a.depth,
+        "num_attention_heads": a.heads,
+        "patch_size": a.patch,
+    }
+    if a.generation == 3:
+        return wanted | {
+            "intermediate_size": a.hidden,
+            "num_register_tokens": a.register_tokens,
+            "use_gated_mlp": a.gated,
+            "hidden_act": "silu" if a.gated else "gelu",
+            "rope_theta": a.rope_base,
+        }
+    wanted["model_type"] = "dinov2_with_registers" if a.register_tokens else "dinov2"
+    if a.register_tokens:
+        wanted["num_register_tokens"] = a.register_tokens
+    if not a.gated:
+        wanted |= {"mlp_ratio": a.hidden / a.dim, "hidden_act": "gelu"}
+    return wanted | {"use_swiglu_ffn": a.gated}
+
+
+def _snapshot(folder: Path) -> Path:
+    """The folder itself, or of a repository in the cache the snapshot that refs/main names."""
+    ref = folder / "refs" / "main"
+    if not (folder / "snapshots").is_dir() or any((folder / n).exists() for n in _WEIGHTS):
+        return folder
+    try:
+        with ref.open("rb") as stream:
+            name = stream.read(_LARGEST_REF).decode("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{ref}: cannot be read, so that it is not known which snapshot is meant; name a "
+            f"folder in {folder / 'snapshots'}"
+        ) from error
+    plain = name not in ("", ".", "..") and not any(c in name for c in "/\\\0")
+    if not plain or not os.path.isdir(folder / "snapshots" / name):
+        raise InputError(
+            f"{ref}: names the snapshot {name[:80]!r}, which is not in {folder / 'snapshots'}; "
+            "download it again, or name a folder in there"
+        )
+    return folder / "snapshots" / name
