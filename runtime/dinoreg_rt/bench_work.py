@@ -78,8 +78,11 @@ def registration_work(plan: Plan, fixed: Geometry, moving: Geometry) -> list[Wor
 
 
 def _channels(plan: Plan) -> int:
-    mind = MindFeatures.of(plan.config).channels if plan.config.uses_mind else 0
-    return mind + (0 if plan.encoding is None else plan.encoding.channels)
+    """Channels that the refinement compares."""
+    _, refinement = plan.config.stage_features
+    mind = MindFeatures.of(plan.config).channels
+    encoder = 0 if plan.encoding is None else plan.encoding.channels
+    return {"mind": mind, "encoder": encoder, "joined": mind + encoder}[refinement]
 
 
 def _control_voxels(plan: Plan) -> int:

@@ -41,6 +41,7 @@ _COMMANDS = {
     "evaluate": _Entry("dinoreg_rt.commands.evaluate", "Score registrations: Dice, HD95, TRE."),
     "bench": _Entry("dinoreg_rt.commands.bench", "Measure registrations on this machine."),
     "models": _Entry("dinoreg_rt.commands.models", "List and check the encoders that are there."),
+    "probe": _Entry("dinoreg_rt.commands.probe", "Find an encoder's best layer for your images."),
     "sweep": _Entry("dinoreg_rt.commands.sweep", "Compare configurations: accuracy, time."),
     "doctor": _Entry("dinoreg_rt.commands.doctor", "Show what this machine can do, and what not."),
     "export": _Entry("", "Make encoders: DINOv3, DINOv2 checkpoints to ONNX and to TensorRT."),

@@ -30,6 +30,9 @@ FeatureSimilarity = Literal["mse", "cosine", "lncc"]
 TokenCentre = Literal["none", "image", "slice", "smooth"]
 TokenScale = Literal["none", "deviation", "length"]
 FeatureSet = Literal["encoder", "mind", "joined"]
+Layer = Annotated[
+    str, Field(pattern=r"^(final|\d{1,3})$", description="final or the number of a block")
+]
 LinearModel = Literal["rigid", "similarity", "affine"]
 EngineChoice = Literal[
     "auto",
@@ -125,7 +128,7 @@ class RegistrationConfig(BaseModel):
     components: int = Field(
         24, ge=4, le=128, description="channels kept by the joint PCA, for each axis (d)"
     )
-    layers: tuple[Annotated[str, Field(pattern=r"^(final|\d{1,3})$")], ...] | None = Field(
+    layers: tuple[Layer, ...] | None = Field(
         None,
         min_length=1,
         max_length=16,
@@ -345,14 +348,13 @@ class RegistrationConfig(BaseModel):
         if self.encoder is None:
             return ("mind",), "mind"
         usual: FeatureSet = "joined" if self.mind_weight > 0 else "encoder"
-        search = self.search_features or (usual,)
-        return search[: self.search_levels], self.refinement_features or usual
+        return self.search_features or (usual,), self.refinement_features or usual
 
     @property
     def feature_sets(self) -> frozenset[FeatureSet]:
         """All sets of features that some stage compares."""
         search, refinement = self.stage_features
-        return frozenset((*search, refinement))
+        return frozenset((*search[: self.search_levels], refinement))
 
     @property
     def uses_mind(self) -> bool:

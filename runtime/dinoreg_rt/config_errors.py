@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -38,6 +38,8 @@ def check_kind(value: Any, annotation: Any) -> Any:
         fits = isinstance(value, bool | np.bool_)
     elif str in kinds or Literal in kinds:
         return value  # pydantic makes nothing else of these
+    elif _of_names(annotation):
+        fits = value is None or isinstance(value, list | tuple)  # not one string's letters
     else:
         parts = value if isinstance(value, list | tuple) else [value]
         fits = not any(isinstance(part, str | bytes | bool | np.bool_) for part in parts)
@@ -51,6 +53,16 @@ def _kinds(annotation: Any) -> set[Any]:
     if get_origin(annotation) in (Union, UnionType):
         return {kind for part in get_args(annotation) for kind in _kinds(part)}
     return {get_origin(annotation) or annotation}
+
+
+def _of_names(annotation: Any) -> bool:
+    """Whether it is a tuple of strings, or one may be given."""
+    for part in get_args(annotation):
+        if get_origin(part) is tuple:
+            element = get_args(part)[0]
+            element = get_args(element)[0] if get_origin(element) is Annotated else element
+            return element is str or get_origin(element) is Literal
+    return False
 
 
 def explain(error: ValidationError, model: type[BaseModel], values: Any, origin: Origin) -> str:

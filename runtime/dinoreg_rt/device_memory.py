@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import dinoreg_kernels
-
-from .config import RegistrationConfig
+from .config import FeatureSet, RegistrationConfig
 from .decoys import decoy_workspace_bytes
 from .device import Device, StageTimer
 from .errors import ResourceError
-from .features import MindFeatures, padded_channels
+from .features import MindFeatures, padded_channels, stored_channels
 from .moving_lattice import MovingLattice
 from .preprocess import WorkingGrids
-from .solve import solution_fields, solver_options
+from .solve import solution_fields, solver_options, solver_workspace_bytes
 from .types import DeviceMemory, Geometry, Volume
 
 if TYPE_CHECKING:
@@ -36,12 +34,12 @@ _HALF, _FLOAT, _DOUBLE = 2, 4, 8
 
 @dataclass(frozen=True, eq=False)
 class _Sizes:
-    """Voxels of the grids, fixed and moving; stored channels of the compared features."""
+    """Voxels of the grids, fixed and moving; stored channels of the sets that are compared."""
 
     images: tuple[int, int]
     working: tuple[int, int]
     control: tuple[int, int]
-    stride: int
+    strides: dict[FeatureSet, int]
 
     @property
     def weights(self) -> int:
@@ -50,7 +48,8 @@ class _Sizes:
 
     @property
     def features(self) -> int:
-        return _HALF * self.stride * sum(self.control)
+        """Bytes of all sets, each with its weights."""
+        return sum(_HALF * n + _FLOAT for n in self.strides.values()) * sum(self.control)
 
 
 def predict_device_memory(
@@ -61,13 +60,12 @@ def predict_device_memory(
     encoding: EncodingPlan | None,
 ) -> dict[str, int]:
     """Bytes on the device that each stage needs at its peak, in the order of the stages."""
-    sets = [encoding.channels] if encoding is not None else []
-    sets += [MindFeatures.of(config).channels] if config.uses_mind else []
+    strides = stored_channels(config, 0 if encoding is None else encoding.channels)
     size = _Sizes(
         (volumes[0].array.size, volumes[1].array.size),
         (_voxels(grids.working), _voxels(lattice.working)),
         (_voxels(grids.control), _voxels(lattice.control)),
-        padded_channels(sum(sets)),
+        {name: strides[name] for name in config.feature_sets},
     )
     stages = {"field of view": size.weights}
     engine = 0
@@ -75,18 +73,13 @@ def predict_device_memory(
         engine = encoding.engine_bytes()
         stages["encode"] = size.weights + engine + _encode(encoding)
     stages["features"] = size.weights + engine + _features(size, grids, lattice, config, encoding)
-    # Two sets of weights: of the fields of view, and those times the features' own.
-    compared = 3 * size.weights + engine + size.features + _intensities(size, grids, config)
-    if config.trust and encoding is not None:
+    # Weights of the fields of view, the features' own, and the products of both.
+    compared = size.weights + engine + size.features + _intensities(size, grids, config)
+    compared += len(size.strides) * size.weights
+    if config.trust and "mind" not in size.strides:
         compared += _mind(config) * sum(size.control)
     found = 3 * _FLOAT * size.control[0] * solution_fields(config)
-    workspace = dinoreg_kernels.solver_workspace_bytes(
-        grids.control.shape_zyx,
-        lattice.control.shape_zyx,
-        size.stride,
-        grids.control.spacing_mm[::-1],
-        solver_options(config, grids),
-    )
+    workspace = solver_workspace_bytes(config, grids, lattice.control, strides)
     stages["solve"] = compared + found + workspace
     if config.trust:
         stages["trust"] = compared + found + _trust(size, grids, lattice, config)
@@ -251,6 +244,11 @@ def _features(
             made = (_HALF * stored + _FLOAT) * sum(size.control)
             peak = max(peak, parts + made + _sampling(encoding, plane, size))
             parts += made
+        if len(encoding.planes) > 1:  # the planes joined beside each of them
+            joined = padded_channels(encoding.channels)
+            made = (_HALF * joined + _FLOAT) * sum(size.control)
+            peak = max(peak, parts + made + 2 * _HALF * joined * max(size.control))
+            parts = made
     images = 0
     if config.computes_mind or config.correlation_weight:
         images = _FLOAT * sum(size.working)
@@ -261,9 +259,12 @@ def _features(
             parts += _mind(config) * size.control[image]
             peak = max(peak, parts + images + mind.workspace_bytes(grid, grids.pool_zyx))
     parts += _intensities(size, grids, config)
-    if encoding is not None and (config.uses_mind or len(encoding.planes) > 1):
+    if "joined" in size.strides:
         # Joined beside its parts, one of which is multiplied by its weight at a time.
-        parts += size.features + size.weights + 2 * _HALF * size.stride * max(size.control)
+        stride = size.strides["joined"]
+        parts += (_HALF * stride + _FLOAT) * sum(size.control) + 2 * _HALF * stride * max(
+            size.control
+        )
     return max(peak, parts + images)
 
 

@@ -20,6 +20,7 @@ from .features import (
     WorkingImage,
     control_intensities,
     join_features,
+    level_sets,
 )
 from .pair import Sides, SolverSide
 from .preprocess import required, resample_volume, weight_on, window
@@ -138,10 +139,10 @@ def extract_features(
             intensities = control_intensities(images, plan.device)
         sets = _feature_sets(encoded, mind, config, plan.device)
         report("features", 1.0)
-    levels, refinement = config.stage_features
-    search = [sets[levels[min(k, len(levels) - 1)]] for k in range(plan.grids.search_levels)]
+    search = tuple(sets[name] for name in level_sets(config, plan.grids.search_levels))
+    _, refinement = config.stage_features
     judged = mind if config.trust else None
-    return Extracted(tuple(search), sets[refinement], judged, intensities, summary)
+    return Extracted(search, sets[refinement], judged, intensities, summary)
 
 
 def _feature_sets(

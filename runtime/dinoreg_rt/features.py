@@ -14,7 +14,7 @@ import numpy as np
 
 import dinoreg_kernels
 
-from .config import RegistrationConfig
+from .config import FeatureSet, RegistrationConfig
 from .device import Device
 from .preprocess import required, whole_voxels
 from .types import Array, Geometry
@@ -197,13 +197,37 @@ def padded_channels(channels: int) -> int:
     return -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK
 
 
+def stored_channels(config: RegistrationConfig, encoder_channels: int) -> dict[FeatureSet, int]:
+    """Stored channels of every set of features that is made, also of the parts of joined ones.
+
+    Args:
+        config: nothing is left open in it.
+        encoder_channels: of an encoder's features, all planes together; 0 without an encoder.
+    """
+    mind = MindFeatures.of(config).channels
+    sets: dict[FeatureSet, int] = {}
+    if encoder_channels:
+        sets["encoder"] = padded_channels(encoder_channels)
+    if config.computes_mind:
+        sets["mind"] = padded_channels(mind)
+    if "joined" in config.feature_sets:
+        sets["joined"] = padded_channels(encoder_channels + mind)
+    return sets
+
+
+def level_sets(config: RegistrationConfig, levels: int) -> list[FeatureSet]:
+    """What each of so many levels of the search compares."""
+    given, _ = config.stage_features
+    return [given[min(level, len(given) - 1)] for level in range(levels)]
+
+
 def join_features(
     pairs: Sequence[FeaturePair], weights: Sequence[float], device: Device
 ) -> FeaturePair:
     """Join several feature sets, so that their squared differences are averaged.
 
-    Every set comes with the same total variance, so the weights mean the same whatever the numbers
-    of channels, and the joined features have that variance, too.
+    Every set comes with about the same total variance, so the weights mean the same whatever the
+    numbers of channels, and the joined features have that variance, too.
 
     Args:
         pairs: on one lattice.
@@ -212,7 +236,7 @@ def join_features(
     """
     total = sum(weights)
     weights = [weight / total for weight in weights]
-    if len(pairs) == 1 and weights[0] == 1.0:
+    if len(pairs) == 1:
         return pairs[0]
     channels = sum(pair.channels for pair in pairs)
     return FeaturePair(

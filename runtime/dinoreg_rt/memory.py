@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import dinoreg_kernels
-
 from .config import RegistrationConfig
 from .device import Device
 from .errors import ResourceError
-from .features import MindFeatures, padded_channels
+from .features import MindFeatures, stored_channels
 from .machine import memory_bytes
 from .moving_lattice import MovingLattice
 from .preprocess import WorkingGrids
-from .solve import solution_fields, solver_options
+from .solve import solution_fields, solver_workspace_bytes
 from .types import Volume
 
 if TYPE_CHECKING:
@@ -40,26 +38,15 @@ def predict_memory(
         tokens = 0 if encoding is None else _encoding(encoding, config)
         return tokens + _delivered(fixed, moving, config)
     mind = MindFeatures.of(config)
-    sets = [encoding.channels] if encoding is not None else []
-    sets += [mind.channels] if config.uses_mind else []
-    stride = padded_channels(sum(sets))
+    strides = stored_channels(config, 0 if encoding is None else encoding.channels)
     voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
-    # Joined sets stand beside the ones that they are made of.
-    parts = sum(padded_channels(n) for n in sets) if len(sets) > 1 else 0
     correlates = bool(config.correlation_weight)
-    features = voxels * (2 * (stride + parts) + 4 + 4 * correlates)
-    if config.computes_mind and not config.uses_mind:  # for the verdict alone
-        features += voxels * (2 * mind.stored_channels + 4)
+    # Each set has weights of its own; joined sets stand beside the ones that they are made of.
+    features = voxels * (sum(2 * stride + 4 for stride in strides.values()) + 4 * correlates)
     working = (grids.working, lattice.working)
     needs_images = config.computes_mind or correlates
     images = 4 * sum(np.prod(grid.shape_zyx) for grid in working) if needs_images else 0
-    workspace = dinoreg_kernels.solver_workspace_bytes(
-        grids.control.shape_zyx,
-        lattice.control.shape_zyx,
-        stride,
-        grids.control.spacing_mm[::-1],
-        solver_options(config, grids),
-    )
+    workspace = solver_workspace_bytes(config, grids, lattice.control, strides)
     field = 4 * 3 * solution_fields(config) * np.prod(grids.control.shape_zyx)
     # Displacement (3), warped image, determinant, and its deviations from the mean in double
     # precision (2); the inverse adds vectors, misses, and where they count.

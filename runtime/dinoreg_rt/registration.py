@@ -17,7 +17,7 @@ from .device import StageTimer, kernel_errors, library_errors, stage_timer
 from .device_memory import device_memory_errors
 from .encoder.engines import ENGINE_PACKAGES
 from .encoder.pool import EncoderPool
-from .extract import extract_features, field_of_view
+from .extract import Extracted, extract_features, field_of_view
 from .features import FeaturePair
 from .io import as_volume, as_weights
 from .io.arrays import check_device
@@ -203,7 +203,7 @@ def _match(
             options,
             device,
             report,
-            search=[(pair, _weights(counts, pair)) for pair in extracted.search],
+            search=_search(extracted, counts),
             images=extracted.intensities if required(config.correlation_weight) > 0 else None,
             spread=config.confidence,
         )
@@ -223,6 +223,16 @@ def _match(
     shown = extracted.search[0]
     kept = KeptFeatures.of(shown, grids, lattice, device) if keep else None
     return _Match(solution, decoys, extracted.encoding, kept)
+
+
+def _search(
+    extracted: Extracted, counts: tuple[Array, Array]
+) -> list[tuple[FeaturePair, tuple[Array, Array]]] | None:
+    """Features and weights for each level of the search; None: those of the refinement."""
+    if all(pair is extracted.features for pair in extracted.search):
+        return None
+    weights = {id(pair): _weights(counts, pair) for pair in extracted.search}
+    return [(pair, weights[id(pair)]) for pair in extracted.search]
 
 
 def _weights(counts: tuple[Array, Array], features: FeaturePair) -> tuple[Array, Array]:

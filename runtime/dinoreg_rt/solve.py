@@ -6,16 +6,16 @@ the initial alignment. Here it becomes vectors in LPS mm that hold the whole map
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 import dinoreg_kernels
 from dinoreg_kernels import Progress, SearchFeatures, Solution, SolverOptions
 
-from .config import RegistrationConfig
+from .config import FeatureSet, RegistrationConfig
 from .device import Device
-from .features import FeaturePair
+from .features import FeaturePair, level_sets
 from .geometry import (
     compose_affines,
     index_map,
@@ -59,6 +59,31 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         correlation_noise=required(config.correlation_noise),
         fold_margin=config.fold_margin,
         squarings=_SQUARINGS if config.transform == "velocity" else 0,
+    )
+
+
+def solver_workspace_bytes(
+    config: RegistrationConfig,
+    grids: WorkingGrids,
+    moving: Geometry,
+    strides: Mapping[FeatureSet, int],
+) -> int:
+    """Bytes that a solve takes beside its arrays.
+
+    Args:
+        config: nothing is left open in it.
+        grids: of the fixed image.
+        moving: control lattice of the moving image.
+        strides: stored channels of each set of features.
+    """
+    _, refinement = config.stage_features
+    return dinoreg_kernels.solver_workspace_bytes(
+        grids.control.shape_zyx,
+        moving.shape_zyx,
+        strides[refinement],
+        grids.control.spacing_mm[::-1],
+        solver_options(config, grids),
+        search_strides=[strides[name] for name in level_sets(config, grids.search_levels)],
     )
 
 

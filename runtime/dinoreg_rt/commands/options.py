@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import rich_click as click
 from pydantic.fields import FieldInfo
@@ -43,6 +43,8 @@ _PANELS = {
         "cache_gb",
     ),
     "Features": (
+        "search_features",
+        "refinement_features",
         "mind_radius_mm",
         "mind_dilation_mm",
         "intensity",
@@ -104,6 +106,11 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise click.BadParameter(f"'{text}' is not a list of numbers with commas") from error
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas: ``encoder,mind``. The configuration checks them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def parse_gigabytes(text: str) -> float:
@@ -182,19 +189,26 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
 
 def _type_of(annotation: Any) -> dict[str, Any]:
     """click's words for a type: plain, choice, fixed tuple or list of numbers; or None."""
-    if get_origin(annotation) is UnionType:
+    if get_origin(annotation) in (Union, UnionType):
         annotation = next(a for a in get_args(annotation) if a is not NoneType)
     if get_origin(annotation) is Literal:
         return {"type": click.Choice([str(choice) for choice in get_args(annotation)])}
     if get_origin(annotation) is tuple:
         parts = get_args(annotation)
+        kind = _plain(parts[0])
         if parts[-1] is Ellipsis:
-            return {"type": parse_numbers, "metavar": "A,B,..."}
-        names = "ROWS COLUMNS" if parts[0] is int else "LOW HIGH"
-        return {"type": parts[0], "nargs": len(parts), "metavar": names}
+            parse = parse_numbers if kind in (int, float) else parse_names
+            return {"type": parse, "metavar": "A,B,..."}
+        names = "ROWS COLUMNS" if kind is int else "LOW HIGH"
+        return {"type": kind, "nargs": len(parts), "metavar": names}
     if annotation in (int, float, str):
         return {"type": annotation}
     raise TypeError(f"no command-line option for a configuration field of type {annotation!r}")
+
+
+def _plain(annotation: Any) -> Any:
+    """The type itself, without the bounds that `Annotated` puts on it."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _help(field: FieldInfo) -> str:

@@ -30,7 +30,7 @@ _VERSION = 3
 _UNFINISHED = ".partial"
 _ABANDONED_S = 24 * 3600
 #: Bytes of an entry beside its tokens, at most.
-_HEADERS = 2048
+_HEADERS = 512
 
 
 def cache_folder() -> Path:

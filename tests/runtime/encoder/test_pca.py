@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from dinoreg_rt.device import Device
-from dinoreg_rt.encoder import pca
-from dinoreg_rt.encoder.pca import TOTAL_VARIANCE, TokenMoments, fit_basis, project
+from dinoreg_rt.encoder import moments
+from dinoreg_rt.encoder.moments import SliceMoments, TokenMoments
+from dinoreg_rt.encoder.pca import TOTAL_VARIANCE, FeatureBasis, fit_basis
+from dinoreg_rt.encoder.pca import project as project_standardised
+from dinoreg_rt.encoder.standardise import Standardisation, read_tokens, standardise
 from dinoreg_rt.errors import ConfigError
 
 
@@ -18,6 +21,22 @@ def tokens_like_a_transformer(rng, count: int = 3000, channels: int = 48) -> np.
     mixing = rng.normal(size=(channels, channels)) * np.geomspace(3, 0.02, channels)[:, None]
     values = rng.normal(size=(count, channels)) @ mixing + 20 * rng.normal(size=channels)
     return values.astype(np.float16)
+
+
+def project(tokens: np.ndarray, basis: FeatureBasis, scale: float, device=None) -> np.ndarray:
+    """Features of tokens as they are, without any standardisation."""
+    device = device or Device("cpu")
+    flat = SliceMoments.of((t.reshape(-1, tokens.shape[-1]) for t in tokens), device)
+    none = device.xp.zeros((tokens.shape[-1], 0), np.float64)
+    standard = standardise(flat, Standardisation(), np.arange(len(tokens)), none, device)
+    return project_standardised(
+        tokens,
+        lambda slice_: read_tokens(slice_, 1, (0,), unit=False, device=device),
+        standard,
+        basis,
+        scale,
+        device,
+    )
 
 
 def reference(tokens: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,9 +51,9 @@ def subspace_angle(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(residual, 2))
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 256, pca._CHUNK])
+@pytest.mark.parametrize("chunk", [1, 7, 256, moments._CHUNK])
 def test_any_chunking_gives_the_same_subspace(rng, monkeypatch, chunk) -> None:
-    monkeypatch.setattr(pca, "_CHUNK", chunk)
+    monkeypatch.setattr(moments, "_CHUNK", chunk)
     tokens = tokens_like_a_transformer(rng, 900 if chunk < 256 else 20_000)
     expected, variance = reference(tokens, 12)
     basis = fit_basis([TokenMoments.of(tokens[:300]), TokenMoments.of(tokens[300:])], 12)

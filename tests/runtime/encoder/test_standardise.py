@@ -1,0 +1,148 @@
+"""Standardisation of tokens: everything follows exactly from the moments of the slices."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from dinoreg_rt.config import TokenCentre, TokenScale
+from dinoreg_rt.device import Device
+from dinoreg_rt.encoder.moments import SliceMoments
+from dinoreg_rt.encoder.pca import fit_basis, project
+from dinoreg_rt.encoder.standardise import (
+    Standardisation,
+    position_directions,
+    read_tokens,
+    standardise,
+)
+
+CPU = Device("cpu", threads=1)
+CHANNELS, WIDTH = 2 * 12, 12  # two layers
+POSITIONS_MM = np.array([0.0, 10.0, 20.0, 45.0, 50.0])
+
+
+def read(tokens: np.ndarray, *, unit: bool = False) -> np.ndarray:
+    return read_tokens(tokens, 2, (0, 1), unit=unit, device=CPU)
+
+
+@pytest.fixture
+def tokens(rng) -> np.ndarray:
+    """(n, rows, columns, C) float16; slices have means of their own, and channels a size."""
+    values = rng.normal(size=(5, 6, 7, CHANNELS)) * np.geomspace(0.2, 5, CHANNELS)
+    values += rng.normal(size=(5, 1, 1, CHANNELS)) + 8 * rng.normal(size=CHANNELS)
+    return values.astype(np.float16)
+
+
+@pytest.fixture
+def inside(rng) -> np.ndarray:
+    """Which tokens count: none of the slice before the last."""
+    kept = rng.random((5, 42)) < 0.6
+    kept[3] = False
+    return kept
+
+
+def reference(tokens, inside, kind: Standardisation, directions: np.ndarray) -> np.ndarray:
+    """All tokens standardised one by one in float64, (n, rows * columns, C)."""
+    exact = tokens.astype(np.float64).reshape(5, 42, CHANNELS)
+    if kind.scale == "length":
+        parts = exact.reshape(5, 42, 2, WIDTH)
+        exact = (parts / np.linalg.norm(parts, axis=-1, keepdims=True)).reshape(exact.shape)
+    exact = exact - exact @ directions @ directions.T
+    whole = exact[inside].mean(axis=0)
+    centred = exact.copy()
+    for i, position in enumerate(POSITIONS_MM):
+        if kind.centre == "image" or (kind.centre == "slice" and not inside[i].any()):
+            centred[i] -= whole
+        elif kind.centre == "slice":
+            centred[i] -= exact[i][inside[i]].mean(axis=0)
+        elif kind.centre == "smooth":
+            of_slice = np.exp(-0.5 * ((POSITIONS_MM - position) / kind.smoothing_mm) ** 2)
+            weights = np.broadcast_to(of_slice[:, None], inside.shape)[inside]
+            centred[i] -= weights @ exact[inside] / weights.sum()
+    if kind.scale == "deviation":
+        centred /= centred[inside].std(axis=0)
+    return centred
+
+
+def standardised(tokens, inside, kind: Standardisation, directions: np.ndarray):
+    unit = kind.scale == "length"
+    chosen = (read(t, unit=unit)[k] for t, k in zip(tokens, inside, strict=True))
+    moments = SliceMoments.of(chosen, CPU)
+    return standardise(moments, kind, POSITIONS_MM, directions, CPU)
+
+
+@pytest.mark.parametrize("positions", [0, 3])
+@pytest.mark.parametrize("scale", get_args(TokenScale))
+@pytest.mark.parametrize("centre", get_args(TokenCentre))
+def test_moments_and_features_are_those_of_all_tokens(
+    rng, tokens, inside, centre, scale, positions
+) -> None:
+    kind = Standardisation(centre, scale, 12.0, positions)
+    directions, _ = np.linalg.qr(rng.normal(size=(CHANNELS, positions)))
+    found = standardised(tokens, inside, kind, directions)
+    exact = reference(tokens, inside, kind, directions)
+    chosen = exact[inside]
+    assert found.moments.count == inside.sum()
+    size = np.abs(chosen).max()
+    # Products of float32. Measured: 4e-7 of the largest.
+    np.testing.assert_allclose(found.moments.mean, chosen.mean(axis=0), atol=2e-6 * size)
+    scatter = (chosen - chosen.mean(axis=0)).T @ (chosen - chosen.mean(axis=0))
+    np.testing.assert_allclose(found.moments.scatter, scatter, atol=2e-6 * np.abs(scatter).max())
+
+    basis = fit_basis([found.moments], 6)
+    features = project(
+        tokens, lambda t: read(t, unit=scale == "length"), found, basis, 0.5, CPU
+    ).reshape(5, 42, 6)
+    expected = 0.5 * (exact - chosen.mean(axis=0)) @ basis.components.T
+    np.testing.assert_allclose(features, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_a_shift_of_the_whole_image_does_not_show(tokens, inside) -> None:
+    """What tells one modality from another may be any offset and any factor of a channel."""
+    kind = Standardisation("image", "deviation")
+    none = np.zeros((CHANNELS, 0))
+    other = (tokens.astype(np.float32) * np.linspace(0.5, 2, CHANNELS) + 3).astype(np.float16)
+    first = standardised(tokens, inside, kind, none).moments
+    second = standardised(other, inside, kind, none).moments
+    # Half precision of the shifted tokens: measured 2e-3 of the largest.
+    largest = np.abs(first.scatter).max()
+    np.testing.assert_allclose(first.scatter, second.scatter, atol=0.01 * largest)
+
+
+def test_a_channel_that_never_varies_stays_finite(tokens, inside) -> None:
+    tokens[..., 3] = 7
+    found = standardised(
+        tokens, inside, Standardisation("image", "deviation"), np.zeros((CHANNELS, 0))
+    )
+    assert found.deviation[3] == 1
+    assert np.isfinite(found.moments.scatter).all()
+
+
+def test_some_layers_of_those_that_are_joined(tokens) -> None:
+    second = read_tokens(tokens[0], 2, (1,), unit=True, device=CPU)
+    np.testing.assert_array_equal(
+        second, read_tokens(tokens[0][..., WIDTH:], 1, (0,), unit=True, device=CPU)
+    )
+    np.testing.assert_allclose(np.linalg.norm(second, axis=1), 1, rtol=1e-6)
+
+
+def test_the_positional_part_is_found_and_projected_out(rng, tokens, inside) -> None:
+    """Tokens of a constant picture that differ along two directions alone give these two."""
+    directions, _ = np.linalg.qr(rng.normal(size=(CHANNELS, 2)))
+    constant = rng.normal(size=(42, 2)) * (5, 2) @ directions.T + rng.normal(size=CHANNELS)
+    found = position_directions(constant.astype(np.float32), 2, CPU)
+    np.testing.assert_allclose(found @ found.T, directions @ directions.T, atol=1e-5)
+    moments = standardised(tokens, inside, Standardisation("image"), found).moments
+    along = found.T @ moments.scatter @ found
+    assert np.abs(along).max() < 1e-9 * np.abs(moments.scatter).max()
+
+
+def test_the_same_bits_for_a_memory_mapped_file(tokens, inside, tmp_path) -> None:
+    mapped = np.memmap(tmp_path / "tokens", np.float16, "w+", shape=tokens.shape)
+    mapped[:] = tokens
+    kind, none = Standardisation("smooth", "deviation"), np.zeros((CHANNELS, 0))
+    first, second = (standardised(t, inside, kind, none) for t in (tokens, mapped))
+    np.testing.assert_array_equal(first.moments.scatter, second.moments.scatter)
+    np.testing.assert_array_equal(first.centres, second.centres)
