@@ -25,7 +25,7 @@ from .geometry import describe
 from .io import as_mask, as_volume, as_weights
 from .io.arrays import as_numpy, device_of
 from .memory import predict_memory
-from .moving_lattice import MovingLattice, plan_moving_lattice
+from .moving_lattice import MovingLattice, Region, compared_regions, plan_moving_lattice
 from .pair import Pair, Role, Sides, SolverSide, examine, side_by_side
 from .preprocess import WorkingGrids, describe_objective, plan_grids
 from .types import AffineTransform, Array, DeviceMemory, Volume
@@ -154,7 +154,8 @@ def plan_volumes(
     grids, config = fill_by_contrast(grids, config, modalities, contrast)
     lattice = plan_moving_lattice(grids, pair[1].volume.geometry, alignment.transform)
     choices["objective"] = f"{describe_objective(config)}: {contrast.reason}"
-    encoding = _plan_features(pair, config, device, encoders, choices)
+    regions = compared_regions(grids, lattice, alignment.transform)
+    encoding = _plan_features(pair, regions, config, device, encoders, choices)
     if config.intensity == "auto" and config.computes_mind:
         intensity = "on" if contrast.alike else "off"
         choices["local intensities"] = f"{intensity}: {contrast.reason}"
@@ -236,6 +237,7 @@ def _align(
 
 def _plan_features(
     pair: Pair,
+    regions: tuple[Region, Region],
     config: RegistrationConfig,
     device: Device,
     encoders: EncoderPool,
@@ -245,7 +247,7 @@ def _plan_features(
     if config.encoder is None:
         choices["features"] = "MIND-SSC, because no encoder was given"
         return None
-    encoding, said = plan_encoding(pair, config, device, encoders)
+    encoding, said = plan_encoding(pair, regions, config, device, encoders)
     text = f"{config.components} components of {encoding.bundle.name}"
     if config.axis == "all":
         text += " for each axis"

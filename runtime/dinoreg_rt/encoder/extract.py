@@ -29,6 +29,7 @@ from .encoding import EncodingPlan, PlaneStacks
 from .engine_cache import engine_record
 from .engines import GPU_ENGINES, Encoder, open_encoder
 from .pca import FeatureBasis, TokenMoments, fit_basis, project
+from .planes import upright_view
 from .pool import EncoderPool
 from .sampling import sample_features
 from .slice_stack import SliceStack
@@ -302,8 +303,12 @@ def _sampled(
 
 def _tissue_weight(stack: SliceStack, side: SolverSide, device: Device) -> Array:
     """1 where a control voxel holds anything above the window's dark end, else 0: as with MIND-SSC
-    flat places, which look alike everywhere, say nothing about a match."""
+    flat places, which look alike everywhere, say nothing about a match. Nor do slices that cannot
+    meet the other image: they were not encoded."""
     tissue = device.upload(stack.volume.array, np.float32) > np.float32(stack.window[0])
+    slices = upright_view(tissue, stack.volume.geometry, stack.plane)
+    slices[: stack.needed[0]] = False
+    slices[stack.needed[1] + 1 :] = False
     cover = weight_on(side.control, stack.volume, tissue, side.affine, device)
     return (cover > 0).astype(np.float32)
 
