@@ -10,7 +10,7 @@ from .align import SEARCHES, Alignment, initial_alignment, search_alignment
 from .coarse import coarse_pair
 from .config import RegistrationConfig, checked_config
 from .contrast import compare_contrast, fill_by_contrast
-from .demands import choose_machine
+from .demands import check_demands, choose_machine
 from .device import Device, kernel_errors
 from .device_memory import (
     describe_device_memory,
@@ -116,6 +116,7 @@ def plan(
             memory.
     """
     config = checked_config(config)
+    check_demands(config)
     fixed, moving = as_volume(fixed), as_volume(moving)
     if weights is not None:
         as_weights(weights, fixed.geometry)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..config import RegistrationConfig
 from ..device import Device
-from ..errors import ConfigError, RegistrationError
+from ..errors import RegistrationError
 from ..machine import memory_bytes
 from ..manifest import Graph, Normalisation
 from ..moving_lattice import Region
@@ -163,11 +163,7 @@ def plan_encoding(
         RegistrationError: an image without anything to encode.
     """
     bundle = encoders.bundle(config.encoder or "")
-    if config.components > bundle.manifest.channels:
-        raise ConfigError(
-            f"--components {config.components}: {bundle.name} gives {bundle.manifest.channels} "
-            "channels; wanted at most as many components"
-        )
+    bundle.check_components(config.components)
     planes, plane_reason = _planes(pair, regions, bundle, config)
     graphs = [plane.graph for plane in planes]
     engine, engine_reason = choose_engine(config.engine, device, bundle, graphs)
