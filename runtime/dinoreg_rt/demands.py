@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, cast
 
 from .config import RegistrationConfig
 from .device import Device, choose_device, kernel_errors
+from .encoder.bundle import Bundle, find_named
 from .encoder.engines import ENGINES, choose_engine
 from .errors import ConfigError, DeviceError
+from .manifest import Graph
+
+if TYPE_CHECKING:
+    from .trt.library import Flavour
+
+#: Engines that are built for one bundle, GPU and driver.
+_BUILT = ("tensorrt", "tensorrt-rtx")
 
 #: Parameters that do nothing without an encoder.
 OF_AN_ENCODER = (
@@ -26,6 +35,55 @@ OF_AN_ENCODER = (
     "encoder_ct_window_hu",
     "encoder_normalisation",
 )
+
+
+def check_demands(config: RegistrationConfig) -> Device:
+    """What can be known to be missing before an image is read: the machine, then the encoder.
+
+    Raises:
+        DinoregError: as of `choose_machine` and `check_encoder`.
+    """
+    device, _ = choose_machine(config)
+    check_encoder(config, device)
+    return device
+
+
+def check_encoder(config: RegistrationConfig, device: Device) -> None:
+    """The encoder of a configuration by its manifest; its files are hashed when it is opened.
+
+    Raises:
+        InputError: no such bundle, or one that this version cannot read.
+        ConfigError: more components than channels, no graph for the tokens asked for, or an engine
+            without the bundle's precision.
+        DeviceError: an engine that is not installed, or was not built for it.
+    """
+    if config.encoder is None:
+        return
+    bundle = find_named(config.encoder)
+    bundle.check_components(config.components, bundle.layers(config.layers))
+    graphs: Sequence[Graph] = bundle.manifest.graphs
+    if config.token_grid is not None:
+        graphs = [bundle.graph_for(config.token_grid, aspect)[0] for aspect in (0.5, 2.0)]
+    name = config.engine
+    if name in _BUILT:
+        _check_built(bundle, graphs, cast("Flavour", name), device)
+    elif name != "auto" or device.kind == "cpu":  # on a GPU the graph takes part in the choice
+        _check_installed(choose_engine(name, device, bundle)[0])
+
+
+def _check_built(bundle: Bundle, graphs: Sequence[Graph], flavour: Flavour, device: Device) -> None:
+    """Which graph it will be, the images decide: one engine at least must be there."""
+    from .encoder.engine_cache import engine_record
+
+    problems = []
+    for graph in graphs:
+        try:
+            engine_record(bundle, graph, flavour, device.index)
+        except DeviceError as error:
+            problems.append(error)
+        else:
+            return
+    raise problems[0]
 
 
 @kernel_errors()
@@ -51,17 +109,22 @@ def choose_machine(config: RegistrationConfig) -> tuple[Device, str]:
                 f"--engine {name} runs an encoder, and none was given; add --encoder, or leave "
                 "--engine out"
             )
-        if missing := [module for module in engine.modules if not _importable(module)]:
-            raise DeviceError(
-                f"--engine {name} ({engine}): {missing[0]} is not installed; "
-                f"pip install 'dinoreg-rt[{engine.extra}]'"
-            )
+        _check_installed(name)
     if config.gpu_memory_gb is not None and on_cpu:
         raise ConfigError(
             f"--gpu-memory {config.gpu_memory_gb:g}GB limits the memory of a GPU, and the device "
             f"is {reason}; --device cuda, or leave it out"
         )
     return device, reason
+
+
+def _check_installed(name: str) -> None:
+    engine = ENGINES[name]
+    if missing := [module for module in engine.modules if not _importable(module)]:
+        raise DeviceError(
+            f"--engine {name} ({engine}): {missing[0]} is not installed; "
+            f"pip install 'dinoreg-rt[{engine.extra}]'"
+        )
 
 
 def check_used(config: RegistrationConfig, given: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""The part of the fixed image's lattice on which the moving image is looked at."""
+"""The part of the fixed image's lattice on which the moving image is looked at, and the reverse."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from .geometry import (
 from .preprocess import WorkingGrids
 from .types import AffineTransform, Geometry
 
+#: Control voxels that the refinement may go beyond the search's reach.
+_REFINEMENT = 2
+
 
 @dataclass(frozen=True, eq=False)
 class MovingLattice:
@@ -33,6 +36,42 @@ class MovingLattice:
     working: Geometry
     control: Geometry
     offset_zyx: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The part of an image that can be compared with anything of the other one.
+
+    Attributes:
+        grid: its control voxels, in the fixed image's space.
+        affine: points of that space to the image's points.
+    """
+
+    grid: Geometry
+    affine: AffineTransform
+
+
+def compared_regions(
+    grids: WorkingGrids, lattice: MovingLattice, initial: AffineTransform
+) -> tuple[Region, Region]:
+    """The regions of the fixed and of the moving image.
+
+    Of the moving image it is its lattice. Of the fixed image it is what the search can compare with
+    some voxel of that lattice: as far as it reaches, a cell more because cells are compared whole,
+    and as many voxels more for the refinement as the lattice has.
+
+    Args:
+        grids: lattices of the fixed image.
+        lattice: where the moving image is looked at.
+        initial: fixed points to moving points.
+    """
+    shape = np.asarray(grids.control.shape_zyx)
+    margin = grids.search_reach_zyx() + np.asarray(grids.search_factor_zyx) + _REFINEMENT
+    begin = np.asarray(lattice.offset_zyx)
+    first = np.clip(begin - margin, 0, shape - 1)
+    last = np.clip(begin + np.asarray(lattice.control.shape_zyx) + margin, first + 1, shape)
+    fixed = shifted_grid(grids.control, _tuple(first), _tuple(last - first))
+    return Region(fixed, AffineTransform.identity()), Region(lattice.control, initial)
 
 
 def plan_moving_lattice(
@@ -53,7 +92,7 @@ def plan_moving_lattice(
             f"{describe(grids.working)}, moving {describe(moving)}, and their boxes lie apart; "
             "use --initial auto, centre or moments, or a transform file"
         )
-    reach = grids.search_reach_zyx() + 2
+    reach = grids.search_reach_zyx() + _REFINEMENT
     # A sliver of rounding must not add a layer of voxels.
     first = np.maximum(np.floor(lower + 1e-3).astype(int), -reach)
     last = np.minimum(np.ceil(upper - 1e-3).astype(int), shape + reach)

@@ -10,7 +10,7 @@ from .align import SEARCHES, Alignment, initial_alignment, search_alignment
 from .coarse import coarse_pair
 from .config import RegistrationConfig, checked_config
 from .contrast import compare_contrast, fill_by_contrast
-from .demands import choose_machine
+from .demands import check_demands, choose_machine
 from .device import Device, kernel_errors
 from .device_memory import (
     describe_device_memory,
@@ -25,7 +25,7 @@ from .geometry import describe
 from .io import as_mask, as_volume, as_weights
 from .io.arrays import as_numpy, device_of
 from .memory import predict_memory
-from .moving_lattice import MovingLattice, plan_moving_lattice
+from .moving_lattice import MovingLattice, Region, compared_regions, plan_moving_lattice
 from .pair import Pair, Role, Sides, SolverSide, examine, side_by_side
 from .preprocess import WorkingGrids, describe_objective, plan_grids
 from .types import AffineTransform, Array, DeviceMemory, Volume
@@ -116,6 +116,7 @@ def plan(
             memory.
     """
     config = checked_config(config)
+    check_demands(config)
     fixed, moving = as_volume(fixed), as_volume(moving)
     if weights is not None:
         as_weights(weights, fixed.geometry)
@@ -154,7 +155,8 @@ def plan_volumes(
     grids, config = fill_by_contrast(grids, config, modalities, contrast)
     lattice = plan_moving_lattice(grids, pair[1].volume.geometry, alignment.transform)
     choices["objective"] = f"{describe_objective(config)}: {contrast.reason}"
-    encoding = _plan_features(pair, config, device, encoders, choices)
+    regions = compared_regions(grids, lattice, alignment.transform)
+    encoding = _plan_features(pair, regions, config, device, encoders, choices)
     if config.intensity == "auto" and config.computes_mind:
         intensity = "on" if contrast.alike else "off"
         choices["local intensities"] = f"{intensity}: {contrast.reason}"
@@ -236,6 +238,7 @@ def _align(
 
 def _plan_features(
     pair: Pair,
+    regions: tuple[Region, Region],
     config: RegistrationConfig,
     device: Device,
     encoders: EncoderPool,
@@ -245,7 +248,7 @@ def _plan_features(
     if config.encoder is None:
         choices["features"] = "MIND-SSC, because no encoder was given"
         return None
-    encoding, said = plan_encoding(pair, config, device, encoders)
+    encoding, said = plan_encoding(pair, regions, config, device, encoders)
     text = f"{config.components} components of {encoding.bundle.name}"
     if config.axis == "all":
         text += " for each axis"

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .config import RegistrationConfig, checked_config
-from .demands import choose_machine
+from .demands import check_demands
 from .device import Device
 from .encoder.pool import EncoderPool
 from .errors import ConfigError, DinoregError
@@ -93,6 +93,7 @@ class Registrar:
 
     Raises:
         DeviceError: the device or the engine that the configuration names cannot be used.
+        InputError: it names an encoder that is not there.
         ConfigError: an option that would have no effect there, or no worker.
     """
 
@@ -108,7 +109,7 @@ class Registrar:
             raise ConfigError(f"workers = {workers!r}; wanted a whole number from 1")
         self._entered = cuda_context or nullcontext
         with self._entered():
-            self._device, _ = choose_machine(config)
+            self._device = check_demands(config)
         self._config = config
         self._encoders = EncoderPool()
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="registrar")

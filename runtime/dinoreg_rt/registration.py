@@ -13,6 +13,7 @@ from dinoreg_kernels import Solution
 
 from .config import RegistrationConfig, checked_config
 from .decoys import DecoySearches, search_decoys
+from .demands import check_demands
 from .device import StageTimer, kernel_errors, library_errors, stage_timer
 from .device_memory import device_memory_errors
 from .encoder.engines import ENGINE_PACKAGES
@@ -90,6 +91,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         DinoregError: see `dinoreg_rt.errors`; the message says what to do.
     """
     config, placement = checked_config(config), checked_placement(placement)
+    check_demands(config)  # what is not there is said before an image is read
     fixed, moving = as_volume(fixed), as_volume(moving)
     organ_weight = None if weights is None else as_weights(weights, fixed.geometry)
     encoders = encoders or EncoderPool()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .config import RegistrationConfig
-from .demands import check_used, choose_machine
+from .demands import check_demands, check_used
 from .errors import DinoregError, InputError, ResourceError
 from .evaluate import PairFiles, evaluate_pair
 from .interruption import Terminated
@@ -103,14 +103,14 @@ def plan_trials(
     Raises:
         ConfigError: a candidate that is no configuration.
         DeviceError: one that this machine cannot run.
-        InputError: a file of a pair that is not there.
+        InputError: an encoder, or a file of a pair, that is not there.
     """
     if initial_folder is not None and not initial_folder.is_dir():
         raise InputError(f"{initial_folder}: no such folder of initial transforms")
     configs = [config_of(base, candidate) for candidate in candidates]
     for candidate, config in zip(candidates, configs, strict=True):
         check_used(config, candidate)
-        choose_machine(config)
+        check_demands(config)
     trials = []
     for candidate, config in zip(candidates, configs, strict=True):
         for pair in pairs:

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from encoders import write_bundle
 
 import dinoreg_rt
 from dinoreg_rt import demands
 from dinoreg_rt.cli import cli
 from dinoreg_rt.config import RegistrationConfig
-from dinoreg_rt.demands import choose_machine
+from dinoreg_rt.demands import check_demands, choose_machine
 from dinoreg_rt.device import Device
-from dinoreg_rt.errors import ConfigError, DeviceError
+from dinoreg_rt.errors import ConfigError, DeviceError, InputError
 from dinoreg_rt.phantom import phantom_grid, phantom_pair
 
 NO_GPU = "there is no NVIDIA driver on this machine"
@@ -95,6 +96,9 @@ def table(folder: Any) -> str:
         (["--engine", "tensorrt"], 5),
         (["--engine", "tensorrt", "--encoder", "x"], 5),
         (["--engine", "ort-cpu"], 4),
+        (["--encoder", "not-there"], 3),
+        (["--encoder", "not-there", "--engine", "ort-cpu"], 3),
+        (["--encoder", "empty"], 3),
         (["--gpu-memory", "8GB"], 4),
         (["--components", "8"], 4),
         (["--axis", "axial", "--mind-weight", "1"], 4),
@@ -107,6 +111,8 @@ def test_no_image_is_opened(command, asked, code, tmp_path, monkeypatch) -> None
 
     monkeypatch.setattr("dinoreg_rt.io.read_volume", opened)
     monkeypatch.setattr("dinoreg_rt.sweep._file_hash", opened)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     words = command.split()
     if command == "sweep":
         words += ["--pairs", table(tmp_path), "-o", str(tmp_path / "out")]
@@ -118,8 +124,48 @@ def test_no_image_is_opened(command, asked, code, tmp_path, monkeypatch) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_an_encoder_that_is_not_there_comes_before_the_images(tmp_path, monkeypatch) -> None:
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("an image was opened")
+
+    monkeypatch.setattr("dinoreg_rt.registration.as_volume", opened)
+    monkeypatch.setattr("dinoreg_rt.planning.as_volume", opened)
+    config = RegistrationConfig(device="cpu", encoder=str(tmp_path / "none"))
+    for attempt in (
+        lambda: dinoreg_rt.plan("a.nii.gz", "b.nii.gz", config),
+        lambda: dinoreg_rt.register("a.nii.gz", "b.nii.gz", config=config),
+        lambda: dinoreg_rt.Registrar(config),
+    ):
+        with pytest.raises(InputError, match="no encoder"):
+            attempt()
+
+
+def test_what_a_manifest_tells(tmp_path) -> None:
+    """Without a look into the bundle's files, or at any image."""
+    pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+    folder = write_bundle(tmp_path / "gabor", [(24, 32), (32, 24)], patch=4)
+
+    def check(**values: Any) -> None:
+        check_demands(RegistrationConfig(device="cpu", encoder=str(folder), **values))
+
+    (folder / "encoder_24x32.onnx").write_bytes(b"changed: found when it is opened")
+    check()
+    check(token_grid=(6, 8), engine="ort-cpu")
+    with pytest.raises(ConfigError, match="holds no graph of 6 x 9 tokens"):
+        check(token_grid=(6, 9))
+    with pytest.raises(ConfigError, match="--components 64: gabor-bank"):
+        check(components=64)
+    (folder / "encoder_24x32.onnx").unlink()
+    with pytest.raises(InputError, match=r"encoder_24x32\.onnx, which its manifest names, is not"):
+        check()
+    in_bfloat16 = write_bundle(tmp_path / "half", [(24, 32)], patch=4, precision="bf16")
+    with pytest.raises(ConfigError, match="no matrix products in bfloat16"):
+        check_demands(RegistrationConfig(device="cpu", encoder=str(in_bfloat16), engine="ort-cpu"))
+
+
 @pytest.mark.usefixtures("no_gpu")
-def test_a_swept_engine(tmp_path) -> None:
+def test_a_swept_engine(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(demands, "check_encoder", lambda config, device: None)
     words = ["sweep", "--pairs", table(tmp_path), "-o", str(tmp_path / "out"), "--encoder", "x"]
     done = CliRunner().invoke(cli, [*words, "--grid", "engine=auto,tensorrt"])
     assert (done.exit_code, "--engine tensorrt" in done.output) == (5, True)

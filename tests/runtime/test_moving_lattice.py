@@ -9,7 +9,7 @@ from phantoms import make_grid
 from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.errors import RegistrationError
 from dinoreg_rt.geometry import corners_lps_mm, lps_to_index, transform_points
-from dinoreg_rt.moving_lattice import MovingLattice, plan_moving_lattice
+from dinoreg_rt.moving_lattice import MovingLattice, compared_regions, plan_moving_lattice
 from dinoreg_rt.preprocess import WorkingGrids, plan_grids
 from dinoreg_rt.types import AffineTransform, Geometry
 
@@ -107,3 +107,23 @@ def test_no_overlap(axis: int, sign: int) -> None:
             RegistrationError, match=r"do not overlap .* use --initial auto, centre"
         ):
             plan(moving)
+
+
+def test_the_fixed_region_is_what_the_search_compares_with_the_moving_image() -> None:
+    """24 mm of search and 8 of its cell are 8 voxels of 4 mm; 2 more are for the refinement."""
+    moving = make_grid((4, 96, 112), (2.0, 2.0, 2.0), FIXED.direction, (10.0, -20.0, 30.0))
+    grids, lattice = plan(moving)
+    fixed, other = compared_regions(grids, lattice, HERE)
+    begin, depth = lattice.offset_zyx[0], lattice.control.shape_zyx[0]
+    offset = transform_points(lps_to_index(grids.control), np.asarray(fixed.grid.origin_mm)[None])
+    assert grids.control.shape_zyx[0] == 20
+    first, last = max(0, begin - 10), min(20, begin + depth + 10)
+    np.testing.assert_allclose(offset[0], (0, 0, first), atol=1e-6)
+    assert fixed.grid.shape_zyx == (last - first, *grids.control.shape_zyx[1:])
+    assert other.grid is lattice.control
+
+
+def test_the_fixed_region_of_a_whole_image_is_all_of_it() -> None:
+    grids, lattice = plan(FIXED)
+    fixed, _ = compared_regions(grids, lattice, HERE)
+    np.testing.assert_allclose(corners_lps_mm(fixed.grid), corners_lps_mm(grids.control))

@@ -14,7 +14,10 @@ from ..user_folder import user_folder
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are those of its manifest."""
+    """A folder with an encoder, and its manifest.
+
+    From `open_bundle` its files are those of the manifest; from `find_named` they are only there.
+    """
 
     folder: Path
     manifest: Manifest
@@ -74,6 +77,19 @@ class Bundle:
             f"--token-grid of {have}, or export it with "
             f"--size {token_grid[0] * patch}x{token_grid[1] * patch}"
         )
+
+    def check_components(self, components: int, layers: tuple[int, ...]) -> None:
+        """Check that the tokens of some of the layers have as many channels as components.
+
+        Raises:
+            ConfigError: they have fewer.
+        """
+        channels = len(layers) * self.manifest.layer_channels
+        if components > channels:
+            raise ConfigError(
+                f"--components {components}: {self.name} gives {channels} channels; wanted at most "
+                "as many components"
+            )
 
 
 def _distortion(grid: tuple[int, int], aspect: float) -> float:
@@ -147,6 +163,22 @@ def find_bundle(encoder: str) -> Path:
         f"no encoder '{encoder}': no such folder, and no such name in {models} ({there}); "
         "'dinoreg-rt export onnx' makes a bundle, DINOREG_MODELS names the folder to look in"
     )
+
+
+def find_named(encoder: str) -> Bundle:
+    """Find a bundle by path or name and read its manifest: quick, for checks before the work.
+
+    Raises:
+        InputError: no bundle, not of this version's schema, or without one of its files.
+    """
+    folder = find_bundle(encoder)
+    manifest = read_manifest(folder)
+    for file in manifest.files:
+        if not os.path.exists(folder / file.name):
+            raise InputError(
+                f"{folder}: {file.name}, which its manifest names, is not there; export it again"
+            )
+    return Bundle(folder, manifest)
 
 
 def open_bundle(folder: Path) -> Bundle:

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..config import RegistrationConfig
 from ..device import Device
-from ..errors import ConfigError, RegistrationError
+from ..errors import RegistrationError
 from ..machine import memory_bytes
 from ..manifest import Graph, Normalisation
-from ..pair import Pair
+from ..moving_lattice import Region
+from ..pair import Pair, Role
 from ..trt import DEFAULT_BATCHES
 from ..types import Modality
 from .bundle import Bundle
@@ -86,6 +87,10 @@ class EncodingPlan:
         rows, columns = self.bundle.token_grid(plane.graph)
         return len(plane.stacks[image].encoded), rows, columns, self.bundle.manifest.channels
 
+    def stage(self, plane: PlaneStacks, role: Role) -> str:
+        """Name under which progress in encoding an image is told."""
+        return f"encode {role}" + (f", {plane.plane}" if len(self.planes) > 1 else "")
+
     @property
     def on_gpu(self) -> bool:
         """Whether a GPU runs the encoder, which then leaves tokens there."""
@@ -146,12 +151,17 @@ class EncodingPlan:
 
 
 def plan_encoding(
-    pair: Pair, config: RegistrationConfig, device: Device, encoders: EncoderPool
+    pair: Pair,
+    regions: tuple[Region, Region],
+    config: RegistrationConfig,
+    device: Device,
+    encoders: EncoderPool,
 ) -> tuple[EncodingPlan, dict[str, str]]:
     """Open the encoder's bundle and decide what it will be shown; also what was chosen and why.
 
     Args:
         pair: fixed and moving image.
+        regions: of both that can be compared; slices elsewhere are not encoded.
         config: names the encoder.
         device: that the registration runs on.
         encoders: keeps bundles that were opened before.
@@ -163,13 +173,8 @@ def plan_encoding(
     """
     bundle = encoders.bundle(config.encoder or "")
     layers = bundle.layers(config.layers)
-    channels = len(layers) * bundle.manifest.layer_channels
-    if config.components > channels:
-        raise ConfigError(
-            f"--components {config.components}: {bundle.name} gives {channels} channels; wanted at "
-            "most as many components"
-        )
-    planes, plane_reason = _planes(pair, bundle, config)
+    bundle.check_components(config.components, layers)
+    planes, plane_reason = _planes(pair, regions, bundle, config)
     graphs = [plane.graph for plane in planes]
     engine, engine_reason = choose_engine(config.engine, device, bundle, graphs)
     own = config.encoder_normalisation == "bundle"
@@ -189,7 +194,11 @@ def plan_encoding(
         )
         for p in planes
     )
-    return plan, {"engine": engine_reason, "slices": plane_reason, "tokens": tokens}
+    return plan, {
+        "engine": engine_reason,
+        "slices": plane_reason + _left_out(planes),
+        "tokens": tokens,
+    }
 
 
 def activation_bytes(bundle: Bundle, graph: Graph) -> int:
@@ -215,7 +224,7 @@ def shown_window(
 
 
 def _planes(
-    pair: Pair, bundle: Bundle, config: RegistrationConfig
+    pair: Pair, regions: tuple[Region, Region], bundle: Bundle, config: RegistrationConfig
 ) -> tuple[tuple[PlaneStacks, ...], str]:
     geometries = [image.volume.geometry for image in pair]
     names: tuple[Plane, ...]
@@ -233,20 +242,39 @@ def _planes(
     }
     total = sum(fineness.values())
     planes = tuple(
-        _plane_stacks(name, pair, bundle, config, fineness[name] / total) for name in names
+        _plane_stacks(name, pair, regions, bundle, config, fineness[name] / total) for name in names
     )
     return planes, reason
 
 
+def _left_out(planes: Sequence[PlaneStacks]) -> str:
+    """How many slices are left aside because they cannot meet the other image."""
+    text = ""
+    for plane in planes:
+        for role, other, stack in zip(
+            ("fixed", "moving"), ("moving", "fixed"), plane.stacks, strict=True
+        ):
+            count, needed = stack.tokens.shape_zyx[0], stack.needed[1] - stack.needed[0] + 1
+            if needed < count:
+                name = f"{plane.plane} {role}" if len(planes) > 1 else role
+                text += f"; {needed} of {count} {name} slices can meet the {other} image"
+    return text
+
+
 def _plane_stacks(
-    plane: Plane, pair: Pair, bundle: Bundle, config: RegistrationConfig, weight: float
+    plane: Plane,
+    pair: Pair,
+    regions: tuple[Region, Region],
+    bundle: Bundle,
+    config: RegistrationConfig,
+    weight: float,
 ) -> PlaneStacks:
     geometry = upright(pair[0].volume.geometry, plane)
     _, rows, columns = geometry.shape_zyx
     aspect = rows * geometry.spacing_mm[1] / (columns * geometry.spacing_mm[0])
     graph, _ = bundle.graph_for(config.token_grid, aspect)
     stacks = []
-    for image in pair:
+    for image, region in zip(pair, regions, strict=True):
         window = shown_window(image.modality, image.window, config)
         stack = plan_slices(
             image.volume,
@@ -255,6 +283,7 @@ def _plane_stacks(
             (graph.height, graph.width),
             bundle.manifest.patch,
             config.slice_stride,
+            region,
         )
         if not stack.encoded:
             raise RegistrationError(

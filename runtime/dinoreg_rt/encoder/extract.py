@@ -30,6 +30,7 @@ from .engine_cache import engine_record
 from .engines import GPU_ENGINES, Encoder, open_encoder
 from .moments import SliceMoments
 from .pca import FeatureBasis, fit_basis, project
+from .planes import upright_view
 from .pool import EncoderPool
 from .sampling import sample_features
 from .slice_stack import SliceStack
@@ -122,17 +123,19 @@ def tokens_of_pair(
     unfinished: list[Callable[[], list[Future[bool]]]] = []
     for index, (side, stack) in enumerate(zip(sides, plane.stacks, strict=True)):
         shape = plan.token_shape(plane, index)
-        key = _key(plan, plane, stack, device) if cache is not None else ""
+        key = token_key(plan, plane, stack, device) if cache is not None else ""
         stored = cache.load(key, shape) if cache is not None else None
         cached.append(stored is not None)
         stack = replace(stack, volume=side.image.volume)  # the plan's is on the host
-        progress = partial(report, f"encode {side.image.role}")
+        progress = partial(report, plan.stage(plane, side.image.role))
         if stored is not None:
             progress(1.0)
             result.append(PatchTokens(stack, stored))
             continue
+        progress(0.0)  # it may take a while to open the encoder
         # Borrowed only when something is left to encode.
         with _lent(plan, plane, config, device, encoders, partial(progress, 0.0)) as encoder:
+            progress(0.0)
             tokens = encode(
                 stack,
                 encoder,
@@ -217,7 +220,8 @@ def _lent(
     return encoders.lent(key, make, waiting)
 
 
-def _key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Device) -> str:
+def token_key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Device) -> str:
+    """Name in the cache of a stack's tokens."""
     built = {}
     if plan.engine in ("tensorrt", "tensorrt-rtx"):
         # Of several engines for one bundle each rounds in its own way.
@@ -359,8 +363,12 @@ def _sampled(
 
 def _tissue_weight(stack: SliceStack, side: SolverSide, device: Device) -> Array:
     """1 where a control voxel holds anything above the window's dark end, else 0: as with MIND-SSC
-    flat places, which look alike everywhere, say nothing about a match."""
+    flat places, which look alike everywhere, say nothing about a match. Nor do slices that cannot
+    meet the other image: they were not encoded."""
     tissue = device.upload(stack.volume.array, np.float32) > np.float32(stack.window[0])
+    slices = upright_view(tissue, stack.volume.geometry, stack.plane)
+    slices[: stack.needed[0]] = False
+    slices[stack.needed[1] + 1 :] = False
     cover = weight_on(side.control, stack.volume, tissue, side.affine, device)
     return (cover > 0).astype(np.float32)
 

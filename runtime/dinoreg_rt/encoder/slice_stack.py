@@ -9,8 +9,18 @@ import numpy as np
 import dinoreg_kernels
 
 from ..device import Device
-from ..geometry import coarsened_grid, index_map, kernel_affine, reshaped_grid
+from ..geometry import (
+    coarsened_grid,
+    compose_affines,
+    corners_lps_mm,
+    index_map,
+    kernel_affine,
+    lps_to_index,
+    reshaped_grid,
+    transform_points,
+)
 from ..manifest import Normalisation
+from ..moving_lattice import Region
 from ..preprocess import antialiasing_samples
 from ..types import Array, FloatArray, Geometry, Volume
 from .planes import Plane, upright, upright_view
@@ -26,6 +36,7 @@ class SliceStack:
         plane: in which it is cut.
         pixels: lattice of all its slices at the encoder's size, (slices, height, width).
         tokens: lattice of all its slices' tokens, (slices, rows, columns).
+        needed: the first and the last slice that can meet the other image.
         encoded: indices of the slices that go through the encoder, growing.
         empty: of those that would, but hold nothing; their features are unknown.
     """
@@ -35,6 +46,7 @@ class SliceStack:
     plane: Plane
     pixels: Geometry
     tokens: Geometry
+    needed: tuple[int, int]
     encoded: tuple[int, ...]
     empty: tuple[int, ...]
 
@@ -71,8 +83,12 @@ def plan_slices(
     size: tuple[int, int],
     patch: int,
     stride: int,
+    region: Region | None = None,
 ) -> SliceStack:
     """Decide which slices of a volume are encoded: every `stride`-th and the last one.
+
+    Of those the ones that `region` reaches into, and the nearest ones around it, so that features
+    in the region are interpolated between the same slices as without it.
 
     The whole slice is fitted to the encoder's size, as the paper's ancestors do: the lattice keeps
     account of the pixels' true height and width, so that features land where they belong.
@@ -84,6 +100,7 @@ def plan_slices(
         size: height and width of the encoder's input.
         patch: pixels per token and axis.
         stride: distance of encoded slices.
+        region: the part of the volume that counts (default: all of it).
     """
     stack = upright(volume.geometry, plane)
     count = stack.shape_zyx[0]
@@ -91,12 +108,31 @@ def plan_slices(
     slices = upright_view(volume.array, volume.geometry, plane)
     wanted = sorted({*range(0, count, stride), count - 1})
     empty = tuple(i for i in wanted if not bool((slices[i] > window[0]).any()))
+    needed = (0, count - 1) if region is None else _slices_of(region, stack)
     return SliceStack(
         volume=volume,
         window=window,
         plane=plane,
         pixels=pixels,
         tokens=coarsened_grid(pixels, (1, patch, patch)),
-        encoded=tuple(i for i in wanted if i not in empty),
+        needed=needed,
+        encoded=_around(tuple(i for i in wanted if i not in empty), needed),
         empty=empty,
     )
+
+
+def _slices_of(region: Region, stack: Geometry) -> tuple[int, int]:
+    """First and last slice that linear interpolation in a region looks at."""
+    to_index = compose_affines(lps_to_index(stack), region.affine)
+    along = transform_points(to_index, corners_lps_mm(region.grid))[:, 2]
+    last = stack.shape_zyx[0] - 1
+    # Rounding must not take away the slice that a voxel's rim just touches.
+    lower, upper = np.floor(along.min() - 1e-3), np.ceil(along.max() + 1e-3)
+    return int(np.clip(lower, 0, last)), int(np.clip(upper, 0, last))
+
+
+def _around(slices: tuple[int, ...], needed: tuple[int, int]) -> tuple[int, ...]:
+    """The slices between the last one up to `needed` and the first one from its end on."""
+    first = max((i for i in slices if i <= needed[0]), default=0)
+    last = min((i for i in slices if i >= needed[1]), default=needed[1])
+    return tuple(i for i in slices if first <= i <= last)

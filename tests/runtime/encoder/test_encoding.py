@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,18 @@ from phantoms import Phantom, make_grid, make_phantom
 
 import dinoreg_rt
 from dinoreg_rt.device import Device
+from dinoreg_rt.encoder import extract as extract_module
+from dinoreg_rt.encoder import slice_stack as slice_stack_module
 from dinoreg_rt.encoder import tokens as tokens_module
 from dinoreg_rt.encoder.bundle import open_bundle
 from dinoreg_rt.encoder.cache import TokenCache
 from dinoreg_rt.encoder.cpu_encoders import OrtEncoder
 from dinoreg_rt.encoder.engines import open_encoder
+from dinoreg_rt.encoder.pca import fit_basis
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
 from dinoreg_rt.encoder.tokens import encode, token_array
 from dinoreg_rt.errors import ConfigError, DeviceError, RegistrationError, ResourceError
+from dinoreg_rt.geometry import shifted_grid
 from dinoreg_rt.types import LabelMap, Volume
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
@@ -84,7 +90,14 @@ def test_skipped_slices_and_joined_mind(phantom, bundle) -> None:
 
 def test_all_three_axes(phantom, tmp_path) -> None:
     everywhere = write_bundle(tmp_path / "cube", [(192, 192)], patch=4)
-    result = run(phantom, config(everywhere, axis="all", components=8, slice_stride=2))
+    stages: set[str] = set()
+    result = run(
+        phantom,
+        config(everywhere, axis="all", components=8, slice_stride=2),
+        progress=lambda stage, fraction: stages.add(stage),
+    )
+    for plane in ("axial", "coronal", "sagittal"):  # slices are counted for each
+        assert {f"encode fixed, {plane}", f"encode moving, {plane}"} <= stages
     assert [p.plane for p in result.encoding.planes] == ["axial", "coronal", "sagittal"]
     assert sum(p.weight for p in result.encoding.planes) == pytest.approx(1)
     assert errors_voxels(phantom, result).mean() < 0.5
@@ -108,6 +121,58 @@ def test_one_fixed_image_is_encoded_once(phantom, bundle) -> None:
     other = Volume(phantom.moving.array[:, :, ::-1].copy(), phantom.moving.geometry)
     result = dinoreg_rt.register(phantom.fixed, other, config=settings)
     assert result.encoding.planes[0].from_cache == (True, False)
+
+
+def slab_of(image: Volume, first: int, count: int) -> Volume:
+    return Volume(
+        np.ascontiguousarray(image.array[first : first + count]),
+        shifted_grid(image.geometry, (first, 0, 0), (count, *image.geometry.shape_zyx[1:])),
+    )
+
+
+def test_slices_that_cannot_meet_the_other_image_are_not_encoded(bundle, monkeypatch) -> None:
+    """They are given the same features in the same basis, so the field has the same bits."""
+    grid = make_grid((96, 44, 52), (2.0, 2.0, 2.0))
+    long = make_phantom(grid, grid, peak_mm=8.0)
+    slab = slab_of(long.fixed, 40, 12)
+    settings = config(bundle, slice_stride=3, search_radius_mm=16.0, cache=False)
+    bases = []
+
+    def kept_basis(*args):
+        bases.append(fit_basis(*args))
+        return bases[0]
+
+    monkeypatch.setattr(extract_module, "fit_basis", kept_basis)
+    few = dinoreg_rt.register(slab, long.moving, config=settings)
+    reached = re.search(r"(\d+) of 96 moving slices can meet the fixed", few.choices["slices"])
+    assert reached
+    assert 12 + 2 * 8 <= int(reached[1]) <= 48
+    assert few.encoding.planes[0].slices[0] == 5
+    assert few.encoding.planes[0].slices[1] <= int(reached[1]) // 3 + 2
+    monkeypatch.setattr(
+        slice_stack_module, "_slices_of", lambda region, stack: (0, stack.shape_zyx[0] - 1)
+    )
+    all_of_them = dinoreg_rt.register(slab, long.moving, config=settings)
+    assert all_of_them.encoding.planes[0].slices == (5, 33)
+    np.testing.assert_array_equal(few.displacement.vectors_mm, all_of_them.displacement.vectors_mm)
+
+
+def test_nor_are_slices_of_the_fixed_image(bundle, monkeypatch) -> None:
+    grid = make_grid((96, 44, 52), (2.0, 2.0, 2.0))
+    long = make_phantom(grid, grid, peak_mm=4.0)
+    slab = slab_of(long.moving, 40, 24)
+    settings = config(bundle, slice_stride=2, search_radius_mm=8.0, cache=False)
+    few = dinoreg_rt.register(long.fixed, slab, config=settings)
+    assert "of 96 fixed slices can meet the moving image" in few.choices["slices"]
+    assert few.encoding.planes[0].slices[0] < 40
+    monkeypatch.setattr(
+        slice_stack_module, "_slices_of", lambda region, stack: (0, stack.shape_zyx[0] - 1)
+    )
+    every = dinoreg_rt.register(long.fixed, slab, config=settings)
+    assert every.encoding.planes[0].slices[0] == 49
+    both = replace(long, moving=slab)
+    wrong, with_all = (both.errors_mm(r.displacement.vectors_mm).mean() for r in (few, every))
+    assert wrong < with_all + 0.05
 
 
 def test_no_cache_writes_nothing(phantom, bundle, own_cache) -> None:

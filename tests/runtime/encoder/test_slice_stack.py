@@ -9,7 +9,9 @@ from phantoms import centres_of, make_grid, reoriented
 
 from dinoreg_rt.device import Device
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
-from dinoreg_rt.types import Volume
+from dinoreg_rt.geometry import shifted_grid
+from dinoreg_rt.moving_lattice import Region
+from dinoreg_rt.types import AffineTransform, Volume
 
 CPU = Device("cpu", threads=1)
 
@@ -108,3 +110,33 @@ def test_file_order_does_not_matter(rng) -> None:
     for order, flips in (((2, 0, 1), (1,)), ((1, 2, 0), (0, 2))):
         other = plan_slices(reoriented(image, order, flips), (0, 1), "axial", (24, 32), 8, 1)
         np.testing.assert_allclose(stack_pixels(other), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "shift", "needed", "encoded"),
+    [
+        (7, 5, 0.0, (6, 12), (6, 9, 12)),  # half a voxel of rim, and a slice to interpolate
+        (7, 5, 1.4, (7, 13), (6, 9, 12, 15)),
+        (0, 20, 0.0, (0, 19), (0, 3, 6, 9, 12, 15, 18, 19)),
+        (25, 4, 0.0, (19, 19), (19,)),  # beyond the image
+    ],
+)
+def test_slices_that_the_region_does_not_reach_are_not_encoded(
+    first, count, shift, needed, encoded
+) -> None:
+    """Those that stay are among the ones that are encoded without a region."""
+    grid = make_grid((20, 12, 16), (1.5, 1.0, 3.0))
+    image = Volume(np.ones(grid.shape_zyx, np.float32), grid)
+    moved = AffineTransform(np.eye(3), np.asarray(grid.direction)[:, 2] * 3.0 * shift)
+    region = Region(shifted_grid(grid, (first, 0, 0), (count, 12, 16)), moved)
+    stack = plan_slices(image, (0.0, 1.0), "axial", (24, 32), 8, 3, region)
+    assert (stack.needed, stack.encoded) == (needed, encoded)
+
+
+def test_an_empty_slice_at_the_rim_is_passed_over() -> None:
+    array = np.ones((20, 12, 16), np.float32)
+    array[[6, 12]] = 0
+    grid = make_grid(array.shape, (1.5, 1.0, 3.0))
+    region = Region(shifted_grid(grid, (7, 0, 0), (5, 12, 16)), AffineTransform.identity())
+    stack = plan_slices(Volume(array, grid), (0.0, 1.0), "axial", (24, 32), 8, 3, region)
+    assert stack.encoded == (3, 9, 15)
