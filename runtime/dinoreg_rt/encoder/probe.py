@@ -29,7 +29,7 @@ from .encoding import EncodingPlan
 from .extract import PairTokens, moments_of_pair, project_pair, tokens_inside, tokens_of_pair
 from .moments import SliceMoments
 from .pool import EncoderPool
-from .retrieval import Places, chance, common_labels, consistent, retrieved
+from .retrieval import REACH_MM, Places, chance, consistent, findable, retrieved
 from .slice_stack import SliceStack
 
 if TYPE_CHECKING:
@@ -118,18 +118,22 @@ def probe(
                 zip(plane.stacks, inside, to_fixed, strict=True)
             )
         )
-        if labels is not None and not common_labels(*places):
-            raise InputError("no label occurs in the encoded slices of both images")
+        tokens = findable(*places)
+        if labels is not None and not tokens:
+            raise InputError(
+                f"no label of the fixed image lies within {REACH_MM:g} mm of the same label of the "
+                "moving image in the encoded slices; check both label maps and --initial"
+            )
         tolerance_mm = _CONSISTENT_TOKENS * max(plane.stacks[0].tokens.spacing_mm[:2])
         kinds = _kinds(plan, encoding, sides, made, inside)
         rows = []
         for i, (row, features) in enumerate(kinds):
             inner = _both(f[p.chosen] for f, p in zip(features(), places, strict=True))
             share = consistent(inner, *places, tolerance_mm)
-            rows.append(replace(row, found=retrieved(inner, *places), consistent=share))
+            rows.append(replace(row, found=retrieved(inner, tokens, *places), consistent=share))
             report("probe", (i + 1) / len(kinds))
     counts = (len(places[0].labels), len(places[1].labels))
-    return ProbeResult(tuple(rows), chance(*places), counts)
+    return ProbeResult(tuple(rows), chance(tokens, *places), counts)
 
 
 _Features = Callable[[], tuple[FloatArray, FloatArray]]

@@ -38,32 +38,51 @@ def common_labels(fixed: Places, moving: Places) -> list[int]:
     return [int(label) for label in np.intersect1d(fixed.labels, moving.labels) if label]
 
 
-def chance(fixed: Places, moving: Places) -> dict[int, float]:
-    """For each common label its share among the tokens within reach of those that carry it."""
-    found = {}
-    for label in common_labels(fixed, moving):
-        shares = []
-        for point in fixed.points_mm[_evenly(np.flatnonzero(fixed.labels == label))]:
-            reached = (np.abs(moving.points_mm - point) <= REACH_MM).all(axis=1)
-            if reached.any():
-                shares.append(float((moving.labels[reached] == label).mean()))
-        found[label] = float(np.mean(shares)) if shares else 0.0
-    return found
+def findable(fixed: Places, moving: Places) -> dict[int, Array]:
+    """For each common label some fixed tokens that carry it and have it within reach, as indices.
 
-
-def retrieved(
-    features: tuple[FloatArray, FloatArray], fixed: Places, moving: Places
-) -> dict[int, float]:
-    """For each common label the share of its tokens' `NEIGHBOURS` that carry it, too.
-
-    Args:
-        features: (N, K) float32 of the fixed and of the moving tokens that count.
-        fixed: where the fixed tokens lie.
-        moving: where the moving tokens lie.
+    Where an organ of the moving image lies further away than the probe looks, it says nothing about
+    the features that it is not found.
     """
     found = {}
     for label in common_labels(fixed, moving):
         chosen = _evenly(np.flatnonzero(fixed.labels == label))
+        others = moving.points_mm[moving.labels == label]
+        offset = np.abs(fixed.points_mm[chosen][:, None] - others)
+        chosen = chosen[((offset <= REACH_MM).all(axis=2).sum(axis=1) >= NEIGHBOURS)]
+        if len(chosen):
+            found[label] = chosen
+    return found
+
+
+def chance(tokens: dict[int, Array], fixed: Places, moving: Places) -> dict[int, float]:
+    """For each label its share among the tokens within reach, averaged over some fixed tokens."""
+    found = {}
+    for label, chosen in tokens.items():
+        shares = []
+        for point in fixed.points_mm[chosen]:
+            reached = (np.abs(moving.points_mm - point) <= REACH_MM).all(axis=1)
+            shares.append(float((moving.labels[reached] == label).mean()))
+        found[label] = float(np.mean(shares))
+    return found
+
+
+def retrieved(
+    features: tuple[FloatArray, FloatArray],
+    tokens: dict[int, Array],
+    fixed: Places,
+    moving: Places,
+) -> dict[int, float]:
+    """For each label the share of its tokens' `NEIGHBOURS` that carry it, too.
+
+    Args:
+        features: (N, K) float32 of the fixed and of the moving tokens that count.
+        tokens: which fixed tokens are looked up, see `findable`.
+        fixed: where the fixed tokens lie.
+        moving: where the moving tokens lie.
+    """
+    found = {}
+    for label, chosen in tokens.items():
         near = nearest(features, fixed, moving, chosen, NEIGHBOURS)
         carried = np.where(near >= 0, moving.labels[near], 0)
         found[label] = float((carried == label).mean())
