@@ -13,6 +13,7 @@ from .errors import ConfigError, DeviceError
 
 #: Parameters that do nothing without an encoder.
 OF_AN_ENCODER = (
+    "encoder_depth",
     "token_grid",
     "slice_stride",
     "axis",

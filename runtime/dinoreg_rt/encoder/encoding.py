@@ -16,6 +16,7 @@ from ..pair import Pair
 from ..trt import DEFAULT_BATCHES
 from ..types import Modality
 from .bundle import Bundle
+from .checkpoints import Wanted
 from .engines import GPU_ENGINES, choose_engine
 from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
 from .pool import EncoderPool
@@ -156,7 +157,7 @@ def plan_encoding(
         ConfigError: the bundle has no graph for the wanted tokens.
         RegistrationError: an image without anything to encode.
     """
-    bundle = encoders.bundle(config.encoder or "")
+    bundle = encoders.bundle(config.encoder or "", Wanted(config.token_grid, config.encoder_depth))
     if config.components > bundle.manifest.channels:
         raise ConfigError(
             f"--components {config.components}: {bundle.name} gives {bundle.manifest.channels} "
@@ -180,7 +181,12 @@ def plan_encoding(
         )
         for p in planes
     )
-    return plan, {"engine": engine_reason, "slices": plane_reason, "tokens": tokens}
+    said = {"engine": engine_reason, "slices": plane_reason, "tokens": tokens}
+    if bundle.exported_from is not None:
+        said["encoder"] = f"exported from {bundle.exported_from} to {bundle.folder}"
+    if doubt := bundle.doubt_about_layer(config.encoder_depth):
+        said["layer"] = doubt
+    return plan, said
 
 
 def activation_bytes(bundle: Bundle, graph: Graph) -> int:
