@@ -117,6 +117,8 @@ def test_export_takes_only_vocabulary_engine_files_and_slices_from_the_runtime()
     allowed += ("dinoreg_rt.encoder.examples", "dinoreg_rt.onnx_runtime")
     # Small and without a stage: how a result is printed, and how a killed run's folder is known.
     allowed += ("dinoreg_rt.stdout", "dinoreg_rt.io.staging")
+    # The presets say which size and layer of an encoder they want.
+    allowed += ("dinoreg_rt.config_files",)
     for path in sources("dinoreg_export"):
         ours = {n for n in imported(path) if n.startswith("dinoreg_rt.")}
         assert {n for n in ours if not n.startswith(allowed)} == set(), path

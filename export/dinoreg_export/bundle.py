@@ -23,7 +23,7 @@ from dinoreg_rt.manifest import (
     write_manifest,
 )
 
-from .architecture import Architecture
+from .architecture import Architecture, VitArchitecture
 from .chosen_layers import canonical_layers
 from .files import WEIGHTS_NAME, GraphFile, Progress, write_files
 from .in_place import staged
@@ -96,6 +96,7 @@ def export_bundle(  # noqa: PLR0913 - what is seldom given by name
             patch=a.patch,
             channels=a.dim * len(layers),
             layers=layers,
+            blocks=a.depth if isinstance(a, VitArchitecture) else None,
             precision=precision,
             normalisation=NORMALISATIONS[normalisation],
             graphs=tuple(graphs),
@@ -103,7 +104,7 @@ def export_bundle(  # noqa: PLR0913 - what is seldom given by name
             source=source,
             licence=a.licence,
             verification=verification,
-            exporter=f"dinoreg-rt {_version()}",
+            exporter=f"dinoreg-rt {exporter_version()}",
         )
         write_manifest(manifest, work)
     return manifest
@@ -209,7 +210,8 @@ def _notice(a: Architecture, source: Source) -> str:
     )
 
 
-def _version() -> str:
+def exporter_version() -> str:
+    """Of the package that exports."""
     try:
         return metadata.version("dinoreg-rt")
     except metadata.PackageNotFoundError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from dinoreg_rt.errors import DeviceError
 from dinoreg_rt.stdout import print_result
 
 from .engine_cli import engine_command
+from .preset_choice import encoder_presets, preset_choice
 
 if TYPE_CHECKING:
     from dinoreg_rt.manifest import Manifest, Source
 
+    from .architecture import Architecture
     from .files import Progress
     from .weights import Weights
 
@@ -48,10 +50,15 @@ export.add_command(engine_command)
     "--size",
     "sizes",
     multiple=True,
-    required=True,
     metavar="HEIGHTxWIDTH",
     help="Input size in pixels, a multiple of the patch, such as 1792x1536; may be given several "
-    "times.",
+    "times. Default: that of the preset.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(encoder_presets()),
+    help="Size and layer that this preset of registrations wants, where --size and --layer do not "
+    "say them; without --size and --preset, those of best-encoder, else of balanced.",
 )
 @click.option(
     "--layer",
@@ -120,6 +127,7 @@ def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
     """Write the bundle, and say so."""
     from .bundle import export_bundle, normalisation_of
 
+    sizes, layers, said = _sizes_and_layers(weights.architecture, options)
     normalisation = options["normalisation"]
     if normalisation == "auto":
         normalisation = normalisation_of(weights.files)
@@ -127,9 +135,9 @@ def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
         manifest = export_bundle(
             weights,
             source,
-            [parse_size(text) for text in options["sizes"]],
+            sizes,
             options["folder"],
-            layers=options["layers"],
+            layers=layers,
             precision=options["precision"],
             normalisation=normalisation,
             force=options["force"],
@@ -140,9 +148,29 @@ def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
     else:
         text = f"written: {options['folder']}, {manifest.layers_text}, "
         text += f"normalisation {normalisation}\n"
-        text += _describe(manifest)
+        text += said + _describe(manifest)
     if options["as_json"] or not options["quiet"]:
         print_result(text, written=options["folder"])
+
+
+def _sizes_and_layers(
+    a: Architecture, options: dict[str, Any]
+) -> tuple[list[tuple[int, int]], Sequence[str], str]:
+    """What was asked for, else what a preset wants; and a line that says so."""
+    sizes = [parse_size(text) for text in options["sizes"]]
+    layers: Sequence[str] = options["layers"]
+    if options["preset"] is None and sizes:
+        return sizes, layers, ""
+    choice = preset_choice(options["preset"])
+    taken = []
+    if not sizes:
+        sizes = [choice.size(a)]
+        taken.append("size {}x{}".format(*sizes[0]))
+    if not layers:
+        layers = choice.layers(a)
+        taken.append(f"layer {layers[0]}")
+    said = f"{' and '.join(taken)}: of the preset {choice.preset}\n" if taken else ""
+    return sizes, layers, said
 
 
 @export.command()

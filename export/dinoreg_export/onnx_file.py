@@ -17,7 +17,7 @@ from dinoreg_rt.errors import DeviceError, InputError
 
 from .onnx_graph_view import GraphView
 from .onnx_names import Entry, Part, named_parameters
-from .onnx_tensors import check_bytes, external_file, read_tensor, shape_of
+from .onnx_tensors import check_bytes, external_file, is_float, read_tensor, shape_of
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 _LARGEST = (1 << 31) - 1
 _PLAIN_DOMAINS = ("", "ai.onnx")
 _QUANTISED = re.compile(r"[Qq]uantize|^QLinear|Integer$")
-_CONTROL = {"If", "Loop", "Scan", "SequenceMap"}
+#: What the branches of an If may consist of: choices between shapes, as the rotary positions of
+#: DINOv3 have them.
+_SHAPES = {"Constant", "Identity", "Cast", "Abs", "Neg", "Shape", "Gather", "Slice", "Concat"}
+_SHAPES |= {"Reshape", "Expand", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "ConstantOfShape"}
 
 
 class OnnxFile:
@@ -118,9 +121,9 @@ def _check_plain(path: Path, model: onnx.ModelProto) -> None:
         InputError: control flow, functions, operators of an engine's own, or 8-bit numbers.
     """
     wanted = "wanted the plain export of the module, as torch.onnx or Optimum write it"
+    weights = {t.name for t in model.graph.initializer if is_float(t) and len(t.dims) > 0}
     for node in model.graph.node:
-        branches = any(a.HasField("g") or a.graphs for a in node.attribute)
-        if node.op_type in _CONTROL or branches:
+        if not _is_straight(node, weights):
             raise InputError(
                 f"{path}: the {node.op_type} '{node.name}' decides at run time what is computed; "
                 f"{wanted}"
@@ -137,3 +140,17 @@ def _check_plain(path: Path, model: onnx.ModelProto) -> None:
             )
     if model.graph.sparse_initializer:
         raise InputError(f"{path}: holds sparse weights; {wanted}")
+
+
+def _is_straight(node: onnx.NodeProto, weights: set[str]) -> bool:
+    """Whether what a node computes with the weights does not hang on values of the run."""
+    if node.op_type in ("Loop", "Scan", "SequenceMap") or any(a.graphs for a in node.attribute):
+        return False
+    branches = [a.g for a in node.attribute if a.HasField("g")]
+    inside = [inner for branch in branches for inner in branch.node]
+    return not branches or (
+        node.op_type == "If"
+        and all(inner.op_type in _SHAPES for inner in inside)
+        and not any(branch.initializer or branch.sparse_initializer for branch in branches)
+        and not weights & {value for inner in inside for value in inner.input}
+    )

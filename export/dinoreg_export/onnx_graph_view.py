@@ -76,11 +76,12 @@ def modules_of(node: onnx.NodeProto) -> list[str]:
         found.append(".".join(node.name.strip("/").split("/")[:-1]))
     for entry in node.metadata_props:
         if entry.key == _SCOPES and len(entry.value) < _LONGEST_SCOPES:
-            found += _scopes(entry.value)[::-1]
+            found += _scopes(entry.value)[-2:-1]
     return found
 
 
 def _scopes(text: str) -> list[str]:
+    """From the whole model to the node itself; the last but one is the node's module."""
     try:
         scopes = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -123,10 +123,9 @@ class _Names:
 
     def add_vector(self, node: onnx.NodeProto, leaf: str, tensor: onnx.TensorProto) -> None:
         """A bias or scale, which an exporter stores once where several are equal."""
-        for module in modules_of(node):
-            name = self._name(module, leaf)
-            if is_known(name):
-                self.found.setdefault(name, Entry(tensor))
+        names = (self._name(module, leaf) for module in modules_of(node))
+        if (name := next(filter(is_known, names), None)) is not None:
+            self.found.setdefault(name, Entry(tensor))
 
     def _name(self, module: str, leaf: str) -> str:
         return f"{module}.{leaf}".removeprefix(self._prefix)
@@ -235,10 +234,7 @@ def _embedding(view: GraphView, patch: onnx.NodeProto) -> dict[str, Entry]:
             if node.op_type == "Concat":
                 front += [p for v in others if (p := _rows(view, v, channels)) is not None]
             elif node.op_type == "Add":
-                added = _table(view, others[0], channels) if others else None
-                if added is None:
-                    continue
-                table = added
+                table = table or (others and _table(view, others[0], channels)) or []
             elif node.input[0] != value:
                 continue
             seen.add(id(node))

@@ -104,8 +104,16 @@ class RegistrationConfig(BaseModel):
     encoder: str | None = Field(
         None,
         min_length=1,
-        description="encoder bundle, a folder or a name (see 'dinoreg-rt models'); default: none, "
-        "features are MIND-SSC",
+        description="bundle of an encoder, folder or name (see 'dinoreg-rt models'); or a "
+        "checkpoint, such as a snapshot in Hugging Face's cache: exported into our cache once; "
+        "default: none, features are MIND-SSC",
+    )
+    encoder_depth: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="relative depth of the block whose tokens a checkpoint is exported with, here "
+        "and by 'export onnx --preset'; 1, and default: the final layer",
     )
     engine: EngineChoice = Field(
         "auto",

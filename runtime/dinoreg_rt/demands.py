@@ -22,6 +22,7 @@ _BUILT = ("tensorrt", "tensorrt-rtx")
 
 #: Parameters that do nothing without an encoder.
 OF_AN_ENCODER = (
+    "encoder_depth",
     "token_grid",
     "slice_stride",
     "axis",

@@ -124,6 +124,8 @@ class Manifest(_Frozen):
         channels: of a token, of all its layers together.
         layers: whose tokens are joined along the channels, each with as many of them: ``final`` or
             the number of a block, counted from 0.
+        blocks: that the encoder had before those beyond the layers were left out; None: not known,
+            or no transformer.
         graphs: one for each input size, multiples of the patch; all read the same weights file.
     """
 
@@ -132,6 +134,7 @@ class Manifest(_Frozen):
     patch: int = Field(gt=0, le=64)
     channels: int = Field(gt=0, le=_MOST)
     layers: tuple[LayerName, ...] = Field(FINAL_ONLY, min_length=1)
+    blocks: int | None = Field(None, gt=0, le=999)
     precision: Precision
     normalisation: Normalisation
     graphs: tuple[Graph, ...] = Field(min_length=1)
@@ -177,8 +180,15 @@ class Manifest(_Frozen):
         The final layer alone leaves no trace in it: tokens and engines of bundles that were written
         before there was a choice stay theirs.
         """
-        left_out = {"layers"} if self.layers == FINAL_ONLY else None
+        left_out = {"blocks"} | ({"layers"} if self.layers == FINAL_ONLY else set())
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
+
+
+def layer_at(depth: float | None, blocks: int) -> str:
+    """The layer at a relative depth of an encoder with so many blocks: 1, or None, is the final."""
+    if depth is None or depth >= 1:
+        return FINAL_LAYER
+    return str(max(0, int(depth * blocks + 0.5) - 1))
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

@@ -251,7 +251,7 @@ def _key(pair: PairFiles, config: RegistrationConfig) -> str:
     parts = [
         pair.name,
         config_hash(config),
-        "" if config.encoder is None else _encoder_hash(config.encoder),
+        _encoder_hash(config.encoder, config.token_grid, config.encoder_depth),
         _file_hash(start) if start.is_file() else config.initial,
         *("" if file is None else _file_hash(file) for file in files),
         found["dinoreg-rt"],
@@ -261,12 +261,14 @@ def _key(pair: PairFiles, config: RegistrationConfig) -> str:
 
 
 @cache
-def _encoder_hash(encoder: str) -> str:
+def _encoder_hash(encoder: str | None, grid: tuple[int, int] | None, depth: float | None) -> str:
     """Of its contents, which may change under one name."""
-    from .encoder.bundle import find_bundle
+    from .encoder.checkpoints import Wanted, bundle_folder
     from .manifest import read_manifest
 
-    return read_manifest(find_bundle(encoder)).hash()
+    if encoder is None:
+        return ""
+    return read_manifest(bundle_folder(encoder, Wanted(grid, depth))).hash()
 
 
 @cache

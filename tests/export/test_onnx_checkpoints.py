@@ -230,12 +230,29 @@ def test_two_constants_for_one_parameter(tmp_path):
 
 
 def test_control_flow(tmp_path):
-    branch = helper.make_graph([], "branch", [], [])
-    for kind in ("If", "Custom"):
+    weight = "backbone.encoder.layer.0.norm1.bias"
+    branches = {
+        "product": helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["y"])], "b", [], []),
+        "weight": helper.make_graph([helper.make_node("Identity", [weight], ["y"])], "b", [], []),
+        "own": helper.make_graph(
+            [], "b", [], [], [numpy_helper.from_array(np.ones(2, np.float32), "own")]
+        ),
+    }
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=branches["own"])
+    branches["nested"] = helper.make_graph([choice], "b", [], [])
+    shapes = helper.make_graph([helper.make_node("Reshape", ["a", "b"], ["y"])], "b", [], [])
+    cases = [("If", branch) for branch in branches.values()]
+    cases += [("Loop", shapes), ("Scan", shapes), ("Custom", shapes)]
+    for kind, branch in cases:
         model = graph()
         node = helper.make_node(kind, ["c"], ["y"], "/maybe", then_branch=branch)
         model.graph.node.append(node)
         refused(model, tmp_path, f"the {kind} '/maybe' decides at run time")
+    # Between shapes a graph may choose; DINOv3's rotary positions do.
+    model = graph()
+    model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=shapes))
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    assert_same(read(tmp_path / "x.onnx"), canonical(A))
 
 
 def test_optimised_and_quantised_graphs(tmp_path):

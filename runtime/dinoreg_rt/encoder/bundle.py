@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, InputError
-from ..manifest import FINAL_ONLY, MANIFEST_NAME, Graph, Manifest, check_files, read_manifest
+from ..manifest import (
+    FINAL_LAYER,
+    FINAL_ONLY,
+    MANIFEST_NAME,
+    Graph,
+    Manifest,
+    check_files,
+    layer_at,
+    read_manifest,
+)
 from ..user_folder import user_folder
 
 
@@ -17,10 +26,14 @@ class Bundle:
     """A folder with an encoder, and its manifest.
 
     From `open_bundle` its files are those of the manifest; from `find_named` they are only there.
+
+    Attributes:
+        exported_from: the checkpoint that the user gave instead of a bundle.
     """
 
     folder: Path
     manifest: Manifest
+    exported_from: str | None = None
 
     @property
     def name(self) -> str:
@@ -31,6 +44,20 @@ class Bundle:
         text = f"{self.manifest.model} ({', '.join(about)})"
         random = self.manifest.source.random_weights
         return f"{text}, RANDOM WEIGHTS: its features mean nothing" if random else text
+
+    def doubt_about_layer(self, depth: float | None) -> str | None:
+        """What to say where the bundle's tokens are not those at the wanted relative depth."""
+        blocks, have = self.manifest.blocks, self.manifest.layers
+        if depth is None or (blocks is None and have != FINAL_ONLY):
+            return None
+        wanted = layer_at(depth, blocks or 1000)
+        if have == (wanted,):
+            return None
+        where = f"block {wanted}" if blocks and wanted != FINAL_LAYER else f"depth {depth:g}"
+        return (
+            f"{self.manifest.layers_text}, as the bundle has it, where the configuration means "
+            f"that at {where}; 'dinoreg-rt export onnx' makes another with --preset or --layer"
+        )
 
     def token_grid(self, graph: Graph) -> tuple[int, int]:
         """Rows and columns of tokens that a graph gives."""

@@ -17,6 +17,7 @@ from ..pair import Pair, Role
 from ..trt import DEFAULT_BATCHES
 from ..types import Modality
 from .bundle import Bundle
+from .checkpoints import Wanted
 from .engines import GPU_ENGINES, choose_engine
 from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
 from .pool import EncoderPool
@@ -171,7 +172,7 @@ def plan_encoding(
         ConfigError: the bundle has no graph for the wanted tokens.
         RegistrationError: an image without anything to encode.
     """
-    bundle = encoders.bundle(config.encoder or "")
+    bundle = encoders.bundle(config.encoder or "", Wanted(config.token_grid, config.encoder_depth))
     layers = bundle.layers(config.layers)
     bundle.check_components(config.components, layers)
     planes, plane_reason = _planes(pair, regions, bundle, config)
@@ -194,11 +195,16 @@ def plan_encoding(
         )
         for p in planes
     )
-    return plan, {
+    said = {
         "engine": engine_reason,
         "slices": plane_reason + _left_out(planes),
         "tokens": tokens,
     }
+    if bundle.exported_from is not None:
+        said["encoder"] = f"exported from {bundle.exported_from} to {bundle.folder}"
+    if doubt := bundle.doubt_about_layer(config.encoder_depth):
+        said["layer"] = doubt
+    return plan, said
 
 
 def activation_bytes(bundle: Bundle, graph: Graph) -> int:

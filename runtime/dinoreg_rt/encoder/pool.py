@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DeviceError
+from ..errors import DeviceError, InputError
 from ..types import Array
 from .bundle import Bundle, find_bundle, open_bundle
+from .checkpoints import NOTHING_SPECIAL, Wanted, bundle_folder, is_checkpoint
 from .engines import Encoder
 
 if TYPE_CHECKING:
@@ -32,23 +34,34 @@ class EncoderPool:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._bundles: dict[Path, Bundle] = {}
+        self._bundles: dict[Hashable, Bundle] = {}
         self._opening = threading.Lock()
         self._open: dict[Hashable, Encoder] = {}
         self._busy: dict[Hashable, int] = {}
         self._closed = False
 
-    def bundle(self, encoder: str) -> Bundle:
+    def bundle(self, encoder: str, wanted: Wanted = NOTHING_SPECIAL) -> Bundle:
         """The bundle of that path or name; its hashes are checked the first time.
 
+        Args:
+            encoder: or a checkpoint, which is exported into the cache unless that was done before.
+            wanted: of the bundle of a checkpoint.
+
         Raises:
-            InputError: no such bundle, or one that was changed.
+            InputError: no such bundle or checkpoint, or a bundle that was changed.
+            DeviceError: a checkpoint, and the packages of the export are not installed.
+            OutputError: its bundle cannot be written.
         """
-        folder = find_bundle(encoder).resolve()
         with self._opening:
-            if folder not in self._bundles:
-                self._bundles[folder] = open_bundle(find_bundle(encoder))
-            return self._bundles[folder]
+            if is_checkpoint(encoder):
+                key: Hashable = (Path(encoder).resolve(), wanted)
+                if key not in self._bundles:
+                    self._bundles[key] = _exported(encoder, wanted)
+            else:
+                key = find_bundle(encoder).resolve()
+                if key not in self._bundles:
+                    self._bundles[key] = open_bundle(find_bundle(encoder))
+            return self._bundles[key]
 
     @contextmanager
     def lent(
@@ -131,6 +144,16 @@ class EncoderPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _exported(encoder: str, wanted: Wanted) -> Bundle:
+    """The bundle of a checkpoint; one in the cache that was changed is made again."""
+    folder = bundle_folder(encoder, wanted)
+    try:
+        opened = open_bundle(folder)
+    except InputError:
+        opened = open_bundle(bundle_folder(encoder, wanted, anew=True))
+    return replace(opened, exported_from=encoder)
 
 
 class _Share:
