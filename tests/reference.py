@@ -290,8 +290,9 @@ def pool_weighted(features, weight, out_shape, factor, *, offset=(0, 0, 0), marg
 # ---- discrete search ------------------------------------------------------------------------
 
 
-def unrelated_cost(fixed, fixed_weight, moving, moving_weight):
-    """Mean squared distance of a voxel of one image to an independent voxel of the other."""
+def unrelated_cost(fixed, fixed_weight, moving, moving_weight, trust_cost=0.0):
+    """What the mean squared distance of a voxel of one image to an independent voxel of the other
+    costs."""
     cost = 0.0
     means = []
     for features, weight in ((fixed, fixed_weight), (moving, moving_weight)):
@@ -299,7 +300,8 @@ def unrelated_cost(fixed, fixed_weight, moving, moving_weight):
         mean = np.einsum("zyxc,zyx->c", features, weight) / total
         cost += np.sum(np.einsum("zyxc,zyx->c", features**2, weight) / total - mean**2)
         means.append(mean)
-    return cost + np.sum((means[0] - means[1]) ** 2)
+    cost += np.sum((means[0] - means[1]) ** 2)
+    return cost * robust_factor(cost, trust_cost)
 
 
 def shift_list(radius):
@@ -307,8 +309,9 @@ def shift_list(radius):
     return np.array(list(itertools.product(*[range(-r, r + 1) for r in radius])))
 
 
-def shift_costs(fixed, fixed_weight, moving, moving_weight, radius, unrelated):
-    """w_f (w_m |f(p) - m(p + d)|^2 + (1 - w_m) unrelated) for every shift; inputs have margins."""
+def shift_costs(fixed, fixed_weight, moving, moving_weight, radius, unrelated, trust_cost=0.0):
+    """w_f (w_m |f(p) - m(p + d)|^2 + (1 - w_m) unrelated) for every shift; inputs have margins. The
+    squares are made robust, which `unrelated` has to be already."""
     radius = np.asarray(radius)
     shape = np.array(fixed_weight.shape) - 2 * radius
 
@@ -319,7 +322,9 @@ def shift_costs(fixed, fixed_weight, moving, moving_weight, radius, unrelated):
     costs = []
     for shift in shift_list(radius):
         m, wm = window(moving, radius + shift), window(moving_weight, radius + shift)
-        costs.append(wf * (wm * np.sum((f - m) ** 2, -1) + (1 - wm) * unrelated))
+        square = np.sum((f - m) ** 2, -1)
+        square *= robust_factor(square, trust_cost)
+        costs.append(wf * (wm * square + (1 - wm) * unrelated))
     return np.array(costs)
 
 
@@ -659,10 +664,10 @@ def search_level(problem, options, before, level, *, spread=False):
         features, weight = pool_weighted(*images, cells, factor, offset=inset)
         moving = warp_cells(features.astype(np.float16), weight, before, coarse, factor, cell_mm,
                             first=first, margin=radius)  # fmt: skip
-    unrelated = unrelated_cost(*fixed, *moving)
+    unrelated = unrelated_cost(*fixed, *moving, options.search_trust_cost)
 
     def smooth_costs(a, b):
-        costs = shift_costs(*a, *b, radius, unrelated)
+        costs = shift_costs(*a, *b, radius, unrelated, options.search_trust_cost)
         return np.array([smooth(c, shrink * options.cost_smoothing_mm, cell_mm) for c in costs])
 
     if spread:

@@ -220,6 +220,7 @@ class SolverArgs(ctypes.Structure):
         ("search_factor", _Int3),
         ("search_radius", _Int3),
         ("search_levels", c_int32),
+        ("search_trust_cost", c_double),
         ("cost_smoothing_mm", c_double),
         ("field_smoothing_mm", c_double),
         ("coupling", POINTER(c_double)),

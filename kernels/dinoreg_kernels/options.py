@@ -17,6 +17,8 @@ class SolverOptions:
         search_radius: reach of the search in cells; all 0 skips it.
         search_levels: every further one halves the cells, to whole voxels, and searches two of them
             around what was found; smoothing widths shrink with the cells.
+        search_trust_cost: cells whose features differ by d cost d / (1 + d / search_trust_cost) in
+            the search, before costs are smoothed: what disagrees pulls less; 0 trusts all alike.
         cost_smoothing_mm: of the search's costs.
         field_smoothing_mm: of the search's displacements between coupled rounds.
         coupling: weights of the coupled-convex rounds.
@@ -54,6 +56,7 @@ class SolverOptions:
     search_factor: tuple[int, int, int] = (3, 3, 3)
     search_radius: tuple[int, int, int] = (4, 4, 4)
     search_levels: int = 1
+    search_trust_cost: float = 0.0
     cost_smoothing_mm: float = 14.0
     field_smoothing_mm: float = 10.0
     coupling: tuple[float, ...] = field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0))

@@ -124,6 +124,7 @@ def _sizes(
     args.feature_similarity = _feature_similarity(options.feature_similarity)
     args.iterations = (ctypes.c_int32 * max(1, len(options.iterations)))(*options.iterations)
     for name in (
+        "search_trust_cost",
         "cost_smoothing_mm",
         "field_smoothing_mm",
         "learning_rate_mm",

@@ -273,6 +273,9 @@ typedef struct dr_solver_args {
   /* 1..4. Every further level halves the cells, to whole voxels, and searches two of them around
    * what was found, the smoothing widths being as much smaller: x(p) becomes d(p) + x(p + d(p)). */
   int32_t search_levels;
+  /* With search_trust_cost > 0 features that differ by d = |M - F|^2 cost d / (1 + d /
+   * search_trust_cost), before costs are smoothed: what disagrees pulls less. 0: they cost d. */
+  double search_trust_cost;
   double cost_smoothing_mm; /* sigma */
   double field_smoothing_mm;
   const double* coupling; /* host memory */

@@ -203,7 +203,8 @@ dr_status check_solver(const dr_solver_args& a) {
   const struct {
     const char* name;
     double value;
-  } not_negative[] = {{"cost_smoothing_mm", a.cost_smoothing_mm},
+  } not_negative[] = {{"search_trust_cost", a.search_trust_cost},
+                      {"cost_smoothing_mm", a.cost_smoothing_mm},
                       {"field_smoothing_mm", a.field_smoothing_mm},
                       {"smoothing_mm", a.smoothing_mm},
                       {"adam_epsilon", a.adam_epsilon},

@@ -168,9 +168,11 @@ class SearchLevel {
       c_.run(SumInOrder<float>{of_rows, sums, rows, moments[i]});
     }
     float* cost = work_.template take<float>(1);
-    c_.run(UnrelatedCost{moments[0], moments[1], features_.channels, cost});
+    c_.run(UnrelatedCost{moments[0], moments[1], features_.channels, cost, trust_cost()});
     return cost;
   }
+
+  float trust_cost() const { return (float)a_.search_trust_cost; }
 
   Taps cost_taps(int axis, int n) const {
     return gaussian_taps(a_.cost_smoothing_mm * grid_.shrink, grid_.cell_mm[axis], n);
@@ -192,19 +194,19 @@ class SearchLevel {
     float* tmp = take(3);
     const double largest = fmax(grid_.cell_mm[0], fmax(grid_.cell_mm[1], grid_.cell_mm[2]));
     const Vec3 step = (float)(1.0 / largest) * to_vec3(grid_.cell_mm);
-    SearchPass pass = {
-        ShiftCost{fixed.features, fixed.weight, moving.features, moving.weight, grid_.padded,
-                  grid_.cells, features_.channels, grid_.shifts, 0, 0, unrelated, nullptr},
-        cost_taps(0, grid_.cells.z),
-        cost_taps(1, grid_.cells.y),
-        cost_taps(2, grid_.cells.x),
-        KeepBest{nullptr, nullptr, grid_.cells, grid_.shifts, 0, 0, true, 0.0f, step, best_cost,
-                 best_shift},
-        raw_costs,
-        between,
-        smoothed,
-        kept,
-        false};
+    SearchPass pass = {ShiftCost{fixed.features, fixed.weight, moving.features, moving.weight,
+                                 grid_.padded, grid_.cells, features_.channels, grid_.shifts, 0, 0,
+                                 unrelated, nullptr, trust_cost()},
+                       cost_taps(0, grid_.cells.z),
+                       cost_taps(1, grid_.cells.y),
+                       cost_taps(2, grid_.cells.x),
+                       KeepBest{nullptr, nullptr, grid_.cells, grid_.shifts, 0, 0, true, 0.0f, step,
+                                best_cost, best_shift},
+                       raw_costs,
+                       between,
+                       smoothed,
+                       kept,
+                       false};
     for (int round = 0; round <= a_.coupling_rounds && !c_.counting(); ++round) {
       search_pass(c_.launch, pass);
       pass.known = kept;

@@ -232,6 +232,13 @@ class RegistrationConfig(BaseModel):
         description="levels of the discrete search: every further one halves the step and searches "
         "two steps around what was found; default: 1, for two images of one contrast 2, if close 1",
     )
+    search_trust_cost: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="adaptive weighting in the discrete search: features that differ by so much "
+        "cost half of that, and wrong ones hardly more; 0: all are trusted alike",
+    )
     cost_smoothing: float = Field(
         1.15, ge=0, le=3, description="width (sigma) of the search's smoothing, in its steps"
     )

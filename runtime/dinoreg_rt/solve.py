@@ -40,6 +40,7 @@ def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOpt
         search_factor=grids.search_factor_zyx,
         search_radius=grids.search_radius_zyx,
         search_levels=grids.search_levels,
+        search_trust_cost=config.search_trust_cost,
         cost_smoothing_mm=config.cost_smoothing * required(config.search_spacing_mm),
         field_smoothing_mm=config.field_smoothing * required(config.search_spacing_mm),
         coupling=config.coupling,

@@ -24,7 +24,8 @@ std::vector<float> noise(size_t count, unsigned seed) {
 }
 
 // Shifts [first, first + count) of all; what lies beyond the output must stay as it was.
-bool same_costs(Shape shape, int channels, dr::Shifts shifts, int first, int count) {
+bool same_costs(Shape shape, int channels, dr::Shifts shifts, int first, int count,
+                float trust_cost = 0.0f) {
   const Shape padded = {shape.z + 2 * shifts.radius_z, shape.y + 2 * shifts.radius_y,
                         shape.x + 2 * shifts.radius_x};
   const auto fixed = noise(channels * padded.voxels(), 1), moving = noise(fixed.size(), 2);
@@ -38,7 +39,8 @@ bool same_costs(Shape shape, int channels, dr::Shifts shifts, int first, int cou
                      padded,        shape,
                      channels,      shifts,
                      first,         count,
-                     &unrelated,    out.data() + margin};
+                     &unrelated,    out.data() + margin,
+                     trust_cost};
   };
   dr::CpuLauncher{1}(op(expected));
   launches = 0;
@@ -142,6 +144,7 @@ bool costs() {
   for (int first : {0, 1, 8, 9, 40})
     for (int count : {1, 8, 9, 10, 31}) good &= same_costs({1, 2, 20}, 6, shifts, first, count);
   // More rows than the grid has blocks along y.
+  good &= same_costs({2, 3, 20}, 6, {1, 2, 4}, 0, 135, 0.6f);
   good &= same_costs({17, 1000, 1}, 1, {0, 0, 1}, 0, 3);
   // No kernel was made for these: the op itself runs.
   good &= same_costs({2, 3, 20}, 5, {1, 1, 0}, 0, 9);
@@ -207,27 +210,28 @@ bool whole_search() {
     std::vector<float> smoothed(n * (kept ? shifts.count() : wanted.costs));
     std::vector<int> shift(n * wanted.minima);
     const dr::Taps taps = some_taps(3);
-    dr::SearchPass pass = {ShiftCost{fixed.data(), weight.data(), moving.data(), weight.data(),
-                                     padded, shape, channels, shifts, 0, 0, &unrelated, nullptr},
-                           taps,
-                           taps,
-                           taps,
-                           dr::KeepBest{nullptr,
-                                        near.data(),
-                                        shape,
-                                        shifts,
-                                        0,
-                                        0,
-                                        true,
-                                        0.1f,
-                                        {1.0f, 0.5f, 1.0f},
-                                        cost.data(),
-                                        shift.data()},
-                           raw.data(),
-                           tmp.data(),
-                           smoothed.data(),
-                           kept,
-                           false};
+    dr::SearchPass pass = {
+        ShiftCost{fixed.data(), weight.data(), moving.data(), weight.data(), padded, shape,
+                  channels, shifts, 0, 0, &unrelated, nullptr, 0.6f},
+        taps,
+        taps,
+        taps,
+        dr::KeepBest{nullptr,
+                     near.data(),
+                     shape,
+                     shifts,
+                     0,
+                     0,
+                     true,
+                     0.1f,
+                     {1.0f, 0.5f, 1.0f},
+                     cost.data(),
+                     shift.data()},
+        raw.data(),
+        tmp.data(),
+        smoothed.data(),
+        kept,
+        false};
     std::vector<int> found;
     for (const float coupling : {0.1f, 0.4f}) {
       pass.keep.coupling = coupling;

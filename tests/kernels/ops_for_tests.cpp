@@ -74,19 +74,19 @@ void op_pool_planar(const Half* features, const float* weight, const int* shape,
 // moments: room for rows * channels * 3; sums: for 2 * channels * 3.
 void op_unrelated_cost(const float* fixed, const float* fixed_weight, const float* moving,
                        const float* moving_weight, const int* shape, int channels, float* moments,
-                       double* sums, float* out) {
+                       double* sums, float trust_cost, float* out) {
   const int rows = shape[0] * shape[1], count = 3 * channels;
   run(FeatureMoments{fixed, fixed_weight, rows, channels, shape[2], moments});
   run(SumInOrder<float>{moments, count, rows, sums});
   run(FeatureMoments{moving, moving_weight, rows, channels, shape[2], moments});
   run(SumInOrder<float>{moments, count, rows, sums + count});
-  run(UnrelatedCost{sums, sums + count, channels, out});
+  run(UnrelatedCost{sums, sums + count, channels, out, trust_cost});
 }
 
 void op_shift_cost(const float* fixed, const float* fixed_weight, const float* moving,
                    const float* moving_weight, const int* padded, const int* shape, int channels,
                    const int* radius, int first_shift, int shift_count, float unrelated,
-                   float* out) {
+                   float trust_cost, float* out) {
   ShiftCost op = {};
   op.fixed = fixed;
   op.fixed_weight = fixed_weight;
@@ -99,6 +99,7 @@ void op_shift_cost(const float* fixed, const float* fixed_weight, const float* m
   op.first_shift = first_shift;
   op.shift_count = shift_count;
   op.unrelated = &unrelated;
+  op.trust_cost = trust_cost;
   op.out = out;
   run(op);
 }

@@ -149,22 +149,24 @@ def coarse(rng):
     )
 
 
-def unrelated_of(ops, coarse, features):
+def unrelated_of(ops, coarse, features, trust_cost=0.0):
     moments = np.empty(coarse.padded[0] * coarse.padded[1] * 16 * 3, np.float32)
     sums = np.empty(2 * 16 * 3)
     out = np.empty(1, np.float32)
     fixed, moving = planar(features[0]), planar(features[1])
     ops(
         "unrelated_cost", fixed, f32(coarse.weight[0]), moving, f32(coarse.weight[1]),
-        i32(coarse.padded), 16, moments, sums, out,
+        i32(coarse.padded), 16, moments, sums, trust_cost, out,
     )  # fmt: skip
     return out
 
 
-def test_unrelated_cost_equals_reference(ops, cpu, coarse):
-    out = unrelated_of(ops, coarse, coarse.features)
+@pytest.mark.parametrize("trust_cost", [0.0, 3.0])
+def test_unrelated_cost_equals_reference(ops, cpu, coarse, trust_cost):
+    out = unrelated_of(ops, coarse, coarse.features, trust_cost)
     fixed, moving = coarse.features
-    expected = reference.unrelated_cost(fixed, coarse.weight[0], moving, coarse.weight[1])
+    weights = coarse.weight
+    expected = reference.unrelated_cost(fixed, weights[0], moving, weights[1], trust_cost)
     cpu.check(out, np.array([expected]))
 
 
@@ -182,16 +184,18 @@ def test_unrelated_cost_of_constant_images_is_not_negative(ops, coarse):
     assert 0 <= out[0] < 1e-4
 
 
-def test_shift_cost_equals_reference(ops, cpu, coarse):
+@pytest.mark.parametrize("trust_cost", [0.0, 3.0])
+def test_shift_cost_equals_reference(ops, cpu, coarse, trust_cost):
     fixed, moving = coarse.features
     expected = reference.shift_costs(
-        fixed, coarse.weight[0], moving, coarse.weight[1], coarse.radius, 7.0
+        fixed, coarse.weight[0], moving, coarse.weight[1], coarse.radius, 7.0, trust_cost
     )
     first, count = 4, expected.shape[0] - 9
     out = np.empty((count, *coarse.shape), np.float32)
     ops(
         "shift_cost", planar(fixed), f32(coarse.weight[0]), planar(moving), f32(coarse.weight[1]),
-        i32(coarse.padded), i32(coarse.shape), 16, i32(coarse.radius), first, count, 7.0, out,
+        i32(coarse.padded), i32(coarse.shape), 16, i32(coarse.radius), first, count, 7.0,
+        trust_cost, out,
     )  # fmt: skip
     cpu.check(out, expected[first : first + count])
 

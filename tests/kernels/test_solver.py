@@ -108,7 +108,13 @@ def test_search_equals_reference(device, rng):
         smoothing_mm=2.0,
         consistency_rounds=3,
     )
-    for change in ({}, {"consistency_rounds": 0}, {"coupling": ()}, {"smoothing_mm": 0.0}):
+    for change in (
+        {},
+        {"consistency_rounds": 0},
+        {"coupling": ()},
+        {"smoothing_mm": 0.0},
+        {"search_trust_cost": 1.5},
+    ):
         case = dataclasses.replace(options, **change)
         solution = run(device, problem, case)
         field, before, after, overlap = reference.solve(problem, case)
@@ -536,6 +542,38 @@ def test_moving_grid_of_another_shape_and_place(device):
     )
     solution = run(device, problem, SEARCH)
     assert worst(device, solution, shift, (2, 2, 2)).max() < 1e-5
+
+
+# ---- trust in the search ----------------------------------------------------------------------
+
+
+def test_what_disagrees_pulls_less_in_a_search_with_trust(device):
+    """Every tenth plane of the moving image is bright: where it meets a fixed voxel the cost says
+    nothing about the match. Squares of it drown what the others say."""
+    problem = shifted_pair((16, 18, 20), (4, -2, 4), grow=8)
+    moving = problem.moving.copy()
+    moving[:, :, 4::10] += 6
+    spoilt = dataclasses.replace(problem, moving=moving)
+    options = dataclasses.replace(
+        SEARCH, search_factor=(1, 1, 1), search_radius=(4, 2, 4), cost_smoothing_mm=4.0
+    )
+    errors = [
+        worst(device, run(device, spoilt, case), (4, -2, 4), problem.spacing_mm).max()
+        for case in (options, dataclasses.replace(options, search_trust_cost=0.3))
+    ]
+    assert errors[0] > 1
+    assert errors[1] < 0.1
+
+
+def test_immense_trust_in_the_search_is_none_at_all(device, rng):
+    problem = random_problem(rng)
+    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2), iterations=(0,))
+    plain, immense, small = (
+        device.get(run(device, problem, dataclasses.replace(options, search_trust_cost=t)).field)
+        for t in (0.0, 1e9, 0.1)
+    )
+    np.testing.assert_array_equal(plain, immense)
+    assert (plain != small).any()
 
 
 # ---- features of its own for each level of the search -----------------------------------------

@@ -7,6 +7,7 @@
 #define DINOREG_COST_H_
 
 #include "dinoreg/grid.h"
+#include "dinoreg/trust.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -37,8 +38,8 @@ struct Shifts {
   }
 };
 
-// out (shifts, Z, Y, X) = w_f (w_m |f(p) - m(p + d)|^2 + (1 - w_m) unrelated), built up channel by
-// channel in `steps` so that the rows vectorise along x.
+// out (shifts, Z, Y, X) = w_f (w_m t(|f(p) - m(p + d)|^2) + (1 - w_m) unrelated), t(d) = d
+// trust_of(d). Built up channel by channel, so that the rows vectorise along x.
 struct ShiftCost {
   enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* fixed;  // (PZ, PY, channels, PX), with margin
@@ -50,8 +51,9 @@ struct ShiftCost {
   int channels;
   Shifts shifts;
   int first_shift, shift_count;
-  const float* unrelated;
+  const float* unrelated;  // with the same trust
   float* out;
+  float trust_cost;
 
   DR_HD int rows() const { return shift_count * shape.rows(); }
   DR_HD int width() const { return shape.x; }
@@ -105,7 +107,8 @@ struct ShiftCost {
 
   template <class V>
   DR_HD V weighted(V sum, V fixed_share, V moving_share) const {
-    return fixed_share * (*unrelated + moving_share * (sum - *unrelated));
+    const V cost = sum * trust_of(sum, trust_cost);
+    return fixed_share * (*unrelated + moving_share * (cost - *unrelated));
   }
 };
 

@@ -3,6 +3,7 @@
 #define DINOREG_POOL_H_
 
 #include "dinoreg/sample.h"
+#include "dinoreg/trust.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -198,6 +199,7 @@ struct UnrelatedCost {
   const double* moving;  // (channels, 3)
   int channels;
   float* out;
+  float trust_cost;  // of `trust_of`
 
   DR_HD int rows() const { return 1; }
   DR_HD int width() const { return 1; }
@@ -215,7 +217,7 @@ struct UnrelatedCost {
       }
       cost += (mean[0] - mean[1]) * (mean[0] - mean[1]);
     }
-    *out = (float)cost;
+    *out = (float)cost * trust_of((float)cost, trust_cost);
   }
 };
 

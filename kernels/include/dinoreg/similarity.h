@@ -3,6 +3,7 @@
 #define DINOREG_SIMILARITY_H_
 
 #include "dinoreg/sample.h"
+#include "dinoreg/trust.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -61,7 +62,7 @@ struct FeatureTerm {
   float* energy;    // (z, y, x); may be null
   float* gradient;  // (z, y, x, 3), dE/du in 1/mm; may be null
   float scale;      // of the gradient
-  float trust_cost;  // a distance d costs d / (1 + d / trust_cost); 0: d
+  float trust_cost;  // of `trust_of`
   float* overlap;   // (z, y, x): w; may be null
 
   DR_HD int rows() const { return shape.rows(); }
@@ -82,7 +83,7 @@ struct FeatureTerm {
     float value = 0.0f;
     Vec3 slope = {0.0f, 0.0f, 0.0f};
     if (w > 0.0f) value = distance(i, FeatureSample(moving, moving_shape, stride, p), slope);
-    const float trust = trust_cost > 0.0f ? trust_cost / (trust_cost + value) : 1.0f;
+    const float trust = trust_of(value, trust_cost);
     if (energy != nullptr) energy[i] = w * trust * value;
     if (gradient != nullptr)
       store_vec3(gradient + 3 * i, (w * scale * trust * trust) * (slope * index_per_mm));

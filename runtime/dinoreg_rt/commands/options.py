@@ -56,6 +56,7 @@ _PANELS = {
         "search_spacing_mm",
         "search_radius_mm",
         "search_levels",
+        "search_trust_cost",
         "cost_smoothing",
         "field_smoothing",
         "coupling",
