@@ -46,6 +46,10 @@ EngineChoice = Literal[
 ]
 
 
+#: Two ways to say how many slices are encoded.
+_ONE_OF = ("slice_stride", "slice_spacing_mm")
+
+
 class RegistrationConfig(BaseModel):
     """Parameters of one registration. The defaults are those of the preset ``mind``.
 
@@ -127,6 +131,13 @@ class RegistrationConfig(BaseModel):
     )
     slice_stride: int = Field(
         1, ge=1, le=1000, description="one of so many slices is encoded, and the last (k)"
+    )
+    slice_spacing_mm: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="distance of the encoded slices; each image gets a stride of its own that "
+        "comes no further; default: --slice-stride decides",
     )
     axis: Literal["auto", "axial", "coronal", "sagittal", "all"] = Field(
         "auto",
@@ -404,6 +415,13 @@ class RegistrationConfig(BaseModel):
             raise ValueError("the first must be the smaller")
         return value
 
+    @field_validator("slice_spacing_mm")
+    @classmethod
+    def _stride_or_distance(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("slice_stride", 1) != 1:
+            raise ValueError("give a slice stride or a distance of slices in mm, not both")
+        return value
+
     @field_validator("refinement_features", "search_features")
     @classmethod
     def _encoder_is_there(cls, value: Any, info: ValidationInfo) -> Any:
@@ -454,7 +472,10 @@ class RegistrationConfig(BaseModel):
         if preset is not None:
             values.update(read_preset(preset))
         in_file = {} if file is None else read_toml(file)
-        values |= in_file | (overrides or {})
+        for later in (in_file, overrides or {}):
+            if later.keys() & set(_ONE_OF):  # it takes the place of the other
+                values = {name: v for name, v in values.items() if name not in _ONE_OF}
+            values |= later
         files = {key: str(file) for key in in_file if key not in (overrides or {})}
         return cls.model_validate(values, context=Origin(spelled or {}, files))
 

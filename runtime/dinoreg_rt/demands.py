@@ -25,6 +25,7 @@ OF_AN_ENCODER = (
     "encoder_depth",
     "token_grid",
     "slice_stride",
+    "slice_spacing_mm",
     "axis",
     "components",
     "layers",

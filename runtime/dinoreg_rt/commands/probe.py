@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _PATH = FilePath()
 _IMAGES = "Images"
-#: Slices between two that are encoded, where neither option nor preset says otherwise.
-_STRIDE = 6
+#: Distance of the encoded slices where neither an option nor a preset nor a file says otherwise.
+_SLICE_SPACING_MM = 12.0
 
 
 @click.command("probe", epilog=EXIT_CODE_TEXT)
@@ -42,14 +42,17 @@ def probe(**options: Any) -> None:
     several layers to compare them: 'dinoreg-rt export onnx --layer 5 --layer 7 --layer 9'.
 
     Without labels only the share of tokens is shown whose match leads back to where it began.
-    Every sixth slice is encoded unless --slice-stride says otherwise.
+    Slices 12 mm apart are encoded unless an option, preset or file says otherwise.
     """
     if (options["fixed_labels"] is None) != (options["moving_labels"] is None):
         raise click.UsageError("give both --fixed-labels and --moving-labels, or neither")
     if options["encoder"] is not None:
         raise click.UsageError("the encoder is the command's argument, not --encoder")
-    stride = {} if options["slice_stride"] else {"slice_stride": _STRIDE}
-    config = read_config(options | {"encoder": options["bundle"]} | stride, trust=False)
+    options["encoder"] = options["bundle"]
+    sources = ("slice_stride", "slice_spacing_mm", "preset", "config_file")
+    if all(options[name] is None for name in sources):
+        options["slice_spacing_mm"] = _SLICE_SPACING_MM
+    config = read_config(options, trust=False)
     from ..io import read_labels, read_volume
     from ..probing import probe_images
 

@@ -15,7 +15,7 @@ from ..manifest import Graph, Normalisation
 from ..moving_lattice import Region
 from ..pair import Pair, Role
 from ..trt import DEFAULT_BATCHES
-from ..types import Modality
+from ..types import Geometry, Modality
 from .bundle import Bundle
 from .checkpoints import Wanted
 from .engines import GPU_ENGINES, choose_engine
@@ -288,7 +288,7 @@ def _plane_stacks(
             plane,
             (graph.height, graph.width),
             bundle.manifest.patch,
-            config.slice_stride,
+            slice_stride(config, upright(image.volume.geometry, plane)),
             region,
         )
         if not stack.encoded:
@@ -299,6 +299,14 @@ def _plane_stacks(
             )
         stacks.append(stack)
     return PlaneStacks(plane, graph, (stacks[0], stacks[1]), weight)
+
+
+def slice_stride(config: RegistrationConfig, stack: Geometry) -> int:
+    """Distance of encoded slices, in slices."""
+    if config.slice_spacing_mm is None:
+        return config.slice_stride
+    # A little more is the same distance: slices of 2.01 mm are as good as those of 2 mm.
+    return max(1, int(config.slice_spacing_mm / stack.spacing_mm[2] + 0.05))
 
 
 def _batch(bundle: Bundle, graphs: Sequence[Graph]) -> int:

@@ -7,8 +7,11 @@ import pytest
 from encoders import IMAGENET
 from phantoms import centres_of, make_grid, reoriented
 
+from dinoreg_rt.config import RegistrationConfig
 from dinoreg_rt.device import Device
+from dinoreg_rt.encoder.encoding import slice_stride
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
+from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.geometry import shifted_grid
 from dinoreg_rt.moving_lattice import Region
 from dinoreg_rt.types import AffineTransform, Volume
@@ -140,3 +143,26 @@ def test_an_empty_slice_at_the_rim_is_passed_over() -> None:
     region = Region(shifted_grid(grid, (7, 0, 0), (5, 12, 16)), AffineTransform.identity())
     stack = plan_slices(Volume(array, grid), (0.0, 1.0), "axial", (24, 32), 8, 3, region)
     assert stack.encoded == (3, 9, 15)
+
+
+@pytest.mark.parametrize(
+    ("thickness_mm", "wanted_mm", "stride"),
+    [(2.0, 8.0, 4), (7.7, 8.0, 1), (2.01, 8.0, 4), (3.0, 8.0, 2), (5.0, 2.0, 1)],
+)
+def test_a_distance_of_slices_becomes_a_stride_of_each_image(
+    thickness_mm: float, wanted_mm: float, stride: int
+) -> None:
+    config = RegistrationConfig(encoder="any", slice_spacing_mm=wanted_mm)
+    grid = make_grid((20, 8, 8), (1.0, 1.0, thickness_mm))
+    assert slice_stride(config, grid) == stride
+
+
+def test_the_later_of_stride_and_distance_wins(tmp_path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('encoder = "any"\nslice_spacing_mm = 8.0\n')
+    config = RegistrationConfig.from_sources(file=file, overrides={"slice_stride": 3})
+    assert (config.slice_stride, config.slice_spacing_mm) == (3, None)
+    config = RegistrationConfig.from_sources("dino-reg", file)
+    assert (config.slice_stride, config.slice_spacing_mm) == (1, 8.0)
+    with pytest.raises(ConfigError, match="not both"):
+        RegistrationConfig(encoder="any", slice_stride=3, slice_spacing_mm=8.0)
