@@ -8,6 +8,8 @@ from importlib.util import find_spec
 
 from .config import RegistrationConfig
 from .device import Device, choose_device, kernel_errors
+from .encoder.bundle import find_bundle
+from .encoder.checkpoints import is_checkpoint
 from .encoder.engines import ENGINES, choose_engine
 from .errors import ConfigError, DeviceError
 
@@ -58,6 +60,16 @@ def choose_machine(config: RegistrationConfig) -> tuple[Device, str]:
             f"is {reason}; --device cuda, or leave it out"
         )
     return device, reason
+
+
+def check_encoder(config: RegistrationConfig) -> None:
+    """Look whether the encoder is there; its files are read where it is opened.
+
+    Raises:
+        InputError: no bundle or checkpoint of that path or name.
+    """
+    if config.encoder is not None and not is_checkpoint(config.encoder):
+        find_bundle(config.encoder)
 
 
 def check_used(config: RegistrationConfig, given: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .config import RegistrationConfig
-from .demands import check_used, choose_machine
+from .demands import check_encoder, check_used, choose_machine
 from .errors import DinoregError, InputError, ResourceError
 from .evaluate import PairFiles, evaluate_pair
 from .interruption import Terminated
@@ -111,6 +111,8 @@ def plan_trials(
     for candidate, config in zip(candidates, configs, strict=True):
         check_used(config, candidate)
         choose_machine(config)
+    for config in configs:
+        check_encoder(config)
     trials = []
     for candidate, config in zip(candidates, configs, strict=True):
         for pair in pairs:

@@ -12,7 +12,7 @@ import rich_click as click
 from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig
 from ..config_files import preset_names
-from ..demands import check_used, choose_machine
+from ..demands import check_encoder, check_used, choose_machine
 from ..job import RunRequest, execute_run, plan_run
 from ..progress import Reporter, reporting
 from ..report import RunReport
@@ -114,6 +114,7 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
     config = read_config(options)
     check_used(config, given_config(options))
     choose_machine(config)  # what is not there is said before an image is read
+    check_encoder(config)
     request = _request(options, config)
     with reporting(quiet=options["quiet"]) as reporter:
         if options["dry_run"]:
