@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from .config import RegistrationConfig
 from .device import Device, choose_device, kernel_errors
 from .encoder.bundle import Bundle, find_named
+from .encoder.checkpoints import is_checkpoint
 from .encoder.engines import ENGINES, choose_engine
 from .errors import ConfigError, DeviceError
 from .manifest import Graph
@@ -59,7 +60,7 @@ def check_encoder(config: RegistrationConfig, device: Device) -> None:
             without the bundle's precision.
         DeviceError: an engine that is not installed, or was not built for it.
     """
-    if config.encoder is None:
+    if config.encoder is None or is_checkpoint(config.encoder):  # the export will look at it
         return
     bundle = find_named(config.encoder)
     bundle.check_components(config.components, bundle.layers(config.layers))

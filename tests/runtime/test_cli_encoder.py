@@ -100,6 +100,13 @@ def test_a_preset_names_its_encoder(images, models, tmp_path) -> None:
     assert "tokens: 112 x 96 tokens in 6 + 6 axial slices" in result.stderr
 
 
+def test_an_encoder_that_is_not_there_is_told_before_images_are_read(tmp_path):
+    images = ["-f", str(tmp_path / "none.nii.gz"), "-m", str(tmp_path / "none.nii.gz")]
+    result = call("run", *images, "-o", str(tmp_path / "out"), "--encoder", "nowhere")
+    assert result.exit_code == 3
+    assert "no encoder 'nowhere'" in result.stderr
+
+
 def test_a_changed_bundle_is_refused(images, models, tmp_path) -> None:
     folder = write_bundle(models / "gabor", [(96, 112)])
     graph = folder / "encoder_96x112.onnx"
