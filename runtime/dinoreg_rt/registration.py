@@ -221,9 +221,11 @@ def _match(
                 options,
                 device,
             )
-    # What leads the search: the refinement may compare MIND-SSC alone.
-    shown = extracted.search[0]
-    kept = KeptFeatures.of(shown, grids, lattice, device) if keep else None
+    kept = None
+    if keep:
+        # What leads the search: the refinement may compare MIND-SSC alone.
+        shown = extracted.search[0]
+        kept = KeptFeatures.of(shown, _weights(counts, shown), solution.field, plan_)
     return _Match(solution, decoys, extracted.encoding, kept)
 
 
