@@ -22,7 +22,8 @@ import numpy as np
 from .device import Device
 from .errors import DinoregError
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+#: How many threads a BLAS takes, whichever it is.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _STREAM_FLOATS, _MATRIX, _REPEATS = 32_000_000, 1536, 12
 _GPU_STREAM_FLOATS, _GPU_MATRIX = 128_000_000, 8192
 
@@ -71,7 +72,7 @@ def best_seconds(
 
 
 def _of_cpu(threads: int) -> Ceilings:
-    environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     command = [sys.executable, "-m", __spec__.name, str(threads)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

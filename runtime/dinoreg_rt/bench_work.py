@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,9 +22,6 @@ from .types import FloatArray, Geometry
 if TYPE_CHECKING:
     from .encoder.encoding import EncodingPlan
     from .registration import Plan
-
-#: Entry points that know an encoder's arithmetic: (model, rows, columns) of tokens -> operations.
-_ENCODER_OPERATIONS = "dinoreg_rt.encoder_operations"
 
 
 @dataclass(frozen=True)
@@ -96,8 +92,8 @@ def _mind_work(plan: Plan) -> Work:
 
 
 def _encoder_work(encoding: EncodingPlan, plan: Plan) -> list[Work]:
-    found = list(entry_points(group=_ENCODER_OPERATIONS))
-    count = found[0].load() if found else None
+    from .encoder.estimate import slice_operations
+
     weights = sum(f.size_bytes for f in encoding.bundle.manifest.files)
     operations = moved = products = projections = 0.0
     channels = encoding.bundle.manifest.channels
@@ -105,8 +101,8 @@ def _encoder_work(encoding: EncodingPlan, plan: Plan) -> list[Work]:
         rows, columns = encoding.bundle.token_grid(plane.graph)
         slices = sum(len(stack.encoded) for stack in plane.stacks)
         tokens = slices * rows * columns
-        each = count(encoding.bundle.manifest.model, rows, columns) if count else None
-        operations += slices * (each or 0.0) / 2  # multiply-adds
+        each = slice_operations(encoding.bundle, plane.graph) or 0.0
+        operations += slices * each / 2  # multiply-adds
         pixels = 3 * plane.graph.height * plane.graph.width
         moved += slices * 4 * pixels + 4 * tokens * channels
         moved += -(-slices // encoding.batch) * weights

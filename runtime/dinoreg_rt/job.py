@@ -30,6 +30,7 @@ from .report import InputRecord, RunReport, build_report, hash_input
 from .types import LabelMap, Volume
 
 if TYPE_CHECKING:
+    from .encoder.estimate import EncodingEstimate
     from .progress import Reporter
     from .registration import Plan
 
@@ -169,10 +170,13 @@ def announce(plan: Plan, progress: Reporter) -> None:
     """Say what was decided for the user, and why: nothing is chosen silently."""
     for topic, reason in plan.choices.items():
         progress.say(topic, reason)
-    if plan.encoding is not None:
-        for i, role in enumerate(("fixed", "moving")):
-            slices = sum(len(plane.stacks[i].encoded) for plane in plan.encoding.planes)
-            progress.expect(f"encode {role}", slices, "slices")
+    estimate = encoding_estimate(plan)
+    if plan.encoding is not None and estimate is not None:
+        progress.say("encoding", str(estimate))
+        for plane in plan.encoding.planes:
+            for image, stack in zip(plan.pair, plane.stacks, strict=True):
+                stage = plan.encoding.stage(plane, image.role)
+                progress.expect(stage, len(stack.encoded), "slices")
     here = sum(image.volume.array.nbytes for image in plan.pair)
     progress.say(
         "memory",
@@ -181,6 +185,15 @@ def announce(plan: Plan, progress: Reporter) -> None:
     )
     if plan.device_memory is not None:
         progress.say("GPU memory", describe_device_memory(plan.device_memory))
+
+
+def encoding_estimate(plan: Plan) -> EncodingEstimate | None:
+    """What encoding will take; None without an encoder."""
+    if plan.encoding is None:
+        return None
+    from .encoder.estimate import estimate_encoding
+
+    return estimate_encoding(plan.encoding, plan.config, plan.device)
 
 
 def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:

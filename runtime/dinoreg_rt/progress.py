@@ -14,18 +14,22 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-#: In a pipe, a stage that goes on says so this often.
-_LINE_INTERVAL_S = 10.0
+#: In a pipe, a stage that goes on says so this often: at first, and after a long while.
+_LINE_INTERVAL_S, _LONGEST_INTERVAL_S = 10.0, 60.0
 
 
 class Reporter(Protocol):
     """Receives progress. It is also the ``progress`` callable that `register` takes."""
 
     def __call__(self, stage: str, fraction: float) -> None:
-        """`stage` has done `fraction` (0 to 1) of its work; a new name begins a new stage."""
+        """`stage` has done `fraction` (0 to 1) of its work; a new name begins a new stage.
+
+        Speed is counted from the last call with 0: what came before is preparation.
+        """
 
     def expect(self, stage: str, count: int, unit: str) -> None:
-        """`stage` will go through so many things: from then on its speed is said, too."""
+        """`stage` will go through so many things: from then on they are counted, with their speed
+        and the time left."""
 
     def say(self, topic: str, text: str) -> None:
         """One line of information: a decision and why, a warning, where the results are."""
@@ -50,7 +54,7 @@ class LineReporter:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._stage = self._finished = ""
-        self._began = self._spoke = 0.0
+        self._began = self._started = self._spoke = 0.0
         self._expected: dict[str, tuple[int, str]] = {}
 
     def __call__(self, stage: str, fraction: float) -> None:
@@ -61,15 +65,18 @@ class LineReporter:
         if stage != self._stage:
             self.finish()
             self._stage, self._began, self._spoke = stage, now, now
+        if fraction <= 0:
+            self._started = now
         if fraction >= 1:
             self.finish()
-        elif now - self._spoke > _LINE_INTERVAL_S:
+        elif now - self._spoke > _line_interval_s(now - self._began):
             self._spoke = now
-            text = _pace(fraction, now - self._began, self._expected.get(stage))
-            self._print(f"{stage}: {fraction:.0%} after {now - self._began:.0f} s{text}")
+            done, pace = _pace(fraction, now - self._started, self._expected.get(stage))
+            text = f"{stage}: {done or f'{fraction:.0%}'} after {duration(now - self._began)}"
+            self._print(", ".join([text, *pace]))
 
     def expect(self, stage: str, count: int, unit: str) -> None:
-        """From now on lines of `stage` say how fast it is and how long it will take."""
+        """From now on lines of `stage` say how far and how fast it is, and the time left."""
         self._expected[stage] = (count, unit)
 
     def say(self, topic: str, text: str) -> None:
@@ -94,7 +101,7 @@ class TerminalReporter:
         self._bars = bars
         self._task: TaskID | None = None
         self._stage = ""
-        self._began = 0.0
+        self._started = 0.0
         self._expected: dict[str, tuple[int, str]] = {}
 
     def __call__(self, stage: str, fraction: float) -> None:
@@ -102,14 +109,17 @@ class TerminalReporter:
         now = time.monotonic()
         if stage != self._stage:
             self.finish()
-            self._stage, self._began = stage, now
+            self._stage, self._started = stage, now
             self._task = self._bars.add_task(stage, total=1.0, pace="")
+        if fraction <= 0:
+            self._started = now
         if self._task is not None:
-            pace = _pace(fraction, now - self._began, self._expected.get(stage))
-            self._bars.update(self._task, completed=min(fraction, 1.0), pace=pace.lstrip(", "))
+            done, pace = _pace(fraction, now - self._started, self._expected.get(stage))
+            text = ", ".join([done, *pace])
+            self._bars.update(self._task, completed=min(fraction, 1.0), pace=text)
 
     def expect(self, stage: str, count: int, unit: str) -> None:
-        """From now on the bar of `stage` says how fast it is and how long it will take."""
+        """From now on the bar of `stage` says how far and how fast it is, and the time left."""
         self._expected[stage] = (count, unit)
 
     def say(self, topic: str, text: str) -> None:
@@ -126,14 +136,32 @@ class TerminalReporter:
             self._task = None
 
 
-def _pace(fraction: float, elapsed_s: float, expected: tuple[int, str] | None) -> str:
-    """Speed and time left of a stage that goes through countable things."""
-    if expected is None or fraction <= 0 or elapsed_s <= 0:
-        return ""
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``2 h 05 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _line_interval_s(elapsed_s: float) -> float:
+    """Seconds from one line to the next: a log of an hour has no use for hundreds of them."""
+    return min(max(_LINE_INTERVAL_S, elapsed_s / 10), _LONGEST_INTERVAL_S)
+
+
+def _pace(
+    fraction: float, elapsed_s: float, expected: tuple[int, str] | None
+) -> tuple[str, list[str]]:
+    """How far a stage is that goes through countable things; its speed and the time left."""
+    if expected is None:
+        return "", []
     count, unit = expected
-    speed = f", {count * fraction / elapsed_s:.3g} {unit}/s"
+    done = f"{round(count * fraction)} of {count} {unit}"
+    if fraction <= 0 or elapsed_s <= 0:
+        return done, []
+    speed = f"{count * fraction / elapsed_s:.3g} {unit}/s"
     left = elapsed_s * (1 / fraction - 1)
-    return f"{speed}, {left:.0f} s left" if fraction < 1 else speed
+    return done, [speed, f"{duration(left)} left"] if fraction < 1 else [speed]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from encoders import write_bundle
 from phantoms import make_grid, make_phantom
 
 from dinoreg_rt.cli import cli
+from dinoreg_rt.encoder import estimate
 from dinoreg_rt.io import write_volume
-from dinoreg_rt.progress import LineReporter
+from dinoreg_rt.progress import LineReporter, duration, reporting
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="runs it: ONNX Runtime is not installed")
@@ -195,17 +197,80 @@ def test_names_of_folders_that_are_too_long(images, models, tmp_path, monkeypatc
     assert call("models", "check").exit_code == 3
 
 
-def test_progress_says_speed_and_time_left(monkeypatch, capsys) -> None:
-    import sys
-
+def test_progress_says_speed_and_time_left(monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr("dinoreg_rt.progress.time.monotonic", lambda: now[0])
-    reporter = LineReporter(sys.stderr)
+    log = StringIO()
+    reporter = LineReporter(log)
     reporter.expect("encode fixed", 40, "slices")
     reporter("encode fixed", 0.0)
-    now[0] = 20.0
-    reporter("encode fixed", 0.25)
-    assert "encode fixed: 25% after 20 s, 0.5 slices/s, 60 s left" in capsys.readouterr().err
+    now[0] = 4.0  # it took so long to open the encoder: no part of the speed
+    reporter("encode fixed", 0.0)
+    for now[0], fraction in ((9.0, 0.125), (24.0, 0.25), (1204.0, 0.5), (1244.0, 0.75)):
+        reporter("encode fixed", fraction)
+    assert log.getvalue() == (
+        "encode fixed: 10 of 40 slices after 24 s, 0.5 slices/s, 60 s left\n"
+        "encode fixed: 20 of 40 slices after 20 min, 0.0167 slices/s, 20 min left\n"
+    )
+
+
+def test_a_terminal_shows_the_same(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("dinoreg_rt.progress.time.monotonic", lambda: now[0])
+    terminal = StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setenv("COLUMNS", "120")
+    with reporting(quiet=False, stream=terminal) as reporter:
+        reporter.expect("encode moving", 40, "slices")
+        reporter("encode moving", 0.0)
+        now[0] = 20.0
+        reporter("encode moving", 0.25)
+        reporter._bars.refresh()
+        assert "10 of 40 slices, 0.5 slices/s, 60 s left" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (99.4, "99 s"), (100, "2 min"), (5900, "98 min"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds, text) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_dry_run_estimates_the_encoding(images, models, tmp_path, monkeypatch) -> None:
+    """Slices that are in the cache cost nothing; an unknown encoder has no time."""
+    write_bundle(models / "gabor", [(48, 56)], patch=4)
+    words = ("--encoder", "gabor", "--components", 4, "--slice-stride", 3, "--no-trust")
+    dry = run(images, tmp_path / "out", *words, "--dry-run")
+    assert "\nencoding       16 slices\n" in dry.stdout
+    monkeypatch.setattr(estimate, "slice_operations", lambda bundle, graph: 2e11)
+    monkeypatch.setattr(estimate, "_product_rate", lambda threads: 1e11 * threads)
+    dry = run(images, tmp_path / "out", *words, "--dry-run")
+    said = "encoding       about 42 s on this CPU (16 slices of 0.2 TFLOP at 0.077 TFLOP/s)\n"
+    assert said in dry.stdout
+    planned = json.loads(run(images, tmp_path / "out", *words, "--dry-run", "--json").stdout)
+    assert planned["encoding"] == {"slices": 16, "cached_slices": 0, "seconds": 41.6}
+    assert not (tmp_path / "cache").exists()
+    done = run(images, tmp_path / "out", *words)
+    assert "encoding: about 42 s on this CPU" in done.stderr
+    dry = run(images, tmp_path / "out", *words, "--dry-run")
+    assert "encoding       nothing to encode: all 16 slices are in the cache\n" in dry.stdout
+    dry = run((images[0], images[0]), tmp_path / "out", *words, "--dry-run")
+    assert "nothing to encode" in dry.stdout
+    encoded = run((images[0], images[1]), tmp_path / "out", *words, "--dry-run", "--no-cache")
+    assert "16 slices of 0.2" in encoded.stdout
+
+
+def test_the_rate_of_products_is_of_cores(monkeypatch) -> None:
+    monkeypatch.setattr(estimate.psutil, "cpu_count", lambda logical: 4)
+    one = estimate._product_rate(1)
+    assert one is not None
+    assert 1e8 < one < 1e13
+    monkeypatch.setattr(estimate, "_PRODUCTS", "print(1e11)")
+    assert estimate._product_rate(3) == 3e11
+    assert estimate._product_rate(8) == 4e11  # two threads on each core
+    monkeypatch.setattr(estimate, "_PRODUCTS", "import nothing_of_that_name")
+    assert estimate._product_rate(1) is None
 
 
 def test_a_real_pair_with_a_random_vision_transformer(models, tmp_path) -> None:

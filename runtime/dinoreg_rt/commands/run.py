@@ -13,7 +13,7 @@ from ..cli import EXIT_CODE_TEXT
 from ..config import RegistrationConfig
 from ..config_files import preset_names
 from ..demands import check_demands, check_used
-from ..job import RunRequest, execute_run, plan_run
+from ..job import RunRequest, encoding_estimate, execute_run, plan_run
 from ..progress import Reporter, reporting
 from ..report import RunReport
 from ..stdout import print_result
@@ -147,6 +147,7 @@ def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
 
 def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
     plan = plan_run(request, reporter)
+    estimate = encoding_estimate(plan)
     if as_json:
         from ..report import PredictedDeviceMemory
 
@@ -157,6 +158,7 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
             "choices": plan.choices,
             "memory_mb": round(plan.memory_bytes / (1 << 20), 1),
             "device_memory": memory.model_dump() if memory is not None else None,
+            "encoding": None if estimate is None else estimate.to_dict(),
             "configuration": request.config.model_dump(mode="json"),
             "output": str(request.output),
             "files": request.files(),
@@ -167,6 +169,8 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
     for topic, reason in plan.choices.items():
         if reason not in numbers:  # the grid is one of them: nothing is said twice
             reporter.say(topic, reason)
+    if estimate is not None:
+        numbers += f"\nencoding       {estimate}"
     files = f"Would write into {request.output}: {', '.join(request.files())}"
     print_result(f"{numbers}\n{files}\n")
 

@@ -58,6 +58,10 @@ class TokenCache:
     folder: Path
     limit_bytes: int
 
+    def holds(self, key: str) -> bool:
+        """Whether there is an entry; whether it can be used, `load` finds out."""
+        return all(os.path.exists(file) for file in self._files(key))
+
     def load(self, key: str, shape: tuple[int, int, int, int]) -> tuple[Array, TokenMoments] | None:
         """Tokens (memory-mapped) and moments of an entry; None if there is none of that shape.
 

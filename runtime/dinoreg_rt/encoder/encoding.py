@@ -13,7 +13,7 @@ from ..errors import RegistrationError
 from ..machine import memory_bytes
 from ..manifest import Graph, Normalisation
 from ..moving_lattice import Region
-from ..pair import Pair
+from ..pair import Pair, Role
 from ..trt import DEFAULT_BATCHES
 from ..types import Modality
 from .bundle import Bundle
@@ -81,6 +81,10 @@ class EncodingPlan:
         """(n, rows, columns, C) of one image's tokens: 0 is fixed, 1 moving."""
         rows, columns = self.bundle.token_grid(plane.graph)
         return len(plane.stacks[image].encoded), rows, columns, self.bundle.manifest.channels
+
+    def stage(self, plane: PlaneStacks, role: Role) -> str:
+        """Name under which progress in encoding an image is told."""
+        return f"encode {role}" + (f", {plane.plane}" if len(self.planes) > 1 else "")
 
     @property
     def on_gpu(self) -> bool:

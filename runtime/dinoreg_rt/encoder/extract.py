@@ -115,17 +115,19 @@ def _tokens_of_pair(
     unfinished: list[Callable[[], list[Future[bool]]]] = []
     for index, (side, stack) in enumerate(zip(sides, plane.stacks, strict=True)):
         shape = plan.token_shape(plane, index)
-        key = _key(plan, plane, stack, device) if cache is not None else ""
+        key = token_key(plan, plane, stack, device) if cache is not None else ""
         stored = cache.load(key, shape) if cache is not None else None
         cached.append(stored is not None)
         stack = replace(stack, volume=side.image.volume)  # the plan's is on the host
-        progress = partial(report, f"encode {side.image.role}")
+        progress = partial(report, plan.stage(plane, side.image.role))
         if stored is not None:
             progress(1.0)
             result.append(PatchTokens(stack, *stored))
             continue
+        progress(0.0)  # it may take a while to open the encoder
         # Borrowed only when something is left to encode.
         with _lent(plan, plane, config, device, encoders, partial(progress, 0.0)) as encoder:
+            progress(0.0)
             tokens = encode(
                 stack,
                 encoder,
@@ -208,7 +210,8 @@ def _lent(
     return encoders.lent(key, make, waiting)
 
 
-def _key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Device) -> str:
+def token_key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Device) -> str:
+    """Name in the cache of a stack's tokens."""
     built = {}
     if plan.engine in ("tensorrt", "tensorrt-rtx"):
         # Of several engines for one bundle each rounds in its own way.

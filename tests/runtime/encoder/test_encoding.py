@@ -90,7 +90,14 @@ def test_skipped_slices_and_joined_mind(phantom, bundle) -> None:
 
 def test_all_three_axes(phantom, tmp_path) -> None:
     everywhere = write_bundle(tmp_path / "cube", [(192, 192)], patch=4)
-    result = run(phantom, config(everywhere, axis="all", components=8, slice_stride=2))
+    stages: set[str] = set()
+    result = run(
+        phantom,
+        config(everywhere, axis="all", components=8, slice_stride=2),
+        progress=lambda stage, fraction: stages.add(stage),
+    )
+    for plane in ("axial", "coronal", "sagittal"):  # slices are counted for each
+        assert {f"encode fixed, {plane}", f"encode moving, {plane}"} <= stages
     assert [p.plane for p in result.encoding.planes] == ["axial", "coronal", "sagittal"]
     assert sum(p.weight for p in result.encoding.planes) == pytest.approx(1)
     assert errors_voxels(phantom, result).mean() < 0.5

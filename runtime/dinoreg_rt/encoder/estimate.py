@@ -1,0 +1,155 @@
+"""How long encoding will take: operations of the slices over the rate measured on this CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+import psutil
+
+from ..bench_ceilings import THREAD_VARIABLES
+from ..config import RegistrationConfig
+from ..device import Device
+from ..manifest import Graph
+from ..progress import duration
+from .bundle import Bundle
+from .cache import TokenCache, cache_folder
+from .encoding import EncodingPlan
+from .extract import token_key
+
+#: Entry points that know an encoder's arithmetic: (model, rows, columns) of tokens -> operations.
+_ENCODER_OPERATIONS = "dinoreg_rt.encoder_operations"
+#: Share of the rate of a float32 matrix product that an engine reaches with an encoder in float32,
+#: as measured ("An encoder's slice" in docs/benchmarks.md). Of others nothing is foretold.
+_SHARE = {"ort-cpu": 0.77, "openvino": 0.87}
+#: In a process of its own: BLAS takes its number of threads when it is loaded.
+_PRODUCTS = """
+import time, numpy
+n = 768
+matrix = numpy.random.default_rng(0).random((n, n), numpy.float32)
+times = []
+for _ in range(7):
+    began = time.process_time()
+    matrix @ matrix
+    times.append(time.process_time() - began)
+print(2 * n**3 / min(times))
+"""
+
+
+@dataclass(frozen=True)
+class EncodingEstimate:
+    """What encoding will cost.
+
+    Attributes:
+        slices: that have to be encoded.
+        cached: slices whose tokens are in the cache.
+        operations: multiplications and additions of the first; None where the model is not known.
+        operations_per_s: of the encoder on this CPU; None where it was not measured.
+    """
+
+    slices: int
+    cached: int
+    operations: float | None
+    operations_per_s: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of encoding; None where it cannot be told."""
+        if self.slices == 0:
+            return 0.0
+        if self.operations is None or self.operations_per_s is None:
+            return None
+        return self.operations / self.operations_per_s
+
+    def to_dict(self) -> dict[str, float | None]:
+        """For JSON: slices and seconds."""
+        seconds = None if self.seconds is None else round(self.seconds, 1)
+        return {"slices": self.slices, "cached_slices": self.cached, "seconds": seconds}
+
+    def __str__(self) -> str:
+        """``about 40 s on this CPU (100 slices of 0.08 TFLOP at 0.2 TFLOP/s)``."""
+        cached = f"{self.cached} slices are in the cache" if self.cached else ""
+        if self.slices == 0:
+            return f"nothing to encode: all {cached}"
+        work = f"{self.slices} slices"
+        if self.operations is not None:
+            work += f" of {self.operations / self.slices / 1e12:.2g} TFLOP"
+        if self.seconds is not None and self.operations_per_s is not None:
+            rate = f"{self.operations_per_s / 1e12:.2g} TFLOP/s"
+            work = f"about {duration(self.seconds)} on this CPU ({work} at {rate})"
+        return f"{work}; {cached}" if cached else work
+
+
+def estimate_encoding(
+    plan: EncodingPlan, config: RegistrationConfig, device: Device
+) -> EncodingEstimate:
+    """What a plan's slices will cost, without those whose tokens are in the cache.
+
+    On a CPU the rate is that of a matrix product, measured here in a fraction of a second. On a
+    GPU, and in other precisions than float32, no time is foretold.
+
+    Args:
+        plan: what will be encoded.
+        config: whether the cache is used.
+        device: of the registration.
+    """
+    slices = cached = 0
+    operations: float | None = 0.0
+    for graph, count, held in _images(plan, config, device):
+        if held:
+            cached += count
+            continue
+        slices += count
+        each = slice_operations(plan.bundle, graph)
+        operations = None if each is None or operations is None else operations + count * each
+    rate = None
+    share = _SHARE.get(plan.engine) if plan.bundle.manifest.precision == "fp32" else None
+    if slices and operations is not None and share is not None:
+        product_rate = _product_rate(device.threads)
+        rate = None if product_rate is None else share * product_rate
+    return EncodingEstimate(slices, cached, operations, rate)
+
+
+def slice_operations(bundle: Bundle, graph: Graph) -> float | None:
+    """Multiplications and additions of one slice; None where nobody knows the model's."""
+    for found in entry_points(group=_ENCODER_OPERATIONS):
+        count: float | None = found.load()(bundle.manifest.model, *bundle.token_grid(graph))
+        return count
+    return None
+
+
+def _images(
+    plan: EncodingPlan, config: RegistrationConfig, device: Device
+) -> Iterator[tuple[Graph, int, bool]]:
+    """Graph, number of slices, and whether the cache holds them, for each plane and image."""
+    cache = TokenCache(cache_folder(), 0) if config.cache else None
+    for plane in plan.planes:
+        for stack in plane.stacks:
+            # An image is hashed only where something may be found by its hash.
+            held = (
+                cache is not None
+                and os.path.isdir(cache.folder)  # Path.is_dir raises for a name too long
+                and cache.holds(token_key(plan, plane, stack, device))
+            )
+            yield plane.graph, len(stack.encoded), held
+
+
+def _product_rate(threads: int) -> float | None:
+    """Operations per second of float32 matrix products on so many threads; None: not measured.
+
+    That of one thread, by its CPU time, times the threads that have a core of their own: threads of
+    one product that wait for each other say nothing where other programs run, too.
+    """
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, "1")
+    done = subprocess.run(
+        [sys.executable, "-c", _PRODUCTS], env=environment, capture_output=True, check=False
+    )
+    try:
+        rate = float(done.stdout)
+    except ValueError:
+        return None
+    return rate * min(threads, psutil.cpu_count(logical=False) or threads)
