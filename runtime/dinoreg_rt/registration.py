@@ -220,7 +220,9 @@ def _match(
                 options,
                 device,
             )
-    kept = KeptFeatures.of(features, grids, lattice, device) if keep else None
+    kept = None
+    if keep:
+        kept = KeptFeatures.of(features, _weights(counts, features), solution.field, plan_)
     return _Match(solution, decoys, extracted.encoding, kept)
 
 

@@ -20,10 +20,8 @@ from .types import (
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from .device import Device
     from .features import FeaturePair
-    from .moving_lattice import MovingLattice
-    from .preprocess import WorkingGrids
+    from .planning import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +31,15 @@ class KeptFeatures:
     Attributes:
         fixed: (d, h, w, K) float16 on `fixed_geometry`.
         moving: the same of the moving image on `moving_geometry`, after the initial alignment.
-        fixed_weight: (d, h, w) float32, 0 where the features say nothing.
+        fixed_weight: (d, h, w) float32, 0 where nothing is compared: beyond masks and bodies, and
+            where the features say nothing.
         moving_weight: the same of the moving image.
         fixed_geometry: control lattice, in the fixed image's space.
         moving_geometry: its part or extension where the moving image is looked at.
+        moving_offset_zyx: index of its first voxel on the control lattice.
+        displacement_mm: (d, h, w, 3) float32 along the control lattice's axes z, y, x: from a fixed
+            point to the point of `moving_geometry` that was found to match it.
+        encoder_channels: of the K channels those of an encoder, which are the first; 0 without one.
     """
 
     fixed: Array
@@ -45,19 +48,37 @@ class KeptFeatures:
     moving_weight: Array
     fixed_geometry: Geometry
     moving_geometry: Geometry
+    moving_offset_zyx: tuple[int, int, int]
+    displacement_mm: Array
+    encoder_channels: int
 
     @classmethod
     def of(
-        cls, features: FeaturePair, grids: WorkingGrids, lattice: MovingLattice, device: Device
+        cls,
+        features: FeaturePair,
+        weights: tuple[Array, Array],
+        field: Array,
+        plan: Plan,
     ) -> KeptFeatures:
-        """Copies on the host, without padding."""
+        """Copies on the host, without padding.
+
+        Args:
+            features: that were compared.
+            weights: (d, h, w) of both images, how much each control voxel counted.
+            field: the solver's result on the control lattice.
+            plan: the decisions.
+        """
+        download = plan.device.download
         return cls(
-            device.download(features.fixed[..., : features.channels]),
-            device.download(features.moving[..., : features.channels]),
-            device.download(features.fixed_weight),
-            device.download(features.moving_weight),
-            grids.control,
-            lattice.control,
+            download(features.fixed[..., : features.channels]),
+            download(features.moving[..., : features.channels]),
+            download(weights[0]),
+            download(weights[1]),
+            plan.grids.control,
+            plan.lattice.control,
+            plan.lattice.offset_zyx,
+            download(field),
+            0 if plan.encoding is None else plan.encoding.channels,
         )
 
 
