@@ -252,12 +252,25 @@ def _plan_features(
     text = f"{config.components} components of {encoding.bundle.name}"
     if config.axis == "all":
         text += " for each axis"
-    if config.uses_mind:
-        text += f", joined with MIND-SSC of weight {config.mind_weight:g}"
+    text += f"; {describe_stages(config)}"
     if config.trust:
         said["trust"] = "judged by MIND-SSC, not by the encoder's features"
     choices |= {"features": text} | said
     return encoding
+
+
+def describe_stages(config: RegistrationConfig) -> str:
+    """What the search and the refinement compare: ``search: encoder, then MIND-SSC; ...``."""
+    names = {
+        "encoder": "encoder",
+        "mind": "MIND-SSC",
+        "joined": f"both, joined with MIND-SSC of weight {config.mind_weight:g}",
+    }
+    search, refinement = config.stage_features
+    levels = ", then ".join(names[name] for name in search[: config.search_levels])
+    if set(search) == {refinement}:
+        return f"search and refinement: {names[refinement]}"
+    return f"search: {levels}; refinement: {names[refinement]}"
 
 
 def _on_host(volume: Volume) -> Volume:

@@ -174,8 +174,18 @@ def test_tokens_never_leave_the_device(cupy, timers, pair, bundle, engine) -> No
     assert largest < 0.05
 
 
-def test_prediction_with_mind_for_the_verdict_alone(cupy, timers, pair, bundle, engine) -> None:
-    settings = encoder_config(bundle, mind_weight=0.0)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"mind_weight": 0.0},
+        {"search_levels": 2, "search_features": ("encoder", "mind"), "refinement_features": "mind"},
+        {"search_levels": 2, "search_features": ("encoder", "joined")},
+        {"token_centre": "smooth", "token_scale": "deviation"},
+    ],
+    ids=["MIND for the verdict alone", "encoder leads", "three sets", "standardised"],
+)
+def test_prediction_with_features_of_each_stage(cupy, timers, pair, bundle, engine, more) -> None:
+    settings = encoder_config(bundle, **more)
     result, measured, _ = run(cupy, timers, pair, settings)
     plan = dinoreg_rt.plan(*pair, settings)
     check(result, measured, plan.encoding.engine_bytes())

@@ -284,7 +284,7 @@ def test_tokens_of_one_engine_are_not_those_of_another(machine, bundle, tmp_path
         plan = SimpleNamespace(
             bundle=bundle, engine=engine, normalisation=bundle.manifest.normalisation
         )
-        return extract._key(plan, plane, stack, Device("cuda"))
+        return extract.token_key(plan, plane, stack, Device("cuda"))
 
     first = key("tensorrt")
     assert key("tensorrt") == first != key("ort-cuda")

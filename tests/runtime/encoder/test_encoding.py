@@ -84,8 +84,31 @@ def test_the_field_is_recovered_to_under_one_voxel(phantom, bundle) -> None:
 def test_skipped_slices_and_joined_mind(phantom, bundle) -> None:
     skipped = run(phantom, config(bundle, slice_stride=3, mind_weight=1.0))
     assert errors_voxels(phantom, skipped).mean() < 0.5
-    assert "joined with MIND-SSC of weight 1" in skipped.choices["features"]
+    assert "both, joined with MIND-SSC of weight 1" in skipped.choices["features"]
     assert skipped.encoding.planes[0].slices[0] < 20
+
+
+def test_each_stage_compares_features_of_its_own(phantom, bundle) -> None:
+    def fields(**more) -> np.ndarray:
+        result = run(phantom, config(bundle, search_levels=2, **more))
+        return result.displacement.vectors_mm
+
+    leads = {"search_features": ("encoder", "mind"), "refinement_features": "mind"}
+    result = run(phantom, config(bundle, search_levels=2, **leads))
+    assert "search: encoder, then MIND-SSC; refinement: MIND-SSC" in result.choices["features"]
+    assert errors_voxels(phantom, result).mean() < 0.5
+    # What the stages compare alone decides, not how it is said.
+    everything = fields(search_features=("encoder", "encoder"), refinement_features="encoder")
+    np.testing.assert_array_equal(everything, fields())
+    for changed in (leads, {"search_features": ("mind",)}, {"refinement_features": "mind"}):
+        assert np.abs(fields(**changed) - everything).max() > 0.01
+
+
+def test_without_the_encoder_in_any_stage_the_field_is_that_of_mind(phantom, bundle) -> None:
+    never = {"search_features": ("mind",), "refinement_features": "mind"}
+    first = run(phantom, config(bundle, **never)).displacement.vectors_mm
+    alone = config(bundle).model_copy(update={"encoder": None})
+    np.testing.assert_array_equal(first, run(phantom, alone).displacement.vectors_mm)
 
 
 def test_all_three_axes(phantom, tmp_path) -> None:
