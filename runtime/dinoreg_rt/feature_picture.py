@@ -91,11 +91,8 @@ def draw_features(features: KeptFeatures, path: Path) -> None:
                 ax.set_title(view.plane, color=_INK, fontsize=10)
             if column == 0:
                 ax.set_ylabel(name, color=_INK, fontsize=10)
-    before, after = agreement(features, palette)
-    headline = (
-        f"correlation of the colours with the fixed image's: {before:.2f} as initially aligned, "
-        f"{after:.2f} as warped"
-    )
+    # No measure of quality: the directions are chosen by the result itself.
+    headline = "colours: the three directions in which the features of both images agree best"
     figure.text(0.5, 0.965, headline, color=_INK, fontsize=11, ha="center")
     figure.savefig(path, dpi=_DPI, facecolor=_PAPER)
 
@@ -124,12 +121,6 @@ def choose_palette(features: KeptFeatures) -> Palette:
         rows.T / scale[:, None] / gain for scale, gain in zip(scales, contrast, strict=True)
     )
     return Palette(means, (one, other), levels)
-
-
-def agreement(features: KeptFeatures, palette: Palette) -> tuple[float, float]:
-    """Mean correlation of the colours with the fixed image's: as aligned, and as warped."""
-    before, after = (_correlation(features, palette, warped=w) for w in (False, True))
-    return before, after
 
 
 def feature_views(features: KeptFeatures, palette: Palette) -> list[FeatureView]:
@@ -200,15 +191,6 @@ def _both_count(features: KeptFeatures, flat: Array, index: FloatArray) -> tuple
     number = np.ravel_multi_index(tuple(near.T), shape, mode="clip")
     counts = (features.moving_weight.ravel()[number] > 0) & inside
     return counts & (features.fixed_weight.ravel()[flat] > 0), number
-
-
-def _correlation(features: KeptFeatures, palette: Palette, *, warped: bool) -> float:
-    found = _matches(features, warped=warped)
-    values = [palette.values(f, image) for image, f in enumerate(found)]
-    if len(values[0]) < 2:
-        return 0.0
-    fixed, moving = ((v - v.mean(axis=0)) / _deviation(v) for v in values)
-    return float((fixed * moving).mean())
 
 
 def _deviation(values: FloatArray) -> FloatArray:

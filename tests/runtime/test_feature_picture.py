@@ -10,7 +10,6 @@ from phantoms import make_grid
 
 from dinoreg_rt.feature_picture import (
     DARK,
-    agreement,
     choose_palette,
     draw_features,
     feature_views,
@@ -49,9 +48,6 @@ def features(rng) -> KeptFeatures:
 
 def test_the_same_tissue_has_the_same_colour(features) -> None:
     palette = choose_palette(features)
-    before, after = agreement(features, palette)
-    assert after > 0.99
-    assert abs(before) < 0.1
     for view in feature_views(features, palette):
         fixed, aligned, warped = view.pictures
         seen = (warped != DARK).any(axis=-1)
