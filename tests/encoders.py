@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dinoreg_rt.manifest import (
+    FINAL_ONLY,
     BundleFile,
     Graph,
     Manifest,
@@ -40,15 +41,19 @@ def write_bundle(
     sizes: Sequence[tuple[int, int]],
     patch: int = 4,
     *,
+    layers: Sequence[str] = FINAL_ONLY,
     random_weights: bool = False,
     **manifest: object,
 ) -> Path:
-    """A bank of Gabor filters on the mean of the channels, as a bundle."""
+    """A bank of Gabor filters on the mean of the channels, as a bundle.
+
+    Of several layers each further one is the bank of the last turned by a quarter.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     folder.mkdir(parents=True)
-    bank = gabor_bank(patch)
+    bank = np.concatenate([np.rot90(gabor_bank(patch), i, (2, 3)) for i in range(len(layers))])
     weights = np.repeat(bank, 3, axis=1) / np.float32(3)
     graphs = []
     for height, width in sizes:
@@ -75,6 +80,7 @@ def write_bundle(
         "model": "gabor-bank",
         "patch": patch,
         "channels": len(bank),
+        "layers": tuple(layers),
         "precision": "fp32",
         "normalisation": IMAGENET,
         "graphs": tuple(graphs),

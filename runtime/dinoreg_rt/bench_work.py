@@ -105,13 +105,14 @@ def _encoder_work(encoding: EncodingPlan, plan: Plan) -> list[Work]:
         rows, columns = encoding.bundle.token_grid(plane.graph)
         slices = sum(len(stack.encoded) for stack in plane.stacks)
         tokens = slices * rows * columns
+        kept = sum(math.prod(encoding.token_shape(plane, i)[:3]) for i in (0, 1))
         each = slice_operations(encoding.bundle, plane.graph) or 0.0
         operations += slices * each / 2  # multiply-adds
         pixels = 3 * plane.graph.height * plane.graph.width
         moved += slices * 4 * pixels + 4 * tokens * channels
         moved += -(-slices // encoding.batch) * weights
-        products += tokens * channels**2
-        projections += tokens * channels * encoding.components
+        products += kept * channels**2
+        projections += kept * channels * encoding.components
     sampled = 2 * _control_voxels(plan) * encoding.channels
     return [
         Work("encode", "encoder", moved, operations, "matrix"),

@@ -129,6 +129,13 @@ class RegistrationConfig(BaseModel):
         description="rows and columns of tokens per slice; default: the bundle's size that fits "
         "the slices best",
     )
+    slice_padding: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="rows and columns of tokens that are added at each edge of a slice, black, and "
+        "thrown away: some encoders' tokens at the border of a picture are artefacts",
+    )
     slice_stride: int = Field(
         1, ge=1, le=1000, description="one of so many slices is encoded, and the last (k)"
     )

@@ -25,6 +25,7 @@ _BUILT = ("tensorrt", "tensorrt-rtx")
 OF_AN_ENCODER = (
     "encoder_depth",
     "token_grid",
+    "slice_padding",
     "slice_stride",
     "slice_spacing_mm",
     "axis",
@@ -65,8 +66,10 @@ def check_encoder(config: RegistrationConfig, device: Device) -> None:
     bundle = find_named(config.encoder)
     bundle.check_components(config.components, bundle.layers(config.layers))
     graphs: Sequence[Graph] = bundle.manifest.graphs
-    if config.token_grid is not None:
-        graphs = [bundle.graph_for(config.token_grid, aspect)[0] for aspect in (0.5, 2.0)]
+    if config.token_grid is not None or config.slice_padding:
+        padding = config.slice_padding
+        found = [bundle.graph_for(config.token_grid, aspect, padding)[0] for aspect in (0.5, 2.0)]
+        graphs = graphs if config.token_grid is None else found
     name = config.engine
     if name in _BUILT:
         _check_built(bundle, graphs, cast("Flavour", name), device)

@@ -78,27 +78,37 @@ class Bundle:
             )
         return tuple(held.index(layer) for layer in wanted or held)
 
-    def graph_for(self, token_grid: tuple[int, int] | None, aspect: float) -> tuple[Graph, str]:
+    def graph_for(
+        self, token_grid: tuple[int, int] | None, aspect: float, padding: int = 0
+    ) -> tuple[Graph, str]:
         """The graph of the wanted size, and why.
 
         Args:
             token_grid: rows and columns, in either order; None takes what fits the slices.
             aspect: height of a slice divided by its width, in mm.
+            padding: tokens at each edge that are no part of the slice.
 
         Raises:
-            ConfigError: the bundle has no graph of that size.
+            ConfigError: the bundle has no graph of that size, or the padding leaves nothing of it.
         """
         graphs = {self.token_grid(graph): graph for graph in self.manifest.graphs}
-        if token_grid is None:
-            # Largest first: among sizes of one shape the finer one keeps more of the image.
-            order = sorted(graphs, key=lambda grid: (_distortion(grid, aspect), -grid[0] * grid[1]))
-            rows, columns = order[0]
-            return graphs[order[0]], f"{rows} x {columns} tokens, which fits the slices best"
-        for grid in sorted({token_grid, token_grid[::-1]}, key=lambda g: _distortion(g, aspect)):
-            if grid in graphs:
-                return graphs[grid], f"{grid[0]} x {grid[1]} tokens, as asked"
-        patch = self.manifest.patch
         have = ", ".join(f"{rows} {columns}" for rows, columns in sorted(graphs))
+        wanted = set(graphs) if token_grid is None else {token_grid, token_grid[::-1]}
+        held = [grid for grid in wanted if grid in graphs]
+        fitting = [grid for grid in held if min(grid) > 2 * padding]
+        if held and not fitting:
+            most = max((min(grid) - 1) // 2 for grid in held)
+            raise ConfigError(
+                f"--slice-padding {padding}: leaves no token of a slice in the {have} tokens of "
+                f"{self.name}; wanted at most {most}, or a bundle of a larger --size"
+            )
+        # Largest first: among sizes of one shape the finer one keeps more of the image.
+        fitting.sort(key=lambda grid: (_distortion(grid, aspect, padding), -grid[0] * grid[1]))
+        if fitting:
+            why = "which fits the slices best" if token_grid is None else "as asked"
+            return graphs[fitting[0]], f"{fitting[0][0]} x {fitting[0][1]} tokens, {why}"
+        assert token_grid is not None  # a bundle has graphs
+        patch = self.manifest.patch
         raise ConfigError(
             f"{self.folder}: holds no graph of {token_grid[0]} x {token_grid[1]} tokens; choose "
             f"--token-grid of {have}, or export it with "
@@ -119,9 +129,9 @@ class Bundle:
             )
 
 
-def _distortion(grid: tuple[int, int], aspect: float) -> float:
-    """Stretch of a slice that is fitted to the grid: 1 is none; steps of 5 % count as equal."""
-    ratio = grid[0] / grid[1] / aspect
+def _distortion(grid: tuple[int, int], aspect: float, padding: int) -> float:
+    """Stretch of a slice that is fitted into the padded grid: 1 is none; in steps of 5 %."""
+    ratio = (grid[0] - 2 * padding) / (grid[1] - 2 * padding) / aspect
     return round(max(ratio, 1 / ratio) * 20) / 20
 
 

@@ -84,9 +84,10 @@ class EncodingPlan:
         return self.components * len(self.planes)
 
     def token_shape(self, plane: PlaneStacks, image: int) -> tuple[int, int, int, int]:
-        """(n, rows, columns, C) of one image's tokens: 0 is fixed, 1 moving."""
-        rows, columns = self.bundle.token_grid(plane.graph)
-        return len(plane.stacks[image].encoded), rows, columns, self.bundle.manifest.channels
+        """(n, rows, columns, C) of one image's tokens that are kept: 0 is fixed, 1 moving."""
+        stack = plane.stacks[image]
+        rows, columns = stack.tokens.shape_zyx[1:]
+        return len(stack.encoded), rows, columns, self.bundle.manifest.channels
 
     def stage(self, plane: PlaneStacks, role: Role) -> str:
         """Name under which progress in encoding an image is told."""
@@ -125,8 +126,7 @@ class EncodingPlan:
             return 0
         buffers = 0
         for plane in self.planes:
-            _, rows, columns, channels = self.token_shape(plane, 0)
-            slice_floats = 3 * plane.graph.height * plane.graph.width + rows * columns * channels
+            slice_floats = 3 * plane.graph.height * plane.graph.width + self._slice_tokens(plane)
             buffers += 4 * slice_floats * sum({1, self.batch})
         return self._weights() + self._activations() + buffers
 
@@ -137,9 +137,12 @@ class EncodingPlan:
     def _under_way(self, plane: PlaneStacks) -> int:
         """Pixels of two batches, one in the engine and the next; tokens of two as they come, one of
         them in half and in single precision."""
-        _, rows, columns, channels = self.token_shape(plane, 0)
-        pixels, tokens = 3 * plane.graph.height * plane.graph.width, rows * columns * channels
+        pixels, tokens = 3 * plane.graph.height * plane.graph.width, self._slice_tokens(plane)
         return self.batch * (2 * 4 * pixels + (2 * 4 + 2 + 4) * tokens)
+
+    def _slice_tokens(self, plane: PlaneStacks) -> int:
+        """Numbers that the encoder gives for one slice, those of the padding among them."""
+        return int(np.prod(self.bundle.token_grid(plane.graph))) * self.bundle.manifest.channels
 
     def _token_sizes(self, plane: PlaneStacks) -> list[int]:
         return [2 * int(np.prod(self.token_shape(plane, i), dtype=np.int64)) for i in (0, 1)]
@@ -191,10 +194,12 @@ def plan_encoding(
     )
     tokens = "; ".join(
         "{} x {} tokens in {} + {} {} slices".format(
-            *bundle.token_grid(p.graph), *(len(s.encoded) for s in p.stacks), p.plane
+            *p.stacks[0].tokens.shape_zyx[1:], *(len(s.encoded) for s in p.stacks), p.plane
         )
         for p in planes
     )
+    if config.slice_padding:
+        tokens += f"; {config.slice_padding} more at each edge are thrown away"
     said = {
         "engine": engine_reason,
         "slices": plane_reason + _left_out(planes),
@@ -278,7 +283,7 @@ def _plane_stacks(
     geometry = upright(pair[0].volume.geometry, plane)
     _, rows, columns = geometry.shape_zyx
     aspect = rows * geometry.spacing_mm[1] / (columns * geometry.spacing_mm[0])
-    graph, _ = bundle.graph_for(config.token_grid, aspect)
+    graph, _ = bundle.graph_for(config.token_grid, aspect, config.slice_padding)
     stacks = []
     for image, region in zip(pair, regions, strict=True):
         window = shown_window(image.modality, image.window, config)
@@ -290,6 +295,7 @@ def _plane_stacks(
             bundle.manifest.patch,
             slice_stride(config, upright(image.volume.geometry, plane)),
             region,
+            config.slice_padding,
         )
         if not stack.encoded:
             raise RegistrationError(

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -156,6 +156,7 @@ def tokens_of_pair(
     if plan.standardisation.position_components:
         with _lent(plan, plane, config, device, encoders, lambda: None) as encoder:
             constant = encode_constant(encoder, plane.graph, device, queued=queued)
+        constant = plane.stacks[0].inner(constant)
     return PairTokens(result, constant, cached, entries)
 
 
@@ -222,12 +223,14 @@ def _lent(
 
 def token_key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Device) -> str:
     """Name in the cache of a stack's tokens."""
-    built = {}
+    built: dict[str, Any] = {}
     if plan.engine in ("tensorrt", "tensorrt-rtx"):
         # Of several engines for one bundle each rounds in its own way.
         flavour = cast("Flavour", plan.engine)
         _, record = engine_record(plan.bundle, plane.graph, flavour, device.index)
-        built = {"engine_sha256": record.sha256}
+        built["engine_sha256"] = record.sha256
+    if stack.padding:  # tokens from before there was a choice keep their names
+        built["padding"] = stack.padding
     return cache_key(
         **built,
         image=content_hash(stack.volume),
@@ -381,7 +384,7 @@ def _summary(
     cached: Sequence[bool],
 ) -> EncodedPlaneSummary:
     feature_scale, *explained = basis.device.numbers(scale, basis.explained)
-    rows, columns = plan.bundle.token_grid(plane.graph)
+    rows, columns = plane.stacks[0].tokens.shape_zyx[1:]
     return EncodedPlaneSummary(
         plane=plane.plane,
         weight=plane.weight,

@@ -135,7 +135,7 @@ def nearest(
         low, high = points.min(axis=0) - REACH_MM, points.max(axis=0) + REACH_MM
         box = ((there.points_mm >= low) & (there.points_mm <= high)).all(axis=1)
         others = np.flatnonzero(box)
-        if len(others) <= count:
+        if len(others) < count:
             continue
         # Without the squares of the tokens here: they change no order.
         distance = squares[others] - 2 * (features[0][some] @ features[1][others].T)

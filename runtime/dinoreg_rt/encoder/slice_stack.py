@@ -17,6 +17,7 @@ from ..geometry import (
     kernel_affine,
     lps_to_index,
     reshaped_grid,
+    shifted_grid,
     transform_points,
 )
 from ..manifest import Normalisation
@@ -34,11 +35,13 @@ class SliceStack:
         volume: the image.
         window: its intensities that count as 0 and 1.
         plane: in which it is cut.
-        pixels: lattice of all its slices at the encoder's size, (slices, height, width).
-        tokens: lattice of all its slices' tokens, (slices, rows, columns).
+        pixels: lattice of all its slices at the encoder's size, (slices, height, width); with a
+            padding it reaches beyond them.
+        tokens: lattice of all its slices' tokens, (slices, rows, columns), without the padding.
         needed: the first and the last slice that can meet the other image.
         encoded: indices of the slices that go through the encoder, growing.
         empty: of those that would, but hold nothing; their features are unknown.
+        padding: tokens at each edge of the encoder's picture that are no part of the slice.
     """
 
     volume: Volume
@@ -49,6 +52,7 @@ class SliceStack:
     needed: tuple[int, int]
     encoded: tuple[int, ...]
     empty: tuple[int, ...]
+    padding: int = 0
 
     @property
     def positions_mm(self) -> FloatArray:
@@ -59,21 +63,42 @@ class SliceStack:
         """Pixels (n, 3, height, width) float32 of the encoded slices from `start` on.
 
         Windowed, antialiased where slices become smaller, and normalised; each slice is made of its
-        own voxels alone. The volume belongs on the device: it would be uploaded each time.
+        own voxels alone. The padding is as dark as the window's dark end, in every image: a border
+        that went on would draw streaks of whatever lies there. The volume belongs on the device:
+        it would be uploaded each time.
         """
         image = device.xp.asarray(self.volume.array, np.float32)
         own = upright(self.volume.geometry, self.plane)
         _, rows, columns = antialiasing_samples(kernel_affine(index_map(self.pixels, own)))
-        return dinoreg_kernels.cut_slices(
+        height, width = self.pixels.shape_zyx[1:]
+        margin = self._padding_pixels
+        cut = dinoreg_kernels.cut_slices(
             upright_view(image, self.volume.geometry, self.plane),
             self.encoded[start : start + count],
-            self.pixels.shape_zyx[1:],
+            (height - 2 * margin, width - 2 * margin),
             window=self.window,
             mean=norm.mean,
             std=norm.std,
             samples=(rows, columns),
             threads=device.threads,
         )
+        if not margin:
+            return cut
+        black = device.upload(-np.asarray(norm.mean) / np.asarray(norm.std), np.float32)
+        padded = device.xp.empty((*cut.shape[:2], height, width), np.float32)
+        padded[...] = black[:, None, None]
+        padded[..., margin:-margin, margin:-margin] = cut
+        return padded
+
+    def inner(self, tokens: Array) -> Array:
+        """The tokens (..., rows, columns, C) of the slice itself among those of its picture."""
+        p = self.padding
+        return tokens[..., p:-p, p:-p, :] if p else tokens
+
+    @property
+    def _padding_pixels(self) -> int:
+        rows = self.tokens.shape_zyx[1] + 2 * self.padding
+        return self.padding * (self.pixels.shape_zyx[1] // rows)
 
 
 def plan_slices(
@@ -84,6 +109,7 @@ def plan_slices(
     patch: int,
     stride: int,
     region: Region | None = None,
+    padding: int = 0,
 ) -> SliceStack:
     """Decide which slices of a volume are encoded: every `stride`-th and the last one.
 
@@ -101,10 +127,12 @@ def plan_slices(
         patch: pixels per token and axis.
         stride: distance of encoded slices.
         region: the part of the volume that counts (default: all of it).
+        padding: tokens at each edge of the encoder's picture into which no slice reaches.
     """
     stack = upright(volume.geometry, plane)
     count = stack.shape_zyx[0]
-    pixels = reshaped_grid(stack, (count, *size))
+    margin = padding * patch
+    inner = reshaped_grid(stack, (count, size[0] - 2 * margin, size[1] - 2 * margin))
     slices = upright_view(volume.array, volume.geometry, plane)
     wanted = sorted({*range(0, count, stride), count - 1})
     empty = tuple(i for i in wanted if not bool((slices[i] > window[0]).any()))
@@ -113,11 +141,12 @@ def plan_slices(
         volume=volume,
         window=window,
         plane=plane,
-        pixels=pixels,
-        tokens=coarsened_grid(pixels, (1, patch, patch)),
+        pixels=shifted_grid(inner, (0, -margin, -margin), (count, *size)) if margin else inner,
+        tokens=coarsened_grid(inner, (1, patch, patch)),
         needed=needed,
         encoded=_around(tuple(i for i in wanted if i not in empty), needed),
         empty=empty,
+        padding=padding,
     )
 
 

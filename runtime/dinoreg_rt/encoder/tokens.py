@@ -99,7 +99,7 @@ def encode(
     queued: bool = False,
     progress: Callable[[float], None],
 ) -> PatchTokens:
-    """Encode the slices of a stack into `out`, (n, rows, columns, C) float16.
+    """Encode the slices of a stack into `out`, (n, rows, columns, C) float16, without the padding.
 
     What the host does for a batch it does while the encoder works on another one. An exception,
     Ctrl-C among them, stops a run of the encoder in the middle.
@@ -189,7 +189,7 @@ def _queued(
 ) -> Iterator[Array]:
     """Tokens of each batch in turn, all of it on the device's current stream."""
     for start in range(0, len(stack.encoded), batch):
-        yield encoder.encode(stack.batch(start, batch, normalisation, device))
+        yield stack.inner(encoder.encode(stack.batch(start, batch, normalisation, device)))
 
 
 def _overlapped(
@@ -207,7 +207,7 @@ def _overlapped(
                 done = None if pending is None else pending.result()
                 pending = None if pixels is None else worker.submit(encoder.encode, pixels)
                 if done is not None:
-                    yield done
+                    yield stack.inner(done)
         except BaseException:
             encoder.cancel()  # before the worker is waited for
             raise

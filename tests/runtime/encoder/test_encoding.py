@@ -16,6 +16,7 @@ from encoders import write_bundle
 from phantoms import Phantom, make_grid, make_phantom
 
 import dinoreg_rt
+from dinoreg_rt.demands import check_encoder
 from dinoreg_rt.device import Device
 from dinoreg_rt.encoder import extract as extract_module
 from dinoreg_rt.encoder import slice_stack as slice_stack_module
@@ -196,6 +197,41 @@ def test_nor_are_slices_of_the_fixed_image(bundle, monkeypatch) -> None:
     both = replace(long, moving=slab)
     wrong, with_all = (both.errors_mm(r.displacement.vectors_mm).mean() for r in (few, every))
     assert wrong < with_all + 0.05
+
+
+def test_padded_slices(phantom, bundle, own_cache) -> None:
+    """The padding's tokens are kept nowhere, and the field is recovered all the same."""
+    settings = config(bundle, slice_stride=2, slice_padding=4)
+    plan = dinoreg_rt.plan(phantom.fixed, phantom.moving, settings)
+    assert plan.choices["tokens"].startswith("40 x 48 tokens in ")
+    assert "4 more at each edge are thrown away" in plan.choices["tokens"]
+    first, second = run(phantom, settings), run(phantom, settings)
+    assert first.encoding.planes[0].token_grid == (40, 48)
+    assert first.encoding.planes[0].from_cache == (False, False)
+    assert second.encoding.planes[0].from_cache == (True, True)
+    np.testing.assert_array_equal(second.displacement.vectors_mm, first.displacement.vectors_mm)
+    assert errors_voxels(phantom, first).mean() < 0.6
+    plain = run(phantom, config(bundle, slice_stride=2))
+    assert plain.encoding.planes[0].from_cache == (False, False)  # other tokens, other entries
+
+
+def test_a_constant_picture_has_no_padding(phantom, bundle) -> None:
+    settings = config(bundle, slice_stride=4, slice_padding=3, position_components=2)
+    assert errors_voxels(phantom, run(phantom, settings)).mean() < 1
+
+
+def test_too_much_padding_is_an_error(phantom, tmp_path) -> None:
+    small = write_bundle(tmp_path / "small", [(32, 40)], patch=4)
+    with pytest.raises(ConfigError, match=r"--slice-padding 4: .* in the 8 10 .* at most 3"):
+        dinoreg_rt.plan(phantom.fixed, phantom.moving, config(small, slice_padding=4))
+    with pytest.raises(ConfigError, match=r"--slice-padding 4: .* in the 8 10 .* at most 3"):
+        check_encoder(config(small, slice_padding=4), CPU)
+    assert dinoreg_rt.plan(phantom.fixed, phantom.moving, config(small, slice_padding=3))
+    with pytest.raises(ConfigError, match="holds no graph of 20 x 20 tokens"):
+        run(phantom, config(small, slice_padding=2, token_grid=(20, 20)))
+    two = write_bundle(tmp_path / "two", [(32, 40), (64, 72)], patch=4)
+    plan = dinoreg_rt.plan(phantom.fixed, phantom.moving, config(two, slice_padding=4))
+    assert plan.choices["tokens"].startswith("8 x 10 tokens in ")
 
 
 def test_no_cache_writes_nothing(phantom, bundle, own_cache) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from phantoms import centres_of, make_grid
 
 from dinoreg_rt.device import Device
@@ -40,14 +41,17 @@ def test_projecting_before_or_after_the_interpolation_is_the_same(rng) -> None:
     np.testing.assert_allclose(first, second, atol=3e-6)
 
 
-def test_features_land_at_their_place(rng) -> None:
+@pytest.mark.parametrize("padding", [0, 2])
+def test_features_land_at_their_place(padding) -> None:
     """Tokens that hold their own position give each control voxel its position."""
     grid = make_grid((16, 40, 48), (1.5, 1.2, 2.0), "oblique")
     image = Volume(np.ones(grid.shape_zyx, np.float32), grid)
     turned = make_grid((10, 20, 20), (2.0, 2.0, 3.0), "RAS", centre_mm=(3.0, -2.0, 1.0))
     shift = AffineTransform(np.eye(3), np.array([2.0, -3.0, 1.0]))
     for plane in ("axial", "coronal", "sagittal"):
-        stack = plan_slices(image, (0.0, 1.0), plane, (32, 40), patch=4, stride=3)
+        size = (32 + 8 * padding, 40 + 8 * padding)
+        stack = plan_slices(image, (0.0, 1.0), plane, size, 4, 3, padding=padding)
+        assert stack.tokens.shape_zyx[1:] == (8, 10)
         planes = centres_of(stack.tokens)[list(stack.encoded)].astype(np.float32)
         out = np.full((*turned.shape_zyx, 4), 9, np.float16)
         sample_features(planes, stack, turned, shift, out[..., :3], CPU)

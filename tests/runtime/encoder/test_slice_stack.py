@@ -12,7 +12,7 @@ from dinoreg_rt.device import Device
 from dinoreg_rt.encoder.encoding import slice_stride
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
 from dinoreg_rt.errors import ConfigError
-from dinoreg_rt.geometry import shifted_grid
+from dinoreg_rt.geometry import same_grid, shifted_grid
 from dinoreg_rt.moving_lattice import Region
 from dinoreg_rt.types import AffineTransform, Volume
 
@@ -166,3 +166,26 @@ def test_the_later_of_stride_and_distance_wins(tmp_path) -> None:
     assert (config.slice_stride, config.slice_spacing_mm) == (1, 8.0)
     with pytest.raises(ConfigError, match="not both"):
         RegistrationConfig(encoder="any", slice_stride=3, slice_spacing_mm=8.0)
+
+
+def test_padding_is_black_and_its_tokens_are_dropped(rng) -> None:
+    """Around the slice that is cut without a padding, at the same place."""
+    array = rng.random((3, 12, 16)).astype(np.float32) + 0.5
+    image = Volume(array, make_grid(array.shape, (1.5, 1.0, 3.0)))
+    plain = plan_slices(image, (0.2, 1.0), "axial", (24, 32), 8, 1)
+    padded = plan_slices(image, (0.2, 1.0), "axial", (56, 64), 8, 1, padding=2)
+    assert same_grid(padded.tokens, plain.tokens)
+    assert padded.pixels.shape_zyx == (3, 56, 64)
+    inner = centres_of(padded.pixels)[:, 16:-16, 16:-16]
+    np.testing.assert_allclose(inner, centres_of(plain.pixels), atol=1e-9)
+    pixels = padded.batch(0, 3, IMAGENET, CPU)
+    np.testing.assert_array_equal(pixels[..., 16:-16, 16:-16], plain.batch(0, 3, IMAGENET, CPU))
+    pixels[..., 16:-16, 16:-16] = np.nan
+    for channel in range(3):
+        around = pixels[:, channel][np.isfinite(pixels[:, channel])]
+        assert around.size == 3 * (56 * 64 - 24 * 32)
+        black = -IMAGENET.mean[channel] / IMAGENET.std[channel]
+        np.testing.assert_allclose(around, black, rtol=1e-6)
+    tokens = np.arange(2 * 7 * 8 * 3).reshape(2, 7, 8, 3)
+    np.testing.assert_array_equal(padded.inner(tokens), tokens[:, 2:5, 2:6])
+    assert plain.inner(tokens) is tokens

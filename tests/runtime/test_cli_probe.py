@@ -1,0 +1,105 @@
+"""`dinoreg-rt probe`: its table, its JSON, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from encoders import write_bundle
+from phantoms import Body, centres_of, make_grid, make_phantom
+
+from dinoreg_rt.cli import cli
+from dinoreg_rt.io import write_labels, write_volume
+from dinoreg_rt.types import LabelMap
+
+pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+pytest.importorskip("onnxruntime", reason="runs it: ONNX Runtime is not installed")
+
+
+@pytest.fixture(autouse=True)
+def bundle(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DINOREG_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
+    return write_bundle(tmp_path / "models" / "gabor", [(96, 112)])
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, Path]:
+    """A pair with three organs: parts of the body along x."""
+    grid = make_grid((20, 24, 28), (3.0, 3.0, 4.0))
+    phantom = make_phantom(grid, grid, peak_mm=3.0)
+    points = centres_of(grid)
+    labels = np.where(Body().inside(points), np.digitize(points[..., 0], [-12, 12]) + 1, 0)
+    paths = {name: tmp_path / f"{name}.nii.gz" for name in ("fixed", "moving", "labels")}
+    write_volume(paths["fixed"], phantom.fixed)
+    write_volume(paths["moving"], phantom.moving)
+    write_labels(paths["labels"], LabelMap(labels.astype(np.int32), grid))
+    return paths
+
+
+def probe(files: dict[str, Path], *words: object, labels: bool = True, encoder="gabor") -> Result:
+    both = ("--fixed-labels", files["labels"], "--moving-labels", files["labels"])
+    given = ("probe", encoder, "-f", files["fixed"], "-m", files["moving"], "--threads", 1,
+             "--initial", "none", "--components", 8, *(both if labels else ()), *words)  # fmt: skip
+    return CliRunner().invoke(cli, [str(word) for word in given])
+
+
+def test_the_last_row_of_the_table_is_the_best(files) -> None:
+    result = probe(files)
+    assert result.exit_code == 0, result.stderr
+    head, *rows, last = result.stdout.splitlines()
+    assert head.split() == ["features", "centre", "scale", "mean", "label", "1", "label", "2",
+                            "label", "3", "consistent"]  # fmt: skip
+    assert len(rows) == 13
+    assert any(row.startswith(" MIND-SSC") for row in rows)
+    means = [float(row.split()[-5]) for row in rows]
+    assert means == sorted(means)
+    assert last.startswith("chance: 0.")
+    assert "the best row is the last" in last
+
+
+def test_json(files) -> None:
+    result = probe(files, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert set(found) == {"rows", "chance_of", "tokens"}
+    assert set(found["chance_of"]) == {"1", "2", "3"}
+    mind, first, *others = found["rows"]
+    assert (mind["features"], mind["token_centre"], mind["token_scale"]) == ("MIND-SSC", None, None)
+    assert (first["features"], first["token_centre"]) == ("final", "none")
+    assert len(others) == 11
+    assert first["same_label"] == pytest.approx(np.mean(list(first["same_label_of"].values())))
+    chance = np.mean(list(found["chance_of"].values()))
+    assert chance + 0.1 < first["same_label"] <= 1
+    # Every sixth slice of 20, and the last, of those that are not empty.
+    assert found["tokens"] == [n * 24 * 28 for n in (4, 4)] or min(found["tokens"]) > 100
+
+
+def test_without_labels(files) -> None:
+    result = probe(files, labels=False)
+    assert result.exit_code == 0, result.stderr
+    head, *rows = result.stdout.splitlines()
+    assert head.split() == ["features", "centre", "scale", "consistent"]
+    shares = [float(row.split()[-1]) for row in rows]
+    assert len(shares) == 13
+    assert shares == sorted(shares)
+    found = json.loads(probe(files, "--json", labels=False).stdout)
+    assert found["chance_of"] == {}
+    assert {row["same_label"] for row in found["rows"]} == {None}
+
+
+def test_what_is_refused(files, tmp_path) -> None:
+    one = probe(files, "--fixed-labels", files["labels"], labels=False)
+    assert one.exit_code == 2
+    assert "give both --fixed-labels and --moving-labels, or neither" in one.stderr
+    named_twice = probe(files, "--encoder", "gabor")
+    assert named_twice.exit_code == 2
+    assert "the encoder is the command's argument, not --encoder" in named_twice.stderr
+    missing = probe(files, encoder="nothing")
+    assert missing.exit_code == 3
+    assert "no encoder 'nothing'" in missing.stderr
+    lacking = probe(files, "--layers", "5")
+    assert lacking.exit_code == 2 or "--layers 5" in lacking.stderr
