@@ -34,6 +34,7 @@ HOT = {
     "ResampleLinear",
     "ShiftCost",
     "Smooth",
+    "SmoothWithinEdges",
     "WarpIntensity",
     "WarpVectors",
     "WeightedProduct",

@@ -223,6 +223,7 @@ class SolverArgs(ctypes.Structure):
         ("search_trust_cost", c_double),
         ("cost_smoothing_mm", c_double),
         ("field_smoothing_mm", c_double),
+        ("search_edges", c_double),
         ("coupling", POINTER(c_double)),
         ("coupling_rounds", c_int32),
         ("kept_costs_mb", c_int32),

@@ -21,6 +21,9 @@ class SolverOptions:
             the search, before costs are smoothed: what disagrees pulls less; 0 trusts all alike.
         cost_smoothing_mm: of the search's costs.
         field_smoothing_mm: of the search's displacements between coupled rounds.
+        search_edges: how far that smoothing yields between unlike cells: one whose features differ
+            from another's by s times what those of unrelated cells do counts exp(-s search_edges)
+            there; 0 smooths all alike.
         coupling: weights of the coupled-convex rounds.
         kept_costs_mb: where the costs of all shifts take no more (MiB), they are kept in memory for
             those rounds, which else compute them again: the same result, slower.
@@ -59,6 +62,7 @@ class SolverOptions:
     search_trust_cost: float = 0.0
     cost_smoothing_mm: float = 14.0
     field_smoothing_mm: float = 10.0
+    search_edges: float = 0.0
     coupling: tuple[float, ...] = field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0))
     kept_costs_mb: int = 256
     consistency_rounds: int = 15

@@ -127,6 +127,7 @@ def _sizes(
         "search_trust_cost",
         "cost_smoothing_mm",
         "field_smoothing_mm",
+        "search_edges",
         "learning_rate_mm",
         "adam_epsilon",
         "smoothing_mm",

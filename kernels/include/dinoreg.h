@@ -278,6 +278,10 @@ typedef struct dr_solver_args {
   double search_trust_cost;
   double cost_smoothing_mm; /* sigma */
   double field_smoothing_mm;
+  /* With search_edges > 0 that smoothing yields between unlike cells of the fixed image (of the
+   * moving one on the way back): a neighbour whose features differ by s times what those of
+   * unrelated cells do counts exp(-s search_edges), by a power close to it. 0: a plain Gaussian. */
+  double search_edges;
   const double* coupling; /* host memory */
   int32_t coupling_rounds;
   /* MiB. Where the costs of all shifts of a level take no more, the workspace keeps them for the

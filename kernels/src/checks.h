@@ -204,6 +204,7 @@ dr_status check_solver(const dr_solver_args& a) {
     const char* name;
     double value;
   } not_negative[] = {{"search_trust_cost", a.search_trust_cost},
+                      {"search_edges", a.search_edges},
                       {"cost_smoothing_mm", a.cost_smoothing_mm},
                       {"field_smoothing_mm", a.field_smoothing_mm},
                       {"smoothing_mm", a.smoothing_mm},

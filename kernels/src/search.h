@@ -7,6 +7,7 @@
 
 #include "context.h"
 #include "dinoreg/cost.h"
+#include "dinoreg/edges.h"
 #include "dinoreg/pool.h"
 #include "dinoreg/sum.h"
 #include "level.h"
@@ -156,6 +157,7 @@ class SearchLevel {
     return c_.report(DR_STAGE_SEARCH, ((float)level_ + fraction) / (float)a_.search_levels);
   }
 
+  // With trust, as costs are, and without.
   const float* unrelated_cost(const Cells& fixed, const Cells& moving) {
     const int rows = grid_.padded.rows(), sums = 3 * features_.channels;
     double* moments[2];
@@ -167,7 +169,7 @@ class SearchLevel {
                             of_rows});
       c_.run(SumInOrder<float>{of_rows, sums, rows, moments[i]});
     }
-    float* cost = work_.template take<float>(1);
+    float* cost = work_.template take<float>(2);
     c_.run(UnrelatedCost{moments[0], moments[1], features_.channels, cost, trust_cost()});
     return cost;
   }
@@ -212,8 +214,7 @@ class SearchLevel {
       pass.known = kept;
       if (round == 0 && moments != nullptr) add_spread(pass, moments);
       c_.run(ShiftsToPlanes{best_shift, grid_.cells, grid_.shifts, raw});
-      c_.smooth(raw, planes, tmp, grid_.cells, 3, 1, a_.field_smoothing_mm * grid_.shrink,
-                grid_.cell_mm);
+      smooth_planes(fixed, unrelated, raw, planes, tmp);
       if (!report(from + share * (float)(round + 1) / (float)(a_.coupling_rounds + 1)))
         return false;
       pass.keep.near = planes;
@@ -222,6 +223,24 @@ class SearchLevel {
     c_.run(PlanesToField{planes, grid_.cells, to_vec3(grid_.cell_mm), out});
     work_.release(mark);
     return true;
+  }
+
+  // Displacements in -> out, all three different; with search_edges as far as `image` stays alike.
+  void smooth_planes(const Cells& image, const float* unrelated, const float* in, float* out,
+                     float* tmp) const {
+    const double sigma = a_.field_smoothing_mm * grid_.shrink;
+    if (a_.search_edges == 0.0)
+      return c_.smooth(in, out, tmp, grid_.cells, 3, 1, sigma, grid_.cell_mm);
+    const Shape& n = grid_.cells;
+    const Shifts& r = grid_.shifts;
+    const double* mm = grid_.cell_mm;
+    // Few neighbours: each costs a comparison of all channels.
+    const double reach = 2.0;
+    c_.run(SmoothWithinEdges{
+        in, image.features, image.weight, grid_.padded, n, r.radius_z, r.radius_y, r.radius_x,
+        features_.channels, gaussian_taps(sigma, mm[0], n.z, reach),
+        gaussian_taps(sigma, mm[1], n.y, reach), gaussian_taps(sigma, mm[2], n.x, reach),
+        unrelated + 1, (float)a_.search_edges, out});
   }
 
   // 729 shifts of 32 x 27 x 32 cells, that is 192 x 160 x 192 voxels of 2 mm, are 77 MiB. A coupled

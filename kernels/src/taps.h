@@ -9,14 +9,15 @@
 DR_NAMESPACE_BEGIN
 
 // Gaussian taps for a width in millimetres; an axis with coarse spacing is smoothed less.
-inline Taps gaussian_taps(double sigma_mm, double spacing_mm, int n) {
+// Beyond `reach` widths there are none.
+inline Taps gaussian_taps(double sigma_mm, double spacing_mm, int n, double reach = 2.5) {
   const double sigma = sigma_mm / spacing_mm;
   Taps taps = {};
   if (n < 2 || sigma < 0.05) {
     taps.weight[0] = 1.0f;
     return taps;
   }
-  const int wanted = (int)ceil(2.5 * sigma);
+  const int wanted = (int)ceil(reach * sigma);
   taps.radius = wanted < kMaxTapRadius ? wanted : kMaxTapRadius;
   double weight[kMaxTapRadius + 1], sum = 0.0;
   for (int t = 0; t <= taps.radius; ++t) {

@@ -263,6 +263,13 @@ class RegistrationConfig(BaseModel):
     field_smoothing: float = Field(
         0.82, ge=0, le=3, description="width of the smoothing between coupled rounds, in steps"
     )
+    search_edges: float = Field(
+        0.0,
+        ge=0,
+        le=1e3,
+        description="how far that smoothing yields between unlike tissues: one whose features "
+        "have nothing in common with another's counts exp(-this) there; 0: all are smoothed alike",
+    )
     coupling: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.03, 0.3),
         max_length=32,

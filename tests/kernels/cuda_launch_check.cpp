@@ -12,6 +12,7 @@
 #include "cuda/launch.cuh"
 #include "dinoreg/cost.h"
 #include "dinoreg/correlation.h"
+#include "dinoreg/edges.h"
 #include "dinoreg/local_intensity.h"
 #include "dinoreg/mind.h"
 #include "dinoreg/regularity.h"
@@ -240,6 +241,21 @@ bool same_as_cpu() {
     op.factor[0] = 1.0f, op.factor[1] = 2.0f, op.factor[2] = 3.0f, op.shift[2] = -1.0f;
     op.out = out;
     op.count = 2, op.slices[0] = 3;
+    launch(op);
+  });
+  // Fewer cells than the 5 x 7 x 37 of the noise, with a margin.
+  good &= same_bits("SmoothWithinEdges", 3 * 4 * 5 * 33, [&](const auto& launch, float* out) {
+    dr::SmoothWithinEdges op = {};
+    op.in = in;
+    op.features = in;
+    op.weight = weight.data();
+    op.padded = {5, 7, 37}, op.shape = {4, 5, 33};
+    op.margin_z = 0, op.margin_y = 1, op.margin_x = 2;
+    op.channels = 3;
+    op.z = op.y = op.x = taps;
+    op.unrelated = &scale;
+    op.edges = 1.0f;
+    op.out = out;
     launch(op);
   });
   // Five shifts' costs, their least and what unrelated features cost.

@@ -6,6 +6,7 @@
 #include "dinoreg/adam.h"
 #include "dinoreg/correlation.h"
 #include "dinoreg/cost.h"
+#include "dinoreg/edges.h"
 #include "dinoreg/field.h"
 #include "dinoreg/pool.h"
 #include "dinoreg/regularity.h"
@@ -14,6 +15,7 @@
 #include "dinoreg/sum.h"
 #include "launch.h"
 #include "passes.h"
+#include "taps.h"
 
 using namespace dr;
 
@@ -100,6 +102,27 @@ void op_shift_cost(const float* fixed, const float* fixed_weight, const float* m
   op.shift_count = shift_count;
   op.unrelated = &unrelated;
   op.trust_cost = trust_cost;
+  op.out = out;
+  run(op);
+}
+
+// in and out: (3, Z, Y, X); features: (PZ, PY, channels, PX).
+void op_smooth_within_edges(const float* in, const float* features, const float* weight,
+                            const int* padded, const int* shape, const int* margin, int channels,
+                            const float* sigma, float unrelated, float edges, float* out) {
+  SmoothWithinEdges op = {};
+  op.in = in;
+  op.features = features;
+  op.weight = weight;
+  op.padded = shape_of(padded);
+  op.shape = shape_of(shape);
+  op.margin_z = margin[0], op.margin_y = margin[1], op.margin_x = margin[2];
+  op.channels = channels;
+  op.z = gaussian_taps(sigma[0], 1.0, shape[0], 2.0);
+  op.y = gaussian_taps(sigma[1], 1.0, shape[1], 2.0);
+  op.x = gaussian_taps(sigma[2], 1.0, shape[2], 2.0);
+  op.unrelated = &unrelated;
+  op.edges = edges;
   op.out = out;
   run(op);
 }

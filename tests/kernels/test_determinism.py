@@ -78,6 +78,15 @@ def test_levels_of_the_search(shape):
     assert_same_bits(solve_all(shape, options))
 
 
+@pytest.mark.parametrize("terms", [{"search_trust_cost": 0.5}, {"search_edges": 5.0}])
+def test_terms_of_the_search(terms):
+    options = SolverOptions(
+        search_factor=(2, 2, 2), search_radius=(1, 2, 2), coupling=(0.3,), search_levels=2,
+        consistency_rounds=2, iterations=(0,), **terms
+    )  # fmt: skip
+    assert_same_bits(solve_all((22, 24, 40), options))
+
+
 def test_one_level_and_no_search():
     options = SolverOptions(search_radius=(0, 0, 0), iterations=(4,))
     assert_same_bits(solve_all((5, 60, 62), options))

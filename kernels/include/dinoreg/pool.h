@@ -198,7 +198,7 @@ struct UnrelatedCost {
   const double* fixed;   // (channels, 3): the moments of `FeatureMoments`, summed over the rows
   const double* moving;  // (channels, 3)
   int channels;
-  float* out;
+  float* out;        // with trust, and without
   float trust_cost;  // of `trust_of`
 
   DR_HD int rows() const { return 1; }
@@ -217,7 +217,8 @@ struct UnrelatedCost {
       }
       cost += (mean[0] - mean[1]) * (mean[0] - mean[1]);
     }
-    *out = (float)cost * trust_of((float)cost, trust_cost);
+    out[0] = (float)cost * trust_of((float)cost, trust_cost);
+    out[1] = (float)cost;
   }
 };
 

@@ -59,6 +59,7 @@ _PANELS = {
         "search_trust_cost",
         "cost_smoothing",
         "field_smoothing",
+        "search_edges",
         "coupling",
         "search_memory_mb",
         "inverse_consistency_rounds",
