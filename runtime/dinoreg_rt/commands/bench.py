@@ -8,7 +8,7 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config_files import preset_names
-from ..demands import check_encoder, check_used, choose_machine
+from ..demands import check_used, choose_machine
 from ..progress import reporting
 from ..stdout import print_result
 from .options import FilePath, config_options, given_config, read_config
@@ -84,7 +84,6 @@ def bench(**options: Any) -> None:
     config = read_config(options)
     check_used(config, given_config(options))
     choose_machine(config)  # what is not there is said before any work
-    check_encoder(config)
     # Only now: half of the start is their imports, and the device was found missing without them.
     from ..bench import BenchRequest, run_bench
 
