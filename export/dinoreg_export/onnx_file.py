@@ -7,6 +7,7 @@ decides at run time what to compute is refused: its constants need not be the pa
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 #: Of the file itself: what the format can describe. Larger models keep their numbers beside it.
 _LARGEST = (1 << 31) - 1
 _PLAIN_DOMAINS = ("", "ai.onnx")
+_PRODUCTS = ("MatMul", "Gemm", "Conv")
 _QUANTISED = re.compile(r"[Qq]uantize|^QLinear|Integer$")
 #: What the branches of an If may consist of: choices between shapes, as the rotary positions of
 #: DINOv3 have them.
@@ -111,7 +113,24 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path}: not an ONNX file, or cut off: {error}") from error
     if not model.graph.node:
         raise InputError(f"{path}: not an ONNX file, or damaged: it has no nodes")
+    if any(isinstance(text, bytes) for text in _texts(model.graph)):  # as protobuf hands them out
+        raise InputError(f"{path}: damaged: names in it are no text; copy or download it again")
     return model
+
+
+def _texts(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    """Everything in a graph that is to be text, as far as it is looked at."""
+    held = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+    for tensor in (*graph.initializer, *held):
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (text for entry in node.metadata_props for text in (entry.key, entry.value))
+        for attribute in node.attribute:
+            yield attribute.name
+            if attribute.HasField("g"):
+                yield from _texts(attribute.g)
 
 
 def _check_plain(path: Path, model: onnx.ModelProto) -> None:
@@ -127,6 +146,11 @@ def _check_plain(path: Path, model: onnx.ModelProto) -> None:
             raise InputError(
                 f"{path}: the {node.op_type} '{node.name}' decides at run time what is computed; "
                 f"{wanted}"
+            )
+        if not node.output or (node.op_type in _PRODUCTS and len(node.input) < 2):
+            raise InputError(
+                f"{path}: the {node.op_type} '{node.name}' lacks inputs or outputs: the file is "
+                "damaged; copy or download it again"
             )
         if node.domain not in _PLAIN_DOMAINS:
             raise InputError(

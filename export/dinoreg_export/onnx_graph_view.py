@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Operators that hand their first input on: the same numbers, perhaps in another shape or type.
 _PASSING = {"Identity", "Cast", "CastLike", "Expand", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+#: Of nodes between a constant and its use; a damaged graph may go in circles.
+_LONGEST_CHAIN = 50
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _LONGEST_SCOPES = 10_000
 
@@ -44,7 +46,7 @@ class GraphView:
     def constant(self, value: str) -> tuple[onnx.TensorProto, bool] | None:
         """The constant that a value is a copy of, and whether it was turned; None: it is none."""
         turned = False
-        for _ in range(len(self.nodes) + 1):  # a graph without cycles ends before that
+        for _ in range(_LONGEST_CHAIN):
             if value in self.constants:
                 return self.constants[value], turned
             node = self.makers.get(value)

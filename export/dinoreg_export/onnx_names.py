@@ -136,7 +136,7 @@ def _patch_embedding(path: Path, view: GraphView) -> tuple[onnx.NodeProto, str]:
     found = []
     for node in view.nodes:
         held = view.constant(node.input[1]) if node.op_type == "Conv" else None
-        if held is None:
+        if held is None or len(shape_of(held[0])) != 4:
             continue
         names = [held[0].name, *(f"{module}.weight" for module in modules_of(node))]
         if match := next(filter(None, map(_PATCH.match, names)), None):
@@ -221,7 +221,7 @@ def _embedding(view: GraphView, patch: onnx.NodeProto) -> dict[str, Entry]:
     What cannot be told is left out.
     """
     kernel = view.constant(patch.input[1])
-    channels = shape_of(kernel[0])[0] if kernel is not None else 0
+    channels = 0 if kernel is None else shape_of(kernel[0])[0]
     front: list[Part] = []
     table: list[Part] = []
     pending, seen = [patch.output[0]], set()
@@ -234,7 +234,7 @@ def _embedding(view: GraphView, patch: onnx.NodeProto) -> dict[str, Entry]:
             if node.op_type == "Concat":
                 front += [p for v in others if (p := _rows(view, v, channels)) is not None]
             elif node.op_type == "Add":
-                table = table or (others and _table(view, others[0], channels)) or []
+                table = table or (_table(view, others[0], channels) if others else [])
             elif node.input[0] != value:
                 continue
             seen.add(id(node))
@@ -263,17 +263,23 @@ def _rows(view: GraphView, value: str, channels: int) -> Part | None:
     return Part(held[0], 0, rows) if one_for_all and last == channels and rows > 0 else None
 
 
-def _table(view: GraphView, value: str, channels: int, depth: int = 0) -> list[Part] | None:
-    """The learned positions behind what is added to the tokens, whatever grid it was fitted to."""
-    if depth > _DEEPEST:
-        return None
-    if value in view.constants:
-        part = _rows(view, value, channels)
-        return None if part is None else [part]
-    node = view.makers.get(value)
-    if node is None or not node.input:
-        return None
-    if node.op_type == "Concat":
-        parts = [_table(view, v, channels, depth + 1) for v in node.input]
-        return None if None in parts else [p for some in parts if some for p in some]
-    return _table(view, node.input[0], channels, depth + 1) if node.op_type in _TABLE else None
+def _table(view: GraphView, value: str, channels: int) -> list[Part]:
+    """The learned positions behind what is added to the tokens, whatever grid it was fitted to.
+
+    One constant, or that of the class token and those of the patches joined; else none.
+    """
+    origin = _origin(view, value)
+    node = view.makers.get(origin)
+    joined = node.input if node is not None and node.op_type == "Concat" else [origin]
+    parts = [_rows(view, _origin(view, v), channels) for v in joined]
+    return [] if None in parts else [part for part in parts if part is not None]
+
+
+def _origin(view: GraphView, value: str) -> str:
+    """What a value is a copy of, in another shape, order or size."""
+    for _ in range(_DEEPEST):
+        node = view.makers.get(value)
+        if node is None or node.op_type not in _TABLE or not node.input:
+            break
+        value = node.input[0]
+    return value
