@@ -216,17 +216,14 @@ def _intensities(size: _Sizes, grids: WorkingGrids, config: RegistrationConfig) 
 
 
 def _encode(encoding: EncodingPlan) -> int:
-    """Tokens of one plane, a batch on its way, and their moments; the engine counts elsewhere."""
+    """Tokens of one plane and a batch on its way; the engine counts elsewhere."""
     needed = 0
     for plane in encoding.planes:
-        _, rows, columns, channels = encoding.token_shape(plane, 0)
         pixels = _FLOAT * 3 * plane.graph.height * plane.graph.width
-        tokens = encoding.batch * rows * columns * channels
         # Tokens as they come, in half precision, also those of the batch before on their way to the
         # host, and in single.
-        batch = encoding.batch * pixels + 12 * tokens
-        moments = 6 * _DOUBLE * channels**2
-        needed = max(needed, encoding.token_bytes(plane) + batch + moments)
+        batch = encoding.batch * (pixels + 12 * encoding.slice_tokens(plane))
+        needed = max(needed, encoding.token_bytes(plane) + batch)
     return needed
 
 

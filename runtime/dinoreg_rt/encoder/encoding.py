@@ -126,7 +126,7 @@ class EncodingPlan:
             return 0
         buffers = 0
         for plane in self.planes:
-            slice_floats = 3 * plane.graph.height * plane.graph.width + self._slice_tokens(plane)
+            slice_floats = 3 * plane.graph.height * plane.graph.width + self.slice_tokens(plane)
             buffers += 4 * slice_floats * sum({1, self.batch})
         return self._weights() + self._activations() + buffers
 
@@ -137,10 +137,10 @@ class EncodingPlan:
     def _under_way(self, plane: PlaneStacks) -> int:
         """Pixels of two batches, one in the engine and the next; tokens of two as they come, one of
         them in half and in single precision."""
-        pixels, tokens = 3 * plane.graph.height * plane.graph.width, self._slice_tokens(plane)
+        pixels, tokens = 3 * plane.graph.height * plane.graph.width, self.slice_tokens(plane)
         return self.batch * (2 * 4 * pixels + (2 * 4 + 2 + 4) * tokens)
 
-    def _slice_tokens(self, plane: PlaneStacks) -> int:
+    def slice_tokens(self, plane: PlaneStacks) -> int:
         """Numbers that the encoder gives for one slice, those of the padding among them."""
         return int(np.prod(self.bundle.token_grid(plane.graph))) * self.bundle.manifest.channels
 
