@@ -149,7 +149,7 @@ def engine(monkeypatch) -> list[int]:
 
         return SimpleNamespace(encode=encode, cancel=lambda: None, concurrent=True)
 
-    monkeypatch.setattr("dinoreg_rt.encoder.extract.open_encoder", opened)
+    monkeypatch.setattr("dinoreg_rt.encoder.pair_tokens.open_encoder", opened)
     return batches
 
 

@@ -19,7 +19,7 @@ from ..progress import duration
 from .bundle import Bundle
 from .cache import TokenCache, cache_folder
 from .encoding import EncodingPlan
-from .extract import token_key
+from .pair_tokens import token_key
 
 #: Entry points that know an encoder's arithmetic: (model, rows, columns) of tokens, and the layers
 #: that are wanted -> operations.

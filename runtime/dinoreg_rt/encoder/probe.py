@@ -26,8 +26,9 @@ from ..pair import Sides
 from ..preprocess import resample_volume
 from ..types import AffineTransform, Array, FloatArray, LabelMap, Volume
 from .encoding import EncodingPlan
-from .extract import PairTokens, moments_of_pair, project_pair, tokens_inside, tokens_of_pair
+from .extract import moments_of_pair, project_pair, tokens_inside
 from .moments import SliceMoments
+from .pair_tokens import PairTokens, tokens_of_pair
 from .pool import EncoderPool
 from .retrieval import REACH_MM, Places, chance, consistent, findable, retrieved
 from .slice_stack import SliceStack

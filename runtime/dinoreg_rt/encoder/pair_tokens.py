@@ -1,0 +1,190 @@
+"""Tokens of both images of a pair: from the cache, or from an encoder that is lent for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ..config import RegistrationConfig
+from ..device import Device
+from ..pair import Sides
+from ..provenance import content_hash
+from ..types import Array
+from .cache import TokenCache, cache_folder, cache_key
+from .encoding import EncodingPlan, PlaneStacks
+from .engine_cache import engine_record
+from .engines import GPU_ENGINES, Encoder, open_encoder
+from .pool import EncoderPool
+from .slice_stack import SliceStack
+from .tokens import PatchTokens, check_finite, encode, encode_constant, token_array
+
+if TYPE_CHECKING:
+    from ..trt.library import Flavour
+
+
+@dataclass(frozen=True, eq=False)
+class PairTokens:
+    """Tokens of the fixed and of the moving image.
+
+    Attributes:
+        tokens: of both.
+        constant: tokens of a picture without content, (rows, columns, C); None where they are
+            not needed.
+        cached: whether they came from the cache.
+        entries: of the cache that are being written.
+    """
+
+    tokens: list[PatchTokens]
+    constant: Array | None
+    cached: list[bool]
+    entries: list[Future[bool]]
+
+
+def tokens_of_pair(
+    plan: EncodingPlan,
+    plane: PlaneStacks,
+    sides: Sides,
+    config: RegistrationConfig,
+    device: Device,
+    report: Callable[[str, float], None],
+    encoders: EncoderPool,
+    writer: Executor | None = None,
+) -> PairTokens:
+    """Tokens of both images, from the cache where they are there.
+
+    On a GPU both images are queued before the first one is waited for. The cache's entries are
+    written by `writer`, or not at all without one.
+    """
+    queued = plan.engine in GPU_ENGINES
+    budget = int(config.token_memory_gb * 2**30) // 2
+    cache = TokenCache(cache_folder(), int(config.cache_gb * 2**30)) if config.cache else None
+    result, cached = [], []
+    entries: list[Future[bool]] = []
+    unfinished: list[Callable[[], list[Future[bool]]]] = []
+    for index, (side, stack) in enumerate(zip(sides, plane.stacks, strict=True)):
+        shape = plan.token_shape(plane, index)
+        key = token_key(plan, plane, stack, device) if cache is not None else ""
+        stored = cache.load(key, shape) if cache is not None else None
+        cached.append(stored is not None)
+        stack = replace(stack, volume=side.image.volume)  # the plan's is on the host
+        progress = partial(report, plan.stage(plane, side.image.role))
+        if stored is not None:
+            progress(1.0)
+            result.append(PatchTokens(stack, stored))
+            continue
+        progress(0.0)  # it may take a while to open the encoder
+        # Borrowed only when something is left to encode.
+        with _lent(plan, plane, config, device, encoders, partial(progress, 0.0)) as encoder:
+            progress(0.0)
+            tokens = encode(
+                stack,
+                encoder,
+                plan.normalisation,
+                _room(plan, shape, budget, device),
+                batch=plan.batch,
+                device=device,
+                queued=queued,
+                progress=progress,
+            )
+        result.append(tokens)
+        unfinished.append(_finishing(tokens, key, cache, device, writer))
+        if not queued:
+            entries += unfinished.pop()()
+    for finish in unfinished:
+        entries += finish()
+    constant = None
+    if plan.standardisation.position_components:
+        with _lent(plan, plane, config, device, encoders, lambda: None) as encoder:
+            constant = encode_constant(encoder, plane.graph, device, queued=queued)
+        constant = plane.stacks[0].inner(constant)
+    return PairTokens(result, constant, cached, entries)
+
+
+def _finishing(
+    tokens: PatchTokens,
+    key: str,
+    cache: TokenCache | None,
+    device: Device,
+    writer: Executor | None,
+) -> Callable[[], list[Future[bool]]]:
+    """What is left to do with an image's tokens when they are there: look at them, keep them.
+
+    The function waits for them, and gives the cache's entry that is being written, if there is one.
+    """
+    kept = () if cache is None or writer is None else (tokens.tokens,)
+    values = device.downloading(tokens.total, *kept)
+
+    def finish() -> list[Future[bool]]:
+        total, *array = values()
+        check_finite(total, tokens.stack)
+        if cache is None or writer is None:
+            return []
+        return [writer.submit(cache.store, key, *array)]
+
+    return finish
+
+
+def _room(
+    plan: EncodingPlan, shape: tuple[int, int, int, int], budget_bytes: int, device: Device
+) -> Array:
+    if plan.tokens_on_device:
+        return device.xp.empty(shape, np.float16)
+    return token_array(shape, budget_bytes)
+
+
+def _lent(
+    plan: EncodingPlan,
+    plane: PlaneStacks,
+    config: RegistrationConfig,
+    device: Device,
+    encoders: EncoderPool,
+    waiting: Callable[[], None],
+) -> AbstractContextManager[Encoder]:
+    key = (
+        plan.bundle.folder,
+        plane.graph.file,
+        plan.engine,
+        plan.batch if plan.engine in GPU_ENGINES else 0,  # buffers are made for it
+        device.name,
+        device.threads,
+    )
+    make = partial(
+        open_encoder,
+        plan.bundle,
+        plane.graph,
+        plan.engine,
+        device.threads,
+        device=device,
+        batch=plan.batch,
+        memory_bytes=int(config.gpu_memory_gb * 2**30) if config.gpu_memory_gb else None,
+    )
+    return encoders.lent(key, make, waiting)
+
+
+def token_key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Device) -> str:
+    """Name in the cache of a stack's tokens."""
+    built: dict[str, Any] = {}
+    if plan.engine in ("tensorrt", "tensorrt-rtx"):
+        # Of several engines for one bundle each rounds in its own way.
+        flavour = cast("Flavour", plan.engine)
+        _, record = engine_record(plan.bundle, plane.graph, flavour, device.index)
+        built["engine_sha256"] = record.sha256
+    if stack.padding:  # tokens from before there was a choice keep their names
+        built["padding"] = stack.padding
+    return cache_key(
+        **built,
+        image=content_hash(stack.volume),
+        bundle=plan.bundle.manifest.hash(),
+        graph=plane.graph.file,
+        engine=plan.engine,
+        normalisation=plan.normalisation.model_dump(),
+        window=list(stack.window),
+        plane=plane.plane,
+        encoded=list(stack.encoded),
+    )
