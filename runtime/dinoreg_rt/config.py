@@ -116,8 +116,9 @@ class RegistrationConfig(BaseModel):
         None,
         gt=0,
         le=1,
-        description="relative depth of the block whose tokens a checkpoint is exported with, here "
-        "and by 'export onnx --preset'; 1, and default: the final layer",
+        description="layer that is exported when --encoder is a checkpoint, and by 'export onnx "
+        "--preset', as a share of the network's blocks; 1, and default: the final layer; a bundle "
+        "keeps the layers it has",
     )
     engine: EngineChoice = Field(
         "auto",
@@ -133,8 +134,8 @@ class RegistrationConfig(BaseModel):
         0,
         ge=0,
         le=8,
-        description="rows and columns of tokens that are added at each edge of a slice, black, and "
-        "thrown away: some encoders' tokens at the border of a picture are artefacts",
+        description="rows and columns of tokens added as a black margin at each edge of a slice "
+        "and then discarded, for encoders that produce artefacts at the image border",
     )
     slice_stride: int = Field(
         1, ge=1, le=1000, description="one of so many slices is encoded, and the last (k)"
@@ -143,8 +144,8 @@ class RegistrationConfig(BaseModel):
         None,
         gt=0,
         le=1000,
-        description="distance of the encoded slices; each image gets a stride of its own that "
-        "comes no further; default: --slice-stride decides",
+        description="largest distance between encoded slices, from which each image's stride "
+        "follows; default: --slice-stride decides",
     )
     axis: Literal["auto", "axial", "coronal", "sagittal", "all"] = Field(
         "auto",
@@ -162,12 +163,12 @@ class RegistrationConfig(BaseModel):
         "all of them",
     )
     token_centre: TokenCentre = Field(
-        "none",
+        "smooth",
         description="what is subtracted from an image's tokens before the joint PCA: none, the "
         "image's mean, each slice's mean, or smooth, the slices' means smoothed along the stack",
     )
     token_scale: TokenScale = Field(
-        "none",
+        "deviation",
         description="what tokens are divided by: none, each channel's deviation over the image, "
         "or each token's length",
     )
@@ -184,8 +185,8 @@ class RegistrationConfig(BaseModel):
         0.0,
         ge=0,
         le=1e3,
-        description="weight of MIND-SSC beside an encoder's 1 where both are joined; their sum "
-        "stays the same, whatever the number of channels",
+        description="weight of MIND-SSC where both are joined, relative to 1 for the encoder; the "
+        "total variance of the joined features does not depend on it",
     )
     search_features: tuple[FeatureSet, ...] | None = Field(
         None,
@@ -254,8 +255,8 @@ class RegistrationConfig(BaseModel):
         0.0,
         ge=0,
         le=1e6,
-        description="adaptive weighting in the discrete search: features that differ by so much "
-        "cost half of that, and wrong ones hardly more; 0: all are trusted alike",
+        description="limit that large feature differences approach in the discrete search: a cost "
+        "d becomes d / (1 + d / this), so that outliers pull less; 0: no limit",
     )
     cost_smoothing: float = Field(
         1.15, ge=0, le=3, description="width (sigma) of the search's smoothing, in its steps"
@@ -267,8 +268,8 @@ class RegistrationConfig(BaseModel):
         0.0,
         ge=0,
         le=1e3,
-        description="how far that smoothing yields between unlike tissues: one whose features "
-        "have nothing in common with another's counts exp(-this) there; 0: all are smoothed alike",
+        description="how much --field-smoothing is reduced between unlike tissues: cells whose "
+        "features are unrelated count exp(-this) for each other; 0: all are smoothed alike",
     )
     coupling: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.03, 0.3),

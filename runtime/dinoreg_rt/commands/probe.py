@@ -36,13 +36,14 @@ _SLICE_SPACING_MM = 12.0
 def probe(**options: Any) -> None:
     """Find out which layer of an encoder suits your images, and how to standardise its tokens.
 
-    For every token of a labelled organ of the fixed image the three most similar tokens of the
-    moving image are looked up within 48 mm. The table shows how often they lie in the same organ,
-    for each layer in the bundle and each standardisation, beside MIND-SSC and chance. Export
-    several layers to compare them: 'dinoreg-rt export onnx --layer 5 --layer 7 --layer 9'.
+    For up to 1000 tokens of each labelled organ of the fixed image, the three most similar tokens
+    of the moving image are looked up within 48 mm along each axis. The table shows how often they
+    lie in the same organ, for each layer in the bundle and each standardisation, next to MIND-SSC
+    and chance. To compare layers, export several: 'dinoreg-rt export onnx --layer 11 --layer 15'.
 
-    Without labels only the share of tokens is shown whose match leads back to where it began.
-    Slices 12 mm apart are encoded unless an option, preset or file says otherwise.
+    The column 'consistent', the only one without labels, is the share of tokens whose best match
+    leads back to where it began. Slices are encoded 12 mm apart, unless --slice-stride,
+    --slice-spacing-mm, --preset or --config is given.
     """
     if (options["fixed_labels"] is None) != (options["moving_labels"] is None):
         raise click.UsageError("give both --fixed-labels and --moving-labels, or neither")
