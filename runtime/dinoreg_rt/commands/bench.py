@@ -8,7 +8,7 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config_files import preset_names
-from ..demands import check_demands, check_used
+from ..demands import check_demands, check_used, choose_machine
 from ..progress import reporting
 from ..stdout import print_result
 from .options import FilePath, config_options, given_config, read_config
@@ -83,7 +83,10 @@ def bench(**options: Any) -> None:
         raise click.UsageError("--against and --peer-python belong together")
     config = read_config(options)
     check_used(config, given_config(options))
-    check_demands(config)  # what is not there is said before any work
+    # What is not there is said before any work. Against a peer an encoder is refused, also one that
+    # is there.
+    check = choose_machine if options["against"] else check_demands
+    check(config)
     # Only now: half of the start is their imports, and the device was found missing without them.
     from ..bench import BenchRequest, run_bench
 

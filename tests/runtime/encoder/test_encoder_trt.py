@@ -24,7 +24,7 @@ from dinoreg_export import engine as engine_module
 from dinoreg_export.engine import export_engines
 from dinoreg_rt.batches import pieces
 from dinoreg_rt.device import Device
-from dinoreg_rt.encoder import engine_cache, extract
+from dinoreg_rt.encoder import engine_cache, pair_tokens
 from dinoreg_rt.encoder.bundle import open_bundle
 from dinoreg_rt.encoder.engines import open_encoder
 from dinoreg_rt.errors import DeviceError, InputError
@@ -284,7 +284,7 @@ def test_tokens_of_one_engine_are_not_those_of_another(machine, bundle, tmp_path
         plan = SimpleNamespace(
             bundle=bundle, engine=engine, normalisation=bundle.manifest.normalisation
         )
-        return extract.token_key(plan, plane, stack, Device("cuda"))
+        return pair_tokens.token_key(plan, plane, stack, Device("cuda"))
 
     first = key("tensorrt")
     assert key("tensorrt") == first != key("ort-cuda")
