@@ -277,7 +277,7 @@ def test_tokens_of_one_engine_are_not_those_of_another(machine, bundle, tmp_path
     stack = SimpleNamespace(
         volume=Volume(waves(grid.shape_zyx, channels=1)[..., 0].astype(np.float32), grid)
     )
-    stack.window, stack.encoded = (0.0, 1.0), (0, 2)
+    stack.window, stack.encoded, stack.padding = (0.0, 1.0), (0, 2), 0
     plane = SimpleNamespace(graph=bundle.manifest.graphs[0], plane="axial")
 
     def key(engine: str) -> str:
