@@ -249,7 +249,8 @@ class RegistrationConfig(BaseModel):
         ge=1,
         le=4,
         description="levels of the discrete search: every further one halves the step and searches "
-        "two steps around what was found; default: 1, for two images of one contrast 2, if close 1",
+        "two steps around what was found; default: 1, for two images of one contrast 2, if close "
+        "1, and at least as many as --search-features has values",
     )
     search_trust_cost: float = Field(
         0.0,
@@ -445,6 +446,25 @@ class RegistrationConfig(BaseModel):
             raise ValueError("without an encoder only mind can be compared")
         if "joined" in wanted and info.data.get("mind_weight") == 0:
             raise ValueError("joined wants a mind weight above 0")
+        if info.field_name == "refinement_features" and info.data.get("encoder") is not None:
+            search = info.data.get("search_features") or ("encoder",)
+            if wanted == {"mind"} == set(search):
+                raise ValueError("no stage would compare the encoder; leave the encoder out")
+        return value
+
+    @field_validator("search_levels")
+    @classmethod
+    def _levels_for_all_features(cls, value: int | None, info: ValidationInfo) -> int | None:
+        given = len(info.data.get("search_features") or ())
+        if value is not None and value < given:
+            raise ValueError(f"the search features are for {given} levels; wanted at least as many")
+        return value
+
+    @field_validator("layers")
+    @classmethod
+    def _each_layer_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("a layer is there twice")
         return value
 
     @field_validator("trust_cost")

@@ -136,7 +136,9 @@ def fill_by_contrast(
     alone = config.correlation_weight == 0  # then the features have to do all
     window = 1.25 if set(modalities) == {"ct"} else 2.0
     defaults = {
-        "search_levels": 2 if contrast.alike and not close else 1,
+        "search_levels": max(
+            2 if contrast.alike and not close else 1, len(config.search_features or ())
+        ),
         "feature_weight": 0.1 if close and not alone else 1.0,
         "correlation_weight": 3.0 if close else 2.5,
         "iterations": (40, 40) if close else (40, 20),

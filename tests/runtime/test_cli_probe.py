@@ -51,13 +51,12 @@ def test_the_last_row_of_the_table_is_the_best(files) -> None:
     result = probe(files)
     assert result.exit_code == 0, result.stderr
     head, *rows, last = result.stdout.splitlines()
-    assert head.split() == ["features", "centre", "scale", "mean", "label", "1", "label", "2",
-                            "label", "3", "consistent"]  # fmt: skip
+    assert head.split() == ["features", "centre", "scale", "same", "label", "consistent"]
     assert len(rows) == 13
     assert any(row.startswith(" MIND-SSC") for row in rows)
-    means = [float(row.split()[-5]) for row in rows]
+    means = [float(row.split()[-2]) for row in rows]
     assert means == sorted(means)
-    assert last.startswith("chance: 0.")
+    assert last.startswith("same label: mean of 3 labels, by chance 0.")
     assert "the best row is the last" in last
 
 

@@ -89,22 +89,24 @@ def _print(result: ProbeResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    labels = list(result.chance)
+    labels = len(result.chance)
     table = Table(box=None, padding=(0, 1))
     for heading in ("features", "centre", "scale"):
         table.add_column(heading, no_wrap=True)
-    for heading in (*(["mean"] if labels else []), *(f"label {n}" for n in labels), "consistent"):
+    for heading in (*(["same label"] if labels else []), "consistent"):
         table.add_column(heading, justify="right", no_wrap=True)
     # The best last, where the eye is when the table has scrolled by.
     for row in sorted(result.rows, key=_merit):
-        shares = [row.mean, *(row.found[n] for n in labels)] if labels else []
-        cells = [f"{share:.3f}" for share in (*shares, row.consistent)]
-        table.add_row(row.features, row.centre, row.scale, *cells)
+        shares = [share for share in (row.mean, row.consistent) if share is not None]
+        table.add_row(row.features, row.centre, row.scale, *[f"{share:.3f}" for share in shares])
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     if labels:
-        mean = sum(result.chance.values()) / len(labels)
-        console.print(f"chance: {mean:.3f}; the higher, the better; the best row is the last")
+        mean = sum(result.chance.values()) / labels
+        console.print(
+            f"same label: mean of {labels} labels, by chance {mean:.3f}; --json has each of them; "
+            "the best row is the last"
+        )
 
 
 def _merit(row: ProbeRow) -> float:

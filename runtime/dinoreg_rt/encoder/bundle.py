@@ -99,7 +99,7 @@ class Bundle:
         if held and not fitting:
             most = max((min(grid) - 1) // 2 for grid in held)
             raise ConfigError(
-                f"--slice-padding {padding}: leaves no token of a slice in the {have} tokens of "
+                f"--slice-padding {padding}: leaves no token of a slice on the grids ({have}) of "
                 f"{self.name}; wanted at most {most}, or a bundle of a larger --size"
             )
         # Largest first: among sizes of one shape the finer one keeps more of the image.

@@ -107,11 +107,16 @@ def test_each_stage_compares_features_of_its_own(phantom, bundle) -> None:
         assert np.abs(fields(**changed) - everything).max() > 0.01
 
 
-def test_without_the_encoder_in_any_stage_the_field_is_that_of_mind(phantom, bundle) -> None:
-    never = {"search_features": ("mind",), "refinement_features": "mind"}
-    first = run(phantom, config(bundle, **never)).displacement.vectors_mm
-    alone = config(bundle).model_copy(update={"encoder": None})
-    np.testing.assert_array_equal(first, run(phantom, alone).displacement.vectors_mm)
+def test_an_encoder_that_no_stage_compares_is_refused(bundle) -> None:
+    with pytest.raises(ConfigError, match="no stage would compare the encoder"):
+        config(bundle, search_features=("mind",), refinement_features="mind")
+    with pytest.raises(ConfigError, match="for 2 levels"):
+        config(bundle, search_features=("encoder", "mind"), search_levels=1)
+
+
+def test_there_are_levels_for_all_search_features(phantom, bundle) -> None:
+    settings = config(bundle, search_features=("encoder", "mind", "mind"))
+    assert dinoreg_rt.plan(phantom.fixed, phantom.moving, settings).grids.search_levels == 3
 
 
 def test_all_three_axes(phantom, tmp_path) -> None:
@@ -224,9 +229,9 @@ def test_a_constant_picture_has_no_padding(phantom, bundle) -> None:
 
 def test_too_much_padding_is_an_error(phantom, tmp_path) -> None:
     small = write_bundle(tmp_path / "small", [(32, 40)], patch=4)
-    with pytest.raises(ConfigError, match=r"--slice-padding 4: .* in the 8 10 .* at most 3"):
+    with pytest.raises(ConfigError, match=r"on the grids .8 10. of .* at most 3"):
         dinoreg_rt.plan(phantom.fixed, phantom.moving, config(small, slice_padding=4))
-    with pytest.raises(ConfigError, match=r"--slice-padding 4: .* in the 8 10 .* at most 3"):
+    with pytest.raises(ConfigError, match=r"on the grids .8 10. of .* at most 3"):
         check_encoder(config(small, slice_padding=4), CPU)
     assert dinoreg_rt.plan(phantom.fixed, phantom.moving, config(small, slice_padding=3))
     with pytest.raises(ConfigError, match="holds no graph of 20 x 20 tokens"):
