@@ -13,7 +13,7 @@ import pytest
 from encoders import write_bundle
 
 import dinoreg_rt
-from dinoreg_rt.encoder import extract as extract_module
+from dinoreg_rt.encoder import pair_tokens
 from dinoreg_rt.encoder import pool as pool_module
 from dinoreg_rt.encoder.pool import EncoderPool
 from dinoreg_rt.errors import DeviceError, DinoregError, InputError
@@ -54,7 +54,7 @@ def with_encoder(tmp_path, monkeypatch) -> tuple[dinoreg_rt.RegistrationConfig, 
 
         monkeypatch.setattr(module, name, call)
 
-    counting(extract_module, "open_encoder")
+    counting(pair_tokens, "open_encoder")
     counting(pool_module, "open_bundle")
     return dinoreg_rt.RegistrationConfig(encoder=str(bundle), cache=False, **QUICK), opened
 
@@ -85,7 +85,7 @@ def test_encoder_is_opened_once(pair, with_encoder) -> None:
 def test_threads_share_one_encoder(pair, other_pair, with_encoder, monkeypatch) -> None:
     config, opened = with_encoder
     at_work, most = [], []
-    encode = extract_module.encode
+    encode = pair_tokens.encode
 
     def watched(stack, encoder, *args, **kwargs):
         at_work.append(encoder)
@@ -96,7 +96,7 @@ def test_threads_share_one_encoder(pair, other_pair, with_encoder, monkeypatch) 
         finally:
             at_work.remove(encoder)
 
-    monkeypatch.setattr(extract_module, "encode", watched)
+    monkeypatch.setattr(pair_tokens, "encode", watched)
     pairs = [pair, other_pair] * 2
     with dinoreg_rt.Registrar(config, workers=4) as registrar:
         futures = [registrar.submit(*p) for p in pairs]
