@@ -36,10 +36,10 @@ class Standardisation:
             `position_directions`.
     """
 
-    centre: TokenCentre = "none"
-    scale: TokenScale = "none"
-    smoothing_mm: float = 20.0
-    position_components: int = 0
+    centre: TokenCentre
+    scale: TokenScale
+    smoothing_mm: float
+    position_components: int
 
     @classmethod
     def of(cls, config: RegistrationConfig) -> Standardisation:

@@ -28,7 +28,9 @@ def project(tokens: np.ndarray, basis: FeatureBasis, scale: float, device=None) 
     device = device or Device("cpu")
     flat = SliceMoments.of((t.reshape(-1, tokens.shape[-1]) for t in tokens), device)
     none = device.xp.zeros((tokens.shape[-1], 0), np.float64)
-    standard = standardise(flat, Standardisation(), np.arange(len(tokens)), none, device)
+    standard = standardise(
+        flat, Standardisation("none", "none", 20.0, 0), np.arange(len(tokens)), none, device
+    )
     return project_standardised(
         tokens,
         lambda slice_: read_tokens(slice_, 1, (0,), unit=False, device=device),

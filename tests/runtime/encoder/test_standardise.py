@@ -101,7 +101,7 @@ def test_moments_and_features_are_those_of_all_tokens(
 
 def test_a_shift_of_the_whole_image_does_not_show(tokens, inside) -> None:
     """What tells one modality from another may be any offset and any factor of a channel."""
-    kind = Standardisation("image", "deviation")
+    kind = Standardisation("image", "deviation", 20.0, 0)
     none = np.zeros((CHANNELS, 0))
     other = (tokens.astype(np.float32) * np.linspace(0.5, 2, CHANNELS) + 3).astype(np.float16)
     first = standardised(tokens, inside, kind, none).moments
@@ -114,7 +114,7 @@ def test_a_shift_of_the_whole_image_does_not_show(tokens, inside) -> None:
 def test_a_channel_that_never_varies_stays_finite(tokens, inside) -> None:
     tokens[..., 3] = 7
     found = standardised(
-        tokens, inside, Standardisation("image", "deviation"), np.zeros((CHANNELS, 0))
+        tokens, inside, Standardisation("image", "deviation", 20.0, 0), np.zeros((CHANNELS, 0))
     )
     assert found.deviation[3] == 1
     assert np.isfinite(found.moments.scatter).all()
@@ -134,7 +134,7 @@ def test_the_positional_part_is_found_and_projected_out(rng, tokens, inside) -> 
     constant = rng.normal(size=(42, 2)) * (5, 2) @ directions.T + rng.normal(size=CHANNELS)
     found = position_directions(constant.astype(np.float32), 2, CPU)
     np.testing.assert_allclose(found @ found.T, directions @ directions.T, atol=1e-5)
-    moments = standardised(tokens, inside, Standardisation("image"), found).moments
+    moments = standardised(tokens, inside, Standardisation("image", "none", 20.0, 2), found).moments
     along = found.T @ moments.scatter @ found
     assert np.abs(along).max() < 1e-9 * np.abs(moments.scatter).max()
 
@@ -142,7 +142,7 @@ def test_the_positional_part_is_found_and_projected_out(rng, tokens, inside) -> 
 def test_the_same_bits_for_a_memory_mapped_file(tokens, inside, tmp_path) -> None:
     mapped = np.memmap(tmp_path / "tokens", np.float16, "w+", shape=tokens.shape)
     mapped[:] = tokens
-    kind, none = Standardisation("smooth", "deviation"), np.zeros((CHANNELS, 0))
+    kind, none = Standardisation("smooth", "deviation", 20.0, 0), np.zeros((CHANNELS, 0))
     first, second = (standardised(t, inside, kind, none) for t in (tokens, mapped))
     np.testing.assert_array_equal(first.moments.scatter, second.moments.scatter)
     np.testing.assert_array_equal(first.centres, second.centres)
