@@ -13,7 +13,7 @@ import pycuda.driver as cuda
 import SimpleITK as sitk
 
 import dinoreg_rt
-from dinoreg_rt.pycuda_context import AdoptedContext, host_buffer
+from dinoreg_rt.device.pycuda_context import AdoptedContext, host_buffer
 
 # What the host does: its device's primary context (in C++ cuDevicePrimaryCtxRetain and
 # cuCtxPushCurrent, or the CUDA runtime API), and page-locked memory for two images and a

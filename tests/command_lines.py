@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.main import cli
 
 
 def parse(words: list[str]) -> click.Context:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoreg_rt.manifest import (
+from dinoreg_rt.bundle.manifest import (
     FINAL_ONLY,
     BundleFile,
     Graph,

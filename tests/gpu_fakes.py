@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoreg_rt.trt.record import Gpu
+from dinoreg_rt.engines.trt.record import Gpu
 
 H100 = Gpu(gpu="NVIDIA H100", compute_capability="9.0", driver="580.95.05 (CUDA 13.0)")
 
@@ -330,7 +330,7 @@ class OnnxParser:
 
         import onnx
 
-        from dinoreg_export.retype import write_retyped
+        from dinoreg_export.engine.retype import write_retyped
 
         with tempfile.TemporaryDirectory() as folder:
             write_retyped(Path(path), Path(folder) / "float.onnx", "fp32")

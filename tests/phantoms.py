@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinoreg_rt.geometry import index_to_lps, invert_affine, lps_to_index, transform_points
-from dinoreg_rt.pair import Pair, PairImage
+from dinoreg_rt.images.pair import Pair, PairImage
 from dinoreg_rt.types import AffineTransform, Geometry, Volume
 
 

@@ -13,7 +13,7 @@ import rich_click as click
 from click.testing import CliRunner
 from command_lines import parse
 
-from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.main import cli
 
 ROOT = Path(__file__).parents[1]
 #: The comment at the top, its lines joined.

@@ -10,7 +10,7 @@ import pytest
 from command_lines import parse
 
 from dinoreg_rt.commands.options import given_config
-from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.config.parameters import RegistrationConfig
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "gpu_checks.md").read_text("utf-8")

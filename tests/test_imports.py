@@ -113,12 +113,12 @@ def test_runtime_does_not_import_export() -> None:
 
 
 def test_export_takes_only_vocabulary_engine_files_and_slices_from_the_runtime() -> None:
-    allowed = ("dinoreg_rt.manifest", "dinoreg_rt.errors", "dinoreg_rt.trt")
-    allowed += ("dinoreg_rt.encoder.examples", "dinoreg_rt.onnx_runtime")
+    allowed = ("dinoreg_rt.bundle.manifest", "dinoreg_rt.errors", "dinoreg_rt.engines.trt")
+    allowed += ("dinoreg_rt.encoder.examples", "dinoreg_rt.engines.onnx_runtime")
     # Small and without a stage: how a result is printed, and how a killed run's folder is known.
-    allowed += ("dinoreg_rt.stdout", "dinoreg_rt.io.staging")
+    allowed += ("dinoreg_rt.console.stdout", "dinoreg_rt.io.staging")
     # The presets say which size and layer of an encoder they want.
-    allowed += ("dinoreg_rt.config_files",)
+    allowed += ("dinoreg_rt.config.files",)
     for path in sources("dinoreg_export"):
         ours = {n for n in imported(path) if n.startswith("dinoreg_rt.")}
         assert {n for n in ours if not n.startswith(allowed)} == set(), path
@@ -135,7 +135,7 @@ def test_upper_layers_are_imported_from_above_only(layer: str) -> None:
         assert not below, f"{path.name} imports {sorted(below)}"
 
 
-@pytest.mark.parametrize("module", ["dinoreg_rt", "dinoreg_rt.cli"])
+@pytest.mark.parametrize("module", ["dinoreg_rt", "dinoreg_rt.commands.main"])
 def test_imports_without_gpu_and_torch_libraries(module: str) -> None:
     code = (
         "import sys\n"
@@ -195,7 +195,7 @@ def test_help_loads_neither_numpy_nor_simpleitk() -> None:
     code = (
         "import sys\n"
         f"sys.path[:0] = {[str(folder.parent) for folder in PACKAGES.values()]!r}\n"
-        "from dinoreg_rt.cli import cli\n"
+        "from dinoreg_rt.commands.main import cli\n"
         "cli.main(['--help'], standalone_mode=False)\n"
         "loaded = {'numpy', 'SimpleITK', 'matplotlib', 'pydantic'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from dinoreg_rt.console.stdout import print_result
 from dinoreg_rt.errors import DeviceError
-from dinoreg_rt.stdout import print_result
 
-from .engine_cli import engine_command
-from .preset_choice import encoder_presets, preset_choice
+from .bundle.preset_choice import encoder_presets, preset_choice
+from .engine.commands import engine_command
 
 if TYPE_CHECKING:
-    from dinoreg_rt.manifest import Manifest, Source
+    from dinoreg_rt.bundle.manifest import Manifest, Source
 
-    from .architecture import Architecture
-    from .files import Progress
-    from .weights import Weights
+    from .bundle.files import Progress
+    from .checkpoint.architecture import Architecture
+    from .checkpoint.weights import Weights
 
 _BUNDLE = click.Path(path_type=Path)
 
@@ -98,11 +98,11 @@ def onnx_command(**options: Any) -> None:
     weights have a licence of their own, which the bundle names and which goes with it.
     """
     _need_onnx()
-    from dinoreg_rt.manifest import Source
+    from dinoreg_rt.bundle.manifest import Source
 
-    from .checkpoint import open_checkpoint
-    from .models import named
-    from .random_weights import RandomWeights
+    from .checkpoint.models import named
+    from .checkpoint.random_weights import RandomWeights
+    from .checkpoint.read import open_checkpoint
 
     seed = options["random_seed"]
     if (seed is None) == (options["weights"] is None):
@@ -125,7 +125,7 @@ def onnx_command(**options: Any) -> None:
 
 def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
     """Write the bundle, and say so."""
-    from .bundle import export_bundle, normalisation_of
+    from .bundle.write import export_bundle, normalisation_of
 
     sizes, layers, said = _sizes_and_layers(weights.architecture, options)
     normalisation = options["normalisation"]
@@ -187,7 +187,7 @@ def check(bundle: Path, golden: Path | None, *, as_json: bool) -> None:
     The picture of the published values is COCO's 000000039769.
     """
     _need_onnx()
-    from dinoreg_rt.manifest import check_files, read_manifest
+    from dinoreg_rt.bundle.manifest import check_files, read_manifest
 
     manifest = read_manifest(bundle)
     check_files(manifest, bundle)
@@ -197,7 +197,7 @@ def check(bundle: Path, golden: Path | None, *, as_json: bool) -> None:
         "files": "as exported",
     }
     if golden is not None:
-        from .golden import golden_error
+        from .verify.golden import golden_error
 
         result["golden_max_error"] = golden_error(bundle, manifest, golden)
     if as_json:

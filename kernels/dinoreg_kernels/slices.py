@@ -7,17 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import _library, _structs
-from ._arrays import (
-    VOLUME,
-    Array,
-    Call,
-    array_module,
-    doubles,
-    int3,
-    int32s,
-    pointer,
-    steps,
-)
+from ._arrays import VOLUME, Array, Call, array_module, doubles, int3, int32s, pointer, steps
 
 
 def cut_slices(

@@ -14,14 +14,14 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import RegistrationConfig
+    from .config.parameters import RegistrationConfig
+    from .device.placement import Placement
     from .errors import DinoregError
-    from .placement import Placement
-    from .registrar import Registrar
-    from .registration import Plan, plan, register
-    from .result import RegistrationResult
+    from .fields.warp import warp_labels, warp_volume
+    from .registration.register import Plan, plan, register
+    from .registration.registrar import Registrar
+    from .registration.result import RegistrationResult
     from .types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
-    from .warp import warp_labels, warp_volume
 
 _HOME = {
     "AffineTransform": "types",

@@ -1,5 +1,5 @@
 """`python -m dinoreg_rt` is `dinoreg-rt`."""
 
-from .cli import main
+from .commands.main import main
 
 main()

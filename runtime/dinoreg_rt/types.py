@@ -151,13 +151,13 @@ class RunQuality:
         inverse_consistency_max_mm: its maximum.
         overlap_percent: share of the fixed image's weight whose match lies inside the moving
             image's field of view and mask.
-        decoy_ratio: misfit after a coarse search (`dinoreg_rt.decoys`) over that of the best of
+        decoy_ratio: misfit after a coarse search (`dinoreg_rt.quality.mirror_test`) over that of the best of
             the moving image's three mirror images; 1 and above: they match as well. NaN: not
             measured; if `unrelated_ratio` was, the moving image is too small for it.
         unrelated_ratio: feature difference after that search over that of unrelated features.
             NaN: not measured.
         alignment_similarity: of both images at the initial alignment, coarse and not deformed, see
-            `dinoreg_rt.align_search`; higher is better. NaN: it was given, not searched for.
+            `dinoreg_rt.align.shifts`; higher is better. NaN: it was given, not searched for.
         inverse_missed_percent: share of the moving grid's points inside the field that the
             inverse misses: the mapping takes it to another point, more than 0.1 mm away. NaN: no
             inverse was asked for, or a velocity field gave it.

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from calm import write
 
-from dinoreg_export.calibrate import measure_ranges
-from dinoreg_export.eight_bits import FORMATS
-from dinoreg_export.models import ARCHITECTURES
-from dinoreg_export.qdq import write_quantised
-from dinoreg_export.retype import write_retyped
-from dinoreg_export.verify import tokens_of
+from dinoreg_export.checkpoint.models import ARCHITECTURES
+from dinoreg_export.engine.calibrate import measure_ranges
+from dinoreg_export.engine.eight_bits import FORMATS
+from dinoreg_export.engine.qdq import write_quantised
+from dinoreg_export.engine.retype import write_retyped
+from dinoreg_export.verify.compare import tokens_of
+from dinoreg_rt.bundle.manifest import read_manifest
 from dinoreg_rt.encoder.examples import read_examples
-from dinoreg_rt.manifest import read_manifest
-from dinoreg_rt.trt.agreement import Agreement, compare_tokens, probe
-from dinoreg_rt.trt.record import EightBits
+from dinoreg_rt.engines.trt.agreement import Agreement, compare_tokens, probe
+from dinoreg_rt.engines.trt.record import EightBits
 
 DATA = Path(__file__).parents[1] / "data" / "abdomen"
 IMAGES = (DATA / "ct.nii.gz", DATA / "mr.nii.gz")

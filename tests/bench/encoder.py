@@ -30,13 +30,13 @@ from typing import Any
 
 import numpy as np
 
-from dinoreg_export.models import ARCHITECTURES
-from dinoreg_export.work import slice_operations
-from dinoreg_rt.device import Device
-from dinoreg_rt.encoder.bundle import Bundle, open_bundle
-from dinoreg_rt.encoder.engines import ENGINES, GPU_ENGINES, open_encoder
+from dinoreg_export.checkpoint.models import ARCHITECTURES
+from dinoreg_export.checkpoint.work import slice_operations
+from dinoreg_rt.bundle.manifest import Graph
+from dinoreg_rt.bundle.opened import Bundle, open_bundle
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.engines.open import ENGINES, GPU_ENGINES, open_encoder
 from dinoreg_rt.errors import DeviceError, DinoregError
-from dinoreg_rt.manifest import Graph
 
 _GPU_MATRIX, _PRODUCTS = 8192, 12
 

@@ -3,7 +3,7 @@
     python floor.py --fixed FIXED --moving MOVING
 
 One core, parts one at a time, CPU seconds: finer than `dinoreg-rt bench`, which measures whole
-stages and counts the work of each part (`dinoreg_rt.bench_work`, used here, too).
+stages and counts the work of each part (`dinoreg_rt.bench.work`, used here, too).
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ import numpy as np
 
 import dinoreg_kernels as kernels
 from dinoreg_rt import RegistrationConfig
-from dinoreg_rt.bench_ceilings import best_seconds, measure_ceilings
-from dinoreg_rt.bench_work import registration_work
-from dinoreg_rt.decoys import search_decoys
-from dinoreg_rt.device import Device
-from dinoreg_rt.extract import working_images
-from dinoreg_rt.features import MindFeatures, control_intensities
+from dinoreg_rt.bench.work import registration_work
+from dinoreg_rt.device.ceilings import best_seconds, measure_ceilings
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.features.mind import MindFeatures, control_intensities
+from dinoreg_rt.fields.solve import (
+    inverse_consistency_mm,
+    solve,
+    solver_options,
+    whole_displacement,
+)
+from dinoreg_rt.fields.warp import warp_volume
+from dinoreg_rt.images.resample import weight_on
 from dinoreg_rt.io import as_volume
-from dinoreg_rt.preprocess import weight_on
-from dinoreg_rt.registration import Plan, plan
-from dinoreg_rt.solve import inverse_consistency_mm, solve, solver_options, whole_displacement
+from dinoreg_rt.quality.mirror_test import search_decoys
+from dinoreg_rt.registration.features import working_images
+from dinoreg_rt.registration.register import Plan, plan
 from dinoreg_rt.types import AffineTransform, Volume
-from dinoreg_rt.warp import warp_volume
 
 CPU = Device("cpu", threads=1)
 IDENTITY = AffineTransform.identity()

@@ -23,7 +23,7 @@ import numpy as np
 from wrong_pairs import mirrored, part
 
 from dinoreg_rt import RegistrationConfig, RegistrationResult, Volume, io, register, warp_labels
-from dinoreg_rt.trust import judge
+from dinoreg_rt.quality.trust import judge
 
 MEASURES = (
     "decoy_ratio",

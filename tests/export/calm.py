@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoreg_export.architecture import Architecture
-from dinoreg_export.bundle import export_bundle
-from dinoreg_export.random_weights import RandomWeights
-from dinoreg_rt.manifest import Precision, Source
+from dinoreg_export.bundle.write import export_bundle
+from dinoreg_export.checkpoint.architecture import Architecture
+from dinoreg_export.checkpoint.random_weights import RandomWeights
+from dinoreg_rt.bundle.manifest import Precision, Source
 
 SOURCE = Source(checkpoint="random", sha256="0" * 64, layout="none", random_weights=True)
 

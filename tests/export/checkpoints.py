@@ -16,8 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoreg_export.architecture import Architecture, ConvNextArchitecture, VitArchitecture
-from dinoreg_export.random_weights import RandomWeights
+from dinoreg_export.checkpoint.architecture import (
+    Architecture,
+    ConvNextArchitecture,
+    VitArchitecture,
+)
+from dinoreg_export.checkpoint.random_weights import RandomWeights
 
 _V3 = VitArchitecture("tiny-v3", 3, 16, 64, 2, 2, 96)
 _V2 = VitArchitecture(

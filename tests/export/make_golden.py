@@ -9,7 +9,7 @@ from pathlib import Path
 from checkpoints import TINY, canonical
 from oracle import load, tokens_of
 
-from dinoreg_export.verify import probe
+from dinoreg_export.verify.compare import probe
 
 GRID = (3, 4)
 

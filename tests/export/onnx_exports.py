@@ -14,7 +14,7 @@ import onnx
 from checkpoints import Tensors, huggingface
 from onnx import helper, numpy_helper
 
-from dinoreg_export.architecture import VitArchitecture
+from dinoreg_export.checkpoint.architecture import VitArchitecture
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from checkpoints import Tensors
 
-from dinoreg_export.architecture import Architecture, VitArchitecture
-from dinoreg_export.layouts import canonical
+from dinoreg_export.checkpoint.architecture import Architecture, VitArchitecture
+from dinoreg_export.checkpoint.layouts import canonical
 
 
 def make_module(a: Architecture):

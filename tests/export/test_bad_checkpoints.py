@@ -18,8 +18,8 @@ from checkpoints import (
     zip_pth,
 )
 
-from dinoreg_export.checkpoint import open_checkpoint
-from dinoreg_export.files import GraphFile, write_files
+from dinoreg_export.bundle.files import GraphFile, write_files
+from dinoreg_export.checkpoint.read import open_checkpoint
 from dinoreg_rt.errors import ConfigError, InputError
 
 A = TINY["tiny-v3"]

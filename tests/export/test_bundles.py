@@ -13,12 +13,14 @@ import pytest
 from checkpoints import TINY, canonical, huggingface, write_pth, write_safetensors
 from click.testing import CliRunner
 
-from dinoreg_export import bundle, golden, models
-from dinoreg_export.bundle import export_bundle
+from dinoreg_export.bundle import write as bundle
+from dinoreg_export.bundle.write import export_bundle
+from dinoreg_export.checkpoint import models
+from dinoreg_export.checkpoint.random_weights import RandomWeights
 from dinoreg_export.cli import export
-from dinoreg_export.random_weights import RandomWeights
+from dinoreg_export.verify import golden
+from dinoreg_rt.bundle.manifest import Manifest, Source, check_files, read_manifest
 from dinoreg_rt.errors import ConfigError, InputError, OutputError
-from dinoreg_rt.manifest import Manifest, Source, check_files, read_manifest
 
 SOURCE = Source(checkpoint="random", sha256="0" * 64, layout="none", random_weights=True)
 A = TINY["tiny-v3"]
@@ -154,7 +156,7 @@ def test_command_with_random_weights(tmp_path):
     ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
 )
 def test_a_stdout_that_cannot_be_written(words, redirection, reason, tmp_path):
-    program = "import sys; from dinoreg_rt.cli import cli; sys.exit(cli())"
+    program = "import sys; from dinoreg_rt.commands.main import cli; sys.exit(cli())"
     made = ["onnx", "--random-seed", "1", "--model", "dinov3-vits16", "--size", "16x16", "-o", "b"]
     for arguments, written in ((made, "; the files are there: b"), (["check", "b"], "")):
         command = shlex.join([sys.executable, "-c", program, "export", *arguments, *words])
@@ -246,7 +248,7 @@ print(peak() - before)
 
 def test_peak_memory(tmp_path):
     """At most 1.3 times the checkpoint, and 60 MB that do not grow with it."""
-    from dinoreg_export.models import ARCHITECTURES
+    from dinoreg_export.checkpoint.models import ARCHITECTURES
 
     a = ARCHITECTURES["dinov3-vitb16"]
     path = write_safetensors(tmp_path / "x.safetensors", huggingface(a, canonical(a)))

@@ -13,13 +13,13 @@ from checkpoints import TINY
 from encoders import write_bundle
 from onnx import TensorProto, helper, numpy_helper
 
-from dinoreg_export.calibrate import measure_ranges
-from dinoreg_export.eight_bits import FORMATS, FP8, INT8, multiplies_fp8
-from dinoreg_export.qdq import linear_layers, write_quantised
-from dinoreg_export.retype import write_retyped
-from dinoreg_export.verify import open_session, run_graph, tokens_of
+from dinoreg_export.engine.calibrate import measure_ranges
+from dinoreg_export.engine.eight_bits import FORMATS, FP8, INT8, multiplies_fp8
+from dinoreg_export.engine.qdq import linear_layers, write_quantised
+from dinoreg_export.engine.retype import write_retyped
+from dinoreg_export.verify.compare import open_session, run_graph, tokens_of
+from dinoreg_rt.engines.trt.agreement import compare_tokens, probe
 from dinoreg_rt.errors import ConfigError
-from dinoreg_rt.trt.agreement import compare_tokens, probe
 
 KINDS = [pytest.param(kind, id=name) for name, kind in FORMATS.items()]
 

@@ -14,12 +14,12 @@ from gpu_fakes import H100, pretend_gpu_server
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is not installed")
 
-from dinoreg_export import engine as engine_module
 from dinoreg_export.cli import export
-from dinoreg_export.engine import compile_only, export_engines
+from dinoreg_export.engine import formats as engine_module
+from dinoreg_export.engine.formats import compile_only, export_engines
+from dinoreg_rt.engines.trt.folder import read_engine, read_records
+from dinoreg_rt.engines.trt.record import EngineRecord
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError, OutputError
-from dinoreg_rt.trt.folder import read_engine, read_records
-from dinoreg_rt.trt.record import EngineRecord
 
 
 @pytest.fixture
@@ -193,8 +193,8 @@ def test_not_installed(bundle, gpu, monkeypatch) -> None:
 
 @pytest.mark.parametrize("backend", ["tensorrt", "rtx"])
 def test_without_a_gpu_the_answer_comes_at_once(bundle, backend, monkeypatch) -> None:
-    from dinoreg_rt.cuda_driver import CudaDriver
-    from dinoreg_rt.trt import identity
+    from dinoreg_rt.device.cuda_driver import CudaDriver
+    from dinoreg_rt.engines.trt import identity
 
     monkeypatch.setattr(
         identity, "query_cuda_driver", lambda: CudaDriver(None, (), "no NVIDIA driver")

@@ -14,17 +14,17 @@ from gpu_fakes import fake_tensorrt, pretend_gpu_server
 from phantoms import make_grid, make_phantom
 from pydantic import ValidationError
 
-from dinoreg_export import engine as engine_module
-from dinoreg_export import engine_quantise
 from dinoreg_export.cli import export
-from dinoreg_export.engine import compile_only, export_engines
-from dinoreg_export.engine_job import CalibrationImages
-from dinoreg_rt.encoder.bundle import open_bundle
-from dinoreg_rt.encoder.engine_cache import find_record
+from dinoreg_export.engine import formats as engine_module
+from dinoreg_export.engine import quantise as engine_quantise
+from dinoreg_export.engine.formats import compile_only, export_engines
+from dinoreg_export.engine.job import CalibrationImages
+from dinoreg_rt.bundle.opened import open_bundle
+from dinoreg_rt.engines.cache import find_record
+from dinoreg_rt.engines.trt.folder import read_records
+from dinoreg_rt.engines.trt.record import EngineRecord, Gpu, build_command
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
 from dinoreg_rt.io.images import write_volume
-from dinoreg_rt.trt.folder import read_records
-from dinoreg_rt.trt.record import EngineRecord, Gpu, build_command
 
 A100 = Gpu(gpu="NVIDIA A100", compute_capability="8.0", driver="580.95.05 (CUDA 13.0)")
 

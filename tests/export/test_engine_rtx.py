@@ -14,16 +14,17 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip i
 pytest.importorskip("onnx", reason="makes an ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="verifies the bundle: onnxruntime is not installed")
 
-from dinoreg_export import engine_job, engine_quantise
-from dinoreg_export.bundle import export_bundle
+from dinoreg_export.bundle.write import export_bundle
+from dinoreg_export.checkpoint.models import named
+from dinoreg_export.checkpoint.random_weights import RandomWeights
 from dinoreg_export.cli import export
-from dinoreg_export.engine import compile_only
-from dinoreg_export.engine_job import CalibrationImages
-from dinoreg_export.models import named
-from dinoreg_export.random_weights import RandomWeights
+from dinoreg_export.engine import job as engine_job
+from dinoreg_export.engine import quantise as engine_quantise
+from dinoreg_export.engine.formats import compile_only
+from dinoreg_export.engine.job import CalibrationImages
+from dinoreg_rt.bundle.manifest import Source, file_sha256, read_manifest, write_manifest
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
 from dinoreg_rt.io.images import write_volume
-from dinoreg_rt.manifest import Source, file_sha256, read_manifest, write_manifest
 
 pytestmark = pytest.mark.rtx
 RANDOM = Source(checkpoint="random seed 1", sha256="0" * 64, layout="none", random_weights=True)

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from checkpoints import TINY
 
-from dinoreg_export import vit
-from dinoreg_export.files import GraphFile, write_files
-from dinoreg_export.random_weights import RandomWeights
-from dinoreg_export.reference import encode
-from dinoreg_export.verify import compare, passes, probe, run_graph
+from dinoreg_export.bundle.files import GraphFile, write_files
+from dinoreg_export.checkpoint.random_weights import RandomWeights
+from dinoreg_export.graph import vit
+from dinoreg_export.verify.compare import compare, passes, probe, run_graph
+from dinoreg_export.verify.reference import encode
 
 GRIDS = [(4, 4), (3, 7), (12, 10)]
 ALL = pytest.mark.parametrize("name", TINY)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from checkpoints import TINY, canonical, huggingface, write_safetensors
 
-from dinoreg_export import bundle as bundle_module
-from dinoreg_export import in_place
-from dinoreg_export.bundle import export_bundle
-from dinoreg_export.checkpoint import open_checkpoint
-from dinoreg_export.random_weights import RandomWeights
+from dinoreg_export.bundle import in_place
+from dinoreg_export.bundle import write as bundle_module
+from dinoreg_export.bundle.write import export_bundle
+from dinoreg_export.checkpoint.random_weights import RandomWeights
+from dinoreg_export.checkpoint.read import open_checkpoint
+from dinoreg_rt.bundle.manifest import Source, check_files, read_manifest
 from dinoreg_rt.errors import ConfigError, InputError, OutputError, ResourceError
 from dinoreg_rt.io.staging import own_prefix
-from dinoreg_rt.manifest import Source, check_files, read_manifest
 
 SOURCE = Source(checkpoint="random", sha256="0" * 64, layout="none", random_weights=True)
 A = TINY["tiny-v3"]

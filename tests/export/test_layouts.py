@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from checkpoints import TINY, canonical, huggingface, original, write_pth, write_safetensors
 
-from dinoreg_export.architecture import ConvNextArchitecture
-from dinoreg_export.checkpoint import open_checkpoint
-from dinoreg_export.models import ARCHITECTURES, recognise
-from dinoreg_export.random_weights import RandomWeights
+from dinoreg_export.checkpoint.architecture import ConvNextArchitecture
+from dinoreg_export.checkpoint.models import ARCHITECTURES, recognise
+from dinoreg_export.checkpoint.random_weights import RandomWeights
+from dinoreg_export.checkpoint.read import open_checkpoint
 from dinoreg_rt.errors import InputError
 
 ALL = pytest.mark.parametrize("name", TINY)

@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 from onnx_exports import Export, write_export
 
-from dinoreg_export import models
-from dinoreg_export.bundle import export_bundle
-from dinoreg_export.checkpoint import open_checkpoint
+from dinoreg_export.bundle.write import export_bundle
+from dinoreg_export.checkpoint import models
+from dinoreg_export.checkpoint.read import open_checkpoint
 from dinoreg_export.cli import export
+from dinoreg_rt.bundle.manifest import Source, file_sha256, read_manifest
 from dinoreg_rt.errors import InputError, OutputError
-from dinoreg_rt.manifest import Source, file_sha256, read_manifest
 
 VITS = {name: a for name, a in TINY.items() if name != "tiny-convnext"}
 A = TINY["tiny-v2-reg4"]

@@ -7,11 +7,11 @@ import pytest
 from checkpoints import TINY
 from oracle import make_module, tokens_of
 
-from dinoreg_export.architecture import VitArchitecture
-from dinoreg_export.checkpoint import open_checkpoint
-from dinoreg_export.files import GraphFile, write_files
-from dinoreg_export.models import ARCHITECTURES
-from dinoreg_export.verify import probe, run_graph
+from dinoreg_export.bundle.files import GraphFile, write_files
+from dinoreg_export.checkpoint.architecture import VitArchitecture
+from dinoreg_export.checkpoint.models import ARCHITECTURES
+from dinoreg_export.checkpoint.read import open_checkpoint
+from dinoreg_export.verify.compare import probe, run_graph
 
 torch = pytest.importorskip("torch", reason="the oracle: pip install '.[oracle]'")
 pytest.importorskip("transformers", reason="the oracle: pip install '.[oracle]'")

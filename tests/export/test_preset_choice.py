@@ -6,12 +6,13 @@ import pytest
 from checkpoints import TINY, canonical, huggingface, write_safetensors
 from click.testing import CliRunner
 
-from dinoreg_export import models, preset_choice
+from dinoreg_export.bundle import preset_choice
+from dinoreg_export.bundle.preset_choice import encoder_presets, layers_at
+from dinoreg_export.checkpoint import models
 from dinoreg_export.cli import export
-from dinoreg_export.preset_choice import encoder_presets, layers_at
-from dinoreg_rt.config_files import read_preset
+from dinoreg_rt.bundle.manifest import read_manifest
+from dinoreg_rt.config.files import read_preset
 from dinoreg_rt.errors import ConfigError
-from dinoreg_rt.manifest import read_manifest
 
 A = TINY["tiny-v3"]
 PRESETS = {

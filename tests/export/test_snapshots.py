@@ -7,8 +7,8 @@ import pytest
 from checkpoints import TINY, canonical, huggingface, write_safetensors
 from onnx_exports import write_export
 
-from dinoreg_export.checkpoint import open_checkpoint
-from dinoreg_export.snapshot import check_config, config_of
+from dinoreg_export.checkpoint.read import open_checkpoint
+from dinoreg_export.checkpoint.snapshot import check_config, config_of
 from dinoreg_rt.errors import InputError
 
 V3, V2 = TINY["tiny-v3"], TINY["tiny-v2-reg4"]

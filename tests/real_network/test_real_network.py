@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 
 import dinoreg_rt
 from dinoreg_rt import RegistrationConfig, io, warp_labels
-from dinoreg_rt.cli import cli
-from dinoreg_rt.quality import dice, label_counts
+from dinoreg_rt.commands.main import cli
+from dinoreg_rt.quality.metrics import dice, label_counts
 
 pytestmark = pytest.mark.real_network
 DATA = Path(__file__).parents[1] / "data"

@@ -9,8 +9,8 @@ import pytest
 from phantoms import Body, bright_pair, centres_of, make_grid
 
 from dinoreg_rt import io
-from dinoreg_rt.align import centre_of_mass, initial_alignment
-from dinoreg_rt.device import Device
+from dinoreg_rt.align.initial import centre_of_mass, initial_alignment
+from dinoreg_rt.device.choice import Device
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.geometry import centre_lps_mm
 from dinoreg_rt.types import AffineTransform, Volume

@@ -8,11 +8,11 @@ from phantoms import Body, bright_pair, centres_of, make_grid
 
 import dinoreg_rt
 from dinoreg_rt import AffineTransform, RegistrationConfig, Volume
-from dinoreg_rt.align import Alignment, search_alignment
-from dinoreg_rt.align_match import evaluate, with_deformed
-from dinoreg_rt.align_search import Candidate, Side, make_side
-from dinoreg_rt.coarse import CoarseImage, coarse_pair
-from dinoreg_rt.device import Device
+from dinoreg_rt.align.coarse import CoarseImage, coarse_pair
+from dinoreg_rt.align.initial import Alignment, search_alignment
+from dinoreg_rt.align.match import evaluate, with_deformed
+from dinoreg_rt.align.shifts import Candidate, Side, make_side
+from dinoreg_rt.device.choice import Device
 
 HOST = Device("cpu", threads=1)
 GRID = make_grid((70, 52, 64), (4.0, 4.0, 4.0))

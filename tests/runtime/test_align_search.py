@@ -10,10 +10,10 @@ from phantoms import Body, bright_pair, centres_of, make_grid, make_phantom, oth
 
 import dinoreg_rt
 from dinoreg_rt import AffineTransform, Geometry, RegistrationConfig, Volume
-from dinoreg_rt.align import Alignment, search_alignment
-from dinoreg_rt.align_affine import robust_fit
-from dinoreg_rt.coarse import coarse_pair
-from dinoreg_rt.device import Device
+from dinoreg_rt.align.affine import robust_fit
+from dinoreg_rt.align.coarse import coarse_pair
+from dinoreg_rt.align.initial import Alignment, search_alignment
+from dinoreg_rt.device.choice import Device
 from dinoreg_rt.geometry import invert_affine, transform_points
 
 HOST = Device("cpu", threads=1)

@@ -19,10 +19,10 @@ import dinoreg_kernels
 import dinoreg_rt
 from dinoreg_kernels import KernelCancelled, KernelError, KernelUnavailable
 from dinoreg_rt import Geometry, RegistrationConfig, Volume
+from dinoreg_rt.device.limits import usable_cpus
 from dinoreg_rt.errors import ConfigError, DeviceError, DinoregError, InputError
-from dinoreg_rt.machine import usable_cpus
-from dinoreg_rt.report import Quality
-from dinoreg_rt.trust import judge
+from dinoreg_rt.quality.trust import judge
+from dinoreg_rt.run.report import Quality
 
 GRID = make_grid((24, 28, 32), (4.0, 4.0, 4.0))
 QUICK = RegistrationConfig(initial="none", iterations=(2,))

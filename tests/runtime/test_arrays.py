@@ -18,14 +18,14 @@ import SimpleITK as sitk
 
 import dinoreg_rt
 from dinoreg_rt import Placement
-from dinoreg_rt.device import Device, EventTimer, StageTimer, stage_timer
+from dinoreg_rt.device.choice import Device, EventTimer, StageTimer, stage_timer
+from dinoreg_rt.device.placement import deliver
+from dinoreg_rt.device.streams import caller_stream, stream_handle
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.io import as_labels, as_mask, as_volume
 from dinoreg_rt.io.arrays import as_array, as_numpy, check_device, device_of
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
-from dinoreg_rt.placement import deliver
-from dinoreg_rt.provenance import content_hash
-from dinoreg_rt.streams import caller_stream, stream_handle
+from dinoreg_rt.io.hashes import content_hash
 from dinoreg_rt.types import DisplacementField, Volume
 
 GRID = phantom_grid((12, 14, 16), 4.0)

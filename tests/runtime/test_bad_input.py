@@ -23,10 +23,10 @@ from click.testing import CliRunner, Result
 from phantoms import Body, centres_of, make_grid
 
 from dinoreg_rt import Geometry, LabelMap, Volume, io
-from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.main import cli
 
 GRID = make_grid((20, 24, 28), (4.0, 4.0, 4.0))
-MAIN = [sys.executable, "-c", "from dinoreg_rt.cli import main; main()"]
+MAIN = [sys.executable, "-c", "from dinoreg_rt.commands.main import main; main()"]
 
 
 def write_body(path: Path, grid: Geometry = GRID) -> None:
@@ -150,7 +150,9 @@ def test_no_overlap(folder: Path) -> None:
 
 
 def test_not_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dinoreg_rt.memory.memory_bytes", lambda: (8 << 30, 1 << 10))
+    monkeypatch.setattr(
+        "dinoreg_rt.registration.host_memory.memory_bytes", lambda: (8 << 30, 1 << 10)
+    )
     result = invoke(folder)
     refused(folder, result, 6, "0 MiB are free")
     assert "--working-megavoxels" in result.stderr

@@ -13,15 +13,15 @@ from click.testing import CliRunner
 from encoders import write_bundle
 
 import dinoreg_rt
-from dinoreg_export.work import slice_operations
-from dinoreg_rt.bench_ceilings import Ceilings, best_seconds, measure_ceilings
-from dinoreg_rt.bench_report import Distribution, Run
-from dinoreg_rt.bench_work import Work, registration_work
-from dinoreg_rt.cli import cli
-from dinoreg_rt.device import Device
+from dinoreg_export.checkpoint.work import slice_operations
+from dinoreg_rt.bench.tables import Distribution, Run
+from dinoreg_rt.bench.work import Work, registration_work
+from dinoreg_rt.commands.main import cli
+from dinoreg_rt.device.ceilings import Ceilings, best_seconds, measure_ceilings
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.io import write_volume
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
-from dinoreg_rt.registration import plan
+from dinoreg_rt.registration.register import plan
 
 CEILINGS = Ceilings(1e9, 4e9, 1e9, 8e9, "float16", "made up")
 STAGES = ["plan", "field of view", "features", "solve", "trust", "warp", "hash", "quality"]
@@ -61,7 +61,7 @@ PEER = {
 
 @pytest.fixture(autouse=True)
 def quick_ceilings(monkeypatch) -> None:
-    monkeypatch.setattr("dinoreg_rt.bench.measure_ceilings", lambda device: CEILINGS)
+    monkeypatch.setattr("dinoreg_rt.bench.measure.measure_ceilings", lambda device: CEILINGS)
 
 
 def bench(*more: str, code: int = 0) -> dict:
@@ -130,7 +130,7 @@ def test_encoder_is_run_every_time(tmp_path, monkeypatch, capsys) -> None:
     names = [part["name"] for part in report["parts"]]
     assert names[:2] == ["encoder", "second moments of the tokens"]
     assert "MIND-SSC and local intensities" in names
-    from dinoreg_rt.bench_report import BenchReport
+    from dinoreg_rt.bench.tables import BenchReport
     from dinoreg_rt.commands.bench import _print
 
     capsys.readouterr()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinoreg_rt.body import body_mask, bounding_box, find_body, implausible
+from dinoreg_rt.images.body import body_mask, bounding_box, find_body, implausible
 
 SHAPE = (30, 44, 50)
 Z, Y, X = np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij")

@@ -14,10 +14,10 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner, Result
 
-from dinoreg_rt import cli
-from dinoreg_rt.config import EngineChoice, RegistrationConfig
+from dinoreg_rt.commands import main as cli
+from dinoreg_rt.config.parameters import EngineChoice, RegistrationConfig
+from dinoreg_rt.console.stdout import print_result
 from dinoreg_rt.errors import EXIT_CODES, DinoregError, InputError, OutputError
-from dinoreg_rt.stdout import print_result
 
 
 def invoke(*arguments: str) -> Result:

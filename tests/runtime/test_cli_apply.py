@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
 
-from dinoreg_rt.cli import cli
-from dinoreg_rt.inversion import invert_chain, voxel_centres
+from dinoreg_rt.commands.main import cli
+from dinoreg_rt.fields.inversion import invert_chain, voxel_centres
 from dinoreg_rt.io import read_transform, read_volume
 
 

@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 from encoders import write_bundle
 from phantoms import make_grid, make_phantom
 
-from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.main import cli
+from dinoreg_rt.console.progress import LineReporter, duration, reporting
 from dinoreg_rt.encoder import estimate
 from dinoreg_rt.io import write_volume
-from dinoreg_rt.progress import LineReporter, duration, reporting
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="runs it: ONNX Runtime is not installed")
@@ -206,7 +206,7 @@ def test_names_of_folders_that_are_too_long(images, models, tmp_path, monkeypatc
 
 def test_progress_says_speed_and_time_left(monkeypatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("dinoreg_rt.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dinoreg_rt.console.progress.time.monotonic", lambda: now[0])
     log = StringIO()
     reporter = LineReporter(log)
     reporter.expect("encode fixed", 40, "slices")
@@ -223,7 +223,7 @@ def test_progress_says_speed_and_time_left(monkeypatch) -> None:
 
 def test_a_terminal_shows_the_same(monkeypatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("dinoreg_rt.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dinoreg_rt.console.progress.time.monotonic", lambda: now[0])
     terminal = StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setenv("COLUMNS", "120")

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from encoders import write_bundle
 from phantoms import Body, centres_of, make_grid, make_phantom
 
-from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.main import cli
 from dinoreg_rt.io import write_labels, write_volume
 from dinoreg_rt.types import LabelMap
 

@@ -16,12 +16,12 @@ from click.testing import CliRunner, Result
 from dicom_series import UID, write_series
 
 from dinoreg_rt import io
-from dinoreg_rt.cli import cli
-from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.commands.main import cli
+from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.errors import RegistrationError, ResourceError
-from dinoreg_rt.outputs import earlier_files, least_bytes
-from dinoreg_rt.report import RunReport, hash_input, hash_output
-from dinoreg_rt.result import RegistrationResult
+from dinoreg_rt.registration.result import RegistrationResult
+from dinoreg_rt.run.outputs import earlier_files, least_bytes
+from dinoreg_rt.run.report import RunReport, hash_input, hash_output
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
 
 STANDARD = {"warped.nii.gz", "displacement.nii.gz", "transform.h5", "report.json", "qc.png"}
@@ -88,8 +88,8 @@ class FakeRegistration:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRegistration:
     fake = FakeRegistration()
-    monkeypatch.setattr("dinoreg_rt.registration.plan", fake.plan)
-    monkeypatch.setattr("dinoreg_rt.registration.register", fake.register)
+    monkeypatch.setattr("dinoreg_rt.registration.register.plan", fake.plan)
+    monkeypatch.setattr("dinoreg_rt.registration.register.register", fake.register)
     return fake
 
 
@@ -286,7 +286,7 @@ def test_failure_while_writing_keeps_the_earlier_run(
     def full_disk(*_: Any) -> None:
         raise OSError(28, "No space left on device", "qc.png")
 
-    monkeypatch.setattr("dinoreg_rt.picture.draw_picture", full_disk)
+    monkeypatch.setattr("dinoreg_rt.run.picture.draw_picture", full_disk)
     result = invoke(*pair)
     assert result.exit_code == 7
     assert "space" in result.stderr.lower()

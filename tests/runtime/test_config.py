@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinoreg_rt.config import RegistrationConfig, checked_config
-from dinoreg_rt.config_files import preset_names
+from dinoreg_rt.config.files import preset_names
+from dinoreg_rt.config.parameters import RegistrationConfig, checked_config
 from dinoreg_rt.errors import ConfigError
 
 

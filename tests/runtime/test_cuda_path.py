@@ -12,10 +12,10 @@ from encoders import write_bundle
 import dinoreg_rt
 from dinoreg_kernels import SolverOptions, solve
 from dinoreg_rt import Placement
-from dinoreg_rt.bench import BenchRequest, run_bench
-from dinoreg_rt.bench_ceilings import Ceilings
+from dinoreg_rt.bench.measure import BenchRequest, run_bench
+from dinoreg_rt.device.ceilings import Ceilings
 from dinoreg_rt.errors import DeviceError, ResourceError
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
 GRID = phantom_grid((20, 24, 28), 4.0)
 VALUES = {"threads": 1, "iterations": (3, 2), "inverse": True, "confidence": True, "cache": False}
@@ -128,7 +128,7 @@ def test_a_library_that_cupy_misses(cupy, pair, monkeypatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise ImportError("libcusparse.so.12: cannot open shared object file: No such file")
 
-    monkeypatch.setattr("dinoreg_rt.registration.warp_volume", fails)
+    monkeypatch.setattr("dinoreg_rt.registration.register.warp_volume", fails)
     with pytest.raises(DeviceError, match=r"misses a library of CUDA \(libcusparse.*pip install"):
         dinoreg_rt.register(*pair, config=config("cuda"))
     with pytest.raises(ImportError):
@@ -175,7 +175,7 @@ def test_work_on_the_cpu_takes_no_device_image(cupy, pair) -> None:
 
 def test_bench_on_a_device(cupy, pair, monkeypatch) -> None:
     ceilings = Ceilings(1e12, 1e13, 1e13, 1e14, "float16", "made up")
-    monkeypatch.setattr("dinoreg_rt.bench.measure_ceilings", lambda device: ceilings)
+    monkeypatch.setattr("dinoreg_rt.bench.measure.measure_ceilings", lambda device: ceilings)
     report = run_bench(BenchRequest(*pair, config("cuda"), runs=2), lambda *_: None)
     assert report.device == "cuda:0, as asked"
     assert cupy.pool_asked_within_a_device  # the pool is that of the current device

@@ -12,25 +12,25 @@ from click.testing import CliRunner
 from encoders import write_bundle
 
 import dinoreg_rt
-from dinoreg_rt import demands
-from dinoreg_rt.cli import cli
-from dinoreg_rt.config import RegistrationConfig
-from dinoreg_rt.demands import check_demands, choose_machine
-from dinoreg_rt.device import Device
+from dinoreg_rt.commands.main import cli
+from dinoreg_rt.config.parameters import RegistrationConfig
+from dinoreg_rt.device.choice import Device
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.registration import demands
+from dinoreg_rt.registration.demands import check_demands, choose_machine
 
 NO_GPU = "there is no NVIDIA driver on this machine"
 
 
 @pytest.fixture
 def no_gpu(monkeypatch) -> None:
-    monkeypatch.setattr("dinoreg_rt.device._cuda_problem", lambda index: NO_GPU)
+    monkeypatch.setattr("dinoreg_rt.device.choice._cuda_problem", lambda index: NO_GPU)
 
 
 @pytest.fixture
 def gpu(monkeypatch) -> None:
-    monkeypatch.setattr("dinoreg_rt.device._cuda_problem", lambda index: None)
+    monkeypatch.setattr("dinoreg_rt.device.choice._cuda_problem", lambda index: None)
 
 
 def choose(**values: Any) -> tuple[Device, str]:
@@ -110,7 +110,7 @@ def test_no_image_is_opened(command, asked, code, tmp_path, monkeypatch) -> None
         raise AssertionError("an image was opened")
 
     monkeypatch.setattr("dinoreg_rt.io.read_volume", opened)
-    monkeypatch.setattr("dinoreg_rt.sweep._file_hash", opened)
+    monkeypatch.setattr("dinoreg_rt.sweep.trials._file_hash", opened)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     words = command.split()
@@ -128,8 +128,8 @@ def test_an_encoder_that_is_not_there_comes_before_the_images(tmp_path, monkeypa
     def opened(*_: Any, **__: Any) -> None:
         raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("dinoreg_rt.registration.as_volume", opened)
-    monkeypatch.setattr("dinoreg_rt.planning.as_volume", opened)
+    monkeypatch.setattr("dinoreg_rt.registration.register.as_volume", opened)
+    monkeypatch.setattr("dinoreg_rt.registration.planning.as_volume", opened)
     config = RegistrationConfig(device="cpu", encoder=str(tmp_path / "none"))
     for attempt in (
         lambda: dinoreg_rt.plan("a.nii.gz", "b.nii.gz", config),
@@ -175,10 +175,10 @@ def test_a_swept_engine(tmp_path, monkeypatch) -> None:
 def test_a_missing_gpu_is_said_before_the_slow_imports(command) -> None:
     code = (
         "import sys, time\n"
-        "from dinoreg_rt.cli import cli\n"
+        "from dinoreg_rt.commands.main import cli\n"
         f"words = {[*command.split(), '--device', 'cuda']!r}\n"
         "code = cli.main(words, standalone_mode=False)\n"
-        "slow = {'dinoreg_rt.bench', 'dinoreg_rt.registration', 'SimpleITK', 'scipy', 'cupy'}\n"
+        "slow = {'dinoreg_rt.bench.measure', 'dinoreg_rt.registration.register', 'SimpleITK', 'scipy', 'cupy'}\n"
         "print(code, sorted(slow & set(sys.modules)), time.process_time() < 3)\n"
     )
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}

@@ -12,7 +12,7 @@ from phantoms import Phantom, make_grid, make_phantom
 
 import dinoreg_rt
 from dinoreg_rt import RegistrationConfig, RegistrationResult, io
-from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.main import cli
 
 #: Sizes that divide by nothing.
 PHANTOM_GRIDS = (

@@ -15,16 +15,16 @@ from cuda_on_host import DeviceArray, Pool
 from encoders import write_bundle
 
 import dinoreg_rt
-from dinoreg_rt import registration
-from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.main import cli
 from dinoreg_rt.commands.options import parse_gigabytes
-from dinoreg_rt.device import StageTimer, stage_timer
-from dinoreg_rt.device_memory import fit_to_device
-from dinoreg_rt.encoder.cpu_encoders import OrtEncoder
+from dinoreg_rt.device.choice import StageTimer, stage_timer
 from dinoreg_rt.encoder.slice_stack import SliceStack
+from dinoreg_rt.engines.cpu import OrtEncoder
 from dinoreg_rt.errors import RegistrationError, ResourceError
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.io import write_volume
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.registration import register as registration
+from dinoreg_rt.registration.device_memory import fit_to_device
 
 GRID = phantom_grid((72, 80, 88), 2.0)
 OTHER = phantom_grid((64, 88, 80), 2.0)
@@ -246,7 +246,7 @@ def test_tokens_go_to_the_host_behind_the_next_batch(
         chosen, *rest = fit_to_device(device, encoding, *more)
         return dataclasses.replace(chosen, tokens_on_device=False), *rest
 
-    monkeypatch.setattr("dinoreg_rt.planning.fit_to_device", to_host)
+    monkeypatch.setattr("dinoreg_rt.registration.planning.fit_to_device", to_host)
     order.clear()
     on_host = run(cupy, timers, pair, settings)[0]
     slices = on_host.encoding.planes[0].slices

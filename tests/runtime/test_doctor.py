@@ -16,8 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from dinoreg_kernels import CudaDevices, build_info
-from dinoreg_rt import cuda_driver, doctor, doctor_packages, machine
-from dinoreg_rt.cuda_driver import CudaDriver, Gpu
+from dinoreg_rt.commands import diagnosis as doctor
+from dinoreg_rt.device import cuda_driver
+from dinoreg_rt.device import limits as machine
+from dinoreg_rt.device import packages as doctor_packages
+from dinoreg_rt.device.cuda_driver import CudaDriver, Gpu
 from dinoreg_rt.errors import DeviceError
 
 H100 = Gpu("NVIDIA H100", "9.0", 80 << 30)
@@ -245,7 +248,7 @@ def test_finds_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 def test_names_of_encoders_are_no_markup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dinoreg_rt.cli import cli
+    from dinoreg_rt.commands.main import cli
 
     (tmp_path / "[bold]x").mkdir()
     (tmp_path / "[bold]x" / "manifest.json").write_text("{}")
@@ -380,7 +383,7 @@ def test_strict_is_a_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("status", ["absent", "problem"])
 def test_commands_to_paste_are_one_line(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
-    from dinoreg_rt.cli import cli
+    from dinoreg_rt.commands.main import cli
 
     remedy = "pip install " + " ".join(f"'package-{i}==1.0.*'" for i in range(12))
     found = doctor.Finding("CuPy", status, "as it is", remedy)

@@ -13,14 +13,14 @@ import SimpleITK as sitk
 from click.testing import CliRunner
 from scipy import ndimage
 
-from dinoreg_rt.cohort import evaluate_pairs, read_pairs, summarise
 from dinoreg_rt.commands.evaluate import evaluate
 from dinoreg_rt.errors import InputError, OutputError
-from dinoreg_rt.evaluate import PairFiles, PairScores, evaluate_pair
+from dinoreg_rt.evaluate.cohort import evaluate_pairs, read_pairs, summarise
+from dinoreg_rt.evaluate.pair import PairFiles, PairScores, evaluate_pair
+from dinoreg_rt.fields.warp import warp_labels
 from dinoreg_rt.geometry import index_identity, index_to_lps
-from dinoreg_rt.learn2reg import read_learn2reg_displacement
+from dinoreg_rt.io.learn2reg import read_learn2reg_displacement
 from dinoreg_rt.types import DisplacementField, Geometry, LabelMap
-from dinoreg_rt.warp import warp_labels
 
 _A, _B = math.radians(20), math.radians(35)
 OBLIQUE = np.array(

@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from phantoms import make_grid
 
-from dinoreg_rt.feature_picture import (
-    DARK,
-    choose_palette,
-    draw_features,
-    feature_views,
-)
 from dinoreg_rt.geometry import shifted_grid
-from dinoreg_rt.result import KeptFeatures
+from dinoreg_rt.registration.result import KeptFeatures
+from dinoreg_rt.run.feature_picture import DARK, choose_palette, draw_features, feature_views
 
 SHAPE = (12, 14, 16)
 #: Control voxels (z, y, x) that the moving image lies off.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from phantoms import make_grid
 
-from dinoreg_rt.device import Device
-from dinoreg_rt.features import (
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.features.mind import (
     CHANNEL_BLOCK,
     FeaturePair,
     MindFeatures,

@@ -13,8 +13,8 @@ from phantoms import Phantom, centres_of, make_grid, make_phantom
 import dinoreg_rt
 from dinoreg_rt import AffineTransform, LabelMap, RegistrationConfig, RegistrationResult, Volume
 from dinoreg_rt.errors import InputError, RegistrationError
-from dinoreg_rt.extract import nothing_left
-from dinoreg_rt.pair import SolverSide
+from dinoreg_rt.images.pair import SolverSide
+from dinoreg_rt.registration.features import nothing_left
 
 GRID = make_grid((40, 44, 52), (2.0, 2.0, 2.0))
 CONFIG = RegistrationConfig(initial="none")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import dinoreg_rt
-from dinoreg_rt.device import Device
-from dinoreg_rt.encoder.bundle import Bundle, open_bundle
-from dinoreg_rt.encoder.engines import open_encoder
-from dinoreg_rt.manifest import Source
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
-from dinoreg_rt.trt.agreement import compare_tokens, probe
+from dinoreg_rt.bundle.manifest import Source
+from dinoreg_rt.bundle.opened import Bundle, open_bundle
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.engines.open import open_encoder
+from dinoreg_rt.engines.trt.agreement import compare_tokens, probe
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
 pytestmark = pytest.mark.gpu
 BRAIN = Path(__file__).parents[1] / "data" / "brain"
@@ -48,9 +48,9 @@ def bundle(gpu, tmp_path) -> Bundle:
     """Two blocks of a vision transformer with random weights, in float32."""
     for package in ("onnx", "ml_dtypes", "onnxruntime"):
         pytest.importorskip(package, reason=f"exports an encoder: {package} is not installed")
-    from dinoreg_export.bundle import export_bundle
-    from dinoreg_export.models import named
-    from dinoreg_export.random_weights import RandomWeights
+    from dinoreg_export.bundle.write import export_bundle
+    from dinoreg_export.checkpoint.models import named
+    from dinoreg_export.checkpoint.random_weights import RandomWeights
 
     architecture = replace(named("dinov3-vits16"), depth=2)
     folder = tmp_path / "two-blocks"
@@ -87,7 +87,7 @@ def test_onnxruntime_against_its_cpu(gpu, bundle) -> None:
 
 def test_an_engine_of_export_engine(gpu, bundle, monkeypatch, tmp_path) -> None:
     pytest.importorskip("tensorrt", reason="GPU test: TensorRT is not installed")
-    from dinoreg_export.engine import export_engines
+    from dinoreg_export.engine.formats import export_engines
 
     monkeypatch.setenv("DINOREG_ENGINES", str(tmp_path / "engines"))
     ((_, record),) = export_engines(bundle.folder, "tensorrt", batches=(1, 4))

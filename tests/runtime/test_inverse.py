@@ -12,7 +12,7 @@ from phantoms import centres_of, make_grid, make_phantom
 
 import dinoreg_rt
 from dinoreg_rt import AffineTransform, RegistrationConfig, RegistrationResult, io
-from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.main import cli
 from dinoreg_rt.geometry import lps_to_index, transform_points
 
 FIXED_GRID = make_grid((36, 40, 44), (2.0, 2.0, 2.0), "LAS")

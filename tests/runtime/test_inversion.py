@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dinoreg_rt.errors import InputError, RegistrationError
+from dinoreg_rt.fields.inversion import Inversion, invert_chain, invert_points, voxel_centres
 from dinoreg_rt.geometry import index_to_lps, sample_linear, transform_points
-from dinoreg_rt.inversion import Inversion, invert_chain, invert_points, voxel_centres
 from dinoreg_rt.types import AffineTransform, DisplacementField, FloatArray, Geometry
 
 

@@ -291,7 +291,7 @@ def test_outputs_that_are_inputs(tmp_path: Path) -> None:
 def test_hang_up_is_left_alone_under_nohup(tmp_path: Path) -> None:
     code = (
         "import os, signal\n"
-        "from dinoreg_rt.interruption import signals_as_exceptions\n"
+        "from dinoreg_rt.console.interruption import signals_as_exceptions\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "with signals_as_exceptions():\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"

@@ -12,7 +12,7 @@ import pytest
 from cuda_on_host import DeviceArray
 
 import dinoreg_rt
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
 #: The allocator of the host keeps some and gives some back; a field of these grids is 1 MB.
 _HOST_SLACK = 8 << 20

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from phantoms import make_grid
 
-from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.errors import RegistrationError
 from dinoreg_rt.geometry import corners_lps_mm, lps_to_index, transform_points
-from dinoreg_rt.moving_lattice import MovingLattice, compared_regions, plan_moving_lattice
-from dinoreg_rt.preprocess import WorkingGrids, plan_grids
+from dinoreg_rt.images.moving_grid import MovingLattice, compared_regions, plan_moving_lattice
+from dinoreg_rt.images.resample import WorkingGrids, plan_grids
 from dinoreg_rt.types import AffineTransform, Geometry
 
 FIXED = make_grid((40, 48, 56), (2.0, 2.0, 2.0), "oblique", (10.0, -20.0, 30.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinoreg_rt.mutual_information import HISTOGRAM, joint_histogram, mutual_information
+from dinoreg_rt.quality.mutual_information import HISTOGRAM, joint_histogram, mutual_information
 
 
 @pytest.fixture

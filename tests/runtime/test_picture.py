@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dinoreg_rt.config import RegistrationConfig
+from dinoreg_rt.config.parameters import RegistrationConfig
+from dinoreg_rt.fields.inversion import voxel_centres
 from dinoreg_rt.geometry import sample_linear
-from dinoreg_rt.inversion import voxel_centres
-from dinoreg_rt.picture import draw_picture
-from dinoreg_rt.quality import jacobian_determinant
-from dinoreg_rt.result import RegistrationResult
-from dinoreg_rt.slices import anatomical_axes, extract_planes
+from dinoreg_rt.quality.metrics import jacobian_determinant
+from dinoreg_rt.registration.result import RegistrationResult
+from dinoreg_rt.run.picture import draw_picture
+from dinoreg_rt.run.slices import anatomical_axes, extract_planes
 from dinoreg_rt.types import (
     AffineTransform,
     DisplacementField,
@@ -154,7 +154,7 @@ def test_same_picture_twice(tmp_path: Path) -> None:
 
 def test_matplotlib_is_quiet_without_a_home(tmp_path: Path) -> None:
     """Where its folders cannot be written it warns, whatever --quiet says."""
-    code = "from dinoreg_rt.figures import new_figure; new_figure(figsize=(1, 1))"
+    code = "from dinoreg_rt.run.figures import new_figure; new_figure(figsize=(1, 1))"
     ended = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from phantoms import Body, centres_of, make_grid
 
-from dinoreg_rt.config import RegistrationConfig
-from dinoreg_rt.contrast import Contrast, fill_by_contrast
-from dinoreg_rt.device import Device
+from dinoreg_rt.config.parameters import RegistrationConfig
+from dinoreg_rt.device.choice import Device
 from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.geometry import corners_lps_mm
-from dinoreg_rt.preprocess import (
+from dinoreg_rt.images.contrast import Contrast, fill_by_contrast
+from dinoreg_rt.images.resample import (
     antialiasing_samples,
     detect_modality,
     intensity_window,

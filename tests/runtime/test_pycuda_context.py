@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import dinoreg_rt
-from dinoreg_rt import pycuda_context
+from dinoreg_rt.device import pycuda_context
+from dinoreg_rt.device.pycuda_context import AdoptedContext, host_buffer, page_locked
 from dinoreg_rt.errors import DeviceError, InputError
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
-from dinoreg_rt.pycuda_context import AdoptedContext, host_buffer, page_locked
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
 
 class Driver(ModuleType):

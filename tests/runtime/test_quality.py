@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dinoreg_rt import quality
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.geometry import index_to_lps
+from dinoreg_rt.quality import metrics as quality
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry
 
 # A rotation about an axis that is none of the coordinate axes, and a reflection on top.

@@ -25,11 +25,11 @@ from dinoreg_rt import (
     io,
     warp_labels,
 )
-from dinoreg_rt.device import Device
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.fields.inversion import invert_chain
 from dinoreg_rt.geometry import lps_to_index, resampled_grid, transform_points
-from dinoreg_rt.inversion import invert_chain
-from dinoreg_rt.preprocess import resample_volume
-from dinoreg_rt.quality import dice, label_counts
+from dinoreg_rt.images.resample import resample_volume
+from dinoreg_rt.quality.metrics import dice, label_counts
 
 DATA = Path(__file__).parents[1] / "data"
 HERE = AffineTransform.identity()

@@ -13,11 +13,11 @@ import pytest
 from encoders import write_bundle
 
 import dinoreg_rt
+from dinoreg_rt.encoder import open_encoders as pool_module
 from dinoreg_rt.encoder import pair_tokens
-from dinoreg_rt.encoder import pool as pool_module
-from dinoreg_rt.encoder.pool import EncoderPool
+from dinoreg_rt.encoder.open_encoders import EncoderPool
 from dinoreg_rt.errors import DeviceError, DinoregError, InputError
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
 GRID = phantom_grid((24, 28, 32), 4.0)
 QUICK = {"device": "cpu", "threads": 1, "initial": "none", "iterations": (2,)}

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinoreg_rt.config import RegistrationConfig
-from dinoreg_rt.progress import reporting
-from dinoreg_rt.report import RunReport, build_report, hash_input, hash_output
-from dinoreg_rt.result import RegistrationResult
-from dinoreg_rt.trust import judge, quality_warnings
+from dinoreg_rt.config.parameters import RegistrationConfig
+from dinoreg_rt.console.progress import reporting
+from dinoreg_rt.quality.trust import judge, quality_warnings
+from dinoreg_rt.registration.result import RegistrationResult
+from dinoreg_rt.run.report import RunReport, build_report, hash_input, hash_output
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
 
 GOOD = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)

@@ -21,11 +21,11 @@ from click.testing import CliRunner
 from encoders import write_bundle
 from phantoms import make_grid, make_phantom
 
-from dinoreg_rt.cli import cli
-from dinoreg_rt.cohort import read_pairs
-from dinoreg_rt.config import RegistrationConfig
-from dinoreg_rt.sweep import Record, _encoder_hash, plan_trials, read_records
-from dinoreg_rt.sweep_report import score_candidates, table_to_csv, table_to_markdown
+from dinoreg_rt.commands.main import cli
+from dinoreg_rt.config.parameters import RegistrationConfig
+from dinoreg_rt.evaluate.cohort import read_pairs
+from dinoreg_rt.sweep.tables import score_candidates, table_to_csv, table_to_markdown
+from dinoreg_rt.sweep.trials import Record, _encoder_hash, plan_trials, read_records
 
 SMALL = ["--iterations", "4", "--working-megavoxels", "0.05"]
 
@@ -120,7 +120,7 @@ def test_other_images_are_other_results(cohort, tmp_path):
     sweep(cohort, tmp_path, "-q", "--only", "p1")
     grid = make_grid((24, 24, 24), (4.0, 4.0, 4.0))
     original = (cohort / "m1.nii.gz").read_bytes()
-    from dinoreg_rt.sweep import _file_hash
+    from dinoreg_rt.sweep.trials import _file_hash
 
     try:
         write_image(cohort / "m1.nii.gz", make_phantom(grid, grid, peak_mm=3.0).fixed.array, grid)
@@ -261,7 +261,7 @@ def test_initial_transforms_are_used_and_part_of_the_key(cohort, tmp_path):
     for offset in (0.0, 2.0):
         transform = sitk.TranslationTransform(3, (offset, 0.0, 0.0))
         sitk.WriteTransform(transform, str(starts / "p1.tfm"))
-        from dinoreg_rt.sweep import _file_hash
+        from dinoreg_rt.sweep.trials import _file_hash
 
         _file_hash.cache_clear()
         done = sweep(cohort, tmp_path, "--only", "p1", "--initial-folder", str(starts), "-q")

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from phantoms import make_grid, make_phantom
 
 from dinoreg_rt import AffineTransform, DisplacementField, Geometry, LabelMap, io, warp_labels
-from dinoreg_rt.cli import cli
+from dinoreg_rt.commands.main import cli
 from dinoreg_rt.geometry import index_to_lps, lps_to_index, transform_points
 
 POINTS = 1000

@@ -15,8 +15,8 @@ from wrong_pairs import mirrored, part
 import dinoreg_kernels
 import dinoreg_rt
 from dinoreg_rt import RegistrationConfig, RegistrationResult, Volume, io
-from dinoreg_rt.features import MIND_MIRRORED
-from dinoreg_rt.trust import judge
+from dinoreg_rt.features.mind import MIND_MIRRORED
+from dinoreg_rt.quality.trust import judge
 from dinoreg_rt.types import RunQuality
 
 GOOD = RunQuality(0.4, 0.2, 0.01, 0.4, 2.0, 0.3, 0.3, 2.0, 95.0, 0.8, 0.3)

@@ -10,10 +10,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from dinoreg_rt.errors import InputError
+from dinoreg_rt.fields.warp import chain_to_displacement, warp_labels, warp_volume
 from dinoreg_rt.geometry import centre_lps_mm, resampled_grid, shifted_grid
 from dinoreg_rt.io import composite_to_sitk, displacement_to_sitk, labels_to_sitk, volume_to_sitk
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
-from dinoreg_rt.warp import chain_to_displacement, warp_labels, warp_volume
 
 _A, _B = math.radians(20), math.radians(35)
 OBLIQUE = np.array(

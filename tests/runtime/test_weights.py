@@ -9,11 +9,11 @@ from phantoms import make_grid, make_phantom
 
 import dinoreg_rt
 from dinoreg_rt import RegistrationConfig, Volume, io
-from dinoreg_rt.cli import cli
-from dinoreg_rt.contrast import Contrast, fill_by_contrast
+from dinoreg_rt.commands.main import cli
 from dinoreg_rt.errors import InputError
+from dinoreg_rt.images.contrast import Contrast, fill_by_contrast
+from dinoreg_rt.images.resample import plan_grids
 from dinoreg_rt.io.convert import volume_to_sitk
-from dinoreg_rt.preprocess import plan_grids
 
 GRID = make_grid((32, 36, 40), (2.0, 2.0, 2.0))
 CONFIG = RegistrationConfig(initial="none")
@@ -86,7 +86,7 @@ def test_weights_are_looked_at_before_the_alignment(phantom, call, monkeypatch):
     def aligned(*_):
         raise AssertionError("the alignment has begun")
 
-    monkeypatch.setattr("dinoreg_rt.planning._align", aligned)
+    monkeypatch.setattr("dinoreg_rt.registration.planning._align", aligned)
     weights = (np.full(GRID.shape_zyx, -1.0), GRID)
     with pytest.raises(InputError, match="a weight of -1"):
         call(phantom.fixed, phantom.moving, config=CONFIG, weights=weights)

@@ -1,1 +1,1 @@
-"""The commands of `dinoreg-rt`, one module each: they parse, call, and print. Nothing else."""
+"""The command line: one module for each command, which parses, calls and prints."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..cli import EXIT_CODE_TEXT
+from ..console.progress import Reporter, reporting
+from ..console.stdout import print_result
 from ..errors import InputError
-from ..progress import Reporter, reporting
-from ..stdout import print_result
+from .main import EXIT_CODE_TEXT
 from .options import FilePath
 
 if TYPE_CHECKING:
-    from ..inversion import Inversion
+    from ..fields.inversion import Inversion
     from ..types import Transform
 
 _PATH = FilePath()
@@ -126,8 +126,8 @@ def _apply_to_volume(
     kind: str, chain: list[Transform], options: dict[str, Any], reporter: Reporter
 ) -> Inversion | None:
     from .. import io
-    from ..inversion import invert_chain
-    from ..warp import warp_labels, warp_volume
+    from ..fields.inversion import invert_chain
+    from ..fields.warp import warp_labels, warp_volume
 
     grid = io.read_geometry(options["reference"])
     image = io.read_volume(options["image"], constant=True) if kind == "image" else None
@@ -153,7 +153,7 @@ def _apply_to_points(
     """Also the number of points that met a displacement field outside its grid."""
     import numpy as np
 
-    from ..inversion import invert_points
+    from ..fields.inversion import invert_points
     from ..io import read_points, transform_points_within, write_points
 
     points = read_points(options["points"], options["frame"])

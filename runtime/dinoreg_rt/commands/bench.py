@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..cli import EXIT_CODE_TEXT
-from ..config_files import preset_names
-from ..demands import check_demands, check_used, choose_machine
-from ..progress import reporting
-from ..stdout import print_result
+from ..config.files import preset_names
+from ..console.progress import reporting
+from ..console.stdout import print_result
+from ..registration.demands import check_demands, check_used, choose_machine
+from .main import EXIT_CODE_TEXT
 from .options import FilePath, config_options, given_config, read_config
 
 if TYPE_CHECKING:
-    from ..bench_report import BenchReport
+    from ..bench.tables import BenchReport
     from ..types import Volume
 
 _PATH = FilePath()
@@ -88,7 +88,7 @@ def bench(**options: Any) -> None:
     check = choose_machine if options["against"] else check_demands
     check(config)
     # Only now: half of the start is their imports, and the device was found missing without them.
-    from ..bench import BenchRequest, run_bench
+    from ..bench.measure import BenchRequest, run_bench
 
     with reporting(quiet=options["quiet"]) as reporter:
         fixed, moving = _pair(options)
@@ -103,8 +103,8 @@ def bench(**options: Any) -> None:
 
 
 def _pair(options: dict[str, Any]) -> list[Volume]:
+    from ..images.phantom import phantom_grid, phantom_pair
     from ..io import read_volume
-    from ..phantom import phantom_grid, phantom_pair
 
     if options["fixed"] is not None:
         return [read_volume(options["fixed"]), read_volume(options["moving"])]

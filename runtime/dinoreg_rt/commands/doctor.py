@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ..doctor import examine
+from ..console.stdout import print_result
 from ..errors import DeviceError
-from ..stdout import print_result
+from .diagnosis import examine
 
 if TYPE_CHECKING:
-    from ..doctor import Diagnosis
+    from .diagnosis import Diagnosis
 
 _MARKS = {"ok": ("✓", "green"), "absent": ("-", "dim"), "problem": ("✗", "bold red")}
 

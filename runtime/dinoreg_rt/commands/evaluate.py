@@ -8,12 +8,12 @@ from typing import Any
 
 import rich_click as click
 
-from ..cli import EXIT_CODE_TEXT
-from ..cohort import GroupScores, evaluate_pairs, read_pairs, summarise
+from ..console.progress import Reporter, reporting
+from ..console.stdout import print_result
 from ..errors import InputError
-from ..evaluate import PairFiles, PairScores, evaluate_pair
-from ..progress import Reporter, reporting
-from ..stdout import print_result
+from ..evaluate.cohort import GroupScores, evaluate_pairs, read_pairs, summarise
+from ..evaluate.pair import PairFiles, PairScores, evaluate_pair
+from .main import EXIT_CODE_TEXT
 from .options import FilePath
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
@@ -197,7 +197,7 @@ def _pair_name(options: dict[str, Any]) -> str:
 
 def _prepare_output(options: dict[str, Any]) -> dict[int, str]:
     """The label names; whatever would spoil the report at the end is found out here."""
-    from ..evaluation_report import read_label_names
+    from ..evaluate.tables import read_label_names
     from ..io import check_outputs, check_writable
 
     files = [f for f in (options["csv_file"], options["json_file"]) if f and f != Path("-")]
@@ -214,7 +214,7 @@ def _write(
     groups: Sequence[GroupScores],
     names: dict[int, str],
 ) -> None:
-    from .. import evaluation_report as report
+    from ..evaluate import tables as report
     from ..io.staging import staged_file
 
     to_stdout = options["json_file"] == Path("-")
@@ -237,7 +237,7 @@ def _print_tables(
 ) -> None:
     from rich.console import Console
 
-    from ..evaluation_report import label_table, metric_table, pair_table
+    from ..evaluate.tables import label_table, metric_table, pair_table
 
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -8,11 +8,11 @@ from typing import Any
 
 import rich_click as click
 
-from ..cli import EXIT_CODE_TEXT
-from ..encoder.bundle import bundle_names, find_bundle, models_folder, open_bundle
+from ..bundle.manifest import Manifest, read_manifest
+from ..bundle.opened import bundle_names, find_bundle, models_folder, open_bundle
+from ..console.stdout import print_result
 from ..errors import InputError
-from ..manifest import Manifest, read_manifest
-from ..stdout import print_result
+from .main import EXIT_CODE_TEXT
 
 
 @click.group("models", epilog=EXIT_CODE_TEXT)

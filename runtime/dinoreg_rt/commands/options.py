@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import rich_click as click
 from pydantic.fields import FieldInfo
 
-from ..config import RegistrationConfig
-from ..demands import OF_AN_ENCODER
+from ..config.parameters import RegistrationConfig
+from ..registration.demands import OF_AN_ENCODER
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..cli import EXIT_CODE_TEXT
-from ..config_files import preset_names
-from ..progress import reporting
-from ..stdout import print_result
+from ..config.files import preset_names
+from ..console.progress import reporting
+from ..console.stdout import print_result
+from .main import EXIT_CODE_TEXT
 from .options import FilePath, config_options, read_config
 
 if TYPE_CHECKING:
-    from ..encoder.probe import ProbeResult, ProbeRow
+    from ..evaluate.probe import ProbeResult, ProbeRow
 
 _PATH = FilePath()
 _IMAGES = "Images"
@@ -54,8 +54,8 @@ def probe(**options: Any) -> None:
     if all(options[name] is None for name in sources):
         options["slice_spacing_mm"] = _SLICE_SPACING_MM
     config = read_config(options, trust=False)
+    from ..evaluate.probing import probe_images
     from ..io import read_labels, read_volume
-    from ..probing import probe_images
 
     with reporting(quiet=options["quiet"]) as reporter:
         labels = None

@@ -9,14 +9,14 @@ from typing import Any
 
 import rich_click as click
 
-from ..cli import EXIT_CODE_TEXT
-from ..config import RegistrationConfig
-from ..config_files import preset_names
-from ..demands import check_demands, check_used
-from ..job import RunRequest, encoding_estimate, execute_run, plan_run
-from ..progress import Reporter, reporting
-from ..report import RunReport
-from ..stdout import print_result
+from ..config.files import preset_names
+from ..config.parameters import RegistrationConfig
+from ..console.progress import Reporter, reporting
+from ..console.stdout import print_result
+from ..registration.demands import check_demands, check_used
+from ..run.job import RunRequest, encoding_estimate, execute_run, plan_run
+from ..run.report import RunReport
+from .main import EXIT_CODE_TEXT
 from .options import FilePath, config_options, given_config, read_config
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
@@ -149,7 +149,7 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
     plan = plan_run(request, reporter)
     estimate = encoding_estimate(plan)
     if as_json:
-        from ..report import PredictedDeviceMemory
+        from ..run.report import PredictedDeviceMemory
 
         memory = PredictedDeviceMemory.of(plan.device_memory)
         summary = {

@@ -10,16 +10,16 @@ from typing import Any
 
 import rich_click as click
 
-from ..cli import EXIT_CODE_TEXT
-from ..cohort import read_pairs
-from ..config_files import preset_names
-from ..demands import check_used
+from ..config.files import preset_names
+from ..console.progress import Reporter, reporting
+from ..console.stdout import print_result
 from ..errors import InputError
-from ..evaluate import PairFiles
-from ..progress import Reporter, reporting
-from ..stdout import print_result
-from ..sweep import Finished, Record, plan_trials, run_trials
-from ..sweep_space import read_space
+from ..evaluate.cohort import read_pairs
+from ..evaluate.pair import PairFiles
+from ..registration.demands import check_used
+from ..sweep.space import read_space
+from ..sweep.trials import Finished, Record, plan_trials, run_trials
+from .main import EXIT_CODE_TEXT
 from .options import FilePath, config_options, given_config, read_config
 
 # Paths are not checked by click: our own messages say more, and their exit code is another.
@@ -163,9 +163,9 @@ def _progress_of(reporter: Reporter) -> Finished:
 
 
 def _write(options: dict[str, Any], records: Sequence[Record]) -> None:
-    from .. import sweep_report as report
-    from ..evaluation_report import without_nan
+    from ..evaluate.tables import without_nan
     from ..io.staging import staged_file
+    from ..sweep import tables as report
 
     folder: Path = options["output"]
     scored = report.score_candidates(records)

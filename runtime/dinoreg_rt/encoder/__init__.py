@@ -1,1 +1,1 @@
-"""Features of a frozen encoder: bundle, slices, tokens, joint PCA, samples on the solver grid."""
+"""From images to the encoder's features: slices, tokens and the joint PCA."""

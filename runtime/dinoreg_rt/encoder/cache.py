@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from ..device.user_folder import user_folder
 from ..types import Array
-from ..user_folder import user_folder
 
 #: Raised when tokens of the same inputs become other numbers, or an entry holds other things: part
 #: of every key.

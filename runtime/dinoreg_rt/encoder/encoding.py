@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import RegistrationConfig
-from ..device import Device
+from ..bundle.checkpoints import Wanted
+from ..bundle.manifest import Graph, Normalisation
+from ..bundle.opened import Bundle
+from ..config.parameters import RegistrationConfig
+from ..device.choice import Device
+from ..device.limits import memory_bytes
+from ..engines.open import GPU_ENGINES, choose_engine
+from ..engines.trt import DEFAULT_BATCHES
 from ..errors import RegistrationError
-from ..machine import memory_bytes
-from ..manifest import Graph, Normalisation
-from ..moving_lattice import Region
-from ..pair import Pair, Role
-from ..trt import DEFAULT_BATCHES
+from ..images.moving_grid import Region
+from ..images.pair import Pair, Role
 from ..types import Geometry, Modality
-from .bundle import Bundle
-from .checkpoints import Wanted
-from .engines import GPU_ENGINES, choose_engine
+from .open_encoders import EncoderPool
 from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
-from .pool import EncoderPool
 from .slice_stack import SliceStack, plan_slices
 from .standardise import Standardisation
 

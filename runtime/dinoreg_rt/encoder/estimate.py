@@ -11,12 +11,12 @@ from importlib.metadata import entry_points
 
 import psutil
 
-from ..bench_ceilings import THREAD_VARIABLES
-from ..config import RegistrationConfig
-from ..device import Device
-from ..manifest import Graph
-from ..progress import duration
-from .bundle import Bundle
+from ..bundle.manifest import Graph
+from ..bundle.opened import Bundle
+from ..config.parameters import RegistrationConfig
+from ..console.progress import duration
+from ..device.ceilings import THREAD_VARIABLES
+from ..device.choice import Device
 from .cache import TokenCache, cache_folder
 from .encoding import EncodingPlan
 from .pair_tokens import token_key

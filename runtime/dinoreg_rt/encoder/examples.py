@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import RegistrationConfig
-from ..device import choose_device
+from ..bundle.manifest import Graph, Manifest
+from ..config.parameters import RegistrationConfig
+from ..device.choice import choose_device
 from ..errors import ConfigError
+from ..images.phantom import phantom_grid, phantom_pair
+from ..images.resample import detect_modality, intensity_window
 from ..io.images import read_volume
-from ..manifest import Graph, Manifest
-from ..phantom import phantom_grid, phantom_pair
-from ..preprocess import detect_modality, intensity_window
 from ..types import Array
 from .encoding import shown_window
 from .planes import choose_plane

@@ -13,7 +13,7 @@ from functools import reduce
 
 import numpy as np
 
-from ..device import Device
+from ..device.choice import Device
 from ..types import Array, FloatArray
 
 #: Tokens in one product: what float32 loses in its sum stays below 1e-6 of it (`test_pca.py`).

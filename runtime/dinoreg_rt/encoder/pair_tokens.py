@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..config import RegistrationConfig
-from ..device import Device
-from ..pair import Sides
-from ..provenance import content_hash
+from ..config.parameters import RegistrationConfig
+from ..device.choice import Device
+from ..engines.cache import engine_record
+from ..engines.open import GPU_ENGINES, Encoder, open_encoder
+from ..images.pair import Sides
+from ..io.hashes import content_hash
 from ..types import Array
 from .cache import TokenCache, cache_folder, cache_key
 from .encoding import EncodingPlan, PlaneStacks
-from .engine_cache import engine_record
-from .engines import GPU_ENGINES, Encoder, open_encoder
-from .pool import EncoderPool
+from .open_encoders import EncoderPool
 from .slice_stack import SliceStack
 from .tokens import PatchTokens, check_finite, encode, encode_constant, token_array
 
 if TYPE_CHECKING:
-    from ..trt.library import Flavour
+    from ..engines.trt.library import Flavour
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from functools import reduce
 
 import numpy as np
 
-from ..device import Device
+from ..device.choice import Device
 from ..errors import ConfigError
 from ..types import Array
 from .moments import TokenMoments

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..device import Device
-from ..preprocess import resample_volume
+from ..device.choice import Device
+from ..images.resample import resample_volume
 from ..types import AffineTransform, Array, Geometry, Volume
 from .slice_stack import SliceStack
 

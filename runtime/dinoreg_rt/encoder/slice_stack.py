@@ -8,7 +8,8 @@ import numpy as np
 
 import dinoreg_kernels
 
-from ..device import Device
+from ..bundle.manifest import Normalisation
+from ..device.choice import Device
 from ..geometry import (
     coarsened_grid,
     compose_affines,
@@ -20,9 +21,8 @@ from ..geometry import (
     shifted_grid,
     transform_points,
 )
-from ..manifest import Normalisation
-from ..moving_lattice import Region
-from ..preprocess import antialiasing_samples
+from ..images.moving_grid import Region
+from ..images.resample import antialiasing_samples
 from ..types import Array, FloatArray, Geometry, Volume
 from .planes import Plane, upright, upright_view
 

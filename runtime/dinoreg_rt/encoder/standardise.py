@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import RegistrationConfig, TokenCentre, TokenScale
-from ..device import Device
+from ..config.parameters import RegistrationConfig, TokenCentre, TokenScale
+from ..device.choice import Device
 from ..types import Array, FloatArray
 from .moments import SliceMoments, TokenMoments
 

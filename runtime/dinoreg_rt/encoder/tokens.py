@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..device import Device
+from ..bundle.manifest import Graph, Normalisation
+from ..device.choice import Device
+from ..engines.open import Encoder
 from ..errors import RegistrationError, ResourceError
 from ..io.arrays import device_of
-from ..manifest import Graph, Normalisation
 from ..types import Array
-from .engines import Encoder
 from .slice_stack import SliceStack
 
 _T = TypeVar("_T")

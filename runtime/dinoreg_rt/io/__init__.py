@@ -33,13 +33,7 @@ from .images import (
 )
 from .names import check_outputs
 from .points import Frame, PointSet, read_points, write_points
-from .staging import (
-    check_free_space,
-    check_writable,
-    output_errors,
-    staged_file,
-    staged_folder,
-)
+from .staging import check_free_space, check_writable, output_errors, staged_file, staged_folder
 from .transforms import (
     composite_to_sitk,
     read_initial,

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..console.interruption import STOPPING, signals_as_exceptions
 from ..errors import OutputError
-from ..interruption import STOPPING, signals_as_exceptions
 from .names import check_name
 
 _PREFIX = ".dinoreg-"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from encoders import write_bundle
 
-from dinoreg_rt.encoder.bundle import bundle_names, find_bundle, open_bundle
+from dinoreg_rt.bundle.manifest import BundleFile, file_sha256, read_manifest, write_manifest
+from dinoreg_rt.bundle.opened import bundle_names, find_bundle, open_bundle
 from dinoreg_rt.errors import ConfigError, InputError
-from dinoreg_rt.manifest import BundleFile, file_sha256, read_manifest, write_manifest
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinoreg_rt.encoder.bundle import models_folder
+from dinoreg_rt.bundle.opened import models_folder
 from dinoreg_rt.encoder.cache import TokenCache, cache_folder, cache_key
+from dinoreg_rt.engines.trt.folder import engines_folder
 from dinoreg_rt.errors import InputError
-from dinoreg_rt.trt.folder import engines_folder
 
 SHAPE = (3, 4, 5, 6)
 

@@ -13,10 +13,11 @@ from checkpoints import TINY, canonical, huggingface, write_safetensors  # noqa:
 from phantoms import make_grid, make_phantom  # noqa: E402
 
 import dinoreg_rt  # noqa: E402
-from dinoreg_export import models, on_demand  # noqa: E402
-from dinoreg_rt.encoder import checkpoints  # noqa: E402
-from dinoreg_rt.encoder.checkpoints import Wanted, bundle_folder, is_checkpoint  # noqa: E402
-from dinoreg_rt.encoder.pool import EncoderPool  # noqa: E402
+from dinoreg_export.bundle import on_demand  # noqa: E402
+from dinoreg_export.checkpoint import models
+from dinoreg_rt.bundle import checkpoints  # noqa: E402
+from dinoreg_rt.bundle.checkpoints import Wanted, bundle_folder, is_checkpoint  # noqa: E402
+from dinoreg_rt.encoder.open_encoders import EncoderPool  # noqa: E402
 from dinoreg_rt.errors import DeviceError, InputError, OutputError  # noqa: E402
 
 A = TINY["tiny-v3"]

@@ -20,17 +20,18 @@ from phantoms import make_grid, waves
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is not installed")
 
-from dinoreg_export import engine as engine_module
-from dinoreg_export.engine import export_engines
-from dinoreg_rt.batches import pieces
-from dinoreg_rt.device import Device
-from dinoreg_rt.encoder import engine_cache, pair_tokens
-from dinoreg_rt.encoder.bundle import open_bundle
-from dinoreg_rt.encoder.engines import open_encoder
+from dinoreg_export.engine import formats as engine_module
+from dinoreg_export.engine.formats import export_engines
+from dinoreg_rt.bundle.opened import open_bundle
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.encoder import pair_tokens
+from dinoreg_rt.engines import cache as engine_cache
+from dinoreg_rt.engines.open import open_encoder
+from dinoreg_rt.engines.trt.agreement import Agreement
+from dinoreg_rt.engines.trt.batches import pieces
+from dinoreg_rt.engines.trt.folder import read_records
+from dinoreg_rt.engines.trt.record import EngineRecord
 from dinoreg_rt.errors import DeviceError, InputError
-from dinoreg_rt.trt.agreement import Agreement
-from dinoreg_rt.trt.folder import read_records
-from dinoreg_rt.trt.record import EngineRecord
 from dinoreg_rt.types import Volume
 
 

@@ -11,7 +11,7 @@ from encoders import write_bundle
 from phantoms import make_grid, make_phantom
 
 import dinoreg_rt
-from dinoreg_rt.trust import judge
+from dinoreg_rt.quality.trust import judge
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="runs it: ONNX Runtime is not installed")

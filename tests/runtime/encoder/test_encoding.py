@@ -16,20 +16,20 @@ from encoders import write_bundle
 from phantoms import Phantom, make_grid, make_phantom
 
 import dinoreg_rt
-from dinoreg_rt.demands import check_encoder
-from dinoreg_rt.device import Device
-from dinoreg_rt.encoder import extract as extract_module
+from dinoreg_rt.bundle.opened import open_bundle
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.encoder import features as extract_module
 from dinoreg_rt.encoder import slice_stack as slice_stack_module
 from dinoreg_rt.encoder import tokens as tokens_module
-from dinoreg_rt.encoder.bundle import open_bundle
 from dinoreg_rt.encoder.cache import TokenCache
-from dinoreg_rt.encoder.cpu_encoders import OrtEncoder
-from dinoreg_rt.encoder.engines import open_encoder
 from dinoreg_rt.encoder.pca import fit_basis
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
 from dinoreg_rt.encoder.tokens import encode, token_array
+from dinoreg_rt.engines.cpu import OrtEncoder
+from dinoreg_rt.engines.open import open_encoder
 from dinoreg_rt.errors import ConfigError, DeviceError, RegistrationError, ResourceError
 from dinoreg_rt.geometry import shifted_grid
+from dinoreg_rt.registration.demands import check_encoder
 from dinoreg_rt.types import LabelMap, Volume
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")

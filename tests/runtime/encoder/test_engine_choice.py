@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dinoreg_rt.encoder import engine_choice
-from dinoreg_rt.encoder.engine_choice import choose_for_gpu
+from dinoreg_rt.engines import selection as engine_choice
+from dinoreg_rt.engines.selection import choose_for_gpu
 from dinoreg_rt.errors import DeviceError
 
 AXIAL, CORONAL = "axial", "coronal"

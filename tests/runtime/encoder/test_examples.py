@@ -11,13 +11,13 @@ from phantoms import make_grid
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 
-from dinoreg_rt.config import RegistrationConfig
-from dinoreg_rt.device import Device
+from dinoreg_rt.bundle.manifest import Graph, Normalisation, read_manifest
+from dinoreg_rt.config.parameters import RegistrationConfig
+from dinoreg_rt.device.choice import Device
 from dinoreg_rt.encoder.examples import phantom_slices, read_examples
 from dinoreg_rt.encoder.slice_stack import plan_slices
 from dinoreg_rt.errors import ConfigError, InputError
 from dinoreg_rt.io.images import read_volume, write_volume
-from dinoreg_rt.manifest import Graph, Normalisation, read_manifest
 from dinoreg_rt.types import Volume
 
 CPU = Device("cpu", threads=1)

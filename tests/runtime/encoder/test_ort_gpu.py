@@ -16,14 +16,14 @@ import pytest
 from encoders import write_bundle
 from gpu_fakes import DeviceArray, at_address, fake_cupy
 
-from dinoreg_rt.cuda_driver import CudaDriver
-from dinoreg_rt.device import Device
-from dinoreg_rt.encoder import engine_choice
-from dinoreg_rt.encoder.bundle import open_bundle
-from dinoreg_rt.encoder.engines import choose_engine, open_encoder
-from dinoreg_rt.encoder.ort_gpu import OrtGpuEncoder, provider_problem
+from dinoreg_rt.bundle.opened import open_bundle
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.device.cuda_driver import CudaDriver
+from dinoreg_rt.engines import selection as engine_choice
+from dinoreg_rt.engines.open import choose_engine, open_encoder
+from dinoreg_rt.engines.ort_gpu import OrtGpuEncoder, provider_problem
+from dinoreg_rt.engines.trt import identity
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
-from dinoreg_rt.trt import identity
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

@@ -7,7 +7,7 @@ from functools import reduce
 import numpy as np
 import pytest
 
-from dinoreg_rt.device import Device
+from dinoreg_rt.device.choice import Device
 from dinoreg_rt.encoder import moments
 from dinoreg_rt.encoder.moments import SliceMoments, TokenMoments
 from dinoreg_rt.encoder.pca import TOTAL_VARIANCE, FeatureBasis, fit_basis

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinoreg_rt.encoder.retrieval import (
+from dinoreg_rt.evaluate.retrieval import (
     NEIGHBOURS,
     REACH_MM,
     Places,

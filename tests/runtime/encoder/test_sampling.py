@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from phantoms import centres_of, make_grid
 
-from dinoreg_rt.device import Device
+from dinoreg_rt.device.choice import Device
 from dinoreg_rt.encoder.sampling import neighbours, sample_features
 from dinoreg_rt.encoder.slice_stack import plan_slices
 from dinoreg_rt.geometry import coarsened_grid

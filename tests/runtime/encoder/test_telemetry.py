@@ -35,7 +35,7 @@ def test_nothing_is_left_in_the_home(tmp_path: Path) -> None:
 
 
 def test_the_switch_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoreg_rt.onnx_runtime import import_onnxruntime
+    from dinoreg_rt.engines.onnx_runtime import import_onnxruntime
 
     for given in (None, "0"):
         if given is None:

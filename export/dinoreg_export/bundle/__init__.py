@@ -1,0 +1,1 @@
+"""Writing bundles: ONNX files, manifest and licence, whole or not at all."""

@@ -1,0 +1,218 @@
+"""From a checkpoint to a bundle: graphs, one weights file, manifest, licence notice; or nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from dinoreg_rt.bundle.manifest import (
+    FINAL_ONLY,
+    BundleFile,
+    Graph,
+    Manifest,
+    Normalisation,
+    Precision,
+    Source,
+    Verification,
+    file_sha256,
+    write_manifest,
+)
+from dinoreg_rt.errors import ConfigError
+
+from ..checkpoint.architecture import Architecture, VitArchitecture
+from ..checkpoint.chosen_layers import canonical_layers
+from ..checkpoint.weights import Weights
+from ..verify.compare import compare, passes, refusal
+from .files import WEIGHTS_NAME, GraphFile, Progress, write_files
+from .in_place import staged
+from .memory import memory_errors
+
+NOTICE_NAME = "LICENSE"
+NormalisationName = Literal["imagenet", "satellite", "none"]
+#: Of pixels in 0..1: what the released weights were trained with, photographs or satellite images.
+NORMALISATIONS: dict[NormalisationName, Normalisation] = {
+    "imagenet": Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "satellite": Normalisation(mean=(0.430, 0.411, 0.296), std=(0.213, 0.156, 0.143)),
+    "none": Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+}
+#: Patches along each side of the picture for the check, where every exported size is larger: the
+#: reference takes minutes for the attention of a large grid.
+_PROBE_PATCHES = (10, 7)
+_MOST_PROBE_PATCHES = 400
+#: Of one side of an input: attention over a grid of it would take a terabyte for each head.
+_MOST_PIXELS = 16384
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+
+
+def export_bundle(  # noqa: PLR0913 - what is seldom given by name
+    weights: Weights,
+    source: Source,
+    sizes: Sequence[tuple[int, int]],
+    folder: Path,
+    *,
+    layers: Sequence[str] = FINAL_ONLY,
+    precision: Precision = "fp32",
+    normalisation: NormalisationName = "imagenet",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write a verified bundle.
+
+    Args:
+        weights: an open checkpoint, or random weights.
+        source: what the manifest says about them.
+        sizes: (height, width) in pixels, multiples of the patch.
+        folder: the bundle; must not exist, unless `force` and it is a bundle, with
+            nothing else in it.
+        layers: whose tokens are joined along the channels, as `canonical_layers` takes them.
+        precision: of the products; see `precision.STORAGE`.
+        normalisation: of the pixels.
+        force: replace a bundle.
+        progress: called with a stage's name and its finished fraction.
+
+    Raises:
+        ConfigError: a size, layer or precision that cannot be exported.
+        InputError: damaged weights, or the graph fails its verification; nothing is written.
+        OutputError: `folder` is in the way, holds the checkpoint, or cannot be written.
+        ResourceError: too little memory.
+    """
+    a = weights.architecture
+    check_sizes(a, sizes)
+    layers = canonical_layers(a, layers)
+    if precision not in PRECISIONS:
+        raise ConfigError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")
+    report = progress or (lambda stage, fraction: None)
+    with staged(folder, force=force, reads=weights.files) as work, memory_errors():
+        graphs, verification = _write_files(weights, sizes, work, precision, report, layers)
+        (work / NOTICE_NAME).write_text(_notice(a, source), "utf-8")
+        names = [WEIGHTS_NAME, *(graph.file for graph in graphs), NOTICE_NAME]
+        manifest = Manifest(
+            model=a.name,
+            patch=a.patch,
+            channels=a.dim * len(layers),
+            layers=layers,
+            blocks=a.depth if isinstance(a, VitArchitecture) else None,
+            precision=precision,
+            normalisation=NORMALISATIONS[normalisation],
+            graphs=tuple(graphs),
+            files=tuple(_describe(work / name) for name in names),
+            source=source,
+            licence=a.licence,
+            verification=verification,
+            exporter=f"dinoreg-rt {exporter_version()}",
+        )
+        write_manifest(manifest, work)
+    return manifest
+
+
+def normalisation_of(files: Sequence[Path]) -> NormalisationName:
+    """What a checkpoint's pixels were normalised with, by the name that it was released under.
+
+    Args:
+        files: of the checkpoint. The innermost name on the way to the first that tells the
+            training data decides: of a file, or of the folder of a ``model.safetensors``.
+    """
+    for part in reversed(files[0].absolute().parts if files else ()):
+        if "sat493m" in part.lower():
+            return "satellite"
+        if "lvd1689m" in part.lower():
+            return "imagenet"
+    return "imagenet"
+
+
+def check_sizes(a: Architecture, sizes: Sequence[tuple[int, int]]) -> None:
+    """Stop at a size that is no multiple of the patch, or beyond reason.
+
+    Raises:
+        ConfigError: says the nearest sizes that are.
+    """
+    if not sizes:
+        raise ConfigError("no input size; wanted at least one, such as 1792x1536")
+    for height, width in sizes:
+        if max(height, width) > _MOST_PIXELS:
+            raise ConfigError(
+                f"the input size {max(height, width):.6g} is above {_MOST_PIXELS} pixels, far from "
+                "what an encoder can take; wanted such as 1792x1536"
+            )
+        if height % a.patch or width % a.patch or min(height, width) < a.patch:
+            near = "x".join(str(max(1, round(n / a.patch)) * a.patch) for n in (height, width))
+            raise ConfigError(
+                f"{height}x{width} is no multiple of {a.name}'s patch of {a.patch} pixels; the "
+                f"nearest size is {near}"
+            )
+
+
+def _write_files(
+    weights: Weights,
+    sizes: Sequence[tuple[int, int]],
+    work: Path,
+    precision: Precision,
+    report: Progress,
+    layers: tuple[str, ...],
+) -> tuple[list[Graph], Verification]:
+    files = [GraphFile(f"encoder_{h}x{w}.onnx", (h, w)) for h, w in sorted(set(sizes))]
+    probe = _probe(weights.architecture, files, precision)
+    write_files(weights, list(dict.fromkeys([*files, probe])), work, precision, report, layers)
+    report("verification", 0.0)
+    found = compare(weights, work / probe.name, probe.size, precision, layers)
+    if not passes(found):
+        raise refusal(found, precision, _passing(weights, probe, work, precision, layers))
+    if probe not in files:
+        (work / probe.name).unlink()
+    report("verification", 1.0)
+    graphs = [Graph(file=f.name, height=f.size[0], width=f.size[1]) for f in files]
+    return graphs, found
+
+
+def _probe(a: Architecture, files: Sequence[GraphFile], precision: Precision) -> GraphFile:
+    """The graph that is compared with the reference."""
+    smallest = min(files, key=lambda file: file.size[0] * file.size[1])
+    small = smallest.size[0] * smallest.size[1] <= _MOST_PROBE_PATCHES * a.patch**2
+    if small and precision != "bf16":
+        return smallest
+    rows, columns = _PROBE_PATCHES
+    size = smallest.size if small else (rows * a.patch, columns * a.patch)
+    return GraphFile("probe.onnx", size, verified=True)
+
+
+def _passing(
+    weights: Weights, probe: GraphFile, work: Path, refused: Precision, layers: tuple[str, ...]
+) -> Precision | None:
+    """The smallest other precision whose graph agrees with the checkpoint."""
+    others: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
+    for precision in others[others.index(refused) + 1 :] if refused in others else others:
+        with tempfile.TemporaryDirectory(dir=work) as name:
+            graph = replace(probe, verified=True)
+            write_files(weights, [graph], Path(name), precision, layers=layers)
+            if passes(compare(weights, Path(name) / probe.name, probe.size, precision, layers)):
+                return precision
+    return None
+
+
+def _describe(path: Path) -> BundleFile:
+    return BundleFile(name=path.name, size_bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _notice(a: Architecture, source: Source) -> str:
+    if source.random_weights:
+        return f"Random weights in the shape of {a.name}, for tests of plumbing and speed.\n"
+    return (
+        f"The weights in this folder were converted from {source.checkpoint}\n"
+        f"(sha256 {source.sha256}).\n\n"
+        "They remain under the licence of that checkpoint. For released weights of\n"
+        f"{a.name} it is the {a.licence}.\n"
+        "Whoever passes this folder on has to do so under that licence, with a copy of it.\n"
+    )
+
+
+def exporter_version() -> str:
+    """Of the package that exports."""
+    try:
+        return metadata.version("dinoreg-rt")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,1 @@
+"""Reading checkpoints of any layout into one canonical set of parameters."""

@@ -1,0 +1,140 @@
+"""ONNX -> serialised TensorRT engine: parse, profiles, limits, timing cache, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinoreg_rt.engines.trt.library import Library
+from dinoreg_rt.errors import ConfigError, DeviceError, InputError
+
+INPUT = "pixels"
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built.
+
+    Attributes:
+        batches: slices of each optimisation profile.
+        workspace_bytes: the most that one layer may take as scratch memory.
+        timing_cache: file of measured kernels, read and written; None measures anew.
+        compute_capability: such as 8.9, for RTX to compile for without a GPU; None: the GPU here.
+    """
+
+    batches: tuple[int, ...]
+    workspace_bytes: int = 4 << 30
+    timing_cache: Path | None = None
+    compute_capability: str | None = None
+
+
+def build_plan(library: Library, graph: Path, options: BuildOptions, progress: Progress) -> bytes:
+    """The engine of one graph, as bytes.
+
+    Raises:
+        InputError: TensorRT cannot read the graph.
+        DeviceError: it cannot build an engine of it.
+        ConfigError: a compute capability that RTX does not compile for.
+    """
+    trt = library.module
+    builder = trt.Builder(library.logger)
+    network = builder.create_network(library.network_flags())
+    parser = trt.OnnxParser(network, library.logger)
+    # By path: the weights lie beside the graph.
+    if not parser.parse_from_file(str(graph)):
+        errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise InputError(f"{graph}: {library.flavour} cannot read it: {errors}")
+    config = builder.create_builder_config()
+    _add_profiles(builder, config, network, options.batches)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.compute_capability is not None:
+        _compile_for(library, config, options.compute_capability)
+    cache = options.timing_cache if library.has_timing_cache else None
+    if cache is not None:
+        known = cache.read_bytes() if cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+    monitor = _make_monitor(library, progress)
+    config.progress_monitor = monitor
+    plan = builder.build_serialized_network(network, config)
+    if monitor.interruption is not None:
+        raise monitor.interruption
+    if plan is None:
+        raise DeviceError(
+            f"{library.flavour} {library.version} built no engine of {graph.name}: "
+            f"{library.complaint()}; smaller --batch or --workspace-gb take less memory"
+        )
+    progress("building", 1.0)
+    if cache is not None:
+        cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def _add_profiles(builder: Any, config: Any, network: Any, batches: tuple[int, ...]) -> None:
+    """One profile for each batch, of that size exactly: TensorRT tunes for fixed shapes."""
+    shape = tuple(network.get_input(0).shape)[1:]
+    for batch in batches:
+        profile = builder.create_optimization_profile()
+        whole = (batch, *shape)
+        profile.set_shape(INPUT, whole, whole, whole)
+        if config.add_optimization_profile(profile) < 0:
+            raise ConfigError(f"TensorRT refuses a batch of {batch} slices of {shape}")
+
+
+def _compile_for(library: Library, config: Any, capability: str) -> None:
+    kinds = getattr(library.module, "ComputeCapability", None)
+    name = "SM" + capability.replace(".", "")
+    if kinds is None or name not in kinds.__members__:
+        known = [] if kinds is None else [k for k in kinds.__members__ if k.startswith("SM")]
+        names = ", ".join(f"{k[2:-1]}.{k[-1]}" for k in known) or "the GPU of this machine alone"
+        raise ConfigError(
+            f"{library.flavour} does not compile for compute capability {capability}; it does for "
+            f"{names}"
+        )
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(kinds.__members__[name], 0)
+
+
+def _make_monitor(library: Library, progress: Progress) -> Any:
+    # Made here, because its base class exists only once the module has been imported.
+    base: Any = library.module.IProgressMonitor
+
+    class _Monitor(base):  # type: ignore[misc]
+        """Phases nest: a step of the outer one is the whole of the inner one."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.phases: dict[str, list[Any]] = {}  # name -> [parent, steps, steps done]
+            self.fraction = 0.0
+            self.interruption: BaseException | None = None
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            self.phases[name] = [parent, max(steps, 1), 0]
+
+        def phase_finish(self, name: str) -> None:
+            self.phases.pop(name, None)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            # An exception must not pass through TensorRT; False stops the build.
+            try:
+                if name in self.phases:
+                    self.phases[name][2] = step + 1
+                    self.fraction = max(self.fraction, self._fraction(name))
+                    progress("building", min(self.fraction, 1.0))
+            except BaseException as error:
+                self.interruption = error
+                return False
+            return True
+
+        def _fraction(self, name: str) -> float:
+            inner: float = 0.0
+            phase: str | None = name
+            while phase in self.phases:
+                parent, steps, done = self.phases[phase]
+                inner = min(1.0, (done + inner) / steps)
+                phase = parent
+            return inner
+
+    return _Monitor()

@@ -1,0 +1,1 @@
+"""The encoders as ONNX graphs."""

@@ -1,0 +1,1 @@
+"""Comparison of exported graphs with a NumPy reference."""

@@ -1,0 +1,33 @@
+"""Layers that both NumPy references are made of."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.weights import Weights
+
+Floats = NDArray[np.float32]
+
+
+def norm(weights: Weights, x: Floats, name: str, epsilon: float) -> Floats:
+    """Layer norm over the last axis."""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = np.square(centred).mean(-1, keepdims=True)
+    scaled = centred / np.sqrt(variance + np.float32(epsilon))
+    result: Floats = scaled * weights.read(f"{name}.weight") + weights.read(f"{name}.bias")
+    return result
+
+
+def gelu(x: Floats) -> Floats:
+    """x times the share of a normal distribution below x."""
+    result: Floats = x * np.float32(0.5) * (1 + _erf(x / np.float32(math.sqrt(2))))
+    return result
+
+
+def _erf(x: Floats) -> Floats:
+    """Error function of the C library, one number after the other."""
+    result: Floats = np.vectorize(math.erf, otypes=[np.float32])(x)
+    return result

@@ -1,0 +1,1 @@
+"""The initial alignment: an affine transform that brings two images onto each other."""

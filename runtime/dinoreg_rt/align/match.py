@@ -1,0 +1,132 @@
+"""Cells matched around a position, and how alike both images are after that.
+
+The registration deforms whatever position it is given, so the best position is the one from which
+it gets furthest: two of them that look equally good as they are can differ by an organ afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dinoreg_kernels import Solution, SolverOptions, solve
+
+from ..device.choice import Device
+from ..geometry import (
+    compose_affines,
+    corners_lps_mm,
+    invert_affine,
+    lps_to_index,
+    shifted_grid,
+    transform_points,
+)
+from ..types import AffineTransform, Geometry
+from .coarse import CHANNELS, View, cell_features
+from .shifts import Candidate, Centred, Side, centre, similarity
+
+#: Reach of a match, in cells,
+REACH = 2
+#: and iterations of Adam of the quick one that compares positions.
+_QUICK_ITERATIONS = 20
+
+
+def look(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> View | None:
+    """The moving image through `transform`; None where the images do not meet."""
+    cells, box = common_part(fixed, moving, transform, REACH)
+    if cells is None:
+        return None
+    z, y, x = (n + 2 * REACH for n in cells.shape_zyx)
+    around = shifted_grid(cells, (-REACH,) * 3, (z, y, x))
+    return View(cells, box, REACH, cell_features(moving.coarse, around, transform, device))
+
+
+def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> Candidate:
+    """The position with its similarity.
+
+    Both images end at the same cells here, and so do the patches of their features. In a `View`
+    the moving image does not, and the cine pair, of whose nine slices all are near an end, looked
+    less alike as the headers have it.
+    """
+    cells, box = common_part(fixed, moving, transform, 0)
+    if cells is None:
+        return Candidate(transform, -1.0, 0.0)
+    there = centre(cell_features(moving.coarse, cells, transform, device), moving.level)
+    side = fixed.centred
+    here = Centred(side.mind[box], side.weight[box], side.silhouette[box], side.seen[box])
+    return Candidate(transform, *similarity(here, there, (fixed.level, moving.level)))
+
+
+def with_deformed(fixed: Side, moving: Side, candidate: Candidate, device: Device) -> Candidate:
+    """The candidate with `Candidate.deformed`, and its view."""
+    view = look(fixed, moving, candidate.transform, device)
+    value = 0.0 if view is None else deformed_similarity(fixed, moving, view, device)
+    return replace(candidate, deformed=value, view=view)
+
+
+def match(
+    fixed: Side, view: View, device: Device, *, consistency_rounds: int, iterations: int
+) -> Solution:
+    """The registration's own solver on the cells of a view."""
+    here, there = fixed.features.part(view.box), view.features
+    cell_mm = view.cells.spacing_mm[0]
+    return solve(
+        np.ascontiguousarray(here.mind),
+        there.mind,
+        np.ascontiguousarray(here.weight),
+        there.weight,
+        spacing_mm=view.cells.spacing_mm,
+        moving_offset=(-view.margin,) * 3,
+        channels=CHANNELS,
+        options=SolverOptions(
+            search_factor=(1, 1, 1),
+            search_radius=(REACH,) * 3,
+            cost_smoothing_mm=1.15 * cell_mm,
+            field_smoothing_mm=0.82 * cell_mm,
+            coupling=(0.03, 0.3),
+            consistency_rounds=consistency_rounds,
+            iterations=(iterations,),
+            learning_rate_mm=0.6 * cell_mm,
+            smoothing_mm=cell_mm,
+            # Not the registration's: a position is judged before organs are followed in detail.
+            smoothness=1.25,
+            fold_penalty=1.0,
+            fold_margin=0.1,
+        ),
+        threads=device.threads,
+    )
+
+
+def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -> float:
+    """How alike both images are after a quick match; 1 is the same, 0 unrelated.
+
+    The squared feature difference that is left, against what images without any relation would
+    leave, times the square root of the share of the fixed body that was matched. The share of the
+    smaller body would not do: it is 1 as soon as a moving image is put inside the fixed one, and
+    a part that matches well then beats the whole.
+    """
+    found = match(fixed, view, device, consistency_rounds=0, iterations=_QUICK_ITERATIONS)
+    means = np.asarray(fixed.level.mind) - np.asarray(moving.level.mind)
+    unrelated = fixed.level.variance + moving.level.variance + float(means @ means)
+    alike = 1 - found.feature_distance_after / max(unrelated, 1e-6)
+    matched = found.overlap * float(fixed.features.weight[view.box].sum())
+    return alike * float(np.sqrt(matched / max(fixed.level.weight, 1e-6)))
+
+
+def common_part(
+    fixed: Side, moving: Side, transform: AffineTransform, reach: int
+) -> tuple[Geometry | None, tuple[slice, slice, slice]]:
+    """The fixed cells that the moving image can reach: they are all that costs time."""
+    cells = fixed.coarse.cells
+    to_cells = compose_affines(lps_to_index(cells), invert_affine(transform))
+    corners = transform_points(to_cells, corners_lps_mm(moving.coarse.cells))[:, ::-1]
+    lower = np.floor(corners.min(axis=0)).astype(int) - reach
+    upper = np.ceil(corners.max(axis=0)).astype(int) + reach + 1
+    z, y, x = (
+        slice(max(0, int(a)), min(n, int(b)))
+        for a, b, n in zip(lower, upper, cells.shape_zyx, strict=True)
+    )
+    if any(s.stop <= s.start for s in (z, y, x)):
+        return None, (z, y, x)
+    shape = (z.stop - z.start, y.stop - y.start, x.stop - x.start)
+    return shifted_grid(cells, (z.start, y.start, x.start), shape), (z, y, x)

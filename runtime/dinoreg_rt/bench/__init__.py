@@ -1,0 +1,1 @@
+"""The `bench` command: measured times beside counted work, ceilings and a peer."""

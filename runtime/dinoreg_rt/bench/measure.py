@@ -1,0 +1,105 @@
+"""Measuring `register` on this machine: cold, warm, stage by stage, beside what it can do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config.parameters import RegistrationConfig
+from ..device.ceilings import measure_ceilings
+from ..device.choice import Device
+from ..registration.registrar import Registrar
+from ..run.report import peak_memory_mb
+from ..types import Volume
+from .peer import check_peer, run_convexadam
+from .tables import OTHER, PLAN, BenchReport, Measured, Run, build_bench_report
+
+if TYPE_CHECKING:
+    from ..registration.register import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class BenchRequest:
+    """What is measured.
+
+    Attributes:
+        fixed: image.
+        moving: image.
+        config: of the registrations.
+        runs: warm ones.
+        peer_python: of an environment with convexAdam; None: no comparison.
+        peer_runs: calls of it.
+    """
+
+    fixed: Volume
+    moving: Volume
+    config: RegistrationConfig
+    runs: int = 10
+    peer_python: Path | None = None
+    peer_runs: int = 1
+
+
+def run_bench(request: BenchRequest, say: Callable[[str, float], None]) -> BenchReport:
+    """Measure; `say` is told what is going on and how far it is.
+
+    Tokens are not taken from the cache: what a registration costs is to be measured.
+
+    Raises:
+        DinoregError: as a registration, or a peer that cannot run.
+    """
+    config = request.config.model_copy(update={"cache": False})
+    if request.peer_python is not None:
+        check_peer(request.peer_python, encoder=config.encoder)
+    plans: list[Plan] = []
+    runs: list[Run] = []
+    with Registrar(config) as registrar:
+        for i in range(request.runs + 1):
+            say("register", i / (request.runs + 1))
+            runs.append(_timed(registrar, request, plans))
+        memory = _memory(registrar.device, plans[-1])
+    say("register", 1.0)
+    plan, volumes = plans[-1], (request.fixed, request.moving)
+    say("ceilings", 0.0)
+    ceilings = measure_ceilings(plan.device)
+    say("ceilings", 1.0)
+    peer = None
+    if request.peer_python is not None:
+        say("convexAdam", 0.0)
+        peer = run_convexadam(request.peer_python, volumes, plan, request.peer_runs)
+        say("convexAdam", 1.0)
+    return build_bench_report(Measured(plan, volumes, runs[0], runs[1:], ceilings, memory, peer))
+
+
+def _timed(registrar: Registrar, request: BenchRequest, plans: list[Plan]) -> Run:
+    planned: list[float] = []
+
+    def on_plan(plan: Plan) -> None:
+        planned.append(time.perf_counter())
+        plans.append(plan)
+
+    began = time.perf_counter()
+    result = registrar.register(request.fixed, request.moving, on_plan=on_plan)
+    total_ms = (time.perf_counter() - began) * 1e3
+    stages = {PLAN: (planned[0] - began) * 1e3} | result.timings_ms
+    stages[OTHER] = max(0.0, total_ms - sum(stages.values()))
+    return Run(total_ms, stages, result.versions)
+
+
+def _memory(device: Device, plan: Plan) -> dict[str, float]:
+    """MiB: predicted for one registration, and the most that was used."""
+    found = {
+        "predicted_mb": round(plan.memory_bytes / 2**20, 1),
+        "peak_process_mb": round(peak_memory_mb(), 1),
+    }
+    if plan.device_memory is not None:
+        found["predicted_gpu_mb"] = round(plan.device_memory.peak_bytes / 2**20, 1)
+    if device.kind == "cuda":
+        with device.active() as cuda:  # the pool is that of the current device
+            pool_bytes = device.xp.get_default_memory_pool().total_bytes()
+            free, total = cuda.mem_info
+        found["peak_gpu_pool_mb"] = round(pool_bytes / 2**20, 1)
+        found["gpu_in_use_mb"] = round((total - free) / 2**20, 1)
+    return found

@@ -1,0 +1,209 @@
+"""What `dinoreg-rt bench` says: distributions, achieved rates, floors and ratios."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from ..device.ceilings import Ceilings
+from ..geometry import describe
+from ..types import Volume
+from .work import Work, registration_work
+
+if TYPE_CHECKING:
+    from ..registration.register import Plan
+
+#: What no stage of the timer covers: alignment and all other decisions before the heavy work, and
+#: the rest.
+PLAN, OTHER = "plan", "other"
+#: What does not count where the encoder is left out: from upload to download.
+_NOT_COUNTED = (PLAN, "encode", "hash")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One registration.
+
+    Attributes:
+        total_ms: wall clock.
+        stages_ms: of each stage, and of what belongs to none.
+        versions: of what took part.
+    """
+
+    total_ms: float
+    stages_ms: dict[str, float]
+    versions: dict[str, str]
+
+    @property
+    def without_encoder_ms(self) -> float:
+        """From upload to download: all but the plan, the encoder and hashing."""
+        return self.total_ms - sum(self.stages_ms.get(stage, 0.0) for stage in _NOT_COUNTED)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """All that was measured.
+
+    Attributes:
+        plan: of the registrations.
+        volumes: fixed and moving image.
+        cold: the first registration.
+        warm: the others.
+        ceilings: of the device.
+        memory: MiB by what it is.
+        peer: what convexAdam said; None without.
+    """
+
+    plan: Plan
+    volumes: tuple[Volume, Volume]
+    cold: Run
+    warm: list[Run]
+    ceilings: Ceilings
+    memory: dict[str, float]
+    peer: dict[str, Any] | None
+
+
+class Distribution(BaseModel):
+    """Milliseconds of a stage over the warm runs."""
+
+    p50: float
+    p95: float
+    p99: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Distribution:
+        """Percentiles, linear between the values."""
+        p50, p95, p99 = (round(float(v), 3) for v in np.percentile(values, [50, 95, 99]))
+        return cls(p50=p50, p95=p95, p99=p99)
+
+
+class PartReport(BaseModel):
+    """Work of one part of a stage, and the least time that it takes."""
+
+    stage: str
+    name: str
+    megabytes: float
+    giga_operations: float
+    floor_ms: float
+
+
+class StageReport(BaseModel):
+    """One stage beside its floor.
+
+    `gigabytes_per_s` and `giga_operations_per_s` are what the work of its parts needs over the
+    median time; an operation is a float32 multiply-add or what counts as one.
+    """
+
+    cold_ms: float
+    warm_ms: Distribution
+    floor_ms: float = Field(description="sum over its parts")
+    gigabytes_per_s: float
+    giga_operations_per_s: float
+
+
+class BenchReport(BaseModel):
+    """Everything that `dinoreg-rt bench` says."""
+
+    version: str
+    device: str
+    threads: int
+    versions: dict[str, str]
+    fixed_grid: str
+    moving_grid: str
+    features: str
+    runs: int
+    configuration: dict[str, Any]
+    cold_ms: float = Field(description="first registration, opening the encoder included")
+    warm_ms: Distribution
+    cold_without_encoder_ms: float
+    without_encoder_ms: Distribution = Field(
+        description="of the warm runs without plan, encoder and hashing: upload to download"
+    )
+    pairs_per_second: float
+    stages: dict[str, StageReport]
+    parts: list[PartReport]
+    ceilings: dict[str, float | str]
+    memory: dict[str, float]
+    peer: dict[str, Any] | None = None
+    times_faster_than_peer: float | None = None
+    solver_times_faster: float | None = Field(
+        None, description="the stage `solve` against the peer's call with the same features"
+    )
+
+
+def build_bench_report(measured: Measured) -> BenchReport:
+    """Numbers from measurements."""
+    plan, cold, warm, peer = measured.plan, measured.cold, measured.warm, measured.peer
+    fixed, moving = (volume.geometry for volume in measured.volumes)
+    totals = [run.total_ms for run in warm]
+    work = registration_work(plan, fixed, moving)
+    total = Distribution.of(totals)
+    stages = {s: _stage(s, measured, work) for s in cold.stages_ms}
+    faster = solver_faster = None
+    if peer is not None:
+        faster = _ratio(peer["wall_s"], total)
+        solver_faster = _ratio(peer["same_features"]["wall_s"], stages["solve"].warm_ms)
+    return BenchReport(
+        version=cold.versions["dinoreg-rt"],
+        device=plan.choices["device"],
+        threads=plan.device.threads,
+        versions=cold.versions,
+        fixed_grid=describe(fixed),
+        moving_grid=describe(moving),
+        features=plan.choices["features"],
+        runs=len(warm),
+        configuration=plan.config.model_dump(mode="json"),
+        cold_ms=round(cold.total_ms, 3),
+        warm_ms=total,
+        cold_without_encoder_ms=round(cold.without_encoder_ms, 3),
+        without_encoder_ms=Distribution.of([run.without_encoder_ms for run in warm]),
+        pairs_per_second=round(1e3 * len(totals) / sum(totals), 4),
+        stages=stages,
+        parts=[_part(w, measured.ceilings) for w in work],
+        ceilings=_ceilings(measured.ceilings),
+        memory=measured.memory,
+        peer=peer,
+        times_faster_than_peer=faster,
+        solver_times_faster=solver_faster,
+    )
+
+
+def _ratio(peer_s: list[float], ours_ms: Distribution) -> float:
+    return round(1e3 * float(np.median(peer_s)) / ours_ms.p50, 2)
+
+
+def _stage(stage: str, measured: Measured, work: list[Work]) -> StageReport:
+    times = Distribution.of([run.stages_ms[stage] for run in measured.warm])
+    parts = [w for w in work if w.stage == stage]
+    seconds = max(times.p50, 1e-6) / 1e3
+    return StageReport(
+        cold_ms=round(measured.cold.stages_ms[stage], 3),
+        warm_ms=times,
+        floor_ms=round(1e3 * sum(w.floor_s(measured.ceilings) for w in parts), 3),
+        gigabytes_per_s=round(sum(w.bytes for w in parts) / seconds / 1e9, 3),
+        giga_operations_per_s=round(sum(w.operations for w in parts) / seconds / 1e9, 3),
+    )
+
+
+def _part(work: Work, ceilings: Ceilings) -> PartReport:
+    return PartReport(
+        stage=work.stage,
+        name=work.name,
+        megabytes=round(work.bytes / 1e6, 3),
+        giga_operations=round(work.operations / 1e9, 4),
+        floor_ms=round(1e3 * work.floor_s(ceilings), 3),
+    )
+
+
+def _ceilings(ceilings: Ceilings) -> dict[str, float | str]:
+    return {
+        "gigabytes_per_s": round(ceilings.bytes_per_s / 1e9, 2),
+        "vector_giga_operations_per_s": round(ceilings.vector_per_s / 1e9, 2),
+        "scalar_giga_operations_per_s": round(ceilings.scalar_per_s / 1e9, 2),
+        "matrix_giga_operations_per_s": round(ceilings.matrix_per_s / 1e9, 2),
+        "matrix_type": ceilings.matrix_type,
+        "how": ceilings.how,
+    }

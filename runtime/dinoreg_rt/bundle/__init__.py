@@ -1,0 +1,1 @@
+"""Encoder bundles: a manifest, the graphs that it lists, and the checkpoints they come from."""

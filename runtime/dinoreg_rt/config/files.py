@@ -1,0 +1,42 @@
+"""Parameters in TOML: files of the user, and the presets that come with the package."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    folder = resources.files(__package__) / "presets"
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The values of a preset.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"no preset '{name}'; there are: {', '.join(preset_names())}")
+    text = (resources.files(__package__) / "presets" / f"{name}.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
+    try:
+        return tomllib.loads(file.read_text("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not a TOML file: {error}") from error

@@ -1,0 +1,1 @@
+"""Where a registration runs: CPU or GPU, its limits, streams and placement."""

@@ -1,0 +1,183 @@
+"""Encoders that stay open from one registration to the next.
+
+Opening one reads and hashes gigabytes and compiles a graph: seconds, where a run of it may take
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bundle.checkpoints import NOTHING_SPECIAL, Wanted, bundle_folder, is_checkpoint
+from ..bundle.opened import Bundle, find_bundle, open_bundle
+from ..engines.open import Encoder
+from ..errors import DeviceError, InputError
+from ..types import Array
+
+if TYPE_CHECKING:
+    from .encoding import EncodingPlan
+
+
+class EncoderPool:
+    """Bundles and encoder sessions, each opened once and kept until `close`.
+
+    A session works for one thread at a time, others wait for it; an encoder with a true attribute
+    ``concurrent`` serves all at once. Cancelling ends a session of the first kind for good and a
+    new one is opened when it is needed; one that is shared goes on for the others. One that failed
+    is not used again.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._bundles: dict[Hashable, Bundle] = {}
+        self._opening = threading.Lock()
+        self._open: dict[Hashable, Encoder] = {}
+        self._busy: dict[Hashable, int] = {}
+        self._closed = False
+
+    def bundle(self, encoder: str, wanted: Wanted = NOTHING_SPECIAL) -> Bundle:
+        """The bundle of that path or name; its hashes are checked the first time.
+
+        Args:
+            encoder: or a checkpoint, which is exported into the cache unless that was done before.
+            wanted: of the bundle of a checkpoint.
+
+        Raises:
+            InputError: no such bundle or checkpoint, or a bundle that was changed.
+            DeviceError: a checkpoint, and the packages of the export are not installed.
+            OutputError: its bundle cannot be written.
+        """
+        with self._opening:
+            if is_checkpoint(encoder):
+                key: Hashable = (Path(encoder).resolve(), wanted)
+                if key not in self._bundles:
+                    self._bundles[key] = _exported(encoder, wanted)
+            else:
+                key = find_bundle(encoder).resolve()
+                if key not in self._bundles:
+                    self._bundles[key] = open_bundle(find_bundle(encoder))
+            return self._bundles[key]
+
+    @contextmanager
+    def lent(
+        self, key: Hashable, make: Callable[[], Encoder], waiting: Callable[[], None]
+    ) -> Iterator[Encoder]:
+        """The encoder of a key while the block runs.
+
+        Args:
+            key: graph, engine and device; the same key means the same encoder.
+            make: opens it the first time.
+            waiting: called some times a second while another thread has it; may raise to give up.
+
+        Raises:
+            DeviceError: the pool is closed.
+        """
+        encoder = self._take(key, make, waiting)
+        share = _Share(encoder) if _concurrent(encoder) else None
+        usable = False
+        try:
+            yield share or encoder
+            usable = True
+        finally:
+            self._give_back(key, encoder, usable=usable if share is None else not share.failed)
+
+    def _take(
+        self, key: Hashable, make: Callable[[], Encoder], waiting: Callable[[], None]
+    ) -> Encoder:
+        while not (ready := self._reserve(key)):
+            waiting()
+        if ready[0] is not None:
+            return ready[0]
+        try:
+            made = make()
+        except BaseException:
+            self._give_back(key, None, usable=False)
+            raise
+        with self._changed:
+            self._open[key] = made
+            self._changed.notify_all()
+        return made
+
+    def _reserve(self, key: Hashable) -> tuple[Encoder | None] | None:
+        """The encoder, now in use; one that is None must be opened; None: not yet, try again."""
+        with self._changed:
+            if self._closed:
+                raise DeviceError("the encoders of this registrar are closed; open a new one")
+            encoder, users = self._open.get(key), self._busy.get(key, 0)
+            if users and not (encoder is not None and _concurrent(encoder)):
+                self._changed.wait(0.05)
+                return None
+            self._busy[key] = users + 1
+            return (encoder,)
+
+    def _give_back(self, key: Hashable, encoder: Encoder | None, *, usable: bool) -> None:
+        with self._changed:
+            self._busy[key] -= 1
+            if not usable and self._open.get(key) is encoder:
+                self._open.pop(key, None)
+            self._changed.notify_all()
+
+    def holds(self, encoding: EncodingPlan) -> bool:
+        """Whether an encoder for it is open, on whatever batch."""
+        with self._changed:
+            keys = [key for key in self._open if isinstance(key, tuple)]
+        return any((encoding.bundle.folder, encoding.engine) == (key[0], key[2]) for key in keys)
+
+    def close(self) -> None:
+        """Let go of everything; waits until no encoder is in use. May be called again."""
+        with self._changed:
+            self._closed = True
+            while any(self._busy.values()):
+                self._changed.wait()
+            encoders, self._open, self._bundles = list(self._open.values()), {}, {}
+        for encoder in encoders:
+            with suppress(AttributeError):  # engines without anything to free have no `close`
+                encoder.close()  # type: ignore[attr-defined]
+
+    def __enter__(self) -> EncoderPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _exported(encoder: str, wanted: Wanted) -> Bundle:
+    """The bundle of a checkpoint; one in the cache that was changed is made again."""
+    folder = bundle_folder(encoder, wanted)
+    try:
+        opened = open_bundle(folder)
+    except InputError:
+        opened = open_bundle(bundle_folder(encoder, wanted, anew=True))
+    return replace(opened, exported_from=encoder)
+
+
+class _Share:
+    """One borrower's part of an encoder that others use, too: cancelling ends this part alone."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._cancelled = threading.Event()
+        self.failed = False
+
+    def encode(self, pixels: Array) -> Array:
+        """See `Encoder`."""
+        if self._cancelled.is_set():
+            raise DeviceError("the encoder was cancelled")
+        try:
+            return self._encoder.encode(pixels)
+        except BaseException:
+            self.failed = True
+            raise
+
+    def cancel(self) -> None:
+        """See `Encoder`; a batch under way ends first."""
+        self._cancelled.set()
+
+
+def _concurrent(encoder: Encoder) -> bool:
+    return bool(getattr(encoder, "concurrent", False))

@@ -1,0 +1,268 @@
+"""An encoder on ONNX Runtime's GPU providers: buffers of CuPy, and a stream of its own.
+
+Callers' streams are put in order with it by events; the host does not wait. A caller's own stream
+is not taken: it may end before the encoder does. The providers' CUDA graphs are off: they belong to
+the thread that captured them, and while they are captured no other thread of the process may
+allocate device memory.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..bundle.manifest import Graph
+from ..bundle.opened import Bundle
+from ..errors import DeviceError, InputError
+from ..types import Array
+from .onnx_runtime import import_onnxruntime
+from .trt.agreement import compare_tokens, probe
+from .trt.batches import pieces
+
+GpuEngine = Literal["ort-cuda", "ort-tensorrt"]
+PROVIDERS: dict[GpuEngine, str] = {
+    "ort-cuda": "CUDAExecutionProvider",
+    "ort-tensorrt": "TensorrtExecutionProvider",
+}
+#: Share of the free device memory, or of a budget, that the provider's arena may take.
+_ARENA_SHARE = 0.8
+#: A graph of one Relu, to see whether a provider can be loaded at all.
+_SMALLEST_GRAPH = (
+    b'\x08\t:3\n\x0c\n\x01a\x12\x01b"\x04Relu\x12\x01gZ\x0f\n\x01a\x12\n\n\x08\x08\x01\x12\x04'
+    b"\n\x02\x08\x01b\x0f\n\x01b\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x12"
+)
+
+
+@dataclass
+class _Batch:
+    """Buffers of one batch size, bound once."""
+
+    pixels: Any
+    tokens: Any
+    binding: Any
+    options: Any
+
+
+class OrtGpuEncoder:
+    """A graph in an ONNX Runtime session on a GPU; safe to share between threads."""
+
+    #: One is enough for all threads, see `EncoderPool`.
+    concurrent = True
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: Graph,
+        engine: GpuEngine,
+        device: int = 0,
+        batches: Sequence[int] = (1, 8),
+        memory_bytes: int | None = None,
+    ) -> None:
+        """Open the session on CUDA device `device`.
+
+        Args:
+            bundle: opened.
+            graph: input size.
+            engine: which provider.
+            device: CUDA device.
+            batches: slices that are encoded at once. The TensorRT provider takes the largest
+                alone: every other one would be an engine more, each to be verified.
+            memory_bytes: of which the provider's arena takes at most a share (default: what is
+                free).
+
+        Raises:
+            DeviceError: the provider cannot be loaded or take the graph, or its tokens are not
+                those of float32.
+            InputError: the graph is not what the manifest says.
+        """
+        import cupy
+
+        ort = import_onnxruntime()
+        _preload(ort)
+        self._cupy, self._ort, self._engine = cupy, ort, engine
+        self._memory_bytes = memory_bytes
+        self._input = (3, graph.height, graph.width)
+        self._tokens = (*bundle.token_grid(graph), bundle.manifest.channels)
+        self.batches = (max(batches),) if engine == "ort-tensorrt" else tuple(sorted(set(batches)))
+        self._index, self._device = device, cupy.cuda.Device(device)
+        self._lock, self._cancelled = threading.Lock(), threading.Event()
+        with self._device:
+            # What CuPy's pool keeps for later, the provider could not have.
+            cupy.get_default_memory_pool().free_all_blocks()
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._session = self._open(bundle, graph)
+            # Of this stream: CuPy gives their memory to later work on it alone.
+            with self._stream:
+                self._buffers = {batch: self._make_buffers(batch) for batch in self.batches}
+        if engine == "ort-tensorrt":
+            self._verify(bundle, graph)
+
+    def encode(self, pixels: Array) -> Array:
+        """See `Encoder`. CuPy arrays stay on the device, and nobody waits for it."""
+        if pixels.dtype != np.float32 or tuple(pixels.shape[1:]) != self._input:
+            raise InputError(
+                f"pixels are {pixels.dtype} {tuple(pixels.shape)}; the encoder takes float32 "
+                f"(n, {', '.join(map(str, self._input))})"
+            )
+        cupy = self._cupy
+        with self._device, self._lock:
+            caller = cupy.cuda.get_current_stream()
+            # Of the caller's stream: its memory is not used again before the caller's work ends.
+            tokens = cupy.empty((len(pixels), *self._tokens), np.float32)
+            self._stream.wait_event(caller.record())
+            try:
+                with self._stream:
+                    for batch, piece in pieces(len(pixels), self.batches):
+                        self._run(batch, pixels[piece], tokens[piece])
+            finally:
+                # After an error, too: what was queued by then reads and writes these arrays.
+                caller.wait_event(self._stream.record())
+            return cupy.asnumpy(tokens) if isinstance(pixels, np.ndarray) else tokens
+
+    def cancel(self) -> None:
+        """See `Encoder`; between two batches."""
+        self._cancelled.set()
+
+    def close(self) -> None:
+        """Let go of session and buffers when their work is done, then of their stream."""
+        self._cancelled.set()
+        with self._device, self._lock:
+            self._stream.synchronize()
+            self._buffers, self._session = {}, None
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # one that could not be opened, or the end of the interpreter
+            self.close()
+
+    def _run(self, batch: int, pixels: Array, tokens: Any) -> None:
+        if self._cancelled.is_set():
+            raise DeviceError("the encoder was cancelled")
+        buffers, count = self._buffers[batch], len(pixels)
+        if isinstance(pixels, np.ndarray):
+            buffers.pixels[:count].set(np.ascontiguousarray(pixels))
+        else:
+            buffers.pixels[:count] = pixels
+        if count < len(buffers.pixels):
+            buffers.pixels[count:] = 0
+        self._session.run_with_iobinding(buffers.binding, buffers.options)
+        tokens[...] = buffers.tokens[:count]
+
+    def _open(self, bundle: Bundle, graph: Graph) -> Any:
+        from .graph_checks import check_provider, check_session
+
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        options.use_deterministic_compute = True
+        providers = self._providers(bundle.manifest.precision)
+        path = bundle.folder / graph.file
+        try:
+            session = _open_session(self._ort, str(path), options, providers)
+        except Exception as error:  # the module's exceptions share no base class
+            # The file is the manifest's, so it is not the graph that is at fault.
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise DeviceError(
+                f"{path}: {PROVIDERS[self._engine]} cannot open it: {reason[0]}; "
+                "'dinoreg-rt doctor' shows what is installed"
+            ) from error
+        check_provider(session.get_providers(), PROVIDERS[self._engine])
+        check_session(path, session, bundle, graph)
+        return session
+
+    def _providers(self, precision: str) -> list[tuple[str, dict[str, str]]]:
+        free, _ = self._cupy.cuda.runtime.memGetInfo()
+        shared = {"device_id": str(self._index), "user_compute_stream": str(self._stream.ptr)}
+        limit = str(int(min(free, self._memory_bytes or free) * _ARENA_SHARE))
+        cuda = shared | {
+            "gpu_mem_limit": limit,
+            "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "0",
+            "enable_cuda_graph": "0",
+        }
+        if self._engine == "ort-cuda":
+            return [(PROVIDERS["ort-cuda"], cuda)]
+        shape = "x".join(map(str, (self.batches[-1], *self._input)))
+        tensorrt = shared | {
+            "trt_max_workspace_size": limit,
+            "trt_fp16_enable": "1" if precision == "fp16" else "0",
+            "trt_cuda_graph_enable": "0",
+            # A cached engine would be one that nobody compared with the graph.
+            "trt_engine_cache_enable": "0",
+            "trt_profile_min_shapes": f"pixels:{shape}",
+            "trt_profile_opt_shapes": f"pixels:{shape}",
+            "trt_profile_max_shapes": f"pixels:{shape}",
+        }
+        # The CUDA provider takes the nodes that TensorRT leaves.
+        return [(PROVIDERS["ort-tensorrt"], tensorrt), (PROVIDERS["ort-cuda"], cuda)]
+
+    def _make_buffers(self, batch: int) -> _Batch:
+        pixels = self._cupy.zeros((batch, *self._input), np.float32)
+        tokens = self._cupy.zeros((batch, *self._tokens), np.float32)
+        binding = self._session.io_binding()
+        for bind, name, array in (
+            (binding.bind_input, "pixels", pixels),
+            (binding.bind_output, "tokens", tokens),
+        ):
+            bind(name, "cuda", self._index, np.float32, array.shape, array.data.ptr)
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return _Batch(pixels, tokens, binding, options)
+
+    def _verify(self, bundle: Bundle, graph: Graph) -> None:
+        """Every time it is opened: this provider builds its engine anew, and no two are alike."""
+        from .cpu import OrtEncoder
+
+        pixels = probe(graph.height, graph.width, 1)
+        expected = OrtEncoder(bundle, graph, threads=0).encode(pixels)
+        batch = self.batches[-1]
+        found = compare_tokens(
+            self.encode(np.repeat(pixels, batch, axis=0)), np.repeat(expected, batch, axis=0)
+        )
+        if not found.holds:
+            raise DeviceError(
+                f"the TensorRT provider computes {graph.file} wrongly: {found.describe()}; "
+                "--engine ort-cuda, or 'dinoreg-rt export engine' and --engine tensorrt"
+            )
+
+
+def provider_problem(engine: GpuEngine) -> str | None:
+    """Why a provider cannot run anything here; None when it can."""
+    try:
+        import cupy  # noqa: F401
+
+        ort = import_onnxruntime()
+    except ImportError as error:
+        return f"{error.name} is not installed"
+    wanted = PROVIDERS[engine]
+    if wanted not in ort.get_available_providers():
+        return f"the installed onnxruntime {ort.__version__} has no {wanted}"
+    _preload(ort)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = _open_session(ort, _SMALLEST_GRAPH, options, [wanted])
+    except Exception as error:  # the module's exceptions share no base class
+        return f"{wanted} cannot be loaded ({str(error).strip().splitlines()[0]})"
+    if session.get_providers()[0] != wanted:
+        return f"{wanted} cannot load its libraries"
+    return None
+
+
+def _preload(ort: Any) -> None:
+    """Load CUDA's and cuDNN's libraries, which lie in packages of their own.
+
+    What ONNX Runtime prints about those that it misses goes to standard error.
+    """
+    with redirect_stdout(sys.stderr):
+        ort.preload_dlls()
+
+
+def _open_session(ort: Any, model: str | bytes, options: Any, providers: list[Any]) -> Any:
+    """A session on these providers. Left to itself ONNX Runtime would print why they cannot be had
+    and take others."""
+    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)

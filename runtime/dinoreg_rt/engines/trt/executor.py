@@ -1,0 +1,207 @@
+"""A TensorRT engine on memory that CuPy owns, on CuPy's current stream.
+
+The export verifies engines with it and the runtime runs them with it, so that what was verified is
+what runs. An engine has one optimisation profile for each batch size, of that size exactly; fewer
+slices than the smallest that fits are padded with zeros.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError, InputError
+from .batches import pieces
+from .library import Library
+
+INPUT, OUTPUT = "pixels", "tokens"
+#: Of one batch size; beyond these, runs on several streams wait for each other.
+_MOST_CONTEXTS = 8
+
+
+@dataclass
+class _Context:
+    """One execution context with its buffers: one run at a time.
+
+    Attributes:
+        batch: slices of its profile.
+        outputs: every output of the engine; TensorRT wants an address for each.
+        scratch: device memory of the layers' activations; held so that it lives as long.
+        done: recorded after each run.
+        stream: of the last run.
+    """
+
+    context: Any
+    batch: int
+    outputs: dict[str, Any]
+    scratch: Any
+    done: Any
+    stream: int
+
+    def __del__(self) -> None:
+        # The executor may go before its last run has ended: not so the buffers of that run.
+        with suppress(Exception):  # at the end of the interpreter nothing can be waited for
+            self.done.synchronize()
+
+
+class _Contexts:
+    """Contexts of one batch size that no call is using."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_Context] = []
+        self._made = 0
+
+    def take(self, stream: Any, make: Callable[[], _Context]) -> _Context:
+        """One whose last run is over or on the same stream; else a new one, up to a number."""
+        with self._lock:
+            for i, held in enumerate(self._idle):
+                if held.stream == stream.ptr or held.done.done:
+                    return self._idle.pop(i)
+            if self._idle and self._made >= _MOST_CONTEXTS:
+                return self._idle.pop()  # the stream is going to wait for it
+            self._made += 1
+        return make()
+
+    def give(self, held: _Context) -> None:
+        """Back, with its work perhaps still under way."""
+        with self._lock:
+            self._idle.append(held)
+
+
+class EngineExecutor:
+    """Runs one engine; safe to call from several threads, no two in one context at a time.
+
+    Attributes:
+        cancelled: once set, runs end before their next batch.
+    """
+
+    def __init__(self, library: Library, plan: bytes) -> None:
+        """Load an engine on the current device.
+
+        Raises:
+            DeviceError: TensorRT will not load it, or CuPy is missing.
+            InputError: its inputs and outputs are not an encoder's.
+        """
+        self._cupy = _import_cupy()
+        # What CuPy's pool keeps for later, the engine could not have.
+        self._cupy.get_default_memory_pool().free_all_blocks()
+        self._library = library
+        self._runtime = library.module.Runtime(library.logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise DeviceError(f"{library.flavour} cannot load the engine: {library.complaint()}")
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        if INPUT not in names or OUTPUT not in names:
+            raise InputError(f"the engine has {', '.join(names)}; wanted {INPUT} and {OUTPUT}")
+        self._outputs = [name for name in names if name != INPUT]
+        self._check_types([INPUT, *self._outputs])
+        # (minimum, optimum, maximum) of each profile.
+        profiles = [
+            self._engine.get_tensor_profile_shape(INPUT, i)
+            for i in range(self._engine.num_optimization_profiles)
+        ]
+        self._batches = [int(shapes[2][0]) for shapes in profiles]
+        self.input_shape = tuple(int(n) for n in profiles[0][2][1:])
+        self.output_shape = tuple(int(n) for n in self._engine.get_tensor_shape(OUTPUT)[1:])
+        self._contexts = {batch: _Contexts() for batch in self._batches}
+        self.cancelled = threading.Event()
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes, ascending."""
+        return tuple(sorted(self._batches))
+
+    def run(self, pixels: Any) -> Any:
+        """Tokens (n, rows, columns, channels) of pixels (n, 3, height, width), float32 on device.
+
+        Queued on the current stream; the host does not wait. More slices than the largest batch are
+        run in pieces.
+        """
+        if pixels.dtype != np.float32 or tuple(pixels.shape[1:]) != self.input_shape:
+            raise InputError(
+                f"pixels are {pixels.dtype} {tuple(pixels.shape)}; the engine takes float32 "
+                f"(n, {', '.join(map(str, self.input_shape))})"
+            )
+        tokens = self._cupy.empty((len(pixels), *self.output_shape), np.float32)
+        for batch, piece in pieces(len(pixels), self._batches):
+            self._run_batch(batch, pixels[piece], tokens[piece])
+        return tokens
+
+    def _run_batch(self, batch: int, pixels: Any, tokens: Any) -> None:
+        if self.cancelled.is_set():
+            raise DeviceError("the encoder was cancelled")
+        cupy, contexts = self._cupy, self._contexts[batch]
+        stream = cupy.cuda.get_current_stream()
+        held = contexts.take(stream, lambda: self._make_context(batch, stream))
+        try:
+            # Its last run may have been on another stream.
+            stream.wait_event(held.done)
+            if len(pixels) < batch:
+                whole = cupy.zeros((batch, *self.input_shape), np.float32)
+                whole[: len(pixels)] = pixels
+                self._execute(held, whole, held.outputs[OUTPUT], stream)
+                tokens[...] = held.outputs[OUTPUT][: len(tokens)]
+            else:
+                self._execute(held, cupy.ascontiguousarray(pixels), tokens, stream)
+            held.done.record(stream)
+            held.stream = stream.ptr
+        finally:
+            contexts.give(held)
+
+    def _execute(self, held: _Context, pixels: Any, tokens: Any, stream: Any) -> None:
+        """Queue one run; outputs other than the tokens go to the context's own buffers."""
+        addresses = {name: buffer.data.ptr for name, buffer in held.outputs.items()}
+        addresses |= {INPUT: pixels.data.ptr, OUTPUT: tokens.data.ptr}
+        context = held.context
+        ready = context.set_input_shape(INPUT, (held.batch, *self.input_shape))
+        for name, address in addresses.items():
+            ready = context.set_tensor_address(name, address) and ready
+        if not (ready and context.execute_async_v3(stream.ptr)):
+            raise DeviceError(
+                f"{self._library.flavour} could not run the engine: {self._library.complaint()}"
+            )
+
+    def _make_context(self, batch: int, stream: Any) -> _Context:
+        cupy, engine, module = self._cupy, self._engine, self._library.module
+        profile = self._batches.index(batch)
+        strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = engine.create_execution_context(strategy)
+        if context is None or not context.set_optimization_profile_async(profile, stream.ptr):
+            raise DeviceError(
+                f"{self._library.flavour} gave no execution context for {batch} slices: "
+                f"{self._library.complaint()}; a smaller --batch takes less memory"
+            )
+        size = int(engine.get_device_memory_size_for_profile_v2(profile))
+        # CuPy's pool hands out multiples of 512 bytes: aligned as TensorRT wants it.
+        scratch = cupy.empty(max(size, 1), np.uint8)
+        context.set_device_memory(scratch.data.ptr, size)
+        outputs = {
+            name: cupy.empty((batch, *engine.get_tensor_shape(name)[1:]), np.float32)
+            for name in self._outputs
+        }
+        done = cupy.cuda.Event(disable_timing=True)
+        done.record(stream)
+        return _Context(context, batch, outputs, scratch, done, stream.ptr)
+
+    def _check_types(self, names: list[str]) -> None:
+        for name in names:
+            kind = self._engine.get_tensor_dtype(name)
+            if kind != self._library.module.float32:
+                raise InputError(f"the engine's {name} are {kind}; wanted float32")
+
+
+def _import_cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(
+            "TensorRT engines run on memory that CuPy owns, and CuPy is not installed; "
+            "pip install 'dinoreg-rt[gpu]'"
+        ) from error
+    return cupy

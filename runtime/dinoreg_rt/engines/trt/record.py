@@ -1,0 +1,157 @@
+"""Schema of the JSON file beside every engine: what it is valid for, and how it was verified."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ...bundle.manifest import FileName, Sha256
+from .agreement import Agreement
+from .library import Flavour
+
+SCHEMA_VERSION: Literal[1] = 1
+
+#: Of linear layers alone, after a calibration; the rest of such an engine is fp16.
+EightBits = Literal["fp8", "int8"]
+EnginePrecision = Literal["fp32", "fp16", "bf16", "fp8", "int8"]
+EIGHT_BITS: tuple[EightBits, ...] = get_args(EightBits)
+
+#: Names of the flavours on the command line.
+BACKENDS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
+#: Fields of the key, as messages call them.
+FIELD_NAMES = {
+    "model_sha256": "model",
+    "flavour": "library",
+    "library_version": "library version",
+    "gpu": "GPU",
+    "compute_capability": "compute capability",
+    "driver": "driver",
+    "height": "input height",
+    "width": "input width",
+    "batches": "batch sizes",
+    "precision": "precision",
+    "calibration": "calibration",
+}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Gpu(_Frozen):
+    """The device, and the driver under it, that an engine was built and verified on."""
+
+    gpu: str = Field(min_length=1)
+    compute_capability: str = Field(pattern=r"^\d+\.\d+$")
+    driver: str = Field(min_length=1)
+
+
+class EngineKey(_Frozen):
+    """Everything an engine depends on. Another value of any of these is another engine.
+
+    Attributes:
+        model_sha256: `Manifest.hash` of the bundle: weights, graphs, preprocessing.
+        batches: slices of each optimisation profile, ascending.
+        calibration: sha256 of the scales of an engine in 8 bits; None for all others.
+    """
+
+    model_sha256: Sha256
+    flavour: Flavour
+    library_version: str = Field(min_length=1)
+    gpu: str = Field(min_length=1)
+    compute_capability: str = Field(pattern=r"^\d+\.\d+$")
+    driver: str = Field(min_length=1)
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    batches: tuple[int, ...] = Field(min_length=1)
+    precision: EnginePrecision
+    calibration: Sha256 | None = None
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that stand for the key in a file's name."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def differences(self, other: EngineKey) -> list[str]:
+        """``field: this value, other value``, for people."""
+        return [
+            f"{text}: {_brief(getattr(self, name))}, wanted {_brief(getattr(other, name))}"
+            for name, text in FIELD_NAMES.items()
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+
+class Calibration(_Frozen):
+    """How the scales of an engine in 8 bits were found, and what they do before TensorRT.
+
+    Attributes:
+        scales_sha256: of every scale of inputs and weights.
+        images: of the user; their names are not kept.
+        slices: of them, whose activations were measured.
+        verification: tokens of the graph with these scales on ONNX Runtime's CPU against float32.
+    """
+
+    scales_sha256: Sha256
+    images: int = Field(gt=0)
+    slices: int = Field(gt=0)
+    verification: Agreement
+
+
+class EngineRecord(_Frozen):
+    """One engine.
+
+    There is no record, and so no usable engine, without a verification on the device itself.
+
+    Attributes:
+        model: name of the encoder, for messages.
+        file: the engine, in the same folder.
+        verification: tokens of a probe batch against ONNX Runtime on the CPU in float32; in 8 bits
+            slices of the user's images are among it.
+        calibration: of an engine in 8 bits; None for all others.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    key: EngineKey
+    model: str = Field(min_length=1)
+    file: FileName
+    size_bytes: int = Field(gt=0)
+    sha256: Sha256
+    verification: Agreement
+    calibration: Calibration | None = None
+    builder: str
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> Self:
+        scales = None if self.calibration is None else self.calibration.scales_sha256
+        if self.key.calibration != scales or (self.key.precision in EIGHT_BITS) == (scales is None):
+            raise ValueError("an engine in 8 bits, and no other, has a calibration")
+        return self
+
+
+def build_command(
+    bundle: Path,
+    flavour: Flavour,
+    precision: EnginePrecision | None = None,
+    batches: Sequence[int] = (),
+) -> str:
+    """What to type to build an engine, for messages."""
+    words = ["dinoreg-rt export engine", shlex.quote(str(bundle))]
+    words.append(f"--backend {BACKENDS[flavour]}")
+    if precision:
+        words.append(f"--precision {precision}")
+    if precision in EIGHT_BITS:
+        words.append("--calibration IMAGE")
+    if batches:
+        words.append(f"--batch {','.join(map(str, batches))}")
+    return " ".join(words)
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

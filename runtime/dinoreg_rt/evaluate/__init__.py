@@ -1,0 +1,1 @@
+"""Scores of registrations and of encoders against labels and landmarks."""

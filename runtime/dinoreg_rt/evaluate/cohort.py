@@ -1,0 +1,141 @@
+"""Scores of many pairs: a table of pairs, a folder of results, means with intervals."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import DinoregError, InputError
+from ..quality import metrics as quality
+from .pair import PairFiles, PairScores, evaluate_pair
+
+#: Names under which `evaluate_pairs` looks for the result of a pair, the first found is taken;
+#: `dinoreg-rt run` writes both, and they hold the same mapping.
+RESULT_NAMES = ("transform.h5", "displacement.nii.gz")
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """Mean over `cases` pairs with its 95 % bootstrap interval (NaN for fewer than two)."""
+
+    mean: float
+    low: float
+    high: float
+    cases: int
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Means over the pairs of one kind, or over all (kind ``all``)."""
+
+    kind: str
+    pairs: int
+    scored: int
+    metrics: dict[str, MeanInterval] = field(default_factory=dict)
+
+
+class Scored(Protocol):
+    """What `summarise` looks at: `PairScores`, or what was kept of them."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+    def means(self) -> dict[str, float]: ...
+
+
+def evaluate_pairs(pairs: Sequence[PairFiles]) -> Iterator[PairScores]:
+    """Score many pairs, one at a time; what goes wrong with one is reported as its status.
+
+    Args:
+        pairs: from `read_pairs`; a pair without transforms is reported as missing.
+    """
+    for files in pairs:
+        if not files.transforms:
+            names = " or ".join(RESULT_NAMES)
+            yield PairScores(files.name, files.kind, "missing", f"no {names} in its folder")
+            continue
+        try:
+            yield evaluate_pair(files)
+        except DinoregError as error:
+            yield PairScores(files.name, files.kind, "failed", str(error))
+
+
+def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
+    """The pairs of a table, with the results in ``results/<pair>/``.
+
+    Args:
+        pairs_csv: columns ``pair, fixed, moving`` and, where there are any, ``kind, fixed_label,
+            moving_label, fixed_points, moving_points, mask``; further columns are ignored.
+        data: folder that the paths in the table are relative to.
+        results: folder with one folder per pair.
+
+    Raises:
+        InputError: the table cannot be read, lacks a column, is empty or names a pair twice.
+    """
+    try:
+        with pairs_csv.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{pairs_csv}: cannot be read as CSV: {error}") from error
+    missing = [name for name in ("pair", "fixed", "moving") if name not in columns]
+    if missing:
+        raise InputError(f"{pairs_csv}: no column {', '.join(missing)}; has {', '.join(columns)}")
+    names = [row["pair"] for row in rows]
+    if not names:
+        raise InputError(f"{pairs_csv}: lists no pair")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{pairs_csv}: pairs listed more than once: {', '.join(twice)}")
+    return [_pair_of_row(row, data, results) for row in rows]
+
+
+def summarise(scores: Sequence[Scored]) -> list[GroupScores]:
+    """Means over the scored pairs with bootstrap intervals: all pairs first, then each kind.
+
+    A metric's mean goes over the pairs that have it; `MeanInterval.cases` says how many.
+    """
+    groups = {"all": list(scores)}
+    for one in scores:
+        if one.kind:
+            groups.setdefault(one.kind, []).append(one)
+    return [_summarise_group(kind, members) for kind, members in groups.items()]
+
+
+def _summarise_group(kind: str, members: Sequence[Scored]) -> GroupScores:
+    scored = [one.means() for one in members if one.status == "ok"]
+    metrics = {}
+    for name in scored[0] if scored else ():
+        values = [means[name] for means in scored if not math.isnan(means[name])]
+        if values:
+            low, high = quality.bootstrap_interval(values)
+            metrics[name] = MeanInterval(float(np.mean(values)), low, high, len(values))
+    return GroupScores(kind, len(members), len(scored), metrics)
+
+
+def _pair_of_row(row: dict[str, str], data: Path, results: Path) -> PairFiles:
+    def path(column: str) -> Path | None:
+        return data / row[column] if row.get(column) else None
+
+    folder = results / row["pair"]
+    found = [folder / name for name in RESULT_NAMES if (folder / name).exists()]
+    return PairFiles(
+        name=row["pair"],
+        kind=row.get("kind") or "",
+        fixed_image=path("fixed"),
+        fixed_labels=path("fixed_label"),
+        moving_labels=path("moving_label"),
+        moving_image=path("moving"),
+        transforms=tuple(found[:1]),
+        fixed_points=path("fixed_points"),
+        moving_points=path("moving_points"),
+        mask=path("mask"),
+    )

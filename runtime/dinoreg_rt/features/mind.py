@@ -1,0 +1,267 @@
+"""Feature volumes of an image pair on the solver's grids.
+
+MIND-SSC is always there; an encoder's features (`encoder.extract`) are another set, and sets are
+joined with weights.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import dinoreg_kernels
+
+from ..config.parameters import FeatureSet, RegistrationConfig
+from ..device.choice import Device
+from ..images.resample import required, whole_voxels
+from ..types import Array, Geometry
+
+#: Stored channels are a multiple of this: one vector load.
+CHANNEL_BLOCK = 8
+#: Channels of MIND-SSC: pairs of neighbours.
+MIND_CHANNELS = 12
+#: The channels of an image mirrored along z, y, x. A channel compares two of the six neighbours,
+#: and mirroring exchanges the two of an axis; the order of the pairs is that of `mind_pair`.
+MIND_MIRRORED = (
+    (3, 2, 1, 0, 7, 6, 5, 4, 8, 9, 10, 11),
+    (2, 3, 0, 1, 4, 5, 6, 7, 11, 10, 9, 8),
+    (0, 1, 2, 3, 6, 7, 4, 5, 10, 11, 8, 9),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingImage:
+    """An image ready for feature extraction.
+
+    Attributes:
+        array: (D, H, W) float32 in 0..1 on the working lattice.
+        geometry: of the array, in the fixed image's space.
+        pool_zyx: working voxels per control voxel.
+    """
+
+    array: Array
+    geometry: Geometry
+    pool_zyx: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePair:
+    """Features of both images on the control lattice.
+
+    Attributes:
+        fixed: (d, h, w, stride) float16; `channels` of them are used, the rest are 0.
+        moving: the same for the moving image.
+        fixed_weight: (d, h, w) float32, 0 where the features say nothing.
+        moving_weight: the same for the moving image.
+        channels: see `fixed`.
+    """
+
+    fixed: Array
+    moving: Array
+    fixed_weight: Array
+    moving_weight: Array
+    channels: int
+
+
+@dataclass(frozen=True)
+class MindFeatures:
+    """MIND-SSC: twelve channels that describe local structure whatever the modality.
+
+    Attributes:
+        radius_mm: half the width of a patch.
+        dilation_mm: distance of the patches that are compared.
+        scale: factor on the features.
+        intensity_windows_mm: widths (sigma) of the windows for channels of local intensity beside
+            the twelve; for images of the same contrast.
+        intensity_scale: factor on those channels.
+    """
+
+    radius_mm: float
+    dilation_mm: float
+    scale: float = 1.0
+    intensity_windows_mm: tuple[float, ...] = ()
+    intensity_scale: float = 1.0
+
+    @classmethod
+    def of(cls, config: RegistrationConfig) -> MindFeatures:
+        """As a configuration wants them in which nothing is left open."""
+        return cls(
+            required(config.mind_radius_mm),
+            required(config.mind_dilation_mm),
+            config.feature_scale,
+            config.intensity_windows_mm or () if config.intensity == "on" else (),
+            config.intensity_scale,
+        )
+
+    @property
+    def channels(self) -> int:
+        """Of a voxel, without padding."""
+        return MIND_CHANNELS + len(self.intensity_windows_mm)
+
+    @property
+    def stored_channels(self) -> int:
+        """Of a voxel, with padding."""
+        return padded_channels(self.channels)
+
+    def workspace_bytes(self, grid: Geometry, pool_zyx: tuple[int, int, int]) -> int:
+        """What libdinoreg takes for one image on `grid`, beside image and features."""
+        mind = dinoreg_kernels.mind_workspace_bytes(
+            grid.shape_zyx,
+            radius=patch_radius(self.radius_mm, grid),
+            dilation=whole_voxels(self.dilation_mm, grid),
+            pool=pool_zyx,
+        )
+        if not self.intensity_windows_mm:
+            return mind
+        local = dinoreg_kernels.local_workspace_bytes(
+            grid.shape_zyx, pool_zyx, self.intensity_windows_mm
+        )
+        return max(mind, local)
+
+    def compute(self, fixed: WorkingImage, moving: WorkingImage, device: Device) -> FeaturePair:
+        """MIND-SSC of each image, averaged over the control voxels.
+
+        Flat places (padding, clipped air) get no weight: all flat places look alike, and matching
+        them pulled organs across the body's border. It is worth 0.06 Dice on MR-CT pairs and
+        removes nine tenths of the folds there.
+        """
+        (first, first_weight), (second, second_weight) = (
+            self._of(image, device) for image in (fixed, moving)
+        )
+        return FeaturePair(first, second, first_weight, second_weight, self.channels)
+
+    def _of(self, image: WorkingImage, device: Device) -> tuple[Array, Array]:
+        shape = [-(-n // p) for n, p in zip(image.array.shape, image.pool_zyx, strict=True)]
+        weight = device.xp.empty(shape, np.float32)
+        features = dinoreg_kernels.mind_ssc(
+            image.array,
+            radius=patch_radius(self.radius_mm, image.geometry),
+            dilation=whole_voxels(self.dilation_mm, image.geometry),
+            pool=image.pool_zyx,
+            channels=self.stored_channels,
+            scale=self.scale,
+            structure=weight,
+            threads=device.threads,
+        )
+        if self.intensity_windows_mm:
+            dinoreg_kernels.local_intensity(
+                image.array,
+                features,
+                sigma_mm=self.intensity_windows_mm,
+                spacing_mm=image.geometry.spacing_mm[::-1],
+                pool=image.pool_zyx,
+                first_channel=MIND_CHANNELS,
+                scale=self.intensity_scale * self.scale,
+                threads=device.threads,
+            )
+        return features, weight
+
+
+def control_intensities(
+    images: tuple[WorkingImage, WorkingImage], device: Device
+) -> tuple[Array, Array]:
+    """Windowed intensities of both images as means over the control voxels, (d, h, w) float32."""
+    first, second = (_pooled(image, device) for image in images)
+    return first, second
+
+
+def _pooled(image: WorkingImage, device: Device) -> Array:
+    pool = image.pool_zyx
+    if pool == (1, 1, 1):
+        return image.array
+    z, y, x = (-(-n // p) for n, p in zip(image.array.shape, pool, strict=True))
+    corner = [(p - 1) / 2 for p in pool]
+    return dinoreg_kernels.resample(
+        image.array,
+        (z, y, x),
+        np.column_stack([np.diag(pool).astype(float), corner]),
+        samples=pool,
+        threads=device.threads,
+    )
+
+
+def patch_radius(radius_mm: float, grid: Geometry) -> tuple[int, int, int]:
+    """Of MIND-SSC in voxels along z, y, x; 0 across slices that are thicker than the patch.
+
+    A patch of one voxel more would take three thick slices together, and its features change little
+    from one to the next: on the cine pair the heart's base found its slice less often.
+    """
+    return whole_voxels(radius_mm, grid, least=0)
+
+
+def padded_channels(channels: int) -> int:
+    """Stored channels for so many used ones."""
+    return -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK
+
+
+def stored_channels(config: RegistrationConfig, encoder_channels: int) -> dict[FeatureSet, int]:
+    """Stored channels of every set of features that is made, also of the parts of joined ones.
+
+    Args:
+        config: nothing is left open in it.
+        encoder_channels: of an encoder's features, all planes together; 0 without an encoder.
+    """
+    mind = MindFeatures.of(config).channels
+    sets: dict[FeatureSet, int] = {}
+    if encoder_channels:
+        sets["encoder"] = padded_channels(encoder_channels)
+    if config.computes_mind:
+        sets["mind"] = padded_channels(mind)
+    if "joined" in config.feature_sets:
+        sets["joined"] = padded_channels(encoder_channels + mind)
+    return sets
+
+
+def level_sets(config: RegistrationConfig, levels: int) -> list[FeatureSet]:
+    """What each of so many levels of the search compares."""
+    given, _ = config.stage_features
+    return [given[min(level, len(given) - 1)] for level in range(levels)]
+
+
+def join_features(
+    pairs: Sequence[FeaturePair], weights: Sequence[float], device: Device
+) -> FeaturePair:
+    """Join several feature sets, so that their squared differences are averaged.
+
+    Every set comes with about the same total variance, so the weights mean the same whatever the
+    numbers of channels, and the joined features have that variance, too.
+
+    Args:
+        pairs: on one lattice.
+        weights: one for each, > 0; only their ratios count.
+        device: where the features live.
+    """
+    total = sum(weights)
+    weights = [weight / total for weight in weights]
+    if len(pairs) == 1:
+        return pairs[0]
+    channels = sum(pair.channels for pair in pairs)
+    return FeaturePair(
+        _side_by_side([p.fixed for p in pairs], pairs, weights, channels, device),
+        _side_by_side([p.moving for p in pairs], pairs, weights, channels, device),
+        functools.reduce(device.xp.maximum, [p.fixed_weight for p in pairs]),
+        functools.reduce(device.xp.maximum, [p.moving_weight for p in pairs]),
+        channels,
+    )
+
+
+def _side_by_side(
+    arrays: Sequence[Array],
+    pairs: Sequence[FeaturePair],
+    weights: Sequence[float],
+    channels: int,
+    device: Device,
+) -> Array:
+    first = arrays[0]
+    out = device.xp.empty((*first.shape[:3], padded_channels(channels)), np.float16)
+    start = 0
+    for array, pair, weight in zip(arrays, pairs, weights, strict=True):
+        out[..., start : start + pair.channels] = array[..., : pair.channels] * np.float16(
+            weight**0.5
+        )
+        start += pair.channels
+    out[..., start:] = 0
+    return out

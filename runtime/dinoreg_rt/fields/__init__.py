@@ -1,0 +1,1 @@
+"""Displacement fields: the solver, warping and inversion."""

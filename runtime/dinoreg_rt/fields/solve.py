@@ -1,0 +1,308 @@
+"""From features to displacement fields: the solver's result in the words of the other stages.
+
+Inside the solver a displacement is in millimetres along the control grid's own axes, relative to
+the initial alignment. Here it becomes vectors in LPS mm that hold the whole mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+import dinoreg_kernels
+from dinoreg_kernels import Progress, SearchFeatures, Solution, SolverOptions
+
+from ..config.parameters import FeatureSet, RegistrationConfig
+from ..console.interruption import deferred_signals
+from ..device.choice import Device
+from ..features.mind import FeaturePair, level_sets
+from ..geometry import (
+    compose_affines,
+    index_map,
+    index_to_lps,
+    invert_affine,
+    kernel_affine,
+    lps_to_index,
+)
+from ..images.resample import WorkingGrids, required
+from ..types import AffineTransform, Array, DisplacementField, FloatArray, Geometry
+
+#: Of the velocity: displacements of 64 control voxels begin with steps of one.
+_SQUARINGS = 6
+#: An inverse that misses its point by more does not count as one.
+INVERSE_MISS_MM = 0.1
+
+
+def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOptions:
+    """The part of the configuration that the solver takes, on these grids."""
+    return SolverOptions(
+        search_factor=grids.search_factor_zyx,
+        search_radius=grids.search_radius_zyx,
+        search_levels=grids.search_levels,
+        search_trust_cost=config.search_trust_cost,
+        cost_smoothing_mm=config.cost_smoothing * required(config.search_spacing_mm),
+        field_smoothing_mm=config.field_smoothing * required(config.search_spacing_mm),
+        search_edges=config.search_edges,
+        coupling=config.coupling,
+        kept_costs_mb=config.search_memory_mb,
+        consistency_rounds=config.inverse_consistency_rounds,
+        iterations=required(config.iterations),
+        learning_rate_mm=required(config.learning_rate_mm),
+        adam_epsilon=config.adam_epsilon,
+        smoothing_mm=required(config.smoothing_mm),
+        smoothness=config.smoothness,
+        fold_penalty=config.fold_penalty,
+        feature_weight=required(config.feature_weight),
+        feature_similarity=config.feature_similarity,
+        trust_cost=config.trust_cost,
+        correlation_weight=required(config.correlation_weight),
+        correlation_window_mm=required(config.correlation_window_mm),
+        correlation_noise=required(config.correlation_noise),
+        fold_margin=config.fold_margin,
+        squarings=_SQUARINGS if config.transform == "velocity" else 0,
+    )
+
+
+def solver_workspace_bytes(
+    config: RegistrationConfig,
+    grids: WorkingGrids,
+    moving: Geometry,
+    strides: Mapping[FeatureSet, int],
+) -> int:
+    """Bytes that a solve takes beside its arrays.
+
+    Args:
+        config: nothing is left open in it.
+        grids: of the fixed image.
+        moving: control lattice of the moving image.
+        strides: stored channels of each set of features.
+    """
+    _, refinement = config.stage_features
+    return dinoreg_kernels.solver_workspace_bytes(
+        grids.control.shape_zyx,
+        moving.shape_zyx,
+        strides[refinement],
+        grids.control.spacing_mm[::-1],
+        solver_options(config, grids),
+        search_strides=[strides[name] for name in level_sets(config, grids.search_levels)],
+    )
+
+
+def solution_fields(config: RegistrationConfig) -> int:
+    """Vector fields of a solution: displacement, and where asked for its inverse and spread."""
+    return 1 + (config.transform == "velocity") + config.confidence
+
+
+def solve(  # noqa: PLR0913 - the arrays of one call, the last by name
+    features: FeaturePair,
+    weights: tuple[Array, Array],
+    grids: WorkingGrids,
+    moving_offset_zyx: tuple[int, int, int],
+    options: SolverOptions,
+    device: Device,
+    progress: Progress | None = None,
+    *,
+    images: tuple[Array, Array] | None = None,
+    search: Sequence[tuple[FeaturePair, tuple[Array, Array]]] | None = None,
+    spread: bool = False,
+) -> Solution:
+    """One call into libdinoreg; see `dinoreg_kernels.solve`. Ctrl-C and SIGTERM stop it.
+
+    `search` has features and weights for each level of the search; without it they are those of
+    the refinement.
+    """
+    levels = None
+    if search is not None:
+        levels = [SearchFeatures(f.fixed, f.moving, *w, channels=f.channels) for f, w in search]
+    with deferred_signals() as deliver:
+
+        def report(stage: str, fraction: float) -> None:
+            deliver()
+            if progress is not None:
+                progress(stage, fraction)
+
+        return dinoreg_kernels.solve(
+            features.fixed,
+            features.moving,
+            weights[0],
+            weights[1],
+            images=images,
+            spacing_mm=grids.control.spacing_mm[::-1],
+            moving_offset=moving_offset_zyx,
+            channels=features.channels,
+            search=levels,
+            options=options,
+            spread=spread,
+            threads=device.threads,
+            progress=report,
+        )
+
+
+def _axis_to_lps(grid: Geometry) -> FloatArray:
+    """mm along the grid's axes (z, y, x) to LPS (x, y, z)."""
+    return np.ascontiguousarray(grid.direction[:, ::-1])
+
+
+def whole_displacement(
+    field: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
+) -> DisplacementField:
+    """The whole mapping from fixed to moving points on `grid`: ``initial(p + u(p)) - p``.
+
+    Args:
+        field: (d, h, w, 3) from the solver, on `control`.
+        control: the control grid.
+        grid: of the result.
+        initial: fixed points to moving points.
+        device: where to compute.
+    """
+    here = index_to_lps(grid)
+    there = compose_affines(initial, here)
+    constant = np.column_stack(
+        [
+            (there.matrix - here.matrix)[:, ::-1],
+            there.translation_mm - here.translation_mm,
+        ]
+    )
+    vectors = dinoreg_kernels.map_field(
+        grid.shape_zyx,
+        constant,
+        field,
+        to_field=kernel_affine(index_map(grid, control)),
+        matrix=initial.matrix @ _axis_to_lps(control),
+        threads=device.threads,
+    )
+    return DisplacementField(vectors, grid)
+
+
+def inverse_displacement(
+    field: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
+) -> tuple[DisplacementField, Array]:
+    """Moving points to fixed points on the moving image's `grid`, and by how much they miss in mm.
+
+    Solves ``p + u(p) = initial^-1(q)`` for every voxel centre q. The misses are negative where p
+    lies outside of the control grid; see `inverse_misses`.
+    """
+    back = compose_affines(invert_affine(initial), index_to_lps(grid))
+    to_control = compose_affines(lps_to_index(control), back)
+    control_to_lps, grid_to_lps = index_to_lps(control), index_to_lps(grid)
+    vectors, residual = dinoreg_kernels.invert(
+        field,
+        grid.shape_zyx,
+        spacing_mm=control.spacing_mm[::-1],
+        matrix=np.diag(1.0 / np.asarray(control.spacing_mm[::-1])),
+        target=kernel_affine(to_control),
+        from_point=np.column_stack([control_to_lps.matrix[:, ::-1], control_to_lps.translation_mm]),
+        from_index=-np.column_stack([grid_to_lps.matrix[:, ::-1], grid_to_lps.translation_mm]),
+        threads=device.threads,
+    )
+    return DisplacementField(vectors, grid), residual
+
+
+def inverse_misses(missed_mm: Array, device: Device) -> tuple[Array, Array]:
+    """Share of points that their inverse misses by more than `INVERSE_MISS_MM`, in percent, and
+    the largest miss in mm, on the device. Points whose inverse lies outside of the field (negative
+    misses) are not counted.
+    """
+    xp = device.xp
+    inside = missed_mm.size - (missed_mm < 0).sum()
+    missed = (missed_mm > INVERSE_MISS_MM).sum()
+    return 100.0 * missed / xp.maximum(inside, 1), xp.maximum(missed_mm.max(), 0)
+
+
+def negative_displacement(
+    inverse: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
+) -> DisplacementField:
+    """Moving points to fixed points on the moving image's `grid`, of a velocity field.
+
+    ``p(q) - q`` with ``p = r + v(r), r = initial^-1(q)``: v, the exponential of the negative
+    velocity, is `inverse` (d, h, w, 3) on `control`. Nothing is iterated.
+    """
+    here = index_to_lps(grid)
+    back = compose_affines(invert_affine(initial), here)
+    constant = np.column_stack(
+        [
+            (back.matrix - here.matrix)[:, ::-1],
+            back.translation_mm - here.translation_mm,
+        ]
+    )
+    vectors = dinoreg_kernels.map_field(
+        grid.shape_zyx,
+        constant,
+        inverse,
+        to_field=kernel_affine(compose_affines(lps_to_index(control), back)),
+        matrix=_axis_to_lps(control),
+        threads=device.threads,
+    )
+    return DisplacementField(vectors, grid)
+
+
+def inverse_consistency_mm(
+    field: Array, control: Geometry, device: Device, inverse: Array | None = None
+) -> tuple[Array, Array]:
+    """Mean and maximum of |u(p) + v(p + u(p))| over the control points, on the device.
+
+    v is `inverse`, as the solver made it, or else found by iteration. Points whose match leaves
+    the grid are not counted: nothing is known of the inverse there.
+    """
+    spacing = control.spacing_mm[::-1]
+    identity = np.eye(3, 4)
+    mm = np.diag(spacing) @ identity
+    if inverse is None:
+        inverse, _ = dinoreg_kernels.invert(
+            field,
+            control.shape_zyx,
+            spacing_mm=spacing,
+            matrix=np.diag(1.0 / np.asarray(spacing)),
+            target=identity,
+            from_point=mm,
+            from_index=-mm,
+            tolerance_mm=0.01,  # small beside what is measured
+            threads=device.threads,
+        )
+    loop = dinoreg_kernels.compose(field, inverse, spacing, threads=device.threads)
+    xp = device.xp
+    error = xp.sqrt(xp.square(loop).sum(axis=-1))
+    inside = xp.ones(control.shape_zyx, bool)
+    for axis, (n, step) in enumerate(zip(control.shape_zyx, spacing, strict=True)):
+        index = xp.arange(n, dtype=np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        target = index + field[..., axis] / step
+        inside &= (target >= 0) & (target <= n - 1)
+    # Not `error[inside]`: a device would be waited for to learn how many there are.
+    error = xp.where(inside, error, np.float32(0))
+    return error.sum(dtype=np.float64) / xp.maximum(inside.sum(), 1), error.max()
+
+
+def confidence(
+    spread: Array, grids: WorkingGrids, options: SolverOptions, grid: Geometry, device: Device
+) -> Array:
+    """How well the discrete search determined each voxel's match, (D, H, W) float32 on `grid`.
+
+    1 - s / s_0, where s is the standard deviation of the shifts that match nearly as well as the
+    best, over all axes, and s_0 that of all shifts of the search: 1 where one shift stands out, 0
+    where all are as good as each other (or where nothing was searched for).
+
+    Args:
+        spread: (d, h, w, 3) from the solver, mm, on the control grid.
+        grids: the lattices of the fixed image.
+        options: of the solver: the shifts that were tried.
+        grid: of the result.
+        device: where to compute.
+    """
+    step_mm = np.asarray(options.search_factor) * grids.control.spacing_mm[::-1]
+    radius = np.asarray(options.search_radius)
+    # Variance of the whole numbers from -r to r: r (r + 1) / 3.
+    largest = float(np.sqrt(np.sum(step_mm**2 * radius * (radius + 1) / 3)))
+    if largest == 0:
+        return device.xp.zeros(grid.shape_zyx, np.float32)
+    vectors = dinoreg_kernels.map_field(
+        grid.shape_zyx,
+        np.zeros((3, 4)),
+        spread,
+        to_field=kernel_affine(index_map(grid, grids.control)),
+        matrix=np.eye(3),
+        threads=device.threads,
+    )
+    xp = device.xp
+    length = xp.sqrt(xp.square(vectors, out=vectors).sum(axis=-1))
+    return xp.clip(1 - length / np.float32(largest), 0, 1)

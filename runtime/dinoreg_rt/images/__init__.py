@@ -1,0 +1,1 @@
+"""Images before features: intensity windows, body masks, grids and resampling."""

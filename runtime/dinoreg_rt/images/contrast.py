@@ -1,0 +1,151 @@
+"""Whether two images show tissues in the same order of brightness, and what follows from that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..config.parameters import RegistrationConfig
+from ..device.choice import Device
+from ..geometry import coarsened_grid
+from ..types import AffineTransform, FloatArray, Modality
+from .pair import Pair
+from .resample import WorkingGrids, required, resample_volume, weight_on, window
+
+#: What two MR images must reach to count as alike. Measured after a rough start, correlation and
+#: rising share: 0.33 to 0.96 and 0.78 to 1 for pairs of one sequence; -0.07 to 0.03 and below 0 for
+#: T1 with T2 and for different abdominal sequences; 0.70 and 0.50 for a phantom whose contrast
+#: turns over.
+LEAST_CORRELATION = 0.2
+LEAST_RISING_SHARE = 0.75
+#: What makes two MR images close. Measured: 0.82 and 0.96 for T1 brains of two people and for two
+#: states of one heart, 0.47 and 0.54 for abdomens of two people by one sequence.
+CLOSE_CORRELATION = 0.7
+_BINS = 8
+#: Windowed intensities below it are air: dark in every image, it would make all of them alike.
+_AIR = 0.05
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How two images compare by their intensities.
+
+    Attributes:
+        alike: tissues have the same order of brightness, so that local intensities can join the
+            features.
+        close: two MR images in which the same tissue is about as bright: their intensities say more
+            than features do.
+        reason: for people.
+    """
+
+    alike: bool
+    close: bool
+    reason: str
+
+
+def compare_contrast(
+    pair: Pair, initial: AffineTransform, grids: WorkingGrids, device: Device
+) -> Contrast:
+    """Whether the intensities of two images can be compared.
+
+    Args:
+        pair: fixed and moving image.
+        initial: fixed points to moving points.
+        grids: the correlation is looked at on the cells of the discrete search.
+        device: where to compute.
+    """
+    modality = pair[0].modality
+    if pair[1].modality != modality:
+        reason = "a CT and an MR show tissues in different orders of brightness"
+        return Contrast(alike=False, close=False, reason=reason)
+    if modality == "ct":
+        return Contrast(alike=True, close=False, reason="two CT show tissues alike")
+    tissue = common_tissue(pair, initial, grids, device)
+    value, rising = correlation(*tissue), rising_share(*tissue)
+    numbers = f"correlation {value:.2f}, rising share {rising:.2f} after the initial alignment"
+    alike = value >= LEAST_CORRELATION and rising >= LEAST_RISING_SHARE
+    close = alike and value >= CLOSE_CORRELATION
+    how = "nearly alike" if close else "alike" if alike else "differently"
+    return Contrast(alike, close, f"the MR images show tissues {how} ({numbers})")
+
+
+def correlation(first: FloatArray, second: FloatArray) -> float:
+    """Pearson's of two lists of values; 0 where it has no meaning."""
+    if first.size < _BINS or first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def rising_share(first: FloatArray, second: FloatArray) -> float:
+    """1 where the mean of either only rises with the other, -1 where it only falls."""
+    return min(_rising(first, second), _rising(second, first))
+
+
+def _rising(given: FloatArray, mean_of: FloatArray) -> float:
+    if given.size < _BINS:
+        return 0.0
+    edges = np.quantile(given, np.linspace(0, 1, _BINS + 1)[1:-1])
+    bins = np.searchsorted(edges, given)
+    means = [mean_of[bins == i].mean() for i in range(_BINS) if (bins == i).any()]
+    steps = np.diff(means)
+    total = float(np.abs(steps).sum())
+    return float(steps.sum()) / total if total > 0 else 0.0
+
+
+def common_tissue(
+    pair: Pair, initial: AffineTransform, grids: WorkingGrids, device: Device
+) -> tuple[FloatArray, FloatArray]:
+    """Windowed intensities of both images in the search cells that hold tissue in both, (N,)."""
+    cells = coarsened_grid(grids.control, grids.search_factor_zyx)
+    maps = (AffineTransform.identity(), initial)
+    images = [
+        window(resample_volume(image.volume, cells, affine, device), *image.window)
+        for image, affine in zip(pair, maps, strict=True)
+    ]
+    inside = weight_on(cells, pair[1].volume, None, initial, device) > 0.5
+    inside &= (images[0] > _AIR) & (images[1] > _AIR)
+    first, second = (np.asarray(device.download(i[inside]), np.float64) for i in images)
+    return first, second
+
+
+def fill_by_contrast(
+    grids: WorkingGrids,
+    config: RegistrationConfig,
+    modalities: Sequence[Modality],
+    contrast: Contrast,
+) -> tuple[WorkingGrids, RegistrationConfig]:
+    """How finely is searched, what the refinement compares and how long it goes on, by the pair.
+
+    Where two MR images are close (`Contrast.close`), the intensities say more than the features,
+    and small contrasts count. By that Dice rises from 0.804 to 0.817 on the brain pair and from
+    0.802 to 0.821 on the cine pair; the abdominal MR pair, which is not close, would lose 0.02.
+    Twice the iterations on the finest level gain another 0.011 on the cine pair.
+    A second level of the search gains 0.007 to 0.013 for CT with CT and 0.007 to 0.021 for the
+    abdominal MR pair; for MR with CT it gains nothing, and close pairs are found by one.
+
+    Args:
+        grids: of `plan_grids`.
+        config: with its lengths filled in by `plan_grids`.
+        modalities: of the fixed and the moving image.
+        contrast: how they compare.
+    """
+    control, close = required(config.control_spacing_mm), contrast.close
+    alone = config.correlation_weight == 0  # then the features have to do all
+    window = 1.25 if set(modalities) == {"ct"} else 2.0
+    defaults = {
+        "search_levels": max(
+            2 if contrast.alike and not close else 1, len(config.search_features or ())
+        ),
+        "feature_weight": 0.1 if close and not alone else 1.0,
+        "correlation_weight": 3.0 if close else 2.5,
+        "iterations": (40, 40) if close else (40, 20),
+        "correlation_window_mm": round(window * control, 6),
+        "correlation_noise": 0.01 if close else 0.1,
+        "smoothing_mm": round(math.sqrt(2) * control, 6),
+    }
+    missing = {k: v for k, v in defaults.items() if getattr(config, k) is None}
+    config = config.model_copy(update=missing)
+    return replace(grids, search_levels=required(config.search_levels)), config

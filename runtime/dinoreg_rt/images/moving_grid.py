@@ -1,0 +1,108 @@
+"""The part of the fixed image's lattice on which the moving image is looked at, and the reverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import RegistrationError
+from ..geometry import (
+    compose_affines,
+    corners_lps_mm,
+    describe,
+    invert_affine,
+    lps_to_index,
+    shifted_grid,
+    transform_points,
+)
+from ..types import AffineTransform, Geometry
+from .resample import WorkingGrids
+
+#: Control voxels that the refinement may go beyond the search's reach.
+_REFINEMENT = 2
+
+
+@dataclass(frozen=True, eq=False)
+class MovingLattice:
+    """Where the moving features stand, in fixed space after the initial alignment.
+
+    Attributes:
+        working: working lattice, cut and extended to where the moving image is.
+        control: the same for the control lattice.
+        offset_zyx: index of its first voxel on the fixed control grid.
+    """
+
+    working: Geometry
+    control: Geometry
+    offset_zyx: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The part of an image that can be compared with anything of the other one.
+
+    Attributes:
+        grid: its control voxels, in the fixed image's space.
+        affine: points of that space to the image's points.
+    """
+
+    grid: Geometry
+    affine: AffineTransform
+
+
+def compared_regions(
+    grids: WorkingGrids, lattice: MovingLattice, initial: AffineTransform
+) -> tuple[Region, Region]:
+    """The regions of the fixed and of the moving image.
+
+    Of the moving image it is its lattice. Of the fixed image it is what the search can compare with
+    some voxel of that lattice: as far as it reaches, a cell more because cells are compared whole,
+    and as many voxels more for the refinement as the lattice has.
+
+    Args:
+        grids: lattices of the fixed image.
+        lattice: where the moving image is looked at.
+        initial: fixed points to moving points.
+    """
+    shape = np.asarray(grids.control.shape_zyx)
+    margin = grids.search_reach_zyx() + np.asarray(grids.search_factor_zyx) + _REFINEMENT
+    begin = np.asarray(lattice.offset_zyx)
+    first = np.clip(begin - margin, 0, shape - 1)
+    last = np.clip(begin + np.asarray(lattice.control.shape_zyx) + margin, first + 1, shape)
+    fixed = shifted_grid(grids.control, _tuple(first), _tuple(last - first))
+    return Region(fixed, AffineTransform.identity()), Region(lattice.control, initial)
+
+
+def plan_moving_lattice(
+    grids: WorkingGrids, moving: Geometry, initial: AffineTransform
+) -> MovingLattice:
+    """Cover the moving image's box as far as the search can reach beyond the fixed image.
+
+    Raises:
+        RegistrationError: the images do not overlap after the initial alignment.
+    """
+    to_control = compose_affines(lps_to_index(grids.control), invert_affine(initial))
+    corners = transform_points(to_control, corners_lps_mm(moving))[:, ::-1]
+    lower, upper = corners.min(axis=0) + 0.5, corners.max(axis=0) + 0.5
+    shape = np.asarray(grids.control.shape_zyx)
+    if np.any(upper <= 0) or np.any(lower >= shape):
+        raise RegistrationError(
+            "the images do not overlap after the initial alignment: fixed has "
+            f"{describe(grids.working)}, moving {describe(moving)}, and their boxes lie apart; "
+            "use --initial auto, centre or moments, or a transform file"
+        )
+    reach = grids.search_reach_zyx() + _REFINEMENT
+    # A sliver of rounding must not add a layer of voxels.
+    first = np.maximum(np.floor(lower + 1e-3).astype(int), -reach)
+    last = np.minimum(np.ceil(upper - 1e-3).astype(int), shape + reach)
+    offset = (int(first[0]), int(first[1]), int(first[2]))
+    cells = last - first
+    pool = np.asarray(grids.pool_zyx)
+    control = shifted_grid(grids.control, offset, _tuple(cells))
+    working = shifted_grid(grids.working, _tuple(first * pool), _tuple(cells * pool))
+    return MovingLattice(working, control, offset)
+
+
+def _tuple(values: np.ndarray) -> tuple[int, int, int]:
+    return (int(values[0]), int(values[1]), int(values[2]))

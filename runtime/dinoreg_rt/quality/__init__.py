@@ -1,0 +1,1 @@
+"""How good a registration is, and whether to trust it."""

@@ -1,0 +1,49 @@
+"""Mutual information: how much the intensities of one image tell about those of the other."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from ..types import Array, FloatArray
+
+_BINS = 32
+#: Length of a joint histogram.
+HISTOGRAM = _BINS * _BINS
+#: Weights are counted in so many steps. Sums of whole numbers are exact, so the order in which a
+#: GPU adds them does not matter.
+_STEPS = 255
+
+
+def joint_histogram(first: Array, second: Array, weight: Array, xp: ModuleType) -> Array:
+    """Sums of `weight` by the intensities of both images, which lie in 0..1.
+
+    Args:
+        first: of any shape.
+        second: of the same shape.
+        weight: of the same shape, 0 or more.
+        xp: NumPy or CuPy; with CuPy nothing waits for the device.
+
+    Returns:
+        (HISTOGRAM,) uint64, row by row of `first`: a type that CUDA adds atomically.
+    """
+
+    def bins(image: Array) -> Array:
+        return xp.clip((image * _BINS).astype(np.int32), 0, _BINS - 1)
+
+    total = xp.zeros(HISTOGRAM, np.uint64)
+    counts = xp.rint(weight * _STEPS).astype(np.uint64)
+    xp.add.at(total, (bins(first) * _BINS + bins(second)).ravel(), counts.ravel())
+    return total
+
+
+def mutual_information(histogram: FloatArray) -> float:
+    """In nats, of a joint histogram; 0 where it is empty."""
+    total = float(histogram.sum())
+    if total <= 0:
+        return 0.0
+    joint = histogram.reshape(_BINS, _BINS) / total
+    apart = np.outer(joint.sum(axis=1), joint.sum(axis=0))
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())

@@ -1,0 +1,1 @@
+"""One registration: planning, execution and its result."""

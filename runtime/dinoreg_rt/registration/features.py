@@ -1,0 +1,186 @@
+"""Features of both images on the solver's grids, and how much each place counts.
+
+Features are MIND-SSC, an encoder's, or both joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config.parameters import FeatureSet, RegistrationConfig
+from ..device.choice import Device, StageTimer
+from ..errors import RegistrationError
+from ..features.mind import (
+    FeaturePair,
+    MindFeatures,
+    WorkingImage,
+    control_intensities,
+    join_features,
+    level_sets,
+)
+from ..images.pair import Sides, SolverSide
+from ..images.resample import required, resample_volume, weight_on, window
+from ..types import Array, EncodingSummary, Volume
+
+if TYPE_CHECKING:
+    from ..encoder.open_encoders import EncoderPool
+    from .planning import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """What the solver compares.
+
+    Attributes:
+        search: of both images, for each level of the search.
+        features: of both images, for the refinement.
+        mind: MIND-SSC by itself, for the verdict on trust; None where none is asked for.
+        intensities: of both images on the control lattices, (d, h, w) float32, for the local
+            correlation and the verdict on trust; None where neither is asked for.
+        encoding: what an encoder contributed, for when its work is done; None without one.
+    """
+
+    search: tuple[FeaturePair, ...]
+    features: FeaturePair
+    mind: FeaturePair | None
+    intensities: tuple[Array, Array] | None
+    encoding: Callable[[], EncodingSummary] | None
+
+
+def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> tuple[Array, Array]:
+    """How much each control voxel of either image counts: field of view, masks, bodies, organs.
+
+    Made on the host, where masks and bodies are: a GPU would be waited for to learn whether
+    anything is left.
+
+    Args:
+        sides: both images.
+        organ_weight: (D, H, W) of the fixed image, 0 or more, or None: 1 everywhere.
+        device: where the weights are wanted.
+
+    Raises:
+        RegistrationError: nothing is left to compare.
+    """
+    fixed, moving = (_weight(side, device.host) for side in sides)
+    if organ_weight is not None:
+        fixed *= _weight_by(sides[0], sides[0].image.volume, organ_weight, device.host)
+    for side, weight in zip(sides, (fixed, moving), strict=True):
+        if not weight.any():
+            raise RegistrationError(nothing_left(side, weighted=organ_weight is not None))
+    return device.upload(fixed, np.float32), device.upload(moving, np.float32)
+
+
+def nothing_left(side: SolverSide, *, weighted: bool) -> str:
+    """The message where nothing of an image counts; `weighted`: the fixed voxels have weights."""
+    image = side.image
+    given = ["mask"] * (image.mask is not None) + ["body mask"] * (image.body is not None)
+    given += ["weights"] * (weighted and image.role == "fixed")
+    names = " and ".join(given)
+    leave = "leaves" if given in (["mask"], ["body mask"]) else "leave"
+    part = f"nothing of what its {names} {leave}" if given else "no part of it"
+    return (
+        f"nothing of the {image.role} image is left to compare: the other image reaches {part}; "
+        f"check {f'the {names} and ' if given else ''}the initial alignment"
+    )
+
+
+def _weight(side: SolverSide, host: Device) -> Array:
+    """Share of each control voxel in the image, its mask and its body."""
+    image = side.image
+    if image.role == "fixed" and image.mask is None:  # the lattice is the image's own
+        weight = np.ones(side.control.shape_zyx, np.float32)
+    else:
+        weight = _weight_by(side, image.volume, image.mask, host)
+    if image.body is not None:
+        weight *= _weight_by(side, image.body, image.body.array, host)
+    return weight
+
+
+def _weight_by(side: SolverSide, image: Volume, mask: Array | None, host: Device) -> Array:
+    return weight_on(side.control, image, mask, side.affine, host)
+
+
+def extract_features(
+    sides: Sides,
+    plan: Plan,
+    timer: StageTimer,
+    report: Callable[[str, float], None],
+    encoders: EncoderPool,
+) -> Extracted:
+    """The features, and the intensities beside them, that a plan asks for.
+
+    Args:
+        sides: both images on the plan's device.
+        plan: the decisions.
+        timer: receives the stages ``encode`` and ``features``.
+        report: called with a stage's name and its finished fraction.
+        encoders: lends the encoder.
+    """
+    encoded, summary = None, None
+    if plan.encoding is not None:
+        from ..encoder.features import encoder_features
+
+        encoded, summary = encoder_features(
+            plan.encoding, sides, plan.config, plan.device, timer, report, encoders
+        )
+    with timer.stage("features"):
+        report("features", 0.0)
+        config, mind, intensities = plan.config, None, None
+        correlates = required(config.correlation_weight) > 0
+        if config.computes_mind or correlates:
+            images = working_images(sides, plan.grids.pool_zyx, plan.device)
+        if config.computes_mind:
+            mind = MindFeatures.of(config).compute(*images, plan.device)
+        if correlates or config.trust:
+            intensities = control_intensities(images, plan.device)
+        sets = _feature_sets(encoded, mind, config, plan.device)
+        report("features", 1.0)
+    search = tuple(sets[name] for name in level_sets(config, plan.grids.search_levels))
+    _, refinement = config.stage_features
+    judged = mind if config.trust else None
+    return Extracted(search, sets[refinement], judged, intensities, summary)
+
+
+def _feature_sets(
+    encoded: FeaturePair | None,
+    mind: FeaturePair | None,
+    config: RegistrationConfig,
+    device: Device,
+) -> dict[FeatureSet, FeaturePair]:
+    """The sets of features that some stage compares."""
+    sets: dict[FeatureSet, FeaturePair] = {}
+    if encoded is not None:
+        sets["encoder"] = encoded
+    if mind is not None:
+        sets["mind"] = mind
+    if "joined" in config.feature_sets and encoded is not None and mind is not None:
+        sets["joined"] = join_features([encoded, mind], [1.0, config.mind_weight], device)
+    return {name: pair for name, pair in sets.items() if name in config.feature_sets}
+
+
+def working_images(
+    sides: Sides, pool_zyx: tuple[int, int, int], device: Device
+) -> tuple[WorkingImage, WorkingImage]:
+    """Both images windowed to 0..1 where features are computed.
+
+    Args:
+        sides: both images on `device`.
+        pool_zyx: working voxels per control voxel.
+        device: where to compute.
+    """
+    first, second = (
+        WorkingImage(
+            window(
+                resample_volume(side.image.volume, side.working, side.affine, device),
+                *side.image.window,
+            ),
+            side.working,
+            pool_zyx,
+        )
+        for side in sides
+    )
+    return first, second

@@ -1,0 +1,1 @@
+"""A registration with files around it: inputs, outputs, report and pictures."""

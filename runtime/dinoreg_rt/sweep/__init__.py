@@ -1,0 +1,1 @@
+"""Many configurations on many pairs."""
