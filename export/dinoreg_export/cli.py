@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from dinoreg_rt.errors import DeviceError
 
 from .bundle.preset_choice import encoder_presets, preset_choice
 from .engine.commands import engine_command
+from .progress import progress_bars
 
 if TYPE_CHECKING:
     from dinoreg_rt.bundle.manifest import Manifest, Source
@@ -231,24 +231,6 @@ def _describe(manifest: Manifest) -> str:
         f"largest error {found.max_error:.1e}, token cosine {found.mean_cosine:.6f} on average, "
         f"{found.first_percentile_cosine:.6f} at the first percentile\n"
     )
-
-
-@contextmanager
-def progress_bars(*, shown: bool) -> Iterator[Progress]:
-    """A bar for each stage on a terminal, nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True, quiet=not shown)
-    with Bars(console=console, disable=not (shown and console.is_terminal)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, fraction: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=1.0)
-            bars.update(tasks[stage], completed=fraction)
-
-        yield report
 
 
 def _need_onnx() -> None:

@@ -175,6 +175,6 @@ def _describe(path: Path, record: EngineRecord) -> str:
 def _bars(*, shown: bool) -> Any:
     if not shown:
         return nullcontext()
-    from ..cli import progress_bars
+    from ..progress import progress_bars
 
     return progress_bars(shown=True)

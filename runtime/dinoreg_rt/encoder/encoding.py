@@ -13,7 +13,8 @@ from ..bundle.opened import Bundle
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..device.limits import memory_bytes
-from ..engines.open import GPU_ENGINES, choose_engine
+from ..engines.open import GPU_ENGINES
+from ..engines.selection import choose_engine
 from ..engines.trt import DEFAULT_BATCHES
 from ..errors import RegistrationError
 from ..images.moving_grid import Region

@@ -11,16 +11,12 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..bundle.checkpoints import NOTHING_SPECIAL, Wanted, bundle_folder, is_checkpoint
 from ..bundle.opened import Bundle, find_bundle, open_bundle
 from ..engines.open import Encoder
 from ..errors import DeviceError, InputError
 from ..types import Array
-
-if TYPE_CHECKING:
-    from .encoding import EncodingPlan
 
 
 class EncoderPool:
@@ -122,11 +118,11 @@ class EncoderPool:
                 self._open.pop(key, None)
             self._changed.notify_all()
 
-    def holds(self, encoding: EncodingPlan) -> bool:
-        """Whether an encoder for it is open, on whatever batch."""
+    def holds(self, bundle: Bundle, engine: str) -> bool:
+        """Whether an encoder of this bundle is open on an engine, for any size of batch."""
         with self._changed:
             keys = [key for key in self._open if isinstance(key, tuple)]
-        return any((encoding.bundle.folder, encoding.engine) == (key[0], key[2]) for key in keys)
+        return any((bundle.folder, engine) == (key[0], key[2]) for key in keys)
 
     def close(self) -> None:
         """Let go of everything; waits until no encoder is in use. May be called again."""

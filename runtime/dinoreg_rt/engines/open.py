@@ -1,18 +1,18 @@
-"""What runs an encoder's graph, by name, and how one is chosen and opened.
+"""What runs an encoder's graph, by name, and how one is opened.
 
 An engine that cannot be had is an error. Nothing falls back to another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..bundle.manifest import Graph
 from ..bundle.opened import Bundle
 from ..device.choice import Device
-from ..errors import ConfigError, DeviceError, is_for_want_of_memory
+from ..errors import DeviceError, is_for_want_of_memory
 from ..types import Array
 from .cpu import OpenVinoEncoder, OrtEncoder
 from .graph_checks import too_little_memory
@@ -20,16 +20,6 @@ from .graph_checks import too_little_memory
 if TYPE_CHECKING:
     from .ort_gpu import GpuEngine
     from .trt.library import Flavour
-
-#: Engines that take no bundle in bfloat16: what ONNX Runtime's CPU is to them, and another engine.
-_WITHOUT_BFLOAT16 = {
-    "ort-cpu": ("", "--engine openvino"),
-    "ort-tensorrt": (
-        ", which this engine is verified with,",
-        "--engine tensorrt with an engine of 'dinoreg-rt export engine', or ort-cuda",
-    ),
-}
-
 
 class Encoder(Protocol):
     """Slices in, tokens out."""
@@ -195,44 +185,3 @@ def open_encoder(
             f"--engine {engine} ({chosen}): {error.name} is not installed; "
             f"pip install 'dinoreg-rt[{chosen.extra}]'"
         ) from error
-
-
-def choose_engine(
-    wanted: str,
-    device: Device | None = None,
-    bundle: Bundle | None = None,
-    graphs: Sequence[Graph] = (),
-) -> tuple[str, str]:
-    """The engine for ``auto`` or a name, and why.
-
-    Args:
-        wanted: ``auto`` or one of `ENGINES`.
-        device: that the registration runs on; None counts as the CPU for ``auto``.
-        bundle: opened; with `graphs` for engines in the cache.
-        graphs: every input size that will be used.
-
-    Raises:
-        ConfigError: an engine of the GPU for a registration on the CPU, or one that has no matrix
-            products in the bundle's precision.
-    """
-    half = bundle is not None and bundle.manifest.precision == "bf16"
-    if wanted in _WITHOUT_BFLOAT16 and half:
-        role, other = _WITHOUT_BFLOAT16[wanted]
-        raise ConfigError(
-            f"--engine {wanted}: ONNX Runtime's CPU{role} has no matrix products in bfloat16, the "
-            f"precision of this bundle; {other}, or export it with --precision fp32"
-        )
-    if wanted != "auto":
-        if wanted in GPU_ENGINES and device is not None and device.kind == "cpu":
-            raise ConfigError(
-                f"--engine {wanted} ({ENGINES[wanted]}) needs a GPU, and the device is the CPU; "
-                "--device cuda, or --engine ort-cpu"
-            )
-        return wanted, f"{wanted} ({ENGINES[wanted]}), as asked"
-    if device is not None and device.kind == "cuda":
-        from .selection import choose_for_gpu
-
-        return choose_for_gpu(device.index, bundle, graphs)
-    if half:
-        return "openvino", f"openvino ({ENGINES['openvino']}), because the bundle is of bfloat16"
-    return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), the same bits on every run"

@@ -1,4 +1,4 @@
-"""What ``--engine auto`` comes to on a GPU, and why."""
+"""The choice of an engine: what ``--engine auto`` comes to, and why."""
 
 from __future__ import annotations
 
@@ -6,13 +6,61 @@ from collections.abc import Sequence
 
 from ..bundle.manifest import Graph
 from ..bundle.opened import Bundle
-from ..errors import DinoregError
+from ..device.choice import Device
+from ..errors import ConfigError, DinoregError
 from .cache import load_engine
-from .open import ENGINES
+from .open import ENGINES, GPU_ENGINES
 from .ort_gpu import provider_problem
 from .trt.library import Flavour
 
 _FLAVOURS: tuple[Flavour, Flavour] = ("tensorrt", "tensorrt-rtx")
+#: Engines that take no bundle in bfloat16: what ONNX Runtime's CPU is to them, and another engine.
+_WITHOUT_BFLOAT16 = {
+    "ort-cpu": ("", "--engine openvino"),
+    "ort-tensorrt": (
+        ", which this engine is verified with,",
+        "--engine tensorrt with an engine of 'dinoreg-rt export engine', or ort-cuda",
+    ),
+}
+
+
+def choose_engine(
+    wanted: str,
+    device: Device | None = None,
+    bundle: Bundle | None = None,
+    graphs: Sequence[Graph] = (),
+) -> tuple[str, str]:
+    """The engine for ``auto`` or a name, and why.
+
+    Args:
+        wanted: ``auto`` or one of `ENGINES`.
+        device: that the registration runs on; None counts as the CPU for ``auto``.
+        bundle: opened; with `graphs` for engines in the cache.
+        graphs: every input size that will be used.
+
+    Raises:
+        ConfigError: an engine of the GPU for a registration on the CPU, or one that has no matrix
+            products in the bundle's precision.
+    """
+    half = bundle is not None and bundle.manifest.precision == "bf16"
+    if wanted in _WITHOUT_BFLOAT16 and half:
+        role, other = _WITHOUT_BFLOAT16[wanted]
+        raise ConfigError(
+            f"--engine {wanted}: ONNX Runtime's CPU{role} has no matrix products in bfloat16, the "
+            f"precision of this bundle; {other}, or export it with --precision fp32"
+        )
+    if wanted != "auto":
+        if wanted in GPU_ENGINES and device is not None and device.kind == "cpu":
+            raise ConfigError(
+                f"--engine {wanted} ({ENGINES[wanted]}) needs a GPU, and the device is the CPU; "
+                "--device cuda, or --engine ort-cpu"
+            )
+        return wanted, f"{wanted} ({ENGINES[wanted]}), as asked"
+    if device is not None and device.kind == "cuda":
+        return choose_for_gpu(device.index, bundle, graphs)
+    if half:
+        return "openvino", f"openvino ({ENGINES['openvino']}), because the bundle is of bfloat16"
+    return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), the same bits on every run"
 
 
 def choose_for_gpu(index: int, bundle: Bundle | None, graphs: Sequence[Graph]) -> tuple[str, str]:

@@ -12,7 +12,8 @@ from ..bundle.manifest import Graph
 from ..bundle.opened import Bundle, find_named
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device, choose_device, kernel_errors
-from ..engines.open import ENGINES, choose_engine
+from ..engines.open import ENGINES
+from ..engines.selection import choose_engine
 from ..errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:

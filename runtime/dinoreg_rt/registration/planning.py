@@ -171,7 +171,9 @@ def plan_volumes(
     volumes = (pair[0].volume, pair[1].volume)
     device_memory = None
     if device.kind == "cuda":
-        held = encoding.engine_bytes() if encoding is not None and encoders.holds(encoding) else 0
+        held = 0
+        if encoding is not None and encoders.holds(encoding.bundle, encoding.engine):
+            held = encoding.engine_bytes()
         predict = partial(predict_device_memory, volumes, grids, lattice)
         asked = config.search_memory_mb
         encoding, config, device_memory = fit_to_device(device, encoding, predict, config, held)

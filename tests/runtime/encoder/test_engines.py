@@ -17,7 +17,8 @@ from dinoreg_rt.bundle.opened import open_bundle
 from dinoreg_rt.config.parameters import EngineChoice
 from dinoreg_rt.engines import open as engines
 from dinoreg_rt.engines.graph_checks import check_provider
-from dinoreg_rt.engines.open import choose_engine, open_encoder
+from dinoreg_rt.engines.open import open_encoder
+from dinoreg_rt.engines.selection import choose_engine
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError, ResourceError
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")

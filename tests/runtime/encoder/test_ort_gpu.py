@@ -20,8 +20,9 @@ from dinoreg_rt.bundle.opened import open_bundle
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.device.cuda_driver import CudaDriver
 from dinoreg_rt.engines import selection as engine_choice
-from dinoreg_rt.engines.open import choose_engine, open_encoder
+from dinoreg_rt.engines.open import open_encoder
 from dinoreg_rt.engines.ort_gpu import OrtGpuEncoder, provider_problem
+from dinoreg_rt.engines.selection import choose_engine
 from dinoreg_rt.engines.trt import identity
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
 
