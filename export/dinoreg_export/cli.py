@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,7 @@ from .progress import progress_bars
 if TYPE_CHECKING:
     from dinoreg_rt.bundle.manifest import Manifest, Source
 
-    from .bundle.files import Progress
-    from .checkpoint.architecture import Architecture
-    from .checkpoint.weights import Weights
+    from .checkpoint.architecture import Architecture, Weights
 
 _BUNDLE = click.Path(path_type=Path)
 

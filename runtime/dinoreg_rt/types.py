@@ -151,7 +151,7 @@ class RunQuality:
         inverse_consistency_max_mm: its maximum.
         overlap_percent: share of the fixed image's weight whose match lies inside the moving
             image's field of view and mask.
-        decoy_ratio: misfit after a coarse search (`dinoreg_rt.quality.mirror_test`) over that of the best of
+        decoy_ratio: misfit after a coarse search (`quality.mirror_test`) over that of the best of
             the moving image's three mirror images; 1 and above: they match as well. NaN: not
             measured; if `unrelated_ratio` was, the moving image is too small for it.
         unrelated_ratio: feature difference after that search over that of unrelated features.

@@ -30,8 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoreg_export.checkpoint.models import ARCHITECTURES
-from dinoreg_export.checkpoint.work import slice_operations
+from dinoreg_export.checkpoint.models import ARCHITECTURES, slice_operations
 from dinoreg_rt.bundle.manifest import Graph
 from dinoreg_rt.bundle.opened import Bundle, open_bundle
 from dinoreg_rt.device.choice import Device

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from encoders import write_bundle
 
 import dinoreg_rt
-from dinoreg_export.checkpoint.work import slice_operations
+from dinoreg_export.checkpoint.models import slice_operations
 from dinoreg_rt.bench.tables import Distribution, Run
 from dinoreg_rt.bench.work import Work, registration_work
 from dinoreg_rt.commands.main import cli

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from dinoreg_kernels import CudaDevices, build_info
-from dinoreg_rt.commands import diagnosis as doctor
+from dinoreg_rt.commands import doctor
 from dinoreg_rt.device import cuda_driver
 from dinoreg_rt.device import limits as machine
 from dinoreg_rt.device import packages as doctor_packages

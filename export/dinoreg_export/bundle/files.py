@@ -9,10 +9,10 @@ from pathlib import Path
 
 from dinoreg_rt.bundle.manifest import FINAL_ONLY, Precision
 
-from ..checkpoint.weights import Weights
+from ..checkpoint.architecture import Weights
 from ..graph.builder import WeightsFile
 from ..graph.forward import write_graph, write_weights
-from ..graph.precision import STORAGE, arithmetic
+from ..graph.layers import STORAGE, arithmetic
 from .quantise import SharedWeights, quantise
 
 WEIGHTS_NAME = "weights.bin"

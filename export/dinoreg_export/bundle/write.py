@@ -23,9 +23,8 @@ from dinoreg_rt.bundle.manifest import (
 )
 from dinoreg_rt.errors import ConfigError
 
-from ..checkpoint.architecture import Architecture, VitArchitecture
+from ..checkpoint.architecture import Architecture, VitArchitecture, Weights
 from ..checkpoint.chosen_layers import canonical_layers
-from ..checkpoint.weights import Weights
 from ..verify.compare import compare, passes, refusal
 from .files import WEIGHTS_NAME, GraphFile, Progress, write_files
 from .in_place import staged

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 
@@ -155,3 +159,21 @@ class ConvNextArchitecture:
 
 
 Architecture: TypeAlias = VitArchitecture | ConvNextArchitecture
+
+
+class Weights(Protocol):
+    """Canonical tensors of an encoder: a checkpoint's, or random ones."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """What they belong to."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """That they are read from, none if they are not."""
+
+    def names(self) -> list[str]:
+        """Canonical names."""
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """One tensor as float32."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..checkpoint.architecture import ConvNextArchitecture
-from ..checkpoint.weights import Weights
+from ..checkpoint.architecture import ConvNextArchitecture, Weights
 from .builder import GraphBuilder, Storage, WeightsFile
 from .layers import Arithmetic, Layers
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from dinoreg_rt.bundle.manifest import FINAL_ONLY
 
-from ..checkpoint.architecture import VitArchitecture
-from ..checkpoint.weights import Weights
+from ..checkpoint.architecture import VitArchitecture, Weights
 from . import convnext, vit
 from .builder import GraphBuilder, Storage, WeightsFile
 from .layers import Arithmetic

@@ -13,13 +13,11 @@ import numpy as np
 
 from dinoreg_rt.bundle.manifest import FINAL_LAYER
 
-from ..checkpoint.architecture import VitArchitecture
+from ..checkpoint.architecture import VitArchitecture, Weights
 from ..checkpoint.chosen_layers import blocks_needed
-from ..checkpoint.weights import Weights
 from .builder import GraphBuilder, Storage, WeightsFile
 from .layers import Arithmetic, Layers
-from .positions import resize_positions
-from .rotary import rotary_tables
+from .positions import resize_positions, rotary_tables
 
 #: Scores of attention that exist at one time, per slice: at 112 x 96 tokens those of all sixteen
 #: heads of ViT-L would take 7.4 GB.

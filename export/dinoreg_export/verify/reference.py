@@ -8,8 +8,8 @@ from dinoreg_rt.bundle.manifest import FINAL_ONLY
 
 from ..checkpoint.architecture import VitArchitecture
 from ..checkpoint.weights import Weights
-from . import reference_convnext, reference_vit
-from .reference_layers import Floats
+from . import convnext, vit
+from .layers import Floats
 
 
 def encode(
@@ -22,5 +22,5 @@ def encode(
     """
     a = weights.architecture
     if isinstance(a, VitArchitecture):
-        return reference_vit.encode(a, weights, pixels, layers)
-    return reference_convnext.encode(a, weights, pixels)
+        return vit.encode(a, weights, pixels, layers)
+    return convnext.encode(a, weights, pixels)

@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..device.user_folder import user_folder
+from ..device.limits import user_folder
 from ..errors import ConfigError, InputError
 from .manifest import (
     FINAL_LAYER,

@@ -3,17 +3,158 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from ..bundle.opened import bundle_names, models_folder
 from ..console.stdout import print_result
-from ..errors import DeviceError
-from .diagnosis import examine
+from ..device.cuda_driver import CudaDriver, query_cuda_driver
+from ..device.limits import memory_bytes, usable_cpus
+from ..device.packages import Finding, driver_finding, package_findings
+from ..errors import DeviceError, InputError
 
 if TYPE_CHECKING:
-    from .diagnosis import Diagnosis
+    from dinoreg_kernels import BuildInfo, CudaDevices
+
+
+_REINSTALL = "pip install --force-reinstall --no-deps ."
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings, and what ``auto`` would choose with the reason."""
+
+    findings: list[Finding]
+    choices: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def examine() -> Diagnosis:
+    """Look at this machine. Takes well under a second and changes nothing."""
+    library, devices = kernel_library()
+    driver = query_cuda_driver()
+    findings = [
+        _processor(),
+        _threads(),
+        _memory(),
+        _library_finding(library),
+        *_cuda_findings(driver, library, devices),
+        *package_findings(driver),
+        _encoders(),
+    ]
+    details = {
+        "kernel_library": asdict(library) if library else {},
+        "gpus": [vars(gpu) for gpu in driver.gpus],
+    }
+    return Diagnosis(findings, choose(driver, devices), details)
+
+
+def choose(driver: CudaDriver, devices: CudaDevices | None) -> dict[str, str]:
+    """What ``auto`` comes to for the device and the features, and why."""
+    if not driver.gpus:
+        device = "cpu, because no CUDA device can be used"
+    elif devices is None:
+        device = "cpu, because the kernel library cannot be loaded"
+    elif devices.problem:
+        device = f"cpu, because {devices.problem}"
+    else:
+        device = f"cuda:0, because {driver.gpus[0].name} is there and the library has CUDA kernels"
+    try:
+        found = bundle_names(models_folder())
+    except InputError:
+        found = []  # `_encoders` says why
+    reason = "no encoder was given" if found else "there is no encoder, and it needs no weights"
+    return {"device": device, "features": f"mind, because {reason}"}
+
+
+def kernel_library() -> tuple[BuildInfo, CudaDevices] | tuple[None, None]:
+    """What the compiled library says about itself and its devices; None if it cannot be loaded."""
+    from dinoreg_kernels import KernelError, build_info, cuda_devices
+
+    try:
+        return build_info(), cuda_devices()
+    except KernelError:
+        return None, None
+
+
+def _processor() -> Finding:
+    model, flags = platform.processor() or platform.machine(), set[str]()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                model = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = set(value.split())
+                break
+    except OSError:
+        pass  # not on Linux; the name alone has to do
+    units = (
+        [
+            name
+            for flag, name in (("avx2", "AVX2"), ("fma", "FMA"), ("avx512f", "AVX-512"))
+            if flag in flags
+        ]
+        + ["AMX"] * ("amx_tile" in flags)
+        + ["NEON"] * ("asimd" in flags)
+    )
+    return Finding("processor", "ok", f"{model} ({', '.join(units) or 'no vector units known'})")
+
+
+def _threads() -> Finding:
+    count, limit = usable_cpus()
+    return Finding("threads", "ok", f"{count} of {os.cpu_count()} CPUs ({limit})")
+
+
+def _memory() -> Finding:
+    total, free = memory_bytes()
+    return Finding("memory", "ok", f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+
+
+def _library_finding(library: BuildInfo | None) -> Finding:
+    if library is None:
+        return Finding(
+            "kernel library",
+            "problem",
+            "cannot be loaded",
+            f"in the source folder: {_REINSTALL}",
+        )
+    cuda = "with" if library.cuda_built else "without"
+    text = f"version {library.version}, {library.isa} instructions, {cuda} CUDA kernels"
+    return Finding("kernel library", "ok", text)
+
+
+def _cuda_findings(
+    driver: CudaDriver, library: BuildInfo | None, devices: CudaDevices | None
+) -> list[Finding]:
+    found = [driver_finding(driver)]
+    found += [Finding(f"GPU {i}", "ok", gpu.describe()) for i, gpu in enumerate(driver.gpus)]
+    if driver.gpus and library is not None and devices is not None and devices.problem:
+        remedy = (
+            "the driver's version, its services and CUDA_VISIBLE_DEVICES are where to look"
+            if library.cuda_built
+            else f"put nvcc on the PATH, then in the source folder: {_REINSTALL}"
+        )
+        found.append(Finding("CUDA kernels", "problem", devices.problem, remedy))
+    return found
+
+
+def _encoders() -> Finding:
+    try:
+        folder = models_folder()
+        names = bundle_names(folder)
+    except InputError as error:
+        what, _, remedy = str(error).rpartition("; ")
+        return Finding("encoders", "problem", what, remedy)
+    if names:
+        return Finding("encoders", "ok", f"{', '.join(names)} in {folder}")
+    return Finding("encoders", "absent", f"none in {folder}")
+
 
 _MARKS = {"ok": ("✓", "green"), "absent": ("-", "dim"), "problem": ("✗", "bold red")}
 

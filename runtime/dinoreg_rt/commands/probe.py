@@ -54,7 +54,7 @@ def probe(**options: Any) -> None:
     if all(options[name] is None for name in sources):
         options["slice_spacing_mm"] = _SLICE_SPACING_MM
     config = read_config(options, trust=False)
-    from ..evaluate.probing import probe_images
+    from ..evaluate.probe import probe_images
     from ..io import read_labels, read_volume
 
     with reporting(quiet=options["quiet"]) as reporter:

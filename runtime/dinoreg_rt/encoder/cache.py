@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device.user_folder import user_folder
+from ..device.limits import user_folder
 from ..types import Array
 
 #: Raised when tokens of the same inputs become other numbers, or an entry holds other things: part

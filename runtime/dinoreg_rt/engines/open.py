@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .ort_gpu import GpuEngine
     from .trt.library import Flavour
 
+
 class Encoder(Protocol):
     """Slices in, tokens out."""
 

@@ -23,7 +23,7 @@ from ..errors import DeviceError, InputError
 from ..types import Array
 from .onnx_runtime import import_onnxruntime
 from .trt.agreement import compare_tokens, probe
-from .trt.batches import pieces
+from .trt.executor import pieces
 
 GpuEngine = Literal["ort-cuda", "ort-tensorrt"]
 PROVIDERS: dict[GpuEngine, str] = {

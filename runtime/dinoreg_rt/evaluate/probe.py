@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
 
-from ..config.parameters import TokenCentre, TokenScale
-from ..device.choice import Device, StageTimer
+from ..config.parameters import RegistrationConfig, TokenCentre, TokenScale
+from ..device.choice import Device, StageTimer, library_errors, stage_timer
+from ..device.streams import working_stream
 from ..encoder.encoding import EncodingPlan
 from ..encoder.features import moments_of_pair, project_pair, tokens_inside
 from ..encoder.moments import SliceMoments
@@ -28,13 +29,15 @@ from ..errors import ConfigError, InputError
 from ..features.mind import MindFeatures
 from ..geometry import index_to_lps, invert_affine, lps_to_index, transform_points
 from ..images.pair import Sides
-from ..images.resample import resample_volume
+from ..images.resample import resample_volume, uploaded
 from ..registration.features import working_images
+from ..registration.planning import plan
 from ..types import AffineTransform, Array, FloatArray, LabelMap, Volume
 from .retrieval import REACH_MM, Places, chance, consistent, findable, retrieved
 
 if TYPE_CHECKING:
     from ..registration.planning import Plan
+
 
 _T = TypeVar("_T")
 #: A match is consistent if it leads back to within so many tokens of where it began.
@@ -223,3 +226,30 @@ def _labels_at(labels: LabelMap, points_mm: FloatArray) -> Array:
 def _both(items: Iterable[_T]) -> tuple[_T, _T]:
     first, second = items
     return first, second
+
+
+def probe_images(
+    fixed: Volume,
+    moving: Volume,
+    labels: tuple[LabelMap, LabelMap] | None,
+    config: RegistrationConfig,
+    report: Callable[[str, float], None],
+) -> ProbeResult:
+    """Probe the encoder that a configuration names on two images.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image.
+        labels: of both, if there are any.
+        config: as for a registration; `layers`, `token_centre` and `token_scale` are what varies.
+        report: called with a stage's name and its finished fraction.
+
+    Raises:
+        DinoregError: as `register`, or labels that have nothing in common.
+    """
+    encoders = EncoderPool()
+    plan_ = plan(fixed, moving, config, encoders=encoders)
+    device, timer = plan_.device, stage_timer(plan_.device)
+    with device.active(), working_stream(device), library_errors(device):
+        sides = plan_.sides(uploaded(fixed, device), uploaded(moving, device))
+        return probe(plan_, sides, labels, timer, report, encoders)

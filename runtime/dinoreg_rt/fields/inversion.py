@@ -24,8 +24,8 @@ from ..geometry import (
     lps_to_index,
     shifted_grid,
     transform_points,
+    z_slabs,
 )
-from ..slabs import z_slabs
 from ..types import AffineTransform, DisplacementField, FloatArray, Geometry
 from .solve import INVERSE_MISS_MM
 

@@ -26,8 +26,9 @@ from ..geometry import (
     kernel_affine,
     lps_to_index,
     same_grid,
+    slab_affine,
+    z_slabs,
 )
-from ..slabs import slab_affine, z_slabs
 from ..types import AffineTransform, Array, DisplacementField, Geometry, LabelMap, Transform, Volume
 
 Mapping: TypeAlias = Transform | Sequence[Transform]

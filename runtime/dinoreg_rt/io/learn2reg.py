@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..geometry import index_to_lps
-from ..slabs import apply_matrix, slab_affine, z_slabs
+from ..geometry import apply_matrix, index_to_lps, slab_affine, z_slabs
 from ..types import DisplacementField, Geometry
 
 #: NIfTI datatype code -> NumPy type.

@@ -20,8 +20,7 @@ import dinoreg_kernels
 from ..device.choice import Device, choose_device
 from ..errors import InputError
 from ..fields.solve import inverse_consistency_mm
-from ..geometry import lps_to_index
-from ..slabs import SLAB_VOXELS, z_slabs
+from ..geometry import SLAB_VOXELS, lps_to_index, z_slabs
 from ..types import Array, DisplacementField, FloatArray, Geometry, RunQuality, Transform
 from .surface import Hd95, hd95_of_mask
 
@@ -188,7 +187,7 @@ def run_quality(
         control: the grid of its field.
         displacement: the whole mapping on the fixed grid.
         device: where its arrays live.
-        inverse_misses: from `dinoreg_rt.fields.solve.inverse_misses`; None where nothing was inverted.
+        inverse_misses: of `dinoreg_rt.fields.solve`; None where nothing was inverted.
     """
     xp = device.xp
     consistency = inverse_consistency_mm(solution.field, control, device, solution.inverse)

@@ -19,7 +19,7 @@ class Hd95(NamedTuple):
 
 
 def hd95_of_mask(fixed: NDArray[np.bool_], warped: NDArray[np.bool_], geometry: Geometry) -> Hd95:
-    """Robust Hausdorff distance of two (D, H, W) masks; defined in `dinoreg_rt.quality.metrics.hd95`."""
+    """Robust Hausdorff distance of two (D, H, W) masks, as `metrics.hd95` defines it."""
     shape_xyz = np.asarray(geometry.shape_xyz, np.float64)
     spacing = geometry.spacing_mm
     if not fixed.any() or not warped.any():

@@ -14,7 +14,7 @@ from phantoms import make_grid, make_phantom  # noqa: E402
 
 import dinoreg_rt  # noqa: E402
 from dinoreg_export.bundle import on_demand  # noqa: E402
-from dinoreg_export.checkpoint import models
+from dinoreg_export.checkpoint import models  # noqa: E402
 from dinoreg_rt.bundle import checkpoints  # noqa: E402
 from dinoreg_rt.bundle.checkpoints import Wanted, bundle_folder, is_checkpoint  # noqa: E402
 from dinoreg_rt.encoder.open_encoders import EncoderPool  # noqa: E402

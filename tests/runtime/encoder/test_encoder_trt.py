@@ -28,7 +28,7 @@ from dinoreg_rt.encoder import pair_tokens
 from dinoreg_rt.engines import cache as engine_cache
 from dinoreg_rt.engines.open import open_encoder
 from dinoreg_rt.engines.trt.agreement import Agreement
-from dinoreg_rt.engines.trt.batches import pieces
+from dinoreg_rt.engines.trt.executor import pieces
 from dinoreg_rt.engines.trt.folder import read_records
 from dinoreg_rt.engines.trt.record import EngineRecord
 from dinoreg_rt.errors import DeviceError, InputError

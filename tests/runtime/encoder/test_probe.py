@@ -11,8 +11,7 @@ from phantoms import centres_of, make_grid, make_phantom
 
 import dinoreg_rt
 from dinoreg_rt.errors import ConfigError, InputError
-from dinoreg_rt.evaluate.probe import MIND_ROW, ProbeResult
-from dinoreg_rt.evaluate.probing import probe_images
+from dinoreg_rt.evaluate.probe import MIND_ROW, ProbeResult, probe_images
 from dinoreg_rt.types import LabelMap, Volume
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")

@@ -8,7 +8,7 @@ slices than the smallest that fits are padded with zeros.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError, InputError
-from .batches import pieces
 from .library import Library
 
 INPUT, OUTPUT = "pixels", "tokens"
@@ -205,3 +204,18 @@ def _import_cupy() -> Any:
             "pip install 'dinoreg-rt[gpu]'"
         ) from error
     return cupy
+
+
+def pieces(count: int, batches: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """Batch sizes and the slices that go into each: the largest batch, then what fits the rest.
+
+    Args:
+        count: slices in all.
+        batches: sizes that an engine has; a piece smaller than its batch is to be padded.
+    """
+    first = 0
+    while first < count:
+        fitting = [batch for batch in batches if batch >= count - first]
+        batch = min(fitting) if fitting else max(batches)
+        yield batch, slice(first, min(first + batch, count))
+        first += batch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ...device.user_folder import user_folder
+from ...device.limits import user_folder
 from ...errors import InputError, OutputError
 from .record import EngineKey, EngineRecord
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..checkpoint.architecture import ConvNextArchitecture
 from ..checkpoint.weights import Weights
-from .reference_layers import Floats, gelu, norm
+from .layers import Floats, gelu, norm
 
 
 def encode(a: ConvNextArchitecture, weights: Weights, pixels: Floats) -> tuple[Floats, Floats]:

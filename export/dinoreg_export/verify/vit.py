@@ -15,7 +15,7 @@ from dinoreg_rt.bundle.manifest import FINAL_LAYER
 from ..checkpoint.architecture import VitArchitecture
 from ..checkpoint.weights import Weights
 from ..graph.positions import resize_positions
-from .reference_layers import Floats, gelu, norm
+from .layers import Floats, gelu, norm
 
 
 def encode(
