@@ -19,7 +19,7 @@ from dinoreg_rt.engines.trt.agreement import (
 )
 from dinoreg_rt.errors import DeviceError, InputError
 
-from ..checkpoint.weights import Weights
+from ..checkpoint.architecture import Weights
 from .reference import encode
 
 

@@ -9,8 +9,7 @@ import math
 
 import numpy as np
 
-from ..checkpoint.architecture import ConvNextArchitecture
-from ..checkpoint.weights import Weights
+from ..checkpoint.architecture import ConvNextArchitecture, Weights
 from .layers import Floats, gelu, norm
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.weights import Weights
+from ..checkpoint.architecture import Weights
 
 Floats = NDArray[np.float32]
 

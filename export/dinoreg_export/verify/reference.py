@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from dinoreg_rt.bundle.manifest import FINAL_ONLY
 
-from ..checkpoint.architecture import VitArchitecture
-from ..checkpoint.weights import Weights
+from ..checkpoint.architecture import VitArchitecture, Weights
 from . import convnext, vit
 from .layers import Floats
 

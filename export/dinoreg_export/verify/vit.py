@@ -12,8 +12,7 @@ import numpy as np
 
 from dinoreg_rt.bundle.manifest import FINAL_LAYER
 
-from ..checkpoint.architecture import VitArchitecture
-from ..checkpoint.weights import Weights
+from ..checkpoint.architecture import VitArchitecture, Weights
 from ..graph.positions import resize_positions
 from .layers import Floats, gelu, norm
 
