@@ -18,29 +18,30 @@ PACKAGES = {
     "dinoreg_kernels": ROOT / "kernels" / "dinoreg_kernels",
     "dinoreg_export": ROOT / "export" / "dinoreg_export",
 }
-#: Run in the environment of another package, which brings its own torch; never imported by us.
-FOREIGN = {"peers"}
+#: A program for the environment of another package, which brings its own torch; never imported.
+FOREIGN = "convexadam_child"
 NEVER = {"torch", "torchvision", "scipy", "monai"}
 #: Only inside functions: they are optional or slow to import.
 LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "matplotlib"}
 BLOCKED = ("torch", "transformers", "timm", "cupy", "pycuda", "onnxruntime")
 BLOCKED += ("tensorrt", "tensorrt_rtx")
-VOCABULARY = {"types", "errors", "geometry", "config", "config_errors", "config_files"}
-#: Upper layers, and the only ones that may import them.
-USERS = {
-    "registration": {"__init__", "registrar", "job", "sweep", "commands"},
-    "registrar": {"__init__", "bench", "commands"},
-    "bench": {"commands"},
-    "sweep": {"sweep_report", "commands"},
-    "job": {"commands"},
-    "outputs": {"job"},
-    "cli": {"commands", "__main__"},
-    "commands": {"commands", "cli"},
-}
+#: The folders of `dinoreg_rt`, lowest first: each imports from those before it alone.
+LAYERS = (
+    *("errors", "types", "geometry"),
+    *("config", "console", "io", "device", "images", "features", "fields", "quality", "align"),
+    *("bundle", "engines.trt", "engines", "encoder", "registration"),
+    *("run", "evaluate", "bench", "sweep", "commands", "__init__", "__main__"),
+)
+#: What `dinoreg_export` may take: what both sides read and write, and no stage.
+SHARED_WITH_EXPORT = (
+    *("dinoreg_rt.errors", "dinoreg_rt.bundle.manifest", "dinoreg_rt.engines.trt"),
+    *("dinoreg_rt.engines.onnx_runtime", "dinoreg_rt.encoder.examples"),
+    *("dinoreg_rt.console.stdout", "dinoreg_rt.io.staging", "dinoreg_rt.config.files"),
+)
 
 
 def sources(package: str) -> list[Path]:
-    return sorted(p for p in PACKAGES[package].rglob("*.py") if p.parent.name not in FOREIGN)
+    return sorted(p for p in PACKAGES[package].rglob("*.py") if p.stem != FOREIGN)
 
 
 ALL = [pytest.param(p, id=str(p.relative_to(ROOT))) for name in PACKAGES for p in sources(name)]
@@ -92,14 +93,49 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
 
 @pytest.mark.parametrize("path", ALL)
 def test_foreign_programs_are_not_imported(path: Path) -> None:
-    assert not {n for n in imported(path) if FOREIGN & set(n.split("."))}
+    assert not {n for n in imported(path) if FOREIGN in n}
 
 
-@pytest.mark.parametrize("name", sorted(VOCABULARY))
-def test_vocabulary_imports_no_stage(name: str) -> None:
-    ours = {n for n in imported(PACKAGES["dinoreg_rt"] / f"{name}.py") if n.startswith("dinoreg_")}
-    allowed = {"dinoreg_rt", *(f"dinoreg_rt.{other}" for other in VOCABULARY)}
-    assert {n for n in ours if ".".join(n.split(".")[:2]) not in allowed} == set()
+def layer(module: str) -> str:
+    """The entry of `LAYERS` that a module of `dinoreg_rt` belongs to."""
+    inner = module.removeprefix("dinoreg_rt").removeprefix(".") or "__init__"
+    return next(
+        name for name in ("engines.trt", *LAYERS) if inner == name or inner.startswith(f"{name}.")
+    )
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if "dinoreg_rt" in str(p.id)])
+def test_a_layer_imports_from_lower_layers_alone(path: Path) -> None:
+    own = ".".join(module_name(path))
+    height = LAYERS.index(layer(own))
+    ours = {n for n in imported(path) if n.startswith("dinoreg_rt.")}
+    upwards = {n for n in ours if LAYERS.index(layer(n)) > height}
+    assert not upwards, f"{own} imports {sorted(upwards)}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    modules = {
+        ".".join(module_name(p)).removesuffix(".__init__"): p for n in PACKAGES for p in sources(n)
+    }
+    graph = {name: (imported(path) & modules.keys()) - {name} for name, path in modules.items()}
+    # A package that is named only to reach a module inside it does not count.
+    graph = {
+        name: {i for i in found if not any(j.startswith(f"{i}.") for j in found)}
+        for name, found in graph.items()
+    }
+    while leaves := {name for name, found in graph.items() if not found & graph.keys()}:
+        graph = {name: found for name, found in graph.items() if name not in leaves}
+    assert not graph, f"these import each other in a circle, or what does: {sorted(graph)}"
+
+
+def test_no_module_repeats_the_name_of_its_folder() -> None:
+    for package in PACKAGES:
+        for path in sources(package):
+            assert path.stem != path.parent.name, path
+
+
+def test_few_modules_lie_outside_the_folders() -> None:
+    assert len(list(PACKAGES["dinoreg_rt"].glob("*.py"))) <= 12
 
 
 def test_kernels_import_nothing_else_of_ours() -> None:
@@ -112,27 +148,12 @@ def test_runtime_does_not_import_export() -> None:
         assert "dinoreg_export" not in top_levels(imported(path)), path
 
 
-def test_export_takes_only_vocabulary_engine_files_and_slices_from_the_runtime() -> None:
-    allowed = ("dinoreg_rt.bundle.manifest", "dinoreg_rt.errors", "dinoreg_rt.engines.trt")
-    allowed += ("dinoreg_rt.encoder.examples", "dinoreg_rt.engines.onnx_runtime")
-    # Small and without a stage: how a result is printed, and how a killed run's folder is known.
-    allowed += ("dinoreg_rt.console.stdout", "dinoreg_rt.io.staging")
-    # The presets say which size and layer of an encoder they want.
-    allowed += ("dinoreg_rt.config.files",)
+def test_export_takes_only_what_it_shares_with_the_runtime() -> None:
     for path in sources("dinoreg_export"):
         ours = {n for n in imported(path) if n.startswith("dinoreg_rt.")}
-        assert {n for n in ours if not n.startswith(allowed)} == set(), path
-
-
-@pytest.mark.parametrize("layer", sorted(USERS))
-def test_upper_layers_are_imported_from_above_only(layer: str) -> None:
-    for path in sources("dinoreg_rt"):
-        module = module_name(path)[1]
-        if module == layer or module in USERS[layer]:
-            continue
-        names = imported(path)
-        below = {n for n in names if n.split(".")[:2] == ["dinoreg_rt", layer]}
-        assert not below, f"{path.name} imports {sorted(below)}"
+        packages = {name.rpartition(".")[0] for name in SHARED_WITH_EXPORT}
+        unshared = {n for n in ours if not n.startswith(SHARED_WITH_EXPORT)} - packages
+        assert not unshared, path
 
 
 @pytest.mark.parametrize("module", ["dinoreg_rt", "dinoreg_rt.commands.main"])

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from dinoreg_export.cli import export
 from dinoreg_export.engine import formats as engine_module
-from dinoreg_export.engine import quantise as engine_quantise
+from dinoreg_export.engine import job as engine_job
 from dinoreg_export.engine.formats import compile_only, export_engines
 from dinoreg_export.engine.job import CalibrationImages
 from dinoreg_rt.bundle.opened import open_bundle
@@ -125,14 +125,14 @@ def test_refused_before_it_is_built(gpu, images, tmp_path, precision) -> None:
 
 
 def test_what_passes_is_found_by_running_it(bundle, gpu, images, monkeypatch) -> None:
-    measure = engine_quantise.measure_ranges
+    measure = engine_job.measure_ranges
 
     def spoil(*names):
         def measured(graph, pixels, kind, progress):
             ranges = measure(graph, pixels, kind, progress)
             return {k: v / 1e3 if kind.name in names else v for k, v in ranges.items()}
 
-        monkeypatch.setattr(engine_quantise, "measure_ranges", measured)
+        monkeypatch.setattr(engine_job, "measure_ranges", measured)
 
     spoil("fp8")
     with pytest.raises(DeviceError, match=r"in fp8 is refused .*; --precision int8 passes there"):

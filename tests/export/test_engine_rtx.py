@@ -19,7 +19,6 @@ from dinoreg_export.checkpoint.models import named
 from dinoreg_export.checkpoint.random_weights import RandomWeights
 from dinoreg_export.cli import export
 from dinoreg_export.engine import job as engine_job
-from dinoreg_export.engine import quantise as engine_quantise
 from dinoreg_export.engine.formats import compile_only
 from dinoreg_export.engine.job import CalibrationImages
 from dinoreg_rt.bundle.manifest import Source, file_sha256, read_manifest, write_manifest
@@ -86,8 +85,7 @@ def test_compiles_in_8_bits(calm_bundle, images, precision, capability) -> None:
 
 
 def test_rtx_itself_refuses_fp8_where_there_is_none(calm_bundle, images, monkeypatch) -> None:
-    for module in (engine_job, engine_quantise):
-        monkeypatch.setattr(module, "multiplies_fp8", lambda capability: True)
+    monkeypatch.setattr(engine_job, "multiplies_fp8", lambda capability: True)
     with pytest.raises(DeviceError, match="HW-specific datatypes: fp8"):
         compile_only(calm_bundle, "8.6", precision="fp8", images=images, batches=(1,))
 

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ..encoder.cache import cache_folder
+from ..device.limits import cache_folder
 from ..errors import DeviceError
 from .manifest import MANIFEST_NAME
 from .opened import find_bundle

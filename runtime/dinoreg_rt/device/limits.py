@@ -1,4 +1,4 @@
-"""Processors and memory that this process may use, limits of a container included."""
+"""Processors, memory and folders that this process may use, limits of a container included."""
 
 from __future__ import annotations
 
@@ -77,3 +77,8 @@ def user_folder(variable: str, name: str) -> Path:
             f"set HOME, or {variable} to a folder"
         ) from error
     return home / ".cache" / "dinoreg" / name
+
+
+def cache_folder() -> Path:
+    """``DINOREG_CACHE``, else in the user's cache; errors as of `user_folder`."""
+    return user_folder("DINOREG_CACHE", "tokens")

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from ..device.limits import user_folder
 from ..types import Array
 
 #: Raised when tokens of the same inputs become other numbers, or an entry holds other things: part
@@ -31,11 +30,6 @@ _UNFINISHED = ".partial"
 _ABANDONED_S = 24 * 3600
 #: Bytes of an entry beside its tokens, at most.
 _HEADERS = 512
-
-
-def cache_folder() -> Path:
-    """``DINOREG_CACHE``, else in the user's cache; errors as of `user_folder`."""
-    return user_folder("DINOREG_CACHE", "tokens")
 
 
 def cache_key(**parts: Any) -> str:

@@ -17,7 +17,8 @@ from ..config.parameters import RegistrationConfig
 from ..console.progress import duration
 from ..device.ceilings import THREAD_VARIABLES
 from ..device.choice import Device
-from .cache import TokenCache, cache_folder
+from ..device.limits import cache_folder
+from .cache import TokenCache
 from .encoding import EncodingPlan
 from .pair_tokens import token_key
 

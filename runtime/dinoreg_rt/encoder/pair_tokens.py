@@ -13,12 +13,13 @@ import numpy as np
 
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
+from ..device.limits import cache_folder
 from ..engines.cache import engine_record
 from ..engines.open import GPU_ENGINES, Encoder, open_encoder
 from ..images.pair import Sides
 from ..io.hashes import content_hash
 from ..types import Array
-from .cache import TokenCache, cache_folder, cache_key
+from .cache import TokenCache, cache_key
 from .encoding import EncodingPlan, PlaneStacks
 from .open_encoders import EncoderPool
 from .slice_stack import SliceStack

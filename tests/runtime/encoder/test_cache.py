@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dinoreg_rt.bundle.opened import models_folder
-from dinoreg_rt.encoder.cache import TokenCache, cache_folder, cache_key
+from dinoreg_rt.device.limits import cache_folder
+from dinoreg_rt.encoder.cache import TokenCache, cache_key
 from dinoreg_rt.engines.trt.folder import engines_folder
 from dinoreg_rt.errors import InputError
 
