@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .device.placement import Placement
     from .errors import DinoregError
     from .fields.warp import warp_labels, warp_volume
-    from .registration.register import Plan, plan, register
+    from .registration.plan import Plan
+    from .registration.planning import plan
+    from .registration.register import register
     from .registration.registrar import Registrar
     from .registration.result import RegistrationResult
     from .types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
@@ -30,12 +32,12 @@ _HOME = {
     "Geometry": "types",
     "LabelMap": "types",
     "Placement": "device.placement",
-    "Plan": "registration.register",
+    "Plan": "registration.plan",
     "Registrar": "registration.registrar",
     "RegistrationConfig": "config.parameters",
     "RegistrationResult": "registration.result",
     "Volume": "types",
-    "plan": "registration.register",
+    "plan": "registration.planning",
     "register": "registration.register",
     "warp_labels": "fields.warp",
     "warp_volume": "fields.warp",

@@ -32,7 +32,8 @@ from dinoreg_rt.images.resample import weight_on
 from dinoreg_rt.io import as_volume
 from dinoreg_rt.quality.mirror_test import search_decoys
 from dinoreg_rt.registration.features import working_images
-from dinoreg_rt.registration.register import Plan, plan
+from dinoreg_rt.registration.plan import Plan
+from dinoreg_rt.registration.planning import plan
 from dinoreg_rt.types import AffineTransform, Volume
 
 CPU = Device("cpu", threads=1)

@@ -21,7 +21,7 @@ from dinoreg_rt.device.ceilings import Ceilings, best_seconds, measure_ceilings
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.io import write_volume
-from dinoreg_rt.registration.register import plan
+from dinoreg_rt.registration.planning import plan
 
 CEILINGS = Ceilings(1e9, 4e9, 1e9, 8e9, "float16", "made up")
 STAGES = ["plan", "field of view", "features", "solve", "trust", "warp", "hash", "quality"]

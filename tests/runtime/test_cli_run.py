@@ -88,7 +88,7 @@ class FakeRegistration:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRegistration:
     fake = FakeRegistration()
-    monkeypatch.setattr("dinoreg_rt.registration.register.plan", fake.plan)
+    monkeypatch.setattr("dinoreg_rt.registration.planning.plan", fake.plan)
     monkeypatch.setattr("dinoreg_rt.registration.register.register", fake.register)
     return fake
 

@@ -9,7 +9,7 @@ from phantoms import make_grid, waves
 import dinoreg_rt
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.images.contrast import LEAST_RISING_SHARE, correlation, rising_share
-from dinoreg_rt.registration.register import plan
+from dinoreg_rt.registration.planning import plan
 from dinoreg_rt.types import Volume
 
 GRID = make_grid((30, 32, 34), (2.0, 2.0, 2.0))

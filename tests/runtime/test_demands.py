@@ -128,7 +128,7 @@ def test_an_encoder_that_is_not_there_comes_before_the_images(tmp_path, monkeypa
     def opened(*_: Any, **__: Any) -> None:
         raise AssertionError("an image was opened")
 
-    monkeypatch.setattr("dinoreg_rt.registration.register.as_volume", opened)
+    monkeypatch.setattr("dinoreg_rt.registration.case.as_volume", opened)
     monkeypatch.setattr("dinoreg_rt.registration.planning.as_volume", opened)
     config = RegistrationConfig(device="cpu", encoder=str(tmp_path / "none"))
     for attempt in (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from decisions import decided
 from phantoms import make_grid
 
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.errors import RegistrationError
 from dinoreg_rt.geometry import corners_lps_mm, lps_to_index, transform_points
+from dinoreg_rt.images.grids import WorkingGrids
 from dinoreg_rt.images.moving_grid import MovingLattice, compared_regions, plan_moving_lattice
-from dinoreg_rt.images.resample import WorkingGrids, plan_grids
 from dinoreg_rt.types import AffineTransform, Geometry
 
 FIXED = make_grid((40, 48, 56), (2.0, 2.0, 2.0), "oblique", (10.0, -20.0, 30.0))
@@ -26,7 +27,7 @@ def plan(
         search_radius_mm=24.0,
         search_levels=search_levels,
     )
-    grids, _ = plan_grids(FIXED, config)
+    grids, _ = decided(FIXED, config)
     return grids, plan_moving_lattice(grids, moving, initial)
 
 
@@ -78,7 +79,7 @@ def test_further_levels_of_the_search_do_not_widen_the_lattice() -> None:
     factor, radius = grids.search_factor_zyx, grids.search_radius_zyx
     assert (factor, radius) == ((2, 2, 2), (3, 3, 3))
     # Then cells of one voxel, two of them on each level.
-    assert grids.search_lattices()[1:] == [((1, 1, 1), (2, 2, 2))] * 2
+    assert grids.search_grids()[1:] == [((1, 1, 1), (2, 2, 2))] * 2
     np.testing.assert_array_equal(lattice.offset_zyx, [-(6 + 2)] * 3)
 
 

@@ -6,25 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from decisions import decided
 from phantoms import Body, centres_of, make_grid
 
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.device.choice import Device
-from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.geometry import corners_lps_mm
-from dinoreg_rt.images.contrast import Contrast, fill_by_contrast
-from dinoreg_rt.images.resample import (
-    antialiasing_samples,
-    detect_modality,
-    intensity_window,
-    plan_grids,
-    required,
-    resample_volume,
-    weight_on,
-    whole_voxels,
-    window,
-    working_grid,
-)
+from dinoreg_rt.images.grids import whole_voxels, working_grid
+from dinoreg_rt.images.intensity import detect_modality, intensity_window, window
+from dinoreg_rt.images.resample import antialiasing_samples, resample_volume, weight_on
 from dinoreg_rt.types import AffineTransform, Geometry, Volume
 
 CPU = Device("cpu", threads=1)
@@ -65,7 +55,7 @@ def test_plan_grids_in_mm_per_axis() -> None:
     config = RegistrationConfig(
         control_spacing_mm=2.8, search_spacing_mm=10.0, search_radius_mm=20.0
     )
-    grids, filled = plan_grids(fixed, config)
+    grids, filled = decided(fixed, config)
     assert grids.pool_zyx == (1, 2, 2)
     assert grids.control.shape_zyx == (9, 108, 128)
     assert grids.search_factor_zyx == (1, 4, 4)
@@ -74,9 +64,7 @@ def test_plan_grids_in_mm_per_axis() -> None:
 
 
 def test_plan_grids_fills_all_lengths() -> None:
-    planned = plan_grids(make_grid((50, 60, 70), (1.5, 1.5, 2.0)), CONFIG)
-    contrast = Contrast(alike=False, close=False, reason="MR and CT")
-    _, config = fill_by_contrast(*planned, ("mr", "ct"), contrast)
+    _, config = decided(make_grid((50, 60, 70), (1.5, 1.5, 2.0)), CONFIG)
     lengths = [name for name in RegistrationConfig.model_fields if name.endswith("_mm")]
     lengths.remove("slice_spacing_mm")  # without it the stride decides
     assert len(lengths) > 5
@@ -88,7 +76,7 @@ def test_plan_grids_fills_all_lengths() -> None:
 
 def test_plan_grids_keeps_what_was_given() -> None:
     given = RegistrationConfig(smoothing_mm=0.0, search_radius_mm=0.0, learning_rate_mm=0.7)
-    grids, config = plan_grids(make_grid((50, 60, 70), (1.5, 1.5, 2.0)), given)
+    grids, config = decided(make_grid((50, 60, 70), (1.5, 1.5, 2.0)), given)
     assert (config.smoothing_mm, config.search_radius_mm, config.learning_rate_mm) == (0, 0, 0.7)
     assert grids.search_radius_zyx == (0, 0, 0)
 
@@ -97,21 +85,16 @@ def test_plan_grids_keeps_what_was_given() -> None:
 def test_no_length_is_ever_zero_voxels(shape: tuple[int, int, int]) -> None:
     tiny = RegistrationConfig(control_spacing_mm=0.01, search_spacing_mm=0.01, mind_radius_mm=0.01)
     for config in (CONFIG, tiny):
-        grids, filled = plan_grids(make_grid(shape, (1.0, 2.0, 8.0)), config)
+        grids, filled = decided(make_grid(shape, (1.0, 2.0, 8.0)), config)
         assert min(grids.pool_zyx) >= 1
         assert min(grids.search_factor_zyx) >= 1
         assert min(grids.control.shape_zyx) >= 1
-        assert min(whole_voxels(required(filled.mind_radius_mm), grids.working)) >= 1
+        assert min(whole_voxels(filled.mind_radius_mm, grids.working)) >= 1
         # The search never reaches further than the grid has cells.
         for radius, factor, n in zip(
             grids.search_radius_zyx, grids.search_factor_zyx, grids.control.shape_zyx, strict=True
         ):
             assert 0 <= radius <= -(-n // factor) - 1
-
-
-def test_required() -> None:
-    with pytest.raises(ConfigError, match="still open"):
-        required(None)
 
 
 def test_whole_voxels_are_at_most_the_axis() -> None:

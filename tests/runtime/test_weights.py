@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from decisions import decided
 from phantoms import make_grid, make_phantom
 
 import dinoreg_rt
 from dinoreg_rt import RegistrationConfig, Volume, io
 from dinoreg_rt.commands.main import cli
 from dinoreg_rt.errors import InputError
-from dinoreg_rt.images.contrast import Contrast, fill_by_contrast
-from dinoreg_rt.images.resample import plan_grids
+from dinoreg_rt.images.contrast import Contrast
 from dinoreg_rt.io.convert import volume_to_sitk
 
 GRID = make_grid((32, 36, 40), (2.0, 2.0, 2.0))
@@ -151,9 +151,9 @@ def test_defaults_by_contrast(alike, close, levels, features, correlation, noise
     names = ("feature_weight", "correlation_weight", "correlation_noise", "iterations")
 
     def filled(**given):
-        planned = plan_grids(make_grid((30, 30, 30), (1.0, 1.0, 1.0)), RegistrationConfig(**given))
         contrast = Contrast(alike, close, "as measured")
-        grids, config = fill_by_contrast(*planned, ("mr", "mr"), contrast)
+        grid, config = make_grid((30, 30, 30), (1.0, 1.0, 1.0)), RegistrationConfig(**given)
+        grids, config = decided(grid, config, ("mr", "mr"), contrast)
         assert grids.search_levels == config.search_levels
         return config
 

@@ -16,8 +16,9 @@ import dinoreg_kernels
 from ..device.choice import Device
 from ..geometry import compose_affines, corners_lps_mm, shifted_grid
 from ..images.body import body_mask, bounding_box, find_body, implausible
+from ..images.intensity import window
 from ..images.pair import Pair, PairImage, side_by_side
-from ..images.resample import resample_volume, weight_on, window
+from ..images.resample import resample_volume, weight_on
 from ..types import AffineTransform, Array, FloatArray, Geometry, Volume
 
 #: Voxels of the coarse image along each axis of a cell.

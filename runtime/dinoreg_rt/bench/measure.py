@@ -18,7 +18,7 @@ from .peer import check_peer, run_convexadam
 from .tables import OTHER, PLAN, BenchReport, Measured, Run, build_bench_report
 
 if TYPE_CHECKING:
-    from ..registration.register import Plan
+    from ..registration.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def run_bench(request: BenchRequest, say: Callable[[str, float], None]) -> Bench
     Raises:
         DinoregError: as a registration, or a peer that cannot run.
     """
-    config = request.config.model_copy(update={"cache": False})
+    config = request.config.changed(cache=False)
     if request.peer_python is not None:
         check_peer(request.peer_python, encoder=config.encoder)
     plans: list[Plan] = []

@@ -19,7 +19,7 @@ from ..registration.features import working_images
 from ..types import Volume
 
 if TYPE_CHECKING:
-    from ..registration.register import Plan
+    from ..registration.plan import Plan
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

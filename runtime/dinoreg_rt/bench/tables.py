@@ -14,7 +14,7 @@ from ..types import Volume
 from .work import Work, registration_work
 
 if TYPE_CHECKING:
-    from ..registration.register import Plan
+    from ..registration.plan import Plan
 
 #: What no stage of the timer covers: alignment and all other decisions before the heavy work, and
 #: the rest.

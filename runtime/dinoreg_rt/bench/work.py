@@ -16,12 +16,11 @@ import numpy as np
 
 from ..device.ceilings import Ceilings
 from ..features.mind import MindFeatures, padded_channels
-from ..images.resample import required
 from ..types import FloatArray, Geometry
 
 if TYPE_CHECKING:
     from ..encoder.encoding import EncodingPlan
-    from ..registration.register import Plan
+    from ..registration.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _control_voxels(plan: Plan) -> int:
 def _mind_work(plan: Plan) -> Work:
     voxels = sum(math.prod(g.shape_zyx) for g in (plan.grids.working, plan.lattice.working))
     stride = MindFeatures.of(plan.config).stored_channels
-    radius = round(required(plan.config.mind_radius_mm) / min(plan.grids.working.spacing_mm))
+    radius = round(plan.config.mind_radius_mm / min(plan.grids.working.spacing_mm))
     # Twelve distances: difference and square, three sums over the patch, minimum, mean, exp.
     operations = voxels * 12 * (2 + 3 * (2 * radius + 1) + 18)
     moved = 4 * voxels + 4 * _control_voxels(plan) * stride
@@ -129,17 +128,17 @@ def _solver_work(plan: Plan) -> list[Work]:
     # components (48), gradient of the match (24), smoothness (36), folds (20), Adam's state (84).
     # Operations: blocks of eight channels at 36 each (of the cosine, which walks twice, at 64; none
     # where each is correlated), smoothing, and about 60 for the rest.
-    taps = math.ceil(2.5 * required(config.smoothing_mm) / min(grids.control.spacing_mm))
+    taps = math.ceil(2.5 * config.smoothing_mm / min(grids.control.spacing_mm))
     adam_bytes = 4 * stride + 8 + 48 + 24 + 36 + 20 + 84
     match = {"mse": 36, "cosine": 64, "lncc": 0}[config.feature_similarity]
     adam_operations = match * stride + 2 * 9 * (2 * taps + 1) + 60
     # One gradient more on each level for Adam's epsilon.
-    *first, last = (k + (config.adam_epsilon > 0) for k in required(config.iterations))
+    *first, last = (k + (config.adam_epsilon > 0) for k in config.iterations)
     coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
     # There and back, on each level.
     levels = [
         _search_work(plan, grids.control.shape_zyx, factor, radius, _channels(plan))
-        for factor, radius in grids.search_lattices()
+        for factor, radius in grids.search_grids()
     ]
     search = 2 * np.sum(levels, axis=0)
     return [
@@ -154,14 +153,14 @@ def _solver_work(plan: Plan) -> list[Work]:
 def _correlation_work(plan: Plan, visits: float) -> list[Work]:
     """Of the local correlation of intensities and channels, for voxels times iterations."""
     config = plan.config
-    images = int(required(config.correlation_weight) > 0)
-    if config.feature_similarity == "lncc" and required(config.feature_weight) > 0:
+    images = int(config.correlation_weight > 0)
+    if config.feature_similarity == "lncc" and config.feature_weight > 0:
         images += _channels(plan)
     if images == 0:
         return []
     visits *= images
     spacing_mm = min(plan.grids.control.spacing_mm)
-    taps = math.ceil(2.5 * required(config.correlation_window_mm) / spacing_mm)
+    taps = math.ceil(2.5 * config.correlation_window_mm / spacing_mm)
     # Bytes: nine window sums (72), six products (72), warped image and weight (32), the factors
     # of the gradient (40), the gradient (60). Operations: sums along three axes, products, factors;
     # value and slope of the moving image are sampled twice.

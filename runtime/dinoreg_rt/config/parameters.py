@@ -484,6 +484,14 @@ class RegistrationConfig(BaseModel):
             raise ValueError("with a feature weight of 0 nothing is compared; wanted one above 0")
         return value
 
+    def changed(self, **values: Any) -> Self:
+        """Return a copy with other values for some parameters, which are checked like any other.
+
+        Raises:
+            ConfigError: an unknown parameter, or a value that cannot be used.
+        """
+        return type(self).model_validate(dict(self) | values)
+
     @classmethod
     def from_sources(
         cls,

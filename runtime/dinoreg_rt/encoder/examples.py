@@ -14,8 +14,8 @@ from ..bundle.manifest import Graph, Manifest
 from ..config.parameters import RegistrationConfig
 from ..device.choice import choose_device
 from ..errors import ConfigError
+from ..images.intensity import detect_modality, intensity_window
 from ..images.phantom import phantom_grid, phantom_pair
-from ..images.resample import detect_modality, intensity_window
 from ..io.images import read_volume
 from ..types import Array
 from .encoding import shown_window

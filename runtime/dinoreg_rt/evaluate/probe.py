@@ -36,7 +36,7 @@ from ..types import AffineTransform, Array, FloatArray, LabelMap, Volume
 from .retrieval import REACH_MM, Places, chance, consistent, findable, retrieved
 
 if TYPE_CHECKING:
-    from ..registration.planning import Plan
+    from ..registration.plan import Plan
 
 
 _T = TypeVar("_T")

@@ -14,9 +14,10 @@ import numpy as np
 
 import dinoreg_kernels
 
-from ..config.parameters import FeatureSet, RegistrationConfig
+from ..config.decided import DecidedConfig
+from ..config.parameters import FeatureSet
 from ..device.choice import Device
-from ..images.resample import required, whole_voxels
+from ..images.grids import whole_voxels
 from ..types import Array, Geometry
 
 #: Stored channels are a multiple of this: one vector load.
@@ -86,11 +87,11 @@ class MindFeatures:
     intensity_scale: float = 1.0
 
     @classmethod
-    def of(cls, config: RegistrationConfig) -> MindFeatures:
+    def of(cls, config: DecidedConfig) -> MindFeatures:
         """As a configuration wants them in which nothing is left open."""
         return cls(
-            required(config.mind_radius_mm),
-            required(config.mind_dilation_mm),
+            config.mind_radius_mm,
+            config.mind_dilation_mm,
             config.feature_scale,
             config.intensity_windows_mm or () if config.intensity == "on" else (),
             config.intensity_scale,
@@ -197,7 +198,7 @@ def padded_channels(channels: int) -> int:
     return -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK
 
 
-def stored_channels(config: RegistrationConfig, encoder_channels: int) -> dict[FeatureSet, int]:
+def stored_channels(config: DecidedConfig, encoder_channels: int) -> dict[FeatureSet, int]:
     """Stored channels of every set of features that is made, also of the parts of joined ones.
 
     Args:
@@ -215,7 +216,7 @@ def stored_channels(config: RegistrationConfig, encoder_channels: int) -> dict[F
     return sets
 
 
-def level_sets(config: RegistrationConfig, levels: int) -> list[FeatureSet]:
+def level_sets(config: DecidedConfig, levels: int) -> list[FeatureSet]:
     """What each of so many levels of the search compares."""
     given, _ = config.stage_features
     return [given[min(level, len(given) - 1)] for level in range(levels)]

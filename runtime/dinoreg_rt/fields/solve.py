@@ -13,7 +13,8 @@ import numpy as np
 import dinoreg_kernels
 from dinoreg_kernels import Progress, SearchFeatures, Solution, SolverOptions
 
-from ..config.parameters import FeatureSet, RegistrationConfig
+from ..config.decided import DecidedConfig
+from ..config.parameters import FeatureSet
 from ..console.interruption import deferred_signals
 from ..device.choice import Device
 from ..features.mind import FeaturePair, level_sets
@@ -25,7 +26,7 @@ from ..geometry import (
     kernel_affine,
     lps_to_index,
 )
-from ..images.resample import WorkingGrids, required
+from ..images.grids import WorkingGrids
 from ..types import AffineTransform, Array, DisplacementField, FloatArray, Geometry
 
 #: Of the velocity: displacements of 64 control voxels begin with steps of one.
@@ -34,38 +35,38 @@ _SQUARINGS = 6
 INVERSE_MISS_MM = 0.1
 
 
-def solver_options(config: RegistrationConfig, grids: WorkingGrids) -> SolverOptions:
+def solver_options(config: DecidedConfig, grids: WorkingGrids) -> SolverOptions:
     """The part of the configuration that the solver takes, on these grids."""
     return SolverOptions(
         search_factor=grids.search_factor_zyx,
         search_radius=grids.search_radius_zyx,
         search_levels=grids.search_levels,
         search_trust_cost=config.search_trust_cost,
-        cost_smoothing_mm=config.cost_smoothing * required(config.search_spacing_mm),
-        field_smoothing_mm=config.field_smoothing * required(config.search_spacing_mm),
+        cost_smoothing_mm=config.cost_smoothing * config.search_spacing_mm,
+        field_smoothing_mm=config.field_smoothing * config.search_spacing_mm,
         search_edges=config.search_edges,
         coupling=config.coupling,
         kept_costs_mb=config.search_memory_mb,
         consistency_rounds=config.inverse_consistency_rounds,
-        iterations=required(config.iterations),
-        learning_rate_mm=required(config.learning_rate_mm),
+        iterations=config.iterations,
+        learning_rate_mm=config.learning_rate_mm,
         adam_epsilon=config.adam_epsilon,
-        smoothing_mm=required(config.smoothing_mm),
+        smoothing_mm=config.smoothing_mm,
         smoothness=config.smoothness,
         fold_penalty=config.fold_penalty,
-        feature_weight=required(config.feature_weight),
+        feature_weight=config.feature_weight,
         feature_similarity=config.feature_similarity,
         trust_cost=config.trust_cost,
-        correlation_weight=required(config.correlation_weight),
-        correlation_window_mm=required(config.correlation_window_mm),
-        correlation_noise=required(config.correlation_noise),
+        correlation_weight=config.correlation_weight,
+        correlation_window_mm=config.correlation_window_mm,
+        correlation_noise=config.correlation_noise,
         fold_margin=config.fold_margin,
         squarings=_SQUARINGS if config.transform == "velocity" else 0,
     )
 
 
 def solver_workspace_bytes(
-    config: RegistrationConfig,
+    config: DecidedConfig,
     grids: WorkingGrids,
     moving: Geometry,
     strides: Mapping[FeatureSet, int],
@@ -89,7 +90,7 @@ def solver_workspace_bytes(
     )
 
 
-def solution_fields(config: RegistrationConfig) -> int:
+def solution_fields(config: DecidedConfig) -> int:
     """Vector fields of a solution: displacement, and where asked for its inverse and spread."""
     return 1 + (config.transform == "velocity") + config.confidence
 

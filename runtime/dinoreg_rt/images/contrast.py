@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..geometry import coarsened_grid
-from ..types import AffineTransform, FloatArray, Modality
+from ..types import AffineTransform, FloatArray
+from .grids import WorkingGrids
+from .intensity import window
 from .pair import Pair
-from .resample import WorkingGrids, required, resample_volume, weight_on, window
+from .resample import resample_volume, weight_on
 
 #: What two MR images must reach to count as alike. Measured after a rough start, correlation and
 #: rising share: 0.33 to 0.96 and 0.78 to 1 for pairs of one sequence; -0.07 to 0.03 and below 0 for
@@ -109,43 +108,3 @@ def common_tissue(
     inside &= (images[0] > _AIR) & (images[1] > _AIR)
     first, second = (np.asarray(device.download(i[inside]), np.float64) for i in images)
     return first, second
-
-
-def fill_by_contrast(
-    grids: WorkingGrids,
-    config: RegistrationConfig,
-    modalities: Sequence[Modality],
-    contrast: Contrast,
-) -> tuple[WorkingGrids, RegistrationConfig]:
-    """How finely is searched, what the refinement compares and how long it goes on, by the pair.
-
-    Where two MR images are close (`Contrast.close`), the intensities say more than the features,
-    and small contrasts count. By that Dice rises from 0.804 to 0.817 on the brain pair and from
-    0.802 to 0.821 on the cine pair; the abdominal MR pair, which is not close, would lose 0.02.
-    Twice the iterations on the finest level gain another 0.011 on the cine pair.
-    A second level of the search gains 0.007 to 0.013 for CT with CT and 0.007 to 0.021 for the
-    abdominal MR pair; for MR with CT it gains nothing, and close pairs are found by one.
-
-    Args:
-        grids: of `plan_grids`.
-        config: with its lengths filled in by `plan_grids`.
-        modalities: of the fixed and the moving image.
-        contrast: how they compare.
-    """
-    control, close = required(config.control_spacing_mm), contrast.close
-    alone = config.correlation_weight == 0  # then the features have to do all
-    window = 1.25 if set(modalities) == {"ct"} else 2.0
-    defaults = {
-        "search_levels": max(
-            2 if contrast.alike and not close else 1, len(config.search_features or ())
-        ),
-        "feature_weight": 0.1 if close and not alone else 1.0,
-        "correlation_weight": 3.0 if close else 2.5,
-        "iterations": (40, 40) if close else (40, 20),
-        "correlation_window_mm": round(window * control, 6),
-        "correlation_noise": 0.01 if close else 0.1,
-        "smoothing_mm": round(math.sqrt(2) * control, 6),
-    }
-    missing = {k: v for k, v in defaults.items() if getattr(config, k) is None}
-    config = config.model_copy(update=missing)
-    return replace(grids, search_levels=required(config.search_levels)), config

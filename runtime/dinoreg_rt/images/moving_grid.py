@@ -17,7 +17,7 @@ from ..geometry import (
     transform_points,
 )
 from ..types import AffineTransform, Geometry
-from .resample import WorkingGrids
+from .grids import WorkingGrids
 
 #: Control voxels that the refinement may go beyond the search's reach.
 _REFINEMENT = 2

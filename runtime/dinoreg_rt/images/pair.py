@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, TypeVar
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..types import AffineTransform, Array, Geometry, Modality, Volume
-from .resample import detect_modality, intensity_window
+from .intensity import detect_modality, intensity_window
 
 Role: TypeAlias = Literal["fixed", "moving"]
 _Of = TypeVar("_Of")

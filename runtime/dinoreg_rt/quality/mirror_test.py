@@ -22,7 +22,7 @@ from dinoreg_kernels import SolverOptions
 
 from ..device.choice import Device
 from ..features.mind import MIND_MIRRORED, FeaturePair
-from ..images.resample import WorkingGrids
+from ..images.grids import WorkingGrids
 from ..types import Array, FloatArray
 from .mutual_information import joint_histogram, mutual_information
 

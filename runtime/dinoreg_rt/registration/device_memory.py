@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config.parameters import FeatureSet, RegistrationConfig
+from ..config.decided import DecidedConfig
+from ..config.parameters import FeatureSet
 from ..device.choice import Device, StageTimer
 from ..errors import ResourceError
 from ..features.mind import MindFeatures, padded_channels, stored_channels
 from ..fields.solve import solution_fields, solver_options, solver_workspace_bytes
+from ..images.grids import WorkingGrids
 from ..images.moving_grid import MovingLattice
-from ..images.resample import WorkingGrids
 from ..quality.mirror_test import decoy_workspace_bytes
 from ..types import DeviceMemory, Geometry, Volume
 
@@ -56,7 +57,7 @@ def predict_device_memory(
     volumes: tuple[Volume, Volume],
     grids: WorkingGrids,
     lattice: MovingLattice,
-    config: RegistrationConfig,
+    config: DecidedConfig,
     encoding: EncodingPlan | None,
 ) -> dict[str, int]:
     """Bytes on the device that each stage needs at its peak, in the order of the stages."""
@@ -93,10 +94,10 @@ def predict_device_memory(
 def fit_to_device(
     device: Device,
     encoding: EncodingPlan | None,
-    predict: Callable[[RegistrationConfig, EncodingPlan | None], dict[str, int]],
-    config: RegistrationConfig,
+    predict: Callable[[DecidedConfig, EncodingPlan | None], dict[str, int]],
+    config: DecidedConfig,
     held_bytes: int,
-) -> tuple[EncodingPlan | None, RegistrationConfig, DeviceMemory]:
+) -> tuple[EncodingPlan | None, DecidedConfig, DeviceMemory]:
     """The prediction, and what fits: the encoding's batch and storage, the search's memory.
 
     The search keeps no costs before tokens go to the host, and they go there before the batch
@@ -111,7 +112,7 @@ def fit_to_device(
         held_bytes: of the encoder, where it is open already.
     """
     available, budget = _available(device, config, held_bytes)
-    lean = config.model_copy(update={"search_memory_mb": 0})
+    lean = config.changed(search_memory_mb=0)
     encodings = [encoding] if encoding is None else list(_alternatives(encoding))
     for candidate, settings in itertools.product(encodings, (config, lean)):
         memory = DeviceMemory(predict(settings, candidate), available, budget)
@@ -155,7 +156,7 @@ def _alternatives(encoding: EncodingPlan) -> Iterator[EncodingPlan]:
         batch //= 2
 
 
-def _available(device: Device, config: RegistrationConfig, held_bytes: int) -> tuple[int, bool]:
+def _available(device: Device, config: DecidedConfig, held_bytes: int) -> tuple[int, bool]:
     """Bytes, and whether they are a budget."""
     free = _free_bytes(device) + held_bytes
     if config.gpu_memory_gb is None:
@@ -209,7 +210,7 @@ def _voxels(grid: Geometry) -> int:
     return int(np.prod(grid.shape_zyx, dtype=np.int64))
 
 
-def _intensities(size: _Sizes, grids: WorkingGrids, config: RegistrationConfig) -> int:
+def _intensities(size: _Sizes, grids: WorkingGrids, config: DecidedConfig) -> int:
     if not (config.correlation_weight or config.trust):
         return 0
     return size.weights if grids.pool_zyx != (1, 1, 1) else _FLOAT * sum(size.working)
@@ -231,7 +232,7 @@ def _features(
     size: _Sizes,
     grids: WorkingGrids,
     lattice: MovingLattice,
-    config: RegistrationConfig,
+    config: DecidedConfig,
     encoding: EncodingPlan | None,
 ) -> int:
     parts, peak = 0, 0  # finished sets; the most that was alive
@@ -265,7 +266,7 @@ def _features(
     return max(peak, parts + images)
 
 
-def _mind(config: RegistrationConfig) -> int:
+def _mind(config: DecidedConfig) -> int:
     """MIND-SSC of one control voxel, and its weight."""
     return _HALF * MindFeatures.of(config).stored_channels + _FLOAT
 
@@ -289,9 +290,7 @@ def _sampling(encoding: EncodingPlan, plane: PlaneStacks, size: _Sizes) -> int:
     return needed + encoding.token_bytes(plane)
 
 
-def _trust(
-    size: _Sizes, grids: WorkingGrids, lattice: MovingLattice, config: RegistrationConfig
-) -> int:
+def _trust(size: _Sizes, grids: WorkingGrids, lattice: MovingLattice, config: DecidedConfig) -> int:
     """Pooling (padded copies beside a mean and one summand of it), then a small search."""
     shapes = [tuple(-(-n // 2) + 1 for n in grid.control.shape_zyx) for grid in (grids, lattice)]
     small = [int(np.prod(shape)) for shape in shapes]
@@ -312,7 +311,7 @@ def _trust(
     return pooled + max(pool, search)
 
 
-def _warp(size: _Sizes, config: RegistrationConfig) -> int:
+def _warp(size: _Sizes, config: DecidedConfig) -> int:
     fixed, moving = (_FLOAT * n for n in size.images)
     made = 3 * fixed
     certainty = 3 * fixed + 3 * fixed if config.confidence else 0
@@ -326,7 +325,7 @@ def _warp(size: _Sizes, config: RegistrationConfig) -> int:
     return max(peak, made + fixed)
 
 
-def _quality(size: _Sizes, config: RegistrationConfig) -> int:
+def _quality(size: _Sizes, config: DecidedConfig) -> int:
     fixed, moving, control = size.images[0], size.images[1], size.control[0]
     results = _FLOAT * (fixed * (4 + config.confidence) + 3 * moving * config.inverse)
     # The determinant, where it is positive and those values; or its loops on the control grid.

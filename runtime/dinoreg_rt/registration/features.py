@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config.parameters import FeatureSet, RegistrationConfig
+from ..config.decided import DecidedConfig
+from ..config.parameters import FeatureSet
 from ..device.choice import Device, StageTimer
 from ..errors import RegistrationError
 from ..features.mind import (
@@ -22,13 +23,14 @@ from ..features.mind import (
     join_features,
     level_sets,
 )
+from ..images.intensity import window
 from ..images.pair import Sides, SolverSide
-from ..images.resample import required, resample_volume, weight_on, window
+from ..images.resample import resample_volume, weight_on
 from ..types import Array, EncodingSummary, Volume
 
 if TYPE_CHECKING:
     from ..encoder.open_encoders import EncoderPool
-    from .planning import Plan
+    from .plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,7 @@ def extract_features(
     with timer.stage("features"):
         report("features", 0.0)
         config, mind, intensities = plan.config, None, None
-        correlates = required(config.correlation_weight) > 0
+        correlates = config.correlation_weight > 0
         if config.computes_mind or correlates:
             images = working_images(sides, plan.grids.pool_zyx, plan.device)
         if config.computes_mind:
@@ -148,7 +150,7 @@ def extract_features(
 def _feature_sets(
     encoded: FeaturePair | None,
     mind: FeaturePair | None,
-    config: RegistrationConfig,
+    config: DecidedConfig,
     device: Device,
 ) -> dict[FeatureSet, FeaturePair]:
     """The sets of features that some stage compares."""

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config.parameters import RegistrationConfig
+from ..config.decided import DecidedConfig
 from ..device.choice import Device
 from ..device.limits import memory_bytes
 from ..errors import ResourceError
 from ..features.mind import MindFeatures, stored_channels
 from ..fields.solve import solution_fields, solver_workspace_bytes
+from ..images.grids import WorkingGrids
 from ..images.moving_grid import MovingLattice
-from ..images.resample import WorkingGrids
 from ..types import Volume
 
 if TYPE_CHECKING:
     from ..encoder.encoding import EncodingPlan
-    from .planning import Plan
+    from .plan import Plan
 
 
 def predict_memory(
@@ -26,7 +26,7 @@ def predict_memory(
     moving: Volume,
     grids: WorkingGrids,
     lattice: MovingLattice,
-    config: RegistrationConfig,
+    config: DecidedConfig,
     encoding: EncodingPlan | None,
     device: Device,
 ) -> int:
@@ -64,11 +64,11 @@ def predict_memory(
     return int(max(stages) + 8 * voxels)
 
 
-def _encoding(encoding: EncodingPlan, config: RegistrationConfig) -> int:
+def _encoding(encoding: EncodingPlan, config: DecidedConfig) -> int:
     return encoding.memory_bytes(int(config.token_memory_gb * 2**30), cached=config.cache)
 
 
-def _delivered(fixed: Volume, moving: Volume, config: RegistrationConfig) -> int:
+def _delivered(fixed: Volume, moving: Volume, config: DecidedConfig) -> int:
     """Displacement and warped image, confidence and inverse where they are asked for."""
     return int(
         4 * ((4 + config.confidence) * fixed.array.size + 3 * config.inverse * moving.array.size)

@@ -2,96 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..align.coarse import coarse_pair
 from ..align.initial import SEARCHES, Alignment, initial_alignment, search_alignment
+from ..config.decided import DecidedConfig
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import Device, kernel_errors
 from ..encoder.encoding import EncodingPlan, plan_encoding
 from ..encoder.open_encoders import EncoderPool
 from ..geometry import describe
-from ..images.contrast import compare_contrast, fill_by_contrast
-from ..images.moving_grid import MovingLattice, Region, compared_regions, plan_moving_lattice
-from ..images.pair import Pair, Role, Sides, SolverSide, examine, side_by_side
-from ..images.resample import WorkingGrids, describe_objective, plan_grids
-from ..io import as_mask, as_volume, as_weights
+from ..images.contrast import compare_contrast
+from ..images.grids import WorkingGrids, plan_grids, working_grid
+from ..images.moving_grid import Region, compared_regions, plan_moving_lattice
+from ..images.pair import Pair, Role, examine, side_by_side
 from ..io.arrays import as_numpy, device_of
-from ..types import AffineTransform, Array, DeviceMemory, Volume
+from ..types import Array, Volume
+from .case import Case
+from .defaults import decide, default_lengths, describe_objective, describe_stages
 from .demands import check_demands, choose_machine
 from .device_memory import (
-    describe_device_memory,
     describe_search_memory,
     describe_storage,
     fit_to_device,
     predict_device_memory,
 )
 from .host_memory import predict_memory
+from .plan import Plan
 
 if TYPE_CHECKING:
     from ..io import ImageLike, LabelsLike
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What a registration will do, decided before any heavy work.
-
-    Attributes:
-        pair: fixed and moving image, on the host.
-        device: where the registration will run.
-        config: the configuration, nothing left open.
-        alignment: the initial alignment, how it was found and how sure it is.
-        grids: the lattices of the fixed image.
-        lattice: where the moving image is looked at.
-        encoding: what an encoder will be shown; None without one.
-        choices: what was decided for the user, and why.
-        memory_bytes: predicted peak on the host beside what the caller holds.
-        device_memory: the same on the GPU, stage by stage; None on a CPU.
-    """
-
-    pair: Pair
-    device: Device
-    config: RegistrationConfig
-    alignment: Alignment
-    grids: WorkingGrids
-    lattice: MovingLattice
-    encoding: EncodingPlan | None
-    choices: dict[str, str]
-    memory_bytes: int
-    device_memory: DeviceMemory | None = None
-
-    @property
-    def initial(self) -> AffineTransform:
-        """Fixed points to moving points where the registration begins."""
-        return self.alignment.transform
-
-    def sides(self, fixed: Volume, moving: Volume) -> Sides:
-        """Where both images are looked at; the images themselves are on the plan's device here."""
-        first, second = self.pair
-        identity, grids, lattice = AffineTransform.identity(), self.grids, self.lattice
-        return (
-            SolverSide(replace(first, volume=fixed), grids.working, grids.control, identity),
-            SolverSide(
-                replace(second, volume=moving), lattice.working, lattice.control, self.initial
-            ),
-        )
-
-    def describe(self) -> str:
-        """Several lines for people: grids, search, memory."""
-        search = " x ".join(f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1])
-        levels = self.grids.search_levels
-        further = f", {levels} levels" if levels > 1 else ""
-        lines = [
-            f"working grid   {describe(self.grids.working)}",
-            f"control grid   {describe(self.grids.control)}",
-            f"search         {search} shifts of {self.config.search_spacing_mm:g} mm{further}",
-            f"memory         about {self.memory_bytes / 2**20:.0f} MiB beside the images",
-        ]
-        if self.device_memory is not None:
-            lines.append(f"GPU memory     {describe_device_memory(self.device_memory)}")
-        return "\n".join(lines)
 
 
 @kernel_errors()
@@ -117,104 +59,90 @@ def plan(
     """
     config = checked_config(config)
     check_demands(config)
-    fixed, moving = as_volume(fixed), as_volume(moving)
-    if weights is not None:
-        as_weights(weights, fixed.geometry)
-    return plan_volumes(
-        fixed,
-        moving,
-        config,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        encoders=encoders or EncoderPool(),
-    )
+    case = Case.of(fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights)
+    return plan_case(case, config, encoders or EncoderPool())
 
 
-def plan_volumes(
-    fixed: Volume,
-    moving: Volume,
-    config: RegistrationConfig,
-    *,
-    fixed_mask: LabelsLike | None,
-    moving_mask: LabelsLike | None,
-    encoders: EncoderPool,
-) -> Plan:
-    """`plan` of images that `as_volume` has checked."""
+def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> Plan:
+    """Decide what a registration of checked inputs will do; errors as of `plan`."""
     device, device_reason = choose_machine(config)
     choices = {"device": device_reason}
     if config.threads > device.threads:
         choices["threads"] = (
             f"{device.threads} of the {config.threads} asked for: this process may use no more CPUs"
         )
-    pair = _examine_both(fixed, moving, fixed_mask, moving_mask, config, device.host, choices)
-    modalities = (pair[0].modality, pair[1].modality)
+    pair = _examine_both(case, config, device.host, choices)
     pair, alignment = _align(pair, config, device.host, choices)
-    grids, config = plan_grids(pair[0].volume.geometry, config, modalities)
-    choices["working grid"] = describe(grids.working)
-    contrast = compare_contrast(pair, alignment.transform, grids, device.host)
-    grids, config = fill_by_contrast(grids, config, modalities, contrast)
-    lattice = plan_moving_lattice(grids, pair[1].volume.geometry, alignment.transform)
-    choices["objective"] = f"{describe_objective(config)}: {contrast.reason}"
+    fixed, moving = pair[0].volume, pair[1].volume
+    grids, decided = _decide(pair, alignment, config, device, choices)
+    lattice = plan_moving_lattice(grids, moving.geometry, alignment.transform)
     regions = compared_regions(grids, lattice, alignment.transform)
-    encoding = _plan_features(pair, regions, config, device, encoders, choices)
-    if config.intensity == "auto" and config.computes_mind:
-        intensity = "on" if contrast.alike else "off"
-        choices["local intensities"] = f"{intensity}: {contrast.reason}"
-        config = config.model_copy(update={"intensity": intensity})
-    decided = {
-        "device": device.name,
-        "threads": device.threads,
-        "fixed_modality": modalities[0],
-        "moving_modality": modalities[1],
-    }
-    config = config.model_copy(update=decided)
-    volumes = (pair[0].volume, pair[1].volume)
+    encoding = _plan_features(pair, regions, decided, device, encoders, choices)
     device_memory = None
     if device.kind == "cuda":
         held = 0
         if encoding is not None and encoders.holds(encoding.bundle, encoding.engine):
             held = encoding.engine_bytes()
-        predict = partial(predict_device_memory, volumes, grids, lattice)
-        asked = config.search_memory_mb
-        encoding, config, device_memory = fit_to_device(device, encoding, predict, config, held)
-        if config.search_memory_mb < asked:
+        predict = partial(predict_device_memory, (fixed, moving), grids, lattice)
+        asked = decided.search_memory_mb
+        encoding, decided, device_memory = fit_to_device(device, encoding, predict, decided, held)
+        if decided.search_memory_mb < asked:
             choices["search memory"] = describe_search_memory(device_memory)
         if encoding is not None:
             choices["GPU memory"] = describe_storage(encoding, device_memory)
     return Plan(
         pair=pair,
         device=device,
-        config=config,
+        config=decided,
         alignment=alignment,
         grids=grids,
         lattice=lattice,
         encoding=encoding,
         choices=choices,
-        memory_bytes=predict_memory(*volumes, grids, lattice, config, encoding, device),
+        memory_bytes=predict_memory(fixed, moving, grids, lattice, decided, encoding, device),
         device_memory=device_memory,
     )
 
 
 def _examine_both(
-    fixed: Volume,
-    moving: Volume,
-    fixed_mask: LabelsLike | None,
-    moving_mask: LabelsLike | None,
-    config: RegistrationConfig,
-    host: Device,
-    choices: dict[str, str],
+    case: Case, config: RegistrationConfig, host: Device, choices: dict[str, str]
 ) -> Pair:
-    """Both images on the host, each by itself; `choices` says why."""
-    first = None if fixed_mask is None else as_mask(fixed_mask, fixed.geometry, "fixed")
-    second = None if moving_mask is None else as_mask(moving_mask, moving.geometry, "moving")
+    """Examine each image by itself, on the host; `choices` says what was found."""
     given: tuple[tuple[Role, Volume, Array | None], tuple[Role, Volume, Array | None]] = (
-        ("fixed", _on_host(fixed), first),
-        ("moving", _on_host(moving), second),
+        ("fixed", _on_host(case.fixed), case.fixed_mask),
+        ("moving", _on_host(case.moving), case.moving_mask),
     )
     one, other = side_by_side(lambda image, _: examine(*image, config), given, host)
     for image, reason in (one, other):
         choices[f"{image.role} modality"] = reason
     return one[0], other[0]
+
+
+def _decide(
+    pair: Pair,
+    alignment: Alignment,
+    config: RegistrationConfig,
+    device: Device,
+    choices: dict[str, str],
+) -> tuple[WorkingGrids, DecidedConfig]:
+    """Lay the grids over the fixed image and fill in every open parameter."""
+    modalities = (pair[0].modality, pair[1].modality)
+    working = working_grid(pair[0].volume.geometry, config.working_megavoxels)
+    lengths = default_lengths(config, working, modalities)
+    grids = plan_grids(
+        working,
+        lengths["control_spacing_mm"],
+        lengths["search_spacing_mm"],
+        lengths["search_radius_mm"],
+    )
+    choices["working grid"] = describe(working)
+    contrast = compare_contrast(pair, alignment.transform, grids, device.host)
+    machine = {"device": device.name, "threads": device.threads}
+    decided = decide(config, working, lengths, modalities, contrast, **machine)
+    choices["objective"] = f"{describe_objective(decided)}: {contrast.reason}"
+    if config.intensity == "auto" and config.computes_mind:
+        choices["local intensities"] = f"{decided.intensity}: {contrast.reason}"
+    return replace(grids, search_levels=decided.search_levels), decided
 
 
 def _align(
@@ -241,7 +169,7 @@ def _align(
 def _plan_features(
     pair: Pair,
     regions: tuple[Region, Region],
-    config: RegistrationConfig,
+    config: DecidedConfig,
     device: Device,
     encoders: EncoderPool,
     choices: dict[str, str],
@@ -259,20 +187,6 @@ def _plan_features(
         said["trust"] = "judged by MIND-SSC, not by the encoder's features"
     choices |= {"features": text} | said
     return encoding
-
-
-def describe_stages(config: RegistrationConfig) -> str:
-    """What the search and the refinement compare: ``search: encoder, then MIND-SSC; ...``."""
-    names = {
-        "encoder": "encoder",
-        "mind": "MIND-SSC",
-        "joined": f"both, joined with MIND-SSC of weight {config.mind_weight:g}",
-    }
-    search, refinement = config.stage_features
-    levels = ", then ".join(names[name] for name in search[: config.search_levels])
-    if set(search) == {refinement}:
-        return f"search and refinement: {names[refinement]}"
-    return f"search: {levels}; refinement: {names[refinement]}"
 
 
 def _on_host(volume: Volume) -> Volume:

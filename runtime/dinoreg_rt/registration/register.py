@@ -29,24 +29,23 @@ from ..fields.solve import (
 )
 from ..fields.warp import warp_volume
 from ..images.pair import Sides
-from ..images.resample import required, uploaded
-from ..io import as_volume, as_weights
+from ..images.resample import uploaded
 from ..io.arrays import check_device
 from ..io.hashes import content_hash, versions
 from ..quality.metrics import run_quality
 from ..quality.mirror_test import DecoySearches, search_decoys
 from ..types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
+from .case import Case
 from .demands import check_demands
 from .device_memory import device_memory_errors
 from .features import Extracted, extract_features, field_of_view
 from .host_memory import check_memory
-from .planning import Plan, plan, plan_volumes
+from .plan import Plan
+from .planning import plan_case
 from .result import KeptFeatures, RegistrationResult
 
 if TYPE_CHECKING:
     from ..io import ImageLike, LabelsLike
-
-__all__ = ["Plan", "ProgressCallback", "plan", "register"]
 
 #: Called with the stage's name and its finished fraction; an exception in it stops the run.
 ProgressCallback = Callable[[str, float], None]
@@ -92,23 +91,15 @@ def register(  # noqa: PLR0913 - all but the images by name
     """
     config, placement = checked_config(config), checked_placement(placement)
     check_demands(config)  # what is not there is said before an image is read
-    fixed, moving = as_volume(fixed), as_volume(moving)
-    organ_weight = None if weights is None else as_weights(weights, fixed.geometry)
+    case = Case.of(fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights)
     encoders = encoders or EncoderPool()
-    plan_ = plan_volumes(
-        fixed,
-        moving,
-        config,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        encoders=encoders,
-    )
+    plan_ = plan_case(case, config, encoders)
     if on_plan is not None:
         on_plan(plan_)
-    _check_places(fixed, moving, plan_, placement)
+    _check_places(case, plan_, placement)
     check_memory(plan_)
     report = progress or (lambda stage, fraction: None)
-    config, device, timer = plan_.config, plan_.device, stage_timer(plan_.device)
+    device, timer = plan_.device, stage_timer(plan_.device)
     with (
         device.active(),
         working_stream(device),
@@ -116,13 +107,13 @@ def register(  # noqa: PLR0913 - all but the images by name
         device_memory_errors(plan_.device_memory, device, timer),
     ):
         with timer.stage("field of view"):
-            fixed, moving = uploaded(fixed, device), uploaded(moving, device)
-            sides = plan_.sides(fixed, moving)
-            counts = field_of_view(sides, organ_weight, device)
+            images = uploaded(case.fixed, device), uploaded(case.moving, device)
+            sides = plan_.sides(*images)
+            counts = field_of_view(sides, case.weights, device)
         match = _match(sides, counts, plan_, timer, report, encoders, keep=keep_features)
         with timer.stage("warp"):
             report("warp", 0.0)
-            fields = _fields(match.solution, fixed, moving, plan_)
+            fields = _fields(match.solution, *images, plan_)
             report("warp", 1.0)
         # A GPU is at work still: nothing has waited for it since the features. By its events this
         # lasts as long as it waits for the host here.
@@ -146,9 +137,9 @@ def register(  # noqa: PLR0913 - all but the images by name
         initial=plan_.initial,
         warped=warped,
         inverse=inverse,
-        confidence=None if certainty is None else Volume(certainty, fixed.geometry),
+        confidence=None if certainty is None else Volume(certainty, case.fixed.geometry),
         quality=quality,
-        config=config,
+        config=plan_.config,
         encoding=encoding,
         features=match.features,
         choices=plan_.choices,
@@ -206,7 +197,7 @@ def _match(
             device,
             report,
             search=_search(extracted, counts),
-            images=extracted.intensities if required(config.correlation_weight) > 0 else None,
+            images=extracted.intensities if config.correlation_weight > 0 else None,
             spread=config.confidence,
         )
     decoys = None
@@ -291,7 +282,7 @@ def _quality(match: _Match, fields: _Fields, plan_: Plan) -> RunQuality:
     return replace(quality, **vars(match.decoys.measures()))
 
 
-def _check_places(fixed: Volume, moving: Volume, plan_: Plan, placement: Placement) -> None:
-    for role, volume in (("fixed", fixed), ("moving", moving)):
+def _check_places(case: Case, plan_: Plan, placement: Placement) -> None:
+    for role, volume in (("fixed", case.fixed), ("moving", case.moving)):
         check_device(volume.array, plan_.device.name, f"the {role} image")
-    placement.check(fixed.geometry, moving.geometry, inverse=plan_.config.inverse)
+    placement.check(case.fixed.geometry, case.moving.geometry, inverse=plan_.config.inverse)

@@ -19,7 +19,8 @@ from ..images.phantom import phantom_grid, phantom_pair
 from ..io import as_labels, as_volume
 from ..types import Geometry
 from .demands import check_demands
-from .register import Plan, ProgressCallback, register
+from .plan import Plan
+from .register import ProgressCallback, register
 from .result import RegistrationResult
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Registrar:
         """
         grid = fixed or phantom_grid(_WARM_UP_SHAPE_ZYX, 4.0)
         # From the cache of tokens nothing would have to be encoded.
-        config = self._config.model_copy(update={"cache": False, "initial": "none"})
+        config = self._config.changed(cache=False, initial="none")
         first, second = phantom_pair(grid, moving)
         self._check_open()
         with self._working(None):

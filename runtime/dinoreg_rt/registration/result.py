@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from ..features.mind import FeaturePair
-    from .planning import Plan
+    from .plan import Plan
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ from .report import InputRecord, RunReport, build_report, hash_input
 if TYPE_CHECKING:
     from ..console.progress import Reporter
     from ..encoder.estimate import EncodingEstimate
-    from ..registration.register import Plan
+    from ..registration.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def plan_run(request: RunRequest, progress: Reporter) -> Plan:
     Raises:
         DinoregError: whatever `run` would stop at before its work begins.
     """
-    from ..registration.register import plan
+    from ..registration.planning import plan
 
     _check_files(request)
     inputs = _read_inputs(request, progress)

@@ -116,7 +116,7 @@ def plan_trials(
         for pair in pairs:
             start = None if initial_folder is None else initial_folder / f"{pair.name}.tfm"
             if start is not None and start.exists() and "initial" not in candidate:
-                mine = config.model_copy(update={"initial": str(start)})
+                mine = config.changed(initial=str(start))
             else:
                 mine = config
             trials.append(Trial(_key(pair, mine), pair, candidate, mine))

@@ -1,0 +1,107 @@
+"""The grids of a registration on the fixed image's box: working, control and search grid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..geometry import coarsened_grid, resampled_grid
+from ..types import Geometry
+
+#: Cells the discrete search reaches at most along an axis: its cost grows with the third power.
+_MAX_SEARCH = 12
+#: Cells that each further level of it reaches, as in kernels/src/search.h.
+_FURTHER_RADIUS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingGrids:
+    """The grids of one registration, all on the fixed image's box.
+
+    Attributes:
+        working: where features are computed.
+        pool_zyx: working voxels per control voxel.
+        control: where the displacement is refined.
+        search_factor_zyx: control voxels per cell of the discrete search.
+        search_radius_zyx: reach of the discrete search in cells.
+        search_levels: of the discrete search; see `search_grids`.
+    """
+
+    working: Geometry
+    pool_zyx: tuple[int, int, int]
+    control: Geometry
+    search_factor_zyx: tuple[int, int, int]
+    search_radius_zyx: tuple[int, int, int]
+    search_levels: int = 1
+
+    def search_grids(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+        """Factor and radius of each level, z, y, x, as the solver halves them."""
+        factor, radius = self.search_factor_zyx, self.search_radius_zyx
+        levels = [(factor, radius)]
+        z, y, x = (min(_FURTHER_RADIUS, r) for r in radius)
+        for _ in range(1, self.search_levels):
+            (a, b, c), _before = levels[-1]
+            levels.append((((a + 1) // 2, (b + 1) // 2, (c + 1) // 2), (z, y, x)))
+        return levels
+
+    def search_reach_zyx(self) -> np.ndarray:
+        """Control voxels that the first level reaches along each axis.
+
+        Further levels may go on by a cell. Looking there moved the mean Dice of no kind of pair by
+        more than 0.001, and the measures of trust, which do without them, depended on it.
+        """
+        return np.multiply(self.search_factor_zyx, self.search_radius_zyx)
+
+
+def plan_grids(
+    working: Geometry, control_spacing_mm: float, search_spacing_mm: float, search_radius_mm: float
+) -> WorkingGrids:
+    """Lay the control grid and the search grid over a working grid.
+
+    Lengths become whole voxels along each axis, at least one.
+
+    Args:
+        working: where features are computed; see `working_grid`.
+        control_spacing_mm: spacing of the control grid.
+        search_spacing_mm: step of the discrete search.
+        search_radius_mm: reach of the discrete search.
+    """
+    pool = whole_voxels(control_spacing_mm, working)
+    control = coarsened_grid(working, pool)
+    factor = whole_voxels(search_spacing_mm, control)
+    counts = [math.ceil(n / f) for n, f in zip(control.shape_zyx, factor, strict=True)]
+    steps = [
+        search_radius_mm / (s * f) for s, f in zip(control.spacing_mm[::-1], factor, strict=True)
+    ]
+    z, y, x = (min(round(r), n - 1, _MAX_SEARCH) for r, n in zip(steps, counts, strict=True))
+    return WorkingGrids(working, pool, control, factor, (z, y, x))
+
+
+def working_grid(fixed: Geometry, megavoxels: float) -> Geometry:
+    """The fixed grid itself, or a coarser one over the same box with at most so many voxels.
+
+    The finest axes are made coarser first, so that thick slices are left as they are.
+    """
+    limit = megavoxels * 1e6
+    box = [n * s for n, s in zip(fixed.shape_xyz, fixed.spacing_mm, strict=True)]
+    if math.prod(fixed.shape_xyz) <= limit:
+        return fixed
+    low, high = min(fixed.spacing_mm), max(box)
+    for _ in range(60):  # bisection on the spacing that no axis may undercut
+        middle = (low + high) / 2
+        spacing = [max(s, middle) for s in fixed.spacing_mm]
+        voxels = math.prod(b / s for b, s in zip(box, spacing, strict=True))
+        low, high = (middle, high) if voxels > limit else (low, middle)
+    x, y, z = (max(s, high) for s in fixed.spacing_mm)
+    return resampled_grid(fixed, (x, y, z))
+
+
+def whole_voxels(length_mm: float, grid: Geometry, least: int = 1) -> tuple[int, int, int]:
+    """A length as voxels along z, y, x: rounded, at least `least`, at most the axis."""
+    z, y, x = (
+        min(max(least, round(length_mm / s)), n)
+        for s, n in zip(grid.spacing_mm[::-1], grid.shape_zyx, strict=True)
+    )
+    return (z, y, x)
