@@ -108,7 +108,7 @@ def coarsened_grid(geometry: Geometry, factor_zyx: tuple[int, int, int]) -> Geom
 def shifted_grid(
     geometry: Geometry, offset_zyx: tuple[int, int, int], shape_zyx: tuple[int, int, int]
 ) -> Geometry:
-    """The part (or extension) of the lattice of `geometry` that starts at `offset_zyx`."""
+    """The part (or extension) of the grid of `geometry` that starts at `offset_zyx`."""
     offset_xyz = np.asarray(offset_zyx[::-1], dtype=np.float64)
     origin = transform_points(index_to_lps(geometry), offset_xyz[None])[0]
     return Geometry(shape_zyx, geometry.spacing_mm, tuple(origin), geometry.direction)

@@ -57,7 +57,7 @@ class Timed:
 
 def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
     """The parts of the default registration of a pair, under their names in `bench_work`."""
-    config, grids, lattice = plan_.config, plan_.grids, plan_.lattice
+    config, grids, moving_grids = plan_.config, plan_.grids, plan_.moving_grids
     images = working_images(plan_.sides(fixed, moving), grids.pool_zyx, CPU)
     source = MindFeatures.of(config)
     features = source.compute(*images, CPU)
@@ -71,7 +71,10 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
         iterations: tuple[int, ...], over=unsearched, correlation: float = 0.0
     ) -> Callable[[], object]:
         changes = {"iterations": iterations, "correlation_weight": correlation}
-        own, offset = solver_options(config.model_copy(update=changes), over), lattice.offset_zyx
+        own, offset = (
+            solver_options(config.model_copy(update=changes), over),
+            moving_grids.offset_zyx,
+        )
         beside = {"images": intensities} if correlation else {}
         return lambda: solve(features, weights, over, offset, own, CPU, **beside)
 
@@ -87,7 +90,7 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
     return {
         "MIND-SSC and local intensities": Timed(lambda: source.compute(*images, CPU)),
         "field-of-view weight": Timed(
-            lambda: weight_on(lattice.control, moving, None, plan_.initial, CPU)
+            lambda: weight_on(moving_grids.control, moving, None, plan_.initial, CPU)
         ),
         "discrete search": Timed(solver((0,), grids), none),
         "refinement, coarse": Timed(coarse, none),
@@ -95,7 +98,7 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
         "local correlation": Timed(correlated, fine),
         "search in mirror images": Timed(
             lambda: search_decoys(
-                features, intensities, weights, grids, lattice.offset_zyx, options, CPU
+                features, intensities, weights, grids, moving_grids.offset_zyx, options, CPU
             )
         ),
         "field on the fixed grid": Timed(on_the_fixed_grid),

@@ -15,7 +15,8 @@ import rich_click as click
 from click.testing import CliRunner, Result
 
 from dinoreg_rt.commands import main as cli
-from dinoreg_rt.config.parameters import EngineChoice, RegistrationConfig
+from dinoreg_rt.config.feature_parameters import EngineChoice
+from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.console.stdout import print_result
 from dinoreg_rt.errors import EXIT_CODES, DinoregError, InputError, OutputError
 

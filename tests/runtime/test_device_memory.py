@@ -28,7 +28,7 @@ from dinoreg_rt.registration.device_memory import fit_to_device
 
 GRID = phantom_grid((72, 80, 88), 2.0)
 OTHER = phantom_grid((64, 88, 80), 2.0)
-#: Lengths are given so that what a search finds does not decide about the lattices.
+#: Lengths are given so that what a search finds does not decide about the grids.
 VALUES = {"device": "cuda", "threads": 1, "iterations": (1, 1), "initial": "centre", "cache": False}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config.parameters import LinearModel
+from ..config.image_parameters import LinearModel
 from ..device.choice import Device
 from ..geometry import compose_affines, index_to_lps, transform_points
 from ..types import AffineTransform, Array, FloatArray

@@ -119,7 +119,7 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
 
     Args:
         scan: the image.
-        axes: 3x3, columns are the lattice's LPS directions.
+        axes: 3x3, columns are the grid's LPS directions.
         cell_mm: edge of a cell.
         device: the host.
     """
@@ -154,7 +154,7 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
 def cell_features(
     coarse: CoarseImage, cells: Geometry, affine: AffineTransform, device: Device
 ) -> CellFeatures:
-    """What the lattice `cells` sees of `coarse` through `affine` (its points to the image's)."""
+    """What the grid `cells` sees of `coarse` through `affine` (its points to the image's)."""
     air = float(coarse.image.array.min())
     image = resample_volume(coarse.image, fine_grid(cells), affine, device, outside=air)
     structure = np.empty(cells.shape_zyx, np.float32)

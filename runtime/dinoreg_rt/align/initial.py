@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config.parameters import LinearModel
+from ..config.image_parameters import LinearModel
 from ..device.choice import Device
 from ..geometry import centre_lps_mm, corners_lps_mm, index_to_lps, transform_points
 from ..images.pair import Pair, side_by_side

@@ -84,7 +84,7 @@ def _control_voxels(plan: Plan) -> int:
 
 
 def _mind_work(plan: Plan) -> Work:
-    voxels = sum(math.prod(g.shape_zyx) for g in (plan.grids.working, plan.lattice.working))
+    voxels = sum(math.prod(g.shape_zyx) for g in (plan.grids.working, plan.moving_grids.working))
     stride = MindFeatures.of(plan.config).stored_channels
     radius = round(plan.config.mind_radius_mm / min(plan.grids.working.spacing_mm))
     # Twelve distances: difference and square, three sums over the patch, minimum, mean, exp.

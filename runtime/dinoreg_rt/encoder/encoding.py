@@ -17,7 +17,7 @@ from ..engines.open import GPU_ENGINES
 from ..engines.selection import choose_engine
 from ..engines.trt import DEFAULT_BATCHES
 from ..errors import RegistrationError
-from ..images.moving_grid import Region
+from ..images.moving_grids import Region
 from ..images.pair import Pair, Role
 from ..types import Geometry, Modality
 from .open_encoders import EncoderPool

@@ -1,4 +1,4 @@
-"""The plane in which an image is cut, and the lattice of its resized slices.
+"""The plane in which an image is cut, and the grid of its resized slices.
 
 Slices stand upright as a radiologist sees them, whatever the order and sign of the file's axes:
 an encoder knows up from down, and both images must be shown to it the same way.

@@ -21,7 +21,7 @@ from ..geometry import (
     shifted_grid,
     transform_points,
 )
-from ..images.moving_grid import Region
+from ..images.moving_grids import Region
 from ..images.resample import antialiasing_samples
 from ..types import Array, FloatArray, Geometry, Volume
 from .planes import Plane, upright, upright_view
@@ -116,7 +116,7 @@ def plan_slices(
     Of those the ones that `region` reaches into, and the nearest ones around it, so that features
     in the region are interpolated between the same slices as without it.
 
-    The whole slice is fitted to the encoder's size, as the paper's ancestors do: the lattice keeps
+    The whole slice is fitted to the encoder's size, as the paper's ancestors do: the grid keeps
     account of the pixels' true height and width, so that features land where they belong.
 
     Args:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config.parameters import RegistrationConfig, TokenCentre, TokenScale
+from ..config.feature_parameters import TokenCentre, TokenScale
+from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..types import Array, FloatArray
 from .moments import SliceMoments, TokenMoments

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
 
-from ..config.parameters import RegistrationConfig, TokenCentre, TokenScale
+from ..config.feature_parameters import TokenCentre, TokenScale
+from ..config.parameters import RegistrationConfig
 from ..device.choice import Device, StageTimer, library_errors, stage_timer
 from ..device.streams import working_stream
 from ..encoder.encoding import EncodingPlan

@@ -15,7 +15,7 @@ import numpy as np
 import dinoreg_kernels
 
 from ..config.decided import DecidedConfig
-from ..config.parameters import FeatureSet
+from ..config.feature_parameters import FeatureSet
 from ..device.choice import Device
 from ..images.grids import whole_voxels
 from ..types import Array, Geometry
@@ -38,7 +38,7 @@ class WorkingImage:
     """An image ready for feature extraction.
 
     Attributes:
-        array: (D, H, W) float32 in 0..1 on the working lattice.
+        array: (D, H, W) float32 in 0..1 on the working grid.
         geometry: of the array, in the fixed image's space.
         pool_zyx: working voxels per control voxel.
     """
@@ -50,7 +50,7 @@ class WorkingImage:
 
 @dataclass(frozen=True, eq=False)
 class FeaturePair:
-    """Features of both images on the control lattice.
+    """Features of both images on the control grid.
 
     Attributes:
         fixed: (d, h, w, stride) float16; `channels` of them are used, the rest are 0.
@@ -231,7 +231,7 @@ def join_features(
     numbers of channels, and the joined features have that variance, too.
 
     Args:
-        pairs: on one lattice.
+        pairs: on one grid.
         weights: one for each, > 0; only their ratios count.
         device: where the features live.
     """

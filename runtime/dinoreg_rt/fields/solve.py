@@ -14,7 +14,7 @@ import dinoreg_kernels
 from dinoreg_kernels import Progress, SearchFeatures, Solution, SolverOptions
 
 from ..config.decided import DecidedConfig
-from ..config.parameters import FeatureSet
+from ..config.feature_parameters import FeatureSet
 from ..console.interruption import deferred_signals
 from ..device.choice import Device
 from ..features.mind import FeaturePair, level_sets
@@ -76,7 +76,7 @@ def solver_workspace_bytes(
     Args:
         config: nothing is left open in it.
         grids: of the fixed image.
-        moving: control lattice of the moving image.
+        moving: control grid of the moving image.
         strides: stored channels of each set of features.
     """
     _, refinement = config.stage_features
@@ -285,7 +285,7 @@ def confidence(
 
     Args:
         spread: (d, h, w, 3) from the solver, mm, on the control grid.
-        grids: the lattices of the fixed image.
+        grids: the grids of the fixed image.
         options: of the solver: the shifts that were tried.
         grid: of the result.
         device: where to compute.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config.parameters import ModalityChoice, RegistrationConfig
+from ..config.image_parameters import ModalityChoice
+from ..config.parameters import RegistrationConfig
 from ..errors import InputError
 from ..types import Array, Modality, Volume
 

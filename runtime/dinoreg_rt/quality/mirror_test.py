@@ -92,11 +92,11 @@ def search_decoys(
     On a GPU the searches are queued and not waited for.
 
     Args:
-        features: MIND-SSC, with or without local intensities, on the control lattice.
+        features: MIND-SSC, with or without local intensities, on the control grid.
         images: intensities 0..1 there, (d, h, w) float32.
         weights: of both images there.
-        grids: the control lattice.
-        moving_offset_zyx: of the moving lattice, in control voxels.
+        grids: the control grid.
+        moving_offset_zyx: of the moving grid, in control voxels.
         options: of the registration; its search is used, at twice the step.
         device: where the arrays live.
 
@@ -135,7 +135,7 @@ def search_decoys(
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Cells:
     """An image on the decoys' lattice, whose cells begin at multiples of `_COARSER` on the fixed
-    image's control lattice.
+    image's control grid.
 
     Attributes:
         features: (d, h, w, stored) float16.
@@ -158,7 +158,7 @@ class _Cells:
         offset_zyx: tuple[int, int, int],
         device: Device,
     ) -> _Cells:
-        """From the control lattice, where its first voxel has that index."""
+        """From the control grid, where its first voxel has that index."""
         lead = [o % _COARSER for o in offset_zyx]
         pooled, cells = dinoreg_kernels.pool_features(
             features, weight, (_COARSER,) * 3, offset=lead, threads=device.threads
@@ -207,7 +207,7 @@ def decoy_workspace_bytes(
     spacing_mm: Sequence[float],
     options: SolverOptions,
 ) -> int:
-    """Of one search, for a prediction; shapes in cells, `spacing_mm` of the control lattice."""
+    """Of one search, for a prediction; shapes in cells, `spacing_mm` of the control grid."""
     coarse_mm = [_COARSER * mm for mm in spacing_mm]
     return dinoreg_kernels.solver_workspace_bytes(
         fixed_shape, moving_shape, stride, coarse_mm, _once(options)

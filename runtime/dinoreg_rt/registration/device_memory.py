@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config.decided import DecidedConfig
-from ..config.parameters import FeatureSet
+from ..config.feature_parameters import FeatureSet
 from ..device.choice import Device, StageTimer
 from ..errors import ResourceError
 from ..features.mind import MindFeatures, padded_channels, stored_channels
 from ..fields.solve import solution_fields, solver_options, solver_workspace_bytes
 from ..images.grids import WorkingGrids
-from ..images.moving_grid import MovingLattice
+from ..images.moving_grids import MovingGrids
 from ..quality.mirror_test import decoy_workspace_bytes
 from ..types import DeviceMemory, Geometry, Volume
 
@@ -56,7 +56,7 @@ class _Sizes:
 def predict_device_memory(
     volumes: tuple[Volume, Volume],
     grids: WorkingGrids,
-    lattice: MovingLattice,
+    moving_grids: MovingGrids,
     config: DecidedConfig,
     encoding: EncodingPlan | None,
 ) -> dict[str, int]:
@@ -64,8 +64,8 @@ def predict_device_memory(
     strides = stored_channels(config, 0 if encoding is None else encoding.channels)
     size = _Sizes(
         (volumes[0].array.size, volumes[1].array.size),
-        (_voxels(grids.working), _voxels(lattice.working)),
-        (_voxels(grids.control), _voxels(lattice.control)),
+        (_voxels(grids.working), _voxels(moving_grids.working)),
+        (_voxels(grids.control), _voxels(moving_grids.control)),
         {name: strides[name] for name in config.feature_sets},
     )
     stages = {"field of view": size.weights}
@@ -73,17 +73,19 @@ def predict_device_memory(
     if encoding is not None:
         engine = encoding.engine_bytes()
         stages["encode"] = size.weights + engine + _encode(encoding)
-    stages["features"] = size.weights + engine + _features(size, grids, lattice, config, encoding)
+    stages["features"] = (
+        size.weights + engine + _features(size, grids, moving_grids, config, encoding)
+    )
     # Weights of the fields of view, the features' own, and the products of both.
     compared = size.weights + engine + size.features + _intensities(size, grids, config)
     compared += len(size.strides) * size.weights
     if config.trust and "mind" not in size.strides:
         compared += _mind(config) * sum(size.control)
     found = 3 * _FLOAT * size.control[0] * solution_fields(config)
-    workspace = solver_workspace_bytes(config, grids, lattice.control, strides)
+    workspace = solver_workspace_bytes(config, grids, moving_grids.control, strides)
     stages["solve"] = compared + found + workspace
     if config.trust:
-        stages["trust"] = compared + found + _trust(size, grids, lattice, config)
+        stages["trust"] = compared + found + _trust(size, grids, moving_grids, config)
     kept = size.weights + engine + found
     stages["warp"] = kept + _warp(size, config)
     stages["quality"] = kept + _quality(size, config)
@@ -231,7 +233,7 @@ def _encode(encoding: EncodingPlan) -> int:
 def _features(
     size: _Sizes,
     grids: WorkingGrids,
-    lattice: MovingLattice,
+    moving_grids: MovingGrids,
     config: DecidedConfig,
     encoding: EncodingPlan | None,
 ) -> int:
@@ -253,7 +255,7 @@ def _features(
         peak = max(peak, parts + images)
     if config.computes_mind:
         mind = MindFeatures.of(config)
-        for image, grid in enumerate((grids.working, lattice.working)):
+        for image, grid in enumerate((grids.working, moving_grids.working)):
             parts += _mind(config) * size.control[image]
             peak = max(peak, parts + images + mind.workspace_bytes(grid, grids.pool_zyx))
     parts += _intensities(size, grids, config)
@@ -290,9 +292,13 @@ def _sampling(encoding: EncodingPlan, plane: PlaneStacks, size: _Sizes) -> int:
     return needed + encoding.token_bytes(plane)
 
 
-def _trust(size: _Sizes, grids: WorkingGrids, lattice: MovingLattice, config: DecidedConfig) -> int:
+def _trust(
+    size: _Sizes, grids: WorkingGrids, moving_grids: MovingGrids, config: DecidedConfig
+) -> int:
     """Pooling (padded copies beside a mean and one summand of it), then a small search."""
-    shapes = [tuple(-(-n // 2) + 1 for n in grid.control.shape_zyx) for grid in (grids, lattice)]
+    shapes = [
+        tuple(-(-n // 2) + 1 for n in grid.control.shape_zyx) for grid in (grids, moving_grids)
+    ]
     small = [int(np.prod(shape)) for shape in shapes]
     stride = MindFeatures.of(config).stored_channels
     pooled = _mind(config) * sum(small)

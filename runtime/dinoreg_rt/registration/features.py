@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config.decided import DecidedConfig
-from ..config.parameters import FeatureSet
+from ..config.feature_parameters import FeatureSet
 from ..device.choice import Device, StageTimer
 from ..errors import RegistrationError
 from ..features.mind import (
@@ -41,7 +41,7 @@ class Extracted:
         search: of both images, for each level of the search.
         features: of both images, for the refinement.
         mind: MIND-SSC by itself, for the verdict on trust; None where none is asked for.
-        intensities: of both images on the control lattices, (d, h, w) float32, for the local
+        intensities: of both images on the control grids, (d, h, w) float32, for the local
             correlation and the verdict on trust; None where neither is asked for.
         encoding: what an encoder contributed, for when its work is done; None without one.
     """
@@ -93,7 +93,7 @@ def nothing_left(side: SolverSide, *, weighted: bool) -> str:
 def _weight(side: SolverSide, host: Device) -> Array:
     """Share of each control voxel in the image, its mask and its body."""
     image = side.image
-    if image.role == "fixed" and image.mask is None:  # the lattice is the image's own
+    if image.role == "fixed" and image.mask is None:  # the grid is the image's own
         weight = np.ones(side.control.shape_zyx, np.float32)
     else:
         weight = _weight_by(side, image.volume, image.mask, host)

@@ -13,7 +13,7 @@ from ..errors import ResourceError
 from ..features.mind import MindFeatures, stored_channels
 from ..fields.solve import solution_fields, solver_workspace_bytes
 from ..images.grids import WorkingGrids
-from ..images.moving_grid import MovingLattice
+from ..images.moving_grids import MovingGrids
 from ..types import Volume
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def predict_memory(
     fixed: Volume,
     moving: Volume,
     grids: WorkingGrids,
-    lattice: MovingLattice,
+    moving_grids: MovingGrids,
     config: DecidedConfig,
     encoding: EncodingPlan | None,
     device: Device,
@@ -39,14 +39,14 @@ def predict_memory(
         return tokens + _delivered(fixed, moving, config)
     mind = MindFeatures.of(config)
     strides = stored_channels(config, 0 if encoding is None else encoding.channels)
-    voxels = np.prod(grids.control.shape_zyx) + np.prod(lattice.control.shape_zyx)
+    voxels = np.prod(grids.control.shape_zyx) + np.prod(moving_grids.control.shape_zyx)
     correlates = bool(config.correlation_weight)
     # Each set has weights of its own; joined sets stand beside the ones that they are made of.
     features = voxels * (sum(2 * stride + 4 for stride in strides.values()) + 4 * correlates)
-    working = (grids.working, lattice.working)
+    working = (grids.working, moving_grids.working)
     needs_images = config.computes_mind or correlates
     images = 4 * sum(np.prod(grid.shape_zyx) for grid in working) if needs_images else 0
-    workspace = solver_workspace_bytes(config, grids, lattice.control, strides)
+    workspace = solver_workspace_bytes(config, grids, moving_grids.control, strides)
     field = 4 * 3 * solution_fields(config) * np.prod(grids.control.shape_zyx)
     # Displacement (3), warped image, determinant, and its deviations from the mean in double
     # precision (2); the inverse adds vectors, misses, and where they count.

@@ -10,7 +10,7 @@ from ..device.choice import Device
 from ..encoder.encoding import EncodingPlan
 from ..geometry import describe
 from ..images.grids import WorkingGrids
-from ..images.moving_grid import MovingLattice
+from ..images.moving_grids import MovingGrids
 from ..images.pair import Pair, Sides, SolverSide
 from ..types import AffineTransform, DeviceMemory, Volume
 from .device_memory import describe_device_memory
@@ -26,7 +26,7 @@ class Plan:
         config: the parameters of this registration.
         alignment: the initial alignment, how it was found and how sure it is.
         grids: the grids on the fixed image's box.
-        lattice: where the moving image is looked at.
+        moving_grids: where the moving image is looked at.
         encoding: what an encoder will be shown; None without one.
         choices: what was decided for the user, and why.
         memory_bytes: predicted peak on the host beside what the caller holds.
@@ -38,7 +38,7 @@ class Plan:
     config: DecidedConfig
     alignment: Alignment
     grids: WorkingGrids
-    lattice: MovingLattice
+    moving_grids: MovingGrids
     encoding: EncodingPlan | None
     choices: dict[str, str]
     memory_bytes: int
@@ -52,11 +52,14 @@ class Plan:
     def sides(self, fixed: Volume, moving: Volume) -> Sides:
         """Where both images are looked at; the images themselves are on the plan's device here."""
         first, second = self.pair
-        identity, grids, lattice = AffineTransform.identity(), self.grids, self.lattice
+        identity, grids, moving_grids = AffineTransform.identity(), self.grids, self.moving_grids
         return (
             SolverSide(replace(first, volume=fixed), grids.working, grids.control, identity),
             SolverSide(
-                replace(second, volume=moving), lattice.working, lattice.control, self.initial
+                replace(second, volume=moving),
+                moving_grids.working,
+                moving_grids.control,
+                self.initial,
             ),
         )
 

@@ -16,7 +16,7 @@ from ..encoder.open_encoders import EncoderPool
 from ..geometry import describe
 from ..images.contrast import compare_contrast
 from ..images.grids import WorkingGrids, plan_grids, working_grid
-from ..images.moving_grid import Region, compared_regions, plan_moving_lattice
+from ..images.moving_grids import Region, compared_regions, plan_moving_grids
 from ..images.pair import Pair, Role, examine, side_by_side
 from ..io.arrays import as_numpy, device_of
 from ..types import Array, Volume
@@ -75,15 +75,15 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
     pair, alignment = _align(pair, config, device.host, choices)
     fixed, moving = pair[0].volume, pair[1].volume
     grids, decided = _decide(pair, alignment, config, device, choices)
-    lattice = plan_moving_lattice(grids, moving.geometry, alignment.transform)
-    regions = compared_regions(grids, lattice, alignment.transform)
+    moving_grids = plan_moving_grids(grids, moving.geometry, alignment.transform)
+    regions = compared_regions(grids, moving_grids, alignment.transform)
     encoding = _plan_features(pair, regions, decided, device, encoders, choices)
     device_memory = None
     if device.kind == "cuda":
         held = 0
         if encoding is not None and encoders.holds(encoding.bundle, encoding.engine):
             held = encoding.engine_bytes()
-        predict = partial(predict_device_memory, (fixed, moving), grids, lattice)
+        predict = partial(predict_device_memory, (fixed, moving), grids, moving_grids)
         asked = decided.search_memory_mb
         encoding, decided, device_memory = fit_to_device(device, encoding, predict, decided, held)
         if decided.search_memory_mb < asked:
@@ -96,10 +96,10 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         config=decided,
         alignment=alignment,
         grids=grids,
-        lattice=lattice,
+        moving_grids=moving_grids,
         encoding=encoding,
         choices=choices,
-        memory_bytes=predict_memory(fixed, moving, grids, lattice, decided, encoding, device),
+        memory_bytes=predict_memory(fixed, moving, grids, moving_grids, decided, encoding, device),
         device_memory=device_memory,
     )
 

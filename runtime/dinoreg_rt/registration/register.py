@@ -153,7 +153,7 @@ def register(  # noqa: PLR0913 - all but the images by name
 
 @dataclass(frozen=True, eq=False)
 class _Match:
-    """What was compared and found, on the control lattice."""
+    """What was compared and found, on the control grid."""
 
     solution: Solution
     decoys: DecoySearches | None
@@ -183,7 +183,12 @@ def _match(
     keep: bool,
 ) -> _Match:
     """Features, the solver on them, and its search once more in mirror images."""
-    config, grids, lattice, device = plan_.config, plan_.grids, plan_.lattice, plan_.device
+    config, grids, moving_grids, device = (
+        plan_.config,
+        plan_.grids,
+        plan_.moving_grids,
+        plan_.device,
+    )
     extracted = extract_features(sides, plan_, timer, report, encoders)
     features, mind = extracted.features, extracted.mind
     options = solver_options(config, grids)
@@ -192,7 +197,7 @@ def _match(
             features,
             _weights(counts, features),
             grids,
-            lattice.offset_zyx,
+            moving_grids.offset_zyx,
             options,
             device,
             report,
@@ -208,7 +213,7 @@ def _match(
                 extracted.intensities,
                 _weights(counts, mind),
                 grids,
-                lattice.offset_zyx,
+                moving_grids.offset_zyx,
                 options,
                 device,
             )

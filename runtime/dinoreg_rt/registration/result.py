@@ -34,10 +34,10 @@ class KeptFeatures:
         fixed_weight: (d, h, w) float32, 0 where nothing is compared: beyond masks and bodies, and
             where the features say nothing.
         moving_weight: the same of the moving image.
-        fixed_geometry: control lattice, in the fixed image's space.
+        fixed_geometry: control moving_grids, in the fixed image's space.
         moving_geometry: its part or extension where the moving image is looked at.
-        moving_offset_zyx: index of its first voxel on the control lattice.
-        displacement_mm: (d, h, w, 3) float32 along the control lattice's axes z, y, x: from a fixed
+        moving_offset_zyx: index of its first voxel on the control grid.
+        displacement_mm: (d, h, w, 3) float32 along the control grid's axes z, y, x: from a fixed
             point to the point of `moving_geometry` that was found to match it.
         encoder_channels: of the K channels those of an encoder, which are the first; 0 without one.
     """
@@ -65,7 +65,7 @@ class KeptFeatures:
         Args:
             features: that the first level of the search compared.
             weights: (d, h, w) of both images, how much each control voxel counted.
-            field: the solver's result on the control lattice.
+            field: the solver's result on the control grid.
             plan: the decisions.
         """
         download = plan.device.download
@@ -76,8 +76,8 @@ class KeptFeatures:
             download(weights[0]),
             download(weights[1]),
             plan.grids.control,
-            plan.lattice.control,
-            plan.lattice.offset_zyx,
+            plan.moving_grids.control,
+            plan.moving_grids.offset_zyx,
             download(field),
             0 if plan.encoding is None or leading == "mind" else plan.encoding.channels,
         )

@@ -141,7 +141,7 @@ def feature_views(features: KeptFeatures, palette: Palette) -> list[FeatureView]
 def _pictures(
     features: KeptFeatures, palette: Palette, places: Array
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The three rows at places (rows, columns) of the fixed lattice, numbered in its order."""
+    """The three rows at places (rows, columns) of the fixed grid, numbered in its order."""
     flat = places.ravel()
     channels = _channels(features)
     fixed = features.fixed[..., :channels].reshape(-1, channels)[flat].astype(np.float32)
@@ -162,7 +162,7 @@ def _pictures(
 def _matches(features: KeptFeatures, *, warped: bool) -> tuple[FloatArray, FloatArray]:
     """(n, C) features of the fixed image and of the nearest voxels of the moving one.
 
-    Of about `_PLACES` places at most where both count, evenly over the fixed lattice.
+    Of about `_PLACES` places at most where both count, evenly over the fixed grid.
     """
     channels = _channels(features)
     flat = np.flatnonzero(features.fixed_weight.ravel() > 0)
@@ -175,7 +175,7 @@ def _matches(features: KeptFeatures, *, warped: bool) -> tuple[FloatArray, Float
 
 
 def _moving_index(features: KeptFeatures, flat: Array, *, warped: bool) -> FloatArray:
-    """(n, 3) indices (z, y, x) in the moving lattice of places of the fixed one."""
+    """(n, 3) indices (z, y, x) in the moving grid of places of the fixed one."""
     grid = features.fixed_geometry
     index = np.stack(np.unravel_index(flat, grid.shape_zyx), axis=-1).astype(np.float64)
     if warped:

@@ -14,7 +14,7 @@ import pytest
 from encoders import gabor_bank, write_bundle
 
 from dinoreg_rt.bundle.opened import open_bundle
-from dinoreg_rt.config.parameters import EngineChoice
+from dinoreg_rt.config.feature_parameters import EngineChoice
 from dinoreg_rt.engines import open as engines
 from dinoreg_rt.engines.graph_checks import check_provider
 from dinoreg_rt.engines.open import open_encoder

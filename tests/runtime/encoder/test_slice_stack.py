@@ -13,7 +13,7 @@ from dinoreg_rt.encoder.encoding import slice_stride
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
 from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.geometry import same_grid, shifted_grid
-from dinoreg_rt.images.moving_grid import Region
+from dinoreg_rt.images.moving_grids import Region
 from dinoreg_rt.types import AffineTransform, Volume
 
 CPU = Device("cpu", threads=1)

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from dinoreg_rt.config.parameters import TokenCentre, TokenScale
+from dinoreg_rt.config.feature_parameters import TokenCentre, TokenScale
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.encoder.moments import SliceMoments
 from dinoreg_rt.encoder.pca import fit_basis, project

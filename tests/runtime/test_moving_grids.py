@@ -1,4 +1,4 @@
-"""The part of the fixed lattice on which the moving image is looked at."""
+"""The part of the fixed grid on which the moving image is looked at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.errors import RegistrationError
 from dinoreg_rt.geometry import corners_lps_mm, lps_to_index, transform_points
 from dinoreg_rt.images.grids import WorkingGrids
-from dinoreg_rt.images.moving_grid import MovingLattice, compared_regions, plan_moving_lattice
+from dinoreg_rt.images.moving_grids import MovingGrids, compared_regions, plan_moving_grids
 from dinoreg_rt.types import AffineTransform, Geometry
 
 FIXED = make_grid((40, 48, 56), (2.0, 2.0, 2.0), "oblique", (10.0, -20.0, 30.0))
@@ -20,7 +20,7 @@ HERE = AffineTransform.identity()
 
 def plan(
     moving: Geometry, initial: AffineTransform = HERE, search_levels: int = 1
-) -> tuple[WorkingGrids, MovingLattice]:
+) -> tuple[WorkingGrids, MovingGrids]:
     config = RegistrationConfig(
         control_spacing_mm=4.0,
         search_spacing_mm=8.0,
@@ -28,67 +28,74 @@ def plan(
         search_levels=search_levels,
     )
     grids, _ = decided(FIXED, config)
-    return grids, plan_moving_lattice(grids, moving, initial)
+    return grids, plan_moving_grids(grids, moving, initial)
 
 
 def test_same_grid_is_the_fixed_lattice() -> None:
-    grids, lattice = plan(FIXED)
-    assert lattice.offset_zyx == (0, 0, 0)
-    assert lattice.control.shape_zyx == grids.control.shape_zyx
-    np.testing.assert_allclose(corners_lps_mm(lattice.control), corners_lps_mm(grids.control))
+    grids, moving_grids = plan(FIXED)
+    assert moving_grids.offset_zyx == (0, 0, 0)
+    assert moving_grids.control.shape_zyx == grids.control.shape_zyx
+    np.testing.assert_allclose(corners_lps_mm(moving_grids.control), corners_lps_mm(grids.control))
 
 
 @pytest.mark.parametrize("direction", ["LPS", "RAS", "oblique"])
 def test_both_lattices_are_one(direction: str) -> None:
-    """Whole voxels of the fixed control lattice, and whole cells of the working lattice."""
-    grids, lattice = plan(make_grid((30, 30, 90), (1.7, 2.1, 2.4), direction, (30.0, -25.0, 20.0)))
+    """Whole voxels of the fixed control moving_grids, and whole cells of the working grid."""
+    grids, moving_grids = plan(
+        make_grid((30, 30, 90), (1.7, 2.1, 2.4), direction, (30.0, -25.0, 20.0))
+    )
     index = transform_points(
-        lps_to_index(grids.control), np.asarray(lattice.control.origin_mm)[None]
+        lps_to_index(grids.control), np.asarray(moving_grids.control.origin_mm)[None]
     )[0]
-    np.testing.assert_allclose(index[::-1], lattice.offset_zyx, atol=1e-6)
-    pooled = np.asarray(lattice.control.shape_zyx) * grids.pool_zyx
-    np.testing.assert_array_equal(lattice.working.shape_zyx, pooled)
-    np.testing.assert_allclose(corners_lps_mm(lattice.working), corners_lps_mm(lattice.control))
-    np.testing.assert_allclose(lattice.control.direction, FIXED.direction)
+    np.testing.assert_allclose(index[::-1], moving_grids.offset_zyx, atol=1e-6)
+    pooled = np.asarray(moving_grids.control.shape_zyx) * grids.pool_zyx
+    np.testing.assert_array_equal(moving_grids.working.shape_zyx, pooled)
+    np.testing.assert_allclose(
+        corners_lps_mm(moving_grids.working), corners_lps_mm(moving_grids.control)
+    )
+    np.testing.assert_allclose(moving_grids.control.direction, FIXED.direction)
 
 
 def test_small_moving_image_is_cut_out() -> None:
     moving = make_grid((8, 10, 12), (2.0, 2.0, 2.0), FIXED.direction, (10.0, -20.0, 30.0))
-    grids, lattice = plan(moving)
-    assert lattice.control.shape_zyx == (4, 6, 6)  # 10 voxels lie across cell borders of 2
-    assert lattice.offset_zyx == (8, 9, 11)
+    grids, moving_grids = plan(moving)
+    assert moving_grids.control.shape_zyx == (4, 6, 6)  # 10 voxels lie across cell borders of 2
+    assert moving_grids.offset_zyx == (8, 9, 11)
     assert all(
         o + n <= m
         for o, n, m in zip(
-            lattice.offset_zyx, lattice.control.shape_zyx, grids.control.shape_zyx, strict=True
+            moving_grids.offset_zyx,
+            moving_grids.control.shape_zyx,
+            grids.control.shape_zyx,
+            strict=True,
         )
     )
 
 
 def test_large_moving_image_is_seen_as_far_as_the_search_reaches() -> None:
-    grids, lattice = plan(make_grid((400, 400, 400), (2.0, 2.0, 2.0), FIXED.direction))
+    grids, moving_grids = plan(make_grid((400, 400, 400), (2.0, 2.0, 2.0), FIXED.direction))
     reach = np.asarray(grids.search_radius_zyx) * grids.search_factor_zyx
-    np.testing.assert_array_equal(lattice.offset_zyx, -(reach + 2))
+    np.testing.assert_array_equal(moving_grids.offset_zyx, -(reach + 2))
     expected = np.asarray(grids.control.shape_zyx) + 2 * (reach + 2)
-    np.testing.assert_array_equal(lattice.control.shape_zyx, expected)
+    np.testing.assert_array_equal(moving_grids.control.shape_zyx, expected)
 
 
 def test_further_levels_of_the_search_do_not_widen_the_lattice() -> None:
     wide = make_grid((400, 400, 400), (2.0, 2.0, 2.0), FIXED.direction)
-    grids, lattice = plan(wide, search_levels=3)
+    grids, moving_grids = plan(wide, search_levels=3)
     factor, radius = grids.search_factor_zyx, grids.search_radius_zyx
     assert (factor, radius) == ((2, 2, 2), (3, 3, 3))
     # Then cells of one voxel, two of them on each level.
     assert grids.search_grids()[1:] == [((1, 1, 1), (2, 2, 2))] * 2
-    np.testing.assert_array_equal(lattice.offset_zyx, [-(6 + 2)] * 3)
+    np.testing.assert_array_equal(moving_grids.offset_zyx, [-(6 + 2)] * 3)
 
 
 def test_initial_alignment_brings_the_moving_image_here() -> None:
     far = AffineTransform(np.eye(3), [300.0, -200.0, 100.0])
     moving = make_grid(FIXED.shape_zyx, FIXED.spacing_mm, FIXED.direction, (310.0, -220.0, 130.0))
-    grids, lattice = plan(moving, far)
-    assert lattice.offset_zyx == (0, 0, 0)
-    assert lattice.control.shape_zyx == grids.control.shape_zyx
+    grids, moving_grids = plan(moving, far)
+    assert moving_grids.offset_zyx == (0, 0, 0)
+    assert moving_grids.control.shape_zyx == grids.control.shape_zyx
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -113,18 +120,18 @@ def test_no_overlap(axis: int, sign: int) -> None:
 def test_the_fixed_region_is_what_the_search_compares_with_the_moving_image() -> None:
     """24 mm of search and 8 of its cell are 8 voxels of 4 mm; 2 more are for the refinement."""
     moving = make_grid((4, 96, 112), (2.0, 2.0, 2.0), FIXED.direction, (10.0, -20.0, 30.0))
-    grids, lattice = plan(moving)
-    fixed, other = compared_regions(grids, lattice, HERE)
-    begin, depth = lattice.offset_zyx[0], lattice.control.shape_zyx[0]
+    grids, moving_grids = plan(moving)
+    fixed, other = compared_regions(grids, moving_grids, HERE)
+    begin, depth = moving_grids.offset_zyx[0], moving_grids.control.shape_zyx[0]
     offset = transform_points(lps_to_index(grids.control), np.asarray(fixed.grid.origin_mm)[None])
     assert grids.control.shape_zyx[0] == 20
     first, last = max(0, begin - 10), min(20, begin + depth + 10)
     np.testing.assert_allclose(offset[0], (0, 0, first), atol=1e-6)
     assert fixed.grid.shape_zyx == (last - first, *grids.control.shape_zyx[1:])
-    assert other.grid is lattice.control
+    assert other.grid is moving_grids.control
 
 
 def test_the_fixed_region_of_a_whole_image_is_all_of_it() -> None:
-    grids, lattice = plan(FIXED)
-    fixed, _ = compared_regions(grids, lattice, HERE)
+    grids, moving_grids = plan(FIXED)
+    fixed, _ = compared_regions(grids, moving_grids, HERE)
     np.testing.assert_allclose(corners_lps_mm(fixed.grid), corners_lps_mm(grids.control))

@@ -24,12 +24,12 @@ _REFINEMENT = 2
 
 
 @dataclass(frozen=True, eq=False)
-class MovingLattice:
+class MovingGrids:
     """Where the moving features stand, in fixed space after the initial alignment.
 
     Attributes:
-        working: working lattice, cut and extended to where the moving image is.
-        control: the same for the control lattice.
+        working: working moving_grids, cut and extended to where the moving image is.
+        control: the same for the control grid.
         offset_zyx: index of its first voxel on the fixed control grid.
     """
 
@@ -52,31 +52,31 @@ class Region:
 
 
 def compared_regions(
-    grids: WorkingGrids, lattice: MovingLattice, initial: AffineTransform
+    grids: WorkingGrids, moving_grids: MovingGrids, initial: AffineTransform
 ) -> tuple[Region, Region]:
     """The regions of the fixed and of the moving image.
 
-    Of the moving image it is its lattice. Of the fixed image it is what the search can compare with
-    some voxel of that lattice: as far as it reaches, a cell more because cells are compared whole,
-    and as many voxels more for the refinement as the lattice has.
+    Of the moving image it is its grid. Of the fixed image it is what the search can compare with
+    some voxel of that grid: as far as it reaches, a cell more because cells are compared whole,
+    and as many voxels more for the refinement as the grid has.
 
     Args:
         grids: lattices of the fixed image.
-        lattice: where the moving image is looked at.
+        moving_grids: where the moving image is looked at.
         initial: fixed points to moving points.
     """
     shape = np.asarray(grids.control.shape_zyx)
     margin = grids.search_reach_zyx() + np.asarray(grids.search_factor_zyx) + _REFINEMENT
-    begin = np.asarray(lattice.offset_zyx)
+    begin = np.asarray(moving_grids.offset_zyx)
     first = np.clip(begin - margin, 0, shape - 1)
-    last = np.clip(begin + np.asarray(lattice.control.shape_zyx) + margin, first + 1, shape)
+    last = np.clip(begin + np.asarray(moving_grids.control.shape_zyx) + margin, first + 1, shape)
     fixed = shifted_grid(grids.control, _tuple(first), _tuple(last - first))
-    return Region(fixed, AffineTransform.identity()), Region(lattice.control, initial)
+    return Region(fixed, AffineTransform.identity()), Region(moving_grids.control, initial)
 
 
-def plan_moving_lattice(
+def plan_moving_grids(
     grids: WorkingGrids, moving: Geometry, initial: AffineTransform
-) -> MovingLattice:
+) -> MovingGrids:
     """Cover the moving image's box as far as the search can reach beyond the fixed image.
 
     Raises:
@@ -101,7 +101,7 @@ def plan_moving_lattice(
     pool = np.asarray(grids.pool_zyx)
     control = shifted_grid(grids.control, offset, _tuple(cells))
     working = shifted_grid(grids.working, _tuple(first * pool), _tuple(cells * pool))
-    return MovingLattice(working, control, offset)
+    return MovingGrids(working, control, offset)
 
 
 def _tuple(values: np.ndarray) -> tuple[int, int, int]:
