@@ -4,7 +4,7 @@
 >>> result = dinoreg_rt.register("fixed.nii.gz", "moving.nii.gz")
 >>> result.warped_sitk()  # the moving image on the fixed image's grid
 
-Names are imported when they are first used, so that importing the package costs next to nothing.
+Names are imported on first use, so that importing the package itself is fast.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""The errors a user can meet, each with the exit code of the command line.
+"""The errors that dinoreg-rt reports to users, each with its exit code for the command line.
 
-A message names what came, what was wanted and what to do. Exceptions, never ``assert``.
+A message names what came, what was wanted and what to do.
 """
 
 from __future__ import annotations
 
 
 class DinoregError(Exception):
-    """Anything that dinoreg-rt reports itself. `exit_code` is what the command line returns."""
+    """Base class of all errors that dinoreg-rt reports; the command line returns `exit_code`."""
 
     exit_code = 1
 
@@ -25,13 +25,13 @@ class ConfigError(DinoregError):
 
 
 class DeviceError(DinoregError):
-    """A device, engine or library that was asked for and cannot be had."""
+    """A device, engine or library that was requested and is not available."""
 
     exit_code = 5
 
 
 class ResourceError(DinoregError):
-    """Not enough memory for the work; found before the work begins wherever possible."""
+    """Not enough memory for the work; reported before the work begins wherever possible."""
 
     exit_code = 6
 
@@ -43,12 +43,13 @@ class OutputError(DinoregError):
 
 
 class RegistrationError(DinoregError):
-    """The images cannot be registered as asked: no overlap, empty mask, diverged solve."""
+    """Images that cannot be registered as requested: no overlap, empty mask, diverged solve."""
 
     exit_code = 8
 
 
-#: What libraries say that have no type of their own for it; the last, of a library that is loaded.
+#: Words in the errors of libraries that have no exception type for a lack of memory. The last is
+#: the dynamic loader's.
 _WANT_OF_MEMORY = (
     "bad_alloc",
     "bad allocation",
@@ -60,27 +61,27 @@ _WANT_OF_MEMORY = (
 
 
 def is_for_want_of_memory(error: BaseException) -> bool:
-    """Whether something was raised because the host has too little memory."""
+    """Return whether an exception was raised because the host has too little memory."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in _WANT_OF_MEMORY)
 
 
-#: Of a run whose results were written but should not be trusted: no error, so no exception.
+#: Exit code of a run whose results were written but should not be trusted. Not an exception.
 UNTRUSTED_EXIT_CODE = 9
 
-#: What every code means, for `--help` and the README (2 is click's own code for wrong usage).
+#: The meaning of each exit code, as shown by `--help`; 2 is click's own.
 EXIT_CODES: dict[int, str] = {
     0: "success",
     1: "unexpected error",
     2: "wrong usage of the command line",
     3: "an input cannot be read or used",
     4: "a parameter, preset or configuration file is wrong",
-    5: "a device or library was asked for that this machine cannot provide",
+    5: "a requested device or library is not available on this machine",
     6: "not enough memory",
     7: "an output cannot be written",
     8: "the images cannot be registered as asked",
-    9: "the registration should not be trusted; its results were written",
-    129: "hung up (SIGHUP: its terminal was closed)",
+    9: "the results were written but should not be trusted",
+    129: "hung up (SIGHUP: the terminal was closed)",
     130: "interrupted (Ctrl-C)",
     143: "terminated (SIGTERM)",
 }

@@ -158,7 +158,7 @@ def test_command_with_random_weights(tmp_path):
 def test_a_stdout_that_cannot_be_written(words, redirection, reason, tmp_path):
     program = "import sys; from dinoreg_rt.commands.main import cli; sys.exit(cli())"
     made = ["onnx", "--random-seed", "1", "--model", "dinov3-vits16", "--size", "16x16", "-o", "b"]
-    for arguments, written in ((made, "; the files are there: b"), (["check", "b"], "")):
+    for arguments, written in ((made, "; the files were written to b"), (["check", "b"], "")):
         command = shlex.join([sys.executable, "-c", program, "export", *arguments, *words])
         done = subprocess.run(
             f"{command} {redirection}",
@@ -166,7 +166,7 @@ def test_a_stdout_that_cannot_be_written(words, redirection, reason, tmp_path):
         )  # fmt: skip
         assert done.returncode == 7, done.stderr
         assert " ".join(done.stderr.split()).endswith(
-            f"the result cannot be printed: {reason}; send it to another place{written}"
+            f"the result cannot be printed: {reason}; redirect it elsewhere{written}"
         )
 
 

@@ -210,7 +210,7 @@ def test_without_a_gpu_the_answer_comes_at_once(bundle, backend, monkeypatch) ->
 def test_a_stdout_that_cannot_be_written(bundle, gpu, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     for words in ([], ["--json"]):
-        with pytest.raises(OutputError, match=rf"closed.*files are there: {tmp_path / 'engines'}"):
+        with pytest.raises(OutputError, match=rf"closed.*written to {tmp_path / 'engines'}"):
             export.main(["engine", str(bundle), "--batch", "1", *words], standalone_mode=False)
 
 

@@ -1,9 +1,10 @@
-"""The command line: help, usage, errors to messages and exit codes. No registration runs here."""
+"""The command line: help, usage, error messages and exit codes. No registration runs here."""
 
 from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def invoke(*arguments: str) -> Result:
 
 @pytest.fixture
 def raising(monkeypatch: pytest.MonkeyPatch):
-    """A command `run` that raises what it is told to."""
+    """Replaces the command `run` by one that raises a given error."""
 
     def set_error(error: BaseException) -> None:
         @click.command("run")
@@ -50,7 +51,7 @@ def test_help_lists_exit_codes(arguments: list[str]) -> None:
         assert f"{code}: {meaning}" in flat
 
 
-@pytest.mark.parametrize("name", ["run", "apply", "evaluate", "doctor"])
+@pytest.mark.parametrize("name", cli._COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     assert name in invoke("--help").output
     result = invoke(name, "--help")
@@ -66,6 +67,11 @@ def test_run_has_an_option_for_each_parameter() -> None:
         if f"--{name.removesuffix('_gb').replace('_', '-')}" not in output
     ]
     assert not missing
+    assert re.search(r"--token-grid +ROWS COLUMNS ", output)
+    assert re.search(r"--ct-window-hu +LOW HIGH ", output)
+    panels = re.findall(r"─ ([A-Z][\w -]+) ─", output)
+    assert panels[:5] == ["Inputs", "Output", "Parameters", "Machine", "Initial alignment"]
+    assert panels[-3:] == ["Refinement", "Reporting", "Options"]
 
 
 @pytest.mark.parametrize("command", [["run"], ["apply"], ["evaluate"], ["sweep"]])
@@ -78,7 +84,7 @@ def test_help_shows_an_example_that_can_be_pasted(command: list[str]) -> None:
 def test_long_lists_of_names_are_not_broken_inside_of_a_name() -> None:
     flat = " ".join(invoke("run", "--help").output.replace("│", " ").split())
     for name in get_args(EngineChoice):
-        assert f" {name}," in flat or f" {name}:" in flat
+        assert f" {name}," in flat or f" {name}." in flat
 
 
 def test_version() -> None:
@@ -184,10 +190,10 @@ def test_groups_without_a_command_show_their_help(
     ("name", "code", "word"), [("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "hung up")]
 )
 def test_signals_have_codes(name: str, code: int, word: str) -> None:
-    # In a process of its own: pytest's fault handler sets up a signal stack that is too small for
+    # In a separate process: pytest's fault handler sets up a signal stack that is too small for
     # the vector registers once OpenVINO has widened them, and any signal then ends the process.
     program = (
-        "import os, signal; from dinoreg_rt import cli; "
+        "import os, signal; from dinoreg_rt.commands import main as cli; "
         f"cli.cli.main = lambda **_: os.kill(os.getpid(), signal.{name}); cli.main()"
     )
     ended = subprocess.run(
@@ -199,7 +205,7 @@ def test_signals_have_codes(name: str, code: int, word: str) -> None:
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
-    """A command line with redirections; ``$P`` is the program."""
+    """Run a command line with redirections, in which ``$P`` is the program."""
     program = f"P='{sys.executable} -m dinoreg_rt'; {line}"
     return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
 
@@ -215,7 +221,7 @@ def test_result_that_cannot_be_printed(
 ) -> None:
     monkeypatch.setenv("DINOREG_MODELS", str(tmp_path))
     ended = shell(f"$P {arguments} {redirection}")
-    wanted = f"Error: stdout: the result cannot be printed: {reason}; send it to another place\n"
+    wanted = f"Error: stdout: the result cannot be printed: {reason}; redirect it elsewhere\n"
     assert (ended.returncode, ended.stderr) == (7, wanted)
 
 
@@ -232,7 +238,7 @@ def test_full_stdout_is_no_traceback(arguments: str, code: int) -> None:
 
 def test_files_that_are_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(OutputError, match=f"the files are there: {tmp_path}$"):
+    with pytest.raises(OutputError, match=f"the files were written to {tmp_path}$"):
         print_result("{}", written=tmp_path)
 
 

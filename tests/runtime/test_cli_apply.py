@@ -1,4 +1,4 @@
-"""`dinoreg-rt apply`: against SimpleITK, forwards, inversely and in chains."""
+"""`dinoreg-rt apply` compared with SimpleITK: forwards, inverted and in chains."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def itk_chain() -> sitk.CompositeTransform:
-    """Points pass through the field first, then through the affine."""
+    """The chain in which points pass through the field first and the affine second."""
     chain = sitk.CompositeTransform(3)
     chain.AddTransform(make_affine())
     chain.AddTransform(sitk.DisplacementFieldTransform(make_field()))
@@ -151,7 +151,7 @@ def test_labels_equal_itk(files: Path, options: list[str], interpolator: int) ->
 
 
 def test_inverse_takes_a_fixed_image_to_the_moving_grid(files: Path) -> None:
-    """A linear ramp in the fixed image shows where every moving voxel comes from."""
+    """A linear ramp in the fixed image shows where each moving voxel comes from."""
     fixed = sitk.ReadImage(str(files / "fixed.nii.gz"))
     grid = (fixed.GetSize(), fixed.GetOrigin(), fixed.GetSpacing(), fixed.GetDirection())
     ramp = sitk.PhysicalPointSource(sitk.sitkVectorFloat32, *grid)
@@ -220,7 +220,7 @@ def test_written_is_said_last(files: Path, points: bool) -> None:
 
 
 def test_points_outside_the_field_are_said(files: Path) -> None:
-    """As ITK, apply leaves them where the rest of the chain takes them; but it says so."""
+    """As in ITK, only the rest of the chain moves them; a warning says so."""
     points = np.vstack([inner_points(3), inner_points(2) + 900.0])
     source = write_points(files / "p.csv", points)
     arguments = ["--points", str(source), "-o", str(files / "q.csv"), "--json"]

@@ -1,14 +1,15 @@
-"""What was asked for and is not there, or would go unused, is said before an image is read."""
+"""Requests that cannot be met, or would go unused, are reported before an image is read."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from encoders import write_bundle
 
 import dinoreg_rt
@@ -45,7 +46,7 @@ def test_without_a_gpu() -> None:
     wanted = rf"--engine tensorrt .* needs a GPU, and the device is cpu, because {NO_GPU}"
     with pytest.raises(DeviceError, match=wanted):
         choose(engine="tensorrt", encoder="x")
-    with pytest.raises(ConfigError, match="needs a GPU, and the device is the CPU; --device cuda"):
+    with pytest.raises(ConfigError, match="GPU, and the device is the CPU; use --device cuda or"):
         choose(device="cpu", engine="ort-cuda", encoder="x")
     with pytest.raises(ConfigError, match=r"--gpu-memory 8GB .* --device cuda, or leave it out"):
         choose(gpu_memory_gb=8)
@@ -81,11 +82,35 @@ def test_planning_and_a_registrar_say_it_too() -> None:
 
 
 def table(folder: Any) -> str:
-    """Of one pair whose images are there but are none."""
+    """A table of one pair whose image files hold no images."""
     for role in ("fixed", "moving"):
         (folder / f"{role}.nii.gz").write_bytes(b"no image")
     (folder / "pairs.csv").write_text("pair,fixed,moving\na,fixed.nii.gz,moving.nii.gz\n")
     return str(folder / "pairs.csv")
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch) -> Callable[..., Result]:
+    """Run a command for images that must not be opened and an output that must not be made."""
+
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("an image was opened")
+
+    def run(command: str, *asked: str) -> Result:
+        words = command.split()
+        if command == "sweep":
+            words += ["--pairs", table(tmp_path)]
+        else:
+            words += ["-f", "a.nii.gz", "-m", "b.nii.gz"]
+        words += ["-o", str(tmp_path / "out")] if words[0] in ("run", "sweep") else []
+        done = CliRunner().invoke(cli, [*words, *asked])
+        assert not (tmp_path / "out").exists()
+        return done
+
+    monkeypatch.setattr("dinoreg_rt.io.read_volume", opened)
+    monkeypatch.setattr("dinoreg_rt.sweep.trials._file_hash", opened)
+    monkeypatch.chdir(tmp_path)
+    return run
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -96,32 +121,38 @@ def table(folder: Any) -> str:
         (["--engine", "tensorrt"], 5),
         (["--engine", "tensorrt", "--encoder", "x"], 5),
         (["--engine", "ort-cpu"], 4),
-        (["--encoder", "not-there"], 3),
-        (["--encoder", "not-there", "--engine", "ort-cpu"], 3),
-        (["--encoder", "empty"], 3),
         (["--gpu-memory", "8GB"], 4),
         (["--components", "8"], 4),
         (["--axis", "axial", "--mind-weight", "1"], 4),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "run --dry-run", "sweep", "bench"])
-def test_no_image_is_opened(command, asked, code, tmp_path, monkeypatch) -> None:
-    def opened(*_: Any, **__: Any) -> None:
-        raise AssertionError("an image was opened")
-
-    monkeypatch.setattr("dinoreg_rt.io.read_volume", opened)
-    monkeypatch.setattr("dinoreg_rt.sweep.trials._file_hash", opened)
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path)
-    words = command.split()
-    if command == "sweep":
-        words += ["--pairs", table(tmp_path), "-o", str(tmp_path / "out")]
-    else:
-        words += ["-f", "a.nii.gz", "-m", "b.nii.gz"]
-        words += [] if command == "bench" else ["-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(cli, [*words, *asked])
+def test_no_image_is_opened(command, asked, code, ask) -> None:
+    done = ask(command, *asked)
     assert done.exit_code == code, done.output
-    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("no/such/folder", "no encoder 'no/such/folder'"),
+        ("no/such/model.safetensors", "no encoder 'no/such/model.safetensors'"),
+        ("empty", "empty: no encoder bundle"),
+        ("corrupt", "manifest.json: not a manifest"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["auto", "ort-cpu"])
+@pytest.mark.parametrize("command", ["run", "run --dry-run", "sweep", "bench", "probe"])
+def test_a_wrong_encoder_comes_before_the_images(
+    command, engine, encoder, message, ask, tmp_path
+) -> None:
+    for name in ("empty", "corrupt"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "corrupt" / "manifest.json").write_text("{")
+    named = [encoder] if command == "probe" else ["--encoder", encoder]
+    done = ask(command, *named, "--engine", engine, "--device", "cpu")
+    assert done.exit_code == 3, done.output
+    assert message in done.stderr
 
 
 def test_an_encoder_that_is_not_there_comes_before_the_images(tmp_path, monkeypatch) -> None:
@@ -129,7 +160,6 @@ def test_an_encoder_that_is_not_there_comes_before_the_images(tmp_path, monkeypa
         raise AssertionError("an image was opened")
 
     monkeypatch.setattr("dinoreg_rt.registration.case.as_volume", opened)
-    monkeypatch.setattr("dinoreg_rt.registration.planning.as_volume", opened)
     config = RegistrationConfig(device="cpu", encoder=str(tmp_path / "none"))
     for attempt in (
         lambda: dinoreg_rt.plan("a.nii.gz", "b.nii.gz", config),
@@ -140,15 +170,15 @@ def test_an_encoder_that_is_not_there_comes_before_the_images(tmp_path, monkeypa
             attempt()
 
 
-def test_what_a_manifest_tells(tmp_path) -> None:
-    """Without a look into the bundle's files, or at any image."""
+def test_checks_by_the_manifest_alone(tmp_path) -> None:
+    """Neither the bundle's other files nor an image is read."""
     pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
     folder = write_bundle(tmp_path / "gabor", [(24, 32), (32, 24)], patch=4)
 
     def check(**values: Any) -> None:
         check_demands(RegistrationConfig(device="cpu", encoder=str(folder), **values))
 
-    (folder / "encoder_24x32.onnx").write_bytes(b"changed: found when it is opened")
+    (folder / "encoder_24x32.onnx").write_bytes(b"a change is only found when it is opened")
     check()
     check(token_grid=(6, 8), engine="ort-cpu")
     with pytest.raises(ConfigError, match="holds no graph of 6 x 9 tokens"):
@@ -164,10 +194,9 @@ def test_what_a_manifest_tells(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_a_swept_engine(tmp_path, monkeypatch) -> None:
+def test_a_swept_engine(ask, monkeypatch) -> None:
     monkeypatch.setattr(demands, "check_encoder", lambda config, device: None)
-    words = ["sweep", "--pairs", table(tmp_path), "-o", str(tmp_path / "out"), "--encoder", "x"]
-    done = CliRunner().invoke(cli, [*words, "--grid", "engine=auto,tensorrt"])
+    done = ask("sweep", "--encoder", "x", "--grid", "engine=auto,tensorrt")
     assert (done.exit_code, "--engine tensorrt" in done.output) == (5, True)
 
 

@@ -1,4 +1,4 @@
-"""What `doctor` finds and says, on machines that are not this one."""
+"""The findings of `doctor` on simulated machines."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_the_extra_gpu_brings_every_library_that_is_looked_for() -> None:
     assert parts is not None
     assert set(doctor_packages._CUDA_LIBRARIES) <= set(parts[1].split(","))
     development = tomllib.loads(text)["project"]["optional-dependencies"]["dev"]
-    assert not [r for r in development if r.startswith("onnxruntime")]  # `cpu` or `gpu` brings it
+    assert not [r for r in development if r.startswith("onnxruntime")]  # of `cpu` or `gpu` only
 
 
 def test_missing_packages_come_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +278,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FakeDriver:
-    """libcuda with two devices; `init` is what cuInit returns."""
+    """A libcuda with `count` devices, whose cuInit returns `init`."""
 
     def __init__(self, *, init: int = 0, count: int = 2) -> None:
         self.init, self.count = init, count

@@ -424,7 +424,7 @@ class TestCommand:
             (("-f", "a.nii"), "needs --moving-labels"),
             (("--moving-points", "a.csv"), "needs --fixed-points"),
             (("--pairs", "p.csv"), "needs --results"),
-            (("--pairs", "p.csv", "--results", "r", "-f", "a.nii"), "not together with --pairs"),
+            (("--pairs", "p.csv", "--results", "r", "-f", "a.nii"), "together with --pairs"),
             (("-t", "a.h5", "--data", "d"), "go with --pairs"),
             (("-t", "a.h5", "--learn2reg", "d.nii"), "give one of them"),
         ],

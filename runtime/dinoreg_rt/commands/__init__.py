@@ -1,1 +1,1 @@
-"""The command line: one module for each command, which parses, calls and prints."""
+"""The command line, with one module per command that parses options, calls and prints."""

@@ -12,20 +12,23 @@ from ..console.progress import Reporter, reporting
 from ..console.stdout import print_result
 from ..errors import InputError
 from .main import EXIT_CODE_TEXT
-from .options import FilePath
+from .options import INPUTS, OUTPUT, FilePath, json_option, quiet_option
 
 if TYPE_CHECKING:
     from ..fields.inversion import Inversion
     from ..types import Transform
 
 _PATH = FilePath()
-
+_METHOD = "Method"
 
 # The blank lines keep the help renderer from joining lines.
-_EPILOG = f"""Examples, after runs from A (fixed) to B (moving) and from B to C: C on the grid of A,
-and where in C lies what is marked in A.
+_EPILOG = f"""Examples, after registering B (moving) to A (fixed), and C (moving) to B (fixed).
+
+Resample C onto the grid of A:
 
 dinoreg-rt apply -t ab.h5 -t bc.h5 --image C.nii.gz --reference A.nii.gz -o C_on_A.nii.gz
+
+Map points of A to C:
 
 dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
 
@@ -40,40 +43,52 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     type=_PATH,
     multiple=True,
     required=True,
+    panel=INPUTS,
     help="Transform or displacement field; repeat for a chain.",
 )
-@click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
-@click.option("--image", type=_PATH, help="Image to resample (trilinear).")
-@click.option("--labels", type=_PATH, help="Label map to resample; no label is invented.")
-@click.option("--nearest", is_flag=True, help="Labels: the nearest voxel's, not the heaviest.")
-@click.option("--points", type=_PATH, help="Points to map: .csv, .mrk.json or .fcsv.")
+@click.option("--image", type=_PATH, panel=INPUTS, help="Image to resample (trilinear).")
+@click.option(
+    "--labels", type=_PATH, panel=INPUTS, help="Label map to resample; no label is invented."
+)
+@click.option("--points", type=_PATH, panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
 @click.option(
     "--reference",
     type=_PATH,
-    help="Image whose grid the output takes: the fixed image; with --inverse the moving one.",
+    panel=INPUTS,
+    help="Image that defines the output grid: the fixed image; with --inverse the moving image.",
 )
-@click.option("--inverse", is_flag=True, help="Apply the inverse of the whole chain.")
+@click.option(
+    "--inverse", is_flag=True, panel=_METHOD, help="Apply the inverse of the whole chain."
+)
+@click.option(
+    "--nearest",
+    is_flag=True,
+    panel=_METHOD,
+    help="Take the nearest voxel's label instead of the label with the largest trilinear weight.",
+)
 @click.option(
     "--frame",
     type=click.Choice(["lps", "ras"]),
     default="lps",
     show_default=True,
-    help="Frame of a CSV's coordinates; Slicer files say it themselves.",
+    panel=_METHOD,
+    help="Frame of the coordinates in a CSV file; Slicer's files name their own.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Summary on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@click.option("-o", "--output", type=_PATH, required=True, panel=OUTPUT, help="File to write.")
+@json_option("a summary")
+@quiet_option
 def apply(**options: Any) -> None:
     """Apply a chain of transforms to an image, a label map or points.
 
-    Transforms are listed in the order in which points pass through them, from the fixed image to
-    the moving image.
+    List the transforms in the order in which points pass through them, from the fixed image to the
+    moving image.
 
-    As everywhere in ITK, the same transform takes moving images to the fixed grid and fixed points
-    to the moving image. --inverse takes fixed images to the moving grid and moving points to the
-    fixed image. Displacement fields are inverted numerically and the largest residual is reported.
-    Where a field folds, single points may have no inverse: voxels are then written as if they lay
-    outside, points as NaN (in .mrk.json: missing), and a warning says how many. When most of them
-    have none, nothing is written and the exit code is 8.
+    As in ITK, one transform resamples moving images onto the fixed grid and maps fixed points into
+    the moving image. --inverse resamples fixed images onto the moving grid and maps moving points
+    into the fixed image. Displacement fields are inverted numerically, and the largest residual is
+    reported. Where a field folds, some points have no inverse. Such voxels are written as if they
+    lay outside the image and such points as NaN (in .mrk.json as missing); a warning gives their
+    number. If most points have none, nothing is written and the exit code is 8.
     """
     kind = _only_one_input(options)
     with reporting(quiet=options["quiet"]) as reporter:
@@ -91,7 +106,7 @@ def _only_one_input(options: dict[str, Any]) -> str:
             raise click.UsageError("--reference is for images and labels: points have no grid")
     elif options["reference"] is None:
         raise click.UsageError(
-            f"--{given[0]} needs --reference, the image whose grid the output takes: the fixed "
+            f"--{given[0]} needs --reference, the image that defines the output grid: the fixed "
             "image, or with --inverse the moving image"
         )
     return given[0]
@@ -150,7 +165,7 @@ def _apply_to_volume(
 def _apply_to_points(
     chain: list[Transform], options: dict[str, Any], reporter: Reporter
 ) -> tuple[Inversion | None, int]:
-    """Also the number of points that met a displacement field outside its grid."""
+    """Return the inversion, if any, and the number of points outside a field's grid."""
     import numpy as np
 
     from ..fields.inversion import invert_points
@@ -167,7 +182,7 @@ def _apply_to_points(
             reporter.say(
                 "warning",
                 f"{outside.size} of {len(mapped)} points lie outside the displacement field (the "
-                f"first is '{points.labels[outside[0]]}'), where it counts as 0, as in ITK",
+                f"first is '{points.labels[outside[0]]}'), which is taken as 0 there, as in ITK",
             )
         return None, int(outside.size)
     mapped, inversion = invert_points(chain, points.points_lps_mm)
@@ -175,8 +190,8 @@ def _apply_to_points(
     if lost.size:
         raise InputError(
             f"{lost.size} of {len(mapped)} points have no origin inside the displacement field "
-            f"(the first is '{points.labels[lost[0]]}'): they lie outside what the fixed image "
-            "shows; remove them"
+            f"(the first is '{points.labels[lost[0]]}'): they lie outside the fixed image's field "
+            "of view; remove them"
         )
     write_points(options["output"], points.with_points(mapped))
     reporter("map", 1.0)

@@ -6,12 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..config.files import preset_names
 from ..console.progress import reporting
 from ..console.stdout import print_result
 from ..registration.demands import check_demands, check_used, choose_machine
 from .main import EXIT_CODE_TEXT
-from .options import FilePath, config_options, given_config, read_config
+from .options import (
+    INPUTS,
+    FilePath,
+    config_options,
+    given_config,
+    json_option,
+    quiet_option,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from ..bench.tables import BenchReport
@@ -19,12 +26,14 @@ if TYPE_CHECKING:
 
 _PATH = FilePath()
 _PHANTOM_SPACING_MM = 2.0
-_WHAT, _AGAINST = "What is measured", "Comparison"
+_COMPARISON = "Comparison"
 
 
 @click.command("bench", epilog=EXIT_CODE_TEXT)
-@click.option("-f", "--fixed", type=_PATH, panel=_WHAT, help="Fixed image; default: a phantom.")
-@click.option("-m", "--moving", type=_PATH, panel=_WHAT, help="Moving image, together with -f.")
+@click.option(
+    "-f", "--fixed", type=_PATH, panel=INPUTS, help="Fixed image. [default: a synthetic phantom]"
+)
+@click.option("-m", "--moving", type=_PATH, panel=INPUTS, help="Moving image; requires --fixed.")
 @click.option(
     "--size",
     type=click.IntRange(16, 1024),
@@ -32,62 +41,61 @@ _WHAT, _AGAINST = "What is measured", "Comparison"
     default=(192, 160, 192),
     metavar="X Y Z",
     show_default=True,
-    panel=_WHAT,
-    help="Voxels of the phantom, of 2 mm.",
+    panel=INPUTS,
+    help="Size of the phantom, in voxels of 2 mm.",
 )
 @click.option(
     "--runs",
     type=click.IntRange(2, 10_000),
     default=10,
     show_default=True,
-    panel=_WHAT,
-    help="Warm registrations, after the cold one.",
+    panel=INPUTS,
+    help="Number of warm registrations after the first, cold one.",
 )
-@click.option("--config", "config_file", type=_PATH, panel=_WHAT, help="TOML file of parameters.")
-@click.option("--preset", panel=_WHAT, help=f"Set of parameters: {', '.join(preset_names())}.")
 @config_options
 @click.option(
     "--against",
     type=click.Choice(["convexadam"]),
-    panel=_AGAINST,
-    help="Also run the published package on the same images and device.",
+    panel=_COMPARISON,
+    help="Also run this published package, on the same images and device.",
 )
 @click.option(
     "--peer-python",
     type=_PATH,
-    panel=_AGAINST,
-    help="Python of the environment that has that package.",
+    panel=_COMPARISON,
+    help="Python interpreter of the environment that has the package.",
 )
 @click.option(
     "--peer-runs",
     type=click.IntRange(1, 100),
     default=1,
     show_default=True,
-    panel=_AGAINST,
-    help="Calls of that package.",
+    panel=_COMPARISON,
+    help="Number of calls of the package.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Everything on stdout as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Only the result and errors.")
+@json_option("all results")
+@quiet_option
 def bench(**options: Any) -> None:
-    """Measure registrations on this machine: cold and warm, stage by stage, beside their floor.
+    """Time registrations on this machine, cold and warm, stage by stage.
 
-    The floor of a stage is the least time that its bytes and operations take at the bandwidth and
-    the rate of multiply-adds that are measured in the same run. Encoded slices are not taken from
-    the cache. On a GPU stages are timed by its events. 'without encoder' is what a run takes from
-    upload to download, without plan, encoder and hashing; percentiles of stages do not add up to
-    it. Of an encoder only vision transformers that 'dinoreg-rt export' knows have a floor.
+    The table compares each stage with its floor: the least time in which this machine could move
+    the stage's bytes and do its multiply-adds, at rates measured in the same run. Encoders have a
+    floor only if they are vision transformers that 'dinoreg-rt export' knows.
+
+    Encoded slices are not taken from the cache. Stages on a GPU are timed by CUDA events. The row
+    'without encoder' is the time from upload to download, without planning, encoding and hashing;
+    percentiles of the stages do not add up to it.
     """
     if (options["fixed"] is None) != (options["moving"] is None):
-        raise click.UsageError("give both --fixed and --moving, or neither: then a phantom is made")
+        raise click.UsageError("give both --fixed and --moving, or neither to use a phantom")
     if (options["against"] is None) != (options["peer_python"] is None):
-        raise click.UsageError("--against and --peer-python belong together")
+        raise click.UsageError("--against and --peer-python belong together; give both or neither")
     config = read_config(options)
     check_used(config, given_config(options))
-    # What is not there is said before any work. Against a peer an encoder is refused, also one that
-    # is there.
+    # The comparison refuses every encoder, so only the machine is checked then.
     check = choose_machine if options["against"] else check_demands
     check(config)
-    # Only now: half of the start is their imports, and the device was found missing without them.
+    # These imports take half of the start-up time, and a missing device is reported without them.
     from ..bench.measure import BenchRequest, run_bench
 
     with reporting(quiet=options["quiet"]) as reporter:
@@ -119,7 +127,7 @@ def _print(report: BenchReport) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"dinoreg-rt {report.version} on {report.device}; {report.threads} thread(s)")
     console.print(f"fixed {report.fixed_grid}; moving {report.moving_grid}")
-    console.print(Text(f"features: {report.features}"))  # a folder's name is no markup
+    console.print(Text(f"features: {report.features}"))  # a folder's name may look like markup
     _print_stages(report, console)
     ceilings = report.ceilings
     console.print(
@@ -134,9 +142,9 @@ def _print(report: BenchReport) -> None:
     if report.peer is not None:
         seconds = ", ".join(f"{value:.2f}" for value in report.peer["wall_s"])
         console.print(
-            f"convexAdam {report.peer['version']} (torch {report.peer['torch']}): {seconds} s a "
-            f"call, {report.times_faster_than_peer:.3g} times dinoreg-rt's p50; with the same "
-            f"features, not made there, {report.solver_times_faster:.3g} times the p50 of solve"
+            f"convexAdam {report.peer['version']} (torch {report.peer['torch']}): {seconds} s per "
+            f"call, {report.times_faster_than_peer:.3g} times dinoreg-rt's p50; on given features, "
+            f"{report.solver_times_faster:.3g} times the p50 of solve"
         )
 
 

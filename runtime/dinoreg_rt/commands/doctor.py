@@ -27,7 +27,7 @@ _REINSTALL = "pip install --force-reinstall --no-deps ."
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings, and what ``auto`` would choose with the reason."""
+    """All findings, and what ``auto`` would choose, with reasons."""
 
     findings: list[Finding]
     choices: dict[str, str]
@@ -35,7 +35,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at this machine. Takes well under a second and changes nothing."""
+    """Examine this machine, in well under a second and without changing anything."""
     library, devices = kernel_library()
     driver = query_cuda_driver()
     findings = [
@@ -55,7 +55,7 @@ def examine() -> Diagnosis:
 
 
 def choose(driver: CudaDriver, devices: CudaDevices | None) -> dict[str, str]:
-    """What ``auto`` comes to for the device and the features, and why."""
+    """Return what ``auto`` means for the device and the features on this machine, and why."""
     if not driver.gpus:
         device = "cpu, because no CUDA device can be used"
     elif devices is None:
@@ -63,17 +63,17 @@ def choose(driver: CudaDriver, devices: CudaDevices | None) -> dict[str, str]:
     elif devices.problem:
         device = f"cpu, because {devices.problem}"
     else:
-        device = f"cuda:0, because {driver.gpus[0].name} is there and the library has CUDA kernels"
+        device = f"cuda:0, because {driver.gpus[0].name} can be used with the CUDA kernels"
     try:
         found = bundle_names(models_folder())
     except InputError:
-        found = []  # `_encoders` says why
-    reason = "no encoder was given" if found else "there is no encoder, and it needs no weights"
+        found = []  # `_encoders` reports the reason
+    reason = "no encoder was given" if found else "no encoder is installed, and MIND needs none"
     return {"device": device, "features": f"mind, because {reason}"}
 
 
 def kernel_library() -> tuple[BuildInfo, CudaDevices] | tuple[None, None]:
-    """What the compiled library says about itself and its devices; None if it cannot be loaded."""
+    """Return the compiled library's description of itself and its devices, or None twice."""
     from dinoreg_kernels import KernelError, build_info, cuda_devices
 
     try:
@@ -93,7 +93,7 @@ def _processor() -> Finding:
                 flags = set(value.split())
                 break
     except OSError:
-        pass  # not on Linux; the name alone has to do
+        pass  # not on Linux: only the name is known
     units = (
         [
             name
@@ -136,7 +136,7 @@ def _cuda_findings(
     found += [Finding(f"GPU {i}", "ok", gpu.describe()) for i, gpu in enumerate(driver.gpus)]
     if driver.gpus and library is not None and devices is not None and devices.problem:
         remedy = (
-            "the driver's version, its services and CUDA_VISIBLE_DEVICES are where to look"
+            "check the driver's version, its services and CUDA_VISIBLE_DEVICES"
             if library.cuda_built
             else f"put nvcc on the PATH, then in the source folder: {_REINSTALL}"
         )
@@ -160,13 +160,13 @@ _MARKS = {"ok": ("✓", "green"), "absent": ("-", "dim"), "problem": ("✗", "bo
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="Findings on stdout as JSON.")
-@click.option("--strict", is_flag=True, help="Exit with 5 if anything is broken: a health check.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
+@click.option("--strict", is_flag=True, help="Exit with 5 if anything is broken (health check).")
 def doctor(*, as_json: bool, strict: bool) -> None:
-    """Show what this machine has, what `auto` would choose and why, and what to type to mend it.
+    """Show this machine's devices and libraries, and what 'auto' would choose and why.
 
-    Nothing heavy is imported and nothing is changed. Exit code 0 even when optional parts are
-    missing; a part that is there but broken is shown with the command that mends it.
+    What is broken or missing is shown with the command that repairs or installs it; nothing is
+    changed. The exit code is 0 even if something is broken, unless --strict is given.
     """
     diagnosis = examine()
     if as_json:
@@ -175,7 +175,7 @@ def doctor(*, as_json: bool, strict: bool) -> None:
         _print(diagnosis)
     broken = [f.name for f in diagnosis.findings if f.status == "problem"]
     if strict and broken:
-        raise DeviceError(f"broken: {', '.join(broken)}; the lines above say what mends them")
+        raise DeviceError(f"broken: {', '.join(broken)}; the lines above show how to repair them")
 
 
 def _print(diagnosis: Diagnosis) -> None:
@@ -190,13 +190,16 @@ def _print(diagnosis: Diagnosis) -> None:
     table.add_column(overflow="fold")
     for finding in diagnosis.findings:
         mark, style = _MARKS[finding.status]
-        # As text: names of folders are no markup.
+        # As Text, because names of folders may look like markup.
         table.add_row(Text(mark, style), Text(finding.name), Text(finding.value))
     console.print(table)
     console.print("\nWhat [bold]auto[/bold] would choose:")
     for name, choice in diagnosis.choices.items():
         console.print(Text.assemble("  ", (f"{name}: ", "bold"), choice), soft_wrap=True)
-    for heading, status in (("mend what is broken", "problem"), ("add what is missing", "absent")):
+    for heading, status in (
+        ("repair what is broken", "problem"),
+        ("add what is missing", "absent"),
+    ):
         hints = [f for f in diagnosis.findings if f.remedy and f.status == status]
         if hints:
             console.print(f"\nTo {heading}:")

@@ -14,11 +14,10 @@ from ..errors import InputError
 from ..evaluate.cohort import GroupScores, evaluate_pairs, read_pairs, summarise
 from ..evaluate.pair import PairFiles, PairScores, evaluate_pair
 from .main import EXIT_CODE_TEXT
-from .options import FilePath
+from .options import DATA_HELP, OUTPUT, PAIRS_HELP, FilePath
 
-# Paths are not checked by click: our own messages say more, and their exit code is another.
 _PATH = FilePath()
-_ONE, _MANY, _OUT = "One pair", "Many pairs", "What is said"
+_ONE, _MANY = "One pair", "Many pairs"
 
 # The blank lines keep the help renderer from joining lines.
 _EPILOG = f"""Examples:
@@ -46,30 +45,26 @@ dinoreg-rt evaluate --pairs pairs.csv --data DATA --results RESULTS --json score
     type=_PATH,
     multiple=True,
     panel=_ONE,
-    help="Fixed to moving points: .h5, .tfm, .txt, .mat, or a displacement image in mm. Repeated, "
-    "they are applied to fixed points in the order given. Without: only the scores before.",
+    help="Transform from fixed to moving points: .h5, .tfm, .txt, .mat, or a displacement image in "
+    "mm; may be repeated, in the order in which points pass through. Without any, only the scores "
+    "before registration are computed.",
 )
 @click.option(
     "--learn2reg",
     type=_PATH,
     panel=_ONE,
-    help="Instead of -t: a Learn2Reg field (H, W, D, 3) in voxels, headers ignored.",
+    help="Learn2Reg field (H, W, D, 3) in voxels, instead of -t; headers are ignored.",
 )
 @click.option("--fixed-points", type=_PATH, panel=_ONE, help="Landmarks of the fixed image.")
 @click.option("--moving-points", type=_PATH, panel=_ONE, help="The same landmarks, same order.")
 @click.option(
-    "--mask", type=_PATH, panel=_ONE, help="Look at the Jacobian only here (fixed grid, not 0)."
-)
-@click.option(
-    "--pairs",
+    "--mask",
     type=_PATH,
-    panel=_MANY,
-    help="CSV with columns pair, fixed, moving and, as there are, kind, fixed_label, "
-    "moving_label, fixed_points, moving_points, mask.",
+    panel=_ONE,
+    help="Mask on the fixed grid of the voxels whose Jacobian counts (not 0).",
 )
-@click.option(
-    "--data", type=_PATH, panel=_MANY, help="Folder of the table's paths. [default: the table's]"
-)
+@click.option("--pairs", type=_PATH, panel=_MANY, help=PAIRS_HELP)
+@click.option("--data", type=_PATH, panel=_MANY, help=DATA_HELP)
 @click.option(
     "--results",
     type=_PATH,
@@ -77,38 +72,43 @@ dinoreg-rt evaluate --pairs pairs.csv --data DATA --results RESULTS --json score
     help="Folder with <pair>/transform.h5 or <pair>/displacement.nii.gz.",
 )
 @click.option(
-    "--labels-names", type=_PATH, panel=_OUT, help='JSON of label names: {"1": "spleen"}.'
+    "--labels-names",
+    type=_PATH,
+    panel=OUTPUT,
+    help='JSON file of label names, such as {"1": "spleen"}.',
 )
-@click.option("--csv", "csv_file", type=_PATH, panel=_OUT, help="Write all scores as CSV.")
+@click.option("--csv", "csv_file", type=_PATH, panel=OUTPUT, help="CSV file for all scores.")
 @click.option(
     "--json",
     "json_file",
     type=FilePath(allow_dash=True),
-    panel=_OUT,
-    help="Write all scores as JSON; - for stdout, instead of the tables.",
+    panel=OUTPUT,
+    help="JSON file for all scores; - prints them on stdout instead of the tables.",
 )
-@click.option("-q", "--quiet", is_flag=True, panel=_OUT, help="No tables, no progress.")
+@click.option(
+    "-q", "--quiet", is_flag=True, panel=OUTPUT, help="Print neither tables nor progress."
+)
 @click.pass_context
 def evaluate(ctx: click.RichContext, /, **options: Any) -> None:
-    """Score registrations: overlap, surface distance, landmarks, regularity.
+    """Score registrations by overlap, surface distance, landmarks and regularity.
 
-    Before: as the files' headers place the images. After: through the transform, moving labels on
-    the fixed grid by nearest neighbour.
+    Scores 'before' place the images by their headers; scores 'after' apply the transform, and take
+    moving labels onto the fixed grid by nearest neighbour.
 
-    Dice: 0 to 1, over the labels that both maps hold; a label that the transform loses scores 0.
+    Dice: 0 to 1, for the labels that both maps hold; a label that the transform loses scores 0.
 
-    HD95: surface distance, 95th percentile, the larger of both directions, in mm and in voxels; of
-    a label that was lost the diagonal of the grid.
+    HD95: 95th percentile of the surface distance, the larger of both directions, in mm and in
+    voxels; a lost label scores the diagonal of the grid.
 
-    TRE: distance of mapped fixed landmarks to moving landmarks, mm.
+    TRE: distance in mm from mapped fixed landmarks to moving landmarks.
 
-    SDLogJ: standard deviation of log det J where det J > 0; beside it Learn2Reg's,
-    std(log(clip(det J + 3, 1e-9, 1e9))) without the outer 2 voxels, which is several times smaller.
+    SDLogJ: standard deviation of log det J where det J > 0. Learn2Reg's variant is shown next to
+    it: std(log(clip(det J + 3, 1e-9, 1e9))) without the outer 2 voxels, several times smaller.
 
-    Folded: share of voxels with det J <= 0, in percent.
+    Folded: percentage of voxels with det J <= 0.
 
-    Many pairs: means over pairs with 95 % bootstrap intervals, over all and for each kind. A pair
-    without a result is listed as missing and is not part of the means.
+    For many pairs the table shows means with 95 % bootstrap intervals, over all pairs and for each
+    kind. Pairs without a result are listed as missing and left out of the means.
     """
     _check_usage(options)
     names = _prepare_output(options)
@@ -118,50 +118,40 @@ def evaluate(ctx: click.RichContext, /, **options: Any) -> None:
     _write(options, scores, groups, names)
     unusable = [one for one in scores if one.status == "failed"]
     if unusable or all(one.status == "missing" for one in scores):
-        # The scores are out already: an exception would add a second document to stdout.
+        # The scores have been printed; an exception would add a second document to stdout.
         which = ", ".join(one.name for one in unusable) or "no pair has a result"
         click.echo(f"Error: pairs that could not be scored: {which}", err=True)
         ctx.exit(InputError.exit_code)
 
 
-#: The name under which the command line looks for a command.
-command = evaluate
+#: Options of a single pair's files, besides --transform.
+_PAIR = ("fixed_labels", "moving_labels", "learn2reg", "fixed_points", "moving_points", "mask")
 
 
-_INPUTS = ["fixed_labels", "moving_labels", "learn2reg", "fixed_points", "moving_points", "mask"]
-_INPUTS += ["pairs", "labels_names"]
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _check_usage(options: dict[str, Any]) -> None:
-    """Which options go together; wrong usage is click's own error and exit code."""
-    single = {
-        "--fixed-labels": "fixed_labels",
-        "--moving-labels": "moving_labels",
-        "--transform": "transforms",
-        "--learn2reg": "learn2reg",
-        "--fixed-points": "fixed_points",
-        "--moving-points": "moving_points",
-        "--mask": "mask",
-    }
-    given = [flag for flag, name in single.items() if options[name]]
+    """Check which options go together; wrong usage is click's own error with its exit code."""
+    given = [_flag(name) for name in _PAIR if options[name]]
+    given += ["--transform"] * bool(options["transforms"])
     if options["pairs"]:
         if given:
-            raise click.UsageError(f"{', '.join(given)}: not together with --pairs")
+            raise click.UsageError(f"{', '.join(given)} cannot be used together with --pairs")
         if not options["results"]:
             raise click.UsageError("--pairs needs --results, the folder with the transforms")
         return
     if options["results"] or options["data"]:
         raise click.UsageError("--data and --results go with --pairs")
     if not given:
-        raise click.UsageError("nothing to score: give -f and -m, points, or --pairs")
+        raise click.UsageError("nothing to score; give -f and -m, points, or --pairs")
     for a, b in (("fixed_labels", "moving_labels"), ("fixed_points", "moving_points")):
         if bool(options[a]) != bool(options[b]):
             one, other = (a, b) if options[a] else (b, a)
-            raise click.UsageError(
-                f"--{one.replace('_', '-')} needs --{other.replace('_', '-')} as well"
-            )
+            raise click.UsageError(f"{_flag(one)} needs {_flag(other)} as well")
     if options["learn2reg"] and options["transforms"]:
-        raise click.UsageError("--learn2reg and --transform: give one of them")
+        raise click.UsageError("--learn2reg and --transform: give one of them, not both")
 
 
 def _score(options: dict[str, Any], reporter: Reporter) -> list[PairScores]:
@@ -170,13 +160,8 @@ def _score(options: dict[str, Any], reporter: Reporter) -> list[PairScores]:
             evaluate_pair(
                 PairFiles(
                     name=_pair_name(options),
-                    fixed_labels=options["fixed_labels"],
-                    moving_labels=options["moving_labels"],
                     transforms=options["transforms"],
-                    learn2reg=options["learn2reg"],
-                    fixed_points=options["fixed_points"],
-                    moving_points=options["moving_points"],
-                    mask=options["mask"],
+                    **{name: options[name] for name in _PAIR},
                 )
             )
         ]
@@ -196,14 +181,15 @@ def _pair_name(options: dict[str, Any]) -> str:
 
 
 def _prepare_output(options: dict[str, Any]) -> dict[int, str]:
-    """The label names; whatever would spoil the report at the end is found out here."""
+    """Return the label names, and check early that the scores can be written."""
     from ..evaluate.tables import read_label_names
     from ..io import check_outputs, check_writable
 
     files = [f for f in (options["csv_file"], options["json_file"]) if f and f != Path("-")]
     for file in files:
         check_writable(file.parent)
-    single = [options[name] for name in _INPUTS if options[name] is not None]
+    names = (*_PAIR, "pairs", "labels_names")
+    single = [options[name] for name in names if options[name] is not None]
     check_outputs(files, [*single, *options["transforms"]])
     return read_label_names(options["labels_names"]) if options["labels_names"] else {}
 
@@ -241,7 +227,7 @@ def _print_tables(
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        # A pipe has no width; 80 would break the lines of a log.
+        # A pipe has no width, and rich's 80 columns would break the lines of a log.
         console = Console(highlight=False, width=160)
     if groups:
         console.print(pair_table(scores))

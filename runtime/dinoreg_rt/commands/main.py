@@ -1,7 +1,7 @@
-"""Entry point of the command line: finds the command, turns errors into messages and exit codes.
+"""The `dinoreg-rt` entry point: finds commands, and turns errors into messages and exit codes.
 
-Command modules are imported when they are called for, so that ``--help`` and ``--version`` answer
-at once; they pull in NumPy and SimpleITK.
+Command modules are imported only when they run, because they pull in NumPy and SimpleITK:
+``--help`` and ``--version`` answer at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..errors import (
 
 
 class _Entry(NamedTuple):
-    """A command that is not imported yet; `module` defines it under its own name."""
+    """A command that has not been imported; `module` defines it under the command's name."""
 
     module: str
     help: str
@@ -38,55 +38,55 @@ class _Entry(NamedTuple):
 _COMMANDS = {
     "run": _Entry("dinoreg_rt.commands.run", "Register a moving image to a fixed image."),
     "apply": _Entry("dinoreg_rt.commands.apply", "Apply transforms to an image, labels or points."),
-    "evaluate": _Entry("dinoreg_rt.commands.evaluate", "Score registrations: Dice, HD95, TRE."),
-    "bench": _Entry("dinoreg_rt.commands.bench", "Measure registrations on this machine."),
-    "models": _Entry("dinoreg_rt.commands.models", "List and check the encoders that are there."),
-    "probe": _Entry("dinoreg_rt.commands.probe", "Find an encoder's best layer for your images."),
-    "sweep": _Entry("dinoreg_rt.commands.sweep", "Compare configurations: accuracy, time."),
-    "doctor": _Entry("dinoreg_rt.commands.doctor", "Show what this machine can do, and what not."),
-    "export": _Entry("", "Make encoders: DINOv3, DINOv2 checkpoints to ONNX and to TensorRT."),
+    "evaluate": _Entry("dinoreg_rt.commands.evaluate", "Score registrations by labels or points."),
+    "bench": _Entry("dinoreg_rt.commands.bench", "Time registrations on this machine."),
+    "models": _Entry("dinoreg_rt.commands.models", "List and check the installed encoders."),
+    "probe": _Entry("dinoreg_rt.commands.probe", "Find the encoder layer that suits your images."),
+    "sweep": _Entry("dinoreg_rt.commands.sweep", "Compare settings by accuracy and time."),
+    "doctor": _Entry("dinoreg_rt.commands.doctor", "Check this machine and its libraries."),
+    "export": _Entry("", "Turn DINOv3 and DINOv2 checkpoints into encoders (ONNX, TensorRT)."),
 }
-#: Entry points of commands that live in other packages: this one doesn't import them.
+#: Entry-point group of the commands that live in other packages, which this one does not import.
 _PLUGINS = "dinoreg_rt.commands"
 
-#: Shown below the help of the commands. The blank lines keep the help renderer from joining lines.
+#: Shown below each command's help. The blank lines keep the renderer from joining lines.
 EXIT_CODE_TEXT = "\n\n".join(
     ["Exit codes:", *(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items())]
 )
 
 
 class LazyGroup(click.RichGroup):
-    """A group that imports a command only when it runs, and reports what it raises."""
+    """A group that imports a command only when it runs, and reports the errors it raises."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the workflow, not of the alphabet."""
+        """Return the names in the order of the workflow instead of the alphabet."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A stub that carries the name and the help line; `resolve_command` loads the real one."""
+        """Return a stub with name and help line; `resolve_command` loads the real command."""
         entry = _COMMANDS.get(cmd_name)
         return click.RichCommand(name=cmd_name, help=entry.help) if entry else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Import the module of the command that is about to run."""
+        """Replace the stub of the command that is about to run by the command itself."""
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and name in _COMMANDS:
             command = _load(name)
         return name, command, rest
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Notes early whether errors must be printed as JSON: parsing may be what fails."""
+        """Note whether errors must be printed as JSON, before parsing, which may itself fail."""
         ctx.meta["dinoreg.json"] = _wants_json(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; every error a user can meet becomes a message and an exit code."""
+        """Run the command, and turn foreseeable errors into messages and exit codes."""
         try:
             return super().invoke(ctx)
         except (Exit, click.Abort):
-            raise  # how click itself ends a command: nothing went wrong, or Ctrl-C at a prompt
+            raise  # click's own way of ending a command: success, or Ctrl-C at a prompt
         except click.ClickException as error:
             _print_json(ctx, error, error.exit_code, error.format_message())
             raise  # click prints it, with the usage line
@@ -94,7 +94,7 @@ class LazyGroup(click.RichGroup):
             code, message = explain(error)
             _print_json(ctx, error, code, message)
             if code == DinoregError.exit_code and not isinstance(error, DinoregError):
-                raise  # a fault of ours: its traceback is what a report needs
+                raise  # a bug of ours: a report needs its traceback
             _print_error(message)
             raise Exit(code) from error
 
@@ -114,31 +114,31 @@ def _load(name: str) -> click.Command:
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and message of an exception; code 1 for one that nobody foresaw."""
+    """Return the exit code and message of an exception; an unforeseen one has code 1."""
     if isinstance(error, DinoregError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, f"interrupted; {_kept(error)}"
     if isinstance(error, MemoryError):
         return ResourceError.exit_code, (
-            f"out of memory{f' ({error})' if str(error) else ''}; a smaller "
-            "--working-megavoxels or a larger --control-spacing-mm needs less (see --dry-run)"
+            f"out of memory{f' ({error})' if str(error) else ''}; a smaller --working-megavoxels "
+            "or a larger --control-spacing-mm needs less (--dry-run tells how much)"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" for {error.filename}" if error.filename else ""
-        return OutputError.exit_code, f"no space left on the device{place}; free some"
+        return OutputError.exit_code, f"no space left on the device{place}; free some space"
     if isinstance(error, ImportError) and is_for_want_of_memory(error):
-        return ResourceError.exit_code, f"out of memory while a library was loaded ({error})"
+        return ResourceError.exit_code, f"out of memory while loading a library ({error})"
     return DinoregError.exit_code, f"unexpected {type(error).__name__}: {error}"
 
 
 def _kept(error: BaseException) -> str:
-    """What is there although the command was stopped: the notes that it left on its way."""
+    """Return what remains of an interrupted command's work, as told by the exception's notes."""
     return "; ".join(getattr(error, "__notes__", [])) or "nothing was written"
 
 
 def _wants_json(args: list[str]) -> bool:
-    """Whether stdout is to be JSON: ``--json`` alone or ``--json -``, but not ``--json FILE``."""
+    """Return whether stdout is JSON: ``--json`` alone or ``--json -``, but not ``--json FILE``."""
     if "--json" not in args:
         return False
     following = args[args.index("--json") + 1 :]
@@ -150,7 +150,7 @@ def _print_json(ctx: click.Context, error: BaseException, code: int, message: st
         return
     problem = {"type": type(error).__name__, "message": message}
     document = {"status": "error", "exit_code": code, "error": problem}
-    with suppress(OSError):  # stdout may be what went wrong
+    with suppress(OSError):  # stdout itself may have failed
         click.echo(json.dumps(document, indent=2))
 
 
@@ -159,8 +159,8 @@ def _print_error(message: str) -> None:
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    # soft_wrap: a terminal wraps by itself, and a log or a grep wants one line.
-    with suppress(OSError):  # the terminal may be gone: the exit code still says it
+    # soft_wrap: a terminal wraps lines by itself, and logs are easier to search unwrapped.
+    with suppress(OSError):  # the terminal may be gone; the exit code remains
         console.print(Text.assemble(("Error: ", "bold red"), (message, "red")), soft_wrap=True)
 
 
@@ -195,10 +195,12 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result
     help="Show the version and exit.",
 )
 def cli() -> None:
-    """Registration of 3D medical images (CT, MR): fast, on CPUs and GPUs, without torch.
+    """Register 3D medical images (CT, MR) quickly, on CPUs and GPUs, without torch.
 
-    Coordinates are LPS millimetres; transforms map points of the fixed image to points of the
-    moving image, as in ITK.
+    'dinoreg-rt COMMAND --help' explains each command; 'dinoreg-rt run' registers two images.
+
+    Coordinates are in LPS millimetres. As in ITK, transforms map points of the fixed image to
+    points of the moving image.
     """
 
 
@@ -213,7 +215,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except OSError as error:  # stdout is full already for the help
+    except OSError as error:  # stdout could not even take the help
         code, message = explain(error)
         if code == DinoregError.exit_code:
             raise

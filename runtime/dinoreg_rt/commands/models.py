@@ -1,4 +1,4 @@
-"""`dinoreg-rt models`: the encoders that `--encoder` finds by name."""
+"""`dinoreg-rt models`."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from .main import EXIT_CODE_TEXT
 
 @click.group("models", epilog=EXIT_CODE_TEXT)
 def models() -> None:
-    """Encoders in the folder of models, which `run --encoder` takes by name.
+    """List and check the encoders in the models folder, which 'run --encoder' finds by name.
 
     The folder is DINOREG_MODELS, or .cache/dinoreg/models in the home directory.
     """
 
 
 @models.command("list")
-@click.option("--json", "as_json", is_flag=True, help="On stdout as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON on stdout.")
 def list_models(*, as_json: bool) -> None:
-    """Show the encoders that are there, and what they take; their files are not read."""
+    """List the encoders with their layers, precision and input sizes, without reading the files."""
     folder = models_folder()
     found = {name: _description(folder / name) for name in bundle_names(folder)}
     if as_json:
         print_result(json.dumps({"folder": str(folder), "models": found}, indent=2) + "\n")
     elif not found:
-        print_result(f"no encoder in {folder}; 'dinoreg-rt export onnx' makes one\n")
+        print_result(f"no encoder in {folder}; make one with 'dinoreg-rt export onnx'\n")
     else:
         print_result(_table(folder, found))
 
 
 @models.command("check")
 @click.argument("encoders", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="On stdout as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 def check_models(encoders: tuple[str, ...], *, as_json: bool) -> None:
-    """Compare every file of the ENCODERS with its hash: names or folders; without any, all.
+    """Compare every file of ENCODERS (names or folders; by default all) with its hash.
 
-    Exit code 3 when one of them was changed or cannot be read; the others are checked all the same.
+    All encoders are checked. The exit code is 3 if any of them has changed or cannot be read.
     """
     results = {name: _check(name) for name in encoders}
     if not encoders:
@@ -92,7 +92,7 @@ def _verified(manifest: Manifest) -> str:
 
 
 def _table(folder: Path, found: dict[str, dict[str, Any]]) -> str:
-    """For stdout as it is: with colours where that is a terminal."""
+    """Return the table as it will be printed, with colours if stdout is a terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -105,9 +105,9 @@ def _table(folder: Path, found: dict[str, dict[str, Any]]) -> str:
         if "problem" in entry:
             table.add_row(Text(name), Text(entry["problem"], "red"))
             continue
-        weights = "random: its features mean nothing" if entry["random_weights"] else "trained"
+        weights = "random: features mean nothing" if entry["random_weights"] else "trained"
         sizes, megabytes = ", ".join(entry["sizes"]), f"{entry['megabytes']:g}"
-        # As text: the user's names are no markup.
+        # As Text, because the user's names may look like markup.
         layers = ", ".join(entry["layers"])
         cells = (name, entry["model"], layers, entry["precision"], sizes, megabytes, weights)
         table.add_row(*map(Text, cells))

@@ -1,7 +1,7 @@
-"""Command-line options made from `RegistrationConfig`, so that no parameter is written down twice.
+"""Command-line options derived from the fields of `RegistrationConfig`.
 
-A new field of the configuration appears as an option by itself: the name is the field's, the help
-its description and default, the type its annotation. Ranges are checked by the model.
+Each field becomes an option with the field's name; its help is the field's description and
+default, its type the field's annotation. The model checks the ranges.
 """
 
 from __future__ import annotations
@@ -16,110 +16,83 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import rich_click as click
 from pydantic.fields import FieldInfo
 
+from ..config.files import preset_names
 from ..config.parameters import RegistrationConfig
-from ..registration.demands import OF_AN_ENCODER
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_OTHER_PANEL = "Parameters"
+#: Panels of the help that several commands have.
+INPUTS, OUTPUT, REPORTING = "Inputs", "Output", "Reporting"
+#: Help of ``--pairs`` and ``--data``.
+PAIRS_HELP = (
+    "CSV file with columns pair, fixed, moving and, optionally, kind, fixed_label, moving_label, "
+    "fixed_points, moving_points and mask."
+)
+DATA_HELP = "Folder that the table's paths are relative to. [default: the table's folder]"
 _LONGEST_METAVAR = 40
+#: Panels of the help and the parameters in each.
 _PANELS = {
-    "Machine": ("device", "threads", "gpu_memory_gb"),
-    "Start": ("initial", "linear"),
-    "Images": (
-        "fixed_modality",
-        "moving_modality",
-        "body_mask",
-        "ct_window_hu",
-        "mr_percentile",
-        "working_megavoxels",
-    ),
-    "Encoder": (
-        "encoder",
-        "engine",
-        *OF_AN_ENCODER,
-        "token_memory_gb",
-        "cache",
-        "cache_gb",
-    ),
-    "Features": (
-        "search_features",
-        "refinement_features",
-        "mind_radius_mm",
-        "mind_dilation_mm",
-        "intensity",
-        "intensity_windows_mm",
-        "intensity_scale",
-        "feature_scale",
-    ),
-    "Discrete search": (
-        "search_spacing_mm",
-        "search_radius_mm",
-        "search_levels",
-        "search_trust_cost",
-        "cost_smoothing",
-        "field_smoothing",
-        "search_edges",
-        "coupling",
-        "search_memory_mb",
-        "inverse_consistency_rounds",
-    ),
-    "Refinement": (
-        "control_spacing_mm",
-        "iterations",
-        "learning_rate_mm",
-        "adam_epsilon",
-        "smoothing_mm",
-        "smoothness",
-        "feature_weight",
-        "feature_similarity",
-        "correlation_weight",
-        "correlation_window_mm",
-        "correlation_noise",
-        "trust_cost",
-        "fold_penalty",
-        "fold_margin",
-        "transform",
-    ),
-    "Output": ("inverse", "confidence", "trust"),
+    "Machine": "device threads gpu_memory_gb",
+    "Initial alignment": "initial linear",
+    "Images": "fixed_modality moving_modality body_mask ct_window_hu mr_percentile "
+    "working_megavoxels",
+    "Encoder": "encoder encoder_depth engine token_grid slice_padding slice_stride "
+    "slice_spacing_mm axis encoder_ct_window_hu encoder_normalisation token_memory_gb cache "
+    "cache_gb",
+    "Encoder features": "components layers token_centre token_scale token_smoothing_mm "
+    "position_components mind_weight search_features refinement_features",
+    "MIND-SSC and intensities": "mind_radius_mm mind_dilation_mm intensity intensity_windows_mm "
+    "intensity_scale feature_scale",
+    "Search": "search_spacing_mm search_radius_mm search_levels search_trust_cost cost_smoothing "
+    "field_smoothing search_edges coupling search_memory_mb inverse_consistency_rounds",
+    "Refinement": "control_spacing_mm iterations learning_rate_mm adam_epsilon smoothing_mm "
+    "smoothness feature_weight feature_similarity correlation_weight correlation_window_mm "
+    "correlation_noise trust_cost fold_penalty fold_margin transform",
+    OUTPUT: "inverse confidence trust",
 }
+_PANEL_OF = {name: panel for panel, names in _PANELS.items() for name in names.split()}
 
 
 class FilePath(click.Path):
-    """A path; it need not exist, but an empty one, of an unset variable, is none."""
+    """A path that need not exist, but is not empty, as it would be from an unset variable.
+
+    Missing files are reported later, by messages and an exit code that say more than click's.
+    """
 
     def __init__(self, *, allow_dash: bool = False) -> None:
         super().__init__(path_type=Path, allow_dash=allow_dash)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """click's, but for the empty path: that would be the working folder."""
+        """Convert as click does, but refuse an empty path, which would mean the working folder."""
         if not os.fspath(value):
             self.fail("the path is empty; name a file or folder", param, ctx)
         return super().convert(value, param, ctx)
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """Numbers separated by commas: ``0.003,0.01,0.03``.
+    """Parse numbers separated by commas, such as ``0.003,0.01,0.03``.
 
     Raises:
-        click.BadParameter: anything else.
+        click.BadParameter: the text is anything else.
     """
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise click.BadParameter(f"'{text}' is not a list of numbers with commas") from error
+        raise click.BadParameter(
+            f"'{text}' is not a list of numbers; give numbers separated by commas, such as 0.5,1"
+        ) from error
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Names separated by commas: ``encoder,mind``. The configuration checks them."""
+    """Parse names separated by commas, such as ``encoder,mind``; the model checks them."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def parse_gigabytes(text: str) -> float:
-    """A size of memory in GB of 2^30 bytes: ``8GB``, ``512MB`` or ``8``.
+    """Parse an amount of memory, such as ``8GB``, ``512MB`` or ``8``, in GB of 2^30 bytes.
 
     Raises:
-        click.BadParameter: anything else.
+        click.BadParameter: the text is anything else.
     """
     found = re.fullmatch(r"\s*([0-9.]+)\s*(?:([MGT])i?B?)?\s*", text, re.IGNORECASE)
     try:
@@ -127,22 +100,49 @@ def parse_gigabytes(text: str) -> float:
             return float(found[1]) * 1024.0 ** ("MGT".index((found[2] or "G").upper()) - 1)
     except ValueError:
         pass
-    raise click.BadParameter(f"'{text}' is not a size of memory such as 8GB or 512MB")
+    raise click.BadParameter(f"'{text}' is not an amount of memory; give one such as 8GB or 512MB")
 
 
-#: Options that are not just the name of their field.
+#: Options whose name and type do not follow from their field.
 _OWN = {"gpu_memory_gb": ("--gpu-memory", {"type": parse_gigabytes, "metavar": "SIZE"})}
 
 
 def config_options(command: Command) -> Command:
-    """Decorator: one option for each field of `RegistrationConfig`, ``None`` when not given."""
+    """Decorate a command with ``--preset``, ``--config`` and an option for each parameter.
+
+    The options of parameters are None where they are not given.
+    """
     for name, field in reversed(RegistrationConfig.model_fields.items()):
         command = _option(name, field)(command)
-    return command
+    command = click.option(
+        "--config",
+        "config_file",
+        type=FilePath(),
+        panel="Parameters",
+        help="TOML file of parameters, which override those of the preset.",
+    )(command)
+    return click.option(
+        "--preset",
+        metavar="NAME",
+        panel="Parameters",
+        help=f"Predefined set of parameters: {', '.join(preset_names())}.",
+    )(command)
+
+
+def json_option(content: str) -> Callable[[Command], Command]:
+    """Decorate a command with ``--json``, which prints `content` on stdout."""
+    text = f"Print {content} as JSON on stdout."
+    return click.option("--json", "as_json", is_flag=True, panel=REPORTING, help=text)
+
+
+def quiet_option(command: Command) -> Command:
+    """Decorate a command with ``--quiet``."""
+    text = "Print only results and errors."
+    return click.option("-q", "--quiet", is_flag=True, panel=REPORTING, help=text)(command)
 
 
 def given_config(options: dict[str, Any]) -> dict[str, Any]:
-    """The configuration values that were given on the command line, out of all its options."""
+    """Return the parameters that were given on the command line, from all of its options."""
     return {
         name: options[name]
         for name in RegistrationConfig.model_fields
@@ -151,14 +151,14 @@ def given_config(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(options: dict[str, Any], **defaults: Any) -> RegistrationConfig:
-    """The preset, then ``--config``, then options; the later wins, and errors name the options.
+    """Make the configuration from preset, ``--config`` and options, each overriding the former.
 
     Args:
-        options: all of the command's.
-        defaults: of the command, where no option is given; they win over presets and files.
+        options: all options of the command.
+        defaults: the command's own values, which override the preset and the file but no option.
 
     Raises:
-        ConfigError: as `RegistrationConfig.from_sources`.
+        ConfigError: see `RegistrationConfig.from_sources`; messages name the options.
     """
     given = given_config(options)
     spelled = {name: _flag(name) for name in given}
@@ -175,7 +175,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     flag, own = _flag(name), _OWN.get(name, ("", {}))[1]
     settings: dict[str, Any] = {
         "default": None,
-        "panel": _panel_of(name),
+        "panel": _PANEL_OF[name],
         "help": _help(field),
     }
     if field.annotation is bool:
@@ -183,14 +183,14 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     else:
         settings |= own or _type_of(field.annotation)
         names = getattr(settings.get("type"), "choices", ())
-        if len("|".join(names)) > _LONGEST_METAVAR:  # it would be broken inside of a name
+        if len("|".join(names)) > _LONGEST_METAVAR:  # the line would break inside a name
             settings["metavar"] = "NAME"
-            settings["help"] = f"{', '.join(names)}: {_help(field)}"
+            settings["help"] = _help(field, f" One of {', '.join(names)}.")
     return click.option(flag, name, **settings)
 
 
 def _type_of(annotation: Any) -> dict[str, Any]:
-    """click's words for a type: plain, choice, fixed tuple or list of numbers; or None."""
+    """Return click's settings for an annotated type: plain, choice, tuple, list, or None."""
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(a for a in get_args(annotation) if a is not NoneType)
     if get_origin(annotation) is Literal:
@@ -209,22 +209,18 @@ def _type_of(annotation: Any) -> dict[str, Any]:
 
 
 def _plain(annotation: Any) -> Any:
-    """The type itself, without the bounds that `Annotated` puts on it."""
+    """Return the type without the bounds that `Annotated` adds."""
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
-def _help(field: FieldInfo) -> str:
-    sentence = _sentence(field.description or "")
-    # Open lengths say in their description what they default to.
+def _help(field: FieldInfo, more: str = "") -> str:
+    sentence = _sentence(field.description or "") + more
+    # Where the default depends on the images, the description gives it.
     return sentence if field.default is None else f"{sentence} [default: {_text(field.default)}]"
 
 
-def _panel_of(name: str) -> str:
-    return next((panel for panel, names in _PANELS.items() if name in names), _OTHER_PANEL)
-
-
 def _sentence(text: str) -> str:
-    # A description that begins with a value ("auto, ct or mr") keeps the value as it is typed.
+    # A value at the beginning, as in "auto, cpu or cuda:N", stays as it has to be typed.
     begin = text[:1] if re.match(r"\w+[,:]", text) else text[:1].upper()
     return f"{begin}{text[1:]}." if text else ""
 

@@ -7,32 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..config.files import preset_names
 from ..console.progress import reporting
 from ..console.stdout import print_result
+from ..registration.demands import check_demands
 from .main import EXIT_CODE_TEXT
-from .options import FilePath, config_options, read_config
+from .options import INPUTS, FilePath, config_options, json_option, quiet_option, read_config
 
 if TYPE_CHECKING:
     from ..evaluate.probe import ProbeResult, ProbeRow
 
 _PATH = FilePath()
-_IMAGES = "Images"
-#: Distance of the encoded slices where neither an option nor a preset nor a file says otherwise.
+#: Distance of the encoded slices, unless an option, a preset or a file sets it.
 _SLICE_SPACING_MM = 12.0
 
 
 @click.command("probe", epilog=EXIT_CODE_TEXT)
 @click.argument("bundle", metavar="ENCODER")
-@click.option("-f", "--fixed", type=_PATH, required=True, panel=_IMAGES, help="Fixed image.")
-@click.option("-m", "--moving", type=_PATH, required=True, panel=_IMAGES, help="Moving image.")
-@click.option("--fixed-labels", type=_PATH, panel=_IMAGES, help="Organs of the fixed image.")
-@click.option("--moving-labels", type=_PATH, panel=_IMAGES, help="The same organs, moving image.")
-@click.option("--config", "config_file", type=_PATH, panel=_IMAGES, help="TOML file of parameters.")
-@click.option("--preset", panel=_IMAGES, help=f"Set of parameters: {', '.join(preset_names())}.")
+@click.option("-f", "--fixed", type=_PATH, required=True, panel=INPUTS, help="Fixed image.")
+@click.option("-m", "--moving", type=_PATH, required=True, panel=INPUTS, help="Moving image.")
+@click.option("--fixed-labels", type=_PATH, panel=INPUTS, help="Organ labels of the fixed image.")
+@click.option("--moving-labels", type=_PATH, panel=INPUTS, help="The same organs, moving image.")
 @config_options
-@click.option("--json", "as_json", is_flag=True, help="Print the whole table as JSON on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
+@json_option("the table")
+@quiet_option
 def probe(**options: Any) -> None:
     """Find out which layer of an encoder suits your images, and how to standardise its tokens.
 
@@ -41,19 +38,20 @@ def probe(**options: Any) -> None:
     lie in the same organ, for each layer in the bundle and each standardisation, next to MIND-SSC
     and chance. To compare layers, export several: 'dinoreg-rt export onnx --layer 11 --layer 15'.
 
-    The column 'consistent', the only one without labels, is the share of tokens whose best match
-    leads back to where it began. Slices are encoded 12 mm apart, unless --slice-stride,
+    The column 'consistent' is the share of tokens whose best match leads back to where it began;
+    without labels it is the only one. Slices are encoded 12 mm apart, unless --slice-stride,
     --slice-spacing-mm, --preset or --config is given.
     """
     if (options["fixed_labels"] is None) != (options["moving_labels"] is None):
         raise click.UsageError("give both --fixed-labels and --moving-labels, or neither")
     if options["encoder"] is not None:
-        raise click.UsageError("the encoder is the command's argument, not --encoder")
+        raise click.UsageError("give the encoder as the command's argument, without --encoder")
     options["encoder"] = options["bundle"]
     sources = ("slice_stride", "slice_spacing_mm", "preset", "config_file")
     if all(options[name] is None for name in sources):
         options["slice_spacing_mm"] = _SLICE_SPACING_MM
     config = read_config(options, trust=False)
+    check_demands(config)  # before an image is read
     from ..evaluate.probe import probe_images
     from ..io import read_labels, read_volume
 
@@ -95,7 +93,7 @@ def _print(result: ProbeResult) -> None:
         table.add_column(heading, no_wrap=True)
     for heading in (*(["same label"] if labels else []), "consistent"):
         table.add_column(heading, justify="right", no_wrap=True)
-    # The best last, where the eye is when the table has scrolled by.
+    # The best row comes last, where it is visible after the table has scrolled by.
     for row in sorted(result.rows, key=_merit):
         shares = [share for share in (row.mean, row.consistent) if share is not None]
         table.add_row(row.features, row.centre, row.scale, *[f"{share:.3f}" for share in shares])
@@ -104,7 +102,7 @@ def _print(result: ProbeResult) -> None:
     if labels:
         mean = sum(result.chance.values()) / labels
         console.print(
-            f"same label: mean of {labels} labels, by chance {mean:.3f}; --json has each of them; "
+            f"same label: mean of {labels} labels, by chance {mean:.3f}; --json lists each label; "
             "the best row is the last"
         )
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import rich_click as click
 
-from ..config.files import preset_names
 from ..config.parameters import RegistrationConfig
 from ..console.progress import Reporter, reporting
 from ..console.stdout import print_result
@@ -17,12 +16,19 @@ from ..registration.demands import check_demands, check_used
 from ..run.job import RunRequest, encoding_estimate, execute_run, plan_run
 from ..run.report import RunReport
 from .main import EXIT_CODE_TEXT
-from .options import FilePath, config_options, given_config, read_config
+from .options import (
+    INPUTS,
+    OUTPUT,
+    REPORTING,
+    FilePath,
+    config_options,
+    given_config,
+    json_option,
+    quiet_option,
+    read_config,
+)
 
-# Paths are not checked by click: our own messages say more, and their exit code is another.
 _PATH = FilePath()
-_FILES, _REPORTING = "Files", "What is said"
-
 
 # The blank lines keep the help renderer from joining lines.
 _EPILOG = f"""Examples:
@@ -36,84 +42,98 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 
 @click.command("run", epilog=_EPILOG)
 @click.option(
-    "-f", "--fixed", type=_PATH, required=True, panel=_FILES, help="Fixed image, or DICOM folder."
-)
-@click.option(
-    "-m", "--moving", type=_PATH, required=True, panel=_FILES, help="Moving image, or DICOM folder."
-)
-@click.option(
-    "-o",
-    "--output",
+    "-f",
+    "--fixed",
     type=_PATH,
     required=True,
-    panel=_FILES,
-    help="Folder for the results; made if missing. What an earlier run wrote there is replaced, or "
-    "removed.",
+    panel=INPUTS,
+    help="Fixed image, or folder of a DICOM series; its grid is the grid of the results.",
 )
 @click.option(
-    "--fixed-mask", type=_PATH, panel=_FILES, help="Where the fixed image counts (not 0)."
+    "-m",
+    "--moving",
+    type=_PATH,
+    required=True,
+    panel=INPUTS,
+    help="Moving image, or folder of a DICOM series.",
 )
 @click.option(
-    "--moving-mask", type=_PATH, panel=_FILES, help="Where the moving image counts (not 0)."
+    "--fixed-mask", type=_PATH, panel=INPUTS, help="Mask of the fixed voxels that count (not 0)."
+)
+@click.option(
+    "--moving-mask", type=_PATH, panel=INPUTS, help="Mask of the moving voxels that count (not 0)."
 )
 @click.option(
     "--weights",
     type=_PATH,
-    panel=_FILES,
-    help="How much each fixed voxel counts, 0 to 10000; 1 changes nothing.",
+    panel=INPUTS,
+    help="Image of weights, 0 to 10000, on the fixed grid; a weight of 1 changes nothing.",
 )
 @click.option(
-    "--labels", type=_PATH, multiple=True, panel=_FILES, help="Moving labels to warp along; repeat."
+    "--labels",
+    type=_PATH,
+    multiple=True,
+    panel=INPUTS,
+    help="Label map of the moving image to warp as well; may be repeated.",
 )
 @click.option(
     "--image",
     "images",
     type=_PATH,
     multiple=True,
-    panel=_FILES,
-    help="Further moving image to warp along; repeat.",
+    panel=INPUTS,
+    help="Further image, aligned with the moving image, to warp as well; may be repeated.",
 )
-@click.option("--config", "config_file", type=_PATH, panel=_FILES, help="TOML file of parameters.")
-@click.option("--preset", panel=_FILES, help=f"Set of parameters: {', '.join(preset_names())}.")
+@click.option(
+    "-o",
+    "--output",
+    type=_PATH,
+    required=True,
+    panel=OUTPUT,
+    help="Folder for the results, created if missing; files of an earlier run are replaced.",
+)
 @config_options
 @click.option(
     "--save-features",
     is_flag=True,
-    panel="Output",
-    help="Also write the features of both images, as NRRD and as a picture in colours.",
+    panel=OUTPUT,
+    help="Also write the features of both images, as NRRD files and as a colour picture.",
 )
-@click.option("--no-qc", is_flag=True, panel="Output", help="Do not draw qc.png.")
-@click.option(
-    "--accept-untrusted",
-    is_flag=True,
-    panel=_REPORTING,
-    help="Exit with 0, not 9, when the result should not be trusted; the report says so anyway.",
-)
+@click.option("--no-qc", is_flag=True, panel=OUTPUT, help="Do not draw qc.png.")
 @click.option(
     "--dry-run",
     is_flag=True,
-    panel=_REPORTING,
-    help="Check everything and say what would be done; write nothing.",
+    panel=REPORTING,
+    help="Check the inputs and show what would be done and how much memory it needs; write "
+    "nothing.",
 )
-@click.option("--json", "as_json", is_flag=True, panel=_REPORTING, help="The report on stdout.")
-@click.option("-q", "--quiet", is_flag=True, panel=_REPORTING, help="Only errors.")
+@click.option(
+    "--accept-untrusted",
+    is_flag=True,
+    panel=REPORTING,
+    help="Exit with 0 instead of 9 if the result should not be trusted; the report still says so.",
+)
+@json_option("the report")
+@quiet_option
 @click.pass_context
 def run(ctx: click.RichContext, /, **options: Any) -> None:
-    """Register a moving image to a fixed image, and write all of it into one folder.
+    """Register a moving image to a fixed image, and write the results into a folder.
 
-    warped.nii.gz, displacement.nii.gz (mm, LPS, fixed to moving points), transform.h5 (the same
-    mapping for ITK, ANTs and 3D Slicer), report.json, qc.png, and what --inverse, --labels and
-    --image ask for.
+    The results are warped.nii.gz, displacement.nii.gz (LPS mm, from fixed to moving points),
+    transform.h5 (the same mapping for ITK, ANTs and 3D Slicer), report.json, qc.png, and the files
+    that --inverse, --labels, --image and the like request.
 
-    They appear together, or not at all. Files of an earlier run in that folder, as its report.json
-    lists them, are removed if this run does not write them; those that were changed since, and
-    those it reads, stay.
+    The files appear together or not at all. Files of an earlier run that this run does not write
+    are removed, if the folder's report.json lists them and they have not been changed since.
 
-    Parameters: the preset, then --config, then the options below; the later wins.
+    Parameters come from the preset, then --config, then the options below; later ones override
+    earlier ones. Lengths are in mm; a working voxel is the smallest spacing of the working grid,
+    which is the fixed grid or a coarser one. Two MR images are close if the same tissue is about
+    equally bright in both.
     """
     config = read_config(options)
     check_used(config, given_config(options))
-    check_demands(config)  # what is not there is said before an image is read
+    check_demands(config)  # before an image is read
     request = _request(options, config)
     with reporting(quiet=options["quiet"]) as reporter:
         if options["dry_run"]:
@@ -167,7 +187,7 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
         return
     numbers = plan.describe()
     for topic, reason in plan.choices.items():
-        if reason not in numbers:  # the grid is one of them: nothing is said twice
+        if reason not in numbers:  # the working grid is already among the numbers
             reporter.say(topic, reason)
     if estimate is not None:
         numbers += f"\nencoding       {estimate}"

@@ -10,7 +10,6 @@ from typing import Any
 
 import rich_click as click
 
-from ..config.files import preset_names
 from ..console.progress import Reporter, reporting
 from ..console.stdout import print_result
 from ..errors import InputError
@@ -20,13 +19,23 @@ from ..registration.demands import check_used
 from ..sweep.space import read_space
 from ..sweep.trials import Finished, Record, plan_trials, run_trials
 from .main import EXIT_CODE_TEXT
-from .options import FilePath, config_options, given_config, read_config
+from .options import (
+    DATA_HELP,
+    INPUTS,
+    OUTPUT,
+    PAIRS_HELP,
+    FilePath,
+    config_options,
+    given_config,
+    json_option,
+    quiet_option,
+    read_config,
+)
 
-# Paths are not checked by click: our own messages say more, and their exit code is another.
 _PATH = FilePath()
-_PAIRS, _SPACE, _OUT = "Pairs", "What is tried", "What is said"
+_SPACE = "Search space"
 _FILES = ("results.jsonl", "table.md", "table.csv", "pareto.png")
-#: The rest of the time is said this often.
+#: Shortest interval between two reports of the remaining time.
 _SAY_EVERY_S = 10.0
 
 # The blank lines keep the help renderer from joining lines.
@@ -45,33 +54,36 @@ dinoreg-rt sweep --pairs pairs.csv -o out --space space.toml --samples 50 --seed
     "table",
     type=_PATH,
     required=True,
-    panel=_PAIRS,
-    help="CSV with columns pair, fixed, moving and, as there are, kind, fixed_label, "
-    "moving_label, fixed_points, moving_points, mask.",
+    panel=INPUTS,
+    help=PAIRS_HELP,
 )
+@click.option("--data", type=_PATH, panel=INPUTS, help=DATA_HELP)
 @click.option(
-    "--data", type=_PATH, panel=_PAIRS, help="Folder of the table's paths. [default: the table's]"
+    "--only",
+    multiple=True,
+    panel=INPUTS,
+    help="Name of a pair to use; may be repeated. [default: all pairs]",
 )
-@click.option("--only", multiple=True, panel=_PAIRS, help="Name of a pair; repeat. [default: all]")
 @click.option(
     "--initial-folder",
     type=_PATH,
-    panel=_PAIRS,
-    help="Folder with <pair>.tfm, the start of a pair; pairs without one take --initial.",
+    panel=INPUTS,
+    help="Folder of initial transforms, <pair>.tfm; pairs without one use --initial.",
 )
 @click.option(
     "--grid",
     multiple=True,
     metavar="NAME=A,B,...",
     panel=_SPACE,
-    help="Values of a parameter; repeat, all combinations are tried. Lists are written 80:40.",
+    help="Values of a parameter; may be repeated, and all combinations are tried. A value that is "
+    "a list is written with colons, such as 80:40.",
 )
 @click.option(
     "--space",
     type=_PATH,
     panel=_SPACE,
-    help="TOML file with [grid] and [random]: name = [a, b] or "
-    "name = { low = 0.1, high = 2, log = true, whole = false }.",
+    help="TOML file with tables [grid] (name = [a, b]) and [random] "
+    "(name = { low = 0.1, high = 2, log = true, whole = false }).",
 )
 @click.option(
     "--samples", type=click.IntRange(0), panel=_SPACE, help="Number of draws from [random]."
@@ -79,8 +91,6 @@ dinoreg-rt sweep --pairs pairs.csv -o out --space space.toml --samples 50 --seed
 @click.option(
     "--seed", type=click.IntRange(0), panel=_SPACE, help="Seed of the draws. [default: 0]"
 )
-@click.option("--config", "config_file", type=_PATH, panel=_SPACE, help="TOML file of parameters.")
-@click.option("--preset", panel=_SPACE, help=f"Set of parameters: {', '.join(preset_names())}.")
 @config_options
 @click.option(
     "--jobs",
@@ -88,20 +98,23 @@ dinoreg-rt sweep --pairs pairs.csv -o out --space space.toml --samples 50 --seed
     default=1,
     show_default=True,
     panel="Machine",
-    help="Registrations at a time, each with --threads (here 1 unless given).",
+    help="Number of registrations at a time, each on --threads threads (in a sweep by default 1).",
 )
-@click.option("-o", "--output", type=_PATH, required=True, panel=_OUT, help="Folder for results.")
-@click.option("--json", "as_json", is_flag=True, panel=_OUT, help="The table on stdout as JSON.")
-@click.option("-q", "--quiet", is_flag=True, panel=_OUT, help="Only errors.")
+@click.option(
+    "-o", "--output", type=_PATH, required=True, panel=OUTPUT, help="Folder for the results."
+)
+@json_option("the table")
+@quiet_option
 @click.pass_context
 def sweep(ctx: click.RichContext, /, **options: Any) -> None:
-    """Try many configurations on many pairs, and compare accuracy and time.
+    """Try many parameter settings on many pairs, and compare accuracy and time.
 
-    Written: results.jsonl (one line for each registration, as it finishes), table.md, table.csv
-    and pareto.png. The same command continues a sweep that was stopped; what has been computed
-    for the same images, parameters and version is not computed again, failures are tried again.
+    The results are results.jsonl (one line per registration, written as it finishes), table.md,
+    table.csv and pareto.png. The same command continues a sweep that was stopped: results for the
+    same images, parameters and version are kept, and failed registrations are tried again.
 
-    Parameters that are not swept: the preset, then --config, then options; the later wins.
+    Parameters that are not swept come from the preset, then --config, then the options; later ones
+    override earlier ones.
     """
     trials = _plan(options)
     results = options["output"] / "results.jsonl"
@@ -114,12 +127,8 @@ def sweep(ctx: click.RichContext, /, **options: Any) -> None:
         ctx.exit(InputError.exit_code)
 
 
-#: The name under which the command line looks for a command.
-command = sweep
-
-
 def _plan(options: dict[str, Any]) -> list[Any]:
-    """Everything that can be wrong is found before the first registration."""
+    """Return the trials, and find whatever is wrong before the first registration."""
     from ..io import check_outputs, check_writable
 
     base = read_config(options, threads=1, trust=False)
@@ -138,7 +147,7 @@ def _pairs(options: dict[str, Any]) -> list[PairFiles]:
     pairs = read_pairs(table, options["data"] or table.parent, options["output"])
     if unknown := sorted(set(options["only"]) - {pair.name for pair in pairs}):
         names = ", ".join(pair.name for pair in pairs)
-        raise InputError(f"{table}: lists no pair {', '.join(unknown)}; there are: {names}")
+        raise InputError(f"{table}: lists no pair {', '.join(unknown)}; it lists {names}")
     return [pair for pair in pairs if not options["only"] or pair.name in options["only"]]
 
 
@@ -155,7 +164,7 @@ def _progress_of(reporter: Reporter) -> Finished:
         now = time.monotonic()
         if now - spoke > _SAY_EVERY_S:
             spoke = now
-            # What an earlier run left counts as done, but took none of this run's time.
+            # Results of an earlier run count as done, but took none of this run's time.
             left_s = (now - began) / len(first) * (total - done)
             reporter.say("sweep", f"{done} of {total}, about {left_s / 60:.1f} min left")
 

@@ -1,1 +1,1 @@
-"""The parameters of a registration, their presets and the files that hold them."""
+"""The parameters of a registration, their presets and TOML files."""

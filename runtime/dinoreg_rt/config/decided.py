@@ -1,4 +1,4 @@
-"""`DecidedConfig`: a configuration in which planning has left nothing open."""
+"""`DecidedConfig`: a configuration in which planning has replaced every open default."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .parameters import RegistrationConfig
 
 
 class DecidedConfig(RegistrationConfig):
-    """The parameters of one registration after planning: every default is a value.
+    """The parameters of one registration after planning.
 
-    Planning makes one for each pair, by `RegistrationConfig` and what it has found in the images.
-    What is still optional has a meaning when it is None, such as no encoder.
+    Planning makes one for each pair, from a `RegistrationConfig` and the two images. A parameter
+    that may still be None has a meaning then, such as no encoder.
     """
 
     fixed_modality: Modality

@@ -1,4 +1,4 @@
-"""What is said of a wrong parameter: which it is, what came and what is wanted."""
+"""Messages about wrong parameters: the parameter, the value given and the values allowed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Origin:
     """Where the values of a configuration come from, for messages.
 
     Attributes:
-        spelled: how the user writes a parameter, where it isn't ``name =``: ``--name``.
-        files: the file that a parameter was read from, where it was.
+        spelled: parameters that the user did not write as ``name =``, and how they were written,
+            such as ``--name``.
+        files: parameters that were read from a file, and the file.
     """
 
     spelled: Mapping[str, str] = field(default_factory=dict)
@@ -27,19 +28,20 @@ class Origin:
 
 
 def check_kind(value: Any, annotation: Any) -> Any:
-    """The value as it came, unless pydantic would make another kind of it: a number of ``"1"`` or
-    true, a truth value of ``"yes"`` or 1.
+    """Return the value unchanged, unless pydantic would convert it to another kind.
+
+    Pydantic would take ``"1"`` and true for numbers, and ``"yes"`` and 1 for truth values.
 
     Raises:
-        PydanticCustomError: it would.
+        PydanticCustomError: the value is of another kind than the field.
     """
     kinds = _kinds(annotation)
     if bool in kinds:
         fits = isinstance(value, bool | np.bool_)
     elif str in kinds or Literal in kinds:
-        return value  # pydantic makes nothing else of these
+        return value  # pydantic converts nothing to these
     elif _of_names(annotation):
-        fits = value is None or isinstance(value, list | tuple)  # not one string's letters
+        fits = value is None or isinstance(value, list | tuple)  # a string would become its letters
     else:
         parts = value if isinstance(value, list | tuple) else [value]
         fits = not any(isinstance(part, str | bytes | bool | np.bool_) for part in parts)
@@ -49,14 +51,14 @@ def check_kind(value: Any, annotation: Any) -> Any:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The types that a field may have: of ``float | None`` both, of ``Literal[...]`` Literal."""
+    """Return the types that a field may have: for ``float | None`` both, for literals Literal."""
     if get_origin(annotation) in (Union, UnionType):
         return {kind for part in get_args(annotation) for kind in _kinds(part)}
     return {get_origin(annotation) or annotation}
 
 
 def _of_names(annotation: Any) -> bool:
-    """Whether it is a tuple of strings, or one may be given."""
+    """Return whether the field may be a tuple of strings."""
     for part in get_args(annotation):
         if get_origin(part) is tuple:
             element = get_args(part)[0]
@@ -66,16 +68,17 @@ def _of_names(annotation: Any) -> bool:
 
 
 def explain(error: ValidationError, model: type[BaseModel], values: Any, origin: Origin) -> str:
-    """All faults of `values` in one line.
+    """Describe all wrong values in one line.
 
     Args:
-        error: that `model` raised.
-        model: the configuration.
-        values: that it was made from.
-        origin: of the values.
+        error: raised by `model`.
+        model: class of the configuration.
+        values: from which the configuration was to be made.
+        origin: where the values come from.
     """
     if not isinstance(values, Mapping):
-        return f"a configuration is made of names and values; got {type(values).__name__}"
+        got = type(values).__name__
+        return f"a configuration is made from a mapping of names to values; got {got}"
     fields = model.model_json_schema()["properties"]
     lines = []
     for problem in error.errors():
@@ -84,11 +87,11 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any, origin:
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}unknown option '{key}'; {_nearest(key, model)}")
             continue
-        own = problem["type"] == "value_error"  # a check of ours, which says what is wrong itself
+        own = problem["type"] == "value_error"  # one of our validators, with its own message
         reason = str(problem["ctx"]["error"]) if own else f"wanted {_wanted(fields[key])}"
         name = origin.spelled.get(key, f"{key} =")
         lines.append(f"{where}{name} {_text(values[key])}: {reason}")
-    return "; ".join(dict.fromkeys(lines))  # two wrong numbers of one list are one fault
+    return "; ".join(dict.fromkeys(lines))  # two wrong numbers in one list give the same line
 
 
 def _nearest(key: str, model: type[BaseModel]) -> str:
@@ -97,7 +100,7 @@ def _nearest(key: str, model: type[BaseModel]) -> str:
 
 
 def _wanted(schema: Mapping[str, Any]) -> str:
-    """A field's JSON schema in words."""
+    """Describe a field's JSON schema in words."""
     kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
     kind = kinds[0]
     if "enum" in kind:

@@ -1,4 +1,4 @@
-"""Parameters in TOML: files of the user, and the presets that come with the package."""
+"""Parameters in TOML: the user's files, and the presets that come with the package."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from ..errors import ConfigError
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the package."""
+    """Return the names of the presets."""
     folder = resources.files(__package__) / "presets"
     return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """The values of a preset.
+    """Return the values of a preset.
 
     Raises:
-        ConfigError: no such preset.
+        ConfigError: there is no such preset.
     """
     if name not in preset_names():
-        raise ConfigError(f"no preset '{name}'; there are: {', '.join(preset_names())}")
+        raise ConfigError(f"no preset '{name}'; choose one of {', '.join(preset_names())}")
     text = (resources.files(__package__) / "presets" / f"{name}.toml").read_text("utf-8")
     return tomllib.loads(text)
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The content of a TOML file.
+    """Return the content of a TOML file.
 
     Raises:
-        ConfigError: it cannot be read, or is none.
+        ConfigError: the file cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(file.read_text("utf-8-sig"))

@@ -11,52 +11,55 @@ LinearModel = Literal["rigid", "similarity", "affine"]
 
 
 class ImageParameters(BaseModel):
-    """Where a registration runs, what its images are and how they are brought together."""
+    """The machine, the images and their initial alignment."""
 
     device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda:N"
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu or cuda:N; auto takes the first GPU, or the CPU if none is usable",
     )
     threads: int = Field(
         0,
         ge=0,
         le=1024,
-        description="CPU threads; 0, and more than that, takes all CPUs that this process may use",
+        description="number of CPU threads, limited to the CPUs that this process may use; 0: all",
     )
     gpu_memory_gb: float | None = Field(
         None,
         gt=0,
         le=1e4,
-        description="most that a registration may take of a GPU's memory; decides whether the "
-        "search keeps its costs, where tokens are kept and how many slices are encoded at once; "
-        "default: what is free",
+        description="limit on a registration's GPU memory; below what it would like, the search "
+        "recomputes its costs, tokens stay in host memory and fewer slices are encoded at once; "
+        "default: all free memory",
     )
     initial: str = Field(
         "auto",
         min_length=1,
-        description="initial alignment: auto, search, affine, none, centre, moments, or a "
-        "transform file",
+        description="initial alignment: auto, affine (ignores the headers), search (best shift and "
+        "size only), none (as in the headers), centre, moments (centres of mass), or a transform "
+        "file",
     )
     linear: LinearModel = Field(
-        "affine", description="model of the initial alignment that auto and affine fit"
+        "affine", description="transform model that --initial auto and affine fit"
     )
     body_mask: Literal["auto", "off"] = Field(
-        "auto", description="auto: only the body counts, without the table and the air; or off"
+        "auto", description="auto: find the body and leave out the table and the air; off: use all"
     )
     fixed_modality: ModalityChoice = Field(
-        "auto", description="what the fixed image is; auto tells it by its values"
+        "auto", description="modality of the fixed image; auto decides by the intensities"
     )
     moving_modality: ModalityChoice = Field(
-        "auto", description="what the moving image is; auto tells it by its values"
+        "auto", description="modality of the moving image; auto decides by the intensities"
     )
     ct_window_hu: tuple[float, float] = Field(
-        (-125.0, 225.0), description="CT values below and above are clipped"
+        (-125.0, 225.0), description="intensity window to which CT values are clipped, in HU"
     )
     mr_percentile: float = Field(
-        98.0, gt=50, le=100, description="MR values above this percentile are clipped"
+        98.0, gt=50, le=100, description="percentile to which MR values are clipped"
     )
     working_megavoxels: float = Field(
         8.0,
         gt=0.001,
         le=1000,
-        description="finer images are resampled to at most so many million voxels",
+        description="size limit of the working grid in million voxels; larger images are resampled",
     )

@@ -1,7 +1,7 @@
 """`RegistrationConfig`: every parameter of a registration, frozen and validated.
 
-Lengths are in millimetres and hold per axis: a length is rounded to whole voxels of the grid it
-applies to, at least one, so that a stack of ten thick slices and a 1 mm brain both work.
+Lengths are in millimetres. Along each axis a length is rounded to whole voxels of its grid, at
+least one, so that the same values suit a stack of ten thick slices and a brain with 1 mm voxels.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from .files import read_preset, read_toml
 from .image_parameters import ImageParameters
 from .solver_parameters import SolverParameters
 
-#: Two ways to say how many slices are encoded.
+#: Two ways to choose the slices that are encoded.
 _ONE_OF = ("slice_stride", "slice_spacing_mm")
 
 
 class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     """Parameters of one registration. The defaults are those of the preset ``mind``.
 
-    However one is made, wrong names and values raise `ConfigError`.
+    Wrong names and values raise `ConfigError`, however the configuration is made.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @property
     def stage_features(self) -> tuple[tuple[FeatureSet, ...], FeatureSet]:
-        """What each level of the search compares, and what the refinement compares."""
+        """The features that each level of the search compares, and those of the refinement."""
         if self.encoder is None:
             return ("mind",), "mind"
         usual: FeatureSet = "joined" if self.mind_weight > 0 else "encoder"
@@ -48,18 +48,18 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
 
     @property
     def feature_sets(self) -> frozenset[FeatureSet]:
-        """All sets of features that some stage compares."""
+        """All sets of features that any stage compares."""
         search, refinement = self.stage_features
         return frozenset((*search[: self.search_levels], refinement))
 
     @property
     def uses_mind(self) -> bool:
-        """Whether some stage compares MIND-SSC, alone or joined with an encoder's features."""
+        """Whether any stage compares MIND-SSC, alone or joined with an encoder's features."""
         return bool(self.feature_sets & {"mind", "joined"})
 
     @property
     def computes_mind(self) -> bool:
-        """Whether MIND-SSC is computed: for a stage, or for the verdict on trust alone."""
+        """Whether MIND-SSC is computed, for a stage or only for the mirror test."""
         return self.uses_mind or self.trust
 
     @model_validator(mode="wrap")
@@ -82,14 +82,14 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     @classmethod
     def _windows_rise(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] < value[1]:
-            raise ValueError("the first must be the smaller")
+            raise ValueError("the first must be smaller than the second")
         return value
 
     @field_validator("slice_spacing_mm")
     @classmethod
     def _stride_or_distance(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value is not None and info.data.get("slice_stride", 1) != 1:
-            raise ValueError("give a slice stride or a distance of slices in mm, not both")
+            raise ValueError("give either a slice stride or a slice spacing in mm, not both")
         return value
 
     @field_validator("refinement_features", "search_features")
@@ -97,9 +97,9 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     def _encoder_is_there(cls, value: Any, info: ValidationInfo) -> Any:
         wanted = {value} if isinstance(value, str) else set(value or ())
         if info.data.get("encoder") is None and wanted - {"mind"}:
-            raise ValueError("without an encoder only mind can be compared")
+            raise ValueError("only mind can be compared without an encoder")
         if "joined" in wanted and info.data.get("mind_weight") == 0:
-            raise ValueError("joined wants a mind weight above 0")
+            raise ValueError("joined needs a mind weight above 0")
         if info.field_name == "refinement_features" and info.data.get("encoder") is not None:
             search = info.data.get("search_features") or ("encoder",)
             if wanted == {"mind"} == set(search):
@@ -111,14 +111,14 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     def _levels_for_all_features(cls, value: int | None, info: ValidationInfo) -> int | None:
         given = len(info.data.get("search_features") or ())
         if value is not None and value < given:
-            raise ValueError(f"the search features are for {given} levels; wanted at least as many")
+            raise ValueError(f"the search features need at least {given} levels")
         return value
 
     @field_validator("layers")
     @classmethod
     def _each_layer_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and len(set(value)) < len(value):
-            raise ValueError("a layer is there twice")
+            raise ValueError("a layer is given twice")
         return value
 
     @field_validator("trust_cost")
@@ -127,7 +127,7 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
         if value > 0 and info.data.get("feature_similarity") == "lncc":
             raise ValueError(
                 "wanted 0 with the feature similarity lncc, which has no cost of single voxels; "
-                "or mse or cosine"
+                "use mse or cosine for other values"
             )
         return value
 
@@ -135,14 +135,14 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     @classmethod
     def _something_is_compared(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value == 0 and info.data.get("feature_weight") == 0:
-            raise ValueError("with a feature weight of 0 nothing is compared; wanted one above 0")
+            raise ValueError("with a feature weight of 0 nothing is compared; raise one of them")
         return value
 
     def changed(self, **values: Any) -> Self:
-        """Return a copy with other values for some parameters, which are checked like any other.
+        """Return a copy in which some parameters have other values.
 
         Raises:
-            ConfigError: an unknown parameter, or a value that cannot be used.
+            ConfigError: a parameter is unknown, or a value cannot be used.
         """
         return type(self).model_validate(dict(self) | values)
 
@@ -154,23 +154,24 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
         overrides: dict[str, Any] | None = None,
         spelled: Mapping[str, str] | None = None,
     ) -> RegistrationConfig:
-        """Preset, then TOML file, then explicit values; the later wins.
+        """Combine a preset, a TOML file and explicit values, each overriding the former.
 
         Args:
-            preset: a name of `preset_names`.
-            file: names and values.
-            overrides: names and values.
-            spelled: how errors call a parameter, where not by its name: ``--name``.
+            preset: one of `preset_names`.
+            file: TOML file of parameters.
+            overrides: explicit values by the name of the parameter.
+            spelled: names for parameters in error messages, such as ``--name``.
 
         Raises:
-            ConfigError: unknown preset or key, value out of range, unreadable file.
+            ConfigError: the preset or a key is unknown, a value cannot be used, or the file cannot
+                be read.
         """
         values: dict[str, Any] = {}
         if preset is not None:
             values.update(read_preset(preset))
         in_file = {} if file is None else read_toml(file)
         for later in (in_file, overrides or {}):
-            if later.keys() & set(_ONE_OF):  # it takes the place of the other
+            if later.keys() & set(_ONE_OF):  # one of the two overrides the other
                 values = {name: v for name, v in values.items() if name not in _ONE_OF}
             values |= later
         files = {key: str(file) for key in in_file if key not in (overrides or {})}
@@ -178,12 +179,12 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
 
 
 def checked_config(config: RegistrationConfig | None) -> RegistrationConfig:
-    """What a caller gave as configuration; None stands for the defaults.
+    """Return the caller's configuration, or the defaults for None, after checking it.
 
-    The values are looked at once more: `model_copy`, as pydantic has it, takes any.
+    The values are validated again, because pydantic's `model_copy` accepts anything.
 
     Raises:
-        ConfigError: something else, such as a dict, or values that cannot be used.
+        ConfigError: `config` is something else, such as a dict, or has values that cannot be used.
     """
     if config is None:
         return RegistrationConfig()
@@ -191,6 +192,6 @@ def checked_config(config: RegistrationConfig | None) -> RegistrationConfig:
         return type(config).model_validate(dict(config))
     hint = "RegistrationConfig(**config)" if isinstance(config, dict) else "RegistrationConfig(...)"
     raise ConfigError(
-        f"config is a {type(config).__name__}; wanted a RegistrationConfig: make one by {hint}, or "
-        "from a preset or a file by RegistrationConfig.from_sources"
+        f"config is a {type(config).__name__}; wanted a RegistrationConfig: make one with {hint}, "
+        "or from a preset or a file with RegistrationConfig.from_sources"
     )

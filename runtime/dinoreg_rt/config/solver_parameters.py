@@ -1,4 +1,4 @@
-"""Parameters of the solver, the discrete search and the refinement, and of what is returned."""
+"""Parameters of the solver (discrete search and refinement) and of the results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FeatureSimilarity = Literal["mse", "cosine", "lncc"]
 
 
 class SolverParameters(BaseModel):
-    """How matches are searched, how the field is refined and what comes beside it."""
+    """The discrete search, the refinement of the field and the optional results."""
 
     search_spacing_mm: float | None = Field(
         None, gt=0, le=200, description="step of the discrete search; default: 6 working voxels"
@@ -22,76 +22,87 @@ class SolverParameters(BaseModel):
         None,
         ge=1,
         le=4,
-        description="levels of the discrete search: every further one halves the step and searches "
-        "two steps around what was found; default: 1, for two images of one contrast 2, if close "
-        "1, and at least as many as --search-features has values",
+        description="levels of the discrete search; each further level halves the step and "
+        "searches two steps around the match found so far; default: 2 for two images of the same "
+        "contrast that are not close MR, else 1, and no fewer than --search-features has values",
     )
     search_trust_cost: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="limit that large feature differences approach in the discrete search: a cost "
-        "d becomes d / (1 + d / this), so that outliers pull less; 0: no limit",
+        description="limit that the cost of a feature difference approaches in the discrete "
+        "search: a cost d becomes d / (1 + d / limit), so that outliers pull less; 0: no limit",
     )
     cost_smoothing: float = Field(
-        1.15, ge=0, le=3, description="width (sigma) of the search's smoothing, in its steps"
+        1.15, ge=0, le=3, description="width (sigma) of the smoothing of the costs, in search steps"
     )
     field_smoothing: float = Field(
-        0.82, ge=0, le=3, description="width of the smoothing between coupled rounds, in steps"
+        0.82,
+        ge=0,
+        le=3,
+        description="width (sigma) of the smoothing of the displacements between coupled rounds, "
+        "in search steps",
     )
     search_edges: float = Field(
         0.0,
         ge=0,
         le=1e3,
-        description="how much --field-smoothing is reduced between unlike tissues: cells whose "
-        "features are unrelated count exp(-this) for each other; 0: all are smoothed alike",
+        description="exponent s that reduces --field-smoothing between unlike tissues: points of "
+        "the search grid whose features are unrelated have a weight of exp(-s) in each other's "
+        "smoothing; 0: no reduction",
     )
     coupling: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.03, 0.3),
         max_length=32,
-        description="weights of the coupled-convex rounds, growing",
+        description="increasing weights of the coupled-convex rounds",
     )
     search_memory_mb: int = Field(
         256,
         ge=0,
         le=1 << 20,
-        description="where the costs of all shifts take no more, they are kept for the coupled "
-        "rounds, which else compute them again: the same result, slower",
+        description="memory in MiB in which the costs of all shifts are kept for the coupled "
+        "rounds; larger costs are computed again in each round, which is slower but gives the "
+        "same result",
     )
     inverse_consistency_rounds: int = Field(
-        15, ge=0, le=100, description="rounds that make the coarse fields each other's inverse"
+        15,
+        ge=0,
+        le=100,
+        description="rounds that make the forward and backward fields of the search each other's "
+        "inverse",
     )
     control_spacing_mm: float | None = Field(
         None,
         gt=0,
         le=100,
-        description="spacing of the refined displacement field; default: 2 working voxels",
+        description="spacing of the control grid that is refined; default: 2 working voxels",
     )
     iterations: tuple[Annotated[int, Field(ge=0, le=10_000)], ...] | None = Field(
         None,
         min_length=1,
         max_length=6,
-        description="Adam iterations of each level, coarse to fine; default: 40 and 20, for two "
-        "close MR 40 and 40",
+        description="Adam iterations of each level, coarse to fine; default: 40,20, for two close "
+        "MR images 40,40",
     )
     learning_rate_mm: float | None = Field(
         None,
         gt=0,
         le=100,
-        description="Adam step of the finest level; default: half a control voxel",
+        description="step of Adam on the finest level; default: half the control spacing",
     )
     adam_epsilon: float = Field(
         0.3,
         ge=0,
         le=10,
-        description="gradients that are smaller than this share of those with the images one "
-        "voxel off make shorter steps; 0: all steps are as long",
+        description="share of the gradient of images that are one voxel apart; smaller gradients "
+        "make shorter steps, so that matched tissue stays; 0: all steps have the same length",
     )
     smoothing_mm: float | None = Field(
         None,
         ge=0,
         le=200,
-        description="width (sigma) of the field's smoothing; default: 1.4 control voxels",
+        description="width (sigma) of the smoothing of the field; default: 1.4 times the control "
+        "spacing",
     )
     smoothness: float = Field(
         0.8, ge=0, le=1e4, description="weight of the smoothness term (lambda in the paper)"
@@ -100,60 +111,61 @@ class SolverParameters(BaseModel):
         None,
         ge=0,
         le=1e3,
-        description="weight of the features' difference in the refinement; default: 1, for two "
-        "close MR 0.1 (without correlation: 1)",
+        description="weight of the feature difference in the refinement; default: 1, for two close "
+        "MR images 0.1 (1 if --correlation-weight is 0)",
     )
     feature_similarity: FeatureSimilarity = Field(
         "mse",
-        description="how features are compared: mse (squared difference), cosine (of the angle "
-        "between the vectors), or lncc (local correlation of each channel, in the windows of the "
-        "intensities' correlation)",
+        description="measure by which the refinement compares features: mse (squared difference), "
+        "cosine (of the angle between vectors), or lncc (local correlation of each channel, in "
+        "windows of --correlation-window-mm)",
     )
     correlation_weight: float | None = Field(
         None,
         ge=0,
         le=1e3,
-        description="weight of 1 - rho^2 beside the features, rho the local correlation of the "
-        "intensities; 0: features alone; default: 2.5, for two close MR 3",
+        description="weight in the refinement of 1 - rho^2, where rho is the local correlation of "
+        "the intensities; 0: features alone; default: 2.5, for two close MR images 3",
     )
     correlation_window_mm: float | None = Field(
         None,
         gt=0,
         le=200,
-        description="width (sigma) of the local correlation's windows; default: 2 control voxels, "
-        "for two CT 1.25",
+        description="width (sigma) of the windows of the local correlation; default: twice the "
+        "control spacing, for two CT images 1.25 times",
     )
     correlation_noise: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="windowed intensities (of lncc: features, as a share of their root mean "
-        "square) that differ less say little; default: 0.1, for two close MR 0.01",
+        description="noise level of the local correlation: structure that differs less in "
+        "intensity (with lncc: in features, as a share of their root mean square) counts little; "
+        "intensities are 0 to 1 after clipping; default: 0.1, for two close MR images 0.01",
     )
     trust_cost: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="adaptive weighting: a voxel whose features differ by so much pulls a quarter "
-        "as hard; 0: all pull alike; not with lncc",
+        description="feature difference at which a voxel pulls a quarter as hard in the "
+        "refinement; 0: all voxels pull alike; cannot be combined with lncc",
     )
     fold_penalty: float = Field(
-        800.0, ge=0, le=1e6, description="weight of the penalty on det J below the margin"
+        800.0, ge=0, le=1e6, description="weight of the penalty on folds (see --fold-margin)"
     )
     fold_margin: float = Field(
-        0.2, ge=0, lt=1, description="a det J below this is penalised: room before a fold"
+        0.2, ge=0, lt=1, description="Jacobian determinant below which --fold-penalty acts"
     )
     transform: Literal["displacement", "velocity"] = Field(
         "displacement",
-        description="what is refined: a displacement, or a stationary velocity whose exponential "
-        "it is, with the exponential of its negative as the inverse",
+        description="transform that is refined: a displacement field, or a stationary velocity "
+        "field, whose negative gives the inverse",
     )
     trust: bool = Field(
         default=True,
-        description="compare with mirror images of the moving image by MIND-SSC, for the verdict "
-        "on trust",
+        description="run the mirror test (by MIND-SSC), which decides whether the result can be "
+        "trusted",
     )
     confidence: bool = Field(
-        default=False, description="also tell how well the match of each voxel is determined"
+        default=False, description="also compute how well the match of each voxel is determined"
     )
     inverse: bool = Field(default=False, description="also compute the inverse field")

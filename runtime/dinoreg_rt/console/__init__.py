@@ -1,1 +1,1 @@
-"""The terminal: progress, standard output and interruption."""
+"""The terminal: progress, results on stdout, and interruption."""

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: as exceptions, so that everything cleans up after itself."""
+"""Ctrl-C, SIGTERM and SIGHUP as exceptions, so that everything cleans up after itself."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-#: What ends a program that does not say otherwise: asked to, or its terminal was closed.
+#: Signals that by default end a program: a request to stop, and the closing of its terminal.
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(SystemExit):
-    """One of `STOPPING`, as an exception; every other `SystemExit` is someone's own way out."""
+    """One of `STOPPING` as an exception, unlike any other `SystemExit`."""
 
     code: int
 
 
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT, SIGTERM and SIGHUP back until the yielded function is called.
+    """Hold back SIGINT, SIGTERM and SIGHUP until the yielded function is called.
 
-    CPython runs signal handlers as it enters a function, before any ``try`` in it. In a callback
-    from C an exception raised there is printed and lost, and the call goes on. So the handlers
-    only take a note here, and the callback asks for them to be run. What is still noted when the
-    block ends is delivered then. Does nothing outside the main thread.
+    CPython may run a signal handler as it enters a function, before any ``try`` in it. If that
+    function is a callback from C, the handler's exception is printed and lost, and the C function
+    continues. Within this block signals are therefore only noted, and the callback delivers them
+    where an exception can be caught. The rest are delivered when the block ends. Does nothing
+    outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -55,10 +56,10 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `Terminated`, so that ``finally`` blocks and `with` clean up.
+    """Turn SIGTERM and SIGHUP into `Terminated`, so that ``finally`` and ``with`` clean up.
 
-    Its code is 143 or 129. Does nothing outside the main thread, and leaves a signal alone that
-    the program ignores (``nohup``) or has a handler of its own for.
+    The exit code is 143 or 129. Does nothing outside the main thread, and nothing to a signal that
+    the program ignores (``nohup``) or handles itself.
     """
     mine = []
     if threading.current_thread() is threading.main_thread():
@@ -73,7 +74,7 @@ def signals_as_exceptions() -> Iterator[None]:
 
 
 def _exit_on_signal(signum: int, _frame: FrameType | None) -> NoReturn:
-    for number in STOPPING:  # a second one must not interrupt the cleaning up
+    for number in STOPPING:  # a second signal must not interrupt the clean-up
         if signal.getsignal(number) is _exit_on_signal:
             signal.signal(number, signal.SIG_IGN)
     raise Terminated(128 + signum)

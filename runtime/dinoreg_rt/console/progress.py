@@ -1,6 +1,6 @@
-"""What a run says while it works: bars on a terminal, plain lines in a pipe, or nothing.
+"""Progress reports: bars on a terminal, plain lines in a pipe, or nothing.
 
-Everything goes to stderr, so that stdout holds results only.
+All of them go to stderr; stdout holds only results.
 """
 
 from __future__ import annotations
@@ -14,42 +14,41 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-#: In a pipe, a stage that goes on says so this often: at first, and after a long while.
+#: Seconds between two lines about one stage in a pipe: at first, and after a long time.
 _LINE_INTERVAL_S, _LONGEST_INTERVAL_S = 10.0, 60.0
 
 
 class Reporter(Protocol):
-    """Receives progress. It is also the ``progress`` callable that `register` takes."""
+    """Receives progress; may be passed to `register` as ``progress``."""
 
     def __call__(self, stage: str, fraction: float) -> None:
-        """`stage` has done `fraction` (0 to 1) of its work; a new name begins a new stage.
+        """Report that `stage` has done `fraction` (0 to 1) of its work; a new name begins a stage.
 
-        Speed is counted from the last call with 0: what came before is preparation.
+        Speed is measured from the last call with 0; the time before that is preparation.
         """
 
     def expect(self, stage: str, count: int, unit: str) -> None:
-        """`stage` will go through so many things: from then on they are counted, with their speed
-        and the time left."""
+        """Announce that `stage` consists of `count` items, whose speed is then reported."""
 
     def say(self, topic: str, text: str) -> None:
-        """One line of information: a decision and why, a warning, where the results are."""
+        """Report a line of information: a decision and its reason, a warning, or a path."""
 
 
 class QuietReporter:
-    """Says nothing."""
+    """A reporter that prints nothing."""
 
     def __call__(self, stage: str, fraction: float) -> None:
-        """Nothing."""
+        """Ignore the progress."""
 
     def expect(self, stage: str, count: int, unit: str) -> None:
-        """Nothing."""
+        """Ignore the announcement."""
 
     def say(self, topic: str, text: str) -> None:
-        """Nothing."""
+        """Ignore the line."""
 
 
 class LineReporter:
-    """Plain lines without control characters, for pipes and log files."""
+    """A reporter that prints plain lines without control characters, for pipes and log files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -58,10 +57,10 @@ class LineReporter:
         self._expected: dict[str, tuple[int, str]] = {}
 
     def __call__(self, stage: str, fraction: float) -> None:
-        """A line when a stage ends, and now and then while it goes on."""
+        """Print a line when a stage ends, and from time to time while it runs."""
         now = time.monotonic()
         if fraction >= 1 and stage == self._finished:
-            return  # told twice
+            return  # reported already
         if stage != self._stage:
             self.finish()
             self._stage, self._began, self._spoke = stage, now, now
@@ -76,26 +75,26 @@ class LineReporter:
             self._print(", ".join([text, *pace]))
 
     def expect(self, stage: str, count: int, unit: str) -> None:
-        """From now on lines of `stage` say how far and how fast it is, and the time left."""
+        """Add count, speed and remaining time to the lines of `stage`."""
         self._expected[stage] = (count, unit)
 
     def say(self, topic: str, text: str) -> None:
-        """``topic: text``."""
+        """Print ``topic: text``."""
         self._print(f"{topic}: {text}")
 
     def finish(self) -> None:
-        """Close the stage that is open, if one is."""
+        """End the current stage, if any."""
         if self._stage:
             self._print(f"{self._stage}: done in {time.monotonic() - self._began:.2f} s")
             self._stage, self._finished = "", self._stage
 
     def _print(self, line: str) -> None:
-        with suppress(OSError):  # a log that is full, or gone, must not end the work
+        with suppress(OSError):  # a log that is full or gone must not end the work
             print(line, file=self._stream, flush=True)
 
 
 class TerminalReporter:
-    """A bar with elapsed time for each stage."""
+    """A reporter that shows a bar with elapsed time for each stage."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -105,7 +104,7 @@ class TerminalReporter:
         self._expected: dict[str, tuple[int, str]] = {}
 
     def __call__(self, stage: str, fraction: float) -> None:
-        """Move the stage's bar; a new stage completes the one before it."""
+        """Move the stage's bar; a new stage completes the previous one."""
         now = time.monotonic()
         if stage != self._stage:
             self.finish()
@@ -119,17 +118,17 @@ class TerminalReporter:
             self._bars.update(self._task, completed=min(fraction, 1.0), pace=text)
 
     def expect(self, stage: str, count: int, unit: str) -> None:
-        """From now on the bar of `stage` says how far and how fast it is, and the time left."""
+        """Add count, speed and remaining time to the bar of `stage`."""
         self._expected[stage] = (count, unit)
 
     def say(self, topic: str, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         from rich.text import Text
 
         self._bars.console.print(Text.assemble((f"{topic}: ", "bold"), text))
 
     def finish(self) -> None:
-        """Fill the bar of the open stage and stop its clock."""
+        """Fill the bar of the current stage and stop its clock."""
         if self._task is not None:
             self._bars.update(self._task, completed=1.0)
             self._bars.stop_task(self._task)
@@ -137,7 +136,7 @@ class TerminalReporter:
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``2 h 05 min``."""
+    """Format a duration, such as ``40 s``, ``12 min`` or ``2 h 05 min``."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -145,14 +144,14 @@ def duration(seconds: float) -> str:
 
 
 def _line_interval_s(elapsed_s: float) -> float:
-    """Seconds from one line to the next: a log of an hour has no use for hundreds of them."""
+    """Return the seconds between two lines, which grow so that long stages fill no logs."""
     return min(max(_LINE_INTERVAL_S, elapsed_s / 10), _LONGEST_INTERVAL_S)
 
 
 def _pace(
     fraction: float, elapsed_s: float, expected: tuple[int, str] | None
 ) -> tuple[str, list[str]]:
-    """How far a stage is that goes through countable things; its speed and the time left."""
+    """Return the count that a stage has reached, then its speed and remaining time."""
     if expected is None:
         return "", []
     count, unit = expected
@@ -166,9 +165,12 @@ def _pace(
 
 @contextmanager
 def reporting(*, quiet: bool, stream: TextIO | None = None) -> Iterator[Reporter]:
-    """The reporter that fits `stream` (default stderr, if open); tidies the terminal at the end."""
+    """Provide the reporter that suits `stream` (by default stderr); finish its display at the end.
+
+    Without a stream, because stderr is closed, nothing is reported.
+    """
     stream = stream or sys.stderr
-    if quiet or stream is None:  # stderr was closed by who started this
+    if quiet or stream is None:
         yield QuietReporter()
     elif stream.isatty():
         with _bars(stream) as bars:

@@ -1,4 +1,4 @@
-"""Results on stdout, which may be closed or full: that is an error, not a traceback."""
+"""Results on stdout. If it is closed or full, that is an error message and not a traceback."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..errors import OutputError
 
 
 def print_result(text: str, *, written: Path | None = None) -> None:
-    """Print what was asked for, `text` with its line ends.
+    """Print a result on stdout.
 
     Args:
-        text: the result.
-        written: file or folder that the command has written already, for the message.
+        text: the result, including its line ends.
+        written: file or folder that the command has already written, for the error message.
 
     Raises:
-        OutputError: stdout is closed, or cannot take it.
-        BrokenPipeError: nobody reads it any more.
+        OutputError: stdout is closed or cannot take the text.
+        BrokenPipeError: the reader of the pipe is gone.
     """
     if sys.stdout is None:
         raise OutputError(_message("it is closed", written))
@@ -34,7 +34,7 @@ def print_result(text: str, *, written: Path | None = None) -> None:
 
 
 def discard_unwritable() -> None:
-    """Forget what stdout could not take: Python tries again at the exit, and changes its code."""
+    """Discard what stdout could not take; Python would retry at exit and change the exit code."""
     if sys.stdout is None:
         return
     try:
@@ -46,5 +46,5 @@ def discard_unwritable() -> None:
 
 
 def _message(reason: str, written: Path | None) -> str:
-    files = f"; the files are there: {written}" if written is not None else ""
-    return f"stdout: the result cannot be printed: {reason}; send it to another place{files}"
+    files = f"; the files were written to {written}" if written is not None else ""
+    return f"stdout: the result cannot be printed: {reason}; redirect it elsewhere{files}"

@@ -1,1 +1,1 @@
-"""What runs an encoder's graph: ONNX Runtime, OpenVINO and TensorRT."""
+"""The engines that run an encoder's graph: ONNX Runtime, OpenVINO and TensorRT."""

@@ -1,6 +1,6 @@
-"""TensorRT engines in the cache: the one for this bundle, library, GPU and driver, or the reason.
+"""Find the cached TensorRT engine for a bundle, library, GPU and driver.
 
-What differs in anything that the key names is refused, with the command that builds it anew.
+An engine that differs in anything the key names is refused, with the command that rebuilds it.
 """
 
 from __future__ import annotations
@@ -15,40 +15,43 @@ from .trt.identity import identify_gpu
 from .trt.library import Flavour, Library, open_library
 from .trt.record import EIGHT_BITS, EngineKey, EngineRecord, build_command
 
-#: Where several engines fit: those in 8 bits, which nobody builds without wanting them, then the
-#: bundle's own precision, then the others.
+#: Order in which matching engines are preferred, after those in 8 bits, which are only built on
+#: purpose, and those in the bundle's own precision.
 _PREFERENCE = ("fp16", "bf16", "fp32")
 
 
 def load_engine(
     bundle: Bundle, graph: Graph, flavour: Flavour, device: int
 ) -> tuple[Library, EngineRecord, bytes]:
-    """TensorRT, the record and the bytes of the engine that may run here.
+    """Return TensorRT, and the record and bytes of the engine that may run here.
 
-    Arguments and errors as of `engine_record`.
+    Args:
+        bundle: an opened bundle, so that its files are those of its manifest.
+        graph: the input size.
+        flavour: flavour of TensorRT.
+        device: index of the CUDA device.
 
     Raises:
-        InputError: the engine's file is missing or was changed.
+        DeviceError: see `engine_record`.
+        InputError: the engine's file is missing or has changed.
     """
     library, record = engine_record(bundle, graph, flavour, device)
     key = record.key
-    command = f"build it with: {build_command(bundle.folder, flavour, key.precision, key.batches)}"
+    command = build_command(bundle.folder, flavour, key.precision, key.batches)
+    command = f"build it with: {command}"
     return library, record, read_engine(engines_folder(), record, command)
 
 
 def engine_record(
     bundle: Bundle, graph: Graph, flavour: Flavour, device: int
 ) -> tuple[Library, EngineRecord]:
-    """TensorRT and the record of the engine that may run here; the engine itself is not read.
+    """Return TensorRT and the record of the engine that may run here, without reading the engine.
 
-    Args:
-        bundle: opened, so its files are those of its manifest.
-        graph: input size.
-        flavour: of TensorRT.
-        device: CUDA device.
+    The arguments are those of `load_engine`.
 
     Raises:
-        DeviceError: no GPU, no TensorRT, no engine, or one that was built for something else.
+        DeviceError: there is no GPU, TensorRT or engine, or the engine was built for another GPU,
+            driver, library or bundle.
     """
     gpu = identify_gpu(device)
     library = open_library(flavour)
@@ -69,10 +72,10 @@ def engine_record(
 def find_record(
     records: list[EngineRecord], wanted: EngineKey, bundle: Bundle, folder: Path
 ) -> EngineRecord:
-    """The record whose key is `wanted`, but for what users choose: batches, precision, calibration.
+    """Find the record that matches a key, whatever its batches, precision and calibration.
 
     Raises:
-        DeviceError: none; says what is nearest and in what it differs.
+        DeviceError: no record matches; the message names the nearest one and the differences.
     """
     matching = [r for r in records if not _differences(r.key, wanted)]
     order: list[str] = [
@@ -89,17 +92,17 @@ def find_record(
     if not near:
         raise DeviceError(
             f"{folder}: holds no {wanted.flavour} engine of {bundle.manifest.model} at {size}; "
-            f"build it with: {command}"
+            f"build one with: {command}"
         )
     nearest = min(near, key=lambda r: (len(_differences(r.key, wanted)), r.file))
     raise DeviceError(
         f"{folder / nearest.file} cannot be used here ("
-        f"{'; '.join(_differences(nearest.key, wanted))}); build it anew with: {command}"
+        f"{'; '.join(_differences(nearest.key, wanted))}); rebuild it with: {command}"
     )
 
 
 def _rank(record: EngineRecord, order: list[str]) -> tuple[int, int, float, str]:
-    """Smallest first; of two calibrations the one that was verified better."""
+    """Sort key, best record first; among calibrations, the one with the better verification."""
     agreement = -record.verification.first_percentile_cosine
     return order.index(record.key.precision), -max(record.key.batches), agreement, record.file
 

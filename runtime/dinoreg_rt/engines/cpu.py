@@ -1,4 +1,4 @@
-"""Encoders on the CPU: a graph in ONNX Runtime or in OpenVINO."""
+"""Encoders on the CPU, by ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .onnx_runtime import import_onnxruntime
 
 
 class OrtEncoder:
-    """A graph in an ONNX Runtime session on the CPU, which writes into our own arrays."""
+    """A graph in an ONNX Runtime session on the CPU, which writes into arrays of ours."""
 
     def __init__(self, bundle: Bundle, graph: Graph, threads: int) -> None:
         ort = import_onnxruntime()
@@ -30,7 +30,7 @@ class OrtEncoder:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
-        # Batches have one size, so the arena holds what one run takes: 9 % faster than without.
+        # All batches have one size, so the arena only holds the memory of one run. 9 % faster.
         options.enable_cpu_mem_arena = True
         path = bundle.folder / graph.file
         try:
@@ -63,9 +63,10 @@ class OrtEncoder:
 
 
 class OpenVinoEncoder:
-    """A graph compiled by OpenVINO for the CPU, in a precision that is always named.
+    """A graph compiled by OpenVINO for the CPU.
 
-    Left to itself OpenVINO takes bfloat16 on some processors and float32 on others.
+    The precision is always set, because OpenVINO's default is bfloat16 on some processors and
+    float32 on others.
     """
 
     def __init__(self, bundle: Bundle, graph: Graph, threads: int, precision: str) -> None:

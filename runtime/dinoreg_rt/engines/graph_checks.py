@@ -1,4 +1,4 @@
-"""A graph that was loaded: does it run where it should, and is it what its manifest says?"""
+"""Checks that a loaded graph runs where it should and is what its manifest describes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import DeviceError, InputError, ResourceError, is_for_want_of_memo
 
 
 def check_provider(active: list[str], wanted: str) -> None:
-    """Stop when a session runs elsewhere than it was asked to: ONNX Runtime says nothing.
+    """Check that a session runs on the wanted provider; ONNX Runtime falls back silently.
 
     Raises:
         DeviceError: another provider comes first.
@@ -24,10 +24,10 @@ def check_provider(active: list[str], wanted: str) -> None:
 
 
 def check_session(path: Path, session: Any, bundle: Bundle, graph: Graph) -> tuple[int, int, int]:
-    """Shape (rows, columns, channels) of an ONNX Runtime session's tokens.
+    """Return the shape (rows, columns, channels) of an ONNX Runtime session's tokens.
 
     Raises:
-        InputError: the graph is not what the manifest says.
+        InputError: the graph is not what the manifest describes.
     """
     inputs = {value.name: value.shape for value in session.get_inputs()}
     outputs = {value.name: value.shape for value in session.get_outputs()}
@@ -41,7 +41,7 @@ def check_contract(
     bundle: Bundle,
     graph: Graph,
 ) -> tuple[int, int, int]:
-    """Shape (rows, columns, channels) of the tokens, after comparing graph and manifest."""
+    """Compare a graph with the manifest; return the tokens' shape (rows, columns, channels)."""
     tokens = (*bundle.token_grid(graph), bundle.manifest.channels)
     wanted_in, wanted_out = [3, graph.height, graph.width], list(tokens)
     have_in, have_out = inputs.get("pixels", []), outputs.get("tokens", [])
@@ -55,16 +55,15 @@ def check_contract(
 
 
 def too_little_memory(what: str, reason: str) -> ResourceError:
-    """What to say where `what` needs more than there is."""
+    """Make the error for a lack of memory at `what`."""
     return ResourceError(
-        f"{what}: not enough memory for the encoder ({reason}); a smaller model, a smaller "
-        "--token-grid or a larger limit on this process's memory (ulimit -v, the container's) is "
-        "needed"
+        f"{what}: not enough memory for the encoder ({reason}); use a smaller model or a smaller "
+        "--token-grid, or raise the memory limit of this process (ulimit -v, or the container's)"
     )
 
 
 def unreadable(path: Path, error: Exception) -> InputError | ResourceError:
-    """What to say of a graph that an engine cannot load."""
+    """Make the error for a graph that an engine cannot load."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else type(error).__name__
     if is_for_want_of_memory(error):

@@ -1,4 +1,4 @@
-"""ONNX Runtime, as both packages import it: it tells nobody that it runs."""
+"""The import of ONNX Runtime for both packages, with its telemetry off."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ _SWITCH = "ORT_DISABLE_TELEMETRY"
 
 
 def import_onnxruntime() -> Any:
-    """The module, with its telemetry off.
+    """Import ONNX Runtime with its telemetry off.
 
-    From 1.29 on the official Linux wheels write a device number, and events for their maker, under
-    the user's home (seen with 1.32). They read the switch when they are imported, and no more: what
-    the host program has imported before stays as the host program wanted it. A value that the user
-    has set is left alone.
+    The official Linux wheels since 1.29 write a device ID, and events for their vendor, under the
+    user's home (seen with 1.32). They read the switch only at import, so a module that the host
+    program has imported before keeps that program's choice. The user's own setting is respected.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: ONNX Runtime is not installed.
     """
     if _SWITCH in os.environ:
         import onnxruntime
@@ -27,5 +26,5 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     finally:
-        os.environ.pop(_SWITCH, None)  # another thread may have been here
+        os.environ.pop(_SWITCH, None)  # another thread may have removed it
     return onnxruntime

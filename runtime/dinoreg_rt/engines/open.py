@@ -1,6 +1,6 @@
-"""What runs an encoder's graph, by name, and how one is opened.
+"""The engines that run an encoder's graph, by name, and how they are opened.
 
-An engine that cannot be had is an error. Nothing falls back to another one.
+An engine that is not available is an error; nothing falls back to another one.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """Slices in, tokens out."""
+    """A vision network that turns slices into tokens."""
 
     def encode(self, pixels: Array) -> Array:
-        """Tokens (n, rows, columns, channels) float32 of pixels (n, 3, height, width) float32.
+        """Encode pixels (n, 3, height, width) to tokens (n, rows, columns, channels), float32.
 
-        NumPy gives NumPy. Encoders on a GPU also take CuPy, and then give CuPy on the same stream.
+        NumPy pixels give NumPy tokens. Encoders on a GPU also take CuPy pixels, and then give CuPy
+        tokens on the same stream.
         """
 
     def cancel(self) -> None:
-        """From another thread: end a call of `encode` that is under way; it raises. For good."""
+        """End a running call of `encode` in another thread, which raises, and all later calls."""
 
 
 class Place(NamedTuple):
-    """Where an encoder runs; the arguments of `open_encoder`."""
+    """Where an encoder runs; see the arguments of `open_encoder`."""
 
     threads: int
     gpu: int
@@ -49,15 +50,15 @@ Opener = Callable[[Bundle, Graph, Place], Encoder]
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs a graph; formatted it is its text.
+    """An engine that runs graphs; its string is `text`.
 
     Attributes:
-        text: what its name on the command line stands for.
-        extra: of our package, which installs what it needs.
-        package: the distribution, for reports.
-        module: that the distribution brings; on a GPU CuPy is needed beside it.
-        open: makes an encoder; imports what it needs.
-        on_gpu: it needs a CUDA device.
+        text: description of the engine, for messages.
+        extra: extra of this package that installs the engine's packages.
+        package: the engine's distribution, for reports.
+        module: the module of that distribution; engines on a GPU also need CuPy.
+        open: function that opens an encoder, importing what it needs.
+        on_gpu: whether the engine needs a CUDA device.
     """
 
     text: str
@@ -69,7 +70,7 @@ class Engine:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """That opening it imports."""
+        """The modules that opening an encoder imports."""
         return (self.module, "cupy") if self.on_gpu else (self.module,)
 
     def __str__(self) -> str:
@@ -102,7 +103,7 @@ def _tensorrt(flavour: Flavour) -> Opener:
     return opener
 
 
-#: By the name on the command line; `config.EngineChoice` lists the same names.
+#: Engines by their name on the command line; `EngineChoice` lists the same names.
 ENGINES = {
     "ort-cpu": Engine("ONNX Runtime on the CPU", "cpu", "onnxruntime", "onnxruntime", _open_ort),
     "openvino": Engine(
@@ -120,7 +121,7 @@ ENGINES = {
         on_gpu=True,
     ),
     "ort-tensorrt": Engine(
-        "ONNX Runtime with TensorRT, verified whenever it is opened",
+        "ONNX Runtime with TensorRT, verified each time it is opened",
         "gpu,tensorrt",
         "onnxruntime-gpu",
         "onnxruntime",
@@ -145,7 +146,7 @@ ENGINES = {
     ),
 }
 GPU_ENGINES = frozenset(name for name, engine in ENGINES.items() if engine.on_gpu)
-#: The distribution of each, for reports.
+#: The distribution of each engine, for reports.
 ENGINE_PACKAGES = {name: engine.package for name, engine in ENGINES.items()}
 
 
@@ -159,21 +160,21 @@ def open_encoder(
     batch: int = 8,
     memory_bytes: int | None = None,
 ) -> Encoder:
-    """The encoder on the engine of that name.
+    """Open an encoder on an engine.
 
     Args:
-        bundle: opened.
-        graph: input size.
+        bundle: an opened bundle.
+        graph: the input size.
         engine: one of `ENGINES`.
-        threads: of the CPU, for the engines that run there.
-        device: where the others run; None is the first CUDA device.
-        batch: slices at once; ONNX Runtime's GPU providers make buffers for it.
-        memory_bytes: of the device that those may take at most (default: of what is free).
+        threads: CPU threads, for engines on the CPU.
+        device: the device for engines on a GPU; None is the first CUDA device.
+        batch: slices per call, for which ONNX Runtime's GPU providers allocate buffers.
+        memory_bytes: limit on the device memory of those providers; None: the free memory.
 
     Raises:
-        DeviceError: the engine's package is missing, or runs elsewhere than asked.
-        InputError: the graph cannot be loaded, or is not what the manifest says.
-        ResourceError: there is too little memory to load it.
+        DeviceError: the engine's package is missing, or runs elsewhere than requested.
+        InputError: the graph cannot be loaded, or is not what the manifest describes.
+        ResourceError: there is too little memory to load the graph.
     """
     index = device.index if device is not None else 0
     chosen = ENGINES[engine]

@@ -1,9 +1,9 @@
-"""An encoder on ONNX Runtime's GPU providers: buffers of CuPy, and a stream of its own.
+"""Encoders on ONNX Runtime's GPU providers, with CuPy's memory and a stream of their own.
 
-Callers' streams are put in order with it by events; the host does not wait. A caller's own stream
-is not taken: it may end before the encoder does. The providers' CUDA graphs are off: they belong to
-the thread that captured them, and while they are captured no other thread of the process may
-allocate device memory.
+Events order the callers' streams with the encoder's; the host does not wait. The encoder does not
+use a caller's stream, which may end before the encoder does. The providers' CUDA graphs are off:
+they belong to the thread that captured them, and during a capture no other thread of the process
+may allocate device memory.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ PROVIDERS: dict[GpuEngine, str] = {
     "ort-cuda": "CUDAExecutionProvider",
     "ort-tensorrt": "TensorrtExecutionProvider",
 }
-#: Share of the free device memory, or of a budget, that the provider's arena may take.
+#: Share of the free device memory, or of a given limit, that the provider's arena may take.
 _ARENA_SHARE = 0.8
-#: A graph of one Relu, to see whether a provider can be loaded at all.
+#: An ONNX graph of one Relu, to test whether a provider can be loaded.
 _SMALLEST_GRAPH = (
     b'\x08\t:3\n\x0c\n\x01a\x12\x01b"\x04Relu\x12\x01gZ\x0f\n\x01a\x12\n\n\x08\x08\x01\x12\x04'
     b"\n\x02\x08\x01b\x0f\n\x01b\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x12"
@@ -41,7 +41,7 @@ _SMALLEST_GRAPH = (
 
 @dataclass
 class _Batch:
-    """Buffers of one batch size, bound once."""
+    """The buffers of one batch size, bound once."""
 
     pixels: Any
     tokens: Any
@@ -52,7 +52,7 @@ class _Batch:
 class OrtGpuEncoder:
     """A graph in an ONNX Runtime session on a GPU; safe to share between threads."""
 
-    #: One is enough for all threads, see `EncoderPool`.
+    #: One encoder serves all threads (see `EncoderPool`).
     concurrent = True
 
     def __init__(
@@ -64,22 +64,22 @@ class OrtGpuEncoder:
         batches: Sequence[int] = (1, 8),
         memory_bytes: int | None = None,
     ) -> None:
-        """Open the session on CUDA device `device`.
+        """Open a session on the CUDA device with index `device`.
 
         Args:
-            bundle: opened.
-            graph: input size.
-            engine: which provider.
-            device: CUDA device.
-            batches: slices that are encoded at once. The TensorRT provider takes the largest
-                alone: every other one would be an engine more, each to be verified.
-            memory_bytes: of which the provider's arena takes at most a share (default: what is
-                free).
+            bundle: an opened bundle.
+            graph: the input size.
+            engine: name of the engine, for its provider.
+            device: index of the CUDA device.
+            batches: batch sizes. The TensorRT provider uses only the largest, because each size
+                would need an engine of its own that has to be verified.
+            memory_bytes: memory of which the provider's arena may take a share; None: all free
+                device memory.
 
         Raises:
-            DeviceError: the provider cannot be loaded or take the graph, or its tokens are not
-                those of float32.
-            InputError: the graph is not what the manifest says.
+            DeviceError: the provider cannot be loaded or cannot run the graph, or its tokens do not
+                agree with those of float32.
+            InputError: the graph is not what the manifest describes.
         """
         import cupy
 
@@ -93,18 +93,18 @@ class OrtGpuEncoder:
         self._index, self._device = device, cupy.cuda.Device(device)
         self._lock, self._cancelled = threading.Lock(), threading.Event()
         with self._device:
-            # What CuPy's pool keeps for later, the provider could not have.
+            # The provider cannot use memory that CuPy's pool keeps.
             cupy.get_default_memory_pool().free_all_blocks()
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._session = self._open(bundle, graph)
-            # Of this stream: CuPy gives their memory to later work on it alone.
+            # Allocated on this stream, so that CuPy reuses the memory only for later work on it.
             with self._stream:
                 self._buffers = {batch: self._make_buffers(batch) for batch in self.batches}
         if engine == "ort-tensorrt":
             self._verify(bundle, graph)
 
     def encode(self, pixels: Array) -> Array:
-        """See `Encoder`. CuPy arrays stay on the device, and nobody waits for it."""
+        """See `Encoder`. CuPy arrays stay on the device, and the host does not wait."""
         if pixels.dtype != np.float32 or tuple(pixels.shape[1:]) != self._input:
             raise InputError(
                 f"pixels are {pixels.dtype} {tuple(pixels.shape)}; the encoder takes float32 "
@@ -113,7 +113,7 @@ class OrtGpuEncoder:
         cupy = self._cupy
         with self._device, self._lock:
             caller = cupy.cuda.get_current_stream()
-            # Of the caller's stream: its memory is not used again before the caller's work ends.
+            # Allocated on the caller's stream: not reused before the caller's work ends.
             tokens = cupy.empty((len(pixels), *self._tokens), np.float32)
             self._stream.wait_event(caller.record())
             try:
@@ -121,23 +121,23 @@ class OrtGpuEncoder:
                     for batch, piece in pieces(len(pixels), self.batches):
                         self._run(batch, pixels[piece], tokens[piece])
             finally:
-                # After an error, too: what was queued by then reads and writes these arrays.
+                # Also after an error, because work that was queued before uses these arrays.
                 caller.wait_event(self._stream.record())
             return cupy.asnumpy(tokens) if isinstance(pixels, np.ndarray) else tokens
 
     def cancel(self) -> None:
-        """See `Encoder`; between two batches."""
+        """See `Encoder`; takes effect between two batches."""
         self._cancelled.set()
 
     def close(self) -> None:
-        """Let go of session and buffers when their work is done, then of their stream."""
+        """Release session and buffers once their work is done."""
         self._cancelled.set()
         with self._device, self._lock:
             self._stream.synchronize()
             self._buffers, self._session = {}, None
 
     def __del__(self) -> None:
-        with suppress(Exception):  # one that could not be opened, or the end of the interpreter
+        with suppress(Exception):  # opening may have failed, or the interpreter is shutting down
             self.close()
 
     def _run(self, batch: int, pixels: Array, tokens: Any) -> None:
@@ -164,7 +164,7 @@ class OrtGpuEncoder:
         try:
             session = _open_session(self._ort, str(path), options, providers)
         except Exception as error:  # the module's exceptions share no base class
-            # The file is the manifest's, so it is not the graph that is at fault.
+            # The file matches the manifest's hash, so the graph is not at fault.
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise DeviceError(
                 f"{path}: {PROVIDERS[self._engine]} cannot open it: {reason[0]}; "
@@ -191,13 +191,13 @@ class OrtGpuEncoder:
             "trt_max_workspace_size": limit,
             "trt_fp16_enable": "1" if precision == "fp16" else "0",
             "trt_cuda_graph_enable": "0",
-            # A cached engine would be one that nobody compared with the graph.
+            # A cached engine would not have been verified.
             "trt_engine_cache_enable": "0",
             "trt_profile_min_shapes": f"pixels:{shape}",
             "trt_profile_opt_shapes": f"pixels:{shape}",
             "trt_profile_max_shapes": f"pixels:{shape}",
         }
-        # The CUDA provider takes the nodes that TensorRT leaves.
+        # The CUDA provider runs the nodes that TensorRT cannot.
         return [(PROVIDERS["ort-tensorrt"], tensorrt), (PROVIDERS["ort-cuda"], cuda)]
 
     def _make_buffers(self, batch: int) -> _Batch:
@@ -214,7 +214,7 @@ class OrtGpuEncoder:
         return _Batch(pixels, tokens, binding, options)
 
     def _verify(self, bundle: Bundle, graph: Graph) -> None:
-        """Every time it is opened: this provider builds its engine anew, and no two are alike."""
+        """Compare with the CPU at every opening, because the provider rebuilds its engine then."""
         from .cpu import OrtEncoder
 
         pixels = probe(graph.height, graph.width, 1)
@@ -225,13 +225,13 @@ class OrtGpuEncoder:
         )
         if not found.holds:
             raise DeviceError(
-                f"the TensorRT provider computes {graph.file} wrongly: {found.describe()}; "
+                f"the TensorRT provider computes {graph.file} wrongly: {found.describe()}; use "
                 "--engine ort-cuda, or 'dinoreg-rt export engine' and --engine tensorrt"
             )
 
 
 def provider_problem(engine: GpuEngine) -> str | None:
-    """Why a provider cannot run anything here; None when it can."""
+    """Return why an engine's provider cannot run here, or None if it can."""
     try:
         import cupy  # noqa: F401
 
@@ -254,15 +254,14 @@ def provider_problem(engine: GpuEngine) -> str | None:
 
 
 def _preload(ort: Any) -> None:
-    """Load CUDA's and cuDNN's libraries, which lie in packages of their own.
+    """Load the libraries of CUDA and cuDNN, which come in packages of their own.
 
-    What ONNX Runtime prints about those that it misses goes to standard error.
+    ONNX Runtime prints about missing ones; that goes to stderr.
     """
     with redirect_stdout(sys.stderr):
         ort.preload_dlls()
 
 
 def _open_session(ort: Any, model: str | bytes, options: Any, providers: list[Any]) -> Any:
-    """A session on these providers. Left to itself ONNX Runtime would print why they cannot be had
-    and take others."""
+    """Open a session on these providers only; by default ONNX Runtime falls back to others."""
     return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)

@@ -1,4 +1,4 @@
-"""The choice of an engine: what ``--engine auto`` comes to, and why."""
+"""The choice of an engine for ``--engine``, with its reason."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .ort_gpu import provider_problem
 from .trt.library import Flavour
 
 _FLAVOURS: tuple[Flavour, Flavour] = ("tensorrt", "tensorrt-rtx")
-#: Engines that take no bundle in bfloat16: what ONNX Runtime's CPU is to them, and another engine.
+#: Engines that cannot take a bundle in bfloat16: why ONNX Runtime's CPU matters, and alternatives.
 _WITHOUT_BFLOAT16 = {
     "ort-cpu": ("", "--engine openvino"),
     "ort-tensorrt": (
-        ", which this engine is verified with,",
-        "--engine tensorrt with an engine of 'dinoreg-rt export engine', or ort-cuda",
+        ", which verifies this engine,",
+        "--engine tensorrt with an engine of 'dinoreg-rt export engine', --engine ort-cuda",
     ),
 }
 
@@ -30,46 +30,46 @@ def choose_engine(
     bundle: Bundle | None = None,
     graphs: Sequence[Graph] = (),
 ) -> tuple[str, str]:
-    """The engine for ``auto`` or a name, and why.
+    """Return the name of the engine to use, and the reason.
 
     Args:
         wanted: ``auto`` or one of `ENGINES`.
-        device: that the registration runs on; None counts as the CPU for ``auto``.
-        bundle: opened; with `graphs` for engines in the cache.
-        graphs: every input size that will be used.
+        device: device of the registration; ``auto`` takes None for the CPU.
+        bundle: an opened bundle; needed, with `graphs`, to find engines in the cache.
+        graphs: all input sizes that will be used.
 
     Raises:
-        ConfigError: an engine of the GPU for a registration on the CPU, or one that has no matrix
-            products in the bundle's precision.
+        ConfigError: the engine needs a GPU and the registration runs on the CPU, or the engine has
+            no matrix products in the bundle's precision.
     """
     half = bundle is not None and bundle.manifest.precision == "bf16"
     if wanted in _WITHOUT_BFLOAT16 and half:
         role, other = _WITHOUT_BFLOAT16[wanted]
         raise ConfigError(
             f"--engine {wanted}: ONNX Runtime's CPU{role} has no matrix products in bfloat16, the "
-            f"precision of this bundle; {other}, or export it with --precision fp32"
+            f"precision of this bundle; use {other}, or export it with --precision fp32"
         )
     if wanted != "auto":
         if wanted in GPU_ENGINES and device is not None and device.kind == "cpu":
             raise ConfigError(
                 f"--engine {wanted} ({ENGINES[wanted]}) needs a GPU, and the device is the CPU; "
-                "--device cuda, or --engine ort-cpu"
+                "use --device cuda or --engine ort-cpu"
             )
         return wanted, f"{wanted} ({ENGINES[wanted]}), as asked"
     if device is not None and device.kind == "cuda":
         return choose_for_gpu(device.index, bundle, graphs)
     if half:
-        return "openvino", f"openvino ({ENGINES['openvino']}), because the bundle is of bfloat16"
-    return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), the same bits on every run"
+        return "openvino", f"openvino ({ENGINES['openvino']}), because the bundle is in bfloat16"
+    return "ort-cpu", f"ort-cpu ({ENGINES['ort-cpu']}), which gives the same bits on every run"
 
 
 def choose_for_gpu(index: int, bundle: Bundle | None, graphs: Sequence[Graph]) -> tuple[str, str]:
-    """Valid TensorRT engines from the cache, else ONNX Runtime on the GPU, else on the CPU.
+    """Choose TensorRT if valid engines are cached, else ONNX Runtime on the GPU, else the CPU.
 
     Args:
-        index: CUDA device.
-        bundle: opened; without it the cache is not looked at.
-        graphs: every input size that will be used; one kind of TensorRT has to have them all.
+        index: index of the CUDA device.
+        bundle: an opened bundle; without one the cache is not searched.
+        graphs: all input sizes that will be used; one flavour of TensorRT must have them all.
     """
     problems = []
     if bundle is not None and graphs:
@@ -84,7 +84,7 @@ def choose_for_gpu(index: int, bundle: Bundle | None, graphs: Sequence[Graph]) -
         return "ort-cuda", _because("ort-cuda", problems)
     problems.append(f"ort-cuda: {problem}")
     half = bundle is not None and bundle.manifest.precision == "bf16"
-    on_cpu = "openvino" if half else "ort-cpu"  # which has no bfloat16
+    on_cpu = "openvino" if half else "ort-cpu"  # ort-cpu has no matrix products in bfloat16
     return on_cpu, _because(on_cpu, problems)
 
 

@@ -1,4 +1,4 @@
-"""An encoder on a TensorRT engine out of the cache."""
+"""Encoders on TensorRT engines from the cache."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .trt.record import build_command
 
 
 class TensorRtEncoder:
-    """Runs on the current CuPy stream; safe to share between threads.
+    """An encoder that runs on the current CuPy stream; safe to share between threads.
 
     Attributes:
-        batches: slices that the engine takes at once; multiples of the largest waste nothing.
-        agreement: of the engine's tokens with float32, found when it was built.
-        concurrent: one is enough for all threads, see `EncoderPool`.
+        batches: batch sizes of the engine; multiples of the largest waste nothing.
+        agreement: agreement of the engine's tokens with float32, measured when it was built.
+        concurrent: True, because one encoder serves all threads (see `EncoderPool`).
     """
 
     concurrent = True
 
     def __init__(self, bundle: Bundle, graph: Graph, flavour: Flavour, device: int = 0) -> None:
-        """Load the engine on CUDA device `device`.
+        """Load the engine on the CUDA device with index `device`.
 
         Raises:
-            DeviceError: it is not there, or was built for something else.
-            InputError: it was changed, or is not an engine of this encoder.
+            DeviceError: see `engine_record`.
+            InputError: the engine has changed, or is not an engine of this encoder.
         """
         library, record, plan = load_engine(bundle, graph, flavour, device)
         import cupy
@@ -46,7 +46,7 @@ class TensorRtEncoder:
         self._check_contract(bundle, graph, record.file, flavour)
 
     def encode(self, pixels: Array) -> Array:
-        """See `Encoder`. CuPy arrays stay on the device, and nobody waits for it."""
+        """See `Encoder`. CuPy arrays stay on the device, and the host does not wait."""
         with self._device:
             if isinstance(pixels, np.ndarray):
                 return self._cupy.asnumpy(self._executor.run(self._cupy.asarray(pixels)))
@@ -63,6 +63,6 @@ class TensorRtEncoder:
         if (found_in, found_out) != (wanted_in, wanted_out):
             raise InputError(
                 f"{file}: takes slices {found_in} and gives tokens {found_out}; the bundle "
-                f"promises {wanted_in} and {wanted_out}; build it anew with: "
+                f"promises {wanted_in} and {wanted_out}; rebuild the engine with: "
                 f"{build_command(bundle.folder, flavour)}"
             )

@@ -1,6 +1,6 @@
-"""TensorRT engines out of the cache: run on the right memory and stream, or refused with a reason.
+"""Cached TensorRT engines: run on the right memory and stream, or refused with a reason.
 
-TensorRT and CuPy are fakes that read and write the addresses they are given.
+TensorRT and CuPy are fakes that read and write the given addresses.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def test_a_busy_context_is_not_taken_on_another_stream(machine, bundle, rng, mon
             encoder.encode(pixels)
     assert contexts(trt) == 2
     assert [c for c in cupy.calls if c[0] == "wait"] == []
-    # Once the device is done with them, any will do; the stream asks the event all the same.
+    # Once the device has finished, any context will do; the stream still waits for the event.
     monkeypatch.setattr(Event, "done", True)
     with cupy.cuda.Stream() as third:
         encoder.encode(pixels)
@@ -141,7 +141,7 @@ def test_threads_do_not_meet_in_one_context(machine, bundle, rng) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(results) == 9  # the fake asserts that no context runs twice at a time
+    assert len(results) == 9  # the fake asserts that each context runs once at a time
     for tokens in results:
         np.testing.assert_allclose(tokens, wanted, atol=1e-6)
     assert 2 <= contexts(trt) <= 3
@@ -153,7 +153,7 @@ def test_memory_that_cupy_keeps_is_free_for_the_engine(machine, bundle) -> None:
 
 
 def test_the_end_of_the_interpreter_is_silent(machine, bundle, rng, monkeypatch) -> None:
-    """The driver may be gone by then; pytest makes an error of what is raised there."""
+    """The driver may be gone by then; pytest turns an exception in `__del__` into an error."""
     encoder = open_trt(bundle)
     encoder.encode(slices(rng, 4))
 
@@ -217,7 +217,7 @@ def test_a_changed_engine_is_refused(machine, bundle, tmp_path) -> None:
 def test_an_engine_of_another_machine(machine, bundle, monkeypatch, field, value, said) -> None:
     other = H100.model_copy(update={field: value})
     monkeypatch.setattr(engine_cache, "identify_gpu", lambda index: other)
-    with pytest.raises(DeviceError, match=rf"cannot be used here \({said}\); build it anew with: "):
+    with pytest.raises(DeviceError, match=rf"cannot be used here \({said}\); rebuild it with: "):
         open_trt(bundle)
 
 
@@ -236,7 +236,7 @@ def test_an_engine_of_another_export(machine, tmp_path) -> None:
 def test_no_engine_at_all(machine, bundle, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("DINOREG_ENGINES", str(tmp_path / "nothing"))
     with pytest.raises(
-        DeviceError, match=r"holds no tensorrt engine of gabor-bank at 24x32; build it with: dino"
+        DeviceError, match=r"holds no tensorrt engine of gabor-bank at 24x32; build one with: dino"
     ):
         open_trt(bundle)
 
@@ -273,7 +273,7 @@ def test_the_bundles_own_precision_comes_first(machine, bundle, tmp_path) -> Non
 
 
 def test_tokens_of_one_engine_are_not_those_of_another(machine, bundle, tmp_path) -> None:
-    """What is kept under one key came out of one engine, whatever else was built for the bundle."""
+    """The tokens under one key are one engine's, whatever else was built for the bundle."""
     grid = make_grid((4, 24, 32), (2.0, 2.0, 2.0))
     stack = SimpleNamespace(
         volume=Volume(waves(grid.shape_zyx, channels=1)[..., 0].astype(np.float32), grid)
@@ -290,7 +290,7 @@ def test_tokens_of_one_engine_are_not_those_of_another(machine, bundle, tmp_path
     first = key("tensorrt")
     assert key("tensorrt") == first != key("ort-cuda")
     export_engines(bundle.folder, "tensorrt", precision="fp16", batches=(2,))
-    assert key("tensorrt") == first  # the bundle's own precision is used still
+    assert key("tensorrt") == first  # the bundle's own precision is still used
     for path in (tmp_path / "engines").glob("*.json"):
         if EngineRecord.model_validate_json(path.read_text()).key.precision == "fp32":
             path.unlink()

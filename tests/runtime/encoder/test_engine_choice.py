@@ -1,4 +1,4 @@
-"""``--engine auto`` on a GPU: engines of one kind for every input size that will be used."""
+"""``--engine auto`` on a GPU: cached engines of one flavour for all input sizes in use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AXIAL, CORONAL = "axial", "coronal"
 
 @pytest.fixture
 def cached(monkeypatch) -> set[tuple[str, str]]:
-    """Kinds and sizes of the engines in the cache."""
+    """The flavours and sizes of the engines in the cache."""
     found: set[tuple[str, str]] = set()
 
     def load(bundle: Any, graph: str, flavour: str, device: int) -> None:
@@ -32,7 +32,7 @@ def choose(*graphs: str) -> tuple[str, str]:
     return choose_for_gpu(0, SimpleNamespace(), graphs)
 
 
-def test_all_planes_have_to_have_one(cached) -> None:
+def test_every_input_size_needs_an_engine(cached) -> None:
     cached.add(("tensorrt", AXIAL))
     assert choose(AXIAL)[0] == "tensorrt"
     name, reason = choose(AXIAL, CORONAL, CORONAL)
@@ -41,7 +41,7 @@ def test_all_planes_have_to_have_one(cached) -> None:
     assert choose(AXIAL, CORONAL, CORONAL)[0] == "tensorrt"
 
 
-def test_kinds_are_not_mixed(cached) -> None:
+def test_flavours_are_not_mixed(cached) -> None:
     cached |= {("tensorrt", AXIAL), ("tensorrt-rtx", CORONAL)}
     assert choose(AXIAL, CORONAL)[0] == "ort-cuda"
     cached.add(("tensorrt-rtx", AXIAL))

@@ -1,5 +1,5 @@
-"""What the export (which builds TensorRT engines) and the runtime (which runs them) share."""
+"""Code shared by the export, which builds TensorRT engines, and the runtime, which runs them."""
 
-#: Slices that an engine encodes at once, each with kernels of its own: one, and as many as a
-#: registration takes where memory allows. Not yet tuned on a GPU.
+#: Batch sizes of an engine, each with kernels of its own: one slice, and as many as a registration
+#: encodes at once if memory allows. Not yet tuned on a GPU.
 DEFAULT_BATCHES = (1, 8)

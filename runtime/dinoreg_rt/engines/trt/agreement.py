@@ -1,4 +1,4 @@
-"""How near the tokens of one engine come to those of another, and what is near enough."""
+"""The agreement between the tokens of two engines, and the least that is accepted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-#: Of the cosines between tokens; below either an engine is not used.
+#: Least mean and first percentile of the cosines between tokens; below either an engine is refused.
 LEAST_MEAN_COSINE = 0.999
 LEAST_FIRST_PERCENTILE = 0.995
 
@@ -17,8 +17,8 @@ class Agreement(BaseModel):
     """Cosines between the tokens of two engines for the same pixels.
 
     Attributes:
-        tokens: number of vectors compared.
-        not_finite: how many of them held a NaN or an infinity.
+        tokens: number of tokens compared.
+        not_finite: number of tokens that hold a NaN or an infinity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -30,7 +30,7 @@ class Agreement(BaseModel):
 
     @property
     def holds(self) -> bool:
-        """Whether it is near enough."""
+        """Whether the agreement is accepted."""
         return (
             self.not_finite == 0
             and self.mean_cosine >= LEAST_MEAN_COSINE
@@ -38,7 +38,7 @@ class Agreement(BaseModel):
         )
 
     def describe(self) -> str:
-        """What was found and what is wanted."""
+        """Describe the cosines found and wanted."""
         bad = f", {self.not_finite} of {self.tokens} tokens not finite" if self.not_finite else ""
         return (
             f"token cosine {self.mean_cosine:.5f} on average (wanted {LEAST_MEAN_COSINE}), "
@@ -48,11 +48,11 @@ class Agreement(BaseModel):
 
 
 def compare_tokens(tokens: NDArray[Any], expected: NDArray[Any]) -> Agreement:
-    """Cosine of every token with its expected one.
+    """Compare tokens with the expected ones by their cosines.
 
     Args:
-        tokens: (..., channels); one that is not finite counts as a cosine of 0.
-        expected: the same shape.
+        tokens: shape (..., channels); a token that is not finite counts as a cosine of 0.
+        expected: tokens of the same shape.
 
     Raises:
         ValueError: the shapes differ.
@@ -73,7 +73,7 @@ def compare_tokens(tokens: NDArray[Any], expected: NDArray[Any]) -> Agreement:
 
 
 def probe(height: int, width: int, count: int = 2) -> NDArray[np.float32]:
-    """Normalised pictures with structure at every scale and some noise, (N, 3, H, W)."""
+    """Make normalised images (N, 3, H, W) with structure at every scale and some noise."""
     rng = np.random.default_rng(0)
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
     pictures = np.zeros((count, 3, height, width))

@@ -1,8 +1,8 @@
-"""A TensorRT engine on memory that CuPy owns, on CuPy's current stream.
+"""Runs TensorRT engines on CuPy's memory and current stream.
 
-The export verifies engines with it and the runtime runs them with it, so that what was verified is
-what runs. An engine has one optimisation profile for each batch size, of that size exactly; fewer
-slices than the smallest that fits are padded with zeros.
+The export verifies engines with this module and the runtime runs them with it. An engine has one
+optimisation profile for each batch size, of exactly that size; smaller batches are padded with
+zeros.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ...errors import DeviceError, InputError
 from .library import Library
 
 INPUT, OUTPUT = "pixels", "tokens"
-#: Of one batch size; beyond these, runs on several streams wait for each other.
+#: Most execution contexts of one batch size; beyond these, streams wait for each other.
 _MOST_CONTEXTS = 8
 
 
 @dataclass
 class _Context:
-    """One execution context with its buffers: one run at a time.
+    """An execution context with its buffers, for one run at a time.
 
     Attributes:
-        batch: slices of its profile.
-        outputs: every output of the engine; TensorRT wants an address for each.
-        scratch: device memory of the layers' activations; held so that it lives as long.
-        done: recorded after each run.
-        stream: of the last run.
+        batch: batch size of the context's profile.
+        outputs: buffers of all of the engine's outputs; TensorRT needs an address for each.
+        scratch: device memory for activations, kept alive here.
+        done: event recorded after each run.
+        stream: pointer of the last run's stream.
     """
 
     context: Any
@@ -43,13 +43,13 @@ class _Context:
     stream: int
 
     def __del__(self) -> None:
-        # The executor may go before its last run has ended: not so the buffers of that run.
-        with suppress(Exception):  # at the end of the interpreter nothing can be waited for
+        # The executor may be deleted before its last run ends; the run's buffers may not.
+        with suppress(Exception):  # waiting fails while the interpreter shuts down
             self.done.synchronize()
 
 
 class _Contexts:
-    """Contexts of one batch size that no call is using."""
+    """The contexts of one batch size that no call is using."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -57,38 +57,38 @@ class _Contexts:
         self._made = 0
 
     def take(self, stream: Any, make: Callable[[], _Context]) -> _Context:
-        """One whose last run is over or on the same stream; else a new one, up to a number."""
+        """Return a context that is idle or on the same stream, or a new one up to the limit."""
         with self._lock:
             for i, held in enumerate(self._idle):
                 if held.stream == stream.ptr or held.done.done:
                     return self._idle.pop(i)
             if self._idle and self._made >= _MOST_CONTEXTS:
-                return self._idle.pop()  # the stream is going to wait for it
+                return self._idle.pop()  # the stream will wait for its last run
             self._made += 1
         return make()
 
     def give(self, held: _Context) -> None:
-        """Back, with its work perhaps still under way."""
+        """Return a context, whose run may not have finished."""
         with self._lock:
             self._idle.append(held)
 
 
 class EngineExecutor:
-    """Runs one engine; safe to call from several threads, no two in one context at a time.
+    """Runs one engine; safe to call from several threads, each in a context of its own.
 
     Attributes:
-        cancelled: once set, runs end before their next batch.
+        cancelled: event that, once set, ends runs before their next batch.
     """
 
     def __init__(self, library: Library, plan: bytes) -> None:
         """Load an engine on the current device.
 
         Raises:
-            DeviceError: TensorRT will not load it, or CuPy is missing.
-            InputError: its inputs and outputs are not an encoder's.
+            DeviceError: TensorRT cannot load the engine, or CuPy is missing.
+            InputError: the inputs and outputs are not those of an encoder.
         """
         self._cupy = _import_cupy()
-        # What CuPy's pool keeps for later, the engine could not have.
+        # The engine cannot use memory that CuPy's pool keeps.
         self._cupy.get_default_memory_pool().free_all_blocks()
         self._library = library
         self._runtime = library.module.Runtime(library.logger)
@@ -100,7 +100,7 @@ class EngineExecutor:
             raise InputError(f"the engine has {', '.join(names)}; wanted {INPUT} and {OUTPUT}")
         self._outputs = [name for name in names if name != INPUT]
         self._check_types([INPUT, *self._outputs])
-        # (minimum, optimum, maximum) of each profile.
+        # (minimum, optimum, maximum) shape of each profile.
         profiles = [
             self._engine.get_tensor_profile_shape(INPUT, i)
             for i in range(self._engine.num_optimization_profiles)
@@ -117,10 +117,10 @@ class EngineExecutor:
         return tuple(sorted(self._batches))
 
     def run(self, pixels: Any) -> Any:
-        """Tokens (n, rows, columns, channels) of pixels (n, 3, height, width), float32 on device.
+        """Queue the encoding of pixels (n, 3, height, width) and return their tokens.
 
-        Queued on the current stream; the host does not wait. More slices than the largest batch are
-        run in pieces.
+        The tokens (n, rows, columns, channels) are float32 on the device like the pixels. The work
+        is queued on the current stream and the host does not wait. Any number of slices is allowed.
         """
         if pixels.dtype != np.float32 or tuple(pixels.shape[1:]) != self.input_shape:
             raise InputError(
@@ -139,7 +139,7 @@ class EngineExecutor:
         stream = cupy.cuda.get_current_stream()
         held = contexts.take(stream, lambda: self._make_context(batch, stream))
         try:
-            # Its last run may have been on another stream.
+            # The context's last run may have been on another stream.
             stream.wait_event(held.done)
             if len(pixels) < batch:
                 whole = cupy.zeros((batch, *self.input_shape), np.float32)
@@ -173,11 +173,11 @@ class EngineExecutor:
         context = engine.create_execution_context(strategy)
         if context is None or not context.set_optimization_profile_async(profile, stream.ptr):
             raise DeviceError(
-                f"{self._library.flavour} gave no execution context for {batch} slices: "
-                f"{self._library.complaint()}; a smaller --batch takes less memory"
+                f"{self._library.flavour} could not make an execution context for {batch} slices: "
+                f"{self._library.complaint()}; a smaller --batch needs less memory"
             )
         size = int(engine.get_device_memory_size_for_profile_v2(profile))
-        # CuPy's pool hands out multiples of 512 bytes: aligned as TensorRT wants it.
+        # CuPy's pool allocates multiples of 512 bytes, which gives TensorRT's alignment.
         scratch = cupy.empty(max(size, 1), np.uint8)
         context.set_device_memory(scratch.data.ptr, size)
         outputs = {
@@ -200,18 +200,20 @@ def _import_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise DeviceError(
-            "TensorRT engines run on memory that CuPy owns, and CuPy is not installed; "
-            "pip install 'dinoreg-rt[gpu]'"
+            "TensorRT engines need CuPy, which is not installed; pip install 'dinoreg-rt[gpu]'"
         ) from error
     return cupy
 
 
 def pieces(count: int, batches: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    """Batch sizes and the slices that go into each: the largest batch, then what fits the rest.
+    """Divide slices into batches: the largest size as often as it fits, then the best for the rest.
 
     Args:
-        count: slices in all.
-        batches: sizes that an engine has; a piece smaller than its batch is to be padded.
+        count: number of slices.
+        batches: batch sizes of the engine.
+
+    Yields:
+        The batch size and the range of slices, which may be smaller and must then be padded.
     """
     first = 0
     while first < count:

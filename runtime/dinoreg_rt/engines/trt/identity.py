@@ -1,4 +1,4 @@
-"""Which GPU and driver this is, as an engine's key names them."""
+"""The GPU and driver of this machine, as an engine's key names them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 def identify_gpu(index: int) -> Gpu:
-    """CUDA device `index`, counted as CUDA counts (``CUDA_VISIBLE_DEVICES`` holds).
+    """Describe the CUDA device with an index, among those of ``CUDA_VISIBLE_DEVICES``.
 
     Raises:
-        DeviceError: no driver, or no such device.
+        DeviceError: there is no driver, or no such device.
     """
     driver = query_cuda_driver()
     if not driver.gpus:
@@ -39,7 +39,7 @@ def identify_gpu(index: int) -> Gpu:
 
 
 def _driver_release() -> str | None:
-    """Such as 580.95.05; None where the driver keeps no such file, as under WSL."""
+    """Return the driver's release, such as 580.95.05; None without the driver's file, as in WSL."""
     try:
         found = re.search(r"\b\d{3,4}\.\d+(\.\d+)?\b", _DRIVER_FILE.read_text("utf-8"))
     except OSError:

@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX behind one seam: which module, what its log said, which version.
+"""TensorRT and TensorRT-RTX behind one interface.
 
-Their Python interfaces are nearly the same. TensorRT 10.13 to 11 and TensorRT-RTX from 1.4 on are
-supported; whatever differs between them is decided here.
+Their Python modules are nearly the same; this module handles the differences. TensorRT 10.13 to 11
+and TensorRT-RTX 1.4 or newer are supported.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ _MODULES: dict[Flavour, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "tensorrt"),
     "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
 }
-#: Before 10.13 TensorRT miscompiled transformers with rotary positions.
+#: Oldest supported versions. TensorRT before 10.13 miscompiles transformers with rotary positions.
 _OLDEST: dict[Flavour, tuple[int, int]] = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 4)}
 _NEWEST_MAJOR: dict[Flavour, int] = {"tensorrt": 11, "tensorrt-rtx": 1}
 
 
 @dataclass(frozen=True)
 class Library:
-    """One flavour of TensorRT, imported.
+    """An imported flavour of TensorRT.
 
     Attributes:
-        flavour: which.
-        module: ``tensorrt`` or ``tensorrt_rtx``.
-        log: errors of everything that was made with `logger`.
+        module: the module ``tensorrt`` or ``tensorrt_rtx``.
+        log: error messages of all objects made with `logger`.
     """
 
     flavour: Flavour
@@ -39,22 +38,22 @@ class Library:
 
     @property
     def version(self) -> str:
-        """As the module gives it."""
+        """The module's version."""
         return str(self.module.__version__)
 
     @property
     def has_timing_cache(self) -> bool:
-        """RTX chooses its kernels on the machine that runs the engine, and times none here."""
+        """Whether kernels are timed at build time; RTX chooses them where the engine runs."""
         return self.flavour == "tensorrt"
 
     def network_flags(self) -> int:
-        """Strongly typed: no layer runs in another precision than its ONNX node says."""
+        """Return the flags of a strongly typed network: all layers run in their ONNX precision."""
         flag = getattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        # A later release may drop the flag, as 11 dropped weakly typed networks.
+        # A later release may drop the flag, since 11 has no weakly typed networks.
         return 0 if flag is None else 1 << int(flag)
 
     def complaint(self) -> str:
-        """The last errors that were logged, for a message; forgets them."""
+        """Return the last errors logged, for a message, and clear the log."""
         text = "; ".join(dict.fromkeys(self.log[-3:])) or "no reason was logged"
         self.log.clear()
         return text
@@ -64,8 +63,8 @@ def open_library(flavour: Flavour) -> Library:
     """Import one flavour of TensorRT.
 
     Raises:
-        DeviceError: not installed, its libraries cannot be loaded, or a version that is not known
-            to compile vision transformers rightly.
+        DeviceError: TensorRT is not installed, its libraries cannot be loaded, or its version is
+            not supported.
     """
     name, extra = _MODULES[flavour]
     install = f"pip install 'dinoreg-rt[{extra}]'"
@@ -75,11 +74,11 @@ def open_library(flavour: Flavour) -> Library:
         if getattr(error, "name", None) == name:
             raise DeviceError(f"{flavour} is not installed; {install}") from error
         raise DeviceError(
-            f"{flavour} is installed but cannot be loaded ({error}); {install} --force-reinstall, "
-            "and 'dinoreg-rt doctor' shows what is missing"
+            f"{flavour} is installed but cannot be loaded ({error}); try {install} "
+            "--force-reinstall; 'dinoreg-rt doctor' shows what is missing"
         ) from error
-    except OSError as error:  # a shared library that is not there
-        raise DeviceError(f"{flavour}: a library of it cannot be loaded ({error})") from error
+    except OSError as error:  # a missing shared library
+        raise DeviceError(f"{flavour}: one of its libraries cannot be loaded ({error})") from error
     _check_version(flavour, str(module.__version__), install)
     log: list[str] = []
     return Library(flavour, module, _make_logger(module, log), log)
@@ -96,7 +95,7 @@ def _check_version(flavour: Flavour, version: str, install: str) -> None:
 
 
 def _make_logger(module: Any, log: list[str]) -> Any:
-    # Made here, because its base class exists only once the module has been imported.
+    # Defined here, because the base class only exists once the module has been imported.
     class _Logger(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             module.ILogger.__init__(self)

@@ -1,4 +1,4 @@
-"""Schema of the JSON file beside every engine: what it is valid for, and how it was verified."""
+"""Schema of the JSON file next to each engine: its validity and its verification."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .library import Flavour
 
 SCHEMA_VERSION: Literal[1] = 1
 
-#: Of linear layers alone, after a calibration; the rest of such an engine is fp16.
+#: Precisions for linear layers only, after a calibration; the rest of such an engine is fp16.
 EightBits = Literal["fp8", "int8"]
 EnginePrecision = Literal["fp32", "fp16", "bf16", "fp8", "int8"]
 EIGHT_BITS: tuple[EightBits, ...] = get_args(EightBits)
 
 #: Names of the flavours on the command line.
 BACKENDS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
-#: Fields of the key, as messages call them.
+#: The fields of `EngineKey` and their names in messages.
 FIELD_NAMES = {
     "model_sha256": "model",
     "flavour": "library",
@@ -44,7 +44,7 @@ class _Frozen(BaseModel):
 
 
 class Gpu(_Frozen):
-    """The device, and the driver under it, that an engine was built and verified on."""
+    """The GPU and driver on which an engine was built and verified."""
 
     gpu: str = Field(min_length=1)
     compute_capability: str = Field(pattern=r"^\d+\.\d+$")
@@ -52,12 +52,12 @@ class Gpu(_Frozen):
 
 
 class EngineKey(_Frozen):
-    """Everything an engine depends on. Another value of any of these is another engine.
+    """Everything that an engine depends on; engines with different keys are different.
 
     Attributes:
-        model_sha256: `Manifest.hash` of the bundle: weights, graphs, preprocessing.
-        batches: slices of each optimisation profile, ascending.
-        calibration: sha256 of the scales of an engine in 8 bits; None for all others.
+        model_sha256: `Manifest.hash` of the bundle, which covers weights, graphs and preprocessing.
+        batches: batch sizes of the optimisation profiles, ascending.
+        calibration: sha256 of the scales of an 8-bit engine; None for all others.
     """
 
     model_sha256: Sha256
@@ -73,11 +73,11 @@ class EngineKey(_Frozen):
     calibration: Sha256 | None = None
 
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that stand for the key in a file's name."""
+        """Return sixteen hexadecimal digits that identify the key in a file name."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     def differences(self, other: EngineKey) -> list[str]:
-        """``field: this value, other value``, for people."""
+        """Describe the fields that differ, as ``field: this value, wanted other value``."""
         return [
             f"{text}: {_brief(getattr(self, name))}, wanted {_brief(getattr(other, name))}"
             for name, text in FIELD_NAMES.items()
@@ -86,13 +86,14 @@ class EngineKey(_Frozen):
 
 
 class Calibration(_Frozen):
-    """How the scales of an engine in 8 bits were found, and what they do before TensorRT.
+    """The scales of an 8-bit engine: their origin, and their effect without TensorRT.
 
     Attributes:
-        scales_sha256: of every scale of inputs and weights.
-        images: of the user; their names are not kept.
-        slices: of them, whose activations were measured.
-        verification: tokens of the graph with these scales on ONNX Runtime's CPU against float32.
+        scales_sha256: sha256 of all scales of inputs and weights.
+        images: number of the user's images; their names are not kept.
+        slices: number of slices of these images whose activations were measured.
+        verification: agreement with float32 of the graph with these scales, both on ONNX Runtime's
+            CPU.
     """
 
     scales_sha256: Sha256
@@ -102,16 +103,14 @@ class Calibration(_Frozen):
 
 
 class EngineRecord(_Frozen):
-    """One engine.
-
-    There is no record, and so no usable engine, without a verification on the device itself.
+    """The record of an engine, which is only written after a verification on the GPU itself.
 
     Attributes:
         model: name of the encoder, for messages.
-        file: the engine, in the same folder.
-        verification: tokens of a probe batch against ONNX Runtime on the CPU in float32; in 8 bits
-            slices of the user's images are among it.
-        calibration: of an engine in 8 bits; None for all others.
+        file: name of the engine's file, in the same folder.
+        verification: agreement of a probe batch's tokens with ONNX Runtime on the CPU in float32;
+            for an 8-bit engine the batch includes slices of the user's images.
+        calibration: calibration of an 8-bit engine; None for all others.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -128,7 +127,7 @@ class EngineRecord(_Frozen):
     def _calibrated(self) -> Self:
         scales = None if self.calibration is None else self.calibration.scales_sha256
         if self.key.calibration != scales or (self.key.precision in EIGHT_BITS) == (scales is None):
-            raise ValueError("an engine in 8 bits, and no other, has a calibration")
+            raise ValueError("an 8-bit engine, and no other, has a calibration")
         return self
 
 
@@ -138,7 +137,7 @@ def build_command(
     precision: EnginePrecision | None = None,
     batches: Sequence[int] = (),
 ) -> str:
-    """What to type to build an engine, for messages."""
+    """Return the command line that builds an engine, for messages."""
     words = ["dinoreg-rt export engine", shlex.quote(str(bundle))]
     words.append(f"--backend {BACKENDS[flavour]}")
     if precision:
