@@ -105,10 +105,10 @@ def test_the_key_holds_the_scales(bundle, gpu, images, tmp_path) -> None:
 
 def test_a_record_in_8_bits_has_a_calibration(bundle, gpu, images) -> None:
     record = build(bundle, "int8", images[0])[0][1].model_dump()
-    with pytest.raises(ValidationError, match="in 8 bits, and no other, has a calibration"):
+    with pytest.raises(ValidationError, match="an 8-bit engine, and no other, has a calibration"):
         EngineRecord.model_validate(record | {"calibration": None})
     key = record["key"] | {"precision": "fp16"}
-    with pytest.raises(ValidationError, match="in 8 bits, and no other, has a calibration"):
+    with pytest.raises(ValidationError, match="an 8-bit engine, and no other, has a calibration"):
         EngineRecord.model_validate(record | {"key": key})
 
 

@@ -12,13 +12,12 @@ from ..console.progress import Reporter, reporting
 from ..console.stdout import print_result
 from ..errors import InputError
 from .main import EXIT_CODE_TEXT
-from .options import INPUTS, OUTPUT, FilePath, json_option, quiet_option
+from .options import INPUTS, OUTPUT, json_option, path_option, quiet_option
 
 if TYPE_CHECKING:
     from ..fields.inversion import Inversion
     from ..types import Transform
 
-_PATH = FilePath()
 _METHOD = "Method"
 
 # The blank lines keep the help renderer from joining lines.
@@ -36,24 +35,20 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
 
 
 @click.command("apply", epilog=_EPILOG)
-@click.option(
+@path_option(
     "-t",
     "--transform",
     "transforms",
-    type=_PATH,
     multiple=True,
     required=True,
     panel=INPUTS,
     help="Transform or displacement field; repeat for a chain.",
 )
-@click.option("--image", type=_PATH, panel=INPUTS, help="Image to resample (trilinear).")
-@click.option(
-    "--labels", type=_PATH, panel=INPUTS, help="Label map to resample; no label is invented."
-)
-@click.option("--points", type=_PATH, panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
-@click.option(
+@path_option("--image", panel=INPUTS, help="Image to resample (trilinear).")
+@path_option("--labels", panel=INPUTS, help="Label map to resample; no label is invented.")
+@path_option("--points", panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
+@path_option(
     "--reference",
-    type=_PATH,
     panel=INPUTS,
     help="Image that defines the output grid: the fixed image; with --inverse the moving image.",
 )
@@ -74,7 +69,7 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=_METHOD,
     help="Frame of the coordinates in a CSV file; Slicer's files name their own.",
 )
-@click.option("-o", "--output", type=_PATH, required=True, panel=OUTPUT, help="File to write.")
+@path_option("-o", "--output", required=True, panel=OUTPUT, help="File to write.")
 @json_option("a summary")
 @quiet_option
 def apply(**options: Any) -> None:

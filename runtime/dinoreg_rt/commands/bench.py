@@ -12,10 +12,10 @@ from ..registration.demands import check_demands, check_used, choose_machine
 from .main import EXIT_CODE_TEXT
 from .options import (
     INPUTS,
-    FilePath,
     config_options,
     given_config,
     json_option,
+    path_option,
     quiet_option,
     read_config,
 )
@@ -24,16 +24,13 @@ if TYPE_CHECKING:
     from ..bench.tables import BenchReport
     from ..types import Volume
 
-_PATH = FilePath()
 _PHANTOM_SPACING_MM = 2.0
 _COMPARISON = "Comparison"
 
 
 @click.command("bench", epilog=EXIT_CODE_TEXT)
-@click.option(
-    "-f", "--fixed", type=_PATH, panel=INPUTS, help="Fixed image. [default: a synthetic phantom]"
-)
-@click.option("-m", "--moving", type=_PATH, panel=INPUTS, help="Moving image; requires --fixed.")
+@path_option("-f", "--fixed", panel=INPUTS, help="Fixed image. [default: a synthetic phantom]")
+@path_option("-m", "--moving", panel=INPUTS, help="Moving image; requires --fixed.")
 @click.option(
     "--size",
     type=click.IntRange(16, 1024),
@@ -59,9 +56,8 @@ _COMPARISON = "Comparison"
     panel=_COMPARISON,
     help="Also run this published package, on the same images and device.",
 )
-@click.option(
+@path_option(
     "--peer-python",
-    type=_PATH,
     panel=_COMPARISON,
     help="Python interpreter of the environment that has the package.",
 )
@@ -131,7 +127,7 @@ def _print(report: BenchReport) -> None:
     _print_stages(report, console)
     ceilings = report.ceilings
     console.print(
-        f"ceilings: {ceilings['gigabytes_per_s']} GB/s, "
+        f"measured rates: {ceilings['gigabytes_per_s']} GB/s, "
         f"{ceilings['vector_giga_operations_per_s']} G multiply-adds/s in float32, for the encoder "
         f"{ceilings['matrix_giga_operations_per_s']} in {ceilings['matrix_type']} "
         f"({ceilings['how']})"

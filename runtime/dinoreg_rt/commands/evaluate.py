@@ -14,9 +14,8 @@ from ..errors import InputError
 from ..evaluate.cohort import GroupScores, evaluate_pairs, read_pairs, summarise
 from ..evaluate.pair import PairFiles, PairScores, evaluate_pair
 from .main import EXIT_CODE_TEXT
-from .options import DATA_HELP, OUTPUT, PAIRS_HELP, FilePath
+from .options import DATA_HELP, OUTPUT, PAIRS_HELP, FilePath, path_option
 
-_PATH = FilePath()
 _ONE, _MANY = "One pair", "Many pairs"
 
 # The blank lines keep the help renderer from joining lines.
@@ -34,50 +33,37 @@ dinoreg-rt evaluate --pairs pairs.csv --data DATA --results RESULTS --json score
 
 
 @click.command("evaluate", epilog=_EPILOG)
-@click.option("-f", "--fixed-labels", type=_PATH, panel=_ONE, help="Label map of the fixed image.")
-@click.option(
-    "-m", "--moving-labels", type=_PATH, panel=_ONE, help="Label map of the moving image."
-)
-@click.option(
+@path_option("-f", "--fixed-labels", panel=_ONE, help="Label map of the fixed image.")
+@path_option("-m", "--moving-labels", panel=_ONE, help="Label map of the moving image.")
+@path_option(
     "-t",
     "--transform",
     "transforms",
-    type=_PATH,
     multiple=True,
     panel=_ONE,
     help="Transform from fixed to moving points: .h5, .tfm, .txt, .mat, or a displacement image in "
     "mm; may be repeated, in the order in which points pass through. Without any, only the scores "
     "before registration are computed.",
 )
-@click.option(
+@path_option(
     "--learn2reg",
-    type=_PATH,
     panel=_ONE,
     help="Learn2Reg field (H, W, D, 3) in voxels, instead of -t; headers are ignored.",
 )
-@click.option("--fixed-points", type=_PATH, panel=_ONE, help="Landmarks of the fixed image.")
-@click.option("--moving-points", type=_PATH, panel=_ONE, help="The same landmarks, same order.")
-@click.option(
-    "--mask",
-    type=_PATH,
-    panel=_ONE,
-    help="Mask on the fixed grid of the voxels whose Jacobian counts (not 0).",
+@path_option("--fixed-points", panel=_ONE, help="Landmarks of the fixed image.")
+@path_option("--moving-points", panel=_ONE, help="The same landmarks, same order.")
+@path_option(
+    "--mask", panel=_ONE, help="Mask on the fixed grid of the voxels whose Jacobian counts (not 0)."
 )
-@click.option("--pairs", type=_PATH, panel=_MANY, help=PAIRS_HELP)
-@click.option("--data", type=_PATH, panel=_MANY, help=DATA_HELP)
-@click.option(
-    "--results",
-    type=_PATH,
-    panel=_MANY,
-    help="Folder with <pair>/transform.h5 or <pair>/displacement.nii.gz.",
+@path_option("--pairs", panel=_MANY, help=PAIRS_HELP)
+@path_option("--data", panel=_MANY, help=DATA_HELP)
+@path_option(
+    "--results", panel=_MANY, help="Folder with <pair>/transform.h5 or <pair>/displacement.nii.gz."
 )
-@click.option(
-    "--labels-names",
-    type=_PATH,
-    panel=OUTPUT,
-    help='JSON file of label names, such as {"1": "spleen"}.',
+@path_option(
+    "--labels-names", panel=OUTPUT, help='JSON file of label names, such as {"1": "spleen"}.'
 )
-@click.option("--csv", "csv_file", type=_PATH, panel=OUTPUT, help="CSV file for all scores.")
+@path_option("--csv", "csv_file", panel=OUTPUT, help="CSV file for all scores.")
 @click.option(
     "--json",
     "json_file",

@@ -114,10 +114,9 @@ def config_options(command: Command) -> Command:
     """
     for name, field in reversed(RegistrationConfig.model_fields.items()):
         command = _option(name, field)(command)
-    command = click.option(
+    command = path_option(
         "--config",
         "config_file",
-        type=FilePath(),
         panel="Parameters",
         help="TOML file of parameters, which override those of the preset.",
     )(command)
@@ -127,6 +126,11 @@ def config_options(command: Command) -> Command:
         panel="Parameters",
         help=f"Predefined set of parameters: {', '.join(preset_names())}.",
     )(command)
+
+
+def path_option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """Decorate a command with an option that takes a path; `settings` are click's."""
+    return click.option(*names, type=FilePath(), **settings)
 
 
 def json_option(content: str) -> Callable[[Command], Command]:

@@ -11,22 +11,21 @@ from ..console.progress import reporting
 from ..console.stdout import print_result
 from ..registration.demands import check_demands
 from .main import EXIT_CODE_TEXT
-from .options import INPUTS, FilePath, config_options, json_option, quiet_option, read_config
+from .options import INPUTS, config_options, json_option, path_option, quiet_option, read_config
 
 if TYPE_CHECKING:
     from ..evaluate.probe import ProbeResult, ProbeRow
 
-_PATH = FilePath()
 #: Distance of the encoded slices, unless an option, a preset or a file sets it.
 _SLICE_SPACING_MM = 12.0
 
 
 @click.command("probe", epilog=EXIT_CODE_TEXT)
 @click.argument("bundle", metavar="ENCODER")
-@click.option("-f", "--fixed", type=_PATH, required=True, panel=INPUTS, help="Fixed image.")
-@click.option("-m", "--moving", type=_PATH, required=True, panel=INPUTS, help="Moving image.")
-@click.option("--fixed-labels", type=_PATH, panel=INPUTS, help="Organ labels of the fixed image.")
-@click.option("--moving-labels", type=_PATH, panel=INPUTS, help="The same organs, moving image.")
+@path_option("-f", "--fixed", required=True, panel=INPUTS, help="Fixed image.")
+@path_option("-m", "--moving", required=True, panel=INPUTS, help="Moving image.")
+@path_option("--fixed-labels", panel=INPUTS, help="Organ labels of the fixed image.")
+@path_option("--moving-labels", panel=INPUTS, help="The same organs, moving image.")
 @config_options
 @json_option("the table")
 @quiet_option

@@ -20,15 +20,13 @@ from .options import (
     INPUTS,
     OUTPUT,
     REPORTING,
-    FilePath,
     config_options,
     given_config,
     json_option,
+    path_option,
     quiet_option,
     read_config,
 )
-
-_PATH = FilePath()
 
 # The blank lines keep the help renderer from joining lines.
 _EPILOG = f"""Examples:
@@ -41,53 +39,39 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 
 
 @click.command("run", epilog=_EPILOG)
-@click.option(
+@path_option(
     "-f",
     "--fixed",
-    type=_PATH,
     required=True,
     panel=INPUTS,
     help="Fixed image, or folder of a DICOM series; its grid is the grid of the results.",
 )
-@click.option(
-    "-m",
-    "--moving",
-    type=_PATH,
-    required=True,
-    panel=INPUTS,
-    help="Moving image, or folder of a DICOM series.",
+@path_option(
+    "-m", "--moving", required=True, panel=INPUTS, help="Moving image, or folder of a DICOM series."
 )
-@click.option(
-    "--fixed-mask", type=_PATH, panel=INPUTS, help="Mask of the fixed voxels that count (not 0)."
-)
-@click.option(
-    "--moving-mask", type=_PATH, panel=INPUTS, help="Mask of the moving voxels that count (not 0)."
-)
-@click.option(
+@path_option("--fixed-mask", panel=INPUTS, help="Mask of the fixed voxels that count (not 0).")
+@path_option("--moving-mask", panel=INPUTS, help="Mask of the moving voxels that count (not 0).")
+@path_option(
     "--weights",
-    type=_PATH,
     panel=INPUTS,
     help="Image of weights, 0 to 10000, on the fixed grid; a weight of 1 changes nothing.",
 )
-@click.option(
+@path_option(
     "--labels",
-    type=_PATH,
     multiple=True,
     panel=INPUTS,
     help="Label map of the moving image to warp as well; may be repeated.",
 )
-@click.option(
+@path_option(
     "--image",
     "images",
-    type=_PATH,
     multiple=True,
     panel=INPUTS,
     help="Further image, aligned with the moving image, to warp as well; may be repeated.",
 )
-@click.option(
+@path_option(
     "-o",
     "--output",
-    type=_PATH,
     required=True,
     panel=OUTPUT,
     help="Folder for the results, created if missing; files of an earlier run are replaced.",
@@ -104,8 +88,7 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
     "--dry-run",
     is_flag=True,
     panel=REPORTING,
-    help="Check the inputs and show what would be done and how much memory it needs; write "
-    "nothing.",
+    help="Check the inputs and show the plan and the memory it needs, but write nothing.",
 )
 @click.option(
     "--accept-untrusted",

@@ -24,15 +24,14 @@ from .options import (
     INPUTS,
     OUTPUT,
     PAIRS_HELP,
-    FilePath,
     config_options,
     given_config,
     json_option,
+    path_option,
     quiet_option,
     read_config,
 )
 
-_PATH = FilePath()
 _SPACE = "Search space"
 _FILES = ("results.jsonl", "table.md", "table.csv", "pareto.png")
 #: Shortest interval between two reports of the remaining time.
@@ -49,24 +48,16 @@ dinoreg-rt sweep --pairs pairs.csv -o out --space space.toml --samples 50 --seed
 
 
 @click.command("sweep", epilog=_EPILOG)
-@click.option(
-    "--pairs",
-    "table",
-    type=_PATH,
-    required=True,
-    panel=INPUTS,
-    help=PAIRS_HELP,
-)
-@click.option("--data", type=_PATH, panel=INPUTS, help=DATA_HELP)
+@path_option("--pairs", "table", required=True, panel=INPUTS, help=PAIRS_HELP)
+@path_option("--data", panel=INPUTS, help=DATA_HELP)
 @click.option(
     "--only",
     multiple=True,
     panel=INPUTS,
     help="Name of a pair to use; may be repeated. [default: all pairs]",
 )
-@click.option(
+@path_option(
     "--initial-folder",
-    type=_PATH,
     panel=INPUTS,
     help="Folder of initial transforms, <pair>.tfm; pairs without one use --initial.",
 )
@@ -78,9 +69,8 @@ dinoreg-rt sweep --pairs pairs.csv -o out --space space.toml --samples 50 --seed
     help="Values of a parameter; may be repeated, and all combinations are tried. A value that is "
     "a list is written with colons, such as 80:40.",
 )
-@click.option(
+@path_option(
     "--space",
-    type=_PATH,
     panel=_SPACE,
     help="TOML file with tables [grid] (name = [a, b]) and [random] "
     "(name = { low = 0.1, high = 2, log = true, whole = false }).",
@@ -100,9 +90,7 @@ dinoreg-rt sweep --pairs pairs.csv -o out --space space.toml --samples 50 --seed
     panel="Machine",
     help="Number of registrations at a time, each on --threads threads (in a sweep by default 1).",
 )
-@click.option(
-    "-o", "--output", type=_PATH, required=True, panel=OUTPUT, help="Folder for the results."
-)
+@path_option("-o", "--output", required=True, panel=OUTPUT, help="Folder for the results.")
 @json_option("the table")
 @quiet_option
 @click.pass_context

@@ -19,11 +19,11 @@ import numpy as np
 
 from ..bundle.manifest import Graph
 from ..bundle.opened import Bundle
-from ..errors import DeviceError, InputError
+from ..errors import DeviceError
 from ..types import Array
 from .onnx_runtime import import_onnxruntime
 from .trt.agreement import compare_tokens, probe
-from .trt.executor import pieces
+from .trt.executor import check_pixels, pieces
 
 GpuEngine = Literal["ort-cuda", "ort-tensorrt"]
 PROVIDERS: dict[GpuEngine, str] = {
@@ -105,11 +105,7 @@ class OrtGpuEncoder:
 
     def encode(self, pixels: Array) -> Array:
         """See `Encoder`. CuPy arrays stay on the device, and the host does not wait."""
-        if pixels.dtype != np.float32 or tuple(pixels.shape[1:]) != self._input:
-            raise InputError(
-                f"pixels are {pixels.dtype} {tuple(pixels.shape)}; the encoder takes float32 "
-                f"(n, {', '.join(map(str, self._input))})"
-            )
+        check_pixels(pixels, self._input)
         cupy = self._cupy
         with self._device, self._lock:
             caller = cupy.cuda.get_current_stream()

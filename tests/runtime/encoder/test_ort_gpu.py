@@ -252,7 +252,7 @@ def test_the_tensorrt_provider_is_verified(bundle, cupy, ort) -> None:
 
 
 def test_wrong_pixels(bundle, cupy, ort, rng) -> None:
-    with pytest.raises(InputError, match=r"float32 \(1, 3, 24, 16\); the encoder takes float32"):
+    with pytest.raises(InputError, match=r"float32 \(1, 3, 24, 16\); the engine takes float32"):
         open_on_gpu(bundle).encode(slices(rng, 1)[..., :16])
 
 

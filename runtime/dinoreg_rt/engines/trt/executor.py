@@ -122,11 +122,7 @@ class EngineExecutor:
         The tokens (n, rows, columns, channels) are float32 on the device like the pixels. The work
         is queued on the current stream and the host does not wait. Any number of slices is allowed.
         """
-        if pixels.dtype != np.float32 or tuple(pixels.shape[1:]) != self.input_shape:
-            raise InputError(
-                f"pixels are {pixels.dtype} {tuple(pixels.shape)}; the engine takes float32 "
-                f"(n, {', '.join(map(str, self.input_shape))})"
-            )
+        check_pixels(pixels, self.input_shape)
         tokens = self._cupy.empty((len(pixels), *self.output_shape), np.float32)
         for batch, piece in pieces(len(pixels), self._batches):
             self._run_batch(batch, pixels[piece], tokens[piece])
@@ -203,6 +199,19 @@ def _import_cupy() -> Any:
             "TensorRT engines need CuPy, which is not installed; pip install 'dinoreg-rt[gpu]'"
         ) from error
     return cupy
+
+
+def check_pixels(pixels: Any, shape: tuple[int, ...]) -> None:
+    """Check that pixels are float32 slices of a shape (3, height, width).
+
+    Raises:
+        InputError: they are not.
+    """
+    if pixels.dtype != np.float32 or tuple(pixels.shape[1:]) != shape:
+        raise InputError(
+            f"pixels are {pixels.dtype} {tuple(pixels.shape)}; the engine takes float32 "
+            f"(n, {', '.join(map(str, shape))})"
+        )
 
 
 def pieces(count: int, batches: Sequence[int]) -> Iterator[tuple[int, slice]]:
