@@ -132,14 +132,3 @@ def test_python_of_the_readme(tmp_path: Path) -> None:
     (tmp_path / "readme.py").write_text("".join(blocks), encoding="utf-8")
     run([sys.executable, "readme.py"], tmp_path)
     assert (tmp_path / "warped.nii.gz").exists()
-
-
-@pytest.mark.parametrize("language", ["c", "cpp"])
-def test_c_of_the_readme_is_in_an_example(language: str) -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    lines = re.findall(rf"^```{language}\n(.*?)^```", readme, re.M | re.S)[0].splitlines()
-    sources = "\n".join(
-        p.read_text("utf-8") for p in EXAMPLES.iterdir() if p.suffix == f".{language}"
-    )
-    missing = [line for line in lines if line.strip() and line not in sources]
-    assert not missing
