@@ -187,7 +187,7 @@ def test_signals_have_codes(name: str, code: int, word: str) -> None:
     # In a process of its own: pytest's fault handler sets up a signal stack that is too small for
     # the vector registers once OpenVINO has widened them, and any signal then ends the process.
     program = (
-        "import os, signal; from dinoreg_rt import cli; "
+        "import os, signal; from dinoreg_rt.commands import main as cli; "
         f"cli.cli.main = lambda **_: os.kill(os.getpid(), signal.{name}); cli.main()"
     )
     ended = subprocess.run(

@@ -129,7 +129,6 @@ def test_an_encoder_that_is_not_there_comes_before_the_images(tmp_path, monkeypa
         raise AssertionError("an image was opened")
 
     monkeypatch.setattr("dinoreg_rt.registration.case.as_volume", opened)
-    monkeypatch.setattr("dinoreg_rt.registration.planning.as_volume", opened)
     config = RegistrationConfig(device="cpu", encoder=str(tmp_path / "none"))
     for attempt in (
         lambda: dinoreg_rt.plan("a.nii.gz", "b.nii.gz", config),
