@@ -43,7 +43,7 @@ def files(tmp_path) -> dict[str, Path]:
 def probe(files: dict[str, Path], *words: object, labels: bool = True, encoder="gabor") -> Result:
     both = ("--fixed-labels", files["labels"], "--moving-labels", files["labels"])
     given = ("probe", encoder, "-f", files["fixed"], "-m", files["moving"], "--threads", 1,
-             "--initial", "none", "--components", 8, *(both if labels else ()), *words)  # fmt: skip
+             "--initial", "none", "--components", 8, "--slice-stride", 8, *(both if labels else ()), *words)  # fmt: skip
     return CliRunner().invoke(cli, [str(word) for word in given])
 
 
