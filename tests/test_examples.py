@@ -19,8 +19,8 @@ import dinoreg_rt
 from dinoreg_kernels._library import library_file
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES, BRAIN = ROOT / "examples", ROOT / "tests" / "data" / "brain"
-FIXED, MOVING = BRAIN / "fixed_t1.nii.gz", BRAIN / "moving_t1.nii.gz"
+EXAMPLES, ABDOMEN = ROOT / "examples", ROOT / "tests" / "data" / "abdomen"
+FIXED, MOVING = ABDOMEN / "mr.nii.gz", ABDOMEN / "ct.nii.gz"
 PACKAGE = library_file().parent
 
 
@@ -76,13 +76,13 @@ def test_embedded_python(tmp_path: Path) -> None:
 
 
 def test_python_example(tmp_path: Path) -> None:
-    labels = BRAIN / "moving_labels.nii.gz"
+    labels = ABDOMEN / "ct_labels.nii.gz"
     printed = run(
         [sys.executable, EXAMPLES / "register.py", FIXED, MOVING, labels, "out"], tmp_path
     )
     folded = re.search(r"(\d\.\d+) % folded", printed)
     assert folded is not None
-    assert float(folded[1]) < 0.02  # measured: 0.017
+    assert float(folded[1]) < 0.01  # measured: 0.000
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {"warped.nii.gz", "transform.h5", "labels.nii.gz"}
 
@@ -124,7 +124,7 @@ def test_gpu_example_uses_names_that_exist(example: str) -> None:
 def test_python_of_the_readme(tmp_path: Path) -> None:
     shutil.copy(FIXED, tmp_path / "fixed.nii.gz")
     shutil.copy(MOVING, tmp_path / "moving.nii.gz")
-    shutil.copy(BRAIN / "moving_labels.nii.gz", tmp_path / "labels.nii.gz")
+    shutil.copy(ABDOMEN / "ct_labels.nii.gz", tmp_path / "labels.nii.gz")
     blocks = re.findall(
         r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
     )
@@ -132,14 +132,3 @@ def test_python_of_the_readme(tmp_path: Path) -> None:
     (tmp_path / "readme.py").write_text("".join(blocks), encoding="utf-8")
     run([sys.executable, "readme.py"], tmp_path)
     assert (tmp_path / "warped.nii.gz").exists()
-
-
-@pytest.mark.parametrize("language", ["c", "cpp"])
-def test_c_of_the_readme_is_in_an_example(language: str) -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    lines = re.findall(rf"^```{language}\n(.*?)^```", readme, re.M | re.S)[0].splitlines()
-    sources = "\n".join(
-        p.read_text("utf-8") for p in EXAMPLES.iterdir() if p.suffix == f".{language}"
-    )
-    missing = [line for line in lines if line.strip() and line not in sources]
-    assert not missing

@@ -52,8 +52,10 @@ def module_name(path: Path) -> tuple[str, ...]:
     return (package, *path.relative_to(PACKAGES[package]).with_suffix("").parts)
 
 
-def imports(tree: ast.Module, path: Path, *, at_load_only: bool = False) -> Iterator[str]:
-    """Full dotted names of what a module imports; type-checking imports do not count."""
+def imports(
+    tree: ast.Module, path: Path, *, at_load_only: bool = False, for_types: bool = False
+) -> Iterator[str]:
+    """Full dotted names of what a module imports, for type checking only where asked for."""
     pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
@@ -64,7 +66,7 @@ def imports(tree: ast.Module, path: Path, *, at_load_only: bool = False) -> Iter
             prefix = ".".join([*base, *([node.module] if node.module else [])])
             yield prefix
             yield from (f"{prefix}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        elif not for_types and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             pending += node.orelse
             continue
         elif at_load_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -72,9 +74,9 @@ def imports(tree: ast.Module, path: Path, *, at_load_only: bool = False) -> Iter
         pending += ast.iter_child_nodes(node)
 
 
-def imported(path: Path, *, at_load_only: bool = False) -> set[str]:
+def imported(path: Path, *, at_load_only: bool = False, for_types: bool = False) -> set[str]:
     tree = ast.parse(path.read_text("utf-8"))
-    return set(imports(tree, path, at_load_only=at_load_only))
+    return set(imports(tree, path, at_load_only=at_load_only, for_types=for_types))
 
 
 def top_levels(names: set[str]) -> set[str]:
@@ -114,18 +116,16 @@ def test_a_layer_imports_from_lower_layers_alone(path: Path) -> None:
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    modules = {
-        ".".join(module_name(p)).removesuffix(".__init__"): p for n in PACKAGES for p in sources(n)
-    }
-    graph = {name: (imported(path) & modules.keys()) - {name} for name, path in modules.items()}
-    # A package that is named only to reach a module inside it does not count.
+    """Imports inside functions and for type checking count, too; a package's own names do not."""
+    paths = {".".join(module_name(p)): p for package in PACKAGES for p in sources(package)}
+    modules = {name: path for name, path in paths.items() if not name.endswith("__init__")}
     graph = {
-        name: {i for i in found if not any(j.startswith(f"{i}.") for j in found)}
-        for name, found in graph.items()
+        name: imported(path, for_types=True) & modules.keys() - {name}
+        for name, path in modules.items()
     }
     while leaves := {name for name, found in graph.items() if not found & graph.keys()}:
         graph = {name: found for name, found in graph.items() if name not in leaves}
-    assert not graph, f"these import each other in a circle, or what does: {sorted(graph)}"
+    assert not graph, f"a circle of imports is among, or below: {sorted(graph)}"
 
 
 def test_no_module_repeats_the_name_of_its_folder() -> None:

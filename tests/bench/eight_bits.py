@@ -1,4 +1,4 @@
-"""How near fp8 and int8 come to float32: the table of docs/eight_bits.md, on the CPU.
+"""How near fp8 and int8 come to float32: the table of docs/benchmarks.md, on the CPU.
 
     PYTHONPATH=tests/export python tests/bench/eight_bits.py
 

@@ -26,7 +26,7 @@ failed=()
 for tool in memcheck racecheck initcheck; do
   printf '\n== %s\n' "$tool"
   if ! "$sanitizer" --tool "$tool" --error-exitcode 99 --target-processes all \
-      "$python" -m pytest -q -p no:cacheprovider -m gpu "$@" | tee "$log"; then
+      "$python" -m pytest -q -n 0 -p no:cacheprovider -m gpu "$@" | tee "$log"; then
     failed+=("$tool")
   elif ! grep -Eq '[0-9]+ passed' "$log"; then
     echo "no test ran"

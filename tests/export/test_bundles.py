@@ -234,9 +234,9 @@ def test_golden_picture(tmp_path, monkeypatch):
 _CHILD = """
 import sys, re, onnx, onnxruntime
 from pathlib import Path
-from dinoreg_export.bundle import export_bundle
-from dinoreg_export.checkpoint import open_checkpoint
-from dinoreg_rt.manifest import Source
+from dinoreg_export.bundle.write import export_bundle
+from dinoreg_export.checkpoint.read import open_checkpoint
+from dinoreg_rt.bundle.manifest import Source
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 before = peak()
 with open_checkpoint(Path(sys.argv[1])) as c:

@@ -15,7 +15,7 @@ _SESSION = """
 import sys
 import onnx
 from onnx import TensorProto, helper
-from dinoreg_rt.onnx_runtime import import_onnxruntime
+from dinoreg_rt.engines.onnx_runtime import import_onnxruntime
 
 ort = import_onnxruntime()
 ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
