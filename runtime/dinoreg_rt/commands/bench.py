@@ -46,7 +46,7 @@ _COMPARISON = "Comparison"
     type=click.IntRange(2, 10_000),
     default=10,
     show_default=True,
-    panel=INPUTS,
+    panel="Measurement",
     help="Number of warm registrations after the first, cold one.",
 )
 @config_options
