@@ -28,9 +28,9 @@ class ImageParameters(BaseModel):
         None,
         gt=0,
         le=1e4,
-        description="limit on a registration's GPU memory; below what it would like, the search "
-        "recomputes its costs, tokens stay in host memory and fewer slices are encoded at once; "
-        "default: all free memory",
+        description="limit on a registration's GPU memory; a low limit makes the search recompute "
+        "its costs, keeps tokens in host memory and encodes fewer slices at once; default: all "
+        "free memory",
     )
     initial: str = Field(
         "auto",
