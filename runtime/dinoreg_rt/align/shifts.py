@@ -260,10 +260,10 @@ def _peaks(
     fixed_shape: tuple[int, int, int],
     moving_shape: tuple[int, int, int],
 ) -> list[tuple[FloatArray, float, float]]:
-    """Return shift (z, y, x), value and overlap of the highest peaks, each with a region of its
-    own.
+    """Return shift (z, y, x), value and overlap of the highest peaks.
 
-    Negative shifts stand at the end of each axis, after shifts at which nothing overlaps.
+    Each peak excludes its surroundings. Negative shifts stand at the end of each axis, after shifts
+    at which nothing overlaps.
     """
     first = np.array([1 - n for n in fixed_shape])
     values = np.roll(values, -first, (0, 1, 2))
