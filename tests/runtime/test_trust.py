@@ -37,7 +37,7 @@ def test_a_good_run_is_trusted():
         ({"decoy_ratio": float("nan")}, "too small to be compared with its mirror images"),
         ({"unrelated_ratio": 0.65}, "65 % of that of"),
         ({"decoy_ratio": 0.95, "unrelated_ratio": 0.56}, "both ratios sum to 1.51"),
-        ({"alignment_similarity": 0.2}, "alike only to 0.2 (limit 0.3)"),
+        ({"alignment_similarity": 0.2}, "is only 0.2 (limit 0.3)"),
         ({"overlap_percent": 10.0}, "only 10 %"),
         ({"folded_percent": 3.0}, "3 % of the voxels are folded (limit 2 %)"),
         ({"sdlogj": 1.2}, "change in volume"),

@@ -199,8 +199,7 @@ def padded_channels(channels: int) -> int:
 
 
 def stored_channels(config: DecidedConfig, encoder_channels: int) -> dict[FeatureSet, int]:
-    """Return the stored channels of every feature set that is computed, parts of joined sets
-    included.
+    """Return the stored channels of every feature set, including the parts of joined sets.
 
     Args:
         config: fully decided configuration.
