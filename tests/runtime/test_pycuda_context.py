@@ -272,5 +272,5 @@ def test_memory_of_the_host_is_used_where_it_is() -> None:
 
 @pytest.mark.parametrize(("address", "shape"), [(0, (2, 2)), (4098, (2, 2)), (4096, (2, 0))])
 def test_impossible_memory_of_the_host(address, shape) -> None:
-    with pytest.raises(InputError, match="wanted is the address of float32 values"):
+    with pytest.raises(InputError, match="give the address of float32 values"):
         host_buffer(address, shape)

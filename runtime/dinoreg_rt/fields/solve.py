@@ -174,12 +174,8 @@ def whole_displacement(
 ) -> DisplacementField:
     """Return the whole mapping from fixed to moving points on `grid`, ``initial(p + u(p)) - p``.
 
-    Args:
-        field: (d, h, w, 3) from the solver, on `control`.
-        control: control grid.
-        grid: grid of the result.
-        initial: map from fixed points to moving points.
-        device: device that computes.
+    u is `field` (d, h, w, 3) on `control`, as the solver returned it; `initial` maps fixed points
+    to moving points.
     """
     there = compose_affines(initial, index_to_lps(grid))
     matrix = initial.matrix @ _axis_to_lps(control)
@@ -276,16 +272,9 @@ def confidence(
     """Return how well the search determined each voxel's match, (D, H, W) float32 on `grid`.
 
     It is 1 - s / s_0, where s is the standard deviation over all axes of the shifts that match
-    nearly as well as the best, and s_0 that of all shifts of the search: 1 where one shift stands
-    out, 0 where all are equally good (or without a search).
-
-    Args:
-        spread: standard deviation of the search from the solver, (d, h, w, 3) mm on the control
-            grid.
-        grids: grids of the fixed image.
-        options: options of the solver, which define the shifts that were tried.
-        grid: grid of the result.
-        device: device that computes.
+    nearly as well as the best (`spread` from the solver, (d, h, w, 3) mm on the control grid), and
+    s_0 that of all shifts of the search: 1 where one shift stands out, 0 where all are equally good
+    (or without a search).
     """
     step_mm = np.asarray(options.search_factor) * grids.control.spacing_mm[::-1]
     radius = np.asarray(options.search_radius)
