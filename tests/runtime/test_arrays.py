@@ -344,7 +344,7 @@ def test_buffers_that_contradict_the_rest(pair) -> None:
     with pytest.raises(ConfigError, match="results stay on the device; leave out the buffer"):
         dinoreg_rt.register(*pair, config=CONFIG, placement=Placement(on_device=True, **into))
     plain = CONFIG.model_copy(update={"inverse": False})
-    with pytest.raises(ConfigError, match="ask for inverse=True"):
+    with pytest.raises(ConfigError, match="set inverse=True"):
         dinoreg_rt.register(*pair, config=plain, placement=Placement(inverse=into["inverse"]))
 
 

@@ -170,8 +170,8 @@ def library_errors(device: Device) -> Iterator[None]:
         from .packages import toolkit_command
 
         raise DeviceError(
-            f"{device.name}: CuPy cannot load a CUDA library ({str(error).strip().splitlines()[0]}); "
-            f"{toolkit_command()}"
+            f"{device.name}: CuPy cannot load a CUDA library "
+            f"({str(error).strip().splitlines()[0]}); {toolkit_command()}"
         ) from error
 
 

@@ -56,7 +56,7 @@ def intensity_window(
     if not high - low > 1.0 / np.finfo(np.float32).max:
         where = "" if mask is None else f" inside the {role} mask"
         raise InputError(
-            f"the {role} image has only the value {low:g}{where}, so there is nothing to align; "
+            f"the {role} image has only the value {low:g}{where}: there is nothing to align; "
             "check that it is the right image and that the mask covers the anatomy"
         )
     return low, high
