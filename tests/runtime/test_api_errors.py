@@ -164,7 +164,7 @@ def test_no_more_threads_than_cpus_are_used_and_that_is_said(pair):
 FORK = """
 import multiprocessing
 import dinoreg_rt
-from dinoreg_rt.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
 PAIR = phantom_pair(phantom_grid((24, 28, 32), 4.0))
 CONFIG = dinoreg_rt.RegistrationConfig(initial="none", iterations=(2,), threads=2)
