@@ -1,4 +1,4 @@
-"""The inverse field leads back, and the report says how well."""
+"""The inverse field leads back, and the report says how accurately."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START = AffineTransform(np.eye(3), [60.0, -40.0, 25.0])
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RegistrationResult]:
-    """A pair with an oblique moving grid, 76 mm away; the field refined on all voxels, or fewer."""
+    """Results for an oblique moving grid, 76 mm away, refined on all voxels or by default."""
     start = tmp_path_factory.mktemp("inverse") / "start.tfm"
     io.write_affine(start, START)
     phantom = make_phantom(FIXED_GRID, MOVING_GRID, affine=START)
@@ -42,7 +42,7 @@ def inside(grid, points: np.ndarray, margin: float) -> np.ndarray:
 
 
 def loop_errors_mm(result: RegistrationResult) -> np.ndarray:
-    """|T(T^-1(q)) - q| for the moving voxels q that the fixed grid sees."""
+    """Return |T(T^-1(q)) - q| for the moving voxels q inside the fixed grid."""
     inverse = result.inverse
     assert inverse is not None
     assert inverse.geometry.shape_zyx == MOVING_GRID.shape_zyx

@@ -1,4 +1,4 @@
-"""Weights of the user: organs that count more, voxels that count nothing, and adaptive trust."""
+"""User weights: organs that count more, voxels that do not count, and adaptive trust."""
 
 from __future__ import annotations
 
@@ -145,8 +145,9 @@ def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
     ],
 )
 def test_defaults_by_contrast(alike, close, levels, features, correlation, noise, iterations):
-    """Close MR pairs trust intensities, others of one contrast are searched on two levels; what is
-    given stays as it is.
+    """Close MR pairs rely on intensities; others of one contrast are searched on two levels.
+
+    Values that are given are kept.
     """
     names = ("feature_weight", "correlation_weight", "correlation_noise", "iterations")
 
