@@ -39,7 +39,7 @@ def waves(points: np.ndarray) -> np.ndarray:
 
 
 def fixed_and_twins() -> tuple[Volume, Volume]:
-    """Return a body, and an image of two: the body deformed, and an undeformed, half-similar twin."""
+    """Return a body, and an image of two: it deformed, and an undeformed, half-similar twin."""
     fixed = Volume(someone(centres_of(GRID)).astype(np.float32), GRID)
     wide = make_grid((70, 52, 124), (4.0, 4.0, 4.0), "LPS", tuple(TWIN.translation_mm / 2))
     points = centres_of(wide)

@@ -18,11 +18,16 @@ from dinoreg_rt.geometry import lps_to_index, transform_points
 FIXED_GRID = make_grid((36, 40, 44), (2.0, 2.0, 2.0), "LAS")
 MOVING_GRID = make_grid((30, 44, 40), (2.5, 2.0, 2.2), "oblique", (60.0, -40.0, 25.0))
 START = AffineTransform(np.eye(3), [60.0, -40.0, 25.0])
+CASES: dict[str, dict[str, object]] = {
+    "all voxels": {"control_spacing_mm": 2.0},
+    "default": {},
+    "velocity": {"transform": "velocity"},
+}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RegistrationResult]:
-    """Results for an oblique moving grid, 76 mm away, refined on all voxels or by default."""
+    """Results for an oblique moving grid, 76 mm away."""
     start = tmp_path_factory.mktemp("inverse") / "start.tfm"
     io.write_affine(start, START)
     phantom = make_phantom(FIXED_GRID, MOVING_GRID, affine=START)
@@ -31,7 +36,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RegistrationR
         name: dinoreg_rt.register(
             phantom.fixed, phantom.moving, config=config.model_copy(update=update)
         )
-        for name, update in (("all voxels", {"control_spacing_mm": 2.0}), ("default", {}))
+        for name, update in CASES.items()
     }
 
 
@@ -66,17 +71,9 @@ def test_there_and_back_with_a_coarser_field(results: dict[str, RegistrationResu
     assert errors.max() < 0.5
 
 
-@pytest.fixture(scope="module")
-def velocity(tmp_path_factory: pytest.TempPathFactory) -> RegistrationResult:
-    start = tmp_path_factory.mktemp("velocity") / "start.tfm"
-    io.write_affine(start, START)
-    phantom = make_phantom(FIXED_GRID, MOVING_GRID, affine=START)
-    config = RegistrationConfig(initial=str(start), inverse=True, transform="velocity")
-    return dinoreg_rt.register(phantom.fixed, phantom.moving, config=config)
-
-
-def test_velocity_there_and_back(velocity: RegistrationResult) -> None:
-    """The exponential of the negative velocity, carried through the start, without iteration."""
+def test_velocity_there_and_back(results: dict[str, RegistrationResult]) -> None:
+    """The exponential of the negative velocity passes through the start without iteration."""
+    velocity = results["velocity"]
     errors = loop_errors_mm(velocity)
     assert errors.mean() < 0.1
     assert np.percentile(errors, 99) < 0.4
