@@ -71,8 +71,8 @@ def robust_fit(
     Iteratively reweighted least squares with Cauchy weights: matches that miss the fit count less
     and less. The scale of the misses is their median, but at least a quarter of a cell.
     """
-    # Coordinates first, and every sum by einsum: BLAS sums depend on the number of threads, and
-    # BLAS threads keep spinning for some time beside the kernels' own.
+    # Arrays are (3, N) and all sums use einsum: BLAS sums depend on the number of threads, and BLAS
+    # threads keep spinning for some time beside the kernels' own.
     p, q = (np.ascontiguousarray(array.T) for array in (points, targets))
     current = weights
     for _ in range(_FIT_ROUNDS):

@@ -17,7 +17,7 @@ class Gpu:
     memory_bytes: int
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the device in one line, for people."""
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"
         return f"{self.name}, compute capability {self.compute_capability}, {memory}"
 

@@ -1,11 +1,11 @@
-"""The mirror test: a null distribution from mirrored images for the similarity after a search.
+"""The mirror test: a null distribution from mirrored images tells what a match is worth.
 
 Any two images can be matched somehow, and how well depends on their contrast, noise and field of
 view, so a residual says little by itself. A mirror image of the moving image has all of these but
 the wrong anatomy. If one of them matches the fixed image as well as the moving image does, the
 match means nothing: another organ, another region, upside down, or left for right.
 
-The test compares MIND-SSC, whatever the registration compares: a mirror image only permutes its
+The test compares MIND-SSC, whatever the registration compares: mirroring only permutes its
 channels, and the measures mean the same with and without an encoder.
 """
 
@@ -28,7 +28,7 @@ from .mutual_information import joint_histogram, mutual_information
 
 #: Control voxels per voxel of the mirror test's grid along each axis. With 2 the four searches take
 #: 0.2 s of CPU time for a 192 x 160 x 192 pair, and they reach twice as far.
-_COARSER = 2
+COARSER = 2
 #: Power of the mutual information in a misfit. With 0.1 to 0.3 right and wrong pairs are equally
 #: well separated; without it they mix: MIND-SSC sees every structure by itself, and an image and
 #: its mirror image have the same structures, but not at the same intensities of the other image.
@@ -106,7 +106,7 @@ def search_decoys(
         return None
     fixed = _TestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
     moving = _TestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
-    spacing_mm = [_COARSER * mm for mm in grids.control.spacing_mm[::-1]]
+    spacing_mm = [COARSER * mm for mm in grids.control.spacing_mm[::-1]]
 
     def search(tested: _TestImage) -> tuple[Array, Array]:
         solution = dinoreg_kernels.solve(
@@ -135,7 +135,7 @@ def search_decoys(
 class _TestImage:
     """An image on the mirror test's grid.
 
-    Its voxels begin at multiples of `_COARSER` on the fixed image's control grid.
+    Its voxels begin at multiples of `COARSER` on the fixed image's control grid.
 
     Attributes:
         features: (d, h, w, stored) float16.
@@ -158,18 +158,18 @@ class _TestImage:
         offset_zyx: tuple[int, int, int],
         device: Device,
     ) -> _TestImage:
-        """Average from the control grid, on which the first voxel has the index `offset_zyx`."""
-        lead = [o % _COARSER for o in offset_zyx]
+        """Average an image from the control grid, where its first voxel has index `offset_zyx`."""
+        lead = [o % COARSER for o in offset_zyx]
         averaged, share = dinoreg_kernels.pool_features(
-            features, weight, (_COARSER,) * 3, offset=lead, threads=device.threads
+            features, weight, (COARSER,) * 3, offset=lead, threads=device.threads
         )
         # Sample each voxel's control voxels at their centres.
-        matrix = np.column_stack([_COARSER * np.eye(3), (_COARSER - 1) / 2 - np.array(lead)])
+        matrix = np.column_stack([COARSER * np.eye(3), (COARSER - 1) / 2 - np.array(lead)])
         grey = dinoreg_kernels.resample(
-            image * weight, share.shape, matrix, samples=(_COARSER,) * 3, threads=device.threads
+            image * weight, share.shape, matrix, samples=(COARSER,) * 3, threads=device.threads
         )
         grey /= device.xp.maximum(share, 1e-6)
-        z, y, x = ((o - a) // _COARSER for o, a in zip(offset_zyx, lead, strict=True))
+        z, y, x = ((o - a) // COARSER for o, a in zip(offset_zyx, lead, strict=True))
         return cls(averaged, share, grey, (z, y, x))
 
     def mirrored(self, axis: int, order: Sequence[int], device: Device) -> _TestImage:
@@ -185,7 +185,7 @@ class _TestImage:
     def warped(
         self, field: Array, spacing_mm: Sequence[float], device: Device
     ) -> tuple[Array, Array]:
-        """Image and weight where `field`, (d, h, w, 3) mm on the fixed cells, leads to."""
+        """Return image and weight warped by `field`, (d, h, w, 3) mm on the fixed voxels."""
         image, weight = (
             dinoreg_kernels.resample(
                 array,
@@ -200,6 +200,12 @@ class _TestImage:
         return image, weight
 
 
+def coarser(counts_zyx: Sequence[int]) -> tuple[int, int, int]:
+    """Return counts of control voxels as counts of voxels of the mirror test's grid, rounded up."""
+    z, y, x = (-(-n // COARSER) for n in counts_zyx)
+    return z, y, x
+
+
 def decoy_workspace_bytes(
     fixed_shape: Sequence[int],
     moving_shape: Sequence[int],
@@ -207,8 +213,16 @@ def decoy_workspace_bytes(
     spacing_mm: Sequence[float],
     options: SolverOptions,
 ) -> int:
-    """Predict the bytes of one search; shapes in its voxels, `spacing_mm` of the control grid."""
-    coarse_mm = [_COARSER * mm for mm in spacing_mm]
+    """Predict the bytes that one search takes besides its arrays.
+
+    Args:
+        fixed_shape: shape of the fixed image on the mirror test's grid.
+        moving_shape: shape of the moving image on that grid.
+        stride: stored channels of the features.
+        spacing_mm: spacing of the control grid, z, y, x.
+        options: solver options of the registration.
+    """
+    coarse_mm = [COARSER * mm for mm in spacing_mm]
     return dinoreg_kernels.solver_workspace_bytes(
         fixed_shape, moving_shape, stride, coarse_mm, _once(options)
     )
@@ -216,10 +230,9 @@ def decoy_workspace_bytes(
 
 def _once(options: SolverOptions) -> SolverOptions:
     """Return the options of a single search at twice the registration's step."""
-    z, y, x = (max(1, (f + 1) // _COARSER) for f in options.search_factor)
     return dataclasses.replace(
         options,
-        search_factor=(z, y, x),
+        search_factor=coarser(options.search_factor),
         search_levels=1,
         search_trust_cost=0.0,
         search_edges=0.0,
