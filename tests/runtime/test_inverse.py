@@ -49,7 +49,6 @@ def inside(grid, points: np.ndarray, margin: float) -> np.ndarray:
 def loop_errors_mm(result: RegistrationResult) -> np.ndarray:
     """Return |T(T^-1(q)) - q| for the moving voxels q inside the fixed grid."""
     inverse = result.inverse
-    assert inverse is not None
     assert inverse.geometry.shape_zyx == MOVING_GRID.shape_zyx
     q = centres_of(MOVING_GRID).reshape(-1, 3)
     p = q + inverse.vectors_mm.reshape(-1, 3)
@@ -85,7 +84,6 @@ def test_velocity_there_and_back(results: dict[str, RegistrationResult]) -> None
 
 def test_inverse_undoes_the_start(results: dict[str, RegistrationResult]) -> None:
     inverse = results["default"].inverse
-    assert inverse is not None
     assert 60 < np.linalg.norm(inverse.vectors_mm, axis=-1).mean() < 90  # START is 76 mm long
 
 

@@ -196,8 +196,6 @@ def test_a_context_that_is_not_the_primary_one_is_refused(driver) -> None:
     with pytest.raises(DeviceError, match=wanted):
         AdoptedContext.current()
     assert driver.stack == [made.handle]
-    driver.runtime.setDevice(2)  # the reason: CuPy's first call replaces their context
-    assert driver.stack != [made.handle]
 
 
 def test_context_is_left_after_an_error(driver) -> None:

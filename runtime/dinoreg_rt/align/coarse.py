@@ -140,7 +140,7 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
         body = seen > 0
     by_cell = body.reshape([part for n in cells.shape_zyx for part in (n, POOL)]).any((1, 3, 5))
     box = bounding_box(by_cell, _MARGIN_CELLS)
-    cells = shifted_grid(cells, _starts(box), _sizes(box))
+    cells = boxed(cells, box)
     fine = tuple(slice(POOL * b.start, POOL * b.stop) for b in box)
     seen = np.ascontiguousarray(seen[fine])
     return CoarseImage(
@@ -189,6 +189,12 @@ def shifted(affine: AffineTransform, shift_mm: FloatArray) -> AffineTransform:
     return compose_affines(affine, AffineTransform(np.eye(3), shift_mm))
 
 
+def boxed(cells: Geometry, box: tuple[slice, slice, slice]) -> Geometry:
+    """Return the part of a grid that lies in a box of its cells."""
+    z, y, x = (b.stop - b.start for b in box)
+    return shifted_grid(cells, (box[0].start, box[1].start, box[2].start), (z, y, x))
+
+
 def fine_grid(cells: Geometry) -> Geometry:
     """Return the grid with `POOL` voxels per cell along each axis."""
     cell_mm = cells.spacing_mm[0]
@@ -204,12 +210,3 @@ def _covering_grid(grid: Geometry, axes: FloatArray, cell_mm: float) -> Geometry
     x, y, z = (max(1, math.ceil(n / cell_mm - 1e-6)) for n in upper - lower)
     first = (lower + upper) / 2 - (np.array([x, y, z]) - 1) / 2 * cell_mm
     return Geometry((z, y, x), (cell_mm,) * 3, tuple(axes @ first), axes)
-
-
-def _starts(box: tuple[slice, slice, slice]) -> tuple[int, int, int]:
-    return (box[0].start, box[1].start, box[2].start)
-
-
-def _sizes(box: tuple[slice, slice, slice]) -> tuple[int, int, int]:
-    z, y, x = (b.stop - b.start for b in box)
-    return (z, y, x)

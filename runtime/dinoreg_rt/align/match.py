@@ -22,7 +22,7 @@ from ..geometry import (
     transform_points,
 )
 from ..types import AffineTransform, Geometry
-from .coarse import CHANNELS, View, cell_features
+from .coarse import CHANNELS, View, boxed, cell_features
 from .shifts import Candidate, Centred, Side, centre, similarity
 
 #: Reach of a match, in cells.
@@ -129,5 +129,4 @@ def common_part(
     )
     if any(s.stop <= s.start for s in (z, y, x)):
         return None, (z, y, x)
-    shape = (z.stop - z.start, y.stop - y.start, x.stop - x.start)
-    return shifted_grid(cells, (z.start, y.start, x.start), shape), (z, y, x)
+    return boxed(cells, (z, y, x)), (z, y, x)

@@ -267,14 +267,14 @@ def inverse_consistency_mm(
 
 
 def confidence(
-    spread: Array, grids: WorkingGrids, options: SolverOptions, grid: Geometry, device: Device
+    deviation: Array, grids: WorkingGrids, options: SolverOptions, grid: Geometry, device: Device
 ) -> Array:
     """Return how well the search determined each voxel's match, (D, H, W) float32 on `grid`.
 
     It is 1 - s / s_0, where s is the standard deviation over all axes of the shifts that match
-    nearly as well as the best (`spread` from the solver, (d, h, w, 3) mm on the control grid), and
-    s_0 that of all shifts of the search: 1 where one shift stands out, 0 where all are equally good
-    (or without a search).
+    nearly as well as the best (`deviation` from the solver, (d, h, w, 3) mm on the control grid),
+    and s_0 that of all shifts of the search: 1 where one shift stands out, 0 where all are equally
+    good (or without a search).
     """
     step_mm = np.asarray(options.search_factor) * grids.control.spacing_mm[::-1]
     radius = np.asarray(options.search_radius)
@@ -285,7 +285,7 @@ def confidence(
     vectors = dinoreg_kernels.map_field(
         grid.shape_zyx,
         np.zeros((3, 4)),
-        spread,
+        deviation,
         to_field=kernel_affine(index_map(grid, grids.control)),
         matrix=np.eye(3),
         threads=device.threads,
