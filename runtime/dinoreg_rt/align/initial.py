@@ -26,10 +26,10 @@ _HEADERS_SUFFICE = 0.97
 #: Number of fits that start from believed headers. On the cine pair two fits lower HD95 from 10.1
 #: to 9.1 mm at the same Dice; a third changed nothing.
 _HEADER_FITS = 2
-#: These fits must keep at least this share of the headers' score,
+#: Least share of the headers' score that these fits must keep; otherwise the headers stay.
 _KEEPS = 0.98
-#: and move the corners by more than this many cells; otherwise the headers stay as they are. Two
-#: scans of the same person should not be moved by what cells cannot resolve.
+#: Least mean shift of the corners by these fits, in cells; otherwise the headers stay: two scans of
+#: the same person should not be moved by what cells cannot resolve.
 _LEAST_MOVE_CELLS = 0.05
 #: Headers are not fitted where the similarity reaches this share of the fixed image's similarity to
 #: itself: the border, which one of the two sees with air around it, moved identical images by 1 mm.
@@ -82,7 +82,7 @@ class Alignment:
 
 
 def initial_alignment(pair: Pair, method: str, device: Device) -> Alignment:
-    """Return a map from fixed to moving points that takes no search; see also `search_alignment`.
+    """Return an initial alignment that takes no search; see also `search_alignment`.
 
     Args:
         pair: fixed and moving image.

@@ -37,8 +37,8 @@ class Ceilings:
         vector_per_s: float32 multiply-adds per second, from a matrix product.
         scalar_per_s: operations per second of code that jumps around in memory.
         matrix_per_s: multiply-adds per second that an encoder is compared with.
-        matrix_type: number format of those. On a GPU always float16: bfloat16 is as fast there, 8
-            bits are up to twice as fast, float32 is slower.
+        matrix_type: number format of these multiply-adds. On a GPU always float16: bfloat16 is as
+            fast there, 8 bits are up to twice as fast, float32 is slower.
         how: what was measured.
     """
 
