@@ -26,7 +26,7 @@ TOLERANCES = {
     # voxel. Measured: 5.0e-6 (slices, which are divided by window and deviation), 2.7e-6 (inverse
     # residual), 2.4e-6 (Adam), below 1e-6 in all other operations.
     ("cpu", "float32"): 1e-5,
-    # Half a unit in the last place of half precision is 2.44e-4 below 1, which was measured.
+    # Half a unit in the last place of half precision below 1 is 2.44e-4; the same was measured.
     ("cpu", "float16"): 2.6e-4,
     # Adam divides by the gradient's own size, so rounding errors are carried along at full step
     # length where the gradient nearly vanishes, and a weight is read at the nearest voxel.

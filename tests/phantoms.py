@@ -21,7 +21,7 @@ def rotation(x: float, y: float, z: float) -> np.ndarray:
 
 
 def waves(shape, shift=(0, 0, 0), *, channels=8, seed=1, wavelengths=(7.0, 20.0), count=6):
-    """Return sums of sines, (shape, channels): exactly one continuous function at p - shift."""
+    """Return sums of sines, (shape, channels), sampled exactly at p - shift."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1) - shift
     direction = rng.normal(size=(channels, count, 3))
@@ -116,7 +116,7 @@ def smooth_displacement(points: np.ndarray, peak_mm=6.0, wavelength_mm=110.0, se
 
 
 def other_contrast(value: np.ndarray) -> np.ndarray:
-    """Return values 0..1 as another modality shows them: edges are kept, the order is not."""
+    """Return values 0..1 as another modality shows them, with edges kept but in another order."""
     return np.interp(value, [0.0, 0.05, 0.25, 0.45, 0.7, 1.0], [0.0, 0.35, 0.9, 0.25, 0.6, 0.1])
 
 

@@ -54,7 +54,7 @@ def test_two_ct_compare() -> None:
 
 
 def test_contrast_that_turns_over_is_another_one() -> None:
-    """The images still correlate, because most of them is on one side of the turn."""
+    """The images still correlate because most values lie on one side of the turn."""
     rng = np.random.default_rng(0)
     first = rng.uniform(size=4000)
     second = np.interp(first, [0, 0.7, 1], [0, 1, 0.4]) + 0.05 * rng.normal(size=first.size)
