@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinoreg_rt.geometry import index_to_lps, invert_affine, lps_to_index, transform_points
-from dinoreg_rt.images.pair import Pair, PairImage
+from dinoreg_rt.images.pair import Pair, PairImage, Role
 from dinoreg_rt.types import AffineTransform, Geometry, Volume
 
 
@@ -58,10 +58,12 @@ def centres_of(grid: Geometry) -> np.ndarray:
 
 def bright_pair(fixed: Volume, moving: Volume, fixed_mask: np.ndarray | None = None) -> Pair:
     """Return two MR images whose intensities from 0 to 1 are used unchanged."""
-    return (
-        PairImage("fixed", fixed, fixed_mask, "mr", (0.0, 1.0), float(fixed.array.min())),
-        PairImage("moving", moving, None, "mr", (0.0, 1.0), float(moving.array.min())),
-    )
+
+    def image(role: Role, volume: Volume, mask: np.ndarray | None = None) -> PairImage:
+        lowest = float(volume.array.min())
+        return PairImage(role, volume, mask, modality="mr", window=(0.0, 1.0), lowest=lowest)
+
+    return image("fixed", fixed, fixed_mask), image("moving", moving)
 
 
 @dataclass(frozen=True)

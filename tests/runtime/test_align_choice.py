@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from phantoms import Body, bright_pair, centres_of, make_grid
@@ -38,6 +40,7 @@ def waves(points: np.ndarray) -> np.ndarray:
     return points + 14.0 * np.stack([np.sin(y / 30 + 0.3), np.sin(z / 34), np.sin(x / 32 + 1)], -1)
 
 
+@functools.cache
 def fixed_and_twins() -> tuple[Volume, Volume]:
     """Return a body, and an image of two: it deformed, and an undeformed, half-similar twin."""
     fixed = Volume(someone(centres_of(GRID)).astype(np.float32), GRID)

@@ -173,7 +173,14 @@ def test_work_on_the_cpu_takes_no_device_image(cupy, pair) -> None:
 
 
 def test_bench_on_a_device(cupy, pair, monkeypatch) -> None:
-    ceilings = Ceilings(1e12, 1e13, 1e13, 1e14, "float16", "made up")
+    ceilings = Ceilings(
+        bytes_per_s=1e12,
+        vector_per_s=1e13,
+        scalar_per_s=1e13,
+        matrix_per_s=1e14,
+        matrix_type="float16",
+        how="made up",
+    )
     monkeypatch.setattr("dinoreg_rt.bench.measure.measure_ceilings", lambda device: ceilings)
     report = run_bench(BenchRequest(*pair, config("cuda"), runs=2), lambda *_: None)
     assert report.device == "cuda:0, as asked"
