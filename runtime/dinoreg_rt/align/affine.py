@@ -29,15 +29,9 @@ def improve(
 ) -> AffineTransform | None:
     """Compose `start` with a linear fit to the matches around it; None with too few matches.
 
-    The matches come from the registration's own discrete search, run on cells with coupled-convex
-    rounds in both directions, because single best matches between MR and CT are wrong too often.
-
-    Args:
-        fixed: fixed image.
-        view: moving image as seen through `start`.
-        start: map from fixed points to moving points.
-        model: model of the fit.
-        device: host.
+    The matches between `fixed` and `view`, the moving image as seen through `start`, come from the
+    registration's own discrete search, run on cells with coupled-convex rounds in both directions,
+    because single best matches between MR and CT are wrong too often.
     """
     found = match(fixed, view, device, consistency_rounds=5, iterations=0)
     points, shifts, weights = _matches(found.field, fixed.features.weight[view.box], view)

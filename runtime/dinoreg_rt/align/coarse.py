@@ -115,14 +115,7 @@ def cell_size_mm(fixed: Geometry, moving: Geometry) -> float:
 
 
 def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Device) -> CoarseImage:
-    """Return `scan`, placed as its header says, on cells along `axes`.
-
-    Args:
-        scan: image.
-        axes: 3x3 matrix whose columns are the grid's LPS directions.
-        cell_mm: edge of a cell.
-        device: host.
-    """
+    """Return `scan`, placed as its header says, on cells along `axes` (columns, LPS directions)."""
     volume, here = scan.volume, AffineTransform.identity()
     cells = _covering_grid(volume.geometry, axes, cell_mm)
     grid = fine_grid(cells)

@@ -157,11 +157,7 @@ def search_positions(
 ) -> list[Candidate]:
     """Return the best shifts for each scale of the moving image, best first and well apart.
 
-    Args:
-        fixed: fixed image.
-        moving: moving image, oriented as its header says.
-        scales: scales of the moving image to try, moving mm per fixed mm.
-        device: host.
+    The moving image stays oriented as its header says; `scales` are moving mm per fixed mm.
     """
     cells = fixed.coarse.cells
     grids = [scaled_grid(moving.coarse.cells, scale) for scale in scales]

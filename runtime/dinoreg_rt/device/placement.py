@@ -76,16 +76,7 @@ def deliver(
     inverse: DisplacementField | None,
     confidence: Array | None = None,
 ) -> tuple[DisplacementField, Volume, DisplacementField | None, Array | None]:
-    """Move the arrays of a result to where the caller wants them.
-
-    Args:
-        placement: destination, already checked.
-        device: device that holds the arrays.
-        displacement: map from fixed to moving points.
-        warped: moving image on the fixed grid.
-        inverse: map from moving to fixed points, or None.
-        confidence: (D, H, W) on the fixed grid, or None.
-    """
+    """Move the arrays of a result to the destination, which has been checked already."""
 
     def placed(array: Array, buffer: Array | None) -> Array:
         if placement.on_device:

@@ -73,11 +73,8 @@ def solver_workspace_bytes(
 ) -> int:
     """Return the bytes that a solve takes besides its arrays.
 
-    Args:
-        config: fully decided configuration.
-        grids: grids of the fixed image.
-        moving: control grid of the moving image.
-        strides: stored channels of each feature set.
+    `moving` is the control grid of the moving image; `strides` holds the stored channels of each
+    feature set.
     """
     _, refinement = config.stage_features
     return dinoreg_kernels.solver_workspace_bytes(

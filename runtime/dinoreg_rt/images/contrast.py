@@ -51,11 +51,7 @@ def compare_contrast(
 ) -> Contrast:
     """Decide whether the intensities of two images can be compared.
 
-    Args:
-        pair: fixed and moving image.
-        initial: map from fixed points to moving points.
-        grids: grids of the fixed image; intensities are compared on the search grid.
-        device: device that computes.
+    They are compared on the search grid, with `initial` mapping fixed points to moving points.
     """
     modality = pair[0].modality
     if pair[1].modality != modality:

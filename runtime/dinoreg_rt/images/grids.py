@@ -62,15 +62,9 @@ class WorkingGrids:
 def plan_grids(
     working: Geometry, control_spacing_mm: float, search_spacing_mm: float, search_radius_mm: float
 ) -> WorkingGrids:
-    """Lay the control grid and the search grid over a working grid.
+    """Lay the control grid and the search grid over a working grid; see `working_grid`.
 
     Lengths become whole voxels along each axis, at least one.
-
-    Args:
-        working: grid on which features are computed; see `working_grid`.
-        control_spacing_mm: spacing of the control grid.
-        search_spacing_mm: step of the discrete search.
-        search_radius_mm: reach of the discrete search.
     """
     pool = whole_voxels(control_spacing_mm, working)
     control = coarsened_grid(working, pool)

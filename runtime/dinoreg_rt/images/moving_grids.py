@@ -58,12 +58,8 @@ def compared_regions(
 
     The region of the moving image is its grid. The region of the fixed image is everything that can
     be compared with a voxel of that grid: within the search's reach, plus one cell because cells
-    are compared whole, plus the margin of the refinement.
-
-    Args:
-        grids: grids of the fixed image.
-        moving_grids: grids of the moving image.
-        initial: map from fixed points to moving points.
+    are compared whole, plus the margin of the refinement. `initial` maps fixed points to moving
+    points.
     """
     shape = np.asarray(grids.control.shape_zyx)
     margin = grids.search_reach_zyx() + np.asarray(grids.search_factor_zyx) + _REFINEMENT
