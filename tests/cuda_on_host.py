@@ -1,9 +1,9 @@
-"""CuPy on host memory: the whole CUDA path of a registration runs, with the CPU's kernels.
+"""CuPy in host memory: the whole CUDA path of a registration runs with the CPU's kernels.
 
-Arrays behave as CuPy's do where NumPy's would forgive: they are not converted by themselves, do not
-mix with NumPy arrays, and reductions give arrays. Each array's memory is counted as CuPy's pool
-would count it, and each time that the host reads a value: there it would wait for the device. What
-only a device shows (speed, races, what a pool loses between its blocks) this cannot.
+Arrays are as strict as CuPy's where NumPy's would be lenient: they are not converted implicitly, do
+not mix with NumPy arrays, and reductions return arrays. Memory is counted as CuPy's pool would
+count it, and so is every read of a value by the host, which would wait for a device. Speed, races
+and fragmentation of the pool show only on a device.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class OutOfMemoryError(MemoryError):
 
 
 class Pool:
-    """Bytes of the arrays that are alive, in blocks of 512; by stage the most there were, and how
-    often the host read something.
-    """
+    """Bytes of live arrays in blocks of 512, with peaks and numbers of host reads by stage."""
 
     def __init__(self) -> None:
         self.used = self.peak = 0
@@ -128,7 +126,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return _wrapped(value) if name in ("T", "real", "imag") else value
 
     def __getitem__(self, item: Any) -> DeviceArray:
-        if getattr(item, "dtype", None) == np.bool_:  # CuPy looks how many there are
+        if getattr(item, "dtype", None) == np.bool_:  # CuPy counts the elements
             self.pool.read()
         return DeviceArray(np.asarray(self.host[_unwrapped(item)]))
 
@@ -187,7 +185,7 @@ class _Cupy(ModuleType):
 
 
 class _Place:
-    """`cupy.cuda.Device`, as long as it is current noted in `entered`."""
+    """`cupy.cuda.Device`, which logs when it becomes current and when it ceases to be."""
 
     mem_info = (60 << 30, 80 << 30)
 
@@ -203,7 +201,7 @@ class _Place:
 
 
 class Event:
-    """`cupy.cuda.Event`: `at` is the tick at which it was recorded, `stream` where."""
+    """`cupy.cuda.Event`: `at` is the tick at which it was recorded, `stream` the stream."""
 
     _ticks = itertools.count()
 
@@ -218,7 +216,7 @@ class Event:
 
 
 class Stream:
-    """`cupy.cuda.Stream`: the innermost ``with`` is the current one of the thread."""
+    """`cupy.cuda.Stream`: the innermost ``with`` is the thread's current stream."""
 
     _local = threading.local()
     null: Stream
@@ -256,7 +254,7 @@ class Stream:
 
 
 class _Streams:
-    """`cupy.cuda.Stream` as it is called: those of others, and new ones."""
+    """The constructor `cupy.cuda.Stream`, for external and new streams."""
 
     def __init__(self, log: list[tuple[str, int]]) -> None:
         self._log, self._handles = log, itertools.count(0x1000, 0x10)
@@ -265,13 +263,16 @@ class _Streams:
         return Stream(self._log, other.__cuda_stream__()[1])
 
     def __call__(self, *, non_blocking: bool) -> Stream:
-        assert non_blocking, "a blocking stream waits for the default stream and it for this"
+        assert non_blocking, "a blocking stream and the default stream wait for each other"
         return Stream(self._log, next(self._handles))
 
 
 def cupy_on_host() -> Any:
-    """The module; `entered` holds devices and streams in the order in which they were current, and
-    what waited for what."""
+    """Return the module.
+
+    `entered` logs devices and streams in the order in which they were current, and all waits
+    between streams.
+    """
     module: Any = _Cupy("cupy")
     module.entered = log = []
     Stream.null = Stream(log, 0)

@@ -1,7 +1,7 @@
-"""CuPy and TensorRT as far as the encoders use them, on the host: what is called is written down.
+"""CuPy and TensorRT as far as the encoders use them, simulated on the host with a log of calls.
 
-Addresses are real host addresses and are read through ctypes, so that a wrong pointer, shape or
-type shows as wrong tokens. What only a device shows (races, speed, kernels) does not.
+Addresses are real host addresses read through ctypes, so a wrong pointer, shape or type shows as
+wrong tokens. Races, speed and kernels show only on a device.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ H100 = Gpu(gpu="NVIDIA H100", compute_capability="9.0", driver="580.95.05 (CUDA 
 
 
 class DeviceArray:
-    """Memory that NumPy does not take for its own, as CuPy's is."""
+    """Memory that NumPy does not accept as its own, like CuPy's."""
 
     def __init__(self, host: np.ndarray) -> None:
         self.host = host
@@ -51,7 +51,7 @@ class DeviceArray:
 
 
 class Event:
-    #: Whether the device has come past it.
+    #: Whether the device has passed it.
     done = False
 
     def __init__(self, **_: Any) -> None:
@@ -65,7 +65,7 @@ class Event:
 
 
 class Stream:
-    """Streams stack as CuPy's do: the innermost ``with`` is the current one of the thread."""
+    """Streams nest like CuPy's: the innermost ``with`` is the thread's current stream."""
 
     _local = threading.local()
     null: Stream
@@ -90,7 +90,7 @@ class Stream:
         return event
 
     def wait_event(self, event: Event) -> None:
-        if event.recorded_on != self.ptr:  # waiting for oneself is no news
+        if event.recorded_on != self.ptr:  # waiting for oneself is not logged
             self.calls.append(("wait", self.ptr, event.recorded_on))
 
     def synchronize(self) -> None:
@@ -98,7 +98,7 @@ class Stream:
 
 
 def fake_cupy() -> ModuleType:
-    """`calls` of the module: every wait and synchronisation, in order."""
+    """Return a module whose `calls` lists every wait and synchronisation, in order."""
     cupy = ModuleType("cupy")
     cupy.calls = calls = []
     null, count = Stream(calls, 0), iter(range(0x1000, 0x9000, 0x10))
@@ -130,7 +130,7 @@ def fake_cupy() -> ModuleType:
         runtime=SimpleNamespace(memGetInfo=lambda: (10 << 30, 80 << 30)),
     )
     cupy.ndarray = DeviceArray
-    # Not zeros: memory from a pool holds what was there before.
+    # Not zeros: memory from a pool holds old values.
     cupy.empty = lambda shape, dtype: DeviceArray(np.full(shape, 77, dtype))
     cupy.zeros = lambda shape, dtype: DeviceArray(np.zeros(shape, dtype))
     cupy.asarray = lambda a: a if isinstance(a, DeviceArray) else DeviceArray(np.array(a))
@@ -140,7 +140,7 @@ def fake_cupy() -> ModuleType:
 
 
 def at_address(address: int, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 of that shape in host memory."""
+    """Return float32 of a shape in host memory."""
     count = int(np.prod(shape))
     return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
 
@@ -151,7 +151,7 @@ class Severity(enum.Enum):
 
 @dataclass
 class Faults:
-    """What goes wrong: `tokens` maps a precision to what is done to an engine's tokens."""
+    """Faults to simulate; `tokens` maps a precision to a function of an engine's tokens."""
 
     tokens: dict[str, Any] = field(default_factory=dict)
     parse: str = ""
@@ -190,7 +190,7 @@ class Context:
         self.trt.calls.append(("execute", self.batch, stream, threading.get_ident(), id(self)))
         assert not self.running, "two runs in one context at a time"
         self.running = True
-        time.sleep(0.01)  # long enough for another thread to come in
+        time.sleep(0.01)  # long enough for another thread to interfere
         self.running = False
         pixels = at_address(self.addresses["pixels"], (self.batch, *self.engine.input_shape))
         tokens = self.engine.tokens(pixels)
@@ -199,7 +199,7 @@ class Context:
 
 
 class Engine:
-    """Runs its ONNX graph with ONNX Runtime."""
+    """An engine that runs its ONNX graph with ONNX Runtime."""
 
     def __init__(self, trt: ModuleType, plan: bytes) -> None:
         import onnxruntime
@@ -318,13 +318,13 @@ class OnnxParser:
         dims = model.graph.input[0].type.tensor_type.shape.dim
         self.network.shape = (-1, *(d.dim_value for d in dims[1:]))
         self.network.get_input = lambda _: SimpleNamespace(shape=self.network.shape)
-        # ONNX Runtime's CPU has every node of 8 bits, but not every one of bfloat16.
+        # ONNX Runtime's CPU implements every 8-bit node, but not every bfloat16 one.
         eight = self.network.precision in ("fp8", "int8")
         self.network.model = model.SerializeToString() if eight else self._float_model(path)
         return not self.trt.faults.parse
 
     def _float_model(self, path: str) -> bytes:
-        """What the engine computes, in the float32 that ONNX Runtime's CPU has for every node."""
+        """Return the graph in float32, in which ONNX Runtime's CPU implements every node."""
         import tempfile
         from pathlib import Path
 
@@ -338,7 +338,7 @@ class OnnxParser:
 
 
 def fake_tensorrt(name: str = "tensorrt", version: str = "10.13.2.6") -> ModuleType:
-    """`calls` of the module: networks, builds and runs; `faults`: what shall go wrong."""
+    """Return a module with `calls` (networks, builds and runs) and `faults` to simulate."""
     trt = ModuleType(name)
     trt.__version__ = version
     trt.calls, trt.loggers, trt.faults = [], [], Faults()
@@ -368,15 +368,12 @@ def fake_tensorrt(name: str = "tensorrt", version: str = "10.13.2.6") -> ModuleT
 
 
 def pretend_gpu_server(monkeypatch: Any, engines: Path, *gpu_users: ModuleType) -> Any:
-    """TensorRT, CuPy and an H100 until the test ends, with `engines` as the folder of engines.
+    """Simulate TensorRT, CuPy and an H100 until the test ends, and return both modules.
 
     Args:
-        monkeypatch: pytest's.
-        engines: folder.
-        gpu_users: modules that look for the GPU.
-
-    Returns:
-        The pretended TensorRT and CuPy.
+        monkeypatch: fixture of pytest.
+        engines: folder of engines.
+        gpu_users: modules that identify the GPU.
     """
     trt, cupy = fake_tensorrt(), fake_cupy()
     monkeypatch.setitem(sys.modules, "tensorrt", trt)

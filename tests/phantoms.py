@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinoreg_rt.geometry import index_to_lps, invert_affine, lps_to_index, transform_points
-from dinoreg_rt.images.pair import Pair, PairImage
+from dinoreg_rt.images.pair import Pair, PairImage, Role
 from dinoreg_rt.types import AffineTransform, Geometry, Volume
 
 
-def _rotation(x: float, y: float, z: float) -> np.ndarray:
-    """Rotations about x, then y, then z, in radians."""
+def rotation(x: float, y: float, z: float) -> np.ndarray:
+    """Return the rotation about x, then y, then z, in radians."""
     cx, sx, cy, sy, cz, sz = (f(a) for a in (x, y, z) for f in (np.cos, np.sin))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -21,7 +21,7 @@ def _rotation(x: float, y: float, z: float) -> np.ndarray:
 
 
 def waves(shape, shift=(0, 0, 0), *, channels=8, seed=1, wavelengths=(7.0, 20.0), count=6):
-    """Sums of sines, (shape, channels): the same continuous function at p - shift, exactly."""
+    """Return sums of sines, (shape, channels), sampled exactly at p - shift."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1) - shift
     direction = rng.normal(size=(channels, count, 3))
@@ -32,17 +32,17 @@ def waves(shape, shift=(0, 0, 0), *, channels=8, seed=1, wavelengths=(7.0, 20.0)
     return amplitude * np.sin(np.tensordot(grid, wave, (3, 2)) + phase).sum(-1)
 
 
-#: Columns are the LPS directions of the index axes x, y, z.
+#: Direction matrices, whose columns are the LPS directions of the index axes x, y, z.
 DIRECTIONS = {
     "LPS": np.eye(3),
     "RAS": np.diag([-1.0, -1.0, 1.0]),
     "LAS": np.diag([1.0, -1.0, 1.0]),
-    "oblique": _rotation(0.4, -0.2, 0.9),
+    "oblique": rotation(0.4, -0.2, 0.9),
 }
 
 
 def make_grid(shape_zyx, spacing_mm, direction="LPS", centre_mm=(0.0, 0.0, 0.0)) -> Geometry:
-    """A grid around `centre_mm`; `direction` is a name in `DIRECTIONS` or a 3x3 matrix."""
+    """Return a grid around `centre_mm`; `direction` is a name in `DIRECTIONS` or a 3x3 matrix."""
     axes = DIRECTIONS[direction] if isinstance(direction, str) else np.asarray(direction)
     middle = (np.asarray(shape_zyx[::-1]) - 1) / 2 * np.asarray(spacing_mm)
     origin = np.asarray(centre_mm) - axes @ middle
@@ -50,26 +50,28 @@ def make_grid(shape_zyx, spacing_mm, direction="LPS", centre_mm=(0.0, 0.0, 0.0))
 
 
 def centres_of(grid: Geometry) -> np.ndarray:
-    """LPS mm of all voxel centres, (D, H, W, 3)."""
+    """Return the LPS mm of all voxel centres, (D, H, W, 3)."""
     z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float64) for n in grid.shape_zyx], indexing="ij")
     points = transform_points(index_to_lps(grid), np.stack([x, y, z], -1).reshape(-1, 3))
     return points.reshape(*grid.shape_zyx, 3)
 
 
 def bright_pair(fixed: Volume, moving: Volume, fixed_mask: np.ndarray | None = None) -> Pair:
-    """Two MR images whose intensities from 0 to 1 count, as they are."""
-    return (
-        PairImage("fixed", fixed, fixed_mask, "mr", (0.0, 1.0), float(fixed.array.min())),
-        PairImage("moving", moving, None, "mr", (0.0, 1.0), float(moving.array.min())),
-    )
+    """Return two MR images whose intensities from 0 to 1 are used unchanged."""
+
+    def image(role: Role, volume: Volume, mask: np.ndarray | None = None) -> PairImage:
+        lowest = float(volume.array.min())
+        return PairImage(role, volume, mask, modality="mr", window=(0.0, 1.0), lowest=lowest)
+
+    return image("fixed", fixed, fixed_mask), image("moving", moving)
 
 
 @dataclass(frozen=True)
 class Body:
-    """A soft ellipsoid full of blobs and waves in an empty surrounding, at any point in space.
+    """A soft ellipsoid of blobs and waves in empty surroundings, defined at every point in space.
 
-    The same continuous function everywhere, so that images of it on any grid, deformed or not,
-    are exact: nothing in a phantom comes from interpolation.
+    Because it is one continuous function, images of it on any grid, deformed or not, are exact:
+    nothing in a phantom is interpolated.
     """
 
     radii_mm: tuple[float, float, float] = (40.0, 34.0, 30.0)
@@ -77,7 +79,7 @@ class Body:
     seed: int = 3
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Values 0..1 at points (..., 3), LPS mm."""
+        """Return values 0..1 at points (..., 3), LPS mm."""
         rng = np.random.default_rng(self.seed)
         local = (points - np.asarray(self.centre_mm)).reshape(-1, 3)
         value = np.full(len(local), 0.45)
@@ -94,7 +96,7 @@ class Body:
         return value.reshape(points.shape[:-1])
 
     def inside(self, points: np.ndarray) -> np.ndarray:
-        """Whether points (..., 3) lie well within the ellipsoid."""
+        """Return whether points (..., 3) lie well within the ellipsoid."""
         local = (points - np.asarray(self.centre_mm)).reshape(-1, 3)
         return (self._inside(local) > 0.9).reshape(points.shape[:-1])
 
@@ -104,7 +106,7 @@ class Body:
 
 
 def smooth_displacement(points: np.ndarray, peak_mm=6.0, wavelength_mm=110.0, seed=5) -> np.ndarray:
-    """A smooth field without folds at points (..., 3): vectors in LPS mm, about `peak_mm` long."""
+    """Return smooth vectors without folds at points (..., 3), LPS mm, about `peak_mm` long."""
     rng = np.random.default_rng(seed)
     result = np.zeros(points.shape)
     for axis in range(3):
@@ -116,7 +118,7 @@ def smooth_displacement(points: np.ndarray, peak_mm=6.0, wavelength_mm=110.0, se
 
 
 def other_contrast(value: np.ndarray) -> np.ndarray:
-    """Values 0..1 as another modality shows them: neither rising nor falling, edges kept."""
+    """Return values 0..1 as another modality shows them, with edges kept but in another order."""
     return np.interp(value, [0.0, 0.05, 0.25, 0.45, 0.7, 1.0], [0.0, 0.35, 0.9, 0.25, 0.6, 0.1])
 
 
@@ -126,9 +128,9 @@ class Phantom:
 
     Attributes:
         fixed: values 0..1000.
-        moving: the same body undeformed, values 0..1000.
-        truth_mm: (D, H, W, 3) displacement from fixed to moving points on the fixed grid.
-        inside: (D, H, W) where the body is, on the fixed grid.
+        moving: same body undeformed, values 0..1000.
+        truth_mm: displacement from fixed to moving points on the fixed grid, (D, H, W, 3).
+        inside: whether a voxel of the fixed grid lies in the body, (D, H, W).
     """
 
     fixed: Volume
@@ -137,7 +139,7 @@ class Phantom:
     inside: np.ndarray
 
     def errors_mm(self, vectors_mm: np.ndarray) -> np.ndarray:
-        """Length of the error inside the body, and inside the moving image's box."""
+        """Return the lengths of the errors inside the body and the moving image's box."""
         points = centres_of(self.fixed.geometry) + self.truth_mm
         index = transform_points(lps_to_index(self.moving.geometry), points.reshape(-1, 3))
         upper = np.asarray(self.moving.geometry.shape_xyz) - 1
@@ -155,7 +157,7 @@ def make_phantom(
     affine: AffineTransform | None = None,
     body: Body | None = None,
 ) -> Phantom:
-    """``moving(affine(p + u(p))) = fixed(p)`` with u from `smooth_displacement`."""
+    """Return ``moving(affine(p + u(p))) = fixed(p)`` with u from `smooth_displacement`."""
     body, affine = body or Body(), affine or AffineTransform.identity()
     points = centres_of(fixed_grid)
     deformed = points + smooth_displacement(points, peak_mm)
@@ -172,7 +174,7 @@ def make_phantom(
 
 
 def reoriented(volume: Volume, order_zyx=(0, 1, 2), flips_zyx=()) -> Volume:
-    """The same image stored with its array axes permuted and flipped: every voxel stays put."""
+    """Permute and flip the array axes of an image whose voxels keep their positions."""
     grid = volume.geometry
     array = np.asarray(volume.array).transpose(order_zyx)
     matrix = (grid.direction * np.asarray(grid.spacing_mm))[:, [2 - a for a in order_zyx[::-1]]]

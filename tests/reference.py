@@ -1,8 +1,9 @@
 """Every operation of the kernel library in float64 NumPy, written from its definition.
 
-Plain rather than fast, and no translation of the C++: whole arrays where the library walks voxels,
-`scipy.ndimage` where it has its own loops. Arrays have axes (z, y, x[, channel]) and vectors the
-order z, y, x; `index_map` arguments are (3, 4) matrices over (z, y, x, 1), as in the library.
+Plain rather than fast, and not a translation of the C++: whole arrays where the library visits
+voxels, `scipy.ndimage` where it has its own loops. Arrays have axes (z, y, x[, channel]) and
+vectors the order z, y, x; `index_map` arguments are (3, 4) matrices over (z, y, x, 1), as in the
+library.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-#: Gaussian filters reach this many voxels at most, and no further than 2.5 sigma.
+#: Largest radius of Gaussian filters, which end at 2.5 sigma.
 MAX_TAP_RADIUS = 16
 MIND_FLOOR = 1e-3
 
@@ -23,23 +24,23 @@ MIND_FLOOR = 1e-3
 
 
 def indices(shape):
-    """Index (z, y, x) of every voxel: (shape, 3)."""
+    """Return the index (z, y, x) of every voxel, (shape, 3)."""
     return np.stack(np.meshgrid(*[np.arange(n, dtype=float) for n in shape], indexing="ij"), -1)
 
 
 def affine(matrix, points):
-    """A (3, 4) matrix applied to points (..., 3)."""
+    """Apply a (3, 4) matrix to points (..., 3)."""
     matrix = np.asarray(matrix, float)
     return points @ matrix[:, :3].T + matrix[:, 3]
 
 
 def inside(shape, points):
-    """Whether continuous indices lie within the voxels, half a voxel beyond the outer centres."""
+    """Return whether continuous indices lie within the voxels, borders included."""
     return np.all((points >= -0.5) & (points <= np.asarray(shape) - 0.5), axis=-1)
 
 
 def corners(shape, points):
-    """The eight voxels around each point, clamped at the border: (index, weight) pairs."""
+    """Yield (index, weight) of the eight voxels around each point, clamped at the border."""
     last = np.asarray(shape) - 1
     clamped = np.clip(points, 0, last)
     low = np.minimum(np.floor(clamped).astype(int), np.maximum(last - 1, 0))
@@ -52,7 +53,7 @@ def corners(shape, points):
 
 
 def sample(values, points):
-    """Trilinear interpolation of values (z, y, x, ...) at continuous indices (..., 3)."""
+    """Interpolate values (z, y, x, ...) trilinearly at continuous indices (..., 3)."""
     values = np.asarray(values, float)
     extra = (1,) * (values.ndim - 3)
     return sum(
@@ -62,7 +63,7 @@ def sample(values, points):
 
 
 def map_points(points, index_map, field=None, to_field=None, matrix=None):
-    """index_map(i) + matrix @ field(to_field(i))."""
+    """Return index_map(i) + matrix @ field(to_field(i))."""
     mapped = affine(index_map, points)
     if field is None:
         return mapped
@@ -74,8 +75,7 @@ def map_points(points, index_map, field=None, to_field=None, matrix=None):
 
 
 def resample(image, out_shape, index_map, *, samples=(1, 1, 1), outside=0.0, **mapping):
-    """Mean over the points of each voxel that lie inside the image (all, where `outside` is None:
-    the border goes on); also the share that lies inside."""
+    """Return the mean of each voxel's samples inside, all if `outside` is None, and their share."""
     steps = [(np.arange(n) + 0.5) / n - 0.5 for n in samples]
     total = np.zeros(out_shape)
     count, share = np.zeros(out_shape), np.zeros(out_shape)
@@ -91,7 +91,7 @@ def resample(image, out_shape, index_map, *, samples=(1, 1, 1), outside=0.0, **m
 
 
 def cut_slices(image, slices, size, *, window, mean, std, samples=(1, 1)):
-    """Each slice by itself, resized over the same box, windowed to 0..1 and normalised."""
+    """Resize each slice by itself over the same box, window it to 0..1 and normalise it."""
     image = np.asarray(image, float)
     scale = np.divide(image.shape[1:], size)
     index_map = np.column_stack([np.diag([1.0, *scale]), [0.0, *(0.5 * scale - 0.5)]])
@@ -103,7 +103,7 @@ def cut_slices(image, slices, size, *, window, mean, std, samples=(1, 1)):
 
 
 def resample_labels(labels, out_shape, index_map, *, nearest=False, **mapping):
-    """Nearest voxel's label, or the label with the most trilinear weight (the smaller on a tie)."""
+    """Return the nearest label, or that with the most trilinear weight (the smaller on a tie)."""
     points = map_points(indices(out_shape), index_map, **mapping)
     valid = inside(labels.shape, points)
     if nearest:
@@ -123,12 +123,12 @@ def resample_labels(labels, out_shape, index_map, *, nearest=False, **mapping):
 
 
 def map_field(out_shape, index_map, field, *, to_field=None, matrix=None):
-    """A mapping written down as a field."""
+    """Return a mapping as a field."""
     return map_points(indices(out_shape), index_map, field, to_field, matrix)
 
 
 def jacobian_determinant(field, index_from_unit):
-    """det(I + du/dp): central differences, one-sided at the border."""
+    """Return det(I + du/dp) from central differences, one-sided at the border."""
     gradients = []
     for axis in range(3):
         if field.shape[axis] == 1:
@@ -140,19 +140,19 @@ def jacobian_determinant(field, index_from_unit):
 
 
 def compose(first, second, spacing_mm, *, to_second=None):
-    """first(p) + second(p + first(p))."""
+    """Return first(p) + second(p + first(p))."""
     there = indices(first.shape[:3]) + np.asarray(first, float) / np.asarray(spacing_mm, float)
     return first + sample(second, affine(np.eye(3, 4) if to_second is None else to_second, there))
 
 
 def inverse_residual_mm(field, points, targets, matrix, spacing_mm):
-    """Length of p + matrix @ field(p) - q in millimetres."""
+    """Return the length of p + matrix @ field(p) - q in millimetres."""
     miss = points + sample(field, points) @ np.asarray(matrix, float).T - targets
     return np.linalg.norm(miss * np.asarray(spacing_mm, float), axis=-1)
 
 
 def consistency_round(forward, backward, cell_mm):
-    """Both directions at once: u' = (u - v(p + u)) / 2 and v' = (v - u(p + v)) / 2."""
+    """Update both directions at once: u' = (u - v(p + u)) / 2 and v' = (v - u(p + v)) / 2."""
 
     def half(u, v):
         return 0.5 * (u - sample(v, indices(u.shape[:3]) + u / np.asarray(cell_mm, float)))
@@ -164,8 +164,7 @@ def consistency_round(forward, backward, cell_mm):
 
 
 def gaussian_taps(sigma_mm, spacing_mm, n, reach=2.5):
-    """Symmetric weights [-r, r], r = `reach` sigma, that sum to 1; a single 1 where there is
-    nothing to smooth."""
+    """Return symmetric weights that sum to 1, up to `reach` sigma; [1] if nothing is smoothed."""
     sigma = sigma_mm / spacing_mm
     if n < 2 or sigma < 0.05:
         return np.ones(1)
@@ -175,7 +174,7 @@ def gaussian_taps(sigma_mm, spacing_mm, n, reach=2.5):
 
 
 def smooth(values, sigma_mm, spacing_mm):
-    """Gaussian along the first three axes; `reflect` is the half-sample symmetric border."""
+    """Smooth along the first three axes; `reflect` is the half-sample symmetric border."""
     out = np.asarray(values, float)
     for axis in range(3):
         taps = gaussian_taps(sigma_mm, spacing_mm[axis], out.shape[axis])
@@ -184,9 +183,11 @@ def smooth(values, sigma_mm, spacing_mm):
 
 
 def smooth_within_edges(values, features, weight, sigma_mm, spacing_mm, unrelated, edges):
-    """Mean of `values` (z, y, x, 3) over a Gaussian window, each cell weighed by its weight and by
-    how like its features are, (1 + s / 16)^-16 with s = edges |difference|^2 / unrelated.
-    `features` and `weight` have margins."""
+    """Average `values` (z, y, x, 3) over a Gaussian window of cells with like features.
+
+    Each cell is weighted by its weight and by (1 + s / 16)^-16 with s = edges |feature
+    difference|^2 / unrelated. `features` and `weight` have margins.
+    """
     shape = np.array(values.shape[:3])
     inner = tuple(
         slice(m, m + n) for m, n in zip((np.array(weight.shape) - shape) // 2, shape, strict=True)
@@ -219,7 +220,7 @@ def smooth_within_edges(values, features, weight, sigma_mm, spacing_mm, unrelate
 
 
 def mind_pairs():
-    """The 12 pairs of neighbours, in units of the dilation and in the order of the channels."""
+    """Return the 12 pairs of neighbours, in units of the dilation and the order of the channels."""
     pairs = []
     for a, b in ((0, 1), (0, 2), (1, 2)):
         for sign in (1, -1):
@@ -231,13 +232,13 @@ def mind_pairs():
 
 
 def shifted(image, offset):
-    """image(p + offset), with the edge voxel beyond the border."""
+    """Return image(p + offset), with the border voxels continued."""
     at = [np.clip(np.arange(n) + o, 0, n - 1) for n, o in zip(image.shape, offset, strict=True)]
     return image[np.ix_(*at)]
 
 
 def mind_floor(image, dilation):
-    """A thousandth of the mean squared difference of the pairs, on every fourth voxel along x."""
+    """Return a thousandth of the pairs' mean squared difference, on every fourth voxel along x."""
     noise = [
         (shifted(image, i * dilation) - shifted(image, j * dilation))[:, :, ::4] ** 2
         for i, j in mind_pairs()[::2]
@@ -246,7 +247,7 @@ def mind_floor(image, dilation):
 
 
 def mind_ssc(image, *, radius, dilation, pool=(1, 1, 1), channels=16, scale=1.0):
-    """Self-similarity context, averaged over cells, before rounding to half precision."""
+    """Return the self-similarity context averaged over cells, before rounding to half precision."""
     image = np.asarray(image, float)
     radius, dilation = np.asarray(radius), np.asarray(dilation)
     patch = list(itertools.product(*[range(-r, r + 1) for r in radius]))
@@ -273,12 +274,12 @@ def mind_ssc(image, *, radius, dilation, pool=(1, 1, 1), channels=16, scale=1.0)
 
 
 def mind_structure(features, scale=1.0):
-    """1 where a cell has structure, 0 where it is flat: all its features are close to 1."""
+    """Return 1 where a cell has structure and 0 where it is flat (all features close to 1)."""
     return (features[..., :12].mean(-1) < 0.999 * scale).astype(float)
 
 
 def local_intensity(image, *, sigma_mm, spacing_mm, pool=(1, 1, 1), noise=0.1, scale=1.0):
-    """(cell - window mean) / sqrt(window variance + noise^2), one channel for each window."""
+    """Return (cell - window mean) / sqrt(window variance + noise^2), a channel per window."""
     image = np.asarray(image, np.float64)
     cells = [-(-n // p) for n, p in zip(image.shape, pool, strict=True)]
     mean, square = np.zeros(cells), np.zeros(cells)
@@ -297,10 +298,10 @@ def local_intensity(image, *, sigma_mm, spacing_mm, pool=(1, 1, 1), noise=0.1, s
 
 
 def pool_weighted(features, weight, out_shape, factor, *, offset=(0, 0, 0), margin=(0, 0, 0)):
-    """Weighted mean over cells of `factor` voxels, and each cell's mean weight.
+    """Return the weighted mean over cells of `factor` voxels, and each cell's mean weight.
 
-    The lattice starts `margin` cells before index 0; `offset` is the array's first voxel on it.
-    Cells without weight hold zeros.
+    The grid of cells starts `margin` cells before index 0; `offset` is the array's first voxel on
+    it. Cells without weight hold zeros.
     """
     features, weight = np.asarray(features, float), np.asarray(weight, float)
     out = np.zeros((*out_shape, features.shape[-1]))
@@ -324,8 +325,7 @@ def pool_weighted(features, weight, out_shape, factor, *, offset=(0, 0, 0), marg
 
 
 def unrelated_cost(fixed, fixed_weight, moving, moving_weight, trust_cost=0.0):
-    """What the mean squared distance of a voxel of one image to an independent voxel of the other
-    costs."""
+    """Return the cost of the mean squared distance of independent voxels of two images."""
     cost = 0.0
     means = []
     for features, weight in ((fixed, fixed_weight), (moving, moving_weight)):
@@ -338,13 +338,12 @@ def unrelated_cost(fixed, fixed_weight, moving, moving_weight, trust_cost=0.0):
 
 
 def shift_list(radius):
-    """All shifts in cells, in the order of their numbers: (count, 3)."""
+    """Return all shifts in cells, in the order of their numbers, (count, 3)."""
     return np.array(list(itertools.product(*[range(-r, r + 1) for r in radius])))
 
 
 def shift_costs(fixed, fixed_weight, moving, moving_weight, radius, unrelated, trust_cost=0.0):
-    """w_f (w_m |f(p) - m(p + d)|^2 + (1 - w_m) unrelated) for every shift; inputs have margins. The
-    squares are made robust, which `unrelated` has to be already."""
+    """Return w_f (w_m |f(p) - m(p + d)|^2 + (1 - w_m) unrelated) for every shift d, made robust."""
     radius = np.asarray(radius)
     shape = np.array(fixed_weight.shape) - 2 * radius
 
@@ -362,7 +361,7 @@ def shift_costs(fixed, fixed_weight, moving, moving_weight, radius, unrelated, t
 
 
 def best_shift(costs, radius, near=None, coupling=0.0, step=(1.0, 1.0, 1.0)):
-    """Shift of least cost + coupling |step (d - near)|^2; without near the shorter of equals."""
+    """Return the shift of least cost + coupling |step (d - near)|^2, the shorter of equals."""
     shifts = shift_list(radius)
     total = np.array(costs, float)
     if near is None:
@@ -375,7 +374,7 @@ def best_shift(costs, radius, near=None, coupling=0.0, step=(1.0, 1.0, 1.0)):
 
 
 def coupled_search(costs, radius, cell_mm, smoothed, coupling):
-    """Rounds of choosing and smoothing with a growing pull to the smooth field, in cells."""
+    """Alternate choosing and smoothing with a growing pull to the smooth field, in cells."""
     step = np.asarray(cell_mm, float) / np.max(cell_mm)
     u = smoothed(best_shift(costs, radius, step=step))
     for weight in coupling:
@@ -387,7 +386,7 @@ def coupled_search(costs, radius, cell_mm, smoothed, coupling):
 
 
 def match_weight(field, fixed_weight, moving_weight, spacing_mm, offset=(0, 0, 0)):
-    """w_f(p) w_m(nearest voxel to p + u); nothing outside the moving grid."""
+    """Return w_f(p) w_m(nearest voxel to p + u), 0 outside the moving grid."""
     points = indices(fixed_weight.shape) - offset + field / np.asarray(spacing_mm, float)
     at = np.clip(np.floor(points + 0.5).astype(int), 0, np.array(moving_weight.shape) - 1)
     found = moving_weight[tuple(np.moveaxis(at, -1, 0))]
@@ -395,13 +394,13 @@ def match_weight(field, fixed_weight, moving_weight, spacing_mm, offset=(0, 0, 0
 
 
 def similarity_energy(field, fixed, moving, weight, spacing_mm, offset=(0, 0, 0)):
-    """Per voxel: weight |M(p + u) - F(p)|^2, summed over channels."""
+    """Return weight |M(p + u) - F(p)|^2 per voxel, summed over channels."""
     points = indices(weight.shape) - offset + field / np.asarray(spacing_mm, float)
     return weight * np.sum((sample(moving, points) - np.asarray(fixed, float)) ** 2, -1)
 
 
 def similarity_gradient(field, fixed, moving, weight, spacing_mm, offset=(0, 0, 0)):
-    """Derivative of the sum of `similarity_energy` by u at a constant weight, in 1/mm."""
+    """Differentiate the sum of `similarity_energy` by u at a constant weight, in 1/mm."""
     spacing = np.asarray(spacing_mm, float)
     points = indices(weight.shape) - offset + field / spacing
     residual = sample(moving, points) - np.asarray(fixed, float)
@@ -409,15 +408,14 @@ def similarity_gradient(field, fixed, moving, weight, spacing_mm, offset=(0, 0, 
 
 
 def pulled_back(by_moving, moving, points):
-    """Derivative by the points (index units) of an energy whose derivative by the sampled moving
-    features is `by_moving`."""
+    """Differentiate an energy by the points, given its derivative by the sampled features."""
     shape = np.array(moving.shape[:3])
     out = np.zeros(points.shape)
     for axis in range(3):
         if shape[axis] == 1:
             continue
-        # Within a cell the interpolant is linear along each axis: its slope is the difference of
-        # the two values at the cell's faces.
+        # Between two voxels the interpolant is linear along each axis: its slope is the difference
+        # of their values.
         cell = np.clip(np.floor(points[..., axis]), 0, shape[axis] - 2)
         low, high = points.copy(), points.copy()
         low[..., axis], high[..., axis] = cell, cell + 1
@@ -427,13 +425,13 @@ def pulled_back(by_moving, moving, points):
 
 
 def mean_square(features, weight):
-    """Weighted mean of |F|^2."""
+    """Return the weighted mean of |F|^2."""
     squares = np.sum(np.asarray(features, float) ** 2, -1)
     return np.sum(weight * squares) / weight.sum() if weight.sum() > 0 else 0.0
 
 
 def cosine_energy(field, fixed, moving, weight, spacing_mm, offset, norm):
-    """Per voxel: weight 2 norm (1 - cos), squared lengths of the vectors grown by norm / 1000."""
+    """Return weight 2 norm (1 - cos) per voxel, with squared lengths increased by norm / 1000."""
     points = indices(weight.shape) - offset + field / np.asarray(spacing_mm, float)
     f, m = np.asarray(fixed, float), sample(moving, points)
     length = np.sqrt(np.sum(f**2, -1) + norm / 1000) * np.sqrt(np.sum(m**2, -1) + norm / 1000)
@@ -441,7 +439,7 @@ def cosine_energy(field, fixed, moving, weight, spacing_mm, offset, norm):
 
 
 def cosine_gradient(field, fixed, moving, weight, spacing_mm, offset, norm):
-    """Derivative of the sum of `cosine_energy` by u at a constant weight, in 1/mm."""
+    """Differentiate the sum of `cosine_energy` by u at a constant weight, in 1/mm."""
     spacing = np.asarray(spacing_mm, float)
     points = indices(weight.shape) - offset + field / spacing
     f, m = np.asarray(fixed, float), sample(moving, points)
@@ -452,14 +450,16 @@ def cosine_gradient(field, fixed, moving, weight, spacing_mm, offset, norm):
 
 
 def robust_factor(difference, trust_cost):
-    """What a squared difference is multiplied by: Geman and McClure's v / (1 + v / trust_cost)."""
+    """Return the factor that turns v into Geman and McClure's v / (1 + v / trust_cost)."""
     return 1 / (1 + difference / trust_cost) if trust_cost > 0 else np.ones_like(difference)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Weighted statistics of two images in Gaussian windows; `noise`^2 is added to the fixed
-    image's variance, and a thousandth of it to the other's."""
+    """Weighted statistics of two images in Gaussian windows.
+
+    `noise`^2 is added to the fixed image's variance and a thousandth of it to the other's.
+    """
 
     fixed: np.ndarray
     warped: np.ndarray
@@ -484,12 +484,12 @@ class Windows:
             object.__setattr__(self, name, value)
 
     def sums(self, values):
-        """Sums over the window around each voxel."""
+        """Return sums over the window around each voxel."""
         return smooth(values, self.sigma_mm, self.spacing_mm)
 
 
 def windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0)):
-    """`Windows` of the fixed and the warped moving image."""
+    """Return the `Windows` of the fixed and the warped moving image."""
     points = indices(weight.shape) - offset + field / np.asarray(spacing_mm, float)
     fixed, moving = (np.asarray(image, float) for image in images)
     return Windows(fixed, sample(moving, points), weight, spacing_mm, sigma_mm, noise)
@@ -498,7 +498,7 @@ def windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0,
 def correlation_energy(
     field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0), *, squared=True
 ):
-    """Per window: its weight times 1 - rho^2 or 1 - rho, the correlation of both images."""
+    """Return weight (1 - rho^2) or weight (1 - rho) of each window, rho being the correlation."""
     w = windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset)
     rho = w.covariance / np.sqrt(w.variance_fixed * w.variance_warped)
     return w.total * (1 - (rho**2 if squared else rho))
@@ -507,10 +507,10 @@ def correlation_energy(
 def correlation_gradient(
     field, images, weight, spacing_mm, sigma_mm, noise, offset=(0, 0, 0), *, squared=True
 ):
-    """Derivative of the sum of `correlation_energy` by u at a constant weight, in 1/mm.
+    """Differentiate the sum of `correlation_energy` by u at a constant weight, in 1/mm.
 
-    Through covariance and variance of every window that holds the voxel: the windows are symmetric,
-    so the sum over them is the window sum again.
+    The derivative passes through covariance and variance of every window that holds the voxel: the
+    windows are symmetric, so the sum over them is the window sum again.
     """
     w = windows_of(field, images, weight, spacing_mm, sigma_mm, noise, offset)
     if squared:
@@ -532,14 +532,14 @@ def correlation_gradient(
 
 
 def smoothness_energy(field, spacing_mm, scale=1.0):
-    """scale * sum |forward difference / spacing|^2 over all axes and components."""
+    """Return scale * sum |forward difference / spacing|^2 over all axes and components."""
     return scale * sum(
         np.sum((np.diff(field, axis=axis) / spacing_mm[axis]) ** 2) for axis in range(3)
     )
 
 
 def smoothness_gradient(field, spacing_mm, scale=1.0):
-    """Derivative of `smoothness_energy`."""
+    """Differentiate `smoothness_energy`."""
     out = np.zeros(field.shape)
     for axis in range(3):
         forward = 2 * scale * np.diff(field, axis=axis) / spacing_mm[axis] ** 2
@@ -548,7 +548,7 @@ def smoothness_gradient(field, spacing_mm, scale=1.0):
 
 
 def difference_adjoint(values, axis):
-    """Transpose of the forward difference along an axis."""
+    """Apply the transpose of the forward difference along an axis."""
     before = [(0, 0)] * values.ndim
     after = list(before)
     before[axis], after[axis] = (1, 0), (0, 1)
@@ -556,7 +556,7 @@ def difference_adjoint(values, axis):
 
 
 def forward_jacobian(field, spacing_mm):
-    """d(p + u)/dp by forward differences, [component, axis]; unit columns at the far border."""
+    """Return d(p + u)/dp by forward differences, [component, axis]; identity at the far border."""
     spacing = np.asarray(spacing_mm, float)
     out = np.tile(np.eye(3), (*field.shape[:3], 1, 1))
     for axis in range(3):
@@ -567,13 +567,13 @@ def forward_jacobian(field, spacing_mm):
 
 
 def fold_energy(field, spacing_mm, margin, scale=1.0):
-    """scale * sum max(0, margin - det J)^2."""
+    """Return scale * sum max(0, margin - det J)^2."""
     lack = np.maximum(0.0, margin - np.linalg.det(forward_jacobian(field, spacing_mm)))
     return scale * np.sum(lack**2)
 
 
 def fold_gradient(field, spacing_mm, margin, scale=1.0):
-    """Derivative of `fold_energy`: d det J / dJ is the matrix of cofactors."""
+    """Differentiate `fold_energy`: d det J / dJ is the matrix of cofactors."""
     jacobian = forward_jacobian(field, spacing_mm)
     columns = np.moveaxis(jacobian, -1, 0)
     lack = np.maximum(0.0, margin - np.linalg.det(jacobian))
@@ -606,7 +606,7 @@ class Adam:
         self.second = np.zeros_like(self.value)
 
     def step(self, gradient):
-        """One update."""
+        """Apply one update."""
         self.t += 1
         self.first = self.beta1 * self.first + (1 - self.beta1) * gradient
         self.second = self.beta2 * self.second + (1 - self.beta2) * gradient**2
@@ -636,8 +636,7 @@ class Problem:
 
 
 def resize_field(field, out_shape, factor, *, to_coarse=False):
-    """A field between lattices whose cells differ by `factor`: cell i has its centre at voxel
-    factor * i + (factor - 1) / 2."""
+    """Resample a field to a coarser or finer grid; voxel i is centred at f i + (f - 1) / 2."""
     factor = np.asarray(factor, float)
     if to_coarse:
         between = np.column_stack([np.diag(factor), (factor - 1) / 2])
@@ -647,14 +646,12 @@ def resize_field(field, out_shape, factor, *, to_coarse=False):
 
 
 def warp_cells(features, weight, field, cells, factor, cell_mm, *, first, margin):
-    """Cells of the moving image where `field` (of voxels, mm) takes those of the fixed lattice,
-    with a margin: means of the eight around, weighted by their weights; those beyond the moving
-    image weigh 0."""
+    """Return the moving cells, averaged over eight, to which `field` (mm) maps the fixed ones."""
     here = indices(tuple(np.array(cells) + 2 * np.array(margin))) - margin
     u = sample(field, factor * here + (np.asarray(factor) - 1) / 2)
     reach = np.array(weight.shape)
     there = np.clip(here + u / cell_mm - first, -1, reach)
-    # A frame of cells without weight: what lies beyond the grid.
+    # A frame of cells without weight stands for what lies beyond the grid.
     around = np.pad(np.asarray(weight, float), 1)
     framed = np.pad(np.asarray(features, float), [(1, 1)] * 3 + [(0, 0)])
     total = sample(around[..., None], there + 1)[..., 0]
@@ -663,8 +660,7 @@ def warp_cells(features, weight, field, cells, factor, cell_mm, *, first, margin
 
 
 def search(problem, options, *, spread=False):
-    """Discrete search from coarse to fine, on the fixed grid in millimetres; or how well the
-    forward one of the first level determines each match (`search_spread`)."""
+    """Return the field of the search in mm, or the standard deviation of its first level."""
     field = search_level(problem, options, None, 0, spread=spread)
     for level in range(1, 1 if spread else options.search_levels):
         found = search_level(problem, options, field, level)
@@ -673,7 +669,7 @@ def search(problem, options, *, spread=False):
 
 
 def search_level(problem, options, before, level, *, spread=False):
-    """Both directions on one lattice, made consistent; `before` has warped the moving image."""
+    """Search one level in both directions; `before` has warped the moving image."""
     problem = problem.of_search(level)
     factor, radius = np.array(options.search_factor), np.array(options.search_radius)
     for _ in range(level):
@@ -727,10 +723,10 @@ def search_level(problem, options, before, level, *, spread=False):
 
 
 def search_spread(costs, radius, unrelated, cell_mm, share=0.1):
-    """Standard deviation along each axis, mm, of the shifts that cost little more than the best."""
+    """Return the standard deviation by axis, in mm, of shifts nearly as good as the best."""
     shifts = shift_list(radius)[:, None, None, None, :].astype(float)
     reach = share * unrelated + 1e-30
-    # The best cost as `best_shift` compares it, the tie-break by length included.
+    # The best cost as `best_shift` compares it, including the tie-break by length.
     length = np.sum((shifts * np.asarray(cell_mm) / np.max(cell_mm)) ** 2, -1)
     best = (costs + length * (1e-6 * costs + 1e-30)).min(0)
     weight = np.maximum(0.0, 1 - (costs - best) / reach)[..., None] ** 2
@@ -740,7 +736,7 @@ def search_spread(costs, radius, unrelated, cell_mm, share=0.1):
 
 
 def feature_gradient(problem, options, field, weight, scale=1):
-    """Of what the features cost, by `options.feature_similarity`, without `feature_weight`."""
+    """Differentiate the cost of the features, without `feature_weight`."""
     spacing, offset = np.asarray(problem.spacing_mm, float), problem.moving_offset
     norm = mean_square(problem.fixed, problem.fixed_weight)
     arguments, place = (field, problem.fixed, problem.moving), (spacing, offset)
@@ -773,8 +769,7 @@ def feature_gradient(problem, options, field, weight, scale=1):
 
 
 def refine_gradient(problem, options, field, fold_penalty, scale=1):
-    """Derivative of the features' cost and the images' correlation + smoothness/3 sum |grad u|^2 +
-    fold_penalty sum lack^2."""
+    """Differentiate the whole objective: features, correlation, smoothness and fold penalty."""
     spacing = np.asarray(problem.spacing_mm, float)
     offset = problem.moving_offset
     weight = match_weight(field, problem.fixed_weight, problem.moving_weight, spacing, offset)
@@ -792,7 +787,7 @@ def refine_gradient(problem, options, field, fold_penalty, scale=1):
 
 
 def mean_feature_distance(problem, field):
-    """Weighted mean squared difference, and the share of the fixed weight that meets a match."""
+    """Return the weighted mean squared difference and the matched share of the fixed weight."""
     weight = match_weight(
         field,
         problem.fixed_weight,
@@ -809,7 +804,7 @@ def mean_feature_distance(problem, field):
 
 
 def coarser(problem, scale):
-    """The problem on voxels `scale` times the smallest edge, and the factor of each axis."""
+    """Return the problem on voxels `scale` times the smallest edge, and the factor of each axis."""
     spacing = np.asarray(problem.spacing_mm, float)
     factor = np.maximum(1, np.floor(scale * spacing.min() / spacing + 0.5).astype(int))
     offset = np.asarray(problem.moving_offset)
@@ -842,7 +837,7 @@ def coarser(problem, scale):
 
 
 def exponential(velocity, spacing_mm, squarings):
-    """The displacement after following a stationary velocity for unit time."""
+    """Return the displacement after following a stationary velocity for unit time."""
     field = np.asarray(velocity, float) / 2**squarings
     for _ in range(squarings):
         points = indices(field.shape[:3]) + field / np.asarray(spacing_mm, float)
@@ -851,7 +846,7 @@ def exponential(velocity, spacing_mm, squarings):
 
 
 def logarithm(field, spacing_mm, squarings, steps=4):
-    """A velocity whose exponential is about `field`, by a fixed point."""
+    """Return a velocity whose exponential is close to `field`, by fixed-point iteration."""
     velocity = field
     for _ in range(steps):
         velocity = velocity + field - exponential(velocity, spacing_mm, squarings)
@@ -859,11 +854,12 @@ def logarithm(field, spacing_mm, squarings, steps=4):
 
 
 def refine(problem, options, x, level):
-    """Adam on a level (0 is the finest); the smoothed variable is the displacement or, with
-    squarings, the velocity, which follows the displacement's derivative half-way along its path.
+    """Run Adam on a level (0 is the finest).
 
-    The fold penalty grows from 0 with the square of the finished share of all iterations. Adam's
-    epsilon is a share of the gradient with the images one voxel off.
+    The smoothed variable is the displacement or, with squarings, the velocity, which follows the
+    displacement's derivative half-way along its path. The fold penalty grows from 0 with the square
+    of the finished share of all iterations. Adam's epsilon is a share of the gradient with the
+    images one voxel off.
     """
     sigma_mm = options.smoothing_mm * 2**level
     last = len(options.iterations) - level
@@ -874,7 +870,7 @@ def refine(problem, options, x, level):
         if options.squarings > 0:
             field = exponential(field, problem.spacing_mm, options.squarings)
         gradient = refine_gradient(problem, options, field, fold_penalty, 2**level)
-        if options.squarings > 0:  # the force moves to the middle of its point's way
+        if options.squarings > 0:  # the force acts half-way along its point's path
             velocity = smooth(value, sigma_mm, problem.spacing_mm)
             back = exponential(-velocity / 2, problem.spacing_mm, options.squarings)
             middle = indices(back.shape[:3]) + back / np.asarray(problem.spacing_mm, float)
@@ -894,7 +890,7 @@ def refine(problem, options, x, level):
 
 
 def solve(problem, options):
-    """Field, similarity before and after, overlap."""
+    """Return field, feature distance before and after, and overlap."""
     shape = problem.fixed_weight.shape
     before, _ = mean_feature_distance(problem, np.zeros((*shape, 3)))
     x = search(problem, options) if any(options.search_radius) else np.zeros((*shape, 3))

@@ -1,4 +1,4 @@
-"""Images that are wrong on purpose, for the verdict on trust."""
+"""Deliberately wrong images, for the verdict on trust."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dinoreg_rt import Volume
 
 
 def mirrored(volume: Volume, axis: int) -> Volume:
-    """The array turned round along an axis, under the same header."""
+    """Flip the array along an axis under the same header."""
     return dataclasses.replace(volume, array=np.ascontiguousarray(np.flip(volume.array, axis)))
 
 
 def part(volume: Volume, low: float, high: float) -> Volume:
-    """The slices from one share of the z axis to another."""
+    """Return the slices between two fractions of the z axis."""
     first, last = (round(volume.array.shape[0] * share) for share in (low, high))
     grid = volume.geometry
     origin = np.asarray(grid.origin_mm) + grid.direction[:, 2] * grid.spacing_mm[2] * first

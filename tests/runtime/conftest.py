@@ -1,4 +1,4 @@
-"""The CUDA path on host memory, for the tests of the runtime."""
+"""The CUDA path in host memory, for the tests of the runtime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dinoreg_kernels import _arrays
 
 @pytest.fixture
 def cupy(monkeypatch) -> Any:
-    """CuPy and a CUDA device, played by the host; `launched_on`: streams of our kernels."""
+    """CuPy and a CUDA device simulated by the host; `launched_on` holds our kernels' streams."""
     module = cupy_on_host()
     module.launched_on = set()
     monkeypatch.setitem(sys.modules, "cupy", module)

@@ -341,10 +341,10 @@ def test_buffers_that_do_not_fit(pair, name, change, message) -> None:
 
 def test_buffers_that_contradict_the_rest(pair) -> None:
     into = buffers()
-    with pytest.raises(ConfigError, match="results stay on the device: leave the buffer"):
+    with pytest.raises(ConfigError, match="results stay on the device; leave out the buffer"):
         dinoreg_rt.register(*pair, config=CONFIG, placement=Placement(on_device=True, **into))
     plain = CONFIG.model_copy(update={"inverse": False})
-    with pytest.raises(ConfigError, match="ask for inverse=True"):
+    with pytest.raises(ConfigError, match="set inverse=True"):
         dinoreg_rt.register(*pair, config=plain, placement=Placement(inverse=into["inverse"]))
 
 
@@ -393,7 +393,7 @@ def test_what_is_no_stream(stream) -> None:
 def test_stream_for_work_on_the_cpu(pair) -> None:
     with (
         dinoreg_rt.Registrar(CONFIG) as registrar,
-        pytest.raises(DeviceError, match="was given and the registration runs on the CPU"),
+        pytest.raises(DeviceError, match="was given but the registration runs on the CPU"),
     ):
         registrar.register(*pair, stream=17)
 

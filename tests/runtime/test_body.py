@@ -1,4 +1,4 @@
-"""The body is found, the table and the air are not."""
+"""The body is found; the table and the air are excluded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dinoreg_rt.images.body import body_mask, bounding_box, find_body, implausib
 
 SHAPE = (30, 44, 50)
 Z, Y, X = np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij")
-#: A trunk through all slices, as in a scan of the abdomen.
+#: A trunk through all slices, as in an abdominal scan.
 TRUNK = ((Y - 20) / 12.0) ** 2 + ((X - 25) / 18.0) ** 2 < 1
 LUNG = ((Y - 20) / 5.0) ** 2 + ((X - 18) / 5.0) ** 2 + ((Z - 8) / 6.0) ** 2 < 1
 SEEN = np.ones(SHAPE, np.float32)
@@ -18,7 +18,7 @@ SEEN = np.ones(SHAPE, np.float32)
 def image(*, table: bool = False, noise: float = 0.0) -> np.ndarray:
     rng = np.random.default_rng(4)
     array = np.where(TRUNK & ~LUNG, 0.6, 0.0)
-    if table:  # a thin board that touches the back over a few voxels
+    if table:  # a thin board that touches the back in a few voxels
         array[:, 35:36, 5:46] = 0.9
         array[:, 32:36, 24:26] = 0.9
     return (array + noise * rng.random(SHAPE)).astype(np.float32)
@@ -28,7 +28,7 @@ def image(*, table: bool = False, noise: float = 0.0) -> np.ndarray:
 def test_trunk_with_its_lungs(noise: float) -> None:
     found = find_body(image(noise=noise), SEEN)
     assert found[LUNG].all()
-    # The opening takes the tips of the ellipse.
+    # The opening removes the tips of the ellipse.
     assert (found ^ TRUNK).sum() < 0.03 * TRUNK.sum()
     assert implausible(found, SEEN) is None
 
@@ -40,7 +40,7 @@ def test_table_is_cut_off() -> None:
 
 
 def test_slab_that_the_body_fills_sideways() -> None:
-    """Four slices whose body reaches the left and right border."""
+    """The body in four slices reaches the left and right borders."""
     array = np.zeros((4, 40, 30), np.float32)
     array[:, 8:30] = 0.5
     array[1:3, 15:20, 10:14] = 0  # gas

@@ -1,4 +1,4 @@
-"""When intensities may join the features."""
+"""The conditions under which intensities join the features."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_two_ct_compare() -> None:
 
 
 def test_contrast_that_turns_over_is_another_one() -> None:
-    """It correlates all the same: most of the image is on one side of the turn."""
+    """The images still correlate because most values lie on one side of the turn."""
     rng = np.random.default_rng(0)
     first = rng.uniform(size=4000)
     second = np.interp(first, [0, 0.7, 1], [0, 1, 0.4]) + 0.05 * rng.normal(size=first.size)
@@ -81,7 +81,7 @@ def test_intensities_change_the_result() -> None:
 
 
 def test_close_images_are_refined_by_their_intensities() -> None:
-    """Of two MR with a little in common the features count in full."""
+    """For two MR images with little in common the features count in full."""
     half = Volume(0.45 * image().array + 0.55 * image(1).array, GRID)
     weights = []
     for moving in (image(), half):

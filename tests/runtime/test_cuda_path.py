@@ -1,4 +1,4 @@
-"""A whole registration as on a CUDA device, on host memory with the CPU's kernels: same bits."""
+"""A whole registration as on a CUDA device, in host memory with the CPU's kernels: same bits."""
 
 from __future__ import annotations
 
@@ -44,29 +44,31 @@ def check_same(result, expected) -> None:
     assert result.hashes == expected.hashes
 
 
+def check_devices(pair, placement=None, **more: object) -> dinoreg_rt.RegistrationResult:
+    """Check that the device gives the bits of the CPU, and return its result."""
+    expected = dinoreg_rt.register(*pair, config=config("cpu", **more))
+    result = dinoreg_rt.register(*pair, config=config("cuda", **more), placement=placement)
+    check_same(result, expected)
+    return result
+
+
 @pytest.mark.parametrize("initial", ["none", "centre", "moments", "affine"])
 def test_host_images(cupy, pair, initial) -> None:
-    expected = dinoreg_rt.register(*pair, config=config("cpu", initial=initial))
-    result = dinoreg_rt.register(*pair, config=config("cuda", initial=initial))
-    check_same(result, expected)
+    result = check_devices(pair, initial=initial)
     assert isinstance(result.displacement.vectors_mm, np.ndarray)
     assert result.choices["device"] == "cuda:0, as asked"
     assert list(result.timings_ms) == STAGES
 
 
 def test_search_of_two_levels(cupy, pair) -> None:
-    more = {"initial": "none", "search_levels": 2}
-    expected = dinoreg_rt.register(*pair, config=config("cpu", **more))
-    check_same(dinoreg_rt.register(*pair, config=config("cuda", **more)), expected)
+    two = check_devices(pair, initial="none", search_levels=2)
     one = dinoreg_rt.register(*pair, config=config("cpu", initial="none"))
-    assert (one.displacement.vectors_mm != expected.displacement.vectors_mm).any()
+    assert (one.displacement.vectors_mm != two.displacement.vectors_mm).any()
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "lncc"])
 def test_similarity_of_features(cupy, pair, similarity) -> None:
-    more = {"initial": "none", "feature_similarity": similarity}
-    expected = dinoreg_rt.register(*pair, config=config("cpu", **more))
-    check_same(dinoreg_rt.register(*pair, config=config("cuda", **more)), expected)
+    check_devices(pair, initial="none", feature_similarity=similarity)
 
 
 def test_images_on_the_device_and_results_that_stay(cupy, pair) -> None:
@@ -99,9 +101,9 @@ def test_work_leaves_the_default_stream(cupy, pair) -> None:
     assert ours not in (0, 1, 2)
     log = cupy.entered
     first, left = log.index(("stream", ours)), log.index(("stream left", ours))
-    assert log.index(("0x0 awaited", ours)) < first  # ours waits for what the caller has queued
-    assert log.index((f"{ours:#x} awaited", 0)) > left  # and the caller's goes on behind the work
-    # The same one again: CuPy's pool keeps the freed memory of a stream for that stream.
+    assert log.index(("0x0 awaited", ours)) < first  # ours waits for the caller's queued work
+    assert log.index((f"{ours:#x} awaited", 0)) > left  # the caller's continues after ours
+    # The stream is reused: CuPy's pool keeps memory freed on a stream for that stream.
     with pytest.raises(ZeroDivisionError):
         dinoreg_rt.register(*images, config=config("cuda"), progress=lambda *_: 1 / 0)
     dinoreg_rt.register(*images, config=config("cuda"))
@@ -129,18 +131,15 @@ def test_a_library_that_cupy_misses(cupy, pair, monkeypatch) -> None:
         raise ImportError("libcusparse.so.12: cannot open shared object file: No such file")
 
     monkeypatch.setattr("dinoreg_rt.registration.register.warp_volume", fails)
-    with pytest.raises(DeviceError, match=r"misses a library of CUDA \(libcusparse.*pip install"):
+    with pytest.raises(DeviceError, match=r"cannot load a CUDA library \(libcusparse.*pip install"):
         dinoreg_rt.register(*pair, config=config("cuda"))
     with pytest.raises(ImportError):
         dinoreg_rt.register(*pair, config=config("cpu"))
 
 
 def test_buffers_are_filled_from_the_device(cupy, pair) -> None:
-    expected = dinoreg_rt.register(*pair, config=config("cpu"))
     warped = np.full(GRID.shape_zyx, np.nan, np.float32)
-    result = dinoreg_rt.register(*pair, config=config("cuda"), placement=Placement(warped=warped))
-    assert result.warped.array is warped
-    check_same(result, expected)
+    assert check_devices(pair, Placement(warped=warped)).warped.array is warped
 
 
 def test_encoder_beside_the_device(cupy, pair, tmp_path) -> None:
@@ -174,7 +173,14 @@ def test_work_on_the_cpu_takes_no_device_image(cupy, pair) -> None:
 
 
 def test_bench_on_a_device(cupy, pair, monkeypatch) -> None:
-    ceilings = Ceilings(1e12, 1e13, 1e13, 1e14, "float16", "made up")
+    ceilings = Ceilings(
+        bytes_per_s=1e12,
+        vector_per_s=1e13,
+        scalar_per_s=1e13,
+        matrix_per_s=1e14,
+        matrix_type="float16",
+        how="made up",
+    )
     monkeypatch.setattr("dinoreg_rt.bench.measure.measure_ceilings", lambda device: ceilings)
     report = run_bench(BenchRequest(*pair, config("cuda"), runs=2), lambda *_: None)
     assert report.device == "cuda:0, as asked"
@@ -183,5 +189,5 @@ def test_bench_on_a_device(cupy, pair, monkeypatch) -> None:
     assert report.memory["peak_gpu_pool_mb"] == pytest.approx(pool_mb, abs=0.1)
     assert report.memory["predicted_gpu_mb"] >= 0.95 * pool_mb
     assert report.memory["gpu_in_use_mb"] == 20 << 10
-    # Two ticks of events: the solver records one behind its work.
+    # Two ticks of events, because the solver records one after its work.
     assert report.stages["solve"].warm_ms.p50 == 2.0

@@ -83,13 +83,19 @@ RTX = {f"tensorrt_rtx_cu13{part}": "1.7.1.116" for part in ("", "_libs", "_bindi
         (NO_DRIVER, CU13, "CUDA driver", "but cupy-cuda13x 14.2.0 is inst", "driver 580 or newer"),
         (CudaDriver((12, 8), (H100,)), CU13, "CUDA driver", "CUDA 12.8 is too old", "driver 580"),
         (CudaDriver((13, 0), (), "none"), {}, "CUDA driver", "no device", "--gpus all"),
-        (WITH_GPU, {"cupy_cuda12x": "14.2"}, "CuPy", "not of CUDA 13", "uninstall -y cupy-cuda12x"),
+        (
+            WITH_GPU,
+            {"cupy_cuda12x": "14.2"},
+            "CuPy",
+            "built for CUDA 13",
+            "uninstall -y cupy-cuda12x",
+        ),
         (WITH_GPU, CU13 | {"cupy_cuda12x": "14"}, "CuPy", "overwrite each", "install cupy-cuda13x"),
         (
             WITH_GPU,
             CU13 | {"nvidia_cuda_nvrtc": "13.5.1"},
             "CuPy",
-            "a driver of CUDA 13.0 does not load",
+            "a driver for CUDA 13.0 cannot load",
             "pip install 'cuda-toolkit[cublas,cusolver,nvrtc]==13.0.*'",
         ),
         (
@@ -125,7 +131,7 @@ RTX = {f"tensorrt_rtx_cu13{part}": "1.7.1.116" for part in ("", "_libs", "_bindi
             WITH_GPU,
             {n.replace("13", "12"): v for n, v in TENSORRT.items()},
             "TensorRT",
-            "not of CUDA 13",
+            "built for CUDA 13",
             "pip uninstall -y tensorrt-cu12",
         ),
         (
@@ -327,7 +333,7 @@ def test_driver_with_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fake", "problem"),
     [
-        (FakeDriver(init=999), "cuInit says CUDA_ERROR_UNKNOWN"),
+        (FakeDriver(init=999), "cuInit returned CUDA_ERROR_UNKNOWN"),
         (FakeDriver(count=0), "it lists no device"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Feature sets: MIND-SSC of a working image, and several sets side by side."""
+"""Feature sets: MIND-SSC of a working image, and joined sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from phantoms import make_grid
 
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.features.mind import (
-    CHANNEL_BLOCK,
     FeaturePair,
     MindFeatures,
     WorkingImage,
@@ -23,7 +22,7 @@ SHAPE = (3, 4, 5)
 
 def pair(rng: np.random.Generator, channels: int) -> FeaturePair:
     def features() -> np.ndarray:
-        array = np.full((*SHAPE, padded_channels(channels)), 9, np.float16)  # rubbish as padding
+        array = np.full((*SHAPE, padded_channels(channels)), 9, np.float16)  # arbitrary padding
         array[..., :channels] = rng.uniform(0, 1, (*SHAPE, channels))
         return array
 
@@ -57,7 +56,6 @@ def test_joined_padding_is_zero(rng: np.random.Generator) -> None:
     for array in (joined.fixed, joined.moving):
         assert array.dtype == np.float16
         assert array.shape == (*SHAPE, 24)
-        assert array.shape[-1] % CHANNEL_BLOCK == 0
         assert not array[..., joined.channels :].any()
 
 
@@ -81,11 +79,11 @@ def mind_of(array: np.ndarray, pool: tuple[int, int, int], scale: float = 1.0) -
 
 
 @pytest.mark.parametrize("pool", [(1, 1, 1), (2, 2, 2), (1, 3, 2)])
-def test_mind_on_the_control_lattice(rng: np.random.Generator, pool: tuple[int, int, int]) -> None:
+def test_mind_on_the_control_grid(rng: np.random.Generator, pool: tuple[int, int, int]) -> None:
     features = mind_of(rng.random((9, 14, 11)), pool)
-    cells = tuple(-(-n // p) for n, p in zip((9, 14, 11), pool, strict=True))
-    assert features.fixed.shape == (*cells, 16)
-    assert features.fixed_weight.shape == cells
+    control = tuple(-(-n // p) for n, p in zip((9, 14, 11), pool, strict=True))
+    assert features.fixed.shape == (*control, 16)
+    assert features.fixed_weight.shape == control
     assert features.channels == 12
     assert features.fixed.min() >= 0
     assert features.fixed.max() <= 1
@@ -98,7 +96,7 @@ def test_mind_does_not_see_the_contrast(rng: np.random.Generator) -> None:
     image = rng.random((10, 12, 14))
     first, second = mind_of(image, (2, 2, 2)), mind_of(3 - 2 * image, (2, 2, 2))
     difference = first.fixed.astype(float) - second.fixed
-    # Measured: 0; a rounding of half precision may come of another order of operations.
+    # Measured: 0; another order of operations may round differently.
     assert np.abs(difference).max() < 1e-3
 
 
@@ -113,7 +111,7 @@ def test_flat_places_have_no_weight(rng: np.random.Generator) -> None:
     image = np.zeros((12, 12, 40))
     image[..., 24:] = rng.random((12, 12, 16))
     weight = mind_of(image, (2, 2, 2)).fixed_weight
-    assert not weight[..., :9].any()  # 6 and more voxels away from all structure
+    assert not weight[..., :9].any()  # at least 6 voxels away from all structure
     assert weight[..., 12:].all()
 
 

@@ -13,6 +13,7 @@ from phantoms import Phantom, centres_of, make_grid, make_phantom
 import dinoreg_rt
 from dinoreg_rt import AffineTransform, LabelMap, RegistrationConfig, RegistrationResult, Volume
 from dinoreg_rt.errors import InputError, RegistrationError
+from dinoreg_rt.geometry import shifted_grid
 from dinoreg_rt.images.pair import SolverSide
 from dinoreg_rt.registration.features import nothing_left
 
@@ -30,13 +31,7 @@ def mean_error(phantom: Phantom, result: RegistrationResult) -> float:
 
 def padded(volume: Volume, margin: int, value: float = 0.0) -> Volume:
     array = np.pad(volume.array, margin, constant_values=value)
-    middle = np.asarray(volume.geometry.origin_mm) + volume.geometry.direction @ (
-        (np.asarray(volume.geometry.shape_xyz) - 1) / 2 * volume.geometry.spacing_mm
-    )
-    grid = make_grid(
-        array.shape, volume.geometry.spacing_mm, volume.geometry.direction, tuple(middle)
-    )
-    return Volume(array, grid)
+    return Volume(array, shifted_grid(volume.geometry, (-margin,) * 3, array.shape))
 
 
 def mask_of(inside: np.ndarray, volume: Volume) -> LabelMap:
@@ -45,7 +40,7 @@ def mask_of(inside: np.ndarray, volume: Volume) -> LabelMap:
 
 @pytest.mark.parametrize("shift_mm", [12.0, 36.0])
 def test_slab_is_found_beyond_its_own_box(shift_mm: float) -> None:
-    """A fixed slab of 42 mm whose matches lie up to 36 mm further along z."""
+    """The matches of a fixed slab of 42 mm lie up to 36 mm further along z."""
     slab = make_grid((14, 44, 52), (2.0, 2.0, 3.0), centre_mm=(0, 0, 6.0))
     depth = 48 + round(shift_mm / 2)
     around = make_grid((depth, 48, 56), (2.0, 2.0, 2.0), centre_mm=(0, 0, shift_mm / 2))
@@ -59,7 +54,7 @@ def test_slab_is_found_beyond_its_own_box(shift_mm: float) -> None:
 
 
 def test_small_moving_image() -> None:
-    """Half of the fixed body has no counterpart: it is neither matched nor folded."""
+    """Half of the fixed body has no counterpart and is neither matched nor folded."""
     small = make_grid((20, 44, 52), (2.0, 2.0, 2.0), centre_mm=(0, 0, 12.0))
     phantom = make_phantom(GRID, small)
     result = register(phantom)
@@ -80,7 +75,7 @@ def test_empty_margins_do_not_attract() -> None:
 
 
 def with_distractor(volume: Volume, centre_mm: tuple[float, float, float]) -> Volume:
-    """A bright striped ball outside the body, where it touches nothing."""
+    """Add a bright striped ball outside the body, touching nothing."""
     points = centres_of(volume.geometry) - np.asarray(centre_mm)
     ball = np.linalg.norm(points, axis=-1) < 11
     stripes = 600 + 400 * np.sign(np.sin(points[..., 2]))
@@ -113,7 +108,7 @@ def test_distractor_outside_the_masks() -> None:
 
 
 def test_what_lies_outside_the_masks_hardly_matters() -> None:
-    """Noise 12 mm beyond the masks: neither windows nor matches may follow it."""
+    """Neither windows nor matches follow noise 12 mm beyond the masks."""
     phantom, masks = distracted()
     rng = np.random.default_rng(1)
 
@@ -137,7 +132,7 @@ def test_masks_that_cannot_meet() -> None:
     far = replace(phantom, moving=replace(phantom.moving, geometry=other))
     with pytest.raises(RegistrationError, match="do not overlap after the initial alignment"):
         register(far)
-    # The boxes meet, but the part of the moving image that its mask leaves is out of reach.
+    # The boxes meet, but what the mask leaves of the moving image is out of reach.
     near = make_grid(GRID.shape_zyx, GRID.spacing_mm, centre_mm=(100.0, 0, 0))
     beside = replace(phantom, moving=replace(phantom.moving, geometry=near))
     mask = np.zeros(GRID.shape_zyx)

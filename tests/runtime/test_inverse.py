@@ -1,4 +1,4 @@
-"""The inverse field leads back, and the report says how well."""
+"""The inverse field leads back, and the report says how accurately."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from dinoreg_rt.geometry import lps_to_index, transform_points
 FIXED_GRID = make_grid((36, 40, 44), (2.0, 2.0, 2.0), "LAS")
 MOVING_GRID = make_grid((30, 44, 40), (2.5, 2.0, 2.2), "oblique", (60.0, -40.0, 25.0))
 START = AffineTransform(np.eye(3), [60.0, -40.0, 25.0])
+CASES: dict[str, dict[str, object]] = {
+    "all voxels": {"control_spacing_mm": 2.0},
+    "default": {},
+    "velocity": {"transform": "velocity"},
+}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RegistrationResult]:
-    """A pair with an oblique moving grid, 76 mm away; the field refined on all voxels, or fewer."""
+    """Results for an oblique moving grid, 76 mm away."""
     start = tmp_path_factory.mktemp("inverse") / "start.tfm"
     io.write_affine(start, START)
     phantom = make_phantom(FIXED_GRID, MOVING_GRID, affine=START)
@@ -31,7 +36,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RegistrationR
         name: dinoreg_rt.register(
             phantom.fixed, phantom.moving, config=config.model_copy(update=update)
         )
-        for name, update in (("all voxels", {"control_spacing_mm": 2.0}), ("default", {}))
+        for name, update in CASES.items()
     }
 
 
@@ -42,9 +47,8 @@ def inside(grid, points: np.ndarray, margin: float) -> np.ndarray:
 
 
 def loop_errors_mm(result: RegistrationResult) -> np.ndarray:
-    """|T(T^-1(q)) - q| for the moving voxels q that the fixed grid sees."""
+    """Return |T(T^-1(q)) - q| for the moving voxels q inside the fixed grid."""
     inverse = result.inverse
-    assert inverse is not None
     assert inverse.geometry.shape_zyx == MOVING_GRID.shape_zyx
     q = centres_of(MOVING_GRID).reshape(-1, 3)
     p = q + inverse.vectors_mm.reshape(-1, 3)
@@ -66,17 +70,9 @@ def test_there_and_back_with_a_coarser_field(results: dict[str, RegistrationResu
     assert errors.max() < 0.5
 
 
-@pytest.fixture(scope="module")
-def velocity(tmp_path_factory: pytest.TempPathFactory) -> RegistrationResult:
-    start = tmp_path_factory.mktemp("velocity") / "start.tfm"
-    io.write_affine(start, START)
-    phantom = make_phantom(FIXED_GRID, MOVING_GRID, affine=START)
-    config = RegistrationConfig(initial=str(start), inverse=True, transform="velocity")
-    return dinoreg_rt.register(phantom.fixed, phantom.moving, config=config)
-
-
-def test_velocity_there_and_back(velocity: RegistrationResult) -> None:
-    """The exponential of the negative velocity, carried through the start, without iteration."""
+def test_velocity_there_and_back(results: dict[str, RegistrationResult]) -> None:
+    """The exponential of the negative velocity passes through the start without iteration."""
+    velocity = results["velocity"]
     errors = loop_errors_mm(velocity)
     assert errors.mean() < 0.1
     assert np.percentile(errors, 99) < 0.4
@@ -88,7 +84,6 @@ def test_velocity_there_and_back(velocity: RegistrationResult) -> None:
 
 def test_inverse_undoes_the_start(results: dict[str, RegistrationResult]) -> None:
     inverse = results["default"].inverse
-    assert inverse is not None
     assert 60 < np.linalg.norm(inverse.vectors_mm, axis=-1).mean() < 90  # START is 76 mm long
 
 

@@ -1,4 +1,4 @@
-"""The part of the fixed grid on which the moving image is looked at."""
+"""The part of the fixed grids that covers the moving image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan(
     return grids, plan_moving_grids(grids, moving, initial)
 
 
-def test_same_grid_is_the_fixed_lattice() -> None:
+def test_same_grid_is_the_fixed_grid() -> None:
     grids, moving_grids = plan(FIXED)
     assert moving_grids.offset_zyx == (0, 0, 0)
     assert moving_grids.control.shape_zyx == grids.control.shape_zyx
@@ -39,8 +39,8 @@ def test_same_grid_is_the_fixed_lattice() -> None:
 
 
 @pytest.mark.parametrize("direction", ["LPS", "RAS", "oblique"])
-def test_both_lattices_are_one(direction: str) -> None:
-    """Whole voxels of the fixed control moving_grids, and whole cells of the working grid."""
+def test_both_images_share_one_grid(direction: str) -> None:
+    """The moving grid consists of whole fixed control voxels, and of whole working voxels."""
     grids, moving_grids = plan(
         make_grid((30, 30, 90), (1.7, 2.1, 2.4), direction, (30.0, -25.0, 20.0))
     )
@@ -59,17 +59,11 @@ def test_both_lattices_are_one(direction: str) -> None:
 def test_small_moving_image_is_cut_out() -> None:
     moving = make_grid((8, 10, 12), (2.0, 2.0, 2.0), FIXED.direction, (10.0, -20.0, 30.0))
     grids, moving_grids = plan(moving)
-    assert moving_grids.control.shape_zyx == (4, 6, 6)  # 10 voxels lie across cell borders of 2
+    # 10 working voxels touch 6 control voxels of 2.
+    assert moving_grids.control.shape_zyx == (4, 6, 6)
     assert moving_grids.offset_zyx == (8, 9, 11)
-    assert all(
-        o + n <= m
-        for o, n, m in zip(
-            moving_grids.offset_zyx,
-            moving_grids.control.shape_zyx,
-            grids.control.shape_zyx,
-            strict=True,
-        )
-    )
+    end = np.add(moving_grids.offset_zyx, moving_grids.control.shape_zyx)
+    assert (end <= grids.control.shape_zyx).all()
 
 
 def test_large_moving_image_is_seen_as_far_as_the_search_reaches() -> None:
@@ -80,12 +74,12 @@ def test_large_moving_image_is_seen_as_far_as_the_search_reaches() -> None:
     np.testing.assert_array_equal(moving_grids.control.shape_zyx, expected)
 
 
-def test_further_levels_of_the_search_do_not_widen_the_lattice() -> None:
+def test_further_levels_of_the_search_do_not_widen_the_grid() -> None:
     wide = make_grid((400, 400, 400), (2.0, 2.0, 2.0), FIXED.direction)
     grids, moving_grids = plan(wide, search_levels=3)
     factor, radius = grids.search_factor_zyx, grids.search_radius_zyx
     assert (factor, radius) == ((2, 2, 2), (3, 3, 3))
-    # Then cells of one voxel, two of them on each level.
+    # Later levels have cells of one voxel and reach two of them.
     assert grids.search_grids()[1:] == [((1, 1, 1), (2, 2, 2))] * 2
     np.testing.assert_array_equal(moving_grids.offset_zyx, [-(6 + 2)] * 3)
 
@@ -118,7 +112,7 @@ def test_no_overlap(axis: int, sign: int) -> None:
 
 
 def test_the_fixed_region_is_what_the_search_compares_with_the_moving_image() -> None:
-    """24 mm of search and 8 of its cell are 8 voxels of 4 mm; 2 more are for the refinement."""
+    """The margin is 8 voxels of 4 mm (24 mm of search, 8 of a cell) plus 2 for the refinement."""
     moving = make_grid((4, 96, 112), (2.0, 2.0, 2.0), FIXED.direction, (10.0, -20.0, 30.0))
     grids, moving_grids = plan(moving)
     fixed, other = compared_regions(grids, moving_grids, HERE)

@@ -1,4 +1,4 @@
-"""Joint histograms of intensities, and the mutual information in them."""
+"""Joint histograms of intensities and their mutual information."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def information(first: np.ndarray, second: np.ndarray, weight: np.ndarray | None
 
 
 def test_an_image_tells_all_about_itself_and_its_negative(image) -> None:
-    """Of 32 equally full bins: ln 32."""
+    """32 equally full bins hold ln 32 nats."""
     assert information(image, image) == pytest.approx(np.log(32), abs=1e-3)
     assert information(image, 1 - image) == pytest.approx(np.log(32), abs=1e-2)
 
@@ -27,7 +27,7 @@ def test_an_image_tells_all_about_itself_and_its_negative(image) -> None:
 def test_nothing_is_told_by_a_constant_or_an_unrelated_image(image, rng) -> None:
     assert information(image, np.zeros_like(image)) == pytest.approx(0, abs=1e-12)
     other = rng.random(image.shape, dtype=np.float32)
-    # A finite number of voxels leaves (32 - 1)^2 / 2 N.
+    # N voxels leave a bias of (32 - 1)^2 / 2 N.
     assert information(image, other) == pytest.approx(31**2 / (2 * image.size), rel=0.1)
 
 

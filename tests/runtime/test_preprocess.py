@@ -1,4 +1,4 @@
-"""Lattices, modality, intensity window, resampling, weights."""
+"""Grids, modality, intensity window, resampling, weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def box_mm(grid: Geometry) -> np.ndarray:
 def test_working_grid_keeps_the_box_and_the_limit(direction: str, megavoxels: float) -> None:
     fixed = make_grid((40, 120, 100), (0.9, 0.9, 3.0), direction, (5.0, 6.0, 7.0))
     found = working_grid(fixed, megavoxels)
-    # Whole voxels per axis: a few per cent over the limit at most.
+    # Whole voxels per axis exceed the limit by a few per cent at most.
     assert np.prod(found.shape_zyx) <= 1.08e6 * megavoxels
     np.testing.assert_allclose(corners_lps_mm(found), corners_lps_mm(fixed), atol=1e-9)
     if megavoxels == 1.0:
@@ -66,7 +66,7 @@ def test_plan_grids_in_mm_per_axis() -> None:
 def test_plan_grids_fills_all_lengths() -> None:
     _, config = decided(make_grid((50, 60, 70), (1.5, 1.5, 2.0)), CONFIG)
     lengths = [name for name in RegistrationConfig.model_fields if name.endswith("_mm")]
-    lengths.remove("slice_spacing_mm")  # without it the stride decides
+    lengths.remove("slice_spacing_mm")  # unset, the stride decides
     assert len(lengths) > 5
     assert all(getattr(config, name) is not None for name in lengths)
     for name in ("mind_radius_mm", "control_spacing_mm", "search_spacing_mm"):
@@ -143,7 +143,7 @@ def test_window_maps_to_0_and_1() -> None:
 
 @pytest.mark.parametrize("factor", [2.0, 3.0, 4.7])
 def test_resampling_keeps_the_mean(rng: np.random.Generator, factor: float) -> None:
-    """Noise on a coarser grid: without antialiasing its variance would stay, with it the mean."""
+    """Noise on a coarser grid keeps its mean; without antialiasing its variance would stay too."""
     image = volume(rng.random((60, 60, 60)))
     n = round(60 / factor)
     coarse = make_grid((n, n, n), (120 / n,) * 3)
@@ -162,7 +162,7 @@ def test_resampling_onto_its_own_grid_is_a_copy(rng: np.random.Generator) -> Non
 
 
 def test_resampling_through_an_affine() -> None:
-    """A smooth body read from an oblique grid: the continuous function, up to interpolation."""
+    """A smooth body read from an oblique grid matches its continuous function."""
     body = Body()
     grid = make_grid((40, 44, 52), (2.0, 2.0, 2.0), "oblique", (30.0, 0.0, 0.0))
     shift = AffineTransform(np.eye(3), [30.0, 0.0, 0.0])

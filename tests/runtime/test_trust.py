@@ -1,4 +1,4 @@
-"""The verdict on a registration, on pairs that are right and on pairs that are wrong on purpose."""
+"""The verdict on a registration, for right pairs and deliberately wrong ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,19 @@ from dinoreg_rt.features.mind import MIND_MIRRORED
 from dinoreg_rt.quality.trust import judge
 from dinoreg_rt.types import RunQuality
 
-GOOD = RunQuality(0.4, 0.2, 0.01, 0.4, 2.0, 0.3, 0.3, 2.0, 95.0, 0.8, 0.3)
+GOOD = RunQuality(
+    feature_distance_before=0.4,
+    feature_distance_after=0.2,
+    folded_percent=0.01,
+    jacobian_min=0.4,
+    jacobian_max=2.0,
+    sdlogj=0.3,
+    inverse_consistency_mean_mm=0.3,
+    inverse_consistency_max_mm=2.0,
+    overlap_percent=95.0,
+    decoy_ratio=0.8,
+    unrelated_ratio=0.3,
+)
 GRID = make_grid((40, 44, 48), (2.5, 2.5, 2.5))
 
 
@@ -37,7 +49,7 @@ def test_a_good_run_is_trusted():
         ({"decoy_ratio": float("nan")}, "too small to be compared with its mirror images"),
         ({"unrelated_ratio": 0.65}, "65 % of that of"),
         ({"decoy_ratio": 0.95, "unrelated_ratio": 0.56}, "both ratios sum to 1.51"),
-        ({"alignment_similarity": 0.2}, "alike only to 0.2 (limit 0.3)"),
+        ({"alignment_similarity": 0.2}, "is only 0.2 (limit 0.3)"),
         ({"overlap_percent": 10.0}, "only 10 %"),
         ({"folded_percent": 3.0}, "3 % of the voxels are folded (limit 2 %)"),
         ({"sdlogj": 1.2}, "change in volume"),
@@ -67,12 +79,13 @@ def test_measures_that_do_not_exist_say_nothing():
     ],
 )
 def test_images_that_are_nearly_the_same_need_not_match_better(before, after, ratio, trusted):
-    change = {
-        "feature_distance_before": before,
-        "feature_distance_after": after,
-        "unrelated_ratio": ratio,
-    }
-    assert (judge(dataclasses.replace(GOOD, **change)).reasons == ()) == trusted
+    quality = dataclasses.replace(
+        GOOD,
+        feature_distance_before=before,
+        feature_distance_after=after,
+        unrelated_ratio=ratio,
+    )
+    assert (judge(quality).reasons == ()) == trusted
 
 
 SHIPPED = Path(__file__).parents[1] / "data"
@@ -88,14 +101,14 @@ def test_identical_images_are_trusted_and_stay(name, initial, trust):
     assert judge(result.quality).reasons == ()
     labels = io.read_labels(SHIPPED / "abdomen" / f"{name}_labels.nii.gz").array
     moved = np.linalg.norm(result.displacement.vectors_mm, axis=-1)[labels > 0]
-    # A tenth of a voxel. Measured: 0.24 (MR) and 0.13 mm (CT); 1 mm before Adam had an epsilon and
-    # the warped image's variance was without noise.
+    # A tenth of a voxel. Measured: 0.24 mm (MR) and 0.13 mm (CT); 1 mm before Adam had an epsilon
+    # and while the warped image's variance was without noise.
     assert moved.mean() < 0.1 * image.geometry.spacing_mm[0]
 
 
 @pytest.mark.parametrize("brain", ["fixed_t1", "moving_t1"])
 def test_a_brain_is_no_abdomen(brain):
-    """No limit of its own is passed: mirror images match a little worse than the brain itself."""
+    """No single limit catches it: mirror images match a little worse than the brain itself."""
     images = (
         io.read_volume(SHIPPED / f"{name}.nii.gz") for name in ("abdomen/ct", f"brain/{brain}")
     )
@@ -147,7 +160,7 @@ def phantom_run(change, **config) -> RegistrationResult:
 def test_phantoms(change, verdict):
     result = phantom_run(change)
     assert judge(result.quality).verdict == verdict
-    # The mirrored phantom's own mirror image is the right one.
+    # The mirror image of the mirrored phantom is the right one.
     assert (result.quality.decoy_ratio < 1) == (verdict == "trusted")
 
 
@@ -192,7 +205,9 @@ REAL = ("tune_mrct_1", "tune_ctct_1", "abd_mrct_3", "abd_mrmr_1", "card_1", "bra
 
 
 def shared(name: str) -> tuple[Volume, Volume, str]:
-    """A pair of the folder of labelled pairs, and where its search begins."""
+    """Return a pair from the folder of labelled pairs, and where its search starts."""
+    if not FOLDER:
+        pytest.skip("DINOREG_TEST_DATA names no folder of labelled pairs")
     with (Path(FOLDER) / "pairs.csv").open(encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if row["pair"] == name)
     fixed, moving = (io.read_volume(Path(FOLDER) / row[role]) for role in ("fixed", "moving"))
@@ -206,14 +221,12 @@ def verdict_of(fixed: Volume, moving: Volume, initial: str) -> str:
 
 
 @pytest.mark.shared_data
-@pytest.mark.skipif(not FOLDER, reason="DINOREG_TEST_DATA names no folder of labelled pairs")
 @pytest.mark.parametrize("name", REAL)
 def test_real_pairs_are_trusted(name):
     assert verdict_of(*shared(name)) == "trusted"
 
 
 @pytest.mark.shared_data
-@pytest.mark.skipif(not FOLDER, reason="DINOREG_TEST_DATA names no folder of labelled pairs")
 @pytest.mark.parametrize("axis", [0, 2])
 @pytest.mark.parametrize("name", [name for name in REAL if name != "abd_mrct_3"])
 def test_mirrored_and_upside_down_pairs_are_not(name, axis):
@@ -222,7 +235,6 @@ def test_mirrored_and_upside_down_pairs_are_not(name, axis):
 
 
 @pytest.mark.shared_data
-@pytest.mark.skipif(not FOLDER, reason="DINOREG_TEST_DATA names no folder of labelled pairs")
 @pytest.mark.parametrize(
     ("fixed", "moving"), [("brain_1", "tune_ctct_1"), ("tune_mrct_1", "brain_1")]
 )
@@ -231,7 +243,6 @@ def test_other_organs_are_not(fixed, moving):
 
 
 @pytest.mark.shared_data
-@pytest.mark.skipif(not FOLDER, reason="DINOREG_TEST_DATA names no folder of labelled pairs")
 def test_other_regions_are_not():
     fixed, moving, _ = shared("tune_ctct_1")
     upper, lower = part(fixed, 0.65, 1.0), part(moving, 0.0, 0.35)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from phantoms import rotation
 from scipy import ndimage
 
 from dinoreg_rt.errors import InputError
@@ -15,19 +14,16 @@ from dinoreg_rt.geometry import centre_lps_mm, resampled_grid, shifted_grid
 from dinoreg_rt.io import composite_to_sitk, displacement_to_sitk, labels_to_sitk, volume_to_sitk
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
 
-_A, _B = math.radians(20), math.radians(35)
-OBLIQUE = np.array(
-    [[math.cos(_A), -math.sin(_A), 0], [math.sin(_A), math.cos(_A), 0], [0, 0, 1]]
-) @ np.array([[1, 0, 0], [0, math.cos(_B), -math.sin(_B)], [0, math.sin(_B), math.cos(_B)]])
+OBLIQUE = rotation(np.deg2rad(35), 0, np.deg2rad(20))
 FIXED = Geometry((10, 13, 15), (1.5, 2.0, 3.0), (-20.0, 11.0, 100.0), OBLIQUE)
-# Turned about z, its middle near that of FIXED.
+# Rotated about z, with its centre near that of FIXED.
 MOVING = Geometry((12, 11, 17), (1.6, 2.2, 2.5), (2.0, 27.5, 104.2), np.diag([-1.0, -1.0, 1.0]))
 COARSE = resampled_grid(FIXED, (3.0, 4.0, 6.0))
 LARGER = shifted_grid(FIXED, (-3, -2, -4), (16, 17, 23))
 
 
 def make_turn() -> AffineTransform:
-    """A rotation about the middle of `FIXED`."""
+    """Return a rotation about the centre of `FIXED`."""
     turn, centre = OBLIQUE @ OBLIQUE, centre_lps_mm(FIXED)
     return AffineTransform(turn, centre - turn @ centre + np.array([1.0, -2.0, 3.0]))
 
@@ -89,7 +85,7 @@ def test_equals_simpleitk(name: str, grid: Geometry) -> None:
     chain, volume, labels = CHAINS[name], make_volume(MOVING), make_labels(MOVING)
     expected = itk_warp(volume_to_sitk(volume), chain, grid, sitk.sitkLinear)
     difference = np.abs(warp_volume(volume, chain, grid).array - expected)
-    # A point on the very border of the image or of a field may fall on either side of it.
+    # A point exactly on the border of the image or of a field may fall on either side.
     assert np.mean(difference > 2e-3) < 2e-3
     for nearest, how in ((True, sitk.sitkNearestNeighbor), (False, sitk.sitkLabelLinear)):
         found = warp_labels(labels, chain, grid, nearest=nearest).array

@@ -1,4 +1,4 @@
-"""Weights of the user: organs that count more, voxels that count nothing, and adaptive trust."""
+"""User weights: organs that count more, voxels that do not count, and adaptive trust."""
 
 from __future__ import annotations
 
@@ -33,12 +33,6 @@ def registered(phantom, weights=None, **changes):
     )
 
 
-def test_weights_of_one_change_no_bit(phantom):
-    plain = registered(phantom).displacement.vectors_mm
-    weighted = registered(phantom, np.ones(GRID.shape_zyx)).displacement.vectors_mm
-    np.testing.assert_array_equal(plain, weighted)
-
-
 def test_a_heavy_organ_is_followed_more_closely(phantom):
     """Against a strong smoothness term the weighted half keeps its displacement."""
     weights = np.full(GRID.shape_zyx, 0.05)
@@ -47,7 +41,7 @@ def test_a_heavy_organ_is_followed_more_closely(phantom):
     heavy = registered(phantom, weights, smoothness=5.0)
     truth = phantom.errors_mm
     left = [np.nanmean(truth(r.displacement.vectors_mm)) for r in (equal, heavy)]
-    # Measured: 1.15 and 1.21 mm.
+    # Measured: 1.21 mm with equal weights, 1.15 mm with the heavy half.
     assert left[1] < 0.97 * left[0]
 
 
@@ -65,11 +59,11 @@ def test_weights_that_cannot_be_used(phantom, weights, message):
         registered(phantom, np.full(GRID.shape_zyx, weights))
 
 
-def test_equal_weights_may_come_as_anything(phantom, tmp_path):
+def test_weights_of_one_of_any_type_change_no_bit(phantom, tmp_path):
     plain = registered(phantom).displacement.vectors_mm
     ones = Volume(np.ones(GRID.shape_zyx, np.float32), GRID)
     io.write_volume(tmp_path / "ones.nii.gz", ones)
-    for weights in (tmp_path / "ones.nii.gz", (ones.array, GRID), volume_to_sitk(ones)):
+    for weights in (ones, tmp_path / "ones.nii.gz", (ones.array, GRID), volume_to_sitk(ones)):
         result = dinoreg_rt.register(phantom.fixed, phantom.moving, config=CONFIG, weights=weights)
         np.testing.assert_array_equal(result.displacement.vectors_mm, plain)
 
@@ -145,8 +139,9 @@ def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
     ],
 )
 def test_defaults_by_contrast(alike, close, levels, features, correlation, noise, iterations):
-    """Close MR pairs trust intensities, others of one contrast are searched on two levels; what is
-    given stays as it is.
+    """Close MR pairs rely on intensities; others of one contrast are searched on two levels.
+
+    Values that are given are kept.
     """
     names = ("feature_weight", "correlation_weight", "correlation_noise", "iterations")
 

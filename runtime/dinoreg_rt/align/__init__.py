@@ -1,1 +1,1 @@
-"""The initial alignment: an affine transform that brings two images onto each other."""
+"""Initial alignment: an affine transform that brings two images onto each other."""

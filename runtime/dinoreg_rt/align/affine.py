@@ -1,4 +1,4 @@
-"""A linear map from discrete matches: search around a position, fit robustly, repeat."""
+"""Linear maps from discrete matches: search around a position, fit robustly, repeat."""
 
 from __future__ import annotations
 
@@ -12,32 +12,26 @@ from .coarse import View
 from .match import match
 from .shifts import Side
 
-#: Fewer matched cells than this determine no linear map.
+#: Fewest matched cells (voxels of the coarse alignment grid) that determine a linear map.
 _LEAST_MATCHES = 30
-#: Singular values of the whole map; people do not differ by more.
+#: Bounds on the singular values of the whole map; people do not differ by more.
 _SCALES = (0.7, 1.4)
-#: Affine fits lean towards the similarity fit as if the matches spread this much less, in cells:
-#: a slab says little about the scale across it.
+#: Ridge that pulls affine fits towards the similarity fit, as a standard deviation in cells: a slab
+#: says little about the scale across it.
 _RIDGE_CELLS = 4.0
 _FIT_ROUNDS = 6
-#: A match that misses the fit by so many times the median counts half.
+#: A match that misses the fit by this multiple of the typical miss counts half.
 _HALF_WEIGHT = 1.5
 
 
 def improve(
     fixed: Side, view: View, start: AffineTransform, model: LinearModel, device: Device
 ) -> AffineTransform | None:
-    """`start` followed by the fit to the matches around it; None where too little matches.
+    """Compose `start` with a linear fit to the matches around it; None with too few matches.
 
-    The matches come from the discrete search of the registration itself, on cells: coupled-convex
-    rounds and both directions, because single best matches of MR and CT are wrong too often.
-
-    Args:
-        fixed: the fixed image.
-        view: of the moving image through `start`.
-        start: fixed points to moving points.
-        model: of the fit.
-        device: the host.
+    The matches between `fixed` and `view`, the moving image as seen through `start`, come from the
+    registration's own discrete search, run on cells with coupled-convex rounds in both directions,
+    because single best matches between MR and CT are wrong too often.
     """
     found = match(fixed, view, device, consistency_rounds=5, iterations=0)
     points, shifts, weights = _matches(found.field, fixed.features.weight[view.box], view)
@@ -50,7 +44,7 @@ def improve(
 def _matches(
     field: Array, fixed_weight: Array, view: View
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Points (N, 3) and their displacements (N, 3), LPS mm, with weights (N,) above 0.05."""
+    """Return matched points (N, 3), displacements (N, 3) in LPS mm, and weights (N,) above 0.05."""
     cells, moving_weight = view.cells, view.features.weight
     index = np.argwhere(fixed_weight > 0.05)
     vectors = field[tuple(index.T)]
@@ -66,13 +60,13 @@ def _matches(
 def robust_fit(
     points: FloatArray, targets: FloatArray, weights: FloatArray, model: LinearModel, cell_mm: float
 ) -> tuple[AffineTransform, FloatArray]:
-    """The linear map from `points` to `targets` (N, 3), and where those that count lie in mean.
+    """Return the linear map from `points` to `targets` (N, 3) and the points' weighted mean.
 
-    Iteratively reweighted least squares with Cauchy's weights: matches that miss the fit count
-    less and less. The scale of the misses is their weighted median, at least a quarter cell.
+    Iteratively reweighted least squares with Cauchy weights: matches that miss the fit count less
+    and less. The scale of the misses is their median, but at least a quarter of a cell.
     """
-    # By coordinates, and all sums by einsum: those of BLAS depend on its number of threads, which
-    # go on spinning for some time beside the kernels' own.
+    # Arrays are (3, N) and all sums use einsum: BLAS sums depend on the number of threads, and BLAS
+    # threads keep spinning for some time beside the kernels' own.
     p, q = (np.ascontiguousarray(array.T) for array in (points, targets))
     current = weights
     for _ in range(_FIT_ROUNDS):
@@ -87,24 +81,24 @@ def robust_fit(
 def _least_squares(
     points: FloatArray, targets: FloatArray, weights: FloatArray, model: LinearModel, cell_mm: float
 ) -> AffineTransform:
-    """Weighted fit of a rigid, similarity (Umeyama 1991) or affine map to (3, N) and (3, N)."""
+    """Fit a rigid, similarity (Umeyama 1991) or affine map to weighted points (3, N) and (3, N)."""
     share = weights / weights.sum()
     middles = [np.einsum("n,in->i", share, array) for array in (points, targets)]
     p, q = points - middles[0][:, None], targets - middles[1][:, None]
-    cross, spread = (np.einsum("in,jn->ij", share * array, p) for array in (q, p))
+    cross, covariance = (np.einsum("in,jn->ij", share * array, p) for array in (q, p))
     left, values, right = np.linalg.svd(cross)
     signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
     matrix = (left * signs) @ right
     if model != "rigid":
-        matrix = matrix * float((values * signs).sum() / np.trace(spread))
+        matrix = matrix * float((values * signs).sum() / np.trace(covariance))
     if model == "affine":
         ridge = np.square(_RIDGE_CELLS * cell_mm)
-        matrix = (cross + ridge * matrix) @ np.linalg.inv(spread + ridge * np.eye(3))
+        matrix = (cross + ridge * matrix) @ np.linalg.inv(covariance + ridge * np.eye(3))
     return AffineTransform(matrix, middles[1] - matrix @ middles[0])
 
 
 def _within_scales(affine: AffineTransform, middle: FloatArray) -> AffineTransform:
-    """`affine` with bounded singular values; the point `middle` goes where it went."""
+    """Bound the singular values of `affine`, keeping the image of the point `middle`."""
     left, values, right = np.linalg.svd(affine.matrix)
     if _SCALES[0] <= values.min() and values.max() <= _SCALES[1]:
         return affine

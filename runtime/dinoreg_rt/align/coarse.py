@@ -1,7 +1,7 @@
-"""Both images small enough to try every position: some 10 mm cells with MIND-SSC and the body.
+"""Images coarse enough to try every position: cells of about 10 mm with MIND-SSC and the body.
 
-All of it lives on the host, whatever the device: tens of thousands of cells, and decisions after
-each step.
+A "cell" is a voxel of the coarse alignment grid. Everything here lives on the host, whatever the
+device: there are only tens of thousands of cells, and every step ends in a decision.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from ..images.pair import Pair, PairImage, side_by_side
 from ..images.resample import resample_volume, weight_on
 from ..types import AffineTransform, Array, FloatArray, Geometry, Volume
 
-#: Voxels of the coarse image along each axis of a cell.
+#: Voxels of a coarse image per cell, along each axis.
 POOL = 2
-#: Used channels of MIND-SSC; the stored ones are padded.
+#: Channels of MIND-SSC in use; stored features are padded.
 CHANNELS = 12
 _STORED_CHANNELS = 16
-#: Cells are not larger: organs must still show. Smaller ones where the images are small.
+#: Largest edge of a cell, so that organs still show; small images get smaller cells.
 _LARGEST_CELL_MM = 12.0
 _CELLS_ACROSS = 24
-#: Cells of a whole image at most; what is larger gets larger cells.
+#: Largest number of cells of an image; larger images get larger cells.
 _MOST_CELLS = 150_000
-#: Air that is kept around the body, in cells: the silhouette needs it.
+#: Margin of air around the body, in cells: the silhouette needs it.
 _MARGIN_CELLS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class CoarseImage:
-    """An image on `POOL` voxels per cell, around its body.
+    """An image with `POOL` voxels per cell and axis, cropped around its body.
 
     Attributes:
-        image: windowed intensities 0..1.
+        image: windowed intensities, 0..1.
         seen: share of each voxel inside the field of view and the user's mask, 0..1.
-        body: the same, inside the body.
-        cells: lattice of the cells, cubes along the fixed image's axes.
-        doubt: why the body cannot serve as a mask; None where it can.
+        body: the same share for voxels of the body, 0 elsewhere.
+        cells: grid of cubic cells along the fixed image's axes.
+        doubt: reason why the body cannot serve as a mask; None if it can.
     """
 
     image: Volume
@@ -54,20 +54,20 @@ class CoarseImage:
     doubt: str | None
 
     def mask(self) -> Volume:
-        """The body with a margin, 0 or 1; outside its box nothing is body."""
+        """Return the body with a margin as 0 or 1; everything outside its box is 0."""
         grid = self.image.geometry
         return Volume(body_mask(self.body > 0.5, grid.spacing_mm[0]), grid)
 
 
 @dataclass(frozen=True, eq=False)
 class CellFeatures:
-    """A coarse image as the cells of some lattice see it.
+    """A coarse image sampled on a grid of cells.
 
     Attributes:
-        mind: (d, h, w, stored) float16, `CHANNELS` of them used.
-        weight: (d, h, w) float32, 0 outside the body and where it is flat.
-        body: (d, h, w) float32, share of each cell in the body.
-        seen: (d, h, w) float32, share of each cell in the field of view.
+        mind: MIND-SSC, (d, h, w, stored) float16, of which `CHANNELS` are used.
+        weight: (d, h, w) float32, 0 outside the body and where the image is flat.
+        body: share of each cell in the body, (d, h, w) float32.
+        seen: share of each cell in the field of view, (d, h, w) float32.
     """
 
     mind: Array
@@ -76,19 +76,19 @@ class CellFeatures:
     seen: Array
 
     def part(self, box: tuple[slice, slice, slice]) -> CellFeatures:
-        """The cells of a box."""
+        """Return the cells of a box."""
         return CellFeatures(self.mind[box], self.weight[box], self.body[box], self.seen[box])
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the fixed cells see of the moving image through a position.
+    """The moving image as the fixed cells see it through a transform.
 
     Attributes:
-        cells: the fixed cells that the moving image can reach.
-        box: where they are among all.
-        margin: in cells.
-        features: of the moving image, on `cells` and the margin around them.
+        cells: grid of the fixed cells that the moving image can reach.
+        box: position of `cells` in the grid of all fixed cells.
+        margin: width of the margin around `cells`, in cells.
+        features: features of the moving image on `cells` and the margin.
     """
 
     cells: Geometry
@@ -98,7 +98,7 @@ class View:
 
 
 def coarse_pair(pair: Pair, device: Device) -> tuple[CoarseImage, CoarseImage]:
-    """Fixed and moving image on cells of one size, along the axes of the fixed image."""
+    """Return both images on cells of the same size along the fixed image's axes."""
     fixed, moving = (image.volume.geometry for image in pair)
     size = cell_size_mm(fixed, moving)
     first, second = side_by_side(
@@ -108,26 +108,20 @@ def coarse_pair(pair: Pair, device: Device) -> tuple[CoarseImage, CoarseImage]:
 
 
 def cell_size_mm(fixed: Geometry, moving: Geometry) -> float:
-    """Edge of a cell for a pair of images."""
+    """Return the edge of a cell for a pair of images."""
     boxes = [np.multiply(g.shape_xyz, g.spacing_mm) for g in (fixed, moving)]
     size = min(_LARGEST_CELL_MM, *(float(box.max()) / _CELLS_ACROSS for box in boxes))
     return max(size, *(math.cbrt(float(box.prod()) / _MOST_CELLS) for box in boxes))
 
 
 def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Device) -> CoarseImage:
-    """`scan` where its header puts it, on cells along `axes`.
-
-    Args:
-        scan: the image.
-        axes: 3x3, columns are the grid's LPS directions.
-        cell_mm: edge of a cell.
-        device: the host.
-    """
+    """Return `scan`, placed as its header says, on cells along `axes` (columns, LPS directions)."""
     volume, here = scan.volume, AffineTransform.identity()
-    cells = _covering_lattice(volume.geometry, axes, cell_mm)
+    cells = _covering_grid(volume.geometry, axes, cell_mm)
     grid = fine_grid(cells)
-    # Beyond the image is air here, unlike where voxels are matched: that fields of view end alike
-    # is a hint. With borders that go on, one of seven MR-CT pairs was aligned elsewhere.
+    # Beyond the image is air here, unlike where voxels are matched: fields of view that end alike
+    # are a hint. When the border voxels were continued instead, one of seven MR-CT pairs was
+    # misaligned.
     image = resample_volume(volume, grid, here, device, outside=scan.lowest)
     image = window(image, *scan.window)
     seen = weight_on(grid, volume, None, here, device)
@@ -135,11 +129,11 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
         seen = seen * weight_on(grid, volume, scan.mask, here, device)
     body = find_body(image, seen)
     doubt = implausible(body, seen)
-    if not body.any():  # nothing stands out: all that is seen counts
+    if not body.any():  # nothing stands out, so everything seen counts
         body = seen > 0
     by_cell = body.reshape([part for n in cells.shape_zyx for part in (n, POOL)]).any((1, 3, 5))
     box = bounding_box(by_cell, _MARGIN_CELLS)
-    cells = shifted_grid(cells, _starts(box), _sizes(box))
+    cells = boxed(cells, box)
     fine = tuple(slice(POOL * b.start, POOL * b.stop) for b in box)
     seen = np.ascontiguousarray(seen[fine])
     return CoarseImage(
@@ -154,7 +148,7 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
 def cell_features(
     coarse: CoarseImage, cells: Geometry, affine: AffineTransform, device: Device
 ) -> CellFeatures:
-    """What the grid `cells` sees of `coarse` through `affine` (its points to the image's)."""
+    """Sample `coarse` on the grid `cells` through `affine` (points of the grid to the image's)."""
     air = float(coarse.image.array.min())
     image = resample_volume(coarse.image, fine_grid(cells), affine, device, outside=air)
     structure = np.empty(cells.shape_zyx, np.float32)
@@ -172,24 +166,30 @@ def cell_features(
     return CellFeatures(mind, structure * body, body, seen)
 
 
-def scaled_lattice(cells: Geometry, scale: float) -> tuple[Geometry, AffineTransform]:
-    """A lattice that covers `cells` when it is made `scale` times larger, and that map."""
+def scaled_grid(cells: Geometry, scale: float) -> tuple[Geometry, AffineTransform]:
+    """Return a grid that covers `cells` once it is scaled up by `scale`, and the scaling map."""
     shape = tuple(max(1, math.ceil(n / scale - 1e-6)) for n in cells.shape_zyx)
     first = cells.direction @ (np.asarray(shape[::-1], np.float64) - 1) / 2 * cells.spacing_mm[0]
-    lattice = Geometry(
+    grid = Geometry(
         (shape[0], shape[1], shape[2]), cells.spacing_mm, tuple(-first), cells.direction
     )
     middle = corners_lps_mm(cells).mean(axis=0)
-    return lattice, AffineTransform(scale * np.eye(3), middle)
+    return grid, AffineTransform(scale * np.eye(3), middle)
 
 
 def shifted(affine: AffineTransform, shift_mm: FloatArray) -> AffineTransform:
-    """`affine` after a shift of its points."""
+    """Return `affine` preceded by a shift of its points."""
     return compose_affines(affine, AffineTransform(np.eye(3), shift_mm))
 
 
+def boxed(cells: Geometry, box: tuple[slice, slice, slice]) -> Geometry:
+    """Return the part of a grid that lies in a box of its cells."""
+    z, y, x = (b.stop - b.start for b in box)
+    return shifted_grid(cells, (box[0].start, box[1].start, box[2].start), (z, y, x))
+
+
 def fine_grid(cells: Geometry) -> Geometry:
-    """The `POOL` voxels per cell of a lattice."""
+    """Return the grid with `POOL` voxels per cell along each axis."""
     cell_mm = cells.spacing_mm[0]
     offset = cells.direction @ np.full(3, (POOL - 1) / (2 * POOL) * cell_mm)
     z, y, x = (n * POOL for n in cells.shape_zyx)
@@ -197,18 +197,9 @@ def fine_grid(cells: Geometry) -> Geometry:
     return Geometry((z, y, x), (cell_mm / POOL,) * 3, origin, cells.direction)
 
 
-def _covering_lattice(grid: Geometry, axes: FloatArray, cell_mm: float) -> Geometry:
+def _covering_grid(grid: Geometry, axes: FloatArray, cell_mm: float) -> Geometry:
     corners = corners_lps_mm(grid) @ axes
     lower, upper = corners.min(axis=0), corners.max(axis=0)
     x, y, z = (max(1, math.ceil(n / cell_mm - 1e-6)) for n in upper - lower)
     first = (lower + upper) / 2 - (np.array([x, y, z]) - 1) / 2 * cell_mm
     return Geometry((z, y, x), (cell_mm,) * 3, tuple(axes @ first), axes)
-
-
-def _starts(box: tuple[slice, slice, slice]) -> tuple[int, int, int]:
-    return (box[0].start, box[1].start, box[2].start)
-
-
-def _sizes(box: tuple[slice, slice, slice]) -> tuple[int, int, int]:
-    z, y, x = (b.stop - b.start for b in box)
-    return (z, y, x)

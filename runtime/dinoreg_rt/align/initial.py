@@ -1,4 +1,4 @@
-"""Initial alignment: where the registration begins."""
+"""The initial alignment, from which the registration starts."""
 
 from __future__ import annotations
 
@@ -18,50 +18,51 @@ from .coarse import CoarseImage
 from .match import evaluate, with_deformed
 from .shifts import Candidate, Side, make_side, search_positions
 
-#: Methods that look at both images.
+#: Methods that compare the two images.
 SEARCHES = ("auto", "search", "affine")
-#: Headers that are as good as so much of the best position found are believed: two states of one
-#: person are not to be looked for elsewhere.
+#: The headers are believed if their similarity reaches this share of the best one found: two scans
+#: of the same person should not be searched for elsewhere.
 _HEADERS_SUFFICE = 0.97
-#: Fits from headers that are believed. On the cine pair two of them lower HD95 from 10.1 to 9.1 mm
-#: at the same Dice; a third changed nothing.
+#: Number of fits that start from believed headers. On the cine pair two fits lower HD95 from 10.1
+#: to 9.1 mm at the same Dice; a third changed nothing.
 _HEADER_FITS = 2
-#: They have to leave the match so good, or the headers stay as they are,
+#: Least share of the headers' score that these fits must keep; otherwise the headers stay.
 _KEEPS = 0.98
-#: and to move the corners by more than so many cells: two states of one person are not to be moved
-#: by what cells cannot tell.
+#: Least mean shift of the corners by these fits, in cells; otherwise the headers stay: two scans of
+#: the same person should not be moved by what cells cannot resolve.
 _LEAST_MOVE_CELLS = 0.05
-#: Headers where the moving image is as like as so much of the fixed image itself are not fitted:
-#: the border, which one of the two sees with air around it, moved the same image by 1 mm. Two
-#: phases of one heart reach 0.964.
+#: Headers are not fitted where the similarity reaches this share of the fixed image's similarity to
+#: itself: the border, which one of the two sees with air around it, moved identical images by 1 mm.
+#: Two phases of one heart reach 0.964.
 _SAME = 0.999
-#: Sizes of the moving image that are tried; the fit bridges what lies between.
+#: Scales of the moving image that are tried; the fit bridges the gaps between them.
 _SCALES = (0.85, 1.0, 1.18)
-#: Of the similarity as it is, beside the one after a quick match. On eight real pairs 0.35 to 1
-#: chose equally well. The similarity alone lost 0.16 Dice on one, the quick match alone 0.7 on
-#: another: it follows a position that covers more of the fixed body.
+#: Weight of the plain similarity beside the similarity after a quick match. On eight real pairs
+#: 0.35 to 1 chose equally well. The plain similarity alone lost 0.16 Dice on one pair, the quick
+#: match alone 0.7 on another: it prefers a position that covers more of the fixed body.
 _SIMILARITY_WEIGHT = 0.7
-#: So many of the positions found are compared by a quick match before any is fitted.
+#: Number of positions compared by a quick match before any of them is fitted.
 _COMPARED = 4
-#: How many candidates go into each round of fitting.
+#: Number of candidates in each round of fitting.
 _ROUNDS = (3, 2, 1)
-#: A best candidate that is so much better than the next needs no competition.
+#: A best candidate whose similarity is this many times the next one's needs no competition.
 _CLEAR = 1.6
-#: Positions that differ by less, in cells, are the same one.
+#: Positions closer than this, in cells, count as the same.
 _SAME_CELLS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Where the registration begins.
+    """The position from which the registration starts.
 
     Attributes:
-        transform: fixed points to moving points.
+        transform: map from fixed points to moving points.
         method: how it was found, for people.
-        similarity: of both images there, see `dinoreg_rt.align.shifts`; None if not looked at.
-        confidence: 0..1, by what share the similarity of the next best other position is lower,
-            0 if it is not; None if no other was looked at.
-        overlap: share of the smaller body that the other covers, 0..1; None if not looked at.
+        similarity: similarity of the images there, see `dinoreg_rt.align.shifts`; None if not
+            measured.
+        confidence: share by which the similarity of the next best other position is lower, 0..1;
+            None if no other position was examined.
+        overlap: share of the smaller body that the other one covers, 0..1; None if not measured.
     """
 
     transform: AffineTransform
@@ -71,7 +72,7 @@ class Alignment:
     overlap: float | None = None
 
     def numbers(self) -> dict[str, float]:
-        """What is known of similarity, confidence and overlap."""
+        """Return similarity, confidence and overlap, without those that are None."""
         named = (
             ("similarity", self.similarity),
             ("confidence", self.confidence),
@@ -81,18 +82,18 @@ class Alignment:
 
 
 def initial_alignment(pair: Pair, method: str, device: Device) -> Alignment:
-    """Fixed points to moving points without a search: `search_alignment` is for the rest.
+    """Return an initial alignment that takes no search; see also `search_alignment`.
 
     Args:
         pair: fixed and moving image.
-        method: ``none`` (positions as in the headers), ``centre`` (middles of the image boxes),
+        method: ``none`` (positions from the headers), ``centre`` (centres of the image boxes),
             ``moments`` (centres of mass of the windowed intensities inside the masks), or a
             transform file (``.tfm``, ``.h5``, ``.txt``, ANTs ``.mat``) that maps fixed points to
             moving points.
-        device: the host.
+        device: host.
 
     Raises:
-        InputError: a transform file that cannot be read or is not affine.
+        InputError: the transform file cannot be read or is not affine.
     """
     if method == "none":
         return Alignment(AffineTransform.identity(), "none: positions as in the headers")
@@ -114,16 +115,16 @@ def initial_alignment(pair: Pair, method: str, device: Device) -> Alignment:
 def search_alignment(
     images: tuple[CoarseImage, CoarseImage], method: str, linear: LinearModel, device: Device
 ) -> Alignment:
-    """The position to begin at, wherever the headers put both images.
+    """Find the position to start from, wherever the headers place the images.
 
     Args:
         images: fixed and moving image, coarse.
-        method: ``search`` (the best of all shifts, and of three sizes unless `linear` is rigid),
-            ``affine`` (followed by linear fits to discrete matches around the best shifts; how
-            well the images match when they are deformed counts as well), or ``auto`` (the same,
-            unless the headers are about as good, which then are where the fits begin).
+        method: ``search`` (the best of all shifts, at three scales unless `linear` is rigid),
+            ``affine`` (the best shifts, followed by linear fits to discrete matches; how well the
+            images match once deformed counts as well), or ``auto`` (the same, but with fits that
+            start from the headers if these are about as good).
         linear: model of the fits.
-        device: the host.
+        device: host.
     """
     fixed, moving = (make_side(image, device) for image in images)
     headers = evaluate(fixed, moving, AffineTransform.identity(), device)
@@ -150,10 +151,10 @@ def _fit(
     linear: LinearModel,
     device: Device,
 ) -> tuple[Candidate, list[Candidate]]:
-    """The position to begin at, and every position that was looked at.
+    """Return the position to start from and every position that was examined.
 
-    What decides is how well the images match there, as they are and deformed: at the positions of
-    the search, which says what is worth fitting, and again at the fits.
+    What decides is how well the images match there, both as they are and deformed: first at the
+    positions from the search, to select which to fit, then again at the fits.
     """
     clear = len(candidates) < 2 or candidates[0].similarity > _CLEAR * candidates[1].similarity
     first = candidates[: 1 if clear else _COMPARED]
@@ -167,16 +168,16 @@ def _fit(
     current = side_by_side(deformed, first, device)
     compared = list(current)
     for count in _ROUNDS:
-        best = sorted(current, key=_prospect, reverse=True)[:count]
+        best = sorted(current, key=_score, reverse=True)[:count]
         current = [found for found in side_by_side(fit, best, device) if found is not None]
         compared += current
-    return max(compared, key=_prospect), [*compared, *candidates[len(first) :]]
+    return max(compared, key=_score), [*compared, *candidates[len(first) :]]
 
 
 def _fitted(
     fixed: Side, moving: Side, candidate: Candidate, linear: LinearModel, device: Device
 ) -> Candidate | None:
-    """The linear fit from a candidate that was looked at; None where too little matches."""
+    """Return the linear fit from an examined candidate; None if too little matches."""
     if candidate.view is None:
         return None
     step = improve(fixed, candidate.view, candidate.transform, linear, device)
@@ -188,10 +189,10 @@ def _fitted(
 def _fit_from_headers(
     fixed: Side, moving: Side, headers: Candidate, linear: LinearModel, device: Device
 ) -> tuple[Candidate, str]:
-    """The last of some linear fits from good headers, or the headers; and what was done.
+    """Return the last of several fits from good headers, or the headers, and a note on which it is.
 
-    The best prospect would not do here: cells of a centimetre do not tell a fit from its start,
-    while the voxels that the registration looks at do.
+    The best score cannot decide here: cells of a centimetre do not distinguish a fit from its
+    start, but the voxels that the registration compares do.
     """
     itself = evaluate(fixed, fixed, headers.transform, device)
     if headers.similarity >= _SAME * itself.similarity:
@@ -204,18 +205,18 @@ def _fit_from_headers(
             break
         current = found
     moved = _distance_mm(headers, current, fixed) / fixed.coarse.cells.spacing_mm[0]
-    if moved < _LEAST_MOVE_CELLS or _prospect(current) < _KEEPS * _prospect(headers):
+    if moved < _LEAST_MOVE_CELLS or _score(current) < _KEEPS * _score(headers):
         return headers, ""
     return current, f" and {linear} fits"
 
 
-def _prospect(candidate: Candidate) -> float:
-    """What decides between positions; see `_SIMILARITY_WEIGHT`."""
+def _score(candidate: Candidate) -> float:
+    """Return the number that decides between positions; see `_SIMILARITY_WEIGHT`."""
     return candidate.deformed + _SIMILARITY_WEIGHT * candidate.similarity
 
 
 def _describe(chosen: Candidate, others: Sequence[Candidate], fixed: Side, text: str) -> Alignment:
-    """The alignment with its confidence: how far the best other position stays behind."""
+    """Return the alignment with its confidence: the lead over the best other position."""
     rest = [other.similarity for other in _elsewhere(chosen, others, fixed)]
     confidence = 1 - max([0.0, *rest]) / max(chosen.similarity, 1e-6)
     confidence = float(np.clip(confidence, 0, 1))
@@ -229,20 +230,20 @@ def _describe(chosen: Candidate, others: Sequence[Candidate], fixed: Side, text:
 
 
 def _comparison(best: Candidate, others: Sequence[Candidate], fixed: Side) -> str:
-    """Why this position, for people."""
+    """Explain the choice of a position, for people."""
     rest = [c.deformed for c in _elsewhere(best, others, fixed) if c.deformed > 0]
     text = f"the images match to {best.deformed:.2f} when deformed from there"
     return f"{text}, to {max(rest):.2f} from the next other position" if rest else text
 
 
 def _elsewhere(chosen: Candidate, others: Sequence[Candidate], fixed: Side) -> list[Candidate]:
-    """Those of `others` that are not the same position."""
+    """Return those of `others` that are a different position."""
     limit = _SAME_CELLS * fixed.coarse.cells.spacing_mm[0]
     return [other for other in others if _distance_mm(chosen, other, fixed) > limit]
 
 
 def _distance_mm(one: Candidate, other: Candidate, fixed: Side) -> float:
-    """Between two positions: mean over the corners of the fixed image."""
+    """Return the mean distance of two positions over the corners of the fixed image."""
     corners = corners_lps_mm(fixed.coarse.cells)
     there = [transform_points(position.transform, corners) for position in (one, other)]
     return float(np.linalg.norm(there[0] - there[1], axis=1).mean())
@@ -257,13 +258,13 @@ def _fallback(fixed: Side, moving: Side) -> Alignment:
 def centre_of_mass(
     volume: Volume, window: tuple[float, float], mask: Array | None = None
 ) -> FloatArray:
-    """LPS position of the centre of the windowed intensities, inside `mask` if there is one."""
+    """Return the centre of mass of the windowed intensities (inside `mask`, if given) in LPS mm."""
     array = np.asarray(volume.array)
     low, high = window
     scaled = np.clip(array, low, high) - np.float32(low)
     if mask is not None:
         scaled *= mask != 0
-    # Two sums over all voxels, not three: they are what the planning of a pair takes longest for.
+    # Two sums over all voxels instead of three: they dominate the time to plan a pair.
     planes = scaled.sum(axis=(1, 2), dtype=np.float64)
     if planes.sum() <= 0:
         return centre_lps_mm(volume.geometry)

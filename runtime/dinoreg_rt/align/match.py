@@ -1,7 +1,7 @@
-"""Cells matched around a position, and how alike both images are after that.
+"""Quick matches of cells around a position, and how alike the images are afterwards.
 
-The registration deforms whatever position it is given, so the best position is the one from which
-it gets furthest: two of them that look equally good as they are can differ by an organ afterwards.
+The registration deforms whatever position it is given, so the best position is the one that lets it
+get furthest: two that look equally good can differ by an organ after deformation.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ..geometry import (
     transform_points,
 )
 from ..types import AffineTransform, Geometry
-from .coarse import CHANNELS, View, cell_features
+from .coarse import CHANNELS, View, boxed, cell_features
 from .shifts import Candidate, Centred, Side, centre, similarity
 
-#: Reach of a match, in cells,
+#: Reach of a match, in cells.
 REACH = 2
-#: and iterations of Adam of the quick one that compares positions.
+#: Adam iterations of the quick match that compares positions.
 _QUICK_ITERATIONS = 20
 
 
 def look(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> View | None:
-    """The moving image through `transform`; None where the images do not meet."""
+    """Return the moving image as seen through `transform`; None where the images do not meet."""
     cells, box = common_part(fixed, moving, transform, REACH)
     if cells is None:
         return None
@@ -42,11 +42,11 @@ def look(fixed: Side, moving: Side, transform: AffineTransform, device: Device) 
 
 
 def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> Candidate:
-    """The position with its similarity.
+    """Return the position with its similarity.
 
-    Both images end at the same cells here, and so do the patches of their features. In a `View`
-    the moving image does not, and the cine pair, of whose nine slices all are near an end, looked
-    less alike as the headers have it.
+    Both images end at the same cells here, and so do the patches of their features. In a `View` the
+    moving image does not: with it the cine pair, whose nine slices are all near an end, looked less
+    alike in its header position.
     """
     cells, box = common_part(fixed, moving, transform, 0)
     if cells is None:
@@ -58,7 +58,7 @@ def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Devi
 
 
 def with_deformed(fixed: Side, moving: Side, candidate: Candidate, device: Device) -> Candidate:
-    """The candidate with `Candidate.deformed`, and its view."""
+    """Return the candidate with `Candidate.deformed` and its view filled in."""
     view = look(fixed, moving, candidate.transform, device)
     value = 0.0 if view is None else deformed_similarity(fixed, moving, view, device)
     return replace(candidate, deformed=value, view=view)
@@ -67,7 +67,7 @@ def with_deformed(fixed: Side, moving: Side, candidate: Candidate, device: Devic
 def match(
     fixed: Side, view: View, device: Device, *, consistency_rounds: int, iterations: int
 ) -> Solution:
-    """The registration's own solver on the cells of a view."""
+    """Run the registration's own solver on the cells of a view."""
     here, there = fixed.features.part(view.box), view.features
     cell_mm = view.cells.spacing_mm[0]
     return solve(
@@ -88,7 +88,8 @@ def match(
             iterations=(iterations,),
             learning_rate_mm=0.6 * cell_mm,
             smoothing_mm=cell_mm,
-            # Not the registration's: a position is judged before organs are followed in detail.
+            # Differs from the registration: a position is judged before organs are followed in
+            # detail.
             smoothness=1.25,
             fold_penalty=1.0,
             fold_margin=0.1,
@@ -98,12 +99,12 @@ def match(
 
 
 def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -> float:
-    """How alike both images are after a quick match; 1 is the same, 0 unrelated.
+    """Return how alike both images are after a quick match: 1 for identical, 0 for unrelated.
 
-    The squared feature difference that is left, against what images without any relation would
-    leave, times the square root of the share of the fixed body that was matched. The share of the
-    smaller body would not do: it is 1 as soon as a moving image is put inside the fixed one, and
-    a part that matches well then beats the whole.
+    It is 1 minus the ratio of the remaining squared feature difference to that of unrelated images,
+    times the square root of the matched share of the fixed body. The share of the smaller body
+    would not do: it is 1 as soon as a moving image lies inside the fixed one, and a part that
+    matches well would then beat the whole.
     """
     found = match(fixed, view, device, consistency_rounds=0, iterations=_QUICK_ITERATIONS)
     means = np.asarray(fixed.level.mind) - np.asarray(moving.level.mind)
@@ -116,7 +117,7 @@ def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -
 def common_part(
     fixed: Side, moving: Side, transform: AffineTransform, reach: int
 ) -> tuple[Geometry | None, tuple[slice, slice, slice]]:
-    """The fixed cells that the moving image can reach: they are all that costs time."""
+    """Return the fixed cells that the moving image can reach; only they cost time."""
     cells = fixed.coarse.cells
     to_cells = compose_affines(lps_to_index(cells), invert_affine(transform))
     corners = transform_points(to_cells, corners_lps_mm(moving.coarse.cells))[:, ::-1]
@@ -128,5 +129,4 @@ def common_part(
     )
     if any(s.stop <= s.start for s in (z, y, x)):
         return None, (z, y, x)
-    shape = (z.stop - z.start, y.stop - y.start, x.stop - x.start)
-    return shifted_grid(cells, (z.start, y.start, x.start), shape), (z, y, x)
+    return boxed(cells, (z, y, x)), (z, y, x)

@@ -1,15 +1,15 @@
-"""Every position of one coarse image in the other: similarity for all shifts at once.
+"""Every position of one coarse image in the other: the similarity at all shifts at once.
 
 The similarity of two images at one position is
 
     ncc * sqrt(q) + SILHOUETTE * s * sqrt(r)
 
-`ncc` correlates MIND-SSC (channel means removed) over the cells that both bodies cover and q is
+`ncc` correlates MIND-SSC (channel means removed) over the cells that both bodies cover, and q is
 their share of the smaller body; `s` and r are the same for the silhouette, body against air, over
-the common field of view. A chance correlation of n cells has a spread of 1 / sqrt(n), so the
-square roots make small and large overlaps comparable. MIND-SSC tells organs whatever the modality,
-the silhouette holds where few structures agree. Alone, the silhouette missed one of thirteen real
-pairs altogether, and MIND-SSC began another 0.14 Dice lower.
+the common field of view. A chance correlation of n cells has a standard deviation of 1 / sqrt(n),
+so the square roots make small and large overlaps comparable. MIND-SSC distinguishes organs in any
+modality; the silhouette helps where few structures agree. Alone, the silhouette missed one of
+thirteen real pairs altogether, and MIND-SSC alone started another 0.14 Dice lower.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from .coarse import (
     CoarseImage,
     View,
     cell_features,
-    scaled_lattice,
+    scaled_grid,
     shifted,
 )
 
 #: Weight of the silhouette. On 79 variants of twelve real pairs (turned, scaled, cropped) the best
-#: of three candidates was missed by 0.013 Dice in mean; by 0.018 with 0.15 and by 0.046 with 0.5.
+#: of three candidates was missed by 0.013 Dice on average; with 0.15 by 0.018, with 0.5 by 0.046.
 SILHOUETTE = 0.3
-#: Positions where the bodies share less of the smaller one are not looked at.
+#: Least overlap of the bodies, as a share of the smaller one, at which a position counts.
 LEAST_OVERLAP = 0.15
-#: Candidates are at least so many cells apart.
+#: Least distance between candidates, in cells.
 APART_CELLS = 2.5
 _PEAKS = 4
 _EXCLUDED_CELLS = 3
@@ -46,13 +46,13 @@ _EXCLUDED_CELLS = 3
 
 @dataclass(frozen=True, eq=False)
 class Centred:
-    """One side of the similarity: features without their mean.
+    """One image of a comparison, its features without their mean.
 
     Attributes:
-        mind: (d, h, w, CHANNELS) float32.
+        mind: MIND-SSC, (d, h, w, CHANNELS) float32.
         weight: (d, h, w) float32.
-        silhouette: (d, h, w) float32, body without its mean.
-        seen: (d, h, w) float32.
+        silhouette: body without its mean, (d, h, w) float32.
+        seen: share of each cell in the field of view, (d, h, w) float32.
     """
 
     mind: Array
@@ -63,14 +63,14 @@ class Centred:
 
 @dataclass(frozen=True)
 class Level:
-    """Means and sizes of a whole image, which hold for all its parts and positions.
+    """Means and sums over a whole image, valid for all its parts and positions.
 
     Attributes:
-        mind: mean of each channel in the body.
-        variance: of MIND-SSC in the body, summed over the channels.
+        mind: mean of each MIND-SSC channel in the body.
+        variance: variance of MIND-SSC in the body, summed over the channels.
         body: mean of the silhouette in the field of view.
-        weight: sum over the cells.
-        seen: sum over the cells.
+        weight: sum of the weights over the cells.
+        seen: sum of the seen shares over the cells.
     """
 
     mind: tuple[float, ...]
@@ -82,7 +82,7 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of the two images: itself, and what its features are measured against."""
+    """One of the two images with its features, their means, and the centred features."""
 
     coarse: CoarseImage
     features: CellFeatures
@@ -92,15 +92,14 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A position.
+    """A position of the moving image.
 
     Attributes:
-        transform: fixed points to moving points.
-        similarity: of both images there; see the module's text.
+        transform: map from fixed points to moving points.
+        similarity: similarity of the images there; see the module's docstring.
         overlap: q there.
-        deformed: how alike they are after a quick match, see `dinoreg_rt.align.match`; 0 where
-            that was not looked at.
-        view: of the quick match; None where there was none, or where the images do not meet.
+        deformed: similarity after a quick match, see `dinoreg_rt.align.match`; 0 if not measured.
+        view: view used by the quick match; None without one, or where the images do not meet.
     """
 
     transform: AffineTransform
@@ -111,7 +110,7 @@ class Candidate:
 
 
 def make_side(coarse: CoarseImage, device: Device) -> Side:
-    """Features of a coarse image on its own cells."""
+    """Compute the features of a coarse image on its own cells."""
     features = cell_features(coarse, coarse.cells, AffineTransform.identity(), device)
     weight, seen = float(features.weight.sum()), float(features.seen.sum())
     sums = np.einsum("zyx,zyxc->c", features.weight, features.mind[..., :CHANNELS], dtype=float)
@@ -124,7 +123,7 @@ def make_side(coarse: CoarseImage, device: Device) -> Side:
 
 
 def centre(features: CellFeatures, level: Level) -> Centred:
-    """Features with the means of their whole image removed."""
+    """Remove the means of the whole image from features."""
     return Centred(
         features.mind[..., :CHANNELS].astype(np.float32) - np.asarray(level.mind, np.float32),
         features.weight,
@@ -134,7 +133,7 @@ def centre(features: CellFeatures, level: Level) -> Centred:
 
 
 def similarity(fixed: Centred, moving: Centred, levels: tuple[Level, Level]) -> tuple[float, float]:
-    """Similarity of two images on the same cells, and their overlap q; see the module's text."""
+    """Return the similarity of two images on the same cells, and their overlap q."""
     pairs = (
         (fixed.mind, moving.mind, fixed.weight * moving.weight),
         (fixed.silhouette[..., None], moving.silhouette[..., None], fixed.seen * moving.seen),
@@ -156,36 +155,32 @@ def _energy(values: Array, weight: Array) -> float:
 def search_positions(
     fixed: Side, moving: Side, scales: Sequence[float], device: Device
 ) -> list[Candidate]:
-    """The best shifts of all, for each scale of the moving image, best first and apart.
+    """Return the best shifts for each scale of the moving image, best first and well apart.
 
-    Args:
-        fixed: the fixed image.
-        moving: the moving image; turned as its header says.
-        scales: sizes of the moving image that are tried; moving mm per fixed mm.
-        device: the host.
+    The moving image stays oriented as its header says; `scales` are moving mm per fixed mm.
     """
     cells = fixed.coarse.cells
-    lattices = [scaled_lattice(moving.coarse.cells, scale) for scale in scales]
-    largest = np.max([lattice.shape_zyx for lattice, _ in lattices], axis=0)
+    grids = [scaled_grid(moving.coarse.cells, scale) for scale in scales]
+    largest = np.max([grid.shape_zyx for grid, _ in grids], axis=0)
     z, y, x = (_fast_length(int(a + b - 1)) for a, b in zip(cells.shape_zyx, largest, strict=True))
     spectra = _Spectra.of(fixed.centred, (z, y, x))
 
     def best(scaled: tuple[Geometry, AffineTransform], host: Device) -> list[Candidate]:
-        lattice, affine = scaled
-        there = centre(cell_features(moving.coarse, lattice, affine, host), moving.level)
+        grid, affine = scaled
+        there = centre(cell_features(moving.coarse, grid, affine, host), moving.level)
         maps = _all_shifts(spectra, _Spectra.of(there, (z, y, x)), fixed.centred, there)
         found = []
-        for shift, value, overlap in _peaks(*maps, cells.shape_zyx, lattice.shape_zyx):
-            step = np.asarray(lattice.origin_mm) - np.asarray(cells.origin_mm)
+        for shift, value, overlap in _peaks(*maps, cells.shape_zyx, grid.shape_zyx):
+            step = np.asarray(grid.origin_mm) - np.asarray(cells.origin_mm)
             step += cells.direction @ np.multiply(shift[::-1], cells.spacing_mm)
             found.append(Candidate(shifted(affine, step), value, overlap))
         return found
 
-    return apart([c for found in side_by_side(best, lattices, device) for c in found], cells)
+    return apart([c for found in side_by_side(best, grids, device) for c in found], cells)
 
 
 def apart(candidates: Sequence[Candidate], cells: Geometry) -> list[Candidate]:
-    """Best first, without those that put the fixed image's middle where a better one does."""
+    """Sort by similarity, dropping those that map the fixed centre close to a better one."""
     middle = centre_lps_mm(cells)[None]
     kept: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: -c.similarity):
@@ -201,7 +196,7 @@ def apart(candidates: Sequence[Candidate], cells: Geometry) -> list[Candidate]:
 
 @dataclass(frozen=True, eq=False)
 class _Spectra:
-    """Fourier transforms of everything that the sums over an overlap are made of."""
+    """Fourier transforms of all terms in the sums over an overlap."""
 
     shape: tuple[int, int, int]
     mind: list[Array]
@@ -230,7 +225,7 @@ class _Spectra:
 def _all_shifts(
     a: _Spectra, b: _Spectra, fixed: Centred, moving: Centred
 ) -> tuple[FloatArray, FloatArray]:
-    """`similarity` and q for all shifts, index t (modulo the shape): cell p matches cell p + t."""
+    """Return `similarity` and q for all shifts t (modulo the shape): cell p matches cell p + t."""
 
     def sums(one: Array, other: Array) -> FloatArray:
         return np.asarray(np.fft.irfftn(np.conj(one) * other, a.shape, axes=(0, 1, 2)))
@@ -250,7 +245,7 @@ def _all_shifts(
 
 
 def _ratio(cross: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
-    """Correlation; what rounding leaves of an empty overlap must not be divided by itself."""
+    """Return the correlation; regularised, as empty overlaps hold only rounding errors."""
     energy = first.clip(0) * second.clip(0)
     return np.asarray(cross / np.sqrt(energy + 1e-6 * energy.max() + 1e-12))
 
@@ -261,9 +256,10 @@ def _peaks(
     fixed_shape: tuple[int, int, int],
     moving_shape: tuple[int, int, int],
 ) -> list[tuple[FloatArray, float, float]]:
-    """The highest values, each with its surroundings taken out: shift (z, y, x), value, overlap.
+    """Return shift (z, y, x), value and overlap of the highest peaks.
 
-    Negative shifts stand at the end of each axis, and between the two what matches nothing.
+    Each peak excludes its surroundings. Negative shifts stand at the end of each axis, after shifts
+    at which nothing overlaps.
     """
     first = np.array([1 - n for n in fixed_shape])
     values = np.roll(values, -first, (0, 1, 2))
@@ -282,7 +278,7 @@ def _peaks(
 
 
 def _fast_length(n: int) -> int:
-    """The next length without a prime factor above 5."""
+    """Return the smallest length >= n without a prime factor above 5."""
     while True:
         rest = n
         for prime in (2, 3, 5):

@@ -1,7 +1,7 @@
 """What a machine can do at most: memory bandwidth and rate of multiply-adds, measured.
 
-On a CPU in a process of its own (``python -m dinoreg_rt.device.ceilings THREADS``), because BLAS
-takes its number of threads when it is loaded.
+On a CPU this runs in its own process (``python -m dinoreg_rt.device.ceilings THREADS``), because
+BLAS fixes its number of threads when it is loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import DinoregError
 from .choice import Device
 
-#: How many threads a BLAS takes, whichever it is.
+#: Variables that set the number of threads of any BLAS.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _STREAM_FLOATS, _MATRIX, _REPEATS = 32_000_000, 1536, 12
 _GPU_STREAM_FLOATS, _GPU_MATRIX = 128_000_000, 8192
@@ -30,15 +30,15 @@ _GPU_STREAM_FLOATS, _GPU_MATRIX = 128_000_000, 8192
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best of several rounds.
+    """The best of several rounds of measurement.
 
     Attributes:
-        bytes_per_s: of streaming through memory.
-        vector_per_s: multiply-adds per second in float32, from a matrix product.
-        scalar_per_s: operations per second of code that jumps in memory.
-        matrix_per_s: multiply-adds per second that an encoder is held against.
-        matrix_type: of those. On a GPU always float16: bfloat16 is as fast there, 8 bits are up to
-            twice as fast, float32 is slower.
+        bytes_per_s: bytes streamed through memory per second.
+        vector_per_s: float32 multiply-adds per second, from a matrix product.
+        scalar_per_s: operations per second of code that jumps around in memory.
+        matrix_per_s: multiply-adds per second that an encoder is compared with.
+        matrix_type: number format of these multiply-adds. On a GPU always float16: bfloat16 is as
+            fast there, 8 bits are up to twice as fast, float32 is slower.
         how: what was measured.
     """
 
@@ -51,10 +51,10 @@ class Ceilings:
 
 
 def measure_ceilings(device: Device) -> Ceilings:
-    """The ceilings of a device, in a few seconds.
+    """Measure the ceilings of a device, in a few seconds.
 
     Raises:
-        DinoregError: the measurement does not run.
+        DinoregError: the measurement fails.
     """
     return _of_gpu(device) if device.kind == "cuda" else _of_cpu(device.threads)
 
@@ -62,7 +62,7 @@ def measure_ceilings(device: Device) -> Ceilings:
 def best_seconds(
     run: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """The shortest of several calls."""
+    """Return the duration of the fastest of several calls."""
     times = []
     for _ in range(repeats):
         began = clock()
@@ -83,7 +83,7 @@ def _of_cpu(threads: int) -> Ceilings:
 def _measure_here(threads: int) -> Ceilings:
     import dinoreg_kernels
 
-    # The same where nothing else runs; CPU time is disturbed less where something does.
+    # Equal on an idle machine; on a busy one CPU time is disturbed less.
     clock = time.process_time if threads == 1 else time.perf_counter
     lanes = {"x86-64-v4": 16, "x86-64-v3": 8}.get(dinoreg_kernels.build_info().isa, 4)
     a, b, c = (np.ones(_STREAM_FLOATS, np.float32) for _ in range(3))
@@ -94,14 +94,14 @@ def _measure_here(threads: int) -> Ceilings:
             for done in [pool.submit(np.add, a[p], b[p], c[p]) for p in parts]:
                 done.result()
 
-        # The write reads its lines first: four arrays move.
+        # A write reads its cache lines first, so four arrays move.
         bytes_per_s = 4 * a.nbytes / best_seconds(stream, _REPEATS, clock)
     m = np.random.default_rng(0).random((_MATRIX, _MATRIX), np.float32)
     vector = _MATRIX**3 / best_seconds(lambda: m @ m, _REPEATS, clock)
     return Ceilings(
         bytes_per_s,
         vector,
-        # Four instructions where a matrix product starts two vectors.
+        # Scalar code issues four instructions where a matrix product starts two vectors.
         vector / lanes * 2,
         vector,
         "float32",
@@ -135,7 +135,7 @@ def _of_gpu(device: Device) -> Ceilings:
     return Ceilings(
         bytes_per_s,
         rates[np.float32],
-        rates[np.float32],  # a thread of a GPU is a lane of its own
+        rates[np.float32],  # each thread of a GPU is a lane
         rates[np.float16],
         "float16",
         f"CuPy: copy of {a.nbytes >> 20} MiB, float32 and float16 matrix product of "

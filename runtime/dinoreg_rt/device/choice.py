@@ -1,4 +1,4 @@
-"""Where a registration runs: the CPU, or one CUDA device through CuPy."""
+"""The device of a registration: the CPU, or one CUDA device through CuPy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .limits import usable_cpus
 
 @dataclass(frozen=True)
 class Device:
-    """One place to compute.
+    """A device that computes.
 
     Attributes:
         kind: ``cpu`` or ``cuda``.
-        index: of the CUDA device.
+        index: number of the CUDA device.
         threads: CPU threads that the kernels use.
     """
 
@@ -32,7 +32,7 @@ class Device:
 
     @property
     def name(self) -> str:
-        """As on the command line: ``cpu`` or ``cuda:N``."""
+        """Name as on the command line, ``cpu`` or ``cuda:N``."""
         return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
 
     @property
@@ -46,26 +46,26 @@ class Device:
 
     @property
     def host(self) -> Device:
-        """The CPU beside it, or itself."""
+        """This device if it is the CPU, else the CPU beside it."""
         return self if self.kind == "cpu" else Device("cpu", threads=self.threads)
 
     def active(self) -> Any:
-        """Context in which arrays are made on this device."""
+        """Return a context in which arrays are created on this device."""
         return nullcontext() if self.kind == "cpu" else self.xp.cuda.Device(self.index)
 
     def upload(self, array: Array, dtype: DTypeLike) -> Array:
-        """C-contiguous array on this device; no copy where none is needed."""
+        """Return a C-contiguous array on this device, without a copy if possible."""
         return self.xp.ascontiguousarray(self.xp.asarray(array, dtype=dtype))
 
     def download(self, array: Array) -> Any:
-        """The same values as a NumPy array."""
+        """Return the values as a NumPy array."""
         return array if self.kind == "cpu" else self.xp.asnumpy(array)
 
     def downloading(self, *arrays: Array) -> Callable[[], list[Any]]:
-        """A function that gives the arrays' values as NumPy arrays; call it once, in this thread.
+        """Return a function that downloads the arrays; call it once, in this thread.
 
-        It waits for what is queued by now alone: more can be queued before it is called, and is
-        worked on meanwhile. NumPy arrays are given as they are.
+        It waits only for work queued so far: more can be queued before the call and runs meanwhile.
+        It returns NumPy arrays; inputs that are NumPy arrays are returned as they are.
         """
         if self.kind == "cpu":
             return lambda: list(arrays)
@@ -81,32 +81,32 @@ class Device:
         return values
 
     def numbers(self, *values: Array) -> list[float]:
-        """The values of small arrays on this device, one after the other; waits once for all."""
+        """Return the values of small arrays on this device as one list, waiting once for all."""
         flat = [self.xp.asarray(value, dtype=np.float64).ravel() for value in values]
         return list(self.download(self.xp.concatenate(flat)).tolist())
 
     def synchronize(self) -> None:
-        """Wait until everything that was started has finished."""
+        """Wait until all work started so far has finished."""
         if self.kind == "cuda":
             self.xp.cuda.get_current_stream().synchronize()
 
 
 def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
-    """The device for ``auto``, ``cpu`` or ``cuda[:N]``, and why.
+    """Return the device for ``auto``, ``cpu`` or ``cuda[:N]``, and the reason.
 
-    Of the threads no more are used than there are CPUs; the results are the same.
+    No more threads are used than there are CPUs; the results do not depend on their number.
 
     Raises:
         DeviceError: a CUDA device was asked for by name and cannot be used.
     """
     usable, _ = usable_cpus()
-    count = min(threads or usable, usable)  # more would wait for one another
+    count = min(threads or usable, usable)  # more would only wait for each other
     if wanted == "cpu":
         return Device("cpu", threads=count), "cpu, as asked"
     index = int(wanted.partition(":")[2] or 0) if wanted.startswith("cuda") else 0
     problem = _cuda_problem(index)
     if problem is None:
-        reason = "as asked" if wanted.startswith("cuda") else "because a CUDA device is there"
+        reason = "as asked" if wanted.startswith("cuda") else "because a CUDA device is available"
         return Device("cuda", index, count), f"cuda:{index}, {reason}"
     if wanted == "auto":
         return Device("cpu", threads=count), f"cpu, because {problem}"
@@ -117,7 +117,7 @@ def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
 
 
 def _cuda_problem(index: int) -> str | None:
-    """Why CUDA device `index` cannot be used; None when it can."""
+    """Return why CUDA device `index` cannot be used; None if it can."""
     from dinoreg_kernels import cuda_devices
 
     devices = cuda_devices()
@@ -134,11 +134,11 @@ def _cuda_problem(index: int) -> str | None:
 
 @contextmanager
 def kernel_errors() -> Iterator[None]:
-    """What libdinoreg refuses or fails in is ours to report; also a decorator.
+    """Translate errors of libdinoreg; also usable as a decorator.
 
     Raises:
         DeviceError: the library or its device cannot be used here.
-        DinoregError: it refused a call, which should have been checked before.
+        DinoregError: the library refused a call that should have been checked before.
     """
     from dinoreg_kernels import KernelCancelled, KernelError, KernelUnavailable
 
@@ -150,17 +150,17 @@ def kernel_errors() -> Iterator[None]:
         raise DeviceError(str(error)) from error
     except KernelError as error:
         raise DinoregError(
-            f"the kernels refused a call ({error}); this should have been found before: please "
-            "report it with the images' sizes and the configuration"
+            f"the kernels refused a call ({error}); this is a bug: please report it with the sizes "
+            "of the images and the configuration"
         ) from error
 
 
 @contextmanager
 def library_errors(device: Device) -> Iterator[None]:
-    """A library of CUDA that CuPy misses, which it loads when it first needs it, is ours to report.
+    """Report a CUDA library that CuPy cannot load, which it tries only on first use.
 
     Raises:
-        DeviceError: says what to install.
+        DeviceError: a library is missing; the message says what to install.
     """
     try:
         yield
@@ -170,18 +170,18 @@ def library_errors(device: Device) -> Iterator[None]:
         from .packages import toolkit_command
 
         raise DeviceError(
-            f"{device.name}: CuPy misses a library of CUDA ({str(error).strip().splitlines()[0]}); "
-            f"{toolkit_command()}"
+            f"{device.name}: CuPy cannot load a CUDA library "
+            f"({str(error).strip().splitlines()[0]}); {toolkit_command()}"
         ) from error
 
 
 @dataclass
 class StageTimer:
-    """Wall-clock milliseconds of the stages of one run, in order."""
+    """Wall-clock milliseconds of the stages of a run, in order."""
 
     device: Device
     timings_ms: dict[str, float] = field(default_factory=dict)
-    #: The stage that was entered last, for messages.
+    #: Stage entered last, for messages.
     running: str = "field of view"
 
     @contextmanager
@@ -193,7 +193,7 @@ class StageTimer:
         self._add(name, (time.perf_counter() - began) * 1e3)
 
     def finish(self) -> dict[str, float]:
-        """Milliseconds of each stage; call it once, at the end."""
+        """Return the milliseconds of each stage; call it once, at the end."""
         return self.timings_ms
 
     def _add(self, name: str, elapsed_ms: float) -> None:
@@ -202,9 +202,9 @@ class StageTimer:
 
 @dataclass
 class EventTimer(StageTimer):
-    """The same from CUDA events on the current stream: nothing waits for the GPU before `finish`.
+    """Stage timer based on CUDA events, which does not wait for the GPU before `finish`.
 
-    A stage lasts from where the stream reaches its begin to where it reaches its end.
+    A stage lasts from the moment the current stream reaches its beginning until it reaches its end.
     """
 
     _events: list[tuple[str, Any, Any]] = field(default_factory=list)
@@ -221,7 +221,7 @@ class EventTimer(StageTimer):
         self._events.append((name, began, ended))
 
     def finish(self) -> dict[str, float]:
-        """Milliseconds of each stage; waits for the last one."""
+        """Wait for the last stage and return the milliseconds of each."""
         for name, began, ended in self._events:
             ended.synchronize()
             self._add(name, float(self.device.xp.cuda.get_elapsed_time(began, ended)))
@@ -230,5 +230,5 @@ class EventTimer(StageTimer):
 
 
 def stage_timer(device: Device) -> StageTimer:
-    """The timer that suits a device."""
+    """Return the timer that suits a device."""
     return StageTimer(device) if device.kind == "cpu" else EventTimer(device)

@@ -1,4 +1,4 @@
-"""The CUDA driver, asked through its C interface: works without CuPy, and without a driver."""
+"""Queries of the CUDA driver through its C interface, with or without CuPy or a driver."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class Gpu:
     memory_bytes: int
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the device in one line, for people."""
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"
         return f"{self.name}, compute capability {self.compute_capability}, {memory}"
 
 
 @dataclass(frozen=True)
 class CudaDriver:
-    """What the driver says.
+    """The driver's answer.
 
     Attributes:
         version: newest CUDA version it supports (major, minor); None without a driver.
-        gpus: the devices that can be used.
-        problem: why there are none.
+        gpus: devices that can be used.
+        problem: reason why there are none.
     """
 
     version: tuple[int, int] | None
@@ -38,18 +38,18 @@ class CudaDriver:
 
 
 def query_cuda_driver() -> CudaDriver:
-    """Ask the driver; whatever is missing or fails is said in the answer."""
+    """Query the driver; anything missing or failing is reported in the result."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return CudaDriver(None, (), "no NVIDIA driver (libcuda.so.1 is not there)")
+        return CudaDriver(None, (), "no NVIDIA driver (libcuda.so.1 was not found)")
     number = ctypes.c_int()
     if cuda.cuDriverGetVersion(ctypes.byref(number)) != 0:
         return CudaDriver(None, (), "the NVIDIA driver does not answer")
     version = (number.value // 1000, number.value % 1000 // 10)
     status = cuda.cuInit(0)
     if status != 0:
-        return CudaDriver(version, (), f"cuInit says {_error_name(cuda, status)}")
+        return CudaDriver(version, (), f"cuInit returned {_error_name(cuda, status)}")
     status = cuda.cuDeviceGetCount(ctypes.byref(number))
     if status != 0 or number.value == 0:
         return CudaDriver(version, (), "it lists no device")

@@ -1,4 +1,4 @@
-"""Processors, memory and folders that this process may use, limits of a container included."""
+"""CPUs, memory and folders that this process may use, including a container's limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus() -> tuple[int, str]:
-    """CPUs that this process may use, and what limits them."""
+    """Return the number of CPUs that this process may use, and what limits it."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
@@ -24,7 +24,7 @@ def usable_cpus() -> tuple[int, str]:
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Memory that exists for this process and what of it is free."""
+    """Return the memory available to this process in total, and the free part of it."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -48,7 +48,7 @@ def _cgroup_cpus() -> float | None:
 
 
 def _read_number(*files: Path) -> int | None:
-    """The number in the first file that can be read and holds one."""
+    """Return the number in the first file that can be read and holds one."""
     for file in files:
         try:
             return int(file.read_text("ascii"))
@@ -58,20 +58,20 @@ def _read_number(*files: Path) -> int | None:
 
 
 def user_folder(variable: str, name: str) -> Path:
-    """The folder that an environment variable names, else ``.cache/dinoreg/NAME`` at home.
+    """Return the folder that an environment variable names, or ``.cache/dinoreg/NAME`` at home.
 
-    Without a home it is an error: in a temporary folder, which everybody writes to, somebody else
-    could have put there what is read here.
+    Without a home this is an error: a temporary folder is writable by everybody, so somebody else
+    could have placed there what is read here.
 
     Raises:
-        InputError: the variable is not set, and nobody knows the user's home.
+        InputError: the variable is not set and the user's home is unknown.
     """
     given = os.environ.get(variable)
     if given:
         return Path(given)
     try:
         home = Path.home()
-    except RuntimeError as error:  # as in a container that runs for a user it does not know
+    except RuntimeError as error:  # as in a container whose user is unknown to it
         raise InputError(
             f"{variable} is not set, and this user has no home directory (HOME is not set either); "
             f"set HOME, or {variable} to a folder"
@@ -80,5 +80,5 @@ def user_folder(variable: str, name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """``DINOREG_CACHE``, else in the user's cache; errors as of `user_folder`."""
+    """Return ``DINOREG_CACHE``, or a folder in the user's cache; errors as in `user_folder`."""
     return user_folder("DINOREG_CACHE", "tokens")

@@ -1,6 +1,6 @@
-"""Optional packages and whether they go together with each other and with the driver.
+"""Optional packages, and whether they fit each other and the driver.
 
-Read from the packages' metadata alone: importing a broken one may end the process.
+Only the packages' metadata is read: importing a broken package may end the process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .cuda_driver import CudaDriver
 
 Status = Literal["ok", "absent", "problem"]
 
-#: CUDA that the packages of the extras are built for, and the driver that brings it.
+#: CUDA version that the packages of the extras are built for, and the driver that supports it.
 CUDA_MAJOR, DRIVER = 13, "580"
-#: What shows that a GPU is meant to be used. TensorRT-RTX compiles without one.
+#: Packages that show that a GPU is meant to be used. TensorRT-RTX compiles without one.
 _GPU_PACKAGES = (
     "cupy-cuda13x",
     "cupy-cuda12x",
@@ -27,7 +27,7 @@ _GPU_PACKAGES = (
     "tensorrt-cu13",
     "tensorrt-cu12",
 )
-#: CUDA's libraries that CuPy loads when they are first used, and their distributions.
+#: CUDA libraries that CuPy loads on first use, and their distributions.
 _CUDA_LIBRARIES = {
     "nvrtc": "nvidia-cuda-nvrtc",
     "cudart": "nvidia-cuda-runtime",
@@ -43,7 +43,7 @@ _PLAIN = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table; `remedy` is what to type."""
+    """One line of the table; `remedy` is the command to type."""
 
     name: str
     status: Status
@@ -52,7 +52,7 @@ class Finding:
 
 
 def driver_finding(driver: CudaDriver) -> Finding:
-    """The driver: missing, without a device, too old for the packages, or in order."""
+    """Return whether the driver is missing, without a device, too old, or in order."""
     wanted = installed_version(_GPU_PACKAGES)
     if driver.version is None:
         if wanted is None:
@@ -75,20 +75,20 @@ def driver_finding(driver: CudaDriver) -> Finding:
         return Finding(
             "CUDA driver",
             "problem",
-            f"{version} is too old: the packages want CUDA {CUDA_MAJOR}.0",
+            f"{version} is too old; the packages need CUDA {CUDA_MAJOR}.0",
             f"install NVIDIA's driver {DRIVER} or newer",
         )
     return Finding("CUDA driver", "ok", version)
 
 
 def package_findings(driver: CudaDriver) -> list[Finding]:
-    """One line for each optional package."""
+    """Return one line for each optional package."""
     found = [_onnxruntime(driver), _cupy(driver), _tensorrt(), _rtx()]
     return found + [_plain(*package) for package in _PLAIN]
 
 
 def installed_version(names: Iterable[str]) -> str | None:
-    """``name version`` of the first of the distributions that is installed."""
+    """Return ``name version`` of the first installed distribution; None without one."""
     for name in names:
         try:
             return f"{name} {metadata.version(name)}"
@@ -98,16 +98,16 @@ def installed_version(names: Iterable[str]) -> str | None:
 
 
 def install_command(extra: str) -> str:
-    """What to type for the packages of an extra, with the versions that this release wants."""
+    """Return the command that installs an extra in the versions this release needs."""
     wanted = " ".join(f"'{name}'" for name in _requirements(extra)) or f"'.[{extra}]'"
     if extra == "gpu" and installed_version(["onnxruntime"]):
-        # Both kinds of ONNX Runtime write into one folder.
+        # Both variants of ONNX Runtime write into one folder.
         return f"pip uninstall -y onnxruntime && pip install {wanted}"
     return f"pip install {wanted}"
 
 
 def toolkit_command(version: str = "") -> str:
-    """What to type for CUDA's libraries, as the extra `gpu` wants them or of another version."""
+    """Return the command that installs the CUDA libraries of `gpu`, or of another version."""
     wanted = next((r for r in _requirements("gpu") if r.startswith("cuda-toolkit")), "")
     name, _, pinned = wanted.partition("==")
     return f"pip install '{name}=={version or pinned}'" if wanted else install_command("gpu")
@@ -134,7 +134,8 @@ def _plain(name: str, distributions: Iterable[str], extra: str) -> Finding:
 def _onnxruntime(driver: CudaDriver) -> Finding:
     cpu, gpu = installed_version(["onnxruntime"]), installed_version(["onnxruntime-gpu"])
     if cpu and gpu:
-        # Both write into one folder; the last installed wins, and removing one breaks the other.
+        # Both write into one folder: the last one installed wins, and removing one breaks the
+        # other.
         package = "onnxruntime-gpu" if driver.gpus else "onnxruntime"
         return Finding(
             "ONNX Runtime",
@@ -166,7 +167,7 @@ def _cupy(driver: CudaDriver) -> Finding:
     if len(there) > 1:
         return Finding("CuPy", "problem", f"{' and '.join(there)} overwrite each other", mend)
     if there[0].startswith("cupy-cuda") and not there[0].startswith(right):
-        text = f"{there[0]} is not of CUDA {CUDA_MAJOR}"
+        text = f"{there[0]} is not built for CUDA {CUDA_MAJOR}"
         return Finding("CuPy", "problem", text, mend)
     compiler = installed_version(["nvidia-cuda-nvrtc"])
     if compiler and driver.version and _numbers(compiler)[:2] > driver.version:
@@ -174,18 +175,18 @@ def _cupy(driver: CudaDriver) -> Finding:
         return Finding(
             "CuPy",
             "problem",
-            f"{compiler} makes code that a driver of CUDA {newest} does not load",
+            f"{compiler} generates code that a driver for CUDA {newest} cannot load",
             toolkit_command(f"{newest}.*"),
         )
     missing = [name for name, package in _CUDA_LIBRARIES.items() if not _has_cuda(name, package)]
     if missing:
-        text = f"{there[0]} without CUDA's {', '.join(missing)}, which it loads when it needs them"
+        text = f"{there[0]} without CUDA's {', '.join(missing)}, which it loads on first use"
         return Finding("CuPy", "problem", text, toolkit_command())
     return Finding("CuPy", "ok", there[0])
 
 
 def _has_cuda(name: str, package: str) -> bool:
-    """A library of CUDA: as a package, or as the system's where CuPy looks for it."""
+    """Return whether a CUDA library is installed as a package, or where CuPy looks for it."""
     if installed_version([package]) or find_library(name):
         return True
     toolkit = os.environ.get("CUDA_PATH") or os.environ.get("CUDA_HOME")
@@ -197,7 +198,7 @@ def _tensorrt() -> Finding:
     if found.status != "ok":
         return found
     if "-cu12" in found.value:
-        text = f"{found.value} is not of CUDA {CUDA_MAJOR}"
+        text = f"{found.value} is not built for CUDA {CUDA_MAJOR}"
         name = found.value.split()[0]
         mend = f"pip uninstall -y {name} && {install_command('tensorrt')}"
         return Finding("TensorRT", "problem", text, mend)
@@ -212,12 +213,12 @@ def _rtx() -> Finding:
 
 
 def _with_libraries(name: str, distributions: Iterable[str], extra: str) -> Finding:
-    """A package that is only a shell: bindings and libraries come as two more, of one version."""
+    """Check a package whose bindings and libraries are two more packages of the same version."""
     version = installed_version(distributions)
     if version is None:
         return Finding(name, "absent", "not installed", install_command(extra))
     package, number = version.split()
-    if package in ("tensorrt", "tensorrt-rtx"):  # from a tar archive or the system's packages
+    if package in ("tensorrt", "tensorrt-rtx"):  # from a tar archive or a system package
         return Finding(name, "ok", version)
     for part in ("libs", "bindings"):
         other = installed_version([f"{package}-{part}"])
@@ -233,6 +234,6 @@ def _with_libraries(name: str, distributions: Iterable[str], extra: str) -> Find
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Of ``name 13.0.88``: (13, 0, 88)."""
+    """Parse the version in ``name 13.0.88`` as (13, 0, 88)."""
     parts = text.split()[-1].split(".")
     return tuple(int(part) for part in parts if part.isdecimal())

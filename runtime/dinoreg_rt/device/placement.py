@@ -1,5 +1,4 @@
-"""Where the arrays of a result go: to the host, nowhere (they stay on the device), or into buffers
-of the caller."""
+"""Destinations of a result's arrays: new host arrays, the device, or the caller's buffers."""
 
 from __future__ import annotations
 
@@ -14,12 +13,12 @@ from .choice import Device
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where the arrays of a result go. By default they are new NumPy arrays.
+    """Destination of a result's arrays; by default they are new NumPy arrays.
 
     Attributes:
-        on_device: leave them where they were computed: CuPy arrays on a CUDA device, which DLPack
-            and ``__cuda_array_interface__`` share with other libraries.
-        displacement: host memory (D, H, W, 3) float32 on the fixed grid that receives the vectors.
+        on_device: leave the arrays where they were computed: CuPy arrays on a CUDA device, which
+            DLPack and ``__cuda_array_interface__`` share with other libraries.
+        displacement: host memory for the vectors, (D, H, W, 3) float32 on the fixed grid.
             Page-locked memory is filled faster.
         warped: the same for the warped moving image, (D, H, W) on the fixed grid.
         inverse: the same for the inverse, (D, H, W, 3) on the moving grid.
@@ -31,11 +30,12 @@ class Placement:
     inverse: Array | None = None
 
     def check(self, fixed: Geometry, moving: Geometry, *, inverse: bool) -> None:
-        """Find what does not fit before the work begins.
+        """Find buffers that do not fit before the work begins.
 
         Raises:
-            InputError: a buffer of another shape, type or layout.
-            ConfigError: buffers together with `on_device`, or one for an inverse nobody asked for.
+            InputError: a buffer has another shape, type or layout.
+            ConfigError: there are buffers together with `on_device`, or one for an inverse that is
+                not computed.
         """
         buffers = {
             "displacement": (self.displacement, (*fixed.shape_zyx, 3)),
@@ -46,17 +46,17 @@ class Placement:
             if buffer is None:
                 continue
             if self.on_device:
-                raise ConfigError(f"results stay on the device: leave the buffer '{name}' out")
+                raise ConfigError(f"results stay on the device; leave out the buffer '{name}'")
             _check_buffer(buffer, shape, name)
         if self.inverse is not None and not inverse:
-            raise ConfigError("there is a buffer 'inverse' but no inverse: ask for inverse=True")
+            raise ConfigError("a buffer 'inverse' needs an inverse; set inverse=True")
 
 
 def checked_placement(placement: Placement | None) -> Placement:
-    """What a caller gave as placement; None stands for new NumPy arrays.
+    """Return the caller's placement; None stands for new NumPy arrays.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: it is something else.
     """
     if placement is None:
         return Placement()
@@ -76,16 +76,7 @@ def deliver(
     inverse: DisplacementField | None,
     confidence: Array | None = None,
 ) -> tuple[DisplacementField, Volume, DisplacementField | None, Array | None]:
-    """The arrays of a result where the caller wants them.
-
-    Args:
-        placement: where that is; checked already.
-        device: where they were computed.
-        displacement: from fixed to moving points.
-        warped: the moving image on the fixed grid.
-        inverse: from moving to fixed points, or None.
-        confidence: (D, H, W) on the fixed grid, or None.
-    """
+    """Move the arrays of a result to the destination, which has been checked already."""
 
     def placed(array: Array, buffer: Array | None) -> Array:
         if placement.on_device:

@@ -1,14 +1,14 @@
-"""Work inside a CUDA context that a C++ host made, and buffers that it page-locked, with PyCUDA.
+"""Work inside the CUDA context of a C++ host, and buffers that it page-locked, with PyCUDA.
 
     context = AdoptedContext.current()          # in a thread where the host's context is current
     with Registrar(config, cuda_context=context.entered) as registrar:
         ...
     context.release()
 
-The host keeps its context: it is made current in the threads that work here and taken off again,
-and nothing here destroys or resets it. It has to be the primary context of its device: CuPy and
-ONNX Runtime call the CUDA runtime, whose ``cudaSetDevice`` makes the primary context current in
-place of any other (CUDA Runtime API, "Interactions with the CUDA Driver API").
+The host keeps its context: it is made current in the threads that work here and removed afterwards,
+and nothing here destroys or resets it. It must be the primary context of its device: CuPy and ONNX
+Runtime call the CUDA runtime, whose ``cudaSetDevice`` makes the primary context current in place of
+any other (CUDA Runtime API, "Interactions with the CUDA Driver API").
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from ..errors import DeviceError, InputError
 from ..io.arrays import float32_at
 
-#: The primary context of each device that was adopted, retained once and for good, as the CUDA
-#: runtime retains it, too. PyCUDA pushes a context to let go of it and leaves it current.
+#: Primary context of each adopted device, retained once and for good, as the CUDA runtime does too.
+#: PyCUDA pushes a context in order to release it and leaves it current.
 _primary: dict[int, Any] = {}
 
 
 class AdoptedContext:
-    """A device's primary CUDA context, which somebody else uses, too. Make it with `current`."""
+    """A device's primary CUDA context, shared with another user. Create it with `current`."""
 
     def __init__(self, context: Any, device_index: int) -> None:
         self._context: Any = context
@@ -38,10 +38,11 @@ class AdoptedContext:
 
     @classmethod
     def current(cls) -> AdoptedContext:
-        """The context that is current in this thread.
+        """Return the context that is current in this thread.
 
         Raises:
-            DeviceError: PyCUDA or CuPy is missing, no context is current, or not a primary one.
+            DeviceError: PyCUDA or CuPy is missing, no context is current, or it is not a primary
+                one.
         """
         driver, cupy = _driver(), _cupy()
         handle = cupy.cuda.driver.ctxGetCurrent()
@@ -58,20 +59,20 @@ class AdoptedContext:
             raise DeviceError(
                 f"the CUDA context that is current in this thread is not the primary one of "
                 f"cuda:{index}, and CuPy and ONNX Runtime work in no other: their first call would "
-                "make the primary one current. The host has to use it as well: by "
-                "cuDevicePrimaryCtxRetain and cuCtxPushCurrent instead of cuCtxCreate, or by the "
-                "CUDA runtime API, which does so by itself"
+                "make the primary one current. Use the primary context in the host too, with "
+                "cuDevicePrimaryCtxRetain and cuCtxPushCurrent instead of cuCtxCreate, or with the "
+                "CUDA runtime API, which uses it by itself"
             )
         return cls(_primary[index], index)
 
     @property
     def device(self) -> str:
-        """Its device as `RegistrationConfig` takes it: ``cuda:N``."""
+        """Device in the form that `RegistrationConfig` takes, ``cuda:N``."""
         return f"cuda:{self._device_index}"
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """The context is current in this thread while the block runs; then what was before is.
+        """Make the context current in this thread for the block, then restore what was before.
 
         Raises:
             DeviceError: the context was released.
@@ -85,7 +86,7 @@ class AdoptedContext:
             _driver().Context.pop()
 
     def release(self) -> None:
-        """Let go of the context. May be called again."""
+        """Release the context; may be called again."""
         self._context = None
 
     def __enter__(self) -> AdoptedContext:
@@ -98,22 +99,24 @@ class AdoptedContext:
 def host_buffer(
     address: int, shape: Sequence[int], owner: object | None = None
 ) -> NDArray[np.float32]:
-    """float32 memory of the host program as an array, without a copy.
+    """Return float32 memory of the host program as an array, without a copy.
 
-    It serves as voxels of an image, and in `Placement` as the place for a result.
+    It can hold the voxels of an image or, in a `Placement`, receive a result.
 
     Args:
-        address: of the first value; page-locked memory (cuMemHostAlloc) is transferred faster.
-        shape: C order.
-        owner: kept alive as long as the array; the host must keep the memory alive otherwise.
+        address: address of the first value; page-locked memory (cuMemHostAlloc) is transferred
+            faster.
+        shape: shape in C order.
+        owner: object kept alive as long as the array; without one the host must keep the memory
+            alive.
 
     Raises:
-        InputError: no address, an address that is not aligned to float32, or an empty shape.
+        InputError: the address is missing or not aligned to float32, or the shape is empty.
     """
     count = math.prod(shape)
     if address <= 0 or address % 4 or count <= 0:
         raise InputError(
-            f"cannot make an array of shape {tuple(shape)} at address {address:#x}; wanted is the "
+            f"cannot make an array of shape {tuple(shape)} at address {address:#x}; give the "
             "address of float32 values (a multiple of 4) and at least one value"
         )
     return float32_at(address, shape, owner)
@@ -121,14 +124,14 @@ def host_buffer(
 
 @contextmanager
 def page_locked(*arrays: NDArray[Any]) -> Iterator[None]:
-    """Ordinary memory of the host program is page-locked while the block runs.
+    """Page-lock ordinary memory of the host program for the block.
 
     Args:
-        arrays: C-contiguous; not page-locked already.
+        arrays: C-contiguous arrays that are not page-locked yet.
 
     Raises:
         DeviceError: CuPy is missing, or CUDA refuses the memory.
-        InputError: an array that is not contiguous.
+        InputError: an array is not contiguous.
     """
     runtime = _cupy().cuda.runtime
     locked: list[int] = []
@@ -143,7 +146,7 @@ def page_locked(*arrays: NDArray[Any]) -> Iterator[None]:
             except runtime.CUDARuntimeError as error:
                 raise DeviceError(
                     f"{array.nbytes / 2**20:.0f} MiB of host memory cannot be page-locked: "
-                    f"{error}; it may be locked already, or the limit of locked memory is too low"
+                    f"{error}; it may be locked already, or the limit on locked memory is too low"
                 ) from error
             locked.append(array.ctypes.data)
         yield
@@ -153,7 +156,7 @@ def page_locked(*arrays: NDArray[Any]) -> Iterator[None]:
 
 
 def _index_of(driver: Any, device: Any) -> int:
-    """The number of a device; PyCUDA compares devices but does not number them."""
+    """Return the number of a device; PyCUDA compares devices but does not number them."""
     return next(i for i in range(driver.Device.count()) if driver.Device(i) == device)
 
 
@@ -164,8 +167,8 @@ def _driver() -> Any:
         driver.init()
     except ImportError as error:
         raise DeviceError(
-            f"PyCUDA cannot be used ({error}); pip install '.[pycuda]', which compiles it, and an "
-            "NVIDIA driver (libcuda.so.1) are needed"
+            f"PyCUDA cannot be used ({error}); run pip install '.[pycuda]', which compiles it, and "
+            "install an NVIDIA driver (libcuda.so.1)"
         ) from error
     return driver
 
@@ -174,5 +177,5 @@ def _cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise DeviceError(f"CuPy cannot be used ({error}); pip install '.[gpu]'") from error
+        raise DeviceError(f"CuPy cannot be used ({error}); run pip install '.[gpu]'") from error
     return cupy

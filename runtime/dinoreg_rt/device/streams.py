@@ -1,5 +1,4 @@
-"""Streams of a caller (CuPy, PyTorch, Numba, PyCUDA, or a handle from C++) as the current one, and
-ours where the caller has none."""
+"""CUDA streams: a caller's (CuPy, PyTorch, Numba, PyCUDA, a C++ handle), or one of ours."""
 
 from __future__ import annotations
 
@@ -11,25 +10,25 @@ from typing import Any
 from ..errors import DeviceError, InputError
 from .choice import Device
 
-#: Where libraries keep the handle: PyTorch, CuPy, PyCUDA and Numba.
+#: Attributes in which libraries keep the handle: PyTorch, CuPy, PyCUDA and Numba.
 _ATTRIBUTES = ("cuda_stream", "ptr", "handle")
-#: Handles of CUDA's default streams: the legacy one by two names, and that of each thread.
+#: Handles of CUDA's default streams: the legacy one under two names, and the per-thread one.
 _DEFAULT_STREAMS = (0, 1, 2)
-#: Streams of ours by device that no thread works on. They are kept: what CuPy's pool has freed on a
-#: stream it hands out on that stream alone.
+#: Our idle streams, by device. They are kept because CuPy's pool hands out memory freed on a stream
+#: only on that stream.
 _idle: dict[int, deque[Any]] = defaultdict(deque)
 
 
 @contextmanager
 def caller_stream(stream: Any, device: Device) -> Iterator[None]:
-    """Work of this thread goes onto `stream` while the block runs; None changes nothing.
+    """Queue this thread's work on `stream` for the block; None changes nothing.
 
-    The stream stays the caller's: it is neither made nor destroyed here, and must live as long as
-    the block.
+    The caller keeps the stream: it is neither created nor destroyed here, and must outlive the
+    block.
 
     Raises:
-        DeviceError: a stream was given and the work runs on the CPU.
-        InputError: `stream` is no stream.
+        DeviceError: a stream was given but the work runs on the CPU.
+        InputError: `stream` is not a stream.
     """
     if stream is None:
         yield
@@ -37,8 +36,8 @@ def caller_stream(stream: Any, device: Device) -> Iterator[None]:
     handle = stream_handle(stream)
     if device.kind == "cpu":
         raise DeviceError(
-            f"a CUDA stream ({type(stream).__name__}) was given and the registration runs on the "
-            "CPU; ask for --device cuda (device='cuda'), or leave the stream out"
+            f"a CUDA stream ({type(stream).__name__}) was given but the registration runs on the "
+            "CPU; set --device cuda (device='cuda'), or leave out the stream"
         )
     with device.active(), device.xp.cuda.Stream.from_external(_Handle(handle)):
         yield
@@ -46,11 +45,11 @@ def caller_stream(stream: Any, device: Device) -> Iterator[None]:
 
 @contextmanager
 def working_stream(device: Device) -> Iterator[None]:
-    """Work of this thread goes onto a non-blocking stream while the block runs.
+    """Queue this thread's work on a non-blocking stream for the block.
 
     On the default stream it would wait for every blocking stream of the process, and they for it. A
-    stream that the caller has made current is kept. Ours begins behind what is on the caller's, and
-    the caller's goes on behind the block's work.
+    stream that the caller has made current is kept. Ours starts after the work queued on the
+    caller's, and the caller's continues after the block's work.
     """
     if device.kind == "cpu":
         yield
@@ -77,10 +76,10 @@ def working_stream(device: Device) -> Iterator[None]:
 
 
 def stream_handle(stream: Any) -> int:
-    """The ``cudaStream_t`` of a stream object, or of a whole number; 0 is the default stream.
+    """Return the ``cudaStream_t`` of a stream object or an integer; 0 is the default stream.
 
     Raises:
-        InputError: neither.
+        InputError: `stream` is neither.
     """
     if hasattr(stream, "__cuda_stream__"):
         return int(stream.__cuda_stream__()[1])
@@ -101,7 +100,7 @@ def stream_handle(stream: Any) -> int:
 
 
 class _Handle:
-    """A handle as CuPy takes streams of others: through the CUDA stream protocol."""
+    """A handle in the form in which CuPy takes foreign streams, the CUDA stream protocol."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle

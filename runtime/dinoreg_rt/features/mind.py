@@ -1,7 +1,7 @@
-"""Feature volumes of an image pair on the solver's grids.
+"""Feature volumes of an image pair on the control grid.
 
-MIND-SSC is always there; an encoder's features (`encoder.extract`) are another set, and sets are
-joined with weights.
+MIND-SSC is always available. The features of an encoder (`encoder.extract`) are another set, and
+sets are joined with weights.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..device.choice import Device
 from ..images.grids import whole_voxels
 from ..types import Array, Geometry
 
-#: Stored channels are a multiple of this: one vector load.
+#: Stored channels are a multiple of this, one vector load.
 CHANNEL_BLOCK = 8
-#: Channels of MIND-SSC: pairs of neighbours.
+#: Channels of MIND-SSC, one for each pair of neighbours.
 MIND_CHANNELS = 12
-#: The channels of an image mirrored along z, y, x. A channel compares two of the six neighbours,
-#: and mirroring exchanges the two of an axis; the order of the pairs is that of `mind_pair`.
+#: Order of the channels of an image mirrored along z, y, x. A channel compares two of the six
+#: neighbours, and mirroring swaps the two of one axis; the pairs are ordered as in `mind_pair`.
 MIND_MIRRORED = (
     (3, 2, 1, 0, 7, 6, 5, 4, 8, 9, 10, 11),
     (2, 3, 0, 1, 4, 5, 6, 7, 11, 10, 9, 8),
@@ -39,7 +39,7 @@ class WorkingImage:
 
     Attributes:
         array: (D, H, W) float32 in 0..1 on the working grid.
-        geometry: of the array, in the fixed image's space.
+        geometry: grid of the array, in the fixed image's space.
         pool_zyx: working voxels per control voxel.
     """
 
@@ -53,11 +53,11 @@ class FeaturePair:
     """Features of both images on the control grid.
 
     Attributes:
-        fixed: (d, h, w, stride) float16; `channels` of them are used, the rest are 0.
+        fixed: (d, h, w, stride) float16, of which `channels` are used; the rest are 0.
         moving: the same for the moving image.
         fixed_weight: (d, h, w) float32, 0 where the features say nothing.
         moving_weight: the same for the moving image.
-        channels: see `fixed`.
+        channels: number of channels used.
     """
 
     fixed: Array
@@ -69,14 +69,14 @@ class FeaturePair:
 
 @dataclass(frozen=True)
 class MindFeatures:
-    """MIND-SSC: twelve channels that describe local structure whatever the modality.
+    """MIND-SSC: twelve channels that describe local structure independently of the modality.
 
     Attributes:
         radius_mm: half the width of a patch.
-        dilation_mm: distance of the patches that are compared.
+        dilation_mm: distance between the patches that are compared.
         scale: factor on the features.
-        intensity_windows_mm: widths (sigma) of the windows for channels of local intensity beside
-            the twelve; for images of the same contrast.
+        intensity_windows_mm: widths (sigma) of the windows for extra channels of local intensity,
+            for images of the same contrast.
         intensity_scale: factor on those channels.
     """
 
@@ -88,7 +88,7 @@ class MindFeatures:
 
     @classmethod
     def of(cls, config: DecidedConfig) -> MindFeatures:
-        """As a configuration wants them in which nothing is left open."""
+        """Return the features that a fully decided configuration asks for."""
         return cls(
             config.mind_radius_mm,
             config.mind_dilation_mm,
@@ -99,16 +99,16 @@ class MindFeatures:
 
     @property
     def channels(self) -> int:
-        """Of a voxel, without padding."""
+        """Channels of a voxel, without padding."""
         return MIND_CHANNELS + len(self.intensity_windows_mm)
 
     @property
     def stored_channels(self) -> int:
-        """Of a voxel, with padding."""
+        """Channels of a voxel, with padding."""
         return padded_channels(self.channels)
 
     def workspace_bytes(self, grid: Geometry, pool_zyx: tuple[int, int, int]) -> int:
-        """What libdinoreg takes for one image on `grid`, beside image and features."""
+        """Return the bytes that libdinoreg takes for one image, besides image and features."""
         mind = dinoreg_kernels.mind_workspace_bytes(
             grid.shape_zyx,
             radius=patch_radius(self.radius_mm, grid),
@@ -123,11 +123,11 @@ class MindFeatures:
         return max(mind, local)
 
     def compute(self, fixed: WorkingImage, moving: WorkingImage, device: Device) -> FeaturePair:
-        """MIND-SSC of each image, averaged over the control voxels.
+        """Return the MIND-SSC of each image, averaged over control voxels.
 
-        Flat places (padding, clipped air) get no weight: all flat places look alike, and matching
-        them pulled organs across the body's border. It is worth 0.06 Dice on MR-CT pairs and
-        removes nine tenths of the folds there.
+        Flat places (padding, clipped air) get no weight: they all look alike, and matching them
+        pulled organs across the body's border. This gains 0.06 Dice on MR-CT pairs and removes nine
+        tenths of their folds.
         """
         (first, first_weight), (second, second_weight) = (
             self._of(image, device) for image in (fixed, moving)
@@ -164,12 +164,12 @@ class MindFeatures:
 def control_intensities(
     images: tuple[WorkingImage, WorkingImage], device: Device
 ) -> tuple[Array, Array]:
-    """Windowed intensities of both images as means over the control voxels, (d, h, w) float32."""
-    first, second = (_pooled(image, device) for image in images)
+    """Average the windowed intensities of both images over control voxels, (d, h, w) float32."""
+    first, second = (_averaged(image, device) for image in images)
     return first, second
 
 
-def _pooled(image: WorkingImage, device: Device) -> Array:
+def _averaged(image: WorkingImage, device: Device) -> Array:
     pool = image.pool_zyx
     if pool == (1, 1, 1):
         return image.array
@@ -185,25 +185,26 @@ def _pooled(image: WorkingImage, device: Device) -> Array:
 
 
 def patch_radius(radius_mm: float, grid: Geometry) -> tuple[int, int, int]:
-    """Of MIND-SSC in voxels along z, y, x; 0 across slices that are thicker than the patch.
+    """Return the patch radius of MIND-SSC in voxels along z, y, x; 0 across thicker slices.
 
-    A patch of one voxel more would take three thick slices together, and its features change little
-    from one to the next: on the cine pair the heart's base found its slice less often.
+    One more voxel would join three thick slices, whose features change little from one slice to the
+    next: on the cine pair the base of the heart found its slice less often.
     """
     return whole_voxels(radius_mm, grid, least=0)
 
 
 def padded_channels(channels: int) -> int:
-    """Stored channels for so many used ones."""
+    """Return the number of stored channels for a number of used ones."""
     return -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK
 
 
 def stored_channels(config: DecidedConfig, encoder_channels: int) -> dict[FeatureSet, int]:
-    """Stored channels of every set of features that is made, also of the parts of joined ones.
+    """Return the stored channels of every feature set, including the parts of joined sets.
 
     Args:
-        config: nothing is left open in it.
-        encoder_channels: of an encoder's features, all planes together; 0 without an encoder.
+        config: fully decided configuration.
+        encoder_channels: channels of an encoder's features, all planes together; 0 without an
+            encoder.
     """
     mind = MindFeatures.of(config).channels
     sets: dict[FeatureSet, int] = {}
@@ -217,7 +218,7 @@ def stored_channels(config: DecidedConfig, encoder_channels: int) -> dict[Featur
 
 
 def level_sets(config: DecidedConfig, levels: int) -> list[FeatureSet]:
-    """What each of so many levels of the search compares."""
+    """Return the feature set that each of the search's `levels` compares."""
     given, _ = config.stage_features
     return [given[min(level, len(given) - 1)] for level in range(levels)]
 
@@ -225,15 +226,15 @@ def level_sets(config: DecidedConfig, levels: int) -> list[FeatureSet]:
 def join_features(
     pairs: Sequence[FeaturePair], weights: Sequence[float], device: Device
 ) -> FeaturePair:
-    """Join several feature sets, so that their squared differences are averaged.
+    """Join several feature sets so that their squared differences are averaged.
 
-    Every set comes with about the same total variance, so the weights mean the same whatever the
-    numbers of channels, and the joined features have that variance, too.
+    All sets have about the same total variance, so the weights mean the same whatever the numbers
+    of channels, and the joined features keep that variance.
 
     Args:
-        pairs: on one grid.
-        weights: one for each, > 0; only their ratios count.
-        device: where the features live.
+        pairs: feature sets on one grid.
+        weights: one weight > 0 per set; only their ratios count.
+        device: device that holds the features.
     """
     total = sum(weights)
     weights = [weight / total for weight in weights]

@@ -1,7 +1,7 @@
-"""Chains of transforms solved backwards: moving points to fixed points.
+"""Chains of transforms solved backwards, from moving points to fixed points.
 
-Matrices are inverted exactly, displacement fields by the kernel that also makes the inverse of a
-registration.
+Matrices are inverted exactly, displacement fields with the kernel that also computes the inverse of
+a registration.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ..geometry import (
 from ..types import AffineTransform, DisplacementField, FloatArray, Geometry
 from .solve import INVERSE_MISS_MM
 
-#: A row of points for the kernel, whose axes end at 32768.
+#: Points per row for the kernel, whose axes end at 32768.
 _ROW = 4096
-#: Points at folds need most of them, others about four.
+#: Points at folds need most of these iterations, others about four.
 _ITERATIONS = 200
 
 
@@ -41,9 +41,9 @@ class Inversion:
 
     Attributes:
         residual_mm: largest |chain(result) - wanted| over the points that were found.
-        failed: numbers of the points that were not, though their origin seems to lie within the
-            fields: the chain takes nothing known closer to them than 0.1 mm.
-        found: how many were.
+        failed: indices of points that were not found although their origin seems to lie within the
+            fields: no known point maps to within 0.1 mm of them.
+        found: number of points that were found.
     """
 
     residual_mm: float
@@ -51,19 +51,19 @@ class Inversion:
     found: int
 
     def describe(self, what: str) -> str:
-        """How many failed, of how many `what`, and why."""
+        """Return how many of the `what` failed, and why."""
         return (
             f"{self.failed.size} of {self.failed.size + self.found} {what} have no inverse: no "
-            f"point was found that the mapping takes to within {INVERSE_MISS_MM:g} mm of them; the "
-            "displacement field folds there, or nearly"
+            f"point was found that maps to within {INVERSE_MISS_MM:g} mm of them; the displacement "
+            "field folds or nearly folds there"
         )
 
     def check(self) -> None:
-        """Raise `RegistrationError` where more points failed than were found."""
+        """Raise `RegistrationError` if more points failed than were found."""
         if self.failed.size > self.found:
             raise RegistrationError(
                 f"{self.describe('points')}. Register again with a larger --smoothness or "
-                "--fold-penalty, or with fixed and moving image swapped"
+                "--fold-penalty, or with the fixed and moving images swapped"
             )
 
 
@@ -74,10 +74,10 @@ def invert_points(
     *,
     tolerance_mm: float = 1e-3,
 ) -> tuple[FloatArray, Inversion]:
-    """Points (N, 3) of the moving image to points of the fixed image: the chain solved backwards.
+    """Map points (N, 3) of the moving image to the fixed image by solving the chain backwards.
 
-    Points whose origin lies outside a field's grid come back as NaN, and those that have none
-    within 0.1 mm; `Inversion.failed` tells which.
+    Points whose origin lies outside a field's grid are NaN, and so are points without an origin
+    within 0.1 mm; `Inversion.failed` lists the latter.
 
     Raises:
         RegistrationError: more than half of the points inside the fields have no inverse.
@@ -95,12 +95,13 @@ def invert_chain(
     *,
     tolerance_mm: float = 1e-3,
 ) -> tuple[DisplacementField, Inversion]:
-    """The inverse of a chain as one displacement on the voxel centres of `grid`.
+    """Return the inverse of a chain as one displacement on the voxel centres of `grid`.
 
-    Vectors are NaN where `invert_points` has NaN.
+    Vectors are NaN where `invert_points` returns NaN.
 
     Raises:
-        RegistrationError: see `invert_points`.
+        RegistrationError: more than half of the points inside the fields have no inverse.
+        InputError: a matrix in the chain is singular.
     """
     steps = _steps(chain, tolerance_mm)
     vectors = np.empty((*grid.shape_zyx, 3), np.float32)
@@ -119,7 +120,7 @@ def invert_chain(
 
 
 def voxel_centres(grid: Geometry) -> FloatArray:
-    """LPS mm of every voxel, (N, 3), in the order of the flattened array."""
+    """Return the LPS mm of every voxel, (N, 3), in the order of the flattened array."""
     z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float64) for n in grid.shape_zyx], indexing="ij")
     index = np.stack([x.ravel(), y.ravel(), z.ravel()], axis=1)
     return transform_points(index_to_lps(grid), index)
@@ -127,20 +128,20 @@ def voxel_centres(grid: Geometry) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class _FieldSolver:
-    """A displacement field as the kernel takes it: what is left of it behind an affine map.
+    """The remainder of a displacement field behind its best affine fit, as the kernel takes it.
 
-    With the initial alignment inside the field, steps would start outside its grid, where nothing
-    is known of it, and for large rotations not come back. So ``p + u(p) = wanted`` is solved as
-    ``p + v(p) = back(wanted)``, back being the inverse of the field's best affine fit.
+    If the initial alignment were left in the field, iterations would start outside its grid, where
+    the field is unknown, and with large rotations never return. So ``p + u(p) = wanted`` is solved
+    as ``p + v(p) = back(wanted)``, where ``back`` is the inverse of the affine fit.
 
     Attributes:
-        geometry: the field's.
-        grid: the same, one voxel larger on each side: ITK holds the displacement constant up to
-            half a voxel beyond the outer centres.
-        rest: v (z, y, x, 3) float32 in indices (z, y, x) of `grid`.
-        start: wanted points (LPS mm) to the index (x, y, z) of ``back(wanted)`` on `grid`.
-        stretch: a distance behind `back` is at most so many times longer before it.
-        tolerance_mm: before it.
+        geometry: grid of the field.
+        grid: the same, one voxel larger on each side: ITK keeps the displacement constant for half
+            a voxel beyond the outer centres.
+        rest: v, (z, y, x, 3) float32 in indices (z, y, x) of `grid`.
+        start: map from wanted points (LPS mm) to the index (x, y, z) of ``back(wanted)`` on `grid`.
+        stretch: largest factor by which ``back`` shortens a distance.
+        tolerance_mm: tolerance before ``back``.
     """
 
     geometry: Geometry
@@ -168,7 +169,7 @@ class _FieldSolver:
         return cls(field.geometry, grid, rest, start, stretch, tolerance_mm)
 
     def __call__(self, wanted: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Points (N, 3) p with ``p + u(p) = wanted``, and by how much they miss at most (N,)."""
+        """Return points p (N, 3) with ``p + u(p) = wanted``, and largest misses (N,) in mm."""
         index = transform_points(self.start, wanted)[:, ::-1]
         rows = -(-len(index) // _ROW)
         target = np.zeros((rows * _ROW, 3), np.float32)
@@ -192,7 +193,7 @@ class _FieldSolver:
 def _steps(
     chain: Sequence[AffineTransform | DisplacementField], tolerance_mm: float
 ) -> list[AffineTransform | _FieldSolver]:
-    """The chain in reverse, its matrices inverted."""
+    """Return the chain in reverse, with its matrices inverted."""
     return [
         _inverse_of(step)
         if isinstance(step, AffineTransform)
@@ -204,7 +205,7 @@ def _steps(
 def _solve_backwards(
     steps: Sequence[AffineTransform | _FieldSolver], points_lps_mm: FloatArray
 ) -> tuple[FloatArray, Inversion]:
-    """What `_steps` made, on points (N, 3)."""
+    """Apply the result of `_steps` to points (N, 3)."""
     points = np.array(points_lps_mm, np.float64)
     failed, largest = np.zeros(len(points), bool), 0.0
     for step in steps:
@@ -231,7 +232,7 @@ def _inverse_of(affine: AffineTransform) -> AffineTransform:
 
 
 def _affine_fit(field: DisplacementField) -> AffineTransform:
-    """Least squares through about 1,000 voxels of ``p + u(p)``."""
+    """Fit an affine map to ``p + u(p)`` at about 1,000 voxels, by least squares."""
     steps = [max(1, n // 10) for n in field.geometry.shape_zyx]
     parts = tuple(slice(step // 2, None, step) for step in steps)
     z, y, x = np.meshgrid(
@@ -247,7 +248,7 @@ def _affine_fit(field: DisplacementField) -> AffineTransform:
     points, displacement = points[known], displacement[known]
     centre = points.mean(axis=0)
     local = np.column_stack([points - centre, np.ones(len(points))])
-    # The smallest-norm solution: along an axis of one voxel the displacement counts as constant.
+    # The least-norm solution keeps the displacement constant along an axis of one voxel.
     solution = np.linalg.lstsq(local, displacement, rcond=1e-6)[0]
     matrix = np.eye(3) + solution[:3].T
     if np.linalg.det(matrix) < 0.05:  # a wild field: translation is the safer start
@@ -256,7 +257,7 @@ def _affine_fit(field: DisplacementField) -> AffineTransform:
 
 
 def _inside(geometry: Geometry, points: FloatArray) -> NDArray[np.bool_]:
-    """Whether points lie in the grid's box, borders of the outer voxels included."""
+    """Return whether points lie in the grid's box, borders of the outer voxels included."""
     index = transform_points(lps_to_index(geometry), points)
     upper = np.asarray(geometry.shape_xyz) - 0.5
     return np.asarray(np.all((index >= -0.5) & (index <= upper), axis=1))

@@ -1,4 +1,4 @@
-"""From features to displacement fields: the solver's result in the words of the other stages.
+"""From features to displacement fields: calls of the solver and conversion of its results.
 
 Inside the solver a displacement is in millimetres along the control grid's own axes, relative to
 the initial alignment. Here it becomes vectors in LPS mm that hold the whole mapping.
@@ -29,14 +29,14 @@ from ..geometry import (
 from ..images.grids import WorkingGrids
 from ..types import AffineTransform, Array, DisplacementField, FloatArray, Geometry
 
-#: Of the velocity: displacements of 64 control voxels begin with steps of one.
+#: Squarings of the velocity: displacements of 64 control voxels begin with steps of one.
 _SQUARINGS = 6
-#: An inverse that misses its point by more does not count as one.
+#: Largest miss of a point that still counts as inverted.
 INVERSE_MISS_MM = 0.1
 
 
 def solver_options(config: DecidedConfig, grids: WorkingGrids) -> SolverOptions:
-    """The part of the configuration that the solver takes, on these grids."""
+    """Return the part of the configuration that concerns the solver, on these grids."""
     return SolverOptions(
         search_factor=grids.search_factor_zyx,
         search_radius=grids.search_radius_zyx,
@@ -71,13 +71,10 @@ def solver_workspace_bytes(
     moving: Geometry,
     strides: Mapping[FeatureSet, int],
 ) -> int:
-    """Bytes that a solve takes beside its arrays.
+    """Return the bytes that a solve takes besides its arrays.
 
-    Args:
-        config: nothing is left open in it.
-        grids: of the fixed image.
-        moving: control grid of the moving image.
-        strides: stored channels of each set of features.
+    `moving` is the control grid of the moving image; `strides` holds the stored channels of each
+    feature set.
     """
     _, refinement = config.stage_features
     return dinoreg_kernels.solver_workspace_bytes(
@@ -91,7 +88,7 @@ def solver_workspace_bytes(
 
 
 def solution_fields(config: DecidedConfig) -> int:
-    """Vector fields of a solution: displacement, and where asked for its inverse and spread."""
+    """Count the vector fields of a solution, including the optional ones."""
     return 1 + (config.transform == "velocity") + config.confidence
 
 
@@ -108,10 +105,10 @@ def solve(  # noqa: PLR0913 - the arrays of one call, the last by name
     search: Sequence[tuple[FeaturePair, tuple[Array, Array]]] | None = None,
     spread: bool = False,
 ) -> Solution:
-    """One call into libdinoreg; see `dinoreg_kernels.solve`. Ctrl-C and SIGTERM stop it.
+    """Call libdinoreg once; see `dinoreg_kernels.solve`. Ctrl-C and SIGTERM stop it.
 
-    `search` has features and weights for each level of the search; without it they are those of
-    the refinement.
+    `search` holds features and weights for each level of the search; by default they are those of
+    the refinement. `spread` asks for the standard deviation of the search.
     """
     levels = None
     if search is not None:
@@ -126,8 +123,7 @@ def solve(  # noqa: PLR0913 - the arrays of one call, the last by name
         return dinoreg_kernels.solve(
             features.fixed,
             features.moving,
-            weights[0],
-            weights[1],
+            *weights,
             images=images,
             spacing_mm=grids.control.spacing_mm[::-1],
             moving_offset=moving_offset_zyx,
@@ -141,69 +137,76 @@ def solve(  # noqa: PLR0913 - the arrays of one call, the last by name
 
 
 def _axis_to_lps(grid: Geometry) -> FloatArray:
-    """mm along the grid's axes (z, y, x) to LPS (x, y, z)."""
+    """Return the matrix from mm along the grid's axes (z, y, x) to LPS (x, y, z)."""
     return np.ascontiguousarray(grid.direction[:, ::-1])
 
 
-def whole_displacement(
-    field: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
-) -> DisplacementField:
-    """The whole mapping from fixed to moving points on `grid`: ``initial(p + u(p)) - p``.
+def _by_index(affine: AffineTransform) -> FloatArray:
+    """Return a map of indices (x, y, z) as a (3, 4) matrix over (z, y, x, 1)."""
+    return np.column_stack([affine.matrix[:, ::-1], affine.translation_mm])
 
-    Args:
-        field: (d, h, w, 3) from the solver, on `control`.
-        control: the control grid.
-        grid: of the result.
-        initial: fixed points to moving points.
-        device: where to compute.
-    """
-    here = index_to_lps(grid)
-    there = compose_affines(initial, here)
-    constant = np.column_stack(
-        [
-            (there.matrix - here.matrix)[:, ::-1],
-            there.translation_mm - here.translation_mm,
-        ]
-    )
+
+def _displacement(
+    grid: Geometry,
+    affine: AffineTransform,
+    field: Array,
+    to_field: AffineTransform,
+    matrix: FloatArray,
+    device: Device,
+) -> DisplacementField:
+    """Return ``affine(index) + matrix @ field(to_field(index))`` as a displacement on `grid`."""
     vectors = dinoreg_kernels.map_field(
         grid.shape_zyx,
-        constant,
+        _by_index(affine) - _by_index(index_to_lps(grid)),
         field,
-        to_field=kernel_affine(index_map(grid, control)),
-        matrix=initial.matrix @ _axis_to_lps(control),
+        to_field=kernel_affine(to_field),
+        matrix=matrix,
         threads=device.threads,
     )
     return DisplacementField(vectors, grid)
 
 
+def whole_displacement(
+    field: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
+) -> DisplacementField:
+    """Return the whole mapping from fixed to moving points on `grid`, ``initial(p + u(p)) - p``.
+
+    u is `field` (d, h, w, 3) on `control`, as the solver returned it; `initial` maps fixed points
+    to moving points.
+    """
+    there = compose_affines(initial, index_to_lps(grid))
+    matrix = initial.matrix @ _axis_to_lps(control)
+    return _displacement(grid, there, field, index_map(grid, control), matrix, device)
+
+
 def inverse_displacement(
     field: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
 ) -> tuple[DisplacementField, Array]:
-    """Moving points to fixed points on the moving image's `grid`, and by how much they miss in mm.
+    """Return the map from moving to fixed points on the moving `grid`, and the misses in mm.
 
-    Solves ``p + u(p) = initial^-1(q)`` for every voxel centre q. The misses are negative where p
-    lies outside of the control grid; see `inverse_misses`.
+    Solves ``p + u(p) = initial^-1(q)`` for every voxel centre q. Misses are negative where p lies
+    outside the control grid; see `inverse_misses`.
     """
     back = compose_affines(invert_affine(initial), index_to_lps(grid))
     to_control = compose_affines(lps_to_index(control), back)
-    control_to_lps, grid_to_lps = index_to_lps(control), index_to_lps(grid)
     vectors, residual = dinoreg_kernels.invert(
         field,
         grid.shape_zyx,
         spacing_mm=control.spacing_mm[::-1],
         matrix=np.diag(1.0 / np.asarray(control.spacing_mm[::-1])),
         target=kernel_affine(to_control),
-        from_point=np.column_stack([control_to_lps.matrix[:, ::-1], control_to_lps.translation_mm]),
-        from_index=-np.column_stack([grid_to_lps.matrix[:, ::-1], grid_to_lps.translation_mm]),
+        from_point=_by_index(index_to_lps(control)),
+        from_index=-_by_index(index_to_lps(grid)),
         threads=device.threads,
     )
     return DisplacementField(vectors, grid), residual
 
 
 def inverse_misses(missed_mm: Array, device: Device) -> tuple[Array, Array]:
-    """Share of points that their inverse misses by more than `INVERSE_MISS_MM`, in percent, and
-    the largest miss in mm, on the device. Points whose inverse lies outside of the field (negative
-    misses) are not counted.
+    """Return the percentage of missed points and the largest miss in mm, on the device.
+
+    A point is missed if its inverse is off by more than `INVERSE_MISS_MM`. Points whose inverse
+    lies outside the field (negative misses) do not count.
     """
     xp = device.xp
     inside = missed_mm.size - (missed_mm < 0).sum()
@@ -214,37 +217,23 @@ def inverse_misses(missed_mm: Array, device: Device) -> tuple[Array, Array]:
 def negative_displacement(
     inverse: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
 ) -> DisplacementField:
-    """Moving points to fixed points on the moving image's `grid`, of a velocity field.
+    """Return the map from moving to fixed points on the moving `grid`, for a velocity field.
 
     ``p(q) - q`` with ``p = r + v(r), r = initial^-1(q)``: v, the exponential of the negative
-    velocity, is `inverse` (d, h, w, 3) on `control`. Nothing is iterated.
+    velocity, is `inverse` (d, h, w, 3) on `control`. There is no iteration.
     """
-    here = index_to_lps(grid)
-    back = compose_affines(invert_affine(initial), here)
-    constant = np.column_stack(
-        [
-            (back.matrix - here.matrix)[:, ::-1],
-            back.translation_mm - here.translation_mm,
-        ]
-    )
-    vectors = dinoreg_kernels.map_field(
-        grid.shape_zyx,
-        constant,
-        inverse,
-        to_field=kernel_affine(compose_affines(lps_to_index(control), back)),
-        matrix=_axis_to_lps(control),
-        threads=device.threads,
-    )
-    return DisplacementField(vectors, grid)
+    back = compose_affines(invert_affine(initial), index_to_lps(grid))
+    to_control = compose_affines(lps_to_index(control), back)
+    return _displacement(grid, back, inverse, to_control, _axis_to_lps(control), device)
 
 
 def inverse_consistency_mm(
     field: Array, control: Geometry, device: Device, inverse: Array | None = None
 ) -> tuple[Array, Array]:
-    """Mean and maximum of |u(p) + v(p + u(p))| over the control points, on the device.
+    """Return mean and maximum of |u(p) + v(p + u(p))| over the control voxels, on the device.
 
-    v is `inverse`, as the solver made it, or else found by iteration. Points whose match leaves
-    the grid are not counted: nothing is known of the inverse there.
+    v is `inverse`, as the solver returned it, or else found by iteration. Points whose match leaves
+    the grid do not count: the inverse is unknown there.
     """
     spacing = control.spacing_mm[::-1]
     identity = np.eye(3, 4)
@@ -258,7 +247,7 @@ def inverse_consistency_mm(
             target=identity,
             from_point=mm,
             from_index=-mm,
-            tolerance_mm=0.01,  # small beside what is measured
+            tolerance_mm=0.01,  # small compared with what is measured
             threads=device.threads,
         )
     loop = dinoreg_kernels.compose(field, inverse, spacing, threads=device.threads)
@@ -269,37 +258,31 @@ def inverse_consistency_mm(
         index = xp.arange(n, dtype=np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
         target = index + field[..., axis] / step
         inside &= (target >= 0) & (target <= n - 1)
-    # Not `error[inside]`: a device would be waited for to learn how many there are.
+    # Not `error[inside]`, which would wait for the device to count the elements.
     error = xp.where(inside, error, np.float32(0))
     return error.sum(dtype=np.float64) / xp.maximum(inside.sum(), 1), error.max()
 
 
 def confidence(
-    spread: Array, grids: WorkingGrids, options: SolverOptions, grid: Geometry, device: Device
+    deviation: Array, grids: WorkingGrids, options: SolverOptions, grid: Geometry, device: Device
 ) -> Array:
-    """How well the discrete search determined each voxel's match, (D, H, W) float32 on `grid`.
+    """Return how well the search determined each voxel's match, (D, H, W) float32 on `grid`.
 
-    1 - s / s_0, where s is the standard deviation of the shifts that match nearly as well as the
-    best, over all axes, and s_0 that of all shifts of the search: 1 where one shift stands out, 0
-    where all are as good as each other (or where nothing was searched for).
-
-    Args:
-        spread: (d, h, w, 3) from the solver, mm, on the control grid.
-        grids: the grids of the fixed image.
-        options: of the solver: the shifts that were tried.
-        grid: of the result.
-        device: where to compute.
+    It is 1 - s / s_0, where s is the standard deviation over all axes of the shifts that match
+    nearly as well as the best (`deviation` from the solver, (d, h, w, 3) mm on the control grid),
+    and s_0 that of all shifts of the search: 1 where one shift stands out, 0 where all are equally
+    good (or without a search).
     """
     step_mm = np.asarray(options.search_factor) * grids.control.spacing_mm[::-1]
     radius = np.asarray(options.search_radius)
-    # Variance of the whole numbers from -r to r: r (r + 1) / 3.
+    # The integers from -r to r have the variance r (r + 1) / 3.
     largest = float(np.sqrt(np.sum(step_mm**2 * radius * (radius + 1) / 3)))
     if largest == 0:
         return device.xp.zeros(grid.shape_zyx, np.float32)
     vectors = dinoreg_kernels.map_field(
         grid.shape_zyx,
         np.zeros((3, 4)),
-        spread,
+        deviation,
         to_field=kernel_affine(index_map(grid, grids.control)),
         matrix=np.eye(3),
         threads=device.threads,

@@ -1,8 +1,8 @@
-"""Images and labels through transforms onto another grid, and chains as one displacement.
+"""Images and labels resampled through transforms, and chains as one displacement.
 
-A chain is listed in the order in which points pass through it, from the fixed image's space to
-the moving image's: ``chain[0]`` first. Images are pulled back: the output voxel at ``p`` shows
-the input at ``chain(p)``. To go the other way, invert the chain first (`inversion`).
+A chain is listed in the order in which points pass through it, from the fixed image's space to the
+moving image's: ``chain[0]`` first. Images are pulled back: the output voxel at ``p`` shows the
+input at ``chain(p)``. To go the other way, invert the chain first (`inversion`).
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ def warp_volume(
     outside: float | None = None,
     known: bool = False,
 ) -> Volume:
-    """`volume` pulled back through `transform`, linear interpolation.
+    """Pull `volume` back through `transform` with linear interpolation.
 
     Args:
-        volume: the moving image.
-        transform: points of `grid`'s space to points of the volume; one transform or a chain.
-            Outside its grid a displacement field moves nothing, as in ITK.
-        grid: of the result (default: that of `transform`, if it is a displacement field).
-        device: where to compute (default the CPU).
+        volume: moving image.
+        transform: map from points of `grid`'s space to points of the volume, one transform or a
+            chain. As in ITK, a displacement field moves nothing outside its grid.
+        grid: grid of the result (default: that of `transform`, if it is a displacement field).
+        device: device that computes (default: the CPU).
         download: return a NumPy array, not one on the device.
-        outside: value outside the volume (default: its smallest below 0, else 0, which has to be
-            looked for).
-        known: the displacement field holds no NaN, so none is looked for.
+        outside: value outside the volume (default: its smallest value if negative, else 0, which
+            takes a pass over the volume).
+        known: the displacement field holds no NaN, so skip the search for any.
 
     Returns:
         float32 values on `grid`.
 
     Raises:
-        InputError: no grid is given and there is none to take.
+        InputError: `grid` is missing and `transform` has none.
     """
     device, grid = device or choose_device("cpu", 0)[0], grid or _own_grid(transform)
     outside = min(0.0, float(volume.array.min())) if outside is None else outside
@@ -89,10 +89,10 @@ def warp_labels(
     nearest: bool = False,
     device: Device | None = None,
 ) -> LabelMap:
-    """Labels pulled back through `transform`; 0 outside.
+    """Pull labels back through `transform`; 0 outside.
 
     The label with the largest sum of linear weights wins, so borders stay smooth and no label is
-    invented (SimpleITK's ``sitkLabelLinear``); with `nearest` the nearest voxel's
+    invented (SimpleITK's ``sitkLabelLinear``); with `nearest` the nearest voxel's label wins
     (``sitkNearestNeighbor``). Other arguments as in `warp_volume`.
     """
     device, grid = device or choose_device("cpu", 0)[0], grid or _own_grid(transform)
@@ -111,7 +111,7 @@ def warp_labels(
 
 @kernel_errors()
 def chain_to_displacement(transform: Mapping, grid: Geometry) -> DisplacementField:
-    """The whole mapping as one displacement on the voxel centres of `grid`."""
+    """Return the whole mapping as one displacement on the voxel centres of `grid`."""
     from ..io import transform_points
 
     chain = _as_chain(transform)
@@ -133,16 +133,16 @@ class _Path:
     """A mapping as the kernels take it.
 
     Attributes:
-        arguments: of `dinoreg_kernels.resample`.
-        unknown: (D, H, W) voxels where the field holds NaN, as an inverse does where there is
-            none; None if there are none.
+        arguments: arguments of `dinoreg_kernels.resample`.
+        unknown: (D, H, W) bool, voxels at which the field holds NaN, as an inverse can; None
+            without any.
     """
 
     arguments: dict[str, Any]
     unknown: Array | None = None
 
     def blank(self, array: Array, value: float) -> None:
-        """Put `value` where the mapping is unknown."""
+        """Write `value` where the mapping is unknown."""
         if self.unknown is not None:
             array[self.unknown] = value
 
@@ -150,7 +150,7 @@ class _Path:
 def _path(
     transform: Mapping, grid: Geometry, onto: Geometry, device: Device, *, known: bool = False
 ) -> _Path:
-    """``index of grid -> index of onto`` with at most one displacement field in it."""
+    """Map indices of `grid` to indices of `onto` with at most one displacement field."""
     before, field, after = _as_one_field(_as_chain(transform), grid)
     to_index = compose_affines(lps_to_index(onto), after)
     affine = compose_affines(to_index, compose_affines(before, index_to_lps(grid)))
@@ -160,7 +160,7 @@ def _path(
     vectors, unknown = device.upload(field.vectors_mm, np.float32), None
     arguments["matrix"] = np.ascontiguousarray(to_index.matrix[::-1])
     if same_grid(field.geometry, grid) and before.is_identity():
-        # On its own voxels nothing is interpolated, and NaN must not reach the neighbours.
+        # On the field's own voxels nothing is interpolated, so NaN must not reach neighbours.
         if not known and not bool(device.xp.isfinite(vectors.max())):
             unknown = device.xp.isnan(vectors).any(axis=-1)
             vectors = device.xp.nan_to_num(vectors)
@@ -172,7 +172,7 @@ def _path(
 def _as_one_field(
     chain: Sequence[Transform], grid: Geometry
 ) -> tuple[AffineTransform, DisplacementField | None, AffineTransform]:
-    """The chain on the points of `grid` as affine, displacement, affine."""
+    """Reduce the chain on the points of `grid` to affine, displacement, affine."""
     identity = AffineTransform.identity()
     before, rest = _leading_affines(chain)
     if not rest:
@@ -192,7 +192,7 @@ def _as_one_field(
 def _leading_affines(
     chain: Sequence[Transform],
 ) -> tuple[AffineTransform, tuple[Transform, ...]]:
-    """The affine transforms that a chain begins with as one, and the rest."""
+    """Return the leading affine transforms of a chain as one, and the rest."""
     before = AffineTransform.identity()
     for position, step in enumerate(chain):
         if not isinstance(step, AffineTransform):
@@ -216,4 +216,4 @@ def _as_chain(transform: Mapping) -> tuple[Transform, ...]:
 def _own_grid(transform: Mapping) -> Geometry:
     if isinstance(transform, DisplacementField):
         return transform.geometry
-    raise InputError("a chain or an affine transform has no grid of its own: give `grid`")
+    raise InputError("a chain or an affine transform has no grid of its own; give `grid`")

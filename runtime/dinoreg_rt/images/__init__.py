@@ -1,1 +1,1 @@
-"""Images before features: intensity windows, body masks, grids and resampling."""
+"""Images before feature extraction: intensity windows, body masks, grids and resampling."""

@@ -1,4 +1,4 @@
-"""Where the body is: one connected piece of tissue without the table it lies on and the air."""
+"""The body: one connected piece of tissue, without air and the table it lies on."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import numpy as np
 
 from ..types import Array
 
-#: Windowed intensities above it are tissue: on a CT at -90 HU, on an MR well above the noise. Fat,
-#: which one sequence shows and another suppresses, is left to `BODY_MARGIN_MM`.
+#: Windowed intensities above this are tissue: on a CT above -90 HU, on an MR well above the noise.
+#: Fat, which one sequence shows and another suppresses, is left to `BODY_MARGIN_MM`.
 TISSUE = 0.1
-#: The mask reaches so far beyond the tissue: skin and fat count, a table does not.
+#: Reach of the mask beyond the tissue: skin and fat count, a table does not.
 BODY_MARGIN_MM = 15.0
-#: Shares of the field of view between which a body is plausible.
+#: Range of plausible shares of the body in the field of view.
 LEAST_SHARE, LARGEST_SHARE = 0.05, 0.97
 
 
 def find_body(image: Array, seen: Array) -> Array:
-    """The largest piece of tissue, and what it encloses.
+    """Return the largest piece of tissue and everything it encloses.
 
-    A table is cut off by an opening: at some 5 mm it is one or two voxels thick and touches the
-    back in few places. Lungs and gut are inside because tissue lies around them along two axes at
-    least, which also holds in a slab whose body touches the borders.
+    A morphological opening cuts off a table: at about 5 mm it is one or two voxels thick and
+    touches the back in few places. Lungs and gut count as inside because tissue surrounds them
+    along at least two axes, even in a slab whose body touches the borders.
 
     Args:
-        image: (D, H, W), 0..1, voxels of some 5 mm.
-        seen: (D, H, W), share of each voxel inside the field of view.
+        image: (D, H, W), 0..1, voxels of about 5 mm.
+        seen: share of each voxel inside the field of view, (D, H, W).
 
     Returns:
-        (D, H, W) bool, empty where there is no tissue.
+        (D, H, W) bool, all False without tissue.
     """
     return _enclosed(_largest_piece(_dilated(~_dilated(~((image > TISSUE) & (seen > 0.5))))))
 
 
 def implausible(body: Array, seen: Array) -> str | None:
-    """Why `body` cannot serve as a mask; None where it can."""
+    """Return why `body` cannot serve as a mask; None if it can."""
     share = float(body.sum()) / max(1.0, float((seen > 0.5).sum()))
     if share < LEAST_SHARE:
         return f"only {100 * share:.0f} % of the field of view would be body"
@@ -43,14 +43,14 @@ def implausible(body: Array, seen: Array) -> str | None:
 
 
 def body_mask(body: Array, spacing_mm: float) -> Array:
-    """`body` and a margin around it, (D, H, W) float32 of 0 and 1."""
+    """Return `body` with a margin around it, (D, H, W) float32 of 0 and 1."""
     for _ in range(max(1, round(BODY_MARGIN_MM / spacing_mm))):
         body = _dilated(body)
     return body.astype(np.float32)
 
 
 def bounding_box(body: Array, margin: int) -> tuple[slice, slice, slice]:
-    """The box around what is not 0, with a margin of voxels, inside the array; all if empty."""
+    """Return the box of all nonzero voxels plus a margin, clipped to the array; all if empty."""
     box = []
     for axis, n in enumerate(body.shape):
         others = tuple(a for a in range(3) if a != axis)
@@ -63,7 +63,7 @@ def bounding_box(body: Array, margin: int) -> tuple[slice, slice, slice]:
 
 
 def _dilated(mask: Array) -> Array:
-    """One voxel further along each axis; beyond the border goes on what is at the border."""
+    """Dilate by one voxel along each axis."""
     out = mask.copy()
     for axis in range(3):
         ahead = (slice(None),) * axis + (slice(1, None),)
@@ -85,7 +85,7 @@ def _largest_piece(mask: Array) -> Array:
 
 
 def _enclosed(mask: Array) -> Array:
-    """Voxels with mask on both sides along at least two axes."""
+    """Return the voxels that have mask voxels on both sides along at least two axes."""
     count = np.zeros(mask.shape, np.uint8)
     for axis in range(3):
         before = np.logical_or.accumulate(mask, axis=axis)

@@ -1,4 +1,4 @@
-"""Whether two images show tissues in the same order of brightness, and what follows from that."""
+"""Whether two images rank tissues by brightness alike, so that intensities are comparable."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from .intensity import window
 from .pair import Pair
 from .resample import resample_volume, weight_on
 
-#: What two MR images must reach to count as alike. Measured after a rough start, correlation and
-#: rising share: 0.33 to 0.96 and 0.78 to 1 for pairs of one sequence; -0.07 to 0.03 and below 0 for
-#: T1 with T2 and for different abdominal sequences; 0.70 and 0.50 for a phantom whose contrast
-#: turns over.
+#: Limits for two MR images to count as alike. Correlation and rising share measured after a rough
+#: start: 0.33 to 0.96 and 0.78 to 1 for pairs of one sequence; -0.07 to 0.03 and below 0 for T1
+#: with T2 and for different abdominal sequences; 0.70 and 0.50 for a phantom whose contrast turns
+#: over.
 LEAST_CORRELATION = 0.2
 LEAST_RISING_SHARE = 0.75
-#: What makes two MR images close. Measured: 0.82 and 0.96 for T1 brains of two people and for two
-#: states of one heart, 0.47 and 0.54 for abdomens of two people by one sequence.
+#: Least correlation of close MR images. Measured: 0.82 and 0.96 for T1 brains of two people and for
+#: two states of one heart, 0.47 and 0.54 for abdomens of two people in one sequence.
 CLOSE_CORRELATION = 0.7
 _BINS = 8
-#: Windowed intensities below it are air: dark in every image, it would make all of them alike.
+#: Windowed intensities below this are air, which is dark in every image and would make all of them
+#: alike.
 _AIR = 0.05
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """How two images compare by their intensities.
+    """The relation between the intensities of two images.
 
     Attributes:
-        alike: tissues have the same order of brightness, so that local intensities can join the
-            features.
-        close: two MR images in which the same tissue is about as bright: their intensities say more
-            than features do.
-        reason: for people.
+        alike: whether tissues have the same order of brightness, so that local intensities can join
+            the features.
+        close: whether both are MR images in which the same tissue is about equally bright: their
+            intensities then say more than features do.
+        reason: explanation for people.
     """
 
     alike: bool
@@ -48,13 +49,9 @@ class Contrast:
 def compare_contrast(
     pair: Pair, initial: AffineTransform, grids: WorkingGrids, device: Device
 ) -> Contrast:
-    """Whether the intensities of two images can be compared.
+    """Decide whether the intensities of two images can be compared.
 
-    Args:
-        pair: fixed and moving image.
-        initial: fixed points to moving points.
-        grids: the correlation is looked at on the cells of the discrete search.
-        device: where to compute.
+    They are compared on the search grid, with `initial` mapping fixed points to moving points.
     """
     modality = pair[0].modality
     if pair[1].modality != modality:
@@ -72,14 +69,14 @@ def compare_contrast(
 
 
 def correlation(first: FloatArray, second: FloatArray) -> float:
-    """Pearson's of two lists of values; 0 where it has no meaning."""
+    """Return Pearson's correlation of two lists of values; 0 where it is undefined."""
     if first.size < _BINS or first.std() == 0 or second.std() == 0:
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
 
 
 def rising_share(first: FloatArray, second: FloatArray) -> float:
-    """1 where the mean of either only rises with the other, -1 where it only falls."""
+    """Return 1 if the mean of each list only rises with the other, -1 if it only falls."""
     return min(_rising(first, second), _rising(second, first))
 
 
@@ -97,7 +94,7 @@ def _rising(given: FloatArray, mean_of: FloatArray) -> float:
 def common_tissue(
     pair: Pair, initial: AffineTransform, grids: WorkingGrids, device: Device
 ) -> tuple[FloatArray, FloatArray]:
-    """Windowed intensities of both images in the search cells that hold tissue in both, (N,)."""
+    """Return windowed intensities (N,) of both images in search cells with tissue in both."""
     cells = coarsened_grid(grids.control, grids.search_factor_zyx)
     maps = (AffineTransform.identity(), initial)
     images = [

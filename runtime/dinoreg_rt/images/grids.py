@@ -1,4 +1,7 @@
-"""The grids of a registration on the fixed image's box: working, control and search grid."""
+"""The grids of a registration over the fixed image's box: working, control and search grid.
+
+A "cell" is a voxel of the search grid.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,24 @@ import numpy as np
 from ..geometry import coarsened_grid, resampled_grid
 from ..types import Geometry
 
-#: Cells the discrete search reaches at most along an axis: its cost grows with the third power.
+#: Largest reach of the discrete search along an axis, in cells: its cost grows with the third
+#: power.
 _MAX_SEARCH = 12
-#: Cells that each further level of it reaches, as in kernels/src/search.h.
+#: Reach of each further search level, in cells, as in kernels/src/search.h.
 _FURTHER_RADIUS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class WorkingGrids:
-    """The grids of one registration, all on the fixed image's box.
+    """The grids of one registration, all over the fixed image's box.
 
     Attributes:
-        working: where features are computed.
+        working: grid on which features are computed.
         pool_zyx: working voxels per control voxel.
-        control: where the displacement is refined.
-        search_factor_zyx: control voxels per cell of the discrete search.
-        search_radius_zyx: reach of the discrete search in cells.
-        search_levels: of the discrete search; see `search_grids`.
+        control: grid on which the displacement is refined.
+        search_factor_zyx: control voxels per cell.
+        search_radius_zyx: reach of the discrete search, in cells.
+        search_levels: number of levels of the discrete search; see `search_grids`.
     """
 
     working: Geometry
@@ -37,7 +41,7 @@ class WorkingGrids:
     search_levels: int = 1
 
     def search_grids(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-        """Factor and radius of each level, z, y, x, as the solver halves them."""
+        """Return factor and radius (z, y, x) of each level, halved as the solver halves them."""
         factor, radius = self.search_factor_zyx, self.search_radius_zyx
         levels = [(factor, radius)]
         z, y, x = (min(_FURTHER_RADIUS, r) for r in radius)
@@ -47,10 +51,10 @@ class WorkingGrids:
         return levels
 
     def search_reach_zyx(self) -> np.ndarray:
-        """Control voxels that the first level reaches along each axis.
+        """Return the reach of the first search level along each axis, in control voxels.
 
-        Further levels may go on by a cell. Looking there moved the mean Dice of no kind of pair by
-        more than 0.001, and the measures of trust, which do without them, depended on it.
+        Further levels may reach one more cell. Looking there changed the mean Dice of no kind of
+        pair by more than 0.001 and disturbed the measures of trust, which use the first level only.
         """
         return np.multiply(self.search_factor_zyx, self.search_radius_zyx)
 
@@ -58,15 +62,9 @@ class WorkingGrids:
 def plan_grids(
     working: Geometry, control_spacing_mm: float, search_spacing_mm: float, search_radius_mm: float
 ) -> WorkingGrids:
-    """Lay the control grid and the search grid over a working grid.
+    """Lay the control grid and the search grid over a working grid; see `working_grid`.
 
     Lengths become whole voxels along each axis, at least one.
-
-    Args:
-        working: where features are computed; see `working_grid`.
-        control_spacing_mm: spacing of the control grid.
-        search_spacing_mm: step of the discrete search.
-        search_radius_mm: reach of the discrete search.
     """
     pool = whole_voxels(control_spacing_mm, working)
     control = coarsened_grid(working, pool)
@@ -80,16 +78,16 @@ def plan_grids(
 
 
 def working_grid(fixed: Geometry, megavoxels: float) -> Geometry:
-    """The fixed grid itself, or a coarser one over the same box with at most so many voxels.
+    """Return the fixed grid, or a coarser one over the same box with at most `megavoxels`.
 
-    The finest axes are made coarser first, so that thick slices are left as they are.
+    The finest axes are coarsened first, so thick slices stay as they are.
     """
     limit = megavoxels * 1e6
     box = [n * s for n, s in zip(fixed.shape_xyz, fixed.spacing_mm, strict=True)]
     if math.prod(fixed.shape_xyz) <= limit:
         return fixed
     low, high = min(fixed.spacing_mm), max(box)
-    for _ in range(60):  # bisection on the spacing that no axis may undercut
+    for _ in range(60):  # bisect for the least spacing of any axis
         middle = (low + high) / 2
         spacing = [max(s, middle) for s in fixed.spacing_mm]
         voxels = math.prod(b / s for b, s in zip(box, spacing, strict=True))
@@ -99,7 +97,7 @@ def working_grid(fixed: Geometry, megavoxels: float) -> Geometry:
 
 
 def whole_voxels(length_mm: float, grid: Geometry, least: int = 1) -> tuple[int, int, int]:
-    """A length as voxels along z, y, x: rounded, at least `least`, at most the axis."""
+    """Return a length in voxels along z, y, x, rounded, from `least` to the length of the axis."""
     z, y, x = (
         min(max(least, round(length_mm / s)), n)
         for s, n in zip(grid.spacing_mm[::-1], grid.shape_zyx, strict=True)

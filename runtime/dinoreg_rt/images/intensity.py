@@ -1,4 +1,4 @@
-"""The intensities of one image: its modality and the window that features see."""
+"""The intensities of one image: its modality and the window for feature extraction."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ..config.parameters import RegistrationConfig
 from ..errors import InputError
 from ..types import Array, Modality, Volume
 
-#: Air is -1000 HU on a CT and fat about -100; MR magnitudes are not negative. Windowed CTs are
-#: often clipped at -125 or so.
+#: Images that reach down to this are CTs: air is -1000 HU and fat about -100, windowed CTs are
+#: often clipped at about -125, and MR magnitudes are not negative.
 _CT_LOWEST_HU = -100.0
-#: Voxels looked at for a percentile: enough for three digits, and quick on any scan.
+#: Voxels sampled for a percentile: enough for three digits, and fast on any scan.
 _PERCENTILE_SAMPLES = 1_000_000
 
 
 def detect_modality(lowest: float, wanted: ModalityChoice) -> tuple[Modality, str]:
-    """The modality of an image by its smallest intensity, and why."""
+    """Return the modality of an image, judged by its smallest intensity, and the reason."""
     if wanted != "auto":
         return wanted, f"{wanted}, as asked"
     if lowest <= _CT_LOWEST_HU:
@@ -32,17 +32,17 @@ def intensity_window(
     mask: Array | None = None,
     role: str = "",
 ) -> tuple[float, float]:
-    """Values that become 0 and 1; of an MR from the voxels in `mask` (D, H, W), if there is one.
+    """Return the intensities that map to 0 and 1.
 
     Args:
-        volume: the image.
-        modality: what it is.
+        volume: image.
+        modality: modality of the image.
         config: windows and percentiles.
-        mask: not 0 where it counts; None: everywhere.
+        mask: (D, H, W), nonzero where voxels of an MR count; None for everywhere.
         role: ``fixed`` or ``moving``, for messages.
 
     Raises:
-        InputError: an MR that shows nothing there: one value, or values too close to be told apart.
+        InputError: an MR holds only one value there, or values too close to be told apart.
     """
     if modality == "ct":
         return config.ct_window_hu
@@ -57,7 +57,7 @@ def intensity_window(
         where = "" if mask is None else f" inside the {role} mask"
         raise InputError(
             f"the {role} image has only the value {low:g}{where}: there is nothing to align; "
-            "is it the right image, and does the mask lie on the anatomy?"
+            "check that it is the right image and that the mask covers the anatomy"
         )
     return low, high
 

@@ -1,4 +1,4 @@
-"""The part of the fixed image's lattice on which the moving image is looked at, and the reverse."""
+"""The part of the fixed image's grids that covers the moving image, and vice versa."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ..geometry import (
 from ..types import AffineTransform, Geometry
 from .grids import WorkingGrids
 
-#: Control voxels that the refinement may go beyond the search's reach.
+#: Control voxels by which the refinement may exceed the search's reach.
 _REFINEMENT = 2
 
 
 @dataclass(frozen=True, eq=False)
 class MovingGrids:
-    """Where the moving features stand, in fixed space after the initial alignment.
+    """The grids of the moving features, in fixed space after the initial alignment.
 
     Attributes:
-        working: working moving_grids, cut and extended to where the moving image is.
-        control: the same for the control grid.
-        offset_zyx: index of its first voxel on the fixed control grid.
+        working: working grid, cropped or extended to cover the moving image.
+        control: control grid over the same box.
+        offset_zyx: index of the first voxel of `control` on the fixed control grid.
     """
 
     working: Geometry
@@ -40,11 +40,11 @@ class MovingGrids:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The part of an image that can be compared with anything of the other one.
+    """The part of an image that can be compared with the other image.
 
     Attributes:
-        grid: its control voxels, in the fixed image's space.
-        affine: points of that space to the image's points.
+        grid: control voxels of the region, in the fixed image's space.
+        affine: map from points of that space to points of the image.
     """
 
     grid: Geometry
@@ -54,16 +54,12 @@ class Region:
 def compared_regions(
     grids: WorkingGrids, moving_grids: MovingGrids, initial: AffineTransform
 ) -> tuple[Region, Region]:
-    """The regions of the fixed and of the moving image.
+    """Return the regions of the fixed and of the moving image.
 
-    Of the moving image it is its grid. Of the fixed image it is what the search can compare with
-    some voxel of that grid: as far as it reaches, a cell more because cells are compared whole,
-    and as many voxels more for the refinement as the grid has.
-
-    Args:
-        grids: lattices of the fixed image.
-        moving_grids: where the moving image is looked at.
-        initial: fixed points to moving points.
+    The region of the moving image is its grid. The region of the fixed image is everything that can
+    be compared with a voxel of that grid: within the search's reach, plus one cell because cells
+    are compared whole, plus the margin of the refinement. `initial` maps fixed points to moving
+    points.
     """
     shape = np.asarray(grids.control.shape_zyx)
     margin = grids.search_reach_zyx() + np.asarray(grids.search_factor_zyx) + _REFINEMENT
@@ -93,14 +89,14 @@ def plan_moving_grids(
             "use --initial auto, centre or moments, or a transform file"
         )
     reach = grids.search_reach_zyx() + _REFINEMENT
-    # A sliver of rounding must not add a layer of voxels.
+    # Rounding errors must not add a layer of voxels.
     first = np.maximum(np.floor(lower + 1e-3).astype(int), -reach)
     last = np.minimum(np.ceil(upper - 1e-3).astype(int), shape + reach)
     offset = (int(first[0]), int(first[1]), int(first[2]))
-    cells = last - first
+    size = last - first
     pool = np.asarray(grids.pool_zyx)
-    control = shifted_grid(grids.control, offset, _tuple(cells))
-    working = shifted_grid(grids.working, _tuple(first * pool), _tuple(cells * pool))
+    control = shifted_grid(grids.control, offset, _tuple(size))
+    working = shifted_grid(grids.working, _tuple(first * pool), _tuple(size * pool))
     return MovingGrids(working, control, offset)
 
 

@@ -1,4 +1,4 @@
-"""The two images of a registration: what is known of each by itself, and where it is looked at."""
+"""The two images of a registration: what is known of each, and the grids it is sampled on."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class PairImage:
     """One of the two images.
 
     Attributes:
-        role: fixed or moving.
-        volume: the image.
-        mask: (D, H, W), not 0 where it counts; None: everywhere.
-        modality: what it is.
-        window: intensities that count as 0 and 1.
-        lowest: its smallest intensity.
-        body: where the body is, on a grid of its own; None where no body mask is used.
+        role: ``fixed`` or ``moving``.
+        volume: voxels and grid.
+        mask: (D, H, W), nonzero where the image counts; None for everywhere.
+        modality: CT or MR.
+        window: intensities that map to 0 and 1.
+        lowest: smallest intensity.
+        body: body mask on its own grid; None if none is used.
     """
 
     role: Role
@@ -46,10 +46,10 @@ Pair: TypeAlias = tuple[PairImage, PairImage]
 def side_by_side(
     function: Callable[[_Of, Device], _Made], items: Sequence[_Of], host: Device
 ) -> list[_Made]:
-    """`function` of each item, as many at the same time as the host has threads, which they share.
+    """Apply `function` to each item, in parallel threads that share those of the host.
 
-    What is planned is half NumPy, which takes one thread whatever there is, and half kernels on
-    some ten thousand cells, which do not keep many threads busy.
+    Planning is half NumPy, which uses one thread, and half kernels on about ten thousand cells,
+    which cannot keep many threads busy.
     """
     workers = min(len(items), host.threads)
     if workers < 2:
@@ -64,10 +64,10 @@ class SolverSide:
     """One of the two images as the solver sees it.
 
     Attributes:
-        image: the image.
-        working: where features are computed, in the fixed image's space.
-        control: where they are compared, the same.
-        affine: points of that space to the image's points.
+        image: image itself.
+        working: grid on which its features are computed, in the fixed image's space.
+        control: grid on which they are compared, in the same space.
+        affine: map from points of that space to points of the image.
     """
 
     image: PairImage
@@ -82,12 +82,12 @@ Sides: TypeAlias = tuple[SolverSide, SolverSide]
 def examine(
     role: Role, volume: Volume, mask: Array | None, config: RegistrationConfig
 ) -> tuple[PairImage, str]:
-    """An image, on the host, with its modality and its window; and why that modality.
+    """Return an image with its modality and window, and the reason for the modality.
 
-    What the mask leaves out does not count for the window.
+    Voxels outside the mask do not count for the window.
 
     Raises:
-        InputError: there is nothing to see in it.
+        InputError: the image shows nothing.
     """
     wanted = config.fixed_modality if role == "fixed" else config.moving_modality
     lowest = float(volume.array.min())

@@ -1,6 +1,6 @@
-"""A pair of images made up on the spot, with a known deformation: to warm up and to measure with.
+"""Synthetic image pairs with a known deformation, for warm-up and measurements.
 
-Everything is a product of functions of one axis, so that a volume of any size takes a moment.
+Everything is a product of functions of one axis, so a volume of any size takes a moment.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ _PEAK_SHARE, _WAVELENGTH_SHARE = 0.035, 0.7
 
 
 def phantom_pair(fixed: Geometry, moving: Geometry | None = None, seed: int = 1) -> list[Volume]:
-    """Fixed and moving image of one soft body; fixed is the deformed one.
+    """Return a fixed and a moving image of one soft body; the fixed one is deformed.
 
     Args:
         fixed: grid of the fixed image.
-        moving: grid of the moving image (default: the same).
-        seed: of the structures.
+        moving: grid of the moving image (default: that of the fixed image).
+        seed: seed of the structures.
 
     Returns:
-        Two volumes of values 0 to 1000 that agree after a shift of each axis by a sine: about
-        3.5 % of the axis, without folds.
+        Two volumes of values 0 to 1000 that agree after a sine shift of each axis by about 3.5 % of
+        its length, without folds.
     """
     grids = (fixed, moving or fixed)
     axes = [[_unit_axis(n) for n in grid.shape_zyx] for grid in grids]
@@ -35,13 +35,13 @@ def phantom_pair(fixed: Geometry, moving: Geometry | None = None, seed: int = 1)
 
 
 def phantom_grid(shape_zyx: tuple[int, int, int], spacing_mm: float) -> Geometry:
-    """An axial grid of cubes around the origin."""
+    """Return an axial grid of cubic voxels centred on the origin."""
     x, y, z = (-(n - 1) / 2 * spacing_mm for n in shape_zyx[::-1])
     return Geometry(shape_zyx, (spacing_mm,) * 3, (x, y, z), np.eye(3))
 
 
 def _unit_axis(count: int) -> FloatArray:
-    """Voxel centres as shares of the box, -1 to 1."""
+    """Return the voxel centres along an axis of the box from -1 to 1."""
     return np.asarray((np.arange(count) + 0.5) / count * 2 - 1)
 
 
@@ -50,7 +50,7 @@ def _shift(axis: FloatArray) -> FloatArray:
 
 
 def _body(axes: list[FloatArray], seed: int) -> np.ndarray:
-    """An ellipsoid of waves, (D, H, W) float32."""
+    """Return an ellipsoid of waves, (D, H, W) float32."""
     rng = np.random.default_rng(seed)
     z, y, x = (a.astype(np.float32) for a in axes)
     value = np.full((z.size, y.size, x.size), 0.5, np.float32)

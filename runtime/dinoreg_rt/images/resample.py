@@ -1,4 +1,4 @@
-"""From images as scanned to images on the working grid: modality, intensity window, resampling."""
+"""From images as scanned to images on the working grid: upload, resampling and coverage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..types import AffineTransform, Array, Geometry, Volume
 
 
 def uploaded(volume: Volume, device: Device) -> Volume:
-    """The image on a CUDA device, once for all stages; on a CPU as it is."""
+    """Return the image on a CUDA device, uploaded once for all stages; unchanged on a CPU."""
     if device.kind == "cpu":
         return volume
     return replace(volume, array=device.upload(volume.array, np.float32))
@@ -28,16 +28,18 @@ def resample_volume(
     device: Device,
     outside: float | None = None,
 ) -> Array:
-    """`volume` on `grid` (D, H, W) float32, a new array, antialiased where the grid is coarser.
+    """Resample `volume` onto `grid`, (D, H, W) float32, antialiased where the grid is coarser.
+
+    The result is always a new array.
 
     Args:
-        volume: the image.
-        grid: in the fixed image's space.
-        affine: fixed points to the image's points.
-        device: where the result lives.
-        outside: value beyond the image (default: its border goes on). Whatever is there has no
-            weight, but features near the border see it: against a black layer beyond the last
-            slice, those of two slices showed little else.
+        volume: image.
+        grid: grid in the fixed image's space.
+        affine: map from fixed points to the image's points.
+        device: device that holds the result.
+        outside: value beyond the image (default: the border voxels are continued). Such voxels have
+            no weight, but features near the border see them: with black beyond the last slice,
+            those of two slices showed little else.
     """
     image = device.upload(volume.array, np.float32)
     if same_grid(volume.geometry, grid) and affine.is_identity():
@@ -54,7 +56,7 @@ def resample_volume(
 
 
 def antialiasing_samples(matrix: np.ndarray) -> tuple[int, int, int]:
-    """Points per output voxel and axis so that no input voxel is skipped; at most 8."""
+    """Return samples per output voxel and axis (at most 8) that skip no input voxel."""
     steps = np.linalg.norm(matrix[:, :3], axis=0)
     z, y, x = (int(min(8, max(1, math.floor(s + 0.25)))) for s in steps)
     return (z, y, x)
@@ -67,7 +69,7 @@ def weight_on(
     affine: AffineTransform,
     device: Device,
 ) -> Array:
-    """How much of each voxel of `grid` the image (and its mask, if any) covers: 0..1 float32."""
+    """Return the share (0..1, float32) of each voxel of `grid` that image and mask cover."""
     inside = device.xp.empty(grid.shape_zyx, np.float32)
     matrix = kernel_affine(index_map(grid, image.geometry, affine))
     if mask is None:

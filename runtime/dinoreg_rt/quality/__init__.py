@@ -1,1 +1,1 @@
-"""How good a registration is, and whether to trust it."""
+"""The quality of a registration, and whether to trust it."""

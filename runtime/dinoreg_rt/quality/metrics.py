@@ -1,8 +1,8 @@
-"""How good a registration is: overlap, surface distance, regularity, landmark error.
+"""The quality of a registration: overlap, surface distance, regularity, landmark error.
 
-Pure functions on NumPy arrays. Label maps are ``(D, H, W)`` integers on the fixed grid, 0 is
-background. Every definition is stated where it is computed, because published numbers differ
-more by definition than by method.
+Pure functions on NumPy arrays. Label maps are ``(D, H, W)`` integers on the fixed grid, with 0 as
+background. Every definition is stated where it is computed, because published numbers differ more
+by definition than by method.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class JacobianStatistics:
     """Regularity of a mapping, from the determinant J of its Jacobian matrix.
 
     Attributes:
-        sdlogj: standard deviation of log J over voxels with J > 0; NaN if there are none.
-        sdlogj_learn2reg: the Learn2Reg challenge's number, std(log(clip(J + 3, 1e-9, 1e9))) with
-            2 voxels cropped from every face. It is about sd(J) / 4, so several times smaller.
-        folded_percent: share of voxels with J <= 0, in percent.
+        sdlogj: standard deviation of log J over voxels with J > 0; NaN without any.
+        sdlogj_learn2reg: the Learn2Reg challenge's number, std(log(clip(J + 3, 1e-9, 1e9))) with 2
+            voxels cropped from every face. It is about sd(J) / 4, so several times smaller.
+        folded_percent: percentage of voxels with J <= 0.
         minimum: smallest J.
         maximum: largest J.
-        voxels: number of voxels looked at (inside the mask, if there is one).
+        voxels: number of voxels evaluated (inside the mask, if given).
     """
 
     sdlogj: float
@@ -51,7 +51,7 @@ class JacobianStatistics:
 
 
 def label_counts(labels: Array) -> dict[int, int]:
-    """Number of voxels of every label but 0 in ``labels (D, H, W)``, in ascending order."""
+    """Return the number of voxels of every nonzero label of a map (D, H, W), in ascending order."""
     counts: dict[int, int] = {}
     for part in z_slabs(labels.shape):
         for value, number in _count_values(np.asarray(labels[part]).ravel()):
@@ -62,14 +62,14 @@ def label_counts(labels: Array) -> dict[int, int]:
 def dice(
     fixed_labels: Array, warped_labels: Array, labels: Iterable[int] | None = None
 ) -> dict[int, float]:
-    """Dice overlap ``2 |A and B| / (|A| + |B|)`` of each label, 0..1.
+    """Return the Dice overlap ``2 |A and B| / (|A| + |B|)`` of each label, 0..1.
 
     Args:
         fixed_labels: (D, H, W) integers.
         warped_labels: (D, H, W) integers on the same grid.
-        labels: which to score; default: those present in both maps. Give the labels that the
-            fixed and the *unwarped* moving map share, or a label that the transform moves out of
-            the grid would be dropped instead of scoring 0.
+        labels: labels to score (default: those present in both maps). Give the labels shared by the
+            fixed and the *unwarped* moving map; otherwise a label that the transform moves out of
+            the grid is dropped instead of scoring 0.
 
     Raises:
         InputError: the two shapes differ.
@@ -91,22 +91,22 @@ def hd95(
     geometry: Geometry,
     labels: Iterable[int] | None = None,
 ) -> dict[int, Hd95]:
-    """Robust Hausdorff distance of each label, in mm and in voxels.
+    """Return the robust Hausdorff distance of each label, in mm and in voxels.
 
     The surface of a label is its voxels with at least one of the six neighbours outside it (the
     outside of the grid counts as outside). For each surface voxel of one map the distance to the
-    nearest surface voxel of the other is taken, then the 95th percentile (linear interpolation)
-    of each direction, then the larger of the two, as Learn2Reg does. In voxels all three spacings
-    count as 1, which for anisotropic voxels is not a rescaling of the distance in mm.
+    nearest surface voxel of the other is taken, then the 95th percentile (linear interpolation) of
+    each direction, then the larger of the two, as in Learn2Reg. In voxels all three spacings count
+    as 1, which for anisotropic voxels is not a rescaling of the distance in mm.
 
-    A label that is missing from one map gets the diagonal of the grid's box, the worst distance
-    there can be (as in the BraTS challenge), so that losing an organ never improves a mean.
+    A label missing from one map gets the diagonal of the grid's box, the worst possible distance
+    (as in the BraTS challenge), so that losing an organ never improves a mean.
 
     Args:
         fixed_labels: (D, H, W) integers.
         warped_labels: (D, H, W) integers on the same grid.
-        geometry: their grid; its direction is taken to be orthonormal.
-        labels: which to score; default: those present in both maps.
+        geometry: their grid; its direction is assumed to be orthonormal.
+        labels: labels to score (default: those present in both maps).
 
     Raises:
         InputError: the two shapes differ, or differ from the geometry's.
@@ -126,11 +126,11 @@ def hd95(
 
 
 def jacobian_determinant(field: DisplacementField, device: Device | None = None) -> Array:
-    """det of d(p + u(p)) / dp in physical space, (D, H, W) float32, no unit.
+    """Return det(d(p + u(p)) / dp) in physical space, (D, H, W) float32, without unit.
 
     Central differences, one-sided on the faces of the grid; along an axis of one voxel the
-    displacement counts as constant. Correct for anisotropic and oblique grids. The result lives
-    where `device` (default the CPU) says.
+    displacement counts as constant. Correct for anisotropic and oblique grids. The result lives on
+    `device` (default: the CPU).
     """
     device = device or choose_device("cpu", 0)[0]
     index_from_mm = lps_to_index(field.geometry).matrix[::-1]
@@ -140,11 +140,11 @@ def jacobian_determinant(field: DisplacementField, device: Device | None = None)
 
 
 def jacobian_statistics(field: DisplacementField, mask: Array | None = None) -> JacobianStatistics:
-    """Regularity of ``p -> p + u(p)``; see `JacobianStatistics` for the definitions.
+    """Return the regularity of ``p -> p + u(p)``, as defined in `JacobianStatistics`.
 
     Args:
-        field: the mapping, on the fixed grid.
-        mask: (D, H, W); only voxels that are not 0 count. Default: all.
+        field: mapping on the fixed grid.
+        mask: (D, H, W); only nonzero voxels count (default: all).
 
     Raises:
         InputError: the mask has another shape than the field or is empty.
@@ -157,7 +157,7 @@ def jacobian_statistics(field: DisplacementField, mask: Array | None = None) -> 
             "(z, y, x): give a mask on the field's grid"
         )
     if not inside.any():
-        raise InputError("the mask is empty: no voxel of it is set")
+        raise InputError("the mask is empty; set at least one voxel")
     core = tuple(slice(2, -2) if n > 4 else slice(None) for n in inside.shape)
     shifted = determinant[core][inside[core]].astype(np.float64) + 3
     values = determinant[inside].astype(np.float64)
@@ -180,14 +180,15 @@ def run_quality(
     *,
     inverse_misses: tuple[Array, Array] | None = None,
 ) -> RunQuality:
-    """What a run can say about its own result, without labels.
+    """Return what a run can measure of its own result, without labels.
 
     Args:
-        solution: from `dinoreg_kernels.solve`.
-        control: the grid of its field.
-        displacement: the whole mapping on the fixed grid.
-        device: where its arrays live.
-        inverse_misses: of `dinoreg_rt.fields.solve`; None where nothing was inverted.
+        solution: result of `dinoreg_kernels.solve`.
+        control: grid of its field.
+        displacement: whole mapping on the fixed grid.
+        device: device that holds the arrays.
+        inverse_misses: result of `dinoreg_rt.fields.solve.inverse_misses`; None if nothing was
+            inverted.
     """
     xp = device.xp
     consistency = inverse_consistency_mm(solution.field, control, device, solution.inverse)
@@ -220,12 +221,12 @@ def tre_mm(
     moving_points: FloatArray,
     chain: Sequence[Transform],
 ) -> FloatArray:
-    """Target registration error of each landmark: |T(fixed point) - moving point|, (N,) mm.
+    """Return each landmark's registration error |T(fixed point) - moving point|, (N,) mm.
 
     Args:
         fixed_points: (N, 3) LPS mm in the fixed image.
         moving_points: (N, 3) LPS mm, the same landmarks in the moving image, in the same order.
-        chain: the mapping from fixed to moving points, applied in order; empty: identity.
+        chain: mapping from fixed to moving points, applied in order; empty for the identity.
 
     Raises:
         InputError: the two sets differ in number.
@@ -246,10 +247,9 @@ def tre_mm(
 def bootstrap_interval(
     values: Sequence[float] | FloatArray, seed: int = 0, samples: int = 10_000
 ) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over cases, in the unit of `values`.
+    """Return the 95 % percentile bootstrap interval of the mean of `values` over cases.
 
-    The same values and seed give the same interval. Fewer than two values say nothing about
-    their spread: (NaN, NaN).
+    The same values and seed give the same interval; fewer than two values give (NaN, NaN).
     """
     data = np.asarray(values, np.float64)
     if data.size < 2:
@@ -260,9 +260,9 @@ def bootstrap_interval(
 
 
 def mean_over_labels(scores: Mapping[int, float]) -> float:
-    """Unweighted mean over the labels of one case; NaN without labels.
+    """Return the unweighted mean over the labels of one case; NaN without labels.
 
-    Cases are averaged after this, so a case with many labels weighs no more than another.
+    Cases are averaged afterwards, so a case with many labels weighs no more than another.
     """
     return float(np.mean(list(scores.values()))) if scores else math.nan
 

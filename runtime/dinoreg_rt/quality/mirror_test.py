@@ -1,12 +1,12 @@
-"""A null distribution for the similarity: how well mirror images of the moving image match.
+"""The mirror test: a null distribution from mirrored images tells what a match is worth.
 
 Any two images can be matched somehow, and how well depends on their contrast, noise and field of
-view, so a residual says little by itself. A mirror image of the moving image has all of these and
-the wrong anatomy. Where one of them matches the fixed image as well as the moving image does, the
+view, so a residual says little by itself. A mirror image of the moving image has all of these but
+the wrong anatomy. If one of them matches the fixed image as well as the moving image does, the
 match means nothing: another organ, another region, upside down, or left for right.
 
-Compared is MIND-SSC, whatever the registration compares: its channels have a rule for mirror
-images, and what is measured means the same with an encoder and without.
+The test compares MIND-SSC, whatever the registration compares: mirroring only permutes its
+channels, and the measures mean the same with and without an encoder.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ from ..images.grids import WorkingGrids
 from ..types import Array, FloatArray
 from .mutual_information import joint_histogram, mutual_information
 
-#: Cells of the decoys' lattice are so many control voxels long: with that the four searches take
+#: Control voxels per voxel of the mirror test's grid along each axis. With 2 the four searches take
 #: 0.2 s of CPU time for a 192 x 160 x 192 pair, and they reach twice as far.
-_COARSER = 2
-#: Power of the mutual information in a misfit. With 0.1 to 0.3 right and wrong pairs lie as far
-#: apart; without it they mix: MIND-SSC sees every structure by itself, and an image and its mirror
-#: image have the same structures, but not at the same intensities of the other image.
+COARSER = 2
+#: Power of the mutual information in a misfit. With 0.1 to 0.3 right and wrong pairs are equally
+#: well separated; without it they mix: MIND-SSC sees every structure by itself, and an image and
+#: its mirror image have the same structures, but not at the same intensities of the other image.
 _INFORMATION_POWER = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoyMeasures:
-    """What a coarse search finds in the moving image and in its mirror images; lower is better.
+    """Results of the mirror test; lower is better.
 
     Attributes:
-        decoy_ratio: misfit of the moving image over the least of the mirror images', see
-            `_misfit`. At 1 the moving image fits no better than a wrong image. NaN: it is so small
-            that it has no mirror image.
-        unrelated_ratio: the difference after the search over what features without any relation
-            would give.
+        decoy_ratio: misfit of the moving image over the least misfit of its mirror images, see
+            `_misfit`. At 1 the moving image fits no better than a wrong image. NaN if the image is
+            too small to be mirrored.
+        unrelated_ratio: feature difference after the search over that of unrelated images.
     """
 
     decoy_ratio: float
@@ -53,14 +52,14 @@ class DecoyMeasures:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecoySearches:
-    """What the searches found, on the device: they may be under way still.
+    """Results of the mirror test's searches on the device, where they may still be running.
 
     Attributes:
-        found: of each search the three numbers of a `Solution`'s feature distance and the joint
-            histogram of intensities after it; the first is in the moving image, the others are in
-            its mirror images.
-        unrelated: see `_unrelated`.
-        device: where these live.
+        found: for each search the three numbers of a `Solution`'s feature distance, and the joint
+            histogram of intensities after it. The first search is in the moving image, the others
+            are in its mirror images.
+        unrelated: feature difference of unrelated images, see `_unrelated`.
+        device: device that holds these arrays.
     """
 
     found: tuple[tuple[Array, Array], ...]
@@ -68,11 +67,11 @@ class DecoySearches:
     device: Device
 
     def measures(self) -> DecoyMeasures:
-        """The measures; waits for the searches, once."""
+        """Wait once for all searches and return the measures."""
         arrays = [array for pair in self.found for array in pair]
         *flat, unrelated = self.device.numbers(*arrays, self.unrelated)
         own, *mirrored = np.array(flat).reshape(len(self.found), -1)
-        # One cell has no mirror image: then nothing can be said.
+        # An image of one voxel has no mirror image, so nothing can be concluded.
         best = min((_misfit(numbers) for numbers in mirrored), default=math.nan)
         after = float(own[1]) if own[2] > 0 else math.inf
         return DecoyMeasures(_ratio(_misfit(own), best), _ratio(after, unrelated))
@@ -89,39 +88,39 @@ def search_decoys(
 ) -> DecoySearches | None:
     """Search once in the moving image and once in each of its three mirror images.
 
-    On a GPU the searches are queued and not waited for.
+    On a GPU the searches are queued without waiting for them.
 
     Args:
         features: MIND-SSC, with or without local intensities, on the control grid.
-        images: intensities 0..1 there, (d, h, w) float32.
-        weights: of both images there.
-        grids: the control grid.
-        moving_offset_zyx: of the moving grid, in control voxels.
-        options: of the registration; its search is used, at twice the step.
-        device: where the arrays live.
+        images: intensities 0..1 on the same grids, (d, h, w) float32.
+        weights: weights of both images there.
+        grids: grids of the fixed image.
+        moving_offset_zyx: offset of the moving grid, in control voxels.
+        options: options of the registration, whose search is used at twice the step.
+        device: device that holds the arrays.
 
     Returns:
-        None where nothing is searched for.
+        None if there is no search.
     """
     if not any(options.search_radius):
         return None
-    fixed = _Cells.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
-    moving = _Cells.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
-    spacing_mm = [_COARSER * mm for mm in grids.control.spacing_mm[::-1]]
+    fixed = _TestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
+    moving = _TestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
+    spacing_mm = [COARSER * mm for mm in grids.control.spacing_mm[::-1]]
 
-    def search(candidate: _Cells) -> tuple[Array, Array]:
+    def search(tested: _TestImage) -> tuple[Array, Array]:
         solution = dinoreg_kernels.solve(
             fixed.features,
-            candidate.features,
+            tested.features,
             fixed.weight,
-            candidate.weight,
+            tested.weight,
             spacing_mm=spacing_mm,
-            moving_offset=candidate.offset_zyx,
+            moving_offset=tested.offset_zyx,
             channels=features.channels,
             options=_once(options),
             threads=device.threads,
         )
-        image, seen = candidate.warped(solution.field, spacing_mm, device)
+        image, seen = tested.warped(solution.field, spacing_mm, device)
         joint = joint_histogram(fixed.image, image, fixed.weight * seen, device.xp)
         return solution.feature_distance, joint
 
@@ -133,15 +132,16 @@ def search_decoys(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Cells:
-    """An image on the decoys' lattice, whose cells begin at multiples of `_COARSER` on the fixed
-    image's control grid.
+class _TestImage:
+    """An image on the mirror test's grid.
+
+    Its voxels begin at multiples of `COARSER` on the fixed image's control grid.
 
     Attributes:
         features: (d, h, w, stored) float16.
         weight: (d, h, w) float32.
-        image: (d, h, w) float32, intensities.
-        offset_zyx: of the first cell.
+        image: intensities, (d, h, w) float32.
+        offset_zyx: index of the first voxel on that grid.
     """
 
     features: Array
@@ -157,35 +157,35 @@ class _Cells:
         weight: Array,
         offset_zyx: tuple[int, int, int],
         device: Device,
-    ) -> _Cells:
-        """From the control grid, where its first voxel has that index."""
-        lead = [o % _COARSER for o in offset_zyx]
-        pooled, cells = dinoreg_kernels.pool_features(
-            features, weight, (_COARSER,) * 3, offset=lead, threads=device.threads
+    ) -> _TestImage:
+        """Average an image from the control grid, where its first voxel has index `offset_zyx`."""
+        lead = [o % COARSER for o in offset_zyx]
+        averaged, share = dinoreg_kernels.pool_features(
+            features, weight, (COARSER,) * 3, offset=lead, threads=device.threads
         )
-        # Each cell's voxels, whose values are read where they stand.
-        matrix = np.column_stack([_COARSER * np.eye(3), (_COARSER - 1) / 2 - np.array(lead)])
+        # Sample each voxel's control voxels at their centres.
+        matrix = np.column_stack([COARSER * np.eye(3), (COARSER - 1) / 2 - np.array(lead)])
         grey = dinoreg_kernels.resample(
-            image * weight, cells.shape, matrix, samples=(_COARSER,) * 3, threads=device.threads
+            image * weight, share.shape, matrix, samples=(COARSER,) * 3, threads=device.threads
         )
-        grey /= device.xp.maximum(cells, 1e-6)
-        z, y, x = ((o - a) // _COARSER for o, a in zip(offset_zyx, lead, strict=True))
-        return cls(pooled, cells, grey, (z, y, x))
+        grey /= device.xp.maximum(share, 1e-6)
+        z, y, x = ((o - a) // COARSER for o, a in zip(offset_zyx, lead, strict=True))
+        return cls(averaged, share, grey, (z, y, x))
 
-    def mirrored(self, axis: int, order: Sequence[int], device: Device) -> _Cells:
-        """Turned round along an axis; `order`: the channels that take the first ones' places."""
+    def mirrored(self, axis: int, order: Sequence[int], device: Device) -> _TestImage:
+        """Flip along an axis; `order` lists the channels that replace the first ones."""
         xp, others = device.xp, range(len(order), self.features.shape[-1])
         flipped = xp.flip(self.features, axis)[..., [*order, *others]]
         features, weight, image = (
             xp.ascontiguousarray(array)
             for array in (flipped, xp.flip(self.weight, axis), xp.flip(self.image, axis))
         )
-        return _Cells(features, weight, image, self.offset_zyx)
+        return _TestImage(features, weight, image, self.offset_zyx)
 
     def warped(
         self, field: Array, spacing_mm: Sequence[float], device: Device
     ) -> tuple[Array, Array]:
-        """Image and weight where `field`, (d, h, w, 3) mm on the fixed cells, leads to."""
+        """Return image and weight warped by `field`, (d, h, w, 3) mm on the fixed voxels."""
         image, weight = (
             dinoreg_kernels.resample(
                 array,
@@ -200,6 +200,12 @@ class _Cells:
         return image, weight
 
 
+def coarser(counts_zyx: Sequence[int]) -> tuple[int, int, int]:
+    """Return counts of control voxels as counts of voxels of the mirror test's grid, rounded up."""
+    z, y, x = (-(-n // COARSER) for n in counts_zyx)
+    return z, y, x
+
+
 def decoy_workspace_bytes(
     fixed_shape: Sequence[int],
     moving_shape: Sequence[int],
@@ -207,19 +213,26 @@ def decoy_workspace_bytes(
     spacing_mm: Sequence[float],
     options: SolverOptions,
 ) -> int:
-    """Of one search, for a prediction; shapes in cells, `spacing_mm` of the control grid."""
-    coarse_mm = [_COARSER * mm for mm in spacing_mm]
+    """Predict the bytes that one search takes besides its arrays.
+
+    Args:
+        fixed_shape: shape of the fixed image on the mirror test's grid.
+        moving_shape: shape of the moving image on that grid.
+        stride: stored channels of the features.
+        spacing_mm: spacing of the control grid, z, y, x.
+        options: solver options of the registration.
+    """
+    coarse_mm = [COARSER * mm for mm in spacing_mm]
     return dinoreg_kernels.solver_workspace_bytes(
         fixed_shape, moving_shape, stride, coarse_mm, _once(options)
     )
 
 
 def _once(options: SolverOptions) -> SolverOptions:
-    """The search of a registration at twice its step, and nothing after it."""
-    z, y, x = (max(1, (f + 1) // _COARSER) for f in options.search_factor)
+    """Return the options of a single search at twice the registration's step."""
     return dataclasses.replace(
         options,
-        search_factor=(z, y, x),
+        search_factor=coarser(options.search_factor),
         search_levels=1,
         search_trust_cost=0.0,
         search_edges=0.0,
@@ -232,10 +245,10 @@ def _once(options: SolverOptions) -> SolverOptions:
 
 
 def _misfit(found: FloatArray) -> float:
-    """What is left after a search, times the difference before it, over the information's power.
+    """Return the difference after a search times the one before, over a power of the information.
 
-    A brain deforms into its own mirror image as easily as into another brain: what is left after
-    the search says nothing then, but at the start the right one fits better.
+    A brain deforms into its own mirror image as easily as into another brain: the difference after
+    the search then says nothing, but before it the right image fits better.
 
     Args:
         found: mean squared feature difference before and after, overlap, joint histogram.
@@ -247,13 +260,13 @@ def _misfit(found: FloatArray) -> float:
     return after * before / math.pow(information, _INFORMATION_POWER)
 
 
-def _unrelated(fixed: _Cells, moving: _Cells, device: Device) -> Array:
-    """Mean squared difference of independent draws from both images: E|f|^2 + E|m|^2 - 2 Ef Em."""
+def _unrelated(fixed: _TestImage, moving: _TestImage, device: Device) -> Array:
+    """Return the mean squared difference of independent draws, E|f|^2 + E|m|^2 - 2 Ef Em."""
     xp, moments = device.xp, []
-    for cells in (fixed, moving):
-        values = cells.features.reshape(-1, cells.features.shape[-1]).astype(np.float32)
-        share = cells.weight.reshape(-1, 1) / xp.maximum(cells.weight.sum(), 1e-6)
-        # No matrix product: BLAS's threads would go on spinning beside the kernels' own.
+    for one in (fixed, moving):
+        values = one.features.reshape(-1, one.features.shape[-1]).astype(np.float32)
+        share = one.weight.reshape(-1, 1) / xp.maximum(one.weight.sum(), 1e-6)
+        # No matrix product: BLAS threads would keep spinning beside the kernels' own.
         moments.append(((share * values).sum(axis=0), (share * xp.square(values)).sum(axis=0)))
     (first, first_square), (second, second_square) = moments
     return (first_square + second_square - 2 * first * second).sum()

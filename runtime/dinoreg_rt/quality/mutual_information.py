@@ -11,22 +11,22 @@ from ..types import Array, FloatArray
 _BINS = 32
 #: Length of a joint histogram.
 HISTOGRAM = _BINS * _BINS
-#: Weights are counted in so many steps. Sums of whole numbers are exact, so the order in which a
+#: Weights are counted in this many steps: sums of whole numbers are exact, so the order in which a
 #: GPU adds them does not matter.
 _STEPS = 255
 
 
 def joint_histogram(first: Array, second: Array, weight: Array, xp: ModuleType) -> Array:
-    """Sums of `weight` by the intensities of both images, which lie in 0..1.
+    """Sum `weight` by the intensities (0..1) of both images.
 
     Args:
-        first: of any shape.
-        second: of the same shape.
-        weight: of the same shape, 0 or more.
+        first: first image, of any shape.
+        second: second image, of the same shape.
+        weight: weights >= 0 of the same shape.
         xp: NumPy or CuPy; with CuPy nothing waits for the device.
 
     Returns:
-        (HISTOGRAM,) uint64, row by row of `first`: a type that CUDA adds atomically.
+        (HISTOGRAM,) uint64, a type that CUDA adds atomically, row by row of `first`.
     """
 
     def bins(image: Array) -> Array:
@@ -39,7 +39,7 @@ def joint_histogram(first: Array, second: Array, weight: Array, xp: ModuleType) 
 
 
 def mutual_information(histogram: FloatArray) -> float:
-    """In nats, of a joint histogram; 0 where it is empty."""
+    """Return the mutual information of a joint histogram in nats; 0 if it is empty."""
     total = float(histogram.sum())
     if total <= 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks, the base of `dinoreg_rt.quality.metrics.hd95`."""
+"""Distances between the surfaces of two masks, for `dinoreg_rt.quality.metrics.hd95`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Hd95(NamedTuple):
 
 
 def hd95_of_mask(fixed: NDArray[np.bool_], warped: NDArray[np.bool_], geometry: Geometry) -> Hd95:
-    """Robust Hausdorff distance of two (D, H, W) masks, as `metrics.hd95` defines it."""
+    """Return the robust Hausdorff distance of two (D, H, W) masks, defined in `metrics.hd95`."""
     shape_xyz = np.asarray(geometry.shape_xyz, np.float64)
     spacing = geometry.spacing_mm
     if not fixed.any() or not warped.any():
         worst_mm = float(np.linalg.norm(shape_xyz * spacing))
         return Hd95(worst_mm, float(np.linalg.norm(shape_xyz)))
-    # Distances between voxels of the two masks need nothing from outside their common box.
+    # Distances between voxels of the masks depend on nothing outside their common box.
     box = bounding_box(fixed | warped, margin=0)
     surface_a, surface_b = _surface(fixed[box]), _surface(warped[box])
     voxels = _percentile_distance(surface_a, surface_b, (1.0, 1.0, 1.0))
@@ -35,7 +35,7 @@ def hd95_of_mask(fixed: NDArray[np.bool_], warped: NDArray[np.bool_], geometry: 
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Voxels of `mask` with a 6-neighbour outside, on a grid with a margin of one voxel."""
+    """Return the voxels of `mask` with a 6-neighbour outside, on a grid padded by one voxel."""
     padded = np.pad(mask, 1)
     inner = padded.copy()
     for axis in range(3):
@@ -47,7 +47,7 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _percentile_distance(
     a: NDArray[np.bool_], b: NDArray[np.bool_], spacing_xyz: tuple[float, float, float]
 ) -> float:
-    """Larger of the 95th percentiles of the distances from a to b and from b to a."""
+    """Return the larger 95th percentile of the distances from a to b and from b to a."""
     return max(
         float(np.percentile(_distance_to(b, spacing_xyz)[a], 95)),
         float(np.percentile(_distance_to(a, spacing_xyz)[b], 95)),
@@ -57,12 +57,12 @@ def _percentile_distance(
 def _distance_to(
     mask: NDArray[np.bool_], spacing_xyz: tuple[float, float, float]
 ) -> NDArray[np.float32]:
-    """Distance of every voxel to the nearest voxel of `mask`, 0 inside it, (D, H, W)."""
+    """Return the distance of every voxel to the nearest voxel of `mask`, 0 inside, (D, H, W)."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing(spacing_xyz)
-    # Negative in the middle of thick parts of the mask, which belong to the set like the rest.
+    # Negative inside thick parts of the mask, which belong to it like the rest.
     distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
     values: NDArray[np.float32] = sitk.GetArrayFromImage(distance)
     return np.maximum(values, np.float32(0))
