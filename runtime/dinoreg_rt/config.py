@@ -27,6 +27,7 @@ from .errors import ConfigError
 
 ModalityChoice = Literal["auto", "ct", "mr"]
 FeatureSimilarity = Literal["mse", "cosine", "lncc"]
+SliceScale = Literal["fit", "common", "body"]
 TokenCentre = Literal["none", "image", "slice", "smooth"]
 TokenScale = Literal["none", "deviation", "length"]
 FeatureSet = Literal["encoder", "mind", "joined"]
@@ -136,6 +137,12 @@ class RegistrationConfig(BaseModel):
         le=8,
         description="rows and columns of tokens added as a black margin at each edge of a slice "
         "and then discarded, for encoders that produce artefacts at the image border",
+    )
+    slice_scale: SliceScale = Field(
+        "fit",
+        description="size at which slices are shown to the encoder: fit (each slice fills the "
+        "encoder's input), common (one scale for both images and both directions, with black "
+        "margins), or body (the same, cropped to the bodies)",
     )
     slice_stride: int = Field(
         1, ge=1, le=1000, description="one of so many slices is encoded, and the last (k)"

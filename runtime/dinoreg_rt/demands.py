@@ -26,6 +26,7 @@ OF_AN_ENCODER = (
     "encoder_depth",
     "token_grid",
     "slice_padding",
+    "slice_scale",
     "slice_stride",
     "slice_spacing_mm",
     "axis",

@@ -217,11 +217,13 @@ def _summary(
     cached: Sequence[bool],
 ) -> EncodedPlaneSummary:
     feature_scale, *explained = basis.device.numbers(scale, basis.explained)
-    rows, columns = plane.stacks[0].tokens.shape_zyx[1:]
+    fixed, moving = (stack.tokens for stack in plane.stacks)
     return EncodedPlaneSummary(
         plane=plane.plane,
         weight=plane.weight,
-        token_grid=(rows, columns),
+        token_grid=fixed.shape_zyx[1:],
+        moving_token_grid=moving.shape_zyx[1:],
+        token_mm=(fixed.spacing_mm[1::-1], moving.spacing_mm[1::-1]),
         slices=(len(plane.stacks[0].encoded), len(plane.stacks[1].encoded)),
         from_cache=(cached[0], cached[1]),
         feature_scale=feature_scale,

@@ -102,8 +102,16 @@ def tokens_of_pair(
     if plan.standardisation.position_components:
         with _lent(plan, plane, config, device, encoders, lambda: None) as encoder:
             constant = encode_constant(encoder, plane.graph, device, queued=queued)
-        constant = plane.stacks[0].inner(constant)
+        constant = _where_slices_lie(constant, plane)
     return PairTokens(result, constant, cached, entries)
+
+
+def _where_slices_lie(tokens: Array, plane: PlaneStacks) -> Array:
+    """Of the tokens (rows, columns, C) of a picture those where a slice of either image lies."""
+    margins = np.min([stack.frame.margins for stack in plane.stacks], axis=0)
+    top, bottom, left, right = (int(margin) for margin in margins)
+    rows, columns = tokens.shape[:2]
+    return tokens[top : rows - bottom, left : columns - right]
 
 
 def _finishing(
@@ -175,8 +183,12 @@ def token_key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device:
         flavour = cast("Flavour", plan.engine)
         _, record = engine_record(plan.bundle, plane.graph, flavour, device.index)
         built["engine_sha256"] = record.sha256
-    if stack.padding:  # tokens from before there was a choice keep their names
-        built["padding"] = stack.padding
+    # Tokens from before there was a choice keep their names.
+    margins, box = stack.frame.margins, stack.frame.box
+    if any(margins):
+        built["padding"] = margins[0] if len(set(margins)) == 1 else list(margins)
+    if box is not None:
+        built["box"] = list(box)
     return cache_key(
         **built,
         image=content_hash(stack.volume),
