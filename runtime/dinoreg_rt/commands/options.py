@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -136,9 +136,19 @@ _OWN = {"gpu_memory_gb": ("--gpu-memory", {"type": parse_gigabytes, "metavar": "
 
 def config_options(command: Command) -> Command:
     """Decorator: one option for each field of `RegistrationConfig`, ``None`` when not given."""
-    for name, field in reversed(RegistrationConfig.model_fields.items()):
-        command = _option(name, field)(command)
-    return command
+    return some_config_options(RegistrationConfig.model_fields)(command)
+
+
+def some_config_options(names: Container[str]) -> Callable[[Command], Command]:
+    """Decorator: the same for the fields among `names` alone; click refuses the others."""
+
+    def decorate(command: Command) -> Command:
+        for name, field in reversed(RegistrationConfig.model_fields.items()):
+            if name in names:
+                command = _option(name, field)(command)
+        return command
+
+    return decorate
 
 
 def given_config(options: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import rich_click as click
 
 from ..cli import EXIT_CODE_TEXT
 from ..config_files import preset_names
+from ..demands import check_used
 from ..progress import reporting
 from ..stdout import print_result
-from .options import FilePath, config_options, read_config
+from .options import FilePath, given_config, read_config, some_config_options
 
 if TYPE_CHECKING:
     from ..encoder.probe import ProbeResult, ProbeRow
@@ -20,6 +21,46 @@ _PATH = FilePath()
 _IMAGES = "Images"
 #: Distance of the encoded slices where neither an option nor a preset nor a file says otherwise.
 _SLICE_SPACING_MM = 12.0
+#: What decides which slices and tokens are looked at, and what MIND-SSC is. The standardisations
+#: vary from row to row, and nothing is registered.
+_USED = {
+    "device",
+    "threads",
+    "gpu_memory_gb",
+    "initial",
+    "linear",
+    "fixed_modality",
+    "moving_modality",
+    "body_mask",
+    "ct_window_hu",
+    "mr_percentile",
+    "working_megavoxels",
+    "control_spacing_mm",
+    "search_spacing_mm",
+    "search_radius_mm",
+    "engine",
+    "encoder_depth",
+    "token_grid",
+    "slice_padding",
+    "slice_scale",
+    "slice_stride",
+    "slice_spacing_mm",
+    "axis",
+    "components",
+    "layers",
+    "token_smoothing_mm",
+    "position_components",
+    "encoder_ct_window_hu",
+    "encoder_normalisation",
+    "token_memory_gb",
+    "cache",
+    "cache_gb",
+    "mind_radius_mm",
+    "mind_dilation_mm",
+    "intensity",
+    "intensity_windows_mm",
+    "intensity_scale",
+}
 
 
 @click.command("probe", epilog=EXIT_CODE_TEXT)
@@ -30,7 +71,8 @@ _SLICE_SPACING_MM = 12.0
 @click.option("--moving-labels", type=_PATH, panel=_IMAGES, help="The same organs, moving image.")
 @click.option("--config", "config_file", type=_PATH, panel=_IMAGES, help="TOML file of parameters.")
 @click.option("--preset", panel=_IMAGES, help=f"Set of parameters: {', '.join(preset_names())}.")
-@config_options
+@click.option("--encoder", hidden=True)
+@some_config_options(_USED)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole table as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result and errors.")
 def probe(**options: Any) -> None:
@@ -54,6 +96,8 @@ def probe(**options: Any) -> None:
     if all(options[name] is None for name in sources):
         options["slice_spacing_mm"] = _SLICE_SPACING_MM
     config = read_config(options, trust=False)
+    # The smoothing is that of a row of the table, whatever a preset has.
+    check_used(config, set(given_config(options)) - {"token_smoothing_mm"})
     from ..io import read_labels, read_volume
     from ..probing import probe_images
 
