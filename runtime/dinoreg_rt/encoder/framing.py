@@ -40,7 +40,7 @@ class Frame:
         return shifted_grid(stack, (0, top, left), shape)
 
     @property
-    def window(self) -> tuple[slice, slice, slice]:
+    def index(self) -> tuple[slice, slice, slice]:
         """The same part as an index of an array (slice, row, column)."""
         if self.box is None:
             return slice(None), slice(None), slice(None)

@@ -76,7 +76,7 @@ class SliceStack:
         height, width = self.pixels.shape_zyx[1:]
         top, bottom, left, right = self._margin_pixels
         cut = dinoreg_kernels.cut_slices(
-            upright_view(image, self.volume.geometry, self.plane)[self.frame.window],
+            upright_view(image, self.volume.geometry, self.plane)[self.frame.index],
             self.encoded[start : start + count],
             (height - top - bottom, width - left - right),
             window=self.window,
@@ -142,7 +142,7 @@ def plan_slices(
     top, bottom, left, right = margins
     shape = (count, size[0] - top - bottom, size[1] - left - right)
     inner = reshaped_grid(frame.shown(stack), shape)
-    slices = upright_view(volume.array, volume.geometry, plane)[frame.window]
+    slices = upright_view(volume.array, volume.geometry, plane)[frame.index]
     wanted = sorted({*range(0, count, stride), count - 1})
     empty = tuple(i for i in wanted if not bool((slices[i] > window[0]).any()))
     needed = (0, count - 1) if region is None else _slices_of(region, stack)

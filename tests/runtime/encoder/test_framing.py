@@ -157,9 +157,9 @@ def test_the_box_holds_the_body(direction) -> None:
     assert box is not None
     stack = upright(grid, "axial")
     shown = centres_of(Frame(box=box).shown(stack))
-    np.testing.assert_allclose(shown, centres_of(stack)[Frame(box=box).window], atol=1e-9)
+    np.testing.assert_allclose(shown, centres_of(stack)[Frame(box=box).index], atol=1e-9)
     inside = ball(stack, 12.0, (6.0, 5.0, 0.0))
-    assert inside[Frame(box=box).window].sum() == inside.sum()
+    assert inside[Frame(box=box).index].sum() == inside.sum()
     assert max(extent) < 70
 
 
