@@ -187,7 +187,9 @@ class EncodedPlaneSummary:
     Attributes:
         plane: axial, coronal or sagittal.
         weight: of its features among those of all planes.
-        token_grid: rows and columns of tokens per slice.
+        token_grid: rows and columns of tokens per slice of the fixed image.
+        moving_token_grid: the same of the moving image.
+        token_mm: height and width of a token of the fixed and of the moving image.
         slices: encoded ones of the fixed and of the moving image.
         from_cache: whether each image's tokens were there already.
         feature_scale: factor on the projected tokens.
@@ -197,6 +199,8 @@ class EncodedPlaneSummary:
     plane: str
     weight: float
     token_grid: tuple[int, int]
+    moving_token_grid: tuple[int, int]
+    token_mm: tuple[tuple[float, float], tuple[float, float]]
     slices: tuple[int, int]
     from_cache: tuple[bool, bool]
     feature_scale: float

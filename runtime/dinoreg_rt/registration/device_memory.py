@@ -27,7 +27,8 @@ from ..quality.mirror_test import decoy_workspace_bytes
 from ..types import DeviceMemory, Geometry, Volume
 
 if TYPE_CHECKING:
-    from ..encoder.encoding import EncodingPlan, PlaneStacks
+    from ..encoder.encoding import EncodingPlan
+    from ..encoder.slice_stack import PlaneStacks
 
 #: Sizes of single numbers.
 _HALF, _FLOAT, _DOUBLE = 2, 4, 8
