@@ -21,6 +21,6 @@ def memory_errors() -> Iterator[None]:
         if isinstance(error, DinoregError) or not is_for_want_of_memory(error):
             raise
         raise ResourceError(
-            "out of memory while the encoder was exported or verified; use a smaller --size, or "
+            "ran out of memory while exporting or verifying the encoder; use a smaller --size, or "
             "export on a machine with more memory and copy the bundle"
         ) from error

@@ -107,9 +107,9 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:
-        raise InputError(f"{path}: not an ONNX file, or cut off: {error}") from error
+        raise InputError(f"{path}: is not an ONNX file, or truncated: {error}") from error
     if not model.graph.node:
-        raise InputError(f"{path}: not an ONNX file, or damaged: it has no nodes")
+        raise InputError(f"{path}: is not an ONNX file, or damaged: it has no nodes")
     if any(isinstance(text, bytes) for text in _texts(model.graph)):  # protobuf's invalid UTF-8
         raise InputError(
             f"{path}: damaged: names in it are not text; copy or download the file again"

@@ -217,8 +217,8 @@ def _check_nothing_else(
     for node in unexplained:
         if id(node) in inside:
             raise InputError(
-                f"{path}: in the encoder, the {node.op_type} '{node.name}' multiplies by a constant "
-                "that is no parameter of DINOv2 or DINOv3; export the unmodified encoder"
+                f"{path}: in the encoder, the {node.op_type} '{node.name}' multiplies by a "
+                "constant that is no parameter of DINOv2 or DINOv3; export the unmodified encoder"
             )
 
 
