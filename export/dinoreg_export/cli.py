@@ -39,8 +39,8 @@ export.add_command(engine_command)
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="Checkpoint: a .safetensors, .pth or .onnx file (the latter exported from Hugging Face's "
-    "module), or a folder with model.safetensors or its index, as in Hugging Face's cache.",
+    help="Checkpoint: a .safetensors or .pth file, an .onnx file exported from Hugging Face's "
+    "module, or a folder with model.safetensors or its index, as in Hugging Face's cache.",
 )
 @click.option(
     "--model",
@@ -114,7 +114,7 @@ def onnx_command(**options: Any) -> None:
     if (seed is None) == (options["weights"] is None):
         raise click.UsageError("give either --weights, or --random-seed with --model")
     if seed is not None and options["model"] == "auto":
-        raise click.UsageError("--random-seed needs --model: there are no tensors to recognise")
+        raise click.UsageError("--random-seed needs --model, because no tensors tell the model")
     if seed is not None:
         random = RandomWeights(named(options["model"]), seed)
         source = Source(
@@ -181,7 +181,7 @@ def _sizes_and_layers(
 @click.option(
     "--golden",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Picture whose tokens are published; the bundle needs a graph of the size 224x224.",
+    help="Picture whose tokens are published; the bundle needs a graph for 224x224 pixels.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(bundle: Path, golden: Path | None, *, as_json: bool) -> None:

@@ -198,7 +198,7 @@ print(peak() - before)
 
 def test_peak_memory(tmp_path):
     """An export takes at most 1.3 times the checkpoint plus 60 MB that do not grow with it."""
-    a = VitArchitecture("half-vitb", 3, 16, 768, 6, 12, 3072)
+    a = VitArchitecture("third-vitb", 3, 16, 768, 4, 12, 3072)
     noise = np.random.default_rng(0).normal(0, 0.04, 99991).astype(np.float32)
     shapes = a.parameters() | a.optional_parameters()
     tensors = {n: np.resize(noise, s) for n, s in shapes.items() if not n.endswith("k.bias")}

@@ -19,7 +19,6 @@ class PresetChoice:
     """The encoder settings of a preset.
 
     Attributes:
-        preset: name of the preset.
         token_grid: rows and columns of tokens.
         depth: relative depth of the block that gives the tokens, 1 for the last one; None means
             the final layer.
@@ -50,12 +49,12 @@ def preset_choice(name: str | None) -> PresetChoice:
     Raises:
         ConfigError: no preset has that name, or it has no encoder.
     """
-    there = encoder_presets()
+    known = encoder_presets()
     if name is None:
-        name = next(preset for preset in _DEFAULTS if preset in there)
-    if name not in there:
+        name = next(preset for preset in _DEFAULTS if preset in known)
+    if name not in known:
         raise ConfigError(
-            f"--preset {name}: is not a preset with an encoder; choose one of {', '.join(there)}"
+            f"--preset {name}: is not a preset with an encoder; choose one of {', '.join(known)}"
         )
     values = read_preset(name)
     rows, columns = values["token_grid"]

@@ -13,8 +13,7 @@ from ..graph.builder import refer_to_file, write_aligned
 if TYPE_CHECKING:
     import onnx
 
-#: Smallest tensor that is moved to the weights file; smaller ones, such as shapes, stay in the
-#: graph.
+#: Smallest tensor in the weights file; smaller ones, such as shapes, stay in the graph.
 _LEAST_BYTES = 1024
 
 

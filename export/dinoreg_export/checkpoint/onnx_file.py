@@ -39,8 +39,7 @@ class OnnxFile:
     """The parameters in one ONNX file.
 
     Attributes:
-        path: the file.
-        files: files beside it that hold its weights.
+        files: separate files that hold weights.
     """
 
     def __init__(self, path: Path) -> None:

@@ -57,11 +57,9 @@ class Checkpoint:
     """The canonical tensors of a checkpoint.
 
     Attributes:
-        architecture: architecture of the encoder.
         layout: layout of the names in the file.
         name: name of the file, folder or repository.
-        files: files of the checkpoint.
-        sha256: hash of all its files, in the order of their names.
+        sha256: hash of all files, in the order of their names.
     """
 
     def __init__(

@@ -23,7 +23,6 @@ class Format:
     """An 8-bit type.
 
     Attributes:
-        name: name of the precision.
         onnx_type: number of the type in the ONNX format.
         largest: largest magnitude that the type holds.
     """

@@ -86,7 +86,7 @@ def compile_only(
     batches: Sequence[int] = DEFAULT_BATCHES,
     progress: Progress | None = None,
 ) -> dict[str, int]:
-    """Compile every graph by TensorRT-RTX for a GPU that this machine may not have.
+    """Compile every graph with TensorRT-RTX for a GPU that this machine may not have.
 
     The engines are discarded: without that GPU they cannot be verified, and engines that were not
     verified are never run. Graphs in 8 bits are verified on the CPU first.

@@ -203,14 +203,14 @@ def _advice(
         except ConfigError:
             continue  # the type cannot hold a range
         if passes:
-            return f"--precision {other} passes there"
+            return f"--precision {other} passes on the CPU"
     try:
         fp16 = compare_tokens(tokens_of(job.typed(graph, "fp16"), pixels), tokens)
         if fp16.holds:
-            return "--precision fp16 passes there"
+            return "--precision fp16 passes on the CPU"
     except ConfigError:
         pass  # fp16 cannot hold a weight
-    return "fp16 does not pass there either; try --precision bf16, or use fp32, the reference"
+    return "fp16 does not pass either; try --precision bf16, or use fp32, the reference"
 
 
 def chosen_precision(

@@ -43,10 +43,10 @@ def write_retyped(source: Path, target: Path, precision: Precision) -> None:
     kinds = {node.op_type for node in model.graph.node}
     quantised = sorted(k for k in kinds if "Quantize" in k or k.endswith("Integer"))
     if quantised or precision not in _TYPES:
-        what = f"it contains {', '.join(quantised)}" if quantised else f"not to {precision}"
+        problem = f"it contains {', '.join(quantised)}" if quantised else f"{precision} was wanted"
         raise ConfigError(
-            f"{source}: can only be converted between fp32, fp16 and bf16: {what}; export a bundle "
-            "with 'dinoreg-rt export onnx --precision fp32'"
+            f"{source}: conversion is possible only between fp32, fp16 and bf16, but {problem}; "
+            "export a bundle with 'dinoreg-rt export onnx --precision fp32'"
         )
     _raise_to_float(model.graph)
     if precision != "fp32":

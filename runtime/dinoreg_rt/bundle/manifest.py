@@ -99,11 +99,10 @@ class Verification(_Frozen):
     """Comparison of a graph in ONNX Runtime on the CPU with an independent float32 evaluation.
 
     Attributes:
-        height: height of the picture in pixels.
-        width: width of the picture in pixels.
+        height, width: size of the picture in pixels.
         max_error: largest error of any channel of any token.
         mean_cosine: mean cosine between tokens.
-        first_percentile_cosine: first percentile of the cosines between tokens.
+        first_percentile_cosine: first percentile of these cosines.
         by_rounding: whether the verified graph has the same weights but rounds to bfloat16 before
             and after float32 products, because ONNX Runtime's CPU has no bfloat16 products.
     """

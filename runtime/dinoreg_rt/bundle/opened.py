@@ -28,9 +28,7 @@ class Bundle:
     `open_bundle` has checked the hashes of its files; `find_named` only that they exist.
 
     Attributes:
-        folder: folder of the bundle.
-        manifest: manifest of the bundle.
-        exported_from: checkpoint that the user gave instead of a bundle; None if it was a bundle.
+        exported_from: checkpoint that the user gave instead of a bundle, if any.
     """
 
     folder: Path
