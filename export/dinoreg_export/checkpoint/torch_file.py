@@ -145,7 +145,7 @@ class TorchFile:
                 little = self._zip.read(order) == b"little"
             if not little:
                 raise InputError(
-                    f"{self.path}: its numbers are big-endian; save it as little-endian"
+                    f"{self.path}: its numbers are big-endian; save it on a little-endian machine"
                 )
         tensors = _tensors_of(self._unpickle(pickles[0]), self.path)
         for name, tensor in tensors.items():

@@ -25,7 +25,7 @@ def arithmetic(precision: Precision, *, verified: bool = False) -> Arithmetic:
 
     Args:
         precision: precision of the bundle.
-        verified: Make a graph for verification on ONNX Runtime's CPU, which has no bfloat16
+        verified: make a graph for verification on ONNX Runtime's CPU, which has no bfloat16
             products: rounding gives the same numbers there.
     """
     return Arithmetic(STORAGE[precision], rounded=verified and precision == "bf16")
