@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from dinoreg_rt.console.stdout import print_result
-from dinoreg_rt.errors import DeviceError
 
 from .bundle.preset_choice import encoder_presets, preset_choice
 from .engine.commands import engine_command
@@ -239,9 +238,6 @@ def _describe(manifest: Manifest) -> str:
 
 
 def _need_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise DeviceError(
-            "exporting needs the onnx package; pip install 'dinoreg-rt[export,cpu]'"
-        ) from error
+    from .graph.builder import need_onnx
+
+    need_onnx("exporting")

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 from dinoreg_rt.bundle.manifest import Precision, read_manifest
-from dinoreg_rt.errors import DeviceError, InputError, OutputError
+from dinoreg_rt.errors import InputError, OutputError
 
 from ..checkpoint.read import open_checkpoint
+from ..graph.builder import need_onnx
 from .preset_choice import layers_at, preset_choice, sizes_both_ways
 from .write import export_bundle, exporter_version, normalisation_of
 
@@ -42,7 +43,7 @@ def export_once(
         InputError: the checkpoint cannot be exported.
         OutputError: the bundle cannot be written.
     """
-    _need_packages(path)
+    need_onnx(f"{path}: is a checkpoint, no bundle, and exporting it")
     grid = token_grid or preset_choice(None).token_grid
     with open_checkpoint(path) as checkpoint:
         a = checkpoint.architecture
@@ -70,14 +71,3 @@ def _is_bundle(folder: Path) -> bool:
     except InputError:
         return False
     return True
-
-
-def _need_packages(path: Path) -> None:
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise DeviceError(
-            f"{path}: is a checkpoint, no bundle, and the onnx package, which converts it, is not "
-            "installed; pip install 'dinoreg-rt[export,cpu]' (or [export,gpu]), or run "
-            "'dinoreg-rt export onnx' on another machine and give the resulting folder"
-        ) from error

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoreg_rt.errors import DeviceError, InputError
+from dinoreg_rt.errors import InputError
 
+from ..graph.builder import need_onnx
 from .onnx_graph_view import GraphView
 from .onnx_names import Part, named_parameters
 from .onnx_tensors import check_bytes, external_file, is_float, read_tensor, shape_of
@@ -89,14 +90,10 @@ class OnnxFile:
 
 
 def _parse(path: Path) -> onnx.ModelProto:
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise DeviceError(
-            f"{path}: the onnx package, which reads it, is not installed; "
-            "pip install 'dinoreg-rt[export,cpu]'"
-        ) from error
+    need_onnx(f"{path}: reading it")
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
     size = path.stat().st_size
     if size > _LARGEST:
         raise InputError(

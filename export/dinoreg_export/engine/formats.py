@@ -123,9 +123,8 @@ def _job(
 ) -> Iterator[Job]:
     """Open a job with a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work:
-        yield Job(
-            bundle, manifest, library, options, progress or _silent, Path(work), images, capability
-        )
+        report = progress or (lambda stage, fraction: None)
+        yield Job(bundle, manifest, library, options, report, Path(work), images, capability)
 
 
 def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.ndarray) -> Agreement:
@@ -245,7 +244,3 @@ def _active(device: int) -> AbstractContextManager[object]:
         ) from error
     context: AbstractContextManager[object] = cupy.cuda.Device(device)
     return context
-
-
-def _silent(stage: str, fraction: float) -> None:
-    pass

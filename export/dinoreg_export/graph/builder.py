@@ -11,6 +11,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoreg_rt.errors import DeviceError
+
 if TYPE_CHECKING:
     import onnx
 
@@ -20,14 +22,29 @@ _ALIGNMENT = 1 << 16
 Storage = Literal["float32", "float16", "bfloat16"]
 #: Numbers of these types in the ONNX format.
 ONNX_TYPES: dict[Storage, int] = {"float32": 1, "float16": 10, "bfloat16": 16}
-_ITEM_BYTES: dict[Storage, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def need_onnx(what: str) -> None:
+    """Check that the onnx package, which `what` needs, is installed.
+
+    Raises:
+        DeviceError: it is not.
+    """
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise DeviceError(
+            f"{what} needs the onnx package, which is not installed; "
+            "pip install 'dinoreg-rt[export,cpu]' (or [export,gpu])"
+        ) from error
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Position, shape and type of a tensor in the weights file."""
+    """Position, length, shape and type of a tensor in the weights file."""
 
     offset: int
+    length: int
     shape: tuple[int, ...]
     storage: Storage
 
@@ -60,7 +77,8 @@ class WeightsFile:
     def add(self, name: str, values: NDArray[np.float32], storage: Storage = "float32") -> None:
         """Write one tensor in the given type."""
         content = np.ascontiguousarray(values, numpy_type(storage)).view(np.uint8).data
-        self.tensors[name] = Stored(write_aligned(self._stream, content), values.shape, storage)
+        offset = write_aligned(self._stream, content)
+        self.tensors[name] = Stored(offset, content.nbytes, values.shape, storage)
 
 
 class GraphBuilder:
@@ -114,8 +132,7 @@ class GraphBuilder:
         stored = self._weights.tensors[name]
         tensor = onnx.TensorProto(name=name, dims=stored.shape)
         tensor.data_type = ONNX_TYPES[stored.storage]
-        length = int(np.prod(stored.shape)) * _ITEM_BYTES[stored.storage]
-        refer_to_file(tensor, self._weights.name, stored.offset, length)
+        refer_to_file(tensor, self._weights.name, stored.offset, stored.length)
         self._initializers[f"weight {name}"] = tensor
         return name
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +25,7 @@ def resize_positions(
     side = round((position.shape[1] - 1) ** 0.5)
     grid = position[0, 1:].reshape(side, side, -1).astype(np.float64)
     if (rows, columns) != (side, side):
-        matrix = _antialiased_matrix if antialias else _cubic_matrix
+        matrix = antialiased_matrix if antialias else _cubic_matrix
         grid = np.einsum("ri,ijc->rjc", matrix(side, rows), grid)
         grid = np.einsum("sj,rjc->rsc", matrix(side, columns), grid)
     flat = grid.reshape(1, rows * columns, -1)
@@ -51,14 +53,18 @@ def _cubic_matrix(n: int, out: int) -> NDArray[np.float64]:
     return matrix
 
 
-def _antialiased_matrix(n: int, out: int) -> NDArray[np.float64]:
-    """Return weights (out, n) with a = -0.5 and a kernel that widens as the grid becomes coarser.
+def antialiased_matrix(
+    n: int,
+    out: int,
+    kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda t: _cubic(t, -0.5),
+) -> NDArray[np.float64]:
+    """Return weights (out, n) of a kernel that widens as the grid becomes coarser.
 
     Samples beyond the border are ignored, and the weights of the others are scaled to sum to one.
     """
     scale = max(n / out, 1.0)
     where = (np.arange(out)[:, None] + 0.5) * n / out - 0.5
-    weights = _cubic(np.abs(np.arange(n)[None] - where) / scale, -0.5)
+    weights = kernel(np.abs(np.arange(n)[None] - where) / scale)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dinoreg_rt.bundle.manifest import FINAL_ONLY, Manifest
 from dinoreg_rt.errors import InputError
 
+from ..graph.positions import antialiased_matrix
 from .compare import run_graph
 
 SIZE = 224
@@ -60,7 +61,7 @@ def golden_error(folder: Path, manifest: Manifest, picture: Path) -> float:
 
 
 def _pixels(picture: Path, manifest: Manifest) -> NDArray[np.float32]:
-    """Return the picture as (1, 3, 224, 224), resized with antialiasing and normalised."""
+    """Return the picture as (1, 3, 224, 224), resized linearly with antialiasing and normalised."""
     import SimpleITK as sitk
 
     image = sitk.ReadImage(str(picture))
@@ -68,15 +69,7 @@ def _pixels(picture: Path, manifest: Manifest) -> NDArray[np.float32]:
         raise InputError(f"{picture}: is not a colour picture; use COCO 000000039769")
     values = sitk.GetArrayFromImage(image).astype(np.float64) / 255
     for axis in (0, 1):
-        weights = _triangle(values.shape[axis], SIZE)
+        weights = antialiased_matrix(values.shape[axis], SIZE, lambda t: np.maximum(0, 1 - t))
         values = np.moveaxis(np.tensordot(weights, values, (1, axis)), 0, axis)
     values = (values - manifest.normalisation.mean) / manifest.normalisation.std
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
-
-
-def _triangle(n: int, out: int) -> NDArray[np.float64]:
-    """Return the matrix (out, n) of antialiased linear resizing."""
-    scale = max(n / out, 1.0)
-    centre = (np.arange(out)[:, None] + 0.5) * n / out - 0.5
-    weights = np.maximum(0, 1 - np.abs(np.arange(n)[None] - centre) / scale)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -125,7 +125,7 @@ class Bundle:
         channels = len(layers) * self.manifest.layer_channels
         if components > channels:
             raise ConfigError(
-                f"--components {components}: {self.name} gives only {channels} channels; use at "
+                f"--components {components}: {self.name} gives {channels} channels; use at "
                 "most as many components"
             )
 
