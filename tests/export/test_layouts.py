@@ -1,4 +1,4 @@
-"""An encoder is read alike with the names of every layout and in every file format."""
+"""An encoder gives the same tensors in every layout of names and every file format."""
 
 import json
 
