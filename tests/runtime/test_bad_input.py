@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from phantoms import Body, centres_of, make_grid
 
 from dinoreg_rt import Geometry, LabelMap, Volume, io
 from dinoreg_rt.commands.main import cli
+from dinoreg_rt.io import integrity, nifti, validate
 
 GRID = make_grid((20, 24, 28), (4.0, 4.0, 4.0))
 MAIN = [sys.executable, "-c", "from dinoreg_rt.commands.main import main; main()"]
@@ -239,3 +240,33 @@ def test_killed_during_the_solve(
     else:
         assert not (folder / "out").exists()
     assert not [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("kind", [sitk.sitkInt16, sitk.sitkFloat32])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_a_run_looks_for_nan_in_each_voxel_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, kind: int
+) -> None:
+    """In the file if ITK would hide NaN, otherwise in the array; not again before the work."""
+    image = sitk.Cast(sitk.ReadImage(str(folder / "fixed.nii.gz")), kind)
+    files = [folder / f"{role}_{suffix}" for role in ("fixed", "moving", "weights")]
+    for file in files:
+        sitk.WriteImage(sitk.Cast(image / 10, kind) if file == files[-1] else image, str(file))
+    examined: list[int] = []
+    in_array, in_file = validate._all_finite, integrity._check_floats
+
+    def count_array(array: np.ndarray) -> bool:
+        examined.append(array.size)
+        return in_array(array)
+
+    def count_file(file: Path, header: nifti.NiftiHeader, *more: Any) -> None:
+        examined.append(header.voxels)
+        in_file(file, header, *more)
+
+    monkeypatch.setattr(validate, "_all_finite", count_array)
+    monkeypatch.setattr(integrity, "_check_floats", count_file)
+    words = ["run", "-f", files[0], "-m", files[1], "--weights", files[2], "-o", folder / "out"]
+    result = CliRunner().invoke(cli, [*map(str, words), "--initial", "none", "--no-trust"])
+    assert result.exit_code == 0, result.output
+    voxels = np.prod(GRID.shape_zyx)
+    assert examined == [voxels] * 3

@@ -55,7 +55,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_unknown_format(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
-    refuse(tmp_path / "a.jpg", r"unknown image format '\.jpg'; \.nii.*DICOM series by giving")
+    refuse(tmp_path / "a.jpg", r"unknown image format '\.jpg'; give \.nii.*folder of a DICOM series")
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
@@ -178,7 +178,7 @@ def test_truncated_nrrd_and_mha(tmp_path: Path, suffix: str, compressed: bool) -
     sitk.WriteImage(sitk.GetImageFromArray(noise(*SHAPE)), str(path), compressed)
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) * 2 // 3])
-    refuse(path, "truncated file|cannot be read as an image, damaged")
+    refuse(path, "truncated file|cannot be read as an image; it is damaged")
 
 
 @pytest.mark.parametrize("name", ["a.mha", "a.mhd"])

@@ -82,7 +82,7 @@ def test_folder_without_dicom(tmp_path: Path) -> None:
 
 def test_single_dicom_file(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
-    with pytest.raises(InputError, match="a DICOM series by giving its folder"):
+    with pytest.raises(InputError, match="or the folder of a DICOM series"):
         io.read_volume(tmp_path / "ct" / "1_001.dcm")
 
 

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from dinoreg_rt import io
-from dinoreg_rt.errors import OutputError
+from dinoreg_rt.errors import InputError, OutputError
 from dinoreg_rt.geometry import same_grid
 from dinoreg_rt.io.nifti import cast_pixels
 from dinoreg_rt.types import DisplacementField, Geometry, LabelMap, Volume
@@ -238,7 +238,7 @@ def test_geometry_alone(tmp_path: Path) -> None:
 
 
 def test_unknown_output_format(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"not written as '\.tif'; use \.nii\.gz"):
+    with pytest.raises(OutputError, match=r"cannot be written as '\.tif'; use \.nii\.gz"):
         io.write_volume(tmp_path / "a.tif", Volume(random_array(*SHAPE), grid()))
 
 
@@ -250,3 +250,14 @@ def test_sample_data(name: str) -> None:
     labels = io.read_labels(data / f"{name}_labels.nii.gz")
     assert same_grid(volume.geometry, labels.geometry)
     assert np.unique(labels.array).size > 12
+
+
+def test_a_volume_that_was_changed_is_examined_again(tmp_path: Path) -> None:
+    io.write_volume(tmp_path / "a.nii", Volume(random_array(*SHAPE), grid(), "int16"))
+    volume = io.read_volume(tmp_path / "a.nii")
+    with pytest.raises(ValueError, match="read-only"):
+        volume.array[0, 0, 0] = np.nan
+    volume.array.flags.writeable = True
+    volume.array[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="holds 1 NaN"):
+        io.as_volume(volume)

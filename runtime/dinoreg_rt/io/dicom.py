@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import FloatArray
-from .names import check_name
-from .quiet import quiet_itk
+from .convert import quiet_itk
+from .paths import check_name
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -20,7 +20,8 @@ import numpy as np
 
 from ..errors import InputError, OutputError
 from ..types import FloatArray
-from .staging import output_errors, staged_file
+from .paths import output_errors
+from .staging import staged_file
 
 Frame: TypeAlias = Literal["lps", "ras"]
 

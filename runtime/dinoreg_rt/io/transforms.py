@@ -22,8 +22,8 @@ from . import transform_h5
 from .arrays import as_numpy
 from .convert import array_to_sitk, displacement_from_sitk
 from .images import image_suffix, read_displacement
-from .names import check_name
-from .staging import output_errors, staged_file
+from .paths import check_name, output_errors
+from .staging import staged_file
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
