@@ -41,15 +41,18 @@ class GroupScores:
 
 
 class Scored(Protocol):
-    """What `summarise` looks at: `PairScores`, or what was kept of them."""
+    """The interface that `summarise` needs: `PairScores`, or what was kept of them."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """The group of the pair."""
 
     @property
-    def status(self) -> str: ...
+    def status(self) -> str:
+        """``ok`` if the pair was scored."""
 
-    def means(self) -> dict[str, float]: ...
+    def means(self) -> dict[str, float]:
+        """One number per metric; NaN if it was not scored."""
 
 
 def evaluate_pairs(pairs: Sequence[PairFiles]) -> Iterator[PairScores]:
