@@ -239,14 +239,14 @@ def test_array_that_refuses_to_be_shared() -> None:
 
 
 def test_memory_of_an_unknown_device() -> None:
-    with pytest.raises(InputError, match="Exporter lives on a device of DLPack type 10; wanted"):
+    with pytest.raises(InputError, match="Exporter lies on a device of DLPack type 10; copy"):
         as_array(Exporter(np.zeros(2), kind=10))
 
 
 def test_cuda_array_without_cupy(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     for array in (DeviceArray(np.zeros(2)), Exporter(np.zeros(2), kind=2)):
-        with pytest.raises(DeviceError, match=r"lives on a CUDA device, which takes CuPy \(pip"):
+        with pytest.raises(DeviceError, match=r"lies on a CUDA device, which requires CuPy \(pip"):
             as_array(array)
 
 
@@ -285,13 +285,13 @@ def test_masks_on_a_device_come_to_the_host(cupy) -> None:
 
 
 def test_image_on_another_device_than_the_work(cupy, pair) -> None:
-    with pytest.raises(DeviceError, match=r"the moving image lives on cuda:1 and .* runs on cpu"):
+    with pytest.raises(DeviceError, match=r"the moving image lies on cuda:1 and .* runs on cpu"):
         dinoreg_rt.register(
             pair[0], (DeviceArray(np.array(pair[1].array), index=1), GRID), config=CONFIG
         )
     check_device(DeviceArray(np.zeros(2), index=1), "cuda:1", "x")
     check_device(np.zeros(2), "cuda:1", "x")
-    with pytest.raises(DeviceError, match="ask for --device cuda:1"):
+    with pytest.raises(DeviceError, match="use --device cuda:1"):
         check_device(DeviceArray(np.zeros(2), index=1), "cuda:0", "x")
 
 

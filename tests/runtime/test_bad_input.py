@@ -24,7 +24,7 @@ from phantoms import Body, centres_of, make_grid
 
 from dinoreg_rt import Geometry, LabelMap, Volume, io
 from dinoreg_rt.commands.main import cli
-from dinoreg_rt.io import integrity, nifti, validate
+from dinoreg_rt.io import integrity, nifti_header, validate
 
 GRID = make_grid((20, 24, 28), (4.0, 4.0, 4.0))
 MAIN = [sys.executable, "-c", "from dinoreg_rt.commands.main import main; main()"]
@@ -259,7 +259,7 @@ def test_a_run_looks_for_nan_in_each_voxel_once(
         examined.append(array.size)
         return in_array(array)
 
-    def count_file(file: Path, header: nifti.NiftiHeader, *more: Any) -> None:
+    def count_file(file: Path, header: nifti_header.NiftiHeader, *more: Any) -> None:
         examined.append(header.voxels)
         in_file(file, header, *more)
 

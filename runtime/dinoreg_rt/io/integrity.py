@@ -16,7 +16,8 @@ import numpy as np
 
 from ..errors import InputError
 from . import validate
-from .nifti import GZIP_MAGIC, HEADER_BYTES, NiftiHeader, check_extent, check_length, parse_header
+from .nifti import GZIP_MAGIC
+from .nifti_header import HEADER_BYTES, NiftiHeader, check_extent, check_length, parse_header
 
 _CHUNK = 1 << 22
 #: Bytes per value of MetaImage types; the file size of other types is not checked.

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..geometry import apply_matrix, index_to_lps, slab_affine, z_slabs
 from ..types import DisplacementField, Geometry
-from .nifti import check_extent, gunzipped, parse_header
+from .nifti import gunzipped
+from .nifti_header import check_extent, parse_header
 
 
 def read_learn2reg_displacement(
