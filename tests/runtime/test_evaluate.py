@@ -241,11 +241,11 @@ class TestEvaluatePair:
 
     def test_messages(self, shifted, tmp_path):
         other = write_labels(tmp_path / "other.nii.gz", np.where(box(), 5, 0))
-        with pytest.raises(InputError, match=r"share no label: \[2\] and \[5\]"):
+        with pytest.raises(InputError, match=r"share no label: they hold \[2\] and \[5\]"):
             evaluate_pair(PairFiles(fixed_labels=shifted.fixed_labels, moving_labels=other))
         with pytest.raises(InputError, match="nothing to score"):
             evaluate_pair(PairFiles())
-        with pytest.raises(InputError, match="labels are needed to know the voxels"):
+        with pytest.raises(InputError, match="give fixed and moving labels, whose grids define"):
             evaluate_pair(PairFiles(learn2reg=tmp_path / "disp.nii.gz"))
         small = write_labels(
             tmp_path / "small.nii.gz",
@@ -321,7 +321,7 @@ class TestCohort:
         [
             ("pair,fixed\n", "no column moving"),
             ("pair,fixed,moving\n", "lists no pair"),
-            ("pair,fixed,moving\np,f,m\np,f,m\n", "more than once: p"),
+            ("pair,fixed,moving\np,f,m\np,f,m\n", "pairs more than once: p"),
         ],
     )
     def test_bad_tables(self, tmp_path, text, message):
@@ -378,7 +378,7 @@ class TestCommand:
         assert lost.count(f"{diagonal}*") == 2
         assert lost.count("*") == mean.count("*") == 2  # after, in mm and in voxels
         assert "*" not in kept
-        assert any("* no voxel of the label is left: its HD95 is" in line for line in lines)
+        assert any("* the label has no voxel left; its HD95 is" in line for line in lines)
 
     def test_cohort_as_json_and_csv(self, cohort):
         result = run(

@@ -222,7 +222,7 @@ def test_stopped_says_what_is_kept_and_ends_soon(cohort, tmp_path, number, word,
         (["--grid", "smoothness=-1"], 4, "smoothness = -1"),
         (["--grid", "components=8,24"], 4, "--components: of an encoder, and none was given"),
         (["--only", "p7"], 3, "lists no pair p7; there are: p1, p2"),
-        (["--initial-folder", "nowhere"], 3, "no such folder of initial transforms"),
+        (["--initial-folder", "nowhere"], 3, "is not a folder; give one of initial transforms"),
         (["--samples", "3"], 4, "0 random parameters and 3 samples"),
     ],
 )

@@ -1,8 +1,8 @@
-"""Scores of one registered pair, from files (many pairs: `dinoreg_rt.evaluate.cohort`).
+"""Evaluation of one registered pair from files; see `dinoreg_rt.evaluate.cohort` for many pairs.
 
-A pair is scored twice: *before*, with the identity in LPS mm, i.e. as the two files' headers place
-them (for Learn2Reg fields: the identity of voxel indices, since those ignore headers), and
-*after*, through the transform. The metrics themselves are defined in `dinoreg_rt.quality.metrics`.
+A pair is scored twice: *before*, with the identity in LPS mm, as the headers of the two files place
+them (for Learn2Reg fields, which ignore headers, with the identity of voxel indices), and *after*,
+through the transform. The metrics are defined in `dinoreg_rt.quality.metrics`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ Chain = tuple[Transform, ...]
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The files of one pair. Everything is optional; what is there decides what is scored.
+    """The files of one pair, all optional; those that are given decide what is scored.
 
     Attributes:
-        name: of the pair, for reports.
-        kind: group of the pair, for means over groups.
-        fixed_image: only its grid is used, and only when there are no fixed labels and no mask.
-        fixed_labels: label map of the fixed image; its grid is the one everything is scored on.
+        name: name of the pair, for reports.
+        kind: group of the pair, for means over groups; empty without groups.
+        fixed_image: the fixed image, of which only the grid is used, and only without fixed labels
+            and mask.
+        fixed_labels: label map of the fixed image, on whose grid everything is scored.
         moving_labels: label map of the moving image.
-        moving_image: only for what registers the pair.
-        transforms: fixed points to moving points, applied in this order.
+        moving_image: the moving image, which only a sweep uses.
+        transforms: files that map fixed points to moving points, applied in this order.
         learn2reg: a Learn2Reg displacement file instead of `transforms`.
         fixed_points: landmarks of the fixed image.
         moving_points: the same landmarks in the moving image.
-        mask: on the fixed grid; the Jacobian is looked at only inside.
+        mask: mask on the fixed grid to which the Jacobian is restricted.
     """
 
     name: str = "pair"
@@ -59,12 +60,13 @@ class PairFiles:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Dice (0..1) and HD95 of every label that the fixed and the moving label map share.
+    """Scores of every label that the fixed and the moving label map share.
 
     Attributes:
-        dice: by label.
-        hd95: by label.
-        lost: labels with no voxel on the fixed grid: Dice 0, HD95 the diagonal of the grid.
+        dice: Dice of each label, 0..1.
+        hd95: 95th percentile of the surface distances of each label.
+        lost: labels without a voxel on the fixed grid; their Dice is 0 and their HD95 the diagonal
+            of the grid.
     """
 
     dice: dict[int, float]
@@ -74,18 +76,18 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class PairScores:
-    """Scores of one pair; None where there was nothing to score.
+    """Scores of one pair; None if there was nothing to score.
 
     Attributes:
-        name: of the pair.
-        kind: its group.
-        status: ``missing`` if there is no result file, ``failed`` if a file could not be used.
-        message: why, unless the status is ``ok``.
+        name: name of the pair.
+        kind: group of the pair.
+        status: ``missing`` without a result file, ``failed`` if a file could not be used.
+        message: the reason for another status than ``ok``.
         before: label scores without the transform.
-        after: label scores with it.
+        after: label scores with the transform.
         jacobian: regularity of the transform.
         tre_before_mm: error of each landmark without the transform.
-        tre_after_mm: error of each landmark with it.
+        tre_after_mm: error of each landmark with the transform.
     """
 
     name: str
@@ -100,11 +102,11 @@ class PairScores:
 
     @property
     def vanished(self) -> tuple[int, ...]:
-        """Shared labels with no voxel left after warping."""
+        """Shared labels without a voxel after warping."""
         return self.after.lost if self.after else ()
 
     def means(self) -> dict[str, float]:
-        """One number per metric: means over labels and over landmarks; NaN where not scored."""
+        """Return one number per metric, a mean over labels or landmarks; NaN if not scored."""
         values = {}
         for when, scores in (("before", self.before), ("after", self.after)):
             dice = scores.dice if scores else {}
@@ -137,12 +139,12 @@ def evaluate_pair(files: PairFiles, mapping: Chain | None = None) -> PairScores:
     """Score one pair.
 
     Args:
-        files: what to score with.
-        mapping: fixed to moving points, instead of the transform files.
+        files: the files of the pair.
+        mapping: maps fixed to moving points and replaces the transform files.
 
     Raises:
-        InputError: a file cannot be read or does not fit the others, the label maps share no
-            label, or there is nothing to score.
+        InputError: a file cannot be read or does not fit the others, the label maps share no label,
+            or there is nothing to score.
     """
     fixed, moving = _read_label_pair(files)
     grid = _fixed_grid(files, fixed)
@@ -193,7 +195,7 @@ def _fixed_grid(files: PairFiles, fixed: LabelMap | None) -> Geometry | None:
 def _read_chains(
     files: PairFiles, grid: Geometry | None, moving: LabelMap | None
 ) -> tuple[Chain, Chain]:
-    """The mappings before and after registration."""
+    """Return the mappings before and after registration."""
     from ..io import read_transform
 
     if files.learn2reg is None:
@@ -203,7 +205,7 @@ def _read_chains(
     if grid is None or moving is None:
         raise InputError(
             f"{files.learn2reg}: a Learn2Reg file holds voxel displacements and no usable header; "
-            "fixed and moving labels are needed to know the voxels"
+            "give fixed and moving labels, whose grids define the voxels"
         )
     displacement = read_learn2reg_displacement(files.learn2reg, grid, moving.geometry)
     return (index_identity(grid, moving.geometry),), (displacement,)
@@ -215,9 +217,9 @@ def _score_labels(fixed: LabelMap, moving: LabelMap, chain: Chain) -> LabelScore
     if not labels:
         raise InputError(
             f"{fixed.name or 'fixed labels'} and {moving.name or 'moving labels'} share no label: "
-            f"{sorted(in_fixed)} and {sorted(in_moving)}"
+            f"they hold {sorted(in_fixed)} and {sorted(in_moving)}; give maps with common labels"
         )
-    # The nearest voxel's label, as Learn2Reg scores: comparable with published numbers.
+    # Nearest neighbours, as in Learn2Reg, so that scores are comparable with published ones.
     warped = warp_labels(moving, chain, fixed.geometry, nearest=True).array
     left = quality.label_counts(warped)
     return LabelScores(

@@ -1,6 +1,6 @@
-"""One `run`, files in and files out: read, register, write, report.
+"""The command `run`: read files, register, write files and the report.
 
-`register` knows no files and this module knows no mathematics.
+`register` knows nothing about files, and this module nothing about registration.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the user asked for. Paths may be files or folders of one DICOM series."""
+    """The arguments of the command. Image paths may be folders of one DICOM series."""
 
     fixed: Path
     moving: Path
@@ -54,7 +54,7 @@ class RunRequest:
     accept_untrusted: bool = False
 
     def files(self) -> list[str]:
-        """Names of the files the run writes into `output`."""
+        """Return the names of the files that the run writes into `output`."""
         extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
         return file_names(
             inverse=self.config.inverse,
@@ -65,7 +65,7 @@ class RunRequest:
         )
 
     def inputs(self) -> list[Path]:
-        """Files and folders that the run reads."""
+        """Return the files and folders that the run reads."""
         single = (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.weights)
         given = [path for path in single if path is not None]
         return [*given, *self.labels, *self.images, Path(self.config.initial)]
@@ -83,10 +83,10 @@ class _Inputs:
 
 
 def plan_run(request: RunRequest, progress: Reporter) -> Plan:
-    """Read and check everything that `run` would use, and say what it would do; writes nothing.
+    """Read and check everything that `run` would use, and return its plan without writing.
 
     Raises:
-        DinoregError: whatever `run` would stop at before its work begins.
+        DinoregError: as `execute_run` before the registration begins.
     """
     from ..registration.planning import plan
 
@@ -103,12 +103,12 @@ def plan_run(request: RunRequest, progress: Reporter) -> Plan:
 
 
 def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
-    """Register and write all files; they appear together, or not at all.
+    """Register and write all files, which appear together or not at all.
 
-    What an earlier run left in the folder and this one doesn't write is removed with them.
+    Files of an earlier run in the folder that this run does not write are removed at the same time.
 
     Raises:
-        DinoregError: see its subclasses; the output folder is then as it was before.
+        DinoregError: see its subclasses; the output folder is then unchanged.
     """
     from ..io import check_free_space, staged_folder
     from ..registration.register import register
@@ -152,7 +152,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
 
 
 def _check_files(request: RunRequest) -> None:
-    """What is wrong with the names of files alone."""
+    """Check everything that can be said about the paths without reading a file."""
     from ..io import check_outputs, check_writable
 
     check_writable(request.output)
@@ -160,14 +160,14 @@ def _check_files(request: RunRequest) -> None:
 
 
 def _obsolete(request: RunRequest) -> list[str]:
-    """Files of an earlier run, but for those that this run has read."""
+    """Return the files of an earlier run, except those that this run has read."""
     kept = [path for path in request.inputs() if path.exists()]
     names = earlier_files(request.output, set(request.files()))
     return [n for n in names if not any((request.output / n).samefile(path) for path in kept)]
 
 
 def announce(plan: Plan, progress: Reporter) -> None:
-    """Say what was decided for the user, and why: nothing is chosen silently."""
+    """Report every automatic decision and its reason."""
     for topic, reason in plan.choices.items():
         progress.say(topic, reason)
     estimate = encoding_estimate(plan)
@@ -180,7 +180,7 @@ def announce(plan: Plan, progress: Reporter) -> None:
     here = sum(image.volume.array.nbytes for image in plan.pair)
     progress.say(
         "memory",
-        f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed beside the images' "
+        f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed in addition to the images' "
         f"{here / (1 << 20):.0f} MiB",
     )
     if plan.device_memory is not None:
@@ -188,7 +188,7 @@ def announce(plan: Plan, progress: Reporter) -> None:
 
 
 def encoding_estimate(plan: Plan) -> EncodingEstimate | None:
-    """What encoding will take; None without an encoder."""
+    """Estimate the cost of encoding; None without an encoder."""
     if plan.encoding is None:
         return None
     from ..encoder.estimate import estimate_encoding
@@ -197,26 +197,26 @@ def encoding_estimate(plan: Plan) -> EncodingEstimate | None:
 
 
 def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
-    """Everything is read before the work begins, so that a wrong file is found at once."""
+    """Read all inputs before the registration begins, so that a wrong file is reported at once."""
     from ..io import read_labels, read_volume
 
     read_mask = partial(read_labels, mask=True)
     read_any = partial(read_volume, constant=True)
-    jobs: dict[str, tuple[Callable[[Path], Any], Path]] = {
+    readers: dict[str, tuple[Callable[[Path], Any], Path]] = {
         "fixed": (read_volume, request.fixed),
         "moving": (read_volume, request.moving),
     }
     if request.fixed_mask is not None:
-        jobs["fixed_mask"] = (read_mask, request.fixed_mask)
+        readers["fixed_mask"] = (read_mask, request.fixed_mask)
     if request.moving_mask is not None:
-        jobs["moving_mask"] = (read_mask, request.moving_mask)
+        readers["moving_mask"] = (read_mask, request.moving_mask)
     if request.weights is not None:
-        jobs["weights"] = (partial(read_volume, constant=True), request.weights)
+        readers["weights"] = (read_any, request.weights)
     label_names = extra_names("labels", request.labels)
     image_names = extra_names("image", request.images)
-    jobs |= {name: (read_labels, path) for name, path in label_names.items()}
-    jobs |= {name: (read_any, path) for name, path in image_names.items()}
-    values, records = _read_all(jobs, progress)
+    readers |= {name: (read_labels, path) for name, path in label_names.items()}
+    readers |= {name: (read_any, path) for name, path in image_names.items()}
+    values, records = _read_all(readers, progress)
     return _Inputs(
         fixed=values["fixed"],
         moving=values["moving"],
@@ -232,17 +232,17 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
 
 
 def _read_all(
-    jobs: dict[str, tuple[Callable[[Path], Any], Path]], progress: Reporter
+    readers: dict[str, tuple[Callable[[Path], Any], Path]], progress: Reporter
 ) -> tuple[dict[str, Any], dict[str, InputRecord]]:
-    """Read and hash on two threads: decompression and hashing release the interpreter lock."""
-    # Here: where it cannot be loaded, the second thread would meet the half of it.
+    """Read and hash on two threads; decompression and hashing release the interpreter lock."""
+    # Imported here because a failing import would leave a half-loaded module to the second thread.
     import SimpleITK  # noqa: F401
 
     values: dict[str, Any] = {}
     records: dict[str, InputRecord] = {}
     progress("read", 0.0)
     with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
-        pending = {role: pool.submit(_read_one, *job) for role, job in jobs.items()}
+        pending = {role: pool.submit(_read_one, *one) for role, one in readers.items()}
         try:
             for done, (role, future) in enumerate(pending.items(), start=1):
                 values[role], records[role] = future.result()

@@ -1,7 +1,7 @@
-"""The files of a run: which there are, and writing them side by side.
+"""The output files of a run: their names, and writing them in parallel.
 
-Compressing a displacement field takes about as long as everything else together, so the files are
-written by a few threads; the compressor releases the interpreter lock.
+Compressing a displacement field takes about as long as writing everything else, so a few threads
+write the files; the compressor releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _MAX_WRITERS = 4
 
-#: Writes one file to the path it is given.
+#: A function that writes one file to the given path.
 Writer = Callable[[Path], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Extras:
-    """Further moving volumes to warp along, by the name of the file that each becomes."""
+    """Further moving volumes to warp, by the name of the output file."""
 
     labels: dict[str, LabelMap]
     images: dict[str, Volume]
 
 
 def extra_names(kind: str, paths: tuple[Path, ...]) -> dict[str, Path]:
-    """Output file name of each further volume: ``labels_<name>.nii.gz``.
+    """Return the path of each further volume by its output name, ``<kind>_<name>.nii.gz``.
 
     Raises:
-        InputError: two inputs would become the same file.
+        InputError: two inputs would have the same output name.
     """
     names: dict[str, Path] = {}
     for path in paths:
@@ -56,7 +56,7 @@ def extra_names(kind: str, paths: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def stem_of(path: Path) -> str:
-    """Name without the suffix of a volume: ``scan.nii.gz`` and ``scan?series=UID`` are ``scan``."""
+    """Return a volume's name without suffix, ``scan`` for ``scan.nii.gz``, ``scan?series=UID``."""
     from ..io.dicom import split_series
 
     name = split_series(path)[0].name
@@ -64,7 +64,7 @@ def stem_of(path: Path) -> str:
     return next((name[: -len(end)] for end in _SUFFIXES if lower.endswith(end)), name)
 
 
-#: What ``--save-features`` adds.
+#: The files that ``--save-features`` adds.
 _FEATURE_FILES = ["features_fixed.nrrd", "features_moving.nrrd", "features.png"]
 
 
@@ -76,7 +76,7 @@ def file_names(
     confidence: bool = False,
     features: bool = False,
 ) -> list[str]:
-    """Names of all files of a run."""
+    """Return the names of all files of a run."""
     names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
     names += ["inverse.nii.gz"] * inverse + ["confidence.nii.gz"] * confidence
     names += ["qc.png"] * picture + _FEATURE_FILES * features
@@ -84,19 +84,19 @@ def file_names(
 
 
 def least_bytes(grid: Geometry) -> int:
-    """What the files of a run on the fixed grid take at least: `transform.h5` is not compressed."""
+    """Return a lower bound for the size of a run's files: `transform.h5`, which is uncompressed."""
     depth, height, width = grid.shape_zyx
     return 3 * 4 * depth * height * width
 
 
 def earlier_files(folder: Path, names: set[str]) -> list[str]:
-    """Files beside `names` that the report in `folder` says it wrote there, and nobody changed."""
+    """List unchanged files, other than `names`, that the report in `folder` says it wrote there."""
     try:
         report = json.loads((folder / "report.json").read_text("utf-8"))
         listed = {name: OutputRecord(**record) for name, record in report["outputs"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
-    # The report may come from anywhere: nothing outside its folder is touched.
+    # The report may come from anywhere, so nothing outside its folder is touched.
     plain = [name for name in listed if name == Path(name).name and not name.startswith(".")]
     return [n for n in plain if n not in names and _is_as_written(folder / n, listed[n])]
 
@@ -115,9 +115,9 @@ def write_outputs(
     threads: int,
     progress: Reporter,
 ) -> dict[str, OutputRecord]:
-    """Run all writers on a few threads; returns size and hash of each file, by name.
+    """Run all writers on a few threads and return the size and hash of each file, by name.
 
-    The first failure stops those that have not begun and is raised.
+    The first failure is raised, and writers that have not begun are cancelled.
     """
     workers = max(1, min(_MAX_WRITERS, threads or usable_cpus()[0], len(writers)))
     records: dict[str, OutputRecord] = {}
@@ -138,7 +138,7 @@ def write_outputs(
 def result_writers(
     result: RegistrationResult, moving: Volume, fixed: Volume, extras: Extras, *, picture: bool
 ) -> dict[str, Writer]:
-    """What to write for `result`, the slowest first so that the threads end together."""
+    """Return the writers for `result`, the slowest first so that the threads end together."""
     from .. import io
 
     writers: dict[str, Writer] = {

@@ -51,11 +51,11 @@ class TrustReport(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     verdict: Literal["trusted", "untrusted"]
-    reasons: list[str] = Field(description="what speaks against it; empty if trusted")
+    reasons: list[str] = Field(description="the rules that it violates; empty if trusted")
 
 
 def _reported(name: str, dataclass: type, **replaced: Any) -> Any:
-    """Return a model with the fields of a dataclass, all required; `replaced` redefines some."""
+    """Return a model with the fields of a dataclass; `replaced` overrides some of them."""
     kinds = get_type_hints(dataclass)
     fields: dict[str, Any] = {field: (kind, ...) for field, kind in kinds.items()}
     text = f"The fields of `{dataclass.__name__}`; see there for the definitions."
@@ -88,7 +88,7 @@ else:
 
 
 class PredictedDeviceMemory(BaseModel):
-    """A `DeviceMemory` in MiB."""
+    """A `DeviceMemory` in MiB, as reports show it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -119,29 +119,29 @@ class RunReport(BaseModel):
 
     schema_version: Literal[2] = 2
     status: Literal["ok"] = Field(default="ok", description="a run that fails writes no report")
-    exit_code: int = Field(default=0, description="9: untrusted, and not accepted as it is")
+    exit_code: int = Field(default=0, description="9: untrusted, without --accept-untrusted")
     command: list[str] = Field(description="the command line")
     started_at: datetime = Field(description="ISO 8601 with time zone")
     finished_at: datetime
     inputs: dict[str, InputRecord] = Field(
-        description="by role: fixed, moving, fixed_mask, moving_mask, weights; further ones by "
-        "output name"
+        description="by role: fixed, moving, fixed_mask, moving_mask, weights; further images and "
+        "labels by output name"
     )
     outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
-    configuration: dict[str, Any] = Field(description="RegistrationConfig, nothing left at auto")
-    choices: dict[str, str] = Field(description="what was decided for the user, and why")
+    configuration: dict[str, Any] = Field(description="RegistrationConfig without any auto")
+    choices: dict[str, str] = Field(description="automatic decisions and their reasons")
     alignment: dict[str, float] = Field(
         default_factory=dict,
-        description="of a searched initial alignment: similarity, confidence and overlap",
+        description="similarity, confidence and overlap of an initial alignment by search",
     )
-    encoding: Encoding | None = Field(description="what an encoder contributed; null without one")
+    encoding: Encoding | None = Field(description="contribution of an encoder; null without one")
     quality: Quality
     trust: TrustReport
-    warnings: list[str] = Field(description="what deserves a look and is not a reason of `trust`")
+    warnings: list[str] = Field(description="what to check; not among the reasons of `trust`")
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
     total_ms: float = Field(description="from the command's start to the last written image")
     device_memory: PredictedDeviceMemory | None = Field(
-        default=None, description="predicted before the work; null on a CPU"
+        default=None, description="predicted before the registration; null on a CPU"
     )
     peak_memory_mb: float = Field(description="largest resident size of the process, MiB")
     versions: dict[str, str]

@@ -1,4 +1,4 @@
-"""What a sweep found: a table of candidates with intervals, and accuracy against time."""
+"""Results of a sweep: tables of candidates with intervals, and a plot of accuracy against time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..run.figures import new_figure
 from .space import Candidate, text_of
 from .trials import Record
 
-#: Metric -> heading; the first two are accuracies, the first that was scored decides.
+#: Heading of each metric. The first two are accuracies, of which the first that was scored decides.
 METRICS = {
     "dice_after": "Dice",
     "tre_mm_after": "TRE mm",
@@ -30,13 +30,13 @@ _LOWER_IS_BETTER = {"tre_mm_after"}
 
 @dataclass(frozen=True)
 class CandidateScores:
-    """One candidate over the pairs.
+    """Scores of one candidate over the pairs.
 
     Attributes:
-        number: from 1, in the order of the sweep.
-        candidate: its values.
-        groups: all pairs first, then each kind.
-        best: no other candidate is both more accurate and faster, and it failed on no pair.
+        number: number of the candidate, from 1, in the order of the sweep.
+        candidate: values of the candidate.
+        groups: scores of all pairs first, then of each kind.
+        best: the candidate failed on no pair, and none is both more accurate and faster.
     """
 
     number: int
@@ -45,13 +45,13 @@ class CandidateScores:
     best: bool = False
 
     def mean(self, metric: str) -> float:
-        """Over all pairs; NaN if not scored."""
+        """Return a metric's mean over all pairs; NaN if it was not scored."""
         found = self.groups[0].metrics.get(metric)
         return math.nan if found is None else found.mean
 
     @property
     def complete(self) -> bool:
-        """Whether every pair was scored: means over fewer pairs cannot be compared."""
+        """Whether every pair was scored; means over fewer pairs cannot be compared."""
         return self.groups[0].scored == self.groups[0].pairs
 
 
@@ -69,7 +69,7 @@ def score_candidates(records: Sequence[Record]) -> list[CandidateScores]:
 
 
 def accuracy_metric(scored: Sequence[CandidateScores]) -> str:
-    """The accuracy that candidates are compared by: Dice, or the landmark error without labels."""
+    """Return the metric that compares candidates: Dice, or without labels the landmark error."""
     accuracies = list(METRICS)[:2]
     return next(
         (m for m in accuracies if any(m in s.groups[0].metrics for s in scored)), accuracies[0]
@@ -77,7 +77,7 @@ def accuracy_metric(scored: Sequence[CandidateScores]) -> str:
 
 
 def table_to_markdown(scored: Sequence[CandidateScores], records: Sequence[Record]) -> str:
-    """Candidates with means over all pairs, the most accurate first; then kinds, then failures."""
+    """Return tables for all pairs and for each kind, most accurate first, and the failures."""
     metric = accuracy_metric(scored)
     columns = [m for m in METRICS if any(m in s.groups[0].metrics for s in scored)]
     ordered = sorted(scored, key=lambda s: _loss(s, metric))
@@ -86,8 +86,8 @@ def table_to_markdown(scored: Sequence[CandidateScores], records: Sequence[Recor
         lines += ["", f"## {kind}", "", *_markdown_table(ordered, kind, columns)]
     lines += [
         "",
-        "Means over pairs with 95 % bootstrap intervals. * on the front: no other candidate that "
-        "was scored on every pair is both more accurate and faster.",
+        "Means over pairs with 95 % bootstrap intervals. * marks the Pareto front: no other "
+        "candidate that was scored on every pair is both more accurate and faster.",
     ]
     failed = [r for r in records if r.status == "failed"]
     if failed:
@@ -97,7 +97,7 @@ def table_to_markdown(scored: Sequence[CandidateScores], records: Sequence[Recor
 
 
 def table_to_csv(scored: Sequence[CandidateScores]) -> str:
-    """One line for each candidate and kind (kind ``all``: every pair)."""
+    """Return CSV with one line for each candidate and kind; kind ``all`` covers every pair."""
     names = _names(scored)
     parts = [f"{m}{end}" for m in METRICS for end in ("", "_ci_low", "_ci_high")]
     text = io.StringIO()
@@ -123,7 +123,7 @@ def table_to_csv(scored: Sequence[CandidateScores]) -> str:
 
 
 def scores_to_dict(scored: Sequence[CandidateScores]) -> list[dict[str, Any]]:
-    """The table as JSON holds it."""
+    """Return the table for JSON."""
     return [
         {
             "candidate": one.number,
@@ -144,9 +144,9 @@ def scores_to_dict(scored: Sequence[CandidateScores]) -> list[dict[str, Any]]:
 
 
 def draw_front(scored: Sequence[CandidateScores], path: Path) -> None:
-    """Accuracy against CPU seconds as PNG, candidates numbered as in the table, the front joined.
+    """Plot accuracy against CPU seconds into a PNG file, with the Pareto front as a line.
 
-    Candidates that failed on some pair are hollow.
+    Candidates are numbered as in the table; those that failed on some pair are hollow.
     """
     metric = accuracy_metric(scored)
     shown = [s for s in scored if not math.isnan(s.mean(metric) + s.mean("cpu_s"))]
@@ -217,5 +217,5 @@ def _markdown_table(
 def _interval(value: MeanInterval | None) -> str:
     if value is None:
         return "-"
-    spread = "" if math.isnan(value.low) else f" [{value.low:.3f}, {value.high:.3f}]"
-    return f"{value.mean:.3f}{spread}"
+    limits = "" if math.isnan(value.low) else f" [{value.low:.3f}, {value.high:.3f}]"
+    return f"{value.mean:.3f}{limits}"
