@@ -1,6 +1,6 @@
 """Bad input to `dinoreg-rt run`, end to end: exit code, message, and nothing left behind.
 
-How each fault is found is tested in test_io_bad_input.py; here, that a run stops at it.
+How each fault is detected is tested in test_io_bad_input.py, and here that a run stops at it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write_body(path: Path, grid: Geometry = GRID) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With a pair that can be registered."""
+    """Return a folder with a pair that can be registered."""
     for name in ("fixed.nii.gz", "moving.nii.gz"):
         write_body(tmp_path / name)
     return tmp_path
@@ -80,7 +80,7 @@ def _values(value: float, part: slice) -> Callable[[Path], None]:
 
 
 def _header(codes: tuple[int, int], offset: int, numbers: list[float]) -> Callable[[Path], None]:
-    """qform and sform codes, and NIfTI header fields, overwritten."""
+    """Return a function that overwrites qform and sform codes and header fields of a NIfTI file."""
 
     def write(path: Path) -> None:
         raw = bytearray(gzip.decompress(path.read_bytes()))
@@ -146,7 +146,7 @@ def test_no_overlap(folder: Path) -> None:
     result = invoke(folder, "--initial", "none")
     refused(folder, result, 8, "the images do not overlap after the initial alignment")
     assert "--initial auto, centre or moments" in result.stderr
-    # Boxes further apart than the search reaches are found by their centres.
+    # Alignment by centres also works for boxes beyond the reach of the search.
     assert invoke(folder, "--initial", "centre", "--iterations", "2", "--dry-run").exit_code == 0
 
 
@@ -174,9 +174,9 @@ def test_output_that_cannot_be_made(folder: Path) -> None:
 
 
 def test_disk_full(folder: Path) -> None:
-    """A limit on the size of files stands in for a disk that fills while results are written."""
+    """A limit on the file size stands in for a disk that fills while results are written."""
 
-    for name in ("fixed", "moving"):  # compressed ones would be unpacked into a temporary file
+    for name in ("fixed", "moving"):  # a compressed file would be unpacked first
         io.write_volume(folder / f"{name}.nii", io.read_volume(folder / f"{name}.nii.gz"))
     words = [*MAIN, *arguments(folder, "-f", folder / "fixed.nii", "-m", folder / "moving.nii")]
 
@@ -191,7 +191,7 @@ def test_disk_full(folder: Path) -> None:
 
 
 def test_coupling_of_options_is_checked_first(folder: Path) -> None:
-    """A wrong parameter is found before any file is read."""
+    """A wrong parameter is reported before any file is read."""
     _missing(folder / "fixed.nii.gz")
     refused(folder, invoke(folder, "--fold-margin", "1.5"), 4, "--fold-margin 1.5")
 
@@ -212,7 +212,7 @@ def _wait_for(stream: IO[str], begin: str) -> None:
 def test_killed_during_the_solve(
     folder: Path, number: signal.Signals, code: int, existing: bool
 ) -> None:
-    """It ends within 2 s, says so, and leaves what was there before."""
+    """The run ends within 2 s, says so, and leaves the folder unchanged."""
     if existing:
         (folder / "out").mkdir()
         (folder / "out" / "warped.nii.gz").write_text("of an earlier run")
@@ -247,7 +247,7 @@ def test_killed_during_the_solve(
 def test_a_run_looks_for_nan_in_each_voxel_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, kind: int
 ) -> None:
-    """In the file if ITK would hide NaN, otherwise in the array; not again before the work."""
+    """It does so in the file if ITK would hide NaN there, and otherwise in the array."""
     image = sitk.Cast(sitk.ReadImage(str(folder / "fixed.nii.gz")), kind)
     files = [folder / f"{role}_{suffix}" for role in ("fixed", "moving", "weights")]
     for file in files:

@@ -1,4 +1,4 @@
-"""Every input that cannot be used is refused with a message that says what to do."""
+"""Every unusable input is refused with a message that says what to do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def nii(tmp_path: Path) -> Path:
 
 
 def patched(path: Path, *edits: tuple[Any, ...]) -> Path:
-    """A copy of a NIfTI file with header fields (offset, struct format, values) replaced."""
+    """Copy a NIfTI file with some header fields (offset, struct format, values) replaced."""
     raw = bytearray(path.read_bytes())
     for offset, form, *values in edits:
         struct.pack_into(form, raw, offset, *values)
@@ -108,7 +108,7 @@ def test_gzip_with_other_bytes_behind(tmp_path: Path, tail: bytes) -> None:
 
 
 def test_name_that_is_no_text(tmp_path: Path) -> None:
-    """ITK ends the process at one."""
+    """ITK aborts the process if it is given one."""
     io.write_volume(tmp_path / "a.nii.gz", Volume(noise(*SHAPE), GRID))
     for name in ("\udcfc.nii.gz", "\udcfc.nii", "\udcfc.tfm"):
         shutil.copy(tmp_path / "a.nii.gz", tmp_path / name)
@@ -194,7 +194,7 @@ def test_truncated_metaimage_says_so(tmp_path: Path, name: str, kind: int) -> No
 
 @pytest.mark.parametrize("offset", [NAN, float("inf"), -1e9, 0.0, 348.0])
 def test_voxels_that_begin_nowhere(nii: Path, offset: float) -> None:
-    """ITK reads other voxels then, or none."""
+    """ITK would read other voxels, or none."""
     wanted = r"voxels begin at byte \S+ \(vox_offset\); 352 or more is needed"
     refuse(patched(nii, (108, "<f", offset)), wanted)
 
@@ -205,7 +205,7 @@ def test_voxels_beyond_the_end(nii: Path) -> None:
 
 @pytest.mark.parametrize("bits", [0, 8, -32])
 def test_bits_of_a_voxel_follow_from_its_type(nii: Path, bits: int) -> None:
-    """ITK doesn't look at the field either."""
+    """ITK ignores the field as well."""
     expected = io.read_volume(nii).array
     path = patched(nii, (72, "<h", bits))
     np.testing.assert_array_equal(io.read_volume(path).array, expected)
@@ -396,7 +396,7 @@ def test_labels_that_are_no_whole_numbers(tmp_path: Path) -> None:
 
 
 def parcellation(count: int) -> np.ndarray:
-    """So many values of 0 to some ten thousand."""
+    """Return an image of `count` different values, from 0 up in steps of 14."""
     return (np.arange(np.prod(SHAPE)) % count * 14).reshape(SHAPE)
 
 
@@ -423,7 +423,7 @@ def test_a_parcellation_has_hundreds_of_labels() -> None:
 
 
 def test_a_mask_may_be_an_image() -> None:
-    """Where it is not 0: what a skull-stripped image shows is a mask."""
+    """A skull-stripped image is a mask of its nonzero voxels."""
     array = parcellation(1500) - 14
     np.testing.assert_array_equal(io.as_mask((array, GRID), GRID, "fixed"), array != 0)
 

@@ -24,7 +24,7 @@ def _rotation(x: float, y: float, z: float) -> np.ndarray:
     return np.array(transform.GetMatrix()).reshape(3, 3)
 
 
-#: Direction matrices in LPS; the names say where the index axes point, as nibabel has it.
+#: Direction matrices in LPS, named by where the index axes point, as in nibabel.
 DIRECTIONS = {
     "RAS": np.diag([-1.0, -1.0, 1.0]),
     "LAS": np.diag([1.0, -1.0, 1.0]),
@@ -222,7 +222,7 @@ def test_the_volume_shares_the_images_memory_until_that_is_changed() -> None:
 
 
 def test_vectors_marked_as_ras_displacements_are_turned(tmp_path: Path) -> None:
-    """NIfTI intent 1006 means RAS components; ITK turns them, and so do we by using it."""
+    """NIfTI intent 1006 means RAS components, which ITK converts to LPS."""
     field = DisplacementField(random_array(*SHAPE, 3), grid())
     io.write_displacement(tmp_path / "a.nii", field)
     raw = bytearray((tmp_path / "a.nii").read_bytes())

@@ -106,7 +106,7 @@ def test_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_unwritable_folder(tmp_path: Path) -> None:
-    nowhere = Path("/proc/dinoreg")  # nobody can make a folder there, not even root
+    nowhere = Path("/proc/dinoreg")  # not even root can create a folder there
     with pytest.raises(OutputError, match=r"/proc/dinoreg: cannot be written"):
         io.check_writable(nowhere)
     with (
@@ -132,7 +132,7 @@ def test_free_space(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file beyond 100 kB: the write fails in the middle, as on a full disk."""
+    """Limit files to 100 kB, so that a write fails in the middle, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     yield
@@ -233,7 +233,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     foreign = tmp_path / ".dinoreg-another_host-1-abc"
     foreign.mkdir()
     with io.staged_folder(tmp_path) as first, io.staged_folder(tmp_path) as second:
-        assert first.exists()  # its process lives
+        assert first.exists()  # its process is alive
         (second / "b.txt").write_text("b")
     assert names(tmp_path) == [foreign.name, "b.txt"]
     os.utime(foreign, (0, 0))

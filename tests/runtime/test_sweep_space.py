@@ -1,4 +1,4 @@
-"""Which configurations a sweep tries."""
+"""The configurations that a sweep tries."""
 
 from __future__ import annotations
 
