@@ -253,17 +253,17 @@ def test_a_run_looks_for_nan_in_each_voxel_once(
     for file in files:
         sitk.WriteImage(sitk.Cast(image / 10, kind) if file == files[-1] else image, str(file))
     examined: list[int] = []
-    in_array, in_file = validate._all_finite, integrity._check_floats
+    in_array, in_file = validate._finite_extremes, integrity._check_floats
 
-    def count_array(array: np.ndarray) -> bool:
+    def count_array(array: np.ndarray, name: str) -> tuple[float, float]:
         examined.append(array.size)
-        return in_array(array)
+        return in_array(array, name)
 
     def count_file(file: Path, header: nifti_header.NiftiHeader, *more: Any) -> None:
         examined.append(header.voxels)
         in_file(file, header, *more)
 
-    monkeypatch.setattr(validate, "_all_finite", count_array)
+    monkeypatch.setattr(validate, "_finite_extremes", count_array)
     monkeypatch.setattr(integrity, "_check_floats", count_file)
     words = ["run", "-f", files[0], "-m", files[1], "--weights", files[2], "-o", folder / "out"]
     result = CliRunner().invoke(cli, [*map(str, words), "--initial", "none", "--no-trust"])

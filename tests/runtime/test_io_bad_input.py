@@ -34,6 +34,12 @@ def nii(tmp_path: Path) -> Path:
     return tmp_path / "good.nii"
 
 
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    io.write_volume(tmp_path / "a.nii.gz", Volume(noise(*SHAPE), GRID))
+    return tmp_path / "a.nii.gz"
+
+
 def patched(path: Path, *edits: tuple[Any, ...]) -> Path:
     """Copy a NIfTI file with some header fields (offset, struct format, values) replaced."""
     raw = bytearray(path.read_bytes())
@@ -66,21 +72,17 @@ def test_file_that_is_no_image(tmp_path: Path, suffix: str, content: bytes) -> N
     refuse(path, r"truncated|corrupt|not a NIfTI file|cannot be read as an image|is missing")
 
 
-def test_truncated_gzip(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
-    raw = path.read_bytes()
-    path.write_bytes(raw[: len(raw) // 2])
-    refuse(path, r"a\.nii\.gz: truncated gzip file: it ends too early; copy or download")
+def test_truncated_gzip(packed: Path) -> None:
+    raw = packed.read_bytes()
+    packed.write_bytes(raw[: len(raw) // 2])
+    refuse(packed, r"a\.nii\.gz: truncated gzip file: it ends too early; copy or download")
 
 
-def test_corrupt_gzip(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
-    raw = bytearray(path.read_bytes())
+def test_corrupt_gzip(packed: Path) -> None:
+    raw = bytearray(packed.read_bytes())
     raw[len(raw) // 2] ^= 0xFF
-    path.write_bytes(raw)
-    refuse(path, r"a\.nii\.gz: corrupt gzip file")
+    packed.write_bytes(raw)
+    refuse(packed, r"a\.nii\.gz: corrupt gzip file")
 
 
 def test_gzip_that_is_none(tmp_path: Path, nii: Path) -> None:
@@ -90,28 +92,24 @@ def test_gzip_that_is_none(tmp_path: Path, nii: Path) -> None:
     refuse(tmp_path / "plain.nii.gz", "corrupt gzip file")
 
 
-def test_gzip_that_says_it_is_none(tmp_path: Path) -> None:
-    io.write_volume(tmp_path / "a.nii.gz", Volume(noise(*SHAPE), GRID))
-    (tmp_path / "a.nii.gz").rename(tmp_path / "a.nii")
-    refuse(tmp_path / "a.nii", r"is compressed by gzip; rename it to end in \.nii\.gz")
+def test_gzip_that_says_it_is_none(packed: Path) -> None:
+    plain = packed.rename(packed.with_name("a.nii"))
+    refuse(plain, r"is compressed by gzip; rename it to end in \.nii\.gz")
 
 
 @pytest.mark.parametrize("tail", [b"x", b"hello", b"hello" * 1000])
-def test_gzip_with_other_bytes_behind(tmp_path: Path, tail: bytes) -> None:
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
-    raw = path.read_bytes()
-    path.write_bytes(raw + tail)
-    refuse(path, r"a\.nii\.gz: other bytes follow its gzip data")
-    path.write_bytes(raw + bytes(100))  # padding is allowed
-    assert io.read_volume(path).array.shape == SHAPE
+def test_gzip_with_other_bytes_behind(packed: Path, tail: bytes) -> None:
+    raw = packed.read_bytes()
+    packed.write_bytes(raw + tail)
+    refuse(packed, r"a\.nii\.gz: other bytes follow its gzip data")
+    packed.write_bytes(raw + bytes(100))  # padding is allowed
+    assert io.read_volume(packed).array.shape == SHAPE
 
 
-def test_name_that_is_no_text(tmp_path: Path) -> None:
+def test_name_that_is_no_text(tmp_path: Path, packed: Path) -> None:
     """ITK aborts the process if it is given one."""
-    io.write_volume(tmp_path / "a.nii.gz", Volume(noise(*SHAPE), GRID))
     for name in ("\udcfc.nii.gz", "\udcfc.nii", "\udcfc.tfm"):
-        shutil.copy(tmp_path / "a.nii.gz", tmp_path / name)
+        shutil.copy(packed, tmp_path / name)
         read = io.read_transform if name.endswith("tfm") else io.read_volume
         with pytest.raises(InputError, match=r"\\udcfc\..*: its name is not valid text"):
             read(tmp_path / name)
@@ -129,12 +127,10 @@ def test_name_that_is_too_long(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_has_unpacked_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
@@ -143,26 +139,26 @@ def test_what_a_killed_process_has_unpacked_is_removed(
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environment)
+    subprocess.run([sys.executable, "-c", code, str(packed)], check=False, env=environment)
     (left,) = scratch.iterdir()
     assert [file.name for file in left.iterdir()] == ["image.nii"]
     others = [scratch / "dinoreg-unpacked-mine", scratch / f"dinoreg-unpacked-h-{os.getpid()}-x"]
     for other in others:
         other.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    io.read_volume(path)
+    io.read_volume(packed)
     assert sorted(scratch.iterdir()) == sorted(others)
 
 
-def test_no_unpacked_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_unpacked_file_is_left(
+    tmp_path: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
-    io.read_volume(path)
-    path.write_bytes(path.read_bytes()[:-9])
-    refuse(path, "truncated gzip")
+    io.read_volume(packed)
+    packed.write_bytes(packed.read_bytes()[:-9])
+    refuse(packed, "truncated gzip")
     assert list(scratch.iterdir()) == []
 
 

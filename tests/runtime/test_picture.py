@@ -80,9 +80,7 @@ def test_before_and_after_follow_the_transforms() -> None:
     inner = np.isfinite(axial.after)
     np.testing.assert_allclose((axial.before - axial.fixed)[inner], 2.0, atol=0.51)
     np.testing.assert_allclose((axial.after - axial.fixed)[:, 1:-3], 3.0, atol=1e-3)
-    np.testing.assert_allclose(
-        axial.offset_mm[..., 1], 1.0, atol=1e-5
-    )  # beyond the start
+    np.testing.assert_allclose(axial.offset_mm[..., 1], 1.0, atol=1e-5)  # beyond the start
     np.testing.assert_allclose(axial.offset_mm[..., 0], 0.0, atol=1e-5)
 
 

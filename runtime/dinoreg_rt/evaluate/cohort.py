@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,6 +29,10 @@ class MeanInterval:
     high: float
     cases: int
 
+    def __str__(self) -> str:
+        limits = "" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}{limits}"
+
 
 @dataclass(frozen=True)
 class GroupScores:
@@ -38,6 +42,11 @@ class GroupScores:
     pairs: int
     scored: int
     metrics: dict[str, MeanInterval] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores for JSON."""
+        metrics = {name: vars(value) for name, value in self.metrics.items()}
+        return {"kind": self.kind, "pairs": self.pairs, "scored": self.scored, "metrics": metrics}
 
 
 class Scored(Protocol):

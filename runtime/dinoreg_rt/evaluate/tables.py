@@ -73,15 +73,7 @@ def scores_to_json(
         "status": "ok" if all(one.status == "ok" for one in scores) else "incomplete",
         "definitions": DEFINITIONS,
         "pairs": [_pair_to_dict(one, names) for one in scores],
-        "summary": [
-            {
-                "kind": group.kind,
-                "pairs": group.pairs,
-                "scored": group.scored,
-                "metrics": {name: vars(value) for name, value in group.metrics.items()},
-            }
-            for group in groups
-        ],
+        "summary": [group.to_dict() for group in groups],
     }
     return json.dumps(without_nan(document), indent=2, allow_nan=False) + "\n"
 
@@ -252,7 +244,6 @@ def _number(value: float | None) -> str:
 def _interval(value: MeanInterval | None, scored: int) -> str:
     if value is None:
         return "-"
-    limits = "" if math.isnan(value.low) else f" [{value.low:.3f}, {value.high:.3f}]"
     cases = "" if value.cases == scored else f" ({value.cases} pairs)"
     # A bracket would be markup to rich.
-    return f"{value.mean:.3f}{limits}{cases}".replace("[", r"\[")
+    return f"{value}{cases}".replace("[", r"\[")

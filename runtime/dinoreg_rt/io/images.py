@@ -27,7 +27,8 @@ from .staging import staged_file
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-_READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+#: Suffixes of image files that can be read.
+READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
@@ -147,9 +148,9 @@ def _read(path: str | os.PathLike[str], components: int) -> _Image:
             raise InputError(f"{file}: is a folder; a displacement field is one image file")
         return _Image(*dicom.read_series(file, series))
     suffix = image_suffix(file)
-    if suffix not in _READABLE:
+    if suffix not in READABLE:
         raise InputError(
-            f"{file}: unknown image format '{suffix}'; give {', '.join(_READABLE)}, or the folder "
+            f"{file}: unknown image format '{suffix}'; give {', '.join(READABLE)}, or the folder "
             "of a DICOM series"
         )
     try:

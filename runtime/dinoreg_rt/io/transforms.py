@@ -21,7 +21,7 @@ from ..types import AffineTransform, DisplacementField, FloatArray, Transform
 from . import transform_h5
 from .arrays import as_numpy
 from .convert import array_to_sitk, displacement_from_sitk
-from .images import image_suffix, read_displacement
+from .images import READABLE, image_suffix, read_displacement
 from .paths import check_name, output_errors
 from .staging import staged_file
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _TRANSFORM_FILES = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
-_FIELD_FILES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_AFFINE_FILES = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
 _SLAB_VOXELS = 1 << 19
 
 
@@ -50,12 +48,12 @@ def read_transform(path: str | os.PathLike[str]) -> tuple[Transform, ...]:
     if not file.exists():
         raise InputError(f"{file}: no such file")
     suffix = image_suffix(file)
-    if suffix in _FIELD_FILES:
+    if suffix in READABLE:
         return (read_displacement(file),)
     if suffix not in _TRANSFORM_FILES:
         raise InputError(
             f"{file}: unknown transform format '{suffix}'; "
-            f"give {', '.join(_TRANSFORM_FILES + _FIELD_FILES)}"
+            f"give {', '.join(_TRANSFORM_FILES + READABLE)}"
         )
     chain = transform_h5.read_chain(file) if suffix in (".h5", ".hdf5") else None
     if chain is None:
@@ -90,10 +88,10 @@ def write_affine(path: str | os.PathLike[str], affine: AffineTransform) -> None:
 
     check_name(path, OutputError)
     target = Path(path)
-    if target.suffix.lower() not in _AFFINE_FILES:
+    if target.suffix.lower() not in _TRANSFORM_FILES:
         raise OutputError(
             f"{target}: transforms cannot be written as '{target.suffix}'; use "
-            f"{', '.join(_AFFINE_FILES)}"
+            f"{', '.join(_TRANSFORM_FILES)}"
         )
     with staged_file(target) as staged, output_errors(target):
         try:

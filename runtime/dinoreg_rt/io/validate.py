@@ -101,25 +101,27 @@ def check_values(array: NDArray[Any], name: str) -> None:
     Raises:
         InputError: NaN or Inf (with their number), or a constant image.
     """
-    check_finite(array, name)
-    first = float(array[0, 0, 0])
-    # The first plane that varies ends it.
-    if all(float(plane.min()) == first == float(plane.max()) for plane in array):
+    if _is_known(array):
+        low = float(array[0, 0, 0])
+        # The first plane that varies ends the search.
+        constant = all(float(plane.min()) == low == float(plane.max()) for plane in array)
+    else:
+        low, high = _finite_extremes(array, name)
+        constant = low == high
+    if constant:
         raise InputError(
-            f"{name}: every voxel is {first:g}: there is nothing to align in a constant image"
+            f"{name}: every voxel is {low:g}: there is nothing to align in a constant image"
         )
 
 
 def check_finite(array: NDArray[Any], name: str) -> None:
-    """Require that no value is NaN or Inf; arrays known to `remember_finite` are not examined.
+    """Require that no value is NaN or Inf; arrays given to `remember_finite` are not examined.
 
     Raises:
         InputError: with the number of such values.
     """
-    if (_FINITE.get(id(array)) is array and not array.flags.writeable) or _all_finite(array):
-        return
-    bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in array)
-    raise InputError(not_finite(name, bad))
+    if not _is_known(array):
+        _finite_extremes(array, name)
 
 
 def remember_finite(array: NDArray[Any]) -> None:
@@ -128,11 +130,18 @@ def remember_finite(array: NDArray[Any]) -> None:
     _FINITE[id(array)] = array
 
 
-def _all_finite(array: NDArray[Any]) -> bool:
+def _is_known(array: NDArray[Any]) -> bool:
+    return _FINITE.get(id(array)) is array and not array.flags.writeable
+
+
+def _finite_extremes(array: NDArray[Any], name: str) -> tuple[float, float]:
     # The extremes reveal any NaN or Inf, without a second array as large as the image.
     with np.errstate(invalid="ignore"):
-        extremes = np.array([float(array.min()), float(array.max())])
-    return bool(np.isfinite(extremes).all())
+        low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in array)
+        raise InputError(not_finite(name, bad))
+    return low, high
 
 
 def not_finite(name: str, count: int) -> str:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..config.parameters import RegistrationConfig
 from ..registration.device_memory import describe_device_memory
-from ..types import LabelMap, Volume
+from ..types import Volume
 from .outputs import (
     Extras,
     earlier_files,
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from ..console.progress import Reporter
     from ..encoder.estimate import EncodingEstimate
     from ..registration.plan import Plan
+
+
+#: The functions that read the inputs, with their paths, by role or output name.
+_Readers: TypeAlias = dict[str, tuple[Callable[[Path], Any], Path]]
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,11 @@ class RunRequest:
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
+    """What was read for a run; `more` holds masks and weights as keyword arguments."""
+
     fixed: Volume
     moving: Volume
-    fixed_mask: LabelMap | None
-    moving_mask: LabelMap | None
-    weights: Volume | None
+    more: dict[str, Any]
     extras: Extras
     records: dict[str, InputRecord]
 
@@ -92,14 +96,7 @@ def plan_run(request: RunRequest, progress: Reporter) -> Plan:
 
     _check_files(request)
     inputs = _read_inputs(request, progress)
-    return plan(
-        inputs.fixed,
-        inputs.moving,
-        request.config,
-        fixed_mask=inputs.fixed_mask,
-        moving_mask=inputs.moving_mask,
-        weights=inputs.weights,
-    )
+    return plan(inputs.fixed, inputs.moving, request.config, **inputs.more)
 
 
 def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
@@ -124,20 +121,19 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             inputs.fixed,
             inputs.moving,
             config=request.config,
-            fixed_mask=inputs.fixed_mask,
-            moving_mask=inputs.moving_mask,
             keep_features=request.save_features,
-            weights=inputs.weights,
             progress=progress,
             on_plan=lambda plan: announce(plan, progress),
+            **inputs.more,
         )
         timings_ms |= result.timings_ms
         with _timed(timings_ms, "write"):
             writers = result_writers(
                 result, inputs.moving, inputs.fixed, inputs.extras, picture=request.picture
             )
-            threads = request.config.threads
-            outputs = write_outputs(folder, writers, threads=threads, progress=progress)
+            outputs = write_outputs(
+                folder, writers, threads=request.config.threads, progress=progress
+            )
         report = build_report(
             result,
             command=list(request.command),
@@ -202,16 +198,16 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
 
     read_mask = partial(read_labels, mask=True)
     read_any = partial(read_volume, constant=True)
-    readers: dict[str, tuple[Callable[[Path], Any], Path]] = {
+    readers: _Readers = {
         "fixed": (read_volume, request.fixed),
         "moving": (read_volume, request.moving),
     }
-    if request.fixed_mask is not None:
-        readers["fixed_mask"] = (read_mask, request.fixed_mask)
-    if request.moving_mask is not None:
-        readers["moving_mask"] = (read_mask, request.moving_mask)
-    if request.weights is not None:
-        readers["weights"] = (read_any, request.weights)
+    optional: dict[str, tuple[Callable[[Path], Any], Path | None]] = {
+        "fixed_mask": (read_mask, request.fixed_mask),
+        "moving_mask": (read_mask, request.moving_mask),
+        "weights": (read_any, request.weights),
+    }
+    readers |= {role: (read, path) for role, (read, path) in optional.items() if path is not None}
     label_names = extra_names("labels", request.labels)
     image_names = extra_names("image", request.images)
     readers |= {name: (read_labels, path) for name, path in label_names.items()}
@@ -220,9 +216,7 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     return _Inputs(
         fixed=values["fixed"],
         moving=values["moving"],
-        fixed_mask=values.get("fixed_mask"),
-        moving_mask=values.get("moving_mask"),
-        weights=values.get("weights"),
+        more={role: values[role] for role in optional if role in values},
         extras=Extras(
             labels={name: values[name] for name in label_names},
             images={name: values[name] for name in image_names},
@@ -232,7 +226,7 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
 
 
 def _read_all(
-    readers: dict[str, tuple[Callable[[Path], Any], Path]], progress: Reporter
+    readers: _Readers, progress: Reporter
 ) -> tuple[dict[str, Any], dict[str, InputRecord]]:
     """Read and hash on two threads; decompression and hashing release the interpreter lock."""
     # Imported here because a failing import would leave a half-loaded module to the second thread.

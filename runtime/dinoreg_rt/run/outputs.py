@@ -23,7 +23,6 @@ from .report import OutputRecord, hash_output
 if TYPE_CHECKING:
     from ..console.progress import Reporter
 
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _MAX_WRITERS = 4
 
 #: A function that writes one file to the given path.
@@ -58,10 +57,11 @@ def extra_names(kind: str, paths: tuple[Path, ...]) -> dict[str, Path]:
 def stem_of(path: Path) -> str:
     """Return a volume's name without suffix, ``scan`` for ``scan.nii.gz``, ``scan?series=UID``."""
     from ..io.dicom import split_series
+    from ..io.images import READABLE
 
     name = split_series(path)[0].name
     lower = name.lower()
-    return next((name[: -len(end)] for end in _SUFFIXES if lower.endswith(end)), name)
+    return next((name[: -len(end)] for end in READABLE if lower.endswith(end)), name)
 
 
 #: The files that ``--save-features`` adds.
@@ -158,11 +158,8 @@ def result_writers(
         path, result.initial, result.displacement
     )
     writers["warped.nii.gz"] = lambda path: io.write_volume(path, result.warped)
-    for name, image in extras.images.items():
-        writers[name] = _image_writer(result, image)
-    for name, labels in extras.labels.items():
-        writers[name] = _labels_writer(result, labels)
-    return writers
+    further: dict[str, Volume | LabelMap] = {**extras.images, **extras.labels}
+    return writers | {name: _warped_writer(result, extra) for name, extra in further.items()}
 
 
 def _feature_writers(features: KeptFeatures) -> dict[str, Writer]:
@@ -188,28 +185,18 @@ def _write_one(path: Path, writer: Writer) -> OutputRecord:
     return hash_output(path)
 
 
-def _image_writer(result: RegistrationResult, image: Volume) -> Writer:
+def _warped_writer(result: RegistrationResult, moving: Volume | LabelMap) -> Writer:
     def write(path: Path) -> None:
-        from ..fields.warp import warp_volume
-        from ..io import write_volume
+        from ..fields.warp import warp_labels, warp_volume
+        from ..io import write_labels, write_volume
 
-        write_volume(path, warp_volume(image, result.displacement, device=_cpu(result)))
+        device = Device("cpu", threads=result.config.threads or usable_cpus()[0])
+        if isinstance(moving, Volume):
+            write_volume(path, warp_volume(moving, result.displacement, device=device))
+        else:
+            write_labels(path, warp_labels(moving, result.displacement, device=device))
 
     return write
-
-
-def _labels_writer(result: RegistrationResult, labels: LabelMap) -> Writer:
-    def write(path: Path) -> None:
-        from ..fields.warp import warp_labels
-        from ..io import write_labels
-
-        write_labels(path, warp_labels(labels, result.displacement, device=_cpu(result)))
-
-    return write
-
-
-def _cpu(result: RegistrationResult) -> Device:
-    return Device("cpu", threads=result.config.threads or usable_cpus()[0])
 
 
 def _draw(result: RegistrationResult, fixed: Volume, moving: Volume, path: Path) -> None:

@@ -7,11 +7,11 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.cohort import GroupScores, MeanInterval, summarise
+from ..evaluate.cohort import GroupScores, summarise
 from ..run.figures import new_figure
 from .space import Candidate, text_of
 from .trials import Record
@@ -65,7 +65,7 @@ def score_candidates(records: Sequence[Record]) -> list[CandidateScores]:
         for number, members in enumerate(grouped.values(), start=1)
     ]
     front = _pareto_front(scored, accuracy_metric(scored))
-    return [CandidateScores(s.number, s.candidate, s.groups, s.number in front) for s in scored]
+    return [replace(s, best=s.number in front) for s in scored]
 
 
 def accuracy_metric(scored: Sequence[CandidateScores]) -> str:
@@ -114,10 +114,9 @@ def table_to_csv(scored: Sequence[CandidateScores]) -> str:
                 "scored": group.scored,
                 "on_front": int(one.best),
             }
-            for metric, value in group.metrics.items():
-                if metric in METRICS:
-                    ends = (("", value.mean), ("_ci_low", value.low), ("_ci_high", value.high))
-                    line |= {f"{metric}{e}": f"{v:.6g}" for e, v in ends if not math.isnan(v)}
+            for metric, value in _shown(group).metrics.items():
+                ends = (("", value.mean), ("_ci_low", value.low), ("_ci_high", value.high))
+                line |= {f"{metric}{e}": f"{v:.6g}" for e, v in ends if not math.isnan(v)}
             writer.writerow(line)
     return text.getvalue()
 
@@ -129,15 +128,7 @@ def scores_to_dict(scored: Sequence[CandidateScores]) -> list[dict[str, Any]]:
             "candidate": one.number,
             "parameters": one.candidate,
             "on_front": one.best,
-            "groups": [
-                {
-                    "kind": group.kind,
-                    "pairs": group.pairs,
-                    "scored": group.scored,
-                    "metrics": {n: vars(v) for n, v in group.metrics.items() if n in METRICS},
-                }
-                for group in one.groups
-            ],
+            "groups": [_shown(group).to_dict() for group in one.groups],
         }
         for one in scored
     ]
@@ -209,13 +200,10 @@ def _markdown_table(
         pairs = f"{group.scored}" + ("" if group.scored == group.pairs else f" of {group.pairs}")
         cells = [f"{one.number}{'*' if one.best else ''}"]
         cells += [text_of(one.candidate[n]) if n in one.candidate else "" for n in names]
-        cells += [pairs, *(_interval(group.metrics.get(c)) for c in columns)]
+        cells += [pairs, *(str(group.metrics.get(c, "-")) for c in columns)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _interval(value: MeanInterval | None) -> str:
-    if value is None:
-        return "-"
-    limits = "" if math.isnan(value.low) else f" [{value.low:.3f}, {value.high:.3f}]"
-    return f"{value.mean:.3f}{limits}"
+def _shown(group: GroupScores) -> GroupScores:
+    return replace(group, metrics={n: v for n, v in group.metrics.items() if n in METRICS})
