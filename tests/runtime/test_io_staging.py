@@ -17,6 +17,7 @@ import pytest
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import OutputError
+from dinoreg_rt.io.staging import whole_file
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, Volume
 
 GRID = Geometry((16, 64, 64), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
@@ -44,6 +45,24 @@ def test_older_outputs_are_replaced_and_others_kept(tmp_path: Path) -> None:
         assert (tmp_path / "a.txt").read_text() == "old"
     assert (tmp_path / "a.txt").read_text() == "new"
     assert names(tmp_path) == ["a.txt", "mine.txt"]
+
+
+def test_a_whole_file_appears_with_its_permissions(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    for mode, content in ((0o600, b"first"), (0o644, b"second")):
+        with whole_file(file, mode) as stream:
+            stream.write(content)
+            assert file.exists() == (mode == 0o644)
+        assert (file.stat().st_mode & 0o777, file.read_bytes()) == (mode, content)
+
+    def stop() -> None:
+        with whole_file(file, 0o644) as stream:
+            stream.write(b"third")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert (names(tmp_path), file.read_bytes()) == (["a.bin"], b"second")
 
 
 @pytest.mark.parametrize("exception", [ValueError, KeyboardInterrupt, SystemExit])

@@ -107,22 +107,21 @@ def label_table(scores: PairScores, names: Mapping[int, str]) -> Table:
     for name in shown:
         for when in _WHEN:
             table.add_column(f"{_COMPARED[name]}\n{when}", justify="right")
-    for line in _label_lines(scores):
-        label = line["label"]
-        cells = [
-            _number(line.get(f"{name}_{when}")) + "*" * (name != "dice" and label in lost[when])
+
+    def cells(values: Mapping[str, Any], starred: Mapping[str, bool]) -> list[str]:
+        return [
+            _number(values.get(f"{name}_{when}")) + "*" * (name != "dice" and starred[when])
             for name in shown
             for when in _WHEN
         ]
-        table.add_row(Text(f"{label} {names.get(label, '')}".strip()), *cells)
-    means = scores.means()
-    cells = [
-        _number(means[f"{name}_{when}"]) + "*" * (name != "dice" and bool(lost[when]))
-        for name in shown
-        for when in _WHEN
-    ]
+
+    for line in _label_lines(scores):
+        label = line["label"]
+        starred = {when: label in lost[when] for when in _WHEN}
+        table.add_row(Text(f"{label} {names.get(label, '')}".strip()), *cells(line, starred))
     table.add_section()
-    table.add_row("mean", *cells, style="bold")
+    starred = {when: bool(lost[when]) for when in _WHEN}
+    table.add_row("mean", *cells(scores.means(), starred), style="bold")
     return table
 
 

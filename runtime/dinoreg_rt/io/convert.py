@@ -37,9 +37,6 @@ def volume_from_sitk(
         pixel_type: NumPy name to remember; by default that of `image`.
         constant: as in `build_volume`.
         finite: the values are already known to be finite.
-
-    Raises:
-        InputError: the image cannot be used.
     """
     _check_kind(image, components=1, name=name)
     voxels = _view(image)
@@ -94,9 +91,6 @@ def build_volume(
     """Build a checked `Volume`; float32 voxels are shared, others are converted.
 
     `constant` allows an image in which all voxels are the same.
-
-    Raises:
-        InputError: the image cannot be used.
     """
     _check_array(array, geometry, name)
     with np.errstate(over="ignore"):  # beyond float32's range: becomes Inf, found next
@@ -112,9 +106,6 @@ def build_labels(
     """Build a checked `LabelMap`; whole numbers stored as floats are accepted.
 
     In a `mask` only zero and nonzero are told apart, so it may hold the values of an image.
-
-    Raises:
-        InputError: the values cannot be labels.
     """
     _check_array(array, geometry, name)
     if array.dtype.kind == "f":

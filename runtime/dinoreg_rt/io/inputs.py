@@ -38,14 +38,13 @@ def as_volume(image: ImageLike, *, constant: bool = False) -> Volume:
     """
     if isinstance(image, str | os.PathLike):
         return read_volume(image, constant=constant)
+    if isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], Geometry):
+        image = Volume(image[0], image[1], "", "array")
     if isinstance(image, Volume):
         array, name = as_array(image.array), image.name or "image"
+        pixel_type = image.pixel_type or array.dtype.name
         with on_its_device(array):
-            return build_volume(array, image.geometry, image.pixel_type, name, constant=constant)
-    if isinstance(image, tuple) and len(image) == 2 and isinstance(image[1], Geometry):
-        array = as_array(image[0])
-        with on_its_device(array):
-            return build_volume(array, image[1], array.dtype.name, "array", constant=constant)
+            return build_volume(array, image.geometry, pixel_type, name, constant=constant)
     if hasattr(image, "GetPixelID"):
         return volume_from_sitk(image, constant=constant)
     raise InputError(

@@ -55,7 +55,7 @@ def extra_names(kind: str, paths: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def stem_of(path: Path) -> str:
-    """Return a volume's name without suffix, ``scan`` for ``scan.nii.gz``, ``scan?series=UID``."""
+    """Return a volume's name without its suffix, or that of the folder of a DICOM series."""
     from ..io.dicom import split_series
     from ..io.images import READABLE
 

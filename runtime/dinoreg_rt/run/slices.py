@@ -11,14 +11,8 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import (
-    index_to_lps,
-    invert_affine,
-    lps_to_index,
-    sample_linear,
-    shifted_grid,
-    transform_points,
-)
+from ..fields.inversion import voxel_centres
+from ..geometry import invert_affine, lps_to_index, sample_linear, shifted_grid, transform_points
 from ..quality.metrics import jacobian_determinant
 from ..registration.result import RegistrationResult
 from ..types import DisplacementField, FloatArray, Geometry, Volume
@@ -119,7 +113,7 @@ def _extract(
     cut = _make_cut(plane, fixed)
     geometry = fixed.geometry
     grid = _slab(geometry, cut.across, cut.position)
-    points = transform_points(index_to_lps(grid), _indices_xyz(grid))
+    points = voxel_centres(grid)
     mapped = points + cut.take(result.displacement.vectors_mm).reshape(-1, 3)
     started = transform_points(result.initial, points)
     to_index = lps_to_index(moving.geometry)
@@ -149,11 +143,6 @@ def _slab(geometry: Geometry, axis: int, position: int, thickness: int = 1) -> G
     offset, shape = [0, 0, 0], list(geometry.shape_zyx)
     offset[2 - axis], shape[2 - axis] = position, thickness
     return shifted_grid(geometry, (offset[0], offset[1], offset[2]), (shape[0], shape[1], shape[2]))
-
-
-def _indices_xyz(grid: Geometry) -> FloatArray:
-    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float64) for n in grid.shape_zyx], indexing="ij")
-    return np.stack([x.ravel(), y.ravel(), z.ravel()], axis=1)
 
 
 def _jacobian(result: RegistrationResult, cut: _Cut) -> FloatArray:
