@@ -11,8 +11,8 @@ from dinoreg_rt.images.pair import Pair, PairImage
 from dinoreg_rt.types import AffineTransform, Geometry, Volume
 
 
-def _rotation(x: float, y: float, z: float) -> np.ndarray:
-    """Rotations about x, then y, then z, in radians."""
+def rotation(x: float, y: float, z: float) -> np.ndarray:
+    """Return the matrix of rotations about x, then y, then z, in radians."""
     cx, sx, cy, sy, cz, sz = (f(a) for a in (x, y, z) for f in (np.cos, np.sin))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -37,7 +37,7 @@ DIRECTIONS = {
     "LPS": np.eye(3),
     "RAS": np.diag([-1.0, -1.0, 1.0]),
     "LAS": np.diag([1.0, -1.0, 1.0]),
-    "oblique": _rotation(0.4, -0.2, 0.9),
+    "oblique": rotation(0.4, -0.2, 0.9),
 }
 
 

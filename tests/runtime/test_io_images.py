@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import phantoms
 import pytest
 import SimpleITK as sitk
+from phantoms import rotation
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError, OutputError
@@ -18,20 +20,10 @@ SHAPE = (5, 6, 7)
 SPACING = (0.8, 1.5, 7.7)
 
 
-def _rotation(x: float, y: float, z: float) -> np.ndarray:
-    transform = sitk.Euler3DTransform()
-    transform.SetRotation(x, y, z)
-    return np.array(transform.GetMatrix()).reshape(3, 3)
-
-
 #: Direction matrices in LPS, named by where the index axes point, as in nibabel.
-DIRECTIONS = {
-    "RAS": np.diag([-1.0, -1.0, 1.0]),
-    "LAS": np.diag([1.0, -1.0, 1.0]),
-    "LPS": np.eye(3),
-    "oblique": _rotation(0.3, -0.5, 1.1),
-    "oblique_left_handed": _rotation(0.3, -0.5, 1.1) @ np.diag([1.0, 1.0, -1.0]),
-    "nearly_180": _rotation(np.pi - 1e-4, 2e-4, 0.1),
+DIRECTIONS = phantoms.DIRECTIONS | {
+    "oblique_left_handed": rotation(0.3, -0.5, 1.1) @ np.diag([1.0, 1.0, -1.0]),
+    "nearly_180": rotation(np.pi - 1e-4, 2e-4, 0.1),
     "sagittal": np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
 }
 

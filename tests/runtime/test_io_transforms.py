@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from phantoms import DIRECTIONS, centres_of, rotation
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError, OutputError
@@ -21,18 +22,6 @@ SHAPE = (9, 14, 12)
 POINTS = 1000
 
 
-def rotation(x: float, y: float, z: float) -> np.ndarray:
-    transform = sitk.Euler3DTransform()
-    transform.SetRotation(x, y, z)
-    return np.array(transform.GetMatrix()).reshape(3, 3)
-
-
-DIRECTIONS = {
-    "RAS": np.diag([-1.0, -1.0, 1.0]),
-    "LAS": np.diag([1.0, -1.0, 1.0]),
-    "LPS": np.eye(3),
-    "oblique": rotation(0.4, -0.2, 0.9),
-}
 SPACINGS = {"isotropic": (2.0, 2.0, 2.0), "anisotropic": (1.25, 1.25, 7.7)}
 AFFINE = AffineTransform(
     rotation(0.2, 0.1, -0.3) @ np.diag([1.1, 0.95, 1.02]), np.array([34.5, -120.25, 61.0])
@@ -42,8 +31,7 @@ AFFINE = AffineTransform(
 def make_field(direction: str = "oblique", spacing: str = "anisotropic") -> DisplacementField:
     """Return a complete mapping: AFFINE plus 5 mm of noise."""
     grid = Geometry(SHAPE, SPACINGS[spacing], (-40.5, 77.0, -130.0), DIRECTIONS[direction])
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1)[..., ::-1]
-    points = transform_by_affine(index_to_lps(grid), index.reshape(-1, 3).astype(np.float64))
+    points = centres_of(grid).reshape(-1, 3)
     moved = transform_by_affine(AFFINE, points)
     noise = np.random.default_rng(4).normal(scale=5, size=(*SHAPE, 3))
     vectors = (moved - points).reshape(*SHAPE, 3) + noise

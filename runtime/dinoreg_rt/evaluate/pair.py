@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..fields.warp import chain_to_displacement, warp_labels
 from ..geometry import index_identity
+from ..io import read_geometry, read_labels, read_points, read_transform
 from ..io.learn2reg import read_learn2reg_displacement
+from ..io.validate import check_mask_grid
 from ..quality import metrics as quality
 from ..quality.surface import Hd95
 from ..types import DisplacementField, Geometry, LabelMap, Transform
@@ -109,15 +111,14 @@ class PairScores:
         """Return one number per metric, a mean over labels or landmarks; NaN if not scored."""
         values = {}
         for when, scores in (("before", self.before), ("after", self.after)):
-            dice = scores.dice if scores else {}
             distances = scores.hd95 if scores else {}
-            values[f"dice_{when}"] = quality.mean_over_labels(dice)
-            values[f"hd95_mm_{when}"] = quality.mean_over_labels(
-                {label: d.mm for label, d in distances.items()}
-            )
-            values[f"hd95_vox_{when}"] = quality.mean_over_labels(
-                {label: d.voxels for label, d in distances.items()}
-            )
+            by_label = {
+                "dice": scores.dice if scores else {},
+                "hd95_mm": {label: d.mm for label, d in distances.items()},
+                "hd95_vox": {label: d.voxels for label, d in distances.items()},
+            }
+            for name, part in by_label.items():
+                values[f"{name}_{when}"] = quality.mean_over_labels(part)
         for when, errors in (("before", self.tre_before_mm), ("after", self.tre_after_mm)):
             values[f"tre_mm_{when}"] = float(np.mean(errors)) if errors else math.nan
         for name, attribute in JACOBIAN_METRICS.items():
@@ -175,16 +176,12 @@ def evaluate_pair(files: PairFiles, mapping: Chain | None = None) -> PairScores:
 
 
 def _read_label_pair(files: PairFiles) -> tuple[LabelMap | None, LabelMap | None]:
-    from ..io import read_labels
-
     fixed = read_labels(files.fixed_labels) if files.fixed_labels else None
     moving = read_labels(files.moving_labels) if files.moving_labels else None
     return fixed, moving
 
 
 def _fixed_grid(files: PairFiles, fixed: LabelMap | None) -> Geometry | None:
-    from ..io import read_geometry, read_labels
-
     if fixed is not None:
         return fixed.geometry
     if files.mask:
@@ -196,8 +193,6 @@ def _read_chains(
     files: PairFiles, grid: Geometry | None, moving: LabelMap | None
 ) -> tuple[Chain, Chain]:
     """Return the mappings before and after registration."""
-    from ..io import read_transform
-
     if files.learn2reg is None:
         return (), tuple(t for path in files.transforms for t in read_transform(path))
     if files.transforms:
@@ -230,9 +225,6 @@ def _score_labels(fixed: LabelMap, moving: LabelMap, chain: Chain) -> LabelScore
 
 
 def _read_mask(files: PairFiles, displacement: DisplacementField) -> NDArray[np.int32] | None:
-    from ..io import read_labels
-    from ..io.validate import check_mask_grid
-
     if files.mask is None:
         return None
     mask = read_labels(files.mask, mask=True)
@@ -243,8 +235,6 @@ def _read_mask(files: PairFiles, displacement: DisplacementField) -> NDArray[np.
 def _score_points(
     files: PairFiles, start: Chain, chain: Chain
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    from ..io.points import read_points
-
     if files.fixed_points is None or files.moving_points is None:
         return None, None
     fixed, moving = (

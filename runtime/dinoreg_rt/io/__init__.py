@@ -24,15 +24,7 @@ from .images import (
     write_vectors,
     write_volume,
 )
-from .inputs import (
-    ImageLike,
-    LabelsLike,
-    as_labels,
-    as_mask,
-    as_volume,
-    as_weights,
-    read_mask,
-)
+from .inputs import ImageLike, LabelsLike, as_labels, as_mask, as_volume, as_weights, read_mask
 from .paths import check_free_space, check_outputs, check_writable, output_errors
 from .points import Frame, PointSet, read_points, write_points
 from .staging import staged_file, staged_folder

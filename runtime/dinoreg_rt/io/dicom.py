@@ -26,11 +26,7 @@ _IMAGE_CLASS = re.compile(
     r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(1|2|3|4|6|7|12|13|14|20|77|128|130)\b"
 )
 _SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
-_TAGS = {
-    "position": "0020|0032",
-    "orientation": "0020|0037",
-    "description": "0008|103e",
-}
+_TAGS = {"position": "0020|0032", "orientation": "0020|0037", "description": "0008|103e"}
 
 
 class _Slice(NamedTuple):

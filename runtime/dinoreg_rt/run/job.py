@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .. import io
 from ..config.parameters import RegistrationConfig
 from ..registration.device_memory import describe_device_memory
 from ..types import Volume
@@ -60,13 +61,9 @@ class RunRequest:
     def files(self) -> list[str]:
         """Return the names of the files that the run writes into `output`."""
         extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
-        return file_names(
-            inverse=self.config.inverse,
-            confidence=self.config.confidence,
-            picture=self.picture,
-            features=self.save_features,
-            extras=extras,
-        )
+        what = {"inverse": self.config.inverse, "confidence": self.config.confidence}
+        what |= {"picture": self.picture, "features": self.save_features}
+        return file_names(extras, **what)
 
     def inputs(self) -> list[Path]:
         """Return the files and folders that the run reads."""
@@ -107,16 +104,15 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
     Raises:
         DinoregError: see its subclasses; the output folder is then unchanged.
     """
-    from ..io import check_free_space, staged_folder
     from ..registration.register import register
 
     started_at = datetime.now().astimezone()
     timings_ms: dict[str, float] = {}
     _check_files(request)
-    with staged_folder(request.output, partial(_obsolete, request)) as folder:
+    with io.staged_folder(request.output, partial(_obsolete, request)) as folder:
         with _timed(timings_ms, "read"):
             inputs = _read_inputs(request, progress)
-        check_free_space(request.output, least_bytes(inputs.fixed.geometry))
+        io.check_free_space(request.output, least_bytes(inputs.fixed.geometry))
         result = register(
             inputs.fixed,
             inputs.moving,
@@ -149,10 +145,8 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
 
 def _check_files(request: RunRequest) -> None:
     """Check everything that can be said about the paths without reading a file."""
-    from ..io import check_outputs, check_writable
-
-    check_writable(request.output)
-    check_outputs((request.output / name for name in request.files()), request.inputs())
+    io.check_writable(request.output)
+    io.check_outputs((request.output / name for name in request.files()), request.inputs())
 
 
 def _obsolete(request: RunRequest) -> list[str]:
@@ -194,13 +188,11 @@ def encoding_estimate(plan: Plan) -> EncodingEstimate | None:
 
 def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     """Read all inputs before the registration begins, so that a wrong file is reported at once."""
-    from ..io import read_labels, read_volume
-
-    read_mask = partial(read_labels, mask=True)
-    read_any = partial(read_volume, constant=True)
+    read_mask = partial(io.read_labels, mask=True)
+    read_any = partial(io.read_volume, constant=True)
     readers: _Readers = {
-        "fixed": (read_volume, request.fixed),
-        "moving": (read_volume, request.moving),
+        "fixed": (io.read_volume, request.fixed),
+        "moving": (io.read_volume, request.moving),
     }
     optional: dict[str, tuple[Callable[[Path], Any], Path | None]] = {
         "fixed_mask": (read_mask, request.fixed_mask),
@@ -210,7 +202,7 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     readers |= {role: (read, path) for role, (read, path) in optional.items() if path is not None}
     label_names = extra_names("labels", request.labels)
     image_names = extra_names("image", request.images)
-    readers |= {name: (read_labels, path) for name, path in label_names.items()}
+    readers |= {name: (io.read_labels, path) for name, path in label_names.items()}
     readers |= {name: (read_any, path) for name, path in image_names.items()}
     values, records = _read_all(readers, progress)
     return _Inputs(

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import io
 from ..device.choice import Device
 from ..device.limits import usable_cpus
 from ..errors import InputError
+from ..fields.warp import warp_labels, warp_volume
+from ..io.dicom import split_series
+from ..io.images import READABLE
 from ..registration.result import KeptFeatures, RegistrationResult
 from ..types import Array, Geometry, LabelMap, Volume
 from .report import OutputRecord, hash_output
@@ -56,9 +60,6 @@ def extra_names(kind: str, paths: tuple[Path, ...]) -> dict[str, Path]:
 
 def stem_of(path: Path) -> str:
     """Return a volume's name without its suffix, or that of the folder of a DICOM series."""
-    from ..io.dicom import split_series
-    from ..io.images import READABLE
-
     name = split_series(path)[0].name
     lower = name.lower()
     return next((name[: -len(end)] for end in READABLE if lower.endswith(end)), name)
@@ -69,12 +70,7 @@ _FEATURE_FILES = ["features_fixed.nrrd", "features_moving.nrrd", "features.png"]
 
 
 def file_names(
-    *,
-    inverse: bool,
-    picture: bool,
-    extras: list[str],
-    confidence: bool = False,
-    features: bool = False,
+    extras: list[str], *, inverse: bool, picture: bool, confidence: bool, features: bool
 ) -> list[str]:
     """Return the names of all files of a run."""
     names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
@@ -109,11 +105,7 @@ def _is_as_written(file: Path, record: OutputRecord) -> bool:
 
 
 def write_outputs(
-    folder: Path,
-    writers: dict[str, Writer],
-    *,
-    threads: int,
-    progress: Reporter,
+    folder: Path, writers: dict[str, Writer], *, threads: int, progress: Reporter
 ) -> dict[str, OutputRecord]:
     """Run all writers on a few threads and return the size and hash of each file, by name.
 
@@ -139,7 +131,7 @@ def result_writers(
     result: RegistrationResult, moving: Volume, fixed: Volume, extras: Extras, *, picture: bool
 ) -> dict[str, Writer]:
     """Return the writers for `result`, the slowest first so that the threads end together."""
-    from .. import io
+    from .picture import draw_picture
 
     writers: dict[str, Writer] = {
         "displacement.nii.gz": lambda path: io.write_displacement(path, result.displacement)
@@ -151,7 +143,7 @@ def result_writers(
         certainty = result.confidence
         writers["confidence.nii.gz"] = lambda path: io.write_volume(path, certainty)
     if picture:
-        writers["qc.png"] = lambda path: _draw(result, fixed, moving, path)
+        writers["qc.png"] = lambda path: draw_picture(result, fixed, moving, path)
     if result.features is not None:
         writers |= _feature_writers(result.features)
     writers["transform.h5"] = lambda path: io.write_composite_h5(
@@ -163,20 +155,15 @@ def result_writers(
 
 
 def _feature_writers(features: KeptFeatures) -> dict[str, Writer]:
-    def draw(path: Path) -> None:
-        from .feature_picture import draw_features
-
-        draw_features(features, path)
+    from .feature_picture import draw_features
 
     def write(array: Array, geometry: Geometry) -> Writer:
-        from ..io import write_vectors
-
-        return lambda path: write_vectors(path, array, geometry)
+        return lambda path: io.write_vectors(path, array, geometry)
 
     return {
         "features_fixed.nrrd": write(features.fixed, features.fixed_geometry),
         "features_moving.nrrd": write(features.moving, features.moving_geometry),
-        "features.png": draw,
+        "features.png": lambda path: draw_features(features, path),
     }
 
 
@@ -187,19 +174,10 @@ def _write_one(path: Path, writer: Writer) -> OutputRecord:
 
 def _warped_writer(result: RegistrationResult, moving: Volume | LabelMap) -> Writer:
     def write(path: Path) -> None:
-        from ..fields.warp import warp_labels, warp_volume
-        from ..io import write_labels, write_volume
-
         device = Device("cpu", threads=result.config.threads or usable_cpus()[0])
         if isinstance(moving, Volume):
-            write_volume(path, warp_volume(moving, result.displacement, device=device))
+            io.write_volume(path, warp_volume(moving, result.displacement, device=device))
         else:
-            write_labels(path, warp_labels(moving, result.displacement, device=device))
+            io.write_labels(path, warp_labels(moving, result.displacement, device=device))
 
     return write
-
-
-def _draw(result: RegistrationResult, fixed: Volume, moving: Volume, path: Path) -> None:
-    from .picture import draw_picture
-
-    draw_picture(result, fixed, moving, path)

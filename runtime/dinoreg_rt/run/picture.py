@@ -27,12 +27,7 @@ _Window: TypeAlias = tuple[float, float]
 
 #: The two ends of each LPS axis, negative first.
 _ENDS = (("R", "L"), ("A", "P"), ("I", "S"))
-_TITLES = (
-    "after initial alignment",
-    "after registration",
-    "displacement",
-    "Jacobian determinant",
-)
+_TITLES = ("after initial alignment", "after registration", "displacement", "Jacobian determinant")
 _INK, _PAPER, _FAINT = "#e8e6e3", "#111315", "#8d9399"
 _FIXED_TINT, _MOVING_TINT = (0.80, 0.93, 1.0), (1.0, 0.86, 0.66)
 _FOLD_COLOUR = "#ff2bd6"
@@ -110,6 +105,12 @@ def _size_mm(plane: PlaneSlices) -> tuple[float, float]:
     return rows * plane.spacing_mm[0], columns * plane.spacing_mm[1]
 
 
+def _centres_mm(plane: PlaneSlices) -> tuple[FloatArray, FloatArray]:
+    """Return the positions of the pixel centres along rows and along columns."""
+    rows, columns = (np.arange(n, dtype=np.float64) + 0.5 for n in plane.fixed.shape)
+    return rows * plane.spacing_mm[0], columns * plane.spacing_mm[1]
+
+
 def _show(ax: Axes, plane: PlaneSlices, pixels: FloatArray, **settings: Any) -> Any:
     """Show `pixels` in mm, in the orientation that radiologists expect."""
     height, width = _size_mm(plane)
@@ -178,9 +179,7 @@ def _draw_grid(ax: Axes, plane: PlaneSlices) -> None:
     from matplotlib.collections import LineCollection
 
     height, width = _size_mm(plane)
-    rows, columns = plane.fixed.shape
-    row_mm = (np.arange(rows) + 0.5) * plane.spacing_mm[0]
-    column_mm = (np.arange(columns) + 0.5) * plane.spacing_mm[1]
+    row_mm, column_mm = _centres_mm(plane)
     nodes = np.stack(
         [column_mm[None] + plane.offset_mm[..., 1], row_mm[:, None] + plane.offset_mm[..., 0]], -1
     )
@@ -188,7 +187,7 @@ def _draw_grid(ax: Axes, plane: PlaneSlices) -> None:
     row_step = max(1, round(step_mm / plane.spacing_mm[0]))
     column_step = max(1, round(step_mm / plane.spacing_mm[1]))
     lines = [*nodes[row_step // 2 :: row_step]]
-    lines += [nodes[:, c] for c in range(column_step // 2, columns, column_step)]
+    lines += [nodes[:, c] for c in range(column_step // 2, len(column_mm), column_step)]
     ax.add_collection(
         LineCollection(lines, colors="#ffd166", linewidths=0.6, alpha=0.9), autolim=False
     )
@@ -199,15 +198,8 @@ def _draw_outline(ax: Axes, plane: PlaneSlices, level: float) -> None:
     inside = plane.fixed > level
     if not inside.any() or inside.all():
         return
-    rows, columns = inside.shape
-    ax.contour(
-        (np.arange(columns) + 0.5) * plane.spacing_mm[1],
-        (np.arange(rows) + 0.5) * plane.spacing_mm[0],
-        inside,
-        levels=[0.5],
-        colors="#3a3f44",
-        linewidths=0.6,
-    )
+    row_mm, column_mm = _centres_mm(plane)
+    ax.contour(column_mm, row_mm, inside, levels=[0.5], colors="#3a3f44", linewidths=0.6)
 
 
 def _draw_jacobian(ax: Axes, plane: PlaneSlices) -> Any:
@@ -255,13 +247,7 @@ def _add_legend(figure: Figure, x: float, y: float) -> None:
     """Write coloured words; a legend of matplotlib would cost a layout pass."""
     entries = (("fixed", _FIXED_TINT), ("moving", _MOVING_TINT), ("folded", _FOLD_COLOUR))
     for (text, colour), offset_in in zip(entries, (0.0, 0.6, 1.35), strict=True):
-        figure.text(
-            x + offset_in / _WIDTH_IN,
-            y,
-            f"\N{BLACK SQUARE} {text}",
-            color=colour,
-            fontsize=9,
-            va="center",
-        )
+        at, mark = x + offset_in / _WIDTH_IN, f"\N{BLACK SQUARE} {text}"
+        figure.text(at, y, mark, color=colour, fontsize=9, va="center")
     note = "displacement and Jacobian exclude the initial alignment"
     figure.text(x + 2.3 / _WIDTH_IN, y, note, color=_FAINT, fontsize=9, va="center")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ..errors import UNTRUSTED_EXIT_CODE
+from ..io import input_files
 from ..quality.trust import judge, quality_warnings
 from ..registration.result import RegistrationResult
 from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, RunQuality
@@ -205,8 +206,6 @@ def hash_input(path: Path) -> InputRecord:
         OSError: a file cannot be read.
         InputError: the folder does not hold the series.
     """
-    from ..io import input_files
-
     files = input_files(path)
     if files == [path]:
         return InputRecord(path=str(path), sha256=_sha256(path))

@@ -22,13 +22,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from .. import io
+from ..bundle.checkpoints import Wanted, bundle_folder
+from ..bundle.manifest import read_manifest
 from ..config.parameters import RegistrationConfig
 from ..console.interruption import Terminated
 from ..errors import DinoregError, InputError, ResourceError
 from ..evaluate.pair import PairFiles, evaluate_pair
-from ..io import read_volume
+from ..evaluate.tables import without_nan
 from ..io.hashes import versions
 from ..registration.demands import check_demands, check_used
+from ..run.report import hash_input
 from .space import Candidate, config_hash, config_of
 
 #: A callback for the number of finished trials, the number of all trials, and the last record.
@@ -231,7 +235,7 @@ def _read_images(pair: PairFiles) -> tuple[Any, Any]:
         raise InputError(
             f"{pair.name}: lacks an image; name fixed and moving in the table of pairs"
         )
-    return read_volume(pair.fixed_image), read_volume(pair.moving_image)
+    return io.read_volume(pair.fixed_image), io.read_volume(pair.moving_image)
 
 
 def _key(pair: PairFiles, config: RegistrationConfig) -> str:
@@ -254,9 +258,6 @@ def _key(pair: PairFiles, config: RegistrationConfig) -> str:
 @cache
 def _encoder_hash(encoder: str | None, grid: tuple[int, int] | None, depth: float | None) -> str:
     """Hash the contents of an encoder, which may change under the same name."""
-    from ..bundle.checkpoints import Wanted, bundle_folder
-    from ..bundle.manifest import read_manifest
-
     if encoder is None:
         return ""
     return read_manifest(bundle_folder(encoder, Wanted(grid, depth))).hash()
@@ -264,8 +265,6 @@ def _encoder_hash(encoder: str | None, grid: tuple[int, int] | None, depth: floa
 
 @cache
 def _file_hash(file: Path) -> str:
-    from ..run.report import hash_input
-
     try:
         return hash_input(file).sha256
     except OSError as error:
@@ -286,8 +285,6 @@ def _end_line(stream: Any) -> None:
 
 
 def _to_line(record: Record) -> str:
-    from ..evaluate.tables import without_nan
-
     return json.dumps(without_nan(asdict(record)), allow_nan=False)
 
 
