@@ -28,12 +28,13 @@ from .outputs import (
     result_writers,
     write_outputs,
 )
-from .report import InputRecord, RunReport, build_report, hash_input
+from .report import InputRecord, OutputRecord, RunReport, build_report, hash_input
 
 if TYPE_CHECKING:
     from ..console.progress import Reporter
     from ..encoder.estimate import EncodingEstimate
     from ..registration.plan import Plan
+    from ..registration.result import RegistrationResult
 
 
 #: The functions that read the inputs, with their paths, by role or output name.
@@ -124,12 +125,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
         )
         timings_ms |= result.timings_ms
         with _timed(timings_ms, "write"):
-            writers = result_writers(
-                result, inputs.moving, inputs.fixed, inputs.extras, picture=request.picture
-            )
-            outputs = write_outputs(
-                folder, writers, threads=request.config.threads, progress=progress
-            )
+            outputs = _write(folder, request, inputs, result, progress)
         report = build_report(
             result,
             command=list(request.command),
@@ -141,6 +137,18 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
         )
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
     return report
+
+
+def _write(
+    folder: Path,
+    request: RunRequest,
+    inputs: _Inputs,
+    result: RegistrationResult,
+    progress: Reporter,
+) -> dict[str, OutputRecord]:
+    fixed, moving, extras = inputs.fixed, inputs.moving, inputs.extras
+    writers = result_writers(result, moving, fixed, extras, picture=request.picture)
+    return write_outputs(folder, writers, threads=request.config.threads, progress=progress)
 
 
 def _check_files(request: RunRequest) -> None:

@@ -71,7 +71,7 @@ def _not_measured(value: float | None) -> float | None:
 #: A measure that may be missing: NaN in `RunQuality`, null in the report.
 _Measure = Annotated[float | None, BeforeValidator(_not_measured)]
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # type checkers see the dataclasses that the models follow
     from ..types import EncodingSummary as Encoding
     from ..types import RunQuality as Quality
 else:
