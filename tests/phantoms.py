@@ -12,7 +12,7 @@ from dinoreg_rt.types import AffineTransform, Geometry, Volume
 
 
 def rotation(x: float, y: float, z: float) -> np.ndarray:
-    """Return the rotation about x, then y, then z, in radians."""
+    """Return the matrix of rotations about x, then y, then z, in radians."""
     cx, sx, cy, sy, cz, sz = (f(a) for a in (x, y, z) for f in (np.cos, np.sin))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])

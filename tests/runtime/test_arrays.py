@@ -1,7 +1,7 @@
-"""Arrays of other libraries in and out, and the caller's stream.
+"""Arrays of other libraries as inputs and outputs, and the caller's stream.
 
-On the CPU with what NumPy exports, for CUDA with stand-ins that look like a device array and refuse
-to be taken for a host one.
+On the CPU NumPy exports them. For CUDA, stand-ins look like device arrays and refuse to be used as
+host arrays.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def pair():
 
 
 class Exporter:
-    """An array of another library: nothing but the DLPack protocol."""
+    """An array of another library, with the DLPack protocol alone."""
 
     def __init__(self, array: np.ndarray, kind: int = 1) -> None:
         self._array, self._kind = array, kind
@@ -51,7 +51,7 @@ class Exporter:
 
 
 class Place:
-    """A CUDA device; `current` is the innermost one that was entered."""
+    """A CUDA device; `current` is the stack of devices that were entered."""
 
     current: ClassVar[list[int]] = [0]
 
@@ -66,8 +66,11 @@ class Place:
 
 
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
-    """Memory of a CUDA device, as CuPy's arrays behave: NumPy's functions work while its device is
-    the current one, copies are asked for, and `asarray` of NumPy is refused."""
+    """A stand-in for a CuPy array.
+
+    NumPy's functions work while its device is the current one, copies must be requested, and
+    NumPy's `asarray` is refused.
+    """
 
     def __init__(self, host: np.ndarray, index: int = 0) -> None:
         self._memory, self.device = host, Place(index)
@@ -125,7 +128,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 class NumbaArray:
-    """An array that has the interface alone, which names no stream; it needs CuPy."""
+    """An array with ``__cuda_array_interface__`` alone, which names no stream, requires CuPy."""
 
     def __init__(self, array: DeviceArray) -> None:
         self.array = array
@@ -133,7 +136,7 @@ class NumbaArray:
 
 
 class Tensor(NumbaArray):
-    """PyTorch's: both protocols, of which DLPack puts the streams in order."""
+    """PyTorch offers both protocols, of which DLPack synchronises the streams."""
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (2, self.array.device.id)
@@ -239,14 +242,14 @@ def test_array_that_refuses_to_be_shared() -> None:
 
 
 def test_memory_of_an_unknown_device() -> None:
-    with pytest.raises(InputError, match="Exporter lives on a device of DLPack type 10; wanted"):
+    with pytest.raises(InputError, match="Exporter lies on a device of DLPack type 10; copy"):
         as_array(Exporter(np.zeros(2), kind=10))
 
 
 def test_cuda_array_without_cupy(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     for array in (DeviceArray(np.zeros(2)), Exporter(np.zeros(2), kind=2)):
-        with pytest.raises(DeviceError, match=r"lives on a CUDA device, which takes CuPy \(pip"):
+        with pytest.raises(DeviceError, match=r"lies on a CUDA device, which requires CuPy \(pip"):
             as_array(array)
 
 
@@ -285,13 +288,13 @@ def test_masks_on_a_device_come_to_the_host(cupy) -> None:
 
 
 def test_image_on_another_device_than_the_work(cupy, pair) -> None:
-    with pytest.raises(DeviceError, match=r"the moving image lives on cuda:1 and .* runs on cpu"):
+    with pytest.raises(DeviceError, match=r"the moving image lies on cuda:1 and .* runs on cpu"):
         dinoreg_rt.register(
             pair[0], (DeviceArray(np.array(pair[1].array), index=1), GRID), config=CONFIG
         )
     check_device(DeviceArray(np.zeros(2), index=1), "cuda:1", "x")
     check_device(np.zeros(2), "cuda:1", "x")
-    with pytest.raises(DeviceError, match="ask for --device cuda:1"):
+    with pytest.raises(DeviceError, match="use --device cuda:1"):
         check_device(DeviceArray(np.zeros(2), index=1), "cuda:0", "x")
 
 
@@ -349,7 +352,7 @@ def test_buffers_that_contradict_the_rest(pair) -> None:
 
 
 def test_results_of_a_device(cupy) -> None:
-    """`deliver` alone: downloaded, kept, or into page-locked memory."""
+    """`deliver` downloads an array, keeps it, or writes it into page-locked memory."""
     vectors = DeviceArray(np.ones((*GRID.shape_zyx, 3), np.float32))
     image = DeviceArray(np.ones(GRID.shape_zyx, np.float32))
     field, warped, cuda = DisplacementField(vectors, GRID), Volume(image, GRID), Device("cuda")
@@ -407,7 +410,7 @@ def test_stages_of_a_gpu_are_timed_by_its_events(cupy) -> None:
         pass
     with timer.stage("a"):
         pass
-    assert cupy.log == []  # nothing waited yet
+    assert cupy.log == []  # nothing has waited yet
     assert timer.finish() == {"a": 10.0, "b": 5.0}
     assert len(cupy.log) == 3
     assert type(stage_timer(Device("cpu"))) is StageTimer

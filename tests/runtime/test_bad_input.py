@@ -1,6 +1,6 @@
 """Bad input to `dinoreg-rt run`, end to end: exit code, message, and nothing left behind.
 
-How each fault is found is tested in test_io_bad_input.py; here, that a run stops at it.
+How each fault is detected is tested in test_io_bad_input.py, and here that a run stops at it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from phantoms import Body, centres_of, make_grid
 
 from dinoreg_rt import Geometry, LabelMap, Volume, io
 from dinoreg_rt.commands.main import cli
+from dinoreg_rt.io import integrity, validate
 
 GRID = make_grid((20, 24, 28), (4.0, 4.0, 4.0))
 MAIN = [sys.executable, "-c", "from dinoreg_rt.commands.main import main; main()"]
@@ -35,7 +36,7 @@ def write_body(path: Path, grid: Geometry = GRID) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With a pair that can be registered."""
+    """Return a folder with a pair that can be registered."""
     for name in ("fixed.nii.gz", "moving.nii.gz"):
         write_body(tmp_path / name)
     return tmp_path
@@ -79,7 +80,7 @@ def _values(value: float, part: slice) -> Callable[[Path], None]:
 
 
 def _header(codes: tuple[int, int], offset: int, numbers: list[float]) -> Callable[[Path], None]:
-    """qform and sform codes, and NIfTI header fields, overwritten."""
+    """Return a function that overwrites qform and sform codes and header fields of a NIfTI file."""
 
     def write(path: Path) -> None:
         raw = bytearray(gzip.decompress(path.read_bytes()))
@@ -145,7 +146,7 @@ def test_no_overlap(folder: Path) -> None:
     result = invoke(folder, "--initial", "none")
     refused(folder, result, 8, "the images do not overlap after the initial alignment")
     assert "--initial auto, centre or moments" in result.stderr
-    # Boxes further apart than the search reaches are found by their centres.
+    # Alignment by centres also works for boxes beyond the reach of the search.
     assert invoke(folder, "--initial", "centre", "--iterations", "2", "--dry-run").exit_code == 0
 
 
@@ -173,9 +174,9 @@ def test_output_that_cannot_be_made(folder: Path) -> None:
 
 
 def test_disk_full(folder: Path) -> None:
-    """A limit on the size of files stands in for a disk that fills while results are written."""
+    """A limit on the file size stands in for a disk that fills while results are written."""
 
-    for name in ("fixed", "moving"):  # compressed ones would be unpacked into a temporary file
+    for name in ("fixed", "moving"):  # a compressed file would be unpacked first
         io.write_volume(folder / f"{name}.nii", io.read_volume(folder / f"{name}.nii.gz"))
     words = [*MAIN, *arguments(folder, "-f", folder / "fixed.nii", "-m", folder / "moving.nii")]
 
@@ -190,7 +191,7 @@ def test_disk_full(folder: Path) -> None:
 
 
 def test_coupling_of_options_is_checked_first(folder: Path) -> None:
-    """A wrong parameter is found before any file is read."""
+    """A wrong parameter is reported before any file is read."""
     _missing(folder / "fixed.nii.gz")
     refused(folder, invoke(folder, "--fold-margin", "1.5"), 4, "--fold-margin 1.5")
 
@@ -211,7 +212,7 @@ def _wait_for(stream: IO[str], begin: str) -> None:
 def test_killed_during_the_solve(
     folder: Path, number: signal.Signals, code: int, existing: bool
 ) -> None:
-    """It ends within 2 s, says so, and leaves what was there before."""
+    """The run ends within 2 s, says so, and leaves the folder unchanged."""
     if existing:
         (folder / "out").mkdir()
         (folder / "out" / "warped.nii.gz").write_text("of an earlier run")
@@ -239,3 +240,32 @@ def test_killed_during_the_solve(
     else:
         assert not (folder / "out").exists()
     assert not [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("kind", [sitk.sitkInt16, sitk.sitkFloat32])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_a_run_looks_for_nan_in_each_voxel_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, kind: int
+) -> None:
+    """It does so in the file if ITK would hide NaN there, and otherwise in the array."""
+    image = sitk.Cast(sitk.ReadImage(str(folder / "fixed.nii.gz")), kind)
+    files = [folder / f"{role}_{suffix}" for role in ("fixed", "moving", "weights")]
+    for file in files:
+        sitk.WriteImage(sitk.Cast(image / 10, kind) if file == files[-1] else image, str(file))
+    examined: list[int] = []
+
+    def count(module: Any, name: str, size: Callable[..., int]) -> None:
+        original = getattr(module, name)
+
+        def counted(*arguments: Any) -> Any:
+            examined.append(size(*arguments))
+            return original(*arguments)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(validate, "_finite_extremes", lambda array, name: array.size)
+    count(integrity, "_check_floats", lambda file, header, *more: header.voxels)
+    words = ["run", "-f", files[0], "-m", files[1], "--weights", files[2], "-o", folder / "out"]
+    result = CliRunner().invoke(cli, [*map(str, words), "--initial", "none", "--no-trust"])
+    assert result.exit_code == 0, result.output
+    assert examined == [np.prod(GRID.shape_zyx)] * 3

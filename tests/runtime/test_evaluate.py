@@ -1,4 +1,4 @@
-"""Evaluation from files: SimpleITK writes them and, with SciPy, says what must come out."""
+"""Evaluation from files, which SimpleITK writes; it and SciPy supply the expected results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write_translation(path, offset):
 
 
 def write_learn2reg(path, displacement_vox):
-    """`displacement_vox` (H, W, D, 3), in the axis order of a NIfTI file."""
+    """Write `displacement_vox` (H, W, D, 3), in the axis order of a NIfTI file."""
     parts = [sitk.GetImageFromArray(c.T.copy()) for c in np.moveaxis(displacement_vox, -1, 0)]
     sitk.WriteImage(sitk.JoinSeries(parts), str(path))
     return path
@@ -78,7 +78,7 @@ def box(shift_x=0):
 
 @pytest.fixture
 def shifted(tmp_path):
-    """Labels 4 voxels apart along x, and the transform that undoes it."""
+    """Return labels 4 voxels apart along x, and the transform that undoes the shift."""
     return PairFiles(
         name="shifted",
         fixed_labels=write_labels(tmp_path / "fixed.nii.gz", box()),
@@ -99,7 +99,7 @@ class TestLearn2Reg:
         identity = np.stack(np.meshgrid(*map(np.arange, FIXED.shape_xyz), indexing="ij"))
         coordinates = identity + np.moveaxis(displacement, -1, 0)
         expected = ndimage.map_coordinates(moving.array.T, coordinates, order=0)
-        # Beyond the outermost voxel centres SciPy stops at once, we at the voxel's border.
+        # SciPy stops at the outermost voxel centres, the package at the borders of the voxels.
         upper = np.reshape(MOVING.shape_xyz, (3, 1, 1, 1)) - 1
         inside = np.all((coordinates >= 0) & (coordinates <= upper), axis=0)
         assert 0.3 < inside.mean() < 0.95
@@ -188,7 +188,7 @@ class TestEvaluatePair:
         assert scores.jacobian is None
 
     def test_transforms_are_applied_in_order(self, shifted, tmp_path):
-        # Scaling by 2 about the origin and then a shift is not the same as the reverse.
+        # Scaling by 2 about the origin and a shift do not commute.
         double = sitk.AffineTransform(np.diag([2.0, 2.0, 2.0]).ravel().tolist(), (0.0, 0.0, 0.0))
         sitk.WriteTransform(double, str(tmp_path / "double.tfm"))
         points = {}
@@ -241,11 +241,11 @@ class TestEvaluatePair:
 
     def test_messages(self, shifted, tmp_path):
         other = write_labels(tmp_path / "other.nii.gz", np.where(box(), 5, 0))
-        with pytest.raises(InputError, match=r"share no label: \[2\] and \[5\]"):
+        with pytest.raises(InputError, match=r"share no label: they hold \[2\] and \[5\]"):
             evaluate_pair(PairFiles(fixed_labels=shifted.fixed_labels, moving_labels=other))
         with pytest.raises(InputError, match="nothing to score"):
             evaluate_pair(PairFiles())
-        with pytest.raises(InputError, match="labels are needed to know the voxels"):
+        with pytest.raises(InputError, match="give fixed and moving labels, whose grids define"):
             evaluate_pair(PairFiles(learn2reg=tmp_path / "disp.nii.gz"))
         small = write_labels(
             tmp_path / "small.nii.gz",
@@ -265,7 +265,7 @@ class TestEvaluatePair:
 
 @pytest.fixture
 def cohort(tmp_path):
-    """Pairs a (registered), b (registered, as a displacement image), c (no result)."""
+    """Pairs a (with a transform), b (with a displacement image) and c (without a result)."""
     data, results = tmp_path / "data", tmp_path / "results"
     write_labels(data / "f.nii.gz", box())
     write_labels(data / "m4.nii.gz", box(4))
@@ -321,7 +321,7 @@ class TestCohort:
         [
             ("pair,fixed\n", "no column moving"),
             ("pair,fixed,moving\n", "lists no pair"),
-            ("pair,fixed,moving\np,f,m\np,f,m\n", "more than once: p"),
+            ("pair,fixed,moving\np,f,m\np,f,m\n", "pairs more than once: p"),
         ],
     )
     def test_bad_tables(self, tmp_path, text, message):
@@ -378,7 +378,7 @@ class TestCommand:
         assert lost.count(f"{diagonal}*") == 2
         assert lost.count("*") == mean.count("*") == 2  # after, in mm and in voxels
         assert "*" not in kept
-        assert any("* no voxel of the label is left: its HD95 is" in line for line in lines)
+        assert any("* the label has no voxel left; its HD95 is" in line for line in lines)
 
     def test_cohort_as_json_and_csv(self, cohort):
         result = run(

@@ -1,4 +1,4 @@
-"""`features.png`: the same tissue has the same colour, wherever and in whatever modality it is."""
+"""`features.png`: a tissue has the same colour at any position and in any modality."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dinoreg_rt.registration.result import KeptFeatures
 from dinoreg_rt.run.feature_picture import DARK, choose_palette, draw_features, feature_views
 
 SHAPE = (12, 14, 16)
-#: Control voxels (z, y, x) that the moving image lies off.
+#: Offset of the moving image in control voxels (z, y, x).
 SHIFT = (1, -2, 2)
 
 
 @pytest.fixture
 def features(rng) -> KeptFeatures:
-    """Of one body in two modalities: each channel has its own mean and deviation in either."""
+    """Features of one body in two modalities, with another mean and deviation in each channel."""
     grid = make_grid(SHAPE, (4.0, 4.0, 5.0))
     wide = tuple(n + 8 for n in SHAPE)
     tissue = rng.normal(size=(*wide, 6)) * (6, 5, 4, 3, 2, 1)
@@ -66,7 +66,7 @@ def test_both_are_dark_where_either_has_nothing_to_say(features) -> None:
 
 
 def test_colours_are_made_of_what_is_compared_alone(features) -> None:
-    """Not of the background, nor of MIND-SSC beside an encoder."""
+    """The background is left out, and so is MIND-SSC beside an encoder."""
     inside = np.zeros(SHAPE, np.float32)
     inside[2:10, 2:10, 2:10] = 1
     some = replace(features, fixed_weight=inside, moving_weight=inside)
@@ -84,7 +84,7 @@ def test_colours_are_made_of_what_is_compared_alone(features) -> None:
 
 
 def test_nothing_that_matches_and_nothing_that_varies(features) -> None:
-    """Pictures that say little, but pictures."""
+    """The pictures show little but are drawn."""
     apart = replace(features, displacement_mm=np.full((*SHAPE, 3), 1e3, np.float32))
     flat = replace(features, moving=np.zeros_like(features.moving))
     for odd in (apart, flat):

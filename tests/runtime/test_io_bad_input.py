@@ -1,4 +1,4 @@
-"""Every input that cannot be used is refused with a message that says what to do."""
+"""Every unusable input is refused with a message that says what to do."""
 
 from __future__ import annotations
 
@@ -34,8 +34,14 @@ def nii(tmp_path: Path) -> Path:
     return tmp_path / "good.nii"
 
 
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    io.write_volume(tmp_path / "a.nii.gz", Volume(noise(*SHAPE), GRID))
+    return tmp_path / "a.nii.gz"
+
+
 def patched(path: Path, *edits: tuple[Any, ...]) -> Path:
-    """A copy of a NIfTI file with header fields (offset, struct format, values) replaced."""
+    """Copy a NIfTI file with some header fields (offset, struct format, values) replaced."""
     raw = bytearray(path.read_bytes())
     for offset, form, *values in edits:
         struct.pack_into(form, raw, offset, *values)
@@ -55,7 +61,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_unknown_format(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
-    refuse(tmp_path / "a.jpg", r"unknown image format '\.jpg'; \.nii.*DICOM series by giving")
+    refuse(tmp_path / "a.jpg", r"unknown image format '\.jpg'; .*folder of a DICOM series")
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
@@ -66,21 +72,17 @@ def test_file_that_is_no_image(tmp_path: Path, suffix: str, content: bytes) -> N
     refuse(path, r"truncated|corrupt|not a NIfTI file|cannot be read as an image|is missing")
 
 
-def test_truncated_gzip(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
-    raw = path.read_bytes()
-    path.write_bytes(raw[: len(raw) // 2])
-    refuse(path, r"a\.nii\.gz: truncated gzip file: it ends too early; copy or download")
+def test_truncated_gzip(packed: Path) -> None:
+    raw = packed.read_bytes()
+    packed.write_bytes(raw[: len(raw) // 2])
+    refuse(packed, r"a\.nii\.gz: truncated gzip file: it ends too early; copy or download")
 
 
-def test_corrupt_gzip(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
-    raw = bytearray(path.read_bytes())
+def test_corrupt_gzip(packed: Path) -> None:
+    raw = bytearray(packed.read_bytes())
     raw[len(raw) // 2] ^= 0xFF
-    path.write_bytes(raw)
-    refuse(path, r"a\.nii\.gz: corrupt gzip file")
+    packed.write_bytes(raw)
+    refuse(packed, r"a\.nii\.gz: corrupt gzip file")
 
 
 def test_gzip_that_is_none(tmp_path: Path, nii: Path) -> None:
@@ -90,28 +92,24 @@ def test_gzip_that_is_none(tmp_path: Path, nii: Path) -> None:
     refuse(tmp_path / "plain.nii.gz", "corrupt gzip file")
 
 
-def test_gzip_that_says_it_is_none(tmp_path: Path) -> None:
-    io.write_volume(tmp_path / "a.nii.gz", Volume(noise(*SHAPE), GRID))
-    (tmp_path / "a.nii.gz").rename(tmp_path / "a.nii")
-    refuse(tmp_path / "a.nii", r"is compressed by gzip; rename it to end in \.nii\.gz")
+def test_gzip_that_says_it_is_none(packed: Path) -> None:
+    plain = packed.rename(packed.with_name("a.nii"))
+    refuse(plain, r"is compressed by gzip; rename it to end in \.nii\.gz")
 
 
 @pytest.mark.parametrize("tail", [b"x", b"hello", b"hello" * 1000])
-def test_gzip_with_other_bytes_behind(tmp_path: Path, tail: bytes) -> None:
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
-    raw = path.read_bytes()
-    path.write_bytes(raw + tail)
-    refuse(path, r"a\.nii\.gz: other bytes follow its gzip data")
-    path.write_bytes(raw + bytes(100))  # padding is allowed
-    assert io.read_volume(path).array.shape == SHAPE
+def test_gzip_with_other_bytes_behind(packed: Path, tail: bytes) -> None:
+    raw = packed.read_bytes()
+    packed.write_bytes(raw + tail)
+    refuse(packed, r"a\.nii\.gz: other bytes follow its gzip data")
+    packed.write_bytes(raw + bytes(100))  # padding is allowed
+    assert io.read_volume(packed).array.shape == SHAPE
 
 
-def test_name_that_is_no_text(tmp_path: Path) -> None:
-    """ITK ends the process at one."""
-    io.write_volume(tmp_path / "a.nii.gz", Volume(noise(*SHAPE), GRID))
+def test_name_that_is_no_text(tmp_path: Path, packed: Path) -> None:
+    """ITK aborts the process if it is given one."""
     for name in ("\udcfc.nii.gz", "\udcfc.nii", "\udcfc.tfm"):
-        shutil.copy(tmp_path / "a.nii.gz", tmp_path / name)
+        shutil.copy(packed, tmp_path / name)
         read = io.read_transform if name.endswith("tfm") else io.read_volume
         with pytest.raises(InputError, match=r"\\udcfc\..*: its name is not valid text"):
             read(tmp_path / name)
@@ -129,12 +127,10 @@ def test_name_that_is_too_long(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_has_unpacked_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
@@ -143,26 +139,26 @@ def test_what_a_killed_process_has_unpacked_is_removed(
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code, str(path)], check=False, env=environment)
+    subprocess.run([sys.executable, "-c", code, str(packed)], check=False, env=environment)
     (left,) = scratch.iterdir()
     assert [file.name for file in left.iterdir()] == ["image.nii"]
     others = [scratch / "dinoreg-unpacked-mine", scratch / f"dinoreg-unpacked-h-{os.getpid()}-x"]
     for other in others:
         other.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    io.read_volume(path)
+    io.read_volume(packed)
     assert sorted(scratch.iterdir()) == sorted(others)
 
 
-def test_no_unpacked_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_unpacked_file_is_left(
+    tmp_path: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    path = tmp_path / "a.nii.gz"
-    io.write_volume(path, Volume(noise(*SHAPE), GRID))
-    io.read_volume(path)
-    path.write_bytes(path.read_bytes()[:-9])
-    refuse(path, "truncated gzip")
+    io.read_volume(packed)
+    packed.write_bytes(packed.read_bytes()[:-9])
+    refuse(packed, "truncated gzip")
     assert list(scratch.iterdir()) == []
 
 
@@ -178,7 +174,7 @@ def test_truncated_nrrd_and_mha(tmp_path: Path, suffix: str, compressed: bool) -
     sitk.WriteImage(sitk.GetImageFromArray(noise(*SHAPE)), str(path), compressed)
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) * 2 // 3])
-    refuse(path, "truncated file|cannot be read as an image, damaged")
+    refuse(path, "truncated file|cannot be read as an image; it is damaged")
 
 
 @pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
@@ -194,7 +190,7 @@ def test_truncated_metaimage_says_so(tmp_path: Path, name: str, kind: int) -> No
 
 @pytest.mark.parametrize("offset", [NAN, float("inf"), -1e9, 0.0, 348.0])
 def test_voxels_that_begin_nowhere(nii: Path, offset: float) -> None:
-    """ITK reads other voxels then, or none."""
+    """ITK would read other voxels, or none."""
     wanted = r"voxels begin at byte \S+ \(vox_offset\); 352 or more is needed"
     refuse(patched(nii, (108, "<f", offset)), wanted)
 
@@ -205,7 +201,7 @@ def test_voxels_beyond_the_end(nii: Path) -> None:
 
 @pytest.mark.parametrize("bits", [0, 8, -32])
 def test_bits_of_a_voxel_follow_from_its_type(nii: Path, bits: int) -> None:
-    """ITK doesn't look at the field either."""
+    """ITK ignores the field as well."""
     expected = io.read_volume(nii).array
     path = patched(nii, (72, "<h", bits))
     np.testing.assert_array_equal(io.read_volume(path).array, expected)
@@ -396,7 +392,7 @@ def test_labels_that_are_no_whole_numbers(tmp_path: Path) -> None:
 
 
 def parcellation(count: int) -> np.ndarray:
-    """So many values of 0 to some ten thousand."""
+    """Return an image of `count` different values, from 0 up in steps of 14."""
     return (np.arange(np.prod(SHAPE)) % count * 14).reshape(SHAPE)
 
 
@@ -423,7 +419,7 @@ def test_a_parcellation_has_hundreds_of_labels() -> None:
 
 
 def test_a_mask_may_be_an_image() -> None:
-    """Where it is not 0: what a skull-stripped image shows is a mask."""
+    """A skull-stripped image is a mask of its nonzero voxels."""
     array = parcellation(1500) - 14
     np.testing.assert_array_equal(io.as_mask((array, GRID), GRID, "fixed"), array != 0)
 

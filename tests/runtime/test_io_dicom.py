@@ -17,7 +17,7 @@ from dinoreg_rt.errors import InputError
 def test_series_is_sorted_and_rescaled(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     volume = io.read_volume(tmp_path / "ct")
-    # SimpleITK writes values through its own rescale: compare up to what it stored.
+    # SimpleITK rescales the values that it writes, so they are compared with what it stored.
     first = sitk.ReadImage(str(tmp_path / "ct" / "1_005.dcm"))
     np.testing.assert_array_equal(volume.array[0], sitk.GetArrayFromImage(first)[0])
     assert np.ptp(volume.array - voxels()) == 0
@@ -51,7 +51,7 @@ def test_missing_slice(tmp_path: Path) -> None:
 
 def test_two_slices_at_one_position(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", positions=[(0.0, 0.0, z) for z in (0.0, 2.5, 2.5, 5.0)])
-    with pytest.raises(InputError, match=r"4 slices of the series lie at 3 position.*time points"):
+    with pytest.raises(InputError, match=r"4 slices .* lie at only 3 position.*time points"):
         io.read_volume(tmp_path / "ct")
 
 
@@ -82,12 +82,12 @@ def test_folder_without_dicom(tmp_path: Path) -> None:
 
 def test_single_dicom_file(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
-    with pytest.raises(InputError, match="a DICOM series by giving its folder"):
+    with pytest.raises(InputError, match="or the folder of a DICOM series"):
         io.read_volume(tmp_path / "ct" / "1_001.dcm")
 
 
 def test_two_time_points(tmp_path: Path) -> None:
-    """GDCM cannot sort them by position, so neighbours may lie anywhere."""
+    """GDCM cannot sort them by position, so they come in any order."""
     once = [(0.0, 0.0, 2.5 * i) for i in range(COUNT)]
     write_series(tmp_path / "ct", positions=once * 2)
     with pytest.raises(InputError, match=r"the 10 slices .* 5 position.* separate its time points"):
@@ -97,7 +97,7 @@ def test_two_time_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [1, 3, COUNT])
 @pytest.mark.parametrize("left", [0, 100, 200, 0.5, -10])
 def test_damaged_slice(tmp_path: Path, number: int, left: float) -> None:
-    """GDCM leaves the file out; in the middle it was said that a slice is missing."""
+    """GDCM leaves the file out; without the check, a file in the middle looked like a gap."""
     write_series(tmp_path / "ct")
     file = tmp_path / "ct" / f"1_{number:03d}.dcm"
     raw = file.read_bytes()
@@ -162,7 +162,7 @@ def test_files_of_one_series(tmp_path: Path) -> None:
 
 
 def test_name_that_is_no_text(tmp_path: Path) -> None:
-    """ITK ends the process at one."""
+    """ITK aborts the process if it is given one."""
     write_series(tmp_path / "ct")
     (tmp_path / "ct" / "1_001.dcm").rename(tmp_path / "ct" / "1_\udcfc.dcm")
     with pytest.raises(InputError, match=r"1_\\udcfc\.dcm: its name is not valid text"):

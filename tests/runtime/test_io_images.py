@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import phantoms
 import pytest
 import SimpleITK as sitk
+from phantoms import rotation
 
 from dinoreg_rt import io
-from dinoreg_rt.errors import OutputError
+from dinoreg_rt.errors import InputError, OutputError
 from dinoreg_rt.geometry import same_grid
 from dinoreg_rt.io.nifti import cast_pixels
 from dinoreg_rt.types import DisplacementField, Geometry, LabelMap, Volume
@@ -18,20 +20,10 @@ SHAPE = (5, 6, 7)
 SPACING = (0.8, 1.5, 7.7)
 
 
-def _rotation(x: float, y: float, z: float) -> np.ndarray:
-    transform = sitk.Euler3DTransform()
-    transform.SetRotation(x, y, z)
-    return np.array(transform.GetMatrix()).reshape(3, 3)
-
-
-#: Direction matrices in LPS; the names say where the index axes point, as nibabel has it.
-DIRECTIONS = {
-    "RAS": np.diag([-1.0, -1.0, 1.0]),
-    "LAS": np.diag([1.0, -1.0, 1.0]),
-    "LPS": np.eye(3),
-    "oblique": _rotation(0.3, -0.5, 1.1),
-    "oblique_left_handed": _rotation(0.3, -0.5, 1.1) @ np.diag([1.0, 1.0, -1.0]),
-    "nearly_180": _rotation(np.pi - 1e-4, 2e-4, 0.1),
+#: Direction matrices in LPS, named by where the index axes point, as in nibabel.
+DIRECTIONS = phantoms.DIRECTIONS | {
+    "oblique_left_handed": rotation(0.3, -0.5, 1.1) @ np.diag([1.0, 1.0, -1.0]),
+    "nearly_180": rotation(np.pi - 1e-4, 2e-4, 0.1),
     "sagittal": np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
 }
 
@@ -222,7 +214,7 @@ def test_the_volume_shares_the_images_memory_until_that_is_changed() -> None:
 
 
 def test_vectors_marked_as_ras_displacements_are_turned(tmp_path: Path) -> None:
-    """NIfTI intent 1006 means RAS components; ITK turns them, and so do we by using it."""
+    """NIfTI intent 1006 means RAS components, which ITK converts to LPS."""
     field = DisplacementField(random_array(*SHAPE, 3), grid())
     io.write_displacement(tmp_path / "a.nii", field)
     raw = bytearray((tmp_path / "a.nii").read_bytes())
@@ -238,7 +230,7 @@ def test_geometry_alone(tmp_path: Path) -> None:
 
 
 def test_unknown_output_format(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"not written as '\.tif'; use \.nii\.gz"):
+    with pytest.raises(OutputError, match=r"cannot be written as '\.tif'; use \.nii\.gz"):
         io.write_volume(tmp_path / "a.tif", Volume(random_array(*SHAPE), grid()))
 
 
@@ -250,3 +242,14 @@ def test_sample_data(name: str) -> None:
     labels = io.read_labels(data / f"{name}_labels.nii.gz")
     assert same_grid(volume.geometry, labels.geometry)
     assert np.unique(labels.array).size > 12
+
+
+def test_a_volume_that_was_changed_is_examined_again(tmp_path: Path) -> None:
+    io.write_volume(tmp_path / "a.nii", Volume(random_array(*SHAPE), grid(), "int16"))
+    volume = io.read_volume(tmp_path / "a.nii")
+    with pytest.raises(ValueError, match="read-only"):
+        volume.array[0, 0, 0] = np.nan
+    volume.array.flags.writeable = True
+    volume.array[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="holds 1 NaN"):
+        io.as_volume(volume)

@@ -122,8 +122,8 @@ def bad() -> list:
         ("p.csv", "", "holds no points"),
         ("p.csv", "x,y,z\n", "holds no points"),
         ("p.csv", "a,b,c\n1,2,3\n", "names the columns a, b, c; x, y and z are needed"),
-        ("p.csv", "x,y,z\n1,2,here\n", "point 1 has no three numbers x, y, z: 1, 2, here"),
-        ("p.csv", "1,2\n", "point 1 has no three numbers"),
+        ("p.csv", "x,y,z\n1,2,here\n", "point 1 needs three numbers x, y, z but has: 1, 2, here"),
+        ("p.csv", "1,2\n", "point 1 needs three numbers"),
         ("p.csv", "1,2,nan\n", "a coordinate is NaN or Inf"),
         ("p.fcsv", fcsv_text(LPS, None), r"coordinate system \(none\); LPS or RAS is needed"),
         ("p.fcsv", fcsv_text(LPS, "IJK"), "coordinate system IJK; LPS or RAS"),
@@ -136,7 +136,7 @@ def bad() -> list:
         ("p.mrk.json", json.dumps(inches), "LPS in in; LPS or RAS in mm is needed"),
         ("p.mrk.json", json.dumps(markups(LPS, "IJK")), "coordinate system IJK in mm"),
         ("p.mrk.json", json.dumps(markups(LPS[:0], "LPS")), "holds no points"),
-        ("p.vtk", "x", r"unknown format of points '\.vtk'; \.csv, \.mrk\.json"),
+        ("p.vtk", "x", r"unknown format of points '\.vtk'; give \.csv, \.mrk\.json"),
     ]
     return [pytest.param(*case, id=f"{i}-{case[0]}") for i, case in enumerate(cases)]
 
@@ -157,7 +157,7 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 
 def test_wrong_number_of_points_and_unknown_output(tmp_path: Path) -> None:
     points = read(tmp_path, "p.csv", csv_text(LPS))
-    with pytest.raises(ValueError, match=r"\(3, 3\) points for \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"points \(3, 3\); wanted \(2, 3\)"):
         points.with_points(np.zeros((3, 3)))
-    with pytest.raises(OutputError, match=r"not written as '\.vtk'"):
+    with pytest.raises(OutputError, match=r"cannot be written as '\.vtk'"):
         io.write_points(tmp_path / "o.vtk", points)

@@ -17,6 +17,7 @@ import pytest
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import OutputError
+from dinoreg_rt.io.staging import whole_file
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, Volume
 
 GRID = Geometry((16, 64, 64), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
@@ -44,6 +45,24 @@ def test_older_outputs_are_replaced_and_others_kept(tmp_path: Path) -> None:
         assert (tmp_path / "a.txt").read_text() == "old"
     assert (tmp_path / "a.txt").read_text() == "new"
     assert names(tmp_path) == ["a.txt", "mine.txt"]
+
+
+def test_a_whole_file_appears_with_its_permissions(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    for mode, content in ((0o600, b"first"), (0o644, b"second")):
+        with whole_file(file, mode) as stream:
+            stream.write(content)
+            assert file.exists() == (mode == 0o644)
+        assert (file.stat().st_mode & 0o777, file.read_bytes()) == (mode, content)
+
+    def stop() -> None:
+        with whole_file(file, 0o644) as stream:
+            stream.write(b"third")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert (names(tmp_path), file.read_bytes()) == (["a.bin"], b"second")
 
 
 @pytest.mark.parametrize("exception", [ValueError, KeyboardInterrupt, SystemExit])
@@ -106,7 +125,7 @@ def test_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_unwritable_folder(tmp_path: Path) -> None:
-    nowhere = Path("/proc/dinoreg")  # nobody can make a folder there, not even root
+    nowhere = Path("/proc/dinoreg")  # not even root can create a folder there
     with pytest.raises(OutputError, match=r"/proc/dinoreg: cannot be written"):
         io.check_writable(nowhere)
     with (
@@ -132,7 +151,7 @@ def test_free_space(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file beyond 100 kB: the write fails in the middle, as on a full disk."""
+    """Limit files to 100 kB, so that a write fails in the middle, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     yield
@@ -233,7 +252,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     foreign = tmp_path / ".dinoreg-another_host-1-abc"
     foreign.mkdir()
     with io.staged_folder(tmp_path) as first, io.staged_folder(tmp_path) as second:
-        assert first.exists()  # its process lives
+        assert first.exists()  # its process is alive
         (second / "b.txt").write_text("b")
     assert names(tmp_path) == [foreign.name, "b.txt"]
     os.utime(foreign, (0, 0))

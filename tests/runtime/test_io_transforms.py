@@ -1,4 +1,4 @@
-"""Transforms: what we write moves points in SimpleITK as it does here, and the other way round."""
+"""Transforms map points in SimpleITK as they do here, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from phantoms import DIRECTIONS, centres_of, rotation
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError, OutputError
@@ -21,18 +22,6 @@ SHAPE = (9, 14, 12)
 POINTS = 1000
 
 
-def rotation(x: float, y: float, z: float) -> np.ndarray:
-    transform = sitk.Euler3DTransform()
-    transform.SetRotation(x, y, z)
-    return np.array(transform.GetMatrix()).reshape(3, 3)
-
-
-DIRECTIONS = {
-    "RAS": np.diag([-1.0, -1.0, 1.0]),
-    "LAS": np.diag([1.0, -1.0, 1.0]),
-    "LPS": np.eye(3),
-    "oblique": rotation(0.4, -0.2, 0.9),
-}
 SPACINGS = {"isotropic": (2.0, 2.0, 2.0), "anisotropic": (1.25, 1.25, 7.7)}
 AFFINE = AffineTransform(
     rotation(0.2, 0.1, -0.3) @ np.diag([1.1, 0.95, 1.02]), np.array([34.5, -120.25, 61.0])
@@ -40,10 +29,9 @@ AFFINE = AffineTransform(
 
 
 def make_field(direction: str = "oblique", spacing: str = "anisotropic") -> DisplacementField:
-    """A whole mapping: AFFINE and 5 mm of noise on top."""
+    """Return a complete mapping: AFFINE plus 5 mm of noise."""
     grid = Geometry(SHAPE, SPACINGS[spacing], (-40.5, 77.0, -130.0), DIRECTIONS[direction])
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1)[..., ::-1]
-    points = transform_by_affine(index_to_lps(grid), index.reshape(-1, 3).astype(np.float64))
+    points = centres_of(grid).reshape(-1, 3)
     moved = transform_by_affine(AFFINE, points)
     noise = np.random.default_rng(4).normal(scale=5, size=(*SHAPE, 3))
     vectors = (moved - points).reshape(*SHAPE, 3) + noise
@@ -51,7 +39,7 @@ def make_field(direction: str = "oblique", spacing: str = "anisotropic") -> Disp
 
 
 def points_inside(grid: Geometry, margin: float = 0.0) -> np.ndarray:
-    """Random points between the outer voxel centres, or `margin` voxels beyond them."""
+    """Draw random points between the outer voxel centres, or `margin` voxels beyond them."""
     upper = np.asarray(grid.shape_xyz) - 1
     index = np.random.default_rng(5).uniform(-margin, upper + margin, (POINTS, 3))
     return transform_by_affine(index_to_lps(grid), index)
@@ -161,7 +149,7 @@ def test_affine_round_trip(tmp_path: Path, suffix: str) -> None:
 
 
 def ants_mat(path: Path, precision: str = "double") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A file as ANTs writes `0GenericAffine.mat`: two matrices of MATLAB level 4."""
+    """Write a file like ANTs' `0GenericAffine.mat`: two matrices in MATLAB level 4 format."""
     matrix, offset, centre = AFFINE.matrix, np.array([4.0, -5.0, 6.0]), np.array([70.0, 8.0, -9.0])
     kind, code = ("d", 0) if precision == "double" else ("f", 10)
     content = b""
@@ -203,7 +191,7 @@ def test_ants_text_transform(tmp_path: Path) -> None:
 def test_composite_of_affines_is_an_initial_alignment(tmp_path: Path) -> None:
     shift = sitk.TranslationTransform(3, (10.0, 0.0, 0.0))
     turn = sitk.Euler3DTransform((0.0, 0.0, 0.0), 0.0, 0.0, 0.5)
-    composite = sitk.CompositeTransform([shift, turn])  # the turn comes first
+    composite = sitk.CompositeTransform([shift, turn])  # the rotation is applied first
     for suffix in (".h5", ".tfm"):
         sitk.WriteTransform(composite, str(tmp_path / f"t{suffix}"))
         affine = io.read_initial(tmp_path / f"t{suffix}")
@@ -231,7 +219,7 @@ def test_missing_and_unknown_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         io.read_transform(tmp_path / "t.tfm")
     (tmp_path / "t.xml").write_text("x")
-    with pytest.raises(InputError, match=r"unknown transform format '\.xml'; \.tfm, \.txt"):
+    with pytest.raises(InputError, match=r"unknown transform format '\.xml'; give \.tfm, \.txt"):
         io.read_transform(tmp_path / "t.xml")
 
 
@@ -292,5 +280,5 @@ def test_singular_affine(tmp_path: Path, suffix: str) -> None:
 
 
 def test_unknown_output_format(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"not written as '\.xml'"):
+    with pytest.raises(OutputError, match=r"cannot be written as '\.xml'"):
         io.write_affine(tmp_path / "a.xml", AFFINE)

@@ -1,4 +1,4 @@
-"""Hundred registrations in one process: nothing grows, neither on the GPU nor on the host."""
+"""A hundred registrations in one process: memory grows neither on the GPU nor on the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cuda_on_host import DeviceArray
 import dinoreg_rt
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
-#: The allocator of the host keeps some and gives some back; a field of these grids is 1 MB.
+#: The host allocator keeps some memory and returns some; a field of these grids has 1 MB.
 _HOST_SLACK = 8 << 20
 SHAPE_ZYX = (40, 44, 48)
 VALUES = {"threads": 1, "iterations": (6, 3), "inverse": True, "confidence": True, "cache": False}
@@ -28,7 +28,7 @@ def pair() -> Any:
 def repeat(
     pair: Any, device: str, runs: int, on_device: Callable[[], tuple[int, ...]], **more: Any
 ) -> tuple[list[tuple[int, ...]], list[int]]:
-    """After each run: what `on_device` says, and the resident bytes of this process."""
+    """Return, for each run, the result of `on_device` and the resident bytes of this process."""
     config = dinoreg_rt.RegistrationConfig(device=device, **VALUES, **more)
     taken, resident, process = [], [], psutil.Process()
     with dinoreg_rt.Registrar(config) as registrar:
@@ -40,7 +40,7 @@ def repeat(
 
 
 def check_host(resident: list[int]) -> None:
-    """The last tenth against the second: what is made once is there by then."""
+    """Compare the last tenth of the runs with the second, by when one-time allocations are done."""
     tenth = len(resident) // 10
     begin, end = np.median(resident[tenth : 2 * tenth]), np.median(resident[-tenth:])
     assert end - begin < _HOST_SLACK, [round(size / 2**20, 1) for size in resident]
@@ -63,8 +63,8 @@ def test_a_hundred_on_a_gpu(pair) -> None:
         return pool.total_bytes(), total - free
 
     taken, resident = repeat(pair, "cuda", 100, on_device)
-    assert {size for size, _ in taken[1:]} == {taken[1][0]}  # of the pool
-    # Of the whole device: also what CUDA itself took, such as graphs that were not destroyed.
+    assert {size for size, _ in taken[1:]} == {taken[1][0]}  # size of the pool
+    # Memory of the whole device includes what CUDA itself took, such as leaked graphs.
     assert max(size for _, size in taken[1:]) <= taken[1][1]
     check_host(resident)
 
@@ -76,7 +76,7 @@ def test_twenty_on_the_cpu(pair) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"transform": "velocity"}, {"feature_similarity": "lncc"}])
 def test_nothing_is_held_between_two_runs(cupy, pair, more) -> None:
-    """On the stand-in for CuPy, which counts arrays: no pool rounds, caches or loses anything."""
+    """The stand-in for CuPy counts arrays, without a pool that rounds or caches."""
     pool = cupy.get_default_memory_pool()
     config = dinoreg_rt.RegistrationConfig(device="cuda", **(VALUES | more))
     peaks = []

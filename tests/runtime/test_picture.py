@@ -1,4 +1,4 @@
-"""Slices in patient orientation, and a picture that is drawn whatever the images are."""
+"""Slices in patient orientation, and `qc.png` for any kind of image."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from qualities import GOOD
 
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.fields.inversion import voxel_centres
@@ -19,16 +20,8 @@ from dinoreg_rt.quality.metrics import jacobian_determinant
 from dinoreg_rt.registration.result import RegistrationResult
 from dinoreg_rt.run.picture import draw_picture
 from dinoreg_rt.run.slices import anatomical_axes, extract_planes
-from dinoreg_rt.types import (
-    AffineTransform,
-    DisplacementField,
-    FloatArray,
-    Geometry,
-    RunQuality,
-    Volume,
-)
+from dinoreg_rt.types import AffineTransform, DisplacementField, FloatArray, Geometry, Volume
 
-QUALITY = RunQuality(0.2, 0.1, 0.01, -0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
 DIRECTIONS = [
     np.array(np.eye(3)[list(order)] * signs)
     for order in permutations(range(3))
@@ -51,7 +44,7 @@ def make_result(
         initial=start or AffineTransform.identity(),
         warped=Volume(np.zeros(grid.shape_zyx, np.float32), grid),
         inverse=None,
-        quality=QUALITY,
+        quality=GOOD,
         config=RegistrationConfig(fixed_modality="ct", moving_modality="mr"),
     )
 
@@ -87,7 +80,7 @@ def test_before_and_after_follow_the_transforms() -> None:
     inner = np.isfinite(axial.after)
     np.testing.assert_allclose((axial.before - axial.fixed)[inner], 2.0, atol=0.51)
     np.testing.assert_allclose((axial.after - axial.fixed)[:, 1:-3], 3.0, atol=1e-3)
-    np.testing.assert_allclose(axial.offset_mm[..., 1], 1.0, atol=1e-5)  # what the start left over
+    np.testing.assert_allclose(axial.offset_mm[..., 1], 1.0, atol=1e-5)  # beyond the start
     np.testing.assert_allclose(axial.offset_mm[..., 0], 0.0, atol=1e-5)
 
 
@@ -133,7 +126,7 @@ def test_draws(tmp_path: Path, shape: tuple[int, int, int], kind: str) -> None:
 
 
 def test_panels_say_what_they_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The first panel is the start of the registration, not where the headers place the image."""
+    """The first panel shows the initial alignment, not the position according to the headers."""
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     image = coordinate_image(make_grid(), 0)
@@ -153,7 +146,7 @@ def test_same_picture_twice(tmp_path: Path) -> None:
 
 
 def test_matplotlib_is_quiet_without_a_home(tmp_path: Path) -> None:
-    """Where its folders cannot be written it warns, whatever --quiet says."""
+    """It warns if its folders cannot be written, even with --quiet."""
     code = "from dinoreg_rt.run.figures import new_figure; new_figure(figsize=(1, 1))"
     ended = subprocess.run(
         [sys.executable, "-c", code],

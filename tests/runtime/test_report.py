@@ -1,4 +1,4 @@
-"""`report.json`: its content, its schema, its warnings; and how progress is told."""
+"""`report.json`: its content, schema and warnings; and the reporting of progress."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from qualities import GOOD
 
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.console.progress import reporting
@@ -21,8 +22,6 @@ from dinoreg_rt.quality.trust import judge, quality_warnings
 from dinoreg_rt.registration.result import RegistrationResult
 from dinoreg_rt.run.report import RunReport, build_report, hash_input, hash_output
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
-
-GOOD = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
 
 
 def make_result(quality: RunQuality = GOOD) -> RegistrationResult:

@@ -40,7 +40,7 @@ def write_image(path, array, grid):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Two pairs of 24 voxels a side with labels, and one whose moving image is damaged."""
+    """Two pairs of 24 voxels per axis with labels, and one whose moving image is damaged."""
     folder = tmp_path_factory.mktemp("cohort")
     grid = make_grid((24, 24, 24), (4.0, 4.0, 4.0))
     lines = ["pair,kind,fixed,fixed_label,moving,moving_label"]
@@ -81,7 +81,7 @@ def test_a_grid_on_two_pairs(cohort, tmp_path):
     groups = document["candidates"][0]["groups"]
     assert [(g["kind"], g["pairs"]) for g in groups] == [("all", 2), ("kind 1", 1), ("kind 2", 1)]
     dice = [c["groups"][0]["metrics"]["dice_after"] for c in document["candidates"]]
-    assert dice[0]["mean"] > dice[1]["mean"]  # a field that may not bend follows nothing
+    assert dice[0]["mean"] > dice[1]["mean"]  # a very smooth field follows nothing
     assert dice[0]["low"] <= dice[0]["mean"] <= dice[0]["high"]
     assert dice[0]["cases"] == 2
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
@@ -124,7 +124,7 @@ def test_other_images_are_other_results(cohort, tmp_path):
 
     try:
         write_image(cohort / "m1.nii.gz", make_phantom(grid, grid, peak_mm=3.0).fixed.array, grid)
-        _file_hash.cache_clear()  # another process would know nothing of the old file
+        _file_hash.cache_clear()  # as in another process
         sweep(cohort, tmp_path, "-q", "--only", "p1")
     finally:
         (cohort / "m1.nii.gz").write_bytes(original)
@@ -143,7 +143,7 @@ def test_a_pair_that_fails_is_recorded_and_tried_again(cohort, tmp_path):
     table = (tmp_path / "table.md").read_text()
     assert "2 of 3" in table
     assert "- bad, smoothness=0.5: " in table
-    # Means over fewer pairs than others have are not compared: nothing is on the front.
+    # Means over fewer pairs are not compared, so no candidate is on the front.
     assert "*" not in table.split("## kind")[0]
 
 
@@ -177,7 +177,7 @@ def test_goes_on_after_it_was_killed(cohort, tmp_path):
 
 
 def group_of(leader):
-    """The processes of a group that live still."""
+    """List the processes of a group that are still alive."""
     found = []
     for process in psutil.process_iter(["status"]):
         with contextlib.suppress(ProcessLookupError):
@@ -208,10 +208,10 @@ def test_stopped_says_what_is_kept_and_ends_soon(cohort, tmp_path, number, word,
     _, said = process.communicate(timeout=60)
     kept = len(read_records(results))
     assert process.returncode == code
-    assert f"{word}; {kept} of 16 are in {results}; the same command goes on" in said
+    assert f"{word}; {kept} of 16 are in {results}; the same command resumes" in said
     assert time.monotonic() - sent < 3
     while time.monotonic() < sent + 10 and (left := group_of(process.pid)):
-        time.sleep(0.05)  # multiprocessing's own helper goes when it sees that it is alone
+        time.sleep(0.05)  # multiprocessing's helper ends once it is alone
     assert not left
 
 
@@ -222,7 +222,7 @@ def test_stopped_says_what_is_kept_and_ends_soon(cohort, tmp_path, number, word,
         (["--grid", "smoothness=-1"], 4, "smoothness = -1"),
         (["--grid", "components=8,24"], 4, "--components: of an encoder, and none was given"),
         (["--only", "p7"], 3, "lists no pair p7; it lists p1, p2"),
-        (["--initial-folder", "nowhere"], 3, "no such folder of initial transforms"),
+        (["--initial-folder", "nowhere"], 3, "is not a folder; give one of initial transforms"),
         (["--samples", "3"], 4, "0 random parameters and 3 samples"),
     ],
 )
@@ -242,7 +242,7 @@ def test_another_encoder_of_the_same_name_is_another_one(cohort, tmp_path):
         base = RegistrationConfig(encoder=str(folder), threads=1)
         pairs = read_pairs(cohort / "pairs.csv", cohort, tmp_path)
         keys.append([trial.key for trial in plan_trials(pairs, [{}], base)])
-        _encoder_hash.cache_clear()  # another process
+        _encoder_hash.cache_clear()  # as in another process
         shutil.rmtree(folder)
     assert not set(keys[0]) & set(keys[1])
 
@@ -280,7 +280,7 @@ def record(value, dice, cpu_s, pair="a", status="ok"):
 
 
 def test_front_of_accuracy_and_time():
-    """2 is slower and worse than 1; 4 is the best but was not scored on every pair."""
+    """Candidate 2 is slower and worse than 1; 4 is the best but was not scored on every pair."""
     records = [record(1, 0.5, 1.0), record(2, 0.4, 2.0), record(3, 0.6, 3.0), record(4, 0.9, 1.0)]
     records.append(record(4, math.nan, math.nan, pair="b", status="failed"))
     scored = score_candidates(records)

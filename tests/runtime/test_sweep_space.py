@@ -1,4 +1,4 @@
-"""Which configurations a sweep tries."""
+"""The configurations that a sweep tries."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_without_a_space_the_base_configuration_is_scored():
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("smothness=1", "'smothness' cannot be swept; known are: .*smoothness"),
+        ("smothness=1", "'smothness' cannot be swept; choose from: .*smoothness"),
         ("device=cpu,cuda", "'device' cannot be swept"),
-        ("smoothness", "wanted name=a,b,c"),
-        ("smoothness=", "wanted name=a,b,c"),
+        ("smoothness", "is not of the form name=a,b,c"),
+        ("smoothness=", "is not of the form name=a,b,c"),
         ("smoothness=much", "'much' is not a number"),
     ],
 )
@@ -98,11 +98,11 @@ def test_true_and_false_are_values():
     [
         ("[random]\nsmoothness = { low = 2, high = 1 }", "not below high"),
         ("[random]\nsmoothness = { low = 0, high = 1, log = true }", "no logarithm"),
-        ("[random]\nsmoothness = { low = 0, hihg = 1 }", "wanted a list, or"),
+        ("[random]\nsmoothness = { low = 0, hihg = 1 }", "give a list, or"),
         ("[random]\nsmothness = [1]", "cannot be swept"),
-        ("[grid]\nsmoothness = 1", "wanted a list of values"),
+        ("[grid]\nsmoothness = 1", "is not a list of values"),
         ("[gird]\nsmoothness = [1]", "unknown gird"),
-        ("[grid]\nsmoothness = [1]\n[random]\nsmoothness = [2]", "not both"),
+        ("[grid]\nsmoothness = [1]\n[random]\nsmoothness = [2]", "both on the grid and random"),
         ("grid = ", "not a TOML file"),
     ],
 )

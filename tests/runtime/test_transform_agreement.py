@@ -1,4 +1,4 @@
-"""What a run writes, SimpleITK reads as the same mapping, the same image and the same labels."""
+"""SimpleITK reads a run's files as the same mapping, image and labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dinoreg_rt.commands.main import cli
 from dinoreg_rt.geometry import index_to_lps, lps_to_index, transform_points
 
 POINTS = 1000
-#: Fixed and moving grid. Every pair starts 150 mm and 0.2 rad apart, given by a file.
+#: Every pair starts 150 mm and 0.2 rad apart, which a file tells the run.
 START = AffineTransform(
     [[0.9801, -0.1987, 0.0], [0.1987, 0.9801, 0.0], [0.0, 0.0, 1.0]], [110.0, -100.0, 25.0]
 )
@@ -31,7 +31,7 @@ GRIDS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run and what went into it."""
+    """A finished run and its inputs."""
 
     folder: Path
     fixed_grid: Geometry
@@ -45,7 +45,7 @@ class Run:
         return sitk.ReadTransform(str(self.folder / "transform.h5"))
 
     def through_itk(self, image: Path, interpolator: int) -> np.ndarray:
-        """`image` resampled by SimpleITK through transform.h5 onto the fixed grid."""
+        """Resample `image` with SimpleITK through transform.h5 onto the fixed grid."""
         reference = sitk.ReadImage(str(self.folder / "warped.nii.gz"))
         moving = sitk.ReadImage(str(image))
         moving = (
@@ -57,7 +57,7 @@ class Run:
         return sitk.GetArrayFromImage(resampled)
 
     def moving_index(self) -> np.ndarray:
-        """(D, H, W, 3): where the fixed voxels come from, in moving voxels x, y, z."""
+        """Return the index (x, y, z) in the moving grid for each fixed voxel, (D, H, W, 3)."""
         field = self.displacement()
         z, y, x = np.indices(field.geometry.shape_zyx)
         index = np.stack([x, y, z], -1).reshape(-1, 3).astype(np.float64)
@@ -92,12 +92,14 @@ def by_itk(transform: sitk.Transform, points: np.ndarray) -> np.ndarray:
 
 
 def test_points_move_as_in_simpleitk(run: Run) -> None:
-    """1,000 random points of the fixed grid, within 1e-4 mm. Measured: 4e-7 mm."""
+    """Random points of the fixed grid agree within 1e-4 mm. Measured: 4e-7 mm."""
     upper = np.asarray(run.fixed_grid.shape_xyz) - 1
     index = np.random.default_rng(11).uniform(0, upper, (POINTS, 3))
     points = transform_points(index_to_lps(run.fixed_grid), index)
     ours = io.transform_points([run.displacement()], points)
-    assert np.linalg.norm(ours - points, axis=1).min() > 50  # the whole mapping, start included
+    assert (
+        np.linalg.norm(ours - points, axis=1).min() > 50
+    )  # the complete mapping, with the initial alignment
     field = sitk.ReadImage(str(run.folder / "displacement.nii.gz"), sitk.sitkVectorFloat64)
     for transform in (run.transform(), sitk.DisplacementFieldTransform(field)):
         assert np.linalg.norm(by_itk(transform, points) - ours, axis=1).max() < 1e-4
@@ -112,14 +114,14 @@ def test_displacement_lies_on_the_fixed_grid(run: Run) -> None:
 
 
 def test_warped_image_is_simpleitks(run: Run) -> None:
-    """Away from the moving image's border, where the two continue it differently."""
+    """Compare away from the moving image's border, where the two extrapolate differently."""
     warped = sitk.GetArrayFromImage(sitk.ReadImage(str(run.folder / "warped.nii.gz")))
     expected = run.through_itk(run.moving, sitk.sitkLinear)
     upper = np.asarray(io.read_geometry(run.moving).shape_xyz) - 1
     index = run.moving_index()
     inside = np.all((index > 0.01) & (index < upper - 0.01), axis=-1)
     assert inside.mean() > 0.5
-    # Values up to 1000. Measured: 0.0025, from positions in float32.
+    # Values reach 1000. Measured: 0.0025, because positions are float32.
     assert np.abs(warped - expected)[inside].max() < 0.02
 
 
@@ -127,7 +129,7 @@ def test_nearest_labels_are_simpleitks(run: Run) -> None:
     field = run.displacement()
     ours = warp_labels(io.read_labels(run.labels), field, nearest=True).array
     expected = run.through_itk(run.labels, sitk.sitkNearestNeighbor)
-    # Points on a border between two voxels may fall to either side.
+    # Points on the border between two voxels may be rounded to either.
     index = run.moving_index() - 0.5
     clear = np.all(np.abs(index - np.rint(index)) > 1e-4, axis=-1)
     assert clear.mean() > 0.95
@@ -135,7 +137,7 @@ def test_nearest_labels_are_simpleitks(run: Run) -> None:
 
 
 def test_written_labels_are_a_label_preserving_warp(run: Run) -> None:
-    """No label is invented, and only voxels near a border differ from the nearest voxel's label."""
+    """No label is invented, and only voxels near a border differ from nearest neighbours."""
     warped = io.read_labels(run.folder / "labels_organs.nii.gz")
     labels = io.read_labels(run.labels)
     assert set(np.unique(warped.array)) <= set(np.unique(labels.array))

@@ -48,10 +48,10 @@ def test_a_heavy_organ_is_followed_more_closely(phantom):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (-1.0, "image: a weight of -1; wanted 0 or more"),
+        (-1.0, "image: holds a weight of -1; weights must be 0 or more"),
         (0.0, "image: every weight is 0"),
         (np.nan, "image: holds 46080 NaN"),
-        (1e30, "image: a weight of 1e\\+30; wanted at most 10000"),
+        (1e30, "image: holds a weight of 1e\\+30; the largest allowed is 10000"),
     ],
 )
 def test_weights_that_cannot_be_used(phantom, weights, message):
@@ -102,7 +102,7 @@ def test_a_dry_run_looks_at_the_weights(phantom, tmp_path):
     assert dry_run("ones").exit_code == 0
     refused = dry_run("bad")
     assert refused.exit_code == 3
-    assert "bad.nii.gz: a weight of 20000; wanted at most 10000" in refused.output
+    assert "bad.nii.gz: holds a weight of 20000; the largest allowed is 10000" in refused.output
 
 
 def test_weights_on_another_grid(phantom):

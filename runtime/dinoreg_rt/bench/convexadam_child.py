@@ -1,12 +1,12 @@
-"""Run the published convexAdam on two arrays and say what it took, as JSON on stdout.
+"""Run the published convexAdam on two arrays and print its cost as JSON.
 
-    PYTHON convexadam_child.py FIXED.npy MOVING.npy --features FIXED.npy MOVING.npy --pool 2 2 2 \
-        --runs 1 --threads 1 --device cpu
+    PYTHON convexadam_child.py FIXED.npy MOVING.npy [--displacement FILE.npy] \
+        [--features FIXED.npy MOVING.npy --pool 2 2 2] [--runs 1] [--threads 1] [--device cpu]
 
-PYTHON is of an environment with convexAdam (and its torch); nothing of dinoreg-rt is needed there.
-Its defaults, first with its own MIND-SSC, then with the features given: (d, h, w, C) in half
-precision, of cells of `--pool` voxels of the images. On a GPU one more run comes first and is not
-counted.
+PYTHON belongs to an environment with convexAdam and its torch; nothing of dinoreg-rt is needed
+there. convexAdam runs with its defaults: first with its own MIND-SSC, whose displacement (voxels,
+z, y, x) can be saved, then with the given features: (d, h, w, C) in half precision, each averaged
+over `--pool` voxels of the images. On a GPU an uncounted warm-up run comes first.
 """
 
 from __future__ import annotations
@@ -24,16 +24,8 @@ import numpy as np
 
 
 def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("fixed", type=Path)
-    parser.add_argument("moving", type=Path)
-    parser.add_argument("--features", type=Path, nargs=2, required=True)
-    parser.add_argument("--pool", type=int, nargs=3, required=True)
-    parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
+    """Run convexAdam and print the report."""
+    options = _options()
 
     import torch  # type: ignore[import-not-found]
     from convexAdam import convex_adam_MIND as peer  # type: ignore[import-not-found]
@@ -44,32 +36,45 @@ def main() -> None:
     kind = torch.float16 if gpu else torch.float32  # its default needs a GPU
     images = [np.load(path) for path in (options.fixed, options.moving)]
 
+    displacement = None
+
     def register() -> None:
+        nonlocal displacement
         with contextlib.redirect_stdout(sys.stderr):
-            peer.convex_adam_pt(*images, dtype=kind, device=device)
+            displacement = peer.convex_adam_pt(*images, dtype=kind, device=device)
         if gpu:
             torch.cuda.synchronize()
 
-    published = timed(register, options.runs, warm_up=gpu)
-    given = [
-        torch.from_numpy(full_size(np.load(path), options.pool, images[0].shape)).to(device, kind)
-        for path in options.features
-    ]
-    # What the package calls for its features: from here on they are there already.
-    peer.extract_features = lambda *_, **__: tuple(given)
-    report = {
-        "version": metadata.version("convexAdam"),
-        "torch": torch.__version__,
-        **published,
-        "same_features": timed(register, options.runs, warm_up=gpu),
-        "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if gpu else None,
-        "peak_memory_mb": _peak_memory_mb(),
-    }
+    report = {"version": metadata.version("convexAdam"), "torch": torch.__version__}
+    report |= timed(register, options.runs, warm_up=gpu)
+    if options.displacement is not None:
+        np.save(options.displacement, np.asarray(displacement, np.float32))
+    if options.features is not None:
+        arrays = [full_size(np.load(p), options.pool, images[0].shape) for p in options.features]
+        given = tuple(torch.from_numpy(array).to(device, kind) for array in arrays)
+        # The function that the package calls for its features; from here on they exist already.
+        peer.extract_features = lambda *_, **__: given
+        report["same_features"] = timed(register, options.runs, warm_up=gpu)
+    report["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20 if gpu else None
+    report["peak_memory_mb"] = _peak_memory_mb()
     print(json.dumps(report))
 
 
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("fixed", type=Path)
+    parser.add_argument("moving", type=Path)
+    parser.add_argument("--displacement", type=Path)
+    parser.add_argument("--features", type=Path, nargs=2)
+    parser.add_argument("--pool", type=int, nargs=3)
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
 def timed(call: Callable[[], None], runs: int, *, warm_up: bool) -> dict[str, list[float]]:
-    """Seconds of each of so many calls."""
+    """Return wall-clock and CPU seconds of each of `runs` calls."""
     wall_s, cpu_s = [], []
     if warm_up:
         call()
@@ -82,14 +87,14 @@ def timed(call: Callable[[], None], runs: int, *, warm_up: bool) -> dict[str, li
 
 
 def full_size(features: np.ndarray, pool: list[int], shape: tuple[int, ...]) -> np.ndarray:
-    """(1, C, D, H, W) of cells (d, h, w, C): averaged over its cells it is the same again."""
+    """Repeat features (d, h, w, C) to (1, C, D, H, W), so that averaging over `pool` undoes it."""
     for axis, (factor, length) in enumerate(zip(pool, shape, strict=True)):
         features = np.repeat(features, factor, axis).take(range(length), axis)
     return np.ascontiguousarray(np.moveaxis(features, -1, 0)[None])
 
 
 def _peak_memory_mb() -> float | None:
-    """Of this process alone: `ru_maxrss` would start from the process that spawned it."""
+    """Return the peak memory of this process; `ru_maxrss` starts from its parent's size."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text("ascii").splitlines():
             if line.startswith("VmHWM:"):

@@ -10,24 +10,21 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
-import time
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..io.staging import whole_file
 from ..types import Array
 
 #: Raised when tokens of the same inputs become other numbers, or an entry holds other things: part
 #: of every key.
 _VERSION = 3
-#: End of the names of files that are being written, and the age at which nobody writes them.
-_UNFINISHED = ".partial"
-_ABANDONED_S = 24 * 3600
+#: Permissions of the files: tokens are made from a patient's images.
+_MODE = 0o600
 #: Bytes of an entry beside its tokens, at most.
 _HEADERS = 512
 
@@ -92,10 +89,11 @@ class TokenCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
             tokens_file, seal_file = self._files(key)
-            self._write(tokens_file, lambda stream: np.save(stream, tokens, allow_pickle=False))
-            # The second file makes the entry: it comes last.
-            checksum = _checksum(tokens)
-            self._write(seal_file, lambda stream: np.savez(stream, checksum=checksum))
+            with whole_file(tokens_file, _MODE) as stream:
+                np.save(stream, tokens, allow_pickle=False)
+            # The second file completes the entry, so it comes last.
+            with whole_file(seal_file, _MODE) as stream:
+                np.savez(stream, checksum=_checksum(tokens))
         except OSError:
             return False
         return True
@@ -103,30 +101,12 @@ class TokenCache:
     def _files(self, key: str) -> tuple[Path, Path]:
         return self.folder / f"{key}.npy", self.folder / f"{key}.npz"
 
-    def _write(self, file: Path, write: Callable[[Any], None]) -> None:
-        handle, name = tempfile.mkstemp(prefix=".", suffix=_UNFINISHED, dir=self.folder)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                write(stream)
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
     def _remove(self, key: str) -> None:
         for file in self._files(key):
             with contextlib.suppress(OSError):
                 file.unlink()
 
-    def _remove_abandoned(self) -> None:
-        """Take away what writers have left that were killed; no writer takes a day."""
-        for file in self.folder.glob(f".*{_UNFINISHED}"):
-            with contextlib.suppress(OSError):
-                if file.stat().st_mtime < time.time() - _ABANDONED_S:
-                    file.unlink()
-
     def _make_room(self, size: int) -> None:
-        self._remove_abandoned()
         entries: dict[str, tuple[float, int]] = {}
         for file in self.folder.glob("*.np[yz]"):
             with contextlib.suppress(OSError):  # another process may have taken it away

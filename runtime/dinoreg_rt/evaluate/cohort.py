@@ -1,4 +1,4 @@
-"""Scores of many pairs: a table of pairs, a folder of results, means with intervals."""
+"""Evaluation of many pairs: from a table of pairs and a folder of results to mean scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,48 +15,60 @@ from ..errors import DinoregError, InputError
 from ..quality import metrics as quality
 from .pair import PairFiles, PairScores, evaluate_pair
 
-#: Names under which `evaluate_pairs` looks for the result of a pair, the first found is taken;
-#: `dinoreg-rt run` writes both, and they hold the same mapping.
+#: File names of a pair's result, of which the first that exists is used. `dinoreg-rt run` writes
+#: both, and they hold the same mapping.
 RESULT_NAMES = ("transform.h5", "displacement.nii.gz")
 
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """Mean over `cases` pairs with its 95 % bootstrap interval (NaN for fewer than two)."""
+    """Mean over `cases` pairs and its 95 % bootstrap interval, NaN for fewer than two pairs."""
 
     mean: float
     low: float
     high: float
     cases: int
 
+    def __str__(self) -> str:
+        limits = "" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}{limits}"
+
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Means over the pairs of one kind, or over all (kind ``all``)."""
+    """Means over the pairs of one kind, or over all pairs (kind ``all``)."""
 
     kind: str
     pairs: int
     scored: int
     metrics: dict[str, MeanInterval] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores for JSON."""
+        metrics = {name: vars(value) for name, value in self.metrics.items()}
+        return {"kind": self.kind, "pairs": self.pairs, "scored": self.scored, "metrics": metrics}
+
 
 class Scored(Protocol):
-    """What `summarise` looks at: `PairScores`, or what was kept of them."""
+    """The interface that `summarise` needs: `PairScores`, or a stored part of them."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """The group of the pair."""
 
     @property
-    def status(self) -> str: ...
+    def status(self) -> str:
+        """``ok`` if the pair was scored."""
 
-    def means(self) -> dict[str, float]: ...
+    def means(self) -> dict[str, float]:
+        """One number per metric; NaN if it was not scored."""
 
 
 def evaluate_pairs(pairs: Sequence[PairFiles]) -> Iterator[PairScores]:
-    """Score many pairs, one at a time; what goes wrong with one is reported as its status.
+    """Score many pairs, one at a time; the failure of a pair is reported as its status.
 
     Args:
-        pairs: from `read_pairs`; a pair without transforms is reported as missing.
+        pairs: from `read_pairs`; a pair without transforms has the status ``missing``.
     """
     for files in pairs:
         if not files.transforms:
@@ -70,16 +82,16 @@ def evaluate_pairs(pairs: Sequence[PairFiles]) -> Iterator[PairScores]:
 
 
 def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
-    """The pairs of a table, with the results in ``results/<pair>/``.
+    """Read a table of pairs, whose results lie in ``results/<pair>/``.
 
     Args:
-        pairs_csv: columns ``pair, fixed, moving`` and, where there are any, ``kind, fixed_label,
-            moving_label, fixed_points, moving_points, mask``; further columns are ignored.
+        pairs_csv: columns ``pair, fixed, moving`` and optionally ``kind, fixed_label, moving_label,
+            fixed_points, moving_points, mask``; further columns are ignored.
         data: folder that the paths in the table are relative to.
         results: folder with one folder per pair.
 
     Raises:
-        InputError: the table cannot be read, lacks a column, is empty or names a pair twice.
+        InputError: the table cannot be read, lacks a column, is empty, or lists a pair twice.
     """
     try:
         with pairs_csv.open(encoding="utf-8-sig", newline="") as file:
@@ -89,19 +101,24 @@ def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
         raise InputError(f"{pairs_csv}: cannot be read as CSV: {error}") from error
     missing = [name for name in ("pair", "fixed", "moving") if name not in columns]
     if missing:
-        raise InputError(f"{pairs_csv}: no column {', '.join(missing)}; has {', '.join(columns)}")
+        raise InputError(
+            f"{pairs_csv}: has no column {', '.join(missing)}, only {', '.join(columns)}; name the "
+            "columns in the first line"
+        )
     names = [row["pair"] for row in rows]
     if not names:
-        raise InputError(f"{pairs_csv}: lists no pair")
+        raise InputError(f"{pairs_csv}: lists no pair; add one per line")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{pairs_csv}: pairs listed more than once: {', '.join(twice)}")
+        raise InputError(
+            f"{pairs_csv}: lists pairs more than once: {', '.join(twice)}; rename or remove them"
+        )
     return [_pair_of_row(row, data, results) for row in rows]
 
 
 def summarise(scores: Sequence[Scored]) -> list[GroupScores]:
-    """Means over the scored pairs with bootstrap intervals: all pairs first, then each kind.
+    """Compute means with bootstrap intervals, over all pairs first and then over each kind.
 
-    A metric's mean goes over the pairs that have it; `MeanInterval.cases` says how many.
+    The mean of a metric is over the pairs that have it, `MeanInterval.cases` in number.
     """
     groups = {"all": list(scores)}
     for one in scores:

@@ -1,8 +1,8 @@
-"""Scores of one registered pair, from files (many pairs: `dinoreg_rt.evaluate.cohort`).
+"""Evaluation of one registered pair from files; see `dinoreg_rt.evaluate.cohort` for many pairs.
 
-A pair is scored twice: *before*, with the identity in LPS mm, i.e. as the two files' headers place
-them (for Learn2Reg fields: the identity of voxel indices, since those ignore headers), and
-*after*, through the transform. The metrics themselves are defined in `dinoreg_rt.quality.metrics`.
+A pair is scored twice: *before*, with the identity in LPS mm, as the headers of the two files place
+them (for Learn2Reg fields, which ignore headers, with the identity of voxel indices), and *after*,
+through the transform. The metrics are defined in `dinoreg_rt.quality.metrics`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..fields.warp import chain_to_displacement, warp_labels
 from ..geometry import index_identity
+from ..io import read_geometry, read_labels, read_points, read_transform
 from ..io.learn2reg import read_learn2reg_displacement
+from ..io.validate import check_mask_grid
 from ..quality import metrics as quality
 from ..quality.surface import Hd95
 from ..types import DisplacementField, Geometry, LabelMap, Transform
@@ -28,20 +30,21 @@ Chain = tuple[Transform, ...]
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The files of one pair. Everything is optional; what is there decides what is scored.
+    """The files of one pair, all optional; those that are given decide what is scored.
 
     Attributes:
-        name: of the pair, for reports.
-        kind: group of the pair, for means over groups.
-        fixed_image: only its grid is used, and only when there are no fixed labels and no mask.
-        fixed_labels: label map of the fixed image; its grid is the one everything is scored on.
+        name: name of the pair, for reports.
+        kind: group of the pair, for means over groups; empty without groups.
+        fixed_image: the fixed image, of which only the grid is used, and only without fixed labels
+            and mask.
+        fixed_labels: label map of the fixed image, on whose grid everything is scored.
         moving_labels: label map of the moving image.
-        moving_image: only for what registers the pair.
-        transforms: fixed points to moving points, applied in this order.
+        moving_image: the moving image, which only a sweep uses.
+        transforms: files that map fixed points to moving points, applied in this order.
         learn2reg: a Learn2Reg displacement file instead of `transforms`.
         fixed_points: landmarks of the fixed image.
         moving_points: the same landmarks in the moving image.
-        mask: on the fixed grid; the Jacobian is looked at only inside.
+        mask: mask on the fixed grid to which the Jacobian is restricted.
     """
 
     name: str = "pair"
@@ -59,12 +62,13 @@ class PairFiles:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Dice (0..1) and HD95 of every label that the fixed and the moving label map share.
+    """Scores of every label that the fixed and the moving label map share.
 
     Attributes:
-        dice: by label.
-        hd95: by label.
-        lost: labels with no voxel on the fixed grid: Dice 0, HD95 the diagonal of the grid.
+        dice: Dice of each label, 0..1.
+        hd95: 95th percentile of the surface distances of each label.
+        lost: labels without a voxel on the fixed grid; their Dice is 0 and their HD95 the diagonal
+            of the grid.
     """
 
     dice: dict[int, float]
@@ -74,18 +78,18 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class PairScores:
-    """Scores of one pair; None where there was nothing to score.
+    """Scores of one pair; None if there was nothing to score.
 
     Attributes:
-        name: of the pair.
-        kind: its group.
-        status: ``missing`` if there is no result file, ``failed`` if a file could not be used.
-        message: why, unless the status is ``ok``.
+        name: name of the pair.
+        kind: group of the pair.
+        status: ``missing`` without a result file, ``failed`` if a file could not be used.
+        message: the reason for another status than ``ok``.
         before: label scores without the transform.
-        after: label scores with it.
+        after: label scores with the transform.
         jacobian: regularity of the transform.
         tre_before_mm: error of each landmark without the transform.
-        tre_after_mm: error of each landmark with it.
+        tre_after_mm: error of each landmark with the transform.
     """
 
     name: str
@@ -100,22 +104,21 @@ class PairScores:
 
     @property
     def vanished(self) -> tuple[int, ...]:
-        """Shared labels with no voxel left after warping."""
+        """Shared labels without a voxel after warping."""
         return self.after.lost if self.after else ()
 
     def means(self) -> dict[str, float]:
-        """One number per metric: means over labels and over landmarks; NaN where not scored."""
+        """Return one number per metric, a mean over labels or landmarks; NaN if not scored."""
         values = {}
         for when, scores in (("before", self.before), ("after", self.after)):
-            dice = scores.dice if scores else {}
             distances = scores.hd95 if scores else {}
-            values[f"dice_{when}"] = quality.mean_over_labels(dice)
-            values[f"hd95_mm_{when}"] = quality.mean_over_labels(
-                {label: d.mm for label, d in distances.items()}
-            )
-            values[f"hd95_vox_{when}"] = quality.mean_over_labels(
-                {label: d.voxels for label, d in distances.items()}
-            )
+            by_label = {
+                "dice": scores.dice if scores else {},
+                "hd95_mm": {label: d.mm for label, d in distances.items()},
+                "hd95_vox": {label: d.voxels for label, d in distances.items()},
+            }
+            for name, part in by_label.items():
+                values[f"{name}_{when}"] = quality.mean_over_labels(part)
         for when, errors in (("before", self.tre_before_mm), ("after", self.tre_after_mm)):
             values[f"tre_mm_{when}"] = float(np.mean(errors)) if errors else math.nan
         for name, attribute in JACOBIAN_METRICS.items():
@@ -137,12 +140,12 @@ def evaluate_pair(files: PairFiles, mapping: Chain | None = None) -> PairScores:
     """Score one pair.
 
     Args:
-        files: what to score with.
-        mapping: fixed to moving points, instead of the transform files.
+        files: the files of the pair.
+        mapping: maps fixed to moving points and replaces the transform files.
 
     Raises:
-        InputError: a file cannot be read or does not fit the others, the label maps share no
-            label, or there is nothing to score.
+        InputError: a file cannot be read or does not fit the others, the label maps share no label,
+            or there is nothing to score.
     """
     fixed, moving = _read_label_pair(files)
     grid = _fixed_grid(files, fixed)
@@ -173,16 +176,12 @@ def evaluate_pair(files: PairFiles, mapping: Chain | None = None) -> PairScores:
 
 
 def _read_label_pair(files: PairFiles) -> tuple[LabelMap | None, LabelMap | None]:
-    from ..io import read_labels
-
     fixed = read_labels(files.fixed_labels) if files.fixed_labels else None
     moving = read_labels(files.moving_labels) if files.moving_labels else None
     return fixed, moving
 
 
 def _fixed_grid(files: PairFiles, fixed: LabelMap | None) -> Geometry | None:
-    from ..io import read_geometry, read_labels
-
     if fixed is not None:
         return fixed.geometry
     if files.mask:
@@ -193,9 +192,7 @@ def _fixed_grid(files: PairFiles, fixed: LabelMap | None) -> Geometry | None:
 def _read_chains(
     files: PairFiles, grid: Geometry | None, moving: LabelMap | None
 ) -> tuple[Chain, Chain]:
-    """The mappings before and after registration."""
-    from ..io import read_transform
-
+    """Return the mappings before and after registration."""
     if files.learn2reg is None:
         return (), tuple(t for path in files.transforms for t in read_transform(path))
     if files.transforms:
@@ -203,7 +200,7 @@ def _read_chains(
     if grid is None or moving is None:
         raise InputError(
             f"{files.learn2reg}: a Learn2Reg file holds voxel displacements and no usable header; "
-            "fixed and moving labels are needed to know the voxels"
+            "give fixed and moving labels, whose grids define the voxels"
         )
     displacement = read_learn2reg_displacement(files.learn2reg, grid, moving.geometry)
     return (index_identity(grid, moving.geometry),), (displacement,)
@@ -215,9 +212,9 @@ def _score_labels(fixed: LabelMap, moving: LabelMap, chain: Chain) -> LabelScore
     if not labels:
         raise InputError(
             f"{fixed.name or 'fixed labels'} and {moving.name or 'moving labels'} share no label: "
-            f"{sorted(in_fixed)} and {sorted(in_moving)}"
+            f"they hold {sorted(in_fixed)} and {sorted(in_moving)}; give maps with common labels"
         )
-    # The nearest voxel's label, as Learn2Reg scores: comparable with published numbers.
+    # Nearest neighbours, as in Learn2Reg, so that scores are comparable with published ones.
     warped = warp_labels(moving, chain, fixed.geometry, nearest=True).array
     left = quality.label_counts(warped)
     return LabelScores(
@@ -228,9 +225,6 @@ def _score_labels(fixed: LabelMap, moving: LabelMap, chain: Chain) -> LabelScore
 
 
 def _read_mask(files: PairFiles, displacement: DisplacementField) -> NDArray[np.int32] | None:
-    from ..io import read_labels
-    from ..io.validate import check_mask_grid
-
     if files.mask is None:
         return None
     mask = read_labels(files.mask, mask=True)
@@ -241,8 +235,6 @@ def _read_mask(files: PairFiles, displacement: DisplacementField) -> NDArray[np.
 def _score_points(
     files: PairFiles, start: Chain, chain: Chain
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    from ..io.points import read_points
-
     if files.fixed_points is None or files.moving_points is None:
         return None, None
     fixed, moving = (

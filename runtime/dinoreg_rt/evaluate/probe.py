@@ -1,9 +1,9 @@
 """A probe of an encoder: how often its tokens find the same organ in the other image.
 
-No registration is involved: for every token of a labelled organ of the fixed image the most similar
-tokens of the moving image are looked up around its position, and those that lie in the same organ
-are counted. That compares layers and standardisations in a minute, where registrations would take
-hours. Without labels it still tells which share of the tokens is matched consistently.
+For every token of a labelled organ in the fixed image, the most similar tokens of the moving image
+around its position are searched, and those in the same organ are counted. Without any registration,
+this compares layers and standardisations in a minute instead of hours. Without labels, the probe
+still reports which share of the tokens is matched consistently.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ if TYPE_CHECKING:
 
 
 _T = TypeVar("_T")
-#: A match is consistent if it leads back to within so many tokens of where it began.
+#: A match is consistent if it leads back to within this many tokens of where it began.
 _CONSISTENT_TOKENS = 1.5
-#: How the name of a row says that the features are no encoder's.
+#: Name of the row of features that do not come from an encoder.
 MIND_ROW = "MIND-SSC"
 
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """What one kind of features achieves.
+    """The result for one kind of features.
 
     Attributes:
-        features: a layer of the encoder, several joined by ``+``, or MIND-SSC.
-        centre: of `Standardisation`; empty for MIND-SSC.
-        scale: likewise.
-        found: for each label the share of its tokens' neighbours that carry it, 0..1.
+        features: a layer of the encoder, several layers joined by ``+``, or MIND-SSC.
+        centre: `centre` of the `Standardisation`; empty for MIND-SSC.
+        scale: `scale` of the `Standardisation`; empty for MIND-SSC.
+        found: for each label, the share of its tokens' neighbours that carry it, 0..1.
         consistent: share of the fixed tokens that are matched consistently, 0..1.
     """
 
@@ -67,17 +67,17 @@ class ProbeRow:
 
     @property
     def mean(self) -> float | None:
-        """Mean share over the labels; None without labels."""
+        """The mean of `found` over the labels; None without labels."""
         return float(np.mean(list(self.found.values()))) if self.found else None
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Everything that a probe found.
+    """The result of a probe.
 
     Attributes:
         rows: MIND-SSC first, then each layer with each standardisation.
-        chance: for each label its share among the tokens that are looked at.
+        chance: for each label, its share among the tokens within reach.
         tokens: number of tokens that count in the fixed and in the moving image.
     """
 
@@ -97,12 +97,12 @@ def probe(
     """Probe every layer of a plan's encoder with every standardisation, in its first plane.
 
     Args:
-        plan: names an encoder.
+        plan: the plan of a registration with an encoder.
         sides: both images on the plan's device.
-        labels: of the fixed and of the moving image, if there are any.
-        timer: receives the stages ``encode`` and ``probe``.
-        report: called with a stage's name and its finished fraction.
-        encoders: lends the encoder.
+        labels: label maps of the fixed and of the moving image; None without labels.
+        timer: measures the stages ``encode`` and ``probe``.
+        report: called with the name of a stage and the fraction that is done.
+        encoders: the pool from which the encoder is borrowed.
 
     Raises:
         ConfigError: the plan has no encoder.
@@ -110,7 +110,7 @@ def probe(
     """
     encoding, device = plan.encoding, plan.device
     if encoding is None:
-        raise ConfigError("there is no encoder to probe; name one with --encoder")
+        raise ConfigError("the configuration has no encoder to probe; name one with --encoder")
     plane = encoding.planes[0]
     inside = tokens_inside(plane, sides, device.host)
     with timer.stage("encode"):
@@ -147,7 +147,7 @@ _Features = Callable[[], tuple[FloatArray, FloatArray]]
 def _kinds(
     plan: Plan, encoding: EncodingPlan, sides: Sides, made: PairTokens, inside: list[Array | None]
 ) -> list[tuple[ProbeRow, _Features]]:
-    """Every kind of features with its row, which is to be filled in, and what computes them."""
+    """List every kind of features as a row to be filled in and the function that computes them."""
     kinds: list[tuple[ProbeRow, _Features]] = [
         (ProbeRow(MIND_ROW, "", "", {}, 0.0), partial(_mind, plan, sides, made))
     ]
@@ -159,7 +159,7 @@ def _kinds(
         row = ProbeRow("+".join(names[place] for place in layers), centre, scale, {}, 0.0)
         kind = replace(encoding.standardisation, centre=centre, scale=scale)
         tried = replace(encoding, layers=layers, standardisation=kind)
-        # Most of the work: it depends on the layers and on whether tokens are of unit length.
+        # Moments are most of the work; they depend only on the layers and on unit length.
         moments = known.setdefault((layers, scale == "length"), [])
         kinds.append((row, partial(_encoded, tried, made, inside, moments, plan.device)))
     return kinds
@@ -172,7 +172,7 @@ def _encoded(
     moments: list[SliceMoments],
     device: Device,
 ) -> tuple[FloatArray, FloatArray]:
-    """Joint components of all tokens of both images, (n, rows, columns, K); fills in `moments`."""
+    """Return joint components of all tokens, (n, rows, columns, K), and fill in `moments`."""
     if not moments:
         moments += moments_of_pair(encoding, made, inside, device)
     _, _, projected = project_pair(encoding, made, moments, 1.0, device)
@@ -180,12 +180,12 @@ def _encoded(
 
 
 def _mind(plan: Plan, sides: Sides, made: PairTokens) -> tuple[FloatArray, FloatArray]:
-    """MIND-SSC of both images, averaged over the tokens, (n, rows, columns, K)."""
+    """Return MIND-SSC of both images, averaged over the tokens, (n, rows, columns, K)."""
     device = plan.device
     images = working_images(sides, plan.grids.pool_zyx, device)
     pair = MindFeatures.of(plan.config).compute(*images, device)
     volumes = (pair.fixed, pair.moving)
-    # Both lie in the fixed image's space; the moving tokens do not.
+    # Both volumes lie in the fixed image's space, but the moving tokens do not.
     affines = (AffineTransform.identity(), invert_affine(plan.initial))
     found = []
     for side, volume, tokens, affine in zip(sides, volumes, made.tokens, affines, strict=True):
@@ -215,7 +215,7 @@ def _places(
 
 
 def _labels_at(labels: LabelMap, points_mm: FloatArray) -> Array:
-    """The nearest voxel's label at each point; 0 outside."""
+    """Return the label of the voxel nearest to each point; 0 outside the grid."""
     index = np.rint(transform_points(lps_to_index(labels.geometry), points_mm)).astype(int)
     inside = ((index >= 0) & (index < labels.geometry.shape_xyz)).all(axis=1)
     x, y, z = index[inside].T
@@ -241,12 +241,12 @@ def probe_images(
     Args:
         fixed: the fixed image.
         moving: the moving image.
-        labels: of both, if there are any.
-        config: as for a registration; `layers`, `token_centre` and `token_scale` are what varies.
-        report: called with a stage's name and its finished fraction.
+        labels: label maps of both images; None without labels.
+        config: as for a registration; `layers`, `token_centre` and `token_scale` are varied.
+        report: called with the name of a stage and the fraction that is done.
 
     Raises:
-        DinoregError: as `register`, or labels that have nothing in common.
+        DinoregError: as `register`, or the label maps have no label in common.
     """
     encoders = EncoderPool()
     plan_ = plan(fixed, moving, config, encoders=encoders)

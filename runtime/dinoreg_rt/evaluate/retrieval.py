@@ -1,4 +1,4 @@
-"""Retrieval of tokens: the most similar tokens of the other image in a box around each token."""
+"""Retrieval of the most similar tokens of the other image in a box around each token."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 
 from ..types import Array, FloatArray
 
-#: Similar tokens that are looked up for each token of an organ.
+#: Number of similar tokens that are retrieved for each token of an organ.
 NEIGHBOURS = 3
-#: Half the edge of the box in which they are looked up.
+#: Half the edge length of the box in which they are searched.
 REACH_MM = 48.0
-#: Tokens of one label, and of the whole image, that are looked up at most: evenly chosen ones.
+#: Largest number of query tokens per label, and per image; they are chosen evenly.
 _MOST = 1000
-#: Tokens that are looked up at a time: neighbours in the image, whose boxes overlap.
+#: Number of query tokens per step; neighbours in the image have overlapping boxes.
 _CHUNK = 128
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """The tokens of one image that count, slice by slice.
+    """The N tokens of one image that count, slice by slice.
 
     Attributes:
-        chosen: (n, rows, columns) bool, which they are.
-        points_mm: (N, 3) their positions in the fixed image's space, LPS.
-        labels: (N,) the label at each; 0 everywhere without labels.
+        chosen: which tokens count, (n, rows, columns) bool.
+        points_mm: their positions in the fixed image's space, (N, 3), LPS.
+        labels: the label at each of them, (N,); 0 everywhere without labels.
     """
 
     chosen: Array
@@ -34,15 +34,14 @@ class Places:
 
 
 def common_labels(fixed: Places, moving: Places) -> list[int]:
-    """Labels that tokens of both images carry, in rising order; 0 is background."""
+    """Return the labels that tokens of both images carry, in rising order, without background."""
     return [int(label) for label in np.intersect1d(fixed.labels, moving.labels) if label]
 
 
 def findable(fixed: Places, moving: Places) -> dict[int, Array]:
-    """For each common label some fixed tokens that carry it and have it within reach, as indices.
+    """Choose, for each common label, fixed tokens (as indices) that have the label within reach.
 
-    Where an organ of the moving image lies further away than the probe looks, it says nothing about
-    the features that it is not found.
+    A failure to find an organ beyond the reach of the search would say nothing about the features.
     """
     found = {}
     for label in common_labels(fixed, moving):
@@ -56,7 +55,7 @@ def findable(fixed: Places, moving: Places) -> dict[int, Array]:
 
 
 def chance(tokens: dict[int, Array], fixed: Places, moving: Places) -> dict[int, float]:
-    """For each label its share among the tokens within reach, averaged over some fixed tokens."""
+    """Return each label's share among the tokens within reach, averaged over the query tokens."""
     found = {}
     for label, chosen in tokens.items():
         shares = []
@@ -73,13 +72,13 @@ def retrieved(
     fixed: Places,
     moving: Places,
 ) -> dict[int, float]:
-    """For each label the share of its tokens' `NEIGHBOURS` that carry it, too.
+    """Return, for each label, the share of its tokens' `NEIGHBOURS` that carry it as well.
 
     Args:
-        features: (N, K) float32 of the fixed and of the moving tokens that count.
-        tokens: which fixed tokens are looked up, see `findable`.
-        fixed: where the fixed tokens lie.
-        moving: where the moving tokens lie.
+        features: features (N, K), float32, of the fixed and of the moving tokens that count.
+        tokens: the query tokens, see `findable`.
+        fixed: positions of the fixed tokens.
+        moving: positions of the moving tokens.
     """
     found = {}
     for label, chosen in tokens.items():
@@ -92,13 +91,13 @@ def retrieved(
 def consistent(
     features: tuple[FloatArray, FloatArray], fixed: Places, moving: Places, tolerance_mm: float
 ) -> float:
-    """Share of the fixed tokens whose match leads back to within `tolerance_mm` of them.
+    """Return the share of the fixed tokens whose match leads back to near where it began.
 
     Args:
-        features: as of `retrieved`.
-        fixed: where the fixed tokens lie.
-        moving: where the moving tokens lie.
-        tolerance_mm: distance that still counts as the same place.
+        features: as in `retrieved`.
+        fixed: positions of the fixed tokens.
+        moving: positions of the moving tokens.
+        tolerance_mm: largest distance that still counts as the same position.
     """
     chosen = _evenly(np.arange(len(fixed.labels)))
     there = nearest(features, fixed, moving, chosen, 1)[:, 0]
@@ -115,17 +114,17 @@ def nearest(
     chosen: Array,
     count: int,
 ) -> Array:
-    """The most similar tokens of the other image within reach of each chosen one.
+    """Retrieve the most similar tokens of the other image within reach of each query token.
 
     Args:
-        features: (N, K) of the tokens here and of those there.
-        here: where the chosen ones lie.
-        there: where the others lie.
-        chosen: (n,) indices of tokens here.
-        count: how many are looked up.
+        features: features (N, K) of the tokens here and there.
+        here: positions of the tokens of the query image.
+        there: positions of the tokens of the other image.
+        chosen: indices (n,) of the query tokens here.
+        count: number of tokens to retrieve for each of them.
 
     Returns:
-        (n, count) indices of tokens there, in no order; -1 where fewer are within reach.
+        Indices (n, count) of tokens there, in no particular order; -1 if fewer are within reach.
     """
     squares = np.square(features[1]).sum(axis=1)
     found = np.full((len(chosen), count), -1)
@@ -137,7 +136,7 @@ def nearest(
         others = np.flatnonzero(box)
         if len(others) < count:
             continue
-        # Without the squares of the tokens here: they change no order.
+        # The squares of the query tokens are left out; they do not change the order.
         distance = squares[others] - 2 * (features[0][some] @ features[1][others].T)
         for axis in range(3):
             offset = points[:, axis, None] - there.points_mm[others, axis]
@@ -149,7 +148,7 @@ def nearest(
 
 
 def _evenly(indices: Array) -> Array:
-    """At most `_MOST` of them, evenly spread."""
+    """Choose at most `_MOST` of the indices, evenly spread."""
     if len(indices) <= _MOST:
         return indices
     chosen: Array = indices[np.linspace(0, len(indices) - 1, _MOST).astype(int)]

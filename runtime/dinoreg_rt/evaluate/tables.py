@@ -1,4 +1,4 @@
-"""Scores as tables for people, and as CSV and JSON for programs."""
+"""Scores as tables for the terminal, and as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..errors import InputError
 from .cohort import GroupScores, MeanInterval
 from .pair import LabelScores, PairScores
 
-#: What every number is, in the JSON report and in the command's help.
+#: Definition of each metric, for the JSON report and the command's help.
 DEFINITIONS = {
-    "dice": "2|A and B| / (|A| + |B|), 0..1; labels that both unwarped maps hold, mean over labels",
-    "hd95_mm": "larger of the two directions' 95th percentiles of surface distance, mm; a label "
-    "that was lost counts as the diagonal of the fixed grid",
-    "hd95_vox": "the same with every voxel side counted as 1",
+    "dice": "2|A and B| / (|A| + |B|), 0..1; mean over the labels that both unwarped maps hold",
+    "hd95_mm": "larger of the two directions' 95th percentiles of surface distance, mm; a lost "
+    "label counts as the diagonal of the fixed grid",
+    "hd95_vox": "hd95_mm with a voxel spacing of 1 along each axis",
     "tre_mm": "mean distance of mapped fixed landmarks to moving landmarks, mm",
     "sdlogj": "standard deviation of log det J where det J > 0; central differences in mm",
     "sdlogj_learn2reg": "std(log(clip(det J + 3, 1e-9, 1e9))), 2 voxels cropped from every face",
@@ -42,7 +42,7 @@ _SINGLE = {
 _LABEL_METRICS = ("dice", "hd95_mm", "hd95_vox")
 _WHEN = ("before", "after")
 _COLUMNS = [*(f"{name}_{when}" for name in _COMPARED for when in _WHEN), *_SINGLE]
-#: As many as a terminal of 100 columns can show.
+#: The columns that fit a terminal of 100 characters.
 _PAIR_COLUMNS = [
     *(f"{name}_{when}" for name in ("dice", "hd95_mm", "tre_mm") for when in _WHEN),
     "sdlogj",
@@ -51,37 +51,29 @@ _PAIR_COLUMNS = [
 
 
 def read_label_names(path: Path) -> dict[int, str]:
-    """Names of labels from a JSON object ``{"1": "spleen", ...}``.
+    """Read the names of labels from a JSON object ``{"1": "spleen", ...}``.
 
     Raises:
-        InputError: unreadable, or not an object from whole numbers to names.
+        InputError: the file cannot be read, or is not an object from whole numbers to names.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
         return {int(label): str(name) for label, name in content.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
-            f'{path}: not a JSON object of label names such as {{"1": "spleen"}}: {error}'
+            f'{path}: is not a JSON object of label names such as {{"1": "spleen"}}: {error}'
         ) from error
 
 
 def scores_to_json(
     scores: Sequence[PairScores], groups: Sequence[GroupScores], names: Mapping[int, str]
 ) -> str:
-    """One JSON document: definitions, pairs with their labels, means. Not scored is null."""
+    """Return definitions, pairs with their labels, and means as JSON; null if not scored."""
     document = {
         "status": "ok" if all(one.status == "ok" for one in scores) else "incomplete",
         "definitions": DEFINITIONS,
         "pairs": [_pair_to_dict(one, names) for one in scores],
-        "summary": [
-            {
-                "kind": group.kind,
-                "pairs": group.pairs,
-                "scored": group.scored,
-                "metrics": {name: vars(value) for name, value in group.metrics.items()},
-            }
-            for group in groups
-        ],
+        "summary": [group.to_dict() for group in groups],
     }
     return json.dumps(without_nan(document), indent=2, allow_nan=False) + "\n"
 
@@ -89,10 +81,11 @@ def scores_to_json(
 def scores_to_csv(
     scores: Sequence[PairScores], groups: Sequence[GroupScores], names: Mapping[int, str]
 ) -> str:
-    """A table whose column ``row`` says what a line holds; not scored is empty.
+    """Return the scores as CSV; a field is empty if it was not scored.
 
-    ``label``: one label of a pair. ``pair``: the means of a pair. ``mean``, ``ci_low``,
-    ``ci_high``: mean over the pairs of a kind and its 95 % interval.
+    The column ``row`` tells lines apart: ``label`` is one label of a pair, ``pair`` the means of a
+    pair, and ``mean``, ``ci_low`` and ``ci_high`` are the mean over the pairs of a kind and its
+    95 % interval.
     """
     columns = ["row", "pair", "kind", "status", "label", "label_name", *_COLUMNS, "message"]
     text = io.StringIO()
@@ -104,37 +97,36 @@ def scores_to_csv(
 
 
 def label_table(scores: PairScores, names: Mapping[int, str]) -> Table:
-    """Every label of one pair, before and after, and their mean; what was lost has a star."""
+    """Return a table of one pair's labels and their mean; a lost label is marked by a star."""
     lost = {when: part.lost if part else () for when, part in _parts(scores)}
     shown = [name for name in _COMPARED if name in _LABEL_METRICS]
     table = Table(title=Text(f"Labels of {scores.name}", "table.title"))
     if any(lost.values()):
-        table.caption = "* no voxel of the label is left: its HD95 is the diagonal of the grid"
+        table.caption = "* the label has no voxel left; its HD95 is the diagonal of the grid"
     table.add_column("Label")
     for name in shown:
         for when in _WHEN:
             table.add_column(f"{_COMPARED[name]}\n{when}", justify="right")
-    for line in _label_lines(scores):
-        label = line["label"]
-        cells = [
-            _number(line.get(f"{name}_{when}")) + "*" * (name != "dice" and label in lost[when])
+
+    def cells(values: Mapping[str, Any], starred: Mapping[str, bool]) -> list[str]:
+        return [
+            _number(values.get(f"{name}_{when}")) + "*" * (name != "dice" and starred[when])
             for name in shown
             for when in _WHEN
         ]
-        table.add_row(Text(f"{label} {names.get(label, '')}".strip()), *cells)
-    means = scores.means()
-    cells = [
-        _number(means[f"{name}_{when}"]) + "*" * (name != "dice" and bool(lost[when]))
-        for name in shown
-        for when in _WHEN
-    ]
+
+    for line in _label_lines(scores):
+        label = line["label"]
+        starred = {when: label in lost[when] for when in _WHEN}
+        table.add_row(Text(f"{label} {names.get(label, '')}".strip()), *cells(line, starred))
     table.add_section()
-    table.add_row("mean", *cells, style="bold")
+    starred = {when: bool(lost[when]) for when in _WHEN}
+    table.add_row("mean", *cells(scores.means(), starred), style="bold")
     return table
 
 
 def pair_table(scores: Sequence[PairScores]) -> Table:
-    """One line per pair with the main metrics; columns that no pair has are left out."""
+    """Return a table with the main metrics of each pair, without columns that no pair has."""
     all_means = [one.means() for one in scores]
     columns = [c for c in _PAIR_COLUMNS if any(not math.isnan(means[c]) for means in all_means)]
     table = Table(title="Pairs")
@@ -149,7 +141,7 @@ def pair_table(scores: Sequence[PairScores]) -> Table:
 
 
 def metric_table(groups: Sequence[GroupScores], title: str) -> Table:
-    """Every metric before and after, one section per kind; with intervals where there are any."""
+    """Return a table of all metrics before and after, with one section for each kind."""
     table = Table(title=title)
     table.add_column("Metric")
     table.add_column("Before", justify="right")
@@ -168,7 +160,7 @@ def metric_table(groups: Sequence[GroupScores], title: str) -> Table:
 
 
 def _columns_of(name: str) -> tuple[str, str]:
-    """Names of a metric before and after; the Jacobian is the transform's, so only after."""
+    """Return a metric's columns before and after; only the transform has a Jacobian."""
     return ("", name) if name in _SINGLE else (f"{name}_before", f"{name}_after")
 
 
@@ -184,7 +176,7 @@ def _parts(scores: PairScores) -> tuple[tuple[str, LabelScores | None], ...]:
 
 
 def _label_lines(scores: PairScores) -> Iterator[dict[str, Any]]:
-    """label, and `<metric>_before` and `_after` as far as they were scored."""
+    """Yield each label with the `<metric>_before` and `<metric>_after` that were scored."""
     if scores.before is None:
         return
     for label in scores.before.dice:
@@ -236,7 +228,7 @@ def _csv_value(value: Any) -> Any:
 
 
 def without_nan(value: Any) -> Any:
-    """The same structure with None for NaN and infinity, which JSON has no words for."""
+    """Replace NaN and infinity, which JSON cannot hold, by None in nested dicts and lists."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -251,7 +243,6 @@ def _number(value: float | None) -> str:
 def _interval(value: MeanInterval | None, scored: int) -> str:
     if value is None:
         return "-"
-    spread = "" if math.isnan(value.low) else f" [{value.low:.3f}, {value.high:.3f}]"
     cases = "" if value.cases == scored else f" ({value.cases} pairs)"
-    # The bracket is text here, not rich's markup.
-    return f"{value.mean:.3f}{spread}{cases}".replace("[", r"\[")
+    # A bracket would be markup to rich.
+    return f"{value}{cases}".replace("[", r"\[")

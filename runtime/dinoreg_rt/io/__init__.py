@@ -1,8 +1,8 @@
-"""Files in and out: images, labels, masks, transforms, points.
+"""Input and output of images, labels, masks, transforms and points.
 
-The only place that knows file formats and flips frames (NIfTI and points in RAS). Everything it
-returns is in LPS millimetres and has been checked; everything it writes appears whole or not at
-all. SimpleITK and h5py are imported when they are used, so importing this package is cheap.
+This is the only package that knows file formats and frames other than LPS (NIfTI and points in
+RAS). Everything it returns has been checked and is in LPS millimetres; everything it writes appears
+whole or not at all. SimpleITK and h5py are imported on first use, so importing this is cheap.
 """
 
 from .convert import (
@@ -15,25 +15,19 @@ from .convert import (
 )
 from .dicom import input_files
 from .images import (
-    ImageLike,
-    LabelsLike,
-    as_labels,
-    as_mask,
-    as_volume,
-    as_weights,
     read_displacement,
     read_geometry,
     read_labels,
-    read_mask,
     read_volume,
     write_displacement,
     write_labels,
     write_vectors,
     write_volume,
 )
-from .names import check_outputs
+from .inputs import ImageLike, LabelsLike, as_labels, as_mask, as_volume, as_weights, read_mask
+from .paths import check_free_space, check_outputs, check_writable, output_errors
 from .points import Frame, PointSet, read_points, write_points
-from .staging import check_free_space, check_writable, output_errors, staged_file, staged_folder
+from .staging import staged_file, staged_folder
 from .transforms import (
     composite_to_sitk,
     read_initial,

@@ -1,8 +1,8 @@
-"""Arrays of other libraries as NumPy or CuPy arrays, sharing their memory wherever possible.
+"""Arrays of other libraries as NumPy or CuPy arrays that share their memory if possible.
 
-What lives on a CUDA device stays there: anything with DLPack or ``__cuda_array_interface__`` (CuPy,
-PyTorch, Numba, PyCUDA) becomes a CuPy array. Host arrays come through DLPack or as NumPy takes
-them. CuPy is imported only for arrays that need it.
+An array on a CUDA device stays there: anything with DLPack or ``__cuda_array_interface__`` (CuPy,
+PyTorch, Numba, PyCUDA) becomes a CuPy array. Host arrays are taken through DLPack or NumPy. CuPy is
+imported only for arrays that need it.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _HOST_TYPES, _CUDA_TYPES = (1, 3), (2, 13)
 
 
 def as_array(values: Any, name: str = "array") -> Array:
-    """A NumPy or CuPy array over the same memory; a copy only where `values` is no array.
+    """Return a NumPy or CuPy array over the same memory; only what is not an array is copied.
 
     Args:
         values: an array of any library, or nested lists.
-        name: for messages.
+        name: the name for messages.
 
     Raises:
-        DeviceError: CUDA memory, and CuPy is not installed.
-        InputError: memory of another kind of device, or an array that cannot be shared.
+        DeviceError: the array lies in CUDA memory and CuPy is not installed.
+        InputError: the array lies on another kind of device or cannot be shared.
     """
     if isinstance(values, np.ma.MaskedArray):
         raise InputError(
             f"{name}: is a masked array, whose mask would be lost; give array.filled(value), and "
-            "the mask by itself"
+            "the mask separately"
         )
     if isinstance(values, np.ndarray):
         return values
     try:
-        # DLPack first: it puts CuPy's stream behind the work on the array, which the other
-        # interface does for few libraries (PyTorch leaves its stream out).
+        # DLPack first: it makes CuPy's stream wait for pending work on the array, which the other
+        # interface does for few libraries (PyTorch does not pass its stream).
         if hasattr(values, "__dlpack_device__"):
             return _from_dlpack(values, name)
         if hasattr(values, "__cuda_array_interface__"):
@@ -57,19 +57,19 @@ def as_array(values: Any, name: str = "array") -> Array:
 
 
 def float32_at(address: int, shape: Sequence[int], owner: object | None) -> NDArray[np.float32]:
-    """float32 memory of somebody else as an array, without a copy; it keeps `owner` alive."""
+    """Return foreign float32 memory as an array without copying it; it keeps `owner` alive."""
     memory = (ctypes.c_float * math.prod(shape)).from_address(address)
     memory._owner = owner  # type: ignore[attr-defined]
     return np.ctypeslib.as_array(memory).reshape(tuple(shape))
 
 
 def device_of(array: Array) -> str:
-    """Where an array lives: ``cpu`` or ``cuda:N``."""
+    """Return the device of an array: ``cpu`` or ``cuda:N``."""
     return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
 
 
 def on_its_device(array: Array) -> AbstractContextManager[Any]:
-    """Context in which the device of a CuPy array is the current one: CuPy's functions want it."""
+    """Return a context in which the device of a CuPy array is the current one, as CuPy requires."""
     if isinstance(array, np.ndarray):
         return nullcontext()
     device: AbstractContextManager[Any] = array.device
@@ -77,7 +77,7 @@ def on_its_device(array: Array) -> AbstractContextManager[Any]:
 
 
 def as_numpy(array: Array) -> Any:
-    """The same values as a NumPy array; a download for a CuPy array."""
+    """Return the array as a NumPy array; a CuPy array is downloaded."""
     if isinstance(array, np.ndarray) or not hasattr(array, "get"):
         return np.asarray(array)
     with on_its_device(array):
@@ -85,21 +85,21 @@ def as_numpy(array: Array) -> Any:
 
 
 def check_device(array: Array, device: str, name: str) -> None:
-    """Require that an array can be used on `device` without a detour through another one.
+    """Require that an array lies on the host or on `device`.
 
     Args:
-        array: NumPy (always fits) or CuPy.
+        array: a NumPy or CuPy array.
         device: ``cpu`` or ``cuda:N``.
-        name: for messages.
+        name: the name for messages.
 
     Raises:
-        DeviceError: it lives on another device.
+        DeviceError: the array lies on another device.
     """
     place = device_of(array)
     if place not in ("cpu", device):
         raise DeviceError(
-            f"{name} lives on {place} and the registration runs on {device}; ask for --device "
-            f"{place} (device='{place}'), or give the image as a host array"
+            f"{name} lies on {place} and the registration runs on {device}; use --device {place} "
+            f"(device='{place}'), or give the image as a host array"
         )
 
 
@@ -111,8 +111,8 @@ def _from_dlpack(values: Any, name: str) -> Array:
         cupy = _cupy(values, name)
         return values if isinstance(values, cupy.ndarray) else cupy.from_dlpack(values)
     raise InputError(
-        f"{name}: the {type(values).__name__} lives on a device of DLPack type {kind}; wanted is "
-        "host or CUDA memory: copy it there first"
+        f"{name}: the {type(values).__name__} lies on a device of DLPack type {kind}; copy it to "
+        "host or CUDA memory first"
     )
 
 
@@ -121,7 +121,7 @@ def _cupy(values: Any, name: str) -> Any:
         import cupy
     except ImportError as error:
         raise DeviceError(
-            f"{name}: the {type(values).__name__} lives on a CUDA device, which takes CuPy "
-            "(pip install '.[gpu]'); or give it as a host array"
+            f"{name}: the {type(values).__name__} lies on a CUDA device, which requires CuPy "
+            "(pip install '.[gpu]'); install it, or give a host array"
         ) from error
     return cupy

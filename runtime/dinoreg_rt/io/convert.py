@@ -1,7 +1,10 @@
-"""SimpleITK images and arrays <-> `Volume`, `LabelMap` and `DisplacementField`, checked."""
+"""Checked conversion between SimpleITK images or arrays and the package's data types."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,35 +20,46 @@ if TYPE_CHECKING:
 
 
 def volume_from_sitk(
-    image: sitk.Image, name: str = "image", pixel_type: str = "", *, constant: bool = False
+    image: sitk.Image,
+    name: str = "image",
+    pixel_type: str = "",
+    *,
+    constant: bool = False,
+    finite: bool = False,
 ) -> Volume:
-    """A checked `Volume`: read-only, over the image's memory where that is float32, else a copy.
+    """Convert to a checked `Volume`.
+
+    The voxels are read-only; those of a float32 image share its memory.
 
     Args:
         image: 3D, scalar.
-        name: for messages and reports.
+        name: the name for messages and reports.
         pixel_type: NumPy name to remember; by default that of `image`.
         constant: as in `build_volume`.
+        finite: the values are already known to be finite.
     """
     _check_kind(image, components=1, name=name)
     voxels = _view(image)
+    pixel_type = pixel_type or voxels.dtype.name
     if voxels.dtype == np.float32:
         # A view alone would die with the image. ITK's copy shares the voxels until one is changed.
         voxels = float32_at(voxels.ctypes.data, voxels.shape, owner=type(image)(image))
-        voxels.flags.writeable = False
-    pixel_type = pixel_type or voxels.dtype.name
-    return build_volume(voxels, sitk_geometry(image), pixel_type, name, constant=constant)
+        if finite:
+            validate.remember_finite(voxels)
+    volume = build_volume(voxels, sitk_geometry(image), pixel_type, name, constant=constant)
+    validate.remember_finite(volume.array)
+    return volume
 
 
 def labels_from_sitk(image: sitk.Image, name: str = "labels", *, mask: bool = False) -> LabelMap:
-    """A checked `LabelMap` with a copy of the voxels; `mask` as in `build_labels`."""
+    """Convert to a checked `LabelMap` with a copy of the voxels; `mask` as in `build_labels`."""
     _check_kind(image, components=1, name=name)
     view = _view(image)
     return build_labels(view, sitk_geometry(image), view.dtype.name, name, mask=mask)
 
 
 def displacement_from_sitk(image: sitk.Image, name: str = "displacement") -> DisplacementField:
-    """A checked `DisplacementField` with a copy of the vectors."""
+    """Convert to a checked `DisplacementField` with a copy of the vectors."""
     _check_kind(image, components=3, name=name)
     geometry = sitk_geometry(image)
     validate.check_geometry(geometry, name)
@@ -55,18 +69,18 @@ def displacement_from_sitk(image: sitk.Image, name: str = "displacement") -> Dis
 
 
 def volume_to_sitk(volume: Volume) -> sitk.Image:
-    """A float32 SimpleITK image with a copy of the voxels."""
+    """Convert to a float32 SimpleITK image with a copy of the voxels."""
     return array_to_sitk(np.asarray(as_numpy(volume.array), dtype=np.float32), volume.geometry)
 
 
 def labels_to_sitk(labels: LabelMap) -> sitk.Image:
-    """A SimpleITK image of the label map's pixel type."""
+    """Convert to a SimpleITK image of the label map's pixel type."""
     array = nifti.cast_pixels(np.asarray(labels.array), np.dtype(labels.pixel_type))
     return array_to_sitk(array, labels.geometry)
 
 
 def displacement_to_sitk(field: DisplacementField) -> sitk.Image:
-    """A float32 SimpleITK vector image: mm, LPS."""
+    """Convert to a float32 SimpleITK vector image in mm, LPS."""
     vectors = np.asarray(as_numpy(field.vectors_mm), dtype=np.float32)
     return array_to_sitk(vectors, field.geometry)
 
@@ -74,12 +88,12 @@ def displacement_to_sitk(field: DisplacementField) -> sitk.Image:
 def build_volume(
     array: Any, geometry: Geometry, pixel_type: str, name: str, *, constant: bool = False
 ) -> Volume:
-    """A checked `Volume`; float32 voxels are taken as they are, others are converted.
+    """Build a checked `Volume`; float32 voxels are shared, others are converted.
 
-    All voxels may be the same only where `constant` says so.
+    `constant` allows an image in which all voxels are the same.
     """
     _check_array(array, geometry, name)
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf and is counted below
+    with np.errstate(over="ignore"):  # beyond float32's range: becomes Inf, found next
         voxels = array.astype(np.float32, copy=False)
     check = validate.check_finite if constant else validate.check_values
     check(voxels, name)
@@ -89,9 +103,9 @@ def build_volume(
 def build_labels(
     array: Any, geometry: Geometry, pixel_type: str, name: str, *, mask: bool = False
 ) -> LabelMap:
-    """A checked `LabelMap`; whole numbers stored as floats are accepted.
+    """Build a checked `LabelMap`; whole numbers stored as floats are accepted.
 
-    Of a `mask` only 0 and not 0 count, so that its values may be an image's.
+    In a `mask` only zero and nonzero are told apart, so it may hold the values of an image.
     """
     _check_array(array, geometry, name)
     if array.dtype.kind == "f":
@@ -100,7 +114,7 @@ def build_labels(
         if fractions:
             raise InputError(
                 f"{name}: {fractions} voxels are not whole numbers; labels and masks need whole "
-                "numbers: threshold it, or resample with nearest neighbour"
+                "numbers: threshold it, or resample it with nearest neighbours"
             )
     limits = np.iinfo(np.int32)
     if array.min() < limits.min or array.max() > limits.max:
@@ -113,7 +127,7 @@ def build_labels(
 
 
 def array_to_sitk(array: NDArray[Any], geometry: Geometry) -> sitk.Image:
-    """A SimpleITK image of (D, H, W) voxels or (D, H, W, 3) vectors."""
+    """Make a SimpleITK image from (D, H, W) voxels or (D, H, W, 3) vectors."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
@@ -157,7 +171,7 @@ def _check_kind(image: sitk.Image, components: int, name: str) -> None:
 
 
 def sitk_geometry(image: sitk.Image) -> Geometry:
-    """Where the voxels of a 3D SimpleITK image lie; not checked."""
+    """Return the geometry of a 3D SimpleITK image, unchecked."""
     x, y, z = image.GetSize()
     direction = np.array(image.GetDirection()).reshape(3, 3)
     return Geometry((z, y, x), image.GetSpacing(), image.GetOrigin(), direction)
@@ -168,3 +182,34 @@ def _view(image: sitk.Image) -> NDArray[Any]:
 
     view: NDArray[Any] = sitk.GetArrayViewFromImage(image)
     return view
+
+
+class _Quiet:
+    """The state of ITK's warning switch: one per process, while several threads read images."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.shown = True
+
+
+_quiet = _Quiet()
+
+
+@contextmanager
+def quiet_itk() -> Iterator[None]:
+    """Silence ITK's warnings on stderr; what matters is checked and reported as an error."""
+    import SimpleITK as sitk
+
+    with _quiet.lock:
+        if _quiet.users == 0:
+            _quiet.shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+            sitk.ProcessObject.GlobalWarningDisplayOff()
+        _quiet.users += 1
+    try:
+        yield
+    finally:
+        with _quiet.lock:
+            _quiet.users -= 1
+            if _quiet.users == 0:
+                sitk.ProcessObject.SetGlobalWarningDisplay(_quiet.shown)

@@ -12,25 +12,21 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import FloatArray
-from .names import check_name
-from .quiet import quiet_itk
+from .convert import quiet_itk
+from .paths import check_name
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _SERIES = "?series="
 _UNEVEN_MM = 0.05
-#: SOP classes of slices and volumes. Reports, contours, plans and the like are no images: GDCM
-#: leaves them out of the series, and so do we.
+#: SOP classes of slices and volumes. Reports, contours, treatment plans and the like are not images
+#: and are ignored, as GDCM does.
 _IMAGE_CLASS = re.compile(
     r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(1|2|3|4|6|7|12|13|14|20|77|128|130)\b"
 )
 _SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
-_TAGS = {
-    "position": "0020|0032",
-    "orientation": "0020|0037",
-    "description": "0008|103e",
-}
+_TAGS = {"position": "0020|0032", "orientation": "0020|0037", "description": "0008|103e"}
 
 
 class _Slice(NamedTuple):
@@ -40,7 +36,7 @@ class _Slice(NamedTuple):
 
 
 def split_series(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """``FOLDER?series=UID`` -> folder and UID; any other path -> itself and None."""
+    """Split ``FOLDER?series=UID`` into folder and UID; any other path has the UID None."""
     text = os.fspath(path)
     if _SERIES in text and not Path(text).exists():
         folder, _, uid = text.rpartition(_SERIES)
@@ -49,11 +45,11 @@ def split_series(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
 
 
 def series_files(folder: Path, uid: str | None = None) -> list[str]:
-    """The files of a series, in the order of its slices; `folder` and `uid` as in `read_series`.
+    """List the files of a series in the order of its slices; arguments as in `read_series`.
 
     Raises:
-        InputError: no series, several series (listed), DICOM files that cannot be read, or whose
-            names are not valid text.
+        InputError: the folder holds no series, or several (which are listed), or DICOM files that
+            cannot be read or whose names are not valid text.
     """
     import SimpleITK as sitk
 
@@ -66,8 +62,8 @@ def series_files(folder: Path, uid: str | None = None) -> list[str]:
     _check_unread(folder, {Path(file).name for names in files.values() for file in names})
     if not found:
         raise InputError(
-            f"{folder}: holds no DICOM series; give an image file, or the folder that holds the "
-            "DICOM files themselves"
+            f"{folder}: holds no DICOM series; give an image file, or the folder that directly "
+            "contains the DICOM files"
         )
     if uid is None and len(found) == 1:
         return files[found[0]]
@@ -76,15 +72,15 @@ def series_files(folder: Path, uid: str | None = None) -> list[str]:
     listing = "".join(f"\n  {u}  {_description(f[0])}  ({len(f)} files)" for u, f in files.items())
     problem = f"no series {uid}" if uid else f"{len(found)} DICOM series"
     raise InputError(
-        f"{folder}: holds {problem}; choose one as '{folder}{_SERIES}UID'. There are:{listing}"
+        f"{folder}: holds {problem}; choose one as '{folder}{_SERIES}UID' from these:{listing}"
     )
 
 
 def input_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The files that a path of `split_series` stands for, in name order.
+    """List the files that a path as of `split_series` stands for, in name order.
 
     Raises:
-        InputError: the folder doesn't hold the series.
+        InputError: the folder does not hold the series.
     """
     folder, uid = split_series(path)
     if uid is not None:
@@ -95,20 +91,17 @@ def input_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_series(folder: Path, uid: str | None = None) -> tuple[sitk.Image, str]:
-    """Read the DICOM series of a folder.
-
-    Rescale slope and intercept are applied, slice by slice.
+    """Read the DICOM series of a folder, with each slice's rescale slope and intercept applied.
 
     Args:
-        folder: holds the files of the series, not searched recursively.
-        uid: Series Instance UID; needed where the folder holds several.
+        folder: the folder of the files; it is not searched recursively.
+        uid: Series Instance UID, required if the folder holds several series.
 
     Returns:
         A float32 image, and the NumPy name of the pixel type after rescaling.
 
     Raises:
-        InputError: no series, several series (listed), DICOM files that cannot be read, uneven
-            slice positions.
+        InputError: as `series_files`, or the slices are not evenly spaced.
     """
     import SimpleITK as sitk
 
@@ -122,7 +115,7 @@ def read_series(folder: Path, uid: str | None = None) -> tuple[sitk.Image, str]:
     pixel_type = sitk.GetArrayViewFromImage(first).dtype.name
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([s.file for s in slices])
-    # Slopes may differ between slices (PET): integers of the first one's type would cut them.
+    # Slopes may differ between slices (PET); integers of the first slice's type would clip them.
     reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
         with quiet_itk():
@@ -134,10 +127,10 @@ def read_series(folder: Path, uid: str | None = None) -> tuple[sitk.Image, str]:
 
 
 def _check_unread(folder: Path, read: set[str]) -> None:
-    """Require that no slice is damaged: GDCM leaves such a file out of its series without a word.
+    """Require that no slice is damaged: GDCM silently leaves damaged files out of a series.
 
     Raises:
-        InputError: how many files, and the first.
+        InputError: some are; the message says how many, and names the first.
     """
     suffixes = {Path(name).suffix.lower() for name in read} - {""}
     others = sorted(p for p in folder.iterdir() if p.name not in read and p.is_file())
@@ -150,21 +143,21 @@ def _check_unread(folder: Path, read: set[str]) -> None:
 
 
 def _is_damaged(file: Path, suffixes: set[str]) -> bool:
-    """Whether a file that GDCM does not read is an image, or named like one of `suffixes`."""
-    if file.name.startswith("."):  # what other systems leave beside the files
+    """Return whether a file that GDCM does not read is an image or has one of the suffixes."""
+    if file.name.startswith("."):  # metadata of other operating systems
         return False
     with file.open("rb") as stream:
         raw = stream.read(1024)
     if raw[128:132] != b"DICM":
         return file.suffix.lower() in suffixes
     sop_class = _sop_class(raw)
-    if sop_class is None:  # the file ends within its first lines
+    if sop_class is None:  # the file ends within its header
         return True
     return sop_class != _SPECTROSCOPY and _IMAGE_CLASS.match(sop_class) is not None
 
 
 def _sop_class(raw: bytes) -> str | None:
-    """What kind of object a file says it holds, from its beginning; None if it does not say."""
+    """Return the media storage SOP class from the beginning of a file; None if it is missing."""
     at = 132
     while len(raw) >= at + 12:
         group, element, vr, short = struct.unpack_from("<HH2sH", raw, at)
@@ -202,7 +195,7 @@ def _read_slice(file: str) -> _Slice:
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{file}: has no readable slice position and orientation; multi-frame (enhanced) "
-            "DICOM and scout images are not read: convert the series to NIfTI or NRRD"
+            "DICOM and scout images are not supported: convert the series to NIfTI or NRRD"
         ) from error
     return _Slice(file, position, orientation)
 
@@ -221,11 +214,11 @@ def _check_positions(slices: list[_Slice], name: str) -> None:
         )
     normal = np.cross(*orientations[0])
     along = np.array([s.position @ normal for s in slices])
-    # Repeated positions come in any order: the gaps between neighbours say nothing then.
+    # Repeated positions come in any order, in which gaps between neighbours mean nothing.
     places = 1 + int(np.count_nonzero(np.diff(np.sort(along)) > 1e-3))
     if places < len(slices):
         raise InputError(
-            f"{name}: the {len(slices)} slices of the series lie at {places} position(s) only; "
+            f"{name}: the {len(slices)} slices of the series lie at only {places} position(s); "
             "separate its time points or echoes, or remove the copies"
         )
     steps = np.diff([s.position for s in slices], axis=0)

@@ -1,4 +1,4 @@
-"""What a result was made from and with: content hashes of images, versions of packages."""
+"""The provenance of a result: content hashes of images and versions of packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .arrays import as_numpy
 
 
 def content_hash(volume: Volume) -> str:
-    """sha256 of voxels and header: the same image in another file format has the same hash."""
+    """Return the sha256 of voxels and header, which is the same in every file format."""
     digest = hashlib.sha256()
     geometry = volume.geometry
     header = [*geometry.spacing_mm, *geometry.origin_mm, *geometry.direction.ravel()]
@@ -25,7 +25,7 @@ def content_hash(volume: Volume) -> str:
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Of everything that takes part in a registration; `more` names further distributions."""
+    """Return the versions of what a registration uses; `more` names further distributions."""
     info = dinoreg_kernels.build_info()
     found = {}
     for name in ("dinoreg-rt", "numpy", "SimpleITK", *more):

@@ -1,8 +1,8 @@
-"""NIfTI-1 written in one pass, and gzip read with its checksum.
+"""NIfTI-1 files written in one pass, and gzip files read with their checksum.
 
-Both exist because of measurements on a 71 MB displacement field: SimpleITK takes 1.7 s to write
-it as ``.nii.gz`` and holds three copies; streaming slabs through ISA-L takes 0.2 s and holds one
-slab. And ITK's reader returns zeros for the missing part of a truncated gzip without a word.
+Both exist because of measurements on a 71 MB displacement field: SimpleITK takes 1.7 s to write it
+as ``.nii.gz`` and holds three copies, while streaming slabs through ISA-L takes 0.2 s and holds one
+slab. ITK's reader silently returns zeros for the missing part of a truncated gzip.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -22,46 +21,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..types import FloatArray, Geometry
-from . import integrity
-from .staging import own_prefix, remove_abandoned
+from ..types import Geometry
+from .nifti_header import HEADER_BYTES, build_header, parse_header
+from .staging import hidden_folder
 
-#: NumPy name of a pixel type -> NIfTI datatype code.
-_DATATYPES = {
-    "uint8": 2,
-    "int16": 4,
-    "int32": 8,
-    "float32": 16,
-    "float64": 64,
-    "int8": 256,
-    "uint16": 512,
-    "uint32": 768,
-    "int64": 1024,
-    "uint64": 1280,
-}
-_HEADER = struct.Struct("<i10s18sihcB8h3f4h8f3fhBB4f2i80s24shh3f3f12f16s4s")
-_VECTOR_INTENT = 1007
-_SCANNER_ANATOMICAL = 1
-_MILLIMETRES = 2
+GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 22
 _PREFIX = "dinoreg-unpacked-"
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry, pixel_type: str) -> None:
-    """Write ``.nii`` or ``.nii.gz``.
+    """Write a ``.nii`` or ``.nii.gz`` file.
 
     Args:
-        path: file to write; gzip if the name ends in ``.gz``.
-        array: (D, H, W), or (D, H, W, 3) for a vector image whose components stay as they are
-            (LPS), as ITK reads and writes them.
+        path: the file; compressed if its name ends in ``.gz``.
+        array: (D, H, W), or (D, H, W, 3) for a vector image. Components stay in LPS, as ITK reads
+            and writes them.
         geometry: the grid, LPS.
-        pixel_type: NumPy name; integers are rounded and clipped to their range.
+        pixel_type: NumPy name of the stored type; integers are rounded and clipped to their range.
     """
     dtype = np.dtype(pixel_type).newbyteorder("<")
     channels = [array] if array.ndim == 3 else [array[..., c] for c in range(array.shape[3])]
     with _open_for_writing(path) as stream:
-        stream.write(_header(geometry, pixel_type, len(channels)) + bytes(4))
+        stream.write(build_header(geometry, pixel_type, len(channels)) + bytes(4))
         step = max(1, _CHUNK // (dtype.itemsize * array.shape[1] * array.shape[2]))
         for channel in channels:
             for start in range(0, array.shape[0], step):
@@ -70,29 +52,28 @@ def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry, pixel_type:
 
 
 def cast_pixels(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """`array` as `dtype`; floats become integers by rounding and clipping to the range."""
+    """Convert to `dtype`; floats become integers by rounding and clipping to the range."""
     if dtype.kind == "f" or array.dtype.kind in "iu":
         return array.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
-    # The largest 64-bit integer is no float64: one step below it does not overflow.
+    # float64 cannot hold the largest 64-bit integer; the next smaller float64 does not overflow.
     top = limits.max if dtype.itemsize < 8 else np.nextafter(float(limits.max), 0.0)
     return np.clip(np.rint(array.astype(np.float64)), limits.min, top).astype(dtype)
 
 
 @contextmanager
 def gunzipped(path: Path) -> Iterator[Path]:
-    """Unpack a gzip file for the length of the block, its checksum verified.
+    """Unpack a gzip file for the duration of the block and verify its checksum.
 
     Yields:
-        The unpacked file, in a temporary folder, under a name that ITK can read whatever `path`
-        is called.
+        The unpacked file in a temporary folder, under a name that ITK can read.
 
     Raises:
-        InputError: truncated or corrupt, or no room in the temporary folder.
+        InputError: the file is truncated or corrupt, or the temporary folder has no room for it.
     """
-    remove_abandoned(Path(tempfile.gettempdir()), _PREFIX)  # of processes that were killed
-    with tempfile.TemporaryDirectory(prefix=own_prefix(_PREFIX)) as folder:
-        plain = Path(folder) / "image.nii"
+    folder = hidden_folder(Path(tempfile.gettempdir()), _PREFIX)
+    plain = folder / "image.nii"
+    try:
         try:
             with open_gzip(path) as packed, plain.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked, _CHUNK)
@@ -104,12 +85,15 @@ def gunzipped(path: Path) -> Iterator[Path]:
                 "set TMPDIR to a folder with more room"
             ) from error
         yield plain
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _why_not_unpacked(path: Path, error: Exception) -> str:
     with path.open("rb") as stream:
-        is_gzip = stream.read(2) == integrity.GZIP_MAGIC
-    if not is_gzip and integrity.is_nifti(path):
+        raw = stream.read(HEADER_BYTES)
+    is_gzip = raw.startswith(GZIP_MAGIC)
+    if not is_gzip and parse_header(raw) is not None:
         return "is not compressed; rename it to end in .nii"
     if is_gzip and _ends_in_other_bytes(path):
         return "other bytes follow its gzip data, damaged? copy or download it again"
@@ -119,7 +103,7 @@ def _why_not_unpacked(path: Path, error: Exception) -> str:
 
 
 def _ends_in_other_bytes(path: Path) -> bool:
-    """Whether whole gzip members are followed by what is none; the readers say it is too short."""
+    """Return whether other data follow whole gzip members; readers report this as truncation."""
     with path.open("rb") as stream:
         unpacker, packed = zlib.decompressobj(wbits=31), stream.read(_CHUNK)
         try:
@@ -127,8 +111,8 @@ def _ends_in_other_bytes(path: Path) -> bool:
                 unpacker.decompress(packed, _CHUNK)
                 packed = unpacker.unconsumed_tail or unpacker.unused_data or stream.read(_CHUNK)
                 if unpacker.eof and packed:
-                    packed += stream.read(len(integrity.GZIP_MAGIC))
-                    if not packed.startswith(integrity.GZIP_MAGIC):
+                    packed += stream.read(len(GZIP_MAGIC))
+                    if not packed.startswith(GZIP_MAGIC):
                         return True
                     unpacker = zlib.decompressobj(wbits=31)
         except zlib.error:
@@ -137,10 +121,10 @@ def _ends_in_other_bytes(path: Path) -> bool:
 
 
 def open_gzip(path: Path) -> IO[bytes]:
-    """Open a gzip file for reading, with ISA-L where it is installed."""
+    """Open a gzip file for reading, with ISA-L if it is installed."""
     try:
         from isal import igzip
-    except ImportError:  # platforms that ISA-L does not know
+    except ImportError:  # a platform without ISA-L
         return cast(IO[bytes], gzip.open(path, "rb"))
     return cast(IO[bytes], igzip.open(path, "rb"))
 
@@ -161,38 +145,8 @@ def _open_for_writing(path: Path) -> IO[bytes]:
         from isal import igzip_threaded
     except ImportError:
         return cast(IO[bytes], gzip.GzipFile(path, "wb", compresslevel=1, mtime=0))
-    # Level 1 with one thread: level 3 saves nothing on float fields and takes twice as long.
+    # Level 3 saves nothing on float fields and takes twice as long.
     stream = igzip_threaded.open(
         os.fspath(path), "wb", compresslevel=1, threads=1, block_size=_CHUNK
     )
     return cast(IO[bytes], stream)
-
-
-def _header(geometry: Geometry, pixel_type: str, components: int) -> bytes:
-    x, y, z = geometry.shape_xyz
-    vector = components > 1
-    dim = (5, x, y, z, 1, components, 1, 1) if vector else (3, x, y, z, 1, 1, 1, 1)
-    direction = _LPS_TO_RAS @ geometry.direction
-    origin = _LPS_TO_RAS @ np.asarray(geometry.origin_mm)
-    qfac, quaternion = _quaternion(direction)
-    rows = np.column_stack([direction * np.asarray(geometry.spacing_mm), origin])
-    fields: list[Any] = [348, b"", b"", 0, 0, b"r", 0, *dim, 0.0, 0.0, 0.0]
-    fields += [_VECTOR_INTENT if vector else 0, _DATATYPES[pixel_type]]
-    fields += [np.dtype(pixel_type).itemsize * 8, 0]
-    fields += [qfac, *geometry.spacing_mm, 1.0, 1.0, 1.0, 1.0]
-    fields += [352.0, 1.0, 0.0, 0, 0, _MILLIMETRES, 0.0, 0.0, 0.0, 0.0, 0, 0, b"dinoreg-rt", b""]
-    fields += [_SCANNER_ANATOMICAL, _SCANNER_ANATOMICAL, *quaternion, *origin, *rows.ravel()]
-    return _HEADER.pack(*fields, b"", b"n+1\0")
-
-
-def _quaternion(direction: FloatArray) -> tuple[float, FloatArray]:
-    """NIfTI's handedness and the (b, c, d) of the rotation closest to `direction` (RAS)."""
-    qfac = 1.0 if np.linalg.det(direction) > 0 else -1.0
-    r = direction * np.array([1.0, 1.0, qfac])
-    # Bar-Itzhack: the rotation is the eigenvector of the largest eigenvalue of this matrix.
-    k = np.empty((4, 4))
-    k[:3, :3] = r + r.T - np.trace(r) * np.eye(3)
-    k[3, :3] = k[:3, 3] = r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]
-    k[3, 3] = np.trace(r)
-    b, c, d, a = np.linalg.eigh(k)[1][:, -1]
-    return qfac, np.array([b, c, d]) * (1.0 if a >= 0 else -1.0)

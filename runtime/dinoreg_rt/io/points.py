@@ -1,7 +1,7 @@
-"""Landmark files <-> LPS millimetres.
+"""Landmark files read and written, with points in LPS millimetres.
 
-A CSV says nothing about its frame: it is taken as LPS unless the caller says ``ras``. 3D Slicer's
-files state their frame and are believed. What is written keeps the frame of what was read.
+A CSV does not state its frame: it is taken as LPS unless the caller says ``ras``. 3D Slicer's
+files state theirs. Points are written in the frame of the file they were read from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 
 from ..errors import InputError, OutputError
 from ..types import FloatArray
-from .staging import output_errors, staged_file
+from .paths import output_errors
+from .staging import staged_file
 
 Frame: TypeAlias = Literal["lps", "ras"]
 
@@ -30,21 +31,21 @@ _FCSV_COLUMNS = (
     *("id", "x", "y", "z", "ow", "ox", "oy", "oz"),
     *("vis", "sel", "lock", "label", "desc", "associatedNodeID"),
 )
-#: The numbers stand in files of 3D Slicer 4.10 and older.
+#: Files of 3D Slicer 4.10 and older hold the numbers.
 _FCSV_FRAMES: dict[str, Frame] = {"LPS": "lps", "RAS": "ras", "1": "lps", "0": "ras"}
 
 
 @dataclass(frozen=True, eq=False)
 class PointSet:
-    """Landmarks, and what is needed to write them back as they came.
+    """Landmarks, with everything needed to write them back as they were read.
 
     Attributes:
-        points_lps_mm: (N, 3) float64.
-        labels: one name a point.
-        frame: the frame of the file they came from, and will be written in.
-        columns: column names of a CSV or .fcsv, empty if it has no header.
-        rows: its cells, one tuple a point; the coordinates among them are replaced on writing.
-        document: the whole content of a .mrk.json.
+        points_lps_mm: positions, (N, 3) float64.
+        labels: one name per point.
+        frame: the frame of the file, in which the points are written again.
+        columns: column names of a CSV or .fcsv; empty if it has no header.
+        rows: the table's fields, one tuple per point; the coordinates are replaced on writing.
+        document: the whole content of a .mrk.json; None for other formats.
     """
 
     points_lps_mm: FloatArray
@@ -55,10 +56,10 @@ class PointSet:
     document: dict[str, Any] | None = None
 
     def with_points(self, points_lps_mm: FloatArray) -> PointSet:
-        """The same landmarks elsewhere; (N, 3) LPS mm."""
+        """Return the same landmarks at other positions, (N, 3) in LPS mm."""
         points = np.asarray(points_lps_mm, dtype=np.float64)
         if points.shape != self.points_lps_mm.shape:
-            raise ValueError(f"{points.shape} points for {self.points_lps_mm.shape}")
+            raise ValueError(f"got points {points.shape}; wanted {self.points_lps_mm.shape}")
         return replace(self, points_lps_mm=points)
 
 
@@ -70,8 +71,8 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
         frame: frame of a CSV; the other formats state theirs.
 
     Raises:
-        InputError: missing file, unknown format, no points, a coordinate that is no number, an
-            unknown frame.
+        InputError: the file is missing, of an unknown format or without points, a coordinate is not
+            a finite number, or the frame is unknown.
     """
     file = Path(path)
     try:
@@ -89,7 +90,7 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
         points = _read_markups(text, str(file))
     else:
         raise InputError(
-            f"{file}: unknown format of points '{suffix}'; {', '.join(_SUFFIXES)} can be read"
+            f"{file}: unknown format of points '{suffix}'; give {', '.join(_SUFFIXES)}"
         )
     if not len(points.points_lps_mm):
         raise InputError(f"{file}: holds no points")
@@ -99,19 +100,19 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
 
 
 def write_points(path: str | os.PathLike[str], points: PointSet) -> None:
-    """Write landmarks in the frame they came in; the suffix of `path` chooses the format.
+    """Write landmarks in their own frame; the suffix of `path` chooses the format.
 
-    NaN stands for a point without a position; JSON has none, so there it is marked as missing.
+    A point without a position has the coordinates NaN, or is marked as missing in JSON.
 
     Raises:
-        OutputError: cannot be written, or another suffix.
+        OutputError: the file cannot be written, or has another suffix.
     """
     file = Path(path)
     writers = {".csv": _csv_text, ".fcsv": _fcsv_text, ".mrk.json": _markups_text}
     suffix = _suffix(file)
     if suffix not in writers:
         raise OutputError(
-            f"{file}: points are not written as '{suffix}'; use {', '.join(_SUFFIXES)}"
+            f"{file}: points cannot be written as '{suffix}'; use {', '.join(_SUFFIXES)}"
         )
     text = writers[suffix](points)
     with staged_file(file) as staged, output_errors(file):
@@ -124,7 +125,7 @@ def _suffix(file: Path) -> str:
 
 
 def _flip(points: FloatArray, frame: Frame) -> FloatArray:
-    """LPS to `frame` and back: the same operation."""
+    """Convert from LPS to `frame`, or back, which is the same operation."""
     return points * (np.array([-1.0, -1.0, 1.0]) if frame == "ras" else 1.0)
 
 
@@ -165,7 +166,7 @@ def _numbers(rows: Sequence[Sequence[str]], at: Sequence[int], name: str) -> Flo
             points[i] = [float(row[j]) for j in at]
         except (ValueError, IndexError) as error:
             raise InputError(
-                f"{name}: point {i + 1} has no three numbers x, y, z: {', '.join(row)}"
+                f"{name}: point {i + 1} needs three numbers x, y, z but has: {', '.join(row)}"
             ) from error
     return points
 

@@ -1,9 +1,8 @@
-"""Outputs that appear whole or not at all.
+"""Files and folders that appear whole or not at all.
 
-Files are written into a hidden folder beside their destination and renamed at the end. An
-exception, Ctrl-C, SIGTERM or SIGHUP removes that folder, so no half-written output is ever left
-behind. What a killed process (SIGKILL, a crash) could not remove, the next run into the folder
-does.
+They are written under a hidden name beside their destination and renamed at the end, so a reader
+sees the old content or the new one. An exception, Ctrl-C, SIGTERM or SIGHUP removes the hidden
+files. What a killed process (SIGKILL, a crash) leaves behind is removed by the next writer.
 """
 
 from __future__ import annotations
@@ -19,17 +18,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from ..console.interruption import STOPPING, signals_as_exceptions
 from ..errors import OutputError
-from .names import check_name
+from .paths import HIDDEN, check_link, final_path, output_error, output_errors
 
-_PREFIX = ".dinoreg-"
-#: A folder of another machine, whose processes cannot be seen, is left alone for so long.
-_FOREIGN_AGE_S = 86_400.0
+#: Age at which leftovers are removed although their process cannot be checked.
+_ABANDONED_S = 86_400.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 @contextmanager
@@ -40,29 +40,28 @@ def staged_folder(
 
     Args:
         directory: the output folder; it is created, and removed again if the run fails.
-        obsolete: asked at the end for the names of files in `directory` that are removed as the new
-            ones appear; those that are replaced stay.
+        obsolete: called at the end; returns the names of files in `directory` to remove as the new
+            ones appear. Files that are replaced stay.
 
     Yields:
-        A hidden folder on the same file system. What lies in it when the block ends without an
-        exception replaces the files of the same names in `directory`.
+        A hidden folder on the same file system. Its files replace those of the same names in
+        `directory` when the block ends without an exception.
 
     Raises:
-        OutputError: the folder cannot be made, the disk is full, something is in the way.
+        OutputError: the folder cannot be created, the disk is full, or something is in the way.
     """
     target = Path(directory)
     with signals_as_exceptions():
         created = _make_folder(target)
         with output_errors(target):
-            remove_abandoned(target, _PREFIX)
-            staging = Path(tempfile.mkdtemp(prefix=own_prefix(_PREFIX), dir=target))
+            staging = hidden_folder(target)
         try:
             yield staging
             _move_into_place(staging, target, list(obsolete()))
             created = []
         except OSError as error:
             if error.errno in _DISK_ERRORS:
-                raise _output_error(target, error) from error
+                raise output_error(target, error) from error
             raise
         finally:
             with _uninterrupted():
@@ -72,7 +71,7 @@ def staged_folder(
 
 @contextmanager
 def staged_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write one file whole or not at all.
+    """Write one output file whole or not at all, with the guarantees of `staged_folder`.
 
     Yields:
         A path with the same name in a hidden folder; it replaces `path` when the block ends.
@@ -88,58 +87,134 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Report every failure to write `path` as an `OutputError` that names it."""
+def whole_file(path: Path, mode: int) -> Iterator[IO[bytes]]:
+    """Open a file that replaces `path`, with the permissions `mode`, when the block ends.
+
+    For stores that several processes write: it does not touch signal handlers, and a leftover is
+    judged by its age alone, because containers that share a folder cannot see each other's
+    processes.
+
+    Raises:
+        OSError: the file cannot be written; `path` is then as it was before.
+    """
+    remove_abandoned(path.parent, HIDDEN)
+    handle, name = tempfile.mkstemp(prefix=own_prefix(HIDDEN), dir=path.parent)
+    partial = Path(name)
     try:
-        yield
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+        partial.chmod(mode)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_folder(
+    target: Path, check: Callable[[Path], None], taken: str, *, replace: bool
+) -> Iterator[Path]:
+    """Write a folder that takes the place of `target` when the block ends without an exception.
+
+    Args:
+        target: the folder, with links resolved.
+        check: raises an `OutputError` if what lies at the given path must stay. It is asked at the
+            beginning and again at the end, where a folder to be replaced has been moved aside.
+        taken: the error message if something appears at `target` at the last moment.
+        replace: an existing folder that passes `check` is replaced.
+
+    Raises:
+        OutputError: something is in the way.
+        OSError: the folder cannot be written.
+    """
+    check(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):  # otherwise the one that was moved aside may be the only one left
+        remove_abandoned(target.parent, f".{target.name}.replaced.")
+    work = hidden_folder(target.parent, f".{target.name}.")
+    try:
+        yield work
+        work.chmod(0o755)
+        if replace:
+            _replace(work, target, check, taken)
+        else:
+            check(target)
+            _rename(work, target, taken)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _replace(work: Path, target: Path, check: Callable[[Path], None], taken: str) -> None:
+    old = None
+    try:
+        if os.path.lexists(target):
+            prefix = own_prefix(f".{target.name}.replaced.")
+            old = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+            target.rename(old)  # nobody writes into it there while it is checked
+            check(old)
+        _rename(work, target, taken)
+    except BaseException:
+        if old is not None and os.path.lexists(target):
+            old.rmdir()  # empty, because the folder was not moved
+        elif old is not None:
+            old.rename(target)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _rename(work: Path, target: Path, taken: str) -> None:
+    try:
+        work.rename(target)  # fails unless `target` is missing or an empty folder
     except OSError as error:
-        raise _output_error(Path(path), error) from error
+        if error.errno not in _TAKEN:
+            raise
+        raise OutputError(taken) from error
 
 
-def final_path(path: Path) -> Path:
-    """`path` without hidden staging folders: the name the user knows."""
-    return Path(*[part for part in path.parts if not part.startswith(_PREFIX)])
+def hidden_folder(parent: Path, prefix: str = HIDDEN) -> Path:
+    """Create a folder in `parent` named after this process, and remove those of dead processes."""
+    remove_abandoned(parent, prefix)
+    return Path(tempfile.mkdtemp(prefix=own_prefix(prefix), dir=parent))
 
 
-def check_writable(directory: str | os.PathLike[str]) -> None:
-    """Find out before the work begins whether `directory` can be made and written.
+def own_prefix(prefix: str) -> str:
+    """Return `prefix` with the machine and process that `remove_abandoned` looks for."""
+    return f"{prefix}{_host()}-{os.getpid()}-"
 
-    Raises:
-        OutputError: a file in the way, no permission, read-only file system.
+
+def remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove what dead processes left in `parent` under names made by `own_prefix`.
+
+    A folder of this machine is removed once its process is gone; a folder of another machine and
+    a file after a day.
     """
-    check_name(directory, OutputError)
-    _check_link(Path(directory))
-    existing = _nearest_existing(Path(directory))
-    if not existing.is_dir():
-        raise OutputError(f"{directory}: {existing} is a file; name another output folder")
-    with output_errors(directory), tempfile.TemporaryFile(prefix=_PREFIX, dir=existing):
-        pass
+    for path in parent.glob(f"{glob.escape(prefix)}*"):
+        found = re.fullmatch(r"(\w+)-(\d+)-\w+", path.name.removeprefix(prefix))
+        if found is None:
+            continue
+        with suppress(OSError):  # its own process, or another writer, has just removed it
+            old = time.time() - path.stat().st_mtime > _ABANDONED_S
+            host, pid = found.groups()
+            if not path.is_dir():
+                if old:
+                    path.unlink()
+            elif not _pid_exists(int(pid)) if host == _host() else old:
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def check_free_space(directory: str | os.PathLike[str], bytes_needed: int) -> None:
-    """Find out before the work begins whether the outputs will fit on the disk.
-
-    Raises:
-        OutputError: less than `bytes_needed` is free on the file system of `directory`.
-    """
-    with output_errors(directory):
-        usage = shutil.disk_usage(_nearest_existing(Path(directory)))
-    free = usage.free
-    if usage.total and free < bytes_needed:  # some file systems say 0 for they don't know
-        raise OutputError(
-            f"{directory}: the outputs need at least {bytes_needed / 1e6:.0f} MB and "
-            f"{free / 1e6:.0f} MB are free; free some space or name another output folder"
-        )
+def _pid_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's process
+        return True
+    return True
 
 
-def _check_link(target: Path) -> None:
-    """A link to nowhere is no folder, and none can be made in its place."""
-    for path in (target, *target.parents):
-        if path.is_symlink() and not path.exists():
-            raise OutputError(
-                f"{target}: {final_path(path)} is a link to {path.readlink()}, which does not "
-                "exist; remove the link or name another output folder"
-            )
+def _host() -> str:
+    return re.sub(r"\W", "_", platform.node())
 
 
 def _move_into_place(staging: Path, target: Path, obsolete: list[str]) -> None:
@@ -151,7 +226,7 @@ def _move_into_place(staging: Path, target: Path, obsolete: list[str]) -> None:
                 f"{final_path(destination)}: a folder of this name is in the way; remove it or "
                 "name another output folder"
             )
-    # A few renames: finishing them is faster than taking them back would be.
+    # Finishing a few renames is faster than undoing them.
     with _uninterrupted(), output_errors(target):
         for file, destination in zip(files, destinations, strict=True):
             destination.parent.mkdir(parents=True, exist_ok=True)
@@ -162,8 +237,8 @@ def _move_into_place(staging: Path, target: Path, obsolete: list[str]) -> None:
 
 
 def _make_folder(target: Path) -> list[Path]:
-    """Create `target`; returns the folders that did not exist before, innermost first."""
-    _check_link(target)
+    """Create `target` and return the folders that did not exist before, innermost first."""
+    check_link(target)
     missing = [p for p in (target, *target.parents) if not p.exists()]
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -173,71 +248,16 @@ def _make_folder(target: Path) -> list[Path]:
         ) from error
     except OSError as error:
         _remove_empty(missing)
-        raise _output_error(target, error) from error
+        raise output_error(target, error) from error
     return missing
-
-
-def remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove folders in `parent`, named by `own_prefix`, whose process could not do so itself."""
-    for folder in parent.glob(f"{glob.escape(prefix)}*"):
-        found = re.fullmatch(r"(\w+)-(\d+)-\w+", folder.name.removeprefix(prefix))
-        if found is None:
-            continue
-        try:
-            age_s = time.time() - folder.stat().st_mtime
-        except OSError:  # its process has just removed it
-            continue
-        host, pid = found.groups()
-        if not _pid_exists(int(pid)) if host == _host() else age_s > _FOREIGN_AGE_S:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _pid_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # someone else's process
-        return True
-    return True
-
-
-def own_prefix(prefix: str) -> str:
-    """`prefix`, with the machine and the process: what a name of `remove_abandoned` begins with."""
-    return f"{prefix}{_host()}-{os.getpid()}-"
-
-
-def _host() -> str:
-    return re.sub(r"\W", "_", platform.node())
 
 
 def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         try:
             folder.rmdir()
-        except OSError:  # not empty, or never made: someone else's business
+        except OSError:  # never created, or in use by someone else
             return
-
-
-def _nearest_existing(path: Path) -> Path:
-    absolute = path.absolute()
-    return next(p for p in (absolute, *absolute.parents) if p.exists())
-
-
-def _output_error(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{final_path(path)}: cannot be written: {_reason(error)}; check the free space and the "
-        "permissions of this folder, or name another"
-    )
-
-
-def _reason(error: OSError) -> str:
-    """What the system says: libraries put the number alone, or a dump around it, into a text."""
-    found = re.search(r"errno = (\d+)", str(error))
-    number = error.errno or (int(found[1]) if found else None)
-    if number is not None:
-        return os.strerror(number)
-    return (error.strerror or str(error)).removeprefix("Reason: ")
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """ITK's HDF5 transform files, read and written without a float64 copy of the displacement.
 
-Layout, as ITK 5.4 writes it: a group ``TransformGroup`` with members ``0``, ``1``, ...; in each
-the strings ``TransformType`` and, but for the composite at 0, the vectors ``TransformParameters``
-and ``TransformFixedParameters``. A composite applies its LAST member first. ITK takes parameters
-in float32 as well as in float64.
+The layout, as ITK 5.4 writes it, is a group ``TransformGroup`` with members ``0``, ``1``, ... Each
+holds the string ``TransformType`` and, except for the composite at 0, the vectors
+``TransformParameters`` and ``TransformFixedParameters``. A composite applies its last member first.
+ITK accepts parameters in float32 and in float64.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ _FIELD_TYPE = "DisplacementFieldTransform"
 
 
 def read_chain(path: Path) -> tuple[AffineTransform | DisplacementField, ...] | None:
-    """The chain in `path`, applied first element first.
+    """Read the chain in `path`, which is applied first element first.
 
     Returns:
-        None when it holds other kinds than composite, affine and displacement field, or an old
-        layout: then ITK itself has to read it.
+        None if the file has an old layout or holds a kind other than composite, affine and
+        displacement field; ITK has to read it then.
 
     Raises:
-        InputError: not an HDF5 file, damaged, not 3D, or several transforms without a composite.
+        InputError: the file is not HDF5, is damaged or not 3D, or holds several transforms without
+            a composite.
     """
     import h5py
 
@@ -49,8 +50,8 @@ def read_chain(path: Path) -> tuple[AffineTransform | DisplacementField, ...] | 
                 members, kinds = members[1:], kinds[1:]
             elif len(members) > 1:
                 raise InputError(
-                    f"{path}: holds {len(members)} transforms without a composite; in which order "
-                    "they apply is not said: save them as one composite, or one per file"
+                    f"{path}: holds {len(members)} transforms without a composite, which leaves "
+                    "their order open: save them as one composite, or one per file"
                 )
             if not _all_known(members, kinds):
                 return None
@@ -58,7 +59,7 @@ def read_chain(path: Path) -> tuple[AffineTransform | DisplacementField, ...] | 
             return tuple(reversed(steps))
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{path}: cannot be read as an ITK transform, truncated or damaged ({error})"
+            f"{path}: cannot be read as an ITK transform; it is truncated or damaged ({error})"
         ) from error
 
 
@@ -68,17 +69,20 @@ def write_composite(
     grid: Geometry,
     slabs: Iterable[tuple[int, FloatArray]],
 ) -> None:
-    """Write the composite that applies a displacement first and `affine` after it.
+    """Write the composite that applies a displacement first and then `affine`.
 
     Args:
         path: file to write.
-        affine: stored in float64, centre at 0.
+        affine: stored in float64, centred at 0.
         grid: grid of the displacement.
-        slabs: first z index and displacement (n, H, W, 3), mm; stored in float32.
+        slabs: first z index and displacement (n, H, W, 3) in mm of each slab; stored in float32.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     try:
         _write_members(path, affine, grid, slabs)
-    except RuntimeError as error:  # what h5py makes of a disk that is full when it closes
+    except RuntimeError as error:  # h5py raises it if the disk is full when the file is closed
         raise OSError(str(error)) from error
 
 
@@ -146,7 +150,7 @@ def _read_field(parameters: Any, fixed: FloatArray, name: str) -> DisplacementFi
     vectors = np.empty((z, y, x, 3), dtype=np.float32)
     if parameters.shape != (vectors.size,):
         raise ValueError(f"{parameters.shape} parameters for {vectors.size} values")
-    parameters.read_direct(vectors.reshape(-1))  # HDF5 converts float64 on the way
+    parameters.read_direct(vectors.reshape(-1))  # HDF5 converts float64
     validate.check_finite(vectors, name)
     return DisplacementField(vectors, grid)
 

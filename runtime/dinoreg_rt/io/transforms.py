@@ -1,7 +1,7 @@
-"""Transform files <-> chains of `AffineTransform` and `DisplacementField`.
+"""Transform files read and written as chains of `AffineTransform` and `DisplacementField`.
 
-A chain is applied in order, first element first. (An ITK composite lists its parts the other way
-round; only this module knows.) All transforms map fixed points to moving points, LPS mm.
+A chain is applied first element first, while an ITK composite lists its parts in reverse order. All
+transforms map fixed points to moving points, in LPS mm.
 """
 
 from __future__ import annotations
@@ -21,41 +21,39 @@ from ..types import AffineTransform, DisplacementField, FloatArray, Transform
 from . import transform_h5
 from .arrays import as_numpy
 from .convert import array_to_sitk, displacement_from_sitk
-from .images import image_suffix, read_displacement
-from .names import check_name
-from .staging import output_errors, staged_file
+from .images import READABLE, image_suffix, read_displacement
+from .paths import check_name, output_errors
+from .staging import staged_file
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _TRANSFORM_FILES = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
-_FIELD_FILES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_AFFINE_FILES = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
 _SLAB_VOXELS = 1 << 19
 
 
 def read_transform(path: str | os.PathLike[str]) -> tuple[Transform, ...]:
-    """Read a transform as a chain, applied first element first.
+    """Read a transform as a chain, which is applied first element first.
 
     Args:
-        path: ITK ``.tfm``, ``.txt``, ``.h5``, ``.hdf5`` (single or composite), ANTs ``.mat``, or a
-            displacement field (mm, LPS) as a vector image.
+        path: ITK ``.tfm``, ``.txt``, ``.h5`` or ``.hdf5`` (single or composite), ANTs ``.mat``, or
+            a displacement field (mm, LPS) as a vector image.
 
     Raises:
-        InputError: missing or damaged file, not 3D, or a kind that is neither affine nor a
-            displacement field.
+        InputError: the file is missing or damaged, or the transform is not 3D or neither affine nor
+            a displacement field.
     """
     check_name(path)
     file = Path(path)
     if not file.exists():
         raise InputError(f"{file}: no such file")
     suffix = image_suffix(file)
-    if suffix in _FIELD_FILES:
+    if suffix in READABLE:
         return (read_displacement(file),)
     if suffix not in _TRANSFORM_FILES:
         raise InputError(
             f"{file}: unknown transform format '{suffix}'; "
-            f"{', '.join(_TRANSFORM_FILES + _FIELD_FILES)} can be read"
+            f"give {', '.join(_TRANSFORM_FILES + READABLE)}"
         )
     chain = transform_h5.read_chain(file) if suffix in (".h5", ".hdf5") else None
     if chain is None:
@@ -66,10 +64,10 @@ def read_transform(path: str | os.PathLike[str]) -> tuple[Transform, ...]:
 
 
 def read_initial(path: str | os.PathLike[str]) -> AffineTransform:
-    """Read an initial alignment: an affine transform, or a composite of such.
+    """Read an initial alignment: an affine transform, or a composite of affine transforms.
 
     Raises:
-        InputError: as `read_transform`, or a displacement field in it.
+        InputError: as `read_transform`, or the file holds a displacement field.
     """
     chain = read_transform(path)
     affines = [step for step in chain if isinstance(step, AffineTransform)]
@@ -84,16 +82,16 @@ def write_affine(path: str | os.PathLike[str], affine: AffineTransform) -> None:
     """Write an ITK affine transform as ``.tfm``, ``.txt``, ``.mat``, ``.h5`` or ``.hdf5``.
 
     Raises:
-        OutputError: cannot be written, or another suffix.
+        OutputError: the file cannot be written, or has another suffix.
     """
     import SimpleITK as sitk
 
     check_name(path, OutputError)
     target = Path(path)
-    if target.suffix.lower() not in _AFFINE_FILES:
+    if target.suffix.lower() not in _TRANSFORM_FILES:
         raise OutputError(
-            f"{target}: transforms are not written as '{target.suffix}'; use "
-            f"{', '.join(_AFFINE_FILES)}"
+            f"{target}: transforms cannot be written as '{target.suffix}'; use "
+            f"{', '.join(_TRANSFORM_FILES)}"
         )
     with staged_file(target) as staged, output_errors(target):
         try:
@@ -105,11 +103,11 @@ def write_affine(path: str | os.PathLike[str], affine: AffineTransform) -> None:
 def composite_to_sitk(
     initial: AffineTransform, displacement: DisplacementField
 ) -> sitk.CompositeTransform:
-    """The mapping ``p -> p + u(p)`` as ITK's composite of `initial` and what remains.
+    """Convert the mapping ``p -> p + u(p)`` to ITK's composite of `initial` and a remainder.
 
     The composite is ``T(p) = A(p + d(p))`` with ``d(p) = A^-1(p + u(p)) - p``. Linear
     interpolation commutes with an affine map, so both are the same between the voxel centres of
-    the grid; outside it T is A, where the field alone would be the identity.
+    the grid. Outside it T is A, where the field alone would be the identity.
 
     Args:
         initial: A, the initial alignment.
@@ -132,10 +130,10 @@ def write_composite_h5(
 ) -> None:
     """Write the transform of `composite_to_sitk` as ITK HDF5, slab by slab.
 
-    The displacement is stored as float32 (ITK converts while reading), half of what ITK writes.
+    The displacement is stored as float32, half the size that ITK writes.
 
     Raises:
-        OutputError: cannot be written.
+        OutputError: the file cannot be written.
     """
     target = Path(path)
     with staged_file(target) as staged, output_errors(target):
@@ -146,10 +144,10 @@ def write_composite_h5(
 def remaining_slabs(
     initial: AffineTransform, displacement: DisplacementField
 ) -> Iterator[tuple[int, FloatArray]]:
-    """``d(p) = A^-1(p + u(p)) - p`` in slabs along z.
+    """Compute the remainder ``d(p) = A^-1(p + u(p)) - p`` in slabs along z.
 
     Yields:
-        First z index, and the slab (n, H, W, 3) in mm, float64.
+        The first z index, and the slab (n, H, W, 3) in mm, float64.
     """
     inverse = geometry.invert_affine(initial)
     to_lps = geometry.index_to_lps(displacement.geometry)
@@ -172,11 +170,12 @@ def transform_points(chain: Sequence[Transform], points_lps_mm: FloatArray) -> F
     """Map points through a chain, in float64.
 
     Args:
-        chain: as `read_transform` gives it.
+        chain: as returned by `read_transform`.
         points_lps_mm: (N, 3).
 
     Returns:
-        (N, 3). A displacement is interpolated linearly and is zero outside its grid, as in ITK.
+        (N, 3) in LPS mm. A displacement is interpolated linearly and is zero outside its grid, as
+        in ITK.
     """
     return transform_points_within(chain, points_lps_mm)[0]
 
@@ -184,7 +183,7 @@ def transform_points(chain: Sequence[Transform], points_lps_mm: FloatArray) -> F
 def transform_points_within(
     chain: Sequence[Transform], points_lps_mm: FloatArray
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """As `transform_points`, and (N) whether a point met every displacement inside its grid."""
+    """As `transform_points`; also return, (N,), whether a point was inside every field's grid."""
     points = np.asarray(points_lps_mm, dtype=np.float64).reshape(-1, 3)
     within = np.ones(len(points), np.bool_)
     for step in chain:
@@ -207,19 +206,20 @@ def _read_with_itk(file: Path) -> tuple[Transform, ...]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(
-            f"{file}: cannot be read as a transform, damaged or not what its name says ({reason})"
+            f"{file}: cannot be read as a transform; it is damaged or not of the format that its "
+            f"name says ({reason})"
         ) from error
     return _from_sitk(transform, str(file))
 
 
 def _check_single(file: Path) -> None:
-    """ITK reads the first of several transforms in a text file and drops the others."""
+    """Require one transform or a composite: ITK reads the first in a text file and drops others."""
     lines = file.read_text("utf-8", "replace").splitlines()
     kinds = [line.split(":")[1].strip() for line in lines if line.startswith("Transform:")]
     if len(kinds) > 1 and not kinds[0].startswith("CompositeTransform"):
         raise InputError(
-            f"{file}: holds {len(kinds)} transforms without a composite; in which order they "
-            "apply is not said: save them as one composite, or one per file"
+            f"{file}: holds {len(kinds)} transforms without a composite, which leaves their order "
+            "open: save them as one composite, or one per file"
         )
 
 
@@ -228,8 +228,8 @@ def _from_sitk(transform: sitk.Transform, name: str) -> tuple[Transform, ...]:
 
     if transform.GetDimension() != 3:
         raise InputError(f"{name}: is a {transform.GetDimension()}D transform; 3D is needed")
-    # First: SimpleITK shows kinds that it does not know (ANTs' MatrixOffsetTransformBase) as
-    # composites that hold themselves.
+    # This comes first: SimpleITK shows kinds that it does not know (ANTs'
+    # MatrixOffsetTransformBase) as composites that contain themselves.
     if transform.IsLinear():
         return (_affine_from_sitk(transform),)
     if transform.GetTransformEnum() == sitk.sitkComposite:
@@ -241,13 +241,13 @@ def _from_sitk(transform: sitk.Transform, name: str) -> tuple[Transform, ...]:
         field = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
         return (displacement_from_sitk(field, name),)
     raise InputError(
-        f"{name}: holds a {transform.GetName()}; affine transforms and displacement fields can be "
-        "read: convert it into a displacement field"
+        f"{name}: holds a {transform.GetName()}; only affine transforms and displacement fields "
+        "can be read: convert it into a displacement field"
     )
 
 
 def _affine_from_sitk(transform: sitk.Transform) -> AffineTransform:
-    """Whatever its parametrisation (Euler angles, versor, centre): by where it sends points."""
+    """Convert a linear transform of any parametrisation, from where it sends four points."""
     images = np.array([transform.TransformPoint(p) for p in np.vstack([np.zeros(3), np.eye(3)])])
     return AffineTransform((images[1:] - images[0]).T, images[0])
 

@@ -1,8 +1,9 @@
-"""What an image must be before anything else looks at it; every refusal says what to do."""
+"""Requirements on images, checked before anything else uses them; each refusal says what to do."""
 
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +14,17 @@ from ..types import Geometry
 
 _SPACING_RANGE_MM = (1e-3, 1e3)
 _DIRECTION_TOLERANCE = 1e-3
-#: Parcellations of a whole brain have some hundred labels, with values up to some ten thousand.
+#: Parcellations of a whole brain have a few hundred labels with values up to some ten thousand.
 _MOST_LABELS = 1000
+#: Read-only arrays whose values are known to be finite, by their `id`.
+_FINITE: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
 
 
 def check_size(size_xyz: tuple[int, ...], name: str) -> None:
-    """Require three axes of at least two voxels; a fourth axis of length 1 is let through.
+    """Require three axes of at least two voxels; further axes of length 1 are accepted.
 
     Raises:
-        InputError: 2D, several time points, or an axis of one voxel.
+        InputError: a 2D image, several time points, or an axis of one voxel.
     """
     shape = " x ".join(str(n) for n in size_xyz)
     if len(size_xyz) < 3:
@@ -39,10 +42,10 @@ def check_size(size_xyz: tuple[int, ...], name: str) -> None:
 
 
 def check_pixels(*, components: int, is_complex: bool, wanted: int, name: str) -> None:
-    """Require real pixels with `wanted` components (1 for an image, 3 for a displacement).
+    """Require real pixels with `wanted` components: 1 for an image, 3 for a displacement.
 
     Raises:
-        InputError: complex or RGB pixels for an image, scalar pixels for a displacement.
+        InputError: complex pixels, or another number of components.
     """
     if is_complex:
         raise InputError(
@@ -65,8 +68,8 @@ def check_geometry(geometry: Geometry, name: str) -> None:
     """Require a plausible spacing and orthonormal axes.
 
     Raises:
-        InputError: spacing outside 0.001 to 1000 mm, singular or sheared direction, an origin
-            that is no number.
+        InputError: a spacing outside 0.001 to 1000 mm, a singular or sheared direction, or an
+            origin that is not finite.
     """
     low, high = _SPACING_RANGE_MM
     if not all(low <= s <= high for s in geometry.spacing_mm):
@@ -96,44 +99,64 @@ def check_values(array: NDArray[Any], name: str) -> None:
     """Require finite values that are not all the same.
 
     Raises:
-        InputError: NaN or Inf (counted), or a constant image.
+        InputError: NaN or Inf (with their number), or a constant image.
     """
-    check_finite(array, name)
-    low = float(array.min())
-    if low == float(array.max()):
+    if _is_known(array):
+        low = float(array[0, 0, 0])
+        # The first plane that varies ends the search.
+        constant = all(float(plane.min()) == low == float(plane.max()) for plane in array)
+    else:
+        low, high = _finite_extremes(array, name)
+        constant = low == high
+    if constant:
         raise InputError(
             f"{name}: every voxel is {low:g}: there is nothing to align in a constant image"
         )
 
 
 def check_finite(array: NDArray[Any], name: str) -> None:
-    """Require that no value is NaN or Inf.
+    """Require that no value is NaN or Inf; arrays given to `remember_finite` are not examined.
 
     Raises:
         InputError: with the number of such values.
     """
-    # The extremes carry any NaN or Inf, without a second array as large as the image.
+    if not _is_known(array):
+        _finite_extremes(array, name)
+
+
+def remember_finite(array: NDArray[Any]) -> None:
+    """Make an array of finite values read-only, so that they need not be examined again."""
+    array.flags.writeable = False
+    _FINITE[id(array)] = array
+
+
+def _is_known(array: NDArray[Any]) -> bool:
+    return _FINITE.get(id(array)) is array and not array.flags.writeable
+
+
+def _finite_extremes(array: NDArray[Any], name: str) -> tuple[float, float]:
+    # The extremes reveal any NaN or Inf, without a second array as large as the image.
     with np.errstate(invalid="ignore"):
-        extremes = np.array([float(array.min()), float(array.max())])
-    if np.isfinite(extremes).all():
-        return
-    bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in array)
-    raise InputError(not_finite(name, bad))
+        low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in array)
+        raise InputError(not_finite(name, bad))
+    return low, high
 
 
 def not_finite(name: str, count: int) -> str:
-    """The message for `count` values that are no numbers."""
+    """Return the error message for `count` values that are not finite."""
     return (
-        f"{name}: holds {count} NaN or Inf value(s) (as float32): replace them, for instance by "
-        "the background value, and exclude them by a mask if they matter"
+        f"{name}: holds {count} NaN or Inf value(s) (as float32): replace them, for instance with "
+        "the background value, and exclude them with a mask if they matter"
     )
 
 
 def check_labels(array: NDArray[Any], name: str) -> None:
-    """Require what can be labels: whole numbers (D, H, W), none negative, not thousands of them.
+    """Require that whole numbers (D, H, W) can be labels: none negative, at most 1000 different.
 
     Raises:
-        InputError: the values of an image.
+        InputError: they look like the values of an image.
     """
     low, high = int(array.min()), int(array.max())
     wanted = (
@@ -158,14 +181,14 @@ def check_mask_grid(mask: Geometry, grid: Geometry, name: str, role: str) -> Non
     """Require that a mask lies on the grid of its image.
 
     Raises:
-        InputError: showing both grids.
+        InputError: they differ; the message shows both grids.
     """
     if same_grid(mask, grid):
         return
     raise InputError(
         f"{name}: the {role} mask must lie on the {role} image's grid; the mask has "
         f"{describe(mask)}, origin {_triple(mask.origin_mm)}, the image {describe(grid)}, "
-        f"origin {_triple(grid.origin_mm)}: resample the mask (nearest neighbour)"
+        f"origin {_triple(grid.origin_mm)}: resample the mask (nearest neighbours)"
     )
 
 

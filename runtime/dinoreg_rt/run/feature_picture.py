@@ -1,14 +1,11 @@
-"""`features.png`: what the solver compared. The same tissue should have one colour in all rows.
+"""`features.png`: the features that the solver compared, with one colour for each tissue.
 
-The rows are the fixed image, the moving image as initially aligned, and as the result warps it, all
-at the same places. What differs between the modalities is taken out: of its features each image's
-own mean is subtracted, and each channel is divided by its own standard deviation, over the places
-that the result matches. Red, green and blue are the three directions in which the features of
-matching places vary together most; each image has its own contrast in them, and over both every
-shade is as frequent as any other. Where either image has nothing to compare the picture is dark.
-
-How well the colours agree is written above, as their correlation at matching places. They are of
-the directions that agree best: all channels together agree less.
+The rows show the fixed image, the moving image after the initial alignment, and the warped moving
+image, all at the same points. Differences between the modalities are removed: each channel of each
+image is standardised over the points that the result matches. Red, green and blue are the three
+directions in which the features of matching points covary most. Each image has its own contrast in
+them, and over both images all shades are equally frequent. The picture is dark where either image
+has nothing to compare. All channels together agree less than these three directions.
 """
 
 from __future__ import annotations
@@ -28,20 +25,20 @@ _INK, _PAPER = "#e8e6e3", "#111315"
 _DPI, _WIDTH_IN = 100, 11.0
 _ROWS = ("fixed", "moving, initially aligned", "moving, warped")
 _COLOURS, _SHADES = 3, 65
-#: Grey of places that are not compared.
+#: Grey value of points that are not compared.
 DARK = 0.08
-#: Places from which the colours are chosen, about; more change nothing that can be seen.
-_PLACES = 200_000
+#: Approximate number of points from which the colours are chosen; more make no visible difference.
+_POINTS = 200_000
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureView:
-    """One plane.
+    """The pictures of one plane.
 
     Attributes:
-        plane: its name.
-        pictures: for each of the three rows (rows, columns, 3) in 0..1.
-        aspect: height of a pixel by its width.
+        plane: name of the plane.
+        pictures: one picture (rows, columns, 3), 0..1, for each of the three rows.
+        aspect: ratio of a pixel's height to its width.
     """
 
     plane: Plane
@@ -51,13 +48,13 @@ class FeatureView:
 
 @dataclass(frozen=True, eq=False)
 class Palette:
-    """How features become colours.
+    """The map from features to colours.
 
     Attributes:
-        means: (C,) of the fixed and of the moving image.
-        directions: (C, 3) of both, by which centred features are multiplied.
-        levels: (n, 3) values, growing, that are shown at even steps from 0 to 1: each shade is as
-            frequent as any other.
+        means: mean features (C,) of the fixed and of the moving image.
+        directions: for both images, the matrix (C, 3) that projects centred features.
+        levels: increasing values (n, 3) that are shown at even steps from 0 to 1, so that all
+            shades are equally frequent.
     """
 
     means: tuple[FloatArray, FloatArray]
@@ -65,18 +62,18 @@ class Palette:
     levels: FloatArray
 
     def values(self, features: Array, image: int) -> FloatArray:
-        """(n, 3) of features (n, C) of an image: 0 is fixed, 1 moving; unit deviation."""
+        """Project features (n, C) of an image (0 fixed, 1 moving) to (n, 3) with unit deviation."""
         return np.asarray((features - self.means[image]) @ self.directions[image])
 
     def colours(self, features: Array, image: int) -> FloatArray:
-        """The same in 0..1."""
+        """Return the colours (n, 3), 0..1, of features (n, C) of an image."""
         values, shades = self.values(features, image), np.linspace(0, 1, len(self.levels))
         each = zip(values.T, self.levels.T, strict=True)
         return np.stack([np.interp(v, levels, shades) for v, levels in each], axis=-1)
 
 
 def draw_features(features: KeptFeatures, path: Path) -> None:
-    """Draw three planes in three rows, see above, into the PNG file `path`."""
+    """Draw three planes in three rows into the PNG file `path`; see the module's description."""
     figure = new_figure(figsize=(_WIDTH_IN, 1.03 * _WIDTH_IN), facecolor=_PAPER)
     grid = figure.add_gridspec(len(_ROWS), len(PLANES), wspace=0.04, hspace=0.06)
     grid.update(left=0.05, right=0.98, top=0.92, bottom=0.02)
@@ -91,20 +88,20 @@ def draw_features(features: KeptFeatures, path: Path) -> None:
                 ax.set_title(view.plane, color=_INK, fontsize=10)
             if column == 0:
                 ax.set_ylabel(name, color=_INK, fontsize=10)
-    # No measure of quality: the directions are chosen by the result itself.
+    # It shows no number: the directions depend on the result, so they do not measure its quality.
     headline = "colours: the three directions in which the features of both images agree best"
     figure.text(0.5, 0.965, headline, color=_INK, fontsize=11, ha="center")
     figure.savefig(path, dpi=_DPI, facecolor=_PAPER)
 
 
 def choose_palette(features: KeptFeatures) -> Palette:
-    """The directions in which both images' features vary together most at matching places.
+    """Choose the directions in which both images' features covary most at matching points.
 
-    Eigenvectors of the symmetric part of the cross-covariance of standardised features.
+    They are eigenvectors of the symmetric part of the cross-covariance of standardised features.
     """
     found = _matches(features, warped=True)
     if not len(found[0]):
-        found = (np.zeros((1, _channels(features))),) * 2  # a picture without colours
+        found = (np.zeros((1, _channels(features))),) * 2  # all pictures are dark
     means = (found[0].mean(axis=0), found[1].mean(axis=0))
     scales = (_deviation(found[0]), _deviation(found[1]))
     fixed, moving = ((f - m) / s for f, m, s in zip(found, means, scales, strict=True))
@@ -115,8 +112,8 @@ def choose_palette(features: KeptFeatures) -> Palette:
     rows = rows * np.sign(np.take_along_axis(rows, largest, axis=1))
     shown = (fixed @ rows.T, moving @ rows.T)
     contrast = (_deviation(shown[0]), _deviation(shown[1]))
-    told = np.concatenate([v / c for v, c in zip(shown, contrast, strict=True)])
-    levels = np.percentile(told, np.linspace(1, 99, _SHADES), axis=0)
+    values = np.concatenate([v / c for v, c in zip(shown, contrast, strict=True)])
+    levels = np.percentile(values, np.linspace(1, 99, _SHADES), axis=0)
     one, other = (
         rows.T / scale[:, None] / gain for scale, gain in zip(scales, contrast, strict=True)
     )
@@ -124,14 +121,14 @@ def choose_palette(features: KeptFeatures) -> Palette:
 
 
 def feature_views(features: KeptFeatures, palette: Palette) -> list[FeatureView]:
-    """Three planes through the middle of the fixed image's compared places."""
+    """Return three planes through the middle of the fixed image's compared points."""
     grid = features.fixed_geometry
-    places = np.arange(np.prod(grid.shape_zyx), dtype=np.int64).reshape(grid.shape_zyx)
+    points = np.arange(np.prod(grid.shape_zyx), dtype=np.int64).reshape(grid.shape_zyx)
     middle = np.argwhere(features.fixed_weight > 0).mean(axis=0).round().astype(int)
     views = []
     for plane in PLANES:
-        stack = upright_view(places, grid, plane)
-        at = np.argwhere(stack == places[tuple(middle)])[0][0]
+        stack = upright_view(points, grid, plane)
+        at = np.argwhere(stack == points[tuple(middle)])[0][0]
         spacing = upright(grid, plane).spacing_mm
         pictures = _pictures(features, palette, stack[at])
         views.append(FeatureView(plane, pictures, spacing[1] / spacing[0]))
@@ -139,10 +136,10 @@ def feature_views(features: KeptFeatures, palette: Palette) -> list[FeatureView]
 
 
 def _pictures(
-    features: KeptFeatures, palette: Palette, places: Array
+    features: KeptFeatures, palette: Palette, points: Array
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The three rows at places (rows, columns) of the fixed grid, numbered in its order."""
-    flat = places.ravel()
+    """Return the three rows at points (rows, columns), given as flat indices of the fixed grid."""
+    flat = points.ravel()
     channels = _channels(features)
     fixed = features.fixed[..., :channels].reshape(-1, channels)[flat].astype(np.float32)
     colours, known = [palette.colours(fixed, 0)], []
@@ -155,18 +152,18 @@ def _pictures(
         np.where(k[:, None], np.pad(c, ((0, 0), (0, _COLOURS - c.shape[1]))), DARK)
         for c, k in zip(colours, (known[1], *known), strict=True)
     ]
-    first, second, third = (c.reshape(*places.shape, _COLOURS) for c in shown)
+    first, second, third = (c.reshape(*points.shape, _COLOURS) for c in shown)
     return first, second, third
 
 
 def _matches(features: KeptFeatures, *, warped: bool) -> tuple[FloatArray, FloatArray]:
-    """(n, C) features of the fixed image and of the nearest voxels of the moving one.
+    """Return features (n, C) of the fixed image and of the nearest voxels of the moving image.
 
-    Of about `_PLACES` places at most where both count, evenly over the fixed grid.
+    The points are spread evenly over the fixed grid where both count, at most about `_POINTS`.
     """
     channels = _channels(features)
     flat = np.flatnonzero(features.fixed_weight.ravel() > 0)
-    flat = flat[:: max(1, -(-len(flat) // _PLACES))]
+    flat = flat[:: max(1, -(-len(flat) // _POINTS))]
     index = _moving_index(features, flat, warped=warped)
     known, nearest = _both_count(features, flat, index)
     fixed = features.fixed[..., :channels].reshape(-1, channels)[flat[known]]
@@ -175,7 +172,7 @@ def _matches(features: KeptFeatures, *, warped: bool) -> tuple[FloatArray, Float
 
 
 def _moving_index(features: KeptFeatures, flat: Array, *, warped: bool) -> FloatArray:
-    """(n, 3) indices (z, y, x) in the moving grid of places of the fixed one."""
+    """Return indices (n, 3), z, y, x, in the moving grid for flat indices of the fixed grid."""
     grid = features.fixed_geometry
     index = np.stack(np.unravel_index(flat, grid.shape_zyx), axis=-1).astype(np.float64)
     if warped:
@@ -184,7 +181,7 @@ def _moving_index(features: KeptFeatures, flat: Array, *, warped: bool) -> Float
 
 
 def _both_count(features: KeptFeatures, flat: Array, index: FloatArray) -> tuple[Array, Array]:
-    """(n,) where both images are compared, and the numbers of the nearest moving voxels."""
+    """Return where both images count, (n,), and flat indices of the nearest moving voxels."""
     shape = features.moving_weight.shape
     near = np.rint(index).astype(np.int64)
     inside = np.all((near >= 0) & (near < shape), axis=1)
@@ -194,11 +191,11 @@ def _both_count(features: KeptFeatures, flat: Array, index: FloatArray) -> tuple
 
 
 def _deviation(values: FloatArray) -> FloatArray:
-    """(C,) standard deviations; 1 where nothing varies."""
+    """Return standard deviations (C,), replaced by 1 where nothing varies."""
     found = values.std(axis=0)
     return np.where(found > 0, found, 1.0)
 
 
 def _channels(features: KeptFeatures) -> int:
-    """The encoder's where there is an encoder: MIND-SSC beside it shows edges, not tissues."""
+    """Return the number of channels shown: the encoder's if any, as MIND-SSC shows only edges."""
     return features.encoder_channels or features.fixed.shape[-1]

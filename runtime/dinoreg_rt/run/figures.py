@@ -1,4 +1,4 @@
-"""matplotlib, as pictures need it."""
+"""Figures of matplotlib without its global state and warnings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ if TYPE_CHECKING:
 
 
 def new_figure(**settings: Any) -> Figure:
-    """A figure with a canvas for PNG files.
+    """Return a figure with a canvas for PNG files.
 
-    The object interface: pyplot keeps global state and is not safe in a thread. matplotlib warns
-    through its logger, on stderr, where the home directory cannot be written; it works all the
-    same, so only its errors are let through.
+    It does not use pyplot, whose global state is not thread-safe. matplotlib logs warnings to
+    stderr if the home directory cannot be written, which does no harm, so only errors are shown.
     """
     logger = logging.getLogger("matplotlib")
     if logger.level == logging.NOTSET:

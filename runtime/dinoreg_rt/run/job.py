@@ -1,6 +1,6 @@
-"""One `run`, files in and files out: read, register, write, report.
+"""The command `run`: read files, register, write files and the report.
 
-`register` knows no files and this module knows no mathematics.
+`register` knows nothing about files, and this module nothing about registration.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .. import io
 from ..config.parameters import RegistrationConfig
 from ..registration.device_memory import describe_device_memory
-from ..types import LabelMap, Volume
+from ..types import Volume
 from .outputs import (
     Extras,
     earlier_files,
@@ -27,17 +28,22 @@ from .outputs import (
     result_writers,
     write_outputs,
 )
-from .report import InputRecord, RunReport, build_report, hash_input
+from .report import InputRecord, OutputRecord, RunReport, build_report, hash_input
 
 if TYPE_CHECKING:
     from ..console.progress import Reporter
     from ..encoder.estimate import EncodingEstimate
     from ..registration.plan import Plan
+    from ..registration.result import RegistrationResult
+
+
+#: The functions that read the inputs, with their paths, by role or output name.
+_Readers: TypeAlias = dict[str, tuple[Callable[[Path], Any], Path]]
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the user asked for. Paths may be files or folders of one DICOM series."""
+    """The arguments of the command. Image paths may be folders of one DICOM series."""
 
     fixed: Path
     moving: Path
@@ -54,18 +60,14 @@ class RunRequest:
     accept_untrusted: bool = False
 
     def files(self) -> list[str]:
-        """Names of the files the run writes into `output`."""
+        """Return the names of the files that the run writes into `output`."""
         extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
-        return file_names(
-            inverse=self.config.inverse,
-            confidence=self.config.confidence,
-            picture=self.picture,
-            features=self.save_features,
-            extras=extras,
-        )
+        what = {"inverse": self.config.inverse, "confidence": self.config.confidence}
+        what |= {"picture": self.picture, "features": self.save_features}
+        return file_names(extras, **what)
 
     def inputs(self) -> list[Path]:
-        """Files and folders that the run reads."""
+        """Return the files and folders that the run reads."""
         single = (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.weights)
         given = [path for path in single if path is not None]
         return [*given, *self.labels, *self.images, Path(self.config.initial)]
@@ -73,71 +75,57 @@ class RunRequest:
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
+    """What was read for a run; `more` holds masks and weights as keyword arguments."""
+
     fixed: Volume
     moving: Volume
-    fixed_mask: LabelMap | None
-    moving_mask: LabelMap | None
-    weights: Volume | None
+    more: dict[str, Any]
     extras: Extras
     records: dict[str, InputRecord]
 
 
 def plan_run(request: RunRequest, progress: Reporter) -> Plan:
-    """Read and check everything that `run` would use, and say what it would do; writes nothing.
+    """Read and check everything that `run` would use, and return its plan without writing.
 
     Raises:
-        DinoregError: whatever `run` would stop at before its work begins.
+        DinoregError: as `execute_run` before the registration begins.
     """
     from ..registration.planning import plan
 
     _check_files(request)
     inputs = _read_inputs(request, progress)
-    return plan(
-        inputs.fixed,
-        inputs.moving,
-        request.config,
-        fixed_mask=inputs.fixed_mask,
-        moving_mask=inputs.moving_mask,
-        weights=inputs.weights,
-    )
+    return plan(inputs.fixed, inputs.moving, request.config, **inputs.more)
 
 
 def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
-    """Register and write all files; they appear together, or not at all.
+    """Register and write all files, which appear together or not at all.
 
-    What an earlier run left in the folder and this one doesn't write is removed with them.
+    Files of an earlier run in the folder that this run does not write are removed at the same time.
 
     Raises:
-        DinoregError: see its subclasses; the output folder is then as it was before.
+        DinoregError: see its subclasses; the output folder is then unchanged.
     """
-    from ..io import check_free_space, staged_folder
     from ..registration.register import register
 
     started_at = datetime.now().astimezone()
     timings_ms: dict[str, float] = {}
     _check_files(request)
-    with staged_folder(request.output, partial(_obsolete, request)) as folder:
+    with io.staged_folder(request.output, partial(_obsolete, request)) as folder:
         with _timed(timings_ms, "read"):
             inputs = _read_inputs(request, progress)
-        check_free_space(request.output, least_bytes(inputs.fixed.geometry))
+        io.check_free_space(request.output, least_bytes(inputs.fixed.geometry))
         result = register(
             inputs.fixed,
             inputs.moving,
             config=request.config,
-            fixed_mask=inputs.fixed_mask,
-            moving_mask=inputs.moving_mask,
             keep_features=request.save_features,
-            weights=inputs.weights,
             progress=progress,
             on_plan=lambda plan: announce(plan, progress),
+            **inputs.more,
         )
         timings_ms |= result.timings_ms
         with _timed(timings_ms, "write"):
-            writers = result_writers(
-                result, inputs.moving, inputs.fixed, inputs.extras, picture=request.picture
-            )
-            threads = request.config.threads
-            outputs = write_outputs(folder, writers, threads=threads, progress=progress)
+            outputs = _write(folder, request, inputs, result, progress)
         report = build_report(
             result,
             command=list(request.command),
@@ -151,23 +139,33 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
     return report
 
 
-def _check_files(request: RunRequest) -> None:
-    """What is wrong with the names of files alone."""
-    from ..io import check_outputs, check_writable
+def _write(
+    folder: Path,
+    request: RunRequest,
+    inputs: _Inputs,
+    result: RegistrationResult,
+    progress: Reporter,
+) -> dict[str, OutputRecord]:
+    fixed, moving, extras = inputs.fixed, inputs.moving, inputs.extras
+    writers = result_writers(result, moving, fixed, extras, picture=request.picture)
+    return write_outputs(folder, writers, threads=request.config.threads, progress=progress)
 
-    check_writable(request.output)
-    check_outputs((request.output / name for name in request.files()), request.inputs())
+
+def _check_files(request: RunRequest) -> None:
+    """Check everything that can be said about the paths without reading a file."""
+    io.check_writable(request.output)
+    io.check_outputs((request.output / name for name in request.files()), request.inputs())
 
 
 def _obsolete(request: RunRequest) -> list[str]:
-    """Files of an earlier run, but for those that this run has read."""
+    """Return the files of an earlier run, except those that this run has read."""
     kept = [path for path in request.inputs() if path.exists()]
     names = earlier_files(request.output, set(request.files()))
     return [n for n in names if not any((request.output / n).samefile(path) for path in kept)]
 
 
 def announce(plan: Plan, progress: Reporter) -> None:
-    """Say what was decided for the user, and why: nothing is chosen silently."""
+    """Report every automatic decision and its reason."""
     for topic, reason in plan.choices.items():
         progress.say(topic, reason)
     estimate = encoding_estimate(plan)
@@ -180,7 +178,7 @@ def announce(plan: Plan, progress: Reporter) -> None:
     here = sum(image.volume.array.nbytes for image in plan.pair)
     progress.say(
         "memory",
-        f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed beside the images' "
+        f"about {plan.memory_bytes / (1 << 20):.0f} MiB will be needed in addition to the images' "
         f"{here / (1 << 20):.0f} MiB",
     )
     if plan.device_memory is not None:
@@ -188,7 +186,7 @@ def announce(plan: Plan, progress: Reporter) -> None:
 
 
 def encoding_estimate(plan: Plan) -> EncodingEstimate | None:
-    """What encoding will take; None without an encoder."""
+    """Estimate the cost of encoding; None without an encoder."""
     if plan.encoding is None:
         return None
     from ..encoder.estimate import estimate_encoding
@@ -197,32 +195,28 @@ def encoding_estimate(plan: Plan) -> EncodingEstimate | None:
 
 
 def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
-    """Everything is read before the work begins, so that a wrong file is found at once."""
-    from ..io import read_labels, read_volume
-
-    read_mask = partial(read_labels, mask=True)
-    read_any = partial(read_volume, constant=True)
-    jobs: dict[str, tuple[Callable[[Path], Any], Path]] = {
-        "fixed": (read_volume, request.fixed),
-        "moving": (read_volume, request.moving),
+    """Read all inputs before the registration begins, so that a wrong file is reported at once."""
+    read_mask = partial(io.read_labels, mask=True)
+    read_any = partial(io.read_volume, constant=True)
+    readers: _Readers = {
+        "fixed": (io.read_volume, request.fixed),
+        "moving": (io.read_volume, request.moving),
     }
-    if request.fixed_mask is not None:
-        jobs["fixed_mask"] = (read_mask, request.fixed_mask)
-    if request.moving_mask is not None:
-        jobs["moving_mask"] = (read_mask, request.moving_mask)
-    if request.weights is not None:
-        jobs["weights"] = (partial(read_volume, constant=True), request.weights)
+    optional: dict[str, tuple[Callable[[Path], Any], Path | None]] = {
+        "fixed_mask": (read_mask, request.fixed_mask),
+        "moving_mask": (read_mask, request.moving_mask),
+        "weights": (read_any, request.weights),
+    }
+    readers |= {role: (read, path) for role, (read, path) in optional.items() if path is not None}
     label_names = extra_names("labels", request.labels)
     image_names = extra_names("image", request.images)
-    jobs |= {name: (read_labels, path) for name, path in label_names.items()}
-    jobs |= {name: (read_any, path) for name, path in image_names.items()}
-    values, records = _read_all(jobs, progress)
+    readers |= {name: (io.read_labels, path) for name, path in label_names.items()}
+    readers |= {name: (read_any, path) for name, path in image_names.items()}
+    values, records = _read_all(readers, progress)
     return _Inputs(
         fixed=values["fixed"],
         moving=values["moving"],
-        fixed_mask=values.get("fixed_mask"),
-        moving_mask=values.get("moving_mask"),
-        weights=values.get("weights"),
+        more={role: values[role] for role in optional if role in values},
         extras=Extras(
             labels={name: values[name] for name in label_names},
             images={name: values[name] for name in image_names},
@@ -232,17 +226,17 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
 
 
 def _read_all(
-    jobs: dict[str, tuple[Callable[[Path], Any], Path]], progress: Reporter
+    readers: _Readers, progress: Reporter
 ) -> tuple[dict[str, Any], dict[str, InputRecord]]:
-    """Read and hash on two threads: decompression and hashing release the interpreter lock."""
-    # Here: where it cannot be loaded, the second thread would meet the half of it.
+    """Read and hash on two threads; decompression and hashing release the interpreter lock."""
+    # Imported here because a failing import would leave a half-loaded module to the second thread.
     import SimpleITK  # noqa: F401
 
     values: dict[str, Any] = {}
     records: dict[str, InputRecord] = {}
     progress("read", 0.0)
     with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
-        pending = {role: pool.submit(_read_one, *job) for role, job in jobs.items()}
+        pending = {role: pool.submit(_read_one, *one) for role, one in readers.items()}
         try:
             for done, (role, future) in enumerate(pending.items(), start=1):
                 values[role], records[role] = future.result()

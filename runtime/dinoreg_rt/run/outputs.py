@@ -1,7 +1,7 @@
-"""The files of a run: which there are, and writing them side by side.
+"""The output files of a run: their names, and writing them in parallel.
 
-Compressing a displacement field takes about as long as everything else together, so the files are
-written by a few threads; the compressor releases the interpreter lock.
+Compressing a displacement field takes about as long as writing everything else, so a few threads
+write the files; the compressor releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import io
 from ..device.choice import Device
 from ..device.limits import usable_cpus
 from ..errors import InputError
+from ..fields.warp import warp_labels, warp_volume
+from ..io.dicom import split_series
+from ..io.images import READABLE
 from ..registration.result import KeptFeatures, RegistrationResult
 from ..types import Array, Geometry, LabelMap, Volume
 from .report import OutputRecord, hash_output
@@ -23,26 +27,25 @@ from .report import OutputRecord, hash_output
 if TYPE_CHECKING:
     from ..console.progress import Reporter
 
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _MAX_WRITERS = 4
 
-#: Writes one file to the path it is given.
+#: A function that writes one file to the given path.
 Writer = Callable[[Path], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Extras:
-    """Further moving volumes to warp along, by the name of the file that each becomes."""
+    """Further moving volumes to warp, by the name of the output file."""
 
     labels: dict[str, LabelMap]
     images: dict[str, Volume]
 
 
 def extra_names(kind: str, paths: tuple[Path, ...]) -> dict[str, Path]:
-    """Output file name of each further volume: ``labels_<name>.nii.gz``.
+    """Return the path of each further volume by its output name, ``<kind>_<name>.nii.gz``.
 
     Raises:
-        InputError: two inputs would become the same file.
+        InputError: two inputs would have the same output name.
     """
     names: dict[str, Path] = {}
     for path in paths:
@@ -56,27 +59,20 @@ def extra_names(kind: str, paths: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def stem_of(path: Path) -> str:
-    """Name without the suffix of a volume: ``scan.nii.gz`` and ``scan?series=UID`` are ``scan``."""
-    from ..io.dicom import split_series
-
+    """Return a volume's name without its suffix, or that of the folder of a DICOM series."""
     name = split_series(path)[0].name
     lower = name.lower()
-    return next((name[: -len(end)] for end in _SUFFIXES if lower.endswith(end)), name)
+    return next((name[: -len(end)] for end in READABLE if lower.endswith(end)), name)
 
 
-#: What ``--save-features`` adds.
+#: The files that ``--save-features`` adds.
 _FEATURE_FILES = ["features_fixed.nrrd", "features_moving.nrrd", "features.png"]
 
 
 def file_names(
-    *,
-    inverse: bool,
-    picture: bool,
-    extras: list[str],
-    confidence: bool = False,
-    features: bool = False,
+    extras: list[str], *, inverse: bool, picture: bool, confidence: bool, features: bool
 ) -> list[str]:
-    """Names of all files of a run."""
+    """Return the names of all files of a run."""
     names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
     names += ["inverse.nii.gz"] * inverse + ["confidence.nii.gz"] * confidence
     names += ["qc.png"] * picture + _FEATURE_FILES * features
@@ -84,19 +80,19 @@ def file_names(
 
 
 def least_bytes(grid: Geometry) -> int:
-    """What the files of a run on the fixed grid take at least: `transform.h5` is not compressed."""
+    """Return a lower bound for the size of a run's files: `transform.h5`, which is uncompressed."""
     depth, height, width = grid.shape_zyx
     return 3 * 4 * depth * height * width
 
 
 def earlier_files(folder: Path, names: set[str]) -> list[str]:
-    """Files beside `names` that the report in `folder` says it wrote there, and nobody changed."""
+    """List unchanged files, other than `names`, that the report in `folder` says it wrote there."""
     try:
         report = json.loads((folder / "report.json").read_text("utf-8"))
         listed = {name: OutputRecord(**record) for name, record in report["outputs"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
-    # The report may come from anywhere: nothing outside its folder is touched.
+    # The report may come from anywhere, so nothing outside its folder is touched.
     plain = [name for name in listed if name == Path(name).name and not name.startswith(".")]
     return [n for n in plain if n not in names and _is_as_written(folder / n, listed[n])]
 
@@ -109,15 +105,11 @@ def _is_as_written(file: Path, record: OutputRecord) -> bool:
 
 
 def write_outputs(
-    folder: Path,
-    writers: dict[str, Writer],
-    *,
-    threads: int,
-    progress: Reporter,
+    folder: Path, writers: dict[str, Writer], *, threads: int, progress: Reporter
 ) -> dict[str, OutputRecord]:
-    """Run all writers on a few threads; returns size and hash of each file, by name.
+    """Run all writers on a few threads and return the size and hash of each file, by name.
 
-    The first failure stops those that have not begun and is raised.
+    The first failure is raised, and writers that have not begun are cancelled.
     """
     workers = max(1, min(_MAX_WRITERS, threads or usable_cpus()[0], len(writers)))
     records: dict[str, OutputRecord] = {}
@@ -138,8 +130,8 @@ def write_outputs(
 def result_writers(
     result: RegistrationResult, moving: Volume, fixed: Volume, extras: Extras, *, picture: bool
 ) -> dict[str, Writer]:
-    """What to write for `result`, the slowest first so that the threads end together."""
-    from .. import io
+    """Return the writers for `result`, the slowest first so that the threads end together."""
+    from .picture import draw_picture
 
     writers: dict[str, Writer] = {
         "displacement.nii.gz": lambda path: io.write_displacement(path, result.displacement)
@@ -151,35 +143,27 @@ def result_writers(
         certainty = result.confidence
         writers["confidence.nii.gz"] = lambda path: io.write_volume(path, certainty)
     if picture:
-        writers["qc.png"] = lambda path: _draw(result, fixed, moving, path)
+        writers["qc.png"] = lambda path: draw_picture(result, fixed, moving, path)
     if result.features is not None:
         writers |= _feature_writers(result.features)
     writers["transform.h5"] = lambda path: io.write_composite_h5(
         path, result.initial, result.displacement
     )
     writers["warped.nii.gz"] = lambda path: io.write_volume(path, result.warped)
-    for name, image in extras.images.items():
-        writers[name] = _image_writer(result, image)
-    for name, labels in extras.labels.items():
-        writers[name] = _labels_writer(result, labels)
-    return writers
+    further: dict[str, Volume | LabelMap] = {**extras.images, **extras.labels}
+    return writers | {name: _warped_writer(result, extra) for name, extra in further.items()}
 
 
 def _feature_writers(features: KeptFeatures) -> dict[str, Writer]:
-    def draw(path: Path) -> None:
-        from .feature_picture import draw_features
-
-        draw_features(features, path)
+    from .feature_picture import draw_features
 
     def write(array: Array, geometry: Geometry) -> Writer:
-        from ..io import write_vectors
-
-        return lambda path: write_vectors(path, array, geometry)
+        return lambda path: io.write_vectors(path, array, geometry)
 
     return {
         "features_fixed.nrrd": write(features.fixed, features.fixed_geometry),
         "features_moving.nrrd": write(features.moving, features.moving_geometry),
-        "features.png": draw,
+        "features.png": lambda path: draw_features(features, path),
     }
 
 
@@ -188,31 +172,12 @@ def _write_one(path: Path, writer: Writer) -> OutputRecord:
     return hash_output(path)
 
 
-def _image_writer(result: RegistrationResult, image: Volume) -> Writer:
+def _warped_writer(result: RegistrationResult, moving: Volume | LabelMap) -> Writer:
     def write(path: Path) -> None:
-        from ..fields.warp import warp_volume
-        from ..io import write_volume
-
-        write_volume(path, warp_volume(image, result.displacement, device=_cpu(result)))
+        device = Device("cpu", threads=result.config.threads or usable_cpus()[0])
+        if isinstance(moving, Volume):
+            io.write_volume(path, warp_volume(moving, result.displacement, device=device))
+        else:
+            io.write_labels(path, warp_labels(moving, result.displacement, device=device))
 
     return write
-
-
-def _labels_writer(result: RegistrationResult, labels: LabelMap) -> Writer:
-    def write(path: Path) -> None:
-        from ..fields.warp import warp_labels
-        from ..io import write_labels
-
-        write_labels(path, warp_labels(labels, result.displacement, device=_cpu(result)))
-
-    return write
-
-
-def _cpu(result: RegistrationResult) -> Device:
-    return Device("cpu", threads=result.config.threads or usable_cpus()[0])
-
-
-def _draw(result: RegistrationResult, fixed: Volume, moving: Volume, path: Path) -> None:
-    from .picture import draw_picture
-
-    draw_picture(result, fixed, moving, path)

@@ -1,9 +1,9 @@
-"""`qc.png`: a registration at a glance.
+"""`qc.png`: a picture for visual quality control.
 
-Three planes through the middle of the fixed image's content, four views of each: a checkerboard of
-fixed and moving image after the initial alignment and after the registration, the displacement as
-a bent grid, and its Jacobian determinant. Displacement and Jacobian leave the initial alignment
-out: they show what bends.
+Each of three planes through the middle of the fixed image's content has four views: a checkerboard
+of fixed and moving image after the initial alignment and after the registration, the displacement
+as a bent grid, and its Jacobian determinant. The last two exclude the initial alignment and so show
+the deformation alone.
 """
 
 from __future__ import annotations
@@ -27,12 +27,7 @@ _Window: TypeAlias = tuple[float, float]
 
 #: The two ends of each LPS axis, negative first.
 _ENDS = (("R", "L"), ("A", "P"), ("I", "S"))
-_TITLES = (
-    "after initial alignment",
-    "after registration",
-    "displacement",
-    "Jacobian determinant",
-)
+_TITLES = ("after initial alignment", "after registration", "displacement", "Jacobian determinant")
 _INK, _PAPER, _FAINT = "#e8e6e3", "#111315", "#8d9399"
 _FIXED_TINT, _MOVING_TINT = (0.80, 0.93, 1.0), (1.0, 0.86, 0.66)
 _FOLD_COLOUR = "#ff2bd6"
@@ -44,7 +39,7 @@ _JACOBIAN_RANGE = 4.0
 
 @dataclass(frozen=True)
 class _GreyScale:
-    """Values shown as black and white, and the one at which the fixed image's content begins."""
+    """Intensity windows of both images, and the value at which the fixed image's content begins."""
 
     fixed: _Window
     moving: _Window
@@ -52,7 +47,7 @@ class _GreyScale:
 
 
 def draw_picture(result: RegistrationResult, fixed: Volume, moving: Volume, path: Path) -> None:
-    """Draw `result` into the PNG file `path`. All volumes must be on the CPU."""
+    """Draw `result` into the PNG file `path`; all volumes must be on the CPU."""
     planes = extract_planes(result, fixed, moving)
     figure = _compose(planes, _headline(result), _grey_scale(result, planes))
     figure.savefig(path, dpi=_DPI, facecolor=_PAPER, pil_kwargs={"compress_level": 3})
@@ -72,9 +67,9 @@ def _headline(result: RegistrationResult) -> str:
 
 def _compose(planes: list[PlaneSlices], headline: str, scale: _GreyScale) -> Figure:
     sizes = [_size_mm(plane) for plane in planes]
-    cell_in = (_WIDTH_IN - 0.9) / 4
-    in_per_mm = cell_in / max(width for _, width in sizes)  # one scale in all planes
-    heights = [max(in_per_mm * height, 0.2 * cell_in) for height, _ in sizes]
+    column_in = (_WIDTH_IN - 0.9) / 4
+    in_per_mm = column_in / max(width for _, width in sizes)  # one scale in all planes
+    heights = [max(in_per_mm * height, 0.2 * column_in) for height, _ in sizes]
     total = sum(heights) + 1.25
     figure = new_figure(figsize=(_WIDTH_IN, total), facecolor=_PAPER)
     left, right = 0.2 / _WIDTH_IN, 1 - 0.6 / _WIDTH_IN
@@ -110,10 +105,16 @@ def _size_mm(plane: PlaneSlices) -> tuple[float, float]:
     return rows * plane.spacing_mm[0], columns * plane.spacing_mm[1]
 
 
+def _centres_mm(plane: PlaneSlices) -> tuple[FloatArray, FloatArray]:
+    """Return the positions of the pixel centres along rows and along columns."""
+    rows, columns = (np.arange(n, dtype=np.float64) + 0.5 for n in plane.fixed.shape)
+    return rows * plane.spacing_mm[0], columns * plane.spacing_mm[1]
+
+
 def _show(ax: Axes, plane: PlaneSlices, pixels: FloatArray, **settings: Any) -> Any:
-    """`pixels` in mm, left and anterior or superior where a radiologist expects them."""
+    """Show `pixels` in mm, in the orientation that radiologists expect."""
     height, width = _size_mm(plane)
-    # Posterior runs downwards on an axial slice, superior upwards on the others.
+    # Posterior is at the bottom of an axial slice, superior at the top of the others.
     downwards = plane.row_axis == 1
     image = ax.imshow(
         pixels,
@@ -138,13 +139,13 @@ def _grey_scale(result: RegistrationResult, planes: list[PlaneSlices]) -> _GreyS
     return _GreyScale(
         fixed=config.ct_window_hu if fixed_is_ct else fixed,
         moving=config.ct_window_hu if config.moving_modality == "ct" else moving,
-        # Between air and fat on a CT; on an MR a little above the noise.
+        # Between air and fat on a CT, and a little above the noise on an MR.
         outline=-400.0 if fixed_is_ct else fixed[0] + 0.08 * (fixed[1] - fixed[0]),
     )
 
 
 def _percentiles(slices: list[FloatArray]) -> _Window:
-    """Of what is not background."""
+    """Return the 1st and 99th percentile of the foreground."""
     values = np.concatenate([s[np.isfinite(s)] for s in slices])
     if values.size == 0:
         return 0.0, 1.0
@@ -161,7 +162,7 @@ def _normalise(values: FloatArray, window: _Window) -> FloatArray:
 def _checkerboard(
     fixed: FloatArray, moving: FloatArray, spacing_mm: tuple[float, float]
 ) -> FloatArray:
-    """(rows, columns, 3): tiles of both images, each in its own tint."""
+    """Return tiles of both images, each in its own tint: (rows, columns, 3)."""
     rows, columns = fixed.shape
     tile_mm = max(rows * spacing_mm[0], columns * spacing_mm[1]) / _TILES
     row_tile = (np.arange(rows) * spacing_mm[0] / tile_mm).astype(int)
@@ -178,9 +179,7 @@ def _draw_grid(ax: Axes, plane: PlaneSlices) -> None:
     from matplotlib.collections import LineCollection
 
     height, width = _size_mm(plane)
-    rows, columns = plane.fixed.shape
-    row_mm = (np.arange(rows) + 0.5) * plane.spacing_mm[0]
-    column_mm = (np.arange(columns) + 0.5) * plane.spacing_mm[1]
+    row_mm, column_mm = _centres_mm(plane)
     nodes = np.stack(
         [column_mm[None] + plane.offset_mm[..., 1], row_mm[:, None] + plane.offset_mm[..., 0]], -1
     )
@@ -188,26 +187,19 @@ def _draw_grid(ax: Axes, plane: PlaneSlices) -> None:
     row_step = max(1, round(step_mm / plane.spacing_mm[0]))
     column_step = max(1, round(step_mm / plane.spacing_mm[1]))
     lines = [*nodes[row_step // 2 :: row_step]]
-    lines += [nodes[:, c] for c in range(column_step // 2, columns, column_step)]
+    lines += [nodes[:, c] for c in range(column_step // 2, len(column_mm), column_step)]
     ax.add_collection(
         LineCollection(lines, colors="#ffd166", linewidths=0.6, alpha=0.9), autolim=False
     )
 
 
 def _draw_outline(ax: Axes, plane: PlaneSlices, level: float) -> None:
-    """Where the fixed image shows something, to tell folds in the body from folds outside."""
+    """Outline the fixed image's content, to tell folds in the body from folds outside."""
     inside = plane.fixed > level
     if not inside.any() or inside.all():
         return
-    rows, columns = inside.shape
-    ax.contour(
-        (np.arange(columns) + 0.5) * plane.spacing_mm[1],
-        (np.arange(rows) + 0.5) * plane.spacing_mm[0],
-        inside,
-        levels=[0.5],
-        colors="#3a3f44",
-        linewidths=0.6,
-    )
+    row_mm, column_mm = _centres_mm(plane)
+    ax.contour(column_mm, row_mm, inside, levels=[0.5], colors="#3a3f44", linewidths=0.6)
 
 
 def _draw_jacobian(ax: Axes, plane: PlaneSlices) -> Any:
@@ -225,7 +217,7 @@ def _draw_jacobian(ax: Axes, plane: PlaneSlices) -> Any:
 
 
 def _label(ax: Axes, plane: PlaneSlices) -> None:
-    """Name of the plane and the four ends of its axes."""
+    """Write the name of the plane and the ends of its axes."""
     left, right = _ENDS[plane.column_axis]
     low, high = _ENDS[plane.row_axis]
     top, bottom = (low, high) if plane.row_axis == 1 else (high, low)
@@ -252,16 +244,10 @@ def _add_colour_bar(figure: Figure, image: Any) -> None:
 
 
 def _add_legend(figure: Figure, x: float, y: float) -> None:
-    """Coloured words; a real legend would cost a layout pass."""
+    """Write coloured words; a legend of matplotlib would cost a layout pass."""
     entries = (("fixed", _FIXED_TINT), ("moving", _MOVING_TINT), ("folded", _FOLD_COLOUR))
     for (text, colour), offset_in in zip(entries, (0.0, 0.6, 1.35), strict=True):
-        figure.text(
-            x + offset_in / _WIDTH_IN,
-            y,
-            f"\N{BLACK SQUARE} {text}",
-            color=colour,
-            fontsize=9,
-            va="center",
-        )
-    note = "displacement and Jacobian: what the registration added to the initial alignment"
+        at, mark = x + offset_in / _WIDTH_IN, f"\N{BLACK SQUARE} {text}"
+        figure.text(at, y, mark, color=colour, fontsize=9, va="center")
+    note = "displacement and Jacobian exclude the initial alignment"
     figure.text(x + 2.3 / _WIDTH_IN, y, note, color=_FAINT, fontsize=9, va="center")

@@ -1,7 +1,7 @@
-"""`report.json`: what a run did, with what, how well and how fast.
+"""`report.json`: the inputs, outputs, quality and timings of a run.
 
-`RunReport` is its schema (``RunReport.model_json_schema()`` gives it as JSON Schema). Within one
-``schema_version`` fields are only added. Numbers that do not exist are null.
+`RunReport` is its schema (``RunReport.model_json_schema()`` returns it as JSON Schema). Within one
+``schema_version`` fields are only added. A number that does not exist is null.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ..errors import UNTRUSTED_EXIT_CODE
+from ..io import input_files
 from ..quality.trust import judge, quality_warnings
 from ..registration.result import RegistrationResult
-from ..types import DeviceMemory
+from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, RunQuality
 
 
 class InputRecord(BaseModel):
-    """A file, or the folder of a DICOM series, that took part."""
+    """A file, or the folder of a DICOM series, that was read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,78 +46,50 @@ class OutputRecord(BaseModel):
     bytes: int
 
 
-class Quality(BaseModel):
-    """The fields of `RunQuality`; see there for the definitions."""
-
-    model_config = ConfigDict(frozen=True)
-
-    feature_distance_before: float
-    feature_distance_after: float
-    folded_percent: float
-    jacobian_min: float
-    jacobian_max: float
-    sdlogj: float
-    inverse_consistency_mean_mm: float
-    inverse_consistency_max_mm: float
-    overlap_percent: float
-    decoy_ratio: float | None = Field(description="of MIND-SSC; null: not measured")
-    unrelated_ratio: float | None = Field(description="of MIND-SSC; null: not measured")
-    alignment_similarity: float | None = Field(default=None, description="null: not searched for")
-    inverse_missed_percent: float | None = Field(default=None, description="null: not measured")
-    inverse_missed_max_mm: float | None = Field(default=None, description="null: not measured")
-
-    @field_validator(
-        "decoy_ratio",
-        "unrelated_ratio",
-        "alignment_similarity",
-        "inverse_missed_percent",
-        "inverse_missed_max_mm",
-    )
-    @classmethod
-    def _not_measured(cls, value: float | None) -> float | None:
-        return None if value is None or math.isnan(value) else value
-
-
 class TrustReport(BaseModel):
     """Whether the result should be used; see `dinoreg_rt.quality.trust`."""
 
     model_config = ConfigDict(frozen=True)
 
     verdict: Literal["trusted", "untrusted"]
-    reasons: list[str] = Field(description="what speaks against it; empty if trusted")
+    reasons: list[str] = Field(description="the rules that it violates; empty if trusted")
 
 
-class EncodedPlane(BaseModel):
-    """The fields of `EncodedPlaneSummary`; see there for the definitions."""
-
-    model_config = ConfigDict(frozen=True)
-
-    plane: str
-    weight: float
-    token_grid: tuple[int, int]
-    moving_token_grid: tuple[int, int]
-    token_mm: tuple[tuple[float, float], tuple[float, float]]
-    slices: tuple[int, int]
-    from_cache: tuple[bool, bool]
-    feature_scale: float
-    explained_variance: tuple[float, ...]
+def _reported(name: str, dataclass: type, **replaced: Any) -> Any:
+    """Return a model with the fields of a dataclass; `replaced` overrides some of them."""
+    kinds = get_type_hints(dataclass)
+    fields: dict[str, Any] = {field: (kind, ...) for field, kind in kinds.items()}
+    text = f"The fields of `{dataclass.__name__}`; see there for the definitions."
+    config = ConfigDict(frozen=True)
+    return create_model(name, __config__=config, __doc__=text, **fields | replaced)
 
 
-class Encoding(BaseModel):
-    """The fields of `EncodingSummary`; see there for the definitions."""
+def _not_measured(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
-    model_config = ConfigDict(frozen=True)
 
-    model: str
-    precision: str
-    bundle_sha256: str
-    random_weights: bool
-    engine: str
-    planes: tuple[EncodedPlane, ...]
+#: A measure that may be missing: NaN in `RunQuality`, null in the report.
+_Measure = Annotated[float | None, BeforeValidator(_not_measured)]
+
+if TYPE_CHECKING:  # type checkers see the dataclasses that the models follow
+    from ..types import EncodingSummary as Encoding
+    from ..types import RunQuality as Quality
+else:
+    Quality = _reported(
+        "Quality",
+        RunQuality,
+        decoy_ratio=(_Measure, Field(description="of MIND-SSC; null: not measured")),
+        unrelated_ratio=(_Measure, Field(description="of MIND-SSC; null: not measured")),
+        alignment_similarity=(_Measure, Field(default=None, description="null: not searched for")),
+        inverse_missed_percent=(_Measure, Field(default=None, description="null: not measured")),
+        inverse_missed_max_mm=(_Measure, Field(default=None, description="null: not measured")),
+    )
+    EncodedPlane = _reported("EncodedPlane", EncodedPlaneSummary)
+    Encoding = _reported("Encoding", EncodingSummary, planes=(tuple[EncodedPlane, ...], ...))
 
 
 class PredictedDeviceMemory(BaseModel):
-    """A `DeviceMemory` in MiB."""
+    """A `DeviceMemory` in MiB, as reports show it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -128,7 +101,7 @@ class PredictedDeviceMemory(BaseModel):
 
     @classmethod
     def of(cls, memory: DeviceMemory | None) -> PredictedDeviceMemory | None:
-        """None on a CPU."""
+        """Convert a prediction in bytes; None, on a CPU, stays None."""
         if memory is None:
             return None
         return cls(
@@ -147,36 +120,36 @@ class RunReport(BaseModel):
 
     schema_version: Literal[2] = 2
     status: Literal["ok"] = Field(default="ok", description="a run that fails writes no report")
-    exit_code: int = Field(default=0, description="9: untrusted, and not accepted as it is")
+    exit_code: int = Field(default=0, description="9: untrusted, without --accept-untrusted")
     command: list[str] = Field(description="the command line")
     started_at: datetime = Field(description="ISO 8601 with time zone")
     finished_at: datetime
     inputs: dict[str, InputRecord] = Field(
-        description="by role: fixed, moving, fixed_mask, moving_mask, weights; further ones by "
-        "output name"
+        description="by role: fixed, moving, fixed_mask, moving_mask, weights; further images and "
+        "labels by output name"
     )
     outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
-    configuration: dict[str, Any] = Field(description="RegistrationConfig, nothing left at auto")
-    choices: dict[str, str] = Field(description="what was decided for the user, and why")
+    configuration: dict[str, Any] = Field(description="RegistrationConfig without any auto")
+    choices: dict[str, str] = Field(description="automatic decisions and their reasons")
     alignment: dict[str, float] = Field(
         default_factory=dict,
-        description="of a searched initial alignment: similarity, confidence and overlap",
+        description="similarity, confidence and overlap of an initial alignment by search",
     )
-    encoding: Encoding | None = Field(description="what an encoder contributed; null without one")
+    encoding: Encoding | None = Field(description="contribution of an encoder; null without one")
     quality: Quality
     trust: TrustReport
-    warnings: list[str] = Field(description="what deserves a look and is not a reason of `trust`")
+    warnings: list[str] = Field(description="what to check; not among the reasons of `trust`")
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
     total_ms: float = Field(description="from the command's start to the last written image")
     device_memory: PredictedDeviceMemory | None = Field(
-        default=None, description="predicted before the work; null on a CPU"
+        default=None, description="predicted before the registration; null on a CPU"
     )
     peak_memory_mb: float = Field(description="largest resident size of the process, MiB")
     versions: dict[str, str]
     image_hashes: dict[str, str] = Field(description="sha256 of voxels and header of each input")
 
     def to_json(self) -> str:
-        """The report as text; NaN and infinities become null, which JSON can hold."""
+        """Return the report as JSON, in which NaN and infinities become null."""
         return self.model_dump_json(indent=2) + "\n"
 
 
@@ -190,13 +163,13 @@ def build_report(
     timings_ms: dict[str, float],
     accept_untrusted: bool = False,
 ) -> RunReport:
-    """Put together what the run knows; `timings_ms` includes reading and writing."""
+    """Build the report of a finished run; `timings_ms` includes reading and writing."""
     finished_at = datetime.now(started_at.tzinfo)
     trust = judge(result.quality)
     refused = trust.verdict == "untrusted" and not accept_untrusted
     return RunReport(
         exit_code=UNTRUSTED_EXIT_CODE if refused else 0,
-        # Bytes that are no text cannot be said in JSON.
+        # JSON cannot hold bytes that are not valid text.
         command=[word.encode("utf-8", "backslashreplace").decode("utf-8") for word in command],
         started_at=started_at,
         finished_at=finished_at,
@@ -219,7 +192,7 @@ def build_report(
 
 
 def run_warnings(result: RegistrationResult) -> list[str]:
-    """What a careful user would look at before using the result."""
+    """Return warnings to consider before using the result."""
     found = quality_warnings(result.quality)
     if result.encoding is not None and result.encoding.random_weights:
         found.append("the encoder's weights are random: its features mean nothing")
@@ -227,14 +200,12 @@ def run_warnings(result: RegistrationResult) -> list[str]:
 
 
 def hash_input(path: Path) -> InputRecord:
-    """The record of an input file, of a folder or of a series in it (``FOLDER?series=UID``).
+    """Hash an input file, a folder, or a DICOM series in it (``FOLDER?series=UID``).
 
     Raises:
-        OSError: it cannot be read.
+        OSError: a file cannot be read.
         InputError: the folder does not hold the series.
     """
-    from ..io import input_files
-
     files = input_files(path)
     if files == [path]:
         return InputRecord(path=str(path), sha256=_sha256(path))
@@ -245,7 +216,7 @@ def hash_input(path: Path) -> InputRecord:
 
 
 def hash_output(path: Path) -> OutputRecord:
-    """The record of a file that was just written."""
+    """Hash a file that was just written."""
     return OutputRecord(sha256=_sha256(path), bytes=path.stat().st_size)
 
 
@@ -255,9 +226,9 @@ def _sha256(file: Path) -> str:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident size this process has had, in MiB."""
+    """Return the largest resident size that this process has had, in MiB."""
     with contextlib.suppress(OSError, StopIteration, ValueError):
-        # getrusage keeps the size of the program that started this one, where it was larger.
+        # getrusage starts from the size of the parent process if that was larger.
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,6 @@
 """The middle slices of a registration in anatomical orientation, for pictures.
 
-Only three planes are ever extracted; nothing here touches a whole volume twice. A plane's rows
-and columns run towards the patient's left (+x), posterior (+y) and superior (+z).
+Rows and columns of a plane run towards the patient's left (+x), posterior (+y) and superior (+z).
 """
 
 from __future__ import annotations
@@ -12,38 +11,32 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import (
-    index_to_lps,
-    invert_affine,
-    lps_to_index,
-    sample_linear,
-    shifted_grid,
-    transform_points,
-)
+from ..fields.inversion import voxel_centres
+from ..geometry import invert_affine, lps_to_index, sample_linear, shifted_grid, transform_points
 from ..quality.metrics import jacobian_determinant
 from ..registration.result import RegistrationResult
 from ..types import DisplacementField, FloatArray, Geometry, Volume
 
-#: Name of each plane, the LPS axis it is cut across, and the axes of its columns and rows.
+#: Name of each plane, the LPS axis normal to it, and the LPS axes of its columns and rows.
 _PLANES = (("axial", 2, 0, 1), ("coronal", 1, 0, 2), ("sagittal", 0, 1, 2))
 
 
 @dataclass(frozen=True, eq=False)
 class PlaneSlices:
-    """One plane, all arrays (rows, columns), in patient orientation.
+    """One plane in patient orientation; arrays are (rows, columns).
 
     Attributes:
         name: axial, coronal or sagittal.
-        column_axis: LPS axis (0, 1, 2) along which columns run, in the positive direction.
-        row_axis: the same for rows.
-        spacing_mm: distance of rows, distance of columns.
-        position_mm: LPS coordinate of the plane across itself, at its middle.
+        column_axis: LPS axis (0, 1, 2) along which the column index increases.
+        row_axis: LPS axis along which the row index increases.
+        spacing_mm: distance between rows, and between columns.
+        position_mm: LPS coordinate along the plane's normal, at its middle.
         fixed: the fixed image.
-        before: the moving image through the initial alignment alone; NaN outside it.
-        after: the warped moving image; NaN where the moving image says nothing.
-        offset_mm: (rows, columns, 2) in-plane displacement along rows and columns that the
-            registration added to the initial alignment.
-        jacobian: determinant of the mapping's Jacobian, the initial alignment divided out.
+        before: the moving image after the initial alignment; NaN outside its field of view.
+        after: the warped moving image; NaN outside its field of view.
+        offset_mm: (rows, columns, 2), in-plane displacement along rows and columns without the
+            initial alignment.
+        jacobian: Jacobian determinant of the mapping, divided by that of the initial alignment.
     """
 
     name: str
@@ -59,12 +52,12 @@ class PlaneSlices:
 
 
 def extract_planes(result: RegistrationResult, fixed: Volume, moving: Volume) -> list[PlaneSlices]:
-    """The three planes through the middle of what the fixed image shows."""
+    """Extract three planes through the middle of the fixed image's content."""
     return [_extract(result, fixed, moving, plane) for plane in _PLANES]
 
 
 def content_centre_zyx(volume: Volume) -> tuple[int, int, int]:
-    """Index of the middle of the voxels that are brighter than the mean."""
+    """Return the median index of the voxels that are brighter than the mean."""
     step = max(1, round((volume.array.size / 2e5) ** (1 / 3)))
     coarse = np.asarray(volume.array[::step, ::step, ::step])
     bright = np.nonzero(coarse > coarse.mean())
@@ -74,7 +67,7 @@ def content_centre_zyx(volume: Volume) -> tuple[int, int, int]:
 
 
 def anatomical_axes(geometry: Geometry) -> tuple[tuple[int, int], ...]:
-    """For L, P, S: the index axis (0 x, 1 y, 2 z) closest to it, and +1 or -1 for its sense."""
+    """Return the index axis (0 x, 1 y, 2 z) closest to each of L, P, S, and its sign, +1 or -1."""
     direction = geometry.direction
     best = max(
         permutations(range(3)), key=lambda p: sum(abs(direction[lps, p[lps]]) for lps in range(3))
@@ -84,7 +77,7 @@ def anatomical_axes(geometry: Geometry) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How one plane lies in the index grid: index axes (0 x, 1 y, 2 z) and their senses."""
+    """The position of a plane in the index grid: index axes (0 x, 1 y, 2 z) and their signs."""
 
     name: str
     across_lps: int
@@ -96,11 +89,11 @@ class _Cut:
     position: int
 
     def take(self, array: NDArray[np.float32]) -> FloatArray:
-        """The slice of a volume (D, H, W, ...), the axis across kept with length one."""
+        """Take the slice from a volume (D, H, W, ...); the axis across it keeps the length 1."""
         return np.asarray(np.take(array, [self.position], axis=2 - self.across))
 
     def view(self, values: FloatArray) -> FloatArray:
-        """(D, H, W) of one slice to (rows, columns), both running the positive LPS way."""
+        """Turn (D, H, W) of one slice into (rows, columns), both along positive LPS axes."""
         axes = [2 - axis for axis in (self.across, self.row[0], self.column[0])]
         return values.transpose(axes)[0, :: self.row[1], :: self.column[1]]
 
@@ -120,7 +113,7 @@ def _extract(
     cut = _make_cut(plane, fixed)
     geometry = fixed.geometry
     grid = _slab(geometry, cut.across, cut.position)
-    points = transform_points(index_to_lps(grid), _indices_xyz(grid))
+    points = voxel_centres(grid)
     mapped = points + cut.take(result.displacement.vectors_mm).reshape(-1, 3)
     started = transform_points(result.initial, points)
     to_index = lps_to_index(moving.geometry)
@@ -152,13 +145,8 @@ def _slab(geometry: Geometry, axis: int, position: int, thickness: int = 1) -> G
     return shifted_grid(geometry, (offset[0], offset[1], offset[2]), (shape[0], shape[1], shape[2]))
 
 
-def _indices_xyz(grid: Geometry) -> FloatArray:
-    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float64) for n in grid.shape_zyx], indexing="ij")
-    return np.stack([x.ravel(), y.ravel(), z.ravel()], axis=1)
-
-
 def _jacobian(result: RegistrationResult, cut: _Cut) -> FloatArray:
-    """On one slice; its two neighbours are all that the differences need."""
+    """Compute the Jacobian on one slice, from it and its two neighbours."""
     field = result.displacement
     size = field.geometry.shape_zyx[2 - cut.across]
     first, last = max(cut.position - 1, 0), min(cut.position + 1, size - 1)

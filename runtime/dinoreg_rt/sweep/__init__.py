@@ -1,1 +1,1 @@
-"""Many configurations on many pairs."""
+"""Sweeps: many configurations tried on many pairs."""

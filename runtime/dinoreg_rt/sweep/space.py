@@ -1,7 +1,7 @@
-"""Which configurations a sweep tries: a grid, random draws, or each grid point with each draw.
+"""The configurations that a sweep tries: a grid, random draws, or each grid point with each draw.
 
-A candidate is a dict of values for fields of `RegistrationConfig`; everything else is the base
-configuration's.
+A candidate is a dict of values for fields of `RegistrationConfig`; it replaces those of the base
+configuration.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..config.files import read_toml
 from ..config.parameters import RegistrationConfig
 from ..errors import ConfigError
 
-#: Where a registration runs and which transform it begins with are no properties of a candidate.
+#: Fields that a candidate cannot set: where a registration runs, and what it computes besides.
 NOT_SWEPT = ("device", "threads", "search_memory_mb", "inverse", "confidence", "trust")
 
 Candidate = dict[str, Any]
 
 
 class Interval(BaseModel):
-    """A distribution over an interval: uniform, or uniform in the logarithm; whole if asked."""
+    """A uniform distribution over an interval, optionally in the logarithm or of whole numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -44,28 +44,28 @@ class Interval(BaseModel):
         if not self.low < self.high:
             raise ValueError(f"low = {self.low:g} is not below high = {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"low = {self.low:g} has no logarithm; wanted > 0")
+            raise ValueError(f"low = {self.low:g} has no logarithm; it must be above 0")
         return self
 
     def draw(self, rng: np.random.Generator) -> float | int:
-        """One value."""
+        """Draw one value."""
         if self.log:
             value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
             value = float(rng.uniform(self.low, self.high))
-        # Four digits: a configuration that a person can type again.
+        # Four digits keep the value short enough to type.
         return round(value) if self.whole else float(f"{value:.4g}")
 
 
 @dataclass(frozen=True)
 class SweepSpace:
-    """What is tried.
+    """The values that a sweep tries.
 
     Attributes:
-        grid: values of each parameter; all combinations are tried.
-        random: a list to choose from or an `Interval` for each parameter.
+        grid: the values of each parameter; all combinations are tried.
+        random: for each parameter, a list to choose from or an `Interval`.
         samples: number of random draws.
-        seed: of the draws; the same seed gives the same candidates.
+        seed: seed of the draws; the same seed gives the same candidates.
     """
 
     grid: dict[str, list[Any]] = field(default_factory=dict)
@@ -74,15 +74,15 @@ class SweepSpace:
     seed: int = 0
 
     def candidates(self) -> list[Candidate]:
-        """Every grid point with every draw, in a fixed order, none twice.
+        """Combine every grid point with every draw, in a fixed order and without duplicates.
 
         Raises:
-            ConfigError: random parameters without a number of samples, or the other way round.
+            ConfigError: random parameters without a number of samples, or vice versa.
         """
         if bool(self.random) != (self.samples > 0):
             raise ConfigError(
-                f"{len(self.random)} random parameters and {self.samples} samples: a random "
-                "search needs both, [random] in the --space file and --samples"
+                f"the sweep has {len(self.random)} random parameters and {self.samples} samples; a "
+                "random search needs both: [random] in the --space file, and --samples"
             )
         points = [
             dict(zip(self.grid, values, strict=True))
@@ -108,29 +108,28 @@ class SweepSpace:
 def read_space(
     file: Path | None, grid: Sequence[str], samples: int | None, seed: int | None
 ) -> SweepSpace:
-    """The space of a TOML file and of ``--grid`` options; the options win.
+    """Read the space of a TOML file and of ``--grid`` options, which take precedence.
 
     Args:
-        file: with the tables ``[grid]`` (lists) and ``[random]`` (lists or intervals) and the
+        file: file with the tables ``[grid]`` (lists) and ``[random]`` (lists or intervals) and the
             numbers ``samples`` and ``seed``; or None.
-        grid: ``name=a,b,c``; parts of a value that is a list are joined by colons (``80:40``).
-        samples: instead of the file's.
-        seed: instead of the file's.
+        grid: options ``name=a,b,c``; the parts of a list value are joined by colons (``80:40``).
+        samples: replaces the number in the file.
+        seed: replaces the number in the file.
 
     Raises:
-        ConfigError: unreadable, unknown names, impossible distributions, nothing to sweep.
+        ConfigError: the file cannot be read, or a name, value or distribution is not allowed.
     """
     content = read_toml(file) if file is not None else {}
     if unknown := content.keys() - {"grid", "random", "samples", "seed"}:
         raise ConfigError(
-            f"{file}: unknown {', '.join(sorted(unknown))}; known are [grid], [random], samples "
-            "and seed"
+            f"{file}: unknown {', '.join(sorted(unknown))}; use [grid], [random], samples and seed"
         )
     given = [_parse_axis(text) for text in grid]
     names = [name for name, _ in given]
     if again := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
-            f"--grid {', '.join(again)}: given twice; wanted all values behind one name=a,b,c"
+            f"--grid {', '.join(again)}: given twice; give all values in one name=a,b,c"
         )
     points = {name: _list_of(name, values) for name, values in content.get("grid", {}).items()}
     points |= dict(given)
@@ -138,7 +137,7 @@ def read_space(
     for name in (*points, *random):
         _check_name(name)
     if twice := sorted(points.keys() & random.keys()):
-        raise ConfigError(f"{', '.join(twice)}: either on the grid or random, not both")
+        raise ConfigError(f"{', '.join(twice)}: is both on the grid and random; choose one")
     return SweepSpace(
         points,
         random,
@@ -148,22 +147,22 @@ def read_space(
 
 
 def config_of(base: RegistrationConfig, candidate: Candidate) -> RegistrationConfig:
-    """The base configuration with a candidate's values.
+    """Return the base configuration with a candidate's values.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value is out of range.
     """
     return RegistrationConfig.from_sources(overrides=base.model_dump() | candidate)
 
 
 def config_hash(config: RegistrationConfig) -> str:
-    """sha256 of everything in a configuration that can change the displacement."""
+    """Return the sha256 of everything in a configuration that can change the displacement."""
     values = config.model_dump(mode="json", exclude={*NOT_SWEPT, "initial"})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def text_of(value: Any) -> str:
-    """A value as it is typed after ``--grid``."""
+    """Return a value as typed after ``--grid``."""
     if isinstance(value, list | tuple):
         return ":".join(text_of(part) for part in value)
     if value is None:
@@ -176,7 +175,7 @@ def text_of(value: Any) -> str:
 def _check_name(name: str) -> None:
     known = [n for n in RegistrationConfig.model_fields if n not in NOT_SWEPT]
     if name not in known:
-        raise ConfigError(f"'{name}' cannot be swept; known are: {', '.join(known)}")
+        raise ConfigError(f"'{name}' cannot be swept; choose from: {', '.join(known)}")
 
 
 def _parse_axis(text: str) -> tuple[str, list[Any]]:
@@ -184,7 +183,7 @@ def _parse_axis(text: str) -> tuple[str, list[Any]]:
     name = name.strip().replace("-", "_")
     parts = [part.strip() for part in values.split(",") if part.strip()]
     if not equals or not parts:
-        raise ConfigError(f"--grid {text}: wanted name=a,b,c")
+        raise ConfigError(f"--grid {text}: is not of the form name=a,b,c; name the values")
     _check_name(name)
     return name, [_parse_value(name, part) for part in parts]
 
@@ -200,7 +199,9 @@ def _parse_value(name: str, text: str) -> Any:
         return _number(name, text)
     if bool in kinds:
         if text not in ("true", "false"):
-            raise ConfigError(f"--grid {name}: '{text}' is neither true nor false")
+            raise ConfigError(
+                f"--grid {name}: '{text}' is neither true nor false; give one of them"
+            )
         return text == "true"
     return text
 
@@ -209,13 +210,13 @@ def _number(name: str, text: str) -> float | int:
     try:
         value = float(text)
     except ValueError as error:
-        raise ConfigError(f"--grid {name}: '{text}' is not a number") from error
+        raise ConfigError(f"--grid {name}: '{text}' is not a number; give numbers") from error
     return int(value) if value.is_integer() else value
 
 
 def _list_of(name: str, values: Any) -> list[Any]:
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"[grid] {name} = {values!r}: wanted a list of values")
+        raise ConfigError(f"{name} = {values!r}: is not a list of values; give one, such as [1, 2]")
     return values
 
 
@@ -227,6 +228,6 @@ def _source_of(name: str, source: Any) -> list[Any] | Interval:
     except (ValidationError, TypeError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ConfigError(
-            f"[random] {name} = {source}: {reason}; wanted a list, or "
+            f"[random] {name} = {source}: {reason}; give a list, or "
             "{ low = 0.1, high = 2, log = true, whole = false }"
         ) from error

@@ -1,4 +1,4 @@
-"""What a sweep found: a table of candidates with intervals, and accuracy against time."""
+"""Results of a sweep: tables of candidates with intervals, and a plot of accuracy against time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.cohort import GroupScores, MeanInterval, summarise
+from ..evaluate.cohort import GroupScores, summarise
 from ..run.figures import new_figure
 from .space import Candidate, text_of
 from .trials import Record
 
-#: Metric -> heading; the first two are accuracies, the first that was scored decides.
+#: Heading of each metric. The first two are accuracies, of which the first that was scored decides.
 METRICS = {
     "dice_after": "Dice",
     "tre_mm_after": "TRE mm",
@@ -30,13 +30,13 @@ _LOWER_IS_BETTER = {"tre_mm_after"}
 
 @dataclass(frozen=True)
 class CandidateScores:
-    """One candidate over the pairs.
+    """Scores of one candidate over the pairs.
 
     Attributes:
-        number: from 1, in the order of the sweep.
-        candidate: its values.
-        groups: all pairs first, then each kind.
-        best: no other candidate is both more accurate and faster, and it failed on no pair.
+        number: number of the candidate, from 1, in the order of the sweep.
+        candidate: values of the candidate.
+        groups: scores of all pairs first, then of each kind.
+        best: the candidate failed on no pair, and none is both more accurate and faster.
     """
 
     number: int
@@ -45,13 +45,13 @@ class CandidateScores:
     best: bool = False
 
     def mean(self, metric: str) -> float:
-        """Over all pairs; NaN if not scored."""
+        """Return a metric's mean over all pairs; NaN if it was not scored."""
         found = self.groups[0].metrics.get(metric)
         return math.nan if found is None else found.mean
 
     @property
     def complete(self) -> bool:
-        """Whether every pair was scored: means over fewer pairs cannot be compared."""
+        """Whether every pair was scored; means over fewer pairs cannot be compared."""
         return self.groups[0].scored == self.groups[0].pairs
 
 
@@ -65,11 +65,11 @@ def score_candidates(records: Sequence[Record]) -> list[CandidateScores]:
         for number, members in enumerate(grouped.values(), start=1)
     ]
     front = _pareto_front(scored, accuracy_metric(scored))
-    return [CandidateScores(s.number, s.candidate, s.groups, s.number in front) for s in scored]
+    return [replace(s, best=s.number in front) for s in scored]
 
 
 def accuracy_metric(scored: Sequence[CandidateScores]) -> str:
-    """The accuracy that candidates are compared by: Dice, or the landmark error without labels."""
+    """Return the metric that compares candidates: Dice, or without labels the landmark error."""
     accuracies = list(METRICS)[:2]
     return next(
         (m for m in accuracies if any(m in s.groups[0].metrics for s in scored)), accuracies[0]
@@ -77,7 +77,7 @@ def accuracy_metric(scored: Sequence[CandidateScores]) -> str:
 
 
 def table_to_markdown(scored: Sequence[CandidateScores], records: Sequence[Record]) -> str:
-    """Candidates with means over all pairs, the most accurate first; then kinds, then failures."""
+    """Return tables for all pairs and for each kind, most accurate first, and the failures."""
     metric = accuracy_metric(scored)
     columns = [m for m in METRICS if any(m in s.groups[0].metrics for s in scored)]
     ordered = sorted(scored, key=lambda s: _loss(s, metric))
@@ -86,8 +86,8 @@ def table_to_markdown(scored: Sequence[CandidateScores], records: Sequence[Recor
         lines += ["", f"## {kind}", "", *_markdown_table(ordered, kind, columns)]
     lines += [
         "",
-        "Means over pairs with 95 % bootstrap intervals. * on the front: no other candidate that "
-        "was scored on every pair is both more accurate and faster.",
+        "Means over pairs with 95 % bootstrap intervals. * marks the Pareto front: no other "
+        "candidate that was scored on every pair is both more accurate and faster.",
     ]
     failed = [r for r in records if r.status == "failed"]
     if failed:
@@ -97,7 +97,7 @@ def table_to_markdown(scored: Sequence[CandidateScores], records: Sequence[Recor
 
 
 def table_to_csv(scored: Sequence[CandidateScores]) -> str:
-    """One line for each candidate and kind (kind ``all``: every pair)."""
+    """Return CSV with one line for each candidate and kind; kind ``all`` covers every pair."""
     names = _names(scored)
     parts = [f"{m}{end}" for m in METRICS for end in ("", "_ci_low", "_ci_high")]
     text = io.StringIO()
@@ -114,39 +114,30 @@ def table_to_csv(scored: Sequence[CandidateScores]) -> str:
                 "scored": group.scored,
                 "on_front": int(one.best),
             }
-            for metric, value in group.metrics.items():
-                if metric in METRICS:
-                    ends = (("", value.mean), ("_ci_low", value.low), ("_ci_high", value.high))
-                    line |= {f"{metric}{e}": f"{v:.6g}" for e, v in ends if not math.isnan(v)}
+            for metric, value in _shown(group).metrics.items():
+                ends = (("", value.mean), ("_ci_low", value.low), ("_ci_high", value.high))
+                line |= {f"{metric}{e}": f"{v:.6g}" for e, v in ends if not math.isnan(v)}
             writer.writerow(line)
     return text.getvalue()
 
 
 def scores_to_dict(scored: Sequence[CandidateScores]) -> list[dict[str, Any]]:
-    """The table as JSON holds it."""
+    """Return the table for JSON."""
     return [
         {
             "candidate": one.number,
             "parameters": one.candidate,
             "on_front": one.best,
-            "groups": [
-                {
-                    "kind": group.kind,
-                    "pairs": group.pairs,
-                    "scored": group.scored,
-                    "metrics": {n: vars(v) for n, v in group.metrics.items() if n in METRICS},
-                }
-                for group in one.groups
-            ],
+            "groups": [_shown(group).to_dict() for group in one.groups],
         }
         for one in scored
     ]
 
 
 def draw_front(scored: Sequence[CandidateScores], path: Path) -> None:
-    """Accuracy against CPU seconds as PNG, candidates numbered as in the table, the front joined.
+    """Plot accuracy against CPU seconds into a PNG file, with the Pareto front as a line.
 
-    Candidates that failed on some pair are hollow.
+    Candidates are numbered as in the table; those that failed on some pair are hollow.
     """
     metric = accuracy_metric(scored)
     shown = [s for s in scored if not math.isnan(s.mean(metric) + s.mean("cpu_s"))]
@@ -209,13 +200,10 @@ def _markdown_table(
         pairs = f"{group.scored}" + ("" if group.scored == group.pairs else f" of {group.pairs}")
         cells = [f"{one.number}{'*' if one.best else ''}"]
         cells += [text_of(one.candidate[n]) if n in one.candidate else "" for n in names]
-        cells += [pairs, *(_interval(group.metrics.get(c)) for c in columns)]
+        cells += [pairs, *(str(group.metrics.get(c, "-")) for c in columns)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _interval(value: MeanInterval | None) -> str:
-    if value is None:
-        return "-"
-    spread = "" if math.isnan(value.low) else f" [{value.low:.3f}, {value.high:.3f}]"
-    return f"{value.mean:.3f}{spread}"
+def _shown(group: GroupScores) -> GroupScores:
+    return replace(group, metrics={n: v for n, v in group.metrics.items() if n in METRICS})

@@ -1,8 +1,8 @@
-"""A sweep: many configurations on many pairs, resumable, several at a time.
+"""The trials of a sweep: many configurations on many pairs, in parallel and resumable.
 
-Every finished trial is one line of ``results.jsonl``, appended at once. A line is found again by
-its key, which holds all that its result depends on; so a sweep that was stopped goes on where it
-was, and one whose images, parameters or version have changed runs again.
+Every finished trial is immediately appended to ``results.jsonl``. Its key covers everything that
+the result depends on, so a sweep that was stopped resumes where it was, and trials run again after
+images, parameters or the version have changed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from .. import io
+from ..bundle.checkpoints import Wanted, bundle_folder
+from ..bundle.manifest import read_manifest
 from ..config.parameters import RegistrationConfig
 from ..console.interruption import Terminated
 from ..errors import DinoregError, InputError, ResourceError
 from ..evaluate.pair import PairFiles, evaluate_pair
+from ..evaluate.tables import without_nan
+from ..io.hashes import versions
 from ..registration.demands import check_demands, check_used
+from ..run.report import hash_input
 from .space import Candidate, config_hash, config_of
 
-#: Called with the trials that have finished, their number in all, and the last one's record.
+#: A callback for the number of finished trials, the number of all trials, and the last record.
 Finished = Callable[[int, int, "Record"], None]
 
 
@@ -39,9 +45,9 @@ class Trial:
 
     Attributes:
         key: sha256 of everything that the result depends on.
-        pair: its files.
-        candidate: values that differ from the base configuration.
-        config: the whole configuration, the pair's initial alignment included.
+        pair: files of the pair.
+        candidate: values that replace those of the base configuration.
+        config: the complete configuration, including the pair's initial alignment.
     """
 
     key: str
@@ -55,17 +61,17 @@ class Record:
     """A line of ``results.jsonl``.
 
     Attributes:
-        key: of the trial.
-        pair: its name.
-        kind: its group.
-        candidate: values that differ from the base configuration.
-        status: ``failed`` if this pair could not be registered or scored so.
-        message: why.
-        cpu_s: CPU time of the registration, all threads, without reading and scoring.
-        wall_s: its wall-clock time.
-        scores: as of `PairScores.means`; NaN where not scored.
-        quality: as of `RunQuality`.
-        version: of dinoreg-rt and its library.
+        key: key of the trial.
+        pair: name of the pair.
+        kind: group of the pair.
+        candidate: values that replace those of the base configuration.
+        status: ``failed`` if the pair could not be registered or scored.
+        message: reason of a failure; otherwise empty.
+        cpu_s: CPU time of the registration over all threads, without reading and scoring.
+        wall_s: wall-clock time of the registration.
+        scores: `PairScores.means`; None after a failure, and NaN for what was not scored.
+        quality: fields of `RunQuality`; None after a failure.
+        version: version of dinoreg-rt and of its library.
     """
 
     key: str
@@ -81,7 +87,7 @@ class Record:
     version: str = ""
 
     def means(self) -> dict[str, float]:
-        """The scores and the time, as the summary of a cohort takes them."""
+        """Return scores and times for the summary of a cohort."""
         return {**(self.scores or {}), "cpu_s": self.cpu_s, "wall_s": self.wall_s}
 
 
@@ -91,22 +97,22 @@ def plan_trials(
     base: RegistrationConfig,
     initial_folder: Path | None = None,
 ) -> list[Trial]:
-    """All trials, candidate by candidate; finds wrong values, devices and files beforehand.
+    """List all trials, candidate by candidate, once values, devices and files are checked.
 
     Args:
-        pairs: with their images.
+        pairs: pairs with their images.
         candidates: from `SweepSpace.candidates`.
-        base: values of everything that the candidates leave open.
-        initial_folder: holds ``<pair>.tfm``, the start of a pair; pairs without one take the
-            configuration's.
+        base: the configuration whose values the candidates replace.
+        initial_folder: folder of initial alignments ``<pair>.tfm``; a pair without one uses that of
+            the configuration.
 
     Raises:
-        ConfigError: a candidate that is no configuration.
-        DeviceError: one that this machine cannot run.
-        InputError: an encoder, or a file of a pair, that is not there.
+        ConfigError: a candidate is not a valid configuration.
+        DeviceError: this machine cannot run a candidate.
+        InputError: an encoder, or a file of a pair, is missing.
     """
     if initial_folder is not None and not initial_folder.is_dir():
-        raise InputError(f"{initial_folder}: no such folder of initial transforms")
+        raise InputError(f"{initial_folder}: is not a folder; give one of initial transforms")
     configs = [config_of(base, candidate) for candidate in candidates]
     for candidate, config in zip(candidates, configs, strict=True):
         check_used(config, candidate)
@@ -115,23 +121,22 @@ def plan_trials(
     for candidate, config in zip(candidates, configs, strict=True):
         for pair in pairs:
             start = None if initial_folder is None else initial_folder / f"{pair.name}.tfm"
+            own = config
             if start is not None and start.exists() and "initial" not in candidate:
-                mine = config.changed(initial=str(start))
-            else:
-                mine = config
-            trials.append(Trial(_key(pair, mine), pair, candidate, mine))
+                own = config.changed(initial=str(start))
+            trials.append(Trial(_key(pair, own), pair, candidate, own))
     return trials
 
 
 def read_records(file: Path) -> dict[str, Record]:
-    """Records by key, the last of each; lines that were cut short are passed over."""
+    """Read the last record of each key; incomplete lines are skipped."""
     records = {}
     if file.exists():
         for line in file.read_text("utf-8", errors="replace").splitlines():
             try:
                 record = Record(**_with_nan(json.loads(line)))
             except (ValueError, TypeError):
-                continue  # the process was stopped while it wrote this line
+                continue  # the process was stopped while writing this line
             records[record.key] = record
     return records
 
@@ -139,18 +144,18 @@ def read_records(file: Path) -> dict[str, Record]:
 def run_trials(
     trials: Sequence[Trial], results: Path, *, jobs: int, finished: Finished
 ) -> list[Record]:
-    """Run what `results` does not hold yet; failed ones again. Appends each as it finishes.
+    """Run the trials that `results` lacks or that failed, and append each record to the file.
 
     Returns:
         The records of all trials, in their order.
 
     Raises:
-        ResourceError: a process was killed, most often for want of memory.
-        KeyboardInterrupt, Terminated: with a note on what was kept.
+        ResourceError: a process was killed, most often for lack of memory.
+        KeyboardInterrupt: with a note on how to resume, as for `Terminated`.
     """
     known = read_records(results)
     done = {t.key: known[t.key] for t in trials if t.key in known and known[t.key].status == "ok"}
-    # Two candidates may say the same (a default written out): one run serves both.
+    # Candidates may be equal (a default written out); one run serves both.
     missing = list({t.key: t for t in trials if t.key not in done}.values())
     total = len(done) + len(missing)
     results.parent.mkdir(parents=True, exist_ok=True)
@@ -164,15 +169,14 @@ def run_trials(
                 finished(len(done), total, record)
         except (KeyboardInterrupt, Terminated) as stop:
             stop.add_note(
-                f"{len(done)} of {total} are in {results}; the same command goes on from there"
+                f"{len(done)} of {total} are in {results}; the same command resumes from there"
             )
             raise
     return [_as_of(done[trial.key], trial) for trial in trials]
 
 
 def run_trial(trial: Trial) -> Record:
-    """Register and score one pair; what goes wrong is part of the record."""
-    from ..io.hashes import versions
+    """Register and score one pair; an error becomes part of the record."""
     from ..registration.register import register
 
     found = versions()
@@ -195,7 +199,7 @@ def _run_all(trials: Sequence[Trial], jobs: int) -> Iterator[Record]:
     if jobs == 1 or len(trials) < 2:
         yield from map(run_trial, trials)
         return
-    # spawn: a forked process would share the state of OpenMP threads that it does not have.
+    # Not fork: the child would inherit the state of OpenMP threads that it does not have.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(trials)), context, initializer=_ignore_interrupt)
     try:
@@ -204,8 +208,8 @@ def _run_all(trials: Sequence[Trial], jobs: int) -> Iterator[Record]:
             yield future.result()
     except BrokenProcessPool as error:
         raise ResourceError(
-            "a process of the sweep was killed, most often for want of memory; what had finished "
-            "is kept: the same command goes on, with fewer --jobs if it happens again"
+            "a process of the sweep was killed, most often for lack of memory; finished trials are "
+            "kept: run the same command to resume, with fewer --jobs if it happens again"
         ) from error
     except (KeyboardInterrupt, Terminated, GeneratorExit):
         _end_workers(pool)
@@ -215,38 +219,29 @@ def _run_all(trials: Sequence[Trial], jobs: int) -> Iterator[Record]:
 
 
 def _end_workers(pool: ProcessPoolExecutor) -> None:
-    """At once: what they are at is done again by the next run, and nobody else reads of it."""
-    # The pool offers this itself from Python 3.14 on.
+    """End all workers at once; the next run repeats their trials."""
+    # From Python 3.14 on, the pool has a method for this.
     for process in list((pool._processes or {}).values()):
         process.terminate()
 
 
 def _ignore_interrupt() -> None:
-    # Ctrl-C reaches every process of the terminal; the first one ends the others in order.
+    # Ctrl-C reaches every process of the terminal, but the parent ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _read_images(pair: PairFiles) -> tuple[Any, Any]:
-    from ..io import read_volume
-
     if pair.fixed_image is None or pair.moving_image is None:
-        raise InputError(f"{pair.name}: the table of pairs names no fixed or no moving image")
-    return read_volume(pair.fixed_image), read_volume(pair.moving_image)
+        raise InputError(
+            f"{pair.name}: lacks an image; name fixed and moving in the table of pairs"
+        )
+    return io.read_volume(pair.fixed_image), io.read_volume(pair.moving_image)
 
 
 def _key(pair: PairFiles, config: RegistrationConfig) -> str:
-    from ..io.hashes import versions
-
     found = versions()
-    files = (
-        pair.fixed_image,
-        pair.moving_image,
-        pair.fixed_labels,
-        pair.moving_labels,
-        pair.fixed_points,
-        pair.moving_points,
-        pair.mask,
-    )
+    files = [pair.fixed_image, pair.moving_image, pair.fixed_labels, pair.moving_labels]
+    files += [pair.fixed_points, pair.moving_points, pair.mask]
     start = Path(config.initial)
     parts = [
         pair.name,
@@ -262,10 +257,7 @@ def _key(pair: PairFiles, config: RegistrationConfig) -> str:
 
 @cache
 def _encoder_hash(encoder: str | None, grid: tuple[int, int] | None, depth: float | None) -> str:
-    """Of its contents, which may change under one name."""
-    from ..bundle.checkpoints import Wanted, bundle_folder
-    from ..bundle.manifest import read_manifest
-
+    """Hash the contents of an encoder, which may change under the same name."""
     if encoder is None:
         return ""
     return read_manifest(bundle_folder(encoder, Wanted(grid, depth))).hash()
@@ -273,8 +265,6 @@ def _encoder_hash(encoder: str | None, grid: tuple[int, int] | None, depth: floa
 
 @cache
 def _file_hash(file: Path) -> str:
-    from ..run.report import hash_input
-
     try:
         return hash_input(file).sha256
     except OSError as error:
@@ -282,13 +272,12 @@ def _file_hash(file: Path) -> str:
 
 
 def _as_of(record: Record, trial: Trial) -> Record:
-    """The record under this trial's name: it may have been made for an equal candidate."""
-    values = record.__dict__ | {"candidate": trial.candidate, "kind": trial.pair.kind}
-    return Record(**values)
+    """Return the record with this trial's candidate; it may stem from an equal one."""
+    return replace(record, candidate=trial.candidate, kind=trial.pair.kind)
 
 
 def _end_line(stream: Any) -> None:
-    """A process that was killed may have left half a line: the next one begins on its own."""
+    """Complete the last line of a file, of which a killed process may have left a part."""
     if stream.seek(0, os.SEEK_END) > 0:
         stream.seek(-1, os.SEEK_END)
         if stream.read(1) != b"\n":
@@ -296,8 +285,6 @@ def _end_line(stream: Any) -> None:
 
 
 def _to_line(record: Record) -> str:
-    from ..evaluate.tables import without_nan
-
     return json.dumps(without_nan(asdict(record)), allow_nan=False)
 
 

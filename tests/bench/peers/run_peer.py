@@ -25,7 +25,12 @@ from numpy.typing import NDArray
 
 CT_WINDOW_HU = (-125.0, 225.0)
 MR_UPPER_PERCENTILE = 98.0
-MIN_AXIS_VOX = 18  # three coarse cells of convexAdam; four voxels after greedy's shrink factor of 4
+#: The driver that `dinoreg-rt bench` uses as well; it needs nothing of the project.
+CONVEXADAM = Path(__file__).parents[3] / "runtime/dinoreg_rt/bench/convexadam_child.py"
+MIN_AXIS_VOX = (
+    18  # three coarse grid steps of convexAdam; four voxels after greedy's shrink factor of 4
+)
+FIELDS = ("displacement.npy", "warp.nii")
 COLUMNS = {
     "pair": "{}",
     "peer": "{}",
@@ -62,23 +67,41 @@ def write_windowed(source: Path, modality: str, target: Path) -> None:
     sitk.WriteImage(sitk.ZeroFluxNeumannPad(scaled, lower, upper), str(target))
 
 
+def child_command(peer: str, work: Path) -> list[str]:
+    """Return the program for a peer and its arguments; both write or print `child.json`."""
+    images = [work / "fixed.nii", work / "moving.nii"]
+    if peer != "convexadam":
+        radius = "4" if peer == "greedy4" else "2"
+        script = Path(__file__).with_name("greedy_child.py")
+        return [str(script), *map(str, images), "--output", str(work), "--radius", radius]
+    arrays = [image.with_suffix(".npy") for image in images]
+    for image, array in zip(images, arrays, strict=True):
+        np.save(array, sitk.GetArrayFromImage(sitk.ReadImage(str(image))))
+    return [str(CONVEXADAM), *map(str, arrays), "--displacement", str(work / "displacement.npy")]
+
+
 def run_child(peer: str, work: Path, threads: int) -> dict[str, float]:
     """Run the peer in a child process and return what it cost."""
-    command = [sys.executable, str(Path(__file__).with_name("peer_child.py"))]
-    command += ["--peer", peer, "--threads", str(threads), "--output", str(work)]
-    command += ["--fixed", str(work / "fixed.nii"), "--moving", str(work / "moving.nii")]
+    command = [sys.executable, *child_command(peer, work), "--threads", str(threads)]
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
     environment["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
     start = time.perf_counter()
-    with (work / "log.txt").open("w") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    with (work / "log.txt").open("w") as log, (work / "child.json").open("w") as printed:
+        out = printed if peer == "convexadam" else log
+        child = subprocess.Popen(command, stdout=out, stderr=log, env=environment)
         _, status, usage = os.wait4(child.pid, 0)
     wall_s = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         raise RuntimeError(f"{peer} ended with status {child.returncode}; see {work / 'log.txt'}")
-    report = json.loads((work / "child.json").read_text())
-    return {"cpu_s": usage.ru_utime + usage.ru_stime, "wall_s": wall_s, **report}
+    # The report is the last line; convexAdam may print others.
+    report = json.loads((work / "child.json").read_text().splitlines()[-1])
+    return {
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "wall_s": wall_s,
+        "cpu_s_call": report["cpu_s"][0],
+        "peak_mb": report["peak_memory_mb"],
+    }
 
 
 def read_displacement(work: Path) -> NDArray[np.float32]:
@@ -171,7 +194,7 @@ def main() -> None:
         store(line, args.output)
         print(json.dumps(line), flush=True)
         if not args.keep_fields:
-            for name in ("fixed.nii", "moving.nii", "displacement.npy", "warp.nii"):
+            for name in ("fixed.nii", "moving.nii", "fixed.npy", "moving.npy", *FIELDS):
                 (args.output / args.peer / facts.parent.name / name).unlink(missing_ok=True)
 
 

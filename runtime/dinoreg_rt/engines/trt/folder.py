@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ...device.limits import user_folder
 from ...errors import InputError, OutputError
+from ...io.staging import whole_file
 from .record import EngineKey, EngineRecord
 
 
@@ -34,9 +33,10 @@ def store_engine(folder: Path, plan: bytes, record: EngineRecord) -> Path:
     path = folder / record.file
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, plan)
-        text = record.model_dump_json(indent=2) + "\n"
-        _write_whole(path.with_suffix(".json"), text.encode())
+        with whole_file(path, 0o644) as stream:
+            stream.write(plan)
+        with whole_file(path.with_suffix(".json"), 0o644) as stream:
+            stream.write((record.model_dump_json(indent=2) + "\n").encode())
     except OSError as error:
         raise OutputError(
             f"{folder}: cannot be written: {error.strerror}; DINOREG_ENGINES names another folder"
@@ -81,16 +81,3 @@ def read_engine(folder: Path, record: EngineRecord, command: str) -> bytes:
             f"expected, or another sha256); {command}"
         )
     return plan
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write beside and rename: a reader sees the old file or the new one."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
