@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.parameters import RegistrationConfig
-from ..registration.device_memory import describe_device_memory
+from ..registration.memory import describe_device_memory
 from ..types import LabelMap, Volume
 from .outputs import (
     Extras,
