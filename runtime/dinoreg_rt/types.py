@@ -195,7 +195,9 @@ class EncodedPlaneSummary:
     Attributes:
         plane: ``axial``, ``coronal`` or ``sagittal``.
         weight: weight of the plane's features; those of all planes sum to 1.
-        token_grid: rows and columns of tokens in a slice.
+        token_grid: rows and columns of tokens in a slice of the fixed image.
+        moving_token_grid: the same for the moving image.
+        token_mm: height and width of a token in the fixed and in the moving image.
         slices: number of encoded slices of the fixed and of the moving image.
         from_cache: whether the tokens of each image came from the cache.
         feature_scale: factor on the projected tokens.
@@ -205,6 +207,8 @@ class EncodedPlaneSummary:
     plane: str
     weight: float
     token_grid: tuple[int, int]
+    moving_token_grid: tuple[int, int]
+    token_mm: tuple[tuple[float, float], tuple[float, float]]
     slices: tuple[int, int]
     from_cache: tuple[bool, bool]
     feature_scale: float

@@ -101,3 +101,22 @@ def test_what_is_refused(files, tmp_path) -> None:
     lacking = probe(files, "--layers", "5")
     assert lacking.exit_code == 4
     assert "--layers 5" in lacking.stderr
+    at_a_depth = probe(files, "--encoder-depth", "0.5")
+    assert at_a_depth.exit_code == 4
+    assert "gabor is a bundle" in at_a_depth.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--search-features", "mind"),
+        ("--token-centre", "none"),
+        ("--iterations", "3"),
+        ("--mind-weight", "1"),
+        ("--inverse",),
+    ],
+)
+def test_options_of_a_registration_are_unknown(files, words) -> None:
+    result = probe(files, *words)
+    assert result.exit_code == 2
+    assert f"No such option '{words[0]}'" in result.stderr

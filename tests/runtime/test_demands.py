@@ -19,7 +19,7 @@ from dinoreg_rt.device.choice import Device
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.registration import demands
-from dinoreg_rt.registration.demands import check_demands, choose_machine
+from dinoreg_rt.registration.demands import check_demands, check_used, choose_machine
 
 NO_GPU = "there is no NVIDIA driver on this machine"
 
@@ -193,6 +193,44 @@ def test_checks_by_the_manifest_alone(tmp_path) -> None:
     in_bfloat16 = write_bundle(tmp_path / "half", [(24, 32)], patch=4, precision="bf16")
     with pytest.raises(ConfigError, match="no matrix products in bfloat16"):
         check_demands(RegistrationConfig(device="cpu", encoder=str(in_bfloat16), engine="ort-cpu"))
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"encoder_depth": 0.5}, r"--encoder-depth .*gabor is a bundle, .* --layers"),
+        ({"mind_weight": 1.0, "search_features": ("encoder", "mind"),
+          "refinement_features": "mind"}, "--mind-weight .* no stage joins them"),
+        ({"token_smoothing_mm": 9.0, "token_centre": "image"}, "has --token-centre image"),
+        ({"slice_scale": "body", "body_mask": "off"}, "--slice-scale body .* --body-mask off"),
+    ],
+)  # fmt: skip
+def test_what_an_encoder_would_leave_unused(given, error, tmp_path) -> None:
+    """Where it was given on the command line; in a preset or a file it may stand."""
+    pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+    folder = write_bundle(tmp_path / "gabor", [(24, 32)], patch=4)
+    config = RegistrationConfig(device="cpu", encoder=str(folder), **given)
+    with pytest.raises(ConfigError, match=error):
+        check_used(config, given)
+    check_used(config, ["encoder", "device"])
+
+
+def test_what_an_encoder_uses(tmp_path) -> None:
+    pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
+    folder = write_bundle(tmp_path / "gabor", [(24, 32)], patch=4)
+    (tmp_path / "model.safetensors").write_bytes(b"not read yet")
+    for encoder, values in (
+        (tmp_path / "model.safetensors", {"encoder_depth": 0.5}),
+        (folder, {"mind_weight": 1.0, "search_features": ("joined", "mind"),
+                  "refinement_features": "mind"}),
+        (folder, {"mind_weight": 1.0, "search_features": ("encoder",)}),
+        (folder, {"mind_weight": 0.0}),
+        (folder, {"token_smoothing_mm": 9.0}),
+        (folder, {"slice_scale": "common", "body_mask": "off"}),
+    ):  # fmt: skip
+        check_used(RegistrationConfig(encoder=str(encoder), **values), values)
+    with pytest.raises(InputError, match="no encoder 'nothing'"):
+        check_used(RegistrationConfig(encoder="nothing"), ["encoder_depth"])
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -11,7 +11,7 @@ from typing import Any
 from ..device.limits import cache_folder
 from ..errors import DeviceError
 from .manifest import MANIFEST_NAME
-from .opened import find_bundle
+from .opened import bundle_around, find_bundle
 
 #: Entry points that export a checkpoint: (path, folder of such bundles, token grid, depth, anew) ->
 #: folder of the bundle.
@@ -38,9 +38,10 @@ NOTHING_SPECIAL = Wanted()
 
 
 def is_checkpoint(encoder: str) -> bool:
-    """Whether the path is a file of weights or a folder of them, and no bundle."""
+    """Whether the path is a file of weights or a folder of them, and neither a bundle nor a file
+    in one."""
     if os.path.isfile(encoder):
-        return encoder.endswith(_FILES)
+        return encoder.endswith(_FILES) and bundle_around(Path(encoder)) is None
     if os.path.exists(os.path.join(encoder, MANIFEST_NAME)):
         return False
     return any(os.path.exists(os.path.join(encoder, name)) for name in _IN_FOLDER)

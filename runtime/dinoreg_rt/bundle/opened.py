@@ -174,6 +174,18 @@ def _holds_manifest(folder: Path) -> bool | None:
         return False
 
 
+def bundle_around(file: Path) -> Path | None:
+    """The folder of the bundle that a file belongs to; None if it belongs to none."""
+    if not _holds_manifest(file.parent) or not os.path.isfile(file):
+        return None
+    try:
+        manifest = read_manifest(file.parent)
+    except InputError:  # another program's file of that name
+        return None
+    names = {MANIFEST_NAME, *(listed.name for listed in manifest.files)}
+    return file.parent if file.name in names else None
+
+
 def find_bundle(encoder: str) -> Path:
     """The folder that a user means: a path, or a name in the folder of models.
 
@@ -190,6 +202,11 @@ def find_bundle(encoder: str) -> Path:
         return models / encoder
     if held is None:
         raise InputError(f"{encoder}: cannot be looked into: no permission")
+    around = bundle_around(path)
+    if around is not None:
+        raise InputError(
+            f"{encoder}: is a file of the encoder bundle in {around}; give the folder: {around}"
+        )
     if os.path.exists(path):  # Path.exists raises for a name that is too long
         raise InputError(
             f"{encoder}: no encoder bundle: {MANIFEST_NAME} is not in it; "

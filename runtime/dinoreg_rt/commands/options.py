@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -112,20 +112,30 @@ def config_options(command: Command) -> Command:
 
     The options of parameters are None where they are not given.
     """
-    for name, field in reversed(RegistrationConfig.model_fields.items()):
-        command = _option(name, field)(command)
-    command = path_option(
-        "--config",
-        "config_file",
-        panel="Parameters",
-        help="TOML file of parameters, which override those of the preset.",
-    )(command)
-    return click.option(
-        "--preset",
-        metavar="NAME",
-        panel="Parameters",
-        help=f"Predefined set of parameters: {', '.join(preset_names())}.",
-    )(command)
+    return some_config_options(RegistrationConfig.model_fields)(command)
+
+
+def some_config_options(names: Container[str]) -> Callable[[Command], Command]:
+    """Decorate a command with ``--preset``, ``--config`` and options for these parameters alone."""
+
+    def decorate(command: Command) -> Command:
+        for name, field in reversed(RegistrationConfig.model_fields.items()):
+            if name in names:
+                command = _option(name, field)(command)
+        command = path_option(
+            "--config",
+            "config_file",
+            panel="Parameters",
+            help="TOML file of parameters, which override those of the preset.",
+        )(command)
+        return click.option(
+            "--preset",
+            metavar="NAME",
+            panel="Parameters",
+            help=f"Predefined set of parameters: {', '.join(preset_names())}.",
+        )(command)
+
+    return decorate
 
 
 def path_option(*names: str, **settings: Any) -> Callable[[Command], Command]:

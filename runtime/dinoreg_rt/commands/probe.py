@@ -9,15 +9,63 @@ import rich_click as click
 
 from ..console.progress import reporting
 from ..console.stdout import print_result
-from ..registration.demands import check_demands
+from ..registration.demands import check_demands, check_used
 from .main import EXIT_CODE_TEXT
-from .options import INPUTS, config_options, json_option, path_option, quiet_option, read_config
+from .options import (
+    INPUTS,
+    given_config,
+    json_option,
+    path_option,
+    quiet_option,
+    read_config,
+    some_config_options,
+)
 
 if TYPE_CHECKING:
     from ..evaluate.probe import ProbeResult, ProbeRow
 
 #: Distance of the encoded slices, unless an option, a preset or a file sets it.
 _SLICE_SPACING_MM = 12.0
+#: What decides which slices and tokens are looked at, and what MIND-SSC is. The standardisations
+#: vary from row to row, and nothing is registered.
+_USED = {
+    "device",
+    "threads",
+    "gpu_memory_gb",
+    "initial",
+    "linear",
+    "fixed_modality",
+    "moving_modality",
+    "body_mask",
+    "ct_window_hu",
+    "mr_percentile",
+    "working_megavoxels",
+    "control_spacing_mm",
+    "search_spacing_mm",
+    "search_radius_mm",
+    "engine",
+    "encoder_depth",
+    "token_grid",
+    "slice_padding",
+    "slice_scale",
+    "slice_stride",
+    "slice_spacing_mm",
+    "axis",
+    "components",
+    "layers",
+    "token_smoothing_mm",
+    "position_components",
+    "encoder_ct_window_hu",
+    "encoder_normalisation",
+    "token_memory_gb",
+    "cache",
+    "cache_gb",
+    "mind_radius_mm",
+    "mind_dilation_mm",
+    "intensity",
+    "intensity_windows_mm",
+    "intensity_scale",
+}
 
 
 @click.command("probe", epilog=EXIT_CODE_TEXT)
@@ -26,7 +74,8 @@ _SLICE_SPACING_MM = 12.0
 @path_option("-m", "--moving", required=True, panel=INPUTS, help="Moving image.")
 @path_option("--fixed-labels", panel=INPUTS, help="Organ labels of the fixed image.")
 @path_option("--moving-labels", panel=INPUTS, help="The same organs, moving image.")
-@config_options
+@click.option("--encoder", hidden=True)
+@some_config_options(_USED)
 @json_option("the table")
 @quiet_option
 def probe(**options: Any) -> None:
@@ -50,6 +99,8 @@ def probe(**options: Any) -> None:
     if all(options[name] is None for name in sources):
         options["slice_spacing_mm"] = _SLICE_SPACING_MM
     config = read_config(options, trust=False)
+    # The smoothing is that of a row of the table, whatever a preset has.
+    check_used(config, set(given_config(options)) - {"token_smoothing_mm"})
     check_demands(config)  # before an image is read
     from ..evaluate.probe import probe_images
     from ..io import read_labels, read_volume

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+SliceScale = Literal["fit", "common", "body"]
 TokenCentre = Literal["none", "image", "slice", "smooth"]
 TokenScale = Literal["none", "deviation", "length"]
 FeatureSet = Literal["encoder", "mind", "joined"]
@@ -59,6 +60,12 @@ class FeatureParameters(BaseModel):
         le=8,
         description="rows and columns of tokens added as a black margin at each edge of a slice "
         "and then discarded, for encoders that produce artefacts at the image border",
+    )
+    slice_scale: SliceScale = Field(
+        "fit",
+        description="Size at which the encoder sees slices: fit (each slice fills the encoder's "
+        "input), common (one scale for both images and both directions, with black margins), or "
+        "body (the same, cropped to the bodies)",
     )
     slice_stride: int = Field(1, ge=1, le=1000, description="encode every n-th slice, and the last")
     slice_spacing_mm: float | None = Field(

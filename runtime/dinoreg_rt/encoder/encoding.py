@@ -21,9 +21,11 @@ from ..errors import RegistrationError
 from ..images.moving_grids import Region
 from ..images.pair import Pair, Role
 from ..types import Geometry, Modality
+from .framing import frames_of, picture_extent, shown_boxes
 from .open_encoders import EncoderPool
+from .plan_text import describe_left_out, describe_tokens
 from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
-from .slice_stack import SliceStack, plan_slices
+from .slice_stack import PlaneStacks, plan_slices
 from .standardise import Standardisation
 
 #: Tokens in one run of the encoder from which on more slices at a time gain nothing on a CPU.
@@ -35,23 +37,6 @@ _GPU_BATCH = max(DEFAULT_BATCHES)
 _SCORE_BYTES = 512 << 20
 _HEADS = 16
 _NO_NORMALISATION = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-
-
-@dataclass(frozen=True, eq=False)
-class PlaneStacks:
-    """One cutting direction.
-
-    Attributes:
-        plane: its name.
-        graph: of the bundle, for slices of this shape.
-        stacks: slices of the fixed and of the moving image.
-        weight: of its features among those of all planes; they sum to 1.
-    """
-
-    plane: Plane
-    graph: Graph
-    stacks: tuple[SliceStack, SliceStack]
-    weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,18 +182,10 @@ def plan_encoding(
         layers=layers,
         standardisation=Standardisation.of(config),
     )
-    tokens = "; ".join(
-        "{} x {} tokens in {} + {} {} slices".format(
-            *p.stacks[0].tokens.shape_zyx[1:], *(len(s.encoded) for s in p.stacks), p.plane
-        )
-        for p in planes
-    )
-    if config.slice_padding:
-        tokens += f"; {config.slice_padding} more at each edge are thrown away"
     said = {
         "engine": engine_reason,
-        "slices": plane_reason + _left_out(planes),
-        "tokens": tokens,
+        "slices": plane_reason + describe_left_out(planes),
+        "tokens": describe_tokens(planes, config),
     }
     if bundle.exported_from is not None:
         said["encoder"] = f"exported from {bundle.exported_from} to {bundle.folder}"
@@ -263,20 +240,6 @@ def _planes(
     return planes, reason
 
 
-def _left_out(planes: Sequence[PlaneStacks]) -> str:
-    """How many slices are left aside because they cannot meet the other image."""
-    text = ""
-    for plane in planes:
-        for role, other, stack in zip(
-            ("fixed", "moving"), ("moving", "fixed"), plane.stacks, strict=True
-        ):
-            count, needed = stack.tokens.shape_zyx[0], stack.needed[1] - stack.needed[0] + 1
-            if needed < count:
-                name = f"{plane.plane} {role}" if len(planes) > 1 else role
-                text += f"; {needed} of {count} {name} slices can meet the {other} image"
-    return text
-
-
 def _plane_stacks(
     plane: Plane,
     pair: Pair,
@@ -285,12 +248,13 @@ def _plane_stacks(
     config: RegistrationConfig,
     weight: float,
 ) -> PlaneStacks:
-    geometry = upright(pair[0].volume.geometry, plane)
-    _, rows, columns = geometry.shape_zyx
-    aspect = rows * geometry.spacing_mm[1] / (columns * geometry.spacing_mm[0])
-    graph, _ = bundle.graph_for(config.token_grid, aspect, config.slice_padding)
+    scale, padding = config.slice_scale, config.slice_padding
+    shown = shown_boxes(pair, plane, scale)
+    picture = picture_extent([extent for _, extent in shown], scale)
+    graph, _ = bundle.graph_for(config.token_grid, picture[0] / picture[1], padding)
+    frames = frames_of(shown, picture, bundle.token_grid(graph), padding, scale)
     stacks = []
-    for image, region in zip(pair, regions, strict=True):
+    for image, region, frame in zip(pair, regions, frames, strict=True):
         window = shown_window(image.modality, image.window, config)
         stack = plan_slices(
             image.volume,
@@ -300,7 +264,7 @@ def _plane_stacks(
             bundle.manifest.patch,
             slice_stride(config, upright(image.volume.geometry, plane)),
             region,
-            config.slice_padding,
+            frame,
         )
         if not stack.encoded:
             raise RegistrationError(

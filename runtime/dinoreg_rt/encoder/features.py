@@ -16,14 +16,14 @@ from ..features.mind import FeaturePair, join_features, padded_channels
 from ..images.pair import PairImage, Sides, SolverSide
 from ..images.resample import weight_on
 from ..types import AffineTransform, Array, EncodedPlaneSummary, EncodingSummary
-from .encoding import EncodingPlan, PlaneStacks
+from .encoding import EncodingPlan
 from .moments import SliceMoments
 from .open_encoders import EncoderPool
 from .pair_tokens import PairTokens, tokens_of_pair
 from .pca import FeatureBasis, fit_basis, project
 from .planes import upright_view
 from .sampling import sample_features
-from .slice_stack import SliceStack
+from .slice_stack import PlaneStacks, SliceStack
 from .standardise import position_directions, read_tokens, standardise
 from .tokens import PatchTokens
 
@@ -212,11 +212,13 @@ def _summary(
     cached: Sequence[bool],
 ) -> EncodedPlaneSummary:
     feature_scale, *explained = basis.device.numbers(scale, basis.explained)
-    rows, columns = plane.stacks[0].tokens.shape_zyx[1:]
+    fixed, moving = (stack.tokens for stack in plane.stacks)
     return EncodedPlaneSummary(
         plane=plane.plane,
         weight=plane.weight,
-        token_grid=(rows, columns),
+        token_grid=fixed.shape_zyx[1:],
+        moving_token_grid=moving.shape_zyx[1:],
+        token_mm=(fixed.spacing_mm[1::-1], moving.spacing_mm[1::-1]),
         slices=(len(plane.stacks[0].encoded), len(plane.stacks[1].encoded)),
         from_cache=(cached[0], cached[1]),
         feature_scale=feature_scale,

@@ -20,9 +20,9 @@ from ..images.pair import Sides
 from ..io.hashes import content_hash
 from ..types import Array
 from .cache import TokenCache, cache_key
-from .encoding import EncodingPlan, PlaneStacks
+from .encoding import EncodingPlan
 from .open_encoders import EncoderPool
-from .slice_stack import SliceStack
+from .slice_stack import PlaneStacks, SliceStack
 from .tokens import PatchTokens, check_finite, encode, encode_constant, token_array
 
 if TYPE_CHECKING:
@@ -103,8 +103,16 @@ def tokens_of_pair(
     if plan.standardisation.position_components:
         with _lent(plan, plane, config, device, encoders, lambda: None) as encoder:
             constant = encode_constant(encoder, plane.graph, device, queued=queued)
-        constant = plane.stacks[0].inner(constant)
+        constant = _where_slices_lie(constant, plane)
     return PairTokens(result, constant, cached, entries)
+
+
+def _where_slices_lie(tokens: Array, plane: PlaneStacks) -> Array:
+    """Of the tokens (rows, columns, C) of a picture those where a slice of either image lies."""
+    margins = np.min([stack.frame.margins for stack in plane.stacks], axis=0)
+    top, bottom, left, right = (int(margin) for margin in margins)
+    rows, columns = tokens.shape[:2]
+    return tokens[top : rows - bottom, left : columns - right]
 
 
 def _finishing(
@@ -176,8 +184,12 @@ def token_key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device:
         flavour = cast("Flavour", plan.engine)
         _, record = engine_record(plan.bundle, plane.graph, flavour, device.index)
         built["engine_sha256"] = record.sha256
-    if stack.padding:  # tokens from before there was a choice keep their names
-        built["padding"] = stack.padding
+    # Tokens from before there was a choice keep their names.
+    margins, box = stack.frame.margins, stack.frame.box
+    if any(margins):
+        built["padding"] = margins[0] if len(set(margins)) == 1 else list(margins)
+    if box is not None:
+        built["box"] = list(box)
     return cache_key(
         **built,
         image=content_hash(stack.volume),

@@ -8,7 +8,7 @@ import numpy as np
 
 import dinoreg_kernels
 
-from ..bundle.manifest import Normalisation
+from ..bundle.manifest import Graph, Normalisation
 from ..device.choice import Device
 from ..geometry import (
     coarsened_grid,
@@ -24,7 +24,10 @@ from ..geometry import (
 from ..images.moving_grids import Region
 from ..images.resample import antialiasing_samples
 from ..types import Array, FloatArray, Geometry, Volume
+from .framing import Frame
 from .planes import Plane, upright, upright_view
+
+_WHOLE = Frame()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +38,13 @@ class SliceStack:
         volume: the image.
         window: its intensities that count as 0 and 1.
         plane: in which it is cut.
-        pixels: lattice of all its slices at the encoder's size, (slices, height, width); with a
-            padding it reaches beyond them.
-        tokens: lattice of all its slices' tokens, (slices, rows, columns), without the padding.
+        pixels: lattice of all its slices at the encoder's size, (slices, height, width); with
+            margins it reaches beyond them.
+        tokens: lattice of all its slices' tokens, (slices, rows, columns), without the margins.
         needed: the first and the last slice that can meet the other image.
         encoded: indices of the slices that go through the encoder, growing.
         empty: of those that would, but hold nothing; their features are unknown.
-        padding: tokens at each edge of the encoder's picture that are no part of the slice.
+        frame: where the slices lie in the encoder's picture.
     """
 
     volume: Volume
@@ -52,7 +55,7 @@ class SliceStack:
     needed: tuple[int, int]
     encoded: tuple[int, ...]
     empty: tuple[int, ...]
-    padding: int = 0
+    frame: Frame = _WHOLE
 
     @property
     def positions_mm(self) -> FloatArray:
@@ -63,7 +66,7 @@ class SliceStack:
         """Pixels (n, 3, height, width) float32 of the encoded slices from `start` on.
 
         Windowed, antialiased where slices become smaller, and normalised; each slice is made of its
-        own voxels alone. The padding is as dark as the window's dark end, in every image: a border
+        own voxels alone. The margins are as dark as the window's dark end, in every image: a border
         that went on would draw streaks of whatever lies there. The volume belongs on the device:
         it would be uploaded each time.
         """
@@ -71,34 +74,55 @@ class SliceStack:
         own = upright(self.volume.geometry, self.plane)
         _, rows, columns = antialiasing_samples(kernel_affine(index_map(self.pixels, own)))
         height, width = self.pixels.shape_zyx[1:]
-        margin = self._padding_pixels
+        top, bottom, left, right = self._margin_pixels
         cut = dinoreg_kernels.cut_slices(
-            upright_view(image, self.volume.geometry, self.plane),
+            upright_view(image, self.volume.geometry, self.plane)[self.frame.index],
             self.encoded[start : start + count],
-            (height - 2 * margin, width - 2 * margin),
+            (height - top - bottom, width - left - right),
             window=self.window,
             mean=norm.mean,
             std=norm.std,
             samples=(rows, columns),
             threads=device.threads,
         )
-        if not margin:
+        if not any(self.frame.margins):
             return cut
         black = device.upload(-np.asarray(norm.mean) / np.asarray(norm.std), np.float32)
-        padded = device.xp.empty((*cut.shape[:2], height, width), np.float32)
-        padded[...] = black[:, None, None]
-        padded[..., margin:-margin, margin:-margin] = cut
-        return padded
+        picture = device.xp.empty((*cut.shape[:2], height, width), np.float32)
+        picture[...] = black[:, None, None]
+        picture[..., top : height - bottom, left : width - right] = cut
+        return picture
 
     def inner(self, tokens: Array) -> Array:
         """The tokens (..., rows, columns, C) of the slice itself among those of its picture."""
-        p = self.padding
-        return tokens[..., p:-p, p:-p, :] if p else tokens
+        top, bottom, left, right = self.frame.margins
+        rows, columns = tokens.shape[-3:-1]
+        if not any(self.frame.margins):
+            return tokens
+        return tokens[..., top : rows - bottom, left : columns - right, :]
 
     @property
-    def _padding_pixels(self) -> int:
-        rows = self.tokens.shape_zyx[1] + 2 * self.padding
-        return self.padding * (self.pixels.shape_zyx[1] // rows)
+    def _margin_pixels(self) -> tuple[int, int, int, int]:
+        top, bottom, left, right = self.frame.margins
+        patch = self.pixels.shape_zyx[1] // (self.tokens.shape_zyx[1] + top + bottom)
+        return top * patch, bottom * patch, left * patch, right * patch
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneStacks:
+    """One cutting direction.
+
+    Attributes:
+        plane: its name.
+        graph: of the bundle, for slices of this shape.
+        stacks: slices of the fixed and of the moving image.
+        weight: of its features among those of all planes; they sum to 1.
+    """
+
+    plane: Plane
+    graph: Graph
+    stacks: tuple[SliceStack, SliceStack]
+    weight: float
 
 
 def plan_slices(
@@ -109,15 +133,15 @@ def plan_slices(
     patch: int,
     stride: int,
     region: Region | None = None,
-    padding: int = 0,
+    frame: Frame = _WHOLE,
 ) -> SliceStack:
     """Decide which slices of a volume are encoded: every `stride`-th and the last one.
 
     Of those the ones that `region` reaches into, and the nearest ones around it, so that features
     in the region are interpolated between the same slices as without it.
 
-    The whole slice is fitted to the encoder's size, as the paper's ancestors do: the grid keeps
-    account of the pixels' true height and width, so that features land where they belong.
+    What is shown of a slice is scaled to the encoder's size, less the frame's margins. The grid
+    records the pixels' true height and width, so that features land where they belong.
 
     Args:
         volume: the image.
@@ -127,13 +151,15 @@ def plan_slices(
         patch: pixels per token and axis.
         stride: distance of encoded slices.
         region: the part of the volume that counts (default: all of it).
-        padding: tokens at each edge of the encoder's picture into which no slice reaches.
+        frame: which part of the slices is shown, and where in the encoder's picture.
     """
     stack = upright(volume.geometry, plane)
     count = stack.shape_zyx[0]
-    margin = padding * patch
-    inner = reshaped_grid(stack, (count, size[0] - 2 * margin, size[1] - 2 * margin))
-    slices = upright_view(volume.array, volume.geometry, plane)
+    margins = [patch * tokens for tokens in frame.margins]
+    top, bottom, left, right = margins
+    shape = (count, size[0] - top - bottom, size[1] - left - right)
+    inner = reshaped_grid(frame.shown(stack), shape)
+    slices = upright_view(volume.array, volume.geometry, plane)[frame.index]
     wanted = sorted({*range(0, count, stride), count - 1})
     empty = tuple(i for i in wanted if not bool((slices[i] > window[0]).any()))
     needed = (0, count - 1) if region is None else _slices_of(region, stack)
@@ -141,12 +167,12 @@ def plan_slices(
         volume=volume,
         window=window,
         plane=plane,
-        pixels=shifted_grid(inner, (0, -margin, -margin), (count, *size)) if margin else inner,
+        pixels=shifted_grid(inner, (0, -top, -left), (count, *size)) if any(margins) else inner,
         tokens=coarsened_grid(inner, (1, patch, patch)),
         needed=needed,
         encoded=_around(tuple(i for i in wanted if i not in empty), needed),
         empty=empty,
-        padding=padding,
+        frame=frame,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from ..bundle.checkpoints import is_checkpoint
 from ..bundle.manifest import Graph
-from ..bundle.opened import Bundle, find_named
+from ..bundle.opened import Bundle, find_bundle, find_named
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device, choose_device, kernel_errors
 from ..engines.open import ENGINES
@@ -27,6 +27,7 @@ OF_AN_ENCODER = (
     "encoder_depth",
     "token_grid",
     "slice_padding",
+    "slice_scale",
     "slice_stride",
     "slice_spacing_mm",
     "axis",
@@ -136,20 +137,54 @@ def _check_installed(name: str) -> None:
 
 
 def check_used(config: RegistrationConfig, given: Iterable[str]) -> None:
-    """Check that no parameter in `given` concerns an encoder if there is none.
+    """Check that every parameter in `given` concerns something that the run does.
 
-    Presets and files may set such parameters: they serve runs with and without an encoder.
+    Presets and files may set more parameters: they serve runs of several kinds.
 
     Raises:
         ConfigError: a parameter would have no effect.
+        InputError: the encoder does not exist.
     """
+    names = set(given)
     if config.encoder is not None:
-        return
-    if unused := sorted(set(OF_AN_ENCODER).intersection(given)):
+        _check_used_by_encoder(config, config.encoder, names)
+    elif unused := sorted(names.intersection(OF_AN_ENCODER)):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise ConfigError(
             f"without an encoder these have no effect: {options}; add --encoder or omit them"
         )
+
+
+def _check_used_by_encoder(config: RegistrationConfig, encoder: str, given: set[str]) -> None:
+    """Check that every parameter in `given` has an effect with this encoder."""
+    if "encoder_depth" in given and not is_checkpoint(encoder):
+        raise ConfigError(
+            "--encoder-depth chooses the layer that is exported from a checkpoint, and "
+            f"{find_bundle(encoder)} is a bundle, which keeps the layers it has; omit it, or "
+            "choose among those layers with --layers"
+        )
+    if "mind_weight" in given and not _may_join(config):
+        raise ConfigError(
+            "--mind-weight is the weight of MIND-SSC where it is joined with the encoder, and no "
+            "stage joins them; leave it out, or give --search-features or --refinement-features "
+            "with joined"
+        )
+    if "token_smoothing_mm" in given and config.token_centre != "smooth":
+        raise ConfigError(
+            "--token-smoothing-mm is the smoothing of --token-centre smooth, and the configuration "
+            f"has --token-centre {config.token_centre}; leave one of them out"
+        )
+    if "slice_scale" in given and config.slice_scale == "body" and config.body_mask == "off":
+        raise ConfigError(
+            "--slice-scale body crops slices to the body, which --body-mask off does not look for; "
+            "leave --body-mask out, or give --slice-scale common"
+        )
+
+
+def _may_join(config: RegistrationConfig) -> bool:
+    """Return whether MIND-SSC's weight has an effect, if only on whether features are joined."""
+    open_choice = config.search_features is None or config.refinement_features is None
+    return open_choice or "joined" in config.feature_sets
 
 
 def _importable(module: str) -> bool:

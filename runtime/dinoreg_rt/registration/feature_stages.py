@@ -9,7 +9,8 @@ from ..features.mind import padded_channels
 from .sizes import DOUBLE, FLOAT, HALF, Sizes, Stage, Work, set_bytes
 
 if TYPE_CHECKING:
-    from ..encoder.encoding import EncodingPlan, PlaneStacks
+    from ..encoder.encoding import EncodingPlan
+    from ..encoder.slice_stack import PlaneStacks
 
 
 def _view_bytes(sizes: Sizes) -> int:

@@ -18,7 +18,8 @@ from ..types import Geometry
 
 if TYPE_CHECKING:
     from ..device.ceilings import Ceilings
-    from ..encoder.encoding import EncodingPlan, PlaneStacks
+    from ..encoder.encoding import EncodingPlan
+    from ..encoder.slice_stack import PlaneStacks
 
 #: Bytes of one number, and of one vector of three float32.
 HALF, FLOAT, DOUBLE = 2, 4, 8

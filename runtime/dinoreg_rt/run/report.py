@@ -94,6 +94,8 @@ class EncodedPlane(BaseModel):
     plane: str
     weight: float
     token_grid: tuple[int, int]
+    moving_token_grid: tuple[int, int]
+    token_mm: tuple[tuple[float, float], tuple[float, float]]
     slices: tuple[int, int]
     from_cache: tuple[bool, bool]
     feature_scale: float

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from encoders import write_bundle
 
-from dinoreg_rt.bundle.manifest import BundleFile, file_sha256, read_manifest, write_manifest
+from dinoreg_rt.bundle.checkpoints import NOTHING_SPECIAL, bundle_folder, is_checkpoint
+from dinoreg_rt.bundle.manifest import (
+    MANIFEST_NAME,
+    BundleFile,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
 from dinoreg_rt.bundle.opened import bundle_names, find_bundle, open_bundle
 from dinoreg_rt.errors import ConfigError, InputError
 
@@ -205,3 +212,17 @@ def test_weights_that_the_manifest_does_not_list_are_refused(folder) -> None:
     write_manifest(manifest.model_copy(update={"files": (graph, listed, *others)}), folder)
     (folder / "README.md").write_text("mine")
     open_bundle(folder)
+
+
+def test_a_file_of_a_bundle_is_told_from_the_bundle(folder, tmp_path) -> None:
+    for file in (MANIFEST_NAME, open_bundle(folder).manifest.graphs[0].file):
+        with pytest.raises(InputError, match=f"is a file of the encoder bundle in {folder}"):
+            bundle_folder(str(folder / file), NOTHING_SPECIAL)
+    beside = folder / "mine.onnx"
+    beside.write_bytes(b"a checkpoint that lies there by chance")
+    assert is_checkpoint(str(beside))
+    other = tmp_path / "other" / "weights.onnx"
+    other.parent.mkdir()
+    other.write_bytes(b"not a bundle")
+    (other.parent / MANIFEST_NAME).write_text("{}")
+    assert is_checkpoint(str(other))

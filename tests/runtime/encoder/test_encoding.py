@@ -222,6 +222,49 @@ def test_padded_slices(phantom, bundle, own_cache) -> None:
     assert plain.encoding.planes[0].from_cache == (False, False)  # other tokens, other entries
 
 
+@pytest.mark.parametrize("scale", ["common", "body"])
+def test_one_scale_for_two_fields_of_view(bundle, own_cache, scale) -> None:
+    """Other tokens than with `fit`, of one size in mm, and the field is recovered from them."""
+    grid, larger = (
+        make_grid((40, 44, 52), (2.0, 2.0, 2.0)),
+        make_grid((40, 76, 60), (2.0, 2.0, 2.0)),
+    )
+    wide = make_phantom(grid, larger, peak_mm=8.0)
+    settings = config(bundle, slice_stride=2, slice_scale=scale, body_mask="auto")
+    first, second = run(wide, settings), run(wide, settings)
+    (plane,) = first.encoding.planes
+    assert (plane.from_cache, second.encoding.planes[0].from_cache) == ((False,) * 2, (True,) * 2)
+    np.testing.assert_array_equal(second.displacement.vectors_mm, first.displacement.vectors_mm)
+    token_mm = np.array(plane.token_mm)
+    assert np.ptp(token_mm) < 0.1 * token_mm.mean()
+    assert f"a token is {token_mm.mean():.1f} mm in both images" in first.choices["tokens"]
+    assert ("cropped to the bodies" in first.choices["tokens"]) == (scale == "body")
+    assert errors_voxels(wide, first).mean() < 0.7
+    fitted = run(wide, config(bundle, slice_stride=2, body_mask="auto"))
+    assert fitted.encoding.planes[0].from_cache == (False, False)
+    assert fitted.encoding.planes[0].token_grid == fitted.encoding.planes[0].moving_token_grid
+
+
+def test_on_one_grid_one_scale_may_be_the_usual_one(phantom, tmp_path) -> None:
+    """With an encoder of the slices' aspect the same tokens from the same entries of the cache."""
+    same = write_bundle(tmp_path / "same", [(176, 208)], patch=4)
+    fit, common = (
+        run(phantom, config(same, slice_stride=4, slice_scale=scale)) for scale in ("fit", "common")
+    )
+    assert common.encoding.planes[0].from_cache == (True, True)
+    np.testing.assert_array_equal(common.displacement.vectors_mm, fit.displacement.vectors_mm)
+
+
+def test_positions_where_two_slices_lie(bundle) -> None:
+    grid, larger = (
+        make_grid((20, 44, 52), (2.0, 2.0, 4.0)),
+        make_grid((20, 76, 60), (2.0, 2.0, 4.0)),
+    )
+    wide = make_phantom(grid, larger, peak_mm=4.0)
+    settings = config(bundle, slice_stride=4, slice_scale="common", position_components=2)
+    assert errors_voxels(wide, run(wide, settings)).mean() < 1
+
+
 def test_a_constant_picture_has_no_padding(phantom, bundle) -> None:
     settings = config(bundle, slice_stride=4, slice_padding=3, position_components=2)
     assert errors_voxels(phantom, run(phantom, settings)).mean() < 1

@@ -7,6 +7,7 @@ import pytest
 from phantoms import centres_of, make_grid
 
 from dinoreg_rt.device.choice import Device
+from dinoreg_rt.encoder.framing import Frame
 from dinoreg_rt.encoder.sampling import neighbours, sample_features
 from dinoreg_rt.encoder.slice_stack import plan_slices
 from dinoreg_rt.geometry import coarsened_grid
@@ -41,16 +42,16 @@ def test_projecting_before_or_after_the_interpolation_is_the_same(rng) -> None:
     np.testing.assert_allclose(first, second, atol=3e-6)
 
 
-@pytest.mark.parametrize("padding", [0, 2])
-def test_features_land_at_their_place(padding) -> None:
+@pytest.mark.parametrize("margins", [(0, 0, 0, 0), (2, 2, 2, 2), (1, 2, 0, 3)])
+def test_features_land_at_their_place(margins) -> None:
     """Tokens that hold their own position give each control voxel its position."""
     grid = make_grid((16, 40, 48), (1.5, 1.2, 2.0), "oblique")
     image = Volume(np.ones(grid.shape_zyx, np.float32), grid)
     turned = make_grid((10, 20, 20), (2.0, 2.0, 3.0), "RAS", centre_mm=(3.0, -2.0, 1.0))
     shift = AffineTransform(np.eye(3), np.array([2.0, -3.0, 1.0]))
     for plane in ("axial", "coronal", "sagittal"):
-        size = (32 + 8 * padding, 40 + 8 * padding)
-        stack = plan_slices(image, (0.0, 1.0), plane, size, 4, 3, padding=padding)
+        size = (32 + 4 * sum(margins[:2]), 40 + 4 * sum(margins[2:]))
+        stack = plan_slices(image, (0.0, 1.0), plane, size, 4, 3, frame=Frame(margins))
         assert stack.tokens.shape_zyx[1:] == (8, 10)
         planes = centres_of(stack.tokens)[list(stack.encoded)].astype(np.float32)
         out = np.full((*turned.shape_zyx, 4), 9, np.float16)

@@ -10,6 +10,7 @@ from phantoms import centres_of, make_grid, reoriented
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.encoder.encoding import slice_stride
+from dinoreg_rt.encoder.framing import evenly_padded
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
 from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.geometry import same_grid, shifted_grid
@@ -173,7 +174,7 @@ def test_padding_is_black_and_its_tokens_are_dropped(rng) -> None:
     array = rng.random((3, 12, 16)).astype(np.float32) + 0.5
     image = Volume(array, make_grid(array.shape, (1.5, 1.0, 3.0)))
     plain = plan_slices(image, (0.2, 1.0), "axial", (24, 32), 8, 1)
-    padded = plan_slices(image, (0.2, 1.0), "axial", (56, 64), 8, 1, padding=2)
+    padded = plan_slices(image, (0.2, 1.0), "axial", (56, 64), 8, 1, frame=evenly_padded(2))
     assert same_grid(padded.tokens, plain.tokens)
     assert padded.pixels.shape_zyx == (3, 56, 64)
     inner = centres_of(padded.pixels)[:, 16:-16, 16:-16]
