@@ -1,1 +1,1 @@
-"""From an encoder checkpoint to an ONNX bundle and an engine; comes with the encoder."""
+"""Conversion of encoder checkpoints into ONNX bundles and TensorRT engines."""

@@ -1,4 +1,4 @@
-"""`dinoreg-rt export`: encoders as bundles. Found by the program through an entry point."""
+"""The `dinoreg-rt export` commands, which the program finds through an entry point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from dinoreg_rt.console.stdout import print_result
-from dinoreg_rt.errors import DeviceError
 
 from .bundle.preset_choice import encoder_presets, preset_choice
 from .engine.commands import engine_command
@@ -26,8 +25,9 @@ _BUNDLE = click.Path(path_type=Path)
 
 @click.group()
 def export() -> None:
-    """Make an encoder bundle out of a checkpoint (`onnx`: graphs, weights, manifest), build
-    TensorRT engines of a bundle (`engine`), and check a bundle. Needs no torch.
+    """Turn checkpoints into encoder bundles, check bundles, and build TensorRT engines from them.
+
+    A bundle holds ONNX graphs, weights and a manifest. None of the commands needs torch.
     """
 
 
@@ -38,62 +38,69 @@ export.add_command(engine_command)
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="Checkpoint: .safetensors, .pth, .onnx (an export of Hugging Face's module), or a folder "
-    "with model.safetensors or its index, as Hugging Face's cache has it.",
+    help="Checkpoint: a .safetensors or .pth file, an .onnx file exported from Hugging Face's "
+    "module, or a folder with model.safetensors or its index, as in Hugging Face's cache.",
 )
 @click.option(
-    "--model", default="auto", show_default=True, help="Its name; auto: by the tensors' shapes."
+    "--model",
+    default="auto",
+    show_default=True,
+    help="Name of the model; auto recognises it by the shapes of the tensors.",
 )
 @click.option(
     "--size",
     "sizes",
     multiple=True,
     metavar="HEIGHTxWIDTH",
-    help="Input size in pixels, a multiple of the patch, such as 1792x1536; may be given several "
-    "times. Default: that of the preset.",
+    help="Input size in pixels, multiples of the patch, such as 1792x1536; may be repeated. "
+    "Default: the size of the preset.",
 )
 @click.option(
     "--preset",
     type=click.Choice(encoder_presets()),
-    help="Size and layer that this preset of registrations wants, where --size and --layer do not "
-    "say them; without --size and --preset, those of best-encoder, else of balanced.",
+    help="Use the size and the layer of this registration preset unless --size and --layer are "
+    "given. Without --size and --preset, the preset is best-encoder, or balanced if there is none.",
 )
 @click.option(
     "--layer",
     "layers",
     multiple=True,
     metavar="LAYER",
-    help="Whose tokens: final (the default: the last block after the final norm), or the number of "
-    "a block, from 0 or, negative, from the end; its output before any norm. Several are joined "
-    "along the channels. Blocks beyond the deepest one are left out.",
+    help="Layer that gives the tokens: final (the default: the last block after the final norm), "
+    "or the number of a block, from 0 or, if negative, from the end; a block's output is taken "
+    "before any norm. Repeat the option to join several layers along the channels. Blocks beyond "
+    "the deepest layer are left out.",
 )
-@click.option("-o", "--output", "folder", type=_BUNDLE, required=True, help="Folder to make.")
+@click.option("-o", "--output", "folder", type=_BUNDLE, required=True, help="Folder to create.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of matrix products. fp32, int8: CPUs; fp16, bf16: GPUs. Sums and norms stay float32.",
+    help="Precision of matrix products: fp32 or int8 for CPUs, fp16 or bf16 for GPUs. Sums and "
+    "norms stay in float32.",
 )
 @click.option(
     "--normalisation",
     type=click.Choice(["auto", "imagenet", "satellite", "none"]),
     default="auto",
     show_default=True,
-    help="Mean and deviation of the training's pixels; auto: satellite for a checkpoint with "
-    "sat493m in its name, else imagenet.",
+    help="Mean and standard deviation of the pixels in training; auto: satellite if the "
+    "checkpoint's name contains sat493m, else imagenet.",
 )
 @click.option(
-    "--random-seed", type=int, help="Random weights for --model instead of --weights, for tests."
+    "--random-seed",
+    type=int,
+    help="Seed of random weights for --model, instead of --weights; for tests.",
 )
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 def onnx_command(**options: Any) -> None:
-    """Turn a checkpoint of DINOv3 (ViT, ConvNeXt) or DINOv2 into a verified bundle.
+    """Turn a DINOv3 (ViT, ConvNeXt) or DINOv2 checkpoint into a verified bundle.
 
-    Every export is checked with ONNX Runtime against a forward pass in NumPy. Released DINOv3
-    weights have a licence of their own, which the bundle names and which goes with it.
+    Every export is compared in ONNX Runtime with a forward pass in NumPy. Released DINOv3 weights
+    have their own licence, which the bundle names and which also applies to the bundle.
     """
     _need_onnx()
     from dinoreg_rt.bundle.manifest import Source
@@ -104,9 +111,9 @@ def onnx_command(**options: Any) -> None:
 
     seed = options["random_seed"]
     if (seed is None) == (options["weights"] is None):
-        raise click.UsageError("give --weights, or --random-seed with --model")
+        raise click.UsageError("give either --weights, or --random-seed with --model")
     if seed is not None and options["model"] == "auto":
-        raise click.UsageError("--random-seed needs --model: there are no tensors to go by")
+        raise click.UsageError("--random-seed needs --model, because no tensors tell the model")
     if seed is not None:
         random = RandomWeights(named(options["model"]), seed)
         source = Source(
@@ -115,17 +122,14 @@ def onnx_command(**options: Any) -> None:
         _export(random, source, options)
         return
     with open_checkpoint(options["weights"], options["model"]) as checkpoint:
-        source = Source(
-            checkpoint=checkpoint.name, sha256=checkpoint.sha256, layout=checkpoint.layout
-        )
-        _export(checkpoint, source, options)
+        _export(checkpoint, checkpoint.source, options)
 
 
 def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
-    """Write the bundle, and say so."""
+    """Write the bundle and print what was written."""
     from .bundle.write import export_bundle, normalisation_of
 
-    sizes, layers, said = _sizes_and_layers(weights.architecture, options)
+    sizes, layers, preset_text = _sizes_and_layers(weights.architecture, options)
     normalisation = options["normalisation"]
     if normalisation == "auto":
         normalisation = normalisation_of(weights.files)
@@ -146,7 +150,7 @@ def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
     else:
         text = f"written: {options['folder']}, {manifest.layers_text}, "
         text += f"normalisation {normalisation}\n"
-        text += said + _describe(manifest)
+        text += preset_text + _describe(manifest)
     if options["as_json"] or not options["quiet"]:
         print_result(text, written=options["folder"])
 
@@ -154,21 +158,21 @@ def _export(weights: Weights, source: Source, options: dict[str, Any]) -> None:
 def _sizes_and_layers(
     a: Architecture, options: dict[str, Any]
 ) -> tuple[list[tuple[int, int]], Sequence[str], str]:
-    """What was asked for, else what a preset wants; and a line that says so."""
+    """Return the requested sizes and layers, else a preset's, and a line that names the preset."""
     sizes = [parse_size(text) for text in options["sizes"]]
     layers: Sequence[str] = options["layers"]
     if options["preset"] is None and sizes:
         return sizes, layers, ""
     choice = preset_choice(options["preset"])
-    taken = []
+    from_preset = []
     if not sizes:
         sizes = [choice.size(a)]
-        taken.append("size {}x{}".format(*sizes[0]))
+        from_preset.append("size {}x{}".format(*sizes[0]))
     if not layers:
         layers = choice.layers(a)
-        taken.append(f"layer {layers[0]}")
-    said = f"{' and '.join(taken)}: of the preset {choice.preset}\n" if taken else ""
-    return sizes, layers, said
+        from_preset.append(f"layer {layers[0]}")
+    text = f"{' and '.join(from_preset)}: from the preset {choice.preset}\n" if from_preset else ""
+    return sizes, layers, text
 
 
 @export.command()
@@ -176,13 +180,13 @@ def _sizes_and_layers(
 @click.option(
     "--golden",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Picture whose tokens are published; the bundle needs the size 224x224.",
+    help="Picture whose tokens are published; the bundle needs a graph for 224x224 pixels.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(bundle: Path, golden: Path | None, *, as_json: bool) -> None:
-    """Check a bundle's hashes, and its published tokens with --golden.
+    """Check the hashes of a bundle and, with --golden, compare its tokens with published ones.
 
-    The picture of the published values is COCO's 000000039769.
+    The published tokens are those of the COCO picture 000000039769.
     """
     _need_onnx()
     from dinoreg_rt.bundle.manifest import check_files, read_manifest
@@ -208,19 +212,21 @@ def check(bundle: Path, golden: Path | None, *, as_json: bool) -> None:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``HEIGHTxWIDTH`` as two numbers.
+    """Parse ``HEIGHTxWIDTH``.
 
     Raises:
-        click.BadParameter: anything else.
+        click.BadParameter: the text has another form.
     """
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and len(part) < 100 for part in parts):
-        raise click.BadParameter(f"'{text}' is no size; wanted HEIGHTxWIDTH, such as 1792x1536")
+        raise click.BadParameter(
+            f"'{text}' is not a size; give HEIGHTxWIDTH in pixels, such as 1792x1536"
+        )
     return int(parts[0]), int(parts[1])
 
 
 def _describe(manifest: Manifest) -> str:
-    """A line about the verification, if there was one."""
+    """Return a line about the verification, or nothing if there was none."""
     found = manifest.verification
     if found is None:
         return ""
@@ -232,9 +238,6 @@ def _describe(manifest: Manifest) -> str:
 
 
 def _need_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise DeviceError(
-            "exporting needs the onnx package; pip install 'dinoreg-rt[export,cpu]'"
-        ) from error
+    from .graph.builder import need_onnx
+
+    need_onnx("exporting")

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bars(*, shown: bool) -> Iterator[Progress]:
-    """A bar for each stage on a terminal, nothing in a pipe."""
+    """Show a progress bar for each stage on a terminal, and nothing in a pipe.
+
+    Yields the function that receives a stage's name and its completed fraction.
+    """
     from rich.console import Console
     from rich.progress import Progress as Bars
 

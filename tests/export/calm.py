@@ -1,4 +1,4 @@
-"""Random encoders whose blocks change their input as little, or as badly, as wanted."""
+"""Random encoders whose blocks change their input as little, or as badly, as a test needs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from checkpoints import make_bundle
 
-from dinoreg_export.bundle.write import export_bundle
 from dinoreg_export.checkpoint.architecture import Architecture
 from dinoreg_export.checkpoint.random_weights import RandomWeights
-from dinoreg_rt.bundle.manifest import Precision, Source
-
-SOURCE = Source(checkpoint="random", sha256="0" * 64, layout="none", random_weights=True)
+from dinoreg_rt.bundle.manifest import Precision
 
 
 class Weights(RandomWeights):
-    """Random weights with layer scales times `share` and one channel of every norm times `outlier`.
+    """Random weights with scaled layers and an outlier channel in every norm.
 
-    Random blocks change their input by its own size, which adds up the errors of 8 bits.
+    Layer scales are multiplied by `share`: random blocks change their input by its own size, so
+    that the errors of 8 bits add up. The channel is multiplied by `outlier`.
     """
 
     def __init__(self, a: Architecture, share: float = 0.1, outlier: float = 1.0) -> None:
@@ -41,5 +40,5 @@ def write(
     precision: Precision = "fp32",
     **how: float,
 ) -> Path:
-    export_bundle(Weights(a, **how), SOURCE, sizes, folder, precision=precision)
+    make_bundle(folder, Weights(a, **how), sizes, precision=precision)
     return folder

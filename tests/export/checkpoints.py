@@ -1,4 +1,4 @@
-"""Tiny encoders and their checkpoints in every layout, written without torch."""
+"""Tiny encoders, their checkpoints in every layout, written without torch, and their bundles."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ import sys
 import types
 import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from dinoreg_export.bundle.write import export_bundle
 from dinoreg_export.checkpoint.architecture import (
     Architecture,
     ConvNextArchitecture,
     VitArchitecture,
+    Weights,
 )
 from dinoreg_export.checkpoint.random_weights import RandomWeights
+from dinoreg_export.checkpoint.read import Checkpoint, open_checkpoint
+from dinoreg_rt.bundle.manifest import Manifest, Source
 
 _V3 = VitArchitecture("tiny-v3", 3, 16, 64, 2, 2, 96)
 _V2 = VitArchitecture(
@@ -39,17 +44,42 @@ TINY: dict[str, Architecture] = {
         ConvNextArchitecture("tiny-convnext", (1, 2, 2, 1), (16, 24, 32, 40)),
     )
 }
+VITS = {name: a for name, a in TINY.items() if isinstance(a, VitArchitecture)}
 Tensors = dict[str, np.ndarray]
+SOURCE = Source(checkpoint="random", sha256="0" * 64, layout="none", random_weights=True)
+
+
+def make_bundle(
+    folder: Path,
+    weights: Weights | None = None,
+    sizes: Sequence[tuple[int, int]] = ((32, 32),),
+    **options: object,
+) -> Manifest:
+    """Export a bundle, by default of the first tiny encoder."""
+    return export_bundle(weights or RandomWeights(_V3, 0), SOURCE, sizes, folder, **options)
 
 
 def canonical(a: Architecture, seed: int = 0) -> Tensors:
-    """Every tensor by its canonical name."""
+    """Return every tensor by its canonical name."""
     weights = RandomWeights(a, seed)
     return {name: weights.read(name) for name in weights.names()}
 
 
+def read(path: Path, a: Architecture) -> tuple[Checkpoint, Tensors]:
+    """Read every tensor of a checkpoint; the checkpoint is returned closed."""
+    with open_checkpoint(path, architecture=a) as checkpoint:
+        return checkpoint, {name: checkpoint.read(name) for name in checkpoint.names()}
+
+
+def assert_same(found: Tensors, expected: Tensors) -> None:
+    """Compare two sets of tensors for equality."""
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
 def huggingface(a: Architecture, tensors: Tensors, block: str = "layer.") -> Tensors:
-    """As transformers names them; `block` is what stands before a block's number."""
+    """Name tensors as transformers does; `block` precedes the number of a block."""
     v3 = getattr(a, "generation", 3) == 3
     pairs = _CONVNEXT_HF if isinstance(a, ConvNextArchitecture) else _V3_HF if v3 else _V2_HF
     stored = {}
@@ -67,7 +97,7 @@ def huggingface(a: Architecture, tensors: Tensors, block: str = "layer.") -> Ten
 
 
 def original(a: Architecture, tensors: Tensors, *, timm: bool = False) -> Tensors:
-    """As the training code names them, or timm."""
+    """Name tensors as the training code does, or timm."""
     if isinstance(a, ConvNextArchitecture):
         pairs = _CONVNEXT_TIMM if timm else _CONVNEXT_ORIGINAL
         return {_rename(name, pairs, gated=False, block=""): v for name, v in tensors.items()}
@@ -88,7 +118,7 @@ def original(a: Architecture, tensors: Tensors, *, timm: bool = False) -> Tensor
 
 
 def _packed_qkv(block: str, leaf: str, tensors: Tensors, q: np.ndarray) -> Tensors:
-    """The original files hold a bias for k that a mask takes away."""
+    """Pack q, k and v as the original files do, with a bias for k that a mask removes."""
     k = tensors.get(f"{block}k.{leaf}", np.full_like(q, 7))
     name = f"{block}attn.qkv.{leaf}"
     packed = {name: np.concatenate([q, k, tensors[f"{block}v.{leaf}"]])}
@@ -189,7 +219,7 @@ _CONVNEXT_TIMM = [
 
 
 def write_safetensors(path: Path, tensors: Tensors, dtype: str = "F32") -> Path:
-    """One file, as https://huggingface.co/docs/safetensors describes it."""
+    """Write one file as https://huggingface.co/docs/safetensors describes it."""
     header, blobs, at = {}, [], 0
     for name, values in tensors.items():
         blob = _stored_as(values, dtype)
@@ -212,7 +242,7 @@ def _stored_as(values: np.ndarray, dtype: str) -> bytes:
 
 
 def write_pth(path: Path, tensors: Tensors, wrapper: str | None = None) -> Path:
-    """A .pth as torch.save writes it: a pickle that names torch's functions, and raw numbers."""
+    """Write a .pth file as torch.save does: a pickle of torch's functions, and raw numbers."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
     exec("def _rebuild_tensor_v2(*args): ...", utils.__dict__)
@@ -255,7 +285,7 @@ class _Storage:
 
 
 def zip_pth(path: Path, pickled: bytes, values: object = ()) -> Path:
-    """The archive around a pickle and its numbers."""
+    """Write the archive around a pickle and its numbers."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
         archive.writestr("archive/byteorder", b"little")

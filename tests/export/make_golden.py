@@ -1,6 +1,6 @@
-"""Writes golden.json: tokens that transformers gives for the tiny encoders with seeded weights.
+"""Write golden.json: tokens of transformers' modules with the seeded weights of tiny encoders.
 
-python tests/export/make_golden.py     # with the extra `oracle`; every ninth channel is kept
+python tests/export/make_golden.py     # needs the extra `oracle`; keeps every ninth channel
 """
 
 import json
@@ -15,7 +15,7 @@ GRID = (3, 4)
 
 
 def main() -> None:
-    """Write the file beside this one."""
+    """Write the file beside this one, with one encoder per line."""
     golden = {}
     for name, a in TINY.items():
         prefix = getattr(a, "prefix_tokens", 1)
@@ -26,8 +26,8 @@ def main() -> None:
             "tokens": [[round(float(v), 6) for v in row[::9]] for row in tokens[0]],
             "cls": [round(float(v), 6) for v in cls[0, ::9]],
         }
-    text = json.dumps(golden, indent=0)
-    Path(__file__).with_name("golden.json").write_text(text + "\n", "utf-8")
+    text = ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in golden.items())
+    Path(__file__).with_name("golden.json").write_text(f"{{\n{text}\n}}\n", "utf-8")
 
 
 if __name__ == "__main__":

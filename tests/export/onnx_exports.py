@@ -1,7 +1,7 @@
-"""Graphs in the style in which torch.onnx and Optimum write Hugging Face's modules, without torch.
+"""Graphs of Hugging Face's modules in the style of torch.onnx and Optimum, written without torch.
 
-Structure and names are theirs as far as the weights go; between the layers the values run straight
-on, so that the graphs compute nothing of use.
+Structure and names are theirs as far as they concern the weights. The layers are chained directly,
+so the graphs compute nothing useful.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Export:
     """A graph under construction.
 
     Attributes:
-        prefix: of the backbone's modules in the exported one, such as ``backbone.``.
-        folded: constants were folded: matrices turned, positions cut apart.
-        decomposed: layer norms are what they were before opset 17.
+        prefix: prefix of the backbone's modules in the exported one, such as ``backbone.``.
+        folded: whether constants are folded: matrices transposed, positions split.
+        decomposed: whether layer norms are decomposed, as before opset 17.
     """
 
     a: VitArchitecture
@@ -36,14 +36,14 @@ class Export:
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def constant(self, name: str, values: np.ndarray) -> str:
-        """A parameter under its name, or a folded constant under the exporter's."""
+        """Add a parameter under its name, or a folded constant under an exporter's name."""
         if name.startswith("onnx::"):
             name += str(1000 + len(self.constants))
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
         return name
 
     def node(self, kind: str, module: str, *inputs: str, **attributes: object) -> str:
-        """A node in a module, named as the tracer does; returns its output."""
+        """Add a node in a module, named as by the tracer, and return its output."""
         base = f"/{self._path(module)}{kind}".replace("//", "/")
         count = sum(n.name == base or n.name.startswith(f"{base}_") for n in self.nodes)
         name = f"{base}_{count}" if count else base
@@ -55,7 +55,7 @@ class Export:
         return "".join(f"{p}/" for p in parts if p).replace("#", ".")
 
     def build(self) -> onnx.ModelProto:
-        """The whole graph."""
+        """Build the whole graph."""
         stored = huggingface(self.a, self.tensors, "encoder.layer." if self._v2 else "layer.")
         stored.pop("embeddings.mask_token")
         x = self._embed(stored)
@@ -123,7 +123,7 @@ class Export:
         return self.node("Concat", "embeddings", first, rest, axis=1)
 
     def _layer(self, stored: Tensors, module: str, x: str) -> str:
-        """A linear layer, norm or layer scale."""
+        """Add a linear layer, norm or layer scale."""
         own = {n.rpartition(".")[2]: v for n, v in stored.items() if n.rpartition(".")[0] == module}
         name = f"{self.prefix}{module}."
         if "lambda1" in own:
@@ -148,6 +148,6 @@ class Export:
 
 
 def write_export(path: Path, a: VitArchitecture, tensors: Tensors, **style: object) -> Path:
-    """A file like that of an export."""
+    """Write a file like that of an exporter."""
     path.write_bytes(Export(a, tensors, **style).build().SerializeToString())
     return path

@@ -1,4 +1,4 @@
-"""Modules of transformers in the shape of ours: the oracle of the parity tests."""
+"""Modules of transformers in the shape of our encoders: the oracle of the parity tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dinoreg_export.checkpoint.layouts import canonical
 
 
 def make_module(a: Architecture):
-    """The module with transformers' own random weights, wide enough that every part matters."""
+    """Make a module with transformers' random weights, wide enough that every part matters."""
     import torch
     import transformers as t
 
@@ -36,7 +36,7 @@ def make_module(a: Architecture):
     with torch.no_grad():
         for name, values in module.named_parameters():
             if "norm" in name or "gamma" in name or "lambda" in name:
-                # Made as ones or nearly zeros, which would hide their part.
+                # These are initialised to ones or near zero, which would hide their effect.
                 values.copy_(torch.randn_like(values) * 0.1 + (0.0 if "bias" in name else 1.0))
             elif name.endswith(("bias", "token", "tokens", "position_embeddings")):
                 values.copy_(torch.randn_like(values) * 0.1)
@@ -54,7 +54,7 @@ def _shared(a: VitArchitecture) -> dict:
 
 
 def load(a: Architecture, tensors: Tensors):
-    """The module with our tensors."""
+    """Make a module with our tensors."""
     import torch
 
     module = make_module(a)
@@ -68,7 +68,7 @@ def load(a: Architecture, tensors: Tensors):
 
 
 def tokens_of(module, pixels, prefix: int):
-    """Patch tokens (N, T, C) and class token (N, C)."""
+    """Compute patch tokens (N, T, C) and the class token (N, C)."""
     import torch
 
     with torch.no_grad():

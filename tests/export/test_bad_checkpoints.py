@@ -1,4 +1,4 @@
-"""Damaged, mislabelled and hostile checkpoints: each a clear error, none runs anything."""
+"""Damaged, mislabelled and hostile checkpoints raise clear errors and run no code."""
 
 import json
 import os
@@ -43,11 +43,11 @@ Q = "layer.1.attention.q_proj.weight"
     ("changes", "match"),
     [
         ({Q: np.zeros((64, 32), np.float32)}, r"1.q.weight' has shape \(64, 32\).*\(64, 64\)"),
-        ({Q: None}, "tiny-v3 lacks blocks.1.q.weight"),
+        ({Q: None}, "does not fit tiny-v3: it lacks blocks.1.q.weight"),
         ({"layer.1.attention.q_proj.bias": None}, "lacks blocks.1.q.bias"),
-        ({"layer.2.norm1.weight": np.zeros(64, np.float32)}, "has besides blocks.2.norm1.weight"),
-        ({"head.weight": np.zeros(4, np.float32)}, "no known encoder: head.weight.*backbone alone"),
-        ({"embeddings.position_embeddings": np.zeros((1, 17, 64), np.float32)}, "besides position"),
+        ({"layer.2.norm1.weight": np.zeros(64, np.float32)}, "also has blocks.2.norm1.weight"),
+        ({"head.weight": np.zeros(4, np.float32)}, "no known encoder: head.weight.*the backbone"),
+        ({"embeddings.position_embeddings": np.zeros((1, 17, 64), np.float32)}, "also has positio"),
         (
             {"embeddings.patch_embeddings.weight": np.zeros((64, 3, 14, 14), np.float32)},
             r"patch.weight' has shape \(64, 3, 14, 14\)",
@@ -61,9 +61,9 @@ def test_tensors_that_do_not_fit(changes, match, tmp_path):
 
 def test_another_model_than_named(tmp_path):
     path = write_safetensors(tmp_path / "x.safetensors", stored())
-    refuse(path, "dinov3-vitl16 lacks blocks.10", architecture=None, model="dinov3-vitl16")
+    refuse(path, "dinov3-vitl16: it lacks blocks.10", architecture=None, model="dinov3-vitl16")
     with (
-        pytest.raises(ConfigError, match="no model 'vitx'; there are: dinov3-vits16"),
+        pytest.raises(ConfigError, match="'vitx' is not a known model; choose one of dinov3-vits"),
         open_checkpoint(path, "vitx"),
     ):
         pass
@@ -90,14 +90,14 @@ def test_cut_off_safetensors(keep, tmp_path):
     path = write_safetensors(tmp_path / "x.safetensors", stored())
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep) if isinstance(keep, float) else keep])
-    refuse(path, "cut off|not a safetensors")
+    refuse(path, "truncated|not a safetensors")
 
 
 @pytest.mark.parametrize(
     ("header", "match"),
     [
         (b"{", "not JSON"),
-        (b"[1]", "no list of tensors"),
+        (b"[1]", "not a list of tensors"),
         (b"[" * 200000, "not JSON"),
         (b'{"a": {"dtype": "F32"}}', "'a' is damaged"),
         (b'{"a": 3}', "'a' is damaged"),
@@ -109,8 +109,8 @@ def test_cut_off_safetensors(keep, tmp_path):
         (b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 4]}}', "'a' is damaged"),
         (b'{"a": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}', "'a' is damaged"),
         (b'{"a": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]}}', "'a' is damaged"),
-        (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}', "cut off or damaged"),
-        (b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}', "cut off or damaged"),
+        (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}', "truncated or damaged"),
+        (b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}', "truncated or damaged"),
     ],
 )
 def test_damaged_safetensors_header(header, match, tmp_path):
@@ -136,10 +136,10 @@ def test_an_index_cannot_leave_its_folder(tmp_path):
 
 
 def test_no_such_file_and_wrong_kind(tmp_path):
-    refuse(tmp_path / "none.pth", "no checkpoint there")
-    refuse(tmp_path, "no checkpoint there")
+    refuse(tmp_path / "none.pth", "is not a checkpoint")
+    refuse(tmp_path, "is not a checkpoint")
     (tmp_path / "x.gguf").write_bytes(b"")
-    refuse(tmp_path / "x.gguf", "wanted one of .safetensors")
+    refuse(tmp_path / "x.gguf", "use a file that ends in .safetensors")
 
 
 class Evil:
@@ -162,7 +162,7 @@ def test_a_pickle_that_would_run_something(inside, tmp_path):
     [
         b"ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.",
         b"cbuiltins\neval\n(X\x01\x00\x00\x001tR.",
-        b"cdinoreg_export.torch_file\nzipfile\n.",
+        b"cdinoreg_export.checkpoint.torch_file\nzipfile\n.",
         b"\x80\x02]q\x00.",
         b"",
         b"\x80\x02}q\x00.",
@@ -170,13 +170,13 @@ def test_a_pickle_that_would_run_something(inside, tmp_path):
     ids=["marks a stand-in", "eval", "our own module", "a list", "empty", "no tensors"],
 )
 def test_other_pickles(pickled, tmp_path):
-    refuse(zip_pth(tmp_path / "x.pth", pickled), "damaged|refused|wanted a dictionary|no tensors")
+    refuse(zip_pth(tmp_path / "x.pth", pickled), "damaged|refused|not a dictionary|no tensors")
 
 
 def test_cut_off_pth(tmp_path):
     path = write_pth(tmp_path / "x.pth", original(A, canonical(A)))
     path.write_bytes(path.read_bytes()[:-200])
-    refuse(path, "not a .pth of torch 1.6 or later, or cut off")
+    refuse(path, "not a .pth file of torch 1.6 or later, or truncated")
 
 
 def test_pth_without_its_numbers(tmp_path):
@@ -184,11 +184,11 @@ def test_pth_without_its_numbers(tmp_path):
     with zipfile.ZipFile(path) as archive:
         pickled = archive.read("archive/data.pkl")
     refuse(zip_pth(tmp_path / "y.pth", pickled), "numbers of 'cls_token' are missing")
-    refuse(zip_pth(tmp_path / "z.pth", pickled, [np.zeros(3, np.float32)]), "cut off or damaged")
+    refuse(zip_pth(tmp_path / "z.pth", pickled, [np.zeros(3, np.float32)]), "truncated or damaged")
 
 
 def data_of(path, name):
-    """Where a member's header and its bytes begin in the file."""
+    """Return the offsets of a member's header and its bytes in the file."""
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo(name).header_offset
     return start, start + 30 + len(name)
@@ -199,7 +199,7 @@ def test_pth_with_a_flipped_bit(where, tmp_path):
     path = write_pth(tmp_path / "x.pth", original(A, canonical(A)))
     header, data = data_of(path, "archive/data/0")
     content = bytearray(path.read_bytes())
-    listed = content.rindex(b"archive/data/0", data) - 46  # its entry in the list at the end
+    listed = content.rindex(b"archive/data/0", data) - 46  # the member's entry in the directory
     at, bit = {
         "numbers": (data + 5, 4),
         "header": (header, 1),
@@ -209,7 +209,7 @@ def test_pth_with_a_flipped_bit(where, tmp_path):
     content[at] ^= bit
     path.write_bytes(content)
     with (
-        pytest.raises(InputError, match=r"damaged.*again|cut off or damaged"),
+        pytest.raises(InputError, match=r"damaged.*again|truncated or damaged"),
         open_checkpoint(path, architecture=A) as weights,
     ):
         weights.read("cls_token")
@@ -263,7 +263,7 @@ def test_numbers_in_names_are_not_counted_to(number, tmp_path):
     for text in (f"stages.{number}.layers.0.gamma", f"stages.0.layers.{number}.gamma"):
         tensors = huggingface(a, canonical(a)) | {text: np.ones(16, np.float32)}
         path = write_safetensors(tmp_path / "x.safetensors", tensors)
-        refuse(path, "more than 64 of these|belong to no known encoder", architecture=None)
+        refuse(path, "more than 64 of these|tensors of no known encoder", architecture=None)
 
 
 def test_a_shape_that_no_array_has(tmp_path):

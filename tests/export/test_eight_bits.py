@@ -1,4 +1,4 @@
-"""8-bit numbers, their scales, and where they stand in a graph."""
+"""8-bit numbers, their scales, and the rounding that graphs contain."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def test_ranges_that_no_scale_reaches(kind, value) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_are_onnx_runtimes(kind, rng) -> None:
-    """Every halfway case among them; beyond the range both stop at the largest number."""
+    """They include every halfway case; beyond the range, both stop at the largest number."""
     scale = np.float16(0.25)
     steps = np.arange(-2 * kind.largest, 2 * kind.largest, 0.25) * 0.25
     x = np.concatenate([steps, rng.normal(0, 9, 5000)]).astype(np.float32)
-    x = x[x >= -kind.largest * 0.25]  # -128 is ours to leave out
+    x = x[x >= -kind.largest * 0.25]  # ONNX Runtime uses -128, and we do not
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])],
@@ -76,12 +76,12 @@ def test_int8_is_symmetric() -> None:
 def test_which_gpus_multiply_fp8() -> None:
     found = [multiplies_fp8(c) for c in ("7.5", "8.6", "8.9", "9.0", "10.0", "12.0")]
     assert found == [False, False, True, True, True, True]
-    with pytest.raises(ConfigError, match="'ada' is no compute capability; wanted such as"):
+    with pytest.raises(ConfigError, match="'ada' is not a compute capability; give two numbers"):
         multiplies_fp8("ada")
 
 
 def half_graph(folder, name="tiny-v3-gated", precision="fp32"):
-    """The fp32 and the fp16 graph of a tiny encoder whose blocks outweigh their input."""
+    """Write the fp32 and the fp16 graph of a tiny encoder whose blocks outweigh their input."""
     size = (70, 98) if "v2" in name else (64, 96)
     calm.write(folder / "b", TINY[name], [size], precision, share=20.0)
     (own,) = (folder / "b").glob("*.onnx")
@@ -97,7 +97,7 @@ def test_linear_layers_alone_are_rounded(kind, precision, tmp_path) -> None:
     _, source = half_graph(tmp_path, precision=precision)
     before = onnx.load(str(source)).graph
     weights = [w for _, w in linear_layers(before)]
-    # Each of two blocks: queries, keys and values in one; output; up, gate, down.
+    # In each of two blocks: queries, keys and values in one; output; up, gate and down.
     assert len(weights) == 2 * 5
     target = tmp_path / "q.onnx"
     write_quantised(source, target, dict.fromkeys(weights, 4.0), kind)
@@ -123,7 +123,7 @@ def test_linear_layers_alone_are_rounded(kind, precision, tmp_path) -> None:
     assert rounded == 2 * 5
     counts = Counter(node.op_type for node in model.graph.node)
     added = counts - Counter(node.op_type for node in before.node)
-    # Up and gate share their input; bundles in 16 bits cast it for each of them.
+    # Up and gate share their input, which bundles in 16 bits cast for each of them.
     shared = 2 if precision == "fp32" else 0
     assert added == {"QuantizeLinear": 10 - shared, "DequantizeLinear": 20 - shared}
 
@@ -139,14 +139,14 @@ def test_a_calibrated_graph_is_near_float32(kind, name, tmp_path) -> None:
     write_quantised(half, target, ranges, kind)
     found = compare_tokens(tokens_of(target, pixels), tokens_of(plain, pixels))
     assert 0.998 < found.mean_cosine < 0.9999999
-    # A scale that is far too small clips: the graph does compute with them.
+    # Scales that are far too small clip, which shows that the graph uses them.
     write_quantised(half, target, {k: v / 50 for k, v in ranges.items()}, kind)
     worse = compare_tokens(tokens_of(target, pixels), tokens_of(plain, pixels))
     assert worse.mean_cosine < found.mean_cosine - 1e-3
 
 
 def two_layers(folder, factor: float = 1.0):
-    """``x W + (factor x) W``: one weight, two inputs."""
+    """Write ``x W + (factor x) W``, with one weight and two inputs, in fp32 and fp16."""
     value = helper.make_tensor_value_info
     rng = np.random.default_rng(0)
     nodes = [
@@ -229,9 +229,9 @@ def test_the_hash_is_that_of_the_scales(tmp_path) -> None:
 
 def test_a_graph_without_linear_layers(tmp_path) -> None:
     graph = write_bundle(tmp_path / "gabor", [(24, 32)]) / "encoder_24x32.onnx"
-    with pytest.raises(ConfigError, match="has no linear layers, so nothing in it becomes int8"):
+    with pytest.raises(ConfigError, match="has no linear layers that could become int8"):
         measure_ranges(graph, probe(24, 32), INT8)
-    with pytest.raises(ConfigError, match="has no linear layers, so nothing in it becomes fp8"):
+    with pytest.raises(ConfigError, match="has no linear layers that could become fp8"):
         write_quantised(graph, tmp_path / "q.onnx", {}, FP8)
 
 

@@ -1,4 +1,4 @@
-"""Engines through the interfaces of TensorRT and CuPy: built, verified, stored, refused."""
+"""Engines are built, verified and stored, or refused, through fakes of TensorRT and CuPy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from encoders import write_bundle
-from gpu_fakes import H100, pretend_gpu_server
-
-pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
-pytest.importorskip("onnxruntime", reason="stands for the GPU: onnxruntime is not installed")
+from gpu_fakes import H100
 
 from dinoreg_export.cli import export
-from dinoreg_export.engine import formats as engine_module
 from dinoreg_export.engine.formats import compile_only, export_engines
 from dinoreg_rt.engines.trt.folder import read_engine, read_records
 from dinoreg_rt.engines.trt.record import EngineRecord
@@ -27,18 +23,12 @@ def bundle(tmp_path):
     return write_bundle(tmp_path / "gabor", [(24, 32), (32, 24)])
 
 
-@pytest.fixture
-def gpu(monkeypatch, tmp_path):
-    """A machine with an H100 and TensorRT, as far as they are called."""
-    return pretend_gpu_server(monkeypatch, tmp_path / "engines", engine_module)[0]
-
-
 def noise(tokens: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).normal(size=tokens.shape).astype(np.float32)
 
 
 def half_rotten(tokens: np.ndarray) -> np.ndarray:
-    """A good mean and a bad tail: one token in fifty is wrong."""
+    """Spoil one token in fifty: the mean stays good, the tail does not."""
     spoilt = tokens.reshape(-1, tokens.shape[-1]).copy()
     spoilt[::50] *= np.where(np.arange(spoilt.shape[1]) % 40, 1, -1.5)
     return spoilt.reshape(tokens.shape)
@@ -61,12 +51,12 @@ def test_every_size_is_built_verified_and_stored(bundle, gpu, tmp_path) -> None:
         assert record.verification.holds
         assert record.verification.mean_cosine > 0.999999
         assert read_engine(path.parent, record, "") == path.read_bytes()
-    # Strongly typed, one profile of exactly each batch, and no more than the workspace.
+    # Networks are strongly typed, with one profile of exactly each batch and the given workspace.
     assert [c[1] for c in gpu.calls if c[0] == "network"] == [2, 2]
     _, precision, limits, profiles = next(c for c in gpu.calls if c[0] == "build")
     assert (precision, limits) == ("fp32", {"WORKSPACE": 1 << 20})
     assert [p.shapes["pixels"] for p in profiles] == [((n, 3, 24, 32),) * 3 for n in (1, 8)]
-    # Each batch size has kernels of its own, and each was run on both slices and the picture.
+    # Each batch size has its own kernels, and each was run on both slices and the picture.
     assert [c[1] for c in gpu.calls if c[0] == "execute"] == [1, 1, 1, 8] * 2
 
 
@@ -129,9 +119,9 @@ def test_ctrl_c_ends_a_build(bundle, gpu, tmp_path) -> None:
     assert not list((tmp_path / "engines").glob("*.engine"))
 
 
-def test_what_tensorrt_says_is_passed_on(bundle, gpu) -> None:
+def test_errors_of_tensorrt_are_passed_on(bundle, gpu) -> None:
     gpu.faults.build = "out of   memory"
-    with pytest.raises(DeviceError, match=r"built no engine .* out of memory; smaller --batch"):
+    with pytest.raises(DeviceError, match=r"built no engine .* out of memory; a smaller --batch"):
         export_engines(bundle, "tensorrt")
     gpu.faults.parse = "no such operator"
     with pytest.raises(InputError, match="cannot read it: no such operator"):
@@ -139,14 +129,14 @@ def test_what_tensorrt_says_is_passed_on(bundle, gpu) -> None:
 
 
 def test_bad_settings(bundle, gpu) -> None:
-    with pytest.raises(ConfigError, match="wanted at least one, each of 1 slice"):
+    with pytest.raises(ConfigError, match="give at least one, each of 1 slice"):
         export_engines(bundle, "tensorrt", batches=(0, 1))
-    with pytest.raises(ConfigError, match="engines of fp4 are not built; give --precision fp8, i"):
+    with pytest.raises(ConfigError, match="'fp4' is not a precision of engines; choose one of fp8"):
         export_engines(bundle, "tensorrt", precision="fp4")
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "rtx"])
-def test_what_is_asked_is_checked_before_the_machine(bundle, backend, tmp_path) -> None:
+def test_settings_are_checked_before_the_machine(bundle, backend, tmp_path) -> None:
     def answer(*words):
         done = CliRunner().invoke(export, ["engine", *map(str, words), "--backend", backend])
         return type(done.exception), str(done.exception)
@@ -155,7 +145,7 @@ def test_what_is_asked_is_checked_before_the_machine(bundle, backend, tmp_path) 
     text = (eight / "manifest.json").read_text()
     (eight / "manifest.json").write_text(text.replace('"fp32"', '"int8"'))
     for words, error, message in (
-        ([tmp_path / "NOSUCH"], InputError, "no encoder bundle"),
+        ([tmp_path / "NOSUCH"], InputError, "is not an encoder bundle"),
         ([bundle, "--precision", "fp8"], ConfigError, "needs --calibration IMAGE"),
         ([eight], ConfigError, "is in int8 for CPUs"),
         ([eight, "--precision", "fp16"], ConfigError, "is in int8 for CPUs"),
@@ -219,9 +209,9 @@ def test_the_command(bundle, gpu) -> None:
     assert done.exit_code == 0, done.output
     assert "gabor-bank 24x32 in fp32, batches 1,2, on NVIDIA H100: token cosine 1.0" in done.output
     done = CliRunner().invoke(export, ["engine", str(bundle), "--batch", "1,x"])
-    assert (done.exit_code, "wanted such as 1,8" in done.output) == (2, True)
+    assert (done.exit_code, "not a list of batch sizes" in done.output) == (2, True)
     done = CliRunner().invoke(export, ["engine", str(bundle), "--compile-for", "8.9"])
-    assert (done.exit_code, "goes with --backend rtx" in done.output) == (2, True)
+    assert (done.exit_code, "only with --backend rtx" in done.output) == (2, True)
 
 
 def test_compiling_for_a_gpu_that_is_not_here_needs_rtx(bundle, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""Graphs on ONNX Runtime against the NumPy reference, in every precision; what they are made of."""
+"""Graphs agree with the NumPy reference in every precision and have the structure engines need."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from checkpoints import TINY
+from checkpoints import TINY, VITS
 
 from dinoreg_export.bundle.files import GraphFile, write_files
 from dinoreg_export.checkpoint.random_weights import RandomWeights
@@ -44,12 +44,9 @@ def test_half_precision(name, precision, tmp_path):
     assert {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision] in kinds
 
 
-VITS = [name for name in TINY if name != "tiny-convnext"]
-
-
 @pytest.mark.parametrize("name", VITS)
-def test_an_early_exit_is_what_the_whole_network_has_there(name, tmp_path):
-    """A block's output in the graph of all layers is that of the graph that ends with it."""
+def test_an_early_exit_equals_the_layer_of_the_whole_network(name, tmp_path):
+    """A block has the same output in a graph of all layers and in one that ends with it."""
     a = TINY[name]
     weights, size = RandomWeights(a, 1), (3 * a.patch, 4 * a.patch)
     found, bytes_ = {}, {}
@@ -71,7 +68,7 @@ def test_an_early_exit_is_what_the_whole_network_has_there(name, tmp_path):
 
 @pytest.mark.parametrize("name", VITS)
 def test_the_reference_of_a_layer(name):
-    """An encoder that ends there, by another way: with no block behind and a norm that is none."""
+    """A block's output agrees with an encoder of only that block, whose final norm is repeated."""
     a = TINY[name]
     weights = RandomWeights(a, 1)
     pixels = probe(2 * a.patch, 3 * a.patch, count=1)
@@ -88,7 +85,7 @@ def test_the_reference_of_a_layer(name):
 
 
 def test_each_layer_is_verified_by_itself(tmp_path):
-    """One whose numbers are small doesn't hide behind another's large ones."""
+    """Errors in a layer with small values are not hidden by another with large ones."""
     a, layers = TINY["tiny-v3"], ("0", "1")
     weights, size = RandomWeights(a, 1), (64, 64)
     read = weights.read
@@ -112,7 +109,7 @@ def test_the_reference_sees_a_single_changed_weight(tmp_path):
 
 @ALL
 def test_the_bfloat16_graph_computes_what_its_rounded_twin_computes(name, tmp_path):
-    """onnx's own evaluator has products of bfloat16; it is too slow for real sizes."""
+    """onnx's own evaluator has bfloat16 products but is too slow for real sizes."""
     from onnx.reference import ReferenceEvaluator
 
     a = TINY[name]
@@ -179,7 +176,7 @@ def test_attention_is_one_plain_pattern(heads_together, tmp_path, monkeypatch):
 
 @ALL
 def test_golden_tokens_of_transformers(name, tmp_path):
-    """Made by make_golden.py, so that parity is proved where torch is not."""
+    """The tokens come from make_golden.py, so that parity is tested without torch."""
     golden = json.loads((Path(__file__).parent / "golden.json").read_text())[name]
     a = TINY[name]
     rows, columns = golden["grid"]

@@ -1,4 +1,4 @@
-"""A bundle takes the place of nothing but a bundle, and of that only when it is told to."""
+"""A bundle replaces nothing but a bundle, and that only with --force."""
 
 import os
 import subprocess
@@ -7,24 +7,17 @@ import sys
 import numpy as np
 import pytest
 from checkpoints import TINY, canonical, huggingface, write_safetensors
+from checkpoints import make_bundle as make
 
 from dinoreg_export.bundle import in_place
 from dinoreg_export.bundle import write as bundle_module
-from dinoreg_export.bundle.write import export_bundle
 from dinoreg_export.checkpoint.random_weights import RandomWeights
 from dinoreg_export.checkpoint.read import open_checkpoint
-from dinoreg_rt.bundle.manifest import Source, check_files, read_manifest
+from dinoreg_rt.bundle.manifest import check_files, read_manifest
 from dinoreg_rt.errors import ConfigError, InputError, OutputError, ResourceError
 from dinoreg_rt.io.staging import own_prefix
 
-SOURCE = Source(checkpoint="random", sha256="0" * 64, layout="none", random_weights=True)
 A = TINY["tiny-v3"]
-
-
-def make(folder, weights=None, **options):
-    options.setdefault("sizes", [(32, 32)])
-    sizes = options.pop("sizes")
-    return export_bundle(weights or RandomWeights(A, 0), SOURCE, sizes, folder, **options)
 
 
 def names(folder):
@@ -32,7 +25,7 @@ def names(folder):
 
 
 def meanwhile(action):
-    """A progress report that does something once the files are nearly written."""
+    """Return a progress report that acts when the files are nearly written."""
     return lambda stage, fraction: action() if (stage, fraction) == ("verification", 1.0) else None
 
 
@@ -151,14 +144,14 @@ def test_what_a_killed_export_left_goes(name, tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "weights.bin").write_bytes(b"")
     make(tmp_path / name)
-    # Without a bundle of that name the replaced one is the only one.
+    # Without a bundle of that name, the replaced one is the only copy.
     assert set(names(tmp_path)) == {name, running, others, replaced}
     make(tmp_path / name, force=True)
     assert set(names(tmp_path)) == {name, running, others}
 
 
 class OrtError(Exception):
-    """ONNX Runtime's errors are of no type of Python's."""
+    """An error like those of ONNX Runtime, which have no standard type."""
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OrtError("initialization: std::bad_alloc")])
@@ -167,7 +160,7 @@ def test_too_little_memory(error, tmp_path, monkeypatch):
         raise error
 
     monkeypatch.setattr(bundle_module, "compare", fail)
-    with pytest.raises(ResourceError, match=r"out of memory .* smaller --size .*more memory"):
+    with pytest.raises(ResourceError, match=r"out of memory .* smaller --size, .*more memory"):
         make(tmp_path / "b")
     assert names(tmp_path) == []
 
@@ -193,7 +186,7 @@ def test_an_empty_checkpoint_is_called_so(name, tmp_path):
     read = weights.read
     weights.read = lambda name: np.zeros_like(read(name))
     patch = TINY[name].patch
-    with pytest.raises(InputError, match="all tokens of a picture are zero: its weights are empty"):
+    with pytest.raises(InputError, match="are zero with this checkpoint: its weights are empty"):
         make(tmp_path / "b", weights, sizes=[(2 * patch, patch)])
     weights.read = lambda n: read(n) if n == "norm.bias" else np.zeros_like(read(n))
     with pytest.raises(InputError, match="all tokens of a picture are equal"):

@@ -1,4 +1,4 @@
-"""ONNX files that others exported, read as checkpoints: the same tensors, or a refusal."""
+"""ONNX files of other exporters are read as checkpoints with the same tensors, or refused."""
 
 import contextlib
 import os
@@ -6,10 +6,11 @@ import re
 import shutil
 from dataclasses import replace
 
+import checkpoints
 import numpy as np
 import onnx
 import pytest
-from checkpoints import TINY, canonical, huggingface, write_safetensors
+from checkpoints import SOURCE, TINY, VITS, assert_same, canonical, huggingface, write_safetensors
 from click.testing import CliRunner
 from onnx import helper, numpy_helper
 from onnx_exports import Export, write_export
@@ -21,7 +22,6 @@ from dinoreg_export.cli import export
 from dinoreg_rt.bundle.manifest import Source, file_sha256, read_manifest
 from dinoreg_rt.errors import InputError, OutputError
 
-VITS = {name: a for name, a in TINY.items() if name != "tiny-convnext"}
 A = TINY["tiny-v2-reg4"]
 STYLES = {
     "folded": {"prefix": "backbone."},
@@ -32,21 +32,18 @@ STYLES = {
 
 
 def read(path, a=A):
-    with open_checkpoint(path, architecture=a) as checkpoint:
-        return {name: checkpoint.read(name) for name in checkpoint.names()}
+    return checkpoints.read(path, a)[1]
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
+def saved(model, tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    return path
 
 
 def refused(model, tmp_path, problem):
-    path = tmp_path / "x.onnx"
-    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     with pytest.raises(InputError, match=problem):
-        read(path)
+        read(saved(model, tmp_path))
 
 
 def graph(**style):
@@ -93,9 +90,7 @@ def test_numbers_of_every_type(tmp_path):
         for tensor in model.graph.initializer:
             if tensor.data_type == onnx.TensorProto.FLOAT:
                 store_as(tensor, kind)
-        path = tmp_path / "x.onnx"
-        path.write_bytes(model.SerializeToString())
-        for name, values in read(path).items():
+        for name, values in read(saved(model, tmp_path)).items():
             error = np.abs(values - expected[name]).max()
             assert error <= (0.02 if "bf" in kind else 2e-3 if "16" in kind else 0), (kind, name)
 
@@ -116,16 +111,15 @@ def store_as(tensor, kind):
         tensor.float_data.extend(values.ravel().tolist())
 
 
-def test_a_matrix_that_was_turned_under_its_own_name(tmp_path):
-    """Square ones look the same by their shape: what the graph does with them decides."""
+def test_a_matrix_that_was_transposed_under_its_own_name(tmp_path):
+    """The graph's use of a square matrix decides, because its shape does not."""
     model = graph(folded=False)
     name = "backbone.encoder.layer.0.attention.attention.query.weight"
     node = node_of(model, "layer.0/attention/attention/query/MatMul")
     node.input[1] = name
     tensor = constant_of(model, name)
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).T.copy(), name))
-    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    assert_same(read(tmp_path / "x.onnx"), canonical(A))
+    assert_same(read(saved(model, tmp_path)), canonical(A))
 
 
 def test_equal_vectors_are_stored_once(tmp_path):
@@ -143,12 +137,11 @@ def test_equal_vectors_are_stored_once(tmp_path):
     kept = [t for t in model.graph.initializer if t.name not in equal[1:]]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    assert_same(read(tmp_path / "x.onnx"), tensors)
+    assert_same(read(saved(model, tmp_path)), tensors)
 
 
 def test_constants_in_nodes(tmp_path):
-    """Some exporters write them so instead of as initializers."""
+    """Some exporters write constants as nodes instead of initializers."""
     model = graph()
     held = list(model.graph.initializer)
     del model.graph.initializer[:]
@@ -156,8 +149,7 @@ def test_constants_in_nodes(tmp_path):
     nodes += list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    assert_same(read(tmp_path / "x.onnx"), canonical(A))
+    assert_same(read(saved(model, tmp_path)), canonical(A))
 
 
 def test_nodes_that_only_their_biases_tell_apart(tmp_path):
@@ -165,12 +157,11 @@ def test_nodes_that_only_their_biases_tell_apart(tmp_path):
     for i, node in enumerate(model.graph.node):
         if node.op_type == "MatMul":
             node.name = f"node_{i}"
-    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    assert_same(read(tmp_path / "x.onnx"), canonical(A))
+    assert_same(read(saved(model, tmp_path)), canonical(A))
 
 
 def test_nodes_with_scopes_in_their_metadata(tmp_path):
-    """As torch.onnx writes them since it exports what torch.export captured."""
+    """Nodes are named as by torch.onnx since it exports what torch.export captured."""
     a = TINY["tiny-v3"]  # k has no bias
     model = Export(a, canonical(a)).build()
     for i, node in enumerate(model.graph.node):
@@ -178,17 +169,15 @@ def test_nodes_with_scopes_in_their_metadata(tmp_path):
         scopes = repr(["", module.split(".")[0], module, f"linear_{i}"])
         node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
         node.name = f"node_{i}"
-    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    assert_same(read(tmp_path / "x.onnx", a), canonical(a))
+    assert_same(read(saved(model, tmp_path), a), canonical(a))
     for node in model.graph.node:
         node.metadata_props[0].value = "[" * 9000
-    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match="that no parameter of DINOv2 or DINOv3 explains"):
-        read(tmp_path / "x.onnx", a)
+    with pytest.raises(InputError, match="that is no parameter of DINOv2 or DINOv3"):
+        read(saved(model, tmp_path), a)
 
 
 def with_head(model, name):
-    """A convolution behind the tokens, with weights of a name."""
+    """Add a convolution of the tokens, whose weights have this name."""
     last = model.graph.output[0].name
     weight = numpy_helper.from_array(np.ones((1, A.dim, 1, 1), np.float32), name)
     model.graph.initializer.append(weight)
@@ -198,19 +187,18 @@ def with_head(model, name):
 
 
 def test_a_head_of_another_module_is_left_out(tmp_path):
-    path = tmp_path / "x.onnx"
-    path.write_bytes(with_head(graph(), "decoder.final_conv.weight").SerializeToString())
-    assert_same(read(path), canonical(A))
+    model = with_head(graph(), "decoder.final_conv.weight")
+    assert_same(read(saved(model, tmp_path)), canonical(A))
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_what_may_be_of_the_backbone_is_not_left_out(prefix, tmp_path):
     model = with_head(graph(prefix=prefix), f"{prefix}decoder.final_conv.weight")
-    refused(model, tmp_path, "belong to no known encoder: decoder.final_conv.weight")
+    refused(model, tmp_path, "tensors of no known encoder: decoder.final_conv.weight")
 
 
 def test_a_matrix_that_is_added_to_the_encoder(tmp_path):
-    """Such as an adapter's: without it the tokens are others."""
+    """Without the matrix of an adapter, for instance, the tokens would differ."""
     for name in ("adapter.down", "onnx::MatMul_77"):
         model = graph()
         node = node_of(model, "layer.1/mlp/fc2/MatMul")
@@ -221,7 +209,7 @@ def test_a_matrix_that_is_added_to_the_encoder(tmp_path):
             place, helper.make_node("MatMul", [node.input[0], name], ["more"], "/adapter/MatMul")
         )
         node.input[0] = "more"
-        refused(model, tmp_path, "the MatMul '/adapter/MatMul' multiplies by a constant that no")
+        refused(model, tmp_path, "the MatMul '/adapter/MatMul' multiplies by a constant that is no")
 
 
 def test_two_constants_for_one_parameter(tmp_path):
@@ -250,11 +238,10 @@ def test_control_flow(tmp_path):
         node = helper.make_node(kind, ["c"], ["y"], "/maybe", then_branch=branch)
         model.graph.node.append(node)
         refused(model, tmp_path, f"the {kind} '/maybe' decides at run time")
-    # Between shapes a graph may choose; DINOv3's rotary positions do.
+    # A graph may choose between shapes, as DINOv3's rotary positions do.
     model = graph()
     model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=shapes))
-    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    assert_same(read(tmp_path / "x.onnx"), canonical(A))
+    assert_same(read(saved(model, tmp_path)), canonical(A))
 
 
 def test_optimised_and_quantised_graphs(tmp_path):
@@ -300,7 +287,7 @@ def test_tensors_that_cannot_be_told(tmp_path):
 
 def test_damaged_files(tmp_path):
     data = graph().SerializeToString()
-    refused(data[: len(data) // 2], tmp_path, "not an ONNX file, or cut off")
+    refused(data[: len(data) // 2], tmp_path, "not an ONNX file, or truncated")
     refused(b"", tmp_path, "it has no nodes")
     refused(b"\xff" * 100, tmp_path, "not an ONNX file")
     model = graph()
@@ -309,7 +296,7 @@ def test_damaged_files(tmp_path):
         tensor.ClearField("dims")
         tensor.dims.extend(dims)
         tensor.raw_data = raw
-        refused(model, tmp_path, r"norm1\.bias' of shape .* should take .*cut off or damaged")
+        refused(model, tmp_path, r"norm1\.bias' of shape .* should have .*truncated or damaged")
     for kept in (0, 1):
         model = graph()
         del node_of(model, "layer.0/mlp/fc1/MatMul").input[kept:]
@@ -322,22 +309,25 @@ def test_damaged_files(tmp_path):
     refused(model, tmp_path, "holds values that are not finite")
 
 
-def test_bytes_of_any_kind_raise_our_errors_alone(tmp_path):
-    """Of a file whose weights are small beside its graph."""
+def test_damaged_bytes_raise_only_input_errors(tmp_path):
+    """The weights are small compared with the graph, so that most of the damage is in the graph."""
     a = replace(A, dim=4, hidden=4, patch=2)
-    data = Export(a, canonical(a), prefix="backbone.").build().SerializeToString()
+    tensors = canonical(a)
+    tensors["position"] = tensors["position"][:, :5]
+    data = Export(a, tensors, prefix="backbone.").build().SerializeToString()
+    assert_same(read(saved(data, tmp_path), a), tensors)
+    assert sum(values.nbytes for values in tensors.values()) < len(data) / 2
     rng = np.random.default_rng(0)
     for _ in range(500):
         damaged = bytearray(data)
         for place in rng.integers(0, len(data), rng.integers(1, 4)):
             damaged[place] = rng.integers(0, 256)
-        (tmp_path / "x.onnx").write_bytes(bytes(damaged))
         with contextlib.suppress(InputError):
-            read(tmp_path / "x.onnx", a)
+            read(saved(bytes(damaged), tmp_path), a)
 
 
 def split(tmp_path):
-    """An export that keeps its numbers in a file beside it; and the model as it is written."""
+    """Export a model with its weights in a separate file; return the folder and the graph."""
     folder = tmp_path / "export"
     folder.mkdir()
     model = graph()
@@ -354,9 +344,8 @@ def test_numbers_in_a_file_beside_it(tmp_path):
         assert_same({n: checkpoint.read(n) for n in checkpoint.names()}, canonical(A))
         assert [f.name for f in checkpoint.files] == ["model.onnx", "model.onnx_data"]
         before = checkpoint.sha256
-        source = Source(checkpoint="x", sha256="0" * 64, layout="huggingface")
         with pytest.raises(OutputError, match=r"holds .*model\.onnx"):
-            export_bundle(checkpoint, source, [(56, 56)], folder, force=True)
+            export_bundle(checkpoint, SOURCE, [(56, 56)], folder, force=True)
     content = bytearray((folder / "model.onnx_data").read_bytes())
     content[0] ^= 1
     (folder / "model.onnx_data").write_bytes(content)
@@ -367,20 +356,20 @@ def test_numbers_in_a_file_beside_it(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("location", "../elsewhere", "lies in '../elsewhere', which is no file in the same folder"),
+        ("location", "../elsewhere", "lies in '../elsewhere', which is not a file in the same fol"),
         ("location", "/etc/passwd", "refused"),
         ("location", "a/../../elsewhere", "refused"),
         ("location", "..\\elsewhere", "refused"),
         ("location", "", "refused"),
         ("location", "x\0y", "refused"),
-        ("location", "missing", "its part 'missing' is missing beside it"),
+        ("location", "missing", "its file 'missing' is missing; copy it to the same folder"),
         ("location", ".", "refused"),
-        ("location", "x" * 5000, "is missing beside it"),
-        ("offset", "-4", "cut off or damaged"),
-        ("offset", str(2**70), "cut off or damaged"),
-        ("offset", "many", "the place of .* is damaged"),
-        ("length", "8", "cut off or damaged"),
-        ("length", "-8", "cut off or damaged"),
+        ("location", "x" * 5000, "is missing; copy it"),
+        ("offset", "-4", "truncated or damaged"),
+        ("offset", str(2**70), "truncated or damaged"),
+        ("offset", "many", "damaged: the offset or length of .* is not a number"),
+        ("length", "8", "truncated or damaged"),
+        ("length", "-8", "truncated or damaged"),
     ],
 )
 def test_places_that_are_refused(key, value, problem, tmp_path):
@@ -398,8 +387,8 @@ def test_a_part_that_is_cut_off(tmp_path):
     folder, _ = split(tmp_path)
     part = folder / "model.onnx_data"
     os.truncate(part, part.stat().st_size // 2)
-    with pytest.raises(InputError, match="cut off or damaged"):
+    with pytest.raises(InputError, match="truncated or damaged"):
         read(folder / "model.onnx")
     shutil.rmtree(folder)
-    with pytest.raises(InputError, match="no checkpoint there"):
+    with pytest.raises(InputError, match="is not a checkpoint"):
         read(folder / "model.onnx")

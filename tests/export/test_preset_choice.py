@@ -1,4 +1,4 @@
-"""Size and layer of an export by the presets of registrations."""
+"""Registration presets determine the size and the layer of an export."""
 
 import json
 
@@ -54,30 +54,30 @@ def test_the_presets_that_are_there():
 
 
 def test_size_and_layer_of_a_preset(presets, tmp_path):
-    sizes, layers, said = made(tmp_path, "--preset", "early")
+    sizes, layers, output = made(tmp_path, "--preset", "early")
     assert (sizes, layers) == ([(32, 64)], ("0",))
-    assert "size 32x64 and layer 0: of the preset early" in said
+    assert "size 32x64 and layer 0: from the preset early" in output
     manifest = json.loads(made(tmp_path, "--preset", "early", "--json")[2])
     assert manifest["blocks"] == A.depth
 
 
 def test_what_is_given_wins(presets, tmp_path):
     assert made(tmp_path, "--preset", "early", "--size", "16x16")[:2] == ([(16, 16)], ("0",))
-    sizes, layers, said = made(tmp_path, "--preset", "early", "--layer", "final")
+    sizes, layers, output = made(tmp_path, "--preset", "early", "--layer", "final")
     assert (sizes, layers) == ([(32, 64)], ("final",))
-    assert "size 32x64: of the preset early" in said
-    sizes, layers, said = made(tmp_path, "--size", "16x32", "--layer", "0", "--preset", "early")
+    assert "size 32x64: from the preset early" in output
+    sizes, layers, output = made(tmp_path, "--size", "16x32", "--layer", "0", "--preset", "early")
     assert (sizes, layers) == ([(16, 32)], ("0",))
-    assert "of the preset" not in said
+    assert "from the preset" not in output
 
 
 def test_the_default_preset(presets, tmp_path):
-    sizes, layers, said = made(tmp_path)
+    sizes, layers, output = made(tmp_path)
     assert (sizes, layers) == ([(48, 32)], ("final",))
-    assert "size 48x32 and layer final: of the preset balanced" in said
+    assert "size 48x32 and layer final: from the preset balanced" in output
     presets["best-encoder"] = {"encoder": "x", "token_grid": [2, 2], "encoder_depth": 0.4}
     assert made(tmp_path)[:2] == ([(32, 32)], ("0",))
-    # A size alone is no word about the layer.
+    # A given size disables the preset for the layer, too.
     assert made(tmp_path, "--size", "16x16")[1] == ("final",)
 
 
@@ -87,7 +87,7 @@ def test_presets_without_an_encoder(presets, tmp_path):
         done = CliRunner().invoke(export, ["onnx", *words, "--preset", name])
         assert done.exit_code == 2
         assert "balanced" in done.output
-        with pytest.raises(ConfigError, match="no preset with an encoder; there are: balanced"):
+        with pytest.raises(ConfigError, match="not a preset with an encoder; choose one of balan"):
             preset_choice.preset_choice(name)
 
 
@@ -102,5 +102,5 @@ def test_relative_depth(depth, layer):
 def test_depth_of_a_convnext():
     a = TINY["tiny-convnext"]
     assert layers_at(a, None) == layers_at(a, 1.0) == ("final",)
-    with pytest.raises(ConfigError, match=r"ConvNeXt, has no tokens at the depth 0\.5"):
+    with pytest.raises(ConfigError, match=r"ConvNeXt and has no tokens at the depth 0\.5"):
         layers_at(a, 0.5)

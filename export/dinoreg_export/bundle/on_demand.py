@@ -1,4 +1,4 @@
-"""Checkpoints given to a registration: exported once into the cache, found there the next time."""
+"""Bundles of checkpoints that are given to a registration: exported once, into the cache."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import hashlib
 import json
 from pathlib import Path
 
-from dinoreg_rt.bundle.manifest import Precision, Source, read_manifest
-from dinoreg_rt.errors import DeviceError, InputError, OutputError
+from dinoreg_rt.bundle.manifest import Precision, read_manifest
+from dinoreg_rt.errors import InputError, OutputError
 
 from ..checkpoint.read import open_checkpoint
+from ..graph.builder import need_onnx
 from .preset_choice import layers_at, preset_choice, sizes_both_ways
 from .write import export_bundle, exporter_version, normalisation_of
 
-#: Runs on every device; for GPUs half precision is worth an export by hand.
+#: Runs on every device. For GPUs, half precision is worth an explicit export.
 _PRECISION: Precision = "fp32"
 
 
@@ -25,24 +26,24 @@ def export_once(
     *,
     anew: bool = False,
 ) -> Path:
-    """The bundle of a checkpoint, made if it is not there.
+    """Return the bundle of a checkpoint, exporting it first if it does not exist.
 
     Args:
-        path: a checkpoint, as `open_checkpoint` takes it.
-        folder: that holds such bundles.
-        token_grid: rows and columns of tokens; None: those of the default preset with an encoder.
-        depth: of the block whose tokens are wanted, relative; None: the final layer.
-        anew: replace one that is there, because it was changed.
+        path: checkpoint, as for `open_checkpoint`.
+        folder: folder that holds such bundles.
+        token_grid: rows and columns of tokens; None means those of the default encoder preset.
+        depth: relative depth of the block that gives the tokens; None means the final layer.
+        anew: replace an existing bundle, because its files have changed.
 
     Returns:
-        Its folder: named by the model, and by all that decides about its contents.
+        The bundle's folder, named after the model and a hash of all that determines the contents.
 
     Raises:
-        DeviceError: the packages of the export are not installed.
-        InputError: no checkpoint that can be exported.
-        OutputError: it cannot be written.
+        DeviceError: a package that exports need is not installed.
+        InputError: the checkpoint cannot be exported.
+        OutputError: the bundle cannot be written.
     """
-    _need_packages(path)
+    need_onnx(f"{path}: is a checkpoint, no bundle, and exporting it")
     grid = token_grid or preset_choice(None).token_grid
     with open_checkpoint(path) as checkpoint:
         a = checkpoint.architecture
@@ -53,16 +54,13 @@ def export_once(
         target = folder / f"{a.name}-{key}"
         if _is_bundle(target) and not anew:
             return target
-        source = Source(
-            checkpoint=checkpoint.name, sha256=checkpoint.sha256, layout=checkpoint.layout
-        )
         try:
             export_bundle(
-                checkpoint, source, sizes, target,
+                checkpoint, checkpoint.source, sizes, target,
                 layers=layers, precision=_PRECISION, normalisation=normalisation, force=anew,
             )  # fmt: skip
         except OutputError:
-            if anew or not _is_bundle(target):  # else another process was quicker
+            if anew or not _is_bundle(target):  # otherwise another process was faster
                 raise
     return target
 
@@ -73,14 +71,3 @@ def _is_bundle(folder: Path) -> bool:
     except InputError:
         return False
     return True
-
-
-def _need_packages(path: Path) -> None:
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise DeviceError(
-            f"{path}: is a checkpoint, no bundle, and turning it into one needs the onnx package; "
-            "pip install 'dinoreg-rt[export,cpu]' (or [export,gpu]), or export it elsewhere with "
-            "'dinoreg-rt export onnx' and give that folder"
-        ) from error

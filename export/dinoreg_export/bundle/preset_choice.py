@@ -1,4 +1,4 @@
-"""What the presets of registrations want of an encoder: the grid of its tokens, and the layer."""
+"""The grid of tokens and the layer that the registration presets want of an encoder."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dinoreg_rt.errors import ConfigError
 
 from ..checkpoint.architecture import Architecture, VitArchitecture
 
-#: The first of these that there is stands for a size that nobody gave.
+#: Presets for exports without a size: the first of these that exists.
 _DEFAULTS = ("best-encoder", "balanced")
 
 
 @dataclass(frozen=True)
 class PresetChoice:
-    """An encoder as a preset wants it.
+    """The encoder settings of a preset.
 
     Attributes:
-        preset: its name.
         token_grid: rows and columns of tokens.
-        depth: of the block whose tokens are used, 1 for the last; None: the final layer.
+        depth: relative depth of the block that gives the tokens, 1 for the last one; None means
+            the final layer.
     """
 
     preset: str
@@ -29,32 +29,32 @@ class PresetChoice:
     depth: float | None
 
     def size(self, a: Architecture) -> tuple[int, int]:
-        """Height and width in pixels for an encoder."""
+        """Return the height and width in pixels for an encoder."""
         return self.token_grid[0] * a.patch, self.token_grid[1] * a.patch
 
     def layers(self, a: Architecture) -> tuple[str, ...]:
-        """The layer of an encoder."""
+        """Return the layer of an encoder."""
         return layers_at(a, self.depth)
 
 
 def encoder_presets() -> list[str]:
-    """The presets that name an encoder and the grid of its tokens."""
+    """Return the presets that name an encoder and its grid of tokens."""
     needed = {"encoder", "token_grid"}
     return [name for name in preset_names() if needed <= read_preset(name).keys()]
 
 
 def preset_choice(name: str | None) -> PresetChoice:
-    """What a preset wants; None: that of the default one.
+    """Return the encoder settings of a preset; None means the default preset.
 
     Raises:
-        ConfigError: no preset of that name, or one without an encoder.
+        ConfigError: no preset has that name, or it has no encoder.
     """
-    there = encoder_presets()
+    known = encoder_presets()
     if name is None:
-        name = next(preset for preset in _DEFAULTS if preset in there)
-    if name not in there:
+        name = next(preset for preset in _DEFAULTS if preset in known)
+    if name not in known:
         raise ConfigError(
-            f"--preset {name}: no preset with an encoder; there are: {', '.join(there)}"
+            f"--preset {name}: is not a preset with an encoder; choose one of {', '.join(known)}"
         )
     values = read_preset(name)
     rows, columns = values["token_grid"]
@@ -62,24 +62,24 @@ def preset_choice(name: str | None) -> PresetChoice:
 
 
 def layers_at(a: Architecture, depth: float | None) -> tuple[str, ...]:
-    """The layer at a relative depth.
+    """Return the layer at a relative depth.
 
     Raises:
-        ConfigError: an intermediate one of a ConvNeXt.
+        ConfigError: the depth is that of an intermediate layer of a ConvNeXt.
     """
-    from dinoreg_rt.bundle.manifest import layer_at  # takes a while; the presets' names do not
+    from dinoreg_rt.bundle.manifest import layer_at  # slow, and not needed to list the presets
 
     if isinstance(a, VitArchitecture):
         return (layer_at(depth, a.depth),)
     if depth is not None and depth < 1:
         raise ConfigError(
-            f"{a.name}, a ConvNeXt, has no tokens at the depth {depth:g} that the preset wants; "
-            "--layer final takes those of its end"
+            f"{a.name} is a ConvNeXt and has no tokens at the depth {depth:g} that the preset "
+            "wants; --layer final takes those of its last layer"
         )
     return (layer_at(None, 1),)
 
 
 def sizes_both_ways(grid: Sequence[int], patch: int) -> list[tuple[int, int]]:
-    """A grid of tokens in pixels, for slices that are higher than wide and the other way round."""
+    """Return the input sizes of a grid of tokens and of its transpose, for tall and wide slices."""
     size = (grid[0] * patch, grid[1] * patch)
     return sorted({size, size[::-1]})

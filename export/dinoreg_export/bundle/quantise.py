@@ -1,4 +1,4 @@
-"""float32 graphs -> int8 ones by ONNX Runtime's dynamic quantisation, with one weights file."""
+"""Dynamic quantisation of float32 graphs to int8 by ONNX Runtime, with one weights file."""
 
 from __future__ import annotations
 
@@ -8,49 +8,45 @@ from typing import IO, TYPE_CHECKING, Any
 
 from dinoreg_rt.engines.onnx_runtime import import_onnxruntime
 
+from ..graph.builder import refer_to_file, write_aligned
+
 if TYPE_CHECKING:
     import onnx
 
-#: Smaller tensors, such as shapes, stay inside the graph.
+#: Smallest tensor in the weights file; smaller ones, such as shapes, stay in the graph.
 _LEAST_BYTES = 1024
-_ALIGNMENT = 1 << 16
 
 
 class SharedWeights:
-    """A weights file that holds each tensor once, whichever graphs refer to it."""
+    """A weights file that several graphs share and that holds equal tensors once."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream, self._name = stream, name
         self._offsets: dict[str, int] = {}
 
     def move_here(self, tensor: onnx.TensorProto) -> None:
-        """Take the numbers out of the tensor and leave a reference."""
-        from onnx import TensorProto, numpy_helper
+        """Move the numbers of a tensor into the file and leave a reference to them."""
+        from onnx import numpy_helper
 
         raw = numpy_helper.to_array(tensor).tobytes()
         key = hashlib.sha256(raw).hexdigest()
         if key not in self._offsets:
-            self._stream.write(b"\0" * (-self._stream.tell() % _ALIGNMENT))
-            self._offsets[key] = self._stream.tell()
-            self._stream.write(raw)
+            self._offsets[key] = write_aligned(self._stream, raw)
         for field in ("raw_data", "float_data", "int32_data", "int64_data"):
             tensor.ClearField(field)
         del tensor.external_data[:]
-        tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": self._name, "offset": self._offsets[key], "length": len(raw)}
-        for name, value in place.items():
-            tensor.external_data.add(key=name, value=str(value))
+        refer_to_file(tensor, self._name, self._offsets[key], len(raw))
 
 
 def quantise(graph: Path, output: Path, weights: SharedWeights) -> None:
-    """Quantise the linear layers; attention, convolutions and the rest stay float32.
+    """Quantise the linear layers; attention, convolutions and everything else stay float32.
 
-    The tool holds the model in memory, so this one step takes a multiple of the checkpoint.
+    ONNX Runtime holds the model in memory, so this step needs several times the checkpoint's size.
 
     Args:
-        graph: a float32 graph, its weights beside it; files next to it are made and removed.
-        output: where the int8 graph goes, in the folder of `weights`.
-        weights: takes the tensors.
+        graph: float32 graph with its weights beside it; temporary files are written there too.
+        output: int8 graph to write, in the folder of `weights`.
+        weights: file that receives the tensors.
     """
     import onnx
 
@@ -59,8 +55,9 @@ def quantise(graph: Path, output: Path, weights: SharedWeights) -> None:
 
     prepared, quantised = graph.with_suffix(".prepared"), graph.with_suffix(".quantised")
     _mark_prepared(graph, prepared)
-    # Seven bits of weight, one scale per channel: with eight, processors without VNNI saturate
-    # their 16-bit sums, and a bundle would give other tokens there than where it was verified.
+    # Weights have seven bits and one scale per channel. With eight bits, the 16-bit sums of
+    # processors without VNNI saturate, and a bundle would give other tokens there than where it
+    # was verified.
     quantize_dynamic(
         prepared,
         quantised,
@@ -82,7 +79,7 @@ def quantise(graph: Path, output: Path, weights: SharedWeights) -> None:
 
 
 def _mark_prepared(graph: Path, output: Path) -> None:
-    """A copy of the graph that the tool doesn't warn about: it needs no simplification before."""
+    """Write a copy marked as preprocessed, which the graph does not need, to avoid a warning."""
     import onnx
 
     model = onnx.load(str(graph), load_external_data=False)

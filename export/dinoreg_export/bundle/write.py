@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: graphs, one weights file, manifest, licence notice; or nothing."""
+"""Export of a checkpoint as a bundle: graphs, a weights file, a manifest and a licence notice."""
 
 from __future__ import annotations
 
@@ -32,23 +32,25 @@ from .memory import memory_errors
 
 NOTICE_NAME = "LICENSE"
 NormalisationName = Literal["imagenet", "satellite", "none"]
-#: Of pixels in 0..1: what the released weights were trained with, photographs or satellite images.
+#: Normalisations of pixels in 0..1 in the training of the released weights, on photographs
+#: (ImageNet) or satellite images.
 NORMALISATIONS: dict[NormalisationName, Normalisation] = {
     "imagenet": Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     "satellite": Normalisation(mean=(0.430, 0.411, 0.296), std=(0.213, 0.156, 0.143)),
     "none": Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
 }
-#: Patches along each side of the picture for the check, where every exported size is larger: the
-#: reference takes minutes for the attention of a large grid.
+#: Grid of patches (rows, columns) of the verified picture if every exported size has more than
+#: `_MOST_PROBE_PATCHES` patches: the reference takes minutes for the attention of a large grid.
 _PROBE_PATCHES = (10, 7)
 _MOST_PROBE_PATCHES = 400
-#: Of one side of an input: attention over a grid of it would take a terabyte for each head.
+#: Largest side of an input in pixels: a square of it would take a terabyte of attention scores for
+#: each head.
 _MOST_PIXELS = 16384
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
 
-def export_bundle(  # noqa: PLR0913 - what is seldom given by name
+def export_bundle(  # noqa: PLR0913 - the rare ones are keyword-only
     weights: Weights,
     source: Source,
     sizes: Sequence[tuple[int, int]],
@@ -60,31 +62,33 @@ def export_bundle(  # noqa: PLR0913 - what is seldom given by name
     force: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Write a verified bundle.
+    """Write and verify a bundle; if anything fails, nothing is left.
 
     Args:
-        weights: an open checkpoint, or random weights.
-        source: what the manifest says about them.
-        sizes: (height, width) in pixels, multiples of the patch.
-        folder: the bundle; must not exist, unless `force` and it is a bundle, with
-            nothing else in it.
-        layers: whose tokens are joined along the channels, as `canonical_layers` takes them.
-        precision: of the products; see `precision.STORAGE`.
-        normalisation: of the pixels.
-        force: replace a bundle.
-        progress: called with a stage's name and its finished fraction.
+        weights: open checkpoint, or random weights.
+        source: entry about the weights for the manifest.
+        sizes: heights and widths in pixels, multiples of the patch.
+        folder: bundle to write; may exist only with `force`, and then as a bundle that holds
+            nothing else.
+        layers: layers whose tokens are joined along the channels, as for `canonical_layers`.
+        precision: precision of the products; see `graph.layers.STORAGE`.
+        normalisation: normalisation of the pixels.
+        force: replace an existing bundle.
+        progress: called with the name of a stage and its completed fraction.
 
     Raises:
-        ConfigError: a size, layer or precision that cannot be exported.
-        InputError: damaged weights, or the graph fails its verification; nothing is written.
+        ConfigError: a size, layer or precision cannot be exported.
+        InputError: the weights are damaged, or the graph fails its verification.
         OutputError: `folder` is in the way, holds the checkpoint, or cannot be written.
-        ResourceError: too little memory.
+        ResourceError: there is too little memory.
     """
     a = weights.architecture
     check_sizes(a, sizes)
     layers = canonical_layers(a, layers)
     if precision not in PRECISIONS:
-        raise ConfigError(f"no precision '{precision}'; there are: {', '.join(PRECISIONS)}")
+        raise ConfigError(
+            f"'{precision}' is not a precision; choose one of {', '.join(PRECISIONS)}"
+        )
     report = progress or (lambda stage, fraction: None)
     with staged(folder, force=force, reads=weights.files) as work, memory_errors():
         graphs, verification = _write_files(weights, sizes, work, precision, report, layers)
@@ -110,11 +114,11 @@ def export_bundle(  # noqa: PLR0913 - what is seldom given by name
 
 
 def normalisation_of(files: Sequence[Path]) -> NormalisationName:
-    """What a checkpoint's pixels were normalised with, by the name that it was released under.
+    """Return the normalisation that the released name of a checkpoint implies.
 
     Args:
-        files: of the checkpoint. The innermost name on the way to the first that tells the
-            training data decides: of a file, or of the folder of a ``model.safetensors``.
+        files: files of the checkpoint. In the path of the first one, the last part that names the
+            training data decides: the file itself, or the folder of a ``model.safetensors``.
     """
     for part in reversed(files[0].absolute().parts if files else ()):
         if "sat493m" in part.lower():
@@ -125,23 +129,23 @@ def normalisation_of(files: Sequence[Path]) -> NormalisationName:
 
 
 def check_sizes(a: Architecture, sizes: Sequence[tuple[int, int]]) -> None:
-    """Stop at a size that is no multiple of the patch, or beyond reason.
+    """Check that sizes are multiples of the patch and not excessive.
 
     Raises:
-        ConfigError: says the nearest sizes that are.
+        ConfigError: they are not; the message names the nearest size.
     """
     if not sizes:
-        raise ConfigError("no input size; wanted at least one, such as 1792x1536")
+        raise ConfigError("no input size was given; give at least one, such as 1792x1536")
     for height, width in sizes:
         if max(height, width) > _MOST_PIXELS:
             raise ConfigError(
-                f"the input size {max(height, width):.6g} is above {_MOST_PIXELS} pixels, far from "
-                "what an encoder can take; wanted such as 1792x1536"
+                f"the input size {max(height, width):.6g} is above {_MOST_PIXELS} pixels, more "
+                "than any encoder can process; use a size such as 1792x1536"
             )
         if height % a.patch or width % a.patch or min(height, width) < a.patch:
             near = "x".join(str(max(1, round(n / a.patch)) * a.patch) for n in (height, width))
             raise ConfigError(
-                f"{height}x{width} is no multiple of {a.name}'s patch of {a.patch} pixels; the "
+                f"{height}x{width} is not a multiple of {a.name}'s patch of {a.patch} pixels; the "
                 f"nearest size is {near}"
             )
 
@@ -154,6 +158,7 @@ def _write_files(
     report: Progress,
     layers: tuple[str, ...],
 ) -> tuple[list[Graph], Verification]:
+    """Write the weights and graphs, and compare one graph with the reference."""
     files = [GraphFile(f"encoder_{h}x{w}.onnx", (h, w)) for h, w in sorted(set(sizes))]
     probe = _probe(weights.architecture, files, precision)
     write_files(weights, list(dict.fromkeys([*files, probe])), work, precision, report, layers)
@@ -169,7 +174,7 @@ def _write_files(
 
 
 def _probe(a: Architecture, files: Sequence[GraphFile], precision: Precision) -> GraphFile:
-    """The graph that is compared with the reference."""
+    """Return the graph that is compared with the reference."""
     smallest = min(files, key=lambda file: file.size[0] * file.size[1])
     small = smallest.size[0] * smallest.size[1] <= _MOST_PROBE_PATCHES * a.patch**2
     if small and precision != "bf16":
@@ -182,7 +187,7 @@ def _probe(a: Architecture, files: Sequence[GraphFile], precision: Precision) ->
 def _passing(
     weights: Weights, probe: GraphFile, work: Path, refused: Precision, layers: tuple[str, ...]
 ) -> Precision | None:
-    """The smallest other precision whose graph agrees with the checkpoint."""
+    """Return the smallest other precision whose graph agrees with the checkpoint, if any."""
     others: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
     for precision in others[others.index(refused) + 1 :] if refused in others else others:
         with tempfile.TemporaryDirectory(dir=work) as name:
@@ -199,18 +204,18 @@ def _describe(path: Path) -> BundleFile:
 
 def _notice(a: Architecture, source: Source) -> str:
     if source.random_weights:
-        return f"Random weights in the shape of {a.name}, for tests of plumbing and speed.\n"
+        return f"Random weights in the shape of {a.name}, for tests of function and speed.\n"
     return (
         f"The weights in this folder were converted from {source.checkpoint}\n"
         f"(sha256 {source.sha256}).\n\n"
-        "They remain under the licence of that checkpoint. For released weights of\n"
-        f"{a.name} it is the {a.licence}.\n"
-        "Whoever passes this folder on has to do so under that licence, with a copy of it.\n"
+        "They remain under the licence of that checkpoint. For the released weights of\n"
+        f"{a.name} this is the {a.licence}.\n"
+        "This folder may be redistributed only under that licence and with a copy of it.\n"
     )
 
 
 def exporter_version() -> str:
-    """Of the package that exports."""
+    """Return the version of this package."""
     try:
         return metadata.version("dinoreg-rt")
     except metadata.PackageNotFoundError:

@@ -1,1 +1,1 @@
-"""Reading checkpoints of any layout into one canonical set of parameters."""
+"""Reading of checkpoints in any layout, as one canonical set of parameters."""

@@ -1,4 +1,4 @@
-"""The two families of encoders that can be exported: their sizes and their tensors."""
+"""The two families of encoders that can be exported, with their sizes and tensors."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class VitArchitecture:
     """A vision transformer of the DINOv2 or DINOv3 family.
 
     Attributes:
-        name: such as ``dinov3-vitl16``.
-        generation: 2: learned positions, 3: rotary ones.
-        patch: pixels per token and axis.
+        name: name, such as ``dinov3-vitl16``.
+        generation: 2 for DINOv2 (learned positions), 3 for DINOv3 (rotary positions).
+        patch: pixels per token along each axis.
         dim: channels of a token.
-        depth: blocks.
-        heads: of the attention.
+        depth: number of blocks.
+        heads: number of attention heads.
         hidden: width of the feed-forward layer.
-        gated: SwiGLU instead of GELU.
-        register_tokens: between the class token and the patches.
-        biased: which of q, k and v have a bias in the released weights.
-        epsilon: of every layer norm.
-        rope_base: longest period of the rotary positions, in units of their shortest.
+        gated: whether the feed-forward layer is SwiGLU instead of GELU.
+        register_tokens: number of tokens between the class token and the patches.
+        biased: those of q, k and v that have a bias in the released weights.
+        epsilon: constant of every layer norm.
+        rope_base: longest period of the rotary positions, as a multiple of the shortest.
     """
 
     name: str
@@ -56,21 +56,21 @@ class VitArchitecture:
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens before the patches: class token and registers."""
+        """Number of tokens before the patches: the class token and the registers."""
         return 1 + self.register_tokens
 
     @property
     def learned_positions(self) -> bool:
-        """Whether a tensor ``position`` (1, 1 + n * n, dim) belongs to it, for any n."""
+        """Whether there is a tensor ``position`` (1, 1 + n * n, dim), with any n."""
         return self.generation == 2
 
     @property
     def licence(self) -> str:
-        """Name and address of the licence of the released weights."""
+        """Name and URL of the licence of the released weights."""
         return DINOV3_LICENCE if self.generation == 3 else DINOV2_LICENCE
 
     def parameters(self) -> dict[str, Shape]:
-        """Canonical names and shapes; linear layers are (out, in). Biases of q, k, v: see below."""
+        """Return canonical names and shapes; linear layers are (out, in)."""
         c, h = self.dim, self.hidden
         shapes: dict[str, Shape] = {"cls_token": (1, 1, c)}
         if self.register_tokens:
@@ -87,19 +87,21 @@ class VitArchitecture:
         return shapes | {"norm.weight": (c,), "norm.bias": (c,)}
 
     def optional_parameters(self) -> dict[str, Shape]:
-        """Biases of q, k and v; timm's files leave them out where the released ones are zero."""
+        """Return the biases of q, k and v; timm's files omit them if the released ones are zero."""
         return {f"blocks.{n}.{p}.bias": (self.dim,) for n in range(self.depth) for p in "qkv"}
 
 
 @dataclass(frozen=True)
 class ConvNextArchitecture:
-    """A ConvNeXt of the DINOv3 family: four stages, each halving the grid of the one before.
+    """A ConvNeXt of the DINOv3 family: four stages, each of which halves the grid of the last.
 
     Attributes:
-        name: such as ``dinov3-convnext-tiny``.
-        depths: blocks of each stage.
-        dims: channels of each stage.
-        epsilon: of every layer norm.
+        name: name, such as ``dinov3-convnext-tiny``.
+        depths: number of blocks in each stage.
+        dims: number of channels in each stage.
+        epsilon: constant of every layer norm.
+        steps: reduction of the grid before each stage, the first one from pixels.
+        window: side of the depthwise convolutions.
     """
 
     name: str
@@ -107,25 +109,23 @@ class ConvNextArchitecture:
     dims: tuple[int, int, int, int]
     epsilon: float = 1e-6
 
-    #: Pixels that the convolution before the first stage joins, and those before the others.
     steps = (4, 2, 2, 2)
-    #: Side of the depthwise convolutions.
     window = 7
     learned_positions = False
     licence = DINOV3_LICENCE
 
     @property
     def patch(self) -> int:
-        """Pixels per token and axis."""
+        """Pixels per token along each axis."""
         return 32
 
     @property
     def dim(self) -> int:
-        """Channels of a token: of the last stage."""
+        """Channels of a token, which are those of the last stage."""
         return self.dims[-1]
 
     def parameters(self) -> dict[str, Shape]:
-        """Canonical names and shapes; linear layers are (out, in)."""
+        """Return canonical names and shapes; linear layers are (out, in)."""
         shapes: dict[str, Shape] = {}
         before = 3
         for s, (depth, c) in enumerate(zip(self.depths, self.dims, strict=True)):
@@ -154,7 +154,7 @@ class ConvNextArchitecture:
         return shapes | {"norm.weight": (self.dim,), "norm.bias": (self.dim,)}
 
     def optional_parameters(self) -> dict[str, Shape]:
-        """None."""
+        """Return no tensors, for symmetry with `VitArchitecture`."""
         return {}
 
 
@@ -162,18 +162,18 @@ Architecture: TypeAlias = VitArchitecture | ConvNextArchitecture
 
 
 class Weights(Protocol):
-    """Canonical tensors of an encoder: a checkpoint's, or random ones."""
+    """The canonical tensors of an encoder, from a checkpoint or random."""
 
     @property
     def architecture(self) -> Architecture:
-        """What they belong to."""
+        """Architecture of the encoder."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """That they are read from, none if they are not."""
+        """Files of the checkpoint, none for random weights."""
 
     def names(self) -> list[str]:
-        """Canonical names."""
+        """Return the canonical names."""
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """One tensor as float32."""
+        """Read one tensor as float32."""

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors against those that its architecture has."""
+"""Checks of a checkpoint's tensors against its architecture."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .architecture import Architecture, Shape
 
 
 def check_shapes(path: Path, shapes: Mapping[str, Shape], architecture: Architecture) -> None:
-    """Compare canonical names and shapes with the architecture's.
+    """Compare canonical names and shapes with those of the architecture.
 
     Raises:
-        InputError: tensors are missing, left over or of another shape.
+        InputError: tensors are missing or superfluous, or have another shape.
     """
     wanted = architecture.parameters()
     optional = architecture.optional_parameters()
@@ -23,22 +23,24 @@ def check_shapes(path: Path, shapes: Mapping[str, Shape], architecture: Architec
     missing = (wanted.keys() | position) - shapes.keys()
     missing |= _missing_biases(shapes, optional)
     extra = shapes.keys() - wanted.keys() - optional.keys() - position
-    for what, names in (("lacks", sorted(missing)), ("has besides", sorted(extra))):
+    for what, names in (("lacks", missing), ("also has", extra)):
         if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise InputError(f"{path}: {architecture.name} {what} {', '.join(names[:5])}{more}")
+            raise InputError(
+                f"{path}: does not fit {architecture.name}: it {what} {shortened(sorted(names))}; "
+                "the file is damaged, or of another model"
+            )
     for name, expected in (wanted | optional).items():
         shape = shapes.get(name, expected)
         if not _same_but_for_ones(shape, expected):
             raise InputError(
-                f"{path}: '{name}' has shape {shape}; {architecture.name} wants {expected}"
+                f"{path}: '{name}' has shape {shape}; in {architecture.name} it has {expected}"
             )
     if position:
         _check_position(path, shapes["position"], architecture.dim)
 
 
 def _missing_biases(shapes: Mapping[str, Shape], optional: Mapping[str, Shape]) -> set[str]:
-    """What some blocks have and others lack."""
+    """Return the biases that some blocks have and others lack."""
     leaves = {name.split(".", 2)[2] for name in optional if name in shapes}
     return {n for n in optional if n.split(".", 2)[2] in leaves and n not in shapes}
 
@@ -46,7 +48,13 @@ def _missing_biases(shapes: Mapping[str, Shape], optional: Mapping[str, Shape]) 
 def _check_position(path: Path, shape: Shape, dim: int) -> None:
     side = math.isqrt(shape[1] - 1) if len(shape) == 3 and shape[1] > 1 else 0
     if shape != (1, 1 + side * side, dim):
-        raise InputError(f"{path}: 'position' has shape {shape}; wanted (1, 1 + n * n, {dim})")
+        raise InputError(f"{path}: 'position' has shape {shape}; expected (1, 1 + n * n, {dim})")
+
+
+def shortened(names: list[str]) -> str:
+    """Return the first five names and the number of the others, for messages."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _same_but_for_ones(shape: Shape, expected: Shape) -> bool:

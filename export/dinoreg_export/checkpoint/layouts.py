@@ -1,4 +1,4 @@
-"""Names of the same tensors in the files that people have, as canonical names.
+"""Translation of the names in checkpoints of every layout to canonical names.
 
 | canonical | Hugging Face (DINOv3; DINOv2) | original .pth | timm |
 |---|---|---|---|
@@ -11,7 +11,7 @@
 | `blocks.N.gate.*`, `up.*`, `down.*` | `mlp.gate_proj`, `up_proj`, `down_proj`; `fc1`, `fc2` or `weights_in`, `weights_out` | `w1`, `w2`, `w3`; `fc1`, `fc2` or `w12`, `w3` | `fc1_g`, `fc1_x`, `fc2` |
 | `norm.*` | `norm.*`; `layernorm.*` | `norm.*` | `norm.*` |
 
-and of ConvNeXt:
+ConvNeXt:
 
 | canonical | Hugging Face | original .pth | timm |
 |---|---|---|---|
@@ -20,10 +20,10 @@ and of ConvNeXt:
 | `stages.S.blocks.B.norm.*` | `layer_norm` | `norm` | `norm` |
 | `stages.S.blocks.B.up.*`, `down.*` | `pointwise_conv1`, `pointwise_conv2` | `pwconv1`, `pwconv2` | `mlp.fc1`, `mlp.fc2` |
 | `stages.S.blocks.B.scale` | `gamma` | `gamma` | `gamma` |
-| `norm.*` | `layer_norm.*` | `norm.*` (and the same as `norms.3.*`) | `head.norm.*` |
+| `norm.*` | `layer_norm.*` | `norm.*` (stored again as `norms.3.*`) | `head.norm.*` |
 
-SwiGLU is `down(silu(gate(x)) * up(x))`. A packed tensor holds its parts one after the other along its
-first axis: q, k, v; gate, up.
+SwiGLU is `down(silu(gate(x)) * up(x))`. A packed tensor joins its parts along the first axis: q, k, v
+or gate, up.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -35,24 +35,32 @@ from typing import Literal
 
 from dinoreg_rt.errors import InputError
 
+from .checks import shortened
+
 Layout = Literal["huggingface", "original", "timm"]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a canonical tensor lies: a stored tensor, or one of equal parts of its first axis."""
+    """The source of a canonical tensor: a stored tensor, or one of its equal parts.
+
+    Attributes:
+        stored: name of the stored tensor.
+        part: number of the part.
+        parts: number of equal parts along the first axis.
+    """
 
     stored: str
     part: int = 0
     parts: int = 1
 
 
-#: Wrappers that put their own name before the encoder's.
+#: Prefixes that wrappers put before the names of the encoder's tensors.
 _PREFIX = re.compile(
     r"^(?:module\.|model\.|backbone\.|teacher\.|student\.|encoder\.|dinov[23]\w*\.)+"
 )
 _BLOCK = re.compile(r"^(?:layer|blocks)\.(\d{1,9})\.(.+)$")
-#: Tensors that the forward pass of an encoder doesn't need: of the training, or kept twice.
+#: Tensors that the forward pass does not need: they belong to the training, or are stored twice.
 _IGNORED = re.compile(
     r"^(embeddings\.)?mask_token$|^rope_embed\.periods$|attn\.qkv\.bias_mask$"
     r"|^local_cls_norm\.(weight|bias)$|^norms\.3\.(weight|bias)$"
@@ -90,7 +98,7 @@ _IN_STAGE = {
     r"(?:pointwise_conv2|pwconv2|mlp\.fc2)\.(weight|bias)": r"down.\1",
     r"gamma": "scale",
 }
-#: Stage, position in a pair of convolution and norm, and which of their tensors.
+#: Groups: the stage (two spellings), the position in the pair of convolution and norm, the tensor.
 _REDUCE = re.compile(
     r"^(?:stages\.(\d{1,9})\.downsample(?:_layers)?|downsample_layers\.(\d{1,9})|stem)"
     r"\.([01])\.(weight|bias)$"
@@ -98,10 +106,10 @@ _REDUCE = re.compile(
 
 
 def canonical(stored_names: Iterable[str]) -> tuple[dict[str, Piece], Layout]:
-    """Canonical names of everything in a checkpoint, and the layout it has.
+    """Return the sources of a checkpoint's tensors by their canonical names, and its layout.
 
     Raises:
-        InputError: a tensor that no layout has, or two tensors for one name.
+        InputError: no layout has one of the tensors, or two of them have the same canonical name.
     """
     pieces: dict[str, Piece] = {}
     unknown = []
@@ -115,20 +123,20 @@ def canonical(stored_names: Iterable[str]) -> tuple[dict[str, Piece], Layout]:
         for key, piece in found.items():
             if key in pieces:
                 raise InputError(
-                    f"the checkpoint holds '{key}' twice: {pieces[key].stored} and {piece.stored}"
+                    f"the checkpoint holds '{key}' twice, as {pieces[key].stored} and "
+                    f"{piece.stored}; remove one of them"
                 )
             pieces[key] = piece
     if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise InputError(
-            f"tensors that belong to no known encoder: {', '.join(unknown[:5])}{more}; wanted the "
-            "backbone alone, of DINOv2 or DINOv3 (Hugging Face, original or timm names)"
+            f"the checkpoint holds tensors of no known encoder: {shortened(unknown)}; save only "
+            "the backbone of a DINOv2 or DINOv3 (with Hugging Face, original or timm names)"
         )
     return pieces, _layout(pieces)
 
 
 def is_known(stored: str) -> bool:
-    """Whether a layout has a tensor of this name that the forward pass needs."""
+    """Return whether a layout has a tensor of this name that the forward pass needs."""
     return bool(_translate(_PREFIX.sub("", stored), stored))
 
 
@@ -136,7 +144,7 @@ def _translate(name: str, stored: str) -> dict[str, Piece]:
     reduce = _REDUCE.match(name)
     if reduce:
         stage = int(reduce[1] or reduce[2] or 0)
-        # The first stage has its norm after the convolution, the others have it before.
+        # The norm follows the convolution in the first stage and precedes it in the others.
         part = "reduce" if (reduce[3] == "0") == (stage == 0) else "reduce_norm"
         return {f"stages.{stage}.{part}.{reduce[4]}": Piece(stored)}
     if in_stage := _STAGE.match(name):

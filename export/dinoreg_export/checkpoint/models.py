@@ -1,6 +1,7 @@
-"""The encoders that can be exported, in one table, and how weights are recognised.
+"""The table of encoders that can be exported, and the recognition of weights.
 
-Sizes of DINOv3 (arXiv 2508.10104) and DINOv2 (arXiv 2304.07193) as their published code gives them.
+The sizes of DINOv3 (arXiv 2508.10104) and DINOv2 (arXiv 2304.07193) are those of their published
+code.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _v2(
     return plain, replace(plain, name=f"dinov2-{name}-reg4", register_tokens=4)
 
 
-#: Every encoder that is recognised.
+#: Architectures of all encoders that are recognised.
 ARCHITECTURES: dict[str, Architecture] = {
     a.name: a
     for a in (
@@ -61,26 +62,29 @@ ARCHITECTURES: dict[str, Architecture] = {
     )
 }
 
-#: Blocks or stages that are counted at most: the numbers are read from a file's names.
+#: Most blocks or stages; their numbers come from the names in a file, which may be damaged.
 _MOST_PARTS = 64
 
 
+_SUPPORTED = ", ".join(ARCHITECTURES)
+
+
 def named(model: str) -> Architecture:
-    """The architecture of that name.
+    """Return the architecture of a model.
 
     Raises:
-        ConfigError: there is none; the message lists them.
+        ConfigError: no model has that name; the message lists them.
     """
     if model not in ARCHITECTURES:
-        raise ConfigError(f"no model '{model}'; there are: {', '.join(ARCHITECTURES)}")
+        raise ConfigError(f"'{model}' is not a known model; choose one of {_SUPPORTED}")
     return ARCHITECTURES[model]
 
 
 def recognise(shapes: Mapping[str, Shape]) -> Architecture:
-    """The architecture whose tensors have these canonical names and shapes.
+    """Return the architecture whose tensors have these canonical names and shapes.
 
     Raises:
-        InputError: none of the table; the message says what was found.
+        InputError: the table has none; the message says what was found.
     """
     if len(shapes.get("patch.weight", ())) == 4:
         found = _vit_sizes(shapes)
@@ -89,15 +93,14 @@ def recognise(shapes: Mapping[str, Shape]) -> Architecture:
     else:
         raise InputError(
             "the checkpoint holds no patch embedding of a vision transformer and no first "
-            f"convolution of a ConvNeXt; supported are {', '.join(ARCHITECTURES)}"
+            f"convolution of a ConvNeXt; supported models are {_SUPPORTED}"
         )
     for architecture in ARCHITECTURES.values():
         if all(getattr(architecture, key, None) == value for key, value in found.items()):
             return architecture
     text = ", ".join(f"{key} {value}" for key, value in found.items())
     raise InputError(
-        f"the checkpoint is of no known architecture ({text}); supported are "
-        f"{', '.join(ARCHITECTURES)}"
+        f"the checkpoint has no known architecture ({text}); supported models are {_SUPPORTED}"
     )
 
 
@@ -123,22 +126,22 @@ def _convnext_sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _axis(shapes: Mapping[str, Shape], name: str, axis: int) -> int:
-    """Length of an axis, 0 where tensor or axis is missing."""
+    """Return the length of an axis, or 0 if the tensor or the axis is missing."""
     return next(iter(shapes.get(name, ())[axis:]), 0)
 
 
 def _count(shapes: Mapping[str, Shape], prefix: str) -> int:
-    """How many numbered parts there are behind `prefix`.
+    """Return the number of parts that are numbered after `prefix`.
 
     Raises:
-        InputError: more than any encoder has.
+        InputError: there are more than any encoder has.
     """
     numbers = (n[len(prefix) :].split(".")[0] for n in shapes if n.startswith(prefix))
     count = 1 + max(map(int, numbers), default=-1)
     if count > _MOST_PARTS:
         raise InputError(
             f"the checkpoint holds '{prefix}{count - 1}', and no known encoder has more than "
-            f"{_MOST_PARTS} of these: its names are damaged, or it is another model's"
+            f"{_MOST_PARTS} of these: the file is damaged, or of another model"
         )
     return count
 
@@ -146,15 +149,16 @@ def _count(shapes: Mapping[str, Shape], prefix: str) -> int:
 def slice_operations(
     model: str, rows: int, columns: int, layers: Sequence[str] = FINAL_ONLY
 ) -> float | None:
-    """Multiplications and additions of one slice through a vision transformer.
+    """Return the multiplications and additions for one slice in a vision transformer.
 
-    Linear layers, attention and patch embedding; None for models that are not listed or are none.
+    They are those of linear layers, attention and patch embedding. The result is None for a
+    ConvNeXt and for models that are not listed.
 
     Args:
-        model: such as ``dinov3-vitl16``.
-        rows: of tokens.
-        columns: of tokens.
-        layers: whose tokens are wanted, as a manifest has them; blocks beyond them cost nothing.
+        model: name, such as ``dinov3-vitl16``.
+        rows: rows of tokens.
+        columns: columns of tokens.
+        layers: layers that give tokens, named as in a manifest; deeper blocks cost nothing.
     """
     a = ARCHITECTURES.get(model)
     if not isinstance(a, VitArchitecture):

@@ -1,4 +1,4 @@
-"""An ONNX graph for the reading of weights: constants, and who makes and takes each value."""
+"""A view of an ONNX graph: its constants, and the nodes that make and take each value."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-#: Operators that hand their first input on: the same numbers, perhaps in another shape or type.
+#: Operators that pass on the numbers of their first input, perhaps in another shape or type.
 _PASSING = {"Identity", "Cast", "CastLike", "Expand", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
-#: Of nodes between a constant and its use; a damaged graph may go in circles.
+#: Most nodes between a constant and its use; a damaged graph may have cycles.
 _LONGEST_CHAIN = 50
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _LONGEST_SCOPES = 10_000
 
 
 class GraphView:
-    """Looks up and down a graph.
+    """The nodes of a graph with their connections.
 
     Attributes:
-        nodes: in the order of the graph.
-        constants: initializers, and what nodes of the kind Constant hold, by name.
-        makers: the node that makes a value.
-        takers: the nodes that take it.
+        nodes: nodes in the order of the graph.
+        constants: initializers and the values of Constant nodes, by name.
+        makers: node that makes each value.
+        takers: nodes that take each value.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -44,23 +44,23 @@ class GraphView:
                 self.takers[value].append(node)
 
     def constant(self, value: str) -> tuple[onnx.TensorProto, bool] | None:
-        """The constant that a value is a copy of, and whether it was turned; None: it is none."""
-        turned = False
+        """Return the constant that a value copies, if any, and whether the copy is transposed."""
+        transposed = False
         for _ in range(_LONGEST_CHAIN):
             if value in self.constants:
-                return self.constants[value], turned
+                return self.constants[value], transposed
             node = self.makers.get(value)
             if node is None or not node.input:
                 return None
             if node.op_type == "Transpose":
-                turned = not turned
+                transposed = not transposed
             elif node.op_type not in _PASSING:
                 return None
             value = node.input[0]
         return None
 
     def before(self, ends: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-        """Every node that one of `ends` depends on, and these."""
+        """Yield the nodes `ends` and all nodes that they depend on."""
         pending, seen = list(ends), set()
         while pending:
             node = pending.pop()
@@ -72,7 +72,7 @@ class GraphView:
 
 
 def modules_of(node: onnx.NodeProto) -> list[str]:
-    """Dotted names of the modules that a node may belong to, by what exporters write on it."""
+    """Return dotted names of modules that a node may belong to, as exporters record them."""
     found = []
     if "/" in node.name:
         found.append(".".join(node.name.strip("/").split("/")[:-1]))
@@ -83,7 +83,7 @@ def modules_of(node: onnx.NodeProto) -> list[str]:
 
 
 def _scopes(text: str) -> list[str]:
-    """From the whole model to the node itself; the last but one is the node's module."""
+    """Parse the scopes from the whole model to the node; the last but one is its module."""
     try:
         scopes = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

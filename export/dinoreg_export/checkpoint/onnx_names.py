@@ -1,8 +1,9 @@
-"""Which constant of an exported graph is which parameter of the module that it came from.
+"""Matching of the constants of an exported graph to the parameters of the original module.
 
-Exporters keep the names of parameters where they can. Where they turn a matrix, its node still says
-whose it is; where they cut the learned positions apart, only the structure tells: what is joined in
-front of the patches is the class token, what is added to them are positions.
+Exporters keep the names of parameters if they can. If they transpose a matrix, the name of its node
+still identifies it. If they split the learned positions, only the structure does: tokens that are
+joined in front of the patches are the class token and registers, and a table that is added to them
+holds positions.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ if TYPE_CHECKING:
     import onnx
 
 _PATCH = re.compile(r"^(.*?)embeddings\.patch_embeddings(?:\.projection)?\.weight$")
-#: What a parameter is called, unlike the numbered names of an exporter's own.
+#: Names of parameters, in contrast to the numbered names that exporters make up.
 _PARAMETER = re.compile(r"^[A-Za-z_]\w*(\.\w+)+$")
-#: Buffers that follow from the architecture.
-_FOLLOWS = re.compile(r"(^|\.)inv_freq$")
+#: Buffers that are determined by the architecture.
+_DERIVED = re.compile(r"(^|\.)inv_freq$")
 _LAST_NORM = re.compile(r"^(?:model\.)?(?:layernorm|norm)\.weight$")
 _POSITION = "embeddings.position_embeddings"
-#: Nodes between what is added to the tokens and its constants, at most.
+#: Most nodes between a table of positions and its constants.
 _DEEPEST = 50
-#: What stands between the patches and the first block, and hands tokens on.
+#: Operators between the patches and the first block that pass tokens on.
 _EMBEDDING = {"Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 _EMBEDDING |= {"Slice", "Concat", "Add"}
+#: Operators between the learned positions and their addition to the tokens.
 _TABLE = {"Identity", "Cast", "Transpose", "Reshape", "Resize", "Expand", "Squeeze", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows `first` to `last` of a constant that is looked at as (n, channels)."""
+    """Rows `first` to `last` (exclusive) of a constant in the shape (n, channels)."""
 
     tensor: onnx.TensorProto
     first: int
@@ -48,38 +50,43 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a parameter's numbers lie.
+    """The source of a parameter's numbers.
 
     Attributes:
-        tensor: the constant.
-        turned: it holds the matrix transposed.
-        parts: instead of that one: rows that are joined to (1, n, channels).
+        tensor: constant that holds the parameter; None if it consists of `parts`.
+        transposed: whether the constant holds the matrix transposed.
+        parts: rows that are joined to (1, n, channels).
     """
 
     tensor: onnx.TensorProto | None
-    turned: bool = False
+    transposed: bool = False
     parts: tuple[Part, ...] = ()
+
+    def tensors(self) -> list[onnx.TensorProto]:
+        """Return all constants that hold numbers of the parameter."""
+        own = [self.tensor] if self.tensor is not None else []
+        return [*own, *(part.tensor for part in self.parts)]
 
 
 def named_parameters(path: Path, view: GraphView) -> dict[str, Entry]:
-    """The backbone's parameters, by the names that they had in the module, without its own prefix.
+    """Return the parameters of the backbone by their names in the module, without its prefix.
 
-    What other modules have, such as a head, is left out; the encoder must not depend on it.
+    Parameters of other modules, such as a head, are left out; the encoder must not depend on them.
 
     Raises:
-        InputError: no single patch embedding of DINOv2 or DINOv3, or a matrix in the encoder that
-            no parameter of theirs explains.
+        InputError: there is not exactly one patch embedding of DINOv2 or DINOv3, or a matrix in
+            the encoder is not one of their parameters.
     """
     patch, prefix = _patch_embedding(path, view)
     names = _Names(path, view, prefix)
     for name, tensor in view.constants.items():
-        if is_float(tensor) and _PARAMETER.match(name) and not _FOLLOWS.search(name):
+        if is_float(tensor) and _PARAMETER.match(name) and not _DERIVED.search(name):
             names.add_named(name, tensor)
     unexplained = [
         node
         for node in view.nodes
-        for leaf, tensor, turned in _matrices(node, view)
-        if not names.add_matrix(node, leaf, tensor, turned=turned)
+        for leaf, tensor, transposed in _matrices(node, view)
+        if not names.add_matrix(node, leaf, tensor, transposed=transposed)
     ]
     for node in view.nodes:
         for leaf, tensor in _vectors(node, view):
@@ -91,21 +98,21 @@ def named_parameters(path: Path, view: GraphView) -> dict[str, Entry]:
 
 
 class _Names:
-    """Parameters found so far."""
+    """The parameters found so far."""
 
     def __init__(self, path: Path, view: GraphView, prefix: str) -> None:
         self._path, self._view, self._prefix = path, view, prefix
         self.found: dict[str, Entry] = {}
 
     def add_named(self, name: str, tensor: onnx.TensorProto) -> None:
-        """A constant that kept its name."""
+        """Add a constant that kept the name of its parameter."""
         if name.startswith(self._prefix):
             self.found[name.removeprefix(self._prefix)] = Entry(tensor)
 
     def add_matrix(
-        self, node: onnx.NodeProto, leaf: str, tensor: onnx.TensorProto, *, turned: bool
+        self, node: onnx.NodeProto, leaf: str, tensor: onnx.TensorProto, *, transposed: bool
     ) -> bool:
-        """A constant that a node multiplies by; False: nothing says whose it is."""
+        """Add a constant that a node multiplies by; return whether it could be identified."""
         modules = [*modules_of(node), *_modules_by_bias(node, self._view)]
         name = next(filter(is_known, (self._name(m, leaf) for m in modules)), None)
         if name is None:
@@ -115,14 +122,14 @@ class _Names:
         other = self.found.get(name)
         if other is not None and other.tensor is not tensor:
             raise InputError(
-                f"{self._path}: two constants are used as '{name}'; wanted an export of the "
-                "encoder as it is, with one"
+                f"{self._path}: two constants are used as '{name}'; export the encoder without "
+                "changes to its parameters"
             )
-        self.found[name] = Entry(tensor, turned)
+        self.found[name] = Entry(tensor, transposed)
         return True
 
     def add_vector(self, node: onnx.NodeProto, leaf: str, tensor: onnx.TensorProto) -> None:
-        """A bias or scale, which an exporter stores once where several are equal."""
+        """Add a bias or scale; exporters store equal ones once."""
         names = (self._name(module, leaf) for module in modules_of(node))
         if (name := next(filter(is_known, names), None)) is not None:
             self.found.setdefault(name, Entry(tensor))
@@ -132,7 +139,7 @@ class _Names:
 
 
 def _patch_embedding(path: Path, view: GraphView) -> tuple[onnx.NodeProto, str]:
-    """The convolution that makes patches, and what stands before the names of its module."""
+    """Return the convolution that makes patches, and the prefix of its module's name."""
     found = []
     for node in view.nodes:
         held = view.constant(node.input[1]) if node.op_type == "Conv" else None
@@ -145,8 +152,8 @@ def _patch_embedding(path: Path, view: GraphView) -> tuple[onnx.NodeProto, str]:
         what = f"{len(found)} patch embeddings" if found else "no patch embedding"
         raise InputError(
             f"{path}: the graph holds {what} of Hugging Face's DINOv2 or DINOv3 (a Conv of the "
-            "module embeddings.patch_embeddings); wanted the export of one such module, as "
-            "torch.onnx or Optimum write it"
+            "module embeddings.patch_embeddings); export one such module with torch.onnx or "
+            "Optimum"
         )
     return found[0]
 
@@ -154,9 +161,9 @@ def _patch_embedding(path: Path, view: GraphView) -> tuple[onnx.NodeProto, str]:
 def _matrices(
     node: onnx.NodeProto, view: GraphView
 ) -> Iterator[tuple[str, onnx.TensorProto, bool]]:
-    """Constants that a node multiplies by: their role in the module, and whether they are turned.
+    """Yield constants that a node multiplies by, with their role and whether they are transposed.
 
-    A linear layer's weight is (out, in), and a product wants (in, out).
+    The weight of a linear layer is (out, in), and MatMul needs (in, out).
     """
     if node.op_type not in ("MatMul", "Gemm", "Conv"):
         return
@@ -169,7 +176,7 @@ def _matrices(
 
 
 def _vectors(node: onnx.NodeProto, view: GraphView) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Constants along the channels that a node adds or scales by, with their possible roles."""
+    """Yield constants along the channels that a node adds or scales by, with possible roles."""
     roles: dict[str, list[tuple[int, str]]] = {
         "Conv": [(2, "bias")],
         "Gemm": [(2, "bias")],
@@ -192,7 +199,7 @@ def _flag(node: onnx.NodeProto, name: str) -> bool:
 
 
 def _modules_by_bias(node: onnx.NodeProto, view: GraphView) -> Iterator[str]:
-    """The module whose named bias is added to a product."""
+    """Yield names of modules whose bias, which kept its name, is added to a product."""
     adds = [n for value in node.output for n in view.takers[value] if n.op_type == "Add"]
     names = [value for add in adds for value in add.input if value in view.constants]
     names += node.input[2:] if node.op_type == "Gemm" else []
@@ -202,7 +209,7 @@ def _modules_by_bias(node: onnx.NodeProto, view: GraphView) -> Iterator[str]:
 def _check_nothing_else(
     path: Path, view: GraphView, found: dict[str, Entry], unexplained: list[onnx.NodeProto]
 ) -> None:
-    """Stop where the tokens depend on a matrix that is no parameter of the encoder."""
+    """Refuse a graph whose tokens depend on a matrix that is not a parameter of the encoder."""
     last = [e.tensor for n, e in found.items() if _LAST_NORM.search(n)]
     held = [(node, view.constant(value)) for node in view.nodes for value in node.input]
     ends = [node for node, h in held if h is not None and any(h[0] is t for t in last)]
@@ -210,15 +217,15 @@ def _check_nothing_else(
     for node in unexplained:
         if id(node) in inside:
             raise InputError(
-                f"{path}: in the encoder the {node.op_type} '{node.name}' multiplies by a constant "
-                "that no parameter of DINOv2 or DINOv3 explains; wanted their export as they are"
+                f"{path}: in the encoder, the {node.op_type} '{node.name}' multiplies by a "
+                "constant that is no parameter of DINOv2 or DINOv3; export the unmodified encoder"
             )
 
 
 def _embedding(view: GraphView, patch: onnx.NodeProto) -> dict[str, Entry]:
-    """Class token, registers and positions by what becomes of the patches before the first block.
+    """Find the class token, registers and positions on the way from the patches to the blocks.
 
-    What cannot be told is left out.
+    Parameters that cannot be identified are left out.
     """
     kernel = view.constant(patch.input[1])
     channels = 0 if kernel is None else shape_of(kernel[0])[0]
@@ -243,7 +250,7 @@ def _embedding(view: GraphView, patch: onnx.NodeProto) -> dict[str, Entry]:
 
 
 def _tokens(front: list[Part]) -> dict[str, Entry]:
-    """The first row is the class token, the others are registers."""
+    """Split the rows in front of the patches: the first is the class token, others registers."""
     if not front:
         return {}
     first, rest = front[0], front[1:]
@@ -254,7 +261,7 @@ def _tokens(front: list[Part]) -> dict[str, Entry]:
 
 
 def _rows(view: GraphView, value: str, channels: int) -> Part | None:
-    """A constant as rows of so many channels."""
+    """Return a constant as rows with the given number of channels; None if it does not fit."""
     held = view.constant(value)
     if held is None or held[1] or not is_float(held[0]):
         return None
@@ -264,9 +271,9 @@ def _rows(view: GraphView, value: str, channels: int) -> Part | None:
 
 
 def _table(view: GraphView, value: str, channels: int) -> list[Part]:
-    """The learned positions behind what is added to the tokens, whatever grid it was fitted to.
+    """Return the learned positions behind a value added to the tokens, before any resizing.
 
-    One constant, or that of the class token and those of the patches joined; else none.
+    They are one constant, or that of the class token joined with that of the patches; else none.
     """
     origin = _origin(view, value)
     node = view.makers.get(origin)
@@ -276,7 +283,7 @@ def _table(view: GraphView, value: str, channels: int) -> list[Part]:
 
 
 def _origin(view: GraphView, value: str) -> str:
-    """What a value is a copy of, in another shape, order or size."""
+    """Return the value that a value copies in another shape, order or size."""
     for _ in range(_DEEPEST):
         node = view.makers.get(value)
         if node is None or node.op_type not in _TABLE or not node.input:

@@ -1,7 +1,7 @@
-"""Numbers of an ONNX file's tensors, its own or those it keeps in files beside it.
+"""Reading of the tensors of an ONNX file, which may lie in separate files beside it.
 
-Nothing is believed that the file says about itself: a tensor's place must lie in its own folder,
-inside a file that is long enough, and hold as many bytes as its shape wants.
+Nothing that the file says about itself is trusted: the bytes of a tensor must lie in the same
+folder, inside a file that is long enough, and be as many as its shape needs.
 """
 
 from __future__ import annotations
@@ -19,51 +19,50 @@ from dinoreg_rt.errors import InputError
 if TYPE_CHECKING:
     import onnx
 
-#: Number of a type in the ONNX format -> type that NumPy reads its bytes as; bfloat16 is widened by
-#: hand.
+#: NumPy types for the bytes of ONNX types; NumPy has no bfloat16, which is converted here.
 _TYPES = {1: "<f4", 10: "<f2", 11: "<f8", 16: "<u2"}
 _BFLOAT16 = 16
 
 
 def is_float(tensor: onnx.TensorProto) -> bool:
-    """Whether it holds numbers as weights are."""
+    """Return whether a tensor has a floating point type that weights may have."""
     return tensor.data_type in _TYPES
 
 
 def shape_of(tensor: onnx.TensorProto) -> tuple[int, ...]:
-    """Its shape, as it says."""
+    """Return the declared shape of a tensor."""
     return tuple(tensor.dims)
 
 
 def external_file(path: Path, tensor: onnx.TensorProto) -> Path | None:
-    """The file that a tensor of the ONNX file `path` lies in; None: in that file itself.
+    """Return the file that holds a tensor of the ONNX file `path`; None means that file itself.
 
     Raises:
-        InputError: it names a place outside the folder, or no file.
+        InputError: the file is missing or not in the same folder.
     """
     import onnx
 
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return None
-    location = _place(tensor).get("location", "")
+    location = _external_entries(tensor).get("location", "")
     parts = PurePosixPath(location).parts
     plain = not {"..", "/"} & set(parts) and not any(c in location for c in "\\:\0")
     if not parts or not plain:
         raise InputError(
-            f"{path}: '{tensor.name}' lies in '{location}', which is no file in the same folder; "
-            "refused"
+            f"{path}: refused: '{tensor.name}' lies in '{location}', which is not a file in the "
+            "same folder"
         )
     file = path.parent / location
     if not os.path.isfile(file):  # Path.is_file raises for a name that is too long
-        raise InputError(f"{path}: its part '{location}' is missing beside it")
+        raise InputError(f"{path}: its file '{location}' is missing; copy it to the same folder")
     return file
 
 
 def check_bytes(path: Path, tensor: onnx.TensorProto) -> None:
-    """Compare what a tensor takes with its shape, before anything of it is read.
+    """Compare the bytes of a tensor with its shape before it is read.
 
     Raises:
-        InputError: another number of bytes, or a place that its file is too short for.
+        InputError: their number differs, or the file is too short.
     """
     shape = shape_of(tensor)
     item = np.dtype(_TYPES[tensor.data_type]).itemsize
@@ -78,16 +77,16 @@ def check_bytes(path: Path, tensor: onnx.TensorProto) -> None:
         end = file.stat().st_size
     if min(shape, default=0) < 0 or held != wanted or first < 0 or first + wanted > end:
         raise InputError(
-            f"{path}: '{tensor.name}' of shape {shape} should take {wanted} bytes and has {held} "
-            f"at {first} of {end}: the file is cut off or damaged"
+            f"{path}: '{tensor.name}' of shape {shape} should have {wanted} bytes and has {held} "
+            f"at {first} of {end}: the file is truncated or damaged; copy or download it again"
         )
 
 
 def read_tensor(path: Path, tensor: onnx.TensorProto) -> NDArray[np.float32]:
-    """The numbers as float32.
+    """Read a tensor as float32.
 
     Raises:
-        InputError: damaged, or they cannot be read.
+        InputError: it is damaged.
     """
     check_bytes(path, tensor)
     file = external_file(path, tensor)
@@ -103,12 +102,12 @@ def read_tensor(path: Path, tensor: onnx.TensorProto) -> NDArray[np.float32]:
             stream.seek(first)
             raw = stream.read(count)
         if len(raw) != count:
-            raise InputError(f"{file}: was cut off while it was read")
+            raise InputError(f"{file}: was truncated while it was read; try again")
     return _widened(np.frombuffer(raw, kind), tensor)
 
 
 def _listed(tensor: onnx.TensorProto) -> NDArray[np.float32]:
-    """Numbers that are kept one by one; the 16-bit types as integers with their bits."""
+    """Read numbers that are stored as a list, those of 16-bit types as integers."""
     if tensor.data_type in (_BFLOAT16, 10):
         bits = np.asarray(tensor.int32_data, np.int64).astype(np.uint16)
         return _widened(bits if tensor.data_type == _BFLOAT16 else bits.view(np.float16), tensor)
@@ -124,15 +123,16 @@ def _widened(values: NDArray[Any], tensor: onnx.TensorProto) -> NDArray[np.float
 
 
 def _span(path: Path, tensor: onnx.TensorProto, default: int) -> tuple[int, int]:
-    """Offset and length in an external file."""
-    place = _place(tensor)
+    """Return the offset and length of a tensor in an external file."""
+    entries = _external_entries(tensor)
     try:
-        return int(place.get("offset", "0")), int(place.get("length", str(default)))
+        return int(entries.get("offset", "0")), int(entries.get("length", str(default)))
     except ValueError as error:
         raise InputError(
-            f"{path}: the place of '{tensor.name}' in its file is damaged: {error}"
+            f"{path}: damaged: the offset or length of '{tensor.name}' is not a number: {error}; "
+            "copy or download the file again"
         ) from error
 
 
-def _place(tensor: onnx.TensorProto) -> dict[str, str]:
+def _external_entries(tensor: onnx.TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}

@@ -1,4 +1,4 @@
-"""Weights drawn from a seed: for tests of plumbing and speed, not of features."""
+"""Random weights from a seed, for tests of function and speed but not of features."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from .architecture import Architecture, VitArchitecture
 
-#: Side in pixels of the pictures that DINOv2 learned its positions on.
+#: Side in pixels of the pictures in the training of DINOv2's positions.
 _TRAINED_PIXELS = 518
 
 
 class RandomWeights:
-    """The tensors that a released checkpoint of this architecture would hold, drawn by name."""
+    """Random tensors with the names and shapes of a released checkpoint of an architecture."""
 
     files: tuple[Path, ...] = ()
 
@@ -32,11 +32,11 @@ class RandomWeights:
             self._shapes["position"] = (1, tokens, architecture.dim)
 
     def names(self) -> list[str]:
-        """Canonical names of all tensors."""
+        """Return the canonical names of all tensors."""
         return list(self._shapes)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The same numbers each time: the generator is seeded by name."""
+        """Draw one tensor, from a generator seeded by its name: always the same numbers."""
         key = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:8], "little")
         values = np.random.default_rng(key).standard_normal(self._shapes[name], np.float32)
         leaf = name.rpartition(".")[2]
@@ -44,6 +44,6 @@ class RandomWeights:
             return np.float32(0.1) * values + np.float32(
                 leaf == "weight" or leaf.startswith("scale")
             )
-        # A depthwise convolution adds up 49 numbers where other layers add up hundreds.
+        # A depthwise convolution sums 49 numbers, other layers hundreds.
         narrow = values.ndim == 1 or "depthwise" in name
         return np.float32(0.1 if narrow else 0.04) * values

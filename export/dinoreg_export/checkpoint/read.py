@@ -1,6 +1,6 @@
-"""A checkpoint as one set of canonical tensors, whatever file and names it came in.
+"""Checkpoints of every format and layout as one set of canonical tensors.
 
-Tensors are read one at a time: an export never holds the whole checkpoint.
+Tensors are read one at a time, so that an export never holds the whole checkpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoreg_rt.bundle.manifest import Source
 from dinoreg_rt.errors import InputError
 
 from .architecture import Architecture, Shape
@@ -29,22 +30,22 @@ from .torch_file import TorchFile
 
 
 class TensorFile(Protocol):
-    """What every kind of file offers."""
+    """The interface of readers for all file formats."""
 
     def names(self) -> list[str]:
-        """Of the tensors, as stored."""
+        """Return the stored names of the tensors."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of one tensor."""
+        """Return the shape of a tensor."""
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """One tensor as float32."""
+        """Read a tensor as float32."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
-#: By the ends of their names.
+#: Readers by the suffix of the file.
 _KINDS: dict[str, type[TorchFile] | type[SafetensorsFile] | type[OnnxFile]] = {
     ".safetensors": SafetensorsFile,
     ".onnx": OnnxFile,
@@ -56,11 +57,9 @@ class Checkpoint:
     """The canonical tensors of a checkpoint.
 
     Attributes:
-        architecture: what they belong to.
-        layout: whose names the file uses.
-        name: of the file or folder.
-        files: that it consists of.
-        sha256: of all its files, in the order of their names.
+        layout: layout of the names in the file.
+        name: name of the file, folder or repository.
+        sha256: hash of all files, in the order of their names.
     """
 
     def __init__(
@@ -89,44 +88,52 @@ class Checkpoint:
             self.close()
             raise
 
+    @property
+    def source(self) -> Source:
+        """Entry about the checkpoint in a bundle's manifest."""
+        return Source(checkpoint=self.name, sha256=self.sha256, layout=self.layout)
+
     def names(self) -> list[str]:
-        """Canonical names of all tensors."""
+        """Return the canonical names of all tensors."""
         return list(self._pieces)
 
     def shape(self, name: str) -> Shape:
-        """Of one tensor.
+        """Return the shape of a tensor.
 
         Raises:
-            InputError: it is a part of a tensor that has no such parts.
+            InputError: it is part of a packed tensor that cannot be divided.
         """
         piece = self._pieces[name]
         shape = self._stored[piece.stored].shape(piece.stored)
         if piece.parts > 1 and (not shape or shape[0] % piece.parts):
             raise InputError(
-                f"{self.name}: '{piece.stored}' has shape {shape}; wanted {piece.parts} equal "
-                "parts along its first axis"
+                f"{self.name}: '{piece.stored}' has shape {shape}; expected {piece.parts} equal "
+                "parts along the first axis"
             )
         if name == "position" and len(shape) == 3 and _is_square(shape[1]):
             return (shape[0], 1 + shape[1], shape[2])
         return (shape[0] // piece.parts, *shape[1:]) if piece.parts > 1 else shape
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """One tensor as float32.
+        """Read a tensor as float32.
 
         Raises:
-            InputError: it holds a NaN or an infinity.
+            InputError: it contains a NaN or an infinity.
         """
         values = self._read(self._pieces[name])
         if not np.isfinite(values).all():
-            raise InputError(f"{self.name}: '{name}' holds values that are not finite")
+            raise InputError(
+                f"{self.name}: '{name}' holds values that are not finite; copy or download the "
+                "checkpoint again"
+            )
         if name == "position" and _is_square(values.shape[1]):
-            # timm adds the class token's position to the token itself.
+            # timm has added the class token's position to the token itself.
             values = np.pad(values, ((0, 0), (1, 0), (0, 0)))
         shape = self._shapes.get(name)
         return np.ascontiguousarray(values.reshape(shape) if shape else values)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for file in self._files:
             file.close()
 
@@ -136,7 +143,7 @@ class Checkpoint:
             self._files.append(_open(file))
             for name in self._files[-1].names():
                 if name in stored:
-                    raise InputError(f"{path}: two of its files hold '{name}'")
+                    raise InputError(f"{path}: two of its files hold '{name}'; remove one of them")
                 stored[name] = self._files[-1]
         return stored
 
@@ -148,22 +155,22 @@ class Checkpoint:
         return values[piece.part * rows : (piece.part + 1) * rows]
 
     def _drop_masked_biases(self, path: Path) -> None:
-        """The original files store a bias for k and a mask that takes it away."""
+        """Drop the bias of k, which the original files store together with a mask of zeros."""
         for name in [n for n in self._pieces if re.fullmatch(r"blocks\.\d+\.k\.bias", n)]:
             piece = self._pieces[name]
             mask = f"{piece.stored}_mask"
             if mask in self._stored:
-                self.shape(name)  # has its parts
+                self.shape(name)  # checks that it can be divided
                 wanted, got = (self._stored[n].shape(n) for n in (piece.stored, mask))
                 if got != wanted:
-                    raise InputError(f"{path}: '{mask}' has shape {got}; wanted {wanted}")
+                    raise InputError(f"{path}: '{mask}' has shape {got}; expected {wanted}")
                 kept = self._read(Piece(mask, piece.part, piece.parts))
                 if np.any(kept != 0):
-                    raise InputError(f"{path}: '{mask}' keeps the bias of k; wanted it masked out")
+                    raise InputError(f"{path}: '{mask}' keeps the bias of k; expected zeros for it")
                 del self._pieces[name]
 
     def _split_packed_gates(self) -> None:
-        """timm keeps gate and up of DINOv2's SwiGLU in one tensor that is named like a plain up."""
+        """Split the gate and up of DINOv2's SwiGLU, which timm stores as one tensor named up."""
         for name in [n for n in self._pieces if re.fullmatch(r"blocks\.\d+\.up\.weight", n)]:
             block = name[: -len("up.weight")]
             down = f"{block}down.weight"
@@ -184,17 +191,17 @@ class Checkpoint:
 def open_checkpoint(
     path: Path, model: str = "auto", *, architecture: Architecture | None = None
 ) -> Iterator[Checkpoint]:
-    """A checkpoint for as long as the block lasts.
+    """Open a checkpoint for the duration of a ``with`` block.
 
     Args:
-        path: a .safetensors, .pth or .onnx file, a folder with ``model.safetensors`` or its index,
-            or a repository in Hugging Face's cache; a folder's config.json has to agree.
-        model: name in `models.ARCHITECTURES`, or ``auto``: by the tensors' shapes.
-        architecture: instead of one from the table.
+        path: .safetensors, .pth or .onnx file, folder with ``model.safetensors`` or its index, or
+            repository in Hugging Face's cache; the config.json of a folder must agree.
+        model: name in `models.ARCHITECTURES`, or ``auto`` to recognise it by its tensors' shapes.
+        architecture: architecture to use instead of one from the table.
 
     Raises:
-        InputError: no checkpoint, damaged, of an unknown architecture, tensors missing, left over
-            or of another shape.
+        InputError: the path is not a checkpoint, or it is damaged or of an unknown architecture,
+            or tensors are missing, superfluous or of another shape.
     """
     checkpoint = Checkpoint(Path(path), model, architecture)
     try:
@@ -214,16 +221,18 @@ def _files(path: Path) -> list[Path]:
         raise InputError(f"{path}: not an index of safetensors: {error}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            raise InputError(f"{path}: its part '{name}' is no plain file name; refused")
+            raise InputError(f"{path}: refused: its part '{name}' is not a plain file name")
         if not (path.parent / name).is_file():
-            raise InputError(f"{path}: its part '{name}' is missing beside it")
+            raise InputError(f"{path}: its part '{name}' is missing; copy it to the same folder")
     return [path.parent / name for name in names]
 
 
 def _open(file: Path) -> TensorFile:
     kind = _KINDS.get(file.suffix)
     if kind is None:
-        raise InputError(f"{file}: wanted one of {', '.join(_KINDS)}")
+        raise InputError(
+            f"{file}: is not a checkpoint; use a file that ends in {', '.join(_KINDS)}"
+        )
     try:
         return kind(file)
     except OSError as error:
@@ -231,7 +240,7 @@ def _open(file: Path) -> TensorFile:
 
 
 def _beside(files: Sequence[TensorFile]) -> list[Path]:
-    """What the files keep numbers in beside themselves."""
+    """Return the separate weights files of ONNX files."""
     return [part for file in files if isinstance(file, OnnxFile) for part in file.files]
 
 

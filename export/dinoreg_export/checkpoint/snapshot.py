@@ -1,7 +1,7 @@
-"""Folders as Hugging Face's cache has them: which holds the weights, and what its config.json says.
+"""Folders in the layout of Hugging Face's cache, with their weights and config.json.
 
-A repository is a folder ``models--ORGANISATION--NAME`` with ``refs/main``, the name of a folder in
-``snapshots``; in there are links to the files themselves, which lie in ``blobs``.
+A repository is a folder ``models--ORGANISATION--NAME``. Its file ``refs/main`` names a folder in
+``snapshots``, which contains links to the files in ``blobs``.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from .architecture import Architecture, VitArchitecture
 
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
-#: Where the weights are looked for in a folder, the first one that is there.
+#: Names of the file of weights in a folder; the first one that exists is used.
 _WEIGHTS = ("model.safetensors", INDEX, "model.onnx", "onnx/model.onnx")
 _LARGEST_JSON = 32 << 20
 _LARGEST_REF = 1024
 
 
 def weights_file(path: Path) -> Path:
-    """The file of weights, or index of such files, that a path stands for.
+    """Return the file of weights, or the index of such files, that a path denotes.
 
     Args:
-        path: that file, a folder that holds it, or a repository in the cache.
+        path: that file, a folder that contains it, or a repository in the cache.
 
     Raises:
-        InputError: nothing of the kind.
+        InputError: there is no such file.
     """
     folder = _snapshot(path) if path.is_dir() else None
     if folder is not None:
         path = next((folder / n for n in _WEIGHTS if (folder / n).exists()), folder / _WEIGHTS[0])
     if not path.is_file():
         raise InputError(
-            f"{path}: no checkpoint there; wanted a .safetensors, .pth or .onnx file, or a folder "
-            f"with {', '.join(_WEIGHTS)}, such as a snapshot in Hugging Face's cache"
+            f"{path}: is not a checkpoint; give a .safetensors, .pth or .onnx file, or a folder "
+            f"with {' or '.join(_WEIGHTS)}, such as a snapshot in Hugging Face's cache"
         )
     return path
 
 
 def name_of(path: Path) -> str:
-    """What a checkpoint is called: for a repository ``ORGANISATION/NAME``, else the path's name."""
+    """Return the name of a checkpoint: ``ORGANISATION/NAME`` of a repository, else of the path."""
     for part in reversed(path.absolute().parts[-3:]):
         if part.startswith("models--") and path.is_dir():
             return "/".join(part.split("--")[1:])
@@ -52,20 +52,20 @@ def name_of(path: Path) -> str:
 
 
 def config_of(path: Path) -> Path | None:
-    """The config.json that belongs to a checkpoint's folder, if it has one."""
+    """Return the config.json of a checkpoint's folder, if it has one."""
     config = _snapshot(path) / CONFIG if path.is_dir() else None
     return config if config is not None and config.exists() else None
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON file of moderate size.
+    """Read a JSON file of at most 32 MiB.
 
     Args:
-        path: of the file.
-        what: it should be, for the error.
+        path: file to read.
+        what: noun phrase for the file, used in errors.
 
     Raises:
-        InputError: it is none.
+        InputError: the file is larger, not JSON or not an object, or cannot be read.
     """
     try:
         with path.open("rb") as stream:
@@ -74,21 +74,21 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
             raise ValueError(f"it is larger than {_LARGEST_JSON >> 20} MiB")
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not {what}: {error}") from error
+        raise InputError(f"{path}: is not {what}: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: not {what}: it holds no names and values")
+        raise InputError(f"{path}: is not {what}: it is not a JSON object")
     return values
 
 
 def check_config(path: Path, architecture: Architecture) -> None:
-    """Compare a config.json with what the tensors are; what it does not mention is no matter.
+    """Compare the values in a config.json with the architecture of the tensors.
 
     Raises:
-        InputError: it speaks of another network.
+        InputError: a value belongs to another network.
     """
-    said = read_json(path, "a configuration of a network")
+    config = read_json(path, "a configuration of a network")
     wanted: dict[str, Any] = {"num_channels": 3, "layer_norm_eps": architecture.epsilon}
     if isinstance(architecture, VitArchitecture):
         wanted = _vit(architecture) | wanted
@@ -96,17 +96,18 @@ def check_config(path: Path, architecture: Architecture) -> None:
         dims, depths = list(architecture.dims), list(architecture.depths)
         wanted |= {"model_type": "dinov3_convnext", "hidden_sizes": dims, "depths": depths}
     for key, value in wanted.items():
-        found = said.get(key, value)
+        found = config.get(key, value)
         if found != value:
             raise InputError(
-                f"{path}: says {key} {str(found)[:80]!r}, and the tensors beside it are those of "
-                f"{architecture.name} with {value!r}: the files are not of one network; download "
-                "the folder again, or name the file of weights alone if you know what it is"
+                f"{path}: says {key} {str(found)[:80]!r}, but the tensors beside it are those of "
+                f"{architecture.name} with {value!r}: the files belong to different networks; "
+                "download the folder again, or give the file of weights itself to ignore the "
+                "configuration"
             )
 
 
 def _vit(a: VitArchitecture) -> dict[str, Any]:
-    """Keys of Hugging Face's configuration with the values that a vision transformer has."""
+    """Return the expected values in Hugging Face's configuration of a vision transformer."""
     wanted = {
         "model_type": "dinov3_vit",
         "hidden_size": a.dim,
@@ -131,7 +132,7 @@ def _vit(a: VitArchitecture) -> dict[str, Any]:
 
 
 def _snapshot(folder: Path) -> Path:
-    """The folder itself, or of a repository in the cache the snapshot that refs/main names."""
+    """Return the snapshot that refs/main names if the folder is a repository, else the folder."""
     ref = folder / "refs" / "main"
     if not (folder / "snapshots").is_dir() or any((folder / n).exists() for n in _WEIGHTS):
         return folder
@@ -140,13 +141,13 @@ def _snapshot(folder: Path) -> Path:
             name = stream.read(_LARGEST_REF).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{ref}: cannot be read, so that it is not known which snapshot is meant; name a "
-            f"folder in {folder / 'snapshots'}"
+            f"{ref}: cannot be read, so the snapshot to use is unknown; give a folder in "
+            f"{folder / 'snapshots'}"
         ) from error
     plain = name not in ("", ".", "..") and not any(c in name for c in "/\\\0")
     if not plain or not os.path.isdir(folder / "snapshots" / name):
         raise InputError(
             f"{ref}: names the snapshot {name[:80]!r}, which is not in {folder / 'snapshots'}; "
-            "download it again, or name a folder in there"
+            "download it again, or give a folder in there"
         )
     return folder / "snapshots" / name

@@ -1,8 +1,8 @@
-"""Reads the tensors of a .pth file without torch and without running what it contains.
+"""Reader for the tensors of a .pth file that needs no torch and runs no code from the file.
 
-A .pth is a zip archive: `data.pkl`, a pickle that describes the tensors, and one file of raw
-numbers for each. A pickle can call anything it names. Here it may name a handful of things, each
-replaced by a harmless stand-in; any other name stops the reading before something is called.
+A .pth file is a zip archive with `data.pkl`, a pickle that describes the tensors, and a file of raw
+numbers for each tensor. A pickle can call any function that it names. Here it may name only a few,
+each replaced by a harmless stand-in; any other name stops the reading before anything is called.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dinoreg_rt.errors import InputError
 
-#: Storage type -> type that NumPy reads it as; bfloat16 is widened by hand.
+#: NumPy types for the types of storages; NumPy has no bfloat16, which is converted here.
 _STORAGES = {
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
@@ -34,7 +34,7 @@ _STORAGES = {
     "BoolStorage": "|b1",
 }
 _LARGEST_PICKLE = 64 << 20
-#: What zipfile and NumPy raise for bytes that are not as the archive's list says.
+#: Errors that zipfile and NumPy raise for bytes that contradict the archive's directory.
 _DAMAGE = (
     zipfile.BadZipFile,
     RuntimeError,
@@ -43,7 +43,7 @@ _DAMAGE = (
     EOFError,
     struct.error,
 )
-#: Where trainers keep the encoder's tensors inside a checkpoint.
+#: Keys under which training code stores the tensors of the encoder.
 _WRAPPERS = ("teacher", "model", "state_dict", "model_state_dict")
 
 
@@ -60,18 +60,18 @@ class _Tensor(NamedTuple):
 
 
 class _RebuildTensor:
-    """Stands for torch's function. It takes no attributes: a pickle may try to set some."""
+    """A stand-in for torch's function, without attributes because a pickle might set some."""
 
     __slots__ = ()
 
     def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
         if not isinstance(storage, _Storage):
-            raise pickle.UnpicklingError("a tensor without a storage")
+            raise pickle.UnpicklingError("a tensor has no storage")
         return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
 
 
 class _RebuildParameter:
-    """Stands for torch's function; a parameter is its tensor."""
+    """A stand-in for torch's function that returns the tensor of a parameter."""
 
     __slots__ = ()
 
@@ -80,14 +80,14 @@ class _RebuildParameter:
 
 
 class _Inert(pickle.Unpickler):
-    """Builds dictionaries, lists, numbers, text and `_Tensor`, nothing else."""
+    """An unpickler that builds only dictionaries, lists, numbers, text and `_Tensor`."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         super().__init__(stream)
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name; every other name is refused."""
+        """Return the stand-in for a name, or refuse it."""
         if module == "torch" and name in _STORAGES:
             return name
         known = {
@@ -97,13 +97,14 @@ class _Inert(pickle.Unpickler):
         }
         if (module, name) not in known:
             raise InputError(
-                f"{self._path}: refused: it asks for {module}.{name}, which is no tensor; a pickle "
-                "may run any code it names. Save the weights alone, best as safetensors"
+                f"{self._path}: refused: it refers to {module}.{name}, which is not a tensor, and "
+                "a pickle may run any code that it refers to; save only the weights, preferably "
+                "as safetensors"
             )
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """A reference to raw numbers."""
+        """Return a reference to raw numbers."""
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
             raise pickle.UnpicklingError(f"unknown reference {pid!r}")
         kind = str(pid[1])
@@ -113,7 +114,7 @@ class _Inert(pickle.Unpickler):
 
 
 class TorchFile:
-    """Tensors of one .pth file; reading one touches its bytes alone."""
+    """The tensors of one .pth file; reading a tensor reads only its own bytes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -121,8 +122,8 @@ class TorchFile:
             self._zip = zipfile.ZipFile(path)
         except _DAMAGE as error:
             raise InputError(
-                f"{path}: not a .pth of torch 1.6 or later, or cut off ({error}); save it again "
-                "with torch.save, or as safetensors"
+                f"{path}: is not a .pth file of torch 1.6 or later, or truncated ({error}); save "
+                "it again with torch.save, or as safetensors"
             ) from error
         try:
             self._tensors = self._read_list()
@@ -134,7 +135,8 @@ class TorchFile:
         pickles = [n for n in self._zip.namelist() if n.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise InputError(
-                f"{self.path}: holds {len(pickles)} data.pkl; wanted one, as of torch.save"
+                f"{self.path}: holds {len(pickles)} files data.pkl, and torch.save writes one; "
+                "save it again"
             )
         self._folder = pickles[0][: -len("data.pkl")]
         order = f"{self._folder}byteorder"
@@ -142,22 +144,24 @@ class TorchFile:
             with self._whole("its byte order"):
                 little = self._zip.read(order) == b"little"
             if not little:
-                raise InputError(f"{self.path}: its numbers are big-endian; save it again")
+                raise InputError(
+                    f"{self.path}: its numbers are big-endian; save it on a little-endian machine"
+                )
         tensors = _tensors_of(self._unpickle(pickles[0]), self.path)
         for name, tensor in tensors.items():
             self._check(name, tensor)
         return tensors
 
     def names(self) -> list[str]:
-        """Of the tensors, as stored."""
+        """Return the stored names of the tensors."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of one tensor."""
+        """Return the shape of a tensor."""
         return self._tensors[name].shape
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """One tensor as float32.
+        """Read a tensor as float32.
 
         Raises:
             InputError: its bytes are damaged.
@@ -174,12 +178,12 @@ class TorchFile:
         return values.astype(np.float32, copy=False)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._zip.close()
 
     @contextmanager
     def _whole(self, what: str) -> Iterator[None]:
-        """Whatever is raised for damaged bytes, as one error that names what they hold."""
+        """Turn errors about damaged bytes into one that names their content."""
         try:
             yield
         except _DAMAGE as error:
@@ -192,21 +196,29 @@ class TorchFile:
 
     def _unpickle(self, entry: str) -> Any:
         if self._zip.getinfo(entry).file_size > _LARGEST_PICKLE:
-            raise InputError(f"{self.path}: its data.pkl is larger than any list of tensors")
+            raise InputError(
+                f"{self.path}: its data.pkl is larger than any list of tensors; save only the "
+                "weights, preferably as safetensors"
+            )
         try:
             with self._zip.open(entry) as stream:
                 return _Inert(stream, self.path).load()
         except InputError:
             raise
         except Exception as error:
-            # A damaged pickle fails in many ways, all of which mean the same to the reader.
-            raise InputError(f"{self.path}: its list of tensors is damaged: {error}") from error
+            # A damaged pickle may raise almost any error.
+            raise InputError(
+                f"{self.path}: its list of tensors is damaged ({error}); copy or download the file "
+                "again"
+            ) from error
 
     def _check(self, name: str, tensor: _Tensor) -> None:
         try:
             info = self._zip.getinfo(self._entry(tensor))
         except KeyError as error:
-            raise InputError(f"{self.path}: the numbers of '{name}' are missing") from error
+            raise InputError(
+                f"{self.path}: the numbers of '{name}' are missing; copy or download the file again"
+            ) from error
         strides = [math.prod(tensor.shape[i + 1 :]) for i in range(len(tensor.shape))]
         steps = zip(tensor.shape, tensor.stride, strides, strict=False)
         whole = len(tensor.stride) == len(tensor.shape) and all(
@@ -216,16 +228,17 @@ class TorchFile:
         last = (tensor.offset + math.prod(tensor.shape)) * size
         if not whole or tensor.offset < 0 or min(tensor.shape, default=1) < 0:
             raise InputError(
-                f"{self.path}: '{name}' is not stored in one piece; save it contiguous"
+                f"{self.path}: '{name}' is not contiguous; save tensor.contiguous() instead"
             )
         if info.compress_type != zipfile.ZIP_STORED or last > info.file_size:
             raise InputError(
-                f"{self.path}: '{name}' needs {last} bytes of {info.file_size}: cut off or damaged"
+                f"{self.path}: '{name}' needs {last} bytes and has {info.file_size}: the file is "
+                "truncated or damaged; copy or download it again"
             )
 
 
 def _tensors_of(content: Any, path: Path) -> dict[str, _Tensor]:
-    """The tensors of a state dict, which may lie inside wrappers."""
+    """Return the tensors of a state dict, which may be nested in other dictionaries."""
     for _ in range(3):
         inner = next(
             (content[w] for w in _WRAPPERS if isinstance(content, dict) and w in content), None
@@ -235,9 +248,10 @@ def _tensors_of(content: Any, path: Path) -> dict[str, _Tensor]:
         content = inner
     if not isinstance(content, dict):
         raise InputError(
-            f"{path}: holds a {type(content).__name__}; wanted a dictionary of tensors"
+            f"{path}: holds a {type(content).__name__}, not a dictionary of tensors; save the "
+            "encoder's state dict"
         )
     tensors = {str(k): v for k, v in content.items() if isinstance(v, _Tensor)}
     if not tensors:
-        raise InputError(f"{path}: holds no tensors; wanted the encoder's state dict")
+        raise InputError(f"{path}: holds no tensors; save the encoder's state dict")
     return tensors

@@ -1,1 +1,1 @@
-"""Building TensorRT engines from bundles."""
+"""TensorRT engines, built from bundles."""

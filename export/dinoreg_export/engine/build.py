@@ -1,4 +1,4 @@
-"""ONNX -> serialised TensorRT engine: parse, profiles, limits, timing cache, progress."""
+"""Building of one serialised TensorRT engine (a "plan") from an ONNX graph."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built.
+    """Settings for building an engine.
 
     Attributes:
-        batches: slices of each optimisation profile.
-        workspace_bytes: the most that one layer may take as scratch memory.
-        timing_cache: file of measured kernels, read and written; None measures anew.
-        compute_capability: such as 8.9, for RTX to compile for without a GPU; None: the GPU here.
+        batches: slices per batch, one optimisation profile for each.
+        workspace_bytes: most scratch memory that a layer may use.
+        timing_cache: file of kernel timings, read and written; None measures them again.
+        compute_capability: capability, such as 8.9, that TensorRT-RTX compiles for without a GPU;
+            None means the GPU of this machine.
     """
 
     batches: tuple[int, ...]
@@ -32,18 +33,18 @@ class BuildOptions:
 
 
 def build_plan(library: Library, graph: Path, options: BuildOptions, progress: Progress) -> bytes:
-    """The engine of one graph, as bytes.
+    """Build the engine of one graph and return it serialised.
 
     Raises:
         InputError: TensorRT cannot read the graph.
-        DeviceError: it cannot build an engine of it.
-        ConfigError: a compute capability that RTX does not compile for.
+        DeviceError: TensorRT cannot build an engine from it.
+        ConfigError: TensorRT-RTX does not compile for the compute capability.
     """
     trt = library.module
     builder = trt.Builder(library.logger)
     network = builder.create_network(library.network_flags())
     parser = trt.OnnxParser(network, library.logger)
-    # By path: the weights lie beside the graph.
+    # By its path, so that the weights beside the graph are found.
     if not parser.parse_from_file(str(graph)):
         errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise InputError(f"{graph}: {library.flavour} cannot read it: {errors}")
@@ -63,8 +64,8 @@ def build_plan(library: Library, graph: Path, options: BuildOptions, progress: P
         raise monitor.interruption
     if plan is None:
         raise DeviceError(
-            f"{library.flavour} {library.version} built no engine of {graph.name}: "
-            f"{library.complaint()}; smaller --batch or --workspace-gb take less memory"
+            f"{library.flavour} {library.version} built no engine from {graph.name}: "
+            f"{library.complaint()}; a smaller --batch or --workspace-gb needs less memory"
         )
     progress("building", 1.0)
     if cache is not None:
@@ -73,14 +74,17 @@ def build_plan(library: Library, graph: Path, options: BuildOptions, progress: P
 
 
 def _add_profiles(builder: Any, config: Any, network: Any, batches: tuple[int, ...]) -> None:
-    """One profile for each batch, of that size exactly: TensorRT tunes for fixed shapes."""
+    """Add one profile of exactly each batch size, because TensorRT tunes for fixed shapes."""
     shape = tuple(network.get_input(0).shape)[1:]
     for batch in batches:
         profile = builder.create_optimization_profile()
         whole = (batch, *shape)
         profile.set_shape(INPUT, whole, whole, whole)
         if config.add_optimization_profile(profile) < 0:
-            raise ConfigError(f"TensorRT refuses a batch of {batch} slices of {shape}")
+            raise ConfigError(
+                f"TensorRT refuses a batch of {batch} slices of the shape {shape}; give a smaller "
+                "--batch"
+            )
 
 
 def _compile_for(library: Library, config: Any, capability: str) -> None:
@@ -90,7 +94,7 @@ def _compile_for(library: Library, config: Any, capability: str) -> None:
         known = [] if kinds is None else [k for k in kinds.__members__ if k.startswith("SM")]
         names = ", ".join(f"{k[2:-1]}.{k[-1]}" for k in known) or "the GPU of this machine alone"
         raise ConfigError(
-            f"{library.flavour} does not compile for compute capability {capability}; it does for "
+            f"{library.flavour} does not compile for compute capability {capability}; it supports "
             f"{names}"
         )
     config.num_compute_capabilities = 1
@@ -98,11 +102,11 @@ def _compile_for(library: Library, config: Any, capability: str) -> None:
 
 
 def _make_monitor(library: Library, progress: Progress) -> Any:
-    # Made here, because its base class exists only once the module has been imported.
+    # The base class exists only once the module has been imported.
     base: Any = library.module.IProgressMonitor
 
     class _Monitor(base):  # type: ignore[misc]
-        """Phases nest: a step of the outer one is the whole of the inner one."""
+        """Nested phases: an inner phase makes up one step of the outer one."""
 
         def __init__(self) -> None:
             base.__init__(self)
@@ -117,7 +121,7 @@ def _make_monitor(library: Library, progress: Progress) -> Any:
             self.phases.pop(name, None)
 
         def step_complete(self, name: str, step: int) -> bool:
-            # An exception must not pass through TensorRT; False stops the build.
+            # Exceptions must not propagate through TensorRT; returning False stops the build.
             try:
                 if name in self.phases:
                     self.phases[name][2] = step + 1

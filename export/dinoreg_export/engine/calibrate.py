@@ -1,8 +1,9 @@
-"""Ranges of what goes into the linear layers of a graph, measured on slices.
+"""Calibration: ranges of the inputs of linear layers, measured on slices.
 
 Everything is measured inside the graph, so that no activation has to be kept: first the largest
-magnitude of each input, then, where a type rounds in equal steps, the squared error of several
-smaller ranges. fp8 rounds by proportion: a smaller range would cut off outliers and gain nothing.
+magnitude of each input, then, for int8, the squared rounding error with several smaller ranges.
+The relative precision of fp8 does not depend on the range: a smaller one would clip outliers and
+gain nothing.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dinoreg_rt.errors import ConfigError
-
 from ..verify.compare import open_session
 from .eight_bits import INT8, Format
-from .qdq import OPSET, linear_layers
+from .qdq import raise_opset, required_layers
 
 if TYPE_CHECKING:
     import onnx
 
-#: Of the largest magnitude: the ranges that are tried.
+#: Ranges to try, as shares of the largest magnitude.
 _SHARES = 2.0 ** (-np.arange(8) / 2)
 _FLOAT = 1
 
@@ -34,15 +33,15 @@ def measure_ranges(
     kind: Format,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, float]:
-    """The range of each linear layer's input, by the name of the layer's weight.
+    """Return the range of each linear layer's input, by the name of the layer's weight.
 
     A weight that several layers share gets the largest of their ranges.
 
     Args:
-        graph: in float32.
-        pixels: slices (n, 3, height, width); one goes through the graph at a time.
-        kind: the type that the inputs will be rounded to.
-        progress: called with the finished fraction.
+        graph: float32 graph.
+        pixels: slices (n, 3, height, width), run through the graph one at a time.
+        kind: type that the inputs will be rounded to.
+        progress: called with the completed fraction.
 
     Raises:
         ConfigError: the graph has no linear layers.
@@ -50,9 +49,7 @@ def measure_ranges(
     import onnx
 
     model = onnx.load(str(graph), load_external_data=False)
-    layers = list(linear_layers(model.graph))
-    if not layers:
-        raise ConfigError(f"{graph}: has no linear layers, so nothing in it becomes {kind.name}")
+    layers = required_layers(graph, model, kind)
     inputs = list(dict.fromkeys(x for x, _ in layers))
     passes = 2 if kind is INT8 else 1
     watched = _watch(model, [_peak(x) for x in inputs])
@@ -72,7 +69,7 @@ def measure_ranges(
 
 
 class _Probe:
-    """Nodes that turn one value of a graph into a few numbers, all with names of their own."""
+    """Uniquely named nodes that reduce one value of a graph to a few numbers."""
 
     def __init__(self, x: str) -> None:
         self.prefix = f"{x}_watched"
@@ -96,14 +93,14 @@ class _Probe:
 
 
 def _peak(x: str) -> _Probe:
-    """Largest magnitude."""
+    """Return a probe of the largest magnitude."""
     probe = _Probe(x)
     probe.results.append(probe.node("ReduceMax", probe.node("Abs", x), keepdims=0))
     return probe
 
 
 def _error(x: str, ranges: NDArray[np.float32], kind: Format) -> _Probe:
-    """Squared error of rounding to 8 bits with each of some ranges."""
+    """Return a probe of the squared error of rounding to 8 bits with each of the ranges."""
     probe = _Probe(x)
     zero = probe.constant(kind.onnx_type, b"\0")
     for scale in kind.scale(ranges).astype(np.float32):
@@ -116,14 +113,12 @@ def _error(x: str, ranges: NDArray[np.float32], kind: Format) -> _Probe:
 
 
 def _watch(model: onnx.ModelProto, probes: list[_Probe]) -> bytes:
-    """The graph with the probes' numbers as its only outputs."""
+    """Return the serialised graph with the numbers of the probes as its only outputs."""
     import onnx
 
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    for opset in watched.opset_import:
-        if opset.domain == "":
-            opset.version = max(opset.version, OPSET)
+    raise_opset(watched)
     del watched.graph.output[:]
     for probe in probes:
         watched.graph.node.extend(probe.nodes)
@@ -140,7 +135,7 @@ def _run(
     pixels: NDArray[np.float32],
     progress: Callable[[float], None],
 ) -> NDArray[np.float32]:
-    """Every output for every slice, (slices, outputs)."""
+    """Return every output for every slice, (slices, outputs)."""
     session = open_session(model, folder)
     found = []
     for i in range(len(pixels)):

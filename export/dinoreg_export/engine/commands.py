@@ -1,4 +1,4 @@
-"""`dinoreg-rt export engine`: TensorRT engines of a bundle, on the machine that will run them."""
+"""The command `dinoreg-rt export engine`, for the machine that will run the engines."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     type=click.Choice(["tensorrt", "rtx"]),
     default="tensorrt",
     show_default=True,
-    help="TensorRT, or TensorRT-RTX for GPUs of workstations.",
+    help="TensorRT, or TensorRT-RTX for workstation GPUs.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp16", "bf16", "fp32", "fp8", "int8"]),
-    help="Of the matrix products; the bundle's own if not given. fp8 and int8 of the linear layers "
-    "alone, the rest in fp16; they need --calibration.",
+    help="Precision of matrix products, by default the bundle's own. fp8 and int8 apply to the "
+    "linear layers only, with the other products in fp16, and need --calibration.",
 )
 @click.option(
     "--calibration",
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="IMAGE",
-    help="For fp8 and int8: an image such as will be registered, file or DICOM folder; may be "
-    "given several times.",
+    help="For fp8 and int8: an image like those to be registered, as a file or DICOM folder; may "
+    "be repeated.",
 )
 @click.option(
     "--calibration-slices",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=8,
     show_default=True,
-    help="Slices of each image that the scales are set by.",
+    help="Slices of each image that determine the scales.",
 )
 @click.option(
     "--batch",
@@ -57,37 +57,39 @@ if TYPE_CHECKING:
     default=",".join(map(str, DEFAULT_BATCHES)),
     show_default=True,
     metavar="N,N,...",
-    help="Slices that are encoded at once; each number gets kernels of its own. A registration "
-    f"takes {max(DEFAULT_BATCHES)}, fewer where memory is short.",
+    help="Slices that are encoded at once; each number gets its own kernels. A registration "
+    f"uses {max(DEFAULT_BATCHES)}, or fewer if memory is short.",
 )
 @click.option(
     "--workspace-gb",
     type=click.FloatRange(min=0, min_open=True),
     default=4.0,
     show_default=True,
-    help="Scratch memory that one layer may take.",
+    help="Most scratch memory that a layer may use, in GiB.",
 )
 @click.option("--device", type=click.IntRange(min=0), default=0, help="CUDA device [default: 0].")
 @click.option(
     "--compile-for",
     "capability",
     metavar="N.N",
-    help="With --backend rtx: try to compile for this compute capability, with or without a GPU; "
-    "nothing is kept.",
+    help="With --backend rtx: test whether the bundle compiles for this compute capability, with "
+    "or without a GPU; the engines are discarded.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 def engine_command(**options: Any) -> None:
-    """Build TensorRT engines of BUNDLE, verify them on this GPU and keep them for `--engine`.
+    """Build TensorRT engines of BUNDLE, verify them on this GPU and store them for `--engine`.
 
-    Each engine's tokens are compared with ONNX Runtime's on the CPU in float32; one that differs
-    is refused, and the error says which precision passes. fp8 (from compute capability 8.9 on) and
-    int8 are checked on the CPU too before anything is built. Engines lie in
-    ~/.cache/dinoreg/engines (DINOREG_ENGINES names another folder) and hold for this GPU, driver
-    and TensorRT alone.
+    The tokens of each engine are compared with those of ONNX Runtime on the CPU in float32. An
+    engine that differs is refused, and the error says which precision passes. Graphs in fp8 (for
+    compute capability 8.9 or newer) and int8 are verified on the CPU before they are built.
+    Engines are stored in ~/.cache/dinoreg/engines (DINOREG_ENGINES names another folder) and are
+    valid only for this GPU, driver and version of TensorRT.
     """
     if options["capability"] and options["backend"] != "rtx":
-        raise click.UsageError("--compile-for goes with --backend rtx: TensorRT needs the GPU")
+        raise click.UsageError(
+            "--compile-for works only with --backend rtx: TensorRT needs the GPU itself"
+        )
     options["batches"] = parse_batches(options["batches"])
     with _bars(shown=not (options["quiet"] or options["as_json"])) as progress:
         if options["capability"]:
@@ -97,14 +99,17 @@ def engine_command(**options: Any) -> None:
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
-    """``N,N,...`` as numbers.
+    """Parse ``N,N,...``.
 
     Raises:
-        click.BadParameter: anything else.
+        click.BadParameter: the text has another form.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"'{text}' are no batch sizes; wanted such as 1,8")
+        raise click.BadParameter(
+            f"'{text}' is not a list of batch sizes; give whole numbers separated by commas, such "
+            "as 1,8"
+        )
     return tuple(int(part) for part in parts)
 
 
@@ -145,8 +150,8 @@ def _compile(options: dict[str, Any], progress: Callable[[str, float], None] | N
     elif not options["quiet"]:
         for file, size in sizes.items():
             print_result(
-                f"{file}: compiles for {options['capability']}, {size / 2**20:.0f} MiB; not kept, "
-                "because it has not run on such a GPU\n"
+                f"{file}: compiles for {options['capability']}, {size / 2**20:.0f} MiB; discarded, "
+                "because it was not verified on such a GPU\n"
             )
 
 
@@ -157,7 +162,7 @@ def _images(options: dict[str, Any]) -> CalibrationImages:
 
 
 def _describe(path: Path, record: EngineRecord) -> str:
-    """Lines about an engine, each with its end."""
+    """Return lines about a stored engine."""
     key = record.key
     text = (
         f"written: {path}\n"

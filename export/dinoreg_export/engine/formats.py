@@ -1,6 +1,6 @@
-"""From a bundle to verified TensorRT engines in the cache: one for each input size, or none.
+"""Export of a bundle as verified TensorRT engines in the cache, one for each input size.
 
-An engine that does not reproduce the tokens of float32 is not stored; there is no way round it.
+An engine that does not reproduce the tokens of float32 is never stored, and then none is.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ def export_engines(
     """Build, verify and store the engine of every graph of a bundle.
 
     Args:
-        bundle: its folder.
+        bundle: folder of the bundle.
         flavour: TensorRT or TensorRT-RTX.
-        precision: of the matrix products, of the linear layers alone in 8 bits; None takes the
-            bundle's.
-        images: that the scales of 8 bits are set by.
-        batches: slices that are encoded at once; each gets a profile.
-        workspace_bytes: scratch memory of one layer at most.
-        device: CUDA device that will run them.
-        progress: called with a stage's name and its finished fraction.
+        precision: precision of the matrix products, with 8 bits only of the linear layers; None
+            means the bundle's own.
+        images: images that determine the scales of 8-bit types.
+        batches: numbers of slices that are encoded at once; each gets a profile.
+        workspace_bytes: most scratch memory that a layer may use.
+        device: CUDA device that will run the engines.
+        progress: called with the name of a stage and its completed fraction.
 
     Returns:
-        Every engine's file with its record.
+        The file and the record of every engine.
 
     Raises:
-        DeviceError: no GPU, no TensorRT, or an engine that does not hold; none is stored then.
-        InputError: the bundle is damaged or cannot be read by TensorRT, or an image cannot be read.
-        ConfigError: an impossible batch or precision.
+        DeviceError: no GPU or no TensorRT was found, or an engine fails its verification.
+        InputError: the bundle is damaged, or TensorRT cannot read it, or an image cannot be read.
+        ConfigError: a batch or the precision is not possible.
         OutputError: the folder of engines cannot be written.
     """
     sizes = check_batches(batches)
     manifest, wanted = chosen_precision(bundle, precision, images)
-    gpu = identify_gpu(device)  # before gigabytes are hashed
+    gpu = identify_gpu(device)  # fails faster than the check of gigabytes of files
     library = open_library(flavour)
     check_capability(wanted, gpu.compute_capability)
     check_files(manifest, bundle)
@@ -86,18 +86,20 @@ def compile_only(
     batches: Sequence[int] = DEFAULT_BATCHES,
     progress: Progress | None = None,
 ) -> dict[str, int]:
-    """Whether TensorRT-RTX compiles every graph for a GPU that is not here.
+    """Compile every graph with TensorRT-RTX for a GPU that this machine may not have.
 
-    The engines are thrown away: without that GPU they cannot be verified, and an engine that was
-    not verified is never run. In 8 bits the graph before TensorRT is verified here as well.
+    The engines are discarded: without that GPU they cannot be verified, and engines that were not
+    verified are never run. Graphs in 8 bits are verified on the CPU first.
 
     Returns:
-        Bytes of the engine of each graph's file.
+        The size of the engine in bytes, by the name of the graph's file.
 
     Raises:
-        DeviceError: TensorRT-RTX is missing or builds no engine, or 8 bits do not hold.
-        InputError: the bundle is damaged or cannot be read by TensorRT-RTX, or an image cannot.
-        ConfigError: an impossible batch, precision or compute capability.
+        DeviceError: TensorRT-RTX is missing or builds no engine, or a graph in 8 bits fails its
+            verification.
+        InputError: the bundle is damaged, or TensorRT-RTX cannot read it, or an image cannot be
+            read.
+        ConfigError: a batch, the precision or the compute capability is not possible.
     """
     options = BuildOptions(check_batches(batches), compute_capability=compute_capability)
     manifest, wanted = chosen_precision(bundle, precision, images)
@@ -119,21 +121,20 @@ def _job(
     images: CalibrationImages,
     capability: str,
 ) -> Iterator[Job]:
-    """A job with a folder that goes when it is done."""
+    """Open a job with a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work:
-        yield Job(
-            bundle, manifest, library, options, progress or _silent, Path(work), images, capability
-        )
+        report = progress or (lambda stage, fraction: None)
+        yield Job(bundle, manifest, library, options, report, Path(work), images, capability)
 
 
 def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.ndarray) -> Agreement:
-    """The worst agreement among the runs of every batch size, each with kernels of its own.
+    """Return the worst agreement over runs of all batch sizes, each of which has its own kernels.
 
     Args:
-        library: that built it.
-        plan: the engine.
-        pixels: probe (n, 3, height, width).
-        tokens: what they should give (n, rows, columns, channels).
+        library: library that built the engine.
+        plan: serialised engine.
+        pixels: verification slices (n, 3, height, width).
+        tokens: expected tokens (n, rows, columns, channels).
     """
     import cupy
 
@@ -148,13 +149,15 @@ def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.nd
 
 
 def check_batches(batches: Sequence[int]) -> tuple[int, ...]:
-    """Batch sizes in ascending order.
+    """Return the batch sizes in ascending order.
 
     Raises:
-        ConfigError: none, or one below 1.
+        ConfigError: there are none, or one is below 1.
     """
     if not batches or min(batches) < 1:
-        raise ConfigError(f"batches {list(batches)}; wanted at least one, each of 1 slice or more")
+        raise ConfigError(
+            f"the batch sizes are {list(batches)}; give at least one, each of 1 slice or more"
+        )
     return tuple(sorted(set(batches)))
 
 
@@ -176,29 +179,29 @@ def _build_verified(job: Job, graph: Graph, precision: EnginePrecision) -> tuple
 def _advice(
     job: Job, graph: Graph, refused: EnginePrecision, pixels: np.ndarray, tokens: np.ndarray
 ) -> str:
-    """The fastest precision that passes, found by building it."""
+    """Return advice on the fastest precision that passes, found by building engines."""
     others = [p for p in FLOATS if p != refused]
     for other in others:
         try:
             if verify_plan(job.library, job.plan(graph, other), pixels, tokens).holds:
                 return f"--precision {other} passes"
         except DinoregError:
-            continue  # what cannot be built or run does not pass
+            continue  # an engine that cannot be built or run does not pass
     return (
         f"none of {', '.join(others)} passes either: {job.library.flavour} {job.library.version} "
-        "compiles this model wrongly here; try another version of it, or run with "
+        "compiles this model wrongly on this GPU; try another version, or run with "
         "--engine ort-cuda"
     )
 
 
 def _timing_cache(library: Library, gpu: Gpu) -> Path:
-    """File of measured kernels, which hold for one version on one kind of GPU."""
+    """Return the file of kernel timings, which are valid for one version and type of GPU."""
     folder = engines_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # said before minutes of building
+    except OSError as error:  # reported before minutes of building
         raise OutputError(
-            f"{folder}: cannot be made: {error.strerror}; DINOREG_ENGINES names another folder"
+            f"{folder}: cannot be created: {error.strerror}; set DINOREG_ENGINES to another folder"
         ) from error
     kind = "".join(c if c.isalnum() else "-" for c in gpu.gpu)
     return folder / f"timing_{library.flavour}_{library.version}_{kind}.cache"
@@ -232,17 +235,12 @@ def _record(
 
 
 def _active(device: int) -> AbstractContextManager[object]:
-    """Context in which CUDA device `device` is the current one."""
+    """Return a context in which CUDA device `device` is the current one."""
     try:
         import cupy
     except ImportError as error:
         raise DeviceError(
-            "engines are verified on memory that CuPy owns, and CuPy is not installed; "
-            "pip install 'dinoreg-rt[gpu]'"
+            "CuPy, which verifying engines needs, is not installed; pip install 'dinoreg-rt[gpu]'"
         ) from error
     context: AbstractContextManager[object] = cupy.cuda.Device(device)
     return context
-
-
-def _silent(stage: str, fraction: float) -> None:
-    pass

@@ -1,4 +1,4 @@
-"""What the engines of one command have in common: graphs in each precision, probes, references."""
+"""The shared work of one engine command: graphs in each precision, probes and references."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from .eight_bits import FORMATS, multiplies_fp8
 from .qdq import write_quantised
 from .retype import write_retyped
 
-#: Of all precisions, 8 bits apart: fastest first, what is tried when one does not hold.
+#: Precisions other than 8 bits, fastest first: the order in which alternatives are tried.
 FLOATS: tuple[EnginePrecision, ...] = ("fp16", "bf16", "fp32")
 PRECISIONS: tuple[EnginePrecision, ...] = (*EIGHT_BITS, *FLOATS)
-#: Pictures from a formula: in 8 bits, and beside the phantom's slices in all other precisions.
-_PICTURES, _PICTURES_BESIDE = 2, 1
+#: Numbers of synthetic pictures in a probe: beside the user's slices in 8 bits, and beside the
+#: phantom's slices in other precisions.
+_PICTURES, _PICTURES_BESIDE_PHANTOM = 2, 1
 
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Images of the user to set the scales of 8 bits by.
+    """Images of the user that determine the scales of 8-bit types.
 
     Attributes:
-        paths: none where no 8 bits are wanted.
-        slices: of each image that are measured.
+        paths: files or DICOM folders, none without 8 bits.
+        slices: number of slices of each image that are measured.
     """
 
     paths: tuple[Path, ...] = ()
@@ -47,11 +48,11 @@ NO_IMAGES = CalibrationImages()
 
 @dataclass(frozen=True)
 class Quantised:
-    """A graph with rounding to 8 bits written into it.
+    """A graph that rounds to 8 bits.
 
     Attributes:
-        file: the graph, its weights beside it.
-        calibration: how its scales were found, and how near its tokens come to float32.
+        file: graph, with its weights beside it.
+        calibration: record of the scales and of the agreement of the tokens with float32.
     """
 
     file: Path
@@ -60,9 +61,10 @@ class Quantised:
 
 @dataclass(frozen=True)
 class Job:
-    """One command's bundle, library and settings, and a folder for what is written on the way.
+    """The bundle, library and settings of one command, and the graphs that it writes.
 
     Attributes:
+        work: temporary folder for the graphs.
         capability: compute capability of the GPU, such as ``8.9``.
     """
 
@@ -78,27 +80,28 @@ class Job:
     _quantised: dict[tuple[str, EightBits], Quantised] = field(default_factory=dict)
 
     def plan(self, graph: Graph, precision: EnginePrecision) -> bytes:
-        """The engine of a graph, not verified."""
+        """Build the engine of a graph, without verifying it."""
         return build_plan(self.library, self.typed(graph, precision), self.options, self.progress)
 
     def probe(self, graph: Graph, precision: EnginePrecision) -> NDArray[np.float32]:
-        """What an engine is verified with: slices that look real, and pictures from a formula.
+        """Return the inputs (n, 3, height, width) that an engine is verified with.
 
-        The slices are the user's own in 8 bits, which were calibrated on others of them, and else a
-        phantom's. The pictures are unlike either: coloured, with noise, without a background.
+        In 8 bits these are slices of the user's images that were not used for calibration, else
+        slices of a phantom; and synthetic pictures, which are coloured and noisy and have no
+        background.
         """
         if precision in EIGHT_BITS:
             slices, count = self.examples(graph).held_out, _PICTURES
         else:
-            slices, count = phantom_slices(self.manifest, graph), _PICTURES_BESIDE
+            slices, count = phantom_slices(self.manifest, graph), _PICTURES_BESIDE_PHANTOM
         return np.concatenate([slices, probe(graph.height, graph.width, count)])
 
     def reference(self, graph: Graph, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Tokens of ONNX Runtime on the CPU, every operation in float32."""
+        """Return the tokens of ONNX Runtime on the CPU with every operation in float32."""
         return tokens_of(self.typed(graph, "fp32"), pixels)
 
     def examples(self, graph: Graph) -> ExampleSlices:
-        """Slices of the user's images in the size of a graph."""
+        """Return slices of the user's images in the input size of a graph."""
         if graph.file not in self._examples:
             self._examples[graph.file] = read_examples(
                 self.images.paths, self.manifest, graph, self.images.slices
@@ -106,10 +109,10 @@ class Job:
         return self._examples[graph.file]
 
     def typed(self, graph: Graph, precision: EnginePrecision) -> Path:
-        """The graph in a precision: the bundle's own, or one written anew.
+        """Return the file of a graph in a precision: the bundle's own, or a new one.
 
         Raises:
-            DeviceError: 8 bits that do not hold even before TensorRT.
+            DeviceError: the graph in 8 bits fails its verification on the CPU.
         """
         own = self.bundle / graph.file
         if precision == "fp8" or precision == "int8":
@@ -122,13 +125,13 @@ class Job:
         return target
 
     def calibration(self, graph: Graph, precision: EnginePrecision) -> Calibration | None:
-        """What the record of an engine in 8 bits says about it."""
+        """Return the calibration of an engine in 8 bits; None in other precisions."""
         if precision == "fp8" or precision == "int8":
             return self.quantised(graph, precision).calibration
         return None
 
     def quantised(self, graph: Graph, precision: EightBits) -> Quantised:
-        """The graph in 8 bits, which holds on the CPU."""
+        """Return the graph in 8 bits, verified on the CPU."""
         key = (graph.file, precision)
         if key not in self._quantised:
             self._quantised[key] = quantise(self, graph, precision)
@@ -136,12 +139,12 @@ class Job:
 
 
 def quantise(job: Job, graph: Graph, precision: EightBits) -> Quantised:
-    """Calibrate, write and verify one graph; what differs too much is refused at once.
+    """Calibrate, write and verify one graph on the CPU.
 
     Raises:
-        DeviceError: its tokens differ; names a precision whose tokens do not.
-        ConfigError: no linear layers, or values that the type cannot hold.
-        InputError: an image that cannot be read.
+        DeviceError: the tokens differ too much; the message names a precision that passes.
+        ConfigError: the graph has no linear layers, or values that the type cannot hold.
+        InputError: an image cannot be read.
     """
     pixels = job.probe(graph, precision)
     tokens = job.reference(graph, pixels)
@@ -162,6 +165,7 @@ def _write(
     pixels: NDArray[np.float32],
     tokens: NDArray[np.float32],
 ) -> Quantised:
+    """Calibrate, write and compare one graph, whether or not it agrees."""
     examples, kind = job.examples(graph), FORMATS[precision]
     ranges = measure_ranges(
         job.typed(graph, "fp32"),
@@ -190,35 +194,35 @@ def _advice(
     pixels: NDArray[np.float32],
     tokens: NDArray[np.float32],
 ) -> str:
-    """The fastest precision whose tokens pass there, found by running it."""
+    """Return advice on the fastest precision that passes on the CPU, found by running it."""
     for other in EIGHT_BITS:
         if other == refused or (other == "fp8" and not multiplies_fp8(job.capability)):
             continue
         try:
             passes = _write(job, graph, other, pixels, tokens).calibration.verification.holds
         except ConfigError:
-            continue  # a range that this type cannot hold
+            continue  # the type cannot hold a range
         if passes:
-            return f"--precision {other} passes there"
+            return f"--precision {other} passes on the CPU"
     try:
         fp16 = compare_tokens(tokens_of(job.typed(graph, "fp16"), pixels), tokens)
         if fp16.holds:
-            return "--precision fp16 passes there"
+            return "--precision fp16 passes on the CPU"
     except ConfigError:
-        pass  # weights beyond fp16
-    return "fp16 does not pass there either; --precision bf16 may, fp32 is what it is held against"
+        pass  # fp16 cannot hold a weight
+    return "fp16 does not pass either; try --precision bf16, or use fp32, the reference"
 
 
 def chosen_precision(
     bundle: Path, precision: EnginePrecision | None, images: CalibrationImages
 ) -> tuple[Manifest, EnginePrecision]:
-    """A bundle's manifest and the precision of its engines, by default its own.
+    """Return a bundle's manifest and the precision of its engines, by default the bundle's own.
 
-    Takes no time and no GPU: the files of the bundle are not looked at.
+    This is fast and needs no GPU: only the manifest is read.
 
     Raises:
-        InputError: no bundle.
-        ConfigError: as `check_precision`.
+        InputError: the folder is not a bundle.
+        ConfigError: as for `check_precision`.
     """
     manifest = read_manifest(bundle)
     wanted = precision or manifest.precision
@@ -227,41 +231,42 @@ def chosen_precision(
 
 
 def check_precision(precision: str, manifest: Manifest, images: CalibrationImages) -> None:
-    """Stop at a precision that engines are not built in, from this bundle, with these images.
+    """Check that engines of a precision can be built from a bundle with these images.
 
     Raises:
-        ConfigError: says which there are, or what is missing.
+        ConfigError: they cannot; the message says why and what to do.
     """
     if manifest.precision == "int8":
         raise ConfigError(
-            f"the bundle of {manifest.model} is in int8 for CPUs, and no engine is built from it; "
-            "start from a bundle of 'dinoreg-rt export onnx --precision fp32'"
+            f"the bundle of {manifest.model} is in int8 for CPUs, and engines cannot be built from "
+            "it; export another one with 'dinoreg-rt export onnx --precision fp32'"
         )
     if precision not in PRECISIONS:
         raise ConfigError(
-            f"engines of {precision} are not built; give --precision {', '.join(PRECISIONS)}"
+            f"'{precision}' is not a precision of engines; choose one of {', '.join(PRECISIONS)}"
         )
     if precision in EIGHT_BITS and not images.paths:
         raise ConfigError(
-            f"--precision {precision} needs --calibration IMAGE, once or more: images such as will "
-            "be registered, by which the scales of 8 bits are set"
+            f"--precision {precision} needs --calibration IMAGE, once or more: images like those "
+            "to be registered, which determine the scales"
         )
     if precision not in EIGHT_BITS and images.paths:
         raise ConfigError(
-            f"--calibration goes with --precision {' or '.join(EIGHT_BITS)}, not with {precision}"
+            f"--calibration works only with --precision {' or '.join(EIGHT_BITS)}, not with "
+            f"{precision}"
         )
     if images.slices < 1:
-        raise ConfigError(f"{images.slices} slices of each image; wanted at least 1")
+        raise ConfigError(f"{images.slices} slices of each image were wanted; use at least 1")
 
 
 def check_capability(precision: str, capability: str) -> None:
-    """Stop at a precision that GPUs of this compute capability lack.
+    """Check that GPUs of a compute capability have a precision.
 
     Raises:
-        ConfigError: says which have it.
+        ConfigError: they do not; the message says which have it.
     """
     if precision == "fp8" and not multiplies_fp8(capability):
         raise ConfigError(
             f"--precision fp8 needs compute capability 8.9 or newer (Ada, Hopper, Blackwell), and "
-            f"this is {capability}; --precision int8 or fp16 need less"
+            f"this GPU has {capability}; use --precision int8 or fp16"
         )

@@ -1,9 +1,9 @@
 """Linear layers in 8 bits: QuantizeLinear and DequantizeLinear around their inputs and weights.
 
-TensorRT calls this explicit quantisation: it computes a product in 8 bits where both factors come
-out of a DequantizeLinear, and nothing else. Attention's products, convolutions, norms and sums stay
-as they are. ONNX Runtime's own tool does not fit: its range of fp8 follows from the standard
-deviation, which cuts off the outliers that transformers have, and it leaves no float16 around.
+This is TensorRT's explicit quantisation: a product is computed in 8 bits only if both factors come
+from a DequantizeLinear. The products of attention, convolutions, norms and sums stay as they are.
+ONNX Runtime's own tool is not suitable: it derives the range of fp8 from the standard deviation,
+which clips the outliers of transformers, and it does not keep the other products in float16.
 """
 
 from __future__ import annotations
@@ -23,55 +23,72 @@ from .retype import save_beside
 if TYPE_CHECKING:
     import onnx
 
-#: The first with 8-bit floating point; no operator of our graphs changed from 18 to 19.
-OPSET = 19
+#: The first opset with 8-bit floating point; no operator of our graphs changed from 18 to 19.
+_OPSET = 19
 _FLOAT16 = 10
 
 
 def linear_layers(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
-    """Names of the input and the weight of each linear layer, in the order of the graph."""
+    """Yield the names of the input and the weight of each linear layer, in the graph's order."""
     stored = {tensor.name for tensor in graph.initializer}
     yield from ((n.input[0], n.input[1]) for n in graph.node if _is_linear(n, stored))
 
 
+def required_layers(path: Path, model: onnx.ModelProto, kind: Format) -> list[tuple[str, str]]:
+    """Return the linear layers of a graph, read from `path`, that are to be rounded to `kind`.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if layers := list(linear_layers(model.graph)):
+        return layers
+    raise ConfigError(
+        f"{path}: has no linear layers that could become {kind.name}; use --precision fp16"
+    )
+
+
+def raise_opset(model: onnx.ModelProto) -> None:
+    """Raise the opset of a graph to one with 8-bit floating point."""
+    for opset in model.opset_import:
+        if opset.domain == "":
+            opset.version = max(opset.version, _OPSET)
+
+
 def _is_linear(node: onnx.NodeProto, stored: Container[str]) -> bool:
-    """A product with a stored matrix; those of attention multiply two results."""
+    """Return whether a node multiplies by a stored matrix, unlike the products of attention."""
     return node.op_type == "MatMul" and node.input[1] in stored
 
 
 def write_quantised(source: Path, target: Path, ranges: Mapping[str, float], kind: Format) -> str:
     """Write `source` with its linear layers in 8 bits, and its weights beside it.
 
-    A weight has a scale for each output channel, an input has one. A weight that several layers
-    share is stored once; an input that they share is rounded once if the weights' ranges agree.
+    Each weight has a scale per output channel, and each input has one scale. A weight that several
+    layers share is stored once; a shared input is rounded once if its ranges are equal.
 
     Args:
         source: graph in fp16.
-        target: graph to write; its weights become ``<target>.data``.
-        ranges: of the inputs' magnitudes, by the names of the weights.
+        target: graph to write, with its weights in ``<target>.data``.
+        ranges: ranges of the inputs' magnitudes, by the names of the weights.
         kind: fp8 or int8.
 
     Returns:
-        sha256 of all scales.
+        The sha256 of all scales.
 
     Raises:
-        ConfigError: no linear layers, or a range that the type cannot hold.
+        ConfigError: there are no linear layers, or the type cannot hold a range.
     """
     import onnx
 
     model = onnx.load(str(source))
-    if not any(linear_layers(model.graph)):
-        raise ConfigError(f"{source}: has no linear layers, so nothing in it becomes {kind.name}")
+    required_layers(source, model, kind)
     digest = _Insertion(model.graph, kind).run(ranges)
-    for opset in model.opset_import:
-        if opset.domain == "":
-            opset.version = max(opset.version, OPSET)
+    raise_opset(model)
     save_beside(model, target)
     return digest
 
 
 class _Insertion:
-    """Nodes and constants that are added to one graph."""
+    """The insertion of rounding nodes and their constants into one graph."""
 
     def __init__(self, graph: onnx.GraphProto, kind: Format) -> None:
         self._graph, self._kind = graph, kind
@@ -94,7 +111,7 @@ class _Insertion:
         return self._digest.hexdigest()
 
     def _rounded(self, x: str, scale: np.ndarray) -> str:
-        """`x` rounded to 8 bits and back."""
+        """Round `x` to 8 bits and back, and return the name of the result."""
         from onnx import helper
 
         key = (x, scale.tobytes())
@@ -109,7 +126,7 @@ class _Insertion:
         return self._done[key]
 
     def _weight(self, name: str) -> str:
-        """The stored matrix (in, out) as 8-bit numbers and a scale for each column."""
+        """Store a matrix (in, out) in 8 bits with a scale per column; return its float name."""
         from onnx import numpy_helper
 
         key = (name, b"")
@@ -134,7 +151,7 @@ class _Insertion:
         return helper.make_node("DequantizeLinear", [x, *scales], [result], result, **attributes)
 
     def _constant(self, name: str, scale: np.ndarray) -> list[str]:
-        """Names of a scale and of the zero that goes with it."""
+        """Store scales and their zero points, and return the names of both."""
         from onnx import helper
 
         zero = np.zeros(scale.shape, np.uint8)

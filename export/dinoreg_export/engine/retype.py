@@ -1,8 +1,8 @@
-"""The same graph with its matrix products in another precision.
+"""Conversion of a graph's matrix products to another precision.
 
-TensorRT engines are strongly typed: their precision is what the ONNX file says. An encoder in
-float32 becomes one of fp16 or bf16 by casts around its products alone, as `vit` writes it; layer
-norms, softmax, rotary positions and the sum of the blocks stay float32.
+TensorRT engines are strongly typed: the types in the ONNX file determine their precision. A float32
+encoder is converted to fp16 or bf16 by casts around its products only, as `graph.vit` writes them;
+layer norms, softmax, rotary positions and the residual sum stay float32.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dinoreg_rt.bundle.manifest import Precision
 from dinoreg_rt.errors import ConfigError
+
+from ..graph.builder import numpy_type
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +31,7 @@ def write_retyped(source: Path, target: Path, precision: Precision) -> None:
 
     Args:
         source: graph of a bundle in fp32, fp16 or bf16.
-        target: graph to write; its weights become ``<target>.data``.
+        target: graph to write, with its weights in ``<target>.data``.
         precision: fp32, fp16 or bf16.
 
     Raises:
@@ -42,10 +43,10 @@ def write_retyped(source: Path, target: Path, precision: Precision) -> None:
     kinds = {node.op_type for node in model.graph.node}
     quantised = sorted(k for k in kinds if "Quantize" in k or k.endswith("Integer"))
     if quantised or precision not in _TYPES:
-        what = f"it holds {', '.join(quantised)}" if quantised else f"{precision} was asked for"
+        problem = f"it contains {', '.join(quantised)}" if quantised else f"{precision} was wanted"
         raise ConfigError(
-            f"{source}: cannot be turned into fp32, fp16 or bf16: {what}; start from a bundle of "
-            "'dinoreg-rt export onnx --precision fp32'"
+            f"{source}: conversion is possible only between fp32, fp16 and bf16, but {problem}; "
+            "export a bundle with 'dinoreg-rt export onnx --precision fp32'"
         )
     _raise_to_float(model.graph)
     if precision != "fp32":
@@ -68,10 +69,12 @@ def save_beside(model: onnx.ModelProto, target: Path) -> None:
 
 
 def _raise_to_float(graph: onnx.GraphProto) -> None:
-    """Every 16-bit weight and every cast to 16 bits becomes float32."""
+    """Turn every 16-bit weight, and every cast to 16 bits, into float32."""
+    from onnx import numpy_helper
+
     for tensor in graph.initializer:
         if tensor.data_type in (_FLOAT16, _BFLOAT16):
-            values = _sixteen_bit_values(tensor)
+            values = numpy_helper.to_array(tensor).astype(np.float32)
             tensor.raw_data = values.tobytes()
             tensor.data_type = _FLOAT
     for node in graph.node:
@@ -82,7 +85,7 @@ def _raise_to_float(graph: onnx.GraphProto) -> None:
 
 
 def _lower_products(graph: onnx.GraphProto, kind: int) -> None:
-    """Casts around every product; weights that only products read are stored in 16 bits."""
+    """Put casts around every product, and store weights that only products read in 16 bits."""
     from onnx import helper
 
     readers: dict[str, set[str]] = {}
@@ -118,39 +121,16 @@ def _lower_products(graph: onnx.GraphProto, kind: int) -> None:
 
 
 def _lower_weight(tensor: onnx.TensorProto, kind: int) -> None:
-    values = np.frombuffer(_raw(tensor), np.float32)
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor)
     if kind == _FLOAT16:
         largest = float(np.abs(values).max(initial=0.0))
         if largest > np.finfo(np.float16).max:
             raise ConfigError(
-                f"the weight '{tensor.name}' reaches {largest:.3g}, which fp16 cannot hold; "
-                "--precision bf16 can"
+                f"the weight '{tensor.name}' reaches {largest:.3g}, which fp16 cannot hold; use "
+                "--precision bf16"
             )
-        raw = values.astype(np.float16).tobytes()
-    else:
-        raw = _round_to_bfloat16(values).tobytes()
+    kind_type = numpy_type("float16" if kind == _FLOAT16 else "bfloat16")
     tensor.ClearField("float_data")
-    tensor.raw_data = raw
-    tensor.data_type = kind
-
-
-def _sixteen_bit_values(tensor: onnx.TensorProto) -> NDArray[np.float32]:
-    if tensor.data_type == _FLOAT16:
-        return np.frombuffer(_raw(tensor), np.float16).astype(np.float32)
-    wide = np.frombuffer(_raw(tensor), np.uint16).astype(np.uint32) << 16
-    return wide.view(np.float32)
-
-
-def _round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Upper halves of float32, rounded to the nearest, ties to even."""
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def _raw(tensor: onnx.TensorProto) -> bytes:
-    """Values as bytes, wherever the writer put them."""
-    from onnx import numpy_helper
-
-    if tensor.HasField("raw_data"):
-        return bytes(tensor.raw_data)
-    return bytes(numpy_helper.to_array(tensor).tobytes())
+    tensor.raw_data, tensor.data_type = values.astype(kind_type).tobytes(), kind

@@ -1,4 +1,4 @@
-"""Small helpers over the onnx library: nodes, constants, weights in a file of their own."""
+"""Helpers on top of the onnx library: nodes, constants, and weights in a separate file."""
 
 from __future__ import annotations
 
@@ -11,29 +11,63 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dinoreg_rt.errors import DeviceError
+
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
-#: Readers map the file into memory; 64 KiB is the coarsest page any of them asks for.
+#: Runtimes map the weights file into memory; 64 KiB is the coarsest page that any of them needs.
 _ALIGNMENT = 1 << 16
 Storage = Literal["float32", "float16", "bfloat16"]
-#: Numbers of the types in the ONNX format.
+#: Numbers of these types in the ONNX format.
 ONNX_TYPES: dict[Storage, int] = {"float32": 1, "float16": 10, "bfloat16": 16}
-_ITEM_BYTES: dict[Storage, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def need_onnx(what: str) -> None:
+    """Check that the onnx package, which `what` needs, is installed.
+
+    Raises:
+        DeviceError: it is not.
+    """
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise DeviceError(
+            f"{what} needs the onnx package, which is not installed; "
+            "pip install 'dinoreg-rt[export,cpu]' (or [export,gpu])"
+        ) from error
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where one tensor lies in the weights file."""
+    """Position, length, shape and type of a tensor in the weights file."""
 
     offset: int
+    length: int
     shape: tuple[int, ...]
     storage: Storage
 
 
+def write_aligned(stream: IO[bytes], content: bytes | memoryview) -> int:
+    """Append the bytes of a tensor to a weights file and return their offset."""
+    stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))
+    offset = stream.tell()
+    stream.write(content)
+    return offset
+
+
+def refer_to_file(tensor: onnx.TensorProto, name: str, offset: int, length: int) -> None:
+    """Make a tensor refer to bytes in the weights file `name` beside its graph."""
+    from onnx import TensorProto
+
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", name), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
 class WeightsFile:
-    """Writes tensors one after the other; several graphs refer to them."""
+    """Writes tensors one after another into a file that several graphs refer to."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self.name = name
@@ -41,14 +75,14 @@ class WeightsFile:
         self._stream = stream
 
     def add(self, name: str, values: NDArray[np.float32], storage: Storage = "float32") -> None:
-        """Write one tensor as numbers of this type."""
-        self._stream.write(b"\0" * (-self._stream.tell() % _ALIGNMENT))
-        self.tensors[name] = Stored(self._stream.tell(), values.shape, storage)
-        self._stream.write(np.ascontiguousarray(values, _numpy_type(storage)).view(np.uint8).data)
+        """Write one tensor in the given type."""
+        content = np.ascontiguousarray(values, numpy_type(storage)).view(np.uint8).data
+        offset = write_aligned(self._stream, content)
+        self.tensors[name] = Stored(offset, content.nbytes, values.shape, storage)
 
 
 class GraphBuilder:
-    """Collects nodes and initializers of one graph."""
+    """Collects the nodes and initializers of one graph."""
 
     def __init__(self, weights: WeightsFile) -> None:
         self._weights = weights
@@ -57,11 +91,11 @@ class GraphBuilder:
         self._count = 0
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one output; returns its name."""
+        """Add a node with one output and return the output's name."""
         return self.nodes(kind, *inputs, outputs=1, **attributes)[0]
 
     def nodes(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
-        """Add a node; returns the names of its outputs."""
+        """Add a node and return the names of its outputs."""
         from onnx import helper
 
         self._count += 1
@@ -70,7 +104,7 @@ class GraphBuilder:
         return names
 
     def rename(self, value: str, name: str) -> None:
-        """Give a node's output the name of a graph's output."""
+        """Rename a value, for instance to the name of one of the graph's outputs."""
         for node in self._nodes:
             for names in (node.input, node.output):
                 for i, old in enumerate(names):
@@ -78,7 +112,7 @@ class GraphBuilder:
                         names[i] = name
 
     def constant(self, values: NDArray[Any]) -> str:
-        """A constant that belongs to this graph alone; equal ones are stored once."""
+        """Add a constant to this graph and return its name; equal constants are stored once."""
         from onnx import numpy_helper
 
         digest = hashlib.sha256(values.tobytes()).hexdigest()
@@ -88,29 +122,22 @@ class GraphBuilder:
         return str(self._initializers[key].name)
 
     def integers(self, *values: int) -> str:
-        """A constant list of 64-bit integers, as shapes and axes want them."""
+        """Add a list of 64-bit integers, the type of shapes and axes."""
         return self.constant(np.asarray(values, np.int64))
 
     def weight(self, name: str) -> str:
-        """A tensor of the weights file."""
+        """Add a reference to a tensor of the weights file and return its name."""
         import onnx
 
         stored = self._weights.tensors[name]
         tensor = onnx.TensorProto(name=name, dims=stored.shape)
         tensor.data_type = ONNX_TYPES[stored.storage]
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        length = int(np.prod(stored.shape)) * _ITEM_BYTES[stored.storage]
-        for key, value in (
-            ("location", self._weights.name),
-            ("offset", stored.offset),
-            ("length", length),
-        ):
-            tensor.external_data.add(key=key, value=str(value))
+        refer_to_file(tensor, self._weights.name, stored.offset, stored.length)
         self._initializers[f"weight {name}"] = tensor
         return name
 
     def has(self, name: str) -> bool:
-        """Whether the weights file holds a tensor."""
+        """Return whether the weights file holds a tensor."""
         return name in self._weights.tensors
 
     def save(
@@ -119,10 +146,10 @@ class GraphBuilder:
         inputs: Sequence[tuple[str, Sequence[int | str]]],
         outputs: Sequence[tuple[str, Sequence[int | str]]],
     ) -> None:
-        """Write the graph; its inputs and outputs are float32 with these names and shapes.
+        """Write the graph, with float32 inputs and outputs of these names and shapes.
 
         Raises:
-            onnx.checker.ValidationError: a fault of ours.
+            onnx.checker.ValidationError: the graph is invalid, which is a bug in this package.
         """
         import onnx
         from onnx import helper
@@ -147,7 +174,8 @@ class GraphBuilder:
         onnx.checker.check_model(str(path))
 
 
-def _numpy_type(storage: Storage) -> Any:
+def numpy_type(storage: Storage) -> Any:
+    """Return the NumPy type that stores numbers of a type."""
     if storage != "bfloat16":
         return np.dtype(storage)
     import ml_dtypes  # NumPy has no bfloat16 of its own

@@ -1,6 +1,7 @@
 """The forward graph of a ConvNeXt of the DINOv3 family (structure: arXiv 2201.03545).
 
-As in `vit`, products and convolutions may be half; the sum of the blocks and layer norms are not.
+As in `vit`, products and convolutions may use half precision; the residual sum and the layer norms
+do not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def write_weights(
     storage: Storage,
     progress: Callable[[float], None],
 ) -> None:
-    """Every tensor as the graph wants it, read and written one by one; linear ones transposed."""
+    """Copy every tensor into the weights file, one at a time, with linear layers transposed."""
     names = list(a.parameters())
     for i, name in enumerate(names):
         values = weights.read(name)
@@ -34,7 +35,11 @@ def write_weights(
 def build(
     a: ConvNextArchitecture, builder: GraphBuilder, arithmetic: Arithmetic
 ) -> tuple[str, str]:
-    """``pixels`` -> names of the tokens (N, rows, columns, C) and their normed mean (N, C)."""
+    """Add the forward pass of ``pixels`` (N, 3, H, W).
+
+    Returns:
+        The names of the tokens (N, rows, columns, C) and of their normalised mean (N, C).
+    """
     b, layers = builder, Layers(builder, arithmetic, a.epsilon)
     x = "pixels"
     for s, depth in enumerate(a.depths):
@@ -47,7 +52,7 @@ def build(
 
 
 def _reduce(layers: Layers, x: str, name: str, step: int, *, first: bool) -> str:
-    """A grid `step` times coarser; the norm comes after the first one and before the others."""
+    """Reduce the grid by `step`; the norm follows the first reduction and precedes the others."""
     if not first:
         x = _norm_channels(layers, x, f"{name}reduce_norm")
     x = layers.convolution(x, f"{name}reduce", strides=[step, step])
@@ -55,14 +60,14 @@ def _reduce(layers: Layers, x: str, name: str, step: int, *, first: bool) -> str
 
 
 def _norm_channels(layers: Layers, x: str, name: str) -> str:
-    """Layer norm over the channels of (N, C, H, W)."""
+    """Normalise (N, C, H, W) over the channels."""
     b = layers.builder
     last = layers.norm(b.node("Transpose", x, perm=_TO_CHANNELS_LAST), name)
     return b.node("Transpose", last, perm=_TO_CHANNELS_FIRST)
 
 
 def _block(layers: Layers, x: str, name: str, channels: int, window: int) -> str:
-    """Depthwise convolution, norm, feed-forward; scaled and added."""
+    """Add a block: depthwise convolution, norm and feed-forward layer, scaled and added to x."""
     b = layers.builder
     y = layers.convolution(x, f"{name}depthwise", group=channels, pads=[window // 2] * 4)
     y = layers.norm(b.node("Transpose", y, perm=_TO_CHANNELS_LAST), f"{name}norm")

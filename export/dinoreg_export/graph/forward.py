@@ -1,4 +1,4 @@
-"""Weights and graphs of an encoder, whichever family it is of."""
+"""Weights files and graphs of encoders of either family."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def write_weights(
     progress: Callable[[float], None] = lambda fraction: None,
     layers: Sequence[str] = FINAL_ONLY,
 ) -> None:
-    """Every tensor that the layers need, as the graphs want it, read and written one by one.
+    """Copy the tensors that the layers need into the weights file, one at a time.
 
     Args:
         weights: the encoder.
-        file: what the graphs will refer to.
-        storage: type of the products' weights; norms and scales stay float32.
-        progress: called with the finished fraction.
-        layers: whose tokens are wanted, as a manifest has them.
+        file: the file that the graphs will refer to.
+        storage: type of the weights of products; norms and scales stay float32.
+        progress: called with the completed fraction.
+        layers: layers whose tokens the graphs give, named as in a manifest.
     """
     a = weights.architecture
     if isinstance(a, VitArchitecture):
@@ -44,17 +44,17 @@ def write_graph(
     arithmetic: Arithmetic,
     layers: Sequence[str] = FINAL_ONLY,
 ) -> None:
-    """The graph for one (height, width): ``pixels`` -> ``tokens`` (N, rows, columns, C).
+    """Write the graph of one input size: ``pixels`` -> ``tokens`` (N, rows, columns, C).
 
-    With the final layer also the class token, ``cls``.
+    With the final layer, the graph also gives the class token, ``cls`` (N, C).
 
     Args:
         weights: the encoder.
-        file: holds them, written with `arithmetic.storage`.
-        path: of the graph, in the folder of the weights file.
-        size: in pixels, multiples of the patch.
-        arithmetic: of the products.
-        layers: whose tokens are wanted, joined along the channels.
+        file: its weights file, written with `arithmetic.storage`.
+        path: the graph, in the folder of the weights file.
+        size: height and width in pixels, multiples of the patch.
+        arithmetic: arithmetic of the products.
+        layers: layers whose tokens are joined along the channels.
     """
     a, builder = weights.architecture, GraphBuilder(file)
     height, width = size

@@ -1,6 +1,8 @@
-"""Learned positions of DINOv2 on another grid of patches than the one of the training."""
+"""Positions of patches: learned ones of DINOv2 for any grid, and rotary ones of DINOv3."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,18 +11,21 @@ from numpy.typing import NDArray
 def resize_positions(
     position: NDArray[np.float32], rows: int, columns: int, *, antialias: bool
 ) -> NDArray[np.float32]:
-    """(1, 1 + n * n, C) -> (1, 1 + rows * columns, C), bicubic; the class token keeps its own.
+    """Resize learned positions to another grid of patches by bicubic interpolation.
 
     Args:
-        position: learned for a square grid.
-        rows: of the wanted grid.
-        columns: likewise.
-        antialias: as the models with registers were trained; those without were not.
+        position: positions (1, 1 + n * n, C) of the class token and of a square grid.
+        rows: rows of the wanted grid.
+        columns: columns of the wanted grid.
+        antialias: whether to antialias, as in the training of models with registers.
+
+    Returns:
+        Positions (1, 1 + rows * columns, C); that of the class token is unchanged.
     """
     side = round((position.shape[1] - 1) ** 0.5)
     grid = position[0, 1:].reshape(side, side, -1).astype(np.float64)
     if (rows, columns) != (side, side):
-        matrix = _antialiased_matrix if antialias else _cubic_matrix
+        matrix = antialiased_matrix if antialias else _cubic_matrix
         grid = np.einsum("ri,ijc->rjc", matrix(side, rows), grid)
         grid = np.einsum("sj,rjc->rsc", matrix(side, columns), grid)
     flat = grid.reshape(1, rows * columns, -1)
@@ -28,16 +33,16 @@ def resize_positions(
 
 
 def _cubic(t: NDArray[np.float64], a: float) -> NDArray[np.float64]:
-    """Kernel of cubic convolution at distances t >= 0."""
+    """Return the kernel of cubic convolution with parameter a at distances t >= 0."""
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((t - 5) * t + 8) * t * a - 4 * a
     return np.asarray(np.where(t <= 1, near, np.where(t < 2, far, 0.0)))
 
 
 def _cubic_matrix(n: int, out: int) -> NDArray[np.float64]:
-    """Weights (out, n) with a = -0.75, borders repeated, centres aligned.
+    """Return weights (out, n) with a = -0.75, repeated borders and aligned centres.
 
-    The kernel and its constant are those of the training code's resize.
+    The kernel and its parameter are those of the resizing in the training code.
     """
     where = (np.arange(out) + 0.5) * n / out - 0.5
     first = np.floor(where).astype(int)
@@ -48,23 +53,28 @@ def _cubic_matrix(n: int, out: int) -> NDArray[np.float64]:
     return matrix
 
 
-def _antialiased_matrix(n: int, out: int) -> NDArray[np.float64]:
-    """Weights (out, n) with a = -0.5, the kernel widened where the grid becomes coarser.
+def antialiased_matrix(
+    n: int,
+    out: int,
+    kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda t: _cubic(t, -0.5),
+) -> NDArray[np.float64]:
+    """Return weights (out, n) of a kernel that widens as the grid becomes coarser.
 
-    What lies beyond the border counts for nothing, and the rest is scaled to a sum of one.
+    Samples beyond the border are ignored, and the weights of the others are scaled to sum to one.
     """
     scale = max(n / out, 1.0)
     where = (np.arange(out)[:, None] + 0.5) * n / out - 0.5
-    weights = _cubic(np.abs(np.arange(n)[None] - where) / scale, -0.5)
+    weights = kernel(np.abs(np.arange(n)[None] - where) / scale)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def rotary_tables(
     rows: int, columns: int, head_dim: int, base: float, prefix: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """cos and sin, (prefix + rows * columns, head_dim) each: x cos + rotate_half(x) sin.
+    """Return the tables cos and sin of the rotation ``x cos + rotate_half(x) sin``.
 
-    Row by row. Tokens before the patches have no position: cos 1, sin 0.
+    Both are (prefix + rows * columns, head_dim), with patches row by row. The prefix tokens have
+    no position: their cos is 1 and their sin is 0.
     """
     periods = base ** (np.arange(head_dim // 4) / (head_dim // 4))
     axes = [2 * (np.arange(n) + 0.5) / n - 1 for n in (rows, columns)]

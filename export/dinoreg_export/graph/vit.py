@@ -1,8 +1,8 @@
 """The forward graph of a vision transformer of the DINOv2 or DINOv3 family.
 
-Plain operators of opset 18, so that ONNX Runtime, OpenVINO and TensorRT read the same file. In half
-precision the matrix products are half; the sum of the blocks, layer norms, softmax and rotary
-positions stay float32, without which TensorRT engines of such towers lose all accuracy.
+It uses plain operators of opset 18, so that ONNX Runtime, OpenVINO and TensorRT read the same file.
+Half precision applies to the matrix products only. The residual sum, layer norms, softmax and
+rotary positions stay float32; otherwise TensorRT engines of such encoders lose all accuracy.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .builder import GraphBuilder, Storage, WeightsFile
 from .layers import Arithmetic, Layers
 from .positions import resize_positions, rotary_tables
 
-#: Scores of attention that exist at one time, per slice: at 112 x 96 tokens those of all sixteen
-#: heads of ViT-L would take 7.4 GB.
+#: Most bytes of attention scores held at a time for each slice: at 112 x 96 tokens, the scores of
+#: all sixteen heads of ViT-L would take 7.4 GB.
 SCORE_BYTES = 512 << 20
 
 
@@ -32,9 +32,9 @@ def write_weights(
     progress: Callable[[float], None],
     layers: Sequence[str],
 ) -> None:
-    """Every tensor that the layers need, as the graph wants it, read and written one by one.
+    """Copy the tensors that the layers need into the weights file, one at a time.
 
-    Linear layers are transposed; q, k and v are one matrix, with the scale of the attention in q.
+    Linear layers are transposed. q, k and v form one matrix, with the attention's scale in q.
     """
     names = set(weights.names())
     tokens = [weights.read("cls_token")]
@@ -92,10 +92,11 @@ def build(
     arithmetic: Arithmetic,
     layers: Sequence[str],
 ) -> tuple[str, str | None]:
-    """``pixels`` -> names of the tokens (N, rows, columns, C) and the class token (N, C).
+    """Add the forward pass of ``pixels`` (N, 3, H, W).
 
-    The tokens are those of all layers in their order; a class token there is only where the final
-    layer is one of them.
+    Returns:
+        The names of the tokens (N, rows, columns, C), of all layers in their order, and of the
+        class token (N, C), None without the final layer.
     """
     g = _VitGraph(a, builder, grid, arithmetic)
     x = g.embed(weights)
@@ -113,7 +114,7 @@ def build(
 
 
 class _VitGraph:
-    """The pieces of the graph, in the order of the forward pass."""
+    """The parts of the graph, in the order of the forward pass."""
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class _VitGraph:
             self.cos, self.sin = (builder.constant(t) for t in tables)
 
     def embed(self, weights: Weights) -> str:
-        """Patches, then the tokens that every image has, in front."""
+        """Embed the patches, and put the tokens that all images share in front."""
         b, a = self.builder, self.a
         patches = self.layers.convolution("pixels", "patch", strides=[a.patch, a.patch])
         flat = b.node("Reshape", patches, b.integers(0, a.dim, -1))
@@ -149,13 +150,13 @@ class _VitGraph:
         return b.node("Concat", *front, x, axis=1)
 
     def _for_each_image(self, x: str, tokens: str) -> str:
-        """(1, T, C) repeated over the batch, without Expand or Tile, which engines mishandle."""
+        """Repeat (1, T, C) over the batch without Expand or Tile, which engines mishandle."""
         b = self.builder
         first = b.node("Slice", x, b.integers(0), b.integers(1), b.integers(1))
         return b.node("Add", b.node("Mul", first, b.constant(np.zeros(1, np.float32))), tokens)
 
     def block(self, x: str, name: str) -> str:
-        """Attention and feed-forward, each scaled and added."""
+        """Add a block: attention and feed-forward layer, each scaled and added to x."""
         b, layers = self.builder, self.layers
         y = self._attention(layers.norm(x, f"{name}norm1"), name)
         x = b.node("Add", x, b.node("Mul", y, b.weight(f"{name}scale1")))
@@ -163,7 +164,7 @@ class _VitGraph:
         return b.node("Add", x, b.node("Mul", y, b.weight(f"{name}scale2")))
 
     def patches(self, x: str) -> str:
-        """Patch tokens as a grid."""
+        """Cut out the patch tokens and arrange them as a grid."""
         b, a = self.builder, self.a
         patches = b.node(
             "Slice", x, b.integers(a.prefix_tokens), b.integers(self.count), b.integers(1)
@@ -171,7 +172,7 @@ class _VitGraph:
         return b.node("Reshape", patches, b.integers(0, self.rows, self.columns, a.dim))
 
     def class_token(self, x: str) -> str:
-        """The first token."""
+        """Cut out the first token."""
         b = self.builder
         cls = b.node("Slice", x, b.integers(0), b.integers(1), b.integers(1))
         return b.node("Squeeze", cls, b.integers(1))
@@ -200,7 +201,7 @@ class _VitGraph:
         return self._project(y, f"{name}o")
 
     def _head_groups(self) -> list[int]:
-        """Heads whose scores exist together."""
+        """Return the numbers of heads whose scores are held at the same time."""
         most = max(1, SCORE_BYTES // (4 * self.count**2))
         whole, rest = divmod(self.a.heads, min(most, self.a.heads))
         return [min(most, self.a.heads)] * whole + ([rest] if rest else [])
@@ -216,8 +217,8 @@ class _VitGraph:
         x = self.layers.restore(x)
         low, high = b.nodes("Split", x, outputs=2, axis=3, num_outputs=2)
         half = b.node("Concat", b.node("Neg", high), low, axis=3)
-        turned = b.node("Add", b.node("Mul", x, self.cos), b.node("Mul", half, self.sin))
-        return self.layers.lower(turned)
+        rotated = b.node("Add", b.node("Mul", x, self.cos), b.node("Mul", half, self.sin))
+        return self.layers.lower(rotated)
 
     def _feed_forward(self, x: str, name: str) -> str:
         b = self.builder

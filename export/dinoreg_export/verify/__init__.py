@@ -1,1 +1,1 @@
-"""Comparison of exported graphs with a NumPy reference."""
+"""Verification of exported graphs against a NumPy reference."""

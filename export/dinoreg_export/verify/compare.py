@@ -1,4 +1,4 @@
-"""An exported graph on ONNX Runtime's CPU against the NumPy reference."""
+"""Comparison of exported graphs in ONNX Runtime on the CPU with the NumPy reference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .reference import encode
 def run_graph(
     graph: Path, pixels: NDArray[np.float32], outputs: Sequence[str] = ("tokens", "cls")
 ) -> tuple[NDArray[np.float32], ...]:
-    """Tokens and class token, or other outputs, by ONNX Runtime on the CPU.
+    """Compute the outputs of a graph by ONNX Runtime on the CPU.
 
     Raises:
         DeviceError: ONNX Runtime is not installed.
@@ -36,7 +36,7 @@ def run_graph(
 
 
 def tokens_of(graph: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Tokens (n, rows, columns, channels) by ONNX Runtime on the CPU, one slice at a time.
+    """Compute tokens (n, rows, columns, channels) on the CPU, one slice at a time.
 
     Raises:
         DeviceError: ONNX Runtime is not installed.
@@ -47,11 +47,11 @@ def tokens_of(graph: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def open_session(model: str | bytes, folder: Path) -> Any:
-    """A graph on ONNX Runtime's CPU, computed as it is written.
+    """Open a graph in ONNX Runtime on the CPU, without changes to its arithmetic.
 
     Args:
-        model: path of the graph, or the graph itself.
-        folder: of its weights.
+        model: path of the graph, or the serialised graph.
+        folder: folder of its weights.
 
     Raises:
         DeviceError: ONNX Runtime is not installed.
@@ -60,15 +60,15 @@ def open_session(model: str | bytes, folder: Path) -> Any:
         onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise DeviceError(
-            "every export is verified with ONNX Runtime, which is not installed; "
+            "ONNX Runtime, which verifies exports, is not installed; "
             "pip install 'dinoreg-rt[cpu]' (or [gpu], never both)"
         ) from error
     options = onnxruntime.SessionOptions()
-    # Without an arena and repacked copies of the weights it takes what the model takes, no more.
+    # Without an arena and repacked weights, it needs no more memory than the model itself.
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.log_severity_level = 3
-    # Rounding to 8 bits and back stays what it is: fused products round differently.
+    # Fused products would round differently than the graph's own rounding to 8 bits and back.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder)
@@ -83,12 +83,12 @@ def compare(
     precision: Precision,
     layers: Sequence[str] = FINAL_ONLY,
 ) -> Verification:
-    """Largest error and token cosines of a graph of this (height, width).
+    """Compare a graph of the input size (height, width) with the reference.
 
-    Each layer's tokens are compared by themselves, and the class token if there is one.
+    The tokens of each layer are compared separately, and so is the class token if there is one.
 
     Raises:
-        InputError: the checkpoint has the same token for every patch, which says nothing.
+        InputError: the checkpoint gives the same token for every patch, so nothing is verified.
     """
     pixels = probe(*size)
     expected, *cls = (x for x in encode(weights, pixels, layers) if x is not None)
@@ -111,18 +111,18 @@ def compare(
 
 
 def _check_tokens(tokens: NDArray[np.float32]) -> None:
-    """Stop at tokens (n, channels) of which no graph could be right or wrong."""
+    """Refuse tokens (n, channels) that are all equal and could not reveal a wrong graph."""
     zero = not tokens.any()
     if zero or (len(tokens) > 1 and bool((tokens == tokens[0]).all())):
         what = "zero" if zero else "equal"
         raise InputError(
-            f"with this checkpoint all tokens of a picture are {what}: its weights are empty or "
+            f"all tokens of a picture are {what} with this checkpoint: its weights are empty or "
             "damaged; copy or download it again"
         )
 
 
 def passes(found: Verification) -> bool:
-    """Whether a graph computes what the checkpoint says."""
+    """Return whether a graph agrees with the checkpoint."""
     return (
         found.mean_cosine >= LEAST_MEAN_COSINE
         and found.first_percentile_cosine >= LEAST_FIRST_PERCENTILE
@@ -130,11 +130,11 @@ def passes(found: Verification) -> bool:
 
 
 def refusal(found: Verification, precision: Precision, passing: Precision | None) -> InputError:
-    """Says how far the graph is off and what to export instead."""
-    advice = f"--precision {passing} passes" if passing else "no precision passes: a fault of ours"
+    """Return an error with the graph's deviation and the precision to export instead."""
+    advice = f"--precision {passing} passes" if passing else "no precision passes: please report it"
     return InputError(
         f"the {precision} graph does not agree with the checkpoint: token cosine "
-        f"{found.mean_cosine:.5f} on average (wanted {LEAST_MEAN_COSINE}), "
-        f"{found.first_percentile_cosine:.5f} at the first percentile (wanted "
+        f"{found.mean_cosine:.5f} on average (at least {LEAST_MEAN_COSINE} is required), "
+        f"{found.first_percentile_cosine:.5f} at the first percentile (at least "
         f"{LEAST_FIRST_PERCENTILE}); {advice}"
     )

@@ -1,6 +1,6 @@
-"""The forward pass of a ConvNeXt in NumPy, written from the paper and not from the graph it checks.
+"""The forward pass of a ConvNeXt in NumPy: plain, layer by layer, in float32 with channels last.
 
-Plain, layer by layer, float32, channels last.
+It was written from the paper, independently of the graph that it verifies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .layers import Floats, gelu, norm
 
 
 def encode(a: ConvNextArchitecture, weights: Weights, pixels: Floats) -> tuple[Floats, Floats]:
-    """Patch tokens (N, rows, columns, C) and normed mean (N, C) of pixels (N, 3, H, W)."""
+    """Compute patch tokens (N, rows, columns, C) and their normalised mean (N, C)."""
     x: Floats = pixels.transpose(0, 2, 3, 1)
     for s, depth in enumerate(a.depths):
         stage = f"stages.{s}."
@@ -29,7 +29,7 @@ def encode(a: ConvNextArchitecture, weights: Weights, pixels: Floats) -> tuple[F
 
 
 def _join(weights: Weights, x: Floats, name: str, step: int) -> Floats:
-    """Squares of `step` x `step` pixels without overlap, each a linear map of all its numbers."""
+    """Convolve with a kernel and stride of `step`: a linear map of each square of pixels."""
     n, height, width, c = x.shape
     cut = x.reshape(n, height // step, step, width // step, step, c).transpose(0, 1, 3, 5, 2, 4)
     kernel = weights.read(f"{name}.weight")

@@ -1,4 +1,4 @@
-"""Layers that both NumPy references are made of."""
+"""The layers of both NumPy references."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Floats = NDArray[np.float32]
 
 
 def norm(weights: Weights, x: Floats, name: str, epsilon: float) -> Floats:
-    """Layer norm over the last axis."""
+    """Apply a layer norm over the last axis."""
     centred = x - x.mean(-1, keepdims=True)
     variance = np.square(centred).mean(-1, keepdims=True)
     scaled = centred / np.sqrt(variance + np.float32(epsilon))
@@ -22,12 +22,12 @@ def norm(weights: Weights, x: Floats, name: str, epsilon: float) -> Floats:
 
 
 def gelu(x: Floats) -> Floats:
-    """x times the share of a normal distribution below x."""
+    """Multiply x by the cumulative distribution function of the normal distribution at x."""
     result: Floats = x * np.float32(0.5) * (1 + _erf(x / np.float32(math.sqrt(2))))
     return result
 
 
 def _erf(x: Floats) -> Floats:
-    """Error function of the C library, one number after the other."""
+    """Apply the error function of the C library to each number."""
     result: Floats = np.vectorize(math.erf, otypes=[np.float32])(x)
     return result

@@ -1,4 +1,4 @@
-"""The forward pass in NumPy that every exported graph is compared with."""
+"""The NumPy reference that every exported graph is compared with."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from .layers import Floats
 def encode(
     weights: Weights, pixels: Floats, layers: Sequence[str] = FINAL_ONLY
 ) -> tuple[Floats, Floats | None]:
-    """Patch tokens (N, rows, columns, C) and class token (N, C) of pixels (N, 3, H, W).
+    """Compute patch tokens (N, rows, columns, C) and the class token (N, C).
 
-    The tokens of several layers are joined along the channels; without the final layer there is no
-    class token.
+    Args:
+        weights: the encoder.
+        pixels: normalised pictures (N, 3, H, W).
+        layers: layers whose tokens are joined along the channels. Without the final layer, the
+            class token is None.
     """
     a = weights.architecture
     if isinstance(a, VitArchitecture):

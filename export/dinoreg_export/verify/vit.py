@@ -1,6 +1,6 @@
-"""A vision transformer in NumPy, written from the papers and not from the graph it checks.
+"""The forward pass of a vision transformer in NumPy: plain, layer by layer, in float32.
 
-Plain, layer by layer, float32.
+It was written from the papers, independently of the graph that it verifies.
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ from .layers import Floats, gelu, norm
 def encode(
     a: VitArchitecture, weights: Weights, pixels: Floats, layers: Sequence[str]
 ) -> tuple[Floats, Floats | None]:
-    """Patch tokens (N, rows, columns, C) and class token (N, C) of pixels (N, 3, H, W).
-
-    The tokens of several layers are joined along the channels; without the final layer there is no
-    class token.
-    """
+    """Compute patch tokens and the class token as `reference.encode` does."""
     n, _, height, width = pixels.shape
     rows, columns = height // a.patch, width // a.patch
     cut = pixels.reshape(n, 3, rows, a.patch, columns, a.patch).transpose(0, 2, 4, 1, 3, 5)
@@ -90,7 +86,7 @@ def _block(
 
 
 def _rotate(x: Floats, rows: int, columns: int, base: float) -> Floats:
-    """Each pair of channels (i, i + half) of a patch turned by its row or column angle."""
+    """Rotate each pair of channels (i, i + half) of a patch by its row or column angle."""
     quarter = x.shape[-1] // 4
     patches = x[:, :, -rows * columns :].reshape(*x.shape[:2], rows, columns, 4 * quarter)
     frequency = 2 * np.pi / base ** (np.arange(quarter) / quarter)
@@ -100,7 +96,7 @@ def _rotate(x: Floats, rows: int, columns: int, base: float) -> Floats:
     angle = np.concatenate([np.broadcast_to(y, full), np.broadcast_to(z, full)], axis=-1)
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     low, high = patches[..., : 2 * quarter], patches[..., 2 * quarter :]
-    turned = np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+    rotated = np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
     out = x.copy()
-    out[:, :, -rows * columns :] = turned.reshape(*x.shape[:2], rows * columns, -1)
+    out[:, :, -rows * columns :] = rotated.reshape(*x.shape[:2], rows * columns, -1)
     return out

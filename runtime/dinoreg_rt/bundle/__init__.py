@@ -1,1 +1,1 @@
-"""Encoder bundles: a manifest, the graphs that it lists, and the checkpoints they come from."""
+"""Encoder bundles: manifests, opening and checks, and checkpoints given instead of a bundle."""

@@ -1,4 +1,4 @@
-"""A checkpoint where a bundle is wanted: the export half turns it into one, once, in the cache."""
+"""Checkpoints given instead of a bundle, which the export package converts once into the cache."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..errors import DeviceError
 from .manifest import MANIFEST_NAME
 from .opened import bundle_around, find_bundle
 
-#: Entry points that export a checkpoint: (path, folder of such bundles, token grid, depth, anew) ->
-#: folder of the bundle.
+#: Group of entry points that export a checkpoint: (path, folder of such bundles, token grid, depth,
+#: anew) -> folder of the bundle.
 _EXPORTERS = "dinoreg_rt.encoder_export"
 _FILES = (".safetensors", ".onnx", ".pth")
-#: What lies in a folder of weights, of a snapshot or of a repository in Hugging Face's cache.
+#: Files that mark a folder of weights, a snapshot or a repository in Hugging Face's cache.
 _IN_FOLDER = ("config.json", "model.safetensors", "model.safetensors.index.json", "refs/main")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a registration wants of an encoder that is still to be exported.
+    """The tokens that a registration wants of an encoder that is not exported yet.
 
     Attributes:
-        token_grid: rows and columns of tokens; None: the exporter's choice.
-        depth: of the block whose tokens are wanted, relative; None: the final layer.
+        token_grid: rows and columns of tokens; None leaves the choice to the exporter.
+        depth: relative depth of the block that gives the tokens; None means the final layer.
     """
 
     token_grid: tuple[int, int] | None = None
@@ -38,8 +38,7 @@ NOTHING_SPECIAL = Wanted()
 
 
 def is_checkpoint(encoder: str) -> bool:
-    """Whether the path is a file of weights or a folder of them, and neither a bundle nor a file
-    in one."""
+    """Return whether a path is a file or folder of weights, and neither a bundle nor in one."""
     if os.path.isfile(encoder):
         return encoder.endswith(_FILES) and bundle_around(Path(encoder)) is None
     if os.path.exists(os.path.join(encoder, MANIFEST_NAME)):
@@ -48,17 +47,17 @@ def is_checkpoint(encoder: str) -> bool:
 
 
 def bundle_folder(encoder: str, wanted: Wanted, *, anew: bool = False) -> Path:
-    """The folder of the bundle that a user means; a checkpoint is exported where that was not done.
+    """Return the folder of a user's bundle, exporting a checkpoint if it is not in the cache.
 
     Args:
-        encoder: a bundle, by path or name, or a checkpoint.
-        wanted: of a bundle that is made.
-        anew: of a checkpoint: make the bundle again, in place of one that was changed.
+        encoder: path or name of a bundle, or a checkpoint.
+        wanted: tokens that an exported bundle is to give.
+        anew: export a checkpoint again, replacing a bundle whose files have changed.
 
     Raises:
-        InputError: none of these.
-        DeviceError: a checkpoint, and the packages of the export are not installed.
-        OutputError: its bundle cannot be written.
+        InputError: `encoder` is neither a bundle nor a checkpoint.
+        DeviceError: `encoder` is a checkpoint, and a package that exports need is not installed.
+        OutputError: the exported bundle cannot be written.
     """
     if not is_checkpoint(encoder):
         return find_bundle(encoder)
@@ -66,7 +65,7 @@ def bundle_folder(encoder: str, wanted: Wanted, *, anew: bool = False) -> Path:
     if not found:
         raise DeviceError(
             f"{encoder}: is a checkpoint, no bundle, and this installation has no exporter; "
-            "install dinoreg-rt whole, or give the folder of a bundle"
+            "install the complete dinoreg-rt, or give the folder of a bundle"
         )
     export: Any = found[0].load()
     path: Path = export(

@@ -1,7 +1,7 @@
-"""Schema of a bundle: the folder that holds an encoder as ONNX, its weights and this manifest.
+"""The manifest of a bundle, a folder that holds an encoder as ONNX graphs with their weights.
 
-The export writes it, the runtime reads it. A bundle is trusted only as far as its hashes: every
-file is named here with its sha256, and no name may leave the folder.
+The export writes it and the runtime reads it. Only files that it lists with their sha256 are
+trusted, and no name may lead out of the folder.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..errors import InputError
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION: Literal[1] = 1
-#: Name of the layer that all of an encoder leads to: its last block after the final norm.
+#: Name of the final layer: the last block after the final norm.
 FINAL_LAYER = "final"
-#: What a bundle gives unless others were chosen.
+#: Layers of a bundle by default.
 FINAL_ONLY: tuple[str, ...] = (FINAL_LAYER,)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-#: The last block after the final norm, or the number of a block whose output is taken as it is.
+#: The final layer, or the number of a block whose output is taken before any norm.
 LayerName = Annotated[str, Field(pattern=r"^(final|0|[1-9][0-9]{0,2})$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -49,17 +49,18 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-#: Of pixels in 0..1. Bounds that no encoder comes near, within which float32 divides safely.
+#: Mean and standard deviation of pixels in 0..1. No encoder comes near these bounds, within which
+#: float32 divides safely.
 _Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
 _Std = Annotated[float, Field(ge=1e-6, le=1e6)]
-#: Of an input size in pixels, and of the channels of a token.
+#: Largest input size in pixels, and most channels of a token.
 _MOST = 65536
-#: Of bytes: what a file system counts to.
+#: Largest file size that file systems can represent.
 _MOST_BYTES = 2**63 - 1
 
 
 class Normalisation(_Frozen):
-    """Per-channel mean and standard deviation, of pixels in 0..1, that the encoder expects."""
+    """Mean and standard deviation per channel, of pixels in 0..1, that the encoder expects."""
 
     mean: tuple[_Mean, _Mean, _Mean]
     std: tuple[_Std, _Std, _Std]
@@ -74,10 +75,10 @@ class BundleFile(_Frozen):
 
 
 class Graph(_Frozen):
-    """One ONNX file: a fixed input size, any batch.
+    """An ONNX file with a fixed input size and any batch size.
 
-    Input ``pixels`` (N, 3, height, width) float32, normalised; output ``tokens``
-    (N, height / patch, width / patch, channels) float32.
+    It maps ``pixels``, float32 (N, 3, height, width) and normalised, to ``tokens``, float32
+    (N, height / patch, width / patch, channels).
     """
 
     file: FileName
@@ -86,7 +87,7 @@ class Graph(_Frozen):
 
 
 class Source(_Frozen):
-    """The checkpoint that the bundle was made from."""
+    """The checkpoint that the bundle was exported from."""
 
     checkpoint: str
     sha256: Sha256
@@ -95,16 +96,15 @@ class Source(_Frozen):
 
 
 class Verification(_Frozen):
-    """The graph on ONNX Runtime's CPU against an independent float32 evaluation.
+    """Comparison of a graph in ONNX Runtime on the CPU with an independent float32 evaluation.
 
     Attributes:
-        height: of the picture in pixels.
-        width: likewise.
-        max_error: of any channel of any token.
-        mean_cosine: between tokens.
-        first_percentile_cosine: likewise, of the worst hundredth.
-        by_rounding: ONNX Runtime's CPU has no products of bfloat16, so a graph with the same
-            weights ran that rounds to bfloat16 before and after products in float32.
+        height, width: size of the picture in pixels.
+        max_error: largest error of any channel of any token.
+        mean_cosine: mean cosine between tokens.
+        first_percentile_cosine: first percentile of these cosines.
+        by_rounding: whether the verified graph has the same weights but rounds to bfloat16 before
+            and after float32 products, because ONNX Runtime's CPU has no bfloat16 products.
     """
 
     height: int
@@ -165,27 +165,27 @@ class Manifest(_Frozen):
 
     @property
     def layer_channels(self) -> int:
-        """Channels of each layer's tokens."""
+        """Number of channels of each layer's tokens."""
         return self.channels // len(self.layers)
 
     @property
     def layers_text(self) -> str:
-        """For messages: ``final layer``, or such as ``block 7`` and ``block 5 + final layer``."""
+        """Layers for messages, such as ``final layer`` or ``block 5 + final layer``."""
         names = ("final layer" if n == FINAL_LAYER else f"block {n}" for n in self.layers)
         return " + ".join(names)
 
     def hash(self) -> str:
-        """sha256 that stands for weights, graphs and preprocessing together.
+        """Return the sha256 of weights, graphs and preprocessing together.
 
-        The final layer alone leaves no trace in it: tokens and engines of bundles that were written
-        before there was a choice stay theirs.
+        The number of blocks, and the layers if they are the default, are left out, so that cached
+        tokens and engines of bundles without these entries remain valid.
         """
         left_out = {"blocks"} | ({"layers"} if self.layers == FINAL_ONLY else set())
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 
 
 def layer_at(depth: float | None, blocks: int) -> str:
-    """The layer at a relative depth of an encoder with so many blocks: 1, or None, is the final."""
+    """Return the layer at a relative depth of an encoder; 1 or None means the final layer."""
     if depth is None or depth >= 1:
         return FINAL_LAYER
     return str(max(0, int(depth * blocks + 0.5) - 1))
@@ -197,41 +197,45 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a bundle's manifest; its files are not looked at yet.
+    """Read the manifest of a bundle without checking its files.
 
     Raises:
-        InputError: no bundle, unreadable, or not of a schema that this version knows.
+        InputError: the folder is not a bundle, or its manifest cannot be read or has another
+            schema.
     """
     path = folder / MANIFEST_NAME
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{folder}: no encoder bundle ({MANIFEST_NAME} cannot be read: {error.strerror}); "
-            "'dinoreg-rt export onnx' makes one"
+            f"{folder}: is not an encoder bundle ({MANIFEST_NAME} cannot be read: "
+            f"{error.strerror}); export one with 'dinoreg-rt export onnx'"
         ) from error
     try:
-        return Manifest.model_validate_json(content)  # which must be UTF-8
+        return Manifest.model_validate_json(content)  # also checks that it is UTF-8
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, p['loc'])) or 'file'}: {p['msg']}" for p in error.errors()
         )
         raise InputError(
-            f"{path}: not a manifest of schema {SCHEMA_VERSION}: {problems}"
+            f"{path}: not a manifest of schema {SCHEMA_VERSION}: {problems}; export the bundle "
+            "again"
         ) from error
 
 
 def check_files(manifest: Manifest, folder: Path) -> None:
-    """Compare every file of the bundle with the manifest.
+    """Compare every file of a bundle with its manifest.
 
     Raises:
-        InputError: a file is missing, is a link out of the folder, differs or cannot be read; or a
-            graph reads one that the manifest does not list.
+        InputError: a file is missing, leads out of the folder, differs or cannot be read, or a
+            graph reads a file that the manifest does not list.
     """
     listed = {file.name for file in manifest.files}
     for graph in manifest.graphs:
         if graph.file not in listed:
-            raise InputError(f"{folder}: the manifest gives no hash for {graph.file}")
+            raise InputError(
+                f"{folder}: the manifest gives no hash for {graph.file}; export the bundle again"
+            )
     for file in manifest.files:
         path = folder / file.name
         try:
@@ -243,38 +247,38 @@ def check_files(manifest: Manifest, folder: Path) -> None:
         if unlisted:
             raise InputError(
                 f"{folder}: {graph.file} reads {', '.join(unlisted)}, for which the manifest gives "
-                "no hash; export it again"
+                "no hash; export the bundle again"
             )
 
 
 def _check_file(path: Path, file: BundleFile) -> None:
     if not path.is_file() or path.resolve().parent != path.parent.resolve():
-        raise InputError(f"{path}: missing, or not a file of this bundle; export it again")
+        raise InputError(f"{path}: missing, or not a file of this bundle; export the bundle again")
     size = path.stat().st_size
     if size != file.size_bytes or file_sha256(path) != file.sha256:
         raise InputError(
             f"{path}: changed since the export ({size} bytes, {file.size_bytes} expected, "
-            "or another sha256); export it again"
+            "or another sha256); export the bundle again"
         )
 
 
 def _external_files(graph: Path) -> set[str]:
-    """Names of the files that an ONNX file keeps tensors in.
+    """Return the names of the files that hold the tensors of an ONNX file.
 
-    Found by their encoding, because the runtime does without the package onnx: an entry
-    ``location`` (field 1) of a tensor's ``external_data``, then the length of the name and the name
-    (field 2).
+    They are found by their encoding, because the runtime does not need the onnx package: in a
+    tensor's ``external_data``, the key ``location`` (field 1) is followed by the length of the name
+    and the name (field 2).
     """
     data = graph.read_bytes()
     found = set()
     for entry in re.finditer(rb"\x0a\x08location\x12([\x80-\xff]{0,2}[\x00-\x7f])", data):
-        # Seven bits in each byte, the lowest first.
+        # The length has seven bits in each byte, the lowest first.
         length = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(entry[1]))
         found.add(data[entry.end() : entry.end() + length].decode("utf-8", "replace"))
     return found
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
+    """Return the sha256 of a file, which is read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

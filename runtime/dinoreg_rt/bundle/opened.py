@@ -1,4 +1,4 @@
-"""Encoder bundles on disk: by path or by name, opened only after every hash has been checked."""
+"""Encoder bundles on disk, found by path or name and opened after a check of all hashes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from .manifest import (
 class Bundle:
     """A folder with an encoder, and its manifest.
 
-    From `open_bundle` its files are those of the manifest; from `find_named` they are only there.
+    `open_bundle` has checked the hashes of its files; `find_named` only that they exist.
 
     Attributes:
-        exported_from: the checkpoint that the user gave instead of a bundle.
+        exported_from: checkpoint that the user gave instead of a bundle, if any.
     """
 
     folder: Path
@@ -37,7 +37,7 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """For messages and reports: model, layers, and whether the weights mean anything."""
+        """Name for messages and reports: model, layers, and whether the weights are random."""
         about = [self.manifest.precision, self.folder.name]
         if self.manifest.layers != FINAL_ONLY:
             about.insert(0, self.manifest.layers_text)
@@ -46,7 +46,7 @@ class Bundle:
         return f"{text}, RANDOM WEIGHTS: its features mean nothing" if random else text
 
     def doubt_about_layer(self, depth: float | None) -> str | None:
-        """What to say where the bundle's tokens are not those at the wanted relative depth."""
+        """Return a warning if the bundle's tokens are not those at the wanted relative depth."""
         blocks, have = self.manifest.blocks, self.manifest.layers
         if depth is None or (blocks is None and have != FINAL_ONLY):
             return None
@@ -56,40 +56,41 @@ class Bundle:
         where = f"block {wanted}" if blocks and wanted != FINAL_LAYER else f"depth {depth:g}"
         return (
             f"{self.manifest.layers_text}, as the bundle has it, where the configuration means "
-            f"that at {where}; 'dinoreg-rt export onnx' makes another with --preset or --layer"
+            f"that at {where}; export another bundle with --preset or --layer"
         )
 
     def token_grid(self, graph: Graph) -> tuple[int, int]:
-        """Rows and columns of tokens that a graph gives."""
+        """Return the rows and columns of tokens of a graph."""
         return graph.height // self.manifest.patch, graph.width // self.manifest.patch
 
     def layers(self, wanted: tuple[str, ...] | None) -> tuple[int, ...]:
-        """Places of the wanted layers among those that the tokens hold; None wants all of them.
+        """Return the indices of layers among those of the bundle; None means all of them.
 
         Raises:
-            ConfigError: the bundle does not hold one of them.
+            ConfigError: the bundle lacks one of the layers.
         """
         held = self.manifest.layers
         missing = [layer for layer in wanted or () if layer not in held]
         if missing:
             raise ConfigError(
                 f"--layers {missing[0]}: {self.name} holds tokens of layer {', '.join(held)}; "
-                "'dinoreg-rt export onnx --layer' chooses them"
+                "choose them with 'dinoreg-rt export onnx --layer'"
             )
         return tuple(held.index(layer) for layer in wanted or held)
 
     def graph_for(
         self, token_grid: tuple[int, int] | None, aspect: float, padding: int = 0
     ) -> tuple[Graph, str]:
-        """The graph of the wanted size, and why.
+        """Return the graph to use and the reason for the choice.
 
         Args:
-            token_grid: rows and columns, in either order; None takes what fits the slices.
-            aspect: height of a slice divided by its width, in mm.
-            padding: tokens at each edge that are no part of the slice.
+            token_grid: rows and columns of tokens, in either order; None means the grid that fits
+                the slices best.
+            aspect: height of a slice in mm divided by its width in mm.
+            padding: number of tokens at each edge that do not belong to the slice.
 
         Raises:
-            ConfigError: the bundle has no graph of that size, or the padding leaves nothing of it.
+            ConfigError: the bundle has no graph of that size, or the padding leaves no tokens.
         """
         graphs = {self.token_grid(graph): graph for graph in self.manifest.graphs}
         have = ", ".join(f"{rows} {columns}" for rows, columns in sorted(graphs))
@@ -100,9 +101,9 @@ class Bundle:
             most = max((min(grid) - 1) // 2 for grid in held)
             raise ConfigError(
                 f"--slice-padding {padding}: leaves no token of a slice on the grids ({have}) of "
-                f"{self.name}; wanted at most {most}, or a bundle of a larger --size"
+                f"{self.name}; use at most {most}, or export a bundle with a larger --size"
             )
-        # Largest first: among sizes of one shape the finer one keeps more of the image.
+        # Largest first: among grids of one shape, the finer one preserves more of the image.
         fitting.sort(key=lambda grid: (_distortion(grid, aspect, padding), -grid[0] * grid[1]))
         if fitting:
             why = "which fits the slices best" if token_grid is None else "as asked"
@@ -110,47 +111,47 @@ class Bundle:
         assert token_grid is not None  # a bundle has graphs
         patch = self.manifest.patch
         raise ConfigError(
-            f"{self.folder}: holds no graph of {token_grid[0]} x {token_grid[1]} tokens; choose "
-            f"--token-grid of {have}, or export it with "
+            f"{self.folder}: holds no graph of {token_grid[0]} x {token_grid[1]} tokens; choose a "
+            f"--token-grid of {have}, or export a bundle with "
             f"--size {token_grid[0] * patch}x{token_grid[1] * patch}"
         )
 
     def check_components(self, components: int, layers: tuple[int, ...]) -> None:
-        """Check that the tokens of some of the layers have as many channels as components.
+        """Check that there are no more components than channels of the given layers.
 
         Raises:
-            ConfigError: they have fewer.
+            ConfigError: there are more.
         """
         channels = len(layers) * self.manifest.layer_channels
         if components > channels:
             raise ConfigError(
-                f"--components {components}: {self.name} gives {channels} channels; wanted at most "
-                "as many components"
+                f"--components {components}: {self.name} gives {channels} channels; use at "
+                "most as many components"
             )
 
 
 def _distortion(grid: tuple[int, int], aspect: float, padding: int) -> float:
-    """Stretch of a slice that is fitted into the padded grid: 1 is none; in steps of 5 %."""
+    """Return the stretch of a slice in the padded grid, in steps of 5 %; 1 means none."""
     ratio = (grid[0] - 2 * padding) / (grid[1] - 2 * padding) / aspect
     return round(max(ratio, 1 / ratio) * 20) / 20
 
 
 def models_folder() -> Path:
-    """Where encoders are looked for by name: ``DINOREG_MODELS``, else the user's cache.
+    """Return the folder of named encoders: ``DINOREG_MODELS``, else a folder in the user's cache.
 
     Raises:
-        InputError: as `user_folder`.
+        InputError: as for `user_folder`.
     """
     return user_folder("DINOREG_MODELS", "models")
 
 
 def bundle_names(folder: Path) -> list[str]:
-    """Names of the bundles in `folder`: folders with a manifest, or that cannot be looked into.
+    """Return the names of the folders in `folder` that have a manifest or cannot be inspected.
 
-    Those whose names begin with a dot are none: an export under way, or one that was killed.
+    Names that begin with a dot are skipped: they belong to running or killed exports.
 
     Raises:
-        InputError: `folder` is there and cannot be read.
+        InputError: `folder` exists and cannot be read.
     """
     try:
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
@@ -165,12 +166,12 @@ def bundle_names(folder: Path) -> list[str]:
 
 
 def _holds_manifest(folder: Path) -> bool | None:
-    """Whether it does; None where that cannot be seen for lack of permission."""
+    """Return whether a folder holds a manifest; None without permission to look."""
     try:
         return stat.S_ISREG((folder / MANIFEST_NAME).stat().st_mode)
     except PermissionError:
         return None
-    except (OSError, ValueError):  # not there, or no possible name
+    except (OSError, ValueError):  # does not exist, or cannot be a path
         return False
 
 
@@ -187,10 +188,10 @@ def bundle_around(file: Path) -> Path | None:
 
 
 def find_bundle(encoder: str) -> Path:
-    """The folder that a user means: a path, or a name in the folder of models.
+    """Return the folder of a bundle, given by path or by name in the folder of models.
 
     Raises:
-        InputError: neither; the message lists the names there are.
+        InputError: there is no such bundle; the message lists the known names.
     """
     path = Path(encoder)
     held = _holds_manifest(path)
@@ -201,7 +202,7 @@ def find_bundle(encoder: str) -> Path:
     if encoder in names:
         return models / encoder
     if held is None:
-        raise InputError(f"{encoder}: cannot be looked into: no permission")
+        raise InputError(f"{encoder}: cannot be looked into: no permission; grant access to it")
     around = bundle_around(path)
     if around is not None:
         raise InputError(
@@ -209,37 +210,40 @@ def find_bundle(encoder: str) -> Path:
         )
     if os.path.exists(path):  # Path.exists raises for a name that is too long
         raise InputError(
-            f"{encoder}: no encoder bundle: {MANIFEST_NAME} is not in it; "
-            "'dinoreg-rt export onnx' makes one from a checkpoint"
+            f"{encoder}: is not an encoder bundle: {MANIFEST_NAME} is not in it; export one from a "
+            "checkpoint with 'dinoreg-rt export onnx'"
         )
     there = f"there are: {', '.join(names)}" if names else "there is none yet"
     raise InputError(
-        f"no encoder '{encoder}': no such folder, and no such name in {models} ({there}); "
-        "'dinoreg-rt export onnx' makes a bundle, DINOREG_MODELS names the folder to look in"
+        f"no encoder '{encoder}': no such folder, and no such name in {models} ({there}); export a "
+        "bundle with 'dinoreg-rt export onnx', or set DINOREG_MODELS to the folder to search"
     )
 
 
 def find_named(encoder: str) -> Bundle:
-    """Find a bundle by path or name and read its manifest: quick, for checks before the work.
+    """Find a bundle by path or name and read its manifest, for fast checks before the work.
 
     Raises:
-        InputError: no bundle, not of this version's schema, or without one of its files.
+        InputError: there is no such bundle, or its manifest has another schema, or a file is
+            missing.
     """
     folder = find_bundle(encoder)
     manifest = read_manifest(folder)
     for file in manifest.files:
         if not os.path.exists(folder / file.name):
             raise InputError(
-                f"{folder}: {file.name}, which its manifest names, is not there; export it again"
+                f"{folder}: {file.name}, which its manifest names, is not there; export the bundle "
+                "again"
             )
     return Bundle(folder, manifest)
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Read the manifest and compare every file with it.
+    """Read the manifest of a bundle and compare every file with it.
 
     Raises:
-        InputError: no bundle, not of this version's schema, or changed since its export.
+        InputError: the folder is not a bundle, or its manifest has another schema, or a file has
+            changed since the export.
     """
     manifest = read_manifest(folder)
     check_files(manifest, folder)

@@ -36,9 +36,9 @@ _PANELS = {
     "Initial alignment": "initial linear",
     "Images": "fixed_modality moving_modality body_mask ct_window_hu mr_percentile "
     "working_megavoxels",
-    "Encoder": "encoder encoder_depth engine token_grid slice_padding slice_stride "
-    "slice_spacing_mm axis encoder_ct_window_hu encoder_normalisation token_memory_gb cache "
-    "cache_gb",
+    "Encoder": "encoder encoder_depth engine token_grid slice_padding slice_scale "
+    "slice_stride slice_spacing_mm axis encoder_ct_window_hu encoder_normalisation "
+    "token_memory_gb cache cache_gb",
     "Encoder features": "components layers token_centre token_scale token_smoothing_mm "
     "position_components mind_weight search_features refinement_features",
     "MIND-SSC and intensities": "mind_radius_mm mind_dilation_mm intensity intensity_windows_mm "
