@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ from .standardise import Standardisation
 #: Tokens in one run of the encoder from which on more slices at a time gain nothing on a CPU.
 _FULL_BATCH_TOKENS = 2048
 _MOST_SLICES = 16
-#: Slices at a time on a GPU, where its memory allows (`device_memory`): what engines are built for.
+#: Slices at a time on a GPU if memory allows (`registration.memory`); engines are built for it.
 _GPU_BATCH = max(DEFAULT_BATCHES)
 #: Scores of attention that exist at one time, per slice; the exported graphs see to it.
 _SCORE_BYTES = 512 << 20
@@ -84,60 +85,63 @@ class EncodingPlan:
         """Whether a GPU runs the encoder, which then leaves tokens there."""
         return self.engine in GPU_ENGINES
 
-    def memory_bytes(self, token_budget: int, *, cached: bool) -> int:
-        """Predicted peak on the host while encoding: the engine, tokens within their budget.
-
-        Tokens that stay on the device come to the host for the cache. ONNX Runtime keeps the
-        weights as read and once more packed for its matrix products.
-        """
-        engine = 0
-        if not self.on_gpu:
-            under_way = max(self._under_way(plane) for plane in self.planes)
-            engine = self._weights() + self._activations() + under_way
-        if self.tokens_on_device:
-            return engine + cached * max(sum(self._token_sizes(plane)) for plane in self.planes)
-        tokens = 0
-        for plane in self.planes:
-            sizes = self._token_sizes(plane)
-            tokens = max(tokens, sum(s for s in sizes if s <= token_budget // 2))
-        return engine + tokens
-
     def engine_bytes(self) -> int:
-        """On the device, for as long as the engine is open: weights, activations, buffers.
+        """Return the bytes that the engine takes where it runs, for as long as it is open.
 
-        Weights count twice: as TensorRT and the CUDA provider read them, and as they lay them out
-        for their kernels. Each size of batch has its own buffers.
+        Weights count twice: as every engine reads them, and as it lays them out for its kernels. On
+        a GPU each batch size has buffers of its own.
         """
-        if not self.on_gpu:
-            return 0
         buffers = 0
-        for plane in self.planes:
-            slice_floats = 3 * plane.graph.height * plane.graph.width + self.slice_tokens(plane)
-            buffers += 4 * slice_floats * sum({1, self.batch})
-        return self._weights() + self._activations() + buffers
+        if self.on_gpu:
+            slices = sum({1, self.batch})
+            buffers = 4 * slices * sum(self.pixels(p) + self.slice_tokens(p) for p in self.planes)
+        activations = max(activation_bytes(self.bundle, p.graph) for p in self.planes)
+        return 2 * self.weight_bytes + self.batch * activations + buffers
+
+    def batch_bytes(self, plane: PlaneStacks, *, on_gpu: bool) -> int:
+        """Return the bytes of the slices that are on their way through the encoder.
+
+        On a GPU: pixels and tokens of one batch, its tokens in half precision (and those of the
+        previous batch, on their way to the host) and in single precision. On the host: pixels and
+        tokens of two batches, and one batch of tokens in half and in single precision.
+        """
+        pixels, tokens = 4 * self.pixels(plane), self.slice_tokens(plane)
+        return self.batch * (pixels + 12 * tokens if on_gpu else 2 * pixels + 14 * tokens)
 
     def token_bytes(self, plane: PlaneStacks) -> int:
-        """Of both images' tokens, where they stay on the device."""
+        """Return the bytes of both images' tokens on the GPU; 0 if they go to the host."""
         return sum(self._token_sizes(plane)) if self.tokens_on_device else 0
 
-    def _under_way(self, plane: PlaneStacks) -> int:
-        """Pixels of two batches, one in the engine and the next; tokens of two as they come, one of
-        them in half and in single precision."""
-        pixels, tokens = 3 * plane.graph.height * plane.graph.width, self.slice_tokens(plane)
-        return self.batch * (2 * 4 * pixels + (2 * 4 + 2 + 4) * tokens)
+    def host_token_bytes(self, plane: PlaneStacks, config: RegistrationConfig) -> int:
+        """Return the bytes of both images' tokens on the host; larger ones go to a file.
+
+        Tokens that stay on the GPU come to the host for the cache.
+        """
+        sizes = self._token_sizes(plane)
+        if self.tokens_on_device:
+            return config.cache * sum(sizes)
+        budget = int(config.token_memory_gb * 2**30)
+        return sum(size for size in sizes if size <= budget // 2)
+
+    def pixels(self, plane: PlaneStacks) -> int:
+        """Return how many numbers the encoder takes for one slice: three channels of pixels."""
+        return 3 * plane.graph.height * plane.graph.width
 
     def slice_tokens(self, plane: PlaneStacks) -> int:
-        """Numbers that the encoder gives for one slice, those of the padding among them."""
-        return int(np.prod(self.bundle.token_grid(plane.graph))) * self.bundle.manifest.channels
+        """Return how many numbers the encoder makes of one slice, padding included."""
+        return math.prod(self.bundle.token_grid(plane.graph)) * self.bundle.manifest.channels
+
+    def kept_tokens(self, plane: PlaneStacks) -> int:
+        """Return how many tokens of both images are kept, one for each patch."""
+        return sum(math.prod(self.token_shape(plane, i)[:3]) for i in (0, 1))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the bundle's files."""
+        return sum(f.size_bytes for f in self.bundle.manifest.files)
 
     def _token_sizes(self, plane: PlaneStacks) -> list[int]:
-        return [2 * int(np.prod(self.token_shape(plane, i), dtype=np.int64)) for i in (0, 1)]
-
-    def _weights(self) -> int:
-        return 2 * sum(f.size_bytes for f in self.bundle.manifest.files)
-
-    def _activations(self) -> int:
-        return self.batch * max(activation_bytes(self.bundle, p.graph) for p in self.planes)
+        return [2 * math.prod(self.token_shape(plane, i)) for i in (0, 1)]
 
 
 def plan_encoding(
