@@ -1,4 +1,5 @@
-// Passes tuned for a GPU's shared memory and registers; same results as src/passes.h.
+// Passes tuned for the shared memory and registers of a GPU; they give the same results as
+// src/passes.h.
 #ifndef DINOREG_CUDA_CUDA_PASSES_CUH_
 #define DINOREG_CUDA_CUDA_PASSES_CUH_
 

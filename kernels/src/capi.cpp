@@ -1,4 +1,5 @@
-// The C edge: picks the back end, turns faults into status and message. checks.h checks arguments.
+// The C interface: chooses the back end and turns errors into a status and a message. The arguments
+// are checked by checks.h.
 #include "backend.h"
 #include "checks.h"
 

@@ -1,4 +1,4 @@
-// What every call of the C interface checks before a back end sees it.
+// The checks of arguments that precede every call of a back end.
 #ifndef DINOREG_SRC_CHECKS_H_
 #define DINOREG_SRC_CHECKS_H_
 
@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 
-// Of capi.cpp alone.
+// Included by capi.cpp alone.
 namespace {
 
 thread_local char last_error[512] = "";

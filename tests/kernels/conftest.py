@@ -48,7 +48,7 @@ def ops(tmp_path_factory) -> Ops:
     kernels = ROOT / "kernels"
     command = [
         *compiler.split(),
-        "-std=gnu++17",
+        "-std=gnu++20",
         "-fopenmp",
         "-O2",
         "-fno-math-errno",
@@ -72,7 +72,7 @@ def compile_on_host(tmp_path_factory) -> Callable[[str], Path]:
             pytest.skip("no C++ compiler: set CXX or install g++")
         here, kernels = Path(__file__).parent, ROOT / "kernels"
         path = tmp_path_factory.mktemp("host") / Path(source).stem
-        flags = ["-std=gnu++17", "-fopenmp", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+        flags = ["-std=gnu++20", "-fopenmp", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
         # Both back ends must round alike to be compared bit for bit.
         flags += ["-ffp-contract=off", f"-I{here / 'cuda_shim'}", f"-I{kernels}"]
         flags += [f"-I{kernels / folder}" for folder in ("include", "src", "cpu", "cuda")]

@@ -2,7 +2,7 @@
 #ifndef DINOREG_SAMPLE_H_
 #define DINOREG_SAMPLE_H_
 
-#include "dinoreg/grid.h"
+#include "dinoreg/op.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -29,7 +29,7 @@ DR_HD V lerp(const V& a, const V& b, const V& t) {
 }
 DR_HD Vec3 lerp(const Vec3& a, const Vec3& b, float t) { return a + t * (b - a); }
 
-// Position of a sample among the voxels of `shape`.
+// The position of a sample among the voxels of `shape`.
 struct Trilinear {
   Neighbours nz, ny, nx;
 
@@ -47,8 +47,9 @@ DR_HD typename LaneTraits<V>::Int low_neighbour(const V& coordinate, int n, V& w
   return found;
 }
 
-// The lowest of the eight voxels around each of several samples and the weights of its neighbours.
-// Those lie the same steps away for all samples: 0 along an axis of one voxel, else 1.
+// The first of the eight voxels around each of several samples, and the weights of the others.
+// These are the same number of steps away for all samples: 0 along an axis of one voxel,
+// otherwise 1.
 template <class V>
 struct CornerOf {
   typename LaneTraits<V>::Offset first;
@@ -63,7 +64,7 @@ struct CornerOf {
     first = first * shape.x + low_neighbour(p.x, shape.x, wx);
   }
 
-  // Of an array (z, y, x, components).
+  // Samples an array (z, y, x, components).
   DR_HD V sample(const float* image, int components) const {
     const typename LaneTraits<V>::Offset at = first * components;
     const Index z = (Index)step_z * components, y = step_y * components, x = step_x * components;
@@ -87,7 +88,7 @@ DR_HD float sample_scalar(const float* image, const Shape& shape, const Vec3& p)
               lerp(lerp(r10[a], r10[b], w), lerp(r11[a], r11[b], w), t.ny.weight), t.nz.weight);
 }
 
-// The sample and its derivative with respect to p, in index units.
+// The sample, and as `slope` its derivative with respect to p, in index units.
 DR_HD float sample_with_slope(const float* image, const Shape& shape, const Vec3& p, Vec3& slope) {
   const Trilinear t(shape, p);
   const float* r00 = image + shape.at(t.nz.low, t.ny.low, 0);
@@ -106,7 +107,7 @@ DR_HD float sample_with_slope(const float* image, const Shape& shape, const Vec3
   return lerp(v0, v1, wz);
 }
 
-// Vector field (z, y, x, 3).
+// A sample of a vector field (z, y, x, 3).
 DR_HD Vec3 sample_field(const float* field, const Shape& shape, const Vec3& p) {
   const Trilinear t(shape, p);
   const float* r00 = field + 3 * shape.at(t.nz.low, t.ny.low, 0);
@@ -122,8 +123,8 @@ DR_HD Vec3 sample_field(const float* field, const Shape& shape, const Vec3& p) {
   return lerp(v0, v1, t.nz.weight);
 }
 
-// The sample of a vector field and its derivatives along the index axes; 0 along an axis on which p
-// lies beyond the outer voxel centres, where the sample does not change.
+// A sample of a vector field and its derivatives along the index axes. A derivative is 0 where p
+// lies beyond the outer voxel centres of its axis, as the sample does not change there.
 DR_HD Vec3 sample_with_slopes(const float* field, const Shape& shape, const Vec3& p,
                               Vec3 slopes[3]) {
   const Trilinear t(shape, p);
@@ -152,10 +153,10 @@ DR_HD Vec3Of<V> sample_field_of(const float* field, const Shape& shape, const Ve
   return {corner.sample(field, 3), corner.sample(field + 1, 3), corner.sample(field + 2, 3)};
 }
 
-// Whether offsets into an array of so many numbers fit into a lane.
+// Whether the offsets into an array of this many numbers fit into a lane.
 DR_HD bool fits_lanes(Index numbers) { return numbers < 2147483647; }
 
-// Whether a continuous index lies within the voxels (not only the voxel centres) of the grid.
+// Whether a continuous index lies within the voxels of the grid, not only between their centres.
 DR_HD bool inside_grid(const Shape& shape, const Vec3& p) {
   return p.z >= -0.5f && p.z <= shape.z - 0.5f && p.y >= -0.5f && p.y <= shape.y - 0.5f &&
          p.x >= -0.5f && p.x <= shape.x - 0.5f;
@@ -170,7 +171,7 @@ DR_HD bool inside_grid(const Shape& shape, const Vec3Of<float>& p) {
   return inside_grid(shape, Vec3{p.z, p.y, p.x});
 }
 
-// The nearest voxel's value; 0 outside the grid.
+// The value of the nearest voxel; 0 outside the grid.
 DR_HD float nearest_or_zero(const float* image, const Shape& shape, const Vec3& p) {
   if (!inside_grid(shape, p)) return 0.0f;
   return image[shape.at(clamp_int((int)(p.z + 0.5f), 0, shape.z - 1),
@@ -182,14 +183,27 @@ DR_HD bool is_whole(const Vec3& index) {
   return index.z == (int)index.z && index.y == (int)index.y && index.x == (int)index.x;
 }
 
-// index of an output voxel -> affine(index) + matrix(u(to_field(index))); `field` may be null.
+// The point of the moving grid where a displacement takes a voxel of the fixed grid.
+struct MovingPoint {
+  const float* field;  // (z, y, x, 3), mm along the grid's axes
+  Vec3 index_per_mm;
+  Vec3 offset;  // index of the moving grid's first voxel on the fixed grid
+
+  DR_HD Vec3 operator()(const Shape& shape, int row, int x) const {
+    const Index i = (Index)row * shape.x + x;
+    return (to_vec3(shape.voxel(row, x)) - offset) + load_vec3(field + 3 * i) * index_per_mm;
+  }
+};
+
+// Maps the index of an output voxel to affine(index) + matrix(u(to_field(index))); without a field,
+// to affine(index) alone.
 struct PointMap {
   Affine affine;
-  const float* field;  // (z, y, x, 3)
+  const float* field;  // (z, y, x, 3); may be null
   Shape field_shape;
   Affine to_field;
   Matrix3 matrix;
-  bool on_grid;  // the output grid is the field's: its voxels need no interpolation
+  bool on_grid;  // the output grid is that of the field, so voxels need no interpolation
 
   DR_HD Vec3 operator()(const Vec3& index) const {
     const Vec3 p = affine(index);
@@ -200,7 +214,7 @@ struct PointMap {
     return p + matrix(sample_field(field, field_shape, to_field(index)));
   }
 
-  // The same for neighbours along x; `whole`: they are the output voxels from number `voxel` on.
+  // The same for neighbours along x. If `whole`, they are the output voxels from number `voxel` on.
   template <class V>
   DR_HD Vec3Of<V> at(const Vec3Of<V>& index, bool whole, Index voxel) const {
     const Vec3Of<V> p = affine(index);
@@ -210,7 +224,7 @@ struct PointMap {
   }
 
   DR_HD Vec3Of<float> at(const Vec3Of<float>& index, bool, Index) const {
-    const Vec3 p = (*this)({index.z, index.y, index.x});
+    const Vec3 p = (*this)(Vec3{index.z, index.y, index.x});
     return {p.z, p.y, p.x};
   }
 

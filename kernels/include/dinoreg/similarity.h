@@ -1,4 +1,4 @@
-// How well features agree under a displacement, and which way to move.
+// How well features agree under a displacement, and in which direction they would agree better.
 #ifndef DINOREG_SIMILARITY_H_
 #define DINOREG_SIMILARITY_H_
 
@@ -7,15 +7,15 @@
 
 DR_NAMESPACE_BEGIN
 
-// Moving features around a point, interpolated along x, y, z in turn: that gives values and slopes
-// together, for 8 loads and 14 operations a block of channels.
+// Moving features around a point. Interpolating along x, y and z in turn gives values and slopes
+// together, with 8 loads and 14 operations for each block of channels.
 struct FeatureSample {
   const Half *r00, *r01, *r10, *r11;
   Index low, high;
   float wz, wy, wx;
 
   struct Values {
-    Block value, z, y, x;  // and its derivatives by the point, in index units
+    Block value, z, y, x;  // the value and its derivatives by the point, in index units
   };
 
   DR_HD FeatureSample(const Half* features, const Shape& shape, int stride, const Vec3& p) {
@@ -41,13 +41,14 @@ struct FeatureSample {
     const Block y0 = v01 - v00, y1 = v11 - v10;
     const Block v0 = v00 + wy * y0, v1 = v10 + wy * y1;
     const Block gz = v1 - v0;
-    return {v0 + wz * gz, gz, y0 + wz * (y1 - y0), x0 + wz * (x1 - x0)};
+    return {.value = v0 + wz * gz, .z = gz, .y = y0 + wz * (y1 - y0), .x = x0 + wz * (x1 - x0)};
   }
 };
 
-// What two vectors of features cost, voxel by voxel: w d(F(p), M(p + u)), w = w_f(p) w_m(nearest to
-// p + u). Its gradient with respect to u treats w as a constant: a voxel must not be able to lower
-// the energy by leaving the moving image. The distance d is that of one of the ops below.
+// The cost of two feature vectors at each voxel: w d(F(p), M(p + u)), where
+// w = w_f(p) w_m(nearest to p + u). The gradient with respect to u treats w as a constant: a voxel
+// must not be able to lower the energy by leaving the moving image. The distance d is that of one
+// of the ops below.
 struct FeatureTerm {
   const Half* fixed;  // (z, y, x, stride)
   const float* fixed_weight;
@@ -55,29 +56,24 @@ struct FeatureTerm {
   const Half* moving;
   const float* moving_weight;
   Shape moving_shape;
-  Vec3 moving_offset;  // index of the moving grid's first voxel on the fixed grid
+  MovingPoint point;
   int stride;
-  const float* field;  // (z, y, x, 3), mm along the grid's axes
-  Vec3 index_per_mm;
-  float* energy;    // (z, y, x); may be null
-  float* gradient;  // (z, y, x, 3), dE/du in 1/mm; may be null
-  float scale;      // of the gradient
-  float trust_cost;  // of `trust_of`
-  float* overlap;   // (z, y, x): w; may be null
+  float trust_cost = 0.0f;    // see trust_of
+  float scale = 0.0f;         // of the gradient
+  float* energy = nullptr;    // (z, y, x); null: not wanted
+  float* gradient = nullptr;  // (z, y, x, 3), dE/du in 1/mm; null: not wanted
+  float* overlap = nullptr;   // (z, y, x): w; null: not wanted
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
+  DR_OVER(shape)
 
-  // distance(voxel, sample, slope) gives d and its derivative by the sample's point.
+  // distance(voxel, sample, slope) gives d and its derivative with respect to the sample's point.
   template <class Distance>
   DR_HD void evaluate(int row, int x, const Distance& distance) const {
-    const int z = row / shape.y, y = row - z * shape.y;
     const Index i = (Index)row * shape.x + x;
-    const Vec3 p = (Vec3{(float)z, (float)y, (float)x} - moving_offset) +
-                   load_vec3(field + 3 * i) * index_per_mm;
-    // The nearest voxel's weight. The least of the eight that a sample is made of would keep voxels
-    // without weight out of it altogether, but shuts the body's rim out with them: of seven MR-CT
-    // pairs six stay as they are, the one with an empty margin falls from 0.73 to 0.66 Dice.
+    const Vec3 p = point(shape, row, x);
+    // The weight of the nearest voxel. The smallest weight of the eight voxels of a sample would
+    // exclude voxels without weight altogether, but the rim of the body with them: of seven MR-CT
+    // pairs, six stay as they are and the one with an empty margin falls from 0.73 to 0.66 Dice.
     const float w = fixed_weight[i] * nearest_or_zero(moving_weight, moving_shape, p);
     if (overlap != nullptr) overlap[i] = w;
     float value = 0.0f;
@@ -86,7 +82,7 @@ struct FeatureTerm {
     const float trust = trust_of(value, trust_cost);
     if (energy != nullptr) energy[i] = w * trust * value;
     if (gradient != nullptr)
-      store_vec3(gradient + 3 * i, (w * scale * trust * trust) * (slope * index_per_mm));
+      store_vec3(gradient + 3 * i, (w * scale * trust * trust) * (slope * point.index_per_mm));
   }
 };
 
@@ -109,16 +105,16 @@ struct FeatureDifference : FeatureTerm {
   }
 };
 
-// d = 2 n (1 - F.M / (|F| |M|)), n the mean of |F|^2: of vectors of this norm it is the squared
-// difference, so that one weight serves both. A thousandth of n is added to the squared norms: the
-// direction of a vector that is nearly 0 is noise.
+// d = 2 n (1 - F.M / (|F| |M|)), where n is the mean of |F|^2. For vectors of this norm d is the
+// squared difference, so that one weight serves both. A thousandth of n is added to the squared
+// norms because the direction of a vector close to 0 is noise.
 struct FeatureCosine : FeatureTerm {
   const float* mean_square;  // n
 
   DR_HD void operator()(int row, int x) const { evaluate(row, x, *this); }
 
-  // d(F.M / |M|) = (F - (F.M / |M|^2) M) . dM / |M|: a second walk over the channels takes fewer
-  // registers than nine sums in one.
+  // d(F.M / |M|) = (F - (F.M / |M|^2) M) . dM / |M|. A second pass over the channels takes fewer
+  // registers than nine sums in one pass.
   DR_HD float operator()(Index i, const FeatureSample& sample, Vec3& slope) const {
     const Half* f = fixed + i * stride;
     Block ff = zero_block(), fm = zero_block(), mm = zero_block();
@@ -145,7 +141,7 @@ struct FeatureCosine : FeatureTerm {
   }
 };
 
-// w |F|^2 of each voxel.
+// w |F|^2 at each voxel.
 struct FeatureSquare {
   const Half* features;  // (z, y, x, stride)
   const float* weight;
@@ -153,8 +149,7 @@ struct FeatureSquare {
   int stride;
   float* out;  // (z, y, x)
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
+  DR_OVER(shape)
   DR_HD void operator()(int row, int x) const {
     const Index i = (Index)row * shape.x + x;
     Block sum = zero_block();
@@ -166,15 +161,14 @@ struct FeatureSquare {
   }
 };
 
-// One channel as an image.
+// One channel of the features as an image.
 struct FeatureChannel {
   const Half* features;  // (z, y, x, stride)
   Shape shape;
   int stride, channel;
   float* out;  // (z, y, x)
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
+  DR_OVER(shape)
   DR_HD void operator()(int row, int x) const {
     const Index i = (Index)row * shape.x + x;
     out[i] = half_to_float(features[i * stride + channel]);
