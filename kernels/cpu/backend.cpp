@@ -24,13 +24,15 @@ DR_NAMESPACE_END
 const Backend& DR_JOIN(cpu_backend_, DR_ISA)() { return dr::BackendTable<dr::CpuMaker>::table(); }
 
 #if defined(DR_ISA_IS_GENERIC)
-size_t solver_workspace_bytes(const dr_solver_args& args) {
+size_t workspace_bytes(const dr_solver_args& args) {
   return dr::Solver<dr::CpuLauncher>::workspace_bytes(args);
 }
-size_t mind_workspace_bytes(const dr_mind_args& args) {
-  return dr::MindPlan(args).workspace_bytes();
+size_t workspace_bytes(const dr_mind_args& args) {
+  dr_mind_args counted = args;
+  counted.workspace = nullptr;
+  return dr::MindMemory(counted).work.peak();
 }
-size_t local_workspace_bytes(const dr_local_args& args) {
+size_t workspace_bytes(const dr_local_args& args) {
   return 6 * sizeof(float) * dr::out_shape_of(args).voxels();
 }
 #endif

@@ -54,11 +54,11 @@ inline void box_across(const float* in, Index width, int radius, float* out) {
 inline void mind_distance_pass(const CpuLauncher& launch, const MindDistanceX& distance,
                                float* out) {
   enum { kLongest = 32768 + 4 * 64 };  // capi.cpp allows 32768 voxels, radius and dilation of 64
-  const MindBoxY box = box_y_of(distance, out);
-  const int in_y = box.in_y, out_y = box.out_y, width = box.x;
+  const MindBox box = box_y_of(distance, out);
+  const int in_y = box.n, out_y = box.sums(), width = box.x;
   const Index in_plane = (Index)in_y * width, out_plane = (Index)out_y * width;
-  launch.for_each(box.images, in_plane * box.images, [&](int image, int worker) {
-    float* rows = distance.out + in_plane * (launch.threads() <= box.images ? worker : image);
+  launch.for_each(box.outer, in_plane * box.outer, [&](int image, int worker) {
+    float* rows = distance.out + in_plane * (launch.threads() <= box.outer ? worker : image);
     MindDistanceX mine = distance;
     mine.out = rows - in_plane * image;
     float a[kLongest], b[kLongest];
@@ -68,12 +68,12 @@ inline void mind_distance_pass(const CpuLauncher& launch, const MindDistanceX& d
   });
 }
 
-inline void mind_box_z_pass(const CpuLauncher& launch, const MindBoxZ& box) {
-  const Index plane = (Index)box.rows_per_plane * box.x;
+inline void mind_box_z_pass(const CpuLauncher& launch, const MindBox& box) {
+  const Index plane = (Index)box.lines * box.x;
   // In pieces of a plane, so that what the sums of the next plane read again stays in the
   // second-level cache.
-  launch.for_each(box.rows_per_plane, plane * box.planes, [&](int row, int) {
-    for (int z = 0; z < box.planes - 2 * box.radius; ++z) {
+  launch.for_each(box.lines, plane * box.n, [&](int row, int) {
+    for (int z = 0; z < box.sums(); ++z) {
       const Index at = z * plane + (Index)row * box.x;
       with_radius(box.radius, [&](auto r) {
         over_row(box.x, [&](auto zero, Index x) {

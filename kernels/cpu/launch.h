@@ -23,7 +23,7 @@ class CpuLauncher {
     const int rows = op.rows(), width = op.width();
     if (rows == 1)  // a reduction, with much work for each element
       return for_each(width, (Index)width * 64, [&](int x, int) { op(0, x); });
-    for_each(rows, (Index)rows * width, [&](int row, int) { run_row(op, row, width, 0); });
+    for_each(rows, (Index)rows * width, [&](int row, int) { run_row(op, row, width); });
   }
 
   // Runs body(i, worker) for i in 0 ... count - 1, in parallel if the work is worth waking the
@@ -61,36 +61,27 @@ class CpuLauncher {
   // Ops with `lanes` compute several elements at once between their margins. If an element may be
   // computed twice, the last vector of a row overlaps the one before it.
   template <class Op>
-  static auto run_row(const Op& shared, int row, int width, int)
-      -> decltype(shared.template lanes<float>(row, 0), void()) {
-    const Op op = shared;  // a local copy stays in registers, as no store can alias it
-    const int low = min_int(margin_of(op, 0), width), high = max_int(width - low, low);
-    for (int x = 0; x < low; ++x) op(row, x);
-    int x = low;
-    for (; x + kLanes <= high; x += kLanes) op.template lanes<Lanes>(row, x);
-    if (x < high && Op::kRepeatable && high - low >= kLanes) {
-      op.template lanes<Lanes>(row, high - kLanes);
-      x = high;
+  static void run_row(const Op& shared, int row, int width) {
+    if constexpr (!requires { shared.template lanes<float>(row, 0); }) {
+      for (int x = 0; x < width; ++x) shared(row, x);
+    } else {
+      const Op op = shared;  // a local copy stays in registers, as no store can alias it
+      int margin = 0;
+      if constexpr (requires { op.margin(); }) margin = op.margin();
+      const int low = min_int(margin, width), high = max_int(width - low, low);
+      for (int x = 0; x < low; ++x) op(row, x);
+      int x = low;
+      for (; x + kLanes <= high; x += kLanes) op.template lanes<Lanes>(row, x);
+      if (x < high && Op::kRepeatable && high - low >= kLanes) {
+        op.template lanes<Lanes>(row, high - kLanes);
+        x = high;
+      }
+      for (; x < high; ++x) op.template lanes<float>(row, x);
+      for (x = high; x < width; ++x) op(row, x);
     }
-    for (; x < high; ++x) op.template lanes<float>(row, x);
-    for (x = high; x < width; ++x) op(row, x);
-  }
-
-  template <class Op>
-  static void run_row(const Op& op, int row, int width, long) {
-    for (int x = 0; x < width; ++x) op(row, x);
   }
 
  private:
-  template <class Op>
-  static auto margin_of(const Op& op, int) -> decltype(op.margin()) {
-    return op.margin();
-  }
-  template <class Op>
-  static int margin_of(const Op&, long) {
-    return 0;
-  }
-
   int threads_;
 };
 

@@ -34,16 +34,10 @@ inline LaunchShape launch_shape(int rows, int width) {
 
 // Between its margins, an op with a margin needs no border case.
 template <class Op>
-DR_HD auto run_element(const Op& op, int row, int x, int width, int)
-    -> decltype(op.margin(), void()) {
-  if (x >= op.margin() && x < width - op.margin())
-    op.template lanes<float>(row, x);
-  else
-    op(row, x);
-}
-
-template <class Op>
-DR_HD void run_element(const Op& op, int row, int x, int, long) {
+DR_HD void run_element(const Op& op, int row, int x, int width) {
+  if constexpr (requires { op.margin(); }) {
+    if (x >= op.margin() && x < width - op.margin()) return op.template lanes<float>(row, x);
+  }
   op(row, x);
 }
 
@@ -56,7 +50,7 @@ __global__ void __launch_bounds__(kBlockThreads) run_op(const __grid_constant__ 
   // Unsigned, because the last stride may exceed the largest int.
   const unsigned stride = gridDim.y * blockDim.y;
   for (unsigned row = blockIdx.y * blockDim.y + threadIdx.y; row < (unsigned)rows; row += stride)
-    run_element(op, (int)row, (int)x, width, 0);
+    run_element(op, (int)row, (int)x, width);
 }
 
 // Enqueues on one stream of the calling thread's current device. The first error is kept and stops

@@ -24,9 +24,9 @@ const Backend& cpu_backend_x86_64_v3();
 const Backend& cpu_backend_x86_64_v4();
 const Backend& cuda_backend();
 
-size_t solver_workspace_bytes(const dr_solver_args& args);
-size_t mind_workspace_bytes(const dr_mind_args& args);
-size_t local_workspace_bytes(const dr_local_args& args);
+size_t workspace_bytes(const dr_solver_args& args);
+size_t workspace_bytes(const dr_mind_args& args);
+size_t workspace_bytes(const dr_local_args& args);
 int cuda_device_count();
 // Why no CUDA device can be used, in this thread's memory; empty if one can.
 const char* cuda_problem();

@@ -31,8 +31,7 @@ const Backend& cpu_backend() {
 
 dr_status choose(const dr_execution* execution, const Backend*& backend) {
   REQUIRE(execution != nullptr, "execution is NULL");
-  REQUIRE(execution->threads >= 0 && execution->threads <= 1024, "threads = %d; wanted 0..1024",
-          execution->threads);
+  CHECK(check_int("threads", execution->threads, 0, 1024));
   if (execution->device == DR_DEVICE_CPU) {
     backend = &cpu_backend();
     return DR_OK;
@@ -57,6 +56,25 @@ dr_status finished(const dr_execution* execution, dr_status status) {
   (void)execution;
 #endif
   return status;
+}
+
+// Every call: chooses the back end, checks the arguments and runs one of its operations.
+template <class Args>
+dr_status run(const dr_execution* execution, const Args* args,
+              dr_status (*Backend::*operation)(const dr_execution&, const Args&)) {
+  const Backend* backend = nullptr;
+  CHECK(choose(execution, backend));
+  REQUIRE(args != nullptr, "args must not be NULL");
+  CHECK(check(*args));
+  if constexpr (requires { args->workspace; })
+    CHECK(check_workspace(args->workspace, args->workspace_bytes, workspace_bytes(*args)));
+  return finished(execution, (backend->*operation)(*execution, *args));
+}
+
+// Bytes of workspace of a call, or 0 if its sizes cannot be used.
+template <class Args>
+size_t size_of(const Args* args) {
+  return args != nullptr && check_sizes(*args) == DR_OK ? workspace_bytes(*args) : 0;
 }
 
 }  // namespace
@@ -113,130 +131,53 @@ const char* dr_cuda_problem(void) {
 }
 
 dr_status dr_image_resample(const dr_execution* execution, const dr_resample_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && (args->out || args->inside), "args and one of out and inside must not be NULL");
-  REQUIRE(args->in || !args->out, "in must not be NULL when out is given");
-  CHECK(check_shape("in_shape", args->in_shape));
-  CHECK(check_shape("out_shape", args->out_shape));
-  CHECK(check_range("samples", args->samples, 1, 64));
-  CHECK(check_map(args->map));
-  REQUIRE(!args->extend || !(args->inside || args->map.field),
-          "extend goes neither with inside nor with a field");
-  return finished(execution, backend->resample_image(*execution, *args));
+  return run(execution, args, &Backend::resample_image);
 }
 
 dr_status dr_labels_resample(const dr_execution* execution, const dr_labels_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && args->in && args->out, "args, in and out must not be NULL");
-  CHECK(check_shape("in_shape", args->in_shape));
-  CHECK(check_shape("out_shape", args->out_shape));
-  CHECK(check_map(args->map));
-  return finished(execution, backend->resample_labels(*execution, *args));
+  return run(execution, args, &Backend::resample_labels);
 }
 
 dr_status dr_slices_cut(const dr_execution* execution, const dr_slices_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && args->image && args->slices && args->mean && args->std && args->out,
-          "args, image, slices, mean, std and out must not be NULL");
-  CHECK(check_slices(*args));
-  return finished(execution, backend->cut_slices(*execution, *args));
+  return run(execution, args, &Backend::cut_slices);
 }
 
 dr_status dr_field_map(const dr_execution* execution, const dr_map_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && args->out, "args and out must not be NULL");
-  CHECK(check_shape("out_shape", args->out_shape));
-  CHECK(check_map(args->map));
-  return finished(execution, backend->map_field(*execution, *args));
+  return run(execution, args, &Backend::map_field);
 }
 
 dr_status dr_field_jacobian(const dr_execution* execution, const dr_jacobian_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && args->field && args->out, "args, field and out must not be NULL");
-  CHECK(check_shape("shape", args->shape));
-  CHECK(check_numbers("index_from_unit", args->index_from_unit, 9));
-  return finished(execution, backend->jacobian(*execution, *args));
+  return run(execution, args, &Backend::jacobian);
 }
 
 dr_status dr_field_compose(const dr_execution* execution, const dr_compose_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && args->first && args->second && args->out,
-          "args, first, second and out must not be NULL");
-  CHECK(check_shape("shape", args->shape));
-  CHECK(check_shape("second_shape", args->second_shape));
-  CHECK(check_numbers("to_second", args->to_second, 12));
-  CHECK(check_positive("spacing_mm", args->spacing_mm, 3));
-  return finished(execution, backend->compose(*execution, *args));
+  return run(execution, args, &Backend::compose);
 }
 
 dr_status dr_field_invert(const dr_execution* execution, const dr_invert_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && args->field && args->out, "args, field and out must not be NULL");
-  CHECK(check_shape("field_shape", args->field_shape));
-  CHECK(check_shape("out_shape", args->out_shape));
-  CHECK(check_numbers("matrix", args->matrix, 9));
-  CHECK(check_numbers("target", args->target, 12));
-  CHECK(check_numbers("from_point", args->from_point, 12));
-  CHECK(check_numbers("from_index", args->from_index, 12));
-  CHECK(check_positive("spacing_mm", args->spacing_mm, 3));
-  CHECK(check_positive("tolerance_mm", &args->tolerance_mm, 1));
-  REQUIRE(args->iterations >= 1, "iterations = %d; wanted >= 1", args->iterations);
-  return finished(execution, backend->invert(*execution, *args));
+  return run(execution, args, &Backend::invert);
 }
 
-size_t dr_mind_workspace_bytes(const dr_mind_args* args) {
-  return args != nullptr && check_mind(*args) == DR_OK ? mind_workspace_bytes(*args) : 0;
-}
+size_t dr_mind_workspace_bytes(const dr_mind_args* args) { return size_of(args); }
 
 dr_status dr_mind_compute(const dr_execution* execution, const dr_mind_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && args->image && args->out, "args, image and out must not be NULL");
-  CHECK(check_mind(*args));
-  CHECK(check_workspace(args->workspace, args->workspace_bytes, mind_workspace_bytes(*args)));
-  return finished(execution, backend->mind(*execution, *args));
+  return run(execution, args, &Backend::mind);
 }
 
-size_t dr_local_workspace_bytes(const dr_local_args* args) {
-  return args != nullptr && check_local(*args) == DR_OK ? local_workspace_bytes(*args) : 0;
-}
+size_t dr_local_workspace_bytes(const dr_local_args* args) { return size_of(args); }
 
 dr_status dr_local_compute(const dr_execution* execution, const dr_local_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && args->image && args->out, "args, image and out must not be NULL");
-  CHECK(check_local(*args));
-  CHECK(check_workspace(args->workspace, args->workspace_bytes, local_workspace_bytes(*args)));
-  return finished(execution, backend->local(*execution, *args));
+  return run(execution, args, &Backend::local);
 }
 
 dr_status dr_features_pool(const dr_execution* execution, const dr_pool_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args && args->features && args->weight && args->out && args->out_weight,
-          "args, features, weight, out and out_weight must not be NULL");
-  CHECK(check_pool(*args));
-  return finished(execution, backend->pool(*execution, *args));
+  return run(execution, args, &Backend::pool);
 }
 
-size_t dr_solver_workspace_bytes(const dr_solver_args* args) {
-  return args != nullptr && check_solver_sizes(*args) == DR_OK ? solver_workspace_bytes(*args) : 0;
-}
+size_t dr_solver_workspace_bytes(const dr_solver_args* args) { return size_of(args); }
 
 dr_status dr_solver_run(const dr_execution* execution, const dr_solver_args* args) {
-  const Backend* backend = nullptr;
-  CHECK(choose(execution, backend));
-  REQUIRE(args != nullptr, "args is NULL");
-  CHECK(check_solver(*args));
-  CHECK(check_workspace(args->workspace, args->workspace_bytes, solver_workspace_bytes(*args)));
-  return finished(execution, backend->solve(*execution, *args));
+  return run(execution, args, &Backend::solve);
 }
 
 }  // extern "C"

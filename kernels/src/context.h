@@ -95,30 +95,23 @@ struct SolverContext {
 
   // out = scale * in, both (s, 3).
   void copy_field(const float* in, float* out, const Shape& s, float scale = 1.0f) const {
-    run(MapField{out,
-                 s,
-                 {.affine = {},
-                  .field = in,
-                  .field_shape = s,
-                  .to_field = {},
-                  .matrix = scaling(scale),
-                  .on_grid = true}});
+    map_field(in, s, out, s, {.affine = {}, .matrix = scaling(scale), .on_grid = true});
   }
 
-  // Resamples a field between two grids, one of which is `factor` times as coarse as the other.
+  // Evaluates a field at to_field(index) of another grid.
   void resize(const float* in, const Shape& in_shape, float* out, const Shape& out_shape,
               const Affine& to_field) const {
-    run(MapField{out,
-                 out_shape,
-                 {.affine = {},
-                  .field = in,
-                  .field_shape = in_shape,
-                  .to_field = to_field,
-                  .matrix = scaling(1.0f),
-                  .on_grid = false}});
+    map_field(in, in_shape, out, out_shape, {.affine = {}, .to_field = to_field});
   }
 
  private:
+  void map_field(const float* in, const Shape& in_shape, float* out, const Shape& out_shape,
+                 PointMap map) const {
+    map.field = in;
+    map.field_shape = in_shape;
+    run(MapField{out, out_shape, map});
+  }
+
   // Rows, then planes, then all: no chain of additions is longer than an axis.
   void sum(const float* values, const Shape& s, double* out) const {
     double* rows = sums + 2;

@@ -16,7 +16,7 @@ struct CorrelationMemory {
 
 template <class Launcher>
 CorrelationMemory correlation_memory(SolverContext<Launcher>& c, const Level& l) {
-  const size_t n = l.shape.voxels(), of_moving = l.moving_shape.voxels();
+  const size_t n = l.shape.voxels(), of_moving = l.moving.shape.voxels();
   const bool channels = c.correlates_features();
   return {c.template take<float>(channels || c.intensities() ? 7 * n : 0),
           c.template take<float>(channels ? n : 0),
@@ -39,12 +39,13 @@ void add_correlation(const SolverContext<Launcher>& c, const Level& l, const Cor
   float* warped = c.scratch + n;
   float* tmp = c.scratch + 2 * n;
   float* product = sums + 6 * n;
-  c.run(WarpIntensity{.fixed_weight = l.fixed_weight,
-                      .shape = l.shape,
+  const Vec3 offset = to_vec3(l.moving_offset);
+  c.run(WarpIntensity{.fixed_weight = l.fixed.weight,
                       .moving = what.moving,
-                      .moving_weight = l.moving_weight,
-                      .moving_shape = l.moving_shape,
-                      .point = l.point(),
+                      .moving_weight = l.moving.weight,
+                      .moving_shape = l.moving.shape,
+                      .moving_offset = offset,
+                      .u = l.displacement(l.field),
                       .warped = warped,
                       .weight = weight});
   const float* pairs[6][2] = {{nullptr, nullptr},       {what.fixed, nullptr}, {warped, nullptr},
@@ -66,10 +67,10 @@ void add_correlation(const SolverContext<Launcher>& c, const Level& l, const Cor
   for (int k = 0; k < 3; ++k) window(sums + k * n, sums + (3 + k) * n, sums + 6 * n);
   c.run(AddCorrelationGradient{.fixed = what.fixed,
                                .weight = weight,
-                               .shape = l.shape,
                                .moving = what.moving,
-                               .moving_shape = l.moving_shape,
-                               .point = l.point(),
+                               .moving_shape = l.moving.shape,
+                               .moving_offset = offset,
+                               .u = l.displacement(l.field),
                                .factors = sums + 3 * n,
                                .scale = (float)what.weight,
                                .unit = what.unit,
@@ -89,15 +90,9 @@ void add_feature_correlation(const SolverContext<Launcher>& c, const Level& l, f
                             .weight = 2.0 * a.feature_weight / a.channels,
                             .noise = a.correlation_noise / sqrt((double)a.channels),
                             .unit = l.mean_square};
-  FeatureChannel fixed = {
-      .features = l.fixed, .shape = l.shape, .stride = a.stride, .channel = 0, .out = memory.fixed};
-  FeatureChannel moving = fixed;
-  moving.features = l.moving;
-  moving.shape = l.moving_shape;
-  moving.out = memory.moving;
-  for (; fixed.channel < a.channels; ++fixed.channel, ++moving.channel) {
-    c.run(fixed);
-    c.run(moving);
+  for (int channel = 0; channel < a.channels; ++channel) {
+    c.run(FeatureChannel{l.fixed, channel, memory.fixed});
+    c.run(FeatureChannel{l.moving, channel, memory.moving});
     add_correlation(c, l, what, gradient, memory.sums);
   }
 }
@@ -106,7 +101,7 @@ template <class Launcher>
 void set_feature_gradient(const SolverContext<Launcher>& c, const Level& l, float* gradient,
                           const CorrelationMemory& memory) {
   const dr_solver_args& a = c.args;
-  FeatureTerm term = feature_term(l, a.stride);
+  FeatureTerm term = feature_term(l);
   term.gradient = gradient;
   term.scale = (float)a.feature_weight;
   term.trust_cost = (float)a.trust_cost;
@@ -139,17 +134,8 @@ void add_gradients(const SolverContext<Launcher>& c, const Level& l, float* grad
   c.run(AddSmoothnessGradient{l.field, gradient, l.shape, factor});
   if (a.fold_penalty <= 0.0) return;
   float* lack = c.scratch;
-  c.run(FoldLack{.field = l.field,
-                 .shape = l.shape,
-                 .index_per_mm = inverse_of(mm),
-                 .margin_det = (float)a.fold_margin,
-                 .out = lack});
-  c.run(AddFoldGradient{.field = l.field,
-                        .lack = lack,
-                        .gradient = gradient,
-                        .shape = l.shape,
-                        .index_per_mm = inverse_of(mm),
-                        .scale = fold_penalty});
+  c.run(FoldLack{l.displacement(l.field), (float)a.fold_margin, lack});
+  c.run(AddFoldGradient{l.displacement(l.field), lack, gradient, fold_penalty});
 }
 
 DR_NAMESPACE_END

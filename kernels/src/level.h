@@ -12,10 +12,9 @@
 DR_NAMESPACE_BEGIN
 
 struct Level {
-  const Half *fixed, *moving;
-  const float *fixed_weight, *moving_weight;
+  WeightedFeatures fixed, moving;
   const float *fixed_image, *moving_image;  // null without an intensity term
-  Shape shape, moving_shape;
+  Shape shape;
   Int3 moving_offset;
   double spacing_mm[3];
   float *x, *field;
@@ -24,20 +23,17 @@ struct Level {
   const float* mean_square = nullptr;  // of the fixed features; null where it is not needed
 
   size_t floats() const { return 3 * (size_t)shape.voxels(); }
-  MovingPoint point() const { return {field, inverse_of(spacing_mm), to_vec3(moving_offset)}; }
+  Displacement displacement(const float* u) const { return {u, shape, inverse_of(spacing_mm)}; }
 };
 
 template <class Launcher>
 Level finest_level(const SolverContext<Launcher>& c) {
   const dr_solver_args& a = c.args;
-  return {.fixed = a.fixed,
-          .moving = a.moving,
-          .fixed_weight = a.fixed_weight,
-          .moving_weight = a.moving_weight,
+  return {.fixed = {a.fixed, a.fixed_weight, c.shape, a.stride},
+          .moving = {a.moving, a.moving_weight, to_int3(a.moving_shape), a.stride},
           .fixed_image = a.fixed_image,
           .moving_image = a.moving_image,
           .shape = c.shape,
-          .moving_shape = to_int3(a.moving_shape),
           .moving_offset = to_int3(a.moving_offset),
           .spacing_mm = {a.spacing_mm[0], a.spacing_mm[1], a.spacing_mm[2]},
           .x = c.x,
@@ -56,24 +52,16 @@ void smooth_field(const SolverContext<Launcher>& c, const Level& l, const float*
 template <class Launcher>
 const float* mean_square(SolverContext<Launcher>& c, const Level& l) {
   float* out = c.template take<float>(1);
-  c.run(FeatureSquare{.features = l.fixed,
-                      .weight = l.fixed_weight,
-                      .shape = l.shape,
-                      .stride = c.args.stride,
-                      .out = c.scratch});
-  c.mean(c.scratch, l.fixed_weight, l.shape, out);
+  c.run(FeatureSquare{l.fixed, c.scratch});
+  c.mean(c.scratch, l.fixed.weight, l.shape, out);
   return out;
 }
 
-inline FeatureTerm feature_term(const Level& l, int stride) {
+inline FeatureTerm feature_term(const Level& l) {
   return {.fixed = l.fixed,
-          .fixed_weight = l.fixed_weight,
-          .shape = l.shape,
           .moving = l.moving,
-          .moving_weight = l.moving_weight,
-          .moving_shape = l.moving_shape,
-          .point = l.point(),
-          .stride = stride};
+          .moving_offset = to_vec3(l.moving_offset),
+          .u = l.displacement(l.field)};
 }
 
 // How one of the images is averaged to a coarser grid.
@@ -138,18 +126,11 @@ Level coarser_level(SolverContext<Launcher>& c, int scale) {
   const Coarsening to_fixed = fixed_coarsening(a, l.factor);
   const Coarsening to_moving = moving_coarsening(a, l.factor, l.moving_offset);
   l.shape = to_fixed.shape;
-  l.moving_shape = to_moving.shape;
-  const WeightedFeatures fixed =
-      pool_features(c, {a.fixed, a.fixed_weight, finest.shape, a.stride}, to_fixed);
-  const WeightedFeatures moving =
-      pool_features(c, {a.moving, a.moving_weight, finest.moving_shape, a.stride}, to_moving);
-  l.fixed = fixed.features;
-  l.fixed_weight = fixed.weight;
-  l.moving = moving.features;
-  l.moving_weight = moving.weight;
+  l.fixed = pool_features(c, finest.fixed, to_fixed);
+  l.moving = pool_features(c, finest.moving, to_moving);
   if (c.intensities()) {
     l.fixed_image = pool_image(c, a.fixed_image, finest.shape, to_fixed);
-    l.moving_image = pool_image(c, a.moving_image, finest.moving_shape, to_moving);
+    l.moving_image = pool_image(c, a.moving_image, finest.moving.shape, to_moving);
   }
   l.x = c.template take<float>(l.floats());
   l.field = c.template take<float>(l.floats());

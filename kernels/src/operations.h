@@ -110,12 +110,10 @@ dr_status jacobian(const Launcher& launch, const dr_jacobian_args& a) {
 
 template <class Launcher>
 dr_status compose(const Launcher& launch, const dr_compose_args& a) {
-  launch(Compose{.first = a.first,
-                 .shape = to_int3(a.shape),
+  launch(Compose{.first = {a.first, to_int3(a.shape), inverse_of(a.spacing_mm)},
                  .second = a.second,
                  .second_shape = to_int3(a.second_shape),
                  .to_second = to_affine(a.to_second),
-                 .index_per_mm = inverse_of(a.spacing_mm),
                  .out = a.out});
   return DR_OK;
 }
@@ -138,68 +136,48 @@ dr_status invert(const Launcher& launch, const dr_invert_args& a) {
   return DR_OK;
 }
 
-// Slabs of whole output voxels keep the intermediate images in the cache and limit the memory.
-struct MindPlan {
+// The memory of MIND-SSC. Slabs of whole output voxels keep the intermediate images in the cache
+// and limit the memory; they go back and forth between two memory.
+struct MindMemory {
+  Workspace work;
   Shape shape, out_shape;
   MindParameters mind;
   int slab;  // planes of output voxels in a slab
-  size_t distance_floats, descriptor_floats;
+  float *first, *second, *row_noise, *floor_value;
+  double* plane_noise;
 
-  explicit MindPlan(const dr_mind_args& a)
-      : shape(to_int3(a.shape)), out_shape(divide_up(shape, to_int3(a.pool))),
+  explicit MindMemory(const dr_mind_args& a)
+      : work(a.workspace), shape(to_int3(a.shape)), out_shape(divide_up(shape, to_int3(a.pool))),
         mind{to_int3(a.radius), to_int3(a.dilation)},
         slab(min_int(max_int(32 / a.pool[0], 1), out_shape.z)) {
     const size_t planes = (size_t)slab * a.pool[0];
     const MindDistanceX d = {.image = nullptr, .shape = shape, .mind = mind};
-    distance_floats = (planes + 2 * (mind.dilation.z + mind.radius.z)) * kMindImages *
-                      (size_t)d.padded_y() * (size_t)d.padded_x();
-    descriptor_floats = planes * kMindChannels * (size_t)shape.y * (size_t)shape.x;
-  }
-
-  size_t workspace_bytes() const;
-
-  // The size of each of the two buffers between which the slabs go back and forth.
-  size_t buffer_floats() const {
-    return distance_floats > descriptor_floats ? distance_floats : descriptor_floats;
+    const size_t distances = (planes + 2 * (mind.dilation.z + mind.radius.z)) * kMindImages *
+                             (size_t)d.padded_y() * (size_t)d.padded_x();
+    const size_t descriptors = planes * kMindChannels * (size_t)shape.y * (size_t)shape.x;
+    first = work.take<float>(distances > descriptors ? distances : descriptors);
+    second = work.take<float>(distances > descriptors ? distances : descriptors);
+    row_noise = work.take<float>((size_t)shape.rows());
+    plane_noise = work.take<double>((size_t)shape.z);
+    floor_value = work.take<float>(1);
   }
 };
-
-struct MindBuffers {
-  float *first, *second;  // the slabs go back and forth between them
-  float* row_noise;
-  double* plane_noise;
-  float* floor_value;
-
-  MindBuffers(const MindPlan& plan, Workspace& work)
-      : first(work.take<float>(plan.buffer_floats())),
-        second(work.take<float>(plan.buffer_floats())),
-        row_noise(work.take<float>((size_t)plan.shape.rows())),
-        plane_noise(work.take<double>((size_t)plan.shape.z)), floor_value(work.take<float>(1)) {}
-};
-
-inline size_t MindPlan::workspace_bytes() const {
-  Workspace work(nullptr);
-  MindBuffers(*this, work);
-  return work.peak();
-}
 
 template <class Launcher>
 dr_status mind(const Launcher& launch, const dr_mind_args& a) {
-  const MindPlan plan(a);
-  Workspace work(a.workspace);
-  const MindBuffers buffers(plan, work);
-  const Shape shape = plan.shape;
-  const MindParameters& mind = plan.mind;
+  const MindMemory memory(a);
+  const Shape shape = memory.shape;
+  const MindParameters& mind = memory.mind;
   const Int3 pool = to_int3(a.pool);
-  launch(MindNoise{a.image, shape, mind, buffers.row_noise});
-  launch(SumInOrder<float>{buffers.row_noise, shape.z, shape.y, buffers.plane_noise});
+  launch(MindNoise{a.image, shape, mind, memory.row_noise});
+  launch(SumInOrder<float>{memory.row_noise, shape.z, shape.y, memory.plane_noise});
   // Below a thousandth of the mean patch distance a patch is flat and its differences are noise.
-  launch(MindFloor{buffers.plane_noise, shape.z, 1e-3 / shape.rows(), buffers.floor_value});
+  launch(MindFloor{memory.plane_noise, shape.z, 1e-3 / shape.rows(), memory.floor_value});
 
   const float patch = (float)(2 * mind.radius + Int3{1, 1, 1}).voxels();
   const int reach = mind.dilation.z + mind.radius.z;
-  for (int block = 0; block < plan.out_shape.z; block += plan.slab) {
-    const int blocks = min_int(plan.slab, plan.out_shape.z - block);
+  for (int block = 0; block < memory.out_shape.z; block += memory.slab) {
+    const int blocks = min_int(memory.slab, memory.out_shape.z - block);
     const int z0 = block * pool.z, planes = min_int(blocks * pool.z, shape.z - z0);
     mind_sums_pass(launch,
                    MindDistanceX{.image = a.image,
@@ -207,23 +185,23 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
                                  .mind = mind,
                                  .first_plane = z0 - reach,
                                  .planes = planes + 2 * reach,
-                                 .out = buffers.first},
-                   buffers.second);
-    launch(MindDescriptor{.sums = buffers.first,
-                          .out = buffers.second,
+                                 .out = memory.first},
+                   memory.second);
+    launch(MindDescriptor{.sums = memory.first,
+                          .out = memory.second,
                           .planes = planes,
                           .shape = shape,
                           .mind = mind,
-                          .floor_value = buffers.floor_value,
+                          .floor_value = memory.floor_value,
                           .scale = 1.0f / patch});
-    launch(MindPoolZY{.in = buffers.second,
-                      .out = buffers.first,
+    launch(MindPoolZY{.in = memory.second,
+                      .out = memory.first,
                       .planes = planes,
                       .y = shape.y,
                       .x = shape.x,
-                      .blocks_y = plan.out_shape.y,
+                      .blocks_y = memory.out_shape.y,
                       .pool = pool});
-    launch(MindPool{.in = buffers.first,
+    launch(MindPool{.in = memory.first,
                     .shape = shape,
                     .planes = planes,
                     .first_block = block,
@@ -233,7 +211,7 @@ dr_status mind(const Launcher& launch, const dr_mind_args& a) {
                     .out = a.out,
                     .stride = a.channels,
                     .structure = a.structure,
-                    .out_shape = plan.out_shape});
+                    .out_shape = memory.out_shape});
   }
   return DR_OK;
 }

@@ -22,39 +22,42 @@ struct SmoothPass {
 
 template <class Launcher>
 void smooth_pass(const Launcher& launch, const SmoothPass& p) {
-  const int line = p.shape.x * p.components;
-  launch(Smooth{.in = p.in,
-                .out = p.out,
-                .outer = p.batch,
-                .n = p.shape.z,
-                .inner = p.shape.y * line,
-                .taps = p.taps.z,
-                .along_row = false});
-  launch(Smooth{.in = p.out,
-                .out = p.tmp,
-                .outer = p.batch * p.shape.z,
-                .n = p.shape.y,
-                .inner = line,
-                .taps = p.taps.y,
-                .along_row = false});
-  launch(Smooth{.in = p.tmp,
-                .out = p.out,
-                .outer = p.batch * p.shape.rows(),
-                .n = p.shape.x,
-                .inner = p.components,
-                .taps = p.taps.x,
-                .along_row = true});
+  const int line = p.shape.x * p.components, planes = p.batch * p.shape.z;
+  Smooth op = {.in = p.in,
+               .out = p.out,
+               .outer = p.batch,
+               .n = p.shape.z,
+               .inner = p.shape.y * line,
+               .taps = p.taps.z,
+               .along_row = false};
+  launch(op);
+  op.in = p.out, op.out = p.tmp, op.taps = p.taps.y;
+  op.outer = planes, op.n = p.shape.y, op.inner = line;
+  launch(op);
+  op.in = p.tmp, op.out = p.out, op.taps = p.taps.x;
+  op.outer = planes * p.shape.y, op.n = p.shape.x, op.inner = p.components, op.along_row = true;
+  launch(op);
 }
 
-// Patch distances summed over the patch's x and y extents, through `distance.out` to `out`.
-inline MindBoxY box_y_of(const MindDistanceX& d, float* out) {
+// Sums patch distances over the patch's y extent (`d.out` to `out`), and over its z extent (`in` to
+// `d.out`).
+inline MindBox box_y_of(const MindDistanceX& d, float* out) {
   return {.in = d.out,
           .out = out,
-          .images = d.planes * kMindImages,
-          .in_y = d.padded_y(),
-          .out_y = d.padded_y() - 2 * d.mind.radius.y,
+          .outer = d.planes * kMindImages,
+          .n = d.padded_y(),
+          .lines = 1,
           .x = d.padded_x(),
           .radius = d.mind.radius.y};
+}
+inline MindBox box_z_of(const MindDistanceX& d, const float* in) {
+  return {.in = in,
+          .out = d.out,
+          .outer = 1,
+          .n = d.planes,
+          .lines = kMindImages * (d.padded_y() - 2 * d.mind.radius.y),
+          .x = d.padded_x(),
+          .radius = d.mind.radius.z};
 }
 
 template <class Launcher>
@@ -64,22 +67,16 @@ void mind_distance_pass(const Launcher& launch, const MindDistanceX& distance, f
 }
 
 template <class Launcher>
-void mind_box_z_pass(const Launcher& launch, const MindBoxZ& box) {
+void mind_box_z_pass(const Launcher& launch, const MindBox& box) {
   launch(box);
 }
 
 // Patch distances summed over the whole patch, through `between` back to `distance.out`. The result
 // has distance.planes - 2 radius planes.
 template <class Launcher>
-void mind_sums_pass(const Launcher& launch, const MindDistanceX& d, float* between) {
-  mind_distance_pass(launch, d, between);
-  mind_box_z_pass(launch,
-                  MindBoxZ{.in = between,
-                           .out = d.out,
-                           .planes = d.planes,
-                           .radius = d.mind.radius.z,
-                           .rows_per_plane = kMindImages * (d.padded_y() - 2 * d.mind.radius.y),
-                           .x = d.padded_x()});
+void mind_sums_pass(const Launcher& launch, const MindDistanceX& distance, float* between) {
+  mind_distance_pass(launch, distance, between);
+  mind_box_z_pass(launch, box_z_of(distance, between));
 }
 
 // Finds the shift with the lowest smoothed cost for every voxel, coupling included.

@@ -116,7 +116,7 @@ class Refinement {
       off.moving_offset = l.moving_offset - Int3{1, 1, 1};
       set_gradient(off, m, sigma_mm);
       c_.run(SquaredLength{l.field, l.shape, c_.scratch});
-      c_.mean(c_.scratch, l.fixed_weight, l.shape, &m.state->mean_square);
+      c_.mean(c_.scratch, l.fixed.weight, l.shape, &m.state->mean_square);
     }
     c_.run(SetEpsilon{m.state, a_.adam_epsilon});
   }

@@ -67,11 +67,8 @@ class SearchLevel {
   // False if cancelled.
   bool run() {
     const size_t mark = work_.mark();
-    const CoarseImage fixed = average({.features = features_.fixed,
-                                       .weight = features_.fixed_weight,
-                                       .shape = c_.shape,
-                                       .stride = features_.stride},
-                                      {});
+    const dr_feature_pair& f = features_;
+    const CoarseImage fixed = average({f.fixed, f.fixed_weight, c_.shape, f.stride}, {});
     const CoarseImage moving =
         level_ == 0 ? average(moving_features(), to_int3(a_.moving_offset)) : warp_moving();
     const float* unrelated = unrelated_cost(fixed, moving);
@@ -114,10 +111,7 @@ class SearchLevel {
   }
 
   WeightedFeatures moving_features() const {
-    return {.features = features_.moving,
-            .weight = features_.moving_weight,
-            .shape = to_int3(a_.moving_shape),
-            .stride = features_.stride};
+    return {features_.moving, features_.moving_weight, to_int3(a_.moving_shape), features_.stride};
   }
 
   CoarseImage average(const WeightedFeatures& in, const Int3& offset) {
@@ -160,12 +154,10 @@ class SearchLevel {
   void add(const float* found) {
     if (level_ == 0) return to_fixed_grid(found, c_.x);
     to_fixed_grid(found, c_.scratch);
-    c_.run(Compose{.first = c_.scratch,
-                   .shape = c_.shape,
+    c_.run(Compose{.first = {c_.scratch, c_.shape, inverse_of(a_.spacing_mm)},
                    .second = c_.x,
                    .second_shape = c_.shape,
                    .to_second = identity_affine(),
-                   .index_per_mm = inverse_of(a_.spacing_mm),
                    .out = c_.field});
     c_.copy_field(c_.field, c_.x, c_.shape);
   }
@@ -184,9 +176,8 @@ class SearchLevel {
       moments[i] = c_.template take<double>(sums);
       c_.run(FeatureMoments{.features = image.features,
                             .weight = image.weight,
-                            .row_count = rows,
+                            .shape = grid_.padded,
                             .channels = features_.channels,
-                            .x = grid_.padded.x,
                             .out = of_rows});
       c_.run(SumInOrder<float>{of_rows, sums, rows, moments[i]});
     }
@@ -313,16 +304,10 @@ class SearchLevel {
   void make_consistent(float*& forward, float*& backward) {
     float* u = take(3);
     float* v = take(3);
-    InverseConsistent op = {.u = forward,
-                            .v = backward,
-                            .out = u,
-                            .shape = grid_.shape,
-                            .index_per_mm = inverse_of(grid_.spacing_mm)};
+    const Vec3 index_per_mm = inverse_of(grid_.spacing_mm);
     for (int round = 0; round < a_.consistency_rounds; ++round) {
-      op.u = forward, op.v = backward, op.out = u;
-      c_.run(op);
-      op.u = backward, op.v = forward, op.out = v;
-      c_.run(op);
+      c_.run(InverseConsistent{{forward, grid_.shape, index_per_mm}, backward, u});
+      c_.run(InverseConsistent{{backward, grid_.shape, index_per_mm}, forward, v});
       std::swap(forward, u);
       std::swap(backward, v);
     }

@@ -45,7 +45,7 @@ class Solver {
   // Writes the mean distance over the weight that meets moving weight, and returns that weight
   // (fixed shape).
   const float* mean_distance(double* out) {
-    FeatureDifference op = {feature_term(finest_level(c_), c_.args.stride)};
+    FeatureDifference op = {feature_term(finest_level(c_))};
     op.energy = c_.scratch;
     op.overlap = c_.scratch + c_.shape.voxels();
     c_.run(op);

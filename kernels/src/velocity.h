@@ -17,12 +17,10 @@ void exponentiate(const SolverContext<Launcher>& c, const float* velocity, float
   float* to = from == out ? c.scratch : out;
   c.copy_field(velocity, from, l.shape, sign / (float)(1 << c.args.squarings));
   for (int k = 0; k < c.args.squarings; ++k, std::swap(from, to))
-    c.run(Compose{.first = from,
-                  .shape = l.shape,
+    c.run(Compose{.first = l.displacement(from),
                   .second = from,
                   .second_shape = l.shape,
                   .to_second = identity_affine(),
-                  .index_per_mm = inverse_of(l.spacing_mm),
                   .out = to});
 }
 
@@ -35,11 +33,7 @@ void to_half_way(const SolverContext<Launcher>& c, const Level& l, float* gradie
                  double sigma_mm) {
   smooth_field(c, l, l.x, l.field, sigma_mm);
   exponentiate(c, l.field, half_way, l, -0.5f);
-  c.run(WarpVectors{.vectors = gradient,
-                    .field = half_way,
-                    .shape = l.shape,
-                    .index_per_mm = inverse_of(l.spacing_mm),
-                    .out = l.field});
+  c.run(WarpVectors{gradient, l.displacement(half_way), l.field});
   c.copy_field(l.field, gradient, l.shape);
 }
 

@@ -147,7 +147,9 @@ bool same_as_cpu() {
 
   const float scale = 2.0f;
   const dr::Vec3 unit = {1.0f, 1.0f, 1.0f};
-  const dr::MovingPoint point = {in, unit, {0.5f, 0.0f, 1.0f}};
+  const dr::Displacement u = {in, shape, unit};
+  const dr::Vec3 offset = {0.5f, 0.0f, 1.0f};
+  const dr::WeightedFeatures weighted = {features, weight.data(), shape, 16};
   bool good = true;
   // Along x, y and z.
   const int views[3][3] = {{35, 37, 3}, {5, 7, 111}, {1, 5, 777}};
@@ -164,17 +166,10 @@ bool same_as_cpu() {
   good &= same_bits("AddSmoothnessGradient", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::AddSmoothnessGradient{in, out, shape, {1.0f, 2.0f, 3.0f}});
   });
-  good &= same_bits("FoldLack", n, [&](const auto& launch, float* out) {
-    launch(dr::FoldLack{
-        .field = in, .shape = shape, .index_per_mm = unit, .margin_det = 0.3f, .out = out});
-  });
+  good &= same_bits("FoldLack", n,
+                    [&](const auto& launch, float* out) { launch(dr::FoldLack{u, 0.3f, out}); });
   good &= same_bits("AddFoldGradient", 3 * n, [&](const auto& launch, float* out) {
-    launch(dr::AddFoldGradient{.field = in,
-                               .lack = in + n,
-                               .gradient = out,
-                               .shape = shape,
-                               .index_per_mm = unit,
-                               .scale = &scale});
+    launch(dr::AddFoldGradient{u, in + n, out, &scale});
   });
   const size_t distances = (size_t)distance.rows() * distance.width();
   good &= same_bits("MindDistanceX", distances, [&](const auto& launch, float* out) {
@@ -195,7 +190,7 @@ bool same_as_cpu() {
   const size_t weights_at = 16 * padded.voxels();
   good &=
       same_bits("WarpPlanar", weights_at + padded.voxels(), [&](const auto& launch, float* out) {
-        launch(dr::WarpPlanar{.in = {features, weight.data(), shape, 16},
+        launch(dr::WarpPlanar{.in = weighted,
                               .channels = 16,
                               .offset = {-1.0f, 0.0f, 1.0f},
                               .field = in,
@@ -208,11 +203,7 @@ bool same_as_cpu() {
                               .out_shape = padded});
       });
   good &= same_bits("WarpVectors", 3 * n, [&](const auto& launch, float* out) {
-    launch(dr::WarpVectors{.vectors = in,
-                           .field = in,
-                           .shape = shape,
-                           .index_per_mm = {1.0f, 0.5f, 2.0f},
-                           .out = out});
+    launch(dr::WarpVectors{in, {in, shape, {1.0f, 0.5f, 2.0f}}, out});
   });
   good &= same_bits("CorrectVelocity", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::CorrectVelocity{.velocity = out,
@@ -223,11 +214,11 @@ bool same_as_cpu() {
   });
   good &= same_bits("WarpIntensity", 2 * n, [&](const auto& launch, float* out) {
     launch(dr::WarpIntensity{.fixed_weight = weight.data(),
-                             .shape = shape,
                              .moving = in,
                              .moving_weight = weight.data(),
                              .moving_shape = shape,
-                             .point = point,
+                             .moving_offset = offset,
+                             .u = u,
                              .warped = out,
                              .weight = out + n});
   });
@@ -245,10 +236,10 @@ bool same_as_cpu() {
   good &= same_bits("AddCorrelationGradient", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::AddCorrelationGradient{.fixed = in,
                                       .weight = weight.data(),
-                                      .shape = shape,
                                       .moving = in + n,
                                       .moving_shape = shape,
-                                      .point = point,
+                                      .moving_offset = offset,
+                                      .u = u,
                                       .factors = in,
                                       .scale = 2.0f,
                                       .unit = &scale,
@@ -303,14 +294,10 @@ bool same_as_cpu() {
     launch(dr::SpreadToField{costs.data(), {2, 7, 37}, {1.0f, 2.0f, 3.0f}, out});
   });
   const auto term = [&](float* out) {
-    return dr::FeatureTerm{.fixed = features,
-                           .fixed_weight = weight.data(),
-                           .shape = shape,
-                           .moving = features,
-                           .moving_weight = weight.data(),
-                           .moving_shape = shape,
-                           .point = {in, unit, {}},
-                           .stride = 16,
+    return dr::FeatureTerm{.fixed = weighted,
+                           .moving = weighted,
+                           .moving_offset = {},
+                           .u = u,
                            .scale = 1.0f,
                            .gradient = out};
   };
@@ -321,12 +308,10 @@ bool same_as_cpu() {
     launch(dr::FeatureCosine{term(out), &scale});
   });
   good &= same_bits("FeatureSquare", n, [&](const auto& launch, float* out) {
-    launch(dr::FeatureSquare{
-        .features = features, .weight = weight.data(), .shape = shape, .stride = 16, .out = out});
+    launch(dr::FeatureSquare{weighted, out});
   });
   good &= same_bits("FeatureChannel", n, [&](const auto& launch, float* out) {
-    launch(dr::FeatureChannel{
-        .features = features, .shape = shape, .stride = 16, .channel = 5, .out = out});
+    launch(dr::FeatureChannel{weighted, 5, out});
   });
   return good;
 }

@@ -85,9 +85,8 @@ void op_unrelated_cost(const float* fixed, const float* fixed_weight, const floa
   const int rows = shape[0] * shape[1], count = 3 * channels;
   FeatureMoments op = {.features = fixed,
                        .weight = fixed_weight,
-                       .row_count = rows,
+                       .shape = int3(shape),
                        .channels = channels,
-                       .x = shape[2],
                        .out = moments};
   run(op);
   run(SumInOrder<float>{moments, count, rows, sums});
@@ -164,8 +163,7 @@ void op_best_shift(const float* cost, const float* near, const int* shape, const
 
 void op_inverse_consistent(const float* u, const float* v, float* out, const int* shape,
                            const float* index_per_mm) {
-  run(InverseConsistent{
-      .u = u, .v = v, .out = out, .shape = int3(shape), .index_per_mm = load_vec3(index_per_mm)});
+  run(InverseConsistent{{u, int3(shape), load_vec3(index_per_mm)}, v, out});
 }
 
 // The squared difference if mean_square is 0, otherwise the cosine.
@@ -174,14 +172,10 @@ void op_feature_term(const Half* fixed, const float* fixed_weight, const int* sh
                      const float* moving_offset, int channels, const float* field,
                      const float* index_per_mm, float scale, float trust_cost, float mean_square,
                      float* energy, float* gradient, float* overlap) {
-  const FeatureTerm op = {.fixed = fixed,
-                          .fixed_weight = fixed_weight,
-                          .shape = int3(shape),
-                          .moving = moving,
-                          .moving_weight = moving_weight,
-                          .moving_shape = int3(moving_shape),
-                          .point = {field, load_vec3(index_per_mm), load_vec3(moving_offset)},
-                          .stride = channels,
+  const FeatureTerm op = {.fixed = {fixed, fixed_weight, int3(shape), channels},
+                          .moving = {moving, moving_weight, int3(moving_shape), channels},
+                          .moving_offset = load_vec3(moving_offset),
+                          .u = {field, int3(shape), load_vec3(index_per_mm)},
                           .trust_cost = trust_cost,
                           .scale = scale,
                           .energy = energy,
@@ -195,20 +189,12 @@ void op_feature_term(const Half* fixed, const float* fixed_weight, const int* sh
 
 void op_feature_square(const Half* features, const float* weight, const int* shape, int channels,
                        float* out) {
-  run(FeatureSquare{.features = features,
-                    .weight = weight,
-                    .shape = int3(shape),
-                    .stride = channels,
-                    .out = out});
+  run(FeatureSquare{{features, weight, int3(shape), channels}, out});
 }
 
 void op_feature_channel(const Half* features, const int* shape, int channels, int channel,
                         float* out) {
-  run(FeatureChannel{.features = features,
-                     .shape = int3(shape),
-                     .stride = channels,
-                     .channel = channel,
-                     .out = out});
+  run(FeatureChannel{{features, nullptr, int3(shape), channels}, channel, out});
 }
 
 // Adds to `gradient`. weights: the window's taps along z, y and x, one after the other.
@@ -220,13 +206,14 @@ void op_correlation(const float* fixed, const float* fixed_weight, const int* sh
   const Shape s = int3(shape);
   const Index n = s.voxels();
   std::vector<float> warped(n), weight(n), sums(6 * n), smoothed(6 * n), tmp(6 * n);
-  const MovingPoint point = {field, load_vec3(index_per_mm), load_vec3(moving_offset)};
+  const Displacement u = {field, s, load_vec3(index_per_mm)};
+  const Vec3 offset = load_vec3(moving_offset);
   run(WarpIntensity{.fixed_weight = fixed_weight,
-                    .shape = s,
                     .moving = moving,
                     .moving_weight = moving_weight,
                     .moving_shape = int3(moving_shape),
-                    .point = point,
+                    .moving_offset = offset,
+                    .u = u,
                     .warped = warped.data(),
                     .weight = weight.data()});
   const float* m = warped.data();
@@ -255,10 +242,10 @@ void op_correlation(const float* fixed, const float* fixed_weight, const int* sh
   smooth_pass<CpuLauncher>(CpuLauncher(1), pass);
   run(AddCorrelationGradient{.fixed = fixed,
                              .weight = weight.data(),
-                             .shape = s,
                              .moving = moving,
                              .moving_shape = int3(moving_shape),
-                             .point = point,
+                             .moving_offset = offset,
+                             .u = u,
                              .factors = sums.data(),
                              .scale = scale,
                              .gradient = gradient});
@@ -266,11 +253,7 @@ void op_correlation(const float* fixed, const float* fixed_weight, const int* sh
 
 void op_warp_vectors(const float* vectors, const float* field, const int* shape,
                      const float* index_per_mm, float* out) {
-  run(WarpVectors{.vectors = vectors,
-                  .field = field,
-                  .shape = int3(shape),
-                  .index_per_mm = load_vec3(index_per_mm),
-                  .out = out});
+  run(WarpVectors{vectors, {field, int3(shape), load_vec3(index_per_mm)}, out});
 }
 
 void op_correct_velocity(float* velocity, const float* wanted, const float* reached, int count) {
@@ -286,16 +269,10 @@ void op_smoothness_gradient(const float* field, float* gradient, const int* shap
 void op_fold_gradient(const float* field, float* gradient, const int* shape,
                       const float* index_per_mm, float margin, float scale) {
   const Shape s = int3(shape);
-  const Vec3 unit = load_vec3(index_per_mm);
+  const Displacement u = {field, s, load_vec3(index_per_mm)};
   std::vector<float> lack(s.voxels());
-  run(FoldLack{
-      .field = field, .shape = s, .index_per_mm = unit, .margin_det = margin, .out = lack.data()});
-  run(AddFoldGradient{.field = field,
-                      .lack = lack.data(),
-                      .gradient = gradient,
-                      .shape = s,
-                      .index_per_mm = unit,
-                      .scale = &scale});
+  run(FoldLack{u, margin, lack.data()});
+  run(AddFoldGradient{u, lack.data(), gradient, &scale});
 }
 
 void op_adam(float* value, const float* gradient, float* first, float* second, int count,

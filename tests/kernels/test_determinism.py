@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from phantoms import waves
+from solving import solver_options
 
 from dinoreg_kernels import (
-    SolverOptions,
     compose,
     cut_slices,
     jacobian_determinant,
@@ -55,7 +55,7 @@ def solve_all(shape, options, seed=1):
     ],
 )
 def test_solve(shape, factor):
-    options = SolverOptions(
+    options = solver_options(
         search_factor=factor,
         search_radius=(1, 2, 2),
         coupling=(0.01, 0.3),
@@ -67,7 +67,7 @@ def test_solve(shape, factor):
 
 @pytest.mark.parametrize("shape", [(22, 24, 26), (2, 60, 62)])
 def test_levels_of_the_search(shape):
-    options = SolverOptions(
+    options = solver_options(
         search_factor=(4, 4, 3),
         search_radius=(1, 2, 2),
         search_levels=3,
@@ -80,7 +80,7 @@ def test_levels_of_the_search(shape):
 
 @pytest.mark.parametrize("terms", [{"search_trust_cost": 0.5}, {"search_edges": 5.0}])
 def test_terms_of_the_search(terms):
-    options = SolverOptions(
+    options = solver_options(
         search_factor=(2, 2, 2), search_radius=(1, 2, 2), coupling=(0.3,), search_levels=2,
         consistency_rounds=2, iterations=(0,), **terms
     )  # fmt: skip
@@ -88,7 +88,7 @@ def test_terms_of_the_search(terms):
 
 
 def test_one_level_and_no_search():
-    options = SolverOptions(search_radius=(0, 0, 0), iterations=(4,))
+    options = solver_options(search_radius=(0, 0, 0), iterations=(4,))
     assert_same_bits(solve_all((5, 60, 62), options))
 
 
@@ -103,7 +103,7 @@ def test_one_level_and_no_search():
     ],
 )
 def test_similarities_and_velocity(terms):
-    options = SolverOptions(
+    options = solver_options(
         search_radius=(1, 1, 1), iterations=(2, 2), correlation_weight=1.5, **terms
     )
     assert_same_bits(solve_all((22, 24, 26), options))
@@ -151,7 +151,7 @@ def test_a_volume_that_is_part_of_a_larger_buffer(rng):
     """Nothing outside the arrays is read: other numbers around them change no bit."""
     shape = (7, 9, 11)
     features, weight = np.float16(waves(shape)), np.float32(rng.random(shape))
-    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2,))
+    options = solver_options(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2,))
     results = []
     for filling in (0.0, 100.0):
         arrays = []
@@ -169,7 +169,7 @@ def test_spread(rng):
     """Groups of shifts are added in order whatever the number of threads."""
     shape = (24, 33, 35)
     features, weight = np.float16(waves(shape)), np.float32(rng.random(shape))
-    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(2, 3, 2), iterations=(0,))
+    options = solver_options(search_factor=(2, 2, 2), search_radius=(2, 3, 2), iterations=(0,))
     results = []
     for threads in (*THREADS, 0):
         arrays = (features, features[:, ::-1].copy(), weight, weight)
@@ -199,7 +199,7 @@ def test_on_a_gpu(gpu, terms):
     arrays += (np.float32(rng.random(shape)),) * 2
     images = (np.float32(arrays[0][..., 0]), np.float32(arrays[1][..., 1]))
     for iterations in ((1, 1), (5, 4)):
-        options = SolverOptions(
+        options = solver_options(
             search_radius=(1, 2, 2), iterations=iterations, correlation_weight=1.5, **terms
         )
         on_cpu = solve(*arrays, images=images, spacing_mm=(2, 2, 2), options=options)

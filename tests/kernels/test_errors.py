@@ -9,12 +9,12 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from solving import solver_options
 
 import dinoreg_kernels
 from dinoreg_kernels import (
     KernelError,
     SearchFeatures,
-    SolverOptions,
     build_info,
     compose,
     coverage,
@@ -34,7 +34,7 @@ from dinoreg_kernels import (
 IDENTITY = np.eye(3, 4)
 IMAGE = np.zeros((4, 5, 6), np.float32)
 FIELD = np.zeros((4, 5, 6, 3), np.float32)
-OPTIONS = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2, 3))
+OPTIONS = solver_options(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2, 3))
 
 
 def run_solve(options=OPTIONS, **change):
@@ -268,7 +268,7 @@ def test_kept_costs_are_part_of_the_workspace_up_to_their_limit():
     """27 shifts of 64^3 cells: 27 MiB."""
     sizes = []
     for kept_costs_mb in (0, 26, 27, 256):
-        options = SolverOptions(
+        options = solver_options(
             search_factor=(1, 1, 1), search_radius=(1, 1, 1), kept_costs_mb=kept_costs_mb
         )
         sizes.append(solver_workspace_bytes((64,) * 3, (64,) * 3, 8, (1, 1, 1), options))
@@ -372,10 +372,8 @@ def test_cancelling_is_prompt():
             r"image has shape \(4, 5\); wanted \(any, any, any\)",
         ),
         (
-            lambda: dinoreg_kernels.solve(
-                *[np.zeros((4, 5, 8), np.float16)] * 2,
-                *[np.zeros((4, 5), np.float32)] * 2,
-                spacing_mm=(1, 1, 1),
+            lambda: run_solve(
+                fixed=np.zeros((4, 5, 8), np.float16), moving=np.zeros((4, 5, 8), np.float16)
             ),
             r"fixed has shape \(4, 5, 8\); wanted \(any, any, any, any\)",
         ),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import reference
 from phantoms import waves
+from solving import solver_options
 
 from dinoreg_kernels import SearchFeatures, SolverOptions, solve, solver_workspace_bytes
 
-#: Search only, nothing smoothed: what it finds is exact.
-SEARCH = SolverOptions(
+#: A search alone, without smoothing of the field, whose result is exact.
+SEARCH = solver_options(
     search_factor=(2, 2, 2),
     search_radius=(3, 3, 3),
     cost_smoothing_mm=1.0,
@@ -22,7 +23,12 @@ SEARCH = SolverOptions(
     iterations=(0,),
     smoothing_mm=0.0,
 )
-REFINE = SolverOptions(
+#: A small search with another factor and radius along each axis.
+SMALL = solver_options(search_factor=(2, 3, 2), search_radius=(1, 2, 2))
+#: The same with smoothing widths of its size.
+SMOOTHED = replace(SMALL, cost_smoothing_mm=4.0, field_smoothing_mm=3.0, smoothing_mm=2.0)
+#: A refinement alone.
+REFINE = solver_options(
     search_radius=(0, 0, 0),
     iterations=(60, 80),
     learning_rate_mm=0.1,
@@ -50,6 +56,19 @@ def run(device, problem: reference.Problem, options: SolverOptions, **more):
         threads=1,
         **more,
     )
+
+
+def check(device, problem: reference.Problem, options: SolverOptions, **more):
+    """Compare a solve with the reference; returns both, the reference as its tuple."""
+    solution, expected = run(device, problem, options, **more), reference.solve(problem, options)
+    device.check(solution.field, expected[0], "field_mm")
+    return solution, expected
+
+
+def check_distance(device, solution, expected):
+    """Compare what a solution says about its features with the reference."""
+    names = ("feature_distance_before", "feature_distance_after", "overlap")
+    device.check(np.array([getattr(solution, n) for n in names]), np.array(expected), "float32")
 
 
 def shifted_pair(shape, shift, *, spacing_mm=(2.0, 2.0, 2.0), grow=0, **options):
@@ -99,15 +118,7 @@ def random_problem(rng, channels=8):
 def test_search_equals_reference(device, rng):
     """Sizes that the factor does not divide, another factor and radius per axis."""
     problem = random_problem(rng)
-    options = SolverOptions(
-        search_factor=(2, 3, 2),
-        search_radius=(1, 2, 2),
-        cost_smoothing_mm=4.0,
-        field_smoothing_mm=3.0,
-        iterations=(0,),
-        smoothing_mm=2.0,
-        consistency_rounds=3,
-    )
+    options = replace(SMOOTHED, iterations=(0,), consistency_rounds=3)
     for change in (
         {},
         {"consistency_rounds": 0},
@@ -117,49 +128,26 @@ def test_search_equals_reference(device, rng):
         {"search_edges": 3.0},
         {"search_edges": 3.0, "search_trust_cost": 1.5},
     ):
-        case = dataclasses.replace(options, **change)
-        solution = run(device, problem, case)
-        field, before, after, overlap = reference.solve(problem, case)
+        solution, (field, *distance) = check(device, problem, replace(options, **change))
         assert np.abs(field).max() > 1
-        device.check(solution.field, field, "field_mm")
-        device.check(
-            np.array(
-                [
-                    solution.feature_distance_before,
-                    solution.feature_distance_after,
-                    solution.overlap,
-                ]
-            ),
-            np.array([before, after, overlap]),
-            "float32",
-        )
+        check_distance(device, solution, distance)
 
 
 @pytest.mark.parametrize("levels", [2, 3])
 def test_levels_of_the_search_equal_reference(device, rng, levels):
     """Odd and even factors, an offset that no cell size divides, holes in the fixed weight."""
-    problem = dataclasses.replace(random_problem(rng), moving_offset=(-3, -1, -5))
-    options = SolverOptions(
-        search_factor=(2, 3, 4),
-        search_radius=(1, 2, 2),
-        search_levels=levels,
-        cost_smoothing_mm=4.0,
-        field_smoothing_mm=3.0,
-        iterations=(0,),
-        smoothing_mm=2.0,
-        consistency_rounds=3,
-    )
-    for change in ({}, {"consistency_rounds": 0}):
-        case = dataclasses.replace(options, **change)
-        field = reference.solve(problem, case)[0]
-        one = reference.solve(problem, dataclasses.replace(case, search_levels=1))[0]
+    problem = replace(random_problem(rng), moving_offset=(-3, -1, -5))
+    options = replace(SMOOTHED, search_factor=(2, 3, 4), search_levels=levels, iterations=(0,))
+    for rounds in (3, 0):
+        case = replace(options, consistency_rounds=rounds)
+        _, (field, *_) = check(device, problem, case)
+        one = reference.solve(problem, replace(case, search_levels=1))[0]
         assert np.abs(field - one).max() > 0.5
-        device.check(run(device, problem, case).field, field, "field_mm")
 
 
 def test_refinement_equals_reference(device, rng):
     problem = random_problem(rng)
-    options = SolverOptions(
+    options = solver_options(
         search_radius=(0, 0, 0),
         iterations=(12,),
         learning_rate_mm=0.5,
@@ -168,33 +156,23 @@ def test_refinement_equals_reference(device, rng):
         fold_penalty=2.0,
         fold_margin=0.9,
     )
-    solution = run(device, problem, options)
-    field, before, after, overlap = reference.solve(problem, options)
+    solution, (field, *distance) = check(device, problem, options)
     assert np.abs(field).max() > 1
-    device.check(solution.field, field, "field_mm")
-    device.check(
-        np.array(
-            [solution.feature_distance_before, solution.feature_distance_after, solution.overlap]
-        ),
-        np.array([before, after, overlap]),
-        "float32",
-    )
+    check_distance(device, solution, distance)
 
 
 @pytest.mark.parametrize("levels", [(0, 0), (5, 4), (3, 3, 2)])
 def test_levels_equal_reference(device, rng, levels):
     """Coarser grids, partial cells and an offset that no cell size divides."""
-    problem = dataclasses.replace(random_problem(rng), moving_offset=(-3, -1, -5))
-    options = SolverOptions(
+    problem = replace(random_problem(rng), moving_offset=(-3, -1, -5))
+    options = solver_options(
         search_radius=(0, 0, 0),
         iterations=levels,
         learning_rate_mm=0.4,
         smoothing_mm=1.5,
         smoothness=0.5,
     )
-    device.check(
-        run(device, problem, options).field, reference.solve(problem, options)[0], "field_mm"
-    )
+    check(device, problem, options)
 
 
 @pytest.mark.parametrize(
@@ -216,13 +194,13 @@ def test_levels_equal_reference(device, rng, levels):
 def test_similarities_equal_reference(device, rng, terms):
     """Correlation of intensities, the distances of features, robust ones, and joined, on two
     levels."""
-    problem = dataclasses.replace(random_problem(rng), moving_offset=(-3, -1, -5))
+    problem = replace(random_problem(rng), moving_offset=(-3, -1, -5))
     images = tuple(
         np.float32(0.5 + 0.3 * waves(i.shape[:3], channels=1, wavelengths=(6, 14))[..., 0])
         for i in (problem.fixed, problem.moving)
     )
-    problem = dataclasses.replace(problem, images=images)
-    options = SolverOptions(
+    problem = replace(problem, images=images)
+    options = solver_options(
         search_radius=(0, 0, 0),
         iterations=(4, 4),
         learning_rate_mm=0.4,
@@ -231,9 +209,8 @@ def test_similarities_equal_reference(device, rng, terms):
         correlation_window_mm=3.0,
         **terms,
     )
-    field = reference.solve(problem, options)[0]
+    _, (field, *_) = check(device, problem, options)
     assert np.abs(field).max() > 0.5
-    device.check(run(device, problem, options).field, field, "field_mm")
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "lncc"])
@@ -243,13 +220,13 @@ def test_other_similarities_find_a_shift_at_another_brightness(device, similarit
     shift = (1.3, -0.7, 0.45)
     problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
     moving = np.float16(2 * problem.moving.astype(float) + 3 * (similarity == "lncc"))
-    problem = dataclasses.replace(problem, moving=moving)
-    options = dataclasses.replace(
+    problem = replace(problem, moving=moving)
+    options = replace(
         REFINE, correlation_window_mm=14.0, correlation_noise=0.01, feature_similarity=similarity
     )
     found, plain = (
         device.get(run(device, problem, o).field)[3:-3, 3:-3, 3:-3].reshape(-1, 3).mean(0) / 2
-        for o in (options, dataclasses.replace(options, feature_similarity="mse"))
+        for o in (options, replace(options, feature_similarity="mse"))
     )
     np.testing.assert_allclose(found, shift, atol=0.03)
     assert np.abs(plain - shift).max() > 0.1
@@ -261,15 +238,15 @@ def test_other_similarities_with_nothing_to_go_by(device, rng, similarity, what)
     problem = random_problem(rng)
     if what in ("constant", "zero"):
         value = 0.3 if what == "constant" else 0.0
-        problem = dataclasses.replace(
+        problem = replace(
             problem,
             fixed=np.full_like(problem.fixed, value),
             moving=np.full_like(problem.moving, value),
         )
     else:
         name = what[3:].replace(" ", "_")
-        problem = dataclasses.replace(problem, **{name: np.zeros_like(getattr(problem, name))})
-    options = dataclasses.replace(
+        problem = replace(problem, **{name: np.zeros_like(getattr(problem, name))})
+    options = replace(
         REFINE, iterations=(2, 2), learning_rate_mm=0.1, feature_similarity=similarity
     )
     field = device.get(run(device, problem, options).field)
@@ -285,12 +262,10 @@ def test_other_similarities_do_not_look_at_unused_channels(device, rng, similari
     """12 of 16 stored channels: the mean over channels is that of the used ones."""
     problem = random_problem(rng, channels=16)
     problem.fixed[..., 12:] = problem.moving[..., 12:] = 0
-    options = SolverOptions(search_radius=(0, 0, 0), iterations=(3, 2), learning_rate_mm=0.4,
+    options = solver_options(search_radius=(0, 0, 0), iterations=(3, 2), learning_rate_mm=0.4,
                             smoothing_mm=1.5, feature_similarity=similarity)  # fmt: skip
     field = run(device, problem, options, channels=12).field
-    cut = dataclasses.replace(
-        problem, fixed=problem.fixed[..., :12], moving=problem.moving[..., :12]
-    )
+    cut = replace(problem, fixed=problem.fixed[..., :12], moving=problem.moving[..., :12])
     device.check(field, reference.solve(cut, options)[0], "field_mm")
 
 
@@ -299,8 +274,8 @@ def test_correlation_alone_finds_a_shift_of_an_inverted_image(device):
     shift = (1.3, -0.7, 0.45)
     problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
     fixed, moving = (np.float32(i[..., 0]) for i in (problem.fixed, problem.moving))
-    problem = dataclasses.replace(problem, images=(fixed, np.float32(1 - 2 * moving)))
-    options = dataclasses.replace(
+    problem = replace(problem, images=(fixed, np.float32(1 - 2 * moving)))
+    options = replace(
         REFINE,
         feature_weight=0.0,
         correlation_weight=1.0,
@@ -315,7 +290,7 @@ def test_correlation_alone_finds_a_shift_of_an_inverted_image(device):
 def test_unused_channels_are_not_looked_at_by_the_search(device, rng):
     """12 of 16 stored channels, as MIND has them."""
     problem = random_problem(rng, channels=16)
-    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 2, 2), iterations=(0,))
+    options = solver_options(search_factor=(2, 2, 2), search_radius=(1, 2, 2), iterations=(0,))
     problem.fixed[..., 12:] = problem.moving[..., 12:] = 0
     all_channels = run(device, problem, options)
     used = run(device, problem, options, channels=12)
@@ -324,24 +299,13 @@ def test_unused_channels_are_not_looked_at_by_the_search(device, rng):
 
 def test_whole_solve_equals_reference(device, rng):
     problem = random_problem(rng)
-    options = SolverOptions(
-        search_factor=(2, 3, 2),
-        search_radius=(1, 2, 2),
-        cost_smoothing_mm=4.0,
-        field_smoothing_mm=3.0,
-        iterations=(6,),
-        learning_rate_mm=0.5,
-        smoothing_mm=2.0,
-    )
-    device.check(
-        run(device, problem, options).field, reference.solve(problem, options)[0], "field_mm"
-    )
+    options = replace(SMOOTHED, iterations=(6,), learning_rate_mm=0.5)
+    check(device, problem, options)
 
 
 def test_spread_equals_reference(device, rng):
     problem = random_problem(rng)
-    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2), iterations=(0,),
-                            cost_smoothing_mm=4.0, field_smoothing_mm=3.0)  # fmt: skip
+    options = replace(SMOOTHED, iterations=(0,))
     expected = reference.search(problem, options, spread=True)
     assert expected.min() < 0.8 * expected.max()
     device.check(run(device, problem, options, spread=True).spread, expected, "field_mm")
@@ -351,28 +315,17 @@ def test_spread_equals_reference(device, rng):
 def test_velocity_equals_reference(device, rng, squarings):
     """An odd and an even number of squarings: they end in different memory."""
     problem = random_problem(rng)
-    options = SolverOptions(
-        search_factor=(2, 3, 2),
-        search_radius=(1, 2, 2),
-        cost_smoothing_mm=4.0,
-        field_smoothing_mm=3.0,
-        iterations=(4, 4),
-        learning_rate_mm=0.4,
-        smoothing_mm=2.0,
-        squarings=squarings,
-    )
-    solution = run(device, problem, options)
-    field = reference.solve(problem, options)[0]
+    options = replace(SMOOTHED, iterations=(4, 4), learning_rate_mm=0.4, squarings=squarings)
+    _, (field, *_) = check(device, problem, options)
     assert np.abs(field).max() > 1
-    device.check(solution.field, field, "field_mm")
 
 
 def test_negative_velocity_is_the_inverse(device, rng):
     """To a tenth of a voxel wherever the match lies inside, and without a single fold."""
     problem = shifted_pair((20, 22, 24), (1.3, -0.7, 2.4), grow=4)
     moved = np.float16(problem.moving + 0.3 * waves(problem.moving.shape[:3], 1.7))
-    problem = dataclasses.replace(problem, moving=moved)
-    solution = run(device, problem, dataclasses.replace(REFINE, squarings=6, smoothness=1.0))
+    problem = replace(problem, moving=moved)
+    solution = run(device, problem, replace(REFINE, squarings=6, smoothness=1.0))
     field, inverse = device.get(solution.field), device.get(solution.inverse)
     spacing = np.array(problem.spacing_mm)
     points = reference.indices(field.shape[:3]) + field / spacing
@@ -387,7 +340,7 @@ def test_negative_velocity_is_the_inverse(device, rng):
 
 def test_displacement_has_no_closed_inverse(device):
     problem = shifted_pair((7, 8, 9), (1, 0, 0))
-    assert run(device, problem, dataclasses.replace(REFINE, iterations=(2,))).inverse is None
+    assert run(device, problem, replace(REFINE, iterations=(2,))).inverse is None
 
 
 # ---- known answers --------------------------------------------------------------------------
@@ -407,7 +360,7 @@ def test_search_finds_whole_cells_exactly_up_to_the_faces(device, shift):
 def test_search_with_sizes_that_the_factor_does_not_divide(device, shape):
     """The last cells hold fewer voxels; their shifts are as long as everyone's."""
     shift = (3, -3, 6)
-    options = dataclasses.replace(SEARCH, search_factor=(3, 3, 3), cost_smoothing_mm=6.0)
+    options = replace(SEARCH, search_factor=(3, 3, 3), cost_smoothing_mm=6.0)
     problem = shifted_pair(shape, shift, grow=12, wavelengths=(14, 40))
     solution = run(device, problem, options)
     assert worst(device, solution, shift, (2, 2, 2)).max() < 1e-5
@@ -419,11 +372,11 @@ def test_every_level_finds_more_of_what_lies_between_whole_cells(device, shift):
     not the mean of theirs. Measured mean errors: 1.0 to 1.2, 0.47 to 0.54, 0.17 to 0.20 voxels.
     """
     problem = shifted_pair((16, 18, 20), shift, grow=12, wavelengths=(14, 40))
-    options = dataclasses.replace(SEARCH, search_factor=(4, 4, 4), search_radius=(2, 2, 2),
+    options = replace(SEARCH, search_factor=(4, 4, 4), search_radius=(2, 2, 2),
                                   cost_smoothing_mm=4.0, field_smoothing_mm=4.0)  # fmt: skip
     errors = []
     for levels in (1, 2, 3):
-        field = run(device, problem, dataclasses.replace(options, search_levels=levels)).field
+        field = run(device, problem, replace(options, search_levels=levels)).field
         errors.append(np.abs(device.get(field) / 2 - shift).mean())
     assert errors[1] < 0.6 * errors[0]
     assert errors[2] < 0.5 * errors[1]
@@ -433,11 +386,11 @@ def test_further_levels_reach_beyond_the_first(device):
     """Ten voxels: two cells of four are 8, what is left is one cell of the second level. Exact."""
     shift = (10, 0, -10)
     problem = shifted_pair((16, 18, 20), shift, grow=14, wavelengths=(14, 40))
-    options = dataclasses.replace(
+    options = replace(
         SEARCH, search_factor=(4, 4, 4), search_radius=(2, 2, 2), cost_smoothing_mm=4.0
     )
     errors = [
-        worst(device, run(device, problem, dataclasses.replace(options, search_levels=levels)),
+        worst(device, run(device, problem, replace(options, search_levels=levels)),
               shift, problem.spacing_mm).max()
         for levels in (1, 2)
     ]  # fmt: skip
@@ -447,22 +400,20 @@ def test_further_levels_reach_beyond_the_first(device):
 
 def test_one_level_is_the_default_and_spread_is_the_first_levels(device, rng):
     problem = random_problem(rng)
-    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2), iterations=(3,))
+    options = replace(SMALL, iterations=(3,))
     assert options.search_levels == 1
     one = run(device, problem, options, spread=True)
-    two = run(device, problem, dataclasses.replace(options, search_levels=2), spread=True)
+    two = run(device, problem, replace(options, search_levels=2), spread=True)
     np.testing.assert_array_equal(device.get(one.spread), device.get(two.spread))
     assert (device.get(one.field) != device.get(two.field)).any()
 
 
 def test_costs_that_are_not_kept_are_computed_again_for_the_same_bits(device, rng):
     problem = random_problem(rng)
-    options = SolverOptions(
-        search_factor=(2, 3, 2), search_radius=(1, 2, 2), search_levels=2, iterations=(2,)
-    )
+    options = replace(SMALL, search_levels=2, iterations=(2,))
     fields, bytes_ = [], []
     for kept_costs_mb in (0, 256):
-        case = dataclasses.replace(options, kept_costs_mb=kept_costs_mb)
+        case = replace(options, kept_costs_mb=kept_costs_mb)
         solution = run(device, problem, case, spread=True)
         fields.append([device.get(array) for array in (solution.field, solution.spread)])
         shapes = (problem.fixed.shape[:3], problem.moving.shape[:3])
@@ -477,7 +428,7 @@ def test_search_per_axis_with_anisotropic_spacing_on_nine_slices(device):
     """A cardiac stack: whole slices along z, wide cells in the plane."""
     spacing, shift = (8.0, 1.5, 1.5), (-1, 8, -4)
     problem = shifted_pair((9, 24, 28), shift, spacing_mm=spacing, grow=12)
-    options = dataclasses.replace(
+    options = replace(
         SEARCH, search_factor=(1, 4, 4), search_radius=(2, 3, 3), cost_smoothing_mm=4.0
     )
     assert worst(device, run(device, problem, options), shift, spacing).max() < 1e-5
@@ -503,7 +454,7 @@ def test_refinement_finds_a_shift_up_to_the_faces(device, shift, levels):
     most, which locally shows as a shift of a few hundredths.
     """
     problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
-    solution = run(device, problem, dataclasses.replace(REFINE, iterations=levels))
+    solution = run(device, problem, replace(REFINE, iterations=levels))
     assert worst(device, solution, shift, problem.spacing_mm).max() < 0.1
     mean = device.get(solution.field).reshape(-1, 3).mean(0) / problem.spacing_mm
     np.testing.assert_allclose(mean, shift, atol=0.01)
@@ -522,7 +473,7 @@ def test_search_and_refinement_together_have_no_scale_error(device):
     """A shift of 6.5 voxels comes out within half a per cent."""
     shift = np.array([6.5, -4.5, 2.25])
     problem = shifted_pair((18, 20, 22), shift, grow=10)
-    options = dataclasses.replace(REFINE, search_factor=(2, 2, 2), search_radius=(4, 4, 4),
+    options = replace(REFINE, search_factor=(2, 2, 2), search_radius=(4, 4, 4),
                                   cost_smoothing_mm=4.0, field_smoothing_mm=4.0)  # fmt: skip
     solution = run(device, problem, options)
     mean = device.get(solution.field).reshape(-1, 3).mean(0) / problem.spacing_mm
@@ -555,13 +506,13 @@ def test_what_disagrees_pulls_less_in_a_search_with_trust(device):
     problem = shifted_pair((16, 18, 20), (4, -2, 4), grow=8)
     moving = problem.moving.copy()
     moving[:, :, 4::10] += 6
-    spoilt = dataclasses.replace(problem, moving=moving)
-    options = dataclasses.replace(
+    spoilt = replace(problem, moving=moving)
+    options = replace(
         SEARCH, search_factor=(1, 1, 1), search_radius=(4, 2, 4), cost_smoothing_mm=4.0
     )
     errors = [
         worst(device, run(device, spoilt, case), (4, -2, 4), problem.spacing_mm).max()
-        for case in (options, dataclasses.replace(options, search_trust_cost=0.3))
+        for case in (options, replace(options, search_trust_cost=0.3))
     ]
     assert errors[0] > 1
     assert errors[1] < 0.1
@@ -569,9 +520,9 @@ def test_what_disagrees_pulls_less_in_a_search_with_trust(device):
 
 def test_immense_trust_in_the_search_is_none_at_all(device, rng):
     problem = random_problem(rng)
-    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2), iterations=(0,))
+    options = replace(SMALL, iterations=(0,))
     plain, immense, small = (
-        device.get(run(device, problem, dataclasses.replace(options, search_trust_cost=t)).field)
+        device.get(run(device, problem, replace(options, search_trust_cost=t)).field)
         for t in (0.0, 1e9, 0.1)
     )
     np.testing.assert_array_equal(plain, immense)
@@ -592,19 +543,19 @@ def sliding_pair():
     for features, middle in ((fixed, 12), (moving, 20)):
         features[..., 0] = 3
         features[:, :, middle:, 0] = -3
-    return dataclasses.replace(up, fixed=fixed, moving=moving)
+    return replace(up, fixed=fixed, moving=moving)
 
 
 def test_a_search_with_edges_finds_what_slides_along_a_border(device):
     """The smoothing of the field mixes the two; of unlike cells it must not. Costs are smoothed too
     little here to decide."""
     problem = sliding_pair()
-    options = dataclasses.replace(SEARCH, field_smoothing_mm=6.0, cost_smoothing_mm=0.5)
+    options = replace(SEARCH, field_smoothing_mm=6.0, cost_smoothing_mm=0.5)
     truth = np.zeros((16, 18, 24, 3))
     truth[..., 0] = 2 * np.where(np.arange(24) < 12, 4, -4)
     plain, edges = (
         np.abs(device.get(run(device, problem, case).field) - truth)[:, :, [9, 10, 13, 14]].mean()
-        for case in (options, dataclasses.replace(options, search_edges=20.0))
+        for case in (options, replace(options, search_edges=20.0))
     )
     assert edges < 0.4 * plain
 
@@ -613,13 +564,12 @@ def test_a_search_with_edges_finds_what_slides_along_a_border(device):
 def test_faint_edges_are_a_plain_gaussian_but_for_its_tails(device, rng, levels):
     problem = random_problem(rng)
     ones = np.ones_like(problem.fixed_weight)
-    problem = dataclasses.replace(problem, fixed_weight=ones)
-    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2), iterations=(0,),
-                            search_levels=levels, smoothing_mm=0.0, coupling=(),
-                            cost_smoothing_mm=2.0, field_smoothing_mm=3.0,
-                            consistency_rounds=0)  # fmt: skip
+    problem = replace(problem, fixed_weight=ones)
+    options = replace(SMALL, search_levels=levels, cost_smoothing_mm=2.0, field_smoothing_mm=3.0,
+                      coupling=(), consistency_rounds=0, iterations=(0,),
+                      smoothing_mm=0.0)  # fmt: skip
     plain, faint, strong = (
-        device.get(run(device, problem, dataclasses.replace(options, search_edges=e)).field)
+        device.get(run(device, problem, replace(options, search_edges=e)).field)
         for e in (0.0, 1e-6, 10.0)
     )
     assert np.abs(plain - faint).max() < 0.1 * np.abs(plain).max()
@@ -635,44 +585,24 @@ def arrays_of(problem):
 
 def test_search_with_features_of_its_own_equals_reference(device, rng):
     """Other numbers of channels and other weights at each level, none of them the refinement's."""
-    problem = dataclasses.replace(random_problem(rng), moving_offset=(-3, -1, -5))
-    levels = []
-    for channels in (16, 24):
-        other = random_problem(rng, channels=channels)
-        levels.append(arrays_of(other))
-    problem = dataclasses.replace(problem, search=tuple(levels))
-    options = SolverOptions(
-        search_factor=(2, 3, 4),
-        search_radius=(1, 2, 2),
-        search_levels=2,
-        cost_smoothing_mm=4.0,
-        field_smoothing_mm=3.0,
-        iterations=(3,),
-        learning_rate_mm=0.4,
-        smoothing_mm=2.0,
-        consistency_rounds=3,
-    )
-    solution = run(device, problem, options)
-    field, before, after, overlap = reference.solve(problem, options)
-    plain = reference.solve(dataclasses.replace(problem, search=None), options)
+    problem = replace(random_problem(rng), moving_offset=(-3, -1, -5))
+    levels = tuple(arrays_of(random_problem(rng, channels=channels)) for channels in (16, 24))
+    problem = replace(problem, search=levels)
+    options = replace(SMOOTHED, search_factor=(2, 3, 4), search_levels=2, consistency_rounds=3,
+                      iterations=(3,), learning_rate_mm=0.4)  # fmt: skip
+    solution, (field, *distance) = check(device, problem, options)
+    plain = reference.solve(replace(problem, search=None), options)
     assert np.abs(field - plain[0]).max() > 0.5
-    device.check(solution.field, field, "field_mm")
-    distance = (
-        solution.feature_distance_before,
-        solution.feature_distance_after,
-        solution.overlap,
-    )
-    device.check(np.array(distance), np.array([before, after, overlap]), "float32")
+    check_distance(device, solution, distance)
     assert solution.feature_distance_before == pytest.approx(plain[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_search_features_that_are_the_refinements_change_no_bit(device, rng, levels):
     problem = random_problem(rng)
-    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2),
-                            search_levels=levels, iterations=(3,))  # fmt: skip
+    options = replace(SMALL, search_levels=levels, iterations=(3,))
     plain = run(device, problem, options, spread=True)
-    same = dataclasses.replace(problem, search=(arrays_of(problem),) * levels)
+    same = replace(problem, search=(arrays_of(problem),) * levels)
     given = run(device, same, options, spread=True)
     for name in ("field", "spread", "feature_distance"):
         np.testing.assert_array_equal(
@@ -691,8 +621,8 @@ def test_search_features_and_a_second_level_find_what_the_refinements_cannot(dev
         np.float16(np.broadcast_to(stripes[start : start + n[2]], (*n[:3], 8)))
         for n, start in ((problem.fixed.shape, 24), (problem.moving.shape, 0))
     )
-    fine = dataclasses.replace(problem, fixed=fixed, moving=moving)
-    options = dataclasses.replace(
+    fine = replace(problem, fixed=fixed, moving=moving)
+    options = replace(
         SEARCH,
         search_factor=(4, 4, 4),
         search_radius=(1, 1, 5),
@@ -703,7 +633,7 @@ def test_search_features_and_a_second_level_find_what_the_refinements_cannot(dev
         worst(device, run(device, case, options), shift, problem.spacing_mm).max()
         for case in (
             fine,
-            dataclasses.replace(fine, search=(arrays_of(problem), arrays_of(fine))),
+            replace(fine, search=(arrays_of(problem), arrays_of(fine))),
         )
     ]
     assert errors[0] > 15
@@ -713,7 +643,7 @@ def test_search_features_and_a_second_level_find_what_the_refinements_cannot(dev
 def test_search_features_with_unused_channels(device, rng):
     problem = random_problem(rng, channels=16)
     problem.fixed[..., 12:] = problem.moving[..., 12:] = 0
-    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 2, 2), iterations=(0,))
+    options = solver_options(search_factor=(2, 2, 2), search_radius=(1, 2, 2), iterations=(0,))
     fields = []
     for channels in (12, 16):
         arrays = zip(arrays_of(problem), (np.float16,) * 2 + (np.float32,) * 2, strict=True)
@@ -724,7 +654,7 @@ def test_search_features_with_unused_channels(device, rng):
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_workspace_with_search_features_is_what_the_solver_asks_for(levels):
-    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(3, 3, 3), search_levels=levels)
+    options = solver_options(search_factor=(2, 2, 2), search_radius=(3, 3, 3), search_levels=levels)
     sizes = ((20, 22, 24), (22, 20, 24), 16, (2, 2, 2), options)
     plain = solver_workspace_bytes(*sizes)
     assert solver_workspace_bytes(*sizes, search_strides=(16,) * levels) == plain
@@ -754,12 +684,10 @@ def test_masked_structures_do_not_attract(device):
     fixed, moving = problem.fixed.copy(), problem.moving.copy()
     fixed[fixed_weight == 0] = 30
     moving[moving_weight == 0] = -30
-    options = dataclasses.replace(SEARCH, iterations=(0,))
+    options = replace(SEARCH, iterations=(0,))
     masked = {"fixed_weight": fixed_weight, "moving_weight": moving_weight}
-    clean = run(device, dataclasses.replace(problem, **masked), options)
-    spoilt = run(
-        device, dataclasses.replace(problem, fixed=fixed, moving=moving, **masked), options
-    )
+    clean = run(device, replace(problem, **masked), options)
+    spoilt = run(device, replace(problem, fixed=fixed, moving=moving, **masked), options)
     np.testing.assert_array_equal(device.get(clean.field), device.get(spoilt.field))
 
 
@@ -769,11 +697,9 @@ def test_masked_fixed_voxels_do_not_attract_in_the_refinement(device):
     fixed_weight[3:7, 4:9, 5:9] = 0
     fixed = problem.fixed.copy()
     fixed[fixed_weight == 0] = 30
-    options = dataclasses.replace(REFINE, iterations=(10,))
-    clean = run(device, dataclasses.replace(problem, fixed_weight=fixed_weight), options)
-    spoilt = run(
-        device, dataclasses.replace(problem, fixed=fixed, fixed_weight=fixed_weight), options
-    )
+    options = replace(REFINE, iterations=(10,))
+    clean = run(device, replace(problem, fixed_weight=fixed_weight), options)
+    spoilt = run(device, replace(problem, fixed=fixed, fixed_weight=fixed_weight), options)
     np.testing.assert_array_equal(device.get(clean.field), device.get(spoilt.field))
 
 
@@ -784,11 +710,11 @@ def test_nothing_to_go_by_means_no_displacement(device, what, consistency_rounds
     problem = shifted_pair((12, 13, 14), (2, 2, 2))
     if what == "constant image":
         flat = np.full(problem.fixed.shape, 0.3, np.float16)
-        problem = dataclasses.replace(problem, fixed=flat, moving=flat)
+        problem = replace(problem, fixed=flat, moving=flat)
     else:
         name = "fixed_weight" if what == "no fixed weight" else "moving_weight"
-        problem = dataclasses.replace(problem, **{name: np.zeros((12, 13, 14), np.float32)})
-    options = dataclasses.replace(
+        problem = replace(problem, **{name: np.zeros((12, 13, 14), np.float32)})
+    options = replace(
         SEARCH, consistency_rounds=consistency_rounds, search_levels=levels, iterations=(3,)
     )
     solution = run(device, problem, options)
@@ -806,8 +732,8 @@ def test_empty_margin_does_not_drag_the_body(device):
     distance = np.linalg.norm(reference.indices(shape) - 13.5, axis=-1)
     body = np.float32(distance < 8)
     moved = np.float32(np.linalg.norm(reference.indices(shape) - 13.5 - shift, axis=-1) < 8)
-    problem = dataclasses.replace(problem, fixed_weight=body, moving_weight=moved)
-    options = dataclasses.replace(SEARCH, cost_smoothing_mm=4.0, field_smoothing_mm=3.0)
+    problem = replace(problem, fixed_weight=body, moving_weight=moved)
+    options = replace(SEARCH, cost_smoothing_mm=4.0, field_smoothing_mm=3.0)
     found = device.get(run(device, problem, options).field)
     inner = distance < 6
     assert np.abs(found[inner] - 2 * shift).max() < 1.0
@@ -821,13 +747,13 @@ def test_leaving_the_field_of_view_does_not_pay(device):
     shape, shift = (14, 16, 32), (0, 0, 2)
     whole = shifted_pair(shape, shift, grow=8)
     moving = np.ascontiguousarray(whole.moving[8:-8, 8:-8, 8:28])
-    problem = dataclasses.replace(
+    problem = replace(
         whole,
         moving=moving,
         moving_weight=np.ones(moving.shape[:3], np.float32),
         moving_offset=(0, 0, 0),
     )
-    options = dataclasses.replace(SEARCH, cost_smoothing_mm=4.0, field_smoothing_mm=4.0)
+    options = replace(SEARCH, cost_smoothing_mm=4.0, field_smoothing_mm=4.0)
     solution = run(device, problem, options)
     found = device.get(solution.field)[2:-2, 2:-2, :11]
     assert np.abs(found - (0, 0, 4)).max() < 0.5
@@ -840,12 +766,12 @@ def test_folding_is_held_down(device, rng):
     fixed, moving = np.float16(0.5 * rng.normal(size=(2, *shape, 8)))
     ones = np.ones(shape, np.float32)
     problem = reference.Problem(fixed, moving, ones, ones, (2, 2, 2))
-    options = dataclasses.replace(
+    options = replace(
         REFINE, iterations=(40,), smoothing_mm=1.2, smoothness=0.05, learning_rate_mm=0.4
     )
 
     def folded(penalty):
-        field = run(device, problem, dataclasses.replace(options, fold_penalty=penalty)).field
+        field = run(device, problem, replace(options, fold_penalty=penalty)).field
         jacobian = reference.forward_jacobian(device.get(field).astype(float), (2, 2, 2))
         return (np.linalg.det(jacobian) <= 0).mean()
 
@@ -857,7 +783,7 @@ def test_more_smoothness_gives_smaller_gradients(device, rng):
     problem = random_problem(rng)
     roughness = []
     for smoothness in (0.0, 1.0, 30.0):
-        options = dataclasses.replace(REFINE, iterations=(30,), smoothness=smoothness)
+        options = replace(REFINE, iterations=(30,), smoothness=smoothness)
         field = device.get(run(device, problem, options).field)
         roughness.append(reference.smoothness_energy(field, problem.spacing_mm))
     assert roughness[0] > 1.2 * roughness[1] > 1.2 * roughness[2]
@@ -868,7 +794,7 @@ def test_more_smoothness_gives_smaller_gradients(device, rng):
 
 def test_no_search_and_no_iterations_give_the_zero_field(device):
     problem = shifted_pair((7, 8, 9), (1, 0, 0))
-    solution = run(device, problem, dataclasses.replace(REFINE, iterations=(0,)))
+    solution = run(device, problem, replace(REFINE, iterations=(0,)))
     assert not device.get(solution.field).any()
     assert solution.feature_distance_before == solution.feature_distance_after > 0
     assert solution.overlap == 1
@@ -882,7 +808,7 @@ def test_one_voxel_axes(device, shape, radius):
     """A single slice is registered within its plane and stays in it."""
     shift = np.array([2, -2, 4]) * (np.array(shape) > 1)
     problem = shifted_pair(shape, shift, grow=0)
-    options = dataclasses.replace(REFINE, search_factor=(2, 2, 2), search_radius=radius,
+    options = replace(REFINE, search_factor=(2, 2, 2), search_radius=radius,
                                   cost_smoothing_mm=3.0, field_smoothing_mm=3.0,
                                   iterations=(40,))  # fmt: skip
     solution = run(device, problem, options)
@@ -896,7 +822,7 @@ def test_one_voxel_axes(device, shape, radius):
 
 def test_single_voxel_volume(device):
     problem = shifted_pair((1, 1, 1), (0, 0, 0))
-    solution = run(device, problem, dataclasses.replace(REFINE, iterations=(3,)))
+    solution = run(device, problem, replace(REFINE, iterations=(3,)))
     assert not device.get(solution.field).any()
 
 
@@ -904,7 +830,7 @@ def test_nan_features_do_not_crash(device):
     """Features are to be finite: the field may be lost, the process must not be."""
     problem = shifted_pair((10, 11, 12), (2, 0, 0))
     problem.fixed[4, 5, 6] = np.nan
-    for options in (SEARCH, dataclasses.replace(SEARCH, iterations=(3,))):
+    for options in (SEARCH, replace(SEARCH, iterations=(3,))):
         assert device.get(run(device, problem, options).field).shape == (10, 11, 12, 3)
 
 
@@ -912,7 +838,7 @@ def test_nan_under_zero_weight_is_ignored_by_the_refinement(device):
     problem = shifted_pair((10, 11, 12), (0.5, 0, 0), grow=2)
     problem.fixed[4, 5, 6] = np.nan
     problem.fixed_weight[4, 5, 6] = 0
-    solution = run(device, problem, dataclasses.replace(REFINE, iterations=(5,)))
+    solution = run(device, problem, replace(REFINE, iterations=(5,)))
     assert np.isfinite(device.get(solution.field)).all()
     assert np.isfinite(solution.feature_distance_after)
 
@@ -926,7 +852,7 @@ def test_spread_is_nothing_where_one_shift_matches_and_all_where_none_does(devic
     fixed, moving = problem.fixed.copy(), problem.moving.copy()
     fixed[:, :, 20:] = 0
     moving[:, :, 20 + 8 - 8 :] = 0
-    problem = dataclasses.replace(problem, fixed=fixed, moving=moving)
+    problem = replace(problem, fixed=fixed, moving=moving)
     spread = device.get(run(device, problem, SEARCH, spread=True).spread)
     assert spread[4:12, 4:12, 4:8].max() < 0.5
     # Seven shifts an axis, each of two voxels of 2 mm: the deviation of -3 ... 3 is 2 steps.
@@ -937,7 +863,7 @@ def test_spread_knows_along_which_axis_a_match_may_slide(device):
     """Features that change along z alone: shifts along y and x are as good as each other."""
     problem = shifted_pair((16, 16, 16), (0, 0, 0))
     layers = np.broadcast_to(problem.fixed[:, :1, :1], problem.fixed.shape)
-    problem = dataclasses.replace(problem, fixed=layers.copy(), moving=layers.copy())
+    problem = replace(problem, fixed=layers.copy(), moving=layers.copy())
     z, y, x = device.get(run(device, problem, SEARCH, spread=True).spread)[8, 8, 8]
     assert z < 1.0
     assert min(y, x) > 4.0
@@ -946,14 +872,14 @@ def test_spread_knows_along_which_axis_a_match_may_slide(device):
 def test_spread_is_all_where_nothing_counts(device):
     problem = shifted_pair((12, 12, 12), (0, 0, 0))
     nothing = np.zeros((12, 12, 12), np.float32)
-    problem = dataclasses.replace(problem, fixed_weight=nothing)
+    problem = replace(problem, fixed_weight=nothing)
     spread = device.get(run(device, problem, SEARCH, spread=True).spread)
     np.testing.assert_allclose(spread, 8.0, rtol=1e-5)
 
 
 def test_spread_changes_no_bit_of_the_field_and_is_off_by_default(device, rng):
     problem = random_problem(rng)
-    options = SolverOptions(search_factor=(2, 3, 2), search_radius=(1, 2, 2), iterations=(3,))
+    options = replace(SMALL, iterations=(3,))
     plain, more = run(device, problem, options), run(device, problem, options, spread=True)
     np.testing.assert_array_equal(device.get(plain.field), device.get(more.field))
     assert plain.spread is None

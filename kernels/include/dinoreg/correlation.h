@@ -20,20 +20,20 @@ DR_NAMESPACE_BEGIN
 // The warped moving image and the weight of each fixed voxel.
 struct WarpIntensity {
   const float* fixed_weight;
-  Shape shape;
   const float* moving;  // (z', y', x')
   const float* moving_weight;
   Shape moving_shape;
-  MovingPoint point;
+  Vec3 moving_offset;  // see Displacement
+  Displacement u;
   float* warped;  // (z, y, x)
   float* weight;  // (z, y, x)
 
-  DR_OVER(shape)
+  DR_OVER(u.shape)
   DR_HD void operator()(int row, int x) const {
-    const Index i = (Index)row * shape.x + x;
-    const Vec3 p = point(shape, row, x);
+    const Index i = (Index)row * width() + x;
+    const Vec3 p = u.point(row, x, moving_offset);
     weight[i] = fixed_weight[i] * nearest_or_zero(moving_weight, moving_shape, p);
-    warped[i] = sample_scalar(moving, moving_shape, p);
+    warped[i] = sample<float>(moving, moving_shape, p);
   }
 };
 
@@ -96,27 +96,28 @@ struct CorrelationFactors {
 struct AddCorrelationGradient {
   const float* fixed;   // (z, y, x)
   const float* weight;  // from WarpIntensity
-  Shape shape;
   const float* moving;  // (z', y', x')
   Shape moving_shape;
-  MovingPoint point;
+  Vec3 moving_offset;
+  Displacement u;
   const float* factors;  // (3, z, y, x): A, B, C smoothed
   float scale;
   const float* unit = nullptr;  // of the scale; null: 1
   float* gradient = nullptr;    // (z, y, x, 3), 1/mm
 
-  DR_OVER(shape)
+  DR_OVER(u.shape)
   DR_HD void operator()(int row, int x) const {
-    const Index i = (Index)row * shape.x + x, n = shape.voxels();
+    const Index i = (Index)row * width() + x, n = u.shape.voxels();
     const float w = weight[i];
     if (w <= 0.0f) return;
-    Vec3 slope;
-    const float value = sample_with_slope(moving, moving_shape, point(shape, row, x), slope);
+    float slope[3];
+    const Vec3 p = u.point(row, x, moving_offset);
+    const float value = sample_with_slopes<float>(moving, moving_shape, p, slope);
     const float weighted = unit != nullptr ? scale * *unit * w : scale * w;
     const float force =
         weighted * (fixed[i] * factors[i] + value * factors[n + i] + factors[2 * n + i]);
     float* to = gradient + 3 * i;
-    store_vec3(to, load_vec3(to) + force * (slope * point.index_per_mm));
+    store_vec3(to, load_vec3(to) + force * (load_vec3(slope) * u.index_per_mm));
   }
 };
 

@@ -74,36 +74,30 @@ struct JacobianDeterminant {
   }
 };
 
-// out = (u(p) - v(p + u(p))) / 2, one direction of an inverse-consistency round. All fields are on
-// one grid, in millimetres along its axes.
+// out = (u(p) - v(p + u(p))) / 2, one direction of an inverse-consistency round. v is in mm on the
+// grid of u.
 struct InverseConsistent {
-  const float *u, *v;
+  Displacement u;
+  const float* v;
   float* out;
-  Shape shape;
-  Vec3 index_per_mm;
 
-  DR_OVER(shape)
+  DR_OVER(u.shape)
   DR_HD void operator()(int row, int x) const {
-    const Index i = 3 * ((Index)row * shape.x + x);
-    const Vec3 here = load_vec3(u + i);
-    const Vec3 there = to_vec3(shape.voxel(row, x)) + here * index_per_mm;
-    store_vec3(out + i, 0.5f * (here - sample_field(v, shape, there)));
+    const Vec3 there = sample<Vec3>(v, u.shape, u.point(row, x));
+    store_vec3(out + 3 * ((Index)row * width() + x), 0.5f * (u.at(row, x) - there));
   }
 };
 
-// out = vectors(p + u(p)). All fields are on one grid, u in millimetres along its axes.
+// out = vectors(p + u(p)), all on the grid of u.
 struct WarpVectors {
   const float* vectors;  // (z, y, x, 3)
-  const float* field;    // u
-  Shape shape;
-  Vec3 index_per_mm;
+  Displacement u;
   float* out;
 
-  DR_OVER(shape)
+  DR_OVER(u.shape)
   DR_HD void operator()(int row, int x) const {
-    const Index i = 3 * ((Index)row * shape.x + x);
-    const Vec3 there = to_vec3(shape.voxel(row, x)) + load_vec3(field + i) * index_per_mm;
-    store_vec3(out + i, sample_field(vectors, shape, there));
+    const Vec3 there = sample<Vec3>(vectors, u.shape, u.point(row, x));
+    store_vec3(out + 3 * ((Index)row * width() + x), there);
   }
 };
 
@@ -124,22 +118,18 @@ struct CorrectVelocity {
   }
 };
 
-// out = first(p) + second(p + first(p)) on the grid of `first`, in millimetres along its axes.
+// out = first(p) + second(p + first(p)) on the grid of `first`, in mm along its axes.
 struct Compose {
-  const float* first;
-  Shape shape;
+  Displacement first;
   const float* second;
   Shape second_shape;
   Affine to_second;  // index of the first grid -> index of the second
-  Vec3 index_per_mm;
   float* out;
 
-  DR_OVER(shape)
+  DR_OVER(first.shape)
   DR_HD void operator()(int row, int x) const {
-    const Index i = 3 * ((Index)row * shape.x + x);
-    const Vec3 here = load_vec3(first + i);
-    const Vec3 there = to_vec3(shape.voxel(row, x)) + here * index_per_mm;
-    store_vec3(out + i, here + sample_field(second, second_shape, to_second(there)));
+    const Vec3 there = sample<Vec3>(second, second_shape, to_second(first.point(row, x)));
+    store_vec3(out + 3 * ((Index)row * width() + x), first.at(row, x) + there);
   }
 };
 
@@ -176,8 +166,12 @@ struct Invert {
     for (int k = 0; k < iterations; ++k) {
       // The first step is plain: its slopes would cost more than they save (a seventh of the time).
       Vec3 slopes[3] = {};
-      const Vec3 u = k == 0 ? sample_field(field, field_shape, trial)
-                            : sample_with_slopes(field, field_shape, trial, slopes);
+      const Vec3 u = k == 0 ? sample<Vec3>(field, field_shape, trial)
+                            : sample_with_slopes<Vec3>(field, field_shape, trial, slopes);
+      // Beyond the outer voxel centres of an axis the sample does not change.
+      slopes[0] = within(trial.z, field_shape.z) * slopes[0];
+      slopes[1] = within(trial.y, field_shape.y) * slopes[1];
+      slopes[2] = within(trial.x, field_shape.x) * slopes[2];
       const Vec3 miss = (trial + matrix(u)) - q;
       const float missed = length_mm(miss);
       if (k == 0 || missed < least) least = missed, best = trial;

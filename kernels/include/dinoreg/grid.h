@@ -6,14 +6,33 @@
 
 DR_NAMESPACE_BEGIN
 
-struct Vec3 {
-  float z, y, x;
+// Three components, of as many neighbouring voxels as V has lanes.
+template <class V>
+struct Vec3Of {
+  V z, y, x;
 };
+typedef Vec3Of<float> Vec3;
 
-DR_HD Vec3 operator+(const Vec3& a, const Vec3& b) { return {a.z + b.z, a.y + b.y, a.x + b.x}; }
-DR_HD Vec3 operator-(const Vec3& a, const Vec3& b) { return {a.z - b.z, a.y - b.y, a.x - b.x}; }
+template <class V>
+DR_HD Vec3Of<V> operator+(const Vec3Of<V>& a, const Vec3Of<V>& b) {
+  return {a.z + b.z, a.y + b.y, a.x + b.x};
+}
+template <class V>
+DR_HD Vec3Of<V> operator-(const Vec3Of<V>& a, const Vec3Of<V>& b) {
+  return {a.z - b.z, a.y - b.y, a.x - b.x};
+}
+template <class V>
+DR_HD Vec3Of<V> operator*(float s, const Vec3Of<V>& a) {
+  return {s * a.z, s * a.y, s * a.x};
+}
 DR_HD Vec3 operator*(const Vec3& a, const Vec3& b) { return {a.z * b.z, a.y * b.y, a.x * b.x}; }
-DR_HD Vec3 operator*(float s, const Vec3& a) { return {s * a.z, s * a.y, s * a.x}; }
+
+// The determinant of the matrix with these rows.
+template <class V>
+DR_HD V determinant(const Vec3Of<V>& a, const Vec3Of<V>& b, const Vec3Of<V>& c) {
+  return a.z * (b.y * c.x - b.x * c.y) - a.y * (b.z * c.x - b.x * c.z) +
+         a.x * (b.z * c.y - b.y * c.z);
+}
 
 // One integer for each array axis z, y, x (x is contiguous): an index, a factor, a radius, an
 // offset or, as a `Shape`, the extent of an array.
@@ -46,36 +65,21 @@ DR_HD Int3 divide_up(const Int3& n, const Int3& by) {
 }
 DR_HD Vec3 to_vec3(const Int3& i) { return {(float)i.z, (float)i.y, (float)i.x}; }
 
-// The three components of as many neighbouring voxels as V has lanes.
-template <class V>
-struct Vec3Of {
-  V z, y, x;
-};
-template <class V>
-DR_HD Vec3Of<V> operator-(const Vec3Of<V>& a, const Vec3Of<V>& b) {
-  return {a.z - b.z, a.y - b.y, a.x - b.x};
-}
-template <class V>
-DR_HD Vec3Of<V> operator+(const Vec3Of<V>& a, const Vec3Of<V>& b) {
-  return {a.z + b.z, a.y + b.y, a.x + b.x};
-}
-template <class V>
-DR_HD Vec3Of<V> operator*(float s, const Vec3Of<V>& a) {
-  return {s * a.z, s * a.y, s * a.x};
-}
-
-// The determinant of the matrix with these rows; T is Vec3 or Vec3Of.
-template <class T>
-DR_HD auto determinant(const T& a, const T& b, const T& c) {
-  return a.z * (b.y * c.x - b.x * c.y) - a.y * (b.z * c.x - b.x * c.z) +
-         a.x * (b.z * c.y - b.y * c.z);
-}
-
-// Read from a field (..., 3); `p` points to the first component of the first voxel.
+// Reads a field (..., 3); `p` points to the first component of the first voxel.
 template <class V>
 DR_HD Vec3Of<V> load_vec3_of(const float* p) {
   return {p[0], p[1], p[2]};
 }
+// Writes it.
+template <class V>
+DR_HD void store_vec3_of(float* p, const Vec3Of<V>& v) {
+  p[0] = v.z;
+  p[1] = v.y;
+  p[2] = v.x;
+}
+DR_HD Vec3 load_vec3(const float* p) { return load_vec3_of<float>(p); }
+DR_HD void store_vec3(float* p, const Vec3& v) { store_vec3_of(p, v); }
+
 #if !defined(__CUDACC__)
 template <>
 DR_HD Vec3Of<Lanes> load_vec3_of<Lanes>(const float* p) {
@@ -94,16 +98,6 @@ DR_HD Vec3Of<Lanes> load_vec3_of<Lanes>(const float* p) {
   }
   return v;
 }
-#endif
-
-// Written to a field (..., 3), as load_vec3_of reads it.
-template <class V>
-DR_HD void store_vec3_of(float* p, const Vec3Of<V>& v) {
-  p[0] = v.z;
-  p[1] = v.y;
-  p[2] = v.x;
-}
-#if !defined(__CUDACC__)
 template <>
 DR_HD void store_vec3_of<Lanes>(float* p, const Vec3Of<Lanes>& v) {
   DR_UNROLL(3)
@@ -119,31 +113,24 @@ DR_HD void store_vec3_of<Lanes>(float* p, const Vec3Of<Lanes>& v) {
 }
 #endif
 
-DR_HD Vec3 load_vec3(const float* p) { return {p[0], p[1], p[2]}; }
-DR_HD void store_vec3(float* p, const Vec3& v) {
-  p[0] = v.z;
-  p[1] = v.y;
-  p[2] = v.x;
-}
-
-// A 3x4 matrix with the rows z, y, x, applied to (z, y, x, 1); T is Vec3 or Vec3Of.
+// A 3x4 matrix with the rows z, y, x, applied to (z, y, x, 1).
 struct Affine {
   float m[12];
 
-  template <class T>
-  DR_HD T operator()(const T& p) const {
+  template <class V>
+  DR_HD Vec3Of<V> operator()(const Vec3Of<V>& p) const {
     return {m[0] * p.z + m[1] * p.y + m[2] * p.x + m[3],
             m[4] * p.z + m[5] * p.y + m[6] * p.x + m[7],
             m[8] * p.z + m[9] * p.y + m[10] * p.x + m[11]};
   }
 };
 
-// A 3x3 matrix with the rows z, y, x, applied to (z, y, x); T is Vec3 or Vec3Of.
+// A 3x3 matrix with the rows z, y, x, applied to (z, y, x).
 struct Matrix3 {
   float m[9];
 
-  template <class T>
-  DR_HD T operator()(const T& v) const {
+  template <class V>
+  DR_HD Vec3Of<V> operator()(const Vec3Of<V>& v) const {
     return {m[0] * v.z + m[1] * v.y + m[2] * v.x, m[3] * v.z + m[4] * v.y + m[5] * v.x,
             m[6] * v.z + m[7] * v.y + m[8] * v.x};
   }

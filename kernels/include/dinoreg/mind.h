@@ -110,42 +110,24 @@ struct MindDistanceX {
   }
 };
 
-// Box sums along y: (planes, 6, padded_y, padded_x) -> (planes, 6, y + 2 dilation, padded_x).
-struct MindBoxY {
+// Box sums along n: (outer, n, lines, x) -> (outer, n - 2 radius, lines, x).
+struct MindBox {
   const float* in;
   float* out;
-  int images, in_y, out_y, x, radius;
+  int outer, n, lines, x, radius;
 
-  DR_HD int rows() const { return images * out_y; }
+  DR_HD int sums() const { return n - 2 * radius; }
+  DR_HD int rows() const { return outer * sums() * lines; }
   DR_HD int width() const { return x; }
   DR_LANES(true)
 
   template <class V>
   DR_HD void lanes(int row, int i) const {
-    const int image = row / out_y, y = row - image * out_y;
-    const float* at = in + ((Index)image * in_y + y) * x + i;
+    const int o = row / (sums() * lines);
+    const float* at = in + (row + (Index)o * 2 * radius * lines) * x + i;
+    const Index step = (Index)lines * x;
     V sum = V{};
-    for (int t = 0; t <= 2 * radius; ++t) sum += load<V>(at + (Index)t * x);
-    store(out + (Index)row * x + i, sum);
-  }
-};
-
-// Box sums along z: (planes, plane) -> (planes - 2 radius, plane).
-struct MindBoxZ {
-  const float* in;
-  float* out;
-  int planes, radius, rows_per_plane, x;
-
-  DR_HD int rows() const { return (planes - 2 * radius) * rows_per_plane; }
-  DR_HD int width() const { return x; }
-  DR_LANES(true)
-
-  template <class V>
-  DR_HD void lanes(int row, int i) const {
-    const float* at = in + (Index)row * x + i;
-    const Index plane = (Index)rows_per_plane * x;
-    V sum = V{};
-    for (int t = 0; t <= 2 * radius; ++t) sum += load<V>(at + t * plane);
+    for (int t = 0; t <= 2 * radius; ++t) sum += load<V>(at + t * step);
     store(out + (Index)row * x + i, sum);
   }
 };

@@ -30,30 +30,21 @@ struct Covered {
   }
 };
 
-// Features (z, y, x, stride) with the weight of each voxel, averaged over the voxels that a coarse
-// one covers.
-struct WeightedFeatures {
-  const Half* features;
-  const float* weight;
-  Shape shape;
-  int stride;
+// The sum of the covered weights; `mean` receives their mean.
+DR_HD float total_weight(const WeightedFeatures& in, const Covered& covered, float& mean) {
+  float sum = 0.0f;
+  covered.each(in.shape, [&](Index i) { sum += in.weight[i]; });
+  const int voxels = covered.count();
+  mean = voxels > 0 ? sum / (float)voxels : 0.0f;
+  return sum;
+}
 
-  // The sum of the weights, and their mean as `mean`.
-  DR_HD float total(const Covered& covered, float& mean) const {
-    float sum = 0.0f;
-    covered.each(shape, [&](Index i) { sum += weight[i]; });
-    const int voxels = covered.count();
-    mean = voxels > 0 ? sum / (float)voxels : 0.0f;
-    return sum;
-  }
-  // The weighted sum of channels c to c + kBlock - 1.
-  DR_HD Block sum(const Covered& covered, int c) const {
-    Block sum = zero_block();
-    covered.each(shape,
-                 [&](Index i) { sum = sum + weight[i] * load_block(features + i * stride + c); });
-    return sum;
-  }
-};
+// The weighted sum of channels c to c + kBlock - 1 over the covered voxels.
+DR_HD Block weighted_sum(const WeightedFeatures& in, const Covered& covered, int c) {
+  Block sum = zero_block();
+  covered.each(in.shape, [&](Index i) { sum = sum + in.weight[i] * in.block(i, c); });
+  return sum;
+}
 
 // Weighted means on a coarser grid, channels last, for a coarser level of the refinement.
 struct PoolFeatures {
@@ -67,10 +58,10 @@ struct PoolFeatures {
   DR_HD void operator()(int row, int x) const {
     const Covered covered(out_shape.voxel(row, x), factor, offset, in.shape);
     const Index to = (Index)row * out_shape.x + x;
-    const float total = in.total(covered, out_weight[to]);
+    const float total = total_weight(in, covered, out_weight[to]);
     const float scale = total > 0.0f ? 1.0f / total : 0.0f;
     for (int c = 0; c < in.stride; c += kBlock)
-      store_block(out + to * in.stride + c, scale * in.sum(covered, c));
+      store_block(out + to * in.stride + c, scale * weighted_sum(in, covered, c));
   }
 };
 
@@ -90,11 +81,11 @@ struct PoolPlanar {
   DR_OVER(out_shape)
   DR_HD void operator()(int row, int x) const {
     const Covered covered(out_shape.voxel(row, x) - margins, factor, offset, in.shape);
-    const float total = in.total(covered, out_weight[(Index)row * out_shape.x + x]);
+    const float total = total_weight(in, covered, out_weight[(Index)row * out_shape.x + x]);
     float* to = out + (Index)row * channels * out_shape.x + x;
     const float scale = total > 0.0f ? 1.0f / total : 0.0f;
     for (int c0 = 0; c0 < channels; c0 += kBlock) {
-      const Block sum = total > 0.0f ? in.sum(covered, c0) : zero_block();
+      const Block sum = total > 0.0f ? weighted_sum(in, covered, c0) : zero_block();
       const int last = min_int(kBlock, channels - c0);
       for (int c = 0; c < last; ++c) to[(Index)(c0 + c) * out_shape.x] = sum[c] * scale;
     }
@@ -122,7 +113,7 @@ struct WarpPlanar {
   DR_HD void operator()(int row, int x) const {
     const Shape& shape = in.shape;
     const Vec3 voxel = to_vec3(out_shape.voxel(row, x) - margins);
-    const Vec3 u = sample_field(field, field_shape, to_field(voxel));
+    const Vec3 u = sample<Vec3>(field, field_shape, to_field(voxel));
     const Vec3 p = (voxel - offset) + u * index_per_mm;
     // Clamped to where the weight is 0 anyway, so that every number fits into an int.
     const float pz = clamp_float(p.z, -1.0f, (float)shape.z);
@@ -149,8 +140,7 @@ struct WarpPlanar {
     for (int c0 = 0; c0 < channels; c0 += kBlock) {
       Block sum = zero_block();
       for (int k = 0; k < 8; ++k)
-        if (share[k] > 0.0f)
-          sum = sum + share[k] * load_block(in.features + at[k] * in.stride + c0);
+        if (share[k] > 0.0f) sum = sum + share[k] * in.block(at[k], c0);
       const int last = min_int(kBlock, channels - c0);
       for (int c = 0; c < last; ++c) to[(Index)(c0 + c) * out_shape.x] = sum[c] * scale;
     }
@@ -161,25 +151,25 @@ struct WarpPlanar {
 struct FeatureMoments {
   const float* features;  // (Z, Y, channels, X)
   const float* weight;    // (Z, Y, X)
-  int row_count, channels, x;
+  Shape shape;
+  int channels;
   float* out;
 
-  DR_HD int rows() const { return row_count; }
+  DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return channels; }
-
   DR_HD void operator()(int row, int c) const {
-    const float* f = features + ((Index)row * channels + c) * x;
-    const float* w = weight + (Index)row * x;
+    const float* f = features + ((Index)row * channels + c) * shape.x;
+    const float* w = weight + (Index)row * shape.x;
     float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f;
-    for (int i = 0; i < x; ++i) {
+    for (int i = 0; i < shape.x; ++i) {
       s0 += w[i];
       s1 += w[i] * f[i];
       s2 += w[i] * f[i] * f[i];
     }
-    float* to = out + (Index)c * 3 * row_count + row;
+    float* to = out + (Index)c * 3 * rows() + row;
     to[0] = s0;
-    to[row_count] = s1;
-    to[2 * (Index)row_count] = s2;
+    to[rows()] = s1;
+    to[2 * (Index)rows()] = s2;
   }
 };
 

@@ -76,16 +76,7 @@ DR_BLOCK_OPERATOR(*)
 typedef float Block __attribute__((vector_size(32)));
 #endif
 
-DR_HD Block zero_block() {
-#if defined(__CUDACC__)
-  Block r;
-  DR_UNROLL(8)
-  for (int i = 0; i < kBlock; ++i) r.lane[i] = 0.0f;
-  return r;
-#else
-  return Block{};
-#endif
-}
+DR_HD Block zero_block() { return Block{}; }
 
 // The sum of the lanes, always added in the same order.
 DR_HD float sum_lanes(const Block& b) {
@@ -99,24 +90,12 @@ DR_HD float sum_lanes(const Block& b) {
 #endif
 }
 
-DR_HD float bits_to_float(unsigned bits) {
-#if defined(__CUDA_ARCH__)
-  return __uint_as_float(bits);
-#else
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-#endif
-}
-
-DR_HD unsigned float_to_bits(float value) {
-#if defined(__CUDA_ARCH__)
-  return __float_as_uint(value);
-#else
-  unsigned bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-#endif
+// The same bits, as a value of another type.
+template <class To, class From>
+DR_HD To bits_as(const From& from) {
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
 }
 
 DR_HD float half_to_float(Half h) {
@@ -127,10 +106,10 @@ DR_HD float half_to_float(Half h) {
 #else
   const unsigned sign = (h & 0x8000u) << 16;
   const unsigned magnitude = h & 0x7fffu;
-  if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  if (magnitude >= 0x7c00u) return bits_as<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
   // Shifting the exponent by a multiplication also converts subnormal numbers correctly.
-  const float value = bits_to_float(magnitude << 13) * 5.192296858534828e33f;  // 2^112
-  return bits_to_float(sign | float_to_bits(value));
+  const float value = bits_as<float>(magnitude << 13) * 5.192296858534828e33f;  // 2^112
+  return bits_as<float>(sign | bits_as<unsigned>(value));
 #endif
 }
 
@@ -141,14 +120,14 @@ DR_HD Half float_to_half(float f) {
 #elif defined(__F16C__) && !defined(__CUDACC__)
   return (Half)_cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT);
 #else
-  const unsigned bits = float_to_bits(f);
+  const unsigned bits = bits_as<unsigned>(f);
   const unsigned sign = (bits >> 16) & 0x8000u;
   unsigned magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return (Half)(sign | 0x7e00u);
   if (magnitude >= 0x477ff000u) return (Half)(sign | 0x7c00u);
   if (magnitude < 0x38800000u) {  // subnormal in half precision: the adder does the rounding
-    const float shifted = bits_to_float(magnitude) + 0.5f;
-    return (Half)(sign | (float_to_bits(shifted) - 0x3f000000u));
+    const float shifted = bits_as<float>(magnitude) + 0.5f;
+    return (Half)(sign | (bits_as<unsigned>(shifted) - 0x3f000000u));
   }
   magnitude += 0xfffu + ((magnitude >> 13) & 1u);
   return (Half)(sign | ((magnitude - 0x38000000u) >> 13));
@@ -247,13 +226,6 @@ DR_HD void store(T* p, const V& v) {
   memcpy(p, &v, sizeof v);
 }
 #endif
-// The same bits, as a value of another type.
-template <class To, class From>
-DR_HD To bits_as(const From& from) {
-  To to;
-  memcpy(&to, &from, sizeof to);
-  return to;
-}
 template <class V>
 DR_HD V splat(float value) {
   return V{} + value;
@@ -271,6 +243,7 @@ DR_HD int to_int(float v) { return (int)v; }
 DR_HD float to_float(int v) { return (float)v; }
 DR_HD bool any_of(bool condition) { return condition; }
 DR_HD float gather(const float* p, Index at) { return p[at]; }
+DR_HD float root(float v) { return sqrtf(v); }
 // 0 in the first lane, 1 in the next, and so on.
 template <class V>
 DR_HD V lane_numbers() {
@@ -284,6 +257,8 @@ DR_HD bool any_of(const IntLanes& condition) {
   for (int i = 0; i < kLanes; ++i) any |= condition[i];
   return any != 0;
 }
+// gather and root use the masked intrinsics, because GCC 12's header warns of an uninitialised
+// register in the others.
 DR_HD Lanes gather(const float* p, const IntLanes& at) {
 #if defined(__AVX512F__)
   return (Lanes)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, (__m512i)at, p, 4);
@@ -296,16 +271,6 @@ DR_HD Lanes gather(const float* p, const IntLanes& at) {
   return v;
 #endif
 }
-template <>
-DR_HD Lanes lane_numbers<Lanes>() {
-  Lanes v;
-  for (int i = 0; i < kLanes; ++i) v[i] = (float)i;
-  return v;
-}
-#endif
-DR_HD float root(float v) { return sqrtf(v); }
-#if !defined(__CUDACC__)
-// The masked intrinsics, because GCC 12's header warns of an uninitialised register in the others.
 DR_HD Lanes root(const Lanes& v) {
 #if defined(__AVX512F__)
   return (Lanes)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);
@@ -316,6 +281,12 @@ DR_HD Lanes root(const Lanes& v) {
   for (int i = 0; i < kLanes; ++i) r[i] = sqrtf(v[i]);
   return r;
 #endif
+}
+template <>
+DR_HD Lanes lane_numbers<Lanes>() {
+  Lanes v;
+  for (int i = 0; i < kLanes; ++i) v[i] = (float)i;
+  return v;
 }
 #endif
 DR_HD float clamp_float(float v, float low, float high) { return min_of(max_of(v, low), high); }

@@ -46,17 +46,15 @@ struct AddSmoothnessGradient {
 // out = max(0, margin - det J) at every voxel, where J is made of forward differences (none at the
 // far border): 0 where the field keeps its orientation with room to spare.
 struct FoldLack {
-  const float* field;  // (z, y, x, 3), mm along the grid's axes
-  Shape shape;
-  Vec3 index_per_mm;
+  Displacement u;
   float margin_det;
   float* out;  // (z, y, x)
 
   enum { kRepeatable = 1 };
-  DR_OVER(shape)
+  DR_OVER(u.shape)
   DR_HD int margin() const { return 1; }  // the last voxel has no neighbour along x
 
-  DR_HD void operator()(int row, int x) const { lack<float>(row, x, x < shape.x - 1 ? 3 : 0); }
+  DR_HD void operator()(int row, int x) const { lack<float>(row, x, x < width() - 1 ? 3 : 0); }
   template <class V>
   DR_HD void lanes(int row, int x) const {
     lack<V>(row, x, 3);
@@ -64,9 +62,11 @@ struct FoldLack {
 
   template <class V>
   DR_HD void lack(int row, int x, int right) const {
+    const Shape& shape = u.shape;
+    const Vec3& index_per_mm = u.index_per_mm;
     const int z = row / shape.y, y = row - z * shape.y;
     const Index line = 3 * (Index)shape.x, plane = line * shape.y;
-    const float* at = field + row * line + 3 * x;
+    const float* at = u.field + row * line + 3 * x;
     const Vec3Of<V> here = load_vec3_of<V>(at);
     Vec3Of<V> dz = index_per_mm.z * (load_vec3_of<V>(at + (z < shape.z - 1 ? plane : 0)) - here);
     Vec3Of<V> dy = index_per_mm.y * (load_vec3_of<V>(at + (y < shape.y - 1 ? line : 0)) - here);
@@ -82,14 +82,12 @@ struct FoldLack {
 // A voxel enters its own Jacobian and, as the far neighbour, three others. Hardly any of them lacks
 // anything: looking that up first is 4 times as fast as computing all four again.
 struct AddFoldGradient {
-  const float* field;  // (z, y, x, 3), mm along the grid's axes
-  const float* lack;   // (z, y, x)
+  Displacement u;
+  const float* lack;  // (z, y, x)
   float* gradient;
-  Shape shape;
-  Vec3 index_per_mm;
   const float* scale;
 
-  DR_OVER(shape)
+  DR_OVER(u.shape)
 
   // The rows of the transposed Jacobian: dp'/dz, dp'/dy, dp'/dx.
   struct Jacobian {
@@ -97,13 +95,14 @@ struct AddFoldGradient {
   };
 
   DR_HD Jacobian jacobian(int z, int y, int x) const {
-    const float* at = field + 3 * shape.at(z, y, x);
+    const Shape& shape = u.shape;
+    const float* at = u.field + 3 * shape.at(z, y, x);
     const Vec3 here = load_vec3(at);
     const Index line = 3 * (Index)shape.x, plane = line * shape.y;
     Jacobian j = {{1.0f, 0.0f, 0.0f}, {0.0f, 1.0f, 0.0f}, {0.0f, 0.0f, 1.0f}};
-    if (z < shape.z - 1) j.along_z = j.along_z + index_per_mm.z * (load_vec3(at + plane) - here);
-    if (y < shape.y - 1) j.along_y = j.along_y + index_per_mm.y * (load_vec3(at + line) - here);
-    if (x < shape.x - 1) j.along_x = j.along_x + index_per_mm.x * (load_vec3(at + 3) - here);
+    if (z < shape.z - 1) j.along_z = j.along_z + u.index_per_mm.z * (load_vec3(at + plane) - here);
+    if (y < shape.y - 1) j.along_y = j.along_y + u.index_per_mm.y * (load_vec3(at + line) - here);
+    if (x < shape.x - 1) j.along_x = j.along_x + u.index_per_mm.x * (load_vec3(at + 3) - here);
     return j;
   }
 
@@ -114,15 +113,17 @@ struct AddFoldGradient {
   // d lack^2 / d(along_*), summed with the signs with which the voxel enters.
   DR_HD Vec3 push(float missing, int z, int y, int x, float sz, float sy, float sx) const {
     if (missing <= 0.0f) return {0.0f, 0.0f, 0.0f};
+    const Shape& shape = u.shape;
     const Jacobian j = jacobian(z, y, x);
     Vec3 g = {0.0f, 0.0f, 0.0f};
-    if (z < shape.z - 1) g = g + (sz * index_per_mm.z) * cross(j.along_y, j.along_x);
-    if (y < shape.y - 1) g = g + (sy * index_per_mm.y) * cross(j.along_x, j.along_z);
-    if (x < shape.x - 1) g = g + (sx * index_per_mm.x) * cross(j.along_z, j.along_y);
+    if (z < shape.z - 1) g = g + (sz * u.index_per_mm.z) * cross(j.along_y, j.along_x);
+    if (y < shape.y - 1) g = g + (sy * u.index_per_mm.y) * cross(j.along_x, j.along_z);
+    if (x < shape.x - 1) g = g + (sx * u.index_per_mm.x) * cross(j.along_z, j.along_y);
     return (-2.0f * missing) * g;
   }
 
   DR_HD void operator()(int row, int x) const {
+    const Shape& shape = u.shape;
     const int z = row / shape.y, y = row - z * shape.y;
     const Index i = (Index)row * shape.x + x;
     const float own = lack[i], above = z > 0 ? lack[i - shape.y * (Index)shape.x] : 0.0f;

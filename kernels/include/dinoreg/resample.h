@@ -37,7 +37,7 @@ struct ResampleLinear {
           const Vec3 p = map(
               {z + spread(sz, samples.z), y + spread(sy, samples.y), x + spread(sx, samples.x)});
           if (!extend && !inside_grid(in_shape, p)) continue;
-          if (out != nullptr) sum += sample_scalar(in, in_shape, p);
+          if (out != nullptr) sum += sample<float>(in, in_shape, p);
           ++count;
         }
       }
