@@ -5,11 +5,7 @@
 // and one shift along z and y, and loads each value once for all n shifts along x: 4 C bytes of the
 // fixed row and 4 C (32 + n - 1) / 32 of the moving row. With n = 9 that is C instead of 8 C bytes
 // per shift; both write 4 bytes of result. Rows of the search grid are about as long as a tile;
-// tiles of 128 voxels would save 8 % more and leave most of their threads idle. The gain in time
-// has not been measured yet: this kernel has not run on a GPU.
-//
-// Sums are added in the order of cost.h, so the results have the same bits if both are compiled
-// with the same contraction of multiply-adds.
+// tiles of 128 voxels would save 8 % more and leave most of their threads idle.
 #ifndef DINOREG_CUDA_TILED_COST_CUH_
 #define DINOREG_CUDA_TILED_COST_CUH_
 

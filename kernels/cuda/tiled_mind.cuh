@@ -5,11 +5,7 @@
 // about 140. Here a block takes 16 rows of 32 numbers of one image through all planes of a slab.
 // Its sums along x are in shared memory and a thread's last sums along y in registers, and 24 bytes
 // per voxel are written. With a radius of 2, 79 instead of 92 bytes per distance pass through the
-// L1 cache, including the rows of the halo, a quarter of them. The gain in time has not been
-// measured yet: this kernel has not run on a GPU.
-//
-// Sums are added in the order of mind.h, so the results have the same bits if both are compiled
-// with the same contraction of multiply-adds.
+// L1 cache, including the rows of the halo, a quarter of them.
 #ifndef DINOREG_CUDA_TILED_MIND_CUH_
 #define DINOREG_CUDA_TILED_MIND_CUH_
 

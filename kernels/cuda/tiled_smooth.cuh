@@ -10,10 +10,6 @@
 // through the L1 cache, 16 instead of 24 through memory, and there are two launches instead of
 // three. All three axes in one kernel would save another 8 bytes, but either add up 1.4 to 2 times
 // as many numbers along z or go along z with few blocks: a plane of 96 x 80 numbers is six tiles.
-// The gain in time has not been measured yet: these kernels have not run on a GPU.
-//
-// Sums are added in the order of smooth.h, so the results have the same bits if both are compiled
-// with the same contraction of multiply-adds.
 #ifndef DINOREG_CUDA_TILED_SMOOTH_CUH_
 #define DINOREG_CUDA_TILED_SMOOTH_CUH_
 

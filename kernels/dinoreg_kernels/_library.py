@@ -78,11 +78,9 @@ def library() -> ctypes.CDLL:
         call.restype = c_int
     for name in ("dr_cpu_isa", "dr_cuda_problem", "dr_last_error_message"):
         getattr(lib, name).restype = c_char_p
-    lib.dr_mind_workspace_bytes.argtypes = [POINTER(_structs.MindArgs)]
-    lib.dr_local_workspace_bytes.argtypes = [POINTER(_structs.LocalArgs)]
-    lib.dr_solver_workspace_bytes.argtypes = [POINTER(_structs.SolverArgs)]
-    for name in ("dr_mind", "dr_local", "dr_solver"):
-        getattr(lib, f"{name}_workspace_bytes").restype = c_size_t
+    for name in ("dr_mind_compute", "dr_local_compute", "dr_solver_run"):
+        size = getattr(lib, name.rpartition("_")[0] + "_workspace_bytes")
+        size.argtypes, size.restype = [POINTER(_CALLS[name])], c_size_t
     return lib
 
 

@@ -20,6 +20,8 @@ def _each(kind: Any, *names: str) -> list[tuple[str, Any]]:
 
 
 _WORKSPACE = (("workspace", c_void_p), ("workspace_bytes", c_size_t))
+# The field `in` of the structs is a keyword of Python, and called `input` here.
+_IN_AND_OUT = (("input", c_void_p), ("in_shape", _Int3), ("out", c_void_p), ("out_shape", _Int3))
 
 
 class Execution(ctypes.Structure):
@@ -47,13 +49,10 @@ class PointMap(ctypes.Structure):
 
 
 class ResampleArgs(ctypes.Structure):
-    """`dr_resample_args`; its field `in` is a keyword of Python and called `input` here."""
+    """`dr_resample_args`."""
 
     _fields_ = (
-        ("input", c_void_p),
-        ("in_shape", _Int3),
-        ("out", c_void_p),
-        ("out_shape", _Int3),
+        *_IN_AND_OUT,
         ("inside", c_void_p),
         ("map", PointMap),
         ("samples", _Int3),
@@ -63,13 +62,10 @@ class ResampleArgs(ctypes.Structure):
 
 
 class LabelsArgs(ctypes.Structure):
-    """`dr_labels_args`; `input` is its field `in`."""
+    """`dr_labels_args`."""
 
     _fields_ = (
-        ("input", c_void_p),
-        ("in_shape", _Int3),
-        ("out", c_void_p),
-        ("out_shape", _Int3),
+        *_IN_AND_OUT,
         ("map", PointMap),
         *_each(c_int32, "nearest", "outside"),
     )
@@ -100,11 +96,7 @@ class MapArgs(ctypes.Structure):
 class JacobianArgs(ctypes.Structure):
     """`dr_jacobian_args`."""
 
-    _fields_ = (
-        *_each(c_void_p, "field", "out"),
-        ("shape", _Int3),
-        ("index_from_unit", _Double9),
-    )
+    _fields_ = (*_each(c_void_p, "field", "out"), ("shape", _Int3), ("index_from_unit", _Double9))
 
 
 class ComposeArgs(ctypes.Structure):

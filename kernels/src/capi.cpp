@@ -3,11 +3,26 @@
 #include "backend.h"
 #include "checks.h"
 
+#if defined(DR_HAVE_CUDA)
+enum { kCudaBuilt = 1 };
+#else  // cuda/backend.cu is not part of the library: without devices, the rest is not reached
+enum { kCudaBuilt = 0 };
+int cuda_device_count() { return 0; }
+const char* cuda_problem() {
+  return "this libdinoreg was built without CUDA (" DR_WITHOUT_CUDA ")";
+}
+const char* cuda_error_text() { return ""; }
+const Backend& cuda_backend() { return cpu_backend_generic(); }
+#endif
+
 namespace {
 
-enum class Isa { kGeneric, kV3, kV4 };
+struct CpuBackend {
+  const char* isa;
+  const Backend& (*table)();
+};
 
-Isa detect_isa() {
+CpuBackend detect_cpu() {
 #if defined(DR_HAVE_X86_64_V3)
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -15,46 +30,37 @@ Isa detect_isa() {
   const bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                   __builtin_cpu_supports("avx512cd");
-  if (v3) return v4 ? Isa::kV4 : Isa::kV3;
+  if (v3 && v4) return {"x86-64-v4", cpu_backend_x86_64_v4};
+  if (v3) return {"x86-64-v3", cpu_backend_x86_64_v3};
 #endif
-  return Isa::kGeneric;
+  return {"generic", cpu_backend_generic};
 }
 
-const Backend& cpu_backend() {
-#if defined(DR_HAVE_X86_64_V3)
-  static const Isa isa = detect_isa();
-  if (isa == Isa::kV4) return cpu_backend_x86_64_v4();
-  if (isa == Isa::kV3) return cpu_backend_x86_64_v3();
-#endif
-  return cpu_backend_generic();
+const CpuBackend& cpu_backend() {
+  static const CpuBackend detected = detect_cpu();
+  return detected;
 }
 
 dr_status choose(const dr_execution* execution, const Backend*& backend) {
   REQUIRE(execution != nullptr, "execution is NULL");
   CHECK(check_int("threads", execution->threads, 0, 1024));
   if (execution->device == DR_DEVICE_CPU) {
-    backend = &cpu_backend();
+    backend = &cpu_backend().table();
     return DR_OK;
   }
   REQUIRE(execution->device == DR_DEVICE_CUDA, "device = %d; wanted DR_DEVICE_CPU or _CUDA",
           static_cast<int>(execution->device));
-#if defined(DR_HAVE_CUDA)
   if (cuda_device_count() > 0) {
     backend = &cuda_backend();
     return DR_OK;
   }
-#endif
   return fail(DR_ERROR_DEVICE_UNAVAILABLE, "no CUDA: %s", dr_cuda_problem());
 }
 
 dr_status finished(const dr_execution* execution, dr_status status) {
   if (status == DR_ERROR_CANCELLED) return fail(status, "cancelled by the progress callback");
-#if defined(DR_HAVE_CUDA)
   if (status == DR_ERROR_DEVICE_FAILED && execution->device == DR_DEVICE_CUDA)
     return fail(status, "CUDA: %s", cuda_error_text());
-#else
-  (void)execution;
-#endif
   return status;
 }
 
@@ -97,38 +103,13 @@ const char* dr_status_string(dr_status status) {
 
 const char* dr_last_error_message(void) { return last_error; }
 
-const char* dr_cpu_isa(void) {
-  switch (detect_isa()) {
-    case Isa::kV4: return "x86-64-v4";
-    case Isa::kV3: return "x86-64-v3";
-    case Isa::kGeneric: break;
-  }
-  return "generic";
-}
+const char* dr_cpu_isa(void) { return cpu_backend().isa; }
 
-int32_t dr_cuda_built(void) {
-#if defined(DR_HAVE_CUDA)
-  return 1;
-#else
-  return 0;
-#endif
-}
+int32_t dr_cuda_built(void) { return kCudaBuilt; }
 
-int32_t dr_cuda_device_count(void) {
-#if defined(DR_HAVE_CUDA)
-  return cuda_device_count();
-#else
-  return 0;
-#endif
-}
+int32_t dr_cuda_device_count(void) { return cuda_device_count(); }
 
-const char* dr_cuda_problem(void) {
-#if defined(DR_HAVE_CUDA)
-  return cuda_problem();
-#else
-  return "this libdinoreg was built without CUDA (" DR_WITHOUT_CUDA ")";
-#endif
-}
+const char* dr_cuda_problem(void) { return cuda_problem(); }
 
 dr_status dr_image_resample(const dr_execution* execution, const dr_resample_args* args) {
   return run(execution, args, &Backend::resample_image);

@@ -17,7 +17,7 @@ from dinoreg_kernels import (
     solve,
 )
 
-#: More than the cores of most machines that run tests, and more than the planes of some arrays.
+#: Up to more than most test machines have cores, and more than some arrays have planes.
 THREADS = (1, 2, 3, 16, 0)
 
 
@@ -50,7 +50,7 @@ def solve_all(shape, options, seed=1):
         ((9, 40, 44), (2, 2, 2)),
         ((2, 60, 62), (2, 2, 2)),  # one coarse plane
         ((62, 3, 60), (2, 2, 2)),
-        ((60, 62, 2), (2, 2, 2)),  # a coarse row of one cell
+        ((60, 62, 2), (2, 2, 2)),  # a coarse row of one voxel
         ((40, 40, 8), (2, 2, 2)),
     ],
 )
@@ -148,7 +148,7 @@ def test_pooled_features(rng):
 
 
 def test_a_volume_that_is_part_of_a_larger_buffer(rng):
-    """Nothing outside the arrays is read: other numbers around them change no bit."""
+    """Nothing outside the arrays is read, so other numbers around them change no bit."""
     shape = (7, 9, 11)
     features, weight = np.float16(waves(shape)), np.float32(rng.random(shape))
     options = solver_options(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2,))
@@ -166,7 +166,7 @@ def test_a_volume_that_is_part_of_a_larger_buffer(rng):
 
 
 def test_spread(rng):
-    """Groups of shifts are added in order whatever the number of threads."""
+    """Groups of shifts are added in order for any number of threads."""
     shape = (24, 33, 35)
     features, weight = np.float16(waves(shape)), np.float32(rng.random(shape))
     options = solver_options(search_factor=(2, 2, 2), search_radius=(2, 3, 2), iterations=(0,))
@@ -191,8 +191,10 @@ def test_spread(rng):
 )
 @pytest.mark.gpu
 def test_on_a_gpu(gpu, terms):
-    """The same bits from run to run, and the CPU's field: by launches alone, where each level has
-    one iteration, and where further ones are a CUDA graph."""
+    """The same bits from run to run, and the CPU's field to the tolerance.
+
+    With one iteration per level everything is launched; further iterations are a CUDA graph.
+    """
     shape = (22, 24, 26)
     rng = np.random.default_rng(1)
     arrays = (np.float16(waves(shape)), np.float16(waves(shape, (0.7, -1.6, 1.2))))
@@ -213,7 +215,7 @@ def test_on_a_gpu(gpu, terms):
 
 
 def test_a_thousand_threads_are_no_more_than_help():
-    """They would take minutes where there are few processors, and change no bit."""
+    """They would take minutes on a machine with few processors, and they change no bit."""
     image = np.random.default_rng(0).random((40, 64, 64)).astype(np.float32)
     results = [
         [resample(image, image.shape, np.eye(3, 4), threads=threads)] for threads in (1, 1024)

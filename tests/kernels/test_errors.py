@@ -1,4 +1,4 @@
-"""What the library and its binding refuse, in words; and the progress callback."""
+"""What the library and its binding refuse, with their messages; and the progress callback."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_wrong_number_of_spacings():
 
 
 def test_kept_costs_are_part_of_the_workspace_up_to_their_limit():
-    """27 shifts of 64^3 cells: 27 MiB."""
+    """The costs of 27 shifts on a search grid of 64^3 are 27 MiB."""
     sizes = []
     for kept_costs_mb in (0, 26, 27, 256):
         options = solver_options(
@@ -287,8 +287,8 @@ def test_workspace_size_grows_with_the_volume_and_refuses_like_the_solver():
         - solver_workspace_bytes((16, 16, 16), (16, 16, 16), stride, (1, 1, 1), refine)
         for stride in (8, 64)
     )
-    # Nine images of the finest level, not two for each channel, and the mean of |F|^2; with 64 the
-    # coarse features count.
+    # Nine images of the finest level, not two for each channel, and the mean of |F|^2. With 64
+    # channels the coarse features of the refinement are larger.
     assert few == 9 * 4 * 16**3 + 256
     assert 0 < many <= few
     with pytest.raises(KernelError, match="stride = 9; wanted a multiple of 8"):
@@ -343,7 +343,7 @@ def test_an_exception_in_the_callback_stops_the_solve_and_comes_out(stage, error
 
 
 def test_cancelling_is_prompt():
-    """A solve of minutes ends at the first report."""
+    """A solve that would take minutes ends at the first report."""
     options = dataclasses.replace(OPTIONS, iterations=(10**8,))
 
     def stop(stage, fraction):
@@ -360,15 +360,11 @@ def test_cancelling_is_prompt():
     ("call", "text"),
     [
         (
-            lambda: dinoreg_kernels.jacobian_determinant(
-                np.zeros((4, 5, 3), np.float32), np.eye(3)
-            ),
+            lambda: jacobian_determinant(np.zeros((4, 5, 3), np.float32), np.eye(3)),
             r"field has shape \(4, 5, 3\); wanted \(any, any, any, 3\)",
         ),
         (
-            lambda: dinoreg_kernels.mind_ssc(
-                np.zeros((4, 5), np.float32), radius=(1, 1, 1), dilation=(1, 1, 1)
-            ),
+            lambda: mind_ssc(np.zeros((4, 5), np.float32), radius=(1,) * 3, dilation=(1,) * 3),
             r"image has shape \(4, 5\); wanted \(any, any, any\)",
         ),
         (
@@ -378,7 +374,7 @@ def test_cancelling_is_prompt():
             r"fixed has shape \(4, 5, 8\); wanted \(any, any, any, any\)",
         ),
         (
-            lambda: dinoreg_kernels.resample([[[1.0]]], (1, 1, 1), np.eye(3, 4)),
+            lambda: resample([[[1.0]]], (1, 1, 1), IDENTITY),
             "image is a list; wanted a NumPy or CuPy array",
         ),
     ],
@@ -389,7 +385,7 @@ def test_arrays_of_another_rank_are_refused(call, text):
 
 
 class OnDevice:
-    """As CuPy shows its arrays."""
+    """An array with the interface of a CuPy array."""
 
     dtype, shape = np.dtype(np.float32), (4, 5, 6)
     flags = SimpleNamespace(c_contiguous=True)

@@ -1,4 +1,4 @@
-"""The whole solver: against the reference step by step, and on problems with a known answer."""
+"""The whole solver against the reference, step by step, and on problems with a known answer."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ REFINE = solver_options(
     smoothing_mm=3.0,
     smoothness=0.01,
 )
+#: The same, with windows of correlation as wide as the waves of a volume.
+WIDE = replace(REFINE, correlation_window_mm=14.0, correlation_noise=0.01)
 
 
 def run(device, problem: reference.Problem, options: SolverOptions, **more):
@@ -59,21 +61,24 @@ def run(device, problem: reference.Problem, options: SolverOptions, **more):
 
 
 def check(device, problem: reference.Problem, options: SolverOptions, **more):
-    """Compare a solve with the reference; returns both, the reference as its tuple."""
+    """Compare a solve with the reference; returns the solution and the reference's tuple."""
     solution, expected = run(device, problem, options, **more), reference.solve(problem, options)
     device.check(solution.field, expected[0], "field_mm")
     return solution, expected
 
 
 def check_distance(device, solution, expected):
-    """Compare what a solution says about its features with the reference."""
+    """Compare a solution's feature distances and overlap with the reference."""
     names = ("feature_distance_before", "feature_distance_after", "overlap")
     device.check(np.array([getattr(solution, n) for n in names]), np.array(expected), "float32")
 
 
 def shifted_pair(shape, shift, *, spacing_mm=(2.0, 2.0, 2.0), grow=0, **options):
-    """A volume and the same moved by `shift` voxels; the moving grid reaches `grow` voxels further
-    on every side, so that with enough of it every fixed voxel has its match."""
+    """Make a volume and a copy of it that is moved by `shift` voxels.
+
+    The moving grid reaches `grow` voxels further on every side; if that is enough, every fixed
+    voxel has a match.
+    """
     moving_shape = tuple(n + 2 * grow for n in shape)
     start = np.array([-grow] * 3)
     return reference.Problem(
@@ -87,7 +92,7 @@ def shifted_pair(shape, shift, *, spacing_mm=(2.0, 2.0, 2.0), grow=0, **options)
 
 
 def worst(device, solution, shift, spacing_mm, cut=0):
-    """Largest error of a constant shift, in voxels along each axis."""
+    """Return the largest error of a constant shift, in voxels along each axis."""
     inner = (slice(cut, -cut or None),) * 3
     found = device.get(solution.field)[inner] / np.asarray(spacing_mm)
     return np.abs(found - shift).reshape(-1, 3).max(0)
@@ -97,7 +102,7 @@ def worst(device, solution, shift, spacing_mm, cut=0):
 
 
 def random_problem(rng, channels=8):
-    """Unequal grids, an offset, weights with holes, anisotropic voxels.
+    """Make a problem with unequal grids, an offset, weights with holes and anisotropic voxels.
 
     The moving weight varies gently: it is read at the nearest voxel, where rounding may choose
     either of two neighbours.
@@ -116,7 +121,7 @@ def random_problem(rng, channels=8):
 
 
 def test_search_equals_reference(device, rng):
-    """Sizes that the factor does not divide, another factor and radius per axis."""
+    """With sizes that the factor does not divide, and another factor and radius along each axis."""
     problem = random_problem(rng)
     options = replace(SMOOTHED, iterations=(0,), consistency_rounds=3)
     for change in (
@@ -135,7 +140,7 @@ def test_search_equals_reference(device, rng):
 
 @pytest.mark.parametrize("levels", [2, 3])
 def test_levels_of_the_search_equal_reference(device, rng, levels):
-    """Odd and even factors, an offset that no cell size divides, holes in the fixed weight."""
+    """With odd and even factors, an offset that no factor divides and holes in the fixed weight."""
     problem = replace(random_problem(rng), moving_offset=(-3, -1, -5))
     options = replace(SMOOTHED, search_factor=(2, 3, 4), search_levels=levels, iterations=(0,))
     for rounds in (3, 0):
@@ -163,7 +168,7 @@ def test_refinement_equals_reference(device, rng):
 
 @pytest.mark.parametrize("levels", [(0, 0), (5, 4), (3, 3, 2)])
 def test_levels_equal_reference(device, rng, levels):
-    """Coarser grids, partial cells and an offset that no cell size divides."""
+    """With coarser grids, partly covered voxels and an offset that no factor divides."""
     problem = replace(random_problem(rng), moving_offset=(-3, -1, -5))
     options = solver_options(
         search_radius=(0, 0, 0),
@@ -178,7 +183,7 @@ def test_levels_equal_reference(device, rng, levels):
 @pytest.mark.parametrize(
     "terms",
     [
-        # Without epsilon Adam carries rounding on at full length (see TOLERANCES): 0.009 mm here.
+        # Without epsilon, Adam carries rounding along at full length (TOLERANCES): 0.009 mm here.
         {"correlation_weight": 1.5, "adam_epsilon": 0.3},
         {"adam_epsilon": 0.1, "squarings": 5},
         {"correlation_weight": 1.0, "feature_weight": 0.0},
@@ -192,8 +197,7 @@ def test_levels_equal_reference(device, rng, levels):
     ],
 )
 def test_similarities_equal_reference(device, rng, terms):
-    """Correlation of intensities, the distances of features, robust ones, and joined, on two
-    levels."""
+    """Correlation of intensities and all distances of features, alone and combined, on 2 levels."""
     problem = replace(random_problem(rng), moving_offset=(-3, -1, -5))
     images = tuple(
         np.float32(0.5 + 0.3 * waves(i.shape[:3], channels=1, wavelengths=(6, 14))[..., 0])
@@ -215,15 +219,15 @@ def test_similarities_equal_reference(device, rng, terms):
 
 @pytest.mark.parametrize("similarity", ["cosine", "lncc"])
 def test_other_similarities_find_a_shift_at_another_brightness(device, similarity):
-    """The moving features are twice as strong, which the squared difference cannot know; those of
-    the channels' correlation also have another zero."""
+    """The moving features are twice as strong; for the channels' correlation they are also shifted.
+
+    The squared difference cannot allow for either.
+    """
     shift = (1.3, -0.7, 0.45)
     problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
     moving = np.float16(2 * problem.moving.astype(float) + 3 * (similarity == "lncc"))
     problem = replace(problem, moving=moving)
-    options = replace(
-        REFINE, correlation_window_mm=14.0, correlation_noise=0.01, feature_similarity=similarity
-    )
+    options = replace(WIDE, feature_similarity=similarity)
     found, plain = (
         device.get(run(device, problem, o).field)[3:-3, 3:-3, 3:-3].reshape(-1, 3).mean(0) / 2
         for o in (options, replace(options, feature_similarity="mse"))
@@ -251,7 +255,7 @@ def test_other_similarities_with_nothing_to_go_by(device, rng, similarity, what)
     )
     field = device.get(run(device, problem, options).field)
     assert np.isfinite(field).all()
-    # Adam makes whole steps of rounding errors: no more than all of them.
+    # Adam takes full steps along rounding errors, but no more than it has iterations.
     assert np.abs(field).max() <= 0.7
     if what != "constant":
         assert not field.any()
@@ -259,7 +263,7 @@ def test_other_similarities_with_nothing_to_go_by(device, rng, similarity, what)
 
 @pytest.mark.parametrize("similarity", ["cosine", "lncc"])
 def test_other_similarities_do_not_look_at_unused_channels(device, rng, similarity):
-    """12 of 16 stored channels: the mean over channels is that of the used ones."""
+    """With 12 of 16 stored channels, the mean over channels is that of the used ones."""
     problem = random_problem(rng, channels=16)
     problem.fixed[..., 12:] = problem.moving[..., 12:] = 0
     options = solver_options(search_radius=(0, 0, 0), iterations=(3, 2), learning_rate_mm=0.4,
@@ -270,25 +274,19 @@ def test_other_similarities_do_not_look_at_unused_channels(device, rng, similari
 
 
 def test_correlation_alone_finds_a_shift_of_an_inverted_image(device):
-    """Windows as wide as the waves: in smaller ones a wave is a ramp, and any ramp fits another."""
+    """With windows as wide as the waves; in smaller ones a wave is a ramp, which fits any other."""
     shift = (1.3, -0.7, 0.45)
     problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
     fixed, moving = (np.float32(i[..., 0]) for i in (problem.fixed, problem.moving))
     problem = replace(problem, images=(fixed, np.float32(1 - 2 * moving)))
-    options = replace(
-        REFINE,
-        feature_weight=0.0,
-        correlation_weight=1.0,
-        correlation_window_mm=14.0,
-        correlation_noise=0.01,
-    )
+    options = replace(WIDE, feature_weight=0.0, correlation_weight=1.0)
     found = device.get(run(device, problem, options).field)[3:-3, 3:-3, 3:-3]
-    # Measured: 0.10; the squared correlation of a slow wave is flat around its best.
+    # Measured: 0.10; the squared correlation of a slow wave is flat around its maximum.
     np.testing.assert_allclose(found.reshape(-1, 3).mean(0) / 2, shift, atol=0.15)
 
 
 def test_unused_channels_are_not_looked_at_by_the_search(device, rng):
-    """12 of 16 stored channels, as MIND has them."""
+    """With 12 of 16 stored channels, as MIND-SSC has."""
     problem = random_problem(rng, channels=16)
     options = solver_options(search_factor=(2, 2, 2), search_radius=(1, 2, 2), iterations=(0,))
     problem.fixed[..., 12:] = problem.moving[..., 12:] = 0
@@ -313,7 +311,7 @@ def test_spread_equals_reference(device, rng):
 
 @pytest.mark.parametrize("squarings", [3, 4])
 def test_velocity_equals_reference(device, rng, squarings):
-    """An odd and an even number of squarings: they end in different memory."""
+    """An odd and an even number of squarings, which end in different memory."""
     problem = random_problem(rng)
     options = replace(SMOOTHED, iterations=(4, 4), learning_rate_mm=0.4, squarings=squarings)
     _, (field, *_) = check(device, problem, options)
@@ -321,7 +319,7 @@ def test_velocity_equals_reference(device, rng, squarings):
 
 
 def test_negative_velocity_is_the_inverse(device, rng):
-    """To a tenth of a voxel wherever the match lies inside, and without a single fold."""
+    """To a tenth of a voxel wherever the match lies inside, and without a fold."""
     problem = shifted_pair((20, 22, 24), (1.3, -0.7, 2.4), grow=4)
     moved = np.float16(problem.moving + 0.3 * waves(problem.moving.shape[:3], 1.7))
     problem = replace(problem, moving=moved)
@@ -332,7 +330,7 @@ def test_negative_velocity_is_the_inverse(device, rng):
     loop = field / spacing + reference.sample(inverse, points) / spacing
     inner = np.all((points >= 3) & (points <= np.array(field.shape[:3]) - 4), axis=-1)
     assert np.abs(field / spacing).max() > 1
-    # Measured: see the bound; what is left is the interpolation of both fields.
+    # The measured error is just below the bound; it stems from the interpolation of both fields.
     assert np.linalg.norm(loop, axis=-1)[inner].max() < 0.1
     jacobian = reference.forward_jacobian(field.astype(float), spacing)
     assert np.linalg.det(jacobian)[inner].min() > 0
@@ -347,8 +345,8 @@ def test_displacement_has_no_closed_inverse(device):
 
 
 @pytest.mark.parametrize("shift", [(4, -2, 6), (0, 0, 0), (-6, 6, -6)])
-def test_search_finds_whole_cells_exactly_up_to_the_faces(device, shift):
-    """A constant displacement is found in every voxel, corners included: nothing shrinks."""
+def test_search_finds_whole_search_voxels_exactly_up_to_the_faces(device, shift):
+    """A constant displacement is found in every voxel, including the corners, without shrinking."""
     problem = shifted_pair((16, 18, 20), shift, grow=8)
     solution = run(device, problem, SEARCH)
     assert worst(device, solution, shift, problem.spacing_mm).max() < 1e-5
@@ -358,7 +356,7 @@ def test_search_finds_whole_cells_exactly_up_to_the_faces(device, shift):
 
 @pytest.mark.parametrize("shape", [(17, 19, 23), (16, 18, 20), (9, 7, 25)])
 def test_search_with_sizes_that_the_factor_does_not_divide(device, shape):
-    """The last cells hold fewer voxels; their shifts are as long as everyone's."""
+    """The last search voxels cover fewer voxels, but their shifts are as long as all others."""
     shift = (3, -3, 6)
     options = replace(SEARCH, search_factor=(3, 3, 3), cost_smoothing_mm=6.0)
     problem = shifted_pair(shape, shift, grow=12, wavelengths=(14, 40))
@@ -367,9 +365,11 @@ def test_search_with_sizes_that_the_factor_does_not_divide(device, shape):
 
 
 @pytest.mark.parametrize("shift", [(5, -3, 7), (3, 6, -1)])
-def test_every_level_finds_more_of_what_lies_between_whole_cells(device, shift):
-    """Cells of four voxels, then of two, then of one. Not exact: a cell's mean between two cells is
-    not the mean of theirs. Measured mean errors: 1.0 to 1.2, 0.47 to 0.54, 0.17 to 0.20 voxels.
+def test_every_level_finds_more_of_what_lies_between_whole_search_voxels(device, shift):
+    """With search voxels of four voxels, then two, then one; mean errors in voxels were measured.
+
+    They are 1.0 to 1.2, 0.47 to 0.54 and 0.17 to 0.20. The result is not exact, because the mean
+    over a search voxel between two others is not the mean of theirs.
     """
     problem = shifted_pair((16, 18, 20), shift, grow=12, wavelengths=(14, 40))
     options = replace(SEARCH, search_factor=(4, 4, 4), search_radius=(2, 2, 2),
@@ -383,7 +383,7 @@ def test_every_level_finds_more_of_what_lies_between_whole_cells(device, shift):
 
 
 def test_further_levels_reach_beyond_the_first(device):
-    """Ten voxels: two cells of four are 8, what is left is one cell of the second level. Exact."""
+    """Ten voxels are two search voxels of four and one of the second level, which is exact."""
     shift = (10, 0, -10)
     problem = shifted_pair((16, 18, 20), shift, grow=14, wavelengths=(14, 40))
     options = replace(
@@ -425,7 +425,7 @@ def test_costs_that_are_not_kept_are_computed_again_for_the_same_bits(device, rn
 
 
 def test_search_per_axis_with_anisotropic_spacing_on_nine_slices(device):
-    """A cardiac stack: whole slices along z, wide cells in the plane."""
+    """A cardiac stack, with whole slices along z and wide search voxels in the plane."""
     spacing, shift = (8.0, 1.5, 1.5), (-1, 8, -4)
     problem = shifted_pair((9, 24, 28), shift, spacing_mm=spacing, grow=12)
     options = replace(
@@ -434,24 +434,24 @@ def test_search_per_axis_with_anisotropic_spacing_on_nine_slices(device):
     assert worst(device, run(device, problem, options), shift, spacing).max() < 1e-5
 
 
-def test_coarse_to_fine_keeps_cell_centres(device):
-    """A displacement that grows linearly from cell to cell lands on the voxels without a shift."""
-    field = reference.indices((4, 5, 6)) * (3.0, 2.0, 1.0)  # of cell centres
+def test_coarse_to_fine_keeps_voxel_centres(device):
+    """A displacement that grows linearly over coarse voxels is resampled without a shift."""
+    field = reference.indices((4, 5, 6)) * (3.0, 2.0, 1.0)  # at the centres of coarse voxels
     factor = np.array([2, 3, 4])
     fine = reference.resize_field(field, (8, 15, 24), factor)
-    for cell in itertools.product(range(4), range(5), range(6)):
-        voxels = fine[tuple(slice(c * f, (c + 1) * f) for c, f in zip(cell, factor, strict=True))]
-        if all(0 < c < n - 1 for c, n in zip(cell, (4, 5, 6), strict=True)):
-            np.testing.assert_allclose(voxels.mean((0, 1, 2)), field[cell], atol=1e-12)
+    for coarse in itertools.product(range(4), range(5), range(6)):
+        voxels = fine[tuple(slice(c * f, (c + 1) * f) for c, f in zip(coarse, factor, strict=True))]
+        if all(0 < c < n - 1 for c, n in zip(coarse, (4, 5, 6), strict=True)):
+            np.testing.assert_allclose(voxels.mean((0, 1, 2)), field[coarse], atol=1e-12)
 
 
 @pytest.mark.parametrize("shift", [(1.3, -0.7, 0.45), (1, -1, 2)])
 @pytest.mark.parametrize("levels", [(200,), (60, 80), (60, 60, 80)])
 def test_refinement_finds_a_shift_up_to_the_faces(device, shift, levels):
-    """Sub-voxel, and not 3-4 % short as with coordinates scaled by n / (n - 1).
+    """To a fraction of a voxel, and not 3-4 % short as with coordinates scaled by n / (n - 1).
 
-    Waves of at least 14 voxels: linear interpolation flattens a wave by (pi / length)^2 / 2 at
-    most, which locally shows as a shift of a few hundredths.
+    The waves are at least 14 voxels long: linear interpolation flattens a wave by
+    (pi / length)^2 / 2 at most, which locally looks like a shift of a few hundredths.
     """
     problem = shifted_pair((14, 16, 18), shift, grow=4, wavelengths=(14, 40))
     solution = run(device, problem, replace(REFINE, iterations=levels))
@@ -470,7 +470,7 @@ def test_refinement_with_anisotropic_spacing(device):
 
 
 def test_search_and_refinement_together_have_no_scale_error(device):
-    """A shift of 6.5 voxels comes out within half a per cent."""
+    """A shift of 6.5 voxels is found to within half a per cent."""
     shift = np.array([6.5, -4.5, 2.25])
     problem = shifted_pair((18, 20, 22), shift, grow=10)
     options = replace(REFINE, search_factor=(2, 2, 2), search_radius=(4, 4, 4),
@@ -482,7 +482,7 @@ def test_search_and_refinement_together_have_no_scale_error(device):
 
 
 def test_moving_grid_of_another_shape_and_place(device):
-    """The offset is part of the lattice, not of the displacement."""
+    """The offset belongs to the grid, not to the displacement."""
     shape, shift = (14, 16, 18), (2, -4, 2)
     start, moving_shape = np.array([-6, -9, -5]), (29, 33, 30)
     problem = reference.Problem(
@@ -501,8 +501,10 @@ def test_moving_grid_of_another_shape_and_place(device):
 
 
 def test_what_disagrees_pulls_less_in_a_search_with_trust(device):
-    """Every tenth plane of the moving image is bright: where it meets a fixed voxel the cost says
-    nothing about the match. Squares of it drown what the others say."""
+    """Every tenth plane of the moving image is bright, and tells nothing about a match.
+
+    The squares of such differences drown all others.
+    """
     problem = shifted_pair((16, 18, 20), (4, -2, 4), grow=8)
     moving = problem.moving.copy()
     moving[:, :, 4::10] += 6
@@ -533,8 +535,10 @@ def test_immense_trust_in_the_search_is_none_at_all(device, rng):
 
 
 def sliding_pair():
-    """Two tissues that slide along each other, each of a constant level in one channel: up by two
-    cells in one half, down by as many in the other."""
+    """Make two tissues that slide along each other, each with its own level in one channel.
+
+    One half moves up by two search voxels, the other half down by two.
+    """
     shape = (16, 18, 24)
     up, down = (shifted_pair(shape, (shift, 0, 0), grow=8) for shift in (4, -4))
     moving = up.moving.copy()
@@ -547,8 +551,10 @@ def sliding_pair():
 
 
 def test_a_search_with_edges_finds_what_slides_along_a_border(device):
-    """The smoothing of the field mixes the two; of unlike cells it must not. Costs are smoothed too
-    little here to decide."""
+    """The smoothing of the field mixes the two tissues unless it stops at edges.
+
+    Costs are smoothed too little here to decide.
+    """
     problem = sliding_pair()
     options = replace(SEARCH, field_smoothing_mm=6.0, cost_smoothing_mm=0.5)
     truth = np.zeros((16, 18, 24, 3))
@@ -584,7 +590,7 @@ def arrays_of(problem):
 
 
 def test_search_with_features_of_its_own_equals_reference(device, rng):
-    """Other numbers of channels and other weights at each level, none of them the refinement's."""
+    """With channels and weights of its own at each level, other than those of the refinement."""
     problem = replace(random_problem(rng), moving_offset=(-3, -1, -5))
     levels = tuple(arrays_of(random_problem(rng, channels=channels)) for channels in (16, 24))
     problem = replace(problem, search=levels)
@@ -611,8 +617,10 @@ def test_search_features_that_are_the_refinements_change_no_bit(device, rng, lev
 
 
 def test_search_features_and_a_second_level_find_what_the_refinements_cannot(device):
-    """The refinement's features repeat every 8 voxels: to them a shift of 16 is none. Those of the
-    first level do not repeat."""
+    """The refinement's features repeat every 8 voxels, so that a shift of 16 looks like none.
+
+    Those of the first level do not repeat.
+    """
     shape, shift = (12, 14, 40), np.array([0, 0, 16])
     problem = shifted_pair(shape, shift, grow=24, wavelengths=(30, 60))
     x = np.arange(shape[2] + 48) - 24
@@ -659,7 +667,7 @@ def test_workspace_with_search_features_is_what_the_solver_asks_for(levels):
     plain = solver_workspace_bytes(*sizes)
     assert solver_workspace_bytes(*sizes, search_strides=(16,) * levels) == plain
     more = solver_workspace_bytes(*sizes, search_strides=(128,) * levels)
-    # Of one level at a time: both images on its cells and margin, and sums of every row of them.
+    # For one level at a time: both images on its grid with margin, and sums over each row of them.
     assert more > plain
     if levels == 1:
         padded = np.array([10 + 6, 11 + 6, 12 + 6])
@@ -667,7 +675,7 @@ def test_workspace_with_search_features_is_what_the_solver_asks_for(levels):
             2 * 4 * 112 * (np.prod(padded) + 3 * np.prod(padded[:2])), rel=0.01
         )
     else:
-        # The second level has eight times as many cells.
+        # The second level has eight times as many voxels.
         assert solver_workspace_bytes(*sizes, search_strides=(16, 128)) == more
         assert solver_workspace_bytes(*sizes, search_strides=(128, 16)) == plain
 
@@ -706,7 +714,7 @@ def test_masked_fixed_voxels_do_not_attract_in_the_refinement(device):
 @pytest.mark.parametrize("what", ["constant image", "no fixed weight", "no moving weight"])
 @pytest.mark.parametrize(("consistency_rounds", "levels"), [(0, 1), (3, 1), (3, 2)])
 def test_nothing_to_go_by_means_no_displacement(device, what, consistency_rounds, levels):
-    """Equal costs are no reason to move: neither to the search's corner nor anywhere."""
+    """Equal costs are no reason to move, neither to the corner of the search nor anywhere else."""
     problem = shifted_pair((12, 13, 14), (2, 2, 2))
     if what == "constant image":
         flat = np.full(problem.fixed.shape, 0.3, np.float16)
@@ -723,9 +731,10 @@ def test_nothing_to_go_by_means_no_displacement(device, what, consistency_rounds
 
 
 def test_empty_margin_does_not_drag_the_body(device):
-    """Far from the body nothing speaks for any shift; the body must not feel the search's corner.
+    """Far from the body nothing favours any shift; the search's corner must not affect the body.
 
-    With equal costs resolved towards the first shift the body was 21 mm off here (radius 24 mm).
+    When equal costs were resolved in favour of the first shift, the body was off by 21 mm (with a
+    radius of 24 mm).
     """
     shape, shift = (28, 28, 28), np.array([2, 0, -2])
     problem = shifted_pair(shape, shift)
@@ -737,13 +746,15 @@ def test_empty_margin_does_not_drag_the_body(device):
     found = device.get(run(device, problem, options).field)
     inner = distance < 6
     assert np.abs(found[inner] - 2 * shift).max() < 1.0
-    # The corner of the volume lies far outside: it may follow the body or stay, but nothing else.
+    # The corner of the volume, far outside, may follow the body or stay, but not move elsewhere.
     assert np.abs(found[0, 0, 0]).max() <= 4 + 1e-4
 
 
 def test_leaving_the_field_of_view_does_not_pay(device):
-    """Half of the fixed image lies outside the moving one, which ends at x = 20: matches end at 18,
-    and those that lie a filter's reach before that are not disturbed."""
+    """Half of the fixed image lies outside the moving one, which ends at x = 20.
+
+    Matches end at 18, and those that lie a filter's reach before that are not disturbed.
+    """
     shape, shift = (14, 16, 32), (0, 0, 2)
     whole = shifted_pair(shape, shift, grow=8)
     moving = np.ascontiguousarray(whole.moving[8:-8, 8:-8, 8:28])
@@ -761,7 +772,7 @@ def test_leaving_the_field_of_view_does_not_pay(device):
 
 
 def test_folding_is_held_down(device, rng):
-    """Noise against noise folds without the penalty and hardly with it."""
+    """Noise against noise folds without the penalty, and hardly with it."""
     shape = (12, 13, 14)
     fixed, moving = np.float16(0.5 * rng.normal(size=(2, *shape, 8)))
     ones = np.ones(shape, np.float32)
@@ -827,7 +838,7 @@ def test_single_voxel_volume(device):
 
 
 def test_nan_features_do_not_crash(device):
-    """Features are to be finite: the field may be lost, the process must not be."""
+    """Features must be finite; otherwise the field may be lost, but the process must not crash."""
     problem = shifted_pair((10, 11, 12), (2, 0, 0))
     problem.fixed[4, 5, 6] = np.nan
     for options in (SEARCH, replace(SEARCH, iterations=(3,))):
@@ -847,7 +858,7 @@ def test_nan_under_zero_weight_is_ignored_by_the_refinement(device):
 
 
 def test_spread_is_nothing_where_one_shift_matches_and_all_where_none_does(device):
-    """A structured half and a flat one: 0 here, the deviation of all shifts there."""
+    """It is 0 in a structured half, and the standard deviation of all shifts in a flat one."""
     problem = shifted_pair((16, 16, 40), (2, -2, 2), grow=8)
     fixed, moving = problem.fixed.copy(), problem.moving.copy()
     fixed[:, :, 20:] = 0
@@ -855,12 +866,12 @@ def test_spread_is_nothing_where_one_shift_matches_and_all_where_none_does(devic
     problem = replace(problem, fixed=fixed, moving=moving)
     spread = device.get(run(device, problem, SEARCH, spread=True).spread)
     assert spread[4:12, 4:12, 4:8].max() < 0.5
-    # Seven shifts an axis, each of two voxels of 2 mm: the deviation of -3 ... 3 is 2 steps.
+    # Seven shifts per axis of two voxels of 2 mm each: the deviation of -3 ... 3 is 2 steps.
     np.testing.assert_allclose(spread[4:12, 4:12, 32:], 2.0 * 4.0, rtol=1e-5)
 
 
 def test_spread_knows_along_which_axis_a_match_may_slide(device):
-    """Features that change along z alone: shifts along y and x are as good as each other."""
+    """If features change along z alone, all shifts along y and x are equally good."""
     problem = shifted_pair((16, 16, 16), (0, 0, 0))
     layers = np.broadcast_to(problem.fixed[:, :1, :1], problem.fixed.shape)
     problem = replace(problem, fixed=layers.copy(), moving=layers.copy())

@@ -135,17 +135,13 @@ struct KeepBest {
       lowest = load<V>(best_cost + i);
       chosen = load<Int>(best_shift + i);
     }
-    V uz = V{}, uy = V{}, ux = V{};
-    if (near != nullptr) {
-      uz = load<V>(near + i);
-      uy = load<V>(near + n + i);
-      ux = load<V>(near + 2 * n + i);
-    }
+    Vec3Of<V> u = {};
+    if (near != nullptr) u = {load<V>(near + i), load<V>(near + n + i), load<V>(near + 2 * n + i)};
     Vec3 d = to_vec3(shifts.at(first_shift));
     for (int k = 0; k < shift_count; ++k, d = shifts.after(d)) {
       V c = load<V>(cost + k * n + i);
       if (near != nullptr) {
-        const V ez = (d.z - uz) * step.z, ey = (d.y - uy) * step.y, ex = (d.x - ux) * step.x;
+        const V ez = (d.z - u.z) * step.z, ey = (d.y - u.y) * step.y, ex = (d.x - u.x) * step.x;
         c += coupling * (ez * ez + ey * ey + ex * ex);
       } else {
         const Vec3 e = d * step;
