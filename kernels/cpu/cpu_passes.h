@@ -87,7 +87,7 @@ inline void mind_box_z_pass(const CpuLauncher& launch, const MindBox& box) {
   });
 }
 
-// At most so many shifts share a buffer, for any number of threads, so that their costs stay in the
+// The most shifts that share a buffer, for any number of threads, so that their costs stay in the
 // cache.
 enum { kCpuGroup = kSmallestGroup };
 

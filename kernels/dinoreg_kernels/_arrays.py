@@ -85,7 +85,7 @@ def pointer(
     if array.dtype != np.dtype(dtype):
         raise KernelError(f"{name} is {array.dtype}; wanted {np.dtype(dtype)}")
     if in_order and not array.flags.c_contiguous:
-        raise KernelError(f"{name} is not C-contiguous")
+        raise KernelError(f"{name} is not C-contiguous; copy it by `ascontiguousarray`")
     fits = len(array.shape) == len(shape) and all(
         wanted is None or n == wanted for n, wanted in zip(array.shape, shape, strict=True)
     )
@@ -98,7 +98,7 @@ def pointer(
         address = int(array.ctypes.data)
     # A CPU tolerates it; on a GPU it is a fault after which the process cannot use the device.
     if address % array.dtype.itemsize:
-        raise KernelError(f"{name} begins at {address:#x}, within a {array.dtype}; copy it")
+        raise KernelError(f"{name} begins at {address:#x}, unaligned for {array.dtype}; copy it")
     return address
 
 
@@ -107,7 +107,7 @@ def steps(array: Array, name: str) -> list[int]:
     size = array.dtype.itemsize
     strides = [s if n > 1 else 0 for n, s in zip(array.shape, array.strides, strict=True)]
     if any(s % size for s in strides):
-        raise KernelError(f"{name} has strides of {strides} bytes, not of whole numbers; copy it")
+        raise KernelError(f"{name} has strides of {strides} bytes; wanted multiples of {size}")
     return [s // size for s in strides]
 
 
@@ -130,7 +130,7 @@ def int32s(values: Sequence[int], count: int, name: str) -> Any:
         raise KernelError(f"{name} has {len(values)} numbers; wanted {count}")
     numbers = [int(v) for v in values]
     if any(abs(v) >= 2**31 for v in numbers):  # ctypes would truncate them
-        raise KernelError(f"{name} = {numbers}; wanted numbers of 32 bits")
+        raise KernelError(f"{name} = {numbers}; wanted 32-bit integers")
     return (ctypes.c_int32 * count)(*numbers)
 
 

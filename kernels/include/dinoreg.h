@@ -100,11 +100,11 @@ DR_API const char* dr_cuda_problem(void);
  * affine(index) + matrix * u(to_field(index)), where u is the field, interpolated linearly and
  * clamped at its border. Without a field it is affine(index). */
 typedef struct dr_point_map {
-  double affine[12];      /* 3x4 */
-  const float* field;     /* (field_shape, 3), or NULL */
+  double affine[12];  /* 3x4 */
+  const float* field; /* (field_shape, 3), or NULL */
   int32_t field_shape[3];
-  double to_field[12];    /* 3x4: output index -> index of the field's grid */
-  double matrix[9];       /* 3x3: the field's vectors -> coordinates of the result */
+  double to_field[12]; /* 3x4: output index -> index of the field's grid */
+  double matrix[9];    /* 3x3: the field's vectors -> coordinates of the result */
 } dr_point_map;
 
 /* Resamples an image by linear interpolation. */
@@ -117,7 +117,7 @@ typedef struct dr_resample_args {
   dr_point_map map;   /* output index -> input index */
   int32_t samples[3]; /* points averaged for each output voxel along each axis, 1..64 */
   float outside;      /* value where no point is inside the input */
-  int32_t extend; /* 1: the input keeps the value at its border; excludes inside and a field */
+  int32_t extend;     /* 1: the input keeps its border's value; not with inside or a field */
 } dr_resample_args;
 DR_API dr_status dr_image_resample(const dr_execution* execution, const dr_resample_args* args);
 
@@ -128,8 +128,8 @@ typedef struct dr_labels_args {
   int32_t* out;
   int32_t out_shape[3];
   dr_point_map map; /* output index -> input index */
-  int32_t nearest; /* 1: nearest voxel; 0: the label with the largest sum of trilinear weights */
-  int32_t outside; /* label outside the input */
+  int32_t nearest;  /* 1: nearest voxel; 0: the label with the largest sum of trilinear weights */
+  int32_t outside;  /* label outside the input */
 } dr_labels_args;
 DR_API dr_status dr_labels_resample(const dr_execution* execution, const dr_labels_args* args);
 
@@ -138,18 +138,18 @@ DR_API dr_status dr_labels_resample(const dr_execution* execution, const dr_labe
  * border it keeps the value there. The image may have any memory order: shape and strides are those
  * of slices, rows and columns. */
 typedef struct dr_slices_args {
-  const float* image; /* first voxel of the first row of the first slice */
-  int32_t shape[3]; /* slices, rows, columns */
-  int32_t strides[3]; /* in numbers; negative where the array runs backwards */
+  const float* image;    /* first voxel of the first row of the first slice */
+  int32_t shape[3];      /* slices, rows, columns */
+  int32_t strides[3];    /* in numbers; negative where the array runs backwards */
   const int32_t* slices; /* (count) indices of the slices; host memory */
   int32_t count;
-  int32_t size[2]; /* height and width of the result */
+  int32_t size[2];    /* height and width of the result */
   int32_t samples[2]; /* points averaged for each pixel along the row and column index, 1..64 */
-  double window[2]; /* intensities that become 0 and 1; values beyond them are clipped */
-  int32_t channels; /* 1..4, each (value - mean) / std of the same value */
+  double window[2];   /* intensities that become 0 and 1; values beyond them are clipped */
+  int32_t channels;   /* 1..4, each (value - mean) / std of the same value */
   const double* mean; /* (channels); host memory */
-  const double* std; /* (channels); host memory */
-  float* out; /* (count, channels, height, width) */
+  const double* std;  /* (channels); host memory */
+  float* out;         /* (count, channels, height, width) */
 } dr_slices_args;
 DR_API dr_status dr_slices_cut(const dr_execution* execution, const dr_slices_args* args);
 
@@ -164,7 +164,7 @@ DR_API dr_status dr_field_map(const dr_execution* execution, const dr_map_args* 
 /* out = det(I + du/dp), by central differences, one-sided at the border. */
 typedef struct dr_jacobian_args {
   const float* field; /* (shape, 3) */
-  float* out; /* (shape) */
+  float* out;         /* (shape) */
   int32_t shape[3];
   double index_from_unit[9]; /* 3x3: the field's vectors -> index (z, y, x) */
 } dr_jacobian_args;
@@ -178,7 +178,7 @@ typedef struct dr_compose_args {
   int32_t second_shape[3];
   double to_second[12]; /* 3x4: index of the first grid -> index of the second */
   double spacing_mm[3]; /* of the first grid */
-  float* out; /* (shape, 3) */
+  float* out;           /* (shape, 3) */
 } dr_compose_args;
 DR_API dr_status dr_field_compose(const dr_execution* execution, const dr_compose_args* args);
 
@@ -187,16 +187,16 @@ DR_API dr_status dr_field_compose(const dr_execution* execution, const dr_compos
 typedef struct dr_invert_args {
   const float* field; /* (field_shape, 3) */
   int32_t field_shape[3];
-  double matrix[9]; /* 3x3: the field's vectors -> index of its grid */
-  double spacing_mm[3]; /* of the field's grid */
-  double target[12]; /* 3x4: output index -> q */
-  const float* wanted; /* (out_shape, 3): q for each output voxel; NULL uses target */
+  double matrix[9];      /* 3x3: the field's vectors -> index of its grid */
+  double spacing_mm[3];  /* of the field's grid */
+  double target[12];     /* 3x4: output index -> q */
+  const float* wanted;   /* (out_shape, 3): q for each output voxel; NULL uses target */
   double from_point[12]; /* 3x4 */
   double from_index[12]; /* 3x4 */
-  float* out; /* (out_shape, 3) */
-  float* residual_mm; /* (out_shape), negative where p lies outside the field; may be NULL */
+  float* out;            /* (out_shape, 3) */
+  float* residual_mm;    /* (out_shape), negative where p lies outside the field; may be NULL */
   int32_t out_shape[3];
-  int32_t iterations; /* how often the field is read at most, >= 1 */
+  int32_t iterations;  /* how often the field is read at most, >= 1 */
   double tolerance_mm; /* a voxel is finished once it misses q by less */
 } dr_invert_args;
 DR_API dr_status dr_field_invert(const dr_execution* execution, const dr_invert_args* args);
@@ -207,11 +207,11 @@ typedef struct dr_mind_args {
   const float* image;
   int32_t shape[3];
   int32_t radius[3], dilation[3]; /* voxels */
-  int32_t pool[3]; /* voxels per block, 1..64 */
-  uint16_t* out; /* (ceil(shape / pool), channels): half precision */
-  float* structure; /* out: 0 where a block is flat, otherwise 1; may be NULL */
-  int32_t channels; /* stored, >= 12 and a multiple of 8; all but 12 hold 0 */
-  float scale; /* factor on the features, which lie in 0..1 */
+  int32_t pool[3];                /* voxels per block, 1..64 */
+  uint16_t* out;                  /* (ceil(shape / pool), channels): half precision */
+  float* structure;               /* out: 0 where a block is flat, otherwise 1; may be NULL */
+  int32_t channels;               /* stored, >= 12 and a multiple of 8; all but 12 hold 0 */
+  float scale;                    /* factor on the features, which lie in 0..1 */
   void* workspace;
   size_t workspace_bytes;
 } dr_mind_args;
@@ -224,14 +224,14 @@ DR_API dr_status dr_mind_compute(const dr_execution* execution, const dr_mind_ar
 typedef struct dr_local_args {
   const float* image;
   int32_t shape[3];
-  int32_t pool[3]; /* voxels per block, 1..64 */
-  double spacing_mm[3]; /* of the image */
+  int32_t pool[3];        /* voxels per block, 1..64 */
+  double spacing_mm[3];   /* of the image */
   const double* sigma_mm; /* (windows): standard deviations; host memory */
   int32_t windows;
   double noise; /* in units of the image; weaker structure fades out */
   double scale;
-  uint16_t* out; /* (ceil(shape / pool), channels): half precision */
-  int32_t channels; /* stored per block */
+  uint16_t* out;         /* (ceil(shape / pool), channels): half precision */
+  int32_t channels;      /* stored per block */
   int32_t first_channel; /* where the windows' channels begin; the others are left unchanged */
   void* workspace;
   size_t workspace_bytes;
@@ -244,44 +244,44 @@ DR_API dr_status dr_local_compute(const dr_execution* execution, const dr_local_
  * i * factor - offset to (i + 1) * factor - offset that exist. */
 typedef struct dr_pool_args {
   const uint16_t* features; /* (shape, channels) half precision, 16-byte aligned */
-  const float* weight; /* (shape) */
+  const float* weight;      /* (shape) */
   int32_t shape[3];
-  int32_t channels; /* a multiple of 8 */
+  int32_t channels;  /* a multiple of 8 */
   int32_t factor[3]; /* voxels per block, 1..64 */
   int32_t offset[3]; /* voxels missing at the start of the first block, 0..factor - 1 */
-  uint16_t* out; /* (blocks, channels), 16-byte aligned; 0 where nothing has weight */
+  uint16_t* out;     /* (blocks, channels), 16-byte aligned; 0 where nothing has weight */
   float* out_weight; /* (blocks): mean weight */
 } dr_pool_args;
 DR_API dr_status dr_features_pool(const dr_execution* execution, const dr_pool_args* args);
 
 /* How well the features agree, averaged over the voxels where both images have weight. */
 typedef struct dr_feature_distance {
-  double before; /* weighted mean of the squared difference without displacement */
-  double after; /* the same with the displacement */
+  double before;  /* weighted mean of the squared difference without displacement */
+  double after;   /* the same with the displacement */
   double overlap; /* share of the fixed weight that meets moving weight */
 } dr_feature_distance;
 
 /* Features of both images on the solver's two grids, with their own weights and channels. */
 typedef struct dr_feature_pair {
-  const uint16_t* fixed; /* (fixed_shape, stride) half precision, 16-byte aligned */
-  const float* fixed_weight; /* (fixed_shape), 0..1 */
-  const uint16_t* moving; /* (moving_shape, stride) */
+  const uint16_t* fixed;      /* (fixed_shape, stride) half precision, 16-byte aligned */
+  const float* fixed_weight;  /* (fixed_shape), 0..1 */
+  const uint16_t* moving;     /* (moving_shape, stride) */
   const float* moving_weight; /* (moving_shape), 0..1 */
-  int32_t stride; /* channels stored per voxel, a multiple of 8 */
-  int32_t channels; /* channels used, the first ones; the others hold 0 */
+  int32_t stride;             /* channels stored per voxel, a multiple of 8 */
+  int32_t channels;           /* channels used, the first ones; the others hold 0 */
 } dr_feature_pair;
 
 /* Finds the displacement u on the fixed grid such that fixed(p) ~ moving(p + u(p)). */
 typedef struct dr_solver_args {
-  const uint16_t* fixed; /* (fixed_shape, stride) half precision, 16-byte aligned */
+  const uint16_t* fixed;     /* (fixed_shape, stride) half precision, 16-byte aligned */
   const float* fixed_weight; /* (fixed_shape), 0..1 */
   int32_t fixed_shape[3];
-  const uint16_t* moving; /* (moving_shape, stride) on a grid with the same axes and spacing */
+  const uint16_t* moving;     /* (moving_shape, stride), with the same axes and spacing */
   const float* moving_weight; /* (moving_shape), 0..1; nothing matches where it is 0 */
   int32_t moving_shape[3];
   int32_t moving_offset[3]; /* index of the moving grid's first voxel on the fixed grid */
-  int32_t stride; /* channels stored per voxel, a multiple of 8 */
-  int32_t channels; /* channels used, the first ones; the others hold 0 */
+  int32_t stride;           /* channels stored per voxel, a multiple of 8 */
+  int32_t channels;         /* channels used, the first ones; the others hold 0 */
   double spacing_mm[3];
 
   /* Discrete search. It tries all whole shifts of up to search_radius voxels on the search grid,
@@ -296,7 +296,7 @@ typedef struct dr_solver_args {
    * d / (1 + d / search_trust_cost), before costs are smoothed, so that what disagrees pulls less.
    * With 0 they cost d. */
   double search_trust_cost;
-  double cost_smoothing_mm; /* standard deviation */
+  double cost_smoothing_mm;  /* standard deviation */
   double field_smoothing_mm; /* standard deviation */
   /* If search_edges > 0, the smoothing of the field yields between unlike voxels of the fixed image
    * (on the way back, of the moving image): a neighbour whose squared feature difference is s times
@@ -342,10 +342,10 @@ typedef struct dr_solver_args {
   const float* fixed_image; /* (fixed_shape), around 0..1; NULL without correlation_weight */
   const float* moving_image; /* (moving_shape) */
   double correlation_weight;
-  double correlation_window_mm; /* standard deviation on the finest level; scales with the voxels */
+  double correlation_window_mm; /* standard deviation on the finest level; scales with voxels */
   double correlation_noise; /* in units of the images; weaker fixed structure fades out */
-  double fold_penalty; /* at the last iteration; grows from 0 with the square of the share
-                        * of iterations done */
+  /* Weight in the last iteration; grows from 0 with the square of the share of iterations. */
+  double fold_penalty;
   double fold_margin; /* the value of det J below which a voxel is penalised */
 
   /* With 0, Adam changes the displacement. With K > 0 it changes a stationary velocity v: the

@@ -5,7 +5,7 @@
 
 #if defined(DR_HAVE_CUDA)
 enum { kCudaBuilt = 1 };
-#else  // cuda/backend.cu is not part of the library: without devices, the rest is not reached
+#else  // without devices, the other functions of cuda/backend.cu are not reached
 enum { kCudaBuilt = 0 };
 int cuda_device_count() { return 0; }
 const char* cuda_problem() {

@@ -71,8 +71,7 @@ void mind_box_z_pass(const Launcher& launch, const MindBox& box) {
   launch(box);
 }
 
-// Patch distances summed over the whole patch, through `between` back to `distance.out`. The result
-// has distance.planes - 2 radius planes.
+// Patch distances summed over the whole patch, through `between` back to `distance.out`.
 template <class Launcher>
 void mind_sums_pass(const Launcher& launch, const MindDistanceX& distance, float* between) {
   mind_distance_pass(launch, distance, between);

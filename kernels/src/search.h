@@ -192,7 +192,7 @@ class SearchLevel {
 
   float trust_cost() const { return (float)a_.search_trust_cost; }
 
-  // The pass over all shifts, in memory of its own.
+  // Sets up the pass over all shifts and takes its memory.
   SearchPass search_pass_of(const CoarseImage& fixed, const CoarseImage& moving,
                             const float* unrelated) {
     const SearchBuffers wanted = search_buffers(c_.launch, grid_.shifts, grid_.shape);

@@ -348,7 +348,12 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   EXPECT_MESSAGE("cancelled by the progress callback");
 
   /* The search may compare features of its own; here they are those of the refinement. */
-  dr_feature_pair pair = {fixed, weight, moving, weight, CHANNELS, 12};
+  dr_feature_pair pair = {.fixed = fixed,
+                          .fixed_weight = weight,
+                          .moving = moving,
+                          .moving_weight = weight,
+                          .stride = CHANNELS,
+                          .channels = 12};
   args.search_features = &pair;
   EXPECT(dr_solver_workspace_bytes(&args) == bytes);
   EXPECT(dr_solver_run(cpu, &args) == DR_OK);

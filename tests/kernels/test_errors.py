@@ -138,7 +138,7 @@ REFUSED = {
                         r"channels = 5; wanted 1..4"),
     "slices steps": (lambda: run_cut(np.lib.stride_tricks.as_strided(
                          IMAGE, (2, 2, 2), (3 * 2**32, 4, 4))),
-                     r"steps of image = \[3221225472, 1, 1\]; wanted numbers of 32 bits"),
+                     r"steps of image = \[3221225472, 1, 1\]; wanted 32-bit integers"),
     "slices parts of numbers": (lambda: run_cut(np.lib.stride_tricks.as_strided(
                                     IMAGE, (2, 2, 2), (12, 6, 4))),
                                 r"image has strides of \[12, 6, 4\] bytes"),
@@ -202,7 +202,7 @@ REFUSED = {
         r"search has features for 2 levels"),
     "within a number": (lambda: resample(
         np.zeros(481, np.uint8)[1:].view(np.float32).reshape(4, 5, 6), (2, 2, 2), IDENTITY),
-        r"image begins at 0x[0-9a-f]+, within a float32; copy it"),
+        r"image begins at 0x[0-9a-f]+, unaligned for float32; copy it"),
 }  # fmt: skip
 
 

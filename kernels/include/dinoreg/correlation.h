@@ -107,7 +107,7 @@ struct AddCorrelationGradient {
 
   DR_OVER(u.shape)
   DR_HD void operator()(int row, int x) const {
-    const Index i = (Index)row * width() + x, n = u.shape.voxels();
+    const Index i = u.shape.at(u.shape.voxel(row, x)), n = u.shape.voxels();
     const float w = weight[i];
     if (w <= 0.0f) return;
     float slope[3];

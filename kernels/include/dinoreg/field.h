@@ -128,8 +128,10 @@ struct Compose {
 
   DR_OVER(first.shape)
   DR_HD void operator()(int row, int x) const {
-    const Vec3 there = sample<Vec3>(second, second_shape, to_second(first.point(row, x)));
-    store_vec3(out + 3 * ((Index)row * width() + x), first.at(row, x) + there);
+    const Index i = 3 * ((Index)row * width() + x);
+    const Vec3 here = load_vec3(first.field + i);
+    const Vec3 there = to_vec3(first.shape.voxel(row, x)) + here * first.index_per_mm;
+    store_vec3(out + i, here + sample<Vec3>(second, second_shape, to_second(there)));
   }
 };
 
@@ -156,8 +158,9 @@ struct Invert {
 
   DR_OVER(out_shape)
   DR_HD void operator()(int row, int x) const {
-    const Index i = (Index)row * out_shape.x + x;
-    const Vec3 index = to_vec3(out_shape.voxel(row, x));
+    const Int3 voxel = out_shape.voxel(row, x);
+    const Index i = out_shape.at(voxel);
+    const Vec3 index = to_vec3(voxel);
     const Vec3 q = wanted != nullptr ? load_vec3(wanted + 3 * i) : target(index);
     // `best` is the point with the smallest miss so far, `p` the start of `step`, and `trial` the
     // point at which the field is read.

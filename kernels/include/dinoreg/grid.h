@@ -65,12 +65,11 @@ DR_HD Int3 divide_up(const Int3& n, const Int3& by) {
 }
 DR_HD Vec3 to_vec3(const Int3& i) { return {(float)i.z, (float)i.y, (float)i.x}; }
 
-// Reads a field (..., 3); `p` points to the first component of the first voxel.
+// Read and write a field (..., 3); `p` points to the first component of the first voxel.
 template <class V>
 DR_HD Vec3Of<V> load_vec3_of(const float* p) {
   return {p[0], p[1], p[2]};
 }
-// Writes it.
 template <class V>
 DR_HD void store_vec3_of(float* p, const Vec3Of<V>& v) {
   p[0] = v.z;

@@ -79,8 +79,8 @@ struct FoldLack {
 };
 
 // Adds the gradient of scale * sum FoldLack^2, a force that grows where the field is about to fold.
-// A voxel enters its own Jacobian and, as the far neighbour, three others. Hardly any of them lacks
-// anything: looking that up first is 4 times as fast as computing all four again.
+// A voxel enters its own Jacobian and, as the far neighbour, three others. Few of them lack
+// anything, so looking that up first is 4 times as fast as computing all four again.
 struct AddFoldGradient {
   Displacement u;
   const float* lack;  // (z, y, x)

@@ -59,7 +59,7 @@ struct FeatureTerm {
   float* gradient = nullptr;  // (z, y, x, 3), dE/du in 1/mm; null: not wanted
   float* overlap = nullptr;   // (z, y, x): w; null: not wanted
 
-  DR_OVER(u.shape)
+  DR_OVER(fixed.shape)
 
   // distance(voxel, sample, slope) gives d and its derivative with respect to the sample's point.
   template <class Distance>
