@@ -72,7 +72,7 @@ class SolverOptions:
     field_smoothing_mm: float
     search_edges: float = 0.0
     coupling: tuple[float, ...]
-    kept_costs_mb: int = 256
+    kept_costs_mb: int = 0
     consistency_rounds: int
     iterations: tuple[int, ...]
     learning_rate_mm: float
