@@ -1,4 +1,4 @@
-"""Retrieval of tokens: the most similar tokens of the other image in a box around each token."""
+"""Retrieval of the most similar tokens of the other image in a box around each token."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 from ..types import Array, FloatArray
 
-#: Similar tokens that are looked up for each token of an organ.
+#: Number of similar tokens that are looked up for each token of an organ.
 NEIGHBOURS = 3
-#: Half the edge of the box in which they are looked up.
+#: Half the edge of the box in which tokens are looked up.
 REACH_MM = 48.0
-#: Tokens of one label, and of the whole image, that are looked up at most: evenly chosen ones.
+#: Most tokens looked up for one label, and for a whole image; evenly chosen.
 _MOST = 1000
-#: Tokens that are looked up at a time: neighbours in the image, whose boxes overlap.
+#: Tokens looked up at a time; as neighbours in the image, their boxes overlap.
 _CHUNK = 128
 
 
@@ -23,9 +23,9 @@ class Places:
     """The tokens of one image that count, slice by slice.
 
     Attributes:
-        chosen: (n, rows, columns) bool, which they are.
-        points_mm: (N, 3) their positions in the fixed image's space, LPS.
-        labels: (N,) the label at each; 0 everywhere without labels.
+        chosen: (n, rows, columns) bool, whether each token counts.
+        points_mm: (N, 3) positions of those tokens in the fixed image's space, LPS.
+        labels: (N,) the label at each position; 0 everywhere without labels.
     """
 
     chosen: Array
@@ -34,15 +34,14 @@ class Places:
 
 
 def common_labels(fixed: Places, moving: Places) -> list[int]:
-    """Labels that tokens of both images carry, in rising order; 0 is background."""
+    """Return the labels that tokens of both images carry, in rising order and without 0."""
     return [int(label) for label in np.intersect1d(fixed.labels, moving.labels) if label]
 
 
 def findable(fixed: Places, moving: Places) -> dict[int, Array]:
-    """For each common label some fixed tokens that carry it and have it within reach, as indices.
+    """Return, for each common label, indices of fixed tokens that have the label within reach.
 
-    Where an organ of the moving image lies further away than the probe looks, it says nothing about
-    the features that it is not found.
+    Missing an organ that is out of reach in the moving image would say nothing about features.
     """
     found = {}
     for label in common_labels(fixed, moving):
@@ -56,7 +55,7 @@ def findable(fixed: Places, moving: Places) -> dict[int, Array]:
 
 
 def chance(tokens: dict[int, Array], fixed: Places, moving: Places) -> dict[int, float]:
-    """For each label its share among the tokens within reach, averaged over some fixed tokens."""
+    """Return each label's share among the tokens within reach, averaged over its fixed tokens."""
     found = {}
     for label, chosen in tokens.items():
         shares = []
@@ -73,13 +72,13 @@ def retrieved(
     fixed: Places,
     moving: Places,
 ) -> dict[int, float]:
-    """For each label the share of its tokens' `NEIGHBOURS` that carry it, too.
+    """Return, for each label, the share of its tokens' nearest neighbours that carry it too.
 
     Args:
-        features: (N, K) float32 of the fixed and of the moving tokens that count.
-        tokens: which fixed tokens are looked up, see `findable`.
-        fixed: where the fixed tokens lie.
-        moving: where the moving tokens lie.
+        features: (N, K) float32 features of the fixed and of the moving tokens that count.
+        tokens: indices of the fixed tokens that are looked up (`findable`).
+        fixed: positions and labels of the fixed tokens.
+        moving: positions and labels of the moving tokens.
     """
     found = {}
     for label, chosen in tokens.items():
@@ -92,13 +91,9 @@ def retrieved(
 def consistent(
     features: tuple[FloatArray, FloatArray], fixed: Places, moving: Places, tolerance_mm: float
 ) -> float:
-    """Share of the fixed tokens whose match leads back to within `tolerance_mm` of them.
+    """Return the share of fixed tokens whose match leads back to within `tolerance_mm` of them.
 
-    Args:
-        features: as of `retrieved`.
-        fixed: where the fixed tokens lie.
-        moving: where the moving tokens lie.
-        tolerance_mm: distance that still counts as the same place.
+    `features`, `fixed` and `moving` are those of `retrieved`.
     """
     chosen = _evenly(np.arange(len(fixed.labels)))
     there = nearest(features, fixed, moving, chosen, 1)[:, 0]
@@ -115,17 +110,17 @@ def nearest(
     chosen: Array,
     count: int,
 ) -> Array:
-    """The most similar tokens of the other image within reach of each chosen one.
+    """Find the most similar tokens of the other image within reach of each chosen token.
 
     Args:
-        features: (N, K) of the tokens here and of those there.
-        here: where the chosen ones lie.
-        there: where the others lie.
-        chosen: (n,) indices of tokens here.
-        count: how many are looked up.
+        features: (N, K) features of the tokens of `here` and of `there`.
+        here: positions of the tokens from which to look.
+        there: positions of the other image's tokens.
+        chosen: (n,) indices of tokens of `here`.
+        count: number of tokens to find for each.
 
     Returns:
-        (n, count) indices of tokens there, in no order; -1 where fewer are within reach.
+        Indices (n, count) of tokens of `there`, in no order; -1 where fewer are within reach.
     """
     squares = np.square(features[1]).sum(axis=1)
     found = np.full((len(chosen), count), -1)
@@ -137,7 +132,7 @@ def nearest(
         others = np.flatnonzero(box)
         if len(others) < count:
             continue
-        # Without the squares of the tokens here: they change no order.
+        # The squares of the tokens of `here` are left out; they do not change the order.
         distance = squares[others] - 2 * (features[0][some] @ features[1][others].T)
         for axis in range(3):
             offset = points[:, axis, None] - there.points_mm[others, axis]
@@ -149,7 +144,7 @@ def nearest(
 
 
 def _evenly(indices: Array) -> Array:
-    """At most `_MOST` of them, evenly spread."""
+    """Return at most `_MOST` of the indices, evenly spread."""
     if len(indices) <= _MOST:
         return indices
     chosen: Array = indices[np.linspace(0, len(indices) - 1, _MOST).astype(int)]

@@ -211,7 +211,7 @@ def test_padded_slices(phantom, bundle, own_cache) -> None:
     settings = config(bundle, slice_stride=2, slice_padding=4)
     plan = dinoreg_rt.plan(phantom.fixed, phantom.moving, settings)
     assert plan.choices["tokens"].startswith("40 x 48 tokens in ")
-    assert "4 more at each edge are thrown away" in plan.choices["tokens"]
+    assert "4 more at each edge are discarded" in plan.choices["tokens"]
     first, second = run(phantom, settings), run(phantom, settings)
     assert first.encoding.planes[0].token_grid == (40, 48)
     assert first.encoding.planes[0].from_cache == (False, False)

@@ -9,8 +9,8 @@ from phantoms import centres_of, make_grid, reoriented
 
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.device.choice import Device
-from dinoreg_rt.encoder.encoding import slice_stride
 from dinoreg_rt.encoder.framing import evenly_padded
+from dinoreg_rt.encoder.planning import slice_stride
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
 from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.geometry import same_grid, shifted_grid
