@@ -31,8 +31,8 @@ class EncodingPlan:
         components: number of components of the joint PCA, for each plane.
         layers: indices, among the bundle's layers, of those whose tokens are compared.
         standardisation: what is done to the tokens of each image before the PCA.
-        tokens_on_device: whether tokens stay on the CUDA device; otherwise the host gets each
-            batch as it is made.
+        tokens_on_device: whether tokens stay on the CUDA device instead of going to the host batch
+            by batch.
     """
 
     bundle: Bundle

@@ -87,7 +87,7 @@ def tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array 
         For each image (encoded slices, tokens per slice) bool, or None where all tokens count.
 
     Raises:
-        RegistrationError: none does.
+        RegistrationError: no token of an image does.
     """
     found: list[Array | None] = []
     for side, stack in zip(sides, plane.stacks, strict=True):

@@ -22,10 +22,10 @@ from ..types import Array
 class EncoderPool:
     """Bundles and encoder sessions, each opened once and kept until `close`.
 
-    A session works for one thread at a time while others wait, unless its encoder has a true
-    attribute ``concurrent``, which serves all threads at once. Cancelling ends an exclusive session
-    for good, and the next borrower opens a new one; a shared session stays open for its other
-    borrowers. A session that failed is not used again.
+    A session serves one thread at a time while others wait, or all threads at once if its encoder
+    has a true attribute ``concurrent``. Cancelling ends a session of the first kind for good, and
+    the next borrower opens a new one; a shared session stays open for its other borrowers. A
+    session that failed is not used again.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The probe of an encoder on whole images, and the layers of a bundle in a registration."""
+"""The probe of an encoder on whole images, and a bundle's layers in a registration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dinoreg_rt.types import LabelMap, Volume
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="runs it: ONNX Runtime is not installed")
-
+pytestmark = pytest.mark.usefixtures("own_cache")
 GRID = make_grid((16, 40, 48), (3.0, 3.0, 4.0))
 
 
@@ -26,14 +26,8 @@ def bundle(tmp_path_factory) -> Path:
     return write_bundle(folder, [(80, 96)], patch=4, layers=("3", "7"))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def organs(shift_mm: float = 0.0) -> tuple[Volume, LabelMap]:
-    """Four blocks in a row, each of a grey of its own, shifted along x."""
+    """Return four blocks in a row, each with its own grey, shifted along x."""
     points = centres_of(GRID) - (shift_mm, 0.0, 0.0)
     labels = np.digitize(points[..., 0], [-60, -30, 0, 30, 60]) % 5
     labels[np.abs(points[..., 1]) > 40] = 0
@@ -52,11 +46,11 @@ def probe(bundle: Path, *, labels: bool = True, same: bool = False, **more) -> P
 
 @pytest.fixture(scope="module")
 def result(bundle) -> ProbeResult:
-    """The probe of both layers with labels, nothing cached."""
+    """Probe both layers with labels and without the cache."""
     return probe(bundle, cache=False)
 
 
-def test_organs_that_show_are_found(result) -> None:
+def test_visible_organs_are_found(result) -> None:
     assert list(result.chance) == [1, 2, 3, 4]
     assert max(result.chance.values()) < 0.4
     assert result.tokens == (4 * 20 * 24,) * 2
@@ -65,15 +59,15 @@ def test_organs_that_show_are_found(result) -> None:
     # Both layers and the two joined, each with every standardisation.
     assert [row.features for row in rows] == [n for n in ("3", "7", "3+7") for _ in range(12)]
     assert len({(row.features, row.centre, row.scale) for row in rows}) == 36
-    as_they_are = rows[0]
-    assert (as_they_are.centre, as_they_are.scale) == ("none", "none")
+    plain = rows[0]
+    assert (plain.centre, plain.scale) == ("none", "none")
     # Measured: 0.94; the rest lies at the borders.
-    assert as_they_are.mean > 0.85
-    assert as_they_are.mean == pytest.approx(np.mean(list(as_they_are.found.values())))
-    assert 0 < as_they_are.consistent <= 1
+    assert plain.mean > 0.85
+    assert plain.mean == pytest.approx(np.mean(list(plain.found.values())))
+    assert 0 < plain.consistent <= 1
 
 
-def test_without_labels_there_is_the_consistent_share_alone(bundle, result) -> None:
+def test_without_labels_only_the_consistent_share_is_reported(bundle, result) -> None:
     without = probe(bundle, labels=False, layers=("3",))
     assert without.chance == {}
     assert all(row.found == {} and row.mean is None for row in without.rows)
@@ -81,14 +75,14 @@ def test_without_labels_there_is_the_consistent_share_alone(bundle, result) -> N
 
 
 def test_one_layer_of_several_with_the_same_bits_on_two_threads(bundle, result) -> None:
-    """The rows of the chosen layer are those of the whole table; the second run reads the cache."""
+    """A chosen layer's rows are those of the whole table; the second run reads the cache."""
     one = probe(bundle, layers=("7",), threads=2)
     assert [row.features for row in one.rows] == [MIND_ROW] + ["7"] * 12
     assert one.rows[1:] == result.rows[13:25]
     assert probe(bundle, layers=("7",), threads=2) == one
 
 
-def test_labels_without_anything_in_common(bundle) -> None:
+def test_labels_with_nothing_in_common(bundle) -> None:
     fixed, labels = organs()
     other = LabelMap(np.where(labels.array > 0, labels.array + 10, 0).astype(np.int32), GRID)
     config = dinoreg_rt.RegistrationConfig(
