@@ -33,18 +33,10 @@ def config(bundle: Path, **more: object) -> dinoreg_rt.RegistrationConfig:
     distinguishes it from the next one. Features alone need more iterations than the default, which
     is meant for the refinement with local correlation.
     """
-    values: dict[str, object] = {
-        "encoder": str(bundle),
-        "threads": 1,
-        "initial": "none",
-        "device": "cpu",
-        "token_centre": "none",
-        "token_scale": "none",
-        "body_mask": "off",
-        "correlation_weight": 0.0,
-        "iterations": (40, 20),
-    }
-    return dinoreg_rt.RegistrationConfig(**(values | more))
+    values = {"encoder": str(bundle), "threads": 1, "initial": "none", "device": "cpu"}
+    values |= {"token_centre": "none", "token_scale": "none", "body_mask": "off"}
+    values |= {"correlation_weight": 0.0, "iterations": (40, 20)} | more
+    return dinoreg_rt.RegistrationConfig(**values)
 
 
 def run(

@@ -45,13 +45,8 @@ def read_examples(
 ) -> ExampleSlices:
     """Read slices spread evenly over each image, cut, windowed and sized as in a registration.
 
-    Slices are cut across each image's coarsest axis, with the default configuration's windows.
-
-    Args:
-        images: files or DICOM folders, as for `read_volume`.
-        manifest: the encoder's manifest.
-        graph: gives the input size.
-        per_image: most slices measured per image.
+    Slices are cut across each image's coarsest axis, with the default configuration's windows. At
+    most `per_image` slices of each image are measured.
 
     Raises:
         InputError: an image cannot be read.

@@ -40,16 +40,7 @@ def encoder_features(
 ) -> tuple[FeaturePair, Callable[[], EncodingSummary]]:
     """Encode both images and make the features of all planes.
 
-    Only one plane's tokens exist at a time.
-
-    Args:
-        plan: says what is encoded and how.
-        sides: both images on the device, with their control grids.
-        config: the registration's configuration.
-        device: runs the registration.
-        timer: receives the stages ``encode`` and ``features``.
-        report: called with a stage's name and its finished fraction.
-        encoders: the pool from which the encoder is borrowed.
+    Only one plane's tokens exist at a time. The stages are ``encode`` and ``features``.
 
     Returns:
         The features, and a function that waits for them and returns their summary.
@@ -123,14 +114,7 @@ def project_pair(
     feature_scale: float,
     device: Device,
 ) -> tuple[FeatureBasis, Array, Iterator[Array]]:
-    """Fit the joint basis and project each image's tokens onto it.
-
-    Args:
-        plan: the layers that are compared, their standardisation, and the number of components.
-        made: tokens of both images.
-        moments: moments of the tokens that count (`moments_of_pair`).
-        feature_scale: as in the configuration.
-        device: runs the registration.
+    """Fit the joint basis to moments (`moments_of_pair`) and project each image's tokens onto it.
 
     Returns:
         The basis, the factor on the features, and an iterator that makes each image's features

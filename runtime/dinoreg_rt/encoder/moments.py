@@ -91,12 +91,7 @@ class SliceMoments:
 
     @classmethod
     def of(cls, slices: Iterable[Array], device: Device) -> SliceMoments:
-        """Compute the moments of one image.
-
-        Args:
-            slices: each slice's tokens that count, (N, C) on `device`; read once.
-            device: where the moments are kept.
-        """
+        """Compute the moments of one image from each slice's tokens (N, C) on `device`."""
         parts = [TokenMoments.of(tokens) for tokens in slices]
         means = device.xp.stack([device.upload(part.mean, np.float64) for part in parts])
         within = reduce(lambda a, b: a + b, (part.scatter for part in parts if part.count))

@@ -62,13 +62,15 @@ def tokens_of_pair(
     `writer`, or not at all without one.
     """
     cache = TokenCache(cache_folder(), int(config.cache_gb * 2**30)) if config.cache else None
+    encode_stack = partial(encode, batch=plan.batch, device=device, queued=plan.on_gpu)
     result, cached = [], []
     entries: list[Future[bool]] = []
     unfinished: list[Callable[[], list[Future[bool]]]] = []
     for index, (side, stack) in enumerate(zip(sides, plane.stacks, strict=True)):
-        shape = plan.token_shape(plane, index)
-        key = token_key(plan, plane, stack, device) if cache is not None else ""
-        stored = cache.load(key, shape) if cache is not None else None
+        shape, key, stored = plan.token_shape(plane, index), "", None
+        if cache is not None:
+            key = token_key(plan, plane, stack, device)
+            stored = cache.load(key, shape)
         cached.append(stored is not None)
         stack = replace(stack, volume=side.image.volume)  # the plan's is on the host
         progress = partial(report, plan.stage(plane, side.image.role))
@@ -80,36 +82,14 @@ def tokens_of_pair(
         with _borrowed(plan, plane, config, device, encoders, partial(progress, 0.0)) as encoder:
             progress(0.0)
             out = _room(plan, shape, config, device)
-            tokens = _encoded(plan, stack, encoder, out, device, progress)
+            tokens = encode_stack(stack, encoder, plan.normalisation, out, progress=progress)
         result.append(tokens)
         unfinished.append(_finishing(tokens, key, cache, device, writer))
         if not plan.on_gpu:
             entries += unfinished.pop()()
     for finish in unfinished:
         entries += finish()
-    constant = _constant(plan, plane, config, device, encoders)
-    return PairTokens(result, constant, cached, entries)
-
-
-def _encoded(
-    plan: EncodingPlan,
-    stack: SliceStack,
-    encoder: Encoder,
-    out: Array,
-    device: Device,
-    progress: Callable[[float], None],
-) -> PatchTokens:
-    """Encode one image's slices into `out`."""
-    return encode(
-        stack,
-        encoder,
-        plan.normalisation,
-        out,
-        batch=plan.batch,
-        device=device,
-        queued=plan.on_gpu,
-        progress=progress,
-    )
+    return PairTokens(result, _constant(plan, plane, config, device, encoders), cached, entries)
 
 
 def _constant(

@@ -43,12 +43,7 @@ def plan_encoding(
 ) -> tuple[EncodingPlan, dict[str, str]]:
     """Open the encoder's bundle and decide what the encoder will be shown.
 
-    Args:
-        pair: the fixed and the moving image.
-        regions: the parts of both that can be compared; slices elsewhere are not encoded.
-        config: names the encoder.
-        device: runs the registration.
-        encoders: keeps the bundles that were opened before.
+    Slices outside `regions`, the parts of both images that can be compared, are not encoded.
 
     Returns:
         The plan, and for each choice what was chosen and why.

@@ -101,14 +101,10 @@ def standardise(
     directions: Array,
     device: Device,
 ) -> Standardised:
-    """Decide how the tokens of one image are standardised.
+    """Find the map that standardises one image's tokens.
 
-    Args:
-        moments: moments of the tokens that count in each slice.
-        kind: the kind of standardisation.
-        positions_mm: (n,) position of each slice along the stack.
-        directions: (C, P) directions to project out.
-        device: where the moments live.
+    It follows from the moments of the tokens that count, the slices' positions (n,) along the
+    stack, and the directions (C, P) to project out.
     """
     xp = device.xp
     if directions.shape[1]:
@@ -130,15 +126,10 @@ def standardise(
 
 
 def position_directions(tokens: Array, components: int, device: Device) -> Array:
-    """Return the leading directions (C, P) in which the tokens of a constant picture vary.
+    """Return the leading directions (C, P) in which the tokens (N, C) of a constant picture vary.
 
     Such tokens differ by their position alone. "INSID3" (arXiv 2603.28480) projects these
     directions out.
-
-    Args:
-        tokens: (N, C) tokens of a constant picture, as read by `read_tokens`.
-        components: number P of directions.
-        device: where the tokens live.
     """
     moments = TokenMoments.of(tokens)
     _, vectors = device.xp.linalg.eigh(moments.scatter)

@@ -150,11 +150,7 @@ def encode_constant(encoder: Encoder, graph: Graph, device: Device, *, queued: b
 
 
 def check_finite(total: Array, stack: SliceStack) -> None:
-    """Check that tokens are finite by their sum.
-
-    Args:
-        total: () sum of the half-precision tokens, as a NumPy array.
-        stack: the slices that the tokens belong to.
+    """Check that the half-precision tokens of a stack are finite, by their sum () on the host.
 
     Raises:
         RegistrationError: a token is not finite.

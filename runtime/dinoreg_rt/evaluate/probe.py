@@ -96,13 +96,7 @@ def probe(
 ) -> ProbeResult:
     """Probe every layer of a plan's encoder with every standardisation, in its first plane.
 
-    Args:
-        plan: must have an encoder.
-        sides: both images on the plan's device.
-        labels: labels of the fixed and of the moving image, if any.
-        timer: receives the stages ``encode`` and ``probe``.
-        report: called with a stage's name and its finished fraction.
-        encoders: the pool from which the encoder is borrowed.
+    The images are on the plan's device. The stages are ``encode`` and ``probe``.
 
     Raises:
         ConfigError: the plan has no encoder.
@@ -240,13 +234,8 @@ def probe_images(
 ) -> ProbeResult:
     """Probe the encoder that a configuration names on two images.
 
-    Args:
-        fixed: the fixed image.
-        moving: the moving image.
-        labels: label maps of both images, if any.
-        config: as for a registration; each of `layers` is tried alone and all of them joined, with
-            every `token_centre` and `token_scale`.
-        report: called with a stage's name and its finished fraction.
+    Each of the configuration's `layers` is tried alone, and all of them joined, with every
+    `token_centre` and `token_scale`.
 
     Raises:
         DinoregError: as for `register`, or the labels have nothing in common within reach.

@@ -53,14 +53,11 @@ def test_each_stage_compares_features_of_its_own(phantom, bundle) -> None:
         assert np.abs(field(**changed) - everything).max() > 0.01
 
 
-def test_an_encoder_that_no_stage_compares_is_refused(bundle) -> None:
+def test_search_features_and_levels(phantom, bundle) -> None:
     with pytest.raises(ConfigError, match="no stage would compare the encoder"):
         config(bundle, search_features=("mind",), refinement_features="mind")
     with pytest.raises(ConfigError, match="at least 2 levels"):
         config(bundle, search_features=("encoder", "mind"), search_levels=1)
-
-
-def test_search_features_set_the_number_of_levels(phantom, bundle) -> None:
     settings = config(bundle, search_features=("encoder", "mind", "mind"))
     assert dinoreg_rt.plan(phantom.fixed, phantom.moving, settings).grids.search_levels == 3
 
@@ -81,13 +78,14 @@ def test_all_three_axes(phantom, tmp_path) -> None:
 
 
 def test_same_bits_from_the_cache_and_from_a_file(phantom, bundle, own_cache) -> None:
+    in_file = run(phantom, config(bundle, slice_stride=4, token_memory_gb=0.0, cache=False))
+    assert not own_cache.exists()
     settings = config(bundle, slice_stride=4)
     first = run(phantom, settings)
     assert first.encoding.planes[0].from_cache == (False, False)
     assert len(list(own_cache.iterdir())) == 4
     second = run(phantom, settings)
     assert second.encoding.planes[0].from_cache == (True, True)
-    in_file = run(phantom, config(bundle, slice_stride=4, token_memory_gb=0.0, cache=False))
     for other in (second, in_file):
         np.testing.assert_array_equal(other.displacement.vectors_mm, first.displacement.vectors_mm)
 
@@ -98,11 +96,6 @@ def test_one_fixed_image_is_encoded_once(phantom, bundle) -> None:
     other = Volume(phantom.moving.array[:, :, ::-1].copy(), phantom.moving.geometry)
     result = dinoreg_rt.register(phantom.fixed, other, config=settings)
     assert result.encoding.planes[0].from_cache == (True, False)
-
-
-def test_no_cache_writes_nothing(phantom, bundle, own_cache) -> None:
-    run(phantom, config(bundle, slice_stride=8, cache=False))
-    assert not own_cache.exists()
 
 
 def test_the_cache_is_written_while_the_next_image_is_encoded(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoders import write_bundle
+from encoders import config, run, write_bundle
 from phantoms import centres_of, make_grid, make_phantom
 
 import dinoreg_rt
@@ -37,11 +37,9 @@ def organs(shift_mm: float = 0.0) -> tuple[Volume, LabelMap]:
 
 def probe(bundle: Path, *, labels: bool = True, same: bool = False, **more) -> ProbeResult:
     (fixed, of_fixed), (moving, of_moving) = organs(), organs(0.0 if same else 6.0)
-    values = {"encoder": str(bundle), "threads": 1, "initial": "none", "device": "cpu"}
-    values |= {"trust": False, "body_mask": "off", "slice_stride": 5, "components": 8} | more
-    config = dinoreg_rt.RegistrationConfig(**values)
+    settings = config(bundle, **{"trust": False, "slice_stride": 5, "components": 8} | more)
     maps = (of_fixed, of_moving) if labels else None
-    return probe_images(fixed, moving, maps, config, lambda stage, fraction: None)
+    return probe_images(fixed, moving, maps, settings, lambda stage, fraction: None)
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +83,9 @@ def test_one_layer_of_several_with_the_same_bits_on_two_threads(bundle, result) 
 def test_labels_with_nothing_in_common(bundle) -> None:
     fixed, labels = organs()
     other = LabelMap(np.where(labels.array > 0, labels.array + 10, 0).astype(np.int32), GRID)
-    config = dinoreg_rt.RegistrationConfig(
-        encoder=str(bundle), initial="none", slice_stride=8, components=8, trust=False
-    )
+    settings = config(bundle, slice_stride=8, components=8, trust=False)
     with pytest.raises(InputError, match="no label of the fixed image lies within 48 mm"):
-        probe_images(fixed, fixed, (labels, other), config, lambda stage, fraction: None)
+        probe_images(fixed, fixed, (labels, other), settings, lambda stage, fraction: None)
 
 
 def test_a_layer_that_the_bundle_lacks(bundle) -> None:
@@ -99,9 +95,9 @@ def test_a_layer_that_the_bundle_lacks(bundle) -> None:
 
 def test_no_encoder_to_probe() -> None:
     fixed, _ = organs()
-    config = dinoreg_rt.RegistrationConfig(initial="none", trust=False)
+    settings = dinoreg_rt.RegistrationConfig(initial="none", trust=False)
     with pytest.raises(ConfigError, match="no encoder to probe"):
-        probe_images(fixed, fixed, None, config, lambda stage, fraction: None)
+        probe_images(fixed, fixed, None, settings, lambda stage, fraction: None)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +115,10 @@ def test_layers_and_position_through_a_registration(bundle, more) -> None:
     values = {"encoder": str(bundle), "threads": 1, "initial": "none", "device": "cpu"}
     values |= {"components": 8, "body_mask": "off", "trust": False, "correlation_weight": 0.0}
 
-    def run(**settings) -> dinoreg_rt.RegistrationResult:
-        config = dinoreg_rt.RegistrationConfig(**values, **settings)
-        return dinoreg_rt.register(phantom.fixed, phantom.moving, config=config)
-
-    first, again, fresh = run(**more), run(**more), run(**more, cache=False)
-    every = run()
+    first, again, fresh, every = (
+        run(phantom, dinoreg_rt.RegistrationConfig(**values, **settings))
+        for settings in (more, more, more | {"cache": False}, {})
+    )
     cached = [r.encoding.planes[0].from_cache for r in (first, again, fresh, every)]
     assert cached == [(False, False), (True, True), (False, False), (True, True)]
     field = first.displacement.vectors_mm
