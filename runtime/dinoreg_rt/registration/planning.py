@@ -10,8 +10,9 @@ from ..align.initial import SEARCHES, Alignment, initial_alignment, search_align
 from ..config.decided import DecidedConfig
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import Device, kernel_errors
-from ..encoder.encoding import EncodingPlan, plan_encoding
+from ..encoder.encoding import EncodingPlan
 from ..encoder.open_encoders import EncoderPool
+from ..encoder.planning import plan_encoding
 from ..geometry import describe
 from ..images.contrast import compare_contrast
 from ..images.grids import WorkingGrids, plan_grids, working_grid
