@@ -171,7 +171,7 @@ def _small(real: Any) -> Any:
 
 
 def test_work_on_the_cpu_takes_no_device_image(cupy, pair) -> None:
-    with pytest.raises(DeviceError, match="the fixed image lives on cuda:0"):
+    with pytest.raises(DeviceError, match="the fixed image lies on cuda:0"):
         dinoreg_rt.register((DeviceArray(pair[0].array), GRID), pair[1], config=config("cpu"))
 
 
