@@ -94,17 +94,15 @@ bool empty_launches_nothing() {
 
 bool first_error_is_kept() {
   const CudaLauncher launch(nullptr);
-  float values[2] = {1.0f, 2.0f}, other[2] = {3.0f, 4.0f};
+  float values[2] = {1.0f, 2.0f};
   launches = 0;
   next_error = cudaErrorUnknown;
   launch(Count{1, 1, nullptr});
   next_error = cudaSuccess;
   launch(Count{1, 1, nullptr});
   launch.zero(values, sizeof values);
-  launch.copy(other, values, sizeof values);
   // Nothing ran after the error.
-  return launch.error() == cudaErrorUnknown && launches == 1 && values[0] == 1.0f &&
-         other[0] == 3.0f;
+  return launch.error() == cudaErrorUnknown && launches == 1 && values[0] == 1.0f;
 }
 
 std::vector<float> noise(size_t count) {
