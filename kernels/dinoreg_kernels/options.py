@@ -27,9 +27,6 @@ class SolverOptions:
             differences alike.
         cost_smoothing_mm: Smoothing of the search's costs.
         field_smoothing_mm: Smoothing of the search's displacements between coupled rounds.
-        search_edges: How much that smoothing yields between unlike voxels. A neighbour whose
-            squared feature difference is s times that of unrelated voxels has the weight
-            exp(-s * search_edges); 0 smooths everywhere alike.
         coupling: Weights of the coupled-convex rounds.
         kept_costs_mb: Limit in MiB up to which the costs of all shifts are kept in memory for those
             rounds. Above it, every round computes them again: the same result, but slower.
@@ -70,7 +67,6 @@ class SolverOptions:
     search_trust_cost: float = 0.0
     cost_smoothing_mm: float
     field_smoothing_mm: float
-    search_edges: float = 0.0
     coupling: tuple[float, ...]
     kept_costs_mb: int = 0
     consistency_rounds: int

@@ -298,11 +298,6 @@ typedef struct dr_solver_args {
   double search_trust_cost;
   double cost_smoothing_mm;  /* standard deviation */
   double field_smoothing_mm; /* standard deviation */
-  /* If search_edges > 0, the smoothing of the field yields between unlike voxels of the fixed image
-   * (on the way back, of the moving image): a neighbour whose squared feature difference is s times
-   * that of unrelated voxels has a weight close to exp(-s * search_edges). With 0 it is a plain
-   * Gaussian. */
-  double search_edges;
   const double* coupling; /* (coupling_rounds): weights of the rounds; host memory */
   int32_t coupling_rounds; /* 0..64 */
   /* Limit in MiB up to which the workspace keeps the costs of all shifts of a level for the coupled

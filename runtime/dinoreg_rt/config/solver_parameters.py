@@ -43,14 +43,6 @@ class SolverParameters(BaseModel):
         description="width (sigma) of the smoothing of the displacements between coupled rounds, "
         "in search steps",
     )
-    search_edges: float = Field(
-        0.0,
-        ge=0,
-        le=1e3,
-        description="exponent s that reduces --field-smoothing between unlike tissues: points of "
-        "the search grid whose features are unrelated have a weight of exp(-s) in each other's "
-        "smoothing; 0: no reduction",
-    )
     coupling: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.03, 0.3),
         max_length=32,
