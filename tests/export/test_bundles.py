@@ -88,7 +88,7 @@ def test_a_full_disk(tmp_path):
 
 def test_what_is_in_the_way(tmp_path):
     (tmp_path / "b").mkdir()
-    with pytest.raises(OutputError, match="is no bundle"):
+    with pytest.raises(OutputError, match="is not a bundle"):
         make(tmp_path / "b", force=True)
     make(tmp_path / "c")
     with pytest.raises(OutputError, match="--force replaces it"):

@@ -121,7 +121,7 @@ def test_ctrl_c_ends_a_build(bundle, gpu, tmp_path) -> None:
 
 def test_errors_of_tensorrt_are_passed_on(bundle, gpu) -> None:
     gpu.faults.build = "out of   memory"
-    with pytest.raises(DeviceError, match=r"built no engine .* out of memory; a smaller --batch"):
+    with pytest.raises(DeviceError, match=r"could not build .* out of memory; a smaller --batch"):
         export_engines(bundle, "tensorrt")
     gpu.faults.parse = "no such operator"
     with pytest.raises(InputError, match="cannot read it: no such operator"):

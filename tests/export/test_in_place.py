@@ -34,7 +34,7 @@ def test_a_folder_that_appears_meanwhile_stays(tmp_path):
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "results.txt").write_text("mine")
 
-    with pytest.raises(OutputError, match="exists and is no bundle"):
+    with pytest.raises(OutputError, match="exists and is not a bundle"):
         make(tmp_path / "b", progress=meanwhile(appear))
     assert (tmp_path / "b" / "results.txt").read_text() == "mine"
     assert names(tmp_path) == ["b"]
@@ -67,7 +67,7 @@ def test_force_deletes_no_file_of_the_user(name, tmp_path):
     made = make(folder)
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("mine")
-    with pytest.raises(OutputError, match=f"'{name.split('/')[0]}' in it is no file of the bundle"):
+    with pytest.raises(OutputError, match=f"'{name.split('/')[0]}' in it is not a file of the"):
         make(folder, force=True)
     assert (folder / name).read_text() == "mine"
     assert read_manifest(folder) == made

@@ -86,7 +86,7 @@ def test_match_decides(sides: tuple[Side, Side], found: Alignment) -> None:
 
 def test_choice_is_explained(found: Alignment) -> None:
     assert "when deformed from there" in found.method
-    assert "from the next other position" in found.method
+    assert "from the best other position" in found.method
 
 
 def test_plan_says_why() -> None:

@@ -157,7 +157,7 @@ def test_no_more_threads_than_cpus_are_used_and_that_is_said(pair):
         pair.fixed, pair.moving, config=QUICK.model_copy(update={"threads": 1024})
     )
     assert plan.device.threads == plan.config.threads == usable
-    assert plan.choices["threads"].startswith(f"{usable} of the 1024 asked for")
+    assert plan.choices["threads"].startswith(f"{usable} of the 1024 requested")
     assert "threads" not in dinoreg_rt.plan(pair.fixed, pair.moving, config=QUICK).choices
 
 

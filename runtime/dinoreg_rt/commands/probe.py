@@ -73,7 +73,7 @@ _USED = {
 @path_option("-f", "--fixed", required=True, panel=INPUTS, help="Fixed image.")
 @path_option("-m", "--moving", required=True, panel=INPUTS, help="Moving image.")
 @path_option("--fixed-labels", panel=INPUTS, help="Organ labels of the fixed image.")
-@path_option("--moving-labels", panel=INPUTS, help="The same organs, moving image.")
+@path_option("--moving-labels", panel=INPUTS, help="Organ labels of the moving image.")
 @click.option("--encoder", hidden=True)
 @some_config_options(_USED)
 @json_option("the table")

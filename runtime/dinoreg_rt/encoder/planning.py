@@ -29,7 +29,7 @@ from .standardise import Standardisation
 #: Tokens in one run of the encoder above which larger batches gain nothing on a CPU.
 _FULL_BATCH_TOKENS = 2048
 _MOST_SLICES = 16
-#: Slices in one run on a GPU, where its memory allows it: the batch that engines are built for.
+#: Slices in one run on a GPU if its memory allows: the batch size that engines are built for.
 _GPU_BATCH = max(DEFAULT_BATCHES)
 _NO_NORMALISATION = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -102,7 +102,7 @@ def _planes(
         names = (plane,)
     else:
         names, reason = (config.axis,), f"{config.axis}, as asked"
-    # Large pixels say less, so each plane is weighted by the in-plane resolution of both images.
+    # Large pixels carry less information: planes are weighted by the images' in-plane resolution.
     fineness = {
         name: float(np.prod([1 / in_plane_spacing_mm(g, name) for g in geometries]))
         for name in names

@@ -1,7 +1,7 @@
 """Feature volumes of an image pair on the control grid.
 
-MIND-SSC is always available. The features of an encoder (`encoder.extract`) are another set, and
-sets are joined with weights.
+MIND-SSC is always available. The features of an encoder (`dinoreg_rt.encoder.features`) are another
+set, and sets are joined with weights.
 """
 
 from __future__ import annotations
