@@ -1,4 +1,4 @@
-"""NumPy and CuPy arrays as pointers, and the place where a call runs."""
+"""NumPy and CuPy arrays as pointers, and the device and stream that a call runs on."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def point_map(
 
 @contextlib.contextmanager
 def workspace(name: str, args: Any, xp: Any) -> Iterator[None]:
-    """Lend a call the workspace whose size the library function `name` tells."""
+    """Provide a call with the workspace whose size the library function `name` returns."""
     memory = xp.empty(_library.workspace_bytes(name, args), np.uint8)
     args.workspace = pointer(memory, np.uint8, "workspace", (None,))
     args.workspace_bytes = memory.size

@@ -45,7 +45,7 @@ def test_a_bundle_is_what_its_manifest_says(precision, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(64, 100), (8, 64), (0, 64)])
-def test_sizes_that_are_no_multiple_of_the_patch(size, tmp_path):
+def test_sizes_that_are_not_multiples_of_the_patch(size, tmp_path):
     with pytest.raises(ConfigError, match="patch of 16 pixels; the nearest size is"):
         make_bundle(tmp_path / "b", sizes=[size])
 

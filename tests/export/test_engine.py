@@ -61,7 +61,7 @@ def test_every_size_is_built_verified_and_stored(bundle, gpu, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_products_take_the_asked_precision(bundle, gpu, precision) -> None:
+def test_products_take_the_requested_precision(bundle, gpu, precision) -> None:
     stored = export_engines(bundle, "tensorrt", precision=precision, batches=(1,))
     assert {c[1] for c in gpu.calls if c[0] == "build"} == {precision}
     assert {r.key.precision for _, r in stored} == {precision}

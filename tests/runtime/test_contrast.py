@@ -65,7 +65,7 @@ def test_contrast_that_turns_over_is_another_one() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["on", "off"])
-def test_what_was_asked_for_is_done(wanted: str) -> None:
+def test_a_requested_intensity_is_used(wanted: str) -> None:
     assert decision(image(), image(sign=-1.0), intensity=wanted) == (wanted, None)
 
 

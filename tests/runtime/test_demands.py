@@ -241,7 +241,7 @@ def test_a_swept_engine(ask, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("command", ["run -f a.nii.gz -m b.nii.gz -o out", "bench"])
-def test_a_missing_gpu_is_said_before_the_slow_imports(command) -> None:
+def test_a_missing_gpu_is_reported_before_the_slow_imports(command) -> None:
     code = (
         "import sys, time\n"
         "from dinoreg_rt.commands.main import cli\n"

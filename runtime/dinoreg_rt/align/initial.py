@@ -20,16 +20,16 @@ from .shifts import Candidate, Side, make_side, search_positions
 
 #: Methods that compare the two images.
 SEARCHES = ("auto", "search", "affine")
-#: The headers are believed if their similarity reaches this share of the best one found: two scans
-#: of the same person should not be searched for elsewhere.
+#: The headers are trusted if their similarity reaches this share of the best one found, so that two
+#: scans of the same person stay where they are.
 _HEADERS_SUFFICE = 0.97
-#: Number of fits that start from believed headers. On the cine pair two fits lower HD95 from 10.1
+#: Number of fits that start from trusted headers. On the cine pair two fits lower HD95 from 10.1
 #: to 9.1 mm at the same Dice; a third changed nothing.
 _HEADER_FITS = 2
 #: Least share of the headers' score that these fits must keep; otherwise the headers stay.
 _KEEPS = 0.98
 #: Least mean shift of the corners by these fits, in cells; otherwise the headers stay: two scans of
-#: the same person should not be moved by what cells cannot resolve.
+#: the same person should not be moved by less than cells can resolve.
 _LEAST_MOVE_CELLS = 0.05
 #: Headers are not fitted where the similarity reaches this share of the fixed image's similarity to
 #: itself: the border, which one of the two sees with air around it, moved identical images by 1 mm.
@@ -45,7 +45,7 @@ _SIMILARITY_WEIGHT = 0.7
 _COMPARED = 4
 #: Number of candidates in each round of fitting.
 _ROUNDS = (3, 2, 1)
-#: A best candidate whose similarity is this many times the next one's needs no competition.
+#: A candidate whose similarity exceeds the next one's by this factor is examined alone.
 _CLEAR = 1.6
 #: Positions closer than this, in cells, count as the same.
 _SAME_CELLS = 2.0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Distance of the encoded slices, unless an option, a preset or a file sets it.
 _SLICE_SPACING_MM = 12.0
-#: What decides which slices and tokens are looked at, and what MIND-SSC is. The standardisations
+#: Parameters that determine the slices and tokens examined, and MIND-SSC. The standardisations
 #: vary from row to row, and nothing is registered.
 _USED = {
     "device",
