@@ -52,8 +52,8 @@ class WorkingGrids:
     def search_reach_zyx(self) -> np.ndarray:
         """Return the reach of the first search level along each axis, in control voxels.
 
-        Further levels may reach one more cell. Adding it changed the mean Dice of no kind of pair by
-        more than 0.001 and disturbed the measures of trust, which use the first level only.
+        Further levels may reach one more cell. Adding it changed the mean Dice of no kind of pair
+        by more than 0.001 and disturbed the measures of trust, which use the first level only.
         """
         return np.multiply(self.search_factor_zyx, self.search_radius_zyx)
 
