@@ -1,4 +1,4 @@
-// State that all stages of one solve share: launcher, arguments, workspace, and passes over fields.
+// State that all stages of one solve share: launcher, arguments, workspace, passes over fields.
 #ifndef DINOREG_SRC_CONTEXT_H_
 #define DINOREG_SRC_CONTEXT_H_
 
@@ -31,11 +31,11 @@ struct SolverContext {
   const dr_execution& execution;
   const dr_solver_args& args;
   Workspace work;
-  const Shape shape;  // of the fixed grid, on which the result is given
-  float* const field;  // (shape, 3), mm: the displacement
-  float* x = nullptr;  // (shape, 3), mm: the variable of the refinement
+  const Shape shape;         // of the fixed grid, on which the result is given
+  float* const field;        // (shape, 3), mm: the displacement
+  float* x = nullptr;        // (shape, 3), mm: the variable of the refinement
   float* scratch = nullptr;  // (shape, 3)
-  double* sums = nullptr;  // two totals, and the sums of each row and plane of an image
+  double* sums = nullptr;    // two totals, and the sums of each row and plane of an image
 
   SolverContext(const Launcher& launcher, const dr_execution& where,
                 const dr_solver_args& arguments)
