@@ -30,7 +30,7 @@ class EncodingPlan:
         normalisation: mean and standard deviation of the pixels.
         components: number of components of the joint PCA, for each plane.
         layers: indices, among the bundle's layers, of those whose tokens are compared.
-        standardisation: what is done to the tokens of each image before the PCA.
+        standardisation: standardisation of each image's tokens before the PCA.
         tokens_on_device: whether tokens stay on the CUDA device instead of going to the host batch
             by batch.
     """
@@ -104,15 +104,15 @@ class EncodingPlan:
         return sum(size for size in sizes if size <= budget // 2)
 
     def pixels(self, plane: PlaneStacks) -> int:
-        """Return how many numbers the encoder takes for one slice: three channels of pixels."""
+        """Return the number of values that the encoder takes for a slice: three channels of pixels."""
         return 3 * plane.graph.height * plane.graph.width
 
     def slice_tokens(self, plane: PlaneStacks) -> int:
-        """Return how many numbers the encoder makes of one slice, padding included."""
+        """Return the number of values that the encoder returns for one slice, padding included."""
         return math.prod(self.bundle.token_grid(plane.graph)) * self.bundle.manifest.channels
 
     def kept_tokens(self, plane: PlaneStacks) -> int:
-        """Return how many tokens of both images are kept, one for each patch."""
+        """Return the number of kept tokens of both images, one for each patch."""
         return sum(math.prod(self.token_shape(plane, i)[:3]) for i in (0, 1))
 
     @property

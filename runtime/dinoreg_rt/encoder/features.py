@@ -159,7 +159,7 @@ def _inner_tokens(
     """Yield the tokens of each slice that count."""
     for i, slice_ in enumerate(of_image.tokens):
         tokens = read(slice_)
-        # Indices instead of a mask: a GPU would be waited for to count what is set.
+        # Indices instead of a mask: counting its set elements would make the host wait for a GPU.
         yield (
             tokens if inside is None else tokens[device.upload(np.flatnonzero(inside[i]), np.int64)]
         )

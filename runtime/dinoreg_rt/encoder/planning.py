@@ -41,12 +41,12 @@ def plan_encoding(
     device: Device,
     encoders: EncoderPool,
 ) -> tuple[EncodingPlan, dict[str, str]]:
-    """Open the encoder's bundle and decide what the encoder will be shown.
+    """Open the encoder's bundle and decide which slices the encoder will see, and how.
 
     Slices outside `regions`, the parts of both images that can be compared, are not encoded.
 
     Returns:
-        The plan, and for each choice what was chosen and why.
+        The plan, and a line about each choice with its reason.
 
     Raises:
         InputError: the bundle does not exist, or was changed.
@@ -171,7 +171,7 @@ def _cpu_batch(bundle: Bundle, graphs: Sequence[Graph]) -> int:
 
 
 def _describe_tokens(planes: Sequence[PlaneStacks], config: RegistrationConfig) -> str:
-    """Say how many tokens each slice gives, and how slices are cropped and padded."""
+    """Describe the number of tokens per slice, and how slices are cropped and padded."""
     parts = []
     for plane in planes:
         grids = [stack.tokens.shape_zyx[1:] for stack in plane.stacks]
@@ -191,7 +191,7 @@ def _describe_tokens(planes: Sequence[PlaneStacks], config: RegistrationConfig) 
 
 
 def _describe_left_out(planes: Sequence[PlaneStacks]) -> str:
-    """Say how many slices can meet the other image, where not all can."""
+    """Describe how many slices can meet the other image, if not all can."""
     text = ""
     for plane in planes:
         for role, other, stack in zip(

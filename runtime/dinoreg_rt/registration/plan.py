@@ -78,7 +78,7 @@ class Plan:
         )
 
     def describe(self) -> str:
-        """Return a few lines about grids, search and memory for people."""
+        """Return a readable summary of grids, search and memory, a few lines long."""
         search = " x ".join(f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1])
         levels = self.grids.search_levels
         further = f", {levels} levels" if levels > 1 else ""

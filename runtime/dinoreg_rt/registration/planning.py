@@ -59,7 +59,7 @@ def plan(
 
 
 def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> Plan:
-    """Decide what a registration of checked inputs will do; raises the errors of `plan`."""
+    """Plan a registration of checked inputs; raises the errors of `plan`."""
     device, device_reason = choose_machine(config)
     choices = {"device": device_reason}
     if config.threads > device.threads:

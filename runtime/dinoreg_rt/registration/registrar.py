@@ -61,7 +61,7 @@ class RegistrationFuture(Future[RegistrationResult]):
         try:
             if not self.cancelled():
                 result = work()
-        except BaseException as problem:  # belongs to whoever asks for the result
+        except BaseException as problem:  # raised where the result is requested
             error = problem
         if not self.set_running_or_notify_cancel():
             return

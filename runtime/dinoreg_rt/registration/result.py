@@ -32,8 +32,8 @@ class KeptFeatures:
         fixed: (d, h, w, K) float16, features of the fixed image on `fixed_geometry`.
         moving: (d, h, w, K) float16, features of the moving image on `moving_geometry`, after the
             initial alignment.
-        fixed_weight: (d, h, w) float32, how much each voxel counted; 0 outside masks and bodies,
-            and where features say nothing.
+        fixed_weight: (d, h, w) float32, weight of each voxel; 0 outside masks and bodies, and where
+            features are uninformative.
         moving_weight: the same for the moving image.
         fixed_geometry: the control grid, in the fixed image's space.
         moving_geometry: the part or extension of the control grid on which the moving image is
@@ -66,7 +66,7 @@ class KeptFeatures:
 
         Args:
             features: the features that the first search level compared.
-            weights: (d, h, w) for each image, how much each control voxel counted.
+            weights: (d, h, w) for each image, the weights of its control voxels.
             field: the solver's result on the control grid.
             plan: the plan of the registration.
         """
