@@ -104,7 +104,7 @@ class EncodingPlan:
         return sum(size for size in sizes if size <= budget // 2)
 
     def pixels(self, plane: PlaneStacks) -> int:
-        """Return the number of values that the encoder takes per slice: three channels of pixels."""
+        """Return the number of values that the encoder takes per slice, in three channels."""
         return 3 * plane.graph.height * plane.graph.width
 
     def slice_tokens(self, plane: PlaneStacks) -> int:
