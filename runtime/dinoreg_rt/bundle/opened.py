@@ -159,7 +159,7 @@ def bundle_names(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise InputError(
-            f"{folder}: the folder of models cannot be read: {error.strerror}; DINOREG_MODELS "
+            f"{folder}: the models folder cannot be read: {error.strerror}; DINOREG_MODELS "
             "names another one"
         ) from error
     return sorted(name for name in names if _holds_manifest(folder / name) is not False)
@@ -188,7 +188,7 @@ def bundle_around(file: Path) -> Path | None:
 
 
 def find_bundle(encoder: str) -> Path:
-    """Return the folder of a bundle, given by path or by name in the folder of models.
+    """Return the folder of a bundle, given by path or by name in the models folder.
 
     Raises:
         InputError: there is no such bundle; the message lists the known names.

@@ -142,7 +142,7 @@ def test_names_that_are_too_long(folder, monkeypatch, tmp_path) -> None:
     with pytest.raises(InputError, match=r"no encoder 'xxx.*there are: gabor"):
         find_bundle("x" * 300)
     monkeypatch.setenv("DINOREG_MODELS", str(tmp_path / ("x" * 300)))
-    with pytest.raises(InputError, match="folder of models cannot be read: File name too long"):
+    with pytest.raises(InputError, match="models folder cannot be read: File name too long"):
         find_bundle("gabor")
 
 
@@ -171,7 +171,7 @@ def test_unreadable_files_and_folders_are_errors(folder, monkeypatch) -> None:
         patch.setattr(Path, "stat", lock(stat, "gabor"))
         assert bundle_names(folder.parent) == ["gabor"]
     monkeypatch.setattr(os, "listdir", lock(listdir, "models"))
-    with pytest.raises(InputError, match="folder of models cannot be read: Permission denied"):
+    with pytest.raises(InputError, match="models folder cannot be read: Permission denied"):
         bundle_names(folder.parent)
 
 
