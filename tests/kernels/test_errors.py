@@ -395,7 +395,7 @@ class OnDevice:
 
 
 def test_arrays_of_two_places_are_refused():
-    text = "arrays of one call must live in one place; got fixed on the host, .* on CUDA device 1"
+    text = "must be on the host or on one device; got fixed on the host, .* on CUDA device 1"
     with pytest.raises(KernelError, match=text):
         run_solve(images=(IMAGE, OnDevice(1)))
     with pytest.raises(KernelError, match="image on CUDA device 0, inside on CUDA device 1"):

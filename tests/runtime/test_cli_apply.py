@@ -206,7 +206,7 @@ def test_points_without_origin(files: Path) -> None:
 
 
 @pytest.mark.parametrize("points", [True, False])
-def test_written_is_said_last(files: Path, points: bool) -> None:
+def test_written_is_reported_last(files: Path, points: bool) -> None:
     arguments: list[str | Path] = ["--image", files / "moving.nii.gz"]
     arguments += ["--reference", files / "fixed.nii.gz", "-o", files / "out.nii.gz"]
     if points:
@@ -219,7 +219,7 @@ def test_written_is_said_last(files: Path, points: bool) -> None:
     assert stages[-1].startswith("map: done" if points else "warp: done")
 
 
-def test_points_outside_the_field_are_said(files: Path) -> None:
+def test_points_outside_the_field_are_reported(files: Path) -> None:
     """As in ITK, only the rest of the chain moves them; a warning says so."""
     points = np.vstack([inner_points(3), inner_points(2) + 900.0])
     source = write_points(files / "p.csv", points)

@@ -156,7 +156,7 @@ def test_encoder_beside_the_device(cupy, pair, tmp_path) -> None:
 
 def test_device_memory_that_is_too_little(cupy, pair, monkeypatch) -> None:
     monkeypatch.setattr(cupy.cuda, "Device", _small(cupy.cuda.Device))
-    wanted = r"would be needed on cuda:0 in the stage '\w+', and free are 0 MiB"
+    wanted = r"would be needed on cuda:0 in the stage '\w+', and 0 MiB are free"
     with pytest.raises(ResourceError, match=wanted):
         dinoreg_rt.register(*pair, config=config("cuda"))
 

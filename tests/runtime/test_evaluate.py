@@ -130,7 +130,7 @@ class TestLearn2Reg:
         assert scores.after.dice == {2: 1.0}
         assert index_identity(PLAIN, elsewhere).translation_mm[0] == 500
 
-    def test_refuses_what_is_something_else(self, tmp_path):
+    def test_refuses_anything_else(self, tmp_path):
         path = tmp_path / "disp.nii.gz"
         write_learn2reg(path, np.zeros((4, 5, 6, 3), np.float32))
         with pytest.raises(InputError, match=r"for \(4, 5, 6\) voxels, but the fixed image has"):
@@ -359,7 +359,7 @@ class TestCommand:
         assert "0.200" in shown
         assert "HD95 mm" in shown
 
-    def test_names_are_no_markup(self, shifted, tmp_path):
+    def test_names_are_not_markup(self, shifted, tmp_path):
         odd = tmp_path / "[bold]fixed.nii.gz"
         odd.write_bytes(shifted.fixed_labels.read_bytes())
         assert "[bold]fixed" in run("-f", odd, "-m", shifted.moving_labels).stdout

@@ -63,7 +63,7 @@ def test_each_measure_can_say_no(change, reason):
     assert reason in trust.reasons[0]
 
 
-def test_measures_that_do_not_exist_say_nothing():
+def test_missing_measures_give_no_reason():
     unmeasured = dataclasses.replace(GOOD, decoy_ratio=float("nan"), unrelated_ratio=float("nan"))
     assert judge(unmeasured).verdict == "trusted"
 
@@ -107,7 +107,7 @@ def test_identical_images_are_trusted_and_stay(name, initial, trust):
 
 
 @pytest.mark.parametrize("brain", ["fixed_t1", "moving_t1"])
-def test_a_brain_is_no_abdomen(brain):
+def test_a_brain_is_not_an_abdomen(brain):
     """No single limit catches it: mirror images match a little worse than the brain itself."""
     images = (
         io.read_volume(SHIPPED / f"{name}.nii.gz") for name in ("abdomen/ct", f"brain/{brain}")
@@ -164,7 +164,7 @@ def test_phantoms(change, verdict):
     assert (result.quality.decoy_ratio < 1) == (verdict == "trusted")
 
 
-def test_not_measured_when_not_asked_for():
+def test_not_measured_unless_requested():
     quality = phantom_run(lambda v: v, trust=False).quality
     assert np.isnan([quality.decoy_ratio, quality.unrelated_ratio]).all()
 
@@ -180,7 +180,7 @@ def test_same_verdict_for_any_number_of_threads():
 # ---- confidence ------------------------------------------------------------------------------
 
 
-def test_confidence_lies_on_the_fixed_grid_and_tells_body_from_air():
+def test_confidence_lies_on_the_fixed_grid_and_distinguishes_body_from_air():
     pair = make_phantom(GRID, make_grid((30, 32, 34), (3.5, 3.5, 3.5)))
     config = RegistrationConfig(initial="none", threads=1, confidence=True)
     result = dinoreg_rt.register(pair.fixed, pair.moving, config=config)
@@ -194,7 +194,7 @@ def test_confidence_lies_on_the_fixed_grid_and_tells_body_from_air():
     assert middle > corner + 0.3
 
 
-def test_no_confidence_unless_asked_for():
+def test_no_confidence_unless_requested():
     assert phantom_run(lambda v: v).confidence is None
 
 

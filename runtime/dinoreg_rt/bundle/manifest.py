@@ -149,8 +149,8 @@ class Manifest(_Frozen):
         for graph in self.graphs:
             if graph.height % self.patch or graph.width % self.patch:
                 raise ValueError(
-                    f"{graph.file}: {graph.height} x {graph.width} pixels are no multiple of the "
-                    f"patch of {self.patch}"
+                    f"{graph.file}: {graph.height} x {graph.width} pixels are not a multiple of "
+                    f"the patch of {self.patch}"
                 )
         return self
 

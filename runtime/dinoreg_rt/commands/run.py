@@ -49,8 +49,8 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 @path_option(
     "-m", "--moving", required=True, panel=INPUTS, help="Moving image, or folder of a DICOM series."
 )
-@path_option("--fixed-mask", panel=INPUTS, help="Mask of the fixed voxels that count (not 0).")
-@path_option("--moving-mask", panel=INPUTS, help="Mask of the moving voxels that count (not 0).")
+@path_option("--fixed-mask", panel=INPUTS, help="Mask of the fixed image; nonzero voxels count.")
+@path_option("--moving-mask", panel=INPUTS, help="Mask of the moving image; nonzero voxels count.")
 @path_option(
     "--weights",
     panel=INPUTS,

@@ -43,7 +43,9 @@ class ImageParameters(BaseModel):
         "affine", description="transform model that --initial auto and affine fit"
     )
     body_mask: Literal["auto", "off"] = Field(
-        "auto", description="auto: find the body and leave out the table and the air; off: use all"
+        "auto",
+        description="auto: find the body and leave out the table and the air; off: use the whole "
+        "image",
     )
     fixed_modality: ModalityChoice = Field(
         "auto", description="modality of the fixed image; auto decides by the intensities"

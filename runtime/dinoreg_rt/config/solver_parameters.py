@@ -86,8 +86,9 @@ class SolverParameters(BaseModel):
         0.3,
         ge=0,
         le=10,
-        description="share of the gradient of images that are one voxel apart; smaller gradients "
-        "make shorter steps, so that matched tissue stays; 0: all steps have the same length",
+        description="share of the gradient of images that are one voxel apart: gradients below it "
+        "make shorter steps, so that matched tissue stays in place; 0: all steps have the same "
+        "length",
     )
     smoothing_mm: float | None = Field(
         None,
@@ -154,8 +155,8 @@ class SolverParameters(BaseModel):
     )
     trust: bool = Field(
         default=True,
-        description="run the mirror test (by MIND-SSC), which decides whether the result can be "
-        "trusted",
+        description="run the mirror test (on MIND-SSC features), which decides whether the result "
+        "can be trusted",
     )
     confidence: bool = Field(
         default=False, description="also compute how well the match of each voxel is determined"

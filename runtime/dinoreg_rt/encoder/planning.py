@@ -29,7 +29,7 @@ from .standardise import Standardisation
 #: Tokens in one run of the encoder above which larger batches gain nothing on a CPU.
 _FULL_BATCH_TOKENS = 2048
 _MOST_SLICES = 16
-#: Slices in one run on a GPU, where its memory allows it: the batch that engines are built for.
+#: Slices in one run on a GPU if its memory allows: the batch size that engines are built for.
 _GPU_BATCH = max(DEFAULT_BATCHES)
 _NO_NORMALISATION = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -41,12 +41,12 @@ def plan_encoding(
     device: Device,
     encoders: EncoderPool,
 ) -> tuple[EncodingPlan, dict[str, str]]:
-    """Open the encoder's bundle and decide what the encoder will be shown.
+    """Open the encoder's bundle and decide which slices the encoder will see, and how.
 
     Slices outside `regions`, the parts of both images that can be compared, are not encoded.
 
     Returns:
-        The plan, and for each choice what was chosen and why.
+        The plan, and a line about each choice with its reason.
 
     Raises:
         InputError: the bundle does not exist, or was changed.
@@ -102,7 +102,7 @@ def _planes(
         names = (plane,)
     else:
         names, reason = (config.axis,), f"{config.axis}, as asked"
-    # Large pixels say less, so each plane is weighted by the in-plane resolution of both images.
+    # Large pixels carry less information: planes are weighted by the images' in-plane resolution.
     fineness = {
         name: float(np.prod([1 / in_plane_spacing_mm(g, name) for g in geometries]))
         for name in names
@@ -171,7 +171,7 @@ def _cpu_batch(bundle: Bundle, graphs: Sequence[Graph]) -> int:
 
 
 def _describe_tokens(planes: Sequence[PlaneStacks], config: RegistrationConfig) -> str:
-    """Say how many tokens each slice gives, and how slices are cropped and padded."""
+    """Describe the number of tokens per slice, and how slices are cropped and padded."""
     parts = []
     for plane in planes:
         grids = [stack.tokens.shape_zyx[1:] for stack in plane.stacks]
@@ -191,7 +191,7 @@ def _describe_tokens(planes: Sequence[PlaneStacks], config: RegistrationConfig) 
 
 
 def _describe_left_out(planes: Sequence[PlaneStacks]) -> str:
-    """Say how many slices can meet the other image, where not all can."""
+    """Describe how many slices can meet the other image, if not all can."""
     text = ""
     for plane in planes:
         for role, other, stack in zip(

@@ -1,4 +1,4 @@
-"""The two images of a registration: what is known of each, and the grids it is sampled on."""
+"""The two images of a registration: the properties of each, and the grids it is sampled on."""
 
 from __future__ import annotations
 

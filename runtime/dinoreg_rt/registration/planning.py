@@ -1,4 +1,4 @@
-"""`plan`: the decisions about a registration, made before any heavy work."""
+"""`plan` decides how a registration will run, before any heavy work."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def plan(
 
 
 def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> Plan:
-    """Decide what a registration of checked inputs will do; raises the errors of `plan`."""
+    """Plan a registration of checked inputs; raises the errors of `plan`."""
     device, device_reason = choose_machine(config)
     choices = {"device": device_reason}
     if config.threads > device.threads:
         choices["threads"] = (
-            f"{device.threads} of the {config.threads} asked for: this process may use no more CPUs"
+            f"{device.threads} of the {config.threads} requested: this process may use no more CPUs"
         )
     pair = _examine_both(case, config, device.host, choices)
     pair, alignment = _align(pair, config, device.host, choices)
@@ -95,7 +95,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
 def _fit(
     sizes: Sizes, device: Device, encoders: EncoderPool, choices: dict[str, str]
 ) -> tuple[Sizes, DeviceMemory]:
-    """Fit a registration to its GPU and record in `choices` what was given up."""
+    """Fit a registration to its GPU and record the reductions in `choices`."""
     encoding, held = sizes.encoding, 0
     if encoding is not None and encoders.holds(encoding.bundle, encoding.engine):
         held = sizes.engine
@@ -177,7 +177,7 @@ def _plan_features(
     encoders: EncoderPool,
     choices: dict[str, str],
 ) -> EncodingPlan | None:
-    """Plan what an encoder is shown, if there is one, and record the features in `choices`."""
+    """Plan the encoding, if there is an encoder, and record the features in `choices`."""
     if config.encoder is None:
         choices["features"] = "MIND-SSC, because no encoder was given"
         return None
