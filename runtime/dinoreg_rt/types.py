@@ -82,6 +82,8 @@ class Volume:
     pixel_type: str = "float32"
     #: Path or other name for messages and reports.
     name: str = ""
+    #: Modality in the DICOM header, such as ``CT``; empty if the image has none.
+    dicom_modality: str = ""
 
 
 @dataclass(frozen=True, eq=False)

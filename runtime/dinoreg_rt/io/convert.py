@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..types import DisplacementField, Geometry, LabelMap, Volume
-from . import nifti, validate
+from . import dicom, nifti, validate
 from .arrays import as_numpy, float32_at
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def volume_from_sitk(
         voxels = float32_at(voxels.ctypes.data, voxels.shape, owner=type(image)(image))
         voxels.flags.writeable = False
     pixel_type = pixel_type or voxels.dtype.name
-    return build_volume(voxels, sitk_geometry(image), pixel_type, name, constant=constant)
+    volume = build_volume(voxels, sitk_geometry(image), pixel_type, name, constant=constant)
+    if not image.HasMetaDataKey(dicom.MODALITY_TAG):
+        return volume
+    return replace(volume, dicom_modality=image.GetMetaData(dicom.MODALITY_TAG).strip().upper())
 
 
 def labels_from_sitk(image: sitk.Image, name: str = "labels", *, mask: bool = False) -> LabelMap:

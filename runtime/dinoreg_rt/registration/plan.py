@@ -12,6 +12,7 @@ from ..geometry import describe
 from ..images.grids import WorkingGrids
 from ..images.moving_grids import MovingGrids
 from ..images.pair import Pair, Sides, SolverSide
+from ..images.resample import uploaded
 from ..types import AffineTransform, DeviceMemory, Volume
 from .device_memory import describe_device_memory
 
@@ -29,6 +30,7 @@ class Plan:
         moving_grids: where the moving image is looked at.
         encoding: what an encoder will be shown; None without one.
         choices: what was decided for the user, and why.
+        warnings: what is open about the images, and the options that settle it.
         memory_bytes: predicted peak on the host beside what the caller holds.
         device_memory: the same on the GPU, stage by stage; None on a CPU.
     """
@@ -41,6 +43,7 @@ class Plan:
     moving_grids: MovingGrids
     encoding: EncodingPlan | None
     choices: dict[str, str]
+    warnings: tuple[str, ...]
     memory_bytes: int
     device_memory: DeviceMemory | None = None
 
@@ -61,6 +64,14 @@ class Plan:
                 moving_grids.control,
                 self.initial,
             ),
+        )
+
+    def uploaded(self, fixed: Volume, moving: Volume) -> tuple[Volume, Volume]:
+        """Return the given images, without their padding, on the plan's device."""
+        one, other = self.pair
+        return (
+            uploaded(one.volume if one.padded else fixed, self.device),
+            uploaded(other.volume if other.padded else moving, self.device),
         )
 
     def describe(self) -> str:

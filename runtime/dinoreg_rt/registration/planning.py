@@ -71,7 +71,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         choices["threads"] = (
             f"{device.threads} of the {config.threads} asked for: this process may use no more CPUs"
         )
-    pair = _examine_both(case, config, device.host, choices)
+    pair, warnings = _examine_both(case, config, device.host, choices)
     pair, alignment = _align(pair, config, device.host, choices)
     fixed, moving = pair[0].volume, pair[1].volume
     grids, decided = _decide(pair, alignment, config, device, choices)
@@ -99,6 +99,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         moving_grids=moving_grids,
         encoding=encoding,
         choices=choices,
+        warnings=warnings,
         memory_bytes=predict_memory(fixed, moving, grids, moving_grids, decided, encoding, device),
         device_memory=device_memory,
     )
@@ -106,16 +107,16 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
 
 def _examine_both(
     case: Case, config: RegistrationConfig, host: Device, choices: dict[str, str]
-) -> Pair:
-    """Examine each image by itself, on the host; `choices` says what was found."""
+) -> tuple[Pair, tuple[str, ...]]:
+    """Return the examined images, on the host, and warnings; `choices` says what was found."""
     given: tuple[tuple[Role, Volume, Array | None], tuple[Role, Volume, Array | None]] = (
         ("fixed", _on_host(case.fixed), case.fixed_mask),
         ("moving", _on_host(case.moving), case.moving_mask),
     )
     one, other = side_by_side(lambda image, _: examine(*image, config), given, host)
-    for image, reason in (one, other):
-        choices[f"{image.role} modality"] = reason
-    return one[0], other[0]
+    for image, findings in (one, other):
+        choices[f"{image.role} modality"] = findings.modality
+    return (one[0], other[0]), one[1].warnings + other[1].warnings
 
 
 def _decide(

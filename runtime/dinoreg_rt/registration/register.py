@@ -29,7 +29,6 @@ from ..fields.solve import (
 )
 from ..fields.warp import warp_volume
 from ..images.pair import Sides
-from ..images.resample import uploaded
 from ..io.arrays import check_device
 from ..io.hashes import content_hash, versions
 from ..quality.metrics import run_quality
@@ -107,7 +106,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         device_memory_errors(plan_.device_memory, device, timer),
     ):
         with timer.stage("field of view"):
-            images = uploaded(case.fixed, device), uploaded(case.moving, device)
+            images = plan_.uploaded(case.fixed, case.moving)
             sides = plan_.sides(*images)
             counts = field_of_view(sides, case.weights, device)
         match = _match(sides, counts, plan_, timer, report, encoders, keep=keep_features)
@@ -118,7 +117,11 @@ def register(  # noqa: PLR0913 - all but the images by name
         # A GPU is at work still: nothing has waited for it since the features. By its events this
         # lasts as long as it waits for the host here.
         with timer.stage("hash"):
-            hashes = {str(image.role): content_hash(image.volume) for image in plan_.pair}
+            given = zip(plan_.pair, (case.fixed, case.moving), strict=True)
+            hashes = {
+                str(image.role): content_hash(volume if image.padded else image.volume)
+                for image, volume in given
+            }
         with timer.stage("quality"):
             quality = _quality(match, fields, plan_)
             encoding = None if match.encoding is None else match.encoding()
@@ -143,6 +146,8 @@ def register(  # noqa: PLR0913 - all but the images by name
         encoding=encoding,
         features=match.features,
         choices=plan_.choices,
+        warnings=plan_.warnings,
+        water=(plan_.pair[0].water, plan_.pair[1].water),
         alignment=plan_.alignment.numbers(),
         device_memory=plan_.device_memory,
         timings_ms=timings_ms,

@@ -98,6 +98,8 @@ class RegistrationResult:
         encoding: what an encoder contributed; None without one.
         features: of both images; None unless asked for.
         choices: what was decided for the user and why, one entry a decision.
+        warnings: what is open about the images, and the options that settle it.
+        water: intensity of water in the fixed and the moving image; None for images not in HU.
         alignment: similarity, confidence and overlap of the initial alignment, 0..1 but for the
             similarity; empty where it was given, not searched.
         device_memory: what was predicted of the GPU's memory; None on a CPU.
@@ -117,6 +119,8 @@ class RegistrationResult:
     encoding: EncodingSummary | None = None
     features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    water: tuple[float | None, float | None] = (None, None)
     alignment: dict[str, float] = field(default_factory=dict)
     device_memory: DeviceMemory | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
