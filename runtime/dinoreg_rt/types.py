@@ -87,6 +87,8 @@ class Volume:
     geometry: Geometry
     pixel_type: str = "float32"
     name: str = ""
+    #: Modality in the DICOM header, such as ``CT``; empty if the image has none.
+    dicom_modality: str = ""
 
 
 @dataclass(frozen=True, eq=False)

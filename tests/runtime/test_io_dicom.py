@@ -27,6 +27,14 @@ def test_series_is_sorted_and_rescaled(tmp_path: Path) -> None:
     assert np.issubdtype(np.dtype(volume.pixel_type), np.integer)
 
 
+def test_modality_of_the_header(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    volume = io.read_volume(tmp_path / "ct")
+    assert volume.dicom_modality == "CT"
+    io.write_volume(tmp_path / "ct.nii.gz", volume)
+    assert io.read_volume(tmp_path / "ct.nii.gz").dicom_modality == ""
+
+
 def test_several_series_are_listed_and_one_can_be_named(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     write_series(tmp_path / "ct", uid=f"{UID}.2", description="delayed")

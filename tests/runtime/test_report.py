@@ -20,7 +20,7 @@ from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.console.progress import reporting
 from dinoreg_rt.quality.trust import judge, quality_warnings
 from dinoreg_rt.registration.result import RegistrationResult
-from dinoreg_rt.run.report import RunReport, build_report, hash_input, hash_output
+from dinoreg_rt.run.report import RunReport, build_report, hash_input, hash_output, run_warnings
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
 
 
@@ -69,6 +69,11 @@ def test_schema_describes_every_field() -> None:
     schema = RunReport.model_json_schema()
     assert schema["properties"]["schema_version"]["const"] == 2
     assert set(make_report().model_dump()) == set(schema["properties"])
+
+
+def test_what_is_open_about_the_images_is_a_warning() -> None:
+    result = replace(make_result(), warnings=("the fixed image may be a CT",))
+    assert run_warnings(result) == ["the fixed image may be a CT"]
 
 
 @pytest.mark.parametrize(

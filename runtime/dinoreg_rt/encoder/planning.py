@@ -18,7 +18,7 @@ from ..engines.trt import DEFAULT_BATCHES
 from ..errors import RegistrationError
 from ..images.moving_grids import Region
 from ..images.pair import Pair
-from ..types import Geometry, Modality
+from ..types import Geometry
 from .encoding import EncodingPlan, activation_bytes
 from .framing import frames_of, picture_extent, shown_boxes
 from .open_encoders import EncoderPool
@@ -83,10 +83,20 @@ def plan_encoding(
 
 
 def shown_window(
-    modality: Modality, window: tuple[float, float], config: RegistrationConfig
+    water: float | None, window: tuple[float, float], config: RegistrationConfig
 ) -> tuple[float, float]:
-    """Return the intensities that an encoder sees as 0 and 1: for a CT, its encoder window."""
-    return config.encoder_ct_window_hu if modality == "ct" else window
+    """Return the intensities that the encoder sees as 0 and 1.
+
+    Args:
+        water: intensity of water in a CT in Hounsfield units, whose window is the encoder's own;
+            None for other images.
+        window: the window of other images.
+        config: the encoder's window.
+    """
+    if water is None:
+        return window
+    low, high = config.encoder_ct_window_hu
+    return low + water, high + water
 
 
 def _planes(
@@ -130,7 +140,7 @@ def _plane_stacks(
     frames = frames_of(shown, picture, bundle.token_grid(graph), padding, scale)
     stacks = []
     for image, region, frame in zip(pair, regions, frames, strict=True):
-        window = shown_window(image.modality, image.window, config)
+        window = shown_window(image.water, image.window, config)
         stack = plan_slices(
             image.volume,
             window,

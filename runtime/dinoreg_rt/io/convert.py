@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..types import DisplacementField, Geometry, LabelMap, Volume
-from . import nifti, validate
+from . import dicom, nifti, validate
 from .arrays import as_numpy, float32_at
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def volume_from_sitk(
             validate.remember_finite(voxels)
     volume = build_volume(voxels, sitk_geometry(image), pixel_type, name, constant=constant)
     validate.remember_finite(volume.array)
-    return volume
+    if not image.HasMetaDataKey(dicom.MODALITY_TAG):
+        return volume
+    return replace(volume, dicom_modality=image.GetMetaData(dicom.MODALITY_TAG).strip().upper())
 
 
 def labels_from_sitk(image: sitk.Image, name: str = "labels", *, mask: bool = False) -> LabelMap:

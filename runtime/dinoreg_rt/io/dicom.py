@@ -26,7 +26,14 @@ _IMAGE_CLASS = re.compile(
     r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(1|2|3|4|6|7|12|13|14|20|77|128|130)\b"
 )
 _SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
-_TAGS = {"position": "0020|0032", "orientation": "0020|0037", "description": "0008|103e"}
+#: Name of the tag that `read_series` leaves in the image.
+MODALITY_TAG = "0008|0060"
+_TAGS = {
+    "modality": MODALITY_TAG,
+    "position": "0020|0032",
+    "orientation": "0020|0037",
+    "description": "0008|103e",
+}
 
 
 class _Slice(NamedTuple):
@@ -119,11 +126,13 @@ def read_series(folder: Path, uid: str | None = None) -> tuple[sitk.Image, str]:
     reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
         with quiet_itk():
-            return reader.Execute(), pixel_type
+            image = reader.Execute()
     except RuntimeError as error:
         raise InputError(
             f"{folder}: the series cannot be read: {str(error).strip().splitlines()[-1]}"
         ) from error
+    image.SetMetaData(MODALITY_TAG, _read_tags(slices[0].file).get("modality", ""))
+    return image, pixel_type
 
 
 def _check_unread(folder: Path, read: set[str]) -> None:

@@ -12,6 +12,8 @@ from ..geometry import describe
 from ..images.grids import WorkingGrids
 from ..images.moving_grids import MovingGrids
 from ..images.pair import Pair, Sides, SolverSide
+from ..images.resample import uploaded
+from ..io.hashes import content_hash
 from ..types import AffineTransform, DeviceMemory, Volume
 from .memory import describe_device_memory
 from .sizes import Sizes
@@ -30,6 +32,7 @@ class Plan:
         moving_grids: the grids on which the moving image is sampled.
         encoding: the slices that an encoder is shown; None without an encoder.
         choices: automatic decisions with their reasons, by the name of the decision.
+        warnings: what the images leave open, and the options that settle it.
         memory_bytes: predicted peak on the host in addition to the caller's images.
         device_memory: predicted peak of each stage on the GPU; None on a CPU.
     """
@@ -42,6 +45,7 @@ class Plan:
     moving_grids: MovingGrids
     encoding: EncodingPlan | None
     choices: dict[str, str]
+    warnings: tuple[str, ...]
     memory_bytes: int
     device_memory: DeviceMemory | None = None
 
@@ -76,6 +80,21 @@ class Plan:
                 self.initial,
             ),
         )
+
+    def uploaded(self, fixed: Volume, moving: Volume) -> tuple[Volume, Volume]:
+        """Return the given images, without their padding, on the plan's device."""
+        one, other = self.pair
+        return (
+            uploaded(one.volume if one.padded else fixed, self.device),
+            uploaded(other.volume if other.padded else moving, self.device),
+        )
+
+    def hashes(self, fixed: Volume, moving: Volume) -> dict[str, str]:
+        """Hash the given images, on the host and with their padding."""
+        return {
+            str(image.role): content_hash(given if image.padded else image.volume)
+            for image, given in zip(self.pair, (fixed, moving), strict=True)
+        }
 
     def describe(self) -> str:
         """Return a readable summary of grids, search and memory, a few lines long."""

@@ -66,7 +66,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         choices["threads"] = (
             f"{device.threads} of the {config.threads} requested: this process may use no more CPUs"
         )
-    pair = _examine_both(case, config, device.host, choices)
+    pair, warnings = _examine_both(case, config, device.host, choices)
     pair, alignment = _align(pair, config, device.host, choices)
     fixed, moving = pair[0].volume, pair[1].volume
     grids, decided = _decide(pair, alignment, config, device, choices)
@@ -87,6 +87,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         moving_grids=moving_grids,
         encoding=sizes.encoding,
         choices=choices,
+        warnings=warnings,
         memory_bytes=predict_host(sizes),
         device_memory=device_memory,
     )
@@ -109,16 +110,16 @@ def _fit(
 
 def _examine_both(
     case: Case, config: RegistrationConfig, host: Device, choices: dict[str, str]
-) -> Pair:
-    """Examine each image by itself on the host and record the findings in `choices`."""
+) -> tuple[Pair, tuple[str, ...]]:
+    """Examine each image by itself on the host; return warnings and fill in `choices`."""
     given: tuple[tuple[Role, Volume, Array | None], tuple[Role, Volume, Array | None]] = (
         ("fixed", _on_host(case.fixed), case.fixed_mask),
         ("moving", _on_host(case.moving), case.moving_mask),
     )
     one, other = side_by_side(lambda image, _: examine(*image, config), given, host)
-    for image, reason in (one, other):
-        choices[f"{image.role} modality"] = reason
-    return one[0], other[0]
+    for image, findings in (one, other):
+        choices[f"{image.role} modality"] = findings.modality
+    return (one[0], other[0]), one[1].warnings + other[1].warnings
 
 
 def _decide(

@@ -29,9 +29,8 @@ from ..fields.solve import (
     whole_displacement,
 )
 from ..fields.warp import warp_volume
-from ..images.resample import uploaded
 from ..io.arrays import check_device
-from ..io.hashes import content_hash, versions
+from ..io.hashes import versions
 from ..quality.metrics import run_quality
 from ..quality.mirror_test import DecoySearches, search_decoys
 from ..types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
@@ -101,14 +100,14 @@ def register(  # noqa: PLR0913 - all but the images by name
     run = _Run(plan, stage_timer(plan.device), progress or (lambda stage, fraction: None))
     with run.on_device():
         with run.timer.stage("field of view"):
-            images = uploaded(case.fixed, plan.device), uploaded(case.moving, plan.device)
+            images = plan.uploaded(case.fixed, case.moving)
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
         match = _match(images, counts, run, encoders, keep=keep_features)
         fields = _fields(match.solution, *images, run)
         # A GPU is still working, because nothing has waited for it since the features. Timed by its
         # events, this stage lasts for as long as it waits for the host here.
         with run.timer.stage("hash"):
-            hashes = {str(image.role): content_hash(image.volume) for image in plan.pair}
+            hashes = plan.hashes(case.fixed, case.moving)
         with run.timer.stage("quality"):
             quality = _quality(match, fields, plan)
             encoding = None if match.encoding is None else match.encoding()
@@ -291,6 +290,8 @@ def _result(
         encoding=encoding,
         features=features,
         choices=plan.choices,
+        warnings=plan.warnings,
+        water=(plan.pair[0].water, plan.pair[1].water),
         alignment=plan.alignment.numbers(),
         device_memory=plan.device_memory,
         timings_ms=run.timer.finish(),

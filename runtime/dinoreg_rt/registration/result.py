@@ -100,6 +100,8 @@ class RegistrationResult:
         encoding: what an encoder contributed; None without an encoder.
         features: the features of both images; None unless requested.
         choices: automatic decisions with their reasons, by the name of the decision.
+        warnings: what the images leave open, and the options that settle it.
+        water: intensity of water in the fixed and the moving image; None for images not in HU.
         alignment: similarity, confidence and overlap of the initial alignment, the last two 0..1;
             empty if it was given instead of searched for.
         device_memory: the prediction for the GPU's memory; None on a CPU.
@@ -119,6 +121,8 @@ class RegistrationResult:
     encoding: EncodingSummary | None = None
     features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    water: tuple[float | None, float | None] = (None, None)
     alignment: dict[str, float] = field(default_factory=dict)
     device_memory: DeviceMemory | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)

@@ -193,7 +193,7 @@ def build_report(
 
 def run_warnings(result: RegistrationResult) -> list[str]:
     """Return warnings to consider before using the result."""
-    found = quality_warnings(result.quality)
+    found = [*result.warnings, *quality_warnings(result.quality)]
     if result.encoding is not None and result.encoding.random_weights:
         found.append("the encoder's weights are random: its features mean nothing")
     return found
