@@ -82,6 +82,10 @@ class Volume:
     pixel_type: str = "float32"
     #: Path or other name for messages and reports.
     name: str = ""
+    #: Modality according to the file's header (DICOM); None if it names neither.
+    modality_hint: Modality | None = None
+    #: What was corrected when the file was read, as clauses about it, for reports.
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

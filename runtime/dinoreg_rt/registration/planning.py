@@ -114,6 +114,8 @@ def _examine_both(
     )
     one, other = side_by_side(lambda image, _: examine(*image, config), given, host)
     for image, reason in (one, other):
+        if image.volume.notes:
+            choices[f"{image.role} image"] = "; ".join(image.volume.notes)
         choices[f"{image.role} modality"] = reason
     return one[0], other[0]
 

@@ -1,0 +1,170 @@
+"""The voxels of a stack of DICOM slices."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .convert import quiet_itk
+from .dicom_headers import Slice, last_line
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+#: Modalities whose values after rescaling are physical, however they are displayed.
+_PHYSICAL = ("CT", "PT", "NM")
+#: SpacingBetweenSlices, (0018,0088), with its value: little endian with and without the type, and
+#: big endian.
+_SPACING_ELEMENT = re.compile(
+    rb"(?:\x18\x00\x88\x00(?:DS(..)|(..)\x00\x00)|\x00\x18\x00\x88DS(..))([ 0-9.eE+-]*)", re.DOTALL
+)
+
+
+def read_pixels(slices: Sequence[Slice], name: str) -> sitk.Image:
+    """Read slices in the given order, each with its own rescale slope and intercept.
+
+    Returns:
+        A float32 image, whose geometry is to be set.
+
+    Raises:
+        InputError: a file is damaged, or of a kind that GDCM cannot read.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageSeriesReader()
+    # Slopes may differ between slices (PET); integers of the first slice's type would clip them.
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    with _readable(slices) as files:
+        reader.SetFileNames(files)
+        try:
+            with quiet_itk():
+                return reader.Execute()
+        except RuntimeError as error:
+            raise InputError(f"{name}: the series cannot be read: {last_line(error)}") from error
+
+
+def pixel_type_of(slices: Sequence[Slice]) -> str:
+    """Return the NumPy name of the smallest pixel type that holds the values of all slices."""
+    return np.result_type(*{s.pixel_type for s in slices}).name
+
+
+def correct_values(
+    voxels: NDArray[np.float32], slices: Sequence[Slice]
+) -> tuple[NDArray[np.float32] | None, tuple[str, ...]]:
+    """Undo GDCM's inversion of MONOCHROME1 where it is wrong, and replace padding.
+
+    Args:
+        voxels: (D, H, W) as GDCM read them, in the order of `slices`; not changed.
+        slices: the headers.
+
+    Returns:
+        Changed voxels or None if they are right, and notes about what was changed.
+    """
+    notes = []
+    changed = None
+    if slices[0].tags.get("PhotometricInterpretation") == "MONOCHROME1":
+        changed = _as_stored(voxels, slices)
+        if slices[0].tags.get("Modality") not in _PHYSICAL:
+            changed = changed.min() + changed.max() - changed
+            notes.append("its values were inverted, because its smallest one is shown white")
+    padded, note = _without_padding(voxels if changed is None else changed, slices)
+    return (changed if padded is None else padded), (*notes, *note)
+
+
+def _as_stored(voxels: NDArray[np.float32], slices: Sequence[Slice]) -> NDArray[np.float32]:
+    """Return the rescaled values of MONOCHROME1, which GDCM inverts before it rescales them."""
+    stored = np.empty_like(voxels)
+    for plane, read, one in zip(stored, voxels, slices, strict=True):
+        signed = one.number("PixelRepresentation", 0) == 1
+        # GDCM makes highest - v of a stored value v.
+        highest = -1.0 if signed else 2 ** one.number("BitsStored", 16) - 1
+        slope, intercept = _rescale(one)
+        plane[...] = (slope * highest + 2 * intercept) - read.astype(np.float64)
+    return stored
+
+
+def _without_padding(
+    voxels: NDArray[np.float32], slices: Sequence[Slice]
+) -> tuple[NDArray[np.float32] | None, tuple[str, ...]]:
+    """Give padding the lowest value of the others, so that it counts as background."""
+    if not any("PixelPaddingValue" in s.tags for s in slices):
+        return None, ()
+    padding = np.zeros(voxels.shape, bool)
+    for plane, read, one in zip(padding, voxels, slices, strict=True):
+        if (limits := _padding_limits(one)) is not None:
+            np.logical_and(read >= limits[0], read <= limits[1], out=plane)
+    count = int(np.count_nonzero(padding))
+    if count in (0, voxels.size):
+        return None, ()
+    lowest = voxels.min(where=~padding, initial=np.inf)
+    values = voxels[padding]
+    # Zeros below everything else are an ordinary background.
+    if not values.any() and lowest > 0:
+        return None, ()
+    note = (
+        f"{count} voxels are padding ({values.min():g}, PixelPaddingValue); they have the lowest "
+        f"other value, {lowest:g}"
+    )
+    return np.where(padding, lowest, voxels), (note,)
+
+
+def _padding_limits(one: Slice) -> tuple[float, float] | None:
+    """Return the lowest and highest rescaled value of padding; None if the slice has none."""
+    stored = one.number("PixelPaddingValue", np.nan)
+    if np.isnan(stored):
+        return None
+    slope, intercept = _rescale(one)
+    limits = []
+    for value in (stored, one.number("PixelPaddingRangeLimit", stored)):
+        if one.number("PixelRepresentation", 0) == 1 and value > 32767:
+            value -= 65536  # stored as unsigned, although the pixels are signed
+        elif one.number("PixelRepresentation", 0) == 0 and value < 0:
+            value += 65536
+        limits.append(slope * value + intercept)
+    return min(limits) - abs(slope) / 2, max(limits) + abs(slope) / 2
+
+
+def _rescale(one: Slice) -> tuple[float, float]:
+    # GDCM takes a slope of 0 as 1.
+    return one.number("RescaleSlope", 1.0) or 1.0, one.number("RescaleIntercept", 0.0)
+
+
+@contextmanager
+def _readable(slices: Sequence[Slice]) -> Iterator[list[str]]:
+    """Give the files to read: copies of those whose SpacingBetweenSlices is 0, which ITK refuses.
+
+    The spacing follows from the positions of the slices, so the value 1 in the copies is not used.
+    """
+    if all(s.number("SpacingBetweenSlices", 1.0) for s in slices):
+        yield [s.file for s in slices]
+        return
+    with tempfile.TemporaryDirectory(prefix="dinoreg-dicom-") as folder:
+        files = []
+        for i, one in enumerate(slices):
+            files.append(one.file)
+            if not one.number("SpacingBetweenSlices", 1.0):
+                files[-1] = str(Path(folder) / f"{i}.dcm")
+                _copy_with_spacing(Path(one.file), Path(files[-1]))
+        yield files
+
+
+def _copy_with_spacing(file: Path, copy: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    found = _SPACING_ELEMENT.search(raw)
+    if found is None:  # a deflated file, which ITK then reports
+        shutil.copy(file, copy)
+        return
+    start, little = found.start(4), raw[found.start()] == 0x18
+    length = found[1] or found[2] or found[3]
+    size = int.from_bytes(length, "little" if little else "big")
+    raw[start : start + size] = b"1".ljust(size)
+    copy.write_bytes(raw)
