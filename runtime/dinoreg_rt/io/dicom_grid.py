@@ -61,6 +61,8 @@ def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Geometry, tu
     if uneven > _NEGLIGIBLE:
         step, shift = _nominal(ordered, step, positions - middle, index)
         middle = middle + shift
+        off = positions - middle - np.outer(index, step)
+        uneven = float(np.linalg.norm(off, axis=1).max())
     geometry, moved_mm = _grid(ordered, cosines, step, middle)
     notes = []
     if moved_mm > _REPORTED_MM:

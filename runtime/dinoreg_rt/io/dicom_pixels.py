@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -160,9 +159,8 @@ def _readable(slices: Sequence[Slice]) -> Iterator[list[str]]:
 def _copy_with_spacing(file: Path, copy: Path) -> None:
     raw = bytearray(file.read_bytes())
     found = _SPACING_ELEMENT.search(raw)
-    if found is None:  # a deflated file, which ITK then reports
-        shutil.copy(file, copy)
-        return
+    if found is None:  # in a deflated file
+        raise InputError(f"{file}: its SpacingBetweenSlices (0018,0088) is 0: correct it")
     start, little = found.start(4), raw[found.start()] == 0x18
     length = found[1] or found[2] or found[3]
     size = int.from_bytes(length, "little" if little else "big")

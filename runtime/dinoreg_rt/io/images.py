@@ -22,7 +22,7 @@ from .convert import (
     sitk_geometry,
     volume_from_sitk,
 )
-from .paths import check_name, output_errors
+from .paths import check_input, check_name, output_errors
 from .staging import staged_file
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _read(path: str | os.PathLike[str], components: int) -> _Image:
         path: as for `read_volume`.
         components: wanted number of values per voxel; 0 accepts any number and any values.
     """
-    check_name(path)
+    check_input(path)
     file, series = dicom.split_series(path)
     if not file.exists():
         raise InputError(f"{file}: no such file or folder")
