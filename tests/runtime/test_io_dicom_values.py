@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_series import STEP_MM, write_raw
+from dicom_series import STEP_MM, element, write_raw
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError
@@ -184,6 +184,22 @@ def test_pixel_spacing_that_is_none(tmp_path: Path, spacing: str | None) -> None
     match = r"im000\.dcm: its pixel spacing is '.*'; two positive numbers in mm are needed"
     with pytest.raises(InputError, match=match):
         read(tmp_path, UNSIGNED, lambda tags, k: tags.update(PixelSpacing=spacing))
+
+
+@pytest.mark.parametrize("missing", [1, 2, 14, 40])
+def test_pixels_that_are_too_few(tmp_path: Path, missing: int) -> None:
+    """GDCM takes the others from arbitrary memory."""
+    raw = UNSIGNED[2].tobytes()[: -2 * missing]
+    match = rf"im002\.dcm: has {len(raw)} bytes of pixels, but its header announces 84"
+    with pytest.raises(InputError, match=match):
+        read(tmp_path, UNSIGNED, lambda t, k: t.update(PixelData=raw) if k == 2 else None)
+
+
+def test_bytes_after_the_pixels(tmp_path: Path) -> None:
+    write_raw(tmp_path / "s", UNSIGNED)
+    for file in (tmp_path / "s").iterdir():
+        file.write_bytes(file.read_bytes() + element(0xFFFC, 0xFFFC, "OB", bytes(30)))
+    np.testing.assert_array_equal(io.read_volume(tmp_path / "s").array, UNSIGNED)
 
 
 @pytest.mark.parametrize("name", ["ImagePositionPatient", "ImageOrientationPatient"])

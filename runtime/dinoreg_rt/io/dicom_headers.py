@@ -39,6 +39,7 @@ _TAGS = {
     "Rows": "0028|0010",
     "Columns": "0028|0011",
     "PixelSpacing": "0028|0030",
+    "BitsAllocated": "0028|0100",
     "BitsStored": "0028|0101",
     "PixelRepresentation": "0028|0103",
     "PixelPaddingValue": "0028|0120",

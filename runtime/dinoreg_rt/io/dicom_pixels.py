@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,8 @@ _PHYSICAL = ("CT", "PT", "NM")
 _SPACING_ELEMENT = re.compile(
     rb"(?:\x18\x00\x88\x00(?:DS(..)|(..)\x00\x00)|\x00\x18\x00\x88DS(..))([ 0-9.eE+-]*)", re.DOTALL
 )
+#: PixelData, (7FE0,0010), in little and in big endian.
+_PIXEL_DATA = re.compile(rb"\xe0\x7f\x10\x00|\x7f\xe0\x00\x10")
 
 
 def read_pixels(slices: Sequence[Slice], name: str) -> sitk.Image:
@@ -39,6 +43,8 @@ def read_pixels(slices: Sequence[Slice], name: str) -> sitk.Image:
     """
     import SimpleITK as sitk
 
+    for one in slices:
+        _check_length(one)
     reader = sitk.ImageSeriesReader()
     # Slopes may differ between slices (PET); integers of the first slice's type would clip them.
     reader.SetOutputPixelType(sitk.sitkFloat32)
@@ -49,6 +55,33 @@ def read_pixels(slices: Sequence[Slice], name: str) -> sitk.Image:
                 return reader.Execute()
         except RuntimeError as error:
             raise InputError(f"{name}: the series cannot be read: {last_line(error)}") from error
+
+
+def _check_length(one: Slice) -> None:
+    """Require that a slice has all its pixels: GDCM takes what is missing from arbitrary memory."""
+    wanted = int(one.tags["Rows"]) * int(one.tags["Columns"])
+    wanted = wanted * int(one.number("BitsAllocated", 16)) // 8
+    with open(one.file, "rb") as stream:
+        even = wanted + wanted % 2
+        stream.seek(-min(even + 12, stream.seek(0, os.SEEK_END)), os.SEEK_END)
+        head = stream.read(12)
+        if _PIXEL_DATA.search(head) and head.endswith(even.to_bytes(4, "little")):
+            return  # the pixels are whole and end the file
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            lengths = [_element_length(raw, m.start()) for m in _PIXEL_DATA.finditer(raw)]
+    # Compressed pixels have an undefined length, and in a deflated file nothing is found.
+    if lengths and max(lengths) < wanted:
+        raise InputError(
+            f"{one.file}: has {max(lengths)} bytes of pixels, but its header announces {wanted}: "
+            "copy it again, or move it out of the folder"
+        )
+
+
+def _element_length(raw: mmap.mmap, start: int) -> int:
+    order: Literal["little", "big"] = "little" if raw[start] == 0xE0 else "big"
+    explicit = raw[start + 4 : start + 6] in (b"OW", b"OB")
+    at = start + (8 if explicit else 4)
+    return int.from_bytes(raw[at : at + 4], order)
 
 
 def pixel_type_of(slices: Sequence[Slice]) -> str:
