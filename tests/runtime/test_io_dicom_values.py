@@ -98,6 +98,21 @@ def test_white_is_low_in_an_mr(tmp_path: Path, bits: int) -> None:
     assert "its values were inverted" in volume.notes[0]
 
 
+def test_padding_of_an_inverted_mr(tmp_path: Path) -> None:
+    stored = UNSIGNED.copy()
+    stored[:, :2] = 0
+
+    def change(tags: dict[str, Any], k: int) -> None:
+        tags |= {"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 0}
+        tags |= {"RescaleSlope": 1, "RescaleIntercept": 1}
+
+    volume = read(tmp_path, stored, change)
+    low, high = int(UNSIGNED[:, 2:].min()), int(UNSIGNED[:, 2:].max())
+    expected = low + high + 1 - UNSIGNED.astype(int)
+    expected[:, :2] = low + 1
+    np.testing.assert_array_equal(volume.array, expected)
+
+
 def test_photometric_interpretations_are_not_mixed(tmp_path: Path) -> None:
     def change(tags: dict[str, Any], k: int) -> None:
         tags["PhotometricInterpretation"] = f"MONOCHROME{1 + (k > 0)}"
@@ -128,8 +143,19 @@ def test_padding_becomes_background(tmp_path: Path, padding: int, limit: int | N
     expected = UNSIGNED.astype(int) - 1024
     expected[:, :2] = expected[:, 2:].min()
     np.testing.assert_array_equal(volume.array, expected)
-    shown = -3024 if limit is None else 38976
+    shown = "-3024" if limit is None else "38976 to 39976"
     assert f"70 voxels are padding ({shown}, PixelPaddingValue)" in volume.notes[0]
+
+
+def test_padding_among_the_values(tmp_path: Path) -> None:
+    """A wrong PixelPaddingValue of 0 on signed Hounsfield units would take water away."""
+    stored = UNSIGNED.astype(np.int16) - 1500
+    stored[:, :2] = 0
+    volume = read(tmp_path, stored, lambda tags, k: tags.update(PixelPaddingValue=0))
+    np.testing.assert_array_equal(volume.array, stored)
+    assert volume.notes == (
+        "its PixelPaddingValue (0) lies among the other values and was not replaced",
+    )
 
 
 def test_zero_is_a_background(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InputError
 from ..types import Modality
-from .convert import array_to_sitk, quiet_itk, set_geometry, sitk_view
+from .arrays import float32_at
+from .convert import quiet_itk, set_geometry, sitk_view
 from .dicom_grid import stack
 from .dicom_headers import header_reader, read_slices, read_tags
 from .dicom_pixels import correct_values, pixel_type_of, read_pixels
@@ -121,9 +122,8 @@ def read_series(folder: Path, selection: str | None = None) -> Series:
     check_alike(slices, name)
     slices, geometry, notes = stack(slices, name)
     image = read_pixels(slices, name)
-    voxels, more = correct_values(sitk_view(image), slices)
-    if voxels is not None:
-        image = array_to_sitk(voxels, geometry)
+    view = sitk_view(image)  # a read-only view of memory that nothing else uses yet
+    more = correct_values(float32_at(view.ctypes.data, view.shape, image), slices)
     set_geometry(image, geometry)
     modality = _MODALITIES.get(slices[0].tags.get("Modality", ""))
     return Series(image, pixel_type_of(slices), modality, (*notes, *more))

@@ -89,80 +89,84 @@ def pixel_type_of(slices: Sequence[Slice]) -> str:
     return np.result_type(*{s.pixel_type for s in slices}).name
 
 
-def correct_values(
-    voxels: NDArray[np.float32], slices: Sequence[Slice]
-) -> tuple[NDArray[np.float32] | None, tuple[str, ...]]:
+def correct_values(voxels: NDArray[np.float32], slices: Sequence[Slice]) -> tuple[str, ...]:
     """Undo GDCM's inversion of MONOCHROME1 where it is wrong, and replace padding.
 
     Args:
-        voxels: (D, H, W) as GDCM read them, in the order of `slices`; not changed.
+        voxels: (D, H, W) as GDCM read them, in the order of `slices`; they are changed in place.
         slices: the headers.
 
     Returns:
-        Changed voxels or None if they are right, and notes about what was changed.
+        Notes about what was changed.
     """
+    white_is_low = slices[0].tags.get("PhotometricInterpretation") == "MONOCHROME1"
+    inverted = white_is_low and slices[0].tags.get("Modality") not in _PHYSICAL
     notes = []
-    changed = None
-    if slices[0].tags.get("PhotometricInterpretation") == "MONOCHROME1":
-        changed = _as_stored(voxels, slices)
-        if slices[0].tags.get("Modality") not in _PHYSICAL:
-            changed = changed.min() + changed.max() - changed
-            notes.append("its values were inverted, because its smallest one is shown white")
-    padded, note = _without_padding(voxels if changed is None else changed, slices)
-    return (changed if padded is None else padded), (*notes, *note)
+    if white_is_low:
+        _store(voxels, slices)
+    if any("PixelPaddingValue" in one.tags for one in slices):
+        notes += _replace_padding(voxels, slices, inverted=inverted)
+    if inverted:
+        np.subtract(voxels.min() + voxels.max(), voxels, out=voxels)
+        notes.append("its values were inverted, because its smallest one is shown white")
+    return tuple(notes)
 
 
-def _as_stored(voxels: NDArray[np.float32], slices: Sequence[Slice]) -> NDArray[np.float32]:
-    """Return the rescaled values of MONOCHROME1, which GDCM inverts before it rescales them."""
-    stored = np.empty_like(voxels)
-    for plane, read, one in zip(stored, voxels, slices, strict=True):
+def _store(voxels: NDArray[np.float32], slices: Sequence[Slice]) -> None:
+    """Restore the rescaled values of MONOCHROME1, which GDCM inverts before it rescales them."""
+    for plane, one in zip(voxels, slices, strict=True):
         signed = one.number("PixelRepresentation", 0) == 1
         # GDCM makes highest - v of a stored value v.
         highest = -1.0 if signed else 2 ** one.number("BitsStored", 16) - 1
         slope, intercept = _rescale(one)
-        plane[...] = (slope * highest + 2 * intercept) - read.astype(np.float64)
-    return stored
+        plane[...] = (slope * highest + 2 * intercept) - plane.astype(np.float64)
 
 
-def _without_padding(
-    voxels: NDArray[np.float32], slices: Sequence[Slice]
-) -> tuple[NDArray[np.float32] | None, tuple[str, ...]]:
-    """Give padding the lowest value of the others, so that it counts as background."""
-    if not any("PixelPaddingValue" in s.tags for s in slices):
-        return None, ()
-    padding = np.zeros(voxels.shape, bool)
-    for plane, read, one in zip(padding, voxels, slices, strict=True):
-        if (limits := _padding_limits(one)) is not None:
-            np.logical_and(read >= limits[0], read <= limits[1], out=plane)
-    count = int(np.count_nonzero(padding))
-    if count in (0, voxels.size):
-        return None, ()
-    lowest = voxels.min(where=~padding, initial=np.inf)
-    values = voxels[padding]
+def _replace_padding(
+    voxels: NDArray[np.float32], slices: Sequence[Slice], *, inverted: bool
+) -> list[str]:
+    """Give padding the lowest of the other values (or the highest, which is `inverted` later)."""
+    masks, found = [], []
+    lowest, highest = np.inf, -np.inf
+    for plane, one in zip(voxels, slices, strict=True):
+        low, high = _padding_range(one)
+        half = abs(_rescale(one)[0]) / 2
+        mask = (plane >= low - half) & (plane <= high + half)
+        masks.append(mask)
+        if mask.any():
+            found += [low, high]
+        lowest = min(lowest, float(np.where(mask, np.inf, plane).min()))
+        highest = max(highest, float(np.where(mask, -np.inf, plane).max()))
     # Zeros below everything else are an ordinary background.
-    if not values.any() and lowest > 0:
-        return None, ()
-    note = (
-        f"{count} voxels are padding ({values.min():g}, PixelPaddingValue); they have the lowest "
-        f"other value, {lowest:g}"
-    )
-    return np.where(padding, lowest, voxels), (note,)
+    if not found or lowest > highest or (not any(found) and lowest > 0):
+        return []
+    low, high = min(found), max(found)
+    which = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    if lowest <= high and low <= highest:
+        return [f"its PixelPaddingValue ({which}) lies among the other values and was not replaced"]
+    background = highest if inverted else lowest
+    for plane, mask in zip(voxels, masks, strict=True):
+        np.copyto(plane, np.float32(background), where=mask)
+    count = sum(map(np.count_nonzero, masks))
+    return [
+        f"{count} voxels are padding ({which}, PixelPaddingValue); they were given the "
+        f"{'highest' if inverted else 'lowest'} other value, {background:g}"
+    ]
 
 
-def _padding_limits(one: Slice) -> tuple[float, float] | None:
-    """Return the lowest and highest rescaled value of padding; None if the slice has none."""
+def _padding_range(one: Slice) -> tuple[float, float]:
+    """Return the lowest and highest rescaled value of padding; NaN if the slice has none."""
     stored = one.number("PixelPaddingValue", np.nan)
-    if np.isnan(stored):
-        return None
     slope, intercept = _rescale(one)
+    signed = one.number("PixelRepresentation", 0) == 1
     limits = []
     for value in (stored, one.number("PixelPaddingRangeLimit", stored)):
-        if one.number("PixelRepresentation", 0) == 1 and value > 32767:
-            value -= 65536  # stored as unsigned, although the pixels are signed
-        elif one.number("PixelRepresentation", 0) == 0 and value < 0:
+        if signed and value > 32767:  # written as unsigned, although the pixels are signed
+            value -= 65536
+        elif not signed and value < 0:
             value += 65536
         limits.append(slope * value + intercept)
-    return min(limits) - abs(slope) / 2, max(limits) + abs(slope) / 2
+    return min(limits), max(limits)
 
 
 def _rescale(one: Slice) -> tuple[float, float]:
