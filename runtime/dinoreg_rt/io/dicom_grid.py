@@ -37,6 +37,8 @@ def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Geometry, tu
             stack is sheared (gantry tilt), or the direction cosines are not perpendicular unit
             vectors.
     """
+    cosines = np.mean([s.orientation for s in slices], axis=0)
+    _check_cosines(cosines, name)
     if twice := repeated(slices):
         refuse_mixed(
             slices,
@@ -44,25 +46,10 @@ def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Geometry, tu
             f"the {len(slices)} slices of the series lie at only {len(slices) - twice} position(s)",
             "separate its time points or echoes, or remove the copies",
         )
-    cosines = np.mean([s.orientation for s in slices], axis=0)
-    tolerance = _tolerance([s.tags["ImageOrientationPatient"] for s in slices])
-    _check_cosines(cosines, name)
     normal = np.cross(*cosines)
     normal /= np.linalg.norm(normal)
     ordered = sorted(slices, key=lambda s: float(s.position @ normal))
-    positions = np.array([s.position for s in ordered])
-    index: FloatArray = np.arange(len(ordered), dtype=np.float64) - (len(ordered) - 1) / 2
-    middle = positions.mean(axis=0)
-    step = index @ (positions - middle) / (index @ index)
-    off = positions - middle - np.outer(index, step)
-    _check_even(positions @ normal, off @ normal, float(step @ normal), name)
-    _check_sideways(step, off, normal, tolerance, name)
-    uneven = float(np.linalg.norm(off, axis=1).max())
-    if uneven > _NEGLIGIBLE:
-        step, shift = _nominal(ordered, step, positions - middle, index)
-        middle = middle + shift
-        off = positions - middle - np.outer(index, step)
-        uneven = float(np.linalg.norm(off, axis=1).max())
+    step, middle, uneven_mm = _fit_line(ordered, normal, name)
     geometry, moved_mm = _grid(ordered, cosines, step, middle)
     notes = []
     if moved_mm > _REPORTED_MM:
@@ -71,12 +58,35 @@ def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Geometry, tu
             f"{cosines[0] @ cosines[1]:.4f}); perpendicular ones were fitted, which moves voxels "
             f"by up to {moved_mm:.2g} mm"
         )
-    if uneven > _REPORTED_MM:
+    if uneven_mm > _REPORTED_MM:
         notes.append(
-            f"its slice positions are uneven by up to {uneven:.2g} mm (rounded?); they were taken "
-            f"as evenly spaced by {geometry.spacing_mm[2]:.5g} mm"
+            f"its slice positions are uneven by up to {uneven_mm:.2g} mm (rounded?); they were "
+            f"taken as evenly spaced by {geometry.spacing_mm[2]:.5g} mm"
         )
     return ordered, geometry, tuple(notes)
+
+
+def _fit_line(
+    ordered: Sequence[Slice], normal: FloatArray, name: str
+) -> tuple[FloatArray, FloatArray, float]:
+    """Fit evenly spaced points on a line to the positions.
+
+    Returns:
+        The step from one to the next, their middle, and the largest distance from them, in mm.
+    """
+    positions = np.array([s.position for s in ordered])
+    index: FloatArray = np.arange(len(ordered), dtype=np.float64) - (len(ordered) - 1) / 2
+    middle = positions.mean(axis=0)
+    step = index @ (positions - middle) / (index @ index)
+    off = positions - middle - np.outer(index, step)
+    _check_even(positions @ normal, off @ normal, float(step @ normal), name)
+    tolerance = _tolerance([s.tags["ImageOrientationPatient"] for s in ordered])
+    _check_sideways(step, off, normal, tolerance, name)
+    if np.abs(off).max() > _NEGLIGIBLE:
+        step, shift = _nominal(ordered, step, positions - middle, index)
+        middle = middle + shift
+        off = positions - middle - np.outer(index, step)
+    return step, middle, float(np.linalg.norm(off, axis=1).max())
 
 
 def _tolerance(texts: Sequence[str]) -> float:

@@ -11,6 +11,8 @@ import numpy as np
 from ..errors import InputError
 from .dicom_headers import Slice
 
+#: Separates the folder from the UID, which further attributes may follow, in the name of a series.
+SERIES = "?series="
 #: The attributes that tell apart the volumes mixed in one series, in the order they are tried.
 SELECTORS = (
     *("EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "ImageType"),
@@ -18,10 +20,8 @@ SELECTORS = (
 )
 #: Attributes that one volume has once. Scanners write an echo time that varies in its last digits.
 _SAME = {"EchoTime": 0.01, "TemporalPositionIdentifier": 0.0, "DiffusionBValue": 0.0}
-_SPACING_SHARE = 1e-3
-#: Separates the folder from the UID, and from further attributes, in the name of a series.
-SERIES = "?series="
-_PARALLEL = 1e-3
+#: Largest differences of one slice's pixel spacing (a share) and direction cosines from another's.
+_SPACING_SHARE, _PARALLEL = 1e-3, 1e-3
 
 
 def select(slices: Sequence[Slice], wanted: dict[str, str], name: str) -> list[Slice]:
