@@ -68,6 +68,14 @@ def series_files(folder: Path, uid: str | None = None) -> list[str]:
     import SimpleITK as sitk
 
     reader = sitk.ImageSeriesReader
+    if uid is None:
+        with quiet_itk():
+            first = list(reader.GetGDCMSeriesFileNames(str(folder)))
+        for file in first:
+            check_name(file)
+        # One series and nothing else: the folder need not be read again.
+        if first and len(first) == sum(path.is_file() for path in folder.iterdir()):
+            return first
     with quiet_itk():
         found = list(reader.GetGDCMSeriesIDs(str(folder)))
         files = {u: list(reader.GetGDCMSeriesFileNames(str(folder), u)) for u in found}
