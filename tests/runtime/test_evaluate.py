@@ -322,6 +322,15 @@ class TestCohort:
             ("pair,fixed\n", "no column moving"),
             ("pair,fixed,moving\n", "lists no pair"),
             ("pair,fixed,moving\np,f,m\np,f,m\n", "pairs more than once: p"),
+            ("pair,fixed,moving,fixed\np,f,m,g\n", "columns more than once: fixed; only the last"),
+            (
+                "pair,fixed,moving,fixed_lable\np,f,m,l\n",
+                "'fixed_lable' would be ignored; is 'fixed",
+            ),
+            ("pair,fixed,moving,Kind\np,f,m,k\n", "the column 'Kind' would be ignored; is 'kind'"),
+            ("pair,fixed,moving\np,f,m,x\n", "row 1 has more fields than .*: x would be ignored"),
+            ("pair,fixed,moving\np,f,m\nq,f\n", "row 2 has no moving"),
+            ("p,f,m\n", "no column pair, fixed, moving, only p, f, m; name the columns in the"),
         ],
     )
     def test_bad_tables(self, tmp_path, text, message):

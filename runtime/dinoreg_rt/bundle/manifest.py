@@ -204,6 +204,8 @@ def read_manifest(folder: Path) -> Manifest:
             schema.
     """
     path = folder / MANIFEST_NAME
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
+        raise InputError(f"{path}: is not a regular file; export the bundle again")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -76,8 +76,7 @@ def detect_modality(volume: Volume, wanted: ModalityChoice = "auto") -> Detectio
         InputError: negative Hounsfield units were stored as unsigned numbers.
     """
     sample, padding = find_padding(sample_values(volume.array))
-    header = volume.dicom_modality
-    known = wanted if wanted != "auto" else {"CT": "ct", "MR": "mr"}.get(header)
+    known = wanted if wanted != "auto" else volume.modality_hint
     source = "as asked" if wanted != "auto" else "as the DICOM header says"
     found = None
     if known != "mr":
@@ -92,9 +91,6 @@ def detect_modality(volume: Volume, wanted: ModalityChoice = "auto") -> Detectio
     else:
         found = found or _shifted_ct(values) or _exported(values)
         found = _known_ct(found, values, source) if known == "ct" else found or _mr(values)
-    if header and known is None:
-        doubt = f"the DICOM header says {header}, which is neither CT nor MR"
-        found = replace(found, doubt=found.doubt or doubt)
     return replace(found, padding=padding)
 
 

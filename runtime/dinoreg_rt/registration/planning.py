@@ -118,6 +118,8 @@ def _examine_both(
     )
     one, other = side_by_side(lambda image, _: examine(*image, config), given, host)
     for image, findings in (one, other):
+        if image.volume.notes:
+            choices[f"{image.role} image"] = "; ".join(image.volume.notes)
         choices[f"{image.role} modality"] = findings.modality
     return (one[0], other[0]), one[1].warnings + other[1].warnings
 
