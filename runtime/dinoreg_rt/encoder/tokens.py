@@ -18,7 +18,7 @@ import numpy as np
 from ..bundle.manifest import Graph, Normalisation
 from ..device.choice import Device
 from ..engines.open import Encoder
-from ..errors import RegistrationError, ResourceError
+from ..errors import InputError, ResourceError
 from ..io.arrays import device_of
 from ..types import Array
 from .slice_stack import SliceStack
@@ -117,7 +117,7 @@ def encode(
         progress: called with the finished fraction.
 
     Raises:
-        RegistrationError: tokens that are not finite.
+        InputError: tokens that are not finite.
     """
     batches = _queued if queued else _overlapped
     total, done = device.xp.zeros((), np.float32), 0
@@ -146,23 +146,30 @@ def encode_constant(encoder: Encoder, graph: Graph, device: Device, *, queued: b
     """Tokens of a picture whose pixels are all the mean, (rows, columns, C) float16 on `device`."""
     xp = device.xp if queued else np
     pixels = xp.zeros((1, 3, graph.height, graph.width), np.float32)
-    return device.upload(encoder.encode(pixels)[0], np.float16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        tokens = device.upload(encoder.encode(pixels)[0], np.float16)
+        _check_total(device.download(tokens.sum(dtype=np.float32)), "an empty picture")
+    return tokens
 
 
 def check_finite(total: Array, stack: SliceStack) -> None:
-    """Stop when a token is not finite: then their sum is not, either.
+    """Require that the sum of tokens is finite, which it is not if one of them is not.
 
     Args:
         total: () sum of tokens in half precision, as a NumPy array.
-        stack: where they come from.
+        stack: the slices that they belong to.
 
     Raises:
-        RegistrationError: says what may help.
+        InputError: it is the encoder that cannot be used, whatever the images are.
     """
+    _check_total(total, stack.volume.name or "an image")
+
+
+def _check_total(total: Array, what: str) -> None:
     if not np.isfinite(total).all():
-        raise RegistrationError(
-            f"the encoder gives tokens of {stack.volume.name or 'an image'} that are not finite in "
-            "half precision; another --engine or a bundle of --precision fp32 may not"
+        raise InputError(
+            f"the encoder gives tokens of {what} that are not finite in half precision; use "
+            "another --engine or a bundle of --precision fp32, or export the bundle again"
         )
 
 

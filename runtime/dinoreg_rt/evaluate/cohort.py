@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import DinoregError, InputError
+from ..io.guard import reader_errors
 from ..quality import metrics as quality
 from .pair import PairFiles, PairScores, evaluate_pair
 
@@ -112,7 +113,8 @@ def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
         raise InputError(
             f"{pairs_csv}: lists pairs more than once: {', '.join(twice)}; rename or remove them"
         )
-    return [_pair_of_row(row, data, results) for row in rows]
+    with reader_errors(str(pairs_csv), "a table of pairs"):
+        return [_pair_of_row(row, data, results) for row in rows]
 
 
 def summarise(scores: Sequence[Scored]) -> list[GroupScores]:

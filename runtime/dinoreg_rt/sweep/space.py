@@ -28,6 +28,9 @@ NOT_SWEPT = ("device", "threads", "search_memory_mb", "inverse", "confidence", "
 
 Candidate = dict[str, Any]
 
+#: A sweep of this many runs would take years.
+_MOST_CANDIDATES = 1_000_000
+
 
 class Interval(BaseModel):
     """A uniform distribution over an interval, optionally in the logarithm or of whole numbers."""
@@ -84,6 +87,12 @@ class SweepSpace:
                 f"the sweep has {len(self.random)} random parameters and {self.samples} samples; a "
                 "random search needs both: [random] in the --space file, and --samples"
             )
+        count = math.prod(len(v) for v in self.grid.values()) * max(1, self.samples)
+        if count > _MOST_CANDIDATES:
+            raise ConfigError(
+                f"the sweep has {count} candidates; at most {_MOST_CANDIDATES} are possible: take "
+                "values or samples away"
+            )
         points = [
             dict(zip(self.grid, values, strict=True))
             for values in itertools.product(*self.grid.values())
@@ -125,6 +134,14 @@ def read_space(
         raise ConfigError(
             f"{file}: unknown {', '.join(sorted(unknown))}; use [grid], [random], samples and seed"
         )
+    for table in ("grid", "random"):
+        if not isinstance(content.get(table, {}), dict):
+            raise ConfigError(f"{file}: {table} is not a table; write it as [{table}]")
+    for name in ("samples", "seed"):
+        if type(content.get(name, 0)) is not int or not 0 <= content.get(name, 0) < 2**63:
+            raise ConfigError(
+                f"{file}: {name} = {str(content[name])[:40]}: give a whole number from 0 up"
+            )
     given = [_parse_axis(text) for text in grid]
     names = [name for name, _ in given]
     if again := sorted({name for name in names if names.count(name) > 1}):
