@@ -382,7 +382,6 @@ def test_command_line(cupy, tmp_path) -> None:
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert "trust" not in report["device_memory"]["stages_mb"]
     assert report["device_memory"]["available_mb"] == 64
-    command[command.index("-o") + 1] = str(tmp_path / "no")
-    done = CliRunner().invoke(cli, [*command, "--gpu-memory", "1MB"])
+    done = CliRunner().invoke(cli, [*command, "--gpu-memory", "1MB", "-o", str(tmp_path / "no")])
     assert done.exit_code == 6
     assert not (tmp_path / "no").exists()

@@ -44,11 +44,14 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=INPUTS,
     help="Transform or displacement field; repeat for a chain.",
 )
-@path_option("--image", panel=INPUTS, help="Image to resample (trilinear).")
-@path_option("--labels", panel=INPUTS, help="Label map to resample; no label is invented.")
-@path_option("--points", panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
+@path_option("--image", once=True, panel=INPUTS, help="Image to resample (trilinear).")
+@path_option(
+    "--labels", once=True, panel=INPUTS, help="Label map to resample; no label is invented."
+)
+@path_option("--points", once=True, panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
 @path_option(
     "--reference",
+    once=True,
     panel=INPUTS,
     help="Image that defines the output grid: the fixed image; with --inverse the moving image.",
 )
@@ -69,7 +72,7 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=_METHOD,
     help="Frame of the coordinates in a CSV file; Slicer's files name their own.",
 )
-@path_option("-o", "--output", required=True, panel=OUTPUT, help="File to write.")
+@path_option("-o", "--output", once=True, required=True, panel=OUTPUT, help="File to write.")
 @json_option("a summary")
 @quiet_option
 def apply(**options: Any) -> None:

@@ -138,12 +138,12 @@ def some_config_options(names: Container[str]) -> Callable[[Command], Command]:
     return decorate
 
 
-def path_option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+def path_option(*names: str, once: bool = False, **settings: Any) -> Callable[[Command], Command]:
     """Decorate a command with an option that takes a path; `settings` are click's.
 
-    Unless `multiple` is set, giving the option twice is an error; click would take the last.
+    With `once`, giving the option twice is an error; otherwise the last counts, as is usual.
     """
-    if not settings.get("multiple"):
+    if once:
         settings |= {"multiple": True, "callback": _only_once}
     return click.option(*names, type=FilePath(), **settings)
 
