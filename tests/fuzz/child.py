@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -64,6 +65,8 @@ def read_mutants(name: str, seed: int, numbers: range, folder: Path) -> None:
             content = change(original, rng)
         path.write_bytes(content)
         kind, message = outcome(reader, path)
+        if kind not in ("accepted", "refused"):
+            shutil.copy(path, folder / f"fault-{number}-{reader.file}")
         tell(reader=name, mutant=number, kind=kind, message=message[:300])
 
 

@@ -99,13 +99,13 @@ def _batch(
             reader, number = told["reader"], told["mutant"]
             if "kind" in told:
                 found[reader].add(number, told["kind"], told["message"])
-                if told["kind"] not in GOOD:
-                    _keep(folder / reader, number, keep)
     except _Ended as end:
         if not reader:
             raise RuntimeError(f"the process did not start: {end.args[1]}") from end
         found[reader].add(number, *end.args)
-        _keep(folder / reader, number, keep)
+        for file in (folder / reader).glob("*.*"):
+            if file.is_file() and not file.name.startswith("fault-"):
+                shutil.copy(file, file.with_name(f"fault-{number}-{file.name}"))
         left = work[[name for name, _ in work].index(reader) + 1 :]
         return [(reader, number + 1), *left] if number + 1 < mutants else left
     finally:
@@ -113,6 +113,7 @@ def _batch(
         child.wait()
         child.stdout.close()
         child.stderr.close()
+        _keep_faults(folder, keep)
     return []
 
 
@@ -137,13 +138,12 @@ def _lines(child: subprocess.Popen, seconds: float) -> Iterator[dict]:
             yield told
 
 
-def _keep(folder: Path, number: int, keep: Path | None) -> None:
-    """Copy the mutant that lies in the folder."""
+def _keep_faults(folder: Path, keep: Path | None) -> None:
+    """Copy the mutants that are faults."""
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        for file in folder.iterdir():
-            if file.is_file():
-                shutil.copy(file, keep / f"{folder.name}-{number}-{file.name}")
+        for file in folder.glob("*/fault-*"):
+            shutil.copy(file, keep / f"{file.parent.name}-{file.name}")
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ ITK ends the process, or takes memory without a limit, for most of the text file
 
 from __future__ import annotations
 
+import resource
 import struct
 from pathlib import Path
 
@@ -132,6 +133,20 @@ def test_hdf5(tmp_path: Path, case: str, message: str) -> None:
     hdf5(tmp_path / "t.h5", case)
     with pytest.raises(InputError, match=rf"t\.h5: .*{message}"):
         io.read_initial(tmp_path / "t.h5")
+
+
+def test_hdf5_with_a_type_of_two_gigabytes(tmp_path: Path) -> None:
+    """HDF5 takes memory for the announced length of a string before it looks for the string."""
+    hdf5(tmp_path / "t.h5", "good")
+    with h5py.File(tmp_path / "t.h5") as file:
+        offset = file["TransformGroup/0/TransformType"].id.get_offset()
+    raw = bytearray((tmp_path / "t.h5").read_bytes())
+    struct.pack_into("<I", raw, offset, 0x7FFFFFFF)
+    (tmp_path / "t.h5").write_bytes(raw)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=r"t\.h5: .*TransformType is longer than any name"):
+        io.read_initial(tmp_path / "t.h5")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
 KINDS = {

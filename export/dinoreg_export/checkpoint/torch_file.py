@@ -190,7 +190,7 @@ class TorchFile:
         """Turn errors about damaged bytes into one that names their content."""
         try:
             yield
-        except _DAMAGE as error:
+        except (*_DAMAGE, OSError) as error:  # OSError for a position before the file's beginning
             raise InputError(
                 f"{self.path}: {what} is damaged ({error}); copy or download the file again"
             ) from error

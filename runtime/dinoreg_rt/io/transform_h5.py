@@ -27,6 +27,7 @@ _FIXED = "TransformFixedParameters"
 #: Names that ITK wrote before version 5.
 _OLD_PARAMETERS, _OLD_FIXED = "TranformParameters", "TranformFixedParameters"
 _MOST_TRANSFORMS = 1000
+_LONGEST_TYPE = 1000
 #: More fixed parameters than any known kind has.
 _MOST_FIXED = 1000
 #: Most numbers that deflate, which HDF5 applies to chunks, packs into a byte.
@@ -127,10 +128,25 @@ def _text(data: Any) -> str:
     """Return the one string of a dataset."""
     import h5py
 
-    if data.shape not in ((), (1,)) or h5py.check_string_dtype(data.dtype) is None:
+    kind = h5py.check_string_dtype(data.dtype)
+    if data.shape not in ((), (1,)) or kind is None:
         raise ValueError(f"{data.name} is not one string")
+    if _length(data, kind) > _LONGEST_TYPE:
+        raise ValueError(f"{data.name} is longer than any name")
     text = data[()] if data.shape == () else data[0]
     return text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
+
+
+def _length(data: Any, kind: Any) -> int:
+    """Return the length of a string without reading it; HDF5 takes memory for what is announced."""
+    if kind.length is not None:
+        return int(kind.length)
+    offset = data.id.get_offset()
+    if offset is None:
+        raise ValueError(f"{data.name} is not stored as ITK does")
+    with open(data.file.filename, "rb") as stream:
+        stream.seek(offset)
+        return int.from_bytes(stream.read(4), "little")  # then the place of the characters
 
 
 def _numbers(data: Any) -> Any:
