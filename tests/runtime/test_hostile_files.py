@@ -147,11 +147,19 @@ def test_metaimage(tmp_path: Path, changes: dict[str, str], message: str) -> Non
     assert time.monotonic() - start < 5  # it took ten minutes
 
 
-def test_metaimage_whose_header_names_a_field_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["NDims : -1\n", "NDims\n= -1\n"])
+def test_metaimage_whose_header_names_a_field_twice(tmp_path: Path, first: str) -> None:
     head = "".join(f"{key} = {value}\n" for key, value in META.items())
-    (tmp_path / "a.mha").write_bytes(b"NDims : -1\n" + head.encode() + bytes(range(64)))
+    (tmp_path / "a.mha").write_bytes((first + head).encode() + bytes(range(64)))
     with pytest.raises(InputError, match="MetaImage header is damaged"):
         io.read_volume(tmp_path / "a.mha")
+
+
+def test_metaimage_with_the_tags_of_a_dicom_series(tmp_path: Path) -> None:
+    tags = "0008|0060 = MR\n0010|0010 = A^B: C=D\n0040|a160 = two\nlines\n0008|0060 = MR\n"
+    head = tags + "".join(f"{key} = {value}\n" for key, value in META.items())
+    (tmp_path / "a.mha").write_bytes(head.encode() + bytes(range(64)))
+    assert io.read_volume(tmp_path / "a.mha").array.shape == (4, 4, 4)
 
 
 def test_gzip_that_unpacks_to_far_more_than_its_header_says(tmp_path: Path) -> None:

@@ -12,7 +12,11 @@ from pathlib import Path
 
 from ..errors import InputError
 
-_MOST_LINES, _LONGEST_LINE = 1000, 4096
+#: A header may hold the tags of a DICOM series.
+_MOST_LINES, _LONGEST_LINE = 10_000, 1 << 16
+#: Fields on which the memory depends that ITK takes; others may be repeated.
+_ONCE = {"NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "ElementDataFile"}
+_ONCE |= {"CompressedData", "CompressedDataSize"}
 #: ITK and SimpleITK read images of two to five axes.
 _AXES = range(2, 6)
 _LONGEST_AXIS = 1 << 20
@@ -53,19 +57,19 @@ def check_meta_header(file: Path) -> None:
 
 
 def _fields(file: Path) -> dict[str, str]:
-    """Return the header's lines ``key = value``, each key once, to the name of the data file."""
+    """Return the header's lines ``key = value``, down to the name of the data file."""
     fields: dict[str, str] = {}
     with file.open("rb") as stream:
         for _ in range(_MOST_LINES):
             line = stream.readline(_LONGEST_LINE)
-            if not line.strip():
-                if line:
-                    continue
-                break
             parts = re.split(r"[=:]", line.decode("utf-8", "replace"), maxsplit=1)
             key = parts[0].strip()
-            if len(parts) < 2 or key in fields:
+            # ITK looks for the sign behind a key in the next lines, too.
+            repeated = key in _ONCE and (key in fields or len(parts) < 2)
+            if not line or len(line) == _LONGEST_LINE or repeated:
                 break
+            if len(parts) < 2:  # the second line of a value, such as that of a DICOM tag
+                continue
             fields[key] = parts[1].strip()
             if key == "ElementDataFile":
                 return fields
