@@ -100,17 +100,20 @@ def _check_bytes(file: Path, fields: dict[str, str], announced: int) -> None:
         return  # reported by the caller
     held = data.stat().st_size
     packed = fields.get("CompressedData", "False").lower() == "true"
-    if packed and "CompressedDataSize" in fields:
-        size = _whole(fields["CompressedDataSize"])
-        if size is None or not 0 <= size <= held:
-            raise _damaged(
-                file, f"its CompressedDataSize is {fields['CompressedDataSize'][:40]} of {held}"
-            )
+    size = _whole(fields.get("CompressedDataSize", "0"))
+    if packed and (size is None or size < 0):
+        raise _damaged(file, f"its CompressedDataSize is {fields['CompressedDataSize'][:40]}")
+    if packed and size is not None and size > held:
+        raise _truncated(file, held, f"{size} bytes of compressed voxels")
     if announced > held * (_MOST_PACKED if packed else 1):
-        raise InputError(
-            f"{file}: truncated file: {held} bytes, but its header announces voxels of {announced} "
-            "bytes; copy or download it again"
-        )
+        raise _truncated(file, held, f"voxels of {announced} bytes")
+
+
+def _truncated(file: Path, held: int, announced: str) -> InputError:
+    return InputError(
+        f"{file}: truncated file: {held} bytes, but its header announces {announced}; copy or "
+        "download it again"
+    )
 
 
 def _whole(text: str) -> int | None:
