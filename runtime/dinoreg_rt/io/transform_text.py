@@ -39,7 +39,7 @@ def read_parts(file: Path) -> list[Part]:
             raise InputError(f"{file}: {foreign}")
         if file.suffix.lower() == ".mat":
             return list(_parts_of_mat(raw))
-        return _parts_of_text(raw.decode("utf-8", "replace"))
+        return _parts_of_text(raw.decode("utf-8-sig", "replace"))
 
 
 def _parts_of_text(text: str) -> list[Part]:
