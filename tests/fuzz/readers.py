@@ -173,7 +173,7 @@ def _misbehave(path: Path) -> None:
     if number == 2:
         raise InputError("an error without the name of the file")
     if number == 3:
-        np.ones(1 << 26)
+        np.ones(1 << 34)
     if number == 4:
         time.sleep(60)
     if number == 5:

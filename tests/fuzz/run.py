@@ -78,14 +78,7 @@ def _batch(
 ) -> list[tuple[str, int]]:
     """Run one process until it is done or ends; return the work that is left.
 
-    Args:
-        work: readers, and for each the number of its first mutant.
-        mutants: number behind the last mutant.
-        seed: seed of the mutations.
-        folder: folder in which the process works.
-        found: receives the outcomes.
-        keep: folder for the mutants that are faults.
-        seconds: limit for one mutant.
+    `work` lists readers and the number of the first mutant of each; `found` receives the outcomes.
     """
     jobs = [f"{reader}:{first}" for reader, first in work]
     command = [sys.executable, str(CHILD), str(seed), str(mutants), str(folder), *jobs]
@@ -103,9 +96,8 @@ def _batch(
         if not reader:
             raise RuntimeError(f"the process did not start: {end.args[1]}") from end
         found[reader].add(number, *end.args)
-        for file in (folder / reader).glob("*.*"):
-            if file.is_file() and not file.name.startswith("fault-"):
-                shutil.copy(file, file.with_name(f"fault-{number}-{file.name}"))
+        for file in [f for f in (folder / reader).glob("[!f]*.*") if f.is_file()]:
+            shutil.copy(file, file.with_name(f"fault-{number}-{file.name}"))
         left = work[[name for name, _ in work].index(reader) + 1 :]
         return [(reader, number + 1), *left] if number + 1 < mutants else left
     finally:

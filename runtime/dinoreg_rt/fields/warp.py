@@ -71,13 +71,8 @@ def warp_volume(
     with device.active():
         path = _path(transform, grid, volume.geometry, device, known=known)
         voxels = device.upload(volume.array, np.float32)
-        resample = partial(
-            dinoreg_kernels.resample,
-            voxels,
-            grid.shape_zyx,
-            outside=outside,
-            threads=device.threads,
-        )
+        settings: dict[str, Any] = {"outside": outside, "threads": device.threads}
+        resample = partial(dinoreg_kernels.resample, voxels, grid.shape_zyx, **settings)
         array = path.follow(resample, outside)
     values = device.download(array) if download else array
     return Volume(values, grid, volume.pixel_type, volume.name)
@@ -102,13 +97,8 @@ def warp_labels(
     with device.active():
         path = _path(transform, grid, labels.geometry, device)
         voxels = device.upload(labels.array, np.int32)
-        resample = partial(
-            dinoreg_kernels.resample_labels,
-            voxels,
-            grid.shape_zyx,
-            nearest=nearest,
-            threads=device.threads,
-        )
+        settings: dict[str, Any] = {"nearest": nearest, "threads": device.threads}
+        resample = partial(dinoreg_kernels.resample_labels, voxels, grid.shape_zyx, **settings)
         array = path.follow(resample, 0)
     return LabelMap(device.download(array), grid, labels.pixel_type, labels.name)
 
