@@ -44,11 +44,14 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=INPUTS,
     help="Transform or displacement field; repeat for a chain.",
 )
-@path_option("--image", panel=INPUTS, help="Image to resample (trilinear).")
-@path_option("--labels", panel=INPUTS, help="Label map to resample; no label is invented.")
-@path_option("--points", panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
+@path_option("--image", once=True, panel=INPUTS, help="Image to resample (trilinear).")
+@path_option(
+    "--labels", once=True, panel=INPUTS, help="Label map to resample; no label is invented."
+)
+@path_option("--points", once=True, panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
 @path_option(
     "--reference",
+    once=True,
     panel=INPUTS,
     help="Image that defines the output grid: the fixed image; with --inverse the moving image.",
 )
@@ -69,7 +72,7 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=_METHOD,
     help="Frame of the coordinates in a CSV file; Slicer's files name their own.",
 )
-@path_option("-o", "--output", required=True, panel=OUTPUT, help="File to write.")
+@path_option("-o", "--output", once=True, required=True, panel=OUTPUT, help="File to write.")
 @json_option("a summary")
 @quiet_option
 def apply(**options: Any) -> None:
@@ -81,9 +84,10 @@ def apply(**options: Any) -> None:
     As in ITK, one transform resamples moving images onto the fixed grid and maps fixed points into
     the moving image. --inverse resamples fixed images onto the moving grid and maps moving points
     into the fixed image. Displacement fields are inverted numerically, and the largest residual is
-    reported. Where a field folds, some points have no inverse. Such voxels are written as if they
-    lay outside the image and such points as NaN (in .mrk.json as missing); a warning gives their
-    number. If most points have none, nothing is written and the exit code is 8.
+    reported. Where a field folds, and for points from outside it, there is no inverse. Such voxels
+    are written as if they lay outside the image and such points as NaN (in .mrk.json as missing); a
+    warning counts them and names such points. If folds leave most points without one, nothing is
+    written and the exit code is 8.
     """
     kind = _only_one_input(options)
     with reporting(quiet=options["quiet"]) as reporter:
@@ -126,8 +130,8 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
         summary["inverse_residual_mm"] = inversion.residual_mm
         summary["inverse_failed"] = int(inversion.failed.size)
         reporter.say("inverse", f"largest residual {inversion.residual_mm:.2g} mm")
-        if inversion.failed.size:
-            reporter.say("warning", inversion.describe("points" if kind == "points" else "voxels"))
+        if inversion.failed.size and kind != "points":
+            reporter.say("warning", inversion.describe("voxels"))
     reporter.say("written", str(output))
     return summary
 
@@ -170,26 +174,36 @@ def _apply_to_points(
 
     points = read_points(options["points"], options["frame"])
     reporter("map", 0.0)
-    if not options["inverse"]:
-        mapped, within = transform_points_within(chain, points.points_lps_mm)
-        write_points(options["output"], points.with_points(mapped))
-        reporter("map", 1.0)
-        outside = np.flatnonzero(~within)
-        if outside.size:
-            reporter.say(
-                "warning",
-                f"{outside.size} of {len(mapped)} points lie outside the displacement field (the "
-                f"first is '{points.labels[outside[0]]}'), which is taken as 0 there, as in ITK",
-            )
-        return None, int(outside.size)
-    mapped, inversion = invert_points(chain, points.points_lps_mm)
-    lost = np.setdiff1d(np.flatnonzero(np.isnan(mapped).any(axis=1)), inversion.failed)
-    if lost.size:
-        raise InputError(
-            f"{lost.size} of {len(mapped)} points have no origin inside the displacement field "
-            f"(the first is '{points.labels[lost[0]]}'): they lie outside the fixed image's field "
-            "of view; remove them"
+    inversion = None
+    if options["inverse"]:
+        mapped, inversion = invert_points(chain, points.points_lps_mm)
+        outside = np.setdiff1d(np.flatnonzero(np.isnan(mapped).any(axis=1)), inversion.failed)
+        consequence = (
+            "have no origin inside the displacement field, so they lie outside the fixed image's "
+            "field of view and are written without a position"
         )
+        if outside.size == len(mapped):
+            raise InputError(
+                f"{options['points']}: {len(mapped)} of {len(mapped)} points have no origin inside "
+                "the displacement field; give points of the moving image, in LPS or with --frame "
+                "ras"
+            )
+    else:
+        mapped, within = transform_points_within(chain, points.points_lps_mm)
+        outside = np.flatnonzero(~within)
+        consequence = "lie outside the displacement field, which is taken as 0 there, as in ITK"
     write_points(options["output"], points.with_points(mapped))
     reporter("map", 1.0)
-    return inversion, 0
+    if outside.size:
+        which = _name_some([points.labels[i] for i in outside])
+        reporter.say("warning", f"{outside.size} of {len(mapped)} points {consequence}: {which}")
+    if inversion is not None and inversion.failed.size:
+        which = _name_some([points.labels[i] for i in inversion.failed])
+        reporter.say("warning", f"{inversion.describe('points')}: {which}")
+    return inversion, int(outside.size)
+
+
+def _name_some(labels: list[str]) -> str:
+    """Return the first few labels in quotation marks, and the number of the others."""
+    shown = ", ".join(f"'{label}'" for label in labels[:5])
+    return shown if len(labels) <= 5 else f"{shown} and {len(labels) - 5} more"

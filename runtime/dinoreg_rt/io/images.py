@@ -22,6 +22,7 @@ from .convert import (
     sitk_geometry,
     volume_from_sitk,
 )
+from .meta_header import check_meta_header
 from .paths import check_input, check_name, output_errors
 from .staging import staged_file
 
@@ -170,6 +171,7 @@ def _read(path: str | os.PathLike[str], components: int) -> _Image:
         if suffix == ".nii":
             finite = integrity.check_nifti(file, str(file), values=components > 0)
         elif suffix in (".mha", ".mhd"):
+            check_meta_header(file)
             integrity.check_metaimage(file)
         return _Image(_load(file, str(file)), finite=finite)
     except OSError as error:

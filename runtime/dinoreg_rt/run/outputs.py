@@ -6,7 +6,6 @@ write the files; the compressor releases the interpreter lock.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..device.limits import usable_cpus
 from ..errors import InputError
 from ..fields.warp import warp_labels, warp_volume
 from ..io.dicom import split_series
+from ..io.guard import parse_json
 from ..io.images import READABLE
 from ..registration.result import KeptFeatures, RegistrationResult
 from ..types import Array, Geometry, LabelMap, Volume
@@ -88,7 +88,7 @@ def least_bytes(grid: Geometry) -> int:
 def earlier_files(folder: Path, names: set[str]) -> list[str]:
     """List unchanged files, other than `names`, that the report in `folder` says it wrote there."""
     try:
-        report = json.loads((folder / "report.json").read_text("utf-8"))
+        report = parse_json((folder / "report.json").read_text("utf-8"))
         listed = {name: OutputRecord(**record) for name, record in report["outputs"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
