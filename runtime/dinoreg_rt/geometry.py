@@ -193,6 +193,11 @@ def describe(geometry: Geometry) -> str:
     return f"{shape} voxels of {spacing} mm (x, y, z)"
 
 
+def describe_position(position_mm: Sequence[float]) -> str:
+    """A position for messages, such as ``(1.5, -20, 300)``."""
+    return "(" + ", ".join(f"{v:.4g}" for v in position_mm) + ")"
+
+
 #: Voxels worked on at a time: some tens of megabytes of temporaries.
 SLAB_VOXELS = 1 << 18
 

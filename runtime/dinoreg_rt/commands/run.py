@@ -190,6 +190,8 @@ def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
     )
     for reason in report.trust.reasons:
         reporter.say("not to be trusted", reason)
+    said = {warning for record in report.inputs.values() for warning in record.warnings}
     for warning in report.warnings:
-        reporter.say("warning", warning)
+        if warning not in said:  # those about the inputs are said when they are read
+            reporter.say("warning", warning)
     reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")

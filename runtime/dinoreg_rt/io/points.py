@@ -22,6 +22,7 @@ from ..errors import InputError, OutputError
 from ..types import FloatArray
 from .paths import output_errors
 from .staging import staged_file
+from .validate import check_positions
 
 Frame: TypeAlias = Literal["lps", "ras"]
 
@@ -72,7 +73,7 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
 
     Raises:
         InputError: the file is missing, of an unknown format or without points, a coordinate is not
-            a finite number, or the frame is unknown.
+            a finite number or beyond 1e6 mm, or the frame is unknown.
     """
     file = Path(path)
     try:
@@ -96,6 +97,7 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
         raise InputError(f"{file}: holds no points")
     if not np.isfinite(points.points_lps_mm).all():
         raise InputError(f"{file}: a coordinate is NaN or Inf")
+    check_positions(points.points_lps_mm, str(file), "list of points")
     return points
 
 

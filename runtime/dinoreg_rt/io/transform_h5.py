@@ -151,7 +151,7 @@ def _read_field(parameters: Any, fixed: FloatArray, name: str) -> DisplacementFi
     if parameters.shape != (vectors.size,):
         raise ValueError(f"{parameters.shape} parameters for {vectors.size} values")
     parameters.read_direct(vectors.reshape(-1))  # HDF5 converts float64
-    validate.check_finite(vectors, name)
+    validate.check_displacements(vectors, name)
     return DisplacementField(vectors, grid)
 
 

@@ -32,6 +32,7 @@ from ..images.pair import Sides
 from ..images.resample import uploaded
 from ..io.arrays import check_device
 from ..io.hashes import content_hash, versions
+from ..quality.finite import check_finite
 from ..quality.metrics import run_quality
 from ..quality.mirror_test import DecoySearches, search_decoys
 from ..types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
@@ -91,7 +92,9 @@ def register(  # noqa: PLR0913 - all but the images by name
     """
     config, placement = checked_config(config), checked_placement(placement)
     check_demands(config)  # what is not there is said before an image is read
-    case = Case.of(fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights)
+    case = Case.of(
+        fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights
+    )
     encoders = encoders or EncoderPool()
     plan_ = plan_case(case, config, encoders)
     if on_plan is not None:
@@ -148,6 +151,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         timings_ms=timings_ms,
         versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
         hashes=hashes,
+        warnings=(*case.fixed.geometry.notes, *case.moving.geometry.notes),
     )
 
 
@@ -183,12 +187,8 @@ def _match(
     keep: bool,
 ) -> _Match:
     """Features, the solver on them, and its search once more in mirror images."""
-    config, grids, moving_grids, device = (
-        plan_.config,
-        plan_.grids,
-        plan_.moving_grids,
-        plan_.device,
-    )
+    config, device = plan_.config, plan_.device
+    grids, moving_grids = plan_.grids, plan_.moving_grids
     extracted = extract_features(sides, plan_, timer, report, encoders)
     features, mind = extracted.features, extracted.mind
     options = solver_options(config, grids)
@@ -273,6 +273,9 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, plan_: Plan) -> _
 
 def _quality(match: _Match, fields: _Fields, plan_: Plan) -> RunQuality:
     """What is known of the result; waits for it, once."""
+    check_finite(
+        plan_.device, fields.displacement, fields.warped, fields.inverse, fields.confidence
+    )
     quality = run_quality(
         match.solution,
         plan_.grids.control,

@@ -106,6 +106,7 @@ class RegistrationResult:
         hashes: sha256 of the voxels and header of each input.
         confidence: how well each voxel's match is determined, 0..1 on the fixed grid (see
             `dinoreg_rt.fields.solve.confidence`); None unless asked for.
+        warnings: what the headers of the image files leave in doubt, one sentence each.
     """
 
     displacement: DisplacementField
@@ -123,6 +124,7 @@ class RegistrationResult:
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     confidence: Volume | None = None
+    warnings: tuple[str, ...] = ()
 
     def warped_sitk(self) -> sitk.Image:
         """The warped moving image as a SimpleITK image on the fixed grid."""

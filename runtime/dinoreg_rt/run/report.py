@@ -11,6 +11,7 @@ import hashlib
 import math
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,9 @@ class InputRecord(BaseModel):
     sha256: str = Field(
         description="of the file's bytes; of a folder or series: of its files' digests in name "
         "order"
+    )
+    warnings: list[str] = Field(
+        default_factory=list, description="doubts about its header or its place"
     )
 
 
@@ -138,7 +142,9 @@ class RunReport(BaseModel):
     encoding: Encoding | None = Field(description="contribution of an encoder; null without one")
     quality: Quality
     trust: TrustReport
-    warnings: list[str] = Field(description="what to check; not among the reasons of `trust`")
+    warnings: list[str] = Field(
+        description="what to check, also about the inputs; not among the reasons of `trust`"
+    )
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
     total_ms: float = Field(description="from the command's start to the last written image")
     device_memory: PredictedDeviceMemory | None = Field(
@@ -162,8 +168,12 @@ def build_report(
     outputs: dict[str, OutputRecord],
     timings_ms: dict[str, float],
     accept_untrusted: bool = False,
+    warnings: Sequence[str] = (),
 ) -> RunReport:
-    """Build the report of a finished run; `timings_ms` includes reading and writing."""
+    """Build the report of a finished run.
+
+    `timings_ms` includes reading and writing; `warnings` are those about the output files.
+    """
     finished_at = datetime.now(started_at.tzinfo)
     trust = judge(result.quality)
     refused = trust.verdict == "untrusted" and not accept_untrusted
@@ -181,7 +191,11 @@ def build_report(
         encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
         trust=TrustReport(verdict=trust.verdict, reasons=list(trust.reasons)),
-        warnings=run_warnings(result),
+        warnings=[
+            *(warning for record in inputs.values() for warning in record.warnings),
+            *run_warnings(result),
+            *warnings,
+        ],
         timings_ms={stage: round(value, 3) for stage, value in timings_ms.items()},
         total_ms=round((finished_at - started_at).total_seconds() * 1e3, 3),
         device_memory=PredictedDeviceMemory.of(result.device_memory),
