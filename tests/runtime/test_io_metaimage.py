@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import re
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ import SimpleITK as sitk
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError
+from dinoreg_rt.run.report import hash_input
 
 VOXELS = (np.arange(120, dtype=np.int16) + 1).reshape(4, 5, 6)
 RAW = VOXELS.tobytes()
@@ -233,3 +235,30 @@ def test_nrrd_units(tmp_path: Path) -> None:
         assert f"in {unit}; they were converted to mm" in volume.geometry.notes[0]
     refuse(nrrd(path, RAW, space_units='"mm" "cm" "mm"'), "states its lengths in .*convert it")
     refuse(nrrd(path, RAW, space_units='"inch" "inch" "inch"'), "states its lengths in .inch")
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr", "list.mhd", "list.nhdr", "p.nhdr", "n.hdr"])
+def test_the_files_of_an_image_are_hashed(tmp_path: Path, name: str) -> None:
+    names, path = slices(tmp_path), tmp_path / name
+    (tmp_path / "a.raw").write_bytes(RAW)
+    (tmp_path / "n.img").write_bytes(RAW)
+    listing = "LIST\n" + "\n".join(names)
+    file = {"a": "a.raw", "l": listing, "p": "s%02d.raw 0 3 1"}.get(name[0], "")
+    if name.endswith(".mhd"):
+        meta(path, file=file)
+    else:
+        nrrd(path, data_file=file)
+    parts = [part.name for part in io.image_parts(path)]
+    data = {"a": ["a.raw"], "n": ["n.img"]}.get(name[0], names)
+    assert parts == [name, *data]
+    before = hash_input(path).sha256
+    (tmp_path / data[-1]).write_bytes(bytes(60))
+    assert hash_input(path).sha256 != before
+
+
+def test_files_without_others_are_hashed_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"x")
+    (tmp_path / "broken.mhd").write_bytes(b"DimSize = x\nElementDataFile = s%02d.raw 0\n")
+    for path in (meta(tmp_path / "a.mha", RAW), tmp_path / "x.txt", tmp_path / "broken.mhd"):
+        assert io.image_parts(path) == [path]
+        assert hash_input(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

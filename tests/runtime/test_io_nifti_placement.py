@@ -262,11 +262,11 @@ def test_pairs_of_header_and_voxels(tmp_path: Path, layout: Layout, magic: bytes
 
 def test_headers_in_the_wrong_file(tmp_path: Path) -> None:
     write(tmp_path / "a.nii", magic=b"ni1", vox_offset=352)
-    with pytest.raises(InputError, match=r"belongs into a file that ends in \.hdr"):
+    with pytest.raises(InputError, match=r"belongs in a file that ends in \.hdr"):
         io.read_volume(tmp_path / "a.nii")
     write(tmp_path / "a.hdr")
     (tmp_path / "a.img").write_bytes(VOXELS.tobytes())
-    with pytest.raises(InputError, match=r"belongs into a file that ends in \.nii"):
+    with pytest.raises(InputError, match=r"belongs in a file that ends in \.nii"):
         io.read_volume(tmp_path / "a.img")
     write(tmp_path / "a.nii", magic=b"")
     with pytest.raises(InputError, match=r"Analyze 7\.5, which does not say which side is left"):

@@ -80,7 +80,7 @@ def check_metaimage(header: MetaHeader) -> None:
     file, fields = header.file, header.fields
     if _is(fields, "BinaryData", "false"):  # ITK finds missing numbers
         return
-    wanted, data = _wanted_bytes(header), _data_files(header)
+    wanted, data = _wanted_bytes(header), data_files(header)
     for path in data:
         if not path.is_file():
             raise InputError(
@@ -214,7 +214,7 @@ def _wanted_bytes(header: MetaHeader) -> int:
         ) from error
 
 
-def _data_files(header: MetaHeader) -> list[Path]:
+def data_files(header: MetaHeader) -> list[Path]:
     """Return the files that hold the voxels; ``LIST`` and patterns name one for each slice."""
     file, data = header.file, header.fields.get("ElementDataFile", "LOCAL")
     if data.upper() == "LOCAL":

@@ -189,7 +189,7 @@ def read_header(file: Path, name: str, *, paired: bool) -> NiftiHeader:
     if header.magic.startswith(b"ni") != paired:
         wanted = ".nii, because its voxels follow" if paired else ".hdr, because its voxels lie in "
         wanted += " the header" if paired else "an .img file"
-        raise InputError(f"{name}: its header belongs into a file that ends in {wanted}")
+        raise InputError(f"{name}: its header belongs in a file that ends in {wanted}")
     return header
 
 

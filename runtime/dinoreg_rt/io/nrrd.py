@@ -52,10 +52,30 @@ def header_notes(file: Path) -> tuple[float, tuple[str, ...]]:
     return scale, tuple(notes)
 
 
-def _fields(file: Path) -> dict[str, str]:
+def data_files(file: Path) -> list[Path]:
+    """List the files that hold the voxels; none if they follow the header."""
+    fields = _fields(file)
+    data = fields.get("data file", fields.get("datafile", ""))
+    words = data.split()
+    if data.upper().startswith("LIST"):
+        lines = _header_lines(file)
+        at = next(i for i, line in enumerate(lines) if re.match(r"(?i)data ?file:", line))
+        names = [line.strip() for line in lines[at + 1 :]]
+    elif "%" in data and len(words) >= 4:
+        names = [words[0] % i for i in range(int(words[1]), int(words[2]) + 1, int(words[3]))]
+    else:
+        names = [data]
+    return [file.parent / name for name in names if name]
+
+
+def _header_lines(file: Path) -> list[str]:
     with file.open("rb") as stream:
         text = stream.read(_LONGEST_HEADER).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
-    lines = text.decode("utf-8", "replace").splitlines()
+    return text.decode("utf-8", "replace").splitlines()
+
+
+def _fields(file: Path) -> dict[str, str]:
+    lines = _header_lines(file)
     found = [re.fullmatch(r"([^:#]+):\s+(.*)|([^:#]+):(?!=)(.*)", line) for line in lines]
     pairs = [(m[1] or m[3], m[2] or m[4] or "") for m in found if m is not None]
     return {key.strip().lower(): value.strip() for key, value in pairs}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ..errors import UNTRUSTED_EXIT_CODE
-from ..io import input_files
+from ..io import image_parts
 from ..quality.trust import judge, quality_warnings
 from ..registration.result import RegistrationResult
 from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, RunQuality
@@ -34,7 +34,7 @@ class InputRecord(BaseModel):
     path: str = Field(description="as given by the user")
     sha256: str = Field(
         description="of the file's bytes; of a folder or series: of its files' digests in name "
-        "order"
+        "order; of a header with data files: of their digests in the header's order"
     )
     warnings: list[str] = Field(
         default_factory=list, description="doubts about its header or its place"
@@ -214,13 +214,13 @@ def run_warnings(result: RegistrationResult) -> list[str]:
 
 
 def hash_input(path: Path) -> InputRecord:
-    """Hash an input file, a folder, or a DICOM series in it (``FOLDER?series=UID``).
+    """Hash an input file with its data files, a folder, or a DICOM series (``FOLDER?series=UID``).
 
     Raises:
         OSError: a file cannot be read.
         InputError: the folder does not hold the series.
     """
-    files = input_files(path)
+    files = image_parts(path)
     if files == [path]:
         return InputRecord(path=str(path), sha256=_sha256(path))
     digest = hashlib.sha256()
