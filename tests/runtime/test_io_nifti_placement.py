@@ -137,19 +137,21 @@ def test_a_sheared_sform_yields_to_the_qform(nii: Path) -> None:
         read(nii)
 
 
-@pytest.mark.parametrize("row", [(0, 0, 0, 0), (float("nan"), 0, 0, 0), (0, 2, 0, 1)])
-def test_a_singular_sform_yields_to_the_qform(nii: Path, row: tuple[float, ...]) -> None:
-    write(nii, sform_code=2, srow_x=row)
+@pytest.mark.parametrize("code", [1, 2])
+@pytest.mark.parametrize("row", [(0, 0, 0, 0), (np.nan, 0, 0, 0), (np.inf, 0, 0, 0), (0, 2, 0, 1)])
+def test_a_singular_sform_yields_to_the_qform(nii: Path, row: tuple[float, ...], code: int) -> None:
+    write(nii, sform_code=code, srow_x=row)
     assert_lies_as(read(nii), SFORM)
     assert len(read(nii).geometry.notes) == 1
 
 
-def test_a_quaternion_that_is_none(nii: Path) -> None:
-    write(nii, quatern=(0.9, 0.9, 0.9))
+@pytest.mark.parametrize("part", [0.9, np.nan, np.inf])
+def test_a_quaternion_that_is_none(nii: Path, part: float) -> None:
+    write(nii, quatern=(part, 0.9, 0.9))
     volume = read(nii)
     assert_lies_as(volume, SFORM)
     assert "a quaternion that is no rotation" in volume.geometry.notes[0]
-    write(nii, quatern=(0.9, 0.9, 0.9), sform_code=0)
+    write(nii, quatern=(part, 0.9, 0.9), sform_code=0)
     with pytest.raises(InputError, match="its qform has a quaternion that is no rotation"):
         read(nii)
 

@@ -54,7 +54,8 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 @path_option(
     "--weights",
     panel=INPUTS,
-    help="Image of weights, 0 to 10000, on the fixed grid; a weight of 1 changes nothing.",
+    help="Image of weights, 0 to 10000, on the fixed grid; a weight of 1 changes nothing, and those "
+    "below 1e-6 count as 0.",
 )
 @path_option(
     "--labels",

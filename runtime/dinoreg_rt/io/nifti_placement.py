@@ -31,7 +31,7 @@ _HALF_TURN = 1e-7
 #: differ by 0.02 to 0.48 mm at a corner.
 _ROUNDING = 1.2e-7
 _UNITS = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+_RAS_TO_LPS = np.array([[-1.0], [-1.0], [1.0]])
 _OTHER = {"sform": "qform", "qform": "sform"}
 
 
@@ -126,15 +126,15 @@ def _choose(forms: dict[str, _Form], name: str, choice: OrientationChoice) -> _F
 def _forms(header: NiftiHeader, scale: float) -> list[_Form]:
     where, forms = header.placement, []
     if where.sform_code > 0:
-        matrix = _RAS_TO_LPS @ np.array(where.rows, np.float64).reshape(3, 4) * scale
+        matrix = _RAS_TO_LPS * np.array(where.rows, np.float64).reshape(3, 4) * scale
         forms.append(_Form("sform", where.sform_code, matrix, _matrix_fault(matrix)))
     if where.qform_code > 0:
         square = math.fsum(v * v for v in where.quaternion)
         fault = ""
         if not square <= 1 + _QUATERNION or not np.isfinite(where.offset).all():
             fault = "has a quaternion that is no rotation, or an origin that is not finite"
-        matrix = np.zeros((3, 4)) if fault else _RAS_TO_LPS @ _qform(where, header.pixdim) * scale
-        rest = max(_HALF_TURN, 1 - math.fsum(v * v for v in where.quaternion))
+        matrix = np.zeros((3, 4)) if fault else _RAS_TO_LPS * _qform(where, header.pixdim) * scale
+        rest = max(_HALF_TURN, 1 - square)
         turn = _ROUNDING / math.sqrt(rest) if rest > _HALF_TURN else 2 * math.sqrt(_HALF_TURN)
         forms.append(_Form("qform", where.qform_code, matrix, fault, turn))
     return forms
@@ -230,9 +230,13 @@ def _matrix(geometry: Geometry) -> FloatArray:
 
 
 def _gap_mm(one: FloatArray, other: FloatArray, shape_xyz: tuple[int, ...]) -> float:
-    """Return the largest distance between the image's corners under two matrices (3, 4)."""
+    """Return the largest distance between the image's corners under two matrices (3, 4).
+
+    It is infinite if a matrix holds NaN or infinity.
+    """
     ends = [(-0.5, n - 0.5) for n in shape_xyz]
     corners = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return math.inf
     moved = (one - other)[:, :3] @ corners + (one - other)[:, 3:]
-    largest = float(np.linalg.norm(moved, axis=0).max())
-    return largest if math.isfinite(largest) else math.inf
+    return float(np.linalg.norm(moved, axis=0).max())
