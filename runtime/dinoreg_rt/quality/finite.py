@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..device.choice import Device
 from ..errors import RegistrationError
 from ..types import Array, DisplacementField, Volume
@@ -14,7 +16,9 @@ def check_finite(
     inverse: DisplacementField | None,
     confidence: Array | None,
 ) -> None:
-    """Require that every value of a registration's results is finite, on the device.
+    """Require that every value of a registration's results is finite.
+
+    The arrays are those that the caller gets: a GPU is not waited for before they are copied.
 
     Raises:
         RegistrationError: one is not.
@@ -30,7 +34,8 @@ def check_finite(
             continue
         # NaN and infinity show in the extremes, without a second array as large as the field.
         extremes = array.min(), array.max()
-        if not all(bool(device.xp.isfinite(value)) for value in extremes):
+        xp = np if isinstance(array, np.ndarray) else device.xp
+        if not all(bool(xp.isfinite(value)) for value in extremes):
             raise RegistrationError(
                 f"the {name} would hold NaN or infinity, because the optimisation diverged: lower "
                 "the learning rate (--learning-rate-mm), and check that neither the weights nor "

@@ -134,6 +134,7 @@ def register(  # noqa: PLR0913 - all but the images by name
                 fields.inverse,
                 fields.confidence,
             )
+            check_finite(device, displacement, warped, inverse, certainty)
         timings_ms = timer.finish()
     return RegistrationResult(
         displacement=displacement,
@@ -273,9 +274,6 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, plan_: Plan) -> _
 
 def _quality(match: _Match, fields: _Fields, plan_: Plan) -> RunQuality:
     """What is known of the result; waits for it, once."""
-    check_finite(
-        plan_.device, fields.displacement, fields.warped, fields.inverse, fields.confidence
-    )
     quality = run_quality(
         match.solution,
         plan_.grids.control,
