@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,18 @@ from ..console.progress import Reporter, reporting
 from ..console.stdout import print_result
 from ..errors import InputError
 from .main import EXIT_CODE_TEXT
-from .options import INPUTS, OUTPUT, json_option, path_option, quiet_option
+from .options import (
+    INPUTS,
+    OUTPUT,
+    json_option,
+    orientation_option,
+    path_option,
+    quiet_option,
+)
 
 if TYPE_CHECKING:
     from ..fields.inversion import Inversion
-    from ..types import Transform
+    from ..types import OrientationChoice, Transform
 
 _METHOD = "Method"
 
@@ -55,6 +63,7 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=INPUTS,
     help="Image that defines the output grid: the fixed image; with --inverse the moving image.",
 )
+@orientation_option
 @click.option(
     "--inverse", is_flag=True, panel=_METHOD, help="Apply the inverse of the whole chain."
 )
@@ -113,19 +122,32 @@ def _only_one_input(options: dict[str, Any]) -> str:
 
 def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from ..io import check_outputs, check_writable, read_transform
+    from ..types import DisplacementField
 
     output: Path = options["output"]
     check_writable(output.parent)
     others = [options[name] for name in (kind, "reference") if options[name] is not None]
     check_outputs([output], [*options["transforms"], *others])
     reporter("read", 0.0)
-    chain = [step for path in options["transforms"] for step in read_transform(path)]
+    orientation = options["orientation"]
+    steps = [read_transform(path, orientation=orientation) for path in options["transforms"]]
+    chain = [step for part in steps for step in part]
+    warnings: list[str] = []
+
+    def warn(*texts: str) -> None:
+        for text in texts:
+            if text not in warnings:  # the reference may be the image itself
+                warnings.append(text)
+                reporter.say("warning", text)
+
+    warn(*(n for step in chain if isinstance(step, DisplacementField) for n in step.geometry.notes))
     summary: dict[str, Any] = {"status": "ok", "exit_code": 0, "output": str(output)}
     if kind == "points":
         inversion, outside = _apply_to_points(chain, options, reporter)
         summary["points_outside_field"] = outside
     else:
-        inversion = _apply_to_volume(kind, chain, options, reporter)
+        inversion = _apply_to_volume(kind, chain, options, reporter, warn)
+    summary["warnings"] = warnings
     if inversion is not None:
         summary["inverse_residual_mm"] = inversion.residual_mm
         summary["inverse_failed"] = int(inversion.failed.size)
@@ -137,18 +159,28 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
 
 
 def _apply_to_volume(
-    kind: str, chain: list[Transform], options: dict[str, Any], reporter: Reporter
+    kind: str,
+    chain: list[Transform],
+    options: dict[str, Any],
+    reporter: Reporter,
+    warn: Callable[..., None],
 ) -> Inversion | None:
     from .. import io
     from ..fields.inversion import invert_chain
     from ..fields.warp import warp_labels, warp_volume
+    from ..quality.label_placement import vanished
 
-    grid = io.read_geometry(options["reference"])
-    image = io.read_volume(options["image"], constant=True) if kind == "image" else None
-    labels = io.read_labels(options["labels"]) if kind == "labels" else None
-    for note in image.notes if image is not None else ():
-        reporter.say("image", note)
-    inversion = None
+    take: OrientationChoice = options["orientation"]
+    grid = io.read_geometry(options["reference"], orientation=take)
+    image = labels = inversion = None
+    if kind == "image":
+        image = io.read_volume(options["image"], constant=True, orientation=take)
+        for note in image.notes:
+            reporter.say("image", note)
+        warn(*grid.notes, *image.geometry.notes)
+    else:
+        labels = io.read_labels(options["labels"], orientation=take)
+        warn(*grid.notes, *labels.geometry.notes)
     if options["inverse"]:
         reporter("invert", 0.0)
         field, inversion = invert_chain(chain, grid)
@@ -158,6 +190,8 @@ def _apply_to_volume(
         io.write_volume(options["output"], warp_volume(image, chain, grid))
     if labels is not None:
         warped = warp_labels(labels, chain, grid, nearest=options["nearest"])
+        if doubt := vanished(labels, warped):
+            warn(doubt)
         io.write_labels(options["output"], warped)
     reporter("warp", 1.0)
     return inversion

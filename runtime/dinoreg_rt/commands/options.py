@@ -34,7 +34,7 @@ _LONGEST_METAVAR = 40
 _PANELS = {
     "Machine": "device threads gpu_memory_gb",
     "Initial alignment": "initial linear",
-    "Images": "fixed_modality moving_modality body_mask ct_window_hu mr_percentile "
+    "Images": "orientation fixed_modality moving_modality body_mask ct_window_hu mr_percentile "
     "working_megavoxels",
     "Encoder": "encoder encoder_depth engine token_grid slice_padding slice_scale "
     "slice_stride slice_spacing_mm axis encoder_ct_window_hu encoder_normalisation "
@@ -102,6 +102,17 @@ def parse_gigabytes(text: str) -> float:
         pass
     raise click.BadParameter(f"'{text}' is not an amount of memory; give one such as 8GB or 512MB")
 
+
+#: Option ``--orientation`` of commands that have no other parameters.
+orientation_option = click.option(
+    "--orientation",
+    type=click.Choice(["auto", "sform", "qform"]),
+    default="auto",
+    show_default=True,
+    panel=INPUTS,
+    help="Which placement of a NIfTI header counts where its sform and its qform differ; auto "
+    "takes the sform unless it is sheared.",
+)
 
 #: Options whose name and type do not follow from their field.
 _OWN = {"gpu_memory_gb": ("--gpu-memory", {"type": parse_gigabytes, "metavar": "SIZE"})}

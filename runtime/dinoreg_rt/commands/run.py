@@ -54,7 +54,8 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 @path_option(
     "--weights",
     panel=INPUTS,
-    help="Image of weights, 0 to 10000, on the fixed grid; a weight of 1 changes nothing.",
+    help="Image of weights, 0 to 10000, on the fixed grid; 1 changes nothing, less than 1e-6 counts "
+    "as 0.",
 )
 @path_option(
     "--labels",
@@ -193,6 +194,8 @@ def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
     )
     for reason in report.trust.reasons:
         reporter.say("not to be trusted", reason)
+    said = {warning for record in report.inputs.values() for warning in record.warnings}
     for warning in report.warnings:
-        reporter.say("warning", warning)
+        if warning not in said:  # those about the inputs are said when they are read
+            reporter.say("warning", warning)
     reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")

@@ -202,6 +202,7 @@ def _pair_to_dict(scores: PairScores, names: Mapping[int, str]) -> dict[str, Any
         "kind": scores.kind,
         "status": scores.status,
         "message": scores.message,
+        "warnings": scores.warnings,
         "means": scores.means(),
         "labels": [
             {**line, "label_name": names.get(line["label"])} for line in _label_lines(scores)

@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..types import Geometry
-from .nifti_header import HEADER_BYTES, build_header, parse_header
+from .nifti_header import GZIP_MAGIC, HEADER_BYTES, build_header, parse_header
 from .staging import hidden_folder
 
-GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 22
 _PREFIX = "dinoreg-unpacked-"
 #: Most bytes that deflate packs into one, and bytes that may follow the voxels.

@@ -31,6 +31,7 @@ from .point_tables import (
     write_table,
 )
 from .staging import staged_file
+from .validate import check_positions
 
 Frame: TypeAlias = Literal["lps", "ras"]
 
@@ -82,7 +83,7 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
 
     Raises:
         InputError: the file is missing, of an unknown format or without points, a coordinate is not
-            a finite number, or the frame is unknown.
+            a finite number or beyond 1e6 mm, or the frame is unknown.
     """
     check_input(path)
     file = Path(path)
@@ -135,12 +136,7 @@ def _check_coordinates(points_mm: FloatArray, name: str) -> None:
         raise InputError(f"{name}: holds no points")
     if not np.isfinite(points_mm).all():
         raise InputError(f"{name}: a coordinate is NaN or Inf")
-    largest = float(np.abs(points_mm).max())
-    if largest > _LARGEST_MM:
-        raise InputError(
-            f"{name}: a coordinate is {largest:.3g} mm; at most {_LARGEST_MM:g} mm is plausible: "
-            "correct it"
-        )
+    check_positions(points_mm, name, "list of points")
 
 
 def _suffix(file: Path) -> str:

@@ -158,7 +158,7 @@ def _build_field(part: Part, name: str) -> DisplacementField:
     validate.check_geometry(grid, name)
     with np.errstate(over="ignore"):  # beyond float32's range: becomes Inf, found next
         vectors = part.parameters(np.float32).reshape(z, y, x, 3)
-    validate.check_finite(vectors, name)
+    validate.check_displacements(vectors, name)
     return DisplacementField(vectors, grid)
 
 
@@ -196,12 +196,7 @@ def check_affine(step: AffineTransform, name: str) -> None:
     values = np.column_stack([step.matrix, step.translation_mm])
     if not np.isfinite(values).all():
         raise InputError(f"{name}: the affine transform holds NaN or Inf")
-    largest = float(np.abs(values).max())
-    if largest > _LARGEST:
-        raise InputError(
-            f"{name}: the affine transform holds {largest:.3g}, which no image needs (at most "
-            f"{_LARGEST:g}): is it damaged? save it again"
-        )
+    validate.check_positions(values, name, "affine transform")
     determinant = float(np.linalg.det(step.matrix))
     if math.isnan(determinant) or abs(determinant) < 1e-6:
         raise InputError(

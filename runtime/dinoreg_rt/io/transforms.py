@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from .. import geometry
 from ..errors import InputError, OutputError
-from ..types import AffineTransform, DisplacementField, FloatArray, Transform
+from ..types import (
+    AffineTransform,
+    DisplacementField,
+    FloatArray,
+    OrientationChoice,
+    Transform,
+)
 from . import transform_h5
 from .arrays import as_numpy
 from .convert import array_to_sitk
@@ -34,12 +40,16 @@ _TRANSFORM_FILES = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
 _SLAB_VOXELS = 1 << 19
 
 
-def read_transform(path: str | os.PathLike[str]) -> tuple[Transform, ...]:
+def read_transform(
+    path: str | os.PathLike[str], *, orientation: OrientationChoice = "auto"
+) -> tuple[Transform, ...]:
     """Read a transform as a chain, which is applied first element first.
 
     Args:
         path: ITK ``.tfm``, ``.txt``, ``.h5`` or ``.hdf5`` (single or composite), ANTs ``.mat``, or
             a displacement field (mm, LPS) as a vector image.
+        orientation: the placement to take if a NIfTI header holds two that differ, see
+            `read_volume`.
 
     Raises:
         InputError: the file is missing or damaged, or the transform is not 3D or neither affine nor
@@ -53,7 +63,7 @@ def read_transform(path: str | os.PathLike[str]) -> tuple[Transform, ...]:
         raise InputError(f"{file}: is a folder; a transform is one file")
     suffix = image_suffix(file)
     if suffix in READABLE:
-        return (read_displacement(file),)
+        return (read_displacement(file, orientation=orientation),)
     if suffix not in _TRANSFORM_FILES:
         raise InputError(
             f"{file}: unknown transform format '{suffix}'; "

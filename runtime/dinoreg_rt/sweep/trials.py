@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +134,12 @@ def run_trial(trial: Trial) -> Record:
     version = f"{found['dinoreg-rt']}, libdinoreg {found['libdinoreg']}"
     head = (trial.key, trial.pair.name, trial.pair.kind, trial.candidate)
     try:
-        fixed, moving = _read_images(trial.pair)
+        pair = replace(trial.pair, orientation=trial.config.orientation)
+        fixed, moving = _read_images(pair)
         cpu, wall = time.process_time(), time.perf_counter()
         result = register(fixed, moving, config=trial.config)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        scores = evaluate_pair(trial.pair, (result.displacement,)).means()
+        scores = evaluate_pair(pair, (result.displacement,)).means()
     except Exception as error:  # one bad pair must not end a night's work
         name = "" if isinstance(error, DinoregError) else f"{type(error).__name__}: "
         return Record(*head, status="failed", message=f"{name}{error}", version=version)
@@ -186,7 +187,8 @@ def _read_images(pair: PairFiles) -> tuple[Any, Any]:
         raise InputError(
             f"{pair.name}: lacks an image; name fixed and moving in the table of pairs"
         )
-    return io.read_volume(pair.fixed_image), io.read_volume(pair.moving_image)
+    read = partial(io.read_volume, orientation=pair.orientation)
+    return read(pair.fixed_image), read(pair.moving_image)
 
 
 def _key(pair: PairFiles, config: RegistrationConfig) -> str:
