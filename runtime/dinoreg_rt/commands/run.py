@@ -54,8 +54,8 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 @path_option(
     "--weights",
     panel=INPUTS,
-    help="Image of weights, 0 to 10000, on the fixed grid; 1 changes nothing, less than 1e-6 counts "
-    "as 0.",
+    help="Image of weights, 0 to 10000, on the fixed grid; 1 changes nothing, and less than 1e-6 "
+    "counts as 0.",
 )
 @path_option(
     "--labels",
