@@ -48,6 +48,14 @@ def make_report(quality: RunQuality = GOOD) -> RunReport:
     )
 
 
+def test_report_and_result_say_the_same() -> None:
+    quality = replace(GOOD, folded_percent=1.0, overlap_percent=20.0)
+    result, report = make_result(quality), make_report(quality)
+    assert (result.trust.verdict, list(result.trust.reasons)) == ("untrusted", report.trust.reasons)
+    assert [*map(type, result.warnings)] == [str]
+    assert result.warnings == report.warnings
+
+
 def test_survives_a_round_trip() -> None:
     report = make_report()
     assert RunReport.model_validate_json(report.to_json()) == report

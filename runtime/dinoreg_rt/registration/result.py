@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..config.parameters import RegistrationConfig
+from ..quality.trust import Trust, judge, quality_warnings
 from ..types import (
     AffineTransform,
     Array,
@@ -123,6 +124,19 @@ class RegistrationResult:
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     confidence: Volume | None = None
+
+    @property
+    def trust(self) -> Trust:
+        """Whether to use the result: the verdict, and the reasons against it."""
+        return judge(self.quality)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to check before using the result, one sentence each."""
+        found = quality_warnings(self.quality)
+        if self.encoding is not None and self.encoding.random_weights:
+            found.append("the encoder's weights are random: its features mean nothing")
+        return found
 
     def warped_sitk(self) -> sitk.Image:
         """The warped moving image as a SimpleITK image on the fixed grid."""

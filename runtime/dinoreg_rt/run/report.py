@@ -20,7 +20,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ..errors import UNTRUSTED_EXIT_CODE
 from ..io import input_files
-from ..quality.trust import judge, quality_warnings
 from ..registration.result import RegistrationResult
 from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, RunQuality
 
@@ -165,8 +164,7 @@ def build_report(
 ) -> RunReport:
     """Build the report of a finished run; `timings_ms` includes reading and writing."""
     finished_at = datetime.now(started_at.tzinfo)
-    trust = judge(result.quality)
-    refused = trust.verdict == "untrusted" and not accept_untrusted
+    refused = result.trust.verdict == "untrusted" and not accept_untrusted
     return RunReport(
         exit_code=UNTRUSTED_EXIT_CODE if refused else 0,
         # JSON cannot hold bytes that are not valid text.
@@ -180,8 +178,8 @@ def build_report(
         alignment={name: round(value, 4) for name, value in result.alignment.items()},
         encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
-        trust=TrustReport(verdict=trust.verdict, reasons=list(trust.reasons)),
-        warnings=run_warnings(result),
+        trust=TrustReport(verdict=result.trust.verdict, reasons=list(result.trust.reasons)),
+        warnings=result.warnings,
         timings_ms={stage: round(value, 3) for stage, value in timings_ms.items()},
         total_ms=round((finished_at - started_at).total_seconds() * 1e3, 3),
         device_memory=PredictedDeviceMemory.of(result.device_memory),
@@ -189,14 +187,6 @@ def build_report(
         versions=result.versions,
         image_hashes=result.hashes,
     )
-
-
-def run_warnings(result: RegistrationResult) -> list[str]:
-    """Return warnings to consider before using the result."""
-    found = quality_warnings(result.quality)
-    if result.encoding is not None and result.encoding.random_weights:
-        found.append("the encoder's weights are random: its features mean nothing")
-    return found
 
 
 def hash_input(path: Path) -> InputRecord:
