@@ -1,12 +1,14 @@
-"""Small encoders as bundles, made without weights, to test the path from ONNX to field."""
+"""Small encoders as bundles, made without weights, and registrations that use them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+import dinoreg_rt
 from dinoreg_rt.bundle.manifest import (
     FINAL_ONLY,
     BundleFile,
@@ -18,11 +20,39 @@ from dinoreg_rt.bundle.manifest import (
     write_manifest,
 )
 
+if TYPE_CHECKING:
+    from phantoms import Phantom
+
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
+def config(bundle: Path, **more: object) -> dinoreg_rt.RegistrationConfig:
+    """Return a configuration in which nothing but the encoder's features is compared.
+
+    Tokens are not standardised: in a phantom of blobs, the mean of a slice is most of what
+    distinguishes it from the next one. Features alone need more iterations than the default, which
+    is meant for the refinement with local correlation.
+    """
+    values = {"encoder": str(bundle), "threads": 1, "initial": "none", "device": "cpu"}
+    values |= {"token_centre": "none", "token_scale": "none", "body_mask": "off"}
+    values |= {"correlation_weight": 0.0, "iterations": (40, 20)} | more
+    return dinoreg_rt.RegistrationConfig(**values)
+
+
+def run(
+    phantom: Phantom, settings: dinoreg_rt.RegistrationConfig, **more: object
+) -> dinoreg_rt.RegistrationResult:
+    """Register a phantom."""
+    return dinoreg_rt.register(phantom.fixed, phantom.moving, config=settings, **more)
+
+
+def errors_voxels(phantom: Phantom, result: dinoreg_rt.RegistrationResult) -> np.ndarray:
+    """Return the errors of a field in voxels of 2 mm."""
+    return phantom.errors_mm(result.displacement.vectors_mm) / 2.0
+
+
 def gabor_bank(patch: int, orientations: int = 6) -> np.ndarray:
-    """Even and odd filters at three scales and a blur, (channels, 1, k, k), k = 5 patches."""
+    """Return even and odd filters at three scales and a blur, (channels, 1, k, k)."""
     k = 5 * patch
     y, x = np.meshgrid(*[(np.arange(k) - (k - 1) / 2) / patch] * 2, indexing="ij")
     filters = [np.exp(-(x**2 + y**2) / 2)]
@@ -45,37 +75,13 @@ def write_bundle(
     random_weights: bool = False,
     **manifest: object,
 ) -> Path:
-    """A bank of Gabor filters on the mean of the channels, as a bundle.
+    """Write a bank of Gabor filters on the mean of the channels as a bundle.
 
-    Of several layers each further one is the bank of the last turned by a quarter.
+    Each further layer is the bank of the previous one turned by a quarter.
     """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
     folder.mkdir(parents=True)
     bank = np.concatenate([np.rot90(gabor_bank(patch), i, (2, 3)) for i in range(len(layers))])
-    weights = np.repeat(bank, 3, axis=1) / np.float32(3)
-    graphs = []
-    for height, width in sizes:
-        rows, columns = height // patch, width // patch
-        nodes = [
-            helper.make_node(
-                "Conv", ["pixels", "bank"], ["planes"], strides=[patch] * 2, pads=[2 * patch] * 4
-            ),
-            helper.make_node("Transpose", ["planes"], ["tokens"], perm=[0, 2, 3, 1]),
-        ]
-        value = helper.make_tensor_value_info
-        graph = helper.make_graph(
-            nodes,
-            "gabor",
-            [value("pixels", TensorProto.FLOAT, ["N", 3, height, width])],
-            [value("tokens", TensorProto.FLOAT, ["N", rows, columns, len(bank)])],
-            [numpy_helper.from_array(weights, "bank")],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-        name = f"encoder_{height}x{width}.onnx"
-        onnx.save(model, str(folder / name))
-        graphs.append(Graph(file=name, height=height, width=width))
+    graphs = [_write_graph(folder, size, bank, patch) for size in sizes]
     settings: dict[str, object] = {
         "model": "gabor-bank",
         "patch": patch,
@@ -84,7 +90,7 @@ def write_bundle(
         "precision": "fp32",
         "normalisation": IMAGENET,
         "graphs": tuple(graphs),
-        "files": tuple(_describe(folder / graph.file) for graph in graphs),
+        "files": tuple(describe(folder / graph.file) for graph in graphs),
         "source": Source(
             checkpoint="none", sha256="0" * 64, layout="none", random_weights=random_weights
         ),
@@ -95,5 +101,31 @@ def write_bundle(
     return folder
 
 
-def _describe(path: Path) -> BundleFile:
+def describe(path: Path) -> BundleFile:
+    """Return a file's entry in the manifest."""
     return BundleFile(name=path.name, size_bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _write_graph(folder: Path, size: tuple[int, int], bank: np.ndarray, patch: int) -> Graph:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    height, width = size
+    value = helper.make_tensor_value_info
+    grid = [height // patch, width // patch, len(bank)]
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Conv", ["pixels", "bank"], ["planes"], strides=[patch] * 2, pads=[2 * patch] * 4
+            ),
+            helper.make_node("Transpose", ["planes"], ["tokens"], perm=[0, 2, 3, 1]),
+        ],
+        "gabor",
+        [value("pixels", TensorProto.FLOAT, ["N", 3, height, width])],
+        [value("tokens", TensorProto.FLOAT, ["N", *grid])],
+        [numpy_helper.from_array(np.repeat(bank, 3, axis=1) / np.float32(3), "bank")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    name = f"encoder_{height}x{width}.onnx"
+    onnx.save(model, str(folder / name))
+    return Graph(file=name, height=height, width=width)

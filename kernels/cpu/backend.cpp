@@ -1,4 +1,4 @@
-// The CPU back end. Compiled once for each instruction set; the build names it in DR_ISA.
+// The CPU back end, compiled once for each instruction set, which the build names in DR_ISA.
 #include "backend_table.h"
 #include "cpu_passes.h"
 
@@ -11,8 +11,8 @@ struct CpuMaker {
   static CpuLauncher make(const dr_execution& execution) {
     return CpuLauncher(team(execution.threads > 0 ? execution.threads : omp_get_max_threads()));
   }
-  // Threads that wait for a processor help nobody, and teams of thousands end the process. Up to 64
-  // are started anywhere, so that a machine with few processors divides the work as a large one.
+  // More threads than processors do not help, and teams of thousands end the process. Up to 64 are
+  // started on any machine, so that one with few processors divides the work as a large one does.
   static int team(int threads) { return min_int(threads, max_int(64, omp_get_num_procs())); }
   static dr_status finish(const CpuLauncher&) { return DR_OK; }
 };
@@ -24,13 +24,15 @@ DR_NAMESPACE_END
 const Backend& DR_JOIN(cpu_backend_, DR_ISA)() { return dr::BackendTable<dr::CpuMaker>::table(); }
 
 #if defined(DR_ISA_IS_GENERIC)
-size_t solver_workspace_bytes(const dr_solver_args& args) {
+size_t workspace_bytes(const dr_solver_args& args) {
   return dr::Solver<dr::CpuLauncher>::workspace_bytes(args);
 }
-size_t mind_workspace_bytes(const dr_mind_args& args) {
-  return dr::MindPlan(args).workspace_bytes();
+size_t workspace_bytes(const dr_mind_args& args) {
+  dr_mind_args counted = args;
+  counted.workspace = nullptr;
+  return dr::MindMemory(counted).work.peak();
 }
-size_t local_workspace_bytes(const dr_local_args& args) {
-  return 6 * sizeof(float) * dr::cells_of(args).voxels();
+size_t workspace_bytes(const dr_local_args& args) {
+  return 6 * sizeof(float) * dr::out_shape_of(args).voxels();
 }
 #endif

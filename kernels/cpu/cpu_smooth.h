@@ -1,4 +1,5 @@
-// Separable smoothing in one sweep, tuned for a CPU's caches; same results as src/passes.h.
+// Separable smoothing in one sweep, tuned for the caches of a CPU; it gives the same results as
+// src/passes.h.
 #ifndef DINOREG_CPU_CPU_SMOOTH_H_
 #define DINOREG_CPU_CPU_SMOOTH_H_
 
@@ -9,8 +10,8 @@
 
 DR_NAMESPACE_BEGIN
 
-// a b + c, rounded once where the processor can: of the two products in an unrolled
-// w0 a + w1 b the compiler would be free to round either, and the generic pass rounds the first.
+// a * b + c, rounded once where the processor can. Of the two products in an unrolled
+// w0 * a + w1 * b the compiler would be free to round either; the generic pass rounds the first.
 DR_HD float multiply_add(float a, float b, float c) {
 #if defined(__FMA__)
   return __builtin_fmaf(a, b, c);
@@ -28,7 +29,7 @@ DR_HD Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) {
 #endif
 }
 
-// run(radius) with the radius as a constant where it is small: the loop over the taps unrolls, and
+// run(radius), with a small radius as a constant, so that the loop over the taps unrolls and
 // weights and lines stay in registers.
 template <class Run>
 DR_HD void with_radius(int radius, const Run& run) {
@@ -42,8 +43,8 @@ DR_HD void with_radius(int radius, const Run& run) {
   }
 }
 
-// at(V, x) over a row, V a vector or a single number: the last vector overlaps the one before, so
-// an element may be computed twice; rows shorter than a vector go one by one.
+// at(V{}, x) along a row, where V is a vector or a single number. The last vector overlaps the one
+// before it, so an element may be computed twice; rows shorter than a vector take single numbers.
 template <class At>
 DR_HD void over_row(Index width, const At& at) {
   Index x = 0;
@@ -55,7 +56,7 @@ DR_HD void over_row(Index width, const At& at) {
   for (; x < width; ++x) at(0.0f, x);
 }
 
-// Weighted sum of neighbouring lines (or planes) of `width` numbers around line i of n.
+// The weighted sum of neighbouring lines (or planes) of `width` numbers around line i of n.
 inline void smooth_across(const float* lines, Index width, int i, int n, const Taps& taps,
                           float* out) {
   with_radius(taps.radius, [&](auto radius) {
@@ -78,8 +79,8 @@ inline void smooth_across(const float* lines, Index width, int i, int n, const T
 }
 
 // The same along a line of n voxels of `components` numbers. The line is continued beyond its ends
-// where it stands, so it needs room for taps.radius voxels on both sides and a vector more, which
-// is read too: let it be numbers that are quick to compute with.
+// in place, so it needs room for taps.radius voxels on both sides and for one more vector, which is
+// read as well and must not hold subnormal numbers.
 inline void smooth_along(float* line, int n, int components, const Taps& taps, float* out) {
   const int width = n * components;
   with_radius(taps.radius, [&](auto radius) {
@@ -109,9 +110,9 @@ inline void smooth_along(float* line, int n, int components, const Taps& taps, f
   });
 }
 
-// One sweep over the planes: z taps read planes that are still in the second-level cache, y and x
-// work on one plane in it. 96 x 80 x 96 x 3 on two Zen 5 cores: three passes through memory took
-// 2.4 times as long.
+// One sweep over the planes: the z taps read planes that are still in the second-level cache, and y
+// and x work on one plane in it. Three passes through memory took 2.4 times as long (96 x 80 x 96 x
+// 3 on two Zen 5 cores).
 inline void smooth_pass(const CpuLauncher& launch, const SmoothPass& p) {
   enum { kLongest = 3 * (32768 + 2 * kMaxTapRadius) + kLanes };  // capi.cpp allows 32768 voxels
   const int planes = p.batch * p.shape.z, width = p.shape.x * p.components;
@@ -120,16 +121,16 @@ inline void smooth_pass(const CpuLauncher& launch, const SmoothPass& p) {
     const int b = i / p.shape.z, z = i - b * p.shape.z;
     float* tmp = p.tmp + plane * (launch.threads() <= planes ? worker : i);
     float* out = p.out + plane * i;
-    smooth_across(p.in + plane * p.shape.z * b, plane, z, p.shape.z, p.z, tmp);
+    smooth_across(p.in + plane * p.shape.z * b, plane, z, p.shape.z, p.taps.z, tmp);
     float buffer[kLongest];
     float* line = buffer + kMaxTapRadius * p.components;
-    // What lies on the stack may be subnormal: on rows of 24 cells, half of whose last vector it
-    // is, that took half of the search's time.
-    float* end = line + width + p.x.radius * p.components;
+    // Numbers left on the stack may be subnormal. On rows of 24 voxels, where they are half of the
+    // last vector, computing with them took half of the search's time.
+    float* end = line + width + p.taps.x.radius * p.components;
     for (int k = 0; k < kLanes; ++k) end[k] = 0.0f;
     for (int y = 0; y < p.shape.y; ++y) {
-      smooth_across(tmp, width, y, p.shape.y, p.y, line);
-      smooth_along(line, p.shape.x, p.components, p.x, out + (Index)y * width);
+      smooth_across(tmp, width, y, p.shape.y, p.taps.y, line);
+      smooth_along(line, p.shape.x, p.components, p.taps.x, out + (Index)y * width);
     }
   });
 }

@@ -1,4 +1,4 @@
-// The OpenMP loop over an op's rows. One row is one vectorised loop; rows are independent, so the
+// The OpenMP loop over an op's rows. A row is one vectorised loop. Rows are independent, so the
 // result does not depend on the number of threads.
 #ifndef DINOREG_CPU_LAUNCH_H_
 #define DINOREG_CPU_LAUNCH_H_
@@ -6,14 +6,14 @@
 #include <omp.h>
 #include <string.h>
 
-#include "dinoreg/smooth.h"
+#include "dinoreg/op.h"
 
 DR_NAMESPACE_BEGIN
 
 class CpuLauncher {
  public:
   explicit CpuLauncher(int threads) : threads_(threads) {}
-  // For sizing a workspace: launches nothing.
+  // A launcher for sizing a workspace, which launches nothing.
   static CpuLauncher counting() { return CpuLauncher(1); }
 
   int threads() const { return threads_; }
@@ -21,21 +21,21 @@ class CpuLauncher {
   template <class Op>
   void operator()(const Op& op) const {
     const int rows = op.rows(), width = op.width();
-    if (rows == 1)  // a reduction: its elements are long
+    if (rows == 1)  // a reduction, with much work for each element
       return for_each(width, (Index)width * 64, [&](int x, int) { op(0, x); });
-    for_each(rows, (Index)rows * width, [&](int row, int) { run_row(op, row, width, 0); });
+    for_each(rows, (Index)rows * width, [&](int row, int) { run_row(op, row, width); });
   }
 
-  // body(i, worker) for i in 0 ... count - 1, side by side when the work is worth waking the team;
-  // workers are numbered from 0 and each does one thing at a time.
+  // Runs body(i, worker) for i in 0 ... count - 1, in parallel if the work is worth waking the
+  // team. Workers are numbered from 0, and each runs one body at a time.
   template <class Body>
   void for_each(int count, Index work, const Body& body) const {
     if (threads_ == 1 || count == 1 || work < 4096) {
       for (int i = 0; i < count; ++i) body(i, 0);
       return;
     }
-    // Eight pieces for each thread: rows without weight are quicker than others, and a core may be
-    // busy with other work.
+    // Eight pieces for each thread, because rows without weight take less time than others and a
+    // core may be busy with other work.
     const int piece = max_int(1, count / (8 * threads_));
 #pragma omp parallel num_threads(threads_)
     {
@@ -48,7 +48,7 @@ class CpuLauncher {
   void zero(void* to, size_t bytes) const { memset(to, 0, bytes); }
   void copy(void* to, const void* from, size_t bytes) const { memcpy(to, from, bytes); }
 
-  // body() `count` times, with after_each() after each; false as soon as that says false.
+  // Runs body() and after_each() `count` times; false as soon as after_each() returns false.
   template <class Body, class AfterEach>
   bool repeat(int count, const Body& body, const AfterEach& after_each) const {
     for (int i = 0; i < count; ++i) {
@@ -58,39 +58,30 @@ class CpuLauncher {
     return true;
   }
 
-  // Ops with `lanes` work on several elements at once between their margins. The last vector of a
-  // row overlaps the one before it where computing an element twice does no harm.
+  // Ops with `lanes` compute several elements at once between their margins. If an element may be
+  // computed twice, the last vector of a row overlaps the one before it.
   template <class Op>
-  static auto run_row(const Op& shared, int row, int width, int)
-      -> decltype(shared.template lanes<float>(row, 0), void()) {
-    const Op op = shared;  // a local copy stays in registers: no store can alias it
-    const int low = min_int(margin_of(op, 0), width), high = max_int(width - low, low);
-    for (int x = 0; x < low; ++x) op(row, x);
-    int x = low;
-    for (; x + kLanes <= high; x += kLanes) op.template lanes<Lanes>(row, x);
-    if (x < high && Op::kRepeatable && high - low >= kLanes) {
-      op.template lanes<Lanes>(row, high - kLanes);
-      x = high;
+  static void run_row(const Op& shared, int row, int width) {
+    if constexpr (!requires { shared.template lanes<float>(row, 0); }) {
+      for (int x = 0; x < width; ++x) shared(row, x);
+    } else {
+      const Op op = shared;  // a local copy stays in registers, as no store can alias it
+      int margin = 0;
+      if constexpr (requires { op.margin(); }) margin = op.margin();
+      const int low = min_int(margin, width), high = max_int(width - low, low);
+      for (int x = 0; x < low; ++x) op(row, x);
+      int x = low;
+      for (; x + kLanes <= high; x += kLanes) op.template lanes<Lanes>(row, x);
+      if (x < high && Op::kRepeatable && high - low >= kLanes) {
+        op.template lanes<Lanes>(row, high - kLanes);
+        x = high;
+      }
+      for (; x < high; ++x) op.template lanes<float>(row, x);
+      for (x = high; x < width; ++x) op(row, x);
     }
-    for (; x < high; ++x) op.template lanes<float>(row, x);
-    for (x = high; x < width; ++x) op(row, x);
-  }
-
-  template <class Op>
-  static void run_row(const Op& op, int row, int width, long) {
-    for (int x = 0; x < width; ++x) op(row, x);
   }
 
  private:
-  template <class Op>
-  static auto margin_of(const Op& op, int) -> decltype(op.margin()) {
-    return op.margin();
-  }
-  template <class Op>
-  static int margin_of(const Op&, long) {
-    return 0;
-  }
-
   int threads_;
 };
 

@@ -25,7 +25,7 @@ struct CudaMaker {
   static dr_status finish(const CudaLauncher& launch) {
     if (launch.error() == cudaSuccess) return DR_OK;
     last_error = launch.error();
-    // Ours to report: the caller's next look at the runtime's error state should not find it.
+    // It is reported here, so the caller must not find it in the runtime's error state as well.
     (void)cudaGetLastError();
     return DR_ERROR_DEVICE_FAILED;
   }
@@ -47,7 +47,7 @@ const char* cuda_problem() {
   const cudaError_t error = cudaGetDeviceCount(&count);
   (void)cudaGetLastError();
   if (error == cudaSuccess && count > 0) return "";
-  // Without a driver the runtime calls it too old.
+  // Without a driver, the runtime reports one that is too old.
   if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
     return "there is no NVIDIA driver on this machine";
   (void)cudaGetLastError();

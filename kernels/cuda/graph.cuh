@@ -1,4 +1,4 @@
-// Launches captured once as a CUDA graph: what they enqueue is then one call, again and again.
+// Launches captured once as a CUDA graph, so that enqueueing them again is a single call.
 #ifndef DINOREG_CUDA_GRAPH_CUH_
 #define DINOREG_CUDA_GRAPH_CUH_
 
@@ -13,17 +13,18 @@ class Graph {
   Graph() = default;
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
-  // Launches may still be running: a graph in flight is not stopped and goes once it has completed
-  // (CUDA driver API, cuGraphExecDestroy). Its error could only be that of earlier work, which the
-  // caller's next look at the stream reports as well.
+  // Launches may still be running: a graph in flight is not stopped, and is freed once it has
+  // completed (CUDA driver API, cuGraphExecDestroy). An error could only stem from earlier work,
+  // and the stream reports that to the caller as well.
   ~Graph() {
     if (executable_ != nullptr) (void)cudaGraphExecDestroy(executable_);
   }
 
-  // enqueue(stream) gives its first error. Nothing runs yet. The stream of the capture is our own:
-  // the caller's may be the legacy default stream, which cannot be captured, and a non-blocking one
-  // is not touched by what other threads put on that stream meanwhile. Errors of other threads'
-  // calls are theirs: the capture is local to this thread.
+  // Captures what enqueue(stream) enqueues and returns the first error; nothing runs yet. The
+  // capture has a stream of its own, because the caller's may be the legacy default stream, which
+  // cannot be captured. It is non-blocking, so that what other threads put on the default stream
+  // meanwhile does not affect it, and local to this thread, so that errors of their calls do not
+  // either.
   template <class Enqueue>
   cudaError_t capture(const Enqueue& enqueue) {
     cudaStream_t stream = nullptr;
@@ -33,7 +34,7 @@ class Graph {
     return first_of(captured, cudaStreamDestroy(stream));
   }
 
-  // Behind what is on the stream, and behind earlier launches of the same graph.
+  // Enqueues the graph behind what is on the stream and behind earlier launches of the same graph.
   cudaError_t launch(cudaStream_t stream) const { return cudaGraphLaunch(executable_, stream); }
 
  private:
@@ -44,7 +45,7 @@ class Graph {
     cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
     if (error != cudaSuccess) return error;
     error = enqueue(stream);
-    // What was begun is ended, after an error too; the graph is null where the capture failed.
+    // A capture is ended even after an error; the graph is null if the capture failed.
     cudaGraph_t graph = nullptr;
     error = first_of(error, cudaStreamEndCapture(stream, &graph));
     if (error == cudaSuccess) error = cudaGraphInstantiateWithFlags(&executable_, graph, 0);

@@ -1,70 +1,64 @@
-// The CUDA loop over an op's rows: one thread for each element, x along the threads of a warp.
+// The CUDA loop over an op's rows: one thread for each element, with x along the threads of a warp.
 //
-// Launched through cudaLaunchKernelEx rather than <<<>>>, so that this file is plain C++ and a host
-// compiler can run its index arithmetic in the tests.
+// Kernels are launched by cudaLaunchKernelEx instead of <<<>>>, so that this file is plain C++ and
+// the tests can run its index arithmetic on the host.
 #ifndef DINOREG_CUDA_LAUNCH_CUH_
 #define DINOREG_CUDA_LAUNCH_CUH_
 
 #include <cuda_runtime.h>
 
-#include "dinoreg/portable.h"
+#include "dinoreg/op.h"
 #include "graph.cuh"
 
 DR_NAMESPACE_BEGIN
 
 enum { kWarp = 32, kBlockThreads = 256, kMaxGridY = 65535 };
-// Blocks of a tuned kernel along y: several for each multiprocessor; they take the rows in turns.
+// Blocks of a tuned kernel along y, several for each multiprocessor, which take the rows in turns.
 enum { kTileBlocksY = 4096 };
 
 struct LaunchShape {
   dim3 grid, block;
 };
 
-// A warp takes 32 neighbours along x, or several rows where a row is shorter. Eight rows in a block
-// let the stencils find their neighbours in the L1 cache. Few rows give small blocks, which spread
-// the serial sums (one row) over more multiprocessors.
+// A warp takes 32 neighbours along x, or several rows if a row is shorter. With eight rows in a
+// block the stencils find their neighbours in the L1 cache. Few rows give small blocks, which
+// spread the serial sums (one row) over more multiprocessors.
 inline LaunchShape launch_shape(int rows, int width) {
   int lanes = 1, lines = 1;
   while (lanes < kWarp && lanes < width) lanes *= 2;
   while (lines < kBlockThreads / lanes && lines < rows) lines *= 2;
   const int grid_x = (width - 1) / lanes + 1, grid_y = (rows - 1) / lines + 1;
-  // Only x may have more than 65535 blocks; what is left of the rows is taken in strides.
+  // Only x may have more than 65535 blocks; the remaining rows are taken in strides.
   return {dim3(grid_x, grid_y < kMaxGridY ? grid_y : kMaxGridY, 1), dim3(lanes, lines, 1)};
 }
 
-// Ops with a margin need no border case between their margins.
+// Between its margins, an op with a margin needs no border case.
 template <class Op>
-DR_HD auto run_element(const Op& op, int row, int x, int width, int)
-    -> decltype(op.margin(), void()) {
-  if (x >= op.margin() && x < width - op.margin())
-    op.template lanes<float>(row, x);
-  else
-    op(row, x);
-}
-
-template <class Op>
-DR_HD void run_element(const Op& op, int row, int x, int, long) {
+DR_HD void run_element(const Op& op, int row, int x, int width) {
+  if constexpr (requires { op.margin(); }) {
+    if (x >= op.margin() && x < width - op.margin()) return op.template lanes<float>(row, x);
+  }
   op(row, x);
 }
 
-// The op stays in constant memory: __grid_constant__ spares every thread its own copy.
+// __grid_constant__ keeps the op in constant memory instead of copying it for every thread.
 template <class Op>
 __global__ void __launch_bounds__(kBlockThreads) run_op(const __grid_constant__ Op op) {
   const int rows = op.rows(), width = op.width();
   const unsigned x = blockIdx.x * blockDim.x + threadIdx.x;
   if (x >= (unsigned)width) return;
-  // Unsigned: the last stride may pass the largest int.
+  // Unsigned, because the last stride may exceed the largest int.
   const unsigned stride = gridDim.y * blockDim.y;
   for (unsigned row = blockIdx.y * blockDim.y + threadIdx.y; row < (unsigned)rows; row += stride)
-    run_element(op, (int)row, (int)x, width, 0);
+    run_element(op, (int)row, (int)x, width);
 }
 
 // Enqueues on one stream of the calling thread's current device. The first error is kept and stops
-// everything after it: callers look at error() once, at the end.
+// everything after it, so callers check error() once, at the end.
 class CudaLauncher {
  public:
   explicit CudaLauncher(cudaStream_t stream) : stream_(stream) {}
-  // For sizing a workspace: launches nothing.
+  // A launcher for sizing a workspace, which launches nothing.
   static CudaLauncher counting() { return CudaLauncher(nullptr); }
 
   template <class Op>
@@ -74,7 +68,7 @@ class CudaLauncher {
     run(run_op<Op>, launch_shape(rows, width), op);
   }
 
-  // A kernel of its own, over a grid that is not empty.
+  // Launches another kernel than run_op, over a grid that is not empty.
   template <class Op>
   void run(void (*kernel)(const Op), const LaunchShape& shape, const Op& op) const {
     if (error_ != cudaSuccess) return;
@@ -93,9 +87,10 @@ class CudaLauncher {
       error_ = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_);
   }
 
-  // body() `count` times, with after_each() after each; false as soon as that says false. It has to
-  // enqueue the same every time: the first time it does, which also loads its kernels (loading may
-  // do what a capture must not), and from the second on a graph of it is launched.
+  // Runs body() and after_each() `count` times; false as soon as after_each() returns false. body()
+  // must enqueue the same work every time. The first time it is called as it is, which also loads
+  // its kernels (loading may do what is not allowed in a capture); from the second time on, a graph
+  // of it is launched.
   template <class Body, class AfterEach>
   bool repeat(int count, const Body& body, const AfterEach& after_each) const {
     Graph graph;

@@ -1,7 +1,7 @@
 """Theoretical occupancy: the share of a multiprocessor's warps that one kernel can keep resident.
 
-From registers, shared memory and the block's threads alone, as NVIDIA's cuda_occupancy.h computes
-it; how many blocks a launch has, and what they wait for, is not in it.
+It follows from registers, shared memory and threads per block alone, as in NVIDIA's
+cuda_occupancy.h. The number of blocks of a launch, and what they wait for, does not enter.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _WARP = 32
-# The same for every architecture below: registers of a multiprocessor, which lie in four parts
-# and are given to warps in units; all may be used by one block.
+# The same for every architecture below: the registers of a multiprocessor, which lie in four parts
+# and are given to warps in units. One block may use all of them.
 _REGISTERS, _PARTS, _REGISTER_UNIT = 65536, 4, 256
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one multiprocessor holds at most.
+    """Limits of one multiprocessor.
 
     Attributes:
-        warps: resident.
-        blocks: resident.
-        shared: bytes of shared memory, at its largest share of the L1 cache.
-        shared_unit: bytes in which it is given to blocks.
-        shared_reserved: bytes of each block that the driver takes.
+        warps: Resident warps.
+        blocks: Resident blocks.
+        shared: Bytes of shared memory, at its largest share of the L1 cache.
+        shared_unit: Bytes in which it is given to blocks.
+        shared_reserved: Bytes of each block that the driver takes.
     """
 
     warps: int
@@ -48,12 +48,12 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Of one kernel on one architecture.
+    """Occupancy of one kernel on one architecture.
 
     Attributes:
-        blocks: resident on a multiprocessor.
-        percent: of its warps.
-        limit: what allows no more: ``registers``, ``shared``, ``warps`` or ``blocks``.
+        blocks: Blocks resident on a multiprocessor.
+        percent: Share of its warps that they have.
+        limit: What allows no more of them: ``registers``, ``shared``, ``warps`` or ``blocks``.
     """
 
     blocks: int
@@ -61,18 +61,21 @@ class Occupancy:
     limit: str
 
     def __str__(self) -> str:
-        # A kernel that all warps fit of is limited by nothing.
+        # Nothing limits a kernel that has all warps resident.
         return f"{self.percent:.0f} {self.limit[0] if self.percent < 100 else ' '}"
 
 
 def occupancy(architecture: str, registers: int, shared: int, threads: int) -> Occupancy:
-    """What fits.
+    """Compute how many blocks of a kernel fit on a multiprocessor.
 
     Args:
-        architecture: such as ``90``.
-        registers: of a thread.
-        shared: bytes of a block's static shared memory.
-        threads: of a block.
+        architecture: A key of `LIMITS`, such as ``90``.
+        registers: Registers per thread.
+        shared: Bytes of static shared memory per block.
+        threads: Threads per block.
+
+    Returns:
+        The occupancy, and what limits it.
     """
     limits = LIMITS[architecture]
     warps = -(-threads // _WARP)
@@ -84,7 +87,7 @@ def occupancy(architecture: str, registers: int, shared: int, threads: int) -> O
         "registers": _REGISTERS // _PARTS // max(per_warp, 1) * _PARTS // warps,
         "shared": limits.shared // max(per_block, 1),
     }
-    # A block is refused where its warps, spread over all parts, take more than there is.
+    # A block is refused if its warps, spread over all parts, take more registers than there are.
     if per_warp * _rounded(warps, _PARTS) > _REGISTERS:
         fits["registers"] = 0
     limit = min(fits, key=lambda name: fits[name])

@@ -1,8 +1,7 @@
-"""Table of registers, stack, spills and shared memory of each kernel and architecture, and of the
-occupancy that they allow the kernels of hot loops.
+"""Print each kernel's registers, stack, spills and shared memory, and the hot ones' occupancy.
 
-Usage: resources.py PTX LOG...  with what `nvcc -ptx` made of backend.cu, and one `nvcc -Xptxas -v`
-log for each architecture, named 90.log.
+Usage: resources.py PTX LOG...  with the PTX that `nvcc -ptx` makes of backend.cu, and the log of
+`nvcc -Xptxas -v` for each architecture, named for example 90.log.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from pathlib import Path
 
 from occupancy import occupancy
 
-# Kernels inside the solver's and the descriptor's loops, and what makes an encoder's pixels: a
-# spill there costs every voxel.
+# Kernels in the loops of the solver and of the descriptor, and the one that makes an encoder's
+# pixels. A spill there costs time at every voxel.
 HOT = {
     "AdamStep",
     "AddCorrelationGradient",
@@ -39,24 +38,25 @@ HOT = {
     "WarpVectors",
     "WeightedProduct",
 }
-# Of tiled_cost.cuh by the number of shifts along x, of tiled_mind.cuh by the radius along z.
+# Those of tiled_cost.cuh by the number of shifts along x, those of tiled_mind.cuh by the radius
+# along z.
 HOT |= {f"ShiftCost tiled {n}" for n in (3, 5, 7, 9)}
 HOT |= {f"MindSums tiled {radius}" for radius in (1, 2, 3)}
 HOT |= {"SmoothColumns", "SmoothPlanes tiled"}
 
-# `run_op<Op>` is mangled as ..6run_op I N 2dr 4cuda <length><Op> E ..: the first name after it
-# that is no namespace. Kernels of another form keep their whole name.
+# `run_op<Op>` is mangled as ..6run_op I N 2dr 4cuda <length><Op> E .., so the op is the first name
+# after it that is no namespace. Kernels of another form keep their whole name.
 _ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for 'sm_\d+\w*'")
 _MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
-# What __launch_bounds__ became.
+# The form of __launch_bounds__ in PTX.
 _BOUNDS = re.compile(r"\.entry (\w+)\([^)]*\)\s*\.maxntid (\d+), (\d+), (\d+)")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kernel takes on one architecture; bytes but for the registers."""
+    """Registers of a kernel on one architecture, and bytes of its other resources."""
 
     registers: int
     stack: int
@@ -69,7 +69,7 @@ class Usage:
 
 
 def op_name(mangled: str) -> str:
-    """The op in a mangled kernel name: _ZN2dr4cuda6run_opINS0_8AdamStepEEEvT_ -> AdamStep."""
+    """Find the op in a mangled name: _ZN2dr4cuda6run_opINS0_8AdamStepEEEvT_ -> AdamStep."""
     if tiled := re.search(r"run_tiledILi(\d+)E", mangled):
         return f"ShiftCost tiled {tiled[1]}"
     if tiled := re.search(r"run_mind_sumsILi(\d+)E", mangled):
@@ -83,7 +83,7 @@ def op_name(mangled: str) -> str:
 
 
 def read_log(text: str) -> dict[str, Usage]:
-    """Usage of every kernel in one log."""
+    """Read the usage of every kernel in one log."""
     usage = {}
     parts = _ENTRY.split(text)
     for mangled, report in zip(parts[1::2], parts[2::2], strict=True):
@@ -101,39 +101,38 @@ def read_log(text: str) -> dict[str, Usage]:
 
 
 def read_threads(ptx: str) -> dict[str, int]:
-    """Threads of the largest block of every kernel: its launch bound, which all are launched with.
+    """Read the launch bound of every kernel, the threads of its largest block.
 
-    `run_op` is launched with fewer where an op has fewer than eight rows.
+    All kernels are launched with this number, except `run_op` for ops with fewer than eight rows.
     """
     return {op_name(m[1]): int(m[2]) * int(m[3]) * int(m[4]) for m in _BOUNDS.finditer(ptx)}
 
 
 def print_occupancy(table: dict[str, dict[str, Usage]], threads: dict[str, int]) -> None:
-    """The same for hot kernels alone."""
+    """Print the occupancy of the hot kernels, with a column for each architecture."""
     print("occupancy in % of the warps, full blocks; limited by r registers, s shared memory,")
     print("w warps, b blocks")
     print(f"{'':24}{'threads':>8}" + "".join(f"{'sm_' + arch:>12}" for arch in table))
     for name in sorted(HOT & threads.keys()):
-        cells = ""
+        line = f"{name:24}{threads[name]:>8}"
         for arch, usage in table.items():
             used = usage.get(name)
             found = used and occupancy(arch, used.registers, used.shared, threads[name])
-            cells += f"{found or '-'!s:>12}"
-        print(f"{name:24}{threads[name]:>8}{cells}")
+            line += f"{found or '-'!s:>12}"
+        print(line)
 
 
 def print_table(table: dict[str, dict[str, Usage]]) -> None:
-    """One line a kernel, one column an architecture."""
-    names = sorted({name for usage in table.values() for name in usage})
+    """Print the usage of all kernels, with a column for each architecture."""
     print("registers [st: stack, sp: spilled, sh: shared bytes]; * in a hot loop")
     print(f"{'':24}" + "".join(f"{'sm_' + arch:>12}" for arch in table))
-    for name in names:
-        cells = "".join(f"{table[arch].get(name, '-')!s:>12}" for arch in table)
-        print(f"{name + (' *' if name in HOT else ''):24}" + cells)
+    for name in sorted({name for usage in table.values() for name in usage}):
+        usages = "".join(f"{usage.get(name, '-')!s:>12}" for usage in table.values())
+        print(f"{name + (' *' if name in HOT else ''):24}" + usages)
 
 
 def main(ptx: str, paths: list[str]) -> int:
-    """Prints the tables; 1 when a hot kernel spills, is missing or has no launch bound."""
+    """Print the tables; returns 1 if a hot kernel spills, is missing or has no launch bound."""
     logs = sorted((Path(path) for path in paths), key=lambda path: int(path.stem))
     table = {path.stem: read_log(path.read_text()) for path in logs}
     print_table(table)
@@ -141,7 +140,7 @@ def main(ptx: str, paths: list[str]) -> int:
     print_occupancy(table, threads)
     faults = [f"{name}: no launch bound" for name in sorted(HOT - threads.keys())]
     for arch, usage in table.items():
-        # A renamed op must not slip out of the check.
+        # A renamed op must not escape the check.
         faults += [f"sm_{arch}: no kernel {name}" for name in sorted(HOT - usage.keys())]
         faults += [
             f"sm_{arch}: {name} spills {usage[name].spills} bytes"

@@ -1,15 +1,11 @@
-// ShiftCost with the moving row in shared memory: all shifts along x read it from there.
+// ShiftCost with the moving row in shared memory, from where all shifts along x read it.
 //
-// The op of cost.h, which stays as the reference, loads both rows anew for each shift: 8 C bytes
-// for a voxel and shift with C channels, through the L1 cache. Here a warp takes 32 voxels of one
-// row and one shift along z and y, and loads each value once for all n shifts along x: 4 C bytes of
-// the fixed row and 4 C (32 + n - 1) / 32 of the moving one. With n = 9 that is C instead of 8 C
-// bytes for each shift; 4 bytes of result are written in both. Rows of lattices are about as long:
-// tiles of 128 voxels would save 8 % more and leave most of their threads idle. The gain in time
-// has not been measured yet: this kernel has not run on a GPU.
-//
-// Sums go in the order of cost.h, so the results are the same bits where both are compiled with the
-// same contraction of multiply-adds.
+// The op of cost.h, which remains the reference, loads both rows again for each shift: 8 C bytes
+// per voxel and shift with C channels, through the L1 cache. Here a warp takes 32 voxels of one row
+// and one shift along z and y, and loads each value once for all n shifts along x: 4 C bytes of the
+// fixed row and 4 C (32 + n - 1) / 32 of the moving row. With n = 9 that is C instead of 8 C bytes
+// per shift; both write 4 bytes of result. Rows of the search grid are about as long as a tile;
+// tiles of 128 voxels would save 8 % more and leave most of their threads idle.
 #ifndef DINOREG_CUDA_TILED_COST_CUH_
 #define DINOREG_CUDA_TILED_COST_CUH_
 
@@ -18,11 +14,13 @@
 
 DR_NAMESPACE_BEGIN
 
-// Channels of a tile are a multiple of four: see the sums. The warps of a block share nothing.
-// Six blocks on a multiprocessor leave 80 registers: left to choose, ptxas 13.0 spills to fit more.
+// The channels of a tile are a multiple of four because of the four sums. The warps of a block
+// share nothing. Six blocks per multiprocessor leave 80 registers; without this bound, ptxas 13.0
+// spills to fit more blocks.
 enum { kTileWidth = kWarp, kTileWarps = 4, kTileBlocks = 6, kTileChannels = 8 };
 
-// n = count_x() shifts. Blocks along x take tiles of a row, along y rows of each (z, y) shift.
+// n = count_x() shifts. Blocks along x take tiles of a row, blocks along y the rows of each (z, y)
+// shift.
 template <int n>
 __global__ void __launch_bounds__(kTileWidth* kTileWarps, kTileBlocks)
     run_tiled(const __grid_constant__ ShiftCost op) {
@@ -34,11 +32,12 @@ __global__ void __launch_bounds__(kTileWidth* kTileWarps, kTileBlocks)
   const int rows = op.shape.rows();
   const int units = lines * rows;
   for (int turn = (int)blockIdx.y * kTileWarps; turn < units; turn += (int)gridDim.y * kTileWarps) {
-    // What is left over of the last turn computes the last row once more.
+    // Warps left over in the last turn compute the last row once more.
     const int unit = min_int(turn + (int)threadIdx.y, units - 1);
     const int line = unit / rows, row = unit - line * rows;
     const int z = row / op.shape.y, y = row - z * op.shape.y;
-    const int k = (first_line + line) * n - op.first_shift;  // of the leftmost shift; may be < 0
+    const int k =
+        (first_line + line) * n - op.first_shift;  // of the first shift along x; may be < 0
     const ShiftCost::Lines l = op.lines(k, z, y);
     float part[n][4] = {};
     for (int c = 0; c < op.channels; c += kTileChannels) {
@@ -61,7 +60,7 @@ __global__ void __launch_bounds__(kTileWidth* kTileWarps, kTileBlocks)
             }
           }
         }
-        // Channels beyond the last whole four go to the first sum, as in cost.h.
+        // Channels beyond the last whole four are added to the first sum, as in squared_difference.
         for (; j < count; ++j) {
           const float f = l.f[(Index)(c + j) * op.padded.x + x];
           DR_UNROLL(16)
@@ -87,7 +86,7 @@ __global__ void __launch_bounds__(kTileWidth* kTileWarps, kTileBlocks)
 
 typedef void (*TiledKernel)(const ShiftCost);
 
-// Null where no kernel was made for that many shifts along x.
+// Null if there is no kernel for this many shifts along x.
 inline TiledKernel tiled_shift_cost(int count_x) {
   switch (count_x) {
     case 3: return run_tiled<3>;

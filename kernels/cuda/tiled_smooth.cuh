@@ -1,19 +1,15 @@
 // Separable smoothing with sums kept in registers, y and x in one kernel.
 //
-// The ops of smooth.h, which stay as the reference, load every number 2 r + 1 times in each of
-// three passes of radius r: with r = 4 and the result 3 x 40 = 120 bytes through the L1 cache for
-// each number, every index looked at for the border, and 3 x 8 bytes through memory. Here a thread
-// loads the 4 + 2 r numbers of four neighbouring sums once: along z 3 loads for each sum, 16 bytes
-// with the result. A block then adds up 32 rows of 64 numbers along y, 3 loads again, for these and
-// their neighbours along x, 1.13 times as many (1.38 with three components), into shared memory,
-// and along x from there: 18 + 40 bytes. That is 74 instead of 120 bytes through the L1 cache, 16
-// instead of 24 through memory, and two launches instead of three.
-// All three axes in one kernel would save 8 bytes more, but either add up 1.4 to 2 times as many
-// numbers along z or walk along z with few blocks: a plane of 96 x 80 numbers is six tiles.
-// The gain in time has not been measured yet: these kernels have not run on a GPU.
-//
-// Sums go in the order of smooth.h, so the results are the same bits where both are compiled with
-// the same contraction of multiply-adds.
+// The ops of smooth.h, which remain the reference, load every number 2 r + 1 times in each of three
+// passes of radius r and check every index against the border. With r = 4 and the result, 3 x 40 =
+// 120 bytes per number pass through the L1 cache and 3 x 8 bytes through memory. Here a thread
+// loads the 4 + 2 r numbers of four neighbouring sums once: along z that is 3 loads per sum, 16
+// bytes with the result. A block then adds up 32 rows of 64 numbers along y, again with 3 loads,
+// for these and their neighbours along x, 1.13 times as many (1.38 with three components), into
+// shared memory, and along x from there: 18 + 40 bytes. In all, 74 instead of 120 bytes pass
+// through the L1 cache, 16 instead of 24 through memory, and there are two launches instead of
+// three. All three axes in one kernel would save another 8 bytes, but either add up 1.4 to 2 times
+// as many numbers along z or go along z with few blocks: a plane of 96 x 80 numbers is six tiles.
 #ifndef DINOREG_CUDA_TILED_SMOOTH_CUH_
 #define DINOREG_CUDA_TILED_SMOOTH_CUH_
 
@@ -24,14 +20,15 @@ DR_NAMESPACE_BEGIN
 
 enum {
   kColumn = 4,  // neighbouring sums of one thread
-  kColumnRadius = 6,  // wider ones are left to smooth.h: a Gaussian of up to 2.4 voxels fits
+  kColumnRadius = 6,  // fits a Gaussian of up to 2.4 voxels; smooth.h takes wider ones
   kSmoothWidth = 64,  // numbers of a row in a tile
   kSmoothHalo = 3 * kColumnRadius,  // and on either side of it
   kSmoothRows = 32,
   kSmoothThreads = 256
 };
 
-// Sums first ... first + kColumn - 1 of a line of n numbers `stride` apart, to store(i, sum).
+// Computes sums first ... first + kColumn - 1 of a line of n numbers that lie `stride` apart, and
+// passes each to store(i, sum).
 template <int radius, class Store>
 DR_HD void smooth_column_of(const float* line, Index stride, int n, int first, const Taps& taps,
                             const Store& store) {
@@ -54,7 +51,7 @@ DR_HD void smooth_column_of(const float* line, Index stride, int n, int first, c
   }
 }
 
-// With the radius as a constant: else the numbers would not stay in registers.
+// With the radius as a constant, as the numbers would otherwise not stay in registers.
 template <class Store>
 DR_HD void smooth_column(const float* line, Index stride, int n, int first, const Taps& taps,
                          const Store& store) {
@@ -69,7 +66,7 @@ DR_HD void smooth_column(const float* line, Index stride, int n, int first, cons
   }
 }
 
-// Along z: an array (outer, n, inner) along n, kColumn sums for each element.
+// Smooths an array (outer, n, inner) along n (the z axis), with kColumn sums for each element.
 struct SmoothColumns {
   const float* in;
   float* out;
@@ -84,11 +81,11 @@ struct SmoothColumns {
     const Index line = (Index)o * n * inner + x;
     float* to = out + line;
     smooth_column(in + line, inner, n, first, taps,
-                  [=](int i, float sum) { to[(Index)i * inner] = sum; });
+                  [this, to](int i, float sum) { to[(Index)i * inner] = sum; });
   }
 };
 
-// Along y, then x: `planes` of y rows of x voxels of `components` numbers.
+// Smooths along y, then x: `planes` of y rows of x voxels of `components` numbers.
 struct SmoothPlanes {
   const float* in;
   float* out;
@@ -100,7 +97,7 @@ struct SmoothPlanes {
   DR_HD int width() const { return x * components; }
 };
 
-// Blocks along x take tiles of a row, along y rows of tiles of each plane.
+// Blocks along x take tiles of a row, blocks along y the rows of tiles of each plane.
 __global__ void __launch_bounds__(kSmoothThreads)
     run_smooth_planes(const __grid_constant__ SmoothPlanes op) {
   __shared__ float tile[kSmoothRows][kSmoothWidth + 2 * kSmoothHalo];
@@ -108,7 +105,7 @@ __global__ void __launch_bounds__(kSmoothThreads)
   const int components = op.components, width = op.width(), radius = op.along_x.radius;
   const int halo = radius * components, count = min_int(kSmoothWidth, width - first);
   const int span = count + 2 * halo;
-  // All threads of a block take the same turns: they meet at the barriers.
+  // All threads of a block take the same turns, because they meet at the barriers.
   for (int unit = (int)blockIdx.y; unit < op.units(); unit += (int)gridDim.y) {
     const int plane = unit / op.tiles_y(), y0 = (unit - plane * op.tiles_y()) * kSmoothRows;
     const Index at = (Index)plane * op.y * width;
@@ -135,11 +132,22 @@ __global__ void __launch_bounds__(kSmoothThreads)
 }
 
 inline void smooth_pass(const CudaLauncher& launch, const SmoothPass& p) {
-  const int widest = max_int(p.z.radius, max_int(p.y.radius, p.x.radius));
+  const int widest = max_int(p.taps.z.radius, max_int(p.taps.y.radius, p.taps.x.radius));
   if (widest > kColumnRadius || p.components > 3) return smooth_pass<CudaLauncher>(launch, p);
-  const SmoothPlanes planes = {
-      p.tmp, p.out, p.batch * p.shape.z, p.shape.y, p.shape.x, p.components, p.y, p.x};
-  launch(SmoothColumns{p.in, p.tmp, p.batch, p.shape.z, p.shape.y * planes.width(), p.z});
+  const SmoothPlanes planes = {.in = p.tmp,
+                               .out = p.out,
+                               .planes = p.batch * p.shape.z,
+                               .y = p.shape.y,
+                               .x = p.shape.x,
+                               .components = p.components,
+                               .along_y = p.taps.y,
+                               .along_x = p.taps.x};
+  launch(SmoothColumns{.in = p.in,
+                       .out = p.tmp,
+                       .outer = p.batch,
+                       .n = p.shape.z,
+                       .inner = p.shape.y * planes.width(),
+                       .taps = p.taps.z});
   launch.run(
       run_smooth_planes,
       {dim3((planes.width() - 1) / kSmoothWidth + 1, min_int(planes.units(), kTileBlocksY), 1),

@@ -1,7 +1,7 @@
-"""Checks that ops which gather channels of half precision load and store 16 bytes at once.
+"""Check that ops which gather channels of half precision load and store 16 bytes at once.
 
-Usage: vector_loads.py PTX  with what `nvcc -ptx` made of backend.cu. Whether a load is a vector is
-settled there: ptxas makes one LDG.E.128 of one ld.global.v4.
+Usage: vector_loads.py PTX  with the PTX that `nvcc -ptx` makes of backend.cu. It decides whether a
+load is a vector: ptxas turns one ld.global.v4 into one LDG.E.128.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from resources import op_name
 
-# Ops that read features, channels last, and the one that writes them.
+# Ops that read features with channels last, and the one that writes them.
 LOADS = {
     "FeatureCosine",
     "FeatureDifference",
@@ -27,7 +27,7 @@ _KERNEL = re.compile(r"\.entry (\w+)\(")
 
 
 def faults(ptx: str) -> list[str]:
-    """What is missing or moves one channel at a time."""
+    """List the ops that are missing or that move one channel at a time."""
     parts = _KERNEL.split(ptx)
     bodies = {op_name(name): body for name, body in zip(parts[1::2], parts[2::2], strict=True)}
     found = [f"no kernel {name}" for name in sorted((LOADS | STORES) - bodies.keys())]

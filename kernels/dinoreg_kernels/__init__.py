@@ -1,8 +1,9 @@
-"""Registration kernels: thin functions over libdinoreg, NumPy or CuPy arrays in, the same out.
+"""Registration kernels: thin functions over libdinoreg for NumPy and CuPy arrays.
 
-Arrays are C-contiguous with axes ``(z, y, x[, channel])``; vectors and matrices use the order
-z, y, x. ``index_map`` arguments are (3, 4) matrices over ``(z, y, x, 1)``. Every function runs
-where its arrays are: NumPy on the CPU, CuPy on the current device and stream.
+Arrays are C-contiguous with the axes ``(z, y, x[, channel])``; vectors and matrices use the order
+z, y, x as well. ``index_map`` arguments are (3, 4) matrices that are applied to ``(z, y, x, 1)``.
+Every function runs where its arrays are, NumPy on the CPU and CuPy on the current device and
+stream, and returns arrays of the same kind. Arguments that cannot be used raise `KernelError`.
 """
 
 from ._arrays import Array, Progress

@@ -1,37 +1,38 @@
-"""NumPy and CuPy arrays as pointers, and where a call runs."""
+"""NumPy and CuPy arrays as pointers, and the place where a call runs."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from . import _library
 from ._errors import KernelError
 from ._structs import PROGRESS, Execution, PointMap
 
 #: A NumPy or CuPy array.
 Array = Any
-#: Called with the stage's name and its finished fraction.
+#: Called with the name of the stage and the fraction of it that is done.
 Progress = Callable[[str, float], None]
 _STAGES = ("search", "refine")
 
 
 def is_device_array(array: Array) -> bool:
-    """Whether the array lives on a CUDA device."""
+    """Return whether the array lives on a CUDA device."""
     return hasattr(array, "__cuda_array_interface__")
 
 
 def place_of(array: Array) -> str:
-    """Where the array lives, for messages and to compare."""
+    """Name the place where the array lives, for messages and comparisons."""
     return f"CUDA device {array.device.id}" if is_device_array(array) else "the host"
 
 
 def array_module(array: Array) -> Any:
-    """NumPy for host arrays, CuPy for device arrays."""
+    """Return NumPy for a host array and CuPy for a device array."""
     if not is_device_array(array):
         return np
     import cupy
@@ -40,12 +41,12 @@ def array_module(array: Array) -> Any:
 
 
 def host_numbers(array: Array) -> list[float]:
-    """Values of a small vector; of a device's array the host waits for them."""
+    """Copy a small vector to the host, waiting for the device if it lives there."""
     return list((array.get() if is_device_array(array) else array).tolist())
 
 
 def queued(array: Array) -> Any:
-    """An event behind all that is on the current stream of a device's array; None on the host."""
+    """Record an event behind everything on the current stream; None for a host array."""
     if not is_device_array(array):
         return None
     done = array_module(array).cuda.Event(disable_timing=True)
@@ -53,7 +54,7 @@ def queued(array: Array) -> Any:
     return done
 
 
-#: Shapes of which only the rank (and the number of components) is given.
+#: Shapes with a given rank (and number of components) and any lengths.
 VOLUME = (None, None, None)
 FIELD = (None, None, None, 3)
 FEATURES = (None, None, None, None)
@@ -67,17 +68,24 @@ def pointer(
     *,
     in_order: bool = True,
 ) -> int:
-    """Address of the first number of an aligned array of the wanted type and shape; else
-    `KernelError`. Unless `in_order` is false, it has to be C-contiguous.
+    """Check an array and return the address of its first number.
 
-    None in `shape` stands for any length.
+    Args:
+        array: A NumPy or CuPy array.
+        dtype: The type it must have.
+        name: What messages call it.
+        shape: The shape it must have; None stands for any length.
+        in_order: Whether it must be C-contiguous.
+
+    Raises:
+        KernelError: It is no such array, or not aligned to its type.
     """
     if not hasattr(array, "dtype"):
         raise KernelError(f"{name} is a {type(array).__name__}; wanted a NumPy or CuPy array")
     if array.dtype != np.dtype(dtype):
         raise KernelError(f"{name} is {array.dtype}; wanted {np.dtype(dtype)}")
     if in_order and not array.flags.c_contiguous:
-        raise KernelError(f"{name} is not C-contiguous")
+        raise KernelError(f"{name} is not C-contiguous; copy it by `ascontiguousarray`")
     fits = len(array.shape) == len(shape) and all(
         wanted is None or n == wanted for n, wanted in zip(array.shape, shape, strict=True)
     )
@@ -88,23 +96,23 @@ def pointer(
         address = int(array.__cuda_array_interface__["data"][0])
     else:
         address = int(array.ctypes.data)
-    # A CPU forgives it; to a GPU it is a fault that ends the process's use of it.
+    # A CPU tolerates it; on a GPU it is a fault after which the process cannot use the device.
     if address % array.dtype.itemsize:
-        raise KernelError(f"{name} begins at {address:#x}, within a {array.dtype}; copy it")
+        raise KernelError(f"{name} begins at {address:#x}, unaligned for {array.dtype}; copy it")
     return address
 
 
 def steps(array: Array, name: str) -> list[int]:
-    """How many numbers on the next one of each axis lies; 0 along an axis of one."""
+    """Return the stride of each axis in numbers; 0 along an axis of length one."""
     size = array.dtype.itemsize
     strides = [s if n > 1 else 0 for n, s in zip(array.shape, array.strides, strict=True)]
     if any(s % size for s in strides):
-        raise KernelError(f"{name} has strides of {strides} bytes, not of whole numbers; copy it")
+        raise KernelError(f"{name} has strides of {strides} bytes; wanted multiples of {size}")
     return [s // size for s in strides]
 
 
 def check_together(**arrays: Array | None) -> None:
-    """All arrays of a call on the host, or all on one device; `KernelError` otherwise."""
+    """Raise `KernelError` unless all arrays live on the host or all on one device."""
     places = {name: place_of(a) for name, a in arrays.items() if a is not None}
     if len(set(places.values())) > 1:
         text = ", ".join(f"{name} on {place}" for name, place in places.items())
@@ -112,22 +120,22 @@ def check_together(**arrays: Array | None) -> None:
 
 
 def int3(values: Sequence[int], name: str) -> Any:
-    """Three 32-bit integers for the library."""
+    """Convert three integers for the library."""
     return int32s(values, 3, name)
 
 
 def int32s(values: Sequence[int], count: int, name: str) -> Any:
-    """`count` 32-bit integers for the library."""
+    """Convert `count` integers of 32 bits for the library."""
     if len(values) != count:
         raise KernelError(f"{name} has {len(values)} numbers; wanted {count}")
     numbers = [int(v) for v in values]
-    if any(abs(v) >= 2**31 for v in numbers):  # ctypes would cut them
-        raise KernelError(f"{name} = {numbers}; wanted numbers of 32 bits")
+    if any(abs(v) >= 2**31 for v in numbers):  # ctypes would truncate them
+        raise KernelError(f"{name} = {numbers}; wanted 32-bit integers")
     return (ctypes.c_int32 * count)(*numbers)
 
 
 def doubles(values: ArrayLike, count: int, name: str) -> Any:
-    """`count` doubles for the library, row by row."""
+    """Convert `count` doubles for the library, a matrix row by row."""
     flat = np.asarray(values, dtype=np.float64).ravel()
     if flat.size != count:
         raise KernelError(f"{name} has {flat.size} numbers; wanted {count}")
@@ -140,7 +148,7 @@ def point_map(
     to_field: ArrayLike | None = None,
     matrix: ArrayLike | None = None,
 ) -> PointMap:
-    """`dr_point_map`; see `dinoreg_kernels.map_field` for what it means."""
+    """Make a `dr_point_map`; `dinoreg_kernels.map_field` explains the arguments."""
     args = PointMap()
     args.affine = doubles(affine, 12, "index_map")
     if field is not None:
@@ -151,10 +159,19 @@ def point_map(
     return args
 
 
-class Call:
-    """The execution of one call: device and stream from an array, and the progress callback.
+@contextlib.contextmanager
+def workspace(name: str, args: Any, xp: Any) -> Iterator[None]:
+    """Lend a call the workspace whose size the library function `name` tells."""
+    memory = xp.empty(_library.workspace_bytes(name, args), np.uint8)
+    args.workspace = pointer(memory, np.uint8, "workspace", (None,))
+    args.workspace_bytes = memory.size
+    yield
 
-    An exception in the callback stops the solve and is raised again by `reraise`.
+
+class Call:
+    """Execution of one call: device and stream of an array, and the progress callback.
+
+    An exception in the callback stops the solve; `reraising` raises it again.
     """
 
     def __init__(self, like: Array, threads: int = 0, progress: Progress | None = None) -> None:
@@ -186,8 +203,8 @@ class Call:
             self.execution.progress = self._callback
 
     @contextlib.contextmanager
-    def reraising(self) -> Any:
-        """Raise what the callback raised instead of the library's "cancelled"."""
+    def reraising(self) -> Iterator[None]:
+        """Raise the callback's exception instead of the library's "cancelled"."""
         try:
             yield
         except KernelError:

@@ -1,15 +1,15 @@
-"""What goes wrong inside the kernel library."""
+"""Errors of the kernel library."""
 
 from __future__ import annotations
 
 
 class KernelError(RuntimeError):
-    """The library refused a call or failed in it; the message says what came and was wanted."""
+    """The library refused a call or failed in it; the message says what it was given and wanted."""
 
 
-class KernelUnavailable(KernelError):  # noqa: N818 - the library or its device
-    """The library or the device cannot be used here, whatever the call."""
+class KernelUnavailable(KernelError):  # noqa: N818 - names what is unavailable
+    """The library or the device cannot be used here, whatever the arguments."""
 
 
-class KernelCancelled(KernelError):  # noqa: N818 - a request to stop that was followed
+class KernelCancelled(KernelError):  # noqa: N818 - a request that was followed, not an error
     """The progress callback asked to stop."""

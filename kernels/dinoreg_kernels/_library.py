@@ -1,4 +1,4 @@
-"""libdinoreg loaded through ctypes: its calls, and how their errors are raised."""
+"""Loads libdinoreg through ctypes and turns its statuses into exceptions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _CALLS = {
 
 
 def library_file() -> Path:
-    """Where libdinoreg is; beside the sources or, in an editable install, where it was installed.
+    """Find libdinoreg, beside the sources or, for an editable install, where it was installed.
 
-    The header is in the folder ``include`` beside it.
+    The folder ``include`` beside it holds the header.
     """
     import dinoreg_kernels
 
@@ -41,10 +41,10 @@ def library_file() -> Path:
 
 @contextlib.contextmanager
 def _short_spin() -> Iterator[None]:
-    """Let idle OpenMP threads sleep soon, unless the user has decided about it.
+    """Let idle OpenMP threads sleep soon, unless the user has decided otherwise.
 
-    libgomp reads this when it is loaded. By default its threads burn a millisecond before they
-    sleep: with one of two cores busy elsewhere, `register` took 6.5 s instead of 2.9 s.
+    libgomp reads the variable when it is loaded. By default its threads spin for a millisecond
+    before they sleep: with one of two cores busy elsewhere, `register` took 6.5 s instead of 2.9 s.
     """
     if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         yield
@@ -58,7 +58,11 @@ def _short_spin() -> Iterator[None]:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The loaded library; raises `KernelUnavailable` with what to do when it is not there."""
+    """Load the library.
+
+    Raises:
+        KernelUnavailable: There is no library to load; the message says what to do.
+    """
     path = library_file()
     try:
         with _short_spin():
@@ -74,16 +78,14 @@ def library() -> ctypes.CDLL:
         call.restype = c_int
     for name in ("dr_cpu_isa", "dr_cuda_problem", "dr_last_error_message"):
         getattr(lib, name).restype = c_char_p
-    lib.dr_mind_workspace_bytes.argtypes = [POINTER(_structs.MindArgs)]
-    lib.dr_local_workspace_bytes.argtypes = [POINTER(_structs.LocalArgs)]
-    lib.dr_solver_workspace_bytes.argtypes = [POINTER(_structs.SolverArgs)]
-    for name in ("dr_mind", "dr_local", "dr_solver"):
-        getattr(lib, f"{name}_workspace_bytes").restype = c_size_t
+    for name in ("dr_mind_compute", "dr_local_compute", "dr_solver_run"):
+        size = getattr(lib, name.rpartition("_")[0] + "_workspace_bytes")
+        size.argtypes, size.restype = [POINTER(_CALLS[name])], c_size_t
     return lib
 
 
 class _Team:
-    """The process whose OpenMP threads are there; `fork` copies the memory, but not the threads."""
+    """The process that has OpenMP threads; `fork` copies its memory, but not its threads."""
 
     process: int | None = None
 
@@ -92,7 +94,7 @@ class _Team:
         """Refuse a call that would wait forever for threads of the parent process.
 
         Raises:
-            KernelUnavailable: the process was forked after a parallel call.
+            KernelUnavailable: The process was forked after a parallel call.
         """
         if execution.device != 0 or execution.threads == 1:
             return
@@ -101,14 +103,14 @@ class _Team:
             cls.process = here
         elif cls.process != here:
             raise KernelUnavailable(
-                "this process was forked from one that has used the kernels, and their threads "
-                "are not in it; start processes by 'spawn' "
+                "this process was forked from one that has used the kernels, without their "
+                "threads; start processes by 'spawn' "
                 "(multiprocessing.get_context('spawn')), or use threads=1"
             )
 
 
 def call(name: str, execution: _structs.Execution, args: ctypes.Structure) -> None:
-    """One call of the library; a status other than DR_OK becomes an exception."""
+    """Call the library; a status other than DR_OK becomes an exception."""
     _Team.check(execution)
     lib = library()
     status = getattr(lib, name)(ctypes.byref(execution), ctypes.byref(args))
@@ -123,7 +125,7 @@ def call(name: str, execution: _structs.Execution, args: ctypes.Structure) -> No
 
 
 def workspace_bytes(name: str, args: ctypes.Structure) -> int:
-    """Bytes of workspace that a call with these extents needs."""
+    """Ask how many bytes of workspace a call with these sizes needs."""
     size = int(getattr(library(), name)(ctypes.byref(args)))
     if size == 0:
         raise KernelError(f"{name}: {library().dr_last_error_message().decode()}")

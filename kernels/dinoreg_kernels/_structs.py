@@ -1,9 +1,10 @@
-"""The structs of dinoreg.h for ctypes, field by field."""
+"""The structs of dinoreg.h for ctypes, field by field; tests/capi compares both."""
 
 from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, c_double, c_float, c_int, c_int32, c_size_t, c_void_p
+from typing import Any
 
 _Int3 = c_int32 * 3
 _Double3 = c_double * 3
@@ -11,6 +12,16 @@ _Double9 = c_double * 9
 _Double12 = c_double * 12
 
 PROGRESS = ctypes.CFUNCTYPE(c_int, c_void_p, c_int, c_float)
+
+
+def _each(kind: Any, *names: str) -> list[tuple[str, Any]]:
+    """Consecutive fields of one type."""
+    return [(name, kind) for name in names]
+
+
+_WORKSPACE = (("workspace", c_void_p), ("workspace_bytes", c_size_t))
+# The field `in` of the structs is a keyword of Python, and called `input` here.
+_IN_AND_OUT = (("input", c_void_p), ("in_shape", _Int3), ("out", c_void_p), ("out_shape", _Int3))
 
 
 class Execution(ctypes.Structure):
@@ -41,10 +52,7 @@ class ResampleArgs(ctypes.Structure):
     """`dr_resample_args`."""
 
     _fields_ = (
-        ("input", c_void_p),
-        ("in_shape", _Int3),
-        ("out", c_void_p),
-        ("out_shape", _Int3),
+        *_IN_AND_OUT,
         ("inside", c_void_p),
         ("map", PointMap),
         ("samples", _Int3),
@@ -57,13 +65,9 @@ class LabelsArgs(ctypes.Structure):
     """`dr_labels_args`."""
 
     _fields_ = (
-        ("input", c_void_p),
-        ("in_shape", _Int3),
-        ("out", c_void_p),
-        ("out_shape", _Int3),
+        *_IN_AND_OUT,
         ("map", PointMap),
-        ("nearest", c_int32),
-        ("outside", c_int32),
+        *_each(c_int32, "nearest", "outside"),
     )
 
 
@@ -72,16 +76,13 @@ class SlicesArgs(ctypes.Structure):
 
     _fields_ = (
         ("image", c_void_p),
-        ("shape", _Int3),
-        ("strides", _Int3),
+        *_each(_Int3, "shape", "strides"),
         ("slices", POINTER(c_int32)),
         ("count", c_int32),
-        ("size", c_int32 * 2),
-        ("samples", c_int32 * 2),
+        *_each(c_int32 * 2, "size", "samples"),
         ("window", c_double * 2),
         ("channels", c_int32),
-        ("mean", POINTER(c_double)),
-        ("std", POINTER(c_double)),
+        *_each(POINTER(c_double), "mean", "std"),
         ("out", c_void_p),
     )
 
@@ -95,12 +96,7 @@ class MapArgs(ctypes.Structure):
 class JacobianArgs(ctypes.Structure):
     """`dr_jacobian_args`."""
 
-    _fields_ = (
-        ("field", c_void_p),
-        ("out", c_void_p),
-        ("shape", _Int3),
-        ("index_from_unit", _Double9),
-    )
+    _fields_ = (*_each(c_void_p, "field", "out"), ("shape", _Int3), ("index_from_unit", _Double9))
 
 
 class ComposeArgs(ctypes.Structure):
@@ -127,10 +123,8 @@ class InvertArgs(ctypes.Structure):
         ("spacing_mm", _Double3),
         ("target", _Double12),
         ("wanted", c_void_p),
-        ("from_point", _Double12),
-        ("from_index", _Double12),
-        ("out", c_void_p),
-        ("residual_mm", c_void_p),
+        *_each(_Double12, "from_point", "from_index"),
+        *_each(c_void_p, "out", "residual_mm"),
         ("out_shape", _Int3),
         ("iterations", c_int32),
         ("tolerance_mm", c_double),
@@ -142,16 +136,11 @@ class MindArgs(ctypes.Structure):
 
     _fields_ = (
         ("image", c_void_p),
-        ("shape", _Int3),
-        ("radius", _Int3),
-        ("dilation", _Int3),
-        ("pool", _Int3),
-        ("out", c_void_p),
-        ("structure", c_void_p),
+        *_each(_Int3, "shape", "radius", "dilation", "pool"),
+        *_each(c_void_p, "out", "structure"),
         ("channels", c_int32),
         ("scale", c_float),
-        ("workspace", c_void_p),
-        ("workspace_bytes", c_size_t),
+        *_WORKSPACE,
     )
 
 
@@ -160,18 +149,14 @@ class LocalArgs(ctypes.Structure):
 
     _fields_ = (
         ("image", c_void_p),
-        ("shape", _Int3),
-        ("pool", _Int3),
+        *_each(_Int3, "shape", "pool"),
         ("spacing_mm", _Double3),
         ("sigma_mm", POINTER(c_double)),
         ("windows", c_int32),
-        ("noise", c_double),
-        ("scale", c_double),
+        *_each(c_double, "noise", "scale"),
         ("out", c_void_p),
-        ("channels", c_int32),
-        ("first_channel", c_int32),
-        ("workspace", c_void_p),
-        ("workspace_bytes", c_size_t),
+        *_each(c_int32, "channels", "first_channel"),
+        *_WORKSPACE,
     )
 
 
@@ -179,14 +164,11 @@ class PoolArgs(ctypes.Structure):
     """`dr_pool_args`."""
 
     _fields_ = (
-        ("features", c_void_p),
-        ("weight", c_void_p),
+        *_each(c_void_p, "features", "weight"),
         ("shape", _Int3),
         ("channels", c_int32),
-        ("factor", _Int3),
-        ("offset", _Int3),
-        ("out", c_void_p),
-        ("out_weight", c_void_p),
+        *_each(_Int3, "factor", "offset"),
+        *_each(c_void_p, "out", "out_weight"),
     )
 
 
@@ -194,12 +176,8 @@ class FeaturePair(ctypes.Structure):
     """`dr_feature_pair`."""
 
     _fields_ = (
-        ("fixed", c_void_p),
-        ("fixed_weight", c_void_p),
-        ("moving", c_void_p),
-        ("moving_weight", c_void_p),
-        ("stride", c_int32),
-        ("channels", c_int32),
+        *_each(c_void_p, "fixed", "fixed_weight", "moving", "moving_weight"),
+        *_each(c_int32, "stride", "channels"),
     )
 
 
@@ -207,49 +185,29 @@ class SolverArgs(ctypes.Structure):
     """`dr_solver_args`."""
 
     _fields_ = (
-        ("fixed", c_void_p),
-        ("fixed_weight", c_void_p),
+        *_each(c_void_p, "fixed", "fixed_weight"),
         ("fixed_shape", _Int3),
-        ("moving", c_void_p),
-        ("moving_weight", c_void_p),
-        ("moving_shape", _Int3),
-        ("moving_offset", _Int3),
-        ("stride", c_int32),
-        ("channels", c_int32),
+        *_each(c_void_p, "moving", "moving_weight"),
+        *_each(_Int3, "moving_shape", "moving_offset"),
+        *_each(c_int32, "stride", "channels"),
         ("spacing_mm", _Double3),
-        ("search_factor", _Int3),
-        ("search_radius", _Int3),
+        *_each(_Int3, "search_factor", "search_radius"),
         ("search_levels", c_int32),
-        ("search_trust_cost", c_double),
-        ("cost_smoothing_mm", c_double),
-        ("field_smoothing_mm", c_double),
-        ("search_edges", c_double),
+        *_each(c_double, "search_trust_cost", "cost_smoothing_mm"),
+        *_each(c_double, "field_smoothing_mm", "search_edges"),
         ("coupling", POINTER(c_double)),
-        ("coupling_rounds", c_int32),
-        ("kept_costs_mb", c_int32),
-        ("consistency_rounds", c_int32),
+        *_each(c_int32, "coupling_rounds", "kept_costs_mb", "consistency_rounds"),
         ("search_features", POINTER(FeaturePair)),
         ("iterations", POINTER(c_int32)),
         ("levels", c_int32),
-        ("learning_rate_mm", c_double),
-        ("adam_epsilon", c_double),
-        ("smoothing_mm", c_double),
-        ("smoothness", c_double),
-        ("feature_weight", c_double),
+        *_each(c_double, "learning_rate_mm", "adam_epsilon"),
+        *_each(c_double, "smoothing_mm", "smoothness", "feature_weight"),
         ("feature_similarity", c_int32),
         ("trust_cost", c_double),
-        ("fixed_image", c_void_p),
-        ("moving_image", c_void_p),
-        ("correlation_weight", c_double),
-        ("correlation_window_mm", c_double),
-        ("correlation_noise", c_double),
-        ("fold_penalty", c_double),
-        ("fold_margin", c_double),
+        *_each(c_void_p, "fixed_image", "moving_image"),
+        *_each(c_double, "correlation_weight", "correlation_window_mm", "correlation_noise"),
+        *_each(c_double, "fold_penalty", "fold_margin"),
         ("squarings", c_int32),
-        ("field", c_void_p),
-        ("inverse", c_void_p),
-        ("spread", c_void_p),
-        ("feature_distance", c_void_p),
-        ("workspace", c_void_p),
-        ("workspace_bytes", c_size_t),
+        *_each(c_void_p, "field", "inverse", "spread", "feature_distance"),
+        *_WORKSPACE,
     )

@@ -31,16 +31,17 @@ def map_field(
     matrix: ArrayLike | None = None,
     threads: int = 0,
 ) -> Array:
-    """``out[i] = index_map @ (i, 1) + matrix @ field(to_field @ (i, 1))``.
+    """Evaluate ``index_map @ (i, 1) + matrix @ field(to_field @ (i, 1))`` at every index i.
 
-    A field on another grid (`index_map` zero), a whole mapping as a field, or both.
+    The result is a field on another grid (with an `index_map` of zero), an affine mapping as a
+    field, or the sum of both.
 
     Args:
-        out_shape: of the result's grid.
+        out_shape: Shape of the result's grid.
         index_map: (3, 4).
-        field: (z, y, x, 3) float32, read linearly, clamped at its border.
-        to_field: (3, 4), output index to the field's index (default identity).
-        matrix: (3, 3) on the field's vectors (default identity).
+        field: (z, y, x, 3) float32, interpolated linearly and clamped at its border.
+        to_field: (3, 4), output index to index of the field; None is the identity.
+        matrix: (3, 3), applied to the field's vectors; None is the identity.
         threads: CPU threads; 0 takes all.
 
     Returns:
@@ -56,12 +57,12 @@ def map_field(
 
 
 def jacobian_determinant(field: Array, index_from_unit: ArrayLike, *, threads: int = 0) -> Array:
-    """det(I + du/dp) by central differences, one-sided at the border.
+    """Compute det(I + du/dp) by central differences, one-sided at the border.
 
     Args:
         field: (z, y, x, 3) float32.
         index_from_unit: (3, 3), the field's vectors to index (z, y, x); for displacements in mm
-            along the grid's axes it is diag(1 / spacing).
+            along the grid's axes, diag(1 / spacing).
         threads: CPU threads; 0 takes all.
 
     Returns:
@@ -85,17 +86,17 @@ def compose(
     to_second: ArrayLike | None = None,
     threads: int = 0,
 ) -> Array:
-    """``first(p) + second(p + first(p))`` on the grid of `first`.
+    """Compute ``first(p) + second(p + first(p))`` on the grid of `first`.
 
     Args:
         first: (z, y, x, 3) float32, mm along the grid's axes.
         second: (z, y, x, 3) float32, mm along the same axes.
-        spacing_mm: of the first grid, z, y, x.
-        to_second: (3, 4), index of the first grid to index of the second (default identity).
+        spacing_mm: Spacing of the first grid, z, y, x.
+        to_second: (3, 4), index of the first grid to index of the second; None is the identity.
         threads: CPU threads; 0 takes all.
 
     Returns:
-        Field of the shape of `first`.
+        A field with the shape of `first`.
     """
     check_together(first=first, second=second)
     out = array_module(first).empty_like(first)
@@ -125,24 +126,24 @@ def invert(
     tolerance_mm: float = 1e-3,
     threads: int = 0,
 ) -> tuple[Array, Array]:
-    """Inversion by damped Newton steps: p with ``p + matrix @ field(p) = target @ (i, 1)``.
+    """Solve ``p + matrix @ field(p) = target @ (i, 1)`` for p by damped Newton steps.
 
     Args:
-        field: (z, y, x, 3) float32, read linearly, clamped at its border.
-        out_shape: of the grid whose indices are i.
-        spacing_mm: of the field's grid, z, y, x; the tolerance is measured with it.
+        field: (z, y, x, 3) float32, interpolated linearly and clamped at its border.
+        out_shape: Shape of the grid whose indices are i.
+        spacing_mm: Spacing of the field's grid, z, y, x, in which the tolerance is measured.
         matrix: (3, 3), the field's vectors to index of the field's grid.
-        target: (3, 4), output index to index of the field's grid (default identity).
-        wanted: (out_shape, 3) float32, such indices for each output voxel, instead of `target`.
+        target: (3, 4), output index to index of the field's grid; None is the identity.
+        wanted: (out_shape, 3) float32, the targets of all output voxels instead of `target`.
         from_point: (3, 4); the result is ``from_point @ (p, 1) + from_index @ (i, 1)``.
         from_index: (3, 4).
-        iterations: times that the field is read at most.
-        tolerance_mm: a voxel is finished when it misses its target by less.
+        iterations: How often the field is read at most.
+        tolerance_mm: A voxel is finished once it misses its target by less.
         threads: CPU threads; 0 takes all.
 
     Returns:
-        (out_shape, 3) float32, NaN where the field is NaN at the target, and by how much each
-        misses, (out_shape) float32 in mm, negative where p lies outside of the field's voxels.
+        The result, (out_shape, 3) float32, NaN where the field is NaN at the target; and the miss
+        of each voxel in mm, (out_shape) float32, negative where p lies outside the field's voxels.
     """
     check_together(field=field, wanted=wanted)
     xp = array_module(field)

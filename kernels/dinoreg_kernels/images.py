@@ -19,6 +19,7 @@ from ._arrays import (
     int3,
     point_map,
     pointer,
+    workspace,
 )
 
 
@@ -35,21 +36,21 @@ def resample(
     inside: Array | None = None,
     threads: int = 0,
 ) -> Array:
-    """Linear interpolation of `image` (z, y, x) float32 on another grid.
+    """Resample an image on another grid by linear interpolation.
 
     The output voxel with index i reads the input at
     ``index_map @ (i, 1) + matrix @ field(to_field @ (i, 1))``.
 
     Args:
         image: (z, y, x) float32.
-        out_shape: of the result.
+        out_shape: Shape of the result.
         index_map: (3, 4), output index to input index.
-        field: (z, y, x, 3) float32 or None; read linearly, clamped at its border.
-        to_field: (3, 4), output index to the field's index (default identity).
-        matrix: (3, 3), the field's vectors to input index (default identity).
-        samples: points averaged per output voxel and axis: the antialiasing filter.
-        outside: value where no point lies within the image's voxels; None: the image's border goes
-            on beyond it (then without `field` and `inside`).
+        field: (z, y, x, 3) float32, interpolated linearly and clamped at its border, or None.
+        to_field: (3, 4), output index to index of the field; None is the identity.
+        matrix: (3, 3), the field's vectors to input index; None is the identity.
+        samples: Points averaged for each output voxel, per axis, as the antialiasing filter.
+        outside: Value where no point lies within the image's voxels. With None the image keeps the
+            value at its border beyond it; this excludes `field` and `inside`.
         inside: (out_shape) float32, receives the share of points within the image.
         threads: CPU threads; 0 takes all.
 
@@ -81,13 +82,13 @@ def coverage(
     samples: Sequence[int] = (1, 1, 1),
     threads: int = 0,
 ) -> Array:
-    """How much of each output voxel lies within an image of `in_shape`, whose voxels don't matter.
+    """Compute how much of each output voxel lies within an image of which only the shape counts.
 
     Args:
-        inside: (z, y, x) float32, receives the share of `samples` points: 0..1.
-        in_shape: of the image.
-        index_map: as in `resample`.
-        samples: points per output voxel and axis.
+        inside: (z, y, x) float32, receives the share of the points within the image, 0..1.
+        in_shape: Shape of the image.
+        index_map: See `resample`.
+        samples: Points for each output voxel, per axis.
         threads: CPU threads; 0 takes all.
 
     Returns:
@@ -114,10 +115,21 @@ def resample_labels(
     nearest: bool = False,
     threads: int = 0,
 ) -> Array:
-    """Labels (z, y, x) int32 on another grid; 0 outside.
+    """Resample labels on another grid.
 
-    By default the label with the largest sum of trilinear weights wins, which keeps borders smooth
-    without inventing values; with `nearest` the nearest voxel's. Other arguments as in `resample`.
+    Args:
+        labels: (z, y, x) int32.
+        out_shape: Shape of the result.
+        index_map: See `resample`, as for `field`, `to_field` and `matrix`.
+        field: (z, y, x, 3) float32 or None.
+        to_field: (3, 4) or None.
+        matrix: (3, 3) or None.
+        nearest: Whether to take the label of the nearest voxel. Otherwise the label with the
+            largest sum of trilinear weights wins, which keeps borders smooth and invents no value.
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        (out_shape) int32, 0 outside.
     """
     check_together(labels=labels, field=field)
     out = array_module(labels).empty(tuple(out_shape), np.int32)
@@ -143,17 +155,17 @@ def mind_ssc(
     structure: Array | None = None,
     threads: int = 0,
 ) -> Array:
-    """MIND-SSC features, averaged over cells of `pool` voxels.
+    """Compute MIND-SSC features, averaged over blocks of `pool` voxels.
 
     Args:
         image: (z, y, x) float32.
-        radius: of the patch in voxels, per axis z, y, x.
-        dilation: distance of the compared patches in voxels, per axis.
-        pool: voxels per output cell, per axis; a last cell may hold fewer.
-        channels: stored per voxel, a multiple of 8; 12 are used, the rest are 0.
-        scale: factor on the features, which lie in 0..1.
-        structure: float32 of the result's grid, receives 0 where a cell is flat (padding, clipped
-            air) and its features say nothing, else 1.
+        radius: Radius of the patch in voxels, z, y, x.
+        dilation: Distance of the compared patches in voxels, z, y, x.
+        pool: Voxels per block along each axis; the last block may hold fewer.
+        channels: Stored channels, a multiple of 8; 12 are used and the rest are 0.
+        scale: Factor on the features, which lie in 0..1.
+        structure: float32 on the grid of the result, receives 0 where a block is flat (padding,
+            clipped air) and its features carry no information, otherwise 1.
         threads: CPU threads; 0 takes all.
 
     Returns:
@@ -161,7 +173,7 @@ def mind_ssc(
     """
     check_together(image=image, structure=structure)
     xp = array_module(image)
-    checked = pointer(image, np.float32, "image", VOLUME)  # a wrong rank is said first
+    checked = pointer(image, np.float32, "image", VOLUME)  # reports a wrong rank first
     args = _mind_sizes(image.shape, radius, dilation, pool, channels)
     args.image = checked
     shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
@@ -170,10 +182,8 @@ def mind_ssc(
     if structure is not None:
         args.structure = pointer(structure, np.float32, "structure", shape)
     args.scale = scale
-    workspace = xp.empty(_library.workspace_bytes("dr_mind_workspace_bytes", args), np.uint8)
-    args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
-    args.workspace_bytes = workspace.size
-    _library.call("dr_mind_compute", Call(image, threads).execution, args)
+    with workspace("dr_mind_workspace_bytes", args, xp):
+        _library.call("dr_mind_compute", Call(image, threads).execution, args)
     return out
 
 
@@ -196,7 +206,7 @@ def _mind_sizes(
 def mind_workspace_bytes(
     shape: Sequence[int], *, radius: Sequence[int], dilation: Sequence[int], pool: Sequence[int]
 ) -> int:
-    """Bytes that `mind_ssc` takes beside its arrays, for a prediction before any work."""
+    """Predict how many bytes `mind_ssc` takes besides its arrays."""
     args = _mind_sizes(shape, radius, dilation, pool, 16)
     return _library.workspace_bytes("dr_mind_workspace_bytes", args)
 
@@ -213,21 +223,22 @@ def local_intensity(
     scale: float = 1.0,
     threads: int = 0,
 ) -> Array:
-    """Intensities relative to their neighbourhood, averaged over cells: one channel each window.
+    """Compute intensities relative to their neighbourhood, with one channel for each window.
 
-    ``scale * (cell mean - window mean) / sqrt(window variance + noise^2)``, Gaussian windows. The
-    squared difference of two such channels is 2 (1 - local correlation), up to their weights.
+    A channel is ``scale * (block mean - window mean) / sqrt(window variance + noise^2)`` with
+    Gaussian windows. The squared difference of two such channels is 2 (1 - local correlation), up
+    to their weights.
 
     Args:
         image: (z, y, x) float32.
         out: (ceil(z / pool), ceil(y / pool), ceil(x / pool), channels) float16; receives channels
             ``first_channel ... first_channel + len(sigma_mm) - 1``.
-        sigma_mm: widths of the windows.
-        spacing_mm: of the image, per axis z, y, x.
-        pool: voxels per cell, per axis; a last cell may hold fewer.
-        first_channel: see `out`.
-        noise: in units of the image; structure weaker than this fades out.
-        scale: factor on the channels.
+        sigma_mm: Standard deviations of the windows.
+        spacing_mm: Spacing of the image, z, y, x.
+        pool: Voxels per block along each axis; the last block may hold fewer.
+        first_channel: See `out`.
+        noise: Structure weaker than this fades out; in units of the image.
+        scale: Factor on the channels.
         threads: CPU threads; 0 takes all.
 
     Returns:
@@ -235,17 +246,15 @@ def local_intensity(
     """
     check_together(image=image, out=out)
     xp = array_module(image)
-    checked = pointer(image, np.float32, "image", VOLUME)  # a wrong rank is said first
+    checked = pointer(image, np.float32, "image", VOLUME)  # reports a wrong rank first
     args = _local_sizes(image.shape, pool, sigma_mm, spacing_mm, out.shape[-1])
     args.image = checked
     shape = tuple(-(-n // p) for n, p in zip(image.shape, pool, strict=True))
     args.noise, args.scale = noise, scale
     args.out = pointer(out, np.float16, "out", (*shape, args.channels))
     args.first_channel = first_channel
-    workspace = xp.empty(_library.workspace_bytes("dr_local_workspace_bytes", args), np.uint8)
-    args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
-    args.workspace_bytes = workspace.size
-    _library.call("dr_local_compute", Call(image, threads).execution, args)
+    with workspace("dr_local_workspace_bytes", args, xp):
+        _library.call("dr_local_compute", Call(image, threads).execution, args)
     return out
 
 
@@ -269,7 +278,7 @@ def _local_sizes(
 def local_workspace_bytes(
     shape: Sequence[int], pool: Sequence[int], sigma_mm: Sequence[float]
 ) -> int:
-    """Bytes that `local_intensity` takes beside its arrays, for a prediction before any work."""
+    """Predict how many bytes `local_intensity` takes besides its arrays."""
     args = _local_sizes(shape, pool, sigma_mm, (1.0, 1.0, 1.0), len(sigma_mm))
-    args.noise = 1.0  # checked, but without a say in the size
+    args.noise = 1.0  # checked, but without influence on the size
     return _library.workspace_bytes("dr_local_workspace_bytes", args)

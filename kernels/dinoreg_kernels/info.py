@@ -1,4 +1,4 @@
-"""What the loaded library is, and which devices it can use."""
+"""Facts about the loaded library and the devices it can use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class BuildInfo:
     """Facts about libdinoreg on this machine.
 
     Attributes:
-        version: of the library, "major.minor".
-        isa: instruction set that CPU calls use here.
-        cuda_built: whether the CUDA half was compiled in.
+        version: Version of the library, "major.minor".
+        isa: Instruction set of calls on this CPU.
+        cuda_built: Whether the library was compiled with CUDA.
     """
 
     version: str
@@ -27,8 +27,8 @@ class CudaDevices:
     """CUDA devices that libdinoreg can use.
 
     Attributes:
-        count: of them.
-        problem: why there is none; empty where there is one.
+        count: Number of devices.
+        problem: Why there is none; empty if there is one.
     """
 
     count: int
@@ -36,7 +36,11 @@ class CudaDevices:
 
 
 def build_info() -> BuildInfo:
-    """Facts about the loaded library; raises `KernelError` when it cannot be loaded."""
+    """Describe the loaded library.
+
+    Raises:
+        KernelUnavailable: The library cannot be loaded.
+    """
     lib = library()
     major, minor = divmod(lib.dr_version(), 1000)
     return BuildInfo(
@@ -47,6 +51,6 @@ def build_info() -> BuildInfo:
 
 
 def cuda_devices() -> CudaDevices:
-    """Ask the driver; with a library that was built with CUDA this opens libcuda."""
+    """Ask the driver for devices; a library built with CUDA opens libcuda for this."""
     lib = library()
     return CudaDevices(int(lib.dr_cuda_device_count()), lib.dr_cuda_problem().decode())

@@ -2,81 +2,89 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 FeatureSimilarity = Literal["mse", "cosine", "lncc"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SolverOptions:
-    """Parameters of `solve`; lengths in mm along the grid's axes, sigma for smoothing widths.
+    """Parameters of `solve`.
+
+    Lengths are in mm along the grid's axes, and smoothing widths are standard deviations. The
+    parameters without a default are for the caller to decide: those of a registration come from its
+    configuration. The other defaults leave a part of the solver out.
 
     Attributes:
-        search_factor: voxels per cell of the discrete search, z, y, x.
-        search_radius: reach of the search in cells; all 0 skips it.
-        search_levels: every further one halves the cells, to whole voxels, and searches two of them
-            around what was found; smoothing widths shrink with the cells.
-        search_trust_cost: cells whose features differ by d cost d / (1 + d / search_trust_cost) in
-            the search, before costs are smoothed: what disagrees pulls less; 0 trusts all alike.
-        cost_smoothing_mm: of the search's costs.
-        field_smoothing_mm: of the search's displacements between coupled rounds.
-        search_edges: how far that smoothing yields between unlike cells: one whose features differ
-            from another's by s times what those of unrelated cells do counts exp(-s search_edges)
-            there; 0 smooths all alike.
-        coupling: weights of the coupled-convex rounds.
-        kept_costs_mb: where the costs of all shifts take no more (MiB), they are kept in memory for
-            those rounds, which else compute them again: the same result, slower.
-        consistency_rounds: of inverse consistency; 0 searches in one direction only.
-        iterations: of Adam, one number for each level from coarse to fine; every level halves the
-            voxel size of the one before and the last works on the grid itself.
-        learning_rate_mm: of Adam on the last level; coarser ones use as much more.
-        adam_epsilon: gradients smaller than this share of those with the images one voxel off make
-            shorter steps, so that what matches stays; with 0 all steps are as long.
-        smoothing_mm: the displacement is the smoothed variable that Adam changes; of the last
-            level, as the learning rate.
-        smoothness: weight of mean |du/dp|^2 (lambda).
-        feature_weight: of the difference of features.
-        feature_similarity: what that difference is: "mse", |M - F|^2; "cosine", s (1 - cos of the
-            angle between F and M); "lncc", s (1 - rho), rho the local correlation of each channel,
-            its mean over channels. s is twice the mean of |F|^2, so that vectors of this length
-            cost the same by "mse" and "cosine".
-        trust_cost: a voxel whose features differ by v costs v / (1 + v / trust_cost): what
-            disagrees pulls less; 0 trusts all alike, which "lncc" must.
-        correlation_weight: of 1 - rho^2, rho the local correlation of the images; 0 needs no
-            images.
-        correlation_window_mm: sigma of its windows, and those of "lncc", on the last level;
-            coarser ones use as much more.
-        correlation_noise: in units of the images, or of the channels' root mean square; structure
-            weaker than this fades out.
-        fold_penalty: weight of mean max(0, fold_margin - det J)^2 at the last iteration; it grows
+        search_factor: Control voxels per voxel of the search grid, z, y, x.
+        search_radius: Reach of the search in search voxels; 0 along all axes skips the search.
+        search_levels: Number of search grids. Every further one halves the search voxels, to whole
+            control voxels, and searches up to two of them around what was found; smoothing widths
+            shrink with them.
+        search_trust_cost: Features that differ by d cost d / (1 + d / search_trust_cost) in the
+            search, before costs are smoothed, so that what disagrees pulls less; 0 trusts all
+            differences alike.
+        cost_smoothing_mm: Smoothing of the search's costs.
+        field_smoothing_mm: Smoothing of the search's displacements between coupled rounds.
+        search_edges: How much that smoothing yields between unlike voxels. A neighbour whose
+            squared feature difference is s times that of unrelated voxels has the weight
+            exp(-s * search_edges); 0 smooths everywhere alike.
+        coupling: Weights of the coupled-convex rounds.
+        kept_costs_mb: Limit in MiB up to which the costs of all shifts are kept in memory for those
+            rounds. Above it, every round computes them again: the same result, but slower.
+        consistency_rounds: Rounds of inverse consistency; 0 searches in one direction only.
+        iterations: Iterations of Adam, one number for each level from coarse to fine. Every level
+            halves the voxels of the one before it, and the last works on the control grid itself.
+        learning_rate_mm: Learning rate of Adam on the last level. On coarser levels it is larger by
+            the same factor as the voxels.
+        adam_epsilon: Gradients smaller than this share of those with the images one voxel out of
+            register make shorter steps, so that what matches stays in place; 0 makes all steps
+            equally long.
+        smoothing_mm: The displacement is the smoothed variable of Adam. Scales with the voxels, as
+            the learning rate does.
+        smoothness: Weight of mean |du/dp|^2 (lambda).
+        feature_weight: Weight of the difference of features.
+        feature_similarity: Which difference that is: "mse", |M - F|^2; "cosine", s (1 - cos of the
+            angle between F and M); "lncc", s (1 - rho), where rho is the local correlation of each
+            channel, averaged over channels. s is twice the mean of |F|^2, so that vectors of this
+            length cost the same with "mse" and "cosine".
+        trust_cost: A voxel whose features differ by v costs v / (1 + v / trust_cost), so that what
+            disagrees pulls less; 0, which "lncc" requires, trusts all differences alike.
+        correlation_weight: Weight of 1 - rho^2, where rho is the local correlation of the images; 0
+            needs no images.
+        correlation_window_mm: Width of the correlation's windows, also of those of "lncc", on the
+            last level; scales with the voxels.
+        correlation_noise: Structure weaker than this fades out; in units of the images, or of the
+            channels' root mean square.
+        fold_penalty: Weight of mean max(0, fold_margin - det J)^2 in the last iteration; it grows
             from 0 with the square of the share of iterations done.
-        fold_margin: det J below it is penalised.
-        squarings: 0 refines a displacement; K > 0 a stationary velocity, whose exponential by K
-            squarings is the displacement and whose negative gives the inverse.
+        fold_margin: The value of det J below which a voxel is penalised.
+        squarings: 0 refines a displacement. K > 0 refines a stationary velocity, whose exponential
+            by K squarings is the displacement, and whose negative gives the inverse.
     """
 
-    search_factor: tuple[int, int, int] = (3, 3, 3)
-    search_radius: tuple[int, int, int] = (4, 4, 4)
+    search_factor: tuple[int, int, int]
+    search_radius: tuple[int, int, int]
     search_levels: int = 1
     search_trust_cost: float = 0.0
-    cost_smoothing_mm: float = 14.0
-    field_smoothing_mm: float = 10.0
+    cost_smoothing_mm: float
+    field_smoothing_mm: float
     search_edges: float = 0.0
-    coupling: tuple[float, ...] = field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0))
-    kept_costs_mb: int = 256
-    consistency_rounds: int = 15
-    iterations: tuple[int, ...] = (80,)
-    learning_rate_mm: float = 4.0
+    coupling: tuple[float, ...]
+    kept_costs_mb: int = 0
+    consistency_rounds: int
+    iterations: tuple[int, ...]
+    learning_rate_mm: float
     adam_epsilon: float = 0.0
-    smoothing_mm: float = 5.66
-    smoothness: float = 1.25
+    smoothing_mm: float
+    smoothness: float
     feature_weight: float = 1.0
     feature_similarity: FeatureSimilarity = "mse"
     trust_cost: float = 0.0
     correlation_weight: float = 0.0
-    correlation_window_mm: float = 4.0
-    correlation_noise: float = 0.1
-    fold_penalty: float = 1.0
-    fold_margin: float = 0.1
+    correlation_window_mm: float = 0.0
+    correlation_noise: float = 0.0
+    fold_penalty: float
+    fold_margin: float
     squarings: int = 0

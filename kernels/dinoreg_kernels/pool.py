@@ -1,4 +1,4 @@
-"""Features on a coarser lattice."""
+"""Features on a coarser grid."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def pool_features(
     offset: Sequence[int] = (0, 0, 0),
     threads: int = 0,
 ) -> tuple[Array, Array]:
-    """Weighted means over cells of `factor` voxels.
+    """Average features with their weights over blocks of `factor` voxels.
 
     Args:
-        features: (z, y, x, channels) float16; channels a multiple of 8.
+        features: (z, y, x, channels) float16, with a number of channels that is a multiple of 8.
         weight: (z, y, x) float32.
-        factor: voxels per cell, per axis; a last cell may hold fewer.
-        offset: voxels that the first cell lacks at its beginning, per axis, less than `factor`.
+        factor: Voxels per block along each axis; the last block may hold fewer.
+        offset: Voxels that are missing at the start of the first block along each axis, less than
+            `factor`.
         threads: CPU threads; 0 takes all.
 
     Returns:
-        Features of the cells, (Z, Y, X, channels) float16 with Z = ceil((z + offset) / factor) and
-        so on, 0 where nothing has weight; and the mean weight of each cell's voxels, (Z, Y, X)
-        float32.
+        The averaged features, (Z, Y, X, channels) float16 with Z = ceil((z + offset) / factor) and
+        so on, 0 where nothing has weight; and the mean weight of each block, (Z, Y, X) float32.
     """
     check_together(features=features, weight=weight)
     xp = array_module(features)
@@ -40,11 +40,11 @@ def pool_features(
     args.weight = pointer(weight, np.float32, "weight", tuple(shape))
     args.shape, args.channels = int3(shape, "shape"), channels
     args.factor, args.offset = int3(factor, "factor"), int3(offset, "offset")
-    steps = zip(shape, factor, offset, strict=True)
-    cells = tuple(-(-(n + o) // max(1, f)) for n, f, o in steps)
-    out = xp.empty((*cells, channels), np.float16)
-    out_weight = xp.empty(cells, np.float32)
+    axes = zip(shape, factor, offset, strict=True)
+    blocks = tuple(-(-(n + o) // max(1, f)) for n, f, o in axes)
+    out = xp.empty((*blocks, channels), np.float16)
+    out_weight = xp.empty(blocks, np.float32)
     args.out = pointer(out, np.float16, "out", FEATURES)
-    args.out_weight = pointer(out_weight, np.float32, "out_weight", cells)
+    args.out_weight = pointer(out_weight, np.float32, "out_weight", blocks)
     _library.call("dr_features_pool", Call(features, threads).execution, args)
     return out, out_weight

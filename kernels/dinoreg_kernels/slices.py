@@ -1,4 +1,4 @@
-"""Slices of an image as an encoder is shown them."""
+"""Slices of an image, prepared as the input of an encoder."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ def cut_slices(
     samples: tuple[int, int] = (1, 1),
     threads: int = 0,
 ) -> Array:
-    """Slices resized over the same box, windowed to 0..1 and normalised, one value in all channels.
+    """Cut slices, resize them, window them to 0..1 and normalise each channel.
 
-    A slice is made of its own voxels alone, linear in between; its border goes on beyond it. NaN
-    stays NaN.
+    Pixels and voxels cover the same extent, and all channels start from the same value. A slice is
+    made of its own voxels alone, by linear interpolation; beyond its border it keeps the value
+    there. NaN stays NaN.
 
     Args:
-        image: (slice, row, column) float32, in any order in memory: a transposed or flipped view
-            is read as it lies.
-        slices: which ones.
-        size: height and width of the result.
-        window: intensities that become 0 and 1; beyond them it is clipped.
-        mean: of each channel, at most four.
-        std: of each channel.
-        samples: points averaged for each pixel, along rows' and columns' index: the antialiasing
-            filter.
+        image: (slice, row, column) float32 in any memory order; a transposed or flipped view is
+            read without a copy.
+        slices: Indices of the slices.
+        size: Height and width of the result.
+        window: Intensities that become 0 and 1; values beyond them are clipped.
+        mean: Mean of each channel, at most four.
+        std: Standard deviation of each channel.
+        samples: Points averaged for each pixel, along the row and the column index, as the
+            antialiasing filter.
         threads: CPU threads; 0 takes all.
 
     Returns:

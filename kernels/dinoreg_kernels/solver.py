@@ -24,6 +24,7 @@ from ._arrays import (
     int3,
     pointer,
     queued,
+    workspace,
 )
 from ._errors import KernelError
 from .options import FeatureSimilarity, SolverOptions
@@ -31,14 +32,14 @@ from .options import FeatureSimilarity, SolverOptions
 
 @dataclass(frozen=True, eq=False)
 class SearchFeatures:
-    """What one level of the discrete search compares, on the grids of `solve`.
+    """Features that one level of the discrete search compares, on the grids of `solve`.
 
     Attributes:
-        fixed: (z, y, x, stride) float16, stride a multiple of 8, of any number of channels.
+        fixed: (z, y, x, stride) float16, with a stride that is a multiple of 8.
         moving: (z', y', x', stride) float16.
         fixed_weight: (z, y, x) float32, 0..1.
-        moving_weight: (z', y', x') float32, 0..1; where it is 0 nothing matches.
-        channels: how many of the stored channels are used, the first ones (default all).
+        moving_weight: (z', y', x') float32, 0..1; nothing matches where it is 0.
+        channels: Number of stored channels that are used, the first ones; None uses all.
     """
 
     fixed: Array
@@ -50,17 +51,19 @@ class SearchFeatures:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What `solve` found.
+    """Result of `solve`.
+
+    On a device, `solve` does not wait for its work; the first access to one of the three
+    properties does.
 
     Attributes:
-        field: (z, y, x, 3) float32, mm along the fixed grid's axes.
-        feature_distance: (3,) float64, as the three properties: on a device the first of them
-            that is asked for waits for the solve, which itself does not.
-        inverse: as `field`, the exponential of the negative velocity; only with squarings.
-        spread: (z, y, x, 3) float32, mm: standard deviation along each axis of the shifts that
-            match nearly as well as the best of the discrete search; None unless asked for.
-        done: CUDA event behind the solve, whichever stream the similarity is read on; None for
-            arrays on the host.
+        field: (z, y, x, 3) float32, displacement in mm along the fixed grid's axes.
+        feature_distance: (3,) float64, the values of the three properties.
+        inverse: The exponential of the negative velocity, like `field`; None without squarings.
+        spread: (z, y, x, 3) float32, standard deviation in mm along each axis of the shifts that
+            match nearly as well as the best one of the discrete search; None unless asked for.
+        done: CUDA event recorded behind the solve, so that the distances can be read from any
+            stream; None for arrays on the host.
     """
 
     field: Array
@@ -77,12 +80,12 @@ class Solution:
 
     @property
     def feature_distance_before(self) -> float:
-        """Mean weighted squared feature difference without displacement."""
+        """Weighted mean of the squared feature difference without displacement."""
         return self._numbers[0]
 
     @property
     def feature_distance_after(self) -> float:
-        """The same with it."""
+        """Weighted mean of the squared feature difference with the displacement."""
         return self._numbers[1]
 
     @property
@@ -92,7 +95,7 @@ class Solution:
 
 
 def _feature_similarity(name: str) -> int:
-    """The number in `dr_features`."""
+    """Return the number of a similarity in `dr_features`."""
     names = get_args(FeatureSimilarity)
     if name not in names:
         raise KernelError(f"feature_similarity is {name!r}; wanted one of {', '.join(names)}")
@@ -107,40 +110,22 @@ def _sizes(
     spacing_mm: Sequence[float],
     options: SolverOptions,
 ) -> _structs.SolverArgs:
-    args = _structs.SolverArgs()
+    """Set all arguments but the arrays."""
+    args = _structs.SolverArgs(stride=stride, channels=channels)
     args.fixed_shape = int3(fixed_shape, "fixed_shape")
     args.moving_shape = int3(moving_shape, "moving_shape")
-    args.stride = stride
-    args.channels = channels
     args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
     args.search_factor = int3(options.search_factor, "search_factor")
     args.search_radius = int3(options.search_radius, "search_radius")
-    args.search_levels = options.search_levels
     args.coupling_rounds = len(options.coupling)
-    args.kept_costs_mb = options.kept_costs_mb
-    args.consistency_rounds = options.consistency_rounds
     args.levels = len(options.iterations)
-    args.squarings = options.squarings
     args.feature_similarity = _feature_similarity(options.feature_similarity)
     args.iterations = (ctypes.c_int32 * max(1, len(options.iterations)))(*options.iterations)
-    for name in (
-        "search_trust_cost",
-        "cost_smoothing_mm",
-        "field_smoothing_mm",
-        "search_edges",
-        "learning_rate_mm",
-        "adam_epsilon",
-        "smoothing_mm",
-        "smoothness",
-        "feature_weight",
-        "trust_cost",
-        "correlation_weight",
-        "correlation_window_mm",
-        "correlation_noise",
-        "fold_penalty",
-        "fold_margin",
-    ):
+    for name in ("search_levels", "kept_costs_mb", "consistency_rounds", "squarings"):
         setattr(args, name, getattr(options, name))
+    for name, kind, *_ in _structs.SolverArgs._fields_:
+        if kind is ctypes.c_double:  # every single double is an option
+            setattr(args, name, getattr(options, name))
     return args
 
 
@@ -151,7 +136,7 @@ _Grids = tuple[Sequence[int | None], Sequence[int | None]]
 
 
 def _pair(features: SearchFeatures, of: str, grids: _Grids) -> _structs.FeaturePair:
-    """Addresses and channels; `of` precedes the arrays' names in messages."""
+    """Check features and return their addresses; `of` precedes the arrays' names in messages."""
     for side, grid in zip(_SIDES, grids, strict=True):
         pointer(getattr(features, side), np.float16, f"{of}{side}", (*grid, None))
     stride = int(features.fixed.shape[-1])
@@ -166,7 +151,7 @@ def _pair(features: SearchFeatures, of: str, grids: _Grids) -> _structs.FeatureP
 
 
 def _levels(pairs: Sequence[_structs.FeaturePair], options: SolverOptions) -> Any:
-    """What the levels of the search compare, as the library takes it."""
+    """Return the features of all search levels as a C array."""
     if len(pairs) != options.search_levels:
         raise KernelError(
             f"search has features for {len(pairs)} levels; wanted them for"
@@ -188,15 +173,21 @@ def solver_workspace_bytes(
     *,
     search_strides: Sequence[int] | None = None,
 ) -> int:
-    """Bytes that `solve` takes beside its arrays, for a prediction before any work.
+    """Predict how much memory `solve` takes besides its arrays.
 
     Args:
         fixed_shape: z, y, x.
         moving_shape: z, y, x.
-        stride: stored channels of the features.
-        spacing_mm: of the lattice, z, y, x.
-        options: see `SolverOptions`.
-        search_strides: stored channels of the `SearchFeatures` of each level; None without.
+        stride: Stored channels of the features.
+        spacing_mm: Spacing of the grids, z, y, x.
+        options: See `SolverOptions`.
+        search_strides: Stored channels of each level's `SearchFeatures`; None without them.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        KernelError: `solve` would refuse the sizes.
     """
     args = _sizes(fixed_shape, moving_shape, stride, stride, spacing_mm, options)
     if search_strides is not None:
@@ -212,37 +203,41 @@ def solve(
     fixed_weight: Array,
     moving_weight: Array,
     *,
-    images: tuple[Array, Array] | None = None,
+    options: SolverOptions,
     spacing_mm: Sequence[float],
     moving_offset: Sequence[int] = (0, 0, 0),
     channels: int | None = None,
+    images: tuple[Array, Array] | None = None,
     search: Sequence[SearchFeatures] | None = None,
-    options: SolverOptions | None = None,
     spread: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Solution:
-    """Find u with ``fixed(p) ~ moving(p + u(p))``.
+    """Find the displacement u with ``fixed(p) ~ moving(p + u(p))``.
 
     Args:
-        fixed: (z, y, x, stride) float16, stride a multiple of 8.
-        moving: (z', y', x', stride) float16 on the same lattice.
+        fixed: (z, y, x, stride) float16, with a stride that is a multiple of 8.
+        moving: (z', y', x', stride) float16 on a grid with the same axes and spacing.
         fixed_weight: (z, y, x) float32, 0..1.
-        moving_weight: (z', y', x') float32, 0..1; where it is 0 nothing matches.
-        images: both images on the two lattices, float32, for `correlation_weight`.
-        spacing_mm: of the lattice, z, y, x.
-        moving_offset: index of the moving grid's first voxel on the fixed grid.
-        channels: how many of the stored channels are used, the first ones (default all).
-        search: what each level of the search compares instead, on the same grids.
-        options: see `SolverOptions`.
-        spread: also tell how well the search determined each voxel's match, see `Solution`.
+        moving_weight: (z', y', x') float32, 0..1; nothing matches where it is 0.
+        options: See `SolverOptions`.
+        spacing_mm: Spacing of the grids, z, y, x.
+        moving_offset: Index of the moving grid's first voxel on the fixed grid.
+        channels: Number of stored channels that are used, the first ones; None uses all.
+        images: Both images on the two grids, float32, for `SolverOptions.correlation_weight`.
+        search: Features that each level of the search compares, on the same grids; None compares
+            those above.
+        spread: Whether to measure how well the search determined each match, see `Solution`.
         threads: CPU threads; 0 takes all.
-        progress: called with ("search" | "refine", fraction); an exception stops the solve.
+        progress: Called with ("search" | "refine", fraction). An exception stops the solve and is
+            raised again.
+
+    Returns:
+        The displacement and how well it matches.
 
     Raises:
-        KernelError: arrays or options that cannot be used.
+        KernelError: The arrays or options cannot be used.
     """
-    options = options or SolverOptions()
     fixed_image, moving_image = images or (None, None)
     features = SearchFeatures(fixed, moving, fixed_weight, moving_weight, channels)
     levels = {f"search[{i}].": level for i, level in enumerate(search or ())}
@@ -272,16 +267,12 @@ def solve(
     inverse = xp.empty_like(out) if options.squarings > 0 else None
     if inverse is not None:
         args.inverse = pointer(inverse, np.float32, "inverse", FIELD)
-    deviation = xp.zeros((*fixed.shape[:3], 3), np.float32) if spread else None
+    deviation = xp.zeros_like(out) if spread else None
     if deviation is not None:
         args.spread = pointer(deviation, np.float32, "spread", FIELD)
     distance = xp.empty(3, np.float64)
     args.feature_distance = pointer(distance, np.float64, "feature_distance", (3,))
-    size = _library.workspace_bytes("dr_solver_workspace_bytes", args)
-    workspace = xp.empty(size, np.uint8)
-    args.workspace = pointer(workspace, np.uint8, "workspace", (None,))
-    args.workspace_bytes = size
     call = Call(fixed, threads, progress)
-    with call.reraising():
+    with workspace("dr_solver_workspace_bytes", args, xp), call.reraising():
         _library.call("dr_solver_run", call.execution, args)
     return Solution(out, distance, inverse, deviation, queued(out))

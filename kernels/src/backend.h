@@ -1,5 +1,5 @@
-// What a back end offers: one function per public operation. Filled in by cpu/backend.cpp (once for
-// each instruction set) and cuda/backend.cu from the templates of operations.h.
+// What a back end provides: one function for each public operation. cpu/backend.cpp (once for each
+// instruction set) and cuda/backend.cu fill it in from the templates of operations.h.
 #ifndef DINOREG_SRC_BACKEND_H_
 #define DINOREG_SRC_BACKEND_H_
 
@@ -24,13 +24,13 @@ const Backend& cpu_backend_x86_64_v3();
 const Backend& cpu_backend_x86_64_v4();
 const Backend& cuda_backend();
 
-size_t solver_workspace_bytes(const dr_solver_args& args);
-size_t mind_workspace_bytes(const dr_mind_args& args);
-size_t local_workspace_bytes(const dr_local_args& args);
+size_t workspace_bytes(const dr_solver_args& args);
+size_t workspace_bytes(const dr_mind_args& args);
+size_t workspace_bytes(const dr_local_args& args);
 int cuda_device_count();
-// Why no CUDA device can be used, in this thread's memory; empty when one can.
+// Why no CUDA device can be used, in this thread's memory; empty if one can.
 const char* cuda_problem();
-// Text of the CUDA error of this thread's last failed call.
+// The text of the CUDA error of this thread's last failed call.
 const char* cuda_error_text();
 
 #endif  // DINOREG_SRC_BACKEND_H_

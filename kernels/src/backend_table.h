@@ -1,4 +1,4 @@
-// The table of a back end from a function that makes its launcher.
+// Fills in the table of a back end, given how its launcher is made.
 #ifndef DINOREG_SRC_BACKEND_TABLE_H_
 #define DINOREG_SRC_BACKEND_TABLE_H_
 
@@ -7,7 +7,7 @@
 
 DR_NAMESPACE_BEGIN
 
-// Maker::make(execution) -> launcher; Maker::finish(launcher) -> status of the device.
+// Maker::make(execution) gives the launcher, Maker::finish(launcher) the status of the device.
 template <class Maker>
 struct BackendTable {
   using L = typename Maker::Launcher;
@@ -19,7 +19,7 @@ struct BackendTable {
     return status == DR_OK ? Maker::finish(launch) : status;
   }
 
-  // Unlike the others it reports progress, which is the caller's.
+  // Unlike the others, it needs the execution to report progress to the caller.
   static dr_status solve(const dr_execution& execution, const dr_solver_args& args) {
     const L launch = Maker::make(execution);
     const dr_status status = Solver<L>(launch, execution, args).solve();
@@ -27,17 +27,18 @@ struct BackendTable {
   }
 
   static const Backend& table() {
-    static const Backend backend = {entry<dr_resample_args, dr::resample_image<L>>,
-                                    entry<dr_labels_args, dr::resample_labels<L>>,
-                                    entry<dr_slices_args, dr::cut_slices<L>>,
-                                    entry<dr_map_args, dr::map_field<L>>,
-                                    entry<dr_jacobian_args, dr::jacobian<L>>,
-                                    entry<dr_compose_args, dr::compose<L>>,
-                                    entry<dr_invert_args, dr::invert<L>>,
-                                    entry<dr_mind_args, dr::mind<L>>,
-                                    entry<dr_local_args, dr::local_intensity<L>>,
-                                    entry<dr_pool_args, dr::pool<L>>,
-                                    solve};
+    static const Backend backend = {
+        .resample_image = entry<dr_resample_args, dr::resample_image<L>>,
+        .resample_labels = entry<dr_labels_args, dr::resample_labels<L>>,
+        .cut_slices = entry<dr_slices_args, dr::cut_slices<L>>,
+        .map_field = entry<dr_map_args, dr::map_field<L>>,
+        .jacobian = entry<dr_jacobian_args, dr::jacobian<L>>,
+        .compose = entry<dr_compose_args, dr::compose<L>>,
+        .invert = entry<dr_invert_args, dr::invert<L>>,
+        .mind = entry<dr_mind_args, dr::mind<L>>,
+        .local = entry<dr_local_args, dr::local_intensity<L>>,
+        .pool = entry<dr_pool_args, dr::pool<L>>,
+        .solve = solve};
     return backend;
   }
 };

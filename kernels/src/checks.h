@@ -1,4 +1,4 @@
-// What every call of the C interface checks before a back end sees it.
+// The checks of arguments that precede every call of a back end.
 #ifndef DINOREG_SRC_CHECKS_H_
 #define DINOREG_SRC_CHECKS_H_
 
@@ -8,8 +8,9 @@
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
+#include <utility>
 
-// Of capi.cpp alone.
+// Included by capi.cpp alone.
 namespace {
 
 thread_local char last_error[512] = "";
@@ -47,8 +48,13 @@ dr_status check_positive(const char* name, const double* values, int count) {
   return DR_OK;
 }
 
-dr_status check_range(const char* name, const int32_t* values, int low, int high) {
-  for (int i = 0; i < 3; ++i)
+dr_status check_int(const char* name, int32_t value, int low, int high) {
+  REQUIRE(value >= low && value <= high, "%s = %d; wanted %d..%d", name, value, low, high);
+  return DR_OK;
+}
+
+dr_status check_range(const char* name, const int32_t* values, int count, int low, int high) {
+  for (int i = 0; i < count; ++i)
     REQUIRE(values[i] >= low && values[i] <= high, "%s[%d] = %d; wanted %d..%d", name, i, values[i],
             low, high);
   return DR_OK;
@@ -62,46 +68,107 @@ dr_status check_map(const dr_point_map& map) {
   return check_numbers("map.matrix", map.matrix, 9);
 }
 
-dr_status check_slices(const dr_slices_args& a) {
-  CHECK(check_shape("shape", a.shape));
-  const int32_t out_shape[3] = {a.count, a.size[0], a.size[1]};
-  CHECK(check_shape("(count, size)", out_shape));
-  for (int i = 0; i < a.count; ++i)
-    REQUIRE(a.slices[i] >= 0 && a.slices[i] < a.shape[0], "slices[%d] = %d; wanted 0..%d", i,
-            a.slices[i], a.shape[0] - 1);
-  for (int i = 0; i < 2; ++i)
-    REQUIRE(a.samples[i] >= 1 && a.samples[i] <= 64, "samples[%d] = %d; wanted 1..64", i,
-            a.samples[i]);
-  CHECK(check_numbers("window", a.window, 2));
-  REQUIRE(a.window[0] < a.window[1], "window = (%g, %g); wanted the second above the first",
-          a.window[0], a.window[1]);
-  REQUIRE(a.channels >= 1 && a.channels <= 4, "channels = %d; wanted 1..4", a.channels);
-  CHECK(check_numbers("mean", a.mean, a.channels));
-  return check_positive("std", a.std, a.channels);
+dr_status check_aligned(const char* name, const void* pointer) {
+  REQUIRE(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, "%s must be 16-byte aligned", name);
+  return DR_OK;
 }
 
 dr_status check_workspace(const void* workspace, size_t have, size_t need) {
   REQUIRE(workspace != nullptr, "workspace is NULL; wanted %zu bytes", need);
-  REQUIRE(reinterpret_cast<uintptr_t>(workspace) % 16 == 0, "workspace must be 16-byte aligned");
+  CHECK(check_aligned("workspace", workspace));
   if (have < need)
     return fail(DR_ERROR_WORKSPACE_TOO_SMALL, "workspace of %zu bytes; wanted %zu", have, need);
   return DR_OK;
 }
 
-dr_status check_mind(const dr_mind_args& a) {
+dr_status check(const dr_resample_args& a) {
+  REQUIRE(a.out || a.inside, "one of out and inside must not be NULL");
+  REQUIRE(a.in || !a.out, "in must not be NULL when out is given");
+  CHECK(check_shape("in_shape", a.in_shape));
+  CHECK(check_shape("out_shape", a.out_shape));
+  CHECK(check_range("samples", a.samples, 3, 1, 64));
+  CHECK(check_map(a.map));
+  REQUIRE(!a.extend || !(a.inside || a.map.field),
+          "extend cannot be combined with inside or with a field");
+  return DR_OK;
+}
+
+dr_status check(const dr_labels_args& a) {
+  REQUIRE(a.in && a.out, "in and out must not be NULL");
+  CHECK(check_shape("in_shape", a.in_shape));
+  CHECK(check_shape("out_shape", a.out_shape));
+  return check_map(a.map);
+}
+
+dr_status check(const dr_map_args& a) {
+  REQUIRE(a.out, "out must not be NULL");
+  CHECK(check_shape("out_shape", a.out_shape));
+  return check_map(a.map);
+}
+
+dr_status check(const dr_jacobian_args& a) {
+  REQUIRE(a.field && a.out, "field and out must not be NULL");
   CHECK(check_shape("shape", a.shape));
-  CHECK(check_range("radius", a.radius, 0, 64));
-  CHECK(check_range("dilation", a.dilation, 1, 64));
-  CHECK(check_range("pool", a.pool, 1, 64));
+  return check_numbers("index_from_unit", a.index_from_unit, 9);
+}
+
+dr_status check(const dr_compose_args& a) {
+  REQUIRE(a.first && a.second && a.out, "first, second and out must not be NULL");
+  CHECK(check_shape("shape", a.shape));
+  CHECK(check_shape("second_shape", a.second_shape));
+  CHECK(check_numbers("to_second", a.to_second, 12));
+  return check_positive("spacing_mm", a.spacing_mm, 3);
+}
+
+dr_status check(const dr_invert_args& a) {
+  REQUIRE(a.field && a.out, "field and out must not be NULL");
+  CHECK(check_shape("field_shape", a.field_shape));
+  CHECK(check_shape("out_shape", a.out_shape));
+  CHECK(check_numbers("matrix", a.matrix, 9));
+  CHECK(check_numbers("target", a.target, 12));
+  CHECK(check_numbers("from_point", a.from_point, 12));
+  CHECK(check_numbers("from_index", a.from_index, 12));
+  CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
+  CHECK(check_positive("tolerance_mm", &a.tolerance_mm, 1));
+  REQUIRE(a.iterations >= 1, "iterations = %d; wanted >= 1", a.iterations);
+  return DR_OK;
+}
+
+dr_status check(const dr_slices_args& a) {
+  REQUIRE(a.image && a.slices && a.mean && a.std && a.out,
+          "image, slices, mean, std and out must not be NULL");
+  CHECK(check_shape("shape", a.shape));
+  const int32_t out_shape[3] = {a.count, a.size[0], a.size[1]};
+  CHECK(check_shape("(count, size)", out_shape));
+  CHECK(check_range("slices", a.slices, a.count, 0, a.shape[0] - 1));
+  CHECK(check_range("samples", a.samples, 2, 1, 64));
+  CHECK(check_numbers("window", a.window, 2));
+  REQUIRE(a.window[0] < a.window[1], "window = (%g, %g); wanted the second above the first",
+          a.window[0], a.window[1]);
+  CHECK(check_int("channels", a.channels, 1, 4));
+  CHECK(check_numbers("mean", a.mean, a.channels));
+  return check_positive("std", a.std, a.channels);
+}
+
+dr_status check_sizes(const dr_mind_args& a) {
+  CHECK(check_shape("shape", a.shape));
+  CHECK(check_range("radius", a.radius, 3, 0, 64));
+  CHECK(check_range("dilation", a.dilation, 3, 1, 64));
+  CHECK(check_range("pool", a.pool, 3, 1, 64));
   REQUIRE(a.channels >= 12 && a.channels % 8 == 0,
           "channels = %d; wanted a multiple of 8, at least 12", a.channels);
   REQUIRE(std::isfinite(a.scale), "scale is not a finite number");
   return DR_OK;
 }
 
-dr_status check_local(const dr_local_args& a) {
+dr_status check(const dr_mind_args& a) {
+  REQUIRE(a.image && a.out, "image and out must not be NULL");
+  return check_sizes(a);
+}
+
+dr_status check_sizes(const dr_local_args& a) {
   CHECK(check_shape("shape", a.shape));
-  CHECK(check_range("pool", a.pool, 1, 64));
+  CHECK(check_range("pool", a.pool, 3, 1, 64));
   CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
   REQUIRE(a.windows >= 1 && a.sigma_mm != nullptr, "windows = %d; wanted >= 1, with their sigma_mm",
           a.windows);
@@ -114,18 +181,23 @@ dr_status check_local(const dr_local_args& a) {
   return DR_OK;
 }
 
-dr_status check_pool(const dr_pool_args& a) {
+dr_status check(const dr_local_args& a) {
+  REQUIRE(a.image && a.out, "image and out must not be NULL");
+  return check_sizes(a);
+}
+
+dr_status check(const dr_pool_args& a) {
+  REQUIRE(a.features && a.weight && a.out && a.out_weight,
+          "features, weight, out and out_weight must not be NULL");
   CHECK(check_shape("shape", a.shape));
   REQUIRE(a.channels >= 8 && a.channels % 8 == 0, "channels = %d; wanted a multiple of 8",
           a.channels);
-  CHECK(check_range("factor", a.factor, 1, 64));
+  CHECK(check_range("factor", a.factor, 3, 1, 64));
   for (int i = 0; i < 3; ++i)
     REQUIRE(a.offset[i] >= 0 && a.offset[i] < a.factor[i], "offset[%d] = %d; wanted 0..%d", i,
             a.offset[i], a.factor[i] - 1);
-  REQUIRE(reinterpret_cast<uintptr_t>(a.features) % 16 == 0 &&
-              reinterpret_cast<uintptr_t>(a.out) % 16 == 0,
-          "features and out must be 16-byte aligned");
-  return DR_OK;
+  CHECK(check_aligned("features", a.features));
+  return check_aligned("out", a.out);
 }
 
 dr_status check_channels(const char* of, int stride, int channels) {
@@ -136,15 +208,12 @@ dr_status check_channels(const char* of, int stride, int channels) {
 }
 
 dr_status check_search_sizes(const dr_solver_args& a) {
-  CHECK(check_range("search_factor", a.search_factor, 1, 256));
-  CHECK(check_range("search_radius", a.search_radius, 0, 64));
-  REQUIRE(a.search_levels >= 1 && a.search_levels <= 4, "search_levels = %d; wanted 1..4",
-          a.search_levels);
-  REQUIRE(a.coupling_rounds >= 0 && a.coupling_rounds <= 64, "coupling_rounds = %d; wanted 0..64",
-          a.coupling_rounds);
+  CHECK(check_range("search_factor", a.search_factor, 3, 1, 256));
+  CHECK(check_range("search_radius", a.search_radius, 3, 0, 64));
+  CHECK(check_int("search_levels", a.search_levels, 1, 4));
+  CHECK(check_int("coupling_rounds", a.coupling_rounds, 0, 64));
   REQUIRE(a.kept_costs_mb >= 0, "kept_costs_mb = %d; wanted >= 0", a.kept_costs_mb);
-  REQUIRE(a.consistency_rounds >= 0 && a.consistency_rounds <= 1000,
-          "consistency_rounds = %d; wanted 0..1000", a.consistency_rounds);
+  CHECK(check_int("consistency_rounds", a.consistency_rounds, 0, 1000));
   for (int i = 0; a.search_features != nullptr && i < a.search_levels; ++i) {
     char of[32];
     std::snprintf(of, sizeof of, "search_features[%d].", i);
@@ -153,68 +222,61 @@ dr_status check_search_sizes(const dr_solver_args& a) {
   return DR_OK;
 }
 
-dr_status check_features(const char* of, const uint16_t* fixed, const float* fixed_weight,
-                         const uint16_t* moving, const float* moving_weight) {
-  REQUIRE(fixed && fixed_weight && moving && moving_weight,
+// Of dr_solver_args and of dr_feature_pair, whose fields have the same names.
+template <class Pair>
+dr_status check_features(const char* of, const Pair& p) {
+  REQUIRE(p.fixed && p.fixed_weight && p.moving && p.moving_weight,
           "%sfixed, fixed_weight, moving and moving_weight must not be NULL", of);
-  REQUIRE(
-      reinterpret_cast<uintptr_t>(fixed) % 16 == 0 && reinterpret_cast<uintptr_t>(moving) % 16 == 0,
-      "%sfeatures must be 16-byte aligned", of);
+  REQUIRE(reinterpret_cast<uintptr_t>(p.fixed) % 16 == 0 &&
+              reinterpret_cast<uintptr_t>(p.moving) % 16 == 0,
+          "%sfeatures must be 16-byte aligned", of);
   return DR_OK;
 }
 
-dr_status check_search_features(const dr_solver_args& a) {
-  for (int i = 0; a.search_features != nullptr && i < a.search_levels; ++i) {
-    const dr_feature_pair& p = a.search_features[i];
-    char of[32];
-    std::snprintf(of, sizeof of, "search_features[%d]: ", i);
-    CHECK(check_features(of, p.fixed, p.fixed_weight, p.moving, p.moving_weight));
-  }
-  return DR_OK;
-}
-
-dr_status check_solver_sizes(const dr_solver_args& a) {
+dr_status check_sizes(const dr_solver_args& a) {
   CHECK(check_shape("fixed_shape", a.fixed_shape));
   CHECK(check_shape("moving_shape", a.moving_shape));
-  CHECK(check_range("moving_offset", a.moving_offset, -32768, 32768));
+  CHECK(check_range("moving_offset", a.moving_offset, 3, -32768, 32768));
   CHECK(check_channels("", a.stride, a.channels));
   CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
   CHECK(check_search_sizes(a));
   REQUIRE(a.feature_similarity >= DR_FEATURES_MSE && a.feature_similarity <= DR_FEATURES_LNCC,
           "feature_similarity = %d; wanted DR_FEATURES_MSE, _COSINE or _LNCC",
           a.feature_similarity);
-  REQUIRE(a.squarings >= 0 && a.squarings <= 12, "squarings = %d; wanted 0..12", a.squarings);
-  REQUIRE(a.levels >= 1 && a.levels <= 6, "levels = %d; wanted 1..6", a.levels);
+  CHECK(check_int("squarings", a.squarings, 0, 12));
+  CHECK(check_int("levels", a.levels, 1, 6));
   REQUIRE(a.iterations != nullptr, "iterations is NULL");
   for (int i = 0; i < a.levels; ++i)
     REQUIRE(a.iterations[i] >= 0, "iterations[%d] = %d; wanted >= 0", i, a.iterations[i]);
   return DR_OK;
 }
 
-dr_status check_solver(const dr_solver_args& a) {
-  CHECK(check_solver_sizes(a));
-  CHECK(check_features("", a.fixed, a.fixed_weight, a.moving, a.moving_weight));
-  CHECK(check_search_features(a));
+dr_status check(const dr_solver_args& a) {
+  CHECK(check_sizes(a));
+  CHECK(check_features("", a));
+  for (int i = 0; a.search_features != nullptr && i < a.search_levels; ++i) {
+    char of[32];
+    std::snprintf(of, sizeof of, "search_features[%d]: ", i);
+    CHECK(check_features(of, a.search_features[i]));
+  }
   REQUIRE(a.field != nullptr, "field must not be NULL");
   REQUIRE(reinterpret_cast<uintptr_t>(a.feature_distance) % 8 == 0,
           "feature_distance must be 8-byte aligned");
   REQUIRE(a.coupling_rounds == 0 || a.coupling != nullptr, "coupling is NULL");
   CHECK(check_positive("learning_rate_mm", &a.learning_rate_mm, 1));
-  const struct {
-    const char* name;
-    double value;
-  } not_negative[] = {{"search_trust_cost", a.search_trust_cost},
-                      {"search_edges", a.search_edges},
-                      {"cost_smoothing_mm", a.cost_smoothing_mm},
-                      {"field_smoothing_mm", a.field_smoothing_mm},
-                      {"smoothing_mm", a.smoothing_mm},
-                      {"adam_epsilon", a.adam_epsilon},
-                      {"smoothness", a.smoothness},
-                      {"fold_penalty", a.fold_penalty},
-                      {"fold_margin", a.fold_margin},
-                      {"feature_weight", a.feature_weight},
-                      {"trust_cost", a.trust_cost},
-                      {"correlation_weight", a.correlation_weight}};
+  const std::pair<const char*, double> not_negative[] = {
+      {"search_trust_cost", a.search_trust_cost},
+      {"search_edges", a.search_edges},
+      {"cost_smoothing_mm", a.cost_smoothing_mm},
+      {"field_smoothing_mm", a.field_smoothing_mm},
+      {"smoothing_mm", a.smoothing_mm},
+      {"adam_epsilon", a.adam_epsilon},
+      {"smoothness", a.smoothness},
+      {"fold_penalty", a.fold_penalty},
+      {"fold_margin", a.fold_margin},
+      {"feature_weight", a.feature_weight},
+      {"trust_cost", a.trust_cost},
+      {"correlation_weight", a.correlation_weight}};
   for (const auto& [name, value] : not_negative)
     REQUIRE(std::isfinite(value) && value >= 0.0, "%s = %g; wanted >= 0", name, value);
   REQUIRE(a.feature_weight > 0.0 || a.correlation_weight > 0.0,

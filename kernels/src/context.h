@@ -11,41 +11,41 @@
 
 DR_NAMESPACE_BEGIN
 
-// Index of a cell -> of the voxel at its centre, or back, where a cell is `factor` voxels: cell
-// centres lie half a cell from its corner.
-inline Affine between_cells(const int* factor, bool to_voxel) {
+// Maps the index of a coarse voxel to that of the fine voxel at its centre, or back. A coarse voxel
+// is `factor` fine voxels wide, and its centre lies half of its width from its corner.
+inline Affine between_grids(const Int3& factor, bool to_fine) {
   Affine map = {};
   for (int i = 0; i < 3; ++i) {
     const float f = (float)factor[i];
-    map.m[5 * i] = to_voxel ? f : 1.0f / f;
-    map.m[4 * i + 3] = to_voxel ? (f - 1.0f) / 2.0f : (1.0f - f) / (2.0f * f);
+    map.m[5 * i] = to_fine ? f : 1.0f / f;
+    map.m[4 * i + 3] = to_fine ? (f - 1.0f) / 2.0f : (1.0f - f) / (2.0f * f);
   }
   return map;
 }
 
-// Without a workspace in its arguments a solve is only counted: stages take their memory from
-// `work` as ever, and nothing is launched.
+// If its arguments have no workspace, a solve is only counted: the stages take their memory from
+// `work` as usual, but nothing is launched.
 template <class Launcher>
 struct SolverContext {
   const Launcher& launch;
   const dr_execution& execution;
   const dr_solver_args& args;
   Workspace work;
-  const Shape shape;         // of the fixed grid, on which the result lives
+  const Shape shape;         // of the fixed grid, on which the result is given
   float* const field;        // (shape, 3), mm: the displacement
-  float* x = nullptr;        // (shape, 3), mm: what the refinement changes
+  float* x = nullptr;        // (shape, 3), mm: the variable of the refinement
   float* scratch = nullptr;  // (shape, 3)
-  double* sums = nullptr;    // two totals, and of one image each row's and each plane's
+  double* sums = nullptr;    // two totals, and the sums of each row and plane of an image
 
   SolverContext(const Launcher& launcher, const dr_execution& where,
                 const dr_solver_args& arguments)
       : launch(launcher), execution(where), args(arguments), work(arguments.workspace),
-        shape(to_shape(arguments.fixed_shape)), field(arguments.field) {
-    x = work.template take<float>(field_floats());
-    scratch = work.template take<float>(field_floats());
-    sums = work.template take<double>(2 + shape.rows() + shape.z);
+        shape(to_int3(arguments.fixed_shape)), field(arguments.field) {
+    x = take<float>(field_floats());
+    scratch = take<float>(field_floats());
+    sums = take<double>(2 + shape.rows() + shape.z);
   }
-  // Stages keep references to it.
+  // The stages keep references to it.
   SolverContext(const SolverContext&) = delete;
   SolverContext& operator=(const SolverContext&) = delete;
 
@@ -54,6 +54,11 @@ struct SolverContext {
   bool intensities() const { return args.correlation_weight > 0.0; }
   bool correlates_features() const {
     return args.feature_weight > 0.0 && args.feature_similarity == DR_FEATURES_LNCC;
+  }
+
+  template <class T>
+  T* take(size_t count) {
+    return work.take<T>(count);
   }
 
   template <class Op>
@@ -66,8 +71,8 @@ struct SolverContext {
     if (!counting()) launch.zero(values, sizeof(T) * count);
   }
 
-  // out = the sum of `values` / the sum of `weights`, 0 without weight; of images no larger than
-  // `shape`. Nothing waits for it: who needs it reads it where the ops run.
+  // out = the sum of `values` / the sum of `weights`, or 0 without weight, for images no larger
+  // than `shape`. Nothing waits for the result: it is read where the ops run.
   template <class T>
   void mean(const float* values, const float* weights, const Shape& s, T* out) const {
     sum(values, s, sums);
@@ -75,37 +80,38 @@ struct SolverContext {
     run(Quotient<T>{sums, sums + 1, out});
   }
 
-  // False: the caller wants to stop.
+  // False if the caller asks to stop.
   bool report(dr_stage stage, float fraction) const {
     if (counting() || execution.progress == nullptr) return true;
     return execution.progress(execution.progress_user, stage, fraction) == 0;
   }
 
-  // in -> out through tmp; all three differ.
-  void smooth(const float* in, float* out, float* tmp, const Shape& s, int batch, int components,
-              double sigma_mm, const double* spacing_mm) const {
+  // Runs a smoothing pass, whose taps are set here.
+  void smooth(SmoothPass pass, double sigma_mm, const double* spacing_mm) const {
     if (counting()) return;
-    smooth_pass(launch, SmoothPass{in, out, tmp, s, batch, components,
-                                   gaussian_taps(sigma_mm, spacing_mm[0], s.z),
-                                   gaussian_taps(sigma_mm, spacing_mm[1], s.y),
-                                   gaussian_taps(sigma_mm, spacing_mm[2], s.x)});
+    pass.taps = gaussian_taps(sigma_mm, spacing_mm, pass.shape);
+    smooth_pass(launch, pass);
   }
 
   // out = scale * in, both (s, 3).
   void copy_field(const float* in, float* out, const Shape& s, float scale = 1.0f) const {
-    const Matrix3 times = {{scale, 0, 0, 0, scale, 0, 0, 0, scale}};
-    run(MapField{out, s, PointMap{Affine{}, in, s, Affine{}, times, true}});
+    map_field(in, s, out, s, {.affine = {}, .matrix = scaling(scale), .on_grid = true});
   }
 
-  // A field on a lattice whose cells are `factor` voxels of the other.
+  // Evaluates a field at to_field(index) of another grid.
   void resize(const float* in, const Shape& in_shape, float* out, const Shape& out_shape,
-              const int* factor, bool to_coarse) const {
-    const Matrix3 one = {{1, 0, 0, 0, 1, 0, 0, 0, 1}};
-    const Affine map = between_cells(factor, to_coarse);
-    run(MapField{out, out_shape, PointMap{Affine{}, in, in_shape, map, one, false}});
+              const Affine& to_field) const {
+    map_field(in, in_shape, out, out_shape, {.affine = {}, .to_field = to_field});
   }
 
  private:
+  void map_field(const float* in, const Shape& in_shape, float* out, const Shape& out_shape,
+                 PointMap map) const {
+    map.field = in;
+    map.field_shape = in_shape;
+    run(MapField{out, out_shape, map});
+  }
+
   // Rows, then planes, then all: no chain of additions is longer than an axis.
   void sum(const float* values, const Shape& s, double* out) const {
     double* rows = sums + 2;

@@ -1,5 +1,5 @@
-// Every public operation as a sequence of ops, written once over a launcher (CPU or CUDA).
-// Arguments have been checked by capi.cpp.
+// Every public operation as a sequence of ops, written once for any launcher (CPU or CUDA).
+// capi.cpp has checked the arguments.
 #ifndef DINOREG_SRC_OPERATIONS_H_
 #define DINOREG_SRC_OPERATIONS_H_
 
@@ -17,8 +17,8 @@
 
 DR_NAMESPACE_BEGIN
 
-// Whether the points that each output voxel averages are just the input voxels of a cell.
-inline bool averages_cells(const dr_resample_args& a) {
+// Whether the points that each output voxel averages are exactly the input voxels it covers.
+inline bool averages_voxels(const dr_resample_args& a) {
   if (a.out == nullptr || a.inside != nullptr || a.map.field != nullptr) return false;
   for (int i = 0; i < 3; ++i) {
     if (a.out_shape[i] != divide_up(a.in_shape[i], a.samples[i])) return false;
@@ -32,34 +32,52 @@ inline bool averages_cells(const dr_resample_args& a) {
 
 template <class Launcher>
 dr_status resample_image(const Launcher& launch, const dr_resample_args& a) {
-  if (averages_cells(a)) {  // nothing to interpolate
-    launch(PoolMoments{a.in, to_shape(a.in_shape), a.samples[0], a.samples[1], a.samples[2], 0, 0,
-                       0, a.out, nullptr, to_shape(a.out_shape)});
-    return DR_OK;
-  }
-  launch(ResampleLinear{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape), a.inside,
-                        to_point_map(a.map, a.out_shape), a.samples[0], a.samples[1], a.samples[2],
-                        a.outside, a.extend != 0});
+  if (averages_voxels(a))  // nothing to interpolate
+    launch(PoolMoments{.image = a.in,
+                       .shape = to_int3(a.in_shape),
+                       .factor = to_int3(a.samples),
+                       .offset = {},
+                       .mean = a.out,
+                       .out_shape = to_int3(a.out_shape)});
+  else
+    launch(ResampleLinear{.in = a.in,
+                          .in_shape = to_int3(a.in_shape),
+                          .out = a.out,
+                          .out_shape = to_int3(a.out_shape),
+                          .inside = a.inside,
+                          .map = to_point_map(a.map, a.out_shape),
+                          .samples = to_int3(a.samples),
+                          .outside = a.outside,
+                          .extend = a.extend != 0});
   return DR_OK;
 }
 
 template <class Launcher>
 dr_status resample_labels(const Launcher& launch, const dr_labels_args& a) {
-  launch(ResampleLabels{a.in, to_shape(a.in_shape), a.out, to_shape(a.out_shape),
-                        to_point_map(a.map, a.out_shape), a.nearest != 0, a.outside});
+  launch(ResampleLabels{.in = a.in,
+                        .in_shape = to_int3(a.in_shape),
+                        .out = a.out,
+                        .out_shape = to_int3(a.out_shape),
+                        .map = to_point_map(a.map, a.out_shape),
+                        .nearest = a.nearest != 0,
+                        .outside = a.outside});
   return DR_OK;
 }
 
 inline ResizedAxis resized_axis(int voxels, int pixels, int samples) {
   const double step = (double)voxels / pixels;
-  return {voxels, pixels, samples, (float)step, (float)(0.5 * step - 0.5)};
+  return {.voxels = voxels,
+          .pixels = pixels,
+          .samples = samples,
+          .step = (float)step,
+          .first = (float)(0.5 * step - 0.5)};
 }
 
 template <class Launcher>
 dr_status cut_slices(const Launcher& launch, const dr_slices_args& a) {
   CutSlices op = {};
   op.image = a.image;
-  op.stride_z = a.strides[0], op.stride_y = a.strides[1], op.stride_x = a.strides[2];
+  op.strides = to_int3(a.strides);
   op.y_axis = resized_axis(a.shape[1], a.size[0], a.samples[0]);
   op.x_axis = resized_axis(a.shape[2], a.size[1], a.samples[1]);
   op.low = (float)a.window[0];
@@ -80,144 +98,172 @@ dr_status cut_slices(const Launcher& launch, const dr_slices_args& a) {
 
 template <class Launcher>
 dr_status map_field(const Launcher& launch, const dr_map_args& a) {
-  launch(MapField{a.out, to_shape(a.out_shape), to_point_map(a.map, a.out_shape)});
+  launch(MapField{a.out, to_int3(a.out_shape), to_point_map(a.map, a.out_shape)});
   return DR_OK;
 }
 
 template <class Launcher>
 dr_status jacobian(const Launcher& launch, const dr_jacobian_args& a) {
-  launch(JacobianDeterminant{a.field, a.out, to_shape(a.shape), to_matrix(a.index_from_unit)});
+  launch(JacobianDeterminant{a.field, a.out, to_int3(a.shape), to_matrix(a.index_from_unit)});
   return DR_OK;
 }
 
 template <class Launcher>
 dr_status compose(const Launcher& launch, const dr_compose_args& a) {
-  launch(Compose{a.first, to_shape(a.shape), a.second, to_shape(a.second_shape),
-                 to_affine(a.to_second), inverse_of(a.spacing_mm), a.out});
+  launch(Compose{.first = {a.first, to_int3(a.shape), inverse_of(a.spacing_mm)},
+                 .second = a.second,
+                 .second_shape = to_int3(a.second_shape),
+                 .to_second = to_affine(a.to_second),
+                 .out = a.out});
   return DR_OK;
 }
 
 template <class Launcher>
 dr_status invert(const Launcher& launch, const dr_invert_args& a) {
-  launch(Invert{a.field, to_shape(a.field_shape), to_matrix(a.matrix), to_affine(a.target),
-                a.wanted, to_affine(a.from_point), to_affine(a.from_index), a.out, a.residual_mm,
-                to_shape(a.out_shape), to_vec3(a.spacing_mm), a.iterations, (float)a.tolerance_mm});
+  launch(Invert{.field = a.field,
+                .field_shape = to_int3(a.field_shape),
+                .matrix = to_matrix(a.matrix),
+                .target = to_affine(a.target),
+                .wanted = a.wanted,
+                .from_point = to_affine(a.from_point),
+                .from_index = to_affine(a.from_index),
+                .out = a.out,
+                .residual_mm = a.residual_mm,
+                .out_shape = to_int3(a.out_shape),
+                .mm_per_index = to_vec3(a.spacing_mm),
+                .iterations = a.iterations,
+                .tolerance_mm = (float)a.tolerance_mm});
   return DR_OK;
 }
 
-// Slabs of whole output cells keep the intermediate images in the cache and the memory bounded.
-struct MindPlan {
-  Shape shape, cells;
+// The memory of MIND-SSC. Slabs of whole output voxels keep the intermediate images in the cache
+// and limit the memory; they go back and forth between two memory.
+struct MindMemory {
+  Workspace work;
+  Shape shape, out_shape;
   MindParameters mind;
-  int slab_cells;
-  size_t distance_floats, descriptor_floats;
-
-  explicit MindPlan(const dr_mind_args& a)
-      : shape(to_shape(a.shape)),
-        cells{divide_up(shape.z, a.pool[0]), divide_up(shape.y, a.pool[1]),
-              divide_up(shape.x, a.pool[2])},
-        mind{{a.radius[0], a.radius[1], a.radius[2]},
-             {a.dilation[0], a.dilation[1], a.dilation[2]}} {
-    slab_cells = min_int(max_int(32 / a.pool[0], 1), cells.z);
-    const size_t planes = (size_t)slab_cells * a.pool[0] + 2 * (mind.dilation[0] + mind.radius[0]);
-    distance_floats = planes * kMindImages *
-                      (size_t)(shape.y + 2 * mind.dilation[1] + 2 * mind.radius[1]) *
-                      (size_t)(shape.x + 2 * mind.dilation[2]);
-    descriptor_floats =
-        (size_t)slab_cells * a.pool[0] * kMindChannels * (size_t)shape.y * (size_t)shape.x;
-  }
-
-  size_t workspace_bytes() const;
-
-  // Of each of the two buffers that the slabs go back and forth between.
-  size_t buffer_floats() const {
-    return distance_floats > descriptor_floats ? distance_floats : descriptor_floats;
-  }
-};
-
-struct MindBuffers {
-  float *first, *second;  // the slabs go back and forth between them
-  float* row_noise;
+  int slab;  // planes of output voxels in a slab
+  float *first, *second, *row_noise, *floor_value;
   double* plane_noise;
-  float* floor_value;
 
-  MindBuffers(const MindPlan& plan, Workspace& work)
-      : first(work.take<float>(plan.buffer_floats())),
-        second(work.take<float>(plan.buffer_floats())),
-        row_noise(work.take<float>((size_t)plan.shape.rows())),
-        plane_noise(work.take<double>((size_t)plan.shape.z)), floor_value(work.take<float>(1)) {}
+  explicit MindMemory(const dr_mind_args& a)
+      : work(a.workspace), shape(to_int3(a.shape)), out_shape(divide_up(shape, to_int3(a.pool))),
+        mind{to_int3(a.radius), to_int3(a.dilation)},
+        slab(min_int(max_int(32 / a.pool[0], 1), out_shape.z)) {
+    const size_t planes = (size_t)slab * a.pool[0];
+    const MindDistanceX d = {.image = nullptr, .shape = shape, .mind = mind};
+    const size_t distances = (planes + 2 * (mind.dilation.z + mind.radius.z)) * kMindImages *
+                             (size_t)d.padded_y() * (size_t)d.padded_x();
+    const size_t descriptors = planes * kMindChannels * (size_t)shape.y * (size_t)shape.x;
+    first = work.take<float>(distances > descriptors ? distances : descriptors);
+    second = work.take<float>(distances > descriptors ? distances : descriptors);
+    row_noise = work.take<float>((size_t)shape.rows());
+    plane_noise = work.take<double>((size_t)shape.z);
+    floor_value = work.take<float>(1);
+  }
 };
-
-inline size_t MindPlan::workspace_bytes() const {
-  Workspace work(nullptr);
-  MindBuffers(*this, work);
-  return work.peak();
-}
 
 template <class Launcher>
 dr_status mind(const Launcher& launch, const dr_mind_args& a) {
-  const MindPlan plan(a);
-  Workspace work(a.workspace);
-  const MindBuffers buffers(plan, work);
-  float *first = buffers.first, *second = buffers.second;
-  const Shape shape = plan.shape;
-  const MindParameters& mind = plan.mind;
-  launch(MindNoise{a.image, shape, mind, buffers.row_noise});
-  launch(SumInOrder<float>{buffers.row_noise, shape.z, shape.y, buffers.plane_noise});
-  // A thousandth of the mean patch distance: below it a patch is flat and its differences noise.
-  launch(MindFloor{buffers.plane_noise, shape.z, 1e-3 / shape.rows(), buffers.floor_value});
+  const MindMemory memory(a);
+  const Shape shape = memory.shape;
+  const MindParameters& mind = memory.mind;
+  const Int3 pool = to_int3(a.pool);
+  launch(MindNoise{a.image, shape, mind, memory.row_noise});
+  launch(SumInOrder<float>{memory.row_noise, shape.z, shape.y, memory.plane_noise});
+  // Below a thousandth of the mean patch distance a patch is flat and its differences are noise.
+  launch(MindFloor{memory.plane_noise, shape.z, 1e-3 / shape.rows(), memory.floor_value});
 
-  const int dz = mind.dilation[0];
-  const float patch =
-      (float)((2 * mind.radius[0] + 1) * (2 * mind.radius[1] + 1) * (2 * mind.radius[2] + 1));
-  for (int cell = 0; cell < plan.cells.z; cell += plan.slab_cells) {
-    const int cells = min_int(plan.slab_cells, plan.cells.z - cell);
-    const int z0 = cell * a.pool[0], planes = min_int(cells * a.pool[0], shape.z - z0);
-    const int tall = planes + 2 * (dz + mind.radius[0]);
-    const MindDistanceX distance = {a.image, shape, mind, z0 - dz - mind.radius[0], tall, first};
-    mind_sums_pass(launch, distance, second);
-    launch(MindDescriptor{first, second, planes, shape, mind, buffers.floor_value, 1.0f / patch});
-    launch(MindPoolZY{second, first, planes, shape.y, shape.x, plan.cells.y, a.pool[0], a.pool[1]});
-    launch(MindPool{first, shape, planes, a.out, plan.cells, a.structure, a.channels, cell, cells,
-                    a.pool[0], a.pool[1], a.pool[2], a.scale});
+  const float patch = (float)(2 * mind.radius + Int3{1, 1, 1}).voxels();
+  const int reach = mind.dilation.z + mind.radius.z;
+  for (int block = 0; block < memory.out_shape.z; block += memory.slab) {
+    const int blocks = min_int(memory.slab, memory.out_shape.z - block);
+    const int z0 = block * pool.z, planes = min_int(blocks * pool.z, shape.z - z0);
+    mind_sums_pass(launch,
+                   MindDistanceX{.image = a.image,
+                                 .shape = shape,
+                                 .mind = mind,
+                                 .first_plane = z0 - reach,
+                                 .planes = planes + 2 * reach,
+                                 .out = memory.first},
+                   memory.second);
+    launch(MindDescriptor{.sums = memory.first,
+                          .out = memory.second,
+                          .planes = planes,
+                          .shape = shape,
+                          .mind = mind,
+                          .floor_value = memory.floor_value,
+                          .scale = 1.0f / patch});
+    launch(MindPoolZY{.in = memory.second,
+                      .out = memory.first,
+                      .planes = planes,
+                      .y = shape.y,
+                      .x = shape.x,
+                      .blocks_y = memory.out_shape.y,
+                      .pool = pool});
+    launch(MindPool{.in = memory.first,
+                    .shape = shape,
+                    .planes = planes,
+                    .first_block = block,
+                    .blocks = blocks,
+                    .pool = pool,
+                    .scale = a.scale,
+                    .out = a.out,
+                    .stride = a.channels,
+                    .structure = a.structure,
+                    .out_shape = memory.out_shape});
   }
   return DR_OK;
 }
 
 template <class Launcher>
 dr_status pool(const Launcher& launch, const dr_pool_args& a) {
-  const Shape cells = {divide_up(a.shape[0] + a.offset[0], a.factor[0]),
-                       divide_up(a.shape[1] + a.offset[1], a.factor[1]),
-                       divide_up(a.shape[2] + a.offset[2], a.factor[2])};
-  launch(PoolFeatures{a.features, a.weight, to_shape(a.shape), a.channels, a.factor[0], a.factor[1],
-                      a.factor[2], a.offset[0], a.offset[1], a.offset[2], a.out, a.out_weight,
-                      cells});
+  const Int3 factor = to_int3(a.factor), offset = to_int3(a.offset);
+  launch(PoolFeatures{.in = {a.features, a.weight, to_int3(a.shape), a.channels},
+                      .factor = factor,
+                      .offset = offset,
+                      .out = a.out,
+                      .out_weight = a.out_weight,
+                      .out_shape = divide_up(to_int3(a.shape) + offset, factor)});
   return DR_OK;
 }
 
-inline Shape cells_of(const dr_local_args& a) {
-  return {divide_up(a.shape[0], a.pool[0]), divide_up(a.shape[1], a.pool[1]),
-          divide_up(a.shape[2], a.pool[2])};
+inline Shape out_shape_of(const dr_local_args& a) {
+  return divide_up(to_int3(a.shape), to_int3(a.pool));
 }
 
-// Windows are taken over the cells' moments: an eighth of the voxels for cells of two per axis.
+// The windows are taken over the moments of the output voxels: an eighth of the input voxels if
+// they are averaged by two along each axis.
 template <class Launcher>
 dr_status local_intensity(const Launcher& launch, const dr_local_args& a) {
-  const Shape cells = cells_of(a);
-  const size_t n = cells.voxels();
+  const Shape shape = out_shape_of(a);
+  const size_t n = shape.voxels();
   float* moments = static_cast<float*>(a.workspace);
   float* local = moments + 2 * n;
-  float* tmp = local + 2 * n;
-  launch(PoolMoments{a.image, to_shape(a.shape), a.pool[0], a.pool[1], a.pool[2], 0, 0, 0, moments,
-                     moments + n, cells});
+  launch(PoolMoments{.image = a.image,
+                     .shape = to_int3(a.shape),
+                     .factor = to_int3(a.pool),
+                     .offset = {},
+                     .mean = moments,
+                     .mean_square = moments + n,
+                     .out_shape = shape});
+  double spacing_mm[3];
+  for (int i = 0; i < 3; ++i) spacing_mm[i] = a.spacing_mm[i] * a.pool[i];
   for (int w = 0; w < a.windows; ++w) {
-    const auto taps = [&](int axis, int count) {
-      return gaussian_taps(a.sigma_mm[w], a.spacing_mm[axis] * a.pool[axis], count);
-    };
-    smooth_pass(launch, SmoothPass{moments, local, tmp, cells, 2, 1, taps(0, cells.z),
-                                   taps(1, cells.y), taps(2, cells.x)});
-    launch(LocalNormalise{moments, local, cells, (float)a.noise, (float)a.scale, a.out, a.channels,
-                          a.first_channel + w});
+    smooth_pass(launch, SmoothPass{.in = moments,
+                                   .out = local,
+                                   .tmp = local + 2 * n,
+                                   .shape = shape,
+                                   .batch = 2,
+                                   .taps = gaussian_taps(a.sigma_mm[w], spacing_mm, shape)});
+    launch(LocalNormalise{.mean = moments,
+                          .local = local,
+                          .shape = shape,
+                          .noise = (float)a.noise,
+                          .scale = (float)a.scale,
+                          .out = a.out,
+                          .stride = a.channels,
+                          .channel = a.first_channel + w});
   }
   return DR_OK;
 }

@@ -1,5 +1,5 @@
-// Groups of launches that belong together. The versions here are written over any launcher; a back
-// end may offer a tuned one of the same name (cpu/cpu_passes.h), which has to give the same result.
+// Groups of launches that belong together. The versions here work with any launcher. A back end may
+// provide a tuned version of the same name (cpu/cpu_passes.h), which must give the same result.
 #ifndef DINOREG_SRC_PASSES_H_
 #define DINOREG_SRC_PASSES_H_
 
@@ -9,34 +9,55 @@
 
 DR_NAMESPACE_BEGIN
 
-// Separable smoothing of `batch` arrays of `shape` x `components`, in -> out. `tmp` has the size of
+// Separable smoothing of `batch` arrays of `shape` x `components`, in -> out. `tmp` is as large as
 // `out`; all three differ.
 struct SmoothPass {
   const float* in;
   float* out;
   float* tmp;
   Shape shape;
-  int batch, components;
-  Taps z, y, x;
+  int batch = 1, components = 1;
+  Taps3 taps = {};
 };
 
 template <class Launcher>
 void smooth_pass(const Launcher& launch, const SmoothPass& p) {
-  const int line = p.shape.x * p.components;
-  launch(Smooth{p.in, p.out, p.batch, p.shape.z, p.shape.y * line, p.z, false});
-  launch(Smooth{p.out, p.tmp, p.batch * p.shape.z, p.shape.y, line, p.y, false});
-  launch(Smooth{p.tmp, p.out, p.batch * p.shape.rows(), p.shape.x, p.components, p.x, true});
+  const int line = p.shape.x * p.components, planes = p.batch * p.shape.z;
+  Smooth op = {.in = p.in,
+               .out = p.out,
+               .outer = p.batch,
+               .n = p.shape.z,
+               .inner = p.shape.y * line,
+               .taps = p.taps.z,
+               .along_row = false};
+  launch(op);
+  op.in = p.out, op.out = p.tmp, op.taps = p.taps.y;
+  op.outer = planes, op.n = p.shape.y, op.inner = line;
+  launch(op);
+  op.in = p.tmp, op.out = p.out, op.taps = p.taps.x;
+  op.outer = planes * p.shape.y, op.n = p.shape.x, op.inner = p.components, op.along_row = true;
+  launch(op);
 }
 
-// Patch distances summed over the patch's x and y extents, through `distance.out`, to `out`.
-inline MindBoxY box_y_of(const MindDistanceX& d, float* out) {
-  return {d.out,
-          out,
-          d.planes * kMindImages,
-          d.padded_y(),
-          d.shape.y + 2 * d.mind.dilation[1],
-          d.padded_x(),
-          d.mind.radius[1]};
+// Sums patch distances over the patch's y extent (`d.out` to `out`), and over its z extent (`in` to
+// `d.out`).
+inline MindBox box_y_of(const MindDistanceX& d, float* out) {
+  return {.in = d.out,
+          .out = out,
+          .outer = d.planes * kMindImages,
+          .n = d.padded_y(),
+          .lines = 1,
+          .x = d.padded_x(),
+          .radius = d.mind.radius.y};
+}
+inline MindBox box_z_of(const MindDistanceX& d, const float* in) {
+  return {.in = in,
+          .out = d.out,
+          .outer = 1,
+          .n = d.planes,
+          .lines = kMindImages * (d.padded_y() - 2 * d.mind.radius.y),
+          .x = d.padded_x(),
+          .radius = d.mind.radius.z};
 }
 
 template <class Launcher>
@@ -46,30 +67,26 @@ void mind_distance_pass(const Launcher& launch, const MindDistanceX& distance, f
 }
 
 template <class Launcher>
-void mind_box_z_pass(const Launcher& launch, const MindBoxZ& box) {
+void mind_box_z_pass(const Launcher& launch, const MindBox& box) {
   launch(box);
 }
 
-// Patch distances summed over the whole patch, through `between` back to `distance.out`: of
-// distance.planes - 2 radius planes.
+// Patch distances summed over the whole patch, through `between` back to `distance.out`.
 template <class Launcher>
 void mind_sums_pass(const Launcher& launch, const MindDistanceX& distance, float* between) {
   mind_distance_pass(launch, distance, between);
-  mind_box_z_pass(launch,
-                  MindBoxZ{between, distance.out, distance.planes, distance.mind.radius[0],
-                           kMindImages * (distance.padded_y() - 2 * distance.mind.radius[1]),
-                           distance.padded_x()});
+  mind_box_z_pass(launch, box_z_of(distance, between));
 }
 
-// For every voxel the shift with the lowest smoothed cost, coupling included.
+// Finds the shift with the lowest smoothed cost for every voxel, coupling included.
 struct SearchPass {
   ShiftCost cost;  // first_shift, shift_count and out are set by the pass
-  Taps z, y, x;
+  Taps3 taps;
   KeepBest keep;
   float *raw, *tmp;  // search_buffers().costs x voxels each
-  float* smoothed;  // the same, or, where they are kept, all shifts x voxels
-  bool kept;  // `smoothed` has room for all shifts,
-  bool known;  // and holds them since an earlier pass
+  float* smoothed;  // the same size or, where costs are kept, all shifts x voxels
+  bool kept;  // `smoothed` has room for all shifts
+  bool known = false;  // and holds them since an earlier pass
 };
 
 template <class Launcher>
@@ -77,14 +94,14 @@ void shift_cost_pass(const Launcher& launch, const ShiftCost& cost) {
   launch(cost);
 }
 
-// Shifts that share a launch, in whole rows along x where these fit: sixteen, on small lattices up
-// to 36 as long as they make no more than a million costs, 4 MB in each of three buffers. A row of
-// 9 shifts of 32 x 27 x 32 cells moves 9 MB, which a large GPU can do in less than the few
-// microseconds that each of its four launches takes (reckoned, not measured); its 81 rows are 21
-// groups.
+// The number of shifts that share a launch, in whole rows along x where these fit: sixteen, and on
+// small grids up to 36 as long as there are no more than a million costs, 4 MB in each of three
+// buffers. A row of 9 shifts on a grid of 32 x 27 x 32 moves 9 MB, which a large GPU can do in less
+// than the few microseconds that each of its four launches takes (an estimate, not a measurement);
+// the 81 rows make 21 groups.
 enum { kSmallestGroup = 16, kLargestGroup = 36, kGroupCosts = 1 << 20 };
-inline int large_group(const Shifts& shifts, const Shape& cells) {
-  const Index fits = kGroupCosts / cells.voxels();
+inline int large_group(const Shifts& shifts, const Shape& shape) {
+  const Index fits = kGroupCosts / shape.voxels();
   const int most = fits < kSmallestGroup  ? kSmallestGroup
                    : fits < kLargestGroup ? (int)fits
                                           : kLargestGroup;
@@ -93,11 +110,11 @@ inline int large_group(const Shifts& shifts, const Shape& cells) {
 }
 
 template <class Launcher>
-int search_group(const Launcher&, const Shifts& shifts, const Shape& cells) {
-  return large_group(shifts, cells);
+int search_group(const Launcher&, const Shifts& shifts, const Shape& shape) {
+  return large_group(shifts, shape);
 }
 
-// Smoothed costs of shifts [first, first + count), read where they are known.
+// The smoothed costs of shifts [first, first + count), computed unless they are known.
 template <class Launcher>
 const float* smoothed_costs(const Launcher& launch, const SearchPass& p, int first, int count) {
   float* smoothed = p.smoothed + (p.kept ? first * p.cost.shape.voxels() : 0);
@@ -107,7 +124,12 @@ const float* smoothed_costs(const Launcher& launch, const SearchPass& p, int fir
   cost.shift_count = count;
   cost.out = p.raw;
   shift_cost_pass(launch, cost);
-  smooth_pass(launch, SmoothPass{p.raw, smoothed, p.tmp, cost.shape, count, 1, p.z, p.y, p.x});
+  smooth_pass(launch, SmoothPass{.in = p.raw,
+                                 .out = smoothed,
+                                 .tmp = p.tmp,
+                                 .shape = cost.shape,
+                                 .batch = count,
+                                 .taps = p.taps});
   return smoothed;
 }
 
@@ -124,14 +146,14 @@ void search_range(const Launcher& launch, const SearchPass& p, int first, int la
   }
 }
 
-// Buffers that a launcher's search pass works in: of one shift's costs each, and running minima.
-// The CPU's are as many or more, so the workspace that is sized for it serves all.
+// How many arrays of one shift's costs and how many running minima a launcher's search pass needs.
+// The CPU never needs fewer than the others, so a workspace sized for it serves all.
 struct SearchBuffers {
   int costs, minima;
 };
 template <class Launcher>
-SearchBuffers search_buffers(const Launcher&, const Shifts& shifts, const Shape& cells) {
-  return {large_group(shifts, cells), 1};
+SearchBuffers search_buffers(const Launcher&, const Shifts& shifts, const Shape& shape) {
+  return {large_group(shifts, shape), 1};
 }
 
 template <class Launcher>

@@ -1,4 +1,4 @@
-// The refinement: Adam from coarse to fine, on a displacement or a stationary velocity.
+// The refinement: Adam from coarse to fine, on a displacement or on a stationary velocity.
 #ifndef DINOREG_SRC_REFINE_H_
 #define DINOREG_SRC_REFINE_H_
 
@@ -16,7 +16,7 @@ class Refinement {
     for (int k = 0; k < a_.levels; ++k) all_iterations_ += a_.iterations[k];
   }
 
-  // From the context's x to its field, and to the inverse of a velocity. False: stopped.
+  // From the context's x to its field, and to the inverse if x is a velocity. False if cancelled.
   bool run() {
     if (velocity_) take_logarithm(c_, finest_level(c_));
     for (int k = 0; k < a_.levels; ++k) {
@@ -25,9 +25,9 @@ class Refinement {
       Level l = scale == 1 ? finest_level(c_) : coarser_level(c_, scale);
       if (a_.feature_similarity != DR_FEATURES_MSE && a_.iterations[k] > 0)
         l.mean_square = mean_square(c_, l);
-      if (scale > 1) c_.resize(c_.x, c_.shape, l.x, l.shape, l.factor, true);
+      if (scale > 1) c_.resize(c_.x, c_.shape, l.x, l.shape, between_grids(l.factor, true));
       if (!adam(l, a_.iterations[k])) return false;
-      if (scale > 1) c_.resize(l.field, l.shape, c_.x, c_.shape, l.factor, false);
+      if (scale > 1) c_.resize(l.field, l.shape, c_.x, c_.shape, between_grids(l.factor, false));
       if (scale == 1 && velocity_) to_displacement(l);
       c_.work.release(mark);
     }
@@ -35,27 +35,28 @@ class Refinement {
   }
 
  private:
-  // What the iterations of one level work in.
+  // Memory of the iterations of one level.
   struct Memory {
-    float *gradient, *moments[2], *half_way;
+    float *gradient, *first_moment, *second_moment, *half_way;
     CorrelationMemory correlation;
     IterationState* state;
   };
 
   Memory take_memory(const Level& l) {
-    const auto take = [&](size_t count) { return c_.work.template take<float>(count); };
     const size_t n = l.floats();
-    const Memory m = {take(n),
-                      {take(n), take(n)},
-                      take(velocity_ ? n : 0),
-                      correlation_memory(c_, l),
-                      c_.work.template take<IterationState>(1)};
-    for (float* moment : m.moments) c_.zero(moment, n);
+    const Memory m = {.gradient = c_.template take<float>(n),
+                      .first_moment = c_.template take<float>(n),
+                      .second_moment = c_.template take<float>(n),
+                      .half_way = c_.template take<float>(velocity_ ? n : 0),
+                      .correlation = correlation_memory(c_, l),
+                      .state = c_.template take<IterationState>(1)};
+    c_.zero(m.first_moment, n);
+    c_.zero(m.second_moment, n);
     c_.zero(m.state, 1);
     return m;
   }
 
-  // Every iteration launches the same, so that a back end may record one and play it again.
+  // Every iteration consists of the same launches, so that a back end can record one and replay it.
   bool adam(const Level& l, int iterations) {
     const Memory memory = take_memory(l);
     const double sigma_mm = a_.smoothing_mm * l.scale;
@@ -68,46 +69,59 @@ class Refinement {
     const bool going_on = c_.launch.repeat(
         c_.counting() ? 0 : iterations, [&] { iterate(l, memory, sigma_mm, earlier); }, report);
     if (!going_on) return false;
-    c_.smooth(l.x, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+    smooth_field(c_, l, l.x, l.field, sigma_mm);
     return true;
   }
 
   void iterate(const Level& l, const Memory& m, double sigma_mm, int earlier) {
     const double beta1 = 0.9, beta2 = 0.999;
-    // The matching goes first; at full weight from the start the penalty would bar its way.
-    c_.run(AdvanceIteration{m.state, beta1, beta2, a_.learning_rate_mm * l.scale, a_.fold_penalty,
-                            earlier, all_iterations_});
+    // The fold penalty grows from 0: at full weight from the start it would prevent matching.
+    c_.run(AdvanceIteration{.state = m.state,
+                            .beta1 = beta1,
+                            .beta2 = beta2,
+                            .learning_rate = a_.learning_rate_mm * l.scale,
+                            .fold_penalty = a_.fold_penalty,
+                            .earlier = earlier,
+                            .all = all_iterations_});
     set_gradient(l, m, sigma_mm);
-    c_.run(AdamStep{l.x, l.field, m.moments[0], m.moments[1], l.shape.rows(), 3 * l.shape.x,
-                    (float)beta1, (float)beta2, &m.state->step, &m.state->correction,
-                    &m.state->epsilon});
+    c_.run(AdamStep{.value = l.x,
+                    .gradient = l.field,
+                    .first_moment = m.first_moment,
+                    .second_moment = m.second_moment,
+                    .row_count = l.shape.rows(),
+                    .x = 3 * l.shape.x,
+                    .beta1 = (float)beta1,
+                    .beta2 = (float)beta2,
+                    .step = &m.state->step,
+                    .correction = &m.state->correction,
+                    .epsilon = &m.state->epsilon});
   }
 
-  // With respect to the level's x, in the memory of its field.
+  // Writes the gradient with respect to the level's x into the memory of its field.
   void set_gradient(const Level& l, const Memory& m, double sigma_mm) {
-    c_.smooth(l.x, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+    smooth_field(c_, l, l.x, l.field, sigma_mm);
     if (velocity_) {
       c_.copy_field(l.field, m.gradient, l.shape);
       exponentiate(c_, m.gradient, l.field, l, 1.0f);
     }
     add_gradients(c_, l, m.gradient, m.correlation, &m.state->fold_penalty);
-    // The displacement is not read again before it is made anew: its memory is free until then.
+    // The displacement is not read again before it is recomputed, so its memory is free until then.
     if (velocity_) to_half_way(c_, l, m.gradient, m.half_way, sigma_mm);
-    c_.smooth(m.gradient, l.field, c_.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+    smooth_field(c_, l, m.gradient, l.field, sigma_mm);
   }
 
   void set_epsilon(const Level& l, const Memory& m, double sigma_mm) {
     if (a_.adam_epsilon > 0.0) {
       Level off = l;
-      for (int& offset : off.moving_offset) --offset;
+      off.moving_offset = l.moving_offset - Int3{1, 1, 1};
       set_gradient(off, m, sigma_mm);
       c_.run(SquaredLength{l.field, l.shape, c_.scratch});
-      c_.mean(c_.scratch, l.fixed_weight, l.shape, &m.state->mean_square);
+      c_.mean(c_.scratch, l.fixed.weight, l.shape, &m.state->mean_square);
     }
     c_.run(SetEpsilon{m.state, a_.adam_epsilon});
   }
 
-  // The finest level's field is the velocity until here.
+  // Up to here, the field of the finest level is the velocity.
   void to_displacement(const Level& l) {
     if (a_.inverse != nullptr) exponentiate(c_, c_.field, a_.inverse, l, -1.0f);
     c_.copy_field(c_.field, c_.x, l.shape);

@@ -1,7 +1,8 @@
-// The one solver loop: discrete search, then refinement, with the similarity before and after.
+// The solver: discrete search, then refinement, with the features' distance before and after.
 //
-// Follows the structure of Siebert, Hansen & Heinrich, "ConvexAdam" (IEEE TMI 2024), in
-// millimetres per axis and with borders, voxel scaling and outside-of-view handled explicitly.
+// It follows the structure of Siebert, Hansen & Heinrich, "ConvexAdam" (IEEE TMI 2024), but works
+// in millimetres along each axis and treats borders, voxel sizes and points outside the field of
+// view explicitly.
 #ifndef DINOREG_SRC_SOLVER_H_
 #define DINOREG_SRC_SOLVER_H_
 
@@ -41,9 +42,10 @@ class Solver {
   }
 
  private:
-  // Mean energy over the weight that meets moving weight, which is given back (fixed shape).
+  // Writes the mean distance over the weight that meets moving weight, and returns that weight
+  // (fixed shape).
   const float* mean_distance(double* out) {
-    FeatureDifference op = {feature_term(finest_level(c_), c_.args.stride)};
+    FeatureDifference op = {feature_term(finest_level(c_))};
     op.energy = c_.scratch;
     op.overlap = c_.scratch + c_.shape.voxels();
     c_.run(op);

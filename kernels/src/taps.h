@@ -1,4 +1,4 @@
-// Gaussian widths in millimetres -> taps of the separable smoothing.
+// Taps of the separable smoothing for Gaussian widths in millimetres.
 #ifndef DINOREG_SRC_TAPS_H_
 #define DINOREG_SRC_TAPS_H_
 
@@ -8,8 +8,8 @@
 
 DR_NAMESPACE_BEGIN
 
-// Gaussian taps for a width in millimetres; an axis with coarse spacing is smoothed less.
-// Beyond `reach` widths there are none.
+// Gaussian taps of one axis with n voxels, truncated at `reach` standard deviations. The coarser
+// the spacing of an axis, the fewer voxels it is smoothed over.
 inline Taps gaussian_taps(double sigma_mm, double spacing_mm, int n, double reach = 2.5) {
   const double sigma = sigma_mm / spacing_mm;
   Taps taps = {};
@@ -26,6 +26,14 @@ inline Taps gaussian_taps(double sigma_mm, double spacing_mm, int n, double reac
   }
   for (int t = 0; t <= taps.radius; ++t) taps.weight[t] = (float)(weight[t] / sum);
   return taps;
+}
+
+// The same for the three axes of a grid.
+inline Taps3 gaussian_taps(double sigma_mm, const double* spacing_mm, const Shape& n,
+                           double reach = 2.5) {
+  return {gaussian_taps(sigma_mm, spacing_mm[0], n.z, reach),
+          gaussian_taps(sigma_mm, spacing_mm[1], n.y, reach),
+          gaussian_taps(sigma_mm, spacing_mm[2], n.x, reach)};
 }
 
 DR_NAMESPACE_END

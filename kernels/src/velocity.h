@@ -1,49 +1,56 @@
-// Stationary velocity fields: exponential, logarithm, and the gradient at the middle of the way.
+// Stationary velocity fields: exponential, logarithm, and the gradient with respect to the
+// velocity.
 #ifndef DINOREG_SRC_VELOCITY_H_
 #define DINOREG_SRC_VELOCITY_H_
+
+#include <utility>
 
 #include "level.h"
 
 DR_NAMESPACE_BEGIN
 
-// out = exp(sign velocity) by scaling and squaring, in mm (Arsigny et al., 2006).
+// out = exp(sign velocity) in mm, by scaling and squaring (Arsigny et al., 2006).
 template <class Launcher>
 void exponentiate(const SolverContext<Launcher>& c, const float* velocity, float* out,
                   const Level& l, float sign) {
   float* from = c.args.squarings % 2 == 0 ? out : c.scratch;
   float* to = from == out ? c.scratch : out;
   c.copy_field(velocity, from, l.shape, sign / (float)(1 << c.args.squarings));
-  const Affine same = {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}};
-  for (int k = 0; k < c.args.squarings; ++k) {
-    c.run(Compose{from, l.shape, from, l.shape, same, inverse_of(l.spacing_mm), to});
-    float* old = from;
-    from = to;
-    to = old;
-  }
+  for (int k = 0; k < c.args.squarings; ++k, std::swap(from, to))
+    c.run(Compose{.first = l.displacement(from),
+                  .second = from,
+                  .second_shape = l.shape,
+                  .to_second = identity_affine(),
+                  .out = to});
 }
 
-// A force on the point that starts at p is felt by the velocity all along its way: it is moved to
-// the middle of it, by the flow of half the time backwards. At p itself, as in log-domain demons,
-// it pushed what other points pass: with ways of several voxels hardly anything was matched.
+// A force on the point that starts at p acts on the velocity along the point's whole path. It is
+// moved to the middle of the path by the backward flow over half of the time. Applied at p itself,
+// as in log-domain demons, it pushed what other points pass through: with paths of several voxels
+// hardly anything was matched.
 template <class Launcher>
 void to_half_way(const SolverContext<Launcher>& c, const Level& l, float* gradient, float* half_way,
                  double sigma_mm) {
-  c.smooth(l.x, l.field, c.scratch, l.shape, 1, 3, sigma_mm, l.spacing_mm);
+  smooth_field(c, l, l.x, l.field, sigma_mm);
   exponentiate(c, l.field, half_way, l, -0.5f);
-  c.run(WarpVectors{gradient, half_way, l.shape, inverse_of(l.spacing_mm), l.field});
+  c.run(WarpVectors{gradient, l.displacement(half_way), l.field});
   c.copy_field(l.field, gradient, l.shape);
 }
 
-// What the search found is a displacement: x becomes the velocity that leads there, by a fixed
-// point. Four steps leave less than the refinement corrects in one.
+// The search finds a displacement. A fixed-point iteration turns x into the velocity that leads
+// there; after four steps the error is smaller than what the refinement corrects in one iteration.
 template <class Launcher>
 void take_logarithm(SolverContext<Launcher>& c, const Level& l) {
   const size_t mark = c.work.mark();
-  float* wanted = c.work.template take<float>(l.floats());
+  float* wanted = c.template take<float>(l.floats());
   c.copy_field(l.x, wanted, l.shape);
   for (int step = 0; step < 4; ++step) {
     exponentiate(c, l.x, l.field, l, 1.0f);
-    c.run(CorrectVelocity{l.x, wanted, l.field, l.shape.rows(), 3 * l.shape.x});
+    c.run(CorrectVelocity{.velocity = l.x,
+                          .wanted = wanted,
+                          .reached = l.field,
+                          .row_count = l.shape.rows(),
+                          .x = 3 * l.shape.x});
   }
   c.work.release(mark);
 }

@@ -1,4 +1,4 @@
-// Memory of one solve, handed out piece by piece from what the caller gave.
+// The memory of one call, handed out piece by piece from the caller's workspace.
 #ifndef DINOREG_SRC_WORKSPACE_H_
 #define DINOREG_SRC_WORKSPACE_H_
 
@@ -8,7 +8,7 @@
 
 DR_NAMESPACE_BEGIN
 
-// Hands out 256-byte aligned pieces of a workspace; without a base it only counts.
+// Hands out pieces of a workspace, aligned to 256 bytes. Without a base it only counts.
 class Workspace {
  public:
   explicit Workspace(void* base) : base_(static_cast<char*>(base)) {}
@@ -20,7 +20,7 @@ class Workspace {
     if (used_ > peak_) peak_ = used_;
     return piece;
   }
-  // Gives back everything taken since `mark` was read: stages reuse each other's memory.
+  // release(mark) gives back everything taken since the mark, so that stages share memory.
   size_t mark() const { return used_; }
   void release(size_t mark) { used_ = mark; }
   size_t peak() const { return peak_; }

@@ -1,8 +1,8 @@
-"""Index and physical coordinates: the only place where one becomes the other.
+"""Conversion between index and physical coordinates, which happens nowhere else.
 
-Index coordinates are written ``xyz`` (fast axis first) as in ITK, continuous, voxel centres at
-integers. Physical coordinates are LPS in millimetres. The file formats' own frames (NIfTI's RAS)
-are the business of `dinoreg_rt.io`.
+Index coordinates are continuous and written ``xyz`` (fast axis first) as in ITK, with voxel centres
+at integers. Physical coordinates are LPS in millimetres. `dinoreg_rt.io` converts the file formats'
+own frames, such as NIfTI's RAS.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from .types import AffineTransform, FloatArray, Geometry
 
 
 def index_to_lps(geometry: Geometry) -> AffineTransform:
-    """Continuous index (x, y, z) to LPS mm."""
+    """Return the map from continuous index (x, y, z) to LPS mm."""
     matrix = geometry.direction * np.asarray(geometry.spacing_mm)
     return AffineTransform(matrix, np.asarray(geometry.origin_mm))
 
 
 def lps_to_index(geometry: Geometry) -> AffineTransform:
-    """LPS mm to continuous index (x, y, z)."""
+    """Return the map from LPS mm to continuous index (x, y, z)."""
     return invert_affine(index_to_lps(geometry))
 
 
 def compose_affines(outer: AffineTransform, inner: AffineTransform) -> AffineTransform:
-    """``x -> outer(inner(x))``."""
+    """Return the map ``x -> outer(inner(x))``."""
     return AffineTransform(
         outer.matrix @ inner.matrix, outer.matrix @ inner.translation_mm + outer.translation_mm
     )
 
 
 def invert_affine(affine: AffineTransform) -> AffineTransform:
-    """The inverse map; raises `numpy.linalg.LinAlgError` when the matrix is singular."""
+    """Return the inverse map; raise `numpy.linalg.LinAlgError` if the matrix is singular."""
     inverse: FloatArray = np.linalg.inv(affine.matrix).astype(np.float64, copy=False)
     return AffineTransform(inverse, -inverse @ affine.translation_mm)
 
@@ -48,7 +48,7 @@ def transform_points(affine: AffineTransform, points: FloatArray) -> FloatArray:
 def index_map(
     from_grid: Geometry, to_grid: Geometry, affine: AffineTransform | None = None
 ) -> AffineTransform:
-    """Index of `from_grid` to index of `to_grid`, through `affine` in LPS mm (default identity)."""
+    """Return the map of indices of one grid to another, through `affine` in LPS mm if given."""
     inner = index_to_lps(from_grid)
     if affine is not None:
         inner = compose_affines(affine, inner)
@@ -56,16 +56,16 @@ def index_map(
 
 
 def kernel_affine(index_affine: AffineTransform) -> FloatArray:
-    """(3, 4) matrix over (z, y, x, 1), the axis order of the kernels, from one over (x, y, z)."""
+    """Return a map of (x, y, z) as a (3, 4) matrix over (z, y, x, 1), the kernels' axis order."""
     matrix = index_affine.matrix[::-1, ::-1]
     return np.ascontiguousarray(np.column_stack([matrix, index_affine.translation_mm[::-1]]))
 
 
 def resampled_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Geometry:
-    """A grid over the same box (voxel borders, not centres) with about the wanted spacing.
+    """Return a grid over the same box (voxel borders, not centres) with about this spacing.
 
-    The number of voxels is rounded to whole numbers of at least one and the box is kept exactly,
-    so the true spacing differs from the wanted one by at most half a voxel over the whole axis.
+    The box is kept exactly and the number of voxels is rounded, to at least one, so the spacing
+    differs from the wanted one by at most half a voxel over the whole axis.
     """
     x, y, z = (
         max(1, round(n * have / want))
@@ -75,7 +75,7 @@ def resampled_grid(geometry: Geometry, spacing_mm: tuple[float, float, float]) -
 
 
 def reshaped_grid(geometry: Geometry, shape_zyx: tuple[int, int, int]) -> Geometry:
-    """A grid of that many voxels over the same box (voxel borders, not centres)."""
+    """Return a grid of this shape over the same box (voxel borders, not centres)."""
     exact = [
         n * have / new
         for n, have, new in zip(
@@ -89,9 +89,10 @@ def reshaped_grid(geometry: Geometry, shape_zyx: tuple[int, int, int]) -> Geomet
 
 
 def coarsened_grid(geometry: Geometry, factor_zyx: tuple[int, int, int]) -> Geometry:
-    """The grid of `factor` x `factor` x `factor` cells of `geometry`, one point in each centre.
+    """Return a grid with one voxel for each block of `factor_zyx` voxels, at its centre.
 
-    Sizes that do not divide keep a last, partly filled cell: nothing is cropped or stretched.
+    Where the shape is no multiple of the factor, the last block reaches beyond the grid: nothing is
+    cropped or stretched.
     """
     shape = tuple(math.ceil(n / f) for n, f in zip(geometry.shape_zyx, factor_zyx, strict=True))
     factor_xyz = np.asarray(factor_zyx[::-1], dtype=np.float64)
@@ -108,27 +109,27 @@ def coarsened_grid(geometry: Geometry, factor_zyx: tuple[int, int, int]) -> Geom
 def shifted_grid(
     geometry: Geometry, offset_zyx: tuple[int, int, int], shape_zyx: tuple[int, int, int]
 ) -> Geometry:
-    """The part (or extension) of the grid of `geometry` that starts at `offset_zyx`."""
+    """Return the part (or extension) of a grid that starts at voxel `offset_zyx`."""
     offset_xyz = np.asarray(offset_zyx[::-1], dtype=np.float64)
     origin = transform_points(index_to_lps(geometry), offset_xyz[None])[0]
     return Geometry(shape_zyx, geometry.spacing_mm, tuple(origin), geometry.direction)
 
 
 def centre_lps_mm(geometry: Geometry) -> FloatArray:
-    """LPS position of the middle of the grid's box."""
+    """Return the LPS position of the centre of the grid's box, (3,)."""
     middle = (np.asarray(geometry.shape_xyz, dtype=np.float64) - 1) / 2
     return np.asarray(transform_points(index_to_lps(geometry), middle[None])[0])
 
 
 def corners_lps_mm(geometry: Geometry) -> FloatArray:
-    """(8, 3) LPS positions of the outer corners of the grid's box (voxel borders)."""
+    """Return the LPS positions of the corners of the grid's box (voxel borders), (8, 3)."""
     upper = np.asarray(geometry.shape_xyz, dtype=np.float64) - 0.5
     corners = np.array(np.meshgrid(*[(-0.5, u) for u in upper], indexing="ij")).reshape(3, -1).T
     return transform_points(index_to_lps(geometry), corners)
 
 
 def same_grid(a: Geometry, b: Geometry, tolerance_voxel: float = 1e-3) -> bool:
-    """Whether both grids have the same shape and all their corners agree within the tolerance."""
+    """Return whether shapes are equal and all corners agree within the tolerance in voxels."""
     if a.shape_zyx != b.shape_zyx:
         return False
     corners = corners_lps_mm(a)
@@ -139,24 +140,24 @@ def same_grid(a: Geometry, b: Geometry, tolerance_voxel: float = 1e-3) -> bool:
 
 
 def index_identity(from_grid: Geometry, to_grid: Geometry) -> AffineTransform:
-    """The mapping that sends every voxel to the voxel of the other grid with the same index."""
+    """Return the map in LPS mm from every voxel to the other grid's voxel of the same index."""
     return compose_affines(index_to_lps(to_grid), lps_to_index(from_grid))
 
 
 def centres_within(grid: Geometry, box: Geometry, affine: AffineTransform) -> bool:
-    """Whether `affine` takes all voxel centres of `grid` into the voxels of `box`."""
+    """Return whether `affine` takes all voxel centres of `grid` into the voxels of `box`."""
     upper = [(0, n - 1) for n in grid.shape_xyz]
     corners = np.array(np.meshgrid(*upper, indexing="ij"), np.float64).reshape(3, -1).T
     index = transform_points(index_map(grid, box, affine), corners)
     sizes = np.asarray(box.shape_xyz)
-    # A sliver: the grid of a field read from a file differs from an image's by rounding.
+    # The margin is for rounding, by which the grid of a field in a file differs from an image's.
     return bool(np.all((index > -0.501) & (index < sizes - 0.499)))
 
 
 def inside_grid(shape_zyx: tuple[int, ...], index_xyz: FloatArray) -> NDArray[np.bool_]:
-    """Which continuous indices (N, 3) lie in the box of the voxels; NaN does not.
+    """Return which continuous indices (N, 3) lie in the grid's box; NaN does not.
 
-    ITK's box: it reaches half a voxel beyond the outer centres, the upper border left out.
+    As in ITK, the box reaches half a voxel beyond the outer centres and excludes its upper border.
     """
     upper = np.array(shape_zyx[::-1]) - 0.5
     return np.asarray(np.all((index_xyz >= -0.5) & (index_xyz < upper), axis=1))
@@ -165,17 +166,23 @@ def inside_grid(shape_zyx: tuple[int, ...], index_xyz: FloatArray) -> NDArray[np
 def sample_linear(
     array: NDArray[np.float32], index_xyz: FloatArray, outside: float = math.nan
 ) -> FloatArray:
-    """`array` (D, H, W) or (D, H, W, C) at continuous indices (N, 3), trilinear; (N) or (N, C).
+    """Interpolate an array linearly at continuous indices.
 
-    `outside` beyond the borders of the outermost voxels and at NaN; as in ITK, a point in the
-    outer half of a border voxel has that voxel's value.
+    Args:
+        array: (D, H, W) or (D, H, W, C).
+        index_xyz: (N, 3). As in ITK, a point in the outer half of a border voxel has that voxel's
+            value.
+        outside: the value beyond the grid's box and at NaN.
+
+    Returns:
+        (N,) or (N, C).
     """
     inside = inside_grid(array.shape[:3], index_xyz)
     last = np.array(array.shape[2::-1]) - 1
     index = np.clip(np.where(inside[:, None], index_xyz, 0.0), 0, last)
     low = np.minimum(index.astype(np.intp), np.maximum(last - 1, 0))
     part = index - low
-    # One weight for all channels of a point.
+    # All channels of a point share one weight.
     channels = (1,) * (array.ndim - 3)
     value = np.zeros((len(index), *array.shape[3:]))
     for corner in np.ndindex(2, 2, 2):
@@ -187,18 +194,18 @@ def sample_linear(
 
 
 def describe(geometry: Geometry) -> str:
-    """One line for messages: shape and spacing in x, y, z order."""
+    """Return one line for messages with shape and spacing in x, y, z order."""
     shape = " x ".join(str(n) for n in geometry.shape_xyz)
     spacing = " x ".join(f"{s:.4g}" for s in geometry.spacing_mm)
     return f"{shape} voxels of {spacing} mm (x, y, z)"
 
 
-#: Voxels worked on at a time: some tens of megabytes of temporaries.
+#: Voxels processed at a time; their temporaries take tens of megabytes.
 SLAB_VOXELS = 1 << 18
 
 
 def z_slabs(shape_zyx: Sequence[int]) -> Iterator[slice]:
-    """Consecutive ranges of axis z, each of about `SLAB_VOXELS` voxels."""
+    """Yield consecutive ranges of axis z of about `SLAB_VOXELS` voxels each."""
     depth, height, width = shape_zyx
     step = max(1, SLAB_VOXELS // max(1, height * width))
     for start in range(0, depth, step):
@@ -206,10 +213,10 @@ def z_slabs(shape_zyx: Sequence[int]) -> Iterator[slice]:
 
 
 def slab_affine(from_index: AffineTransform, grid: Geometry, part: slice) -> FloatArray:
-    """(N, 3): an affine map of the indices (x, y, z) of some z planes of a grid, x fastest."""
+    """Return an affine map of the indices (x, y, z) in a range of z, (N, 3), x fastest."""
     _, height, width = grid.shape_zyx
     column_x, column_y, column_z = from_index.matrix.T
-    # Sums of three terms, one per axis: no list of indices, no matrix product per voxel.
+    # A sum of one term per axis avoids a list of indices and a matrix product per voxel.
     z = np.arange(part.start, part.stop)[:, None, None, None] * column_z + from_index.translation_mm
     y = np.arange(height)[:, None, None] * column_y
     x = np.arange(width)[:, None] * column_x
@@ -217,6 +224,6 @@ def slab_affine(from_index: AffineTransform, grid: Geometry, part: slice) -> Flo
 
 
 def apply_matrix(matrix: FloatArray, vectors: NDArray[np.floating]) -> FloatArray:
-    """``matrix @ v`` for each of (N, 3) vectors."""
-    # A BLAS product of this shape was seen to take 70 times longer than on one thread.
+    """Return ``matrix @ v`` for each of the (N, 3) vectors."""
+    # A BLAS product of this shape has taken 70 times as long on several threads as on one.
     return np.asarray(np.einsum("ij,nj->ni", matrix, vectors))

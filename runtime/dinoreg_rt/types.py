@@ -1,4 +1,4 @@
-"""The frozen data types that flow between the stages.
+"""The frozen data types that the stages exchange.
 
 Arrays are indexed ``[z, y, x]``, physical vectors are ``(x, y, z)`` in millimetres, LPS.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 
-#: A NumPy array on the CPU back end, a CuPy array on the CUDA back end.
+#: A NumPy array on the CPU, a CuPy array on a CUDA device.
 Array: TypeAlias = Any
 FloatArray: TypeAlias = NDArray[np.float64]
 Modality: TypeAlias = Literal["ct", "mr"]
@@ -34,20 +34,20 @@ def _three(values: Any, number: Callable[[Any], _N], name: str) -> tuple[_N, _N,
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where the voxel centres of a grid lie.
+    """A regular grid: where its voxel centres lie in space.
 
     ``p_lps_mm = origin_mm + direction @ (spacing_mm * index_xyz)``, as in SimpleITK.
+
+    Lists and arrays of numbers are accepted and become tuples.
 
     Attributes:
         shape_zyx: number of voxels along each array axis.
         spacing_mm: distance of neighbouring voxels along index axes x, y, z.
         origin_mm: LPS position of the centre of voxel (0, 0, 0).
-        direction: 3x3; column j is the LPS unit vector of index axis j (x, y, z).
-
-    Lists and arrays of numbers become tuples.
+        direction: (3, 3); column j is the LPS unit vector of index axis j (x, y, z).
 
     Raises:
-        InputError: not three whole numbers, three numbers, or a 3x3 matrix.
+        InputError: a shape, spacing or origin is not three numbers, or the direction no 3x3 matrix.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -74,19 +74,24 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A scalar image: ``array (D, H, W) float32`` on a `Geometry`."""
+    """A scalar image.
+
+    Attributes:
+        array: (D, H, W) float32.
+        geometry: the image's grid.
+        pixel_type: NumPy name of the pixel type in the file; results are written in it.
+        name: path or other name for messages and reports.
+    """
 
     array: Array
     geometry: Geometry
-    #: NumPy name of the pixel type in the file, which results are written back in.
     pixel_type: str = "float32"
-    #: Path or other name for messages and reports.
     name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """Integer labels or a mask: ``array (D, H, W) int32`` on a `Geometry`; 0 is background."""
+    """Integer labels or a mask, ``array (D, H, W) int32``; 0 is background. See `Volume`."""
 
     array: Array
     geometry: Geometry
@@ -96,7 +101,7 @@ class LabelMap:
 
 @dataclass(frozen=True, eq=False)
 class AffineTransform:
-    """``p_moving = matrix @ p_fixed + translation_mm``, LPS mm, fixed points to moving points."""
+    """An affine map of points in LPS mm: ``p_moving = matrix @ p_fixed + translation_mm``."""
 
     matrix: FloatArray
     translation_mm: FloatArray
@@ -109,22 +114,22 @@ class AffineTransform:
 
     @classmethod
     def identity(cls) -> AffineTransform:
-        """The transform that leaves every point where it is."""
+        """Return the transform that leaves every point in place."""
         return cls(np.eye(3), np.zeros(3))
 
     def is_identity(self) -> bool:
-        """Whether it is exactly that transform."""
+        """Return whether this is exactly the identity."""
         return np.array_equal(self.matrix, np.eye(3)) and not self.translation_mm.any()
 
 
 @dataclass(frozen=True, eq=False)
 class DisplacementField:
-    """``p_to = p_from + u(p_from)``: vectors in mm, components x, y, z, LPS, linear in between.
+    """A map of points given by displacements: ``p_to = p_from + u(p_from)``.
 
     Attributes:
-        vectors_mm: (D, H, W, 3) float32.
-        geometry: the grid the vectors live on: the fixed image's for a registration (maps fixed
-            points to moving points), the moving image's for its inverse.
+        vectors_mm: (D, H, W, 3) float32, LPS mm, components x, y, z; linear between voxels.
+        geometry: the vectors' grid: the fixed image's for a registration, which maps fixed to
+            moving points, and the moving image's for its inverse.
     """
 
     vectors_mm: Array
@@ -136,32 +141,35 @@ Transform: TypeAlias = AffineTransform | DisplacementField
 
 @dataclass(frozen=True)
 class RunQuality:
-    """What a run says about its own result; no labels needed.
+    """Measures of a registration's result that need no labels.
+
+    J is the Jacobian matrix of the mapping from fixed to moving points.
 
     Attributes:
         feature_distance_before: mean weighted squared difference of the features after the
             initial alignment.
-        feature_distance_after: the same at the end; lower is better, 0 is a perfect match.
-        folded_percent: share of fixed-grid voxels with det J <= 0, in percent.
+        feature_distance_after: the same after registration; 0 is a perfect match.
+        folded_percent: share of voxels of the fixed grid with det J <= 0, in percent.
         jacobian_min: smallest det J on the fixed grid.
         jacobian_max: largest det J on the fixed grid.
         sdlogj: standard deviation of log det J over voxels with det J > 0.
-        inverse_consistency_mean_mm: mean of |u(p) + v(p + u(p))| over the control points, v being
-            the inverse of u.
-        inverse_consistency_max_mm: its maximum.
+        inverse_consistency_mean_mm: mean of |u(p) + v(p + u(p))| over the control grid, where v
+            is the inverse of u.
+        inverse_consistency_max_mm: maximum of the same.
         overlap_percent: share of the fixed image's weight whose match lies inside the moving
-            image's field of view and mask.
-        decoy_ratio: misfit after a coarse search (`quality.mirror_test`) over that of the best of
-            the moving image's three mirror images; 1 and above: they match as well. NaN: not
-            measured; if `unrelated_ratio` was, the moving image is too small for it.
+            image's field of view and mask, in percent.
+        decoy_ratio: misfit of the moving image after the mirror test's coarse search, over that of
+            the best of its three mirror images (`quality.mirror_test`); from 1 on a mirror image
+            matches as well. NaN: not measured, or, if `unrelated_ratio` is a number, the moving
+            image is too small to have a mirror image.
         unrelated_ratio: feature difference after that search over that of unrelated features.
             NaN: not measured.
-        alignment_similarity: of both images at the initial alignment, coarse and not deformed, see
-            `dinoreg_rt.align.shifts`; higher is better. NaN: it was given, not searched for.
-        inverse_missed_percent: share of the moving grid's points inside the field that the
-            inverse misses: the mapping takes it to another point, more than 0.1 mm away. NaN: no
-            inverse was asked for, or a velocity field gave it.
-        inverse_missed_max_mm: the largest of these distances. NaN: as above.
+        alignment_similarity: similarity of both coarse images after the initial alignment (see
+            `dinoreg_rt.align.shifts`); higher is better. NaN: the alignment was given.
+        inverse_missed_percent: share of the moving grid's points inside the field that the inverse
+            misses: mapped back, they land more than 0.1 mm away. NaN: there is no inverse, or it
+            comes from a velocity field.
+        inverse_missed_max_mm: largest of these distances. NaN: as above.
     """
 
     feature_distance_before: float
@@ -182,16 +190,16 @@ class RunQuality:
 
 @dataclass(frozen=True)
 class EncodedPlaneSummary:
-    """What became of the slices of one plane.
+    """How the slices of one plane were encoded.
 
     Attributes:
-        plane: axial, coronal or sagittal.
-        weight: of its features among those of all planes.
-        token_grid: rows and columns of tokens per slice of the fixed image.
-        moving_token_grid: the same of the moving image.
-        token_mm: height and width of a token of the fixed and of the moving image.
-        slices: encoded ones of the fixed and of the moving image.
-        from_cache: whether each image's tokens were there already.
+        plane: ``axial``, ``coronal`` or ``sagittal``.
+        weight: weight of the plane's features; those of all planes sum to 1.
+        token_grid: rows and columns of tokens in a slice of the fixed image.
+        moving_token_grid: the same for the moving image.
+        token_mm: height and width of a token in the fixed and in the moving image.
+        slices: number of encoded slices of the fixed and of the moving image.
+        from_cache: whether the tokens of each image came from the cache.
         feature_scale: factor on the projected tokens.
         explained_variance: share of the tokens' variance along each component of the joint PCA.
     """
@@ -209,12 +217,12 @@ class EncodedPlaneSummary:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """What a registration will take of a GPU's memory, predicted before its work.
+    """The GPU memory that a registration needs, predicted before its work begins.
 
     Attributes:
-        stages: bytes at the peak of each stage, beside what the caller holds.
-        available_bytes: that it may take: a budget, or what was free.
-        budget: whether it is a budget.
+        stages: bytes at the peak of each stage, in addition to what the caller holds.
+        available_bytes: bytes that may be used: a budget, or what was free.
+        budget: whether `available_bytes` is a budget.
     """
 
     stages: dict[str, int]
@@ -223,12 +231,12 @@ class DeviceMemory:
 
     @property
     def largest_stage(self) -> str:
-        """The stage that needs most."""
+        """The stage that needs most memory."""
         return max(self.stages, key=lambda stage: self.stages[stage])
 
     @property
     def peak_bytes(self) -> int:
-        """What that stage needs."""
+        """Bytes that the largest stage needs."""
         return self.stages[self.largest_stage]
 
 
@@ -237,12 +245,12 @@ class EncodingSummary:
     """What an encoder contributed to a registration.
 
     Attributes:
-        model: such as ``dinov3-vitl16``.
-        precision: of the bundle.
-        bundle_sha256: of its manifest, which holds the hashes of all its files.
-        random_weights: the features mean nothing.
-        engine: that ran it.
-        planes: one, or all three.
+        model: name of the model, such as ``dinov3-vitl16``.
+        precision: precision of the bundle's weights.
+        bundle_sha256: hash of the bundle's manifest, which holds the hashes of all its files.
+        random_weights: whether the weights are random, so that the features mean nothing.
+        engine: name of the engine that ran the encoder.
+        planes: one plane, or all three.
     """
 
     model: str

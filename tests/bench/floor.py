@@ -1,9 +1,9 @@
-"""Each part of a registration beside the least time that its bytes and operations take.
+"""Compare the time of each part of a registration with the least that its work can take.
 
     python floor.py --fixed FIXED --moving MOVING
 
-One core, parts one at a time, CPU seconds: finer than `dinoreg-rt bench`, which measures whole
-stages and counts the work of each part (`dinoreg_rt.bench.work`, used here, too).
+Each part runs alone on one core and is measured in CPU seconds. `dinoreg-rt bench` compares whole
+stages; the work of the parts is the same (`dinoreg_rt.registration.stages`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import dinoreg_kernels as kernels
+import dinoreg_rt
 from dinoreg_rt import RegistrationConfig
-from dinoreg_rt.bench.work import registration_work
 from dinoreg_rt.device.ceilings import best_seconds, measure_ceilings
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.features.mind import MindFeatures, control_intensities
@@ -33,7 +33,7 @@ from dinoreg_rt.io import as_volume
 from dinoreg_rt.quality.mirror_test import search_decoys
 from dinoreg_rt.registration.features import working_images
 from dinoreg_rt.registration.plan import Plan
-from dinoreg_rt.registration.planning import plan
+from dinoreg_rt.registration.stages import registration_work
 from dinoreg_rt.types import AffineTransform, Volume
 
 CPU = Device("cpu", threads=1)
@@ -42,39 +42,35 @@ IDENTITY = AffineTransform.identity()
 
 @dataclass(frozen=True)
 class Timed:
-    """A part that can be run alone, and what is run along with it and taken off its time."""
+    """A part, and what has to run with it and is subtracted from its time."""
 
     run: Callable[[], object]
     without: Callable[[], object] | None = None
 
     def cpu_s(self, repeats: int = 3) -> float:
-        """Least CPU seconds."""
+        """Return the least CPU seconds."""
         spent = best_seconds(self.run, repeats, time.process_time)
         if self.without is not None:
             spent -= best_seconds(self.without, repeats, time.process_time)
         return spent
 
 
-def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
-    """The parts of the default registration of a pair, under their names in `bench_work`."""
-    config, grids, moving_grids = plan_.config, plan_.grids, plan_.moving_grids
-    images = working_images(plan_.sides(fixed, moving), grids.pool_zyx, CPU)
+def timed_parts(fixed: Volume, moving: Volume, plan: Plan) -> dict[str, Timed]:
+    """Return the parts of a default registration, by their names in `registration_work`."""
+    config, grids, offset = plan.config, plan.grids, plan.moving_grids.offset_zyx
+    images = working_images(plan.sides(fixed, moving), grids.pool_zyx, CPU)
     source = MindFeatures.of(config)
     features = source.compute(*images, CPU)
     weights = (features.fixed_weight, features.moving_weight)
     options = solver_options(config, grids)
     unsearched = replace(grids, search_radius_zyx=(0, 0, 0))
-
     intensities = control_intensities(images, CPU)
 
     def solver(
         iterations: tuple[int, ...], over=unsearched, correlation: float = 0.0
     ) -> Callable[[], object]:
         changes = {"iterations": iterations, "correlation_weight": correlation}
-        own, offset = (
-            solver_options(config.model_copy(update=changes), over),
-            moving_grids.offset_zyx,
-        )
+        own = solver_options(config.model_copy(update=changes), over)
         beside = {"images": intensities} if correlation else {}
         return lambda: solve(features, weights, over, offset, own, CPU, **beside)
 
@@ -90,16 +86,14 @@ def timed_parts(fixed: Volume, moving: Volume, plan_: Plan) -> dict[str, Timed]:
     return {
         "MIND-SSC and local intensities": Timed(lambda: source.compute(*images, CPU)),
         "field-of-view weight": Timed(
-            lambda: weight_on(moving_grids.control, moving, None, plan_.initial, CPU)
+            lambda: weight_on(plan.moving_grids.control, moving, None, plan.initial, CPU)
         ),
         "discrete search": Timed(solver((0,), grids), none),
         "refinement, coarse": Timed(coarse, none),
         "refinement, fine": Timed(fine, coarse),
         "local correlation": Timed(correlated, fine),
         "search in mirror images": Timed(
-            lambda: search_decoys(
-                features, intensities, weights, grids, moving_grids.offset_zyx, options, CPU
-            )
+            lambda: search_decoys(features, intensities, weights, grids, offset, options, CPU)
         ),
         "field on the fixed grid": Timed(on_the_fixed_grid),
         "warp": Timed(lambda: warp_volume(moving, displacement, device=CPU)),
@@ -117,7 +111,8 @@ def main() -> None:
     parser.add_argument("--moving", required=True)
     args = parser.parse_args()
     fixed, moving = as_volume(args.fixed), as_volume(args.moving)
-    plan_ = plan(fixed, moving, RegistrationConfig(device="cpu", threads=1, initial="none"))
+    config = RegistrationConfig(device="cpu", threads=1, initial="none")
+    plan = dinoreg_rt.plan(fixed, moving, config)
     ceilings = measure_ceilings(CPU)
     print(
         f"one core: {ceilings.bytes_per_s / 1e9:.1f} GB/s, "
@@ -125,11 +120,10 @@ def main() -> None:
         f"{ceilings.scalar_per_s / 1e9:.1f} G scalar operations/s\n"
     )
     print(
-        "| stage | MB | G operations | floor, ms | measured, ms | ratio |\n"
-        "|---|---|---|---|---|---|"
+        "| part | MB | G operations | floor, ms | measured, ms | ratio |\n|---|---|---|---|---|---|"
     )
-    timed = timed_parts(fixed, moving, plan_)
-    for work in registration_work(plan_, fixed.geometry, moving.geometry):
+    timed = timed_parts(fixed, moving, plan)
+    for work in (part for parts in registration_work(plan.sizes).values() for part in parts):
         floor, measured = work.floor_s(ceilings), timed[work.name].cpu_s()
         print(
             f"| {work.name} | {work.bytes / 1e6:.0f} | {work.operations / 1e9:.2f} "

@@ -1,8 +1,8 @@
-"""A 512 x 512 x 300 CT pair with a known deformation: peak memory, time and error of `run`.
+"""Measure memory, time and error of `run` on a 512 x 512 x 300 CT pair with a known deformation.
 
-The volume is a real slab of 20 slices, mirrored along z until it is 600 mm tall, with a slow change
-of scale from slab to slab so that no two of them are alike. The moving image is the same volume
-deformed by smooth waves.
+The fixed image is a real slab of 20 slices, repeated and mirrored along z until it is 600 mm tall;
+the scale changes slowly from slab to slab, so that no two of them are alike. The moving image is
+the same volume deformed by smooth waves.
 
     python large_pair.py --slab DATA/abdomen/ts3_ct_slab.nii.gz --folder OUT [-- RUN OPTIONS]
 """
@@ -25,7 +25,7 @@ PEAK_MM = 12.0
 
 
 def tall_volume(slab: sitk.Image) -> sitk.Image:
-    """The slab and its mirror image in turn, slightly wider or narrower each time."""
+    """Stack the slab and its mirror image in turn, each slightly wider or narrower."""
     spacing = slab.GetSpacing()
     parts, z = [], 0
     while z < SLICES:
@@ -43,7 +43,7 @@ def tall_volume(slab: sitk.Image) -> sitk.Image:
 
 
 def waves(grid: sitk.Image) -> sitk.DisplacementFieldTransform:
-    """Smooth displacement of at most `PEAK_MM` along each axis, known on a 16 mm lattice."""
+    """Return smooth displacements of at most `PEAK_MM` along each axis, on a grid of 16 mm."""
     extent = np.array(grid.GetSize()) * np.array(grid.GetSpacing())
     shape = np.ceil(extent / 16).astype(int) + 1
     z, y, x = np.meshgrid(*[np.arange(n) * 16.0 for n in shape[::-1]], indexing="ij")
@@ -61,7 +61,7 @@ def waves(grid: sitk.Image) -> sitk.DisplacementFieldTransform:
 
 
 def make_pair(slab: Path, folder: Path) -> sitk.DisplacementFieldTransform:
-    """Write fixed.nii.gz and moving.nii.gz; returns the mapping moving(q) = fixed(map(q))."""
+    """Write fixed.nii.gz and moving.nii.gz; return the map for moving(q) = fixed(map(q))."""
     fixed = tall_volume(sitk.ReadImage(str(slab)))
     mapping = waves(fixed)
     if not (folder / "moving.nii.gz").exists():
@@ -72,7 +72,7 @@ def make_pair(slab: Path, folder: Path) -> sitk.DisplacementFieldTransform:
 
 
 def errors_mm(folder: Path, mapping: sitk.Transform, count: int = 20_000) -> np.ndarray:
-    """|map(p + u(p)) - p| at random body voxels of the fixed image."""
+    """Return |map(p + u(p)) - p| at random body voxels of the fixed image."""
     fixed = sitk.ReadImage(str(folder / "fixed.nii.gz"))
     field = sitk.ReadImage(str(folder / "out" / "displacement.nii.gz"))
     body = sitk.GetArrayViewFromImage(fixed) > -200
@@ -87,7 +87,7 @@ def errors_mm(folder: Path, mapping: sitk.Transform, count: int = 20_000) -> np.
 
 
 def main() -> None:
-    """Make the pair, run the program in a process of its own, print what it took."""
+    """Make the pair, run the program in a process of its own, and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slab", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
@@ -101,7 +101,7 @@ def main() -> None:
     subprocess.run([str(c) for c in command], check=True)
     wall = time.perf_counter() - began
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    before = np.linalg.norm(  # at the same kind of place, without any registration
+    before = np.linalg.norm(  # the deformation at random points, without registration
         [
             np.subtract(mapping.TransformPoint(p), p)
             for p in np.random.default_rng(0).uniform(0, 400, (2000, 3))

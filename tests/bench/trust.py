@@ -1,13 +1,13 @@
-"""The verdict on trust, on right pairs and on pairs that are wrong on purpose; and confidence.
+"""Measure the verdict on trust on matching and on deliberately wrong pairs, and confidence.
 
     PYTHONPATH=tests python tests/bench/trust.py --data DATA [--given]
 
-`--data` is a folder as of peers/prepare_pairs.py. Every pair begins at `--initial auto`, with
-`--given` at its `init/*.tfm`, where there is one. Right: all pairs, and with the images exchanged.
-Wrong: of both the moving image mirrored left to right and turned upside down; every image with
-every image of another organ; and the upper part of one body against the lower of another. Then,
-for the right pairs with labels, the share of labelled voxels whose label is right after the
-registration, by quartile of confidence.
+`--data` is a folder made by peers/prepare_pairs.py. Every pair begins at `--initial auto`; with
+`--given` it begins at its `init/*.tfm` if it has one. The matching pairs are all pairs, in both
+directions. The wrong pairs are the same with the moving image mirrored left to right or turned
+upside down, every fixed image with every moving image of another organ, and the upper part of one
+body with the lower part of another. For matching pairs with labels, the share of labelled voxels
+whose label is right after the registration follows, by quartile of confidence.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MEASURES = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
-    """Both images, and where the registration begins."""
+    """A pair of images and the initial alignment of its registration."""
 
     name: str
     fixed: Volume
@@ -47,21 +47,21 @@ class Pair:
 
     @property
     def organ(self) -> str:
-        """By the name of the pair."""
+        """The organ, derived from the pair's name."""
         return {"card": "heart", "brain": "brain"}.get(self.name.partition("_")[0], "abdomen")
 
     def exchanged(self) -> Pair:
-        """The other way round, wherever it was to begin."""
+        """Return the pair with the images exchanged, which begins at `auto`."""
         return Pair(f"{self.name} exchanged", self.moving, self.fixed)
 
     def run(self, *, confidence: bool = False) -> RegistrationResult:
-        """With the defaults."""
+        """Register with the defaults."""
         config = RegistrationConfig(initial=self.initial, confidence=confidence)
         return register(self.fixed, self.moving, config=config)
 
 
 def wrong_pairs(pairs: dict[str, Pair]) -> Iterator[Pair]:
-    """Every pair that is wrong on purpose."""
+    """Yield the deliberately wrong pairs."""
     for pair in pairs.values():
         for one in (pair, pair.exchanged()):
             for text, axis in (("mirrored", 2), ("upside down", 0)):
@@ -76,7 +76,7 @@ def wrong_pairs(pairs: dict[str, Pair]) -> Iterator[Pair]:
 
 
 def show(name: str, result: RegistrationResult) -> bool:
-    """One line; whether the result is trusted."""
+    """Print one line and return whether the result is trusted."""
     verdict = judge(result.quality).verdict
     numbers = "  ".join(f"{getattr(result.quality, m):8.3f}" for m in MEASURES)
     print(f"{name:32} {verdict:9} {numbers}", flush=True)
@@ -84,7 +84,7 @@ def show(name: str, result: RegistrationResult) -> bool:
 
 
 def quartiles(row: dict[str, str], data: Path, result: RegistrationResult) -> str:
-    """Share of labelled voxels with the right label, least confident quarter first."""
+    """Return the share of rightly labelled voxels by quartile, least confident first."""
     fixed = io.read_labels(data / row["fixed_label"]).array
     moving = io.read_labels(data / row["moving_label"])
     warped = warp_labels(moving, result.displacement, nearest=True).array
@@ -117,9 +117,9 @@ def main() -> None:
             confidences[name] = quartiles(row, data, result)
     if not args.given:
         trusted += [show(p.name, p.run()) for p in (pair.exchanged() for pair in pairs.values())]
-    print(f"{sum(trusted)} of {len(trusted)} right pairs are trusted\n")
+    print(f"{sum(trusted)} of {len(trusted)} matching pairs are trusted\n")
     flagged = [not show(pair.name, pair.run()) for pair in wrong_pairs(pairs)]
-    print(f"{sum(flagged)} of {len(flagged)} wrong pairs are not\n")
+    print(f"{sum(flagged)} of {len(flagged)} wrong pairs are flagged\n")
     for name, text in confidences.items():
         print(f"{name:16} {text}")
 

@@ -1,5 +1,5 @@
-/* The C interface as a C program meets it: statuses, messages, workspaces, a small registration.
- * Prints what failed and returns the number of failures. */
+/* The C interface as a C program uses it: statuses, messages, workspaces and a small registration.
+ * Prints every failure; the exit status tells whether there was one. */
 #include "dinoreg.h"
 
 #include <math.h>
@@ -42,7 +42,7 @@ static void* allocate(size_t bytes) {
   return memory;
 }
 
-/* A blob and a ramp, moved by `shift` voxels along x. */
+/* A blob on a ramp, both moved by `shift` voxels along x. */
 static void fill_image(float* image, float shift) {
   for (int z = 0; z < Z; ++z)
     for (int y = 0; y < Y; ++y)
@@ -100,7 +100,7 @@ static void test_resample(const dr_execution* cpu, const float* image) {
   free(out);
 }
 
-/* Means over cells of two voxels, of which the first along x lacks one. */
+/* Means over blocks of two voxels, of which the first along x lacks one. */
 static void test_pool(const dr_execution* cpu) {
   enum { N = 4, CHANNELS = 8 };
   uint16_t* features = allocate(N * CHANNELS * sizeof *features);
@@ -132,7 +132,7 @@ static void test_pool(const dr_execution* cpu) {
   free(out);
 }
 
-/* Slices across y, rows that run from high to low z, as a coronal plane is shown. */
+/* Slices across y with rows that run from high to low z, as coronal planes are displayed. */
 static void test_slices(const dr_execution* cpu, const float* image) {
   const int32_t chosen[2] = {5, 0};
   const double mean[2] = {0.0, 0.5}, deviation[2] = {1.0, 0.25};
@@ -212,7 +212,7 @@ static uint16_t* mind(const dr_execution* cpu, const float* image) {
   EXPECT(dr_mind_compute(cpu, &args) == DR_ERROR_WORKSPACE_TOO_SMALL);
   EXPECT_MESSAGE("wanted");
   args.workspace_bytes = bytes;
-  args.workspace = (char*)args.workspace + 4; /* a CPU would forgive it, a GPU would not */
+  args.workspace = (char*)args.workspace + 4; /* harmless on a CPU, a fault on a GPU */
   EXPECT(dr_mind_compute(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("workspace must be 16-byte aligned");
   args.workspace = (char*)args.workspace - 4;
@@ -287,7 +287,7 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   args.fold_penalty = 1.0;
   args.fold_margin = 0.1;
 
-  /* Sizes are known before the arrays are: coupling is not needed for them. */
+  /* The workspace's size depends on sizes alone, so neither arrays nor coupling are needed. */
   const size_t bytes = dr_solver_workspace_bytes(&args);
   EXPECT(bytes > 0);
   EXPECT(dr_solver_workspace_bytes(NULL) == 0);
@@ -317,7 +317,7 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   args.correlation_weight = 0.0;
   EXPECT(dr_solver_run(cpu, &args) == DR_ERROR_INVALID_ARGUMENT);
   EXPECT_MESSAGE("workspace is NULL");
-  /* Guard bytes behind the workspace: a call keeps to what it asked for. */
+  /* Guard bytes behind the workspace show that a call keeps within what it asked for. */
   unsigned char* memory = allocate(bytes + 4096);
   memset(memory + bytes, 0xa5, 4096);
   args.workspace = memory;
@@ -347,8 +347,13 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   EXPECT(dr_solver_run(&execution, &args) == DR_ERROR_CANCELLED);
   EXPECT_MESSAGE("cancelled by the progress callback");
 
-  /* The search may compare other features than the refinement; here they are the same. */
-  dr_feature_pair pair = {fixed, weight, moving, weight, CHANNELS, 12};
+  /* The search may compare features of its own; here they are those of the refinement. */
+  dr_feature_pair pair = {.fixed = fixed,
+                          .fixed_weight = weight,
+                          .moving = moving,
+                          .moving_weight = weight,
+                          .stride = CHANNELS,
+                          .channels = 12};
   args.search_features = &pair;
   EXPECT(dr_solver_workspace_bytes(&args) == bytes);
   EXPECT(dr_solver_run(cpu, &args) == DR_OK);

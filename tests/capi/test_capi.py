@@ -1,4 +1,4 @@
-"""The public header and the installed library, from C; and that the Python binding mirrors both."""
+"""The public header and the library from C, and the Python binding's copy of the header."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def compiler() -> list[str]:
 
 
 def include_folder() -> Path:
-    """The header that was installed with the library, or the source tree's."""
+    """Return the folder of the installed header, or that of the source tree."""
     installed = PACKAGE / "include"
     return installed if installed.is_dir() else HERE.parents[1] / "kernels" / "include"
 
@@ -46,14 +46,14 @@ def run(command, **more):
 def test_c_program(compiler, tmp_path):
     program = tmp_path / "test_capi"
     library = (PACKAGE / "libdinoreg.so").resolve()
-    # Linked by path: the file's own folder is where the loader looks for it.
+    # Linked by its path, with its folder as the place where the loader looks for it.
     run([*compiler, HERE / "test_capi.c", "-I", include_folder(), "-o", program, library,
          f"-Wl,-rpath,{library.parent}", "-lm"])  # fmt: skip
     assert run([program], timeout=60).splitlines()[-1] == "0 failures"
 
 
 def test_header_alone_compiles_as_c_and_cpp(compiler, tmp_path):
-    """It needs no other header before it."""
+    """No other header needs to precede it."""
     source = tmp_path / "alone.c"
     source.write_text('#include "dinoreg.h"\nint main(void) { return DR_OK; }\n')
     run([*compiler, "-fsyntax-only", "-I", include_folder(), source])
@@ -64,32 +64,78 @@ def test_header_alone_compiles_as_c_and_cpp(compiler, tmp_path):
     run([*cpp.split(), *flags, "-I", include_folder(), source])
 
 
+def header_fields(name: str) -> list[tuple[str, str]]:
+    """Return the fields of a struct as the header declares them: name and type, without const."""
+    header = (include_folder() / "dinoreg.h").read_text("utf-8")
+    header = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+    (body,) = re.findall(rf"typedef struct {name} {{(.*?)}} {name};", header, re.DOTALL)
+    fields = []
+    for declaration in body.split(";")[:-1]:
+        text = " ".join(declaration.split())
+        kind, star, names = re.fullmatch(r"(?:const )?(\w+) ?(\*?) ?(.+)", text).groups()
+        for each in names.split(","):
+            field, length = re.fullmatch(r" ?(\w+)(\[\d+\])?", each).groups()
+            fields.append((field, kind + star + (length or "")))
+    return fields
+
+
+#: Enums have the size of int, which is 32 bits wide on every supported machine.
+SCALARS = {
+    ctypes.c_int32: ("int32_t", "dr_device"),
+    ctypes.c_float: ("float",),
+    ctypes.c_double: ("double",),
+    ctypes.c_size_t: ("size_t",),
+    _structs.PROGRESS: ("dr_progress",),
+}
+
+
+def agrees(kind: type, declared: str) -> bool:
+    """Return whether a ctypes type stands for a declared one; c_void_p stands for any pointer."""
+    if kind is ctypes.c_void_p:
+        return declared.endswith("*")
+    if issubclass(kind, ctypes.Array):
+        base, _, length = declared.partition("[")
+        return length == f"{kind._length_}]" and agrees(kind._type_, base)
+    if issubclass(kind, ctypes._Pointer):
+        return declared.endswith("*") and agrees(kind._type_, declared[:-1])
+    return declared in SCALARS.get(kind, ()) or STRUCTS.get(declared) is kind
+
+
 def in_c(field: str) -> str:
-    return "in" if field == "input" else field  # a word of Python's
+    return "in" if field == "input" else field  # `in` is a keyword of Python
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_binding_has_the_fields_of_the_header(name):
+    """The same names and types in the same order."""
+    fields, declared = STRUCTS[name]._fields_, header_fields(name)
+    assert [in_c(field) for field, _ in fields] == [field for field, _ in declared]
+    wrong = [
+        f"{field} is {kind.__name__}; wanted {wanted}"
+        for (field, kind), (_, wanted) in zip(fields, declared, strict=True)
+        if not agrees(kind, wanted)
+    ]
+    assert not wrong
+
+
+def test_binding_leaves_no_struct_out():
+    header = (include_folder() / "dinoreg.h").read_text("utf-8")
+    assert set(re.findall(r"const (dr_\w+_args|dr_execution)\* ", header)) <= set(STRUCTS)
 
 
 def test_layout_of_the_binding(compiler, tmp_path):
-    """Size of every struct and place of every field: a difference would be a wrong pointer."""
+    """The size of every struct and the offset and size of every field, as a C compiler has them."""
     lines, expected = [], []
     for name, struct in STRUCTS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof({name}));')
         expected.append(f"{name} {ctypes.sizeof(struct)}")
-        for field, *_ in struct._fields_:
-            lines.append(f'printf("{name}.{field} %zu\\n", offsetof({name}, {in_c(field)}));')
-            expected.append(f"{name}.{field} {getattr(struct, field).offset}")
+        for field, kind in struct._fields_:
+            place = f"offsetof({name}, {in_c(field)}), sizeof((({name}*)0)->{in_c(field)})"
+            lines.append(f'printf("{name}.{field} %zu %zu\\n", {place});')
+            offset = getattr(struct, field).offset
+            expected.append(f"{name}.{field} {offset} {ctypes.sizeof(kind)}")
     source, program = tmp_path / "layout.c", tmp_path / "layout"
     body = "\n".join(lines)
     source.write_text(f'#include "dinoreg.h"\n#include <stdio.h>\nint main(void) {{\n{body}\n}}\n')
     run([*compiler, "-I", include_folder(), source, "-o", program])
     assert run([program]).splitlines() == expected
-
-
-def test_binding_leaves_no_field_out():
-    header = (include_folder() / "dinoreg.h").read_text("utf-8")
-    header = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
-    taken = set(re.findall(r"const (dr_\w+_args|dr_execution)\* ", header))
-    assert taken <= set(STRUCTS)
-    for name, struct in STRUCTS.items():
-        (body,) = re.findall(rf"typedef struct {name} {{(.*?)}} {name};", header, re.DOTALL)
-        fields = re.findall(r"(\w+)(?:\[\d+\])?\s*(?=[,;])", body)
-        assert fields == [in_c(field) for field, *_ in struct._fields_]

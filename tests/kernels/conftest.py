@@ -1,28 +1,32 @@
-"""What is compiled for the tests: ops without a public function, and checks of CUDA code."""
+"""Code compiled for the tests: ops without a public function, and checks of CUDA code."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+# `import solving` from any test here, which `--import-mode=importlib` does not provide.
+sys.path.insert(0, str(HERE))
 
 
 class Ops:
-    """Calls `op_*` of ops_for_tests.cpp; NumPy arrays become pointers, floats C floats."""
+    """Calls of `op_*` in ops_for_tests.cpp; NumPy arrays become pointers, floats C floats."""
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
 
     def __call__(self, name: str, *arguments) -> None:
-        """Arrays must have the op's types; those that it writes are passed in."""
+        """Call an op with arrays of its types, among them those that it writes."""
         function = getattr(self._library, f"op_{name}")
         function.restype = None
         function(*[self._convert(a) for a in arguments])
@@ -38,47 +42,42 @@ class Ops:
         return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int(value)
 
 
-@pytest.fixture(scope="session")
-def ops(tmp_path_factory) -> Ops:
-    """The compiled ops; skips without a C++ compiler."""
+def compile_cpp(source: str, *flags: str, output: Path) -> Path:
+    """Compile a file of this folder against the kernels; skips without a C++ compiler."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
-        pytest.skip("no C++ compiler (CXX, c++ or g++) to build the ops for tests")
-    library = tmp_path_factory.mktemp("ops") / "libops.so"
+        pytest.skip("no C++ compiler (CXX, c++ or g++)")
     kernels = ROOT / "kernels"
-    command = [
-        *compiler.split(),
-        "-std=gnu++17",
-        "-fopenmp",
-        "-O2",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-    ]
-    command += ["-Wno-psabi", "-shared", "-fPIC", "-DDR_ISA=tests"]
-    command += [f"-I{kernels / folder}" for folder in ("include", "cpu", "src")]
-    command += [str(Path(__file__).with_name("ops_for_tests.cpp")), "-o", str(library)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return Ops(library)
+    command = [*compiler.split(), "-std=gnu++20", "-fopenmp", "-Wno-psabi", *flags]
+    command += [f"-I{kernels / folder}" for folder in ("", "include", "src", "cpu", "cuda")]
+    command += [str(HERE / source), "-o", str(output)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return output
 
 
-@pytest.fixture(scope="module")
-def compile_on_host(tmp_path_factory) -> Callable[[str], Path]:
-    """Compiles a check of CUDA code beside this file, with cuda_shim in place of the runtime."""
+@pytest.fixture(scope="session")
+def ops(tmp_path_factory) -> Ops:
+    """The compiled ops."""
+    flags = ("-O2", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-DDR_ISA=tests")
+    library = tmp_path_factory.mktemp("ops") / "libops.so"
+    return Ops(compile_cpp("ops_for_tests.cpp", *flags, output=library))
 
-    def compiled(source: str) -> Path:
-        compiler = shutil.which(os.environ.get("CXX", "g++"))
-        if compiler is None:
-            pytest.skip("no C++ compiler: set CXX or install g++")
-        here, kernels = Path(__file__).parent, ROOT / "kernels"
+
+@pytest.fixture(scope="session")
+def check_on_host(tmp_path_factory) -> Callable[[str, str], None]:
+    """Runs a named check of CUDA code on the host, with cuda_shim in place of the CUDA runtime."""
+
+    @functools.cache
+    def program(source: str) -> Path:
+        # Without contraction, because both back ends must round alike to be compared bit for bit.
+        flags = ("-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off")
         path = tmp_path_factory.mktemp("host") / Path(source).stem
-        flags = ["-std=gnu++17", "-fopenmp", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-        # Both back ends must round alike to be compared bit for bit.
-        flags += ["-ffp-contract=off", f"-I{here / 'cuda_shim'}", f"-I{kernels}"]
-        flags += [f"-I{kernels / folder}" for folder in ("include", "src", "cpu", "cuda")]
-        command = [compiler, *flags, str(here / source), "-o", str(path)]
-        built = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert built.returncode == 0, built.stderr
-        return path
+        return compile_cpp(source, *flags, f"-I{HERE / 'cuda_shim'}", output=path)
 
-    return compiled
+    def run(source: str, check: str) -> None:
+        command = [program(source), check]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stdout
+
+    return run

@@ -1,6 +1,6 @@
-// Whole solves through the CUDA launcher on the host, against the CPU launcher: what is captured,
-// launched again, cancelled, and told of errors. One check for each name on the command line;
-// test_cuda_graph.py names them.
+// Runs whole solves through the CUDA launcher on the host and compares them with the CPU launcher:
+// captures, repeated launches, cancellation and errors. Each name on the command line is a check;
+// test_cuda_graph.py lists them.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,7 +22,7 @@ using dr::Half;
 enum { Z = 9, Y = 10, X = 21, VOXELS = Z * Y * X, STRIDE = 8 };
 const int32_t kIterations[] = {3, 1, 0, 4};
 
-// A solve's arrays and arguments; every kind of refinement differs in a few numbers.
+// The arrays and arguments of a solve. The kinds of refinement differ in a few numbers.
 struct Solve {
   std::vector<dr::Block> fixed, moving, memory;
   std::vector<float> weight, fixed_image, moving_image, field, inverse;
@@ -73,7 +73,7 @@ struct Solve {
     }
     args.workspace_bytes = dr::Solver<CpuLauncher>::workspace_bytes(args);
     memory.resize(args.workspace_bytes / sizeof(dr::Block) + 1);
-    // What the workspace held before must not matter.
+    // The previous content of the workspace must not matter.
     memset(static_cast<void*>(memory.data()), 0xff, memory.size() * sizeof(dr::Block));
     args.workspace = memory.data();
   }
@@ -117,7 +117,7 @@ struct Solve {
 #define WANT(condition) \
   if (!(condition)) return printf("%s: wanted %s\n", kind.c_str(), #condition), false
 
-// Levels of three, one, no and four iterations: the first of each is launched as it is.
+// Levels of three, one, no and four iterations, of which the first is launched without a graph.
 bool same_solve(const std::string& kind) {
   Solve on_cpu(kind), on_cuda(kind);
   WANT(on_cpu.run(CpuLauncher(1)) == DR_OK);
@@ -135,7 +135,7 @@ bool same_solve(const std::string& kind) {
   return true;
 }
 
-// The state lives on the device: a graph that played one iteration alone would find nothing new.
+// The state lives on the device; a graph that repeated a single iteration would find nothing new.
 bool every_iteration_counts() {
   const std::string kind = "mse";
   Solve four(kind), five(kind);
@@ -159,7 +159,7 @@ bool cancels_in_the_middle() {
     const CudaLauncher launch(nullptr);
     WANT(solve.run(launch) == DR_ERROR_CANCELLED);
     WANT(solve.reports == stop);
-    // Levels: 1, 2, 3 | 4 | | 5, 6, 7, 8.
+    // Iterations by level: 1, 2, 3 | 4 | | 5, 6, 7, 8.
     WANT(graph_launches == (stop <= 3 ? stop - 1 : stop == 4 ? 2 : stop - 3));
     WANT(launch.error() == cudaSuccess);
     WANT(alive == 0);
@@ -168,7 +168,8 @@ bool cancels_in_the_middle() {
   return true;
 }
 
-// Kept as any other error: nothing is launched and nothing reported after it, nothing left behind.
+// Errors of graphs are kept like others: after one, nothing is launched or reported, and nothing
+// leaks.
 bool errors_are_kept() {
   const std::string kind = "mse";
   for (const char* call : {"cudaStreamCreateWithFlags", "cudaStreamBeginCapture",
@@ -180,14 +181,14 @@ bool errors_are_kept() {
     const dr_status status = solve.run(launch);
     failing = "";
     if (launch.error() != cudaErrorUnknown) return printf("%s: not told\n", call), false;
-    WANT(status == DR_OK);  // the launcher's error is what the back end reports
+    WANT(status == DR_OK);  // the back end reports the launcher's error
     WANT(solve.reports == 1 && graph_launches == 0);
     WANT(alive == 0);
   }
   return true;
 }
 
-// Of a launch that is captured: the capture is ended all the same.
+// If a captured launch fails, the capture is ended all the same.
 bool errors_within_a_capture() {
   const std::string kind = "repeat";
   const CudaLauncher launch(nullptr);
@@ -207,7 +208,7 @@ bool errors_within_a_capture() {
   return true;
 }
 
-// Iterations of one and none make no graph.
+// A single iteration makes no graph, and neither does none.
 bool few_make_no_graph() {
   const std::string kind = "repeat";
   for (int count : {0, 1}) {

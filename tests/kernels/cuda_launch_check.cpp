@@ -1,5 +1,5 @@
-// Runs launch.cuh on the host through cuda_shim and compares it with the CPU launcher. One check
-// for each name on the command line; test_cuda_launch.py names them.
+// Runs launch.cuh on the host through cuda_shim and compares it with the CPU launcher. Each name on
+// the command line is a check; test_cuda_launch.py lists them.
 #include <stdio.h>
 #include <string.h>
 
@@ -66,7 +66,7 @@ bool every_element_once() {
   return good;
 }
 
-// Past 65535 blocks of rows, and past 65535 blocks along x.
+// More than 65535 blocks of rows, and more than 65535 blocks along x.
 bool large_counts() {
   return once(600000, 33) && once(17000000, 1) && once(3, 2200000) && once(1, 5000000);
 }
@@ -116,7 +116,7 @@ std::vector<float> noise(size_t count) {
   return values;
 }
 
-// Both launchers from the same start; wants the same bits. `run(launch, out)` is called with each.
+// Calls `run(launch, out)` with both launchers, from the same start, and expects the same bits.
 template <class Run>
 bool same_bits(const char* name, size_t count, const Run& run) {
   std::vector<float> cpu = noise(count), cuda = cpu;
@@ -138,104 +138,122 @@ bool same_as_cpu() {
   const float* in = field.data();
   const dr::Taps taps = {2, {0.4f, 0.2f, 0.1f}};
   const dr::MindParameters mind = {{1, 1, 1}, {2, 2, 2}};
-  const dr::MindDistanceX distance = {in, shape, mind, -3, 11, nullptr};
-  // Aligned as the library asks for it.
+  dr::MindDistanceX distance = {
+      .image = in, .shape = shape, .mind = mind, .first_plane = -3, .planes = 11};
+  // Aligned as the library requires.
   std::vector<Block> storage(2 * n);
   Half* features = reinterpret_cast<Half*>(storage.data());
   for (size_t i = 0; i < 16 * n; ++i) features[i] = dr::float_to_half(in[i % (3 * n)]);
 
   const float scale = 2.0f;
+  const dr::Vec3 unit = {1.0f, 1.0f, 1.0f};
+  const dr::Displacement u = {in, shape, unit};
+  const dr::Vec3 offset = {0.5f, 0.0f, 1.0f};
+  const dr::WeightedFeatures weighted = {features, weight.data(), shape, 16};
   bool good = true;
   // Along x, y and z.
   const int views[3][3] = {{35, 37, 3}, {5, 7, 111}, {1, 5, 777}};
   for (const int (&v)[3] : views)
     good &= same_bits("Smooth", 3 * n, [&](const auto& launch, float* out) {
-      launch(dr::Smooth{in, out, v[0], v[1], v[2], taps, v[2] <= 4});
+      launch(dr::Smooth{.in = in,
+                        .out = out,
+                        .outer = v[0],
+                        .n = v[1],
+                        .inner = v[2],
+                        .taps = taps,
+                        .along_row = v[2] <= 4});
     });
   good &= same_bits("AddSmoothnessGradient", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::AddSmoothnessGradient{in, out, shape, {1.0f, 2.0f, 3.0f}});
   });
-  good &= same_bits("FoldLack", n, [&](const auto& launch, float* out) {
-    launch(dr::FoldLack{in, shape, {1.0f, 1.0f, 1.0f}, 0.3f, out});
-  });
+  good &= same_bits("FoldLack", n,
+                    [&](const auto& launch, float* out) { launch(dr::FoldLack{u, 0.3f, out}); });
   good &= same_bits("AddFoldGradient", 3 * n, [&](const auto& launch, float* out) {
-    launch(dr::AddFoldGradient{in, in + n, out, shape, {1.0f, 1.0f, 1.0f}, &scale});
+    launch(dr::AddFoldGradient{u, in + n, out, &scale});
   });
   const size_t distances = (size_t)distance.rows() * distance.width();
   good &= same_bits("MindDistanceX", distances, [&](const auto& launch, float* out) {
-    launch(dr::MindDistanceX{in, shape, mind, -3, 11, out});
+    distance.out = out;
+    launch(distance);
   });
-  const Shape cells = {3, 4, 13};
-  good &= same_bits("PoolMoments", 2 * cells.voxels(), [&](const auto& launch, float* out) {
-    launch(dr::PoolMoments{in, shape, 2, 2, 3, 1, 0, 1, out, out + cells.voxels(), cells});
+  const Shape coarse = {3, 4, 13};
+  good &= same_bits("PoolMoments", 2 * coarse.voxels(), [&](const auto& launch, float* out) {
+    launch(dr::PoolMoments{.image = in,
+                           .shape = shape,
+                           .factor = {2, 2, 3},
+                           .offset = {1, 0, 1},
+                           .mean = out,
+                           .mean_square = out + coarse.voxels(),
+                           .out_shape = coarse});
   });
   const dr::Shape padded = {4, 5, 21};
   const size_t weights_at = 16 * padded.voxels();
   good &=
       same_bits("WarpPlanar", weights_at + padded.voxels(), [&](const auto& launch, float* out) {
-        dr::WarpPlanar op = {};
-        op.features = features;
-        op.weight = weight.data();
-        op.shape = op.field_shape = shape;
-        op.stride = op.channels = 16;
-        op.offset = {-1.0f, 0.0f, 1.0f};
-        op.field = in;
-        op.to_field = {{2, 0, 0, 0.5f, 0, 2, 0, 0.5f, 0, 0, 2, 0.5f}};
-        op.cells_per_mm = {1.0f, 0.5f, 2.0f};
-        op.margin_z = op.margin_y = op.margin_x = 1;
-        op.out = out;
-        op.out_weight = out + weights_at;
-        op.out_shape = padded;
-        launch(op);
+        launch(dr::WarpPlanar{.in = weighted,
+                              .channels = 16,
+                              .offset = {-1.0f, 0.0f, 1.0f},
+                              .field = in,
+                              .field_shape = shape,
+                              .to_field = {{2, 0, 0, 0.5f, 0, 2, 0, 0.5f, 0, 0, 2, 0.5f}},
+                              .index_per_mm = {1.0f, 0.5f, 2.0f},
+                              .margins = {1, 1, 1},
+                              .out = out,
+                              .out_weight = out + weights_at,
+                              .out_shape = padded});
       });
   good &= same_bits("WarpVectors", 3 * n, [&](const auto& launch, float* out) {
-    launch(dr::WarpVectors{in, in, shape, {1.0f, 0.5f, 2.0f}, out});
+    launch(dr::WarpVectors{in, {in, shape, {1.0f, 0.5f, 2.0f}}, out});
   });
   good &= same_bits("CorrectVelocity", 3 * n, [&](const auto& launch, float* out) {
-    launch(dr::CorrectVelocity{out, in, in + 3, shape.rows() - 1, 3 * shape.x});
+    launch(dr::CorrectVelocity{.velocity = out,
+                               .wanted = in,
+                               .reached = in + 3,
+                               .row_count = shape.rows() - 1,
+                               .x = 3 * shape.x});
   });
   good &= same_bits("WarpIntensity", 2 * n, [&](const auto& launch, float* out) {
-    launch(dr::WarpIntensity{weight.data(),
-                             shape,
-                             in,
-                             weight.data(),
-                             shape,
-                             {0.5f, 0.0f, 1.0f},
-                             in,
-                             {1.0f, 1.0f, 1.0f},
-                             out,
-                             out + n});
+    launch(dr::WarpIntensity{.fixed_weight = weight.data(),
+                             .moving = in,
+                             .moving_weight = weight.data(),
+                             .moving_shape = shape,
+                             .moving_offset = offset,
+                             .u = u,
+                             .warped = out,
+                             .weight = out + n});
   });
   good &= same_bits("WeightedProduct", n, [&](const auto& launch, float* out) {
-    launch(dr::WeightedProduct{in, in + n, nullptr, shape, out});
+    launch(
+        dr::WeightedProduct{.weight = in, .a = in + n, .b = nullptr, .shape = shape, .out = out});
   });
   good &= same_bits("CorrelationFactors", 6 * n, [&](const auto& launch, float* out) {
-    launch(dr::CorrelationFactors{out, shape, 0.1f, true, nullptr});
+    launch(dr::CorrelationFactors{.sums = out, .shape = shape, .noise = 0.1f, .squared = true});
   });
   good &= same_bits("CorrelationFactors of features", 6 * n, [&](const auto& launch, float* out) {
-    launch(dr::CorrelationFactors{out, shape, 0.1f, false, &scale});
+    launch(dr::CorrelationFactors{
+        .sums = out, .shape = shape, .noise = 0.1f, .squared = false, .unit = &scale});
   });
   good &= same_bits("AddCorrelationGradient", 3 * n, [&](const auto& launch, float* out) {
-    launch(dr::AddCorrelationGradient{in,
-                                      weight.data(),
-                                      shape,
-                                      in + n,
-                                      shape,
-                                      {0.5f, 0.0f, 1.0f},
-                                      in,
-                                      {1.0f, 1.0f, 1.0f},
-                                      in,
-                                      2.0f,
-                                      &scale,
-                                      out});
+    launch(dr::AddCorrelationGradient{.fixed = in,
+                                      .weight = weight.data(),
+                                      .moving = in + n,
+                                      .moving_shape = shape,
+                                      .moving_offset = offset,
+                                      .u = u,
+                                      .factors = in,
+                                      .scale = 2.0f,
+                                      .unit = &scale,
+                                      .gradient = out});
   });
-  // Upright from an array of columns, rows run back; larger along rows, smaller along columns.
+  // From an array of columns, with rows in reverse order; larger along rows, smaller along columns.
   good &= same_bits("CutSlices", 2 * 3 * 9 * 21, [&](const auto& launch, float* out) {
     dr::CutSlices op = {};
     op.image = in + 4;
-    op.stride_z = shape.y * shape.x, op.stride_y = -1, op.stride_x = shape.x;
-    op.y_axis = {5, 9, 1, 5.0f / 9.0f, -2.0f / 9.0f};
-    op.x_axis = {7, 21, 2, 1.0f / 3.0f, -1.0f / 3.0f};
+    op.strides = {shape.y * shape.x, -1, shape.x};
+    op.y_axis = {
+        .voxels = 5, .pixels = 9, .samples = 1, .step = 5.0f / 9.0f, .first = -2.0f / 9.0f};
+    op.x_axis = {
+        .voxels = 7, .pixels = 21, .samples = 2, .step = 1.0f / 3.0f, .first = -1.0f / 3.0f};
     op.low = -0.5f, op.per_range = 1.0f;
     op.channels = 3;
     op.factor[0] = 1.0f, op.factor[1] = 2.0f, op.factor[2] = 3.0f, op.shift[2] = -1.0f;
@@ -243,42 +261,45 @@ bool same_as_cpu() {
     op.count = 2, op.slices[0] = 3;
     launch(op);
   });
-  // Fewer cells than the 5 x 7 x 37 of the noise, with a margin.
+  // Fewer voxels than the 5 x 7 x 37 of the noise, with a margin.
   good &= same_bits("SmoothWithinEdges", 3 * 4 * 5 * 33, [&](const auto& launch, float* out) {
-    dr::SmoothWithinEdges op = {};
-    op.in = in;
-    op.features = in;
-    op.weight = weight.data();
-    op.padded = {5, 7, 37}, op.shape = {4, 5, 33};
-    op.margin_z = 0, op.margin_y = 1, op.margin_x = 2;
-    op.channels = 3;
-    op.z = op.y = op.x = taps;
-    op.unrelated = &scale;
-    op.edges = 1.0f;
-    op.out = out;
-    launch(op);
+    launch(dr::SmoothWithinEdges{.in = in,
+                                 .features = in,
+                                 .weight = weight.data(),
+                                 .padded = {5, 7, 37},
+                                 .shape = {4, 5, 33},
+                                 .margins = {0, 1, 2},
+                                 .channels = 3,
+                                 .taps = {taps, taps, taps},
+                                 .unrelated = &scale,
+                                 .edges = 1.0f,
+                                 .out = out});
   });
-  // Five shifts' costs, their least and what unrelated features cost.
+  // The costs of five shifts, their minimum and the cost of unrelated features.
   const std::vector<float> costs = noise(5 * n), best(n, -1.0f);
   const float unrelated = 30.0f;
-  const dr::Shifts shifts = {0, 0, 2};
+  const dr::Shifts shifts = {{0, 0, 2}};
   good &= same_bits("AddSpread", 7 * n, [&](const auto& launch, float* out) {
-    launch(dr::AddSpread{costs.data(), best.data(), &unrelated, 0.1f, shape, shifts, 0, 5, out});
+    launch(dr::AddSpread{.cost = costs.data(),
+                         .best_cost = best.data(),
+                         .unrelated = &unrelated,
+                         .share = 0.1f,
+                         .shape = shape,
+                         .shifts = shifts,
+                         .first_shift = 0,
+                         .shift_count = 5,
+                         .moments = out});
   });
   good &= same_bits("SpreadToField", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::SpreadToField{costs.data(), {2, 7, 37}, {1.0f, 2.0f, 3.0f}, out});
   });
   const auto term = [&](float* out) {
-    dr::FeatureTerm op = {};
-    op.fixed = op.moving = features;
-    op.fixed_weight = op.moving_weight = weight.data();
-    op.shape = op.moving_shape = shape;
-    op.stride = 16;
-    op.field = in;
-    op.index_per_mm = {1.0f, 1.0f, 1.0f};
-    op.gradient = out;
-    op.scale = 1.0f;
-    return op;
+    return dr::FeatureTerm{.fixed = weighted,
+                           .moving = weighted,
+                           .moving_offset = {},
+                           .u = u,
+                           .scale = 1.0f,
+                           .gradient = out};
   };
   good &= same_bits("FeatureDifference", 3 * n, [&](const auto& launch, float* out) {
     launch(dr::FeatureDifference{term(out)});
@@ -287,10 +308,10 @@ bool same_as_cpu() {
     launch(dr::FeatureCosine{term(out), &scale});
   });
   good &= same_bits("FeatureSquare", n, [&](const auto& launch, float* out) {
-    launch(dr::FeatureSquare{features, weight.data(), shape, 16, out});
+    launch(dr::FeatureSquare{weighted, out});
   });
   good &= same_bits("FeatureChannel", n, [&](const auto& launch, float* out) {
-    launch(dr::FeatureChannel{features, shape, 16, 5, out});
+    launch(dr::FeatureChannel{weighted, 5, out});
   });
   return good;
 }

@@ -1,4 +1,5 @@
-// The tuned kernels of cuda/ on the host, threads as fibres, against the ops they stand for.
+// Runs the tuned kernels of cuda/ on the host, with fibres as threads, and compares them with the
+// ops they replace.
 #include <stdio.h>
 #include <string.h>
 
@@ -23,24 +24,29 @@ std::vector<float> noise(size_t count, unsigned seed) {
   return values;
 }
 
-// Shifts [first, first + count) of all; what lies beyond the output must stay as it was.
+// Shifts [first, first + count); nothing beyond the output may change.
 bool same_costs(Shape shape, int channels, dr::Shifts shifts, int first, int count,
                 float trust_cost = 0.0f) {
-  const Shape padded = {shape.z + 2 * shifts.radius_z, shape.y + 2 * shifts.radius_y,
-                        shape.x + 2 * shifts.radius_x};
+  const Shape padded = shape + 2 * shifts.radius;
   const auto fixed = noise(channels * padded.voxels(), 1), moving = noise(fixed.size(), 2);
   const auto fixed_weight = noise(padded.voxels(), 3), moving_weight = noise(padded.voxels(), 4);
   const float unrelated = 0.37f;
   const size_t size = (size_t)count * shape.voxels(), margin = 64;
   std::vector<float> expected(size + 2 * margin, -7.0f), tiled = expected;
   const auto op = [&](std::vector<float>& out) {
-    return ShiftCost{fixed.data(),  fixed_weight.data(),
-                     moving.data(), moving_weight.data(),
-                     padded,        shape,
-                     channels,      shifts,
-                     first,         count,
-                     &unrelated,    out.data() + margin,
-                     trust_cost};
+    return ShiftCost{.fixed = fixed.data(),
+                     .fixed_weight = fixed_weight.data(),
+                     .moving = moving.data(),
+                     .moving_weight = moving_weight.data(),
+                     .padded = padded,
+                     .shape = shape,
+                     .channels = channels,
+                     .shifts = shifts,
+                     .first_shift = first,
+                     .shift_count = count,
+                     .unrelated = &unrelated,
+                     .trust_cost = trust_cost,
+                     .out = out.data() + margin};
   };
   dr::CpuLauncher{1}(op(expected));
   launches = 0;
@@ -50,13 +56,13 @@ bool same_costs(Shape shape, int channels, dr::Shifts shifts, int first, int cou
   const bool good = same && launches == 1 && launch.error() == cudaSuccess;
   if (!good)
     printf("costs: %d x %d x %d, %d channels, radius %d %d %d, shifts %d + %d: %s\n", shape.z,
-           shape.y, shape.x, channels, shifts.radius_z, shifts.radius_y, shifts.radius_x, first,
+           shape.y, shape.x, channels, shifts.radius.z, shifts.radius.y, shifts.radius.x, first,
            count, same ? "launch failed" : "differs from the op");
   return good;
 }
 
-// The op by op version and the tuned one, each from the same start, to `count` numbers and a margin
-// that must stay as it was.
+// Runs the version made of ops and the tuned one from the same start. Each writes `count` numbers,
+// and nothing in a margin around them may change.
 template <class Plain, class Tuned>
 bool same_pass(const char* name, size_t count, int expected_launches, const Plain& plain,
                const Tuned& tuned) {
@@ -80,18 +86,23 @@ dr::Taps some_taps(int radius) {
   return taps;
 }
 
-bool same_smoothing(Shape shape, int batch, int components, int rz, int ry, int rx,
+bool same_smoothing(Shape shape, int batch, int components, dr::Int3 radius,
                     int expected_launches) {
   const size_t count = (size_t)batch * components * shape.voxels();
   const auto in = noise(count, 5);
   std::vector<float> tmp(count);
   const auto pass = [&](float* out) {
-    return dr::SmoothPass{in.data(),  out,           tmp.data(),    shape,        batch,
-                          components, some_taps(rz), some_taps(ry), some_taps(rx)};
+    return dr::SmoothPass{.in = in.data(),
+                          .out = out,
+                          .tmp = tmp.data(),
+                          .shape = shape,
+                          .batch = batch,
+                          .components = components,
+                          .taps = {some_taps(radius.z), some_taps(radius.y), some_taps(radius.x)}};
   };
   char name[128];
   snprintf(name, sizeof name, "smoothing: %d x (%d x %d x %d x %d), radius %d %d %d", batch,
-           shape.z, shape.y, shape.x, components, rz, ry, rx);
+           shape.z, shape.y, shape.x, components, radius.z, radius.y, radius.x);
   return same_pass(
       name, count, expected_launches,
       [&](const auto& launch, float* out) { dr::smooth_pass<dr::CpuLauncher>(launch, pass(out)); },
@@ -101,12 +112,17 @@ bool same_smoothing(Shape shape, int batch, int components, int rz, int ry, int 
 bool same_mind(Shape shape, dr::MindParameters mind, int first_plane, int planes,
                int expected_launches) {
   const auto image = noise(shape.voxels(), 6);
-  const int tall = planes + 2 * mind.radius[0];
-  const dr::MindDistanceX op = {image.data(), shape, mind, first_plane, tall, nullptr};
+  const int tall = planes + 2 * mind.radius.z;
+  const dr::MindDistanceX op = {.image = image.data(),
+                                .shape = shape,
+                                .mind = mind,
+                                .first_plane = first_plane,
+                                .planes = tall};
   const size_t row = (size_t)dr::kMindImages * op.padded_x();
-  // Where the ops go back and forth the first of them writes more than is left in the end.
+  // The ops go back and forth between two buffers, and the first op writes more than is left at the
+  // end.
   std::vector<float> work(tall * row * op.padded_y()), between(work.size());
-  const size_t count = planes * row * (op.padded_y() - 2 * mind.radius[1]);
+  const size_t count = planes * row * (op.padded_y() - 2 * mind.radius.y);
   const auto run = [&](const auto& launch, float* out, const auto& pass) {
     dr::MindDistanceX mine = op;
     mine.out = work.data();
@@ -115,7 +131,7 @@ bool same_mind(Shape shape, dr::MindParameters mind, int first_plane, int planes
   };
   char name[160];
   snprintf(name, sizeof name, "patch distances: %d x %d x %d, radius %d %d %d, planes %d + %d",
-           shape.z, shape.y, shape.x, mind.radius[0], mind.radius[1], mind.radius[2], first_plane,
+           shape.z, shape.y, shape.x, mind.radius.z, mind.radius.y, mind.radius.x, first_plane,
            planes);
   return same_pass(
       name, count, expected_launches,
@@ -136,43 +152,43 @@ bool costs() {
   for (int radius : {1, 2, 3, 4})
     for (int width : {1, 31, 32, 33, 70})
       for (int channels : {1, 7, 8, 12, 19}) {
-        const dr::Shifts shifts = {1, 0, radius};
+        const dr::Shifts shifts = {{1, 0, radius}};
         good &= same_costs({2, 3, width}, channels, shifts, 0, shifts.count());
       }
-  // Groups that begin and end within a row of shifts, as the solver's do.
-  const dr::Shifts shifts = {1, 2, 4};
+  // Groups that begin and end within a row of shifts, as in the solver.
+  const dr::Shifts shifts = {{1, 2, 4}};
   for (int first : {0, 1, 8, 9, 40})
     for (int count : {1, 8, 9, 10, 31}) good &= same_costs({1, 2, 20}, 6, shifts, first, count);
   // More rows than the grid has blocks along y.
-  good &= same_costs({2, 3, 20}, 6, {1, 2, 4}, 0, 135, 0.6f);
-  good &= same_costs({17, 1000, 1}, 1, {0, 0, 1}, 0, 3);
-  // No kernel was made for these: the op itself runs.
-  good &= same_costs({2, 3, 20}, 5, {1, 1, 0}, 0, 9);
-  good &= same_costs({2, 3, 20}, 5, {0, 1, 5}, 0, 33);
+  good &= same_costs({2, 3, 20}, 6, {{1, 2, 4}}, 0, 135, 0.6f);
+  good &= same_costs({17, 1000, 1}, 1, {{0, 0, 1}}, 0, 3);
+  // There is no tuned kernel for these, so the op itself runs.
+  good &= same_costs({2, 3, 20}, 5, {{1, 1, 0}}, 0, 9);
+  good &= same_costs({2, 3, 20}, 5, {{0, 1, 5}}, 0, 33);
   return good;
 }
 
 bool smoothing() {
   bool good = true;
-  // Every radius, below and beyond whole tiles of 64 numbers, 32 rows and 4 planes.
+  // Every radius, with less and more than whole tiles of 64 numbers, 32 rows and 4 planes.
   for (int radius = 0; radius <= dr::kColumnRadius; ++radius)
     for (int components : {1, 3}) {
-      good &= same_smoothing({9, 35, 67}, 1, components, radius, radius, radius, 2);
-      good &= same_smoothing({3, 5, 7}, 2, components, radius, radius, radius, 2);
+      good &= same_smoothing({9, 35, 67}, 1, components, {radius, radius, radius}, 2);
+      good &= same_smoothing({3, 5, 7}, 2, components, {radius, radius, radius}, 2);
     }
   for (int length : {1, 2, 3, 4, 5, 31, 32, 33, 63, 64, 65})
     for (int components : {1, 3}) {
-      good &= same_smoothing({length, 2, 3}, 3, components, 3, 1, 2, 2);
-      good &= same_smoothing({2, length, 3}, 2, components, 0, 6, 1, 2);
-      good &= same_smoothing({1, 2, length}, 2, components, 1, 0, 6, 2);
+      good &= same_smoothing({length, 2, 3}, 3, components, {3, 1, 2}, 2);
+      good &= same_smoothing({2, length, 3}, 2, components, {0, 6, 1}, 2);
+      good &= same_smoothing({1, 2, length}, 2, components, {1, 0, 6}, 2);
     }
   // More planes than the grid has blocks along y.
-  good &= same_smoothing({4100, 2, 9}, 1, 1, 2, 1, 1, 2);
+  good &= same_smoothing({4100, 2, 9}, 1, 1, {2, 1, 1}, 2);
   good &= same_mind({6, 9, 20}, {{0, 1, 1}, {1, 2, 2}}, -2, 4, 1);
-  // Left to the ops.
-  good &= same_smoothing({5, 6, 40}, 2, 3, 7, 1, 1, 3);
-  good &= same_smoothing({5, 6, 40}, 2, 1, 1, 7, 16, 3);
-  good &= same_smoothing({5, 6, 40}, 1, 4, 2, 2, 2, 3);
+  // The ops take these.
+  good &= same_smoothing({5, 6, 40}, 2, 3, {7, 1, 1}, 3);
+  good &= same_smoothing({5, 6, 40}, 2, 1, {1, 7, 16}, 3);
+  good &= same_smoothing({5, 6, 40}, 1, 4, {2, 2, 2}, 3);
   return good;
 }
 
@@ -187,18 +203,18 @@ bool patch_distances() {
   good &= same_mind({6, 20, 40}, {{1, 3, 2}, {1, 2, 3}}, 2, 7, 1);
   good &= same_mind({6, 20, 40}, {{2, 0, 4}, {1, 2, 3}}, 1, 1, 1);
   good &= same_mind({6, 9, 20}, {{0, 1, 1}, {1, 2, 2}}, -2, 4, 1);
-  // Left to the ops.
+  // The ops take these.
   good &= same_mind({6, 9, 20}, {{4, 1, 1}, {2, 2, 2}}, -2, 4, 3);
   good &= same_mind({6, 9, 20}, {{1, 4, 1}, {2, 2, 2}}, -3, 4, 3);
   return good;
 }
 
-// All shifts, in groups that do not divide them, against the CPU's parts and their minima; twice,
-// the second time with the costs of the first where they are kept.
+// Compares all shifts, in groups that do not divide them, with the minima of the CPU's parts. Runs
+// two passes, the second with the costs of the first where they are kept.
 bool whole_search() {
   const Shape shape = {36, 33, 37};
-  const dr::Shifts shifts = {1, 2, 2};
-  const Shape padded = {shape.z + 2, shape.y + 4, shape.x + 4};
+  const dr::Shifts shifts = {{1, 2, 2}};
+  const Shape padded = shape + 2 * shifts.radius;
   const int channels = 3;
   const auto fixed = noise(channels * padded.voxels(), 7), moving = noise(fixed.size(), 8);
   const auto weight = noise(padded.voxels(), 9), near = noise(3 * shape.voxels(), 10);
@@ -210,28 +226,27 @@ bool whole_search() {
     std::vector<float> smoothed(n * (kept ? shifts.count() : wanted.costs));
     std::vector<int> shift(n * wanted.minima);
     const dr::Taps taps = some_taps(3);
-    dr::SearchPass pass = {
-        ShiftCost{fixed.data(), weight.data(), moving.data(), weight.data(), padded, shape,
-                  channels, shifts, 0, 0, &unrelated, nullptr, 0.6f},
-        taps,
-        taps,
-        taps,
-        dr::KeepBest{nullptr,
-                     near.data(),
-                     shape,
-                     shifts,
-                     0,
-                     0,
-                     true,
-                     0.1f,
-                     {1.0f, 0.5f, 1.0f},
-                     cost.data(),
-                     shift.data()},
-        raw.data(),
-        tmp.data(),
-        smoothed.data(),
-        kept,
-        false};
+    dr::SearchPass pass = {.cost = {.fixed = fixed.data(),
+                                    .fixed_weight = weight.data(),
+                                    .moving = moving.data(),
+                                    .moving_weight = weight.data(),
+                                    .padded = padded,
+                                    .shape = shape,
+                                    .channels = channels,
+                                    .shifts = shifts,
+                                    .unrelated = &unrelated,
+                                    .trust_cost = 0.6f},
+                           .taps = {taps, taps, taps},
+                           .keep = {.near = near.data(),
+                                    .shape = shape,
+                                    .shifts = shifts,
+                                    .step = {1.0f, 0.5f, 1.0f},
+                                    .best_cost = cost.data(),
+                                    .best_shift = shift.data()},
+                           .raw = raw.data(),
+                           .tmp = tmp.data(),
+                           .smoothed = smoothed.data(),
+                           .kept = kept};
     std::vector<int> found;
     for (const float coupling : {0.1f, 0.4f}) {
       pass.keep.coupling = coupling;
@@ -248,8 +263,8 @@ bool whole_search() {
   for (const bool kept : {false, true}) {
     launches = 0;
     const bool same = best(launch, kept) == expected;
-    // Four launches for a group: costs, smoothing along z, along y and x, minimum. What is kept
-    // needs but one in the second pass.
+    // Four launches for a group: costs, smoothing along z, smoothing along y and x, minimum. Kept
+    // costs need only one launch in the second pass.
     const int wanted = 4 * 4 + (kept ? 1 : 4 * 4);
     good = good && same && launches == wanted && launch.error() == cudaSuccess;
     if (!good)

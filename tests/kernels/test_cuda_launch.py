@@ -1,13 +1,9 @@
-"""The CUDA launcher's index arithmetic, run on the host: cuda_shim stands for the runtime.
+"""The index arithmetic of the CUDA launcher on the host, with cuda_shim as the CUDA runtime.
 
 What only a GPU can show (timing, races, the device compiler's arithmetic) is not tested here.
 """
 
 from __future__ import annotations
-
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -21,12 +17,6 @@ CHECKS = (
 )
 
 
-@pytest.fixture(scope="module")
-def program(compile_on_host: Callable[[str], Path]) -> Path:
-    return compile_on_host("cuda_launch_check.cpp")
-
-
 @pytest.mark.parametrize("check", CHECKS)
-def test_cuda_launcher(program: Path, check: str) -> None:
-    done = subprocess.run([program, check], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+def test_cuda_launcher(check_on_host, check: str) -> None:
+    check_on_host("cuda_launch_check.cpp", check)

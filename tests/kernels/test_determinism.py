@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from phantoms import waves
+from solving import solver_options
 
 from dinoreg_kernels import (
-    SolverOptions,
     compose,
     cut_slices,
     jacobian_determinant,
@@ -17,7 +17,7 @@ from dinoreg_kernels import (
     solve,
 )
 
-#: More than the cores of most machines that run tests, and more than the planes of some arrays.
+#: Up to more than most test machines have cores, and more than some arrays have planes.
 THREADS = (1, 2, 3, 16, 0)
 
 
@@ -50,12 +50,12 @@ def solve_all(shape, options, seed=1):
         ((9, 40, 44), (2, 2, 2)),
         ((2, 60, 62), (2, 2, 2)),  # one coarse plane
         ((62, 3, 60), (2, 2, 2)),
-        ((60, 62, 2), (2, 2, 2)),  # a coarse row of one cell
+        ((60, 62, 2), (2, 2, 2)),  # a coarse row of one voxel
         ((40, 40, 8), (2, 2, 2)),
     ],
 )
 def test_solve(shape, factor):
-    options = SolverOptions(
+    options = solver_options(
         search_factor=factor,
         search_radius=(1, 2, 2),
         coupling=(0.01, 0.3),
@@ -67,7 +67,7 @@ def test_solve(shape, factor):
 
 @pytest.mark.parametrize("shape", [(22, 24, 26), (2, 60, 62)])
 def test_levels_of_the_search(shape):
-    options = SolverOptions(
+    options = solver_options(
         search_factor=(4, 4, 3),
         search_radius=(1, 2, 2),
         search_levels=3,
@@ -80,7 +80,7 @@ def test_levels_of_the_search(shape):
 
 @pytest.mark.parametrize("terms", [{"search_trust_cost": 0.5}, {"search_edges": 5.0}])
 def test_terms_of_the_search(terms):
-    options = SolverOptions(
+    options = solver_options(
         search_factor=(2, 2, 2), search_radius=(1, 2, 2), coupling=(0.3,), search_levels=2,
         consistency_rounds=2, iterations=(0,), **terms
     )  # fmt: skip
@@ -88,7 +88,7 @@ def test_terms_of_the_search(terms):
 
 
 def test_one_level_and_no_search():
-    options = SolverOptions(search_radius=(0, 0, 0), iterations=(4,))
+    options = solver_options(search_radius=(0, 0, 0), iterations=(4,))
     assert_same_bits(solve_all((5, 60, 62), options))
 
 
@@ -103,7 +103,7 @@ def test_one_level_and_no_search():
     ],
 )
 def test_similarities_and_velocity(terms):
-    options = SolverOptions(
+    options = solver_options(
         search_radius=(1, 1, 1), iterations=(2, 2), correlation_weight=1.5, **terms
     )
     assert_same_bits(solve_all((22, 24, 26), options))
@@ -148,10 +148,10 @@ def test_pooled_features(rng):
 
 
 def test_a_volume_that_is_part_of_a_larger_buffer(rng):
-    """Nothing outside the arrays is read: other numbers around them change no bit."""
+    """Nothing outside the arrays is read, so other numbers around them change no bit."""
     shape = (7, 9, 11)
     features, weight = np.float16(waves(shape)), np.float32(rng.random(shape))
-    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2,))
+    options = solver_options(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2,))
     results = []
     for filling in (0.0, 100.0):
         arrays = []
@@ -166,10 +166,10 @@ def test_a_volume_that_is_part_of_a_larger_buffer(rng):
 
 
 def test_spread(rng):
-    """Groups of shifts are added in order whatever the number of threads."""
+    """Groups of shifts are added in order for any number of threads."""
     shape = (24, 33, 35)
     features, weight = np.float16(waves(shape)), np.float32(rng.random(shape))
-    options = SolverOptions(search_factor=(2, 2, 2), search_radius=(2, 3, 2), iterations=(0,))
+    options = solver_options(search_factor=(2, 2, 2), search_radius=(2, 3, 2), iterations=(0,))
     results = []
     for threads in (*THREADS, 0):
         arrays = (features, features[:, ::-1].copy(), weight, weight)
@@ -191,15 +191,17 @@ def test_spread(rng):
 )
 @pytest.mark.gpu
 def test_on_a_gpu(gpu, terms):
-    """The same bits from run to run, and the CPU's field: by launches alone, where each level has
-    one iteration, and where further ones are a CUDA graph."""
+    """The same bits from run to run, and the CPU's field to the tolerance.
+
+    With one iteration per level everything is launched; further iterations are a CUDA graph.
+    """
     shape = (22, 24, 26)
     rng = np.random.default_rng(1)
     arrays = (np.float16(waves(shape)), np.float16(waves(shape, (0.7, -1.6, 1.2))))
     arrays += (np.float32(rng.random(shape)),) * 2
     images = (np.float32(arrays[0][..., 0]), np.float32(arrays[1][..., 1]))
     for iterations in ((1, 1), (5, 4)):
-        options = SolverOptions(
+        options = solver_options(
             search_radius=(1, 2, 2), iterations=iterations, correlation_weight=1.5, **terms
         )
         on_cpu = solve(*arrays, images=images, spacing_mm=(2, 2, 2), options=options)
@@ -213,7 +215,7 @@ def test_on_a_gpu(gpu, terms):
 
 
 def test_a_thousand_threads_are_no_more_than_help():
-    """They would take minutes where there are few processors, and change no bit."""
+    """They would take minutes on a machine with few processors, and they change no bit."""
     image = np.random.default_rng(0).random((40, 64, 64)).astype(np.float32)
     results = [
         [resample(image, image.shape, np.eye(3, 4), threads=threads)] for threads in (1, 1024)

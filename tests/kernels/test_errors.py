@@ -1,4 +1,4 @@
-"""What the library and its binding refuse, in words; and the progress callback."""
+"""What the library and its binding refuse, with their messages; and the progress callback."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from solving import solver_options
 
 import dinoreg_kernels
 from dinoreg_kernels import (
     KernelError,
     SearchFeatures,
-    SolverOptions,
     build_info,
     compose,
     coverage,
@@ -34,7 +34,7 @@ from dinoreg_kernels import (
 IDENTITY = np.eye(3, 4)
 IMAGE = np.zeros((4, 5, 6), np.float32)
 FIELD = np.zeros((4, 5, 6, 3), np.float32)
-OPTIONS = SolverOptions(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2, 3))
+OPTIONS = solver_options(search_factor=(2, 2, 2), search_radius=(1, 1, 1), iterations=(2, 3))
 
 
 def run_solve(options=OPTIONS, **change):
@@ -138,7 +138,7 @@ REFUSED = {
                         r"channels = 5; wanted 1..4"),
     "slices steps": (lambda: run_cut(np.lib.stride_tricks.as_strided(
                          IMAGE, (2, 2, 2), (3 * 2**32, 4, 4))),
-                     r"steps of image = \[3221225472, 1, 1\]; wanted numbers of 32 bits"),
+                     r"steps of image = \[3221225472, 1, 1\]; wanted 32-bit integers"),
     "slices parts of numbers": (lambda: run_cut(np.lib.stride_tricks.as_strided(
                                     IMAGE, (2, 2, 2), (12, 6, 4))),
                                 r"image has strides of \[12, 6, 4\] bytes"),
@@ -202,7 +202,7 @@ REFUSED = {
         r"search has features for 2 levels"),
     "within a number": (lambda: resample(
         np.zeros(481, np.uint8)[1:].view(np.float32).reshape(4, 5, 6), (2, 2, 2), IDENTITY),
-        r"image begins at 0x[0-9a-f]+, within a float32; copy it"),
+        r"image begins at 0x[0-9a-f]+, unaligned for float32; copy it"),
 }  # fmt: skip
 
 
@@ -265,10 +265,10 @@ def test_wrong_number_of_spacings():
 
 
 def test_kept_costs_are_part_of_the_workspace_up_to_their_limit():
-    """27 shifts of 64^3 cells: 27 MiB."""
+    """The costs of 27 shifts on a search grid of 64^3 are 27 MiB."""
     sizes = []
     for kept_costs_mb in (0, 26, 27, 256):
-        options = SolverOptions(
+        options = solver_options(
             search_factor=(1, 1, 1), search_radius=(1, 1, 1), kept_costs_mb=kept_costs_mb
         )
         sizes.append(solver_workspace_bytes((64,) * 3, (64,) * 3, 8, (1, 1, 1), options))
@@ -287,8 +287,8 @@ def test_workspace_size_grows_with_the_volume_and_refuses_like_the_solver():
         - solver_workspace_bytes((16, 16, 16), (16, 16, 16), stride, (1, 1, 1), refine)
         for stride in (8, 64)
     )
-    # Nine images of the finest level, not two for each channel, and the mean of |F|^2; with 64 the
-    # coarse features count.
+    # Nine images of the finest level, not two for each channel, and the mean of |F|^2. With 64
+    # channels the coarse features of the refinement are larger.
     assert few == 9 * 4 * 16**3 + 256
     assert 0 < many <= few
     with pytest.raises(KernelError, match="stride = 9; wanted a multiple of 8"):
@@ -343,7 +343,7 @@ def test_an_exception_in_the_callback_stops_the_solve_and_comes_out(stage, error
 
 
 def test_cancelling_is_prompt():
-    """A solve of minutes ends at the first report."""
+    """A solve that would take minutes ends at the first report."""
     options = dataclasses.replace(OPTIONS, iterations=(10**8,))
 
     def stop(stage, fraction):
@@ -360,27 +360,21 @@ def test_cancelling_is_prompt():
     ("call", "text"),
     [
         (
-            lambda: dinoreg_kernels.jacobian_determinant(
-                np.zeros((4, 5, 3), np.float32), np.eye(3)
-            ),
+            lambda: jacobian_determinant(np.zeros((4, 5, 3), np.float32), np.eye(3)),
             r"field has shape \(4, 5, 3\); wanted \(any, any, any, 3\)",
         ),
         (
-            lambda: dinoreg_kernels.mind_ssc(
-                np.zeros((4, 5), np.float32), radius=(1, 1, 1), dilation=(1, 1, 1)
-            ),
+            lambda: mind_ssc(np.zeros((4, 5), np.float32), radius=(1,) * 3, dilation=(1,) * 3),
             r"image has shape \(4, 5\); wanted \(any, any, any\)",
         ),
         (
-            lambda: dinoreg_kernels.solve(
-                *[np.zeros((4, 5, 8), np.float16)] * 2,
-                *[np.zeros((4, 5), np.float32)] * 2,
-                spacing_mm=(1, 1, 1),
+            lambda: run_solve(
+                fixed=np.zeros((4, 5, 8), np.float16), moving=np.zeros((4, 5, 8), np.float16)
             ),
             r"fixed has shape \(4, 5, 8\); wanted \(any, any, any, any\)",
         ),
         (
-            lambda: dinoreg_kernels.resample([[[1.0]]], (1, 1, 1), np.eye(3, 4)),
+            lambda: resample([[[1.0]]], (1, 1, 1), IDENTITY),
             "image is a list; wanted a NumPy or CuPy array",
         ),
     ],
@@ -391,7 +385,7 @@ def test_arrays_of_another_rank_are_refused(call, text):
 
 
 class OnDevice:
-    """As CuPy shows its arrays."""
+    """An array with the interface of a CuPy array."""
 
     dtype, shape = np.dtype(np.float32), (4, 5, 6)
     flags = SimpleNamespace(c_contiguous=True)

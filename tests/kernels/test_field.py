@@ -21,7 +21,7 @@ ODD_SHAPES = [(9, 11, 13), (1, 11, 13), (9, 1, 13), (9, 11, 1), (1, 1, 1), (2, 2
 
 
 def smooth_field(shape, amplitude=1.5, seed=3):
-    """Displacements of some millimetres without folds, float32."""
+    """Make displacements of some millimetres without folds, float32."""
     return np.float32(amplitude * waves(shape, channels=3, seed=seed, wavelengths=(12, 30)))
 
 
@@ -52,7 +52,7 @@ def test_jacobian_equals_reference(device, rng, shape):
 
 
 def test_jacobian_of_an_affine_is_its_determinant_everywhere(device, rng):
-    """Up to and including the border, for oblique axes and millimetres."""
+    """Including the border, for oblique axes and millimetres."""
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0] * SPACING  # index -> mm
     change = 0.3 * rng.normal(size=(3, 3))
     points = reference.indices((6, 7, 8)) @ axes.T
@@ -93,7 +93,7 @@ def test_compose_with_zero_and_constants(device, rng):
 
 
 def invert_on_own_grid(device, field, **options):
-    """The inverse displacement in millimetres on the same grid, with its residual."""
+    """Invert to a displacement in millimetres on the same grid; returns it and its residual."""
     to_index = np.diag(1 / np.array(SPACING))
     to_mm = np.column_stack([np.diag(SPACING), np.zeros(3)])
     return invert(
@@ -109,7 +109,7 @@ def invert_on_own_grid(device, field, **options):
 
 
 def test_inverse_residual_equals_reference(device):
-    """The residual is that of the returned points, and small; its sign tells those outside."""
+    """The residual is that of the returned points and small; its sign marks points outside."""
     field = smooth_field((11, 20, 18))
     inverse, residual = invert_on_own_grid(device, field, tolerance_mm=1e-4)
     grid = reference.indices(field.shape[:3])
@@ -140,7 +140,7 @@ def test_inverse_undoes_the_field(device):
 
 
 def test_inverse_on_another_grid_with_an_affine(device):
-    """p + matrix u(p) = target(i) and out = from_point(p) + from_index(i), all of them general."""
+    """With p + matrix u(p) = target(i) and out = from_point(p) + from_index(i) in general form."""
     field = smooth_field((11, 20, 18))
     matrix = np.diag(1 / np.array(SPACING)) @ np.array([[1, 0.1, 0], [0, 1, -0.1], [0.05, 0, 1]])
     target, from_point, from_index = 0.8 * OBLIQUE, 1.5 * OBLIQUE, -0.25 * OBLIQUE
@@ -161,16 +161,16 @@ def test_inverse_on_another_grid_with_an_affine(device):
         points = goal - reference.sample(field, points) @ matrix.T
     assert reference.inverse_residual_mm(field, points, goal, matrix, SPACING).max() < 1e-12
     expected = reference.affine(from_point, points) + reference.affine(from_index, index)
-    # The library stops 1e-4 mm from its target, which from_point enlarges by at most 2.
+    # The library stops within 1e-4 mm of its target, which from_point at most doubles.
     assert np.abs(device.get(out) - expected).max() < 3e-4
     assert np.abs(device.get(residual)).max() <= 1e-4
 
 
 def steep_field(shape, matrix):
-    """A field with gradients of up to 3 that does not fold, in the clamped rim no more than inside.
+    """Make a field with gradients of up to 3 that does not fold, not even in the clamped rim.
 
-    matrix @ field stretches z, by 4 in places and near its border, and shears y and x: component k
-    depends on one coordinate up to k alone, so its Jacobian is triangular, between voxels, too.
+    matrix @ field stretches z, by up to 4 and also near its border, and shears y and x. Component k
+    depends on a single coordinate up to k, so the Jacobian is triangular, also between voxels.
     """
     z, y, _ = np.moveaxis(reference.indices(shape), -1, 0)
     stretch = 6.0 * np.tanh((z - 1.5) / 2.0)
@@ -179,7 +179,7 @@ def steep_field(shape, matrix):
 
 
 OWN_AXES = np.diag(1 / np.array(SPACING))
-# Vectors along axes that are turned against the grid's.
+# Vectors along axes that are rotated against those of the grid.
 AXES = np.linalg.qr(np.array([[2.0, 0.7, -0.4], [-0.5, 1.8, 0.9], [0.6, -1.1, 2.2]]))[0]
 TURNED = OWN_AXES @ AXES
 
@@ -187,7 +187,7 @@ TURNED = OWN_AXES @ AXES
 @pytest.mark.parametrize("matrix", [OWN_AXES, TURNED], ids=["own axes", "turned"])
 @pytest.mark.parametrize("shape", [(20, 24, 22), (12, 9, 2), (20, 24, 1)])
 def test_inverse_of_a_steep_field(device, rng, shape, matrix):
-    """p -= miss diverges there. Points of the whole grid, half a voxel beyond the outer centres."""
+    """Plain steps, p -= miss, diverge there. Points lie up to half a voxel beyond outer centres."""
     field = steep_field(shape, matrix)
     slopes = np.stack(np.gradient(field @ matrix.T, axis=(0, 1)), axis=-1)
     assert np.linalg.norm(slopes, ord=2, axis=(-2, -1)).max() > 2.0
@@ -204,12 +204,12 @@ def test_inverse_of_a_steep_field(device, rng, shape, matrix):
         tolerance_mm=1e-4,
     )
     assert np.abs(device.get(residual)).max() <= 1e-4
-    # A shear of 3 makes of a miss of 1e-4 mm one of 4e-4 mm; float32 indices add 1e-5.
+    # A shear of 3 turns a miss of 1e-4 mm into one of 4e-4 mm; float32 indices add 1e-5.
     assert np.abs(device.get(out)[0] - points).max() < 5e-4
 
 
 def test_inverse_of_a_fold_is_the_best_there_is(device):
-    """Everything is taken to one point: nothing is known to lead anywhere else."""
+    """The field takes everything to one point, so nothing leads anywhere else."""
     field = np.float32(-reference.indices((6, 7, 8)) * SPACING)
     inverse, residual = invert_on_own_grid(device, field)
     distance = np.linalg.norm(reference.indices((6, 7, 8)) * SPACING, axis=-1)
@@ -221,7 +221,7 @@ def test_inverse_of_a_fold_is_the_best_there_is(device):
 
 
 def test_inversion_reports_what_it_misses(device):
-    """One iteration returns the target itself with the whole displacement as residual."""
+    """One iteration returns the target itself, with the whole displacement as its residual."""
     field = np.full((4, 4, 4, 3), 2.0, np.float32)
     _, residual = invert_on_own_grid(device, field, iterations=1)
     device.check(residual, np.full((4, 4, 4), np.sqrt(12.0)))
@@ -232,7 +232,7 @@ def test_nan_displacements_stay_where_they_are(device):
     field[4, 4, 4] = np.nan
     put = device.put(field)
     determinant = device.get(jacobian_determinant(put, np.eye(3)))
-    assert np.isnan(determinant).sum() == 6  # the six neighbours; the voxel itself reads them only
+    assert np.isnan(determinant).sum() == 6  # the six neighbours; the voxel itself reads only them
     inverse, _ = invert_on_own_grid(device, field)
     inverse = device.get(inverse)
     assert np.isfinite(inverse[[0, -1]]).all()

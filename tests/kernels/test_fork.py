@@ -1,4 +1,4 @@
-"""Kernels in a forked process: an error where the OpenMP threads are missing, never a hang."""
+"""Kernels in a forked process, which raise an error instead of waiting for missing threads."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def test_a_forked_process_is_told_and_does_not_hang(first, second, said):
     try:
         text, _ = process.communicate(timeout=60)
     finally:
-        if process.poll() is None:  # what waits in the child would outlive it
+        if process.poll() is None:  # a waiting child would outlive it
             os.killpg(process.pid, signal.SIGKILL)
     assert said in text

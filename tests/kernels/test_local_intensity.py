@@ -1,4 +1,4 @@
-"""Local intensities against the reference, and what they do not depend on."""
+"""Local intensities against the reference, and their invariances."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def image(rng):
 
 
 def computed(device, image, channels=8, first=0, **case):
-    cells = [-(-n // p) for n, p in zip(image.shape, case.get("pool", (1, 1, 1)), strict=True)]
-    out = device.put(np.full((*cells, channels), 7.0), np.float16)
+    shape = [-(-n // p) for n, p in zip(image.shape, case.get("pool", (1, 1, 1)), strict=True)]
+    out = device.put(np.full((*shape, channels), 7.0), np.float16)
     return device.get(
         local_intensity(device.put(image, np.float32), out, first_channel=first, **case)
     )
@@ -35,7 +35,7 @@ def test_equals_reference(device, image, name):
     windows = len(CASES[name]["sigma_mm"])
     out = computed(device, image, first=3, **CASES[name])
     expected = reference.local_intensity(image, **CASES[name])
-    # Half precision, and a variance as the difference of two sums. Measured: 1.1e-3.
+    # Half precision, and a variance that is the difference of two sums. Measured: 1.1e-3.
     np.testing.assert_allclose(out[..., 3 : 3 + windows], expected, atol=3e-3)
     others = np.delete(out, np.s_[3 : 3 + windows], axis=-1)
     np.testing.assert_array_equal(others, np.full(others.shape, 7.0))

@@ -13,7 +13,7 @@ from dinoreg_kernels import mind_ssc
 
 @pytest.fixture
 def image(rng):
-    """Smooth structure with some noise on it."""
+    """Make a smooth structure with some noise."""
     smooth = 100 * waves((14, 15, 21), channels=1)[..., 0]
     return np.float32(smooth + 5 * rng.normal(size=smooth.shape))
 
@@ -42,14 +42,14 @@ def test_thin_images_and_patches_larger_than_them(device, rng, shape):
 
 @pytest.mark.parametrize("pool_z", [1, 3, 5, 40])
 def test_more_planes_than_one_slab(device, rng, pool_z):
-    """The volume is walked in slabs of planes; their seams must not show."""
+    """The volume is processed in slabs of planes, whose seams must not show."""
     image = rng.normal(size=(37, 5, 9)).astype(np.float32)
     case = {"radius": (1, 1, 1), "dilation": (2, 1, 2), "pool": (pool_z, 1, 1)}
     device.check(mind_ssc(device.put(image), **case), reference.mind_ssc(image, **case))
 
 
 def test_range_and_padding(device, image):
-    """Features lie in 0..1, each voxel's best channel is 1, unused channels are 0."""
+    """Features lie in 0..1, the best channel of each voxel is 1, and unused channels are 0."""
     out = device.get(mind_ssc(device.put(image), **CASES["plain"])).astype(float)
     assert out.min() >= 0
     np.testing.assert_array_equal(out[..., :12].max(-1), np.ones(image.shape))
@@ -66,7 +66,7 @@ def test_contrast_brightness_and_inversion_do_not_matter(device, image, gain, of
 
 
 def test_shifting_the_image_shifts_the_features(device, image):
-    """Away from the border; the floor, which looks at the whole image, is reached nowhere here."""
+    """Away from the border; the floor, which depends on the whole image, is not reached here."""
     image = ndimage.zoom(image, 1.6, order=1).astype(np.float32)
     case = CASES["plain"]
     first = device.get(mind_ssc(device.put(image[:-2, :-1, :-3]), **case)).astype(float)
@@ -78,28 +78,28 @@ def test_shifting_the_image_shifts_the_features(device, image):
 
 
 def test_channels_follow_the_axes(device, image):
-    """Turning the volume permutes channels: the (z, y) pairs become (z, x) pairs."""
+    """Swapping axes permutes channels: the (z, y) pairs become (z, x) pairs."""
     case = CASES["plain"]
     plain = device.get(mind_ssc(device.put(image), **case))
     turned = device.get(mind_ssc(device.put(image.transpose(0, 2, 1)), **case)).transpose(
         0, 2, 1, 3
     )
-    # Floors differ (every fourth voxel along another axis) by far less than half precision here.
+    # The floors, from every fourth voxel of another axis, differ by far less than half precision.
     plain, turned = plain.astype(float), turned.astype(float)
-    limit = 5e-4  # one unit in the last place: sums in another order may round the other way
+    limit = 5e-4  # one unit in the last place, as sums in another order may round differently
     assert np.abs(turned[..., 0:4] - plain[..., 4:8]).max() <= limit
     assert np.abs(turned[..., 4:8] - plain[..., 0:4]).max() <= limit
 
 
 def test_constant_image_is_all_ones(device):
-    """Nothing differs: every distance is the smallest one."""
+    """Nothing differs, so every distance is the smallest one."""
     out = device.get(mind_ssc(device.put(np.full((6, 7, 8), 42, np.float32)), **CASES["plain"]))
     assert (out[..., :12] == 1).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_structure_marks_what_is_not_flat(device, image, scale):
-    """0 in padding, 1 in the image, whatever the features are multiplied with."""
+    """It is 0 in padding and 1 in the image, whatever the factor on the features."""
     image = np.pad(image, ((0, 0), (0, 0), (0, 20)), constant_values=-1000)
     case = CASES["pooled"] | {"scale": scale}
     expected = reference.mind_ssc(image, **case)
@@ -114,7 +114,7 @@ def test_structure_marks_what_is_not_flat(device, image, scale):
 
 
 def test_flat_regions_are_not_noise(device, rng):
-    """Differences far below the image's own are held down by the floor."""
+    """The floor holds down differences far below those of the image."""
     image = np.zeros((12, 12, 40), np.float32)
     image[:, :, :12] = 1000 * rng.normal(size=(12, 12, 12))
     image[:, :, 20:] = 1e-3 * rng.normal(size=(12, 12, 20))
@@ -123,10 +123,10 @@ def test_flat_regions_are_not_noise(device, rng):
 
 
 def test_nan_stays_within_reach_of_its_patch(device, image):
-    """A NaN voxel spoils features as far as patch and dilation reach, and crashes nothing.
+    """A NaN voxel spoils features as far as patch and dilation reach, but crashes nothing.
 
-    It also takes the floor away (its mean is NaN), so that flat regions lose their protection:
-    images are to be finite, this only says how far the damage goes.
+    It also removes the floor, whose mean becomes NaN, so that flat regions lose their protection.
+    Images must be finite; this only shows how far the damage goes.
     """
     image[7, 7, 10] = np.nan
     out = device.get(mind_ssc(device.put(image), **CASES["plain"])).astype(float)

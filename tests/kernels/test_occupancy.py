@@ -1,4 +1,4 @@
-"""The occupancy that the CUDA compile check prints, against what cuda_occupancy.h says."""
+"""The occupancy that the CUDA compile check prints, against that of cuda_occupancy.h."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from occupancy import LIMITS, occupancy
 @pytest.mark.parametrize(
     ("architecture", "registers", "shared", "threads", "blocks", "limit"),
     [
-        # As cudaOccMaxActiveBlocksPerMultiprocessor of CUDA 13.0 has them, all shared memory given.
+        # From cudaOccMaxActiveBlocksPerMultiprocessor of CUDA 13.0, with all shared memory.
         ("75", 64, 0, 256, 4, "warps"),
         ("75", 16, 0, 32, 16, "blocks"),
         ("80", 80, 9216, 128, 6, "registers"),
@@ -74,7 +74,7 @@ def test_the_table_of_hot_kernels(capsys) -> None:
     assert threads == {"AdamStep": 256, "ShiftCost tiled 9": 128}
     resources.print_occupancy({"90": resources.read_log(LOG)}, threads)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    # 1280 registers a warp, so 12 of them in each quarter of a multiprocessor: six blocks.
+    # 1280 registers per warp allow 12 warps in each quarter of a multiprocessor: six blocks.
     assert lines[-2] == ["AdamStep", "256", "75", "r"]
     assert lines[-1] == ["ShiftCost", "tiled", "9", "128", "38", "r"]
 

@@ -1,4 +1,4 @@
-"""Features on a coarser lattice against the reference, and what must hold for any of them."""
+"""Features on a coarser grid against the reference, and what holds for any input."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_equals_reference(device, rng, shape, factor, offset):
     device.check(found[1], expected[1])
 
 
-def test_cells_of_one_voxel_are_the_voxels(device, rng):
+def test_blocks_of_one_voxel_are_the_voxels(device, rng):
     features, weight = some(rng, (4, 5, 6))
     pooled, means = pool_features(device.put(features), device.put(weight), (1, 1, 1))
     np.testing.assert_allclose(device.get(pooled), features, rtol=1e-3)
     np.testing.assert_array_equal(device.get(means), weight)
 
 
-def test_cells_without_weight_hold_zeros(device, rng):
+def test_blocks_without_weight_hold_zeros(device, rng):
     features, weight = some(rng, (4, 4, 4))
     weight[:2, :2, :2] = 0.0
     pooled, means = pool_features(device.put(features), device.put(weight), (2, 2, 2))
@@ -51,8 +51,8 @@ def test_cells_without_weight_hold_zeros(device, rng):
     assert device.get(pooled)[1, 1, 1].any()
 
 
-def test_an_offset_moves_whole_cells(device, rng):
-    """A lattice that begins one voxel into a cell: its other cells are those of the rest."""
+def test_an_offset_moves_whole_blocks(device, rng):
+    """If the first block lacks one voxel, all other blocks are those of the rest."""
     features, weight = some(rng, (5, 5, 5))
     late = [device.put(a[1:, 1:, 1:]) for a in (features, weight)]
     whole = pool_features(device.put(features), device.put(weight), (2, 2, 2), offset=(1, 1, 1))
@@ -60,7 +60,7 @@ def test_an_offset_moves_whole_cells(device, rng):
         np.testing.assert_array_equal(device.get(there)[1:, 1:, 1:], device.get(rest))
 
 
-def test_nan_stays_in_its_cell(device, rng):
+def test_nan_stays_in_its_block(device, rng):
     features, weight = some(rng, (4, 4, 4))
     features[0, 0, 0, 3] = np.nan
     pooled = device.get(pool_features(device.put(features), device.put(weight), (2, 2, 2))[0])

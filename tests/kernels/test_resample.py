@@ -1,4 +1,4 @@
-"""Resampling of images and labels against the reference, and what must hold for any input."""
+"""Resampling of images and labels against the reference, and what holds for any input."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import reference
 from dinoreg_kernels import resample, resample_labels
 
 IDENTITY = np.eye(3, 4)
-#: Rotation, shear, scale and shift; part of the points leaves the image. No round numbers: a point
-#: exactly on a boundary may fall to either side.
+#: Rotation, shear, scale and shift, which take some of the points out of the image. There are no
+#: round numbers, because a point exactly on a boundary may fall to either side.
 OBLIQUE = np.array(
     [
         [0.91372943, 0.20713457, -0.10931283, -1.31711979],
@@ -32,7 +32,7 @@ def image(rng):
 
 @pytest.fixture
 def mapping(rng):
-    """A field on a coarser grid, and a full matrix on its vectors."""
+    """Make a field on a coarser grid, and a full matrix on its vectors."""
     field = rng.normal(size=(7, 6, 10, 3)).astype(np.float32)
     return {"field": field, "to_field": TO_FIELD, "matrix": rng.normal(size=(3, 3))}
 
@@ -65,7 +65,7 @@ def test_resample_equals_reference(device, image, mapping, samples, with_field):
 
 
 def assert_equal_but_for_the_far_faces(device, actual, expected):
-    """Every bit, except that the last voxel of an axis is a + 1 (b - a): one rounding."""
+    """Compare all bits, but for the last voxel of an axis: a + 1 (b - a) is rounded once."""
     actual = device.get(actual)
     np.testing.assert_array_equal(actual[:-1, :-1, :-1], expected[:-1, :-1, :-1])
     assert np.abs(actual - expected).max() <= 1e-6
@@ -99,14 +99,14 @@ def test_warp_is_linear_in_the_image(device, image, mapping, rng):
 
 
 def test_linear_image_is_sampled_exactly_at_full_scale(device):
-    """The voxel scaling is n / n, not n / (n - 1): a shift of 5.25 voxels is 5.25 voxels."""
+    """Coordinates are scaled by n / n, not n / (n - 1): a shift of 5.25 voxels stays one."""
     ramp = reference.indices((4, 5, 40)) @ [100.0, 10.0, 1.0]
     out = device.get(resample(device.put(ramp, np.float32), ramp.shape, shift_map(0, 0, 5.25)))
     device.check(out[:, :, :34], ramp[:, :, :34] + 5.25)
 
 
 def test_border_half_voxel_is_inside_and_clamped(device, image):
-    """Half a voxel beyond the outer centres belongs to the image, more does not."""
+    """The image reaches half a voxel beyond the outer centres, and no further."""
     put = device.put(image)
     within = device.get(resample(put, image.shape, shift_map(0, 0, 0.5), outside=9))
     beyond = device.get(resample(put, image.shape, shift_map(0, 0, 0.501), outside=9))
@@ -125,7 +125,7 @@ def test_the_border_goes_on_where_asked_for(device, image, samples, matrix):
 
 
 def test_antialiasing_averages_whole_blocks(device, image):
-    """Two points per axis on a grid of half the resolution: the mean over 2 x 2 x 2 voxels."""
+    """Two points per axis on a grid of half the resolution give the mean over 2 x 2 x 2 voxels."""
     halve = np.column_stack([2 * np.eye(3), [0.5] * 3])
     out = resample(device.put(image), (6, 7, 8), halve, samples=(2, 2, 2))
     device.check(out, image.reshape(6, 2, 7, 2, 8, 2).astype(float).mean((1, 3, 5)))
@@ -177,7 +177,7 @@ def test_labels_equal_reference(device, rng, mapping, nearest, with_field):
 
 
 def test_labels_identity_and_values(device, rng):
-    """No label is ever invented, and large and negative ones survive."""
+    """No label is invented, and large and negative ones survive."""
     labels = rng.choice(np.int32([-5, 0, 7, 2**31 - 1, 2**24 + 1]), (9, 10, 11))
     put = device.put(labels)
     for nearest in (False, True):

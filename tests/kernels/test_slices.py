@@ -1,4 +1,4 @@
-"""Slices for an encoder against the reference, and what must hold for any input."""
+"""Slices for an encoder against the reference, and what holds for any input."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import reference
 
 from dinoreg_kernels import cut_slices
 
-#: Order of the array's axes, and which of them run back.
+#: The order of the array's axes, and which of them run backwards.
 LAYOUTS = [((0, 1, 2), ()), ((2, 0, 1), (1,)), ((1, 2, 0), (0, 2)), ((2, 1, 0), (0, 1, 2))]
-#: Size and points per pixel: larger, smaller, both, and a pixel in all.
+#: Size and points per pixel: larger, smaller, both, and a single pixel.
 SIZES = [((40, 33), (1, 1)), ((7, 5), (2, 5)), ((19, 9), (1, 3)), ((1, 1), (8, 8))]
 WINDOW, MEAN, STD = (-1.0, 1.5), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: Normalisation that leaves a grey value as it is.
+#: A normalisation that leaves a grey value unchanged.
 GREY = {"window": (0.0, 1.0), "mean": [0.0], "std": [1.0]}
 
 
@@ -23,7 +23,7 @@ def image(rng):
 
 
 def stored(device, image, order, flips):
-    """The same image as a view of an array that lies in another order."""
+    """Return the image as a view of an array with another memory order."""
     array = device.put(np.flip(image.transpose(order), flips))
     flipped = array[tuple(slice(None, None, -1 if i in flips else 1) for i in range(3))]
     return flipped.transpose([order.index(axis) for axis in range(3)])
@@ -36,7 +36,7 @@ def test_equal_to_the_reference_in_any_order(device, image, order, flips, size, 
     case = {"window": WINDOW, "mean": MEAN, "std": STD, "samples": samples}
     out = cut_slices(view, (4, 0, 5), size, **case)
     device.check(out, reference.cut_slices(image, (4, 0, 5), size, **case))
-    # How it lies in memory changes no bit.
+    # The memory order changes no bit.
     same = cut_slices(device.put(image), (4, 0, 5), size, **case)
     np.testing.assert_array_equal(device.get(out), device.get(same))
 
@@ -44,7 +44,7 @@ def test_equal_to_the_reference_in_any_order(device, image, order, flips, size, 
 def test_of_their_own_size_slices_are_only_windowed(device, image):
     out = device.get(cut_slices(device.put(image), range(6), (13, 24), **GREY))[:, 0]
     expected = np.clip(image, 0, 1)
-    # The last pixel of an axis is a + 1 (b - a): one rounding.
+    # The last pixel of an axis is a + 1 (b - a), which is rounded once.
     np.testing.assert_array_equal(out[:, :-1, :-1], expected[:, :-1, :-1])
     assert np.abs(out - expected).max() <= 1e-6
     assert out.min() == 0
@@ -68,7 +68,7 @@ def test_each_channel_is_normalised_by_itself(device, image):
 
 
 def test_many_slices_in_any_order(device, image):
-    """More than one launch takes."""
+    """More slices than one launch takes."""
     chosen = [5, 0, 3, 3, *range(6)] * 14
     put = device.put(image)
     out = device.get(cut_slices(put, chosen, (9, 11), **GREY))
@@ -82,7 +82,7 @@ def test_nan_and_infinite_voxels_stay_in_their_slice(device, image):
     image[2, 6, 7], image[4, 0, 0], image[4, 12, 23] = np.nan, np.inf, -np.inf
     out = device.get(cut_slices(device.put(image), range(6), (26, 48), **GREY))[:, 0]
     assert np.isfinite(out[[0, 1, 3, 5]]).all()
-    # Two pixels to a voxel: those that it has any weight in.
+    # With two pixels per voxel, these are all pixels in which the voxel has weight.
     bad = np.argwhere(np.isnan(out[2]))
     assert bad.min(0).tolist() == [11, 13]
     assert bad.max(0).tolist() == [14, 16]

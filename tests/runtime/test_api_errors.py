@@ -1,4 +1,4 @@
-"""What a program gives wrong, or does at a wrong time: an error of ours that says what to do."""
+"""Wrong arguments, or calls at a wrong time, are errors of ours that say what to do."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_nothing_to_compare_is_found_before_the_work(pair):
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2"])
 def test_a_registrar_needs_workers(workers):
-    with pytest.raises(ConfigError, match=r"workers = .*; wanted a whole number from 1"):
+    with pytest.raises(ConfigError, match=r"workers = .*; wanted a whole number of at least 1"):
         dinoreg_rt.Registrar(workers=workers)
 
 
@@ -136,7 +136,7 @@ def test_values_that_float32_cannot_tell_apart_are_refused(pair):
 
 
 def test_an_image_without_mirror_images_is_not_trusted(pair, rng):
-    """Two voxels a side, all within one cell of the decoys' lattice."""
+    """Two voxels a side lie within one voxel of the mirror test's grid."""
     origin = np.add(GRID.origin_mm, 40.0)
     small = Geometry((2, 2, 2), GRID.spacing_mm, origin, GRID.direction)
     image = rng.random((2, 2, 2)).astype(np.float32)

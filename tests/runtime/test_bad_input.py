@@ -151,9 +151,7 @@ def test_no_overlap(folder: Path) -> None:
 
 
 def test_not_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "dinoreg_rt.registration.host_memory.memory_bytes", lambda: (8 << 30, 1 << 10)
-    )
+    monkeypatch.setattr("dinoreg_rt.registration.memory.memory_bytes", lambda: (8 << 30, 1 << 10))
     result = invoke(folder)
     refused(folder, result, 6, "0 MiB are free")
     assert "--working-megavoxels" in result.stderr

@@ -118,7 +118,10 @@ def test_work_leaves_the_default_stream(cupy, pair) -> None:
 def test_similarity_read_on_another_stream(cupy) -> None:
     features = DeviceArray(np.ones((6, 6, 6, 8), np.float16))
     weight = DeviceArray(np.ones((6, 6, 6), np.float32))
-    options = SolverOptions(search_radius=(0, 0, 0), iterations=(1,))
+    options = SolverOptions(search_factor=(1, 1, 1), search_radius=(0, 0, 0), cost_smoothing_mm=0.0,
+                            field_smoothing_mm=0.0, coupling=(), consistency_rounds=0,
+                            iterations=(1,), learning_rate_mm=4.0, smoothing_mm=5.66,
+                            smoothness=1.25, fold_penalty=1.0, fold_margin=0.1)  # fmt: skip
     with cupy.cuda.Stream(non_blocking=True) as stream:
         solution = solve(features, features, weight, weight, spacing_mm=(2, 2, 2), options=options)
     assert ("event", stream.ptr) not in cupy.entered

@@ -48,7 +48,9 @@ def test_without_a_gpu() -> None:
         choose(engine="tensorrt", encoder="x")
     with pytest.raises(ConfigError, match="GPU, and the device is the CPU; use --device cuda or"):
         choose(device="cpu", engine="ort-cuda", encoder="x")
-    with pytest.raises(ConfigError, match=r"--gpu-memory 8GB .* --device cuda, or leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"--gpu-memory 8GB .* use --device cuda or omit --gpu-memory"
+    ):
         choose(gpu_memory_gb=8)
 
 
@@ -65,7 +67,7 @@ def test_with_a_gpu(monkeypatch) -> None:
 
 @pytest.mark.parametrize("engine", ["ort-cpu", "openvino"])
 def test_an_engine_without_an_encoder(engine) -> None:
-    with pytest.raises(ConfigError, match=rf"--engine {engine} runs an encoder, and none was"):
+    with pytest.raises(ConfigError, match=rf"--engine {engine} runs an encoder, and no encoder"):
         choose(device="cpu", engine=engine)
 
 
@@ -137,7 +139,7 @@ def test_no_image_is_opened(command, asked, code, ask) -> None:
     [
         ("no/such/folder", "no encoder 'no/such/folder'"),
         ("no/such/model.safetensors", "no encoder 'no/such/model.safetensors'"),
-        ("empty", "empty: no encoder bundle"),
+        ("empty", "empty: is not an encoder bundle"),
         ("corrupt", "manifest.json: not a manifest"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is predicted of a GPU's memory is what the arrays of a registration take, stage by stage."""
+"""The GPU memory predicted for each stage is what the arrays of a registration take."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,11 +25,10 @@ from dinoreg_rt.errors import RegistrationError, ResourceError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.io import write_volume
 from dinoreg_rt.registration import register as registration
-from dinoreg_rt.registration.device_memory import fit_to_device
+from dinoreg_rt.registration.memory import fit_to_device
 
 GRID = phantom_grid((72, 80, 88), 2.0)
 OTHER = phantom_grid((64, 88, 80), 2.0)
-#: Lengths are given so that what a search finds does not decide about the grids.
 VALUES = {"device": "cuda", "threads": 1, "iterations": (1, 1), "initial": "centre", "cache": False}
 
 
@@ -43,7 +43,7 @@ def pair() -> Any:
 
 @pytest.fixture
 def timers(monkeypatch) -> list[StageTimer]:
-    """Of each registration, the last one last; the pool counts by their stages."""
+    """The timers of all registrations, in order; the pool counts by their stages."""
     made: list[StageTimer] = []
 
     def timer(device: Any) -> StageTimer:
@@ -55,7 +55,7 @@ def timers(monkeypatch) -> list[StageTimer]:
 
 
 def run(cupy: Any, timers: list[StageTimer], pair: Any, settings: Any) -> Any:
-    """The result, the most bytes that each stage took, and how often the host read there."""
+    """Return the result, the peak bytes of each stage, and how often the host read in each."""
     pool = cupy.get_default_memory_pool()
     before, pool.peaks, pool.reads = pool.used, {}, {}
     pool.stage = lambda: timers[-1].running if timers else "plan"
@@ -71,10 +71,9 @@ def check(result: Any, measured: dict[str, int], engine: int = 0) -> None:
         if stage in memory.stages
     }
     ratios = {stage: memory.stages[stage] / size for stage, size in taken.items()}
-    # Blocks of 512 bytes, which the prediction leaves out, are 0.2 % of the smallest of these runs.
+    # Rounding to blocks of 512 bytes is not predicted; it is 0.2 % of the smallest of these runs.
     assert min(ratios.values()) >= 0.99, ratios
-    # More is predicted than taken for padding of odd lattices and for the copy of a determinant
-    # that folds.
+    # The prediction assumes padding of grids of odd size and the copy of a folding determinant.
     assert max(ratios.values()) <= 1.2, ratios
     assert 0.99 <= memory.peak_bytes / max(taken.values()) <= 1.2
 
@@ -108,14 +107,14 @@ def test_prediction_beside_the_pool(cupy, timers, pair, more) -> None:
 )
 @pytest.mark.parametrize("place", ["host", "device"])
 def test_nothing_waits_before_the_result(cupy, timers, pair, more, place) -> None:
-    """The host reads nothing before all is queued."""
+    """The host reads nothing before everything is queued."""
     if place == "device":
         pair = [(DeviceArray(volume.array), volume.geometry) for volume in pair]
     cupy.entered.clear()
     result, _, reads = run(cupy, timers, pair, config(**more))
     assert not np.isnan(result.quality.decoy_ratio)
     reads.pop("plan", None)
-    # Of the quality: what it counts, the spread of the determinant, the solver's and the decoys'.
+    # In `quality`: its counts, the determinant's deviation, the solver's and the mirror test's.
     arrays = 2 + ("inverse" in more) + ("confidence" in more)
     assert reads == {"quality": 4, "deliver": arrays}
     assert not any("synchronize" in entry for entry in cupy.entered)
@@ -130,8 +129,7 @@ def bundle(tmp_path) -> str:
 
 @pytest.fixture
 def engine(monkeypatch) -> list[int]:
-    """An engine on the device, which takes and gives its arrays; the batches that it was opened
-    for."""
+    """An engine that takes and returns arrays on the device, and the batches it was opened for."""
     batches: list[int] = []
 
     def opened(bundle: Any, graph: Any, engine: str, threads: int, *, batch: int, **_: Any) -> Any:
@@ -143,7 +141,7 @@ def engine(monkeypatch) -> list[int]:
         def encode(pixels: Any) -> DeviceArray:
             assert isinstance(pixels, DeviceArray)
             assert len(pixels) <= batch
-            # One slice at a time: the host's engine gives other bits for other batches.
+            # One slice at a time, because the host's engine rounds differently for other batches.
             parts = [real.encode(np.ascontiguousarray(p)[None]) for p in pixels.host]
             return DeviceArray(np.concatenate(parts))
 
@@ -159,13 +157,12 @@ def encoder_config(bundle: str, **more: Any) -> dinoreg_rt.RegistrationConfig:
 
 
 def test_tokens_never_leave_the_device(cupy, timers, pair, bundle, engine) -> None:
-    """From volume to field the host reads what decides: the basis, and what is left to compare."""
+    """From volume to field the host reads no token, only whether all are finite."""
     result, measured, reads = run(cupy, timers, pair, encoder_config(bundle))
     plan = dinoreg_rt.plan(*pair, encoder_config(bundle))
     assert plan.encoding.tokens_on_device
     assert result.choices["GPU memory"].startswith("tokens on the device, 8 slices at once")
     check(result, measured, plan.encoding.engine_bytes())
-    # Of each image whether all tokens are finite. Nothing else before the solver, and no token.
     assert reads["encode"] == 2
     assert "features" not in reads
     on_host = {"engine": "ort-cpu", "device": "cpu"}
@@ -181,8 +178,9 @@ def test_tokens_never_leave_the_device(cupy, timers, pair, bundle, engine) -> No
         {"search_levels": 2, "search_features": ("encoder", "mind"), "refinement_features": "mind"},
         {"search_levels": 2, "search_features": ("encoder", "joined")},
         {"token_centre": "smooth", "token_scale": "deviation"},
+        {"axis": "all"},
     ],
-    ids=["MIND for the verdict alone", "encoder leads", "three sets", "standardised"],
+    ids=["MIND for the verdict alone", "encoder leads", "three sets", "standardised", "planes"],
 )
 def test_prediction_with_features_of_each_stage(cupy, timers, pair, bundle, engine, more) -> None:
     settings = encoder_config(bundle, **more)
@@ -193,7 +191,7 @@ def test_prediction_with_features_of_each_stage(cupy, timers, pair, bundle, engi
 
 @pytest.fixture
 def order(cupy, timers, engine, monkeypatch) -> list[str]:
-    """Of the stage ``encode``: slices that are queued, and what the host waits for."""
+    """The order in which the stage ``encode`` queues slices and the host waits."""
     seen: list[str] = []
 
     def logged(real: Any, what: str) -> Any:
@@ -217,7 +215,7 @@ def test_the_moving_image_is_queued_before_the_fixed_one_is_waited_for(
     settings = encoder_config(bundle, cache=cache)
     first = run(cupy, timers, pair, settings)[0]
     batches = sum(-(-n // 8) for n in first.encoding.planes[0].slices)
-    # Of each image the sum, and for the cache the tokens.
+    # For each image the sum, and for the cache the tokens.
     assert order == ["batch"] * batches + ["read"] * (4 if cache else 2)
     second = run(cupy, timers, pair, settings)[0]
     assert second.encoding.planes[0].from_cache == (cache, cache)
@@ -242,9 +240,10 @@ def test_tokens_go_to_the_host_behind_the_next_batch(
     settings = encoder_config(bundle)
     on_device = run(cupy, timers, pair, settings)[0]
 
-    def to_host(device: Any, encoding: Any, *more: Any) -> Any:
-        chosen, *rest = fit_to_device(device, encoding, *more)
-        return dataclasses.replace(chosen, tokens_on_device=False), *rest
+    def to_host(*of_plan: Any) -> Any:
+        sizes, memory = fit_to_device(*of_plan)
+        encoding = dataclasses.replace(sizes.encoding, tokens_on_device=False)
+        return dataclasses.replace(sizes, encoding=encoding), memory
 
     monkeypatch.setattr("dinoreg_rt.registration.planning.fit_to_device", to_host)
     order.clear()
@@ -262,7 +261,7 @@ def test_tokens_go_to_the_host_behind_the_next_batch(
 def test_a_budget_changes_storage_and_batch_but_not_the_result(
     cupy, timers, pair, bundle, engine, monkeypatch
 ) -> None:
-    # Tokens are most of what is needed, and slices at once the rest.
+    # Tokens need most of the memory, and the batch the rest.
     monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_: 1 << 20)
     tokens_alone = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0}
     tokens_alone |= {"trust": False, "search_levels": 1, "search_memory_mb": 0}
@@ -333,19 +332,14 @@ def test_running_out_names_stage_and_numbers(cupy, timers, pair) -> None:
     ],
 )
 def test_errors_of_other_libraries(cupy, pair, monkeypatch, text) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise RuntimeError(text)
-
-    monkeypatch.setattr(registration, "warp_volume", fails)
+    monkeypatch.setattr(registration, "warp_volume", Mock(side_effect=RuntimeError(text)))
     with pytest.raises(ResourceError, match="ran out of memory in the stage 'warp'"):
         dinoreg_rt.register(*pair, config=config())
 
 
 def test_other_errors_stay_what_they_are(cupy, pair, monkeypatch) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise MemoryError("Unable to allocate 9 GiB for an array")  # of the host
-
-    monkeypatch.setattr(registration, "warp_volume", fails)
+    of_host = MemoryError("Unable to allocate 9 GiB for an array")
+    monkeypatch.setattr(registration, "warp_volume", Mock(side_effect=of_host))
     with pytest.raises(MemoryError, match="Unable to allocate"):
         dinoreg_rt.register(*pair, config=config())
 

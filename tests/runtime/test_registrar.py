@@ -1,4 +1,4 @@
-"""`Registrar`: opened once, used from several threads, asynchronous, cancelled, closed."""
+"""`Registrar`: opened once, used from several threads, cancelled, closed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dinoreg_rt.errors import DeviceError, DinoregError, InputError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
 GRID = phantom_grid((24, 28, 32), 4.0)
-QUICK = {"device": "cpu", "threads": 1, "initial": "none", "iterations": (2,)}
+QUICK = dinoreg_rt.RegistrationConfig(device="cpu", threads=1, initial="none", iterations=(2,))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def field(result) -> np.ndarray:
 
 @pytest.fixture
 def with_encoder(tmp_path, monkeypatch) -> tuple[dinoreg_rt.RegistrationConfig, list]:
-    """A configuration with an encoder, and the graphs and bundles that were opened."""
+    """A configuration with an encoder, and the list of what was opened: graphs and bundles."""
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason=f"makes or runs an encoder: no {package}")
     bundle = write_bundle(tmp_path / "gabor", [(56, 64)])
@@ -56,13 +56,12 @@ def with_encoder(tmp_path, monkeypatch) -> tuple[dinoreg_rt.RegistrationConfig, 
 
     counting(pair_tokens, "open_encoder")
     counting(pool_module, "open_bundle")
-    return dinoreg_rt.RegistrationConfig(encoder=str(bundle), cache=False, **QUICK), opened
+    return QUICK.changed(encoder=str(bundle), cache=False), opened
 
 
 def test_same_field_as_the_function(pair) -> None:
-    config = dinoreg_rt.RegistrationConfig(**QUICK)
-    alone = dinoreg_rt.register(*pair, config=config)
-    with dinoreg_rt.Registrar(config) as registrar:
+    alone = dinoreg_rt.register(*pair, config=QUICK)
+    with dinoreg_rt.Registrar(QUICK) as registrar:
         registrar.warm_up()
         first, second = registrar.register(*pair), registrar.register(*pair)
     np.testing.assert_array_equal(field(first), field(alone))
@@ -132,7 +131,7 @@ def test_running_registration_is_cancelled_between_stages(pair) -> None:
         entered.set()
         assert go_on.wait(10)
 
-    with dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(**QUICK)) as registrar:
+    with dinoreg_rt.Registrar(QUICK) as registrar:
         running = registrar.submit(*pair, progress=progress)
         waiting = registrar.submit(*pair)
         assert entered.wait(10)
@@ -150,7 +149,7 @@ def test_running_registration_is_cancelled_between_stages(pair) -> None:
 
 
 def test_future_carries_result_and_error(pair) -> None:
-    with dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(**QUICK)) as registrar:
+    with dinoreg_rt.Registrar(QUICK) as registrar:
         told = []
         good = registrar.submit(*pair, on_plan=lambda plan: told.append(plan.device.name))
         bad = registrar.submit(pair[0], "nowhere.nii.gz")
@@ -162,8 +161,7 @@ def test_future_carries_result_and_error(pair) -> None:
 
 
 def test_close_waits_or_cancels(pair) -> None:
-    config = dinoreg_rt.RegistrationConfig(**QUICK)
-    registrar = dinoreg_rt.Registrar(config)
+    registrar = dinoreg_rt.Registrar(QUICK)
     done = registrar.submit(*pair)
     registrar.close()
     registrar.close()
@@ -174,7 +172,7 @@ def test_close_waits_or_cancels(pair) -> None:
             use(*pair)
     with pytest.raises(DinoregError, match="closed"):
         registrar.warm_up()
-    registrar = dinoreg_rt.Registrar(config)
+    registrar = dinoreg_rt.Registrar(QUICK)
     futures = [registrar.submit(*pair) for _ in range(3)]
     registrar.close(cancel=True)
     assert futures[-1].cancelled()
@@ -184,7 +182,7 @@ def test_error_in_the_block_cancels_what_was_submitted(pair) -> None:
     futures = []
 
     def fail() -> None:
-        with dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(**QUICK)) as registrar:
+        with dinoreg_rt.Registrar(QUICK) as registrar:
             futures.extend(registrar.submit(*pair) for _ in range(3))
             raise KeyError
 
@@ -203,8 +201,7 @@ def test_all_work_is_done_in_the_given_context(pair) -> None:
         yield
         depth.value -= 1
 
-    config = dinoreg_rt.RegistrationConfig(**QUICK)
-    with dinoreg_rt.Registrar(config, cuda_context=context) as registrar:
+    with dinoreg_rt.Registrar(QUICK, cuda_context=context) as registrar:
         entered.clear()
         inside = []
         registrar.submit(*pair, progress=lambda *_: inside.append(depth.value)).result(30)
@@ -224,10 +221,8 @@ def test_missing_device_is_found_at_once() -> None:
 
 class Session:
     concurrent = False
-
-    def __init__(self) -> None:
-        self.closed = 0
-        self.fails = False
+    closed = 0
+    fails = False
 
     def encode(self, pixels: int) -> int:
         if self.fails:
@@ -245,51 +240,53 @@ def nothing() -> None:
     pass
 
 
-def test_pool_lends_to_one_at_a_time() -> None:
-    made = []
+def give_up() -> None:
+    raise TimeoutError
 
-    def make() -> Session:
-        made.append(Session())
-        return made[-1]
 
-    def give_up() -> None:
-        raise TimeoutError
+class Sessions(list):
+    """Makes encoders and remembers them."""
 
+    def __init__(self, *, concurrent: bool) -> None:
+        self.concurrent = concurrent
+
+    def make(self) -> Session:
+        self.append(Session())
+        self[-1].concurrent = self.concurrent
+        return self[-1]
+
+
+def test_an_encoder_is_used_by_one_thread_at_a_time() -> None:
+    made = Sessions(concurrent=False)
     with EncoderPool() as pool:
-        with pool.lent("a", make, nothing) as first, pool.lent("b", make, nothing) as second:
+        with (
+            pool.lent("a", made.make, nothing) as first,
+            pool.lent("b", made.make, nothing) as second,
+        ):
             assert first is not second
-            with pytest.raises(TimeoutError), pool.lent("a", make, give_up):
+            with pytest.raises(TimeoutError), pool.lent("a", made.make, give_up):
                 pass
-        with pool.lent("a", make, give_up) as again:
+        with pool.lent("a", made.make, give_up) as again:
             assert again is first
     assert [session.closed for session in made] == [1, 1]
-    with pytest.raises(DeviceError, match="closed"), pool.lent("a", make, nothing):
+    with pytest.raises(DeviceError, match="closed"), pool.lent("a", made.make, nothing):
         pass
 
 
-def test_shared_encoder_is_cancelled_for_one_alone() -> None:
-    made = []
-
-    def make() -> Session:
-        made.append(Session())
-        made[-1].concurrent = True
-        return made[-1]
-
-    def fail() -> None:
-        raise TimeoutError
-
+def test_a_shared_encoder_is_cancelled_for_one_user_alone() -> None:
+    made = Sessions(concurrent=True)
     with EncoderPool() as pool:
-        with pool.lent("a", make, fail) as one, pool.lent("a", make, fail) as other:
+        with pool.lent("a", made.make, give_up) as one, pool.lent("a", made.make, give_up) as other:
             one.cancel()
             with pytest.raises(DeviceError, match="the encoder was cancelled"):
                 one.encode(1)
             assert other.encode(1) == 2
-        with pool.lent("a", make, fail) as again:
+        with pool.lent("a", made.make, give_up) as again:
             assert again.encode(4) == 5
             made[0].fails = True
             with pytest.raises(MemoryError):
                 again.encode(4)
-        with pool.lent("a", make, fail) as new:
+        with pool.lent("a", made.make, give_up) as new:
             assert new.encode(4) == 5
     assert len(made) == 2
 
@@ -309,7 +306,7 @@ def test_pool_survives_an_encoder_that_cannot_be_opened() -> None:
 def test_memory_does_not_grow(pair) -> None:
     """25 results are 6 MiB of displacements; measured growth: 0.2 to 0.8 MiB."""
     process = psutil.Process()
-    with dinoreg_rt.Registrar(dinoreg_rt.RegistrationConfig(**QUICK)) as registrar:
+    with dinoreg_rt.Registrar(QUICK) as registrar:
         for _ in range(5):
             registrar.submit(*pair).result(30)
         before = process.memory_info().rss

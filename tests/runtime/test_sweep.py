@@ -220,7 +220,7 @@ def test_stopped_says_what_is_kept_and_ends_soon(cohort, tmp_path, number, word,
     [
         (["--grid", "smothness=1"], 4, "'smothness' cannot be swept"),
         (["--grid", "smoothness=-1"], 4, "smoothness = -1"),
-        (["--grid", "components=8,24"], 4, "--components: of an encoder, and none was given"),
+        (["--grid", "components=8,24"], 4, "have no effect: --components; add --encoder"),
         (["--only", "p7"], 3, "lists no pair p7; it lists p1, p2"),
         (["--initial-folder", "nowhere"], 3, "is not a folder; give one of initial transforms"),
         (["--samples", "3"], 4, "0 random parameters and 3 samples"),

@@ -1,32 +1,30 @@
-// Adam (Kingma & Ba, 2015), and what changes from one iteration to the next.
+// Adam (Kingma & Ba, 2015), and the state that changes from one iteration to the next.
 #ifndef DINOREG_ADAM_H_
 #define DINOREG_ADAM_H_
 
-#include "dinoreg/grid.h"
+#include "dinoreg/op.h"
 
 DR_NAMESPACE_BEGIN
 
-// What differs between the iterations of a level, kept where the ops run: every iteration launches
-// the same. Zeroed before the first.
+// What differs between the iterations of a level. It lives where the ops run, so that every
+// iteration consists of the same launches. Zeroed before the first iteration.
 struct IterationState {
-  double first, second;  // what the moments were if every gradient had been 1: 1 - beta^t
-  int done;              // iterations of the level
+  double first, second;  // 1 - beta^t: the moments if every gradient had been 1
+  int done;              // iterations of this level
   float step;            // learning rate / first
   float correction;      // 1 / second
-  float fold_penalty;    // weight * (share of all levels' iterations done before)^2
-  float mean_square;     // of the gradient's length with the images one voxel off
-  float epsilon;         // of Adam
+  float fold_penalty;    // weight * (share of all levels' iterations done before this one)^2
+  float mean_square;     // of the gradient's length with the images one voxel out of register
+  float epsilon;         // Adam's
 };
 
-// One more iteration.
+// Moves the state on by one iteration.
 struct AdvanceIteration {
   IterationState* state;
   double beta1, beta2, learning_rate, fold_penalty;
-  int earlier, all;  // iterations of the levels before, and of all
+  int earlier, all;  // iterations of the previous levels, and of all levels
 
-  DR_HD int rows() const { return 1; }
-  DR_HD int width() const { return 1; }
-
+  DR_OVER_ONE
   DR_HD void operator()(int, int) const {
     IterationState s = *state;
     s.first = fma(beta1, s.first, 1.0 - beta1);
@@ -42,14 +40,12 @@ struct AdvanceIteration {
 
 // |v|^2 of vectors (z, y, x, 3).
 struct SquaredLength {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* vectors;
   Shape shape;
   float* out;  // (z, y, x)
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
-  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+  DR_OVER(shape)
+  DR_LANES(true)
 
   template <class V>
   DR_HD void lanes(int row, int x) const {
@@ -59,21 +55,20 @@ struct SquaredLength {
   }
 };
 
-// Adam's epsilon: `share` of a component of the gradient with the images one voxel off. Without it
-// a step is as long however small the gradient is: an image drifts away from itself.
+// Sets Adam's epsilon to a share of the root mean square of the gradient's components with the
+// images one voxel out of register. Without it Adam takes steps of full length however small the
+// gradient is, and an image drifts away from itself.
 struct SetEpsilon {
   IterationState* state;
   double share;
 
-  DR_HD int rows() const { return 1; }
-  DR_HD int width() const { return 1; }
+  DR_OVER_ONE
   DR_HD void operator()(int, int) const {
     state->epsilon = (float)(share * sqrt((double)state->mean_square / 3.0)) + 1e-8f;
   }
 };
 
 struct AdamStep {
-  enum { kRepeatable = 0 };  // works in place
   float* value;
   const float* gradient;
   float* first_moment;
@@ -86,8 +81,7 @@ struct AdamStep {
 
   DR_HD int rows() const { return row_count; }
   DR_HD int width() const { return x; }
-
-  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+  DR_LANES(false)
 
   template <class V>
   DR_HD void lanes(int row, int i) const {

@@ -6,46 +6,36 @@
 
 DR_NAMESPACE_BEGIN
 
-// out (z, y, x, 3) = map(index): a field on another grid, an affine turned into a field, or both.
+// out (z, y, x, 3) = map(index): a field on another grid, an affine as a field, or both.
 struct MapField {
-  enum { kRepeatable = 0 };  // may work in place
   float* out;
   Shape out_shape;
   PointMap map;
 
-  DR_HD int rows() const { return out_shape.rows(); }
-  DR_HD int width() const { return out_shape.x; }
-
+  DR_OVER(out_shape)
   DR_HD int margin() const { return map.fits_lanes() ? 0 : width(); }
-
-  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+  DR_LANES(false)  // may work in place
 
   template <class V>
   DR_HD void lanes(int row, int x) const {
-    const int z = row / out_shape.y, y = row - z * out_shape.y;
-    const Index i = out_shape.at(z, y, x);
-    const Vec3Of<V> index = {splat<V>((float)z), splat<V>((float)y), lane_numbers<V>() + (float)x};
+    const Int3 voxel = out_shape.voxel(row, x);
+    const Index i = out_shape.at(voxel);
+    const Vec3Of<V> index = {splat<V>((float)voxel.z), splat<V>((float)voxel.y),
+                             lane_numbers<V>() + (float)x};
     store_vec3_of(out + 3 * i, map.at(index, true, i));
   }
 };
 
-DR_HD float determinant(const Vec3& a, const Vec3& b, const Vec3& c) {
-  return a.z * (b.y * c.x - b.x * c.y) - a.y * (b.z * c.x - b.x * c.z) +
-         a.x * (b.z * c.y - b.y * c.z);
-}
-
-// det(I + du/dp), central differences (one-sided at the border).
+// det(I + du/dp) by central differences, one-sided at the border.
 struct JacobianDeterminant {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* field;  // (z, y, x, 3), any units and component order
   float* out;
   Shape shape;
-  Matrix3 index_from_unit;  // index axes (z, y, x) per unit of the field's components, in order
+  Matrix3 index_from_unit;  // index (z, y, x) per unit of the field's components, in their order
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
+  enum { kRepeatable = 1 };
+  DR_OVER(shape)
   DR_HD int margin() const { return 1; }
-
   DR_HD void operator()(int row, int x) const {
     at<float>(row, x, x > 0 ? 1 : 0, x < shape.x - 1 ? 1 : 0);
   }
@@ -76,7 +66,7 @@ struct JacobianDeterminant {
     store(out + (Index)row * shape.x + x, determinant(column[0], column[1], column[2]));
   }
 
-  // Half of the step over both neighbours, the whole of the step to a single one, 0 without any.
+  // Half the difference of two neighbours, the whole difference to a single one, 0 without any.
   template <class V>
   DR_HD Vec3Of<V> difference(const float* here, Index step, int before, int after) const {
     const float share = before + after == 2 ? 0.5f : 1.0f;
@@ -84,57 +74,42 @@ struct JacobianDeterminant {
   }
 };
 
-// out = scale * (u(p) - v(p + u(p))), all on one grid, in its axes' millimetres.
-// With scale 1/2 it is one half of an inverse-consistency round.
+// out = (u(p) - v(p + u(p))) / 2, one direction of an inverse-consistency round. v is in mm on the
+// grid of u.
 struct InverseConsistent {
-  const float* u;
+  Displacement u;
   const float* v;
   float* out;
-  Shape shape;
-  Vec3 index_per_mm;
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
-
+  DR_OVER(u.shape)
   DR_HD void operator()(int row, int x) const {
-    const int z = row / shape.y, y = row - z * shape.y;
-    const Index i = 3 * shape.at(z, y, x);
-    const Vec3 here = load_vec3(u + i);
-    const Vec3 there = Vec3{(float)z, (float)y, (float)x} + here * index_per_mm;
-    store_vec3(out + i, 0.5f * (here - sample_field(v, shape, there)));
+    const Vec3 there = sample<Vec3>(v, u.shape, u.point(row, x));
+    store_vec3(out + 3 * ((Index)row * width() + x), 0.5f * (u.at(row, x) - there));
   }
 };
 
-// out = vectors(p + u(p)), all on one grid, u in its axes' millimetres.
+// out = vectors(p + u(p)), all on the grid of u.
 struct WarpVectors {
   const float* vectors;  // (z, y, x, 3)
-  const float* field;    // u
-  Shape shape;
-  Vec3 index_per_mm;
+  Displacement u;
   float* out;
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
-
+  DR_OVER(u.shape)
   DR_HD void operator()(int row, int x) const {
-    const int z = row / shape.y, y = row - z * shape.y;
-    const Index i = 3 * shape.at(z, y, x);
-    const Vec3 there = Vec3{(float)z, (float)y, (float)x} + load_vec3(field + i) * index_per_mm;
-    store_vec3(out + i, sample_field(vectors, shape, there));
+    const Vec3 there = sample<Vec3>(vectors, u.shape, u.point(row, x));
+    store_vec3(out + 3 * ((Index)row * width() + x), there);
   }
 };
 
 // velocity += wanted - reached: a step towards the velocity whose exponential is `wanted`.
 struct CorrectVelocity {
-  enum { kRepeatable = 0 };  // works in place
   float* velocity;
-  const float* wanted;
-  const float* reached;
+  const float *wanted, *reached;
   int row_count, x;
 
   DR_HD int rows() const { return row_count; }
   DR_HD int width() const { return x; }
-  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+  DR_LANES(false)
 
   template <class V>
   DR_HD void lanes(int row, int i) const {
@@ -143,65 +118,63 @@ struct CorrectVelocity {
   }
 };
 
-// out = first(p) + second(p + first(p)) on the grid of `first`, all in its axes' millimetres.
+// out = first(p) + second(p + first(p)) on the grid of `first`, in mm along its axes.
 struct Compose {
-  const float* first;
-  Shape shape;
+  Displacement first;
   const float* second;
   Shape second_shape;
   Affine to_second;  // index of the first grid -> index of the second
-  Vec3 index_per_mm;
   float* out;
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
-
+  DR_OVER(first.shape)
   DR_HD void operator()(int row, int x) const {
-    const int z = row / shape.y, y = row - z * shape.y;
-    const Index i = 3 * shape.at(z, y, x);
-    const Vec3 here = load_vec3(first + i);
-    const Vec3 there = Vec3{(float)z, (float)y, (float)x} + here * index_per_mm;
-    store_vec3(out + i, here + sample_field(second, second_shape, to_second(there)));
+    const Index i = 3 * ((Index)row * width() + x);
+    const Vec3 here = load_vec3(first.field + i);
+    const Vec3 there = to_vec3(first.shape.voxel(row, x)) + here * first.index_per_mm;
+    store_vec3(out + i, here + sample<Vec3>(second, second_shape, to_second(there)));
   }
 };
 
-// Solves p + matrix(u(p)) = q by a plain step, p -= miss, from p = q, and damped Newton steps, in
-// index coordinates of the field; q = target(output index), or as given. out = from_point(p) +
-// from_index(output index).
+// Solves p + matrix(u(p)) = q for p in index coordinates of the field, where q is
+// target(output index) or given. Starts at p = q with a plain step, p -= miss, and goes on with
+// damped Newton steps. out = from_point(p) + from_index(output index).
 //
-// Plain steps alone contract only where the gradient of u is below 1; a field that does not fold
-// may have a larger one.
+// Plain steps alone converge only where the gradient of u is below 1; that of a field that does not
+// fold may be larger.
 struct Invert {
   const float* field;
   Shape field_shape;
-  Matrix3 matrix;  // millimetres of the field's axes -> index
+  Matrix3 matrix;  // the field's vectors -> index
   Affine target;
   const float* wanted;  // q (z, y, x, 3) instead of target; may be null
   Affine from_point;
   Affine from_index;
   float* out;
-  float* residual_mm;  // (z, y, x), negative where p lies outside of the field; may be null
+  float* residual_mm;  // (z, y, x), negative where p lies outside the field; may be null
   Shape out_shape;
   Vec3 mm_per_index;
   int iterations;
   float tolerance_mm;
 
-  DR_HD int rows() const { return out_shape.rows(); }
-  DR_HD int width() const { return out_shape.x; }
-
+  DR_OVER(out_shape)
   DR_HD void operator()(int row, int x) const {
-    const int z = row / out_shape.y, y = row - z * out_shape.y;
-    const Index i = out_shape.at(z, y, x);
-    const Vec3 index = {(float)z, (float)y, (float)x};
+    const Int3 voxel = out_shape.voxel(row, x);
+    const Index i = out_shape.at(voxel);
+    const Vec3 index = to_vec3(voxel);
     const Vec3 q = wanted != nullptr ? load_vec3(wanted + 3 * i) : target(index);
-    // `best` is the least bad so far, p where `step` begins, trial where the field is read.
+    // `best` is the point with the smallest miss so far, `p` the start of `step`, and `trial` the
+    // point at which the field is read.
     Vec3 best = q, p = q, trial = q, step = {0.0f, 0.0f, 0.0f};
     float least = kFar, error = kFar, damping = 1.0f;
     for (int k = 0; k < iterations; ++k) {
-      // Plain from q on: slopes there cost more than they save (a seventh of the time).
+      // The first step is plain: its slopes would cost more than they save (a seventh of the time).
       Vec3 slopes[3] = {};
-      const Vec3 u = k == 0 ? sample_field(field, field_shape, trial)
-                            : sample_with_slopes(field, field_shape, trial, slopes);
+      const Vec3 u = k == 0 ? sample<Vec3>(field, field_shape, trial)
+                            : sample_with_slopes<Vec3>(field, field_shape, trial, slopes);
+      // Beyond the outer voxel centres of an axis the sample does not change.
+      slopes[0] = within(trial.z, field_shape.z) * slopes[0];
+      slopes[1] = within(trial.y, field_shape.y) * slopes[1];
+      slopes[2] = within(trial.x, field_shape.x) * slopes[2];
       const Vec3 miss = (trial + matrix(u)) - q;
       const float missed = length_mm(miss);
       if (k == 0 || missed < least) least = missed, best = trial;
@@ -214,7 +187,7 @@ struct Invert {
       } else {
         damping *= 0.5f;
       }
-      if (damping < kStuck) {  // at a fold: go on from wherever a plain step leads
+      if (damping < kStuck) {  // at a fold: continue from wherever a plain step leads
         error = kFar;
         damping = 1.0f;
         trial = trial - miss;
@@ -229,10 +202,10 @@ struct Invert {
   }
 
  private:
-  // Longer than any miss; what makes a zero negative; the least damping.
-  static constexpr float kFar = 3e38f, kTiny = 1e-30f, kStuck = 0.1f;
-  // A smaller determinant than this makes steps that lead nowhere.
-  static constexpr float kSingular = 0.02f;
+  static constexpr float kFar = 3e38f;        // longer than any miss
+  static constexpr float kTiny = 1e-30f;      // makes a miss of zero negative
+  static constexpr float kStuck = 0.1f;       // the smallest damping
+  static constexpr float kSingular = 0.02f;   // a smaller determinant makes useless steps
 
   DR_HD float length_mm(const Vec3& v) const {
     const Vec3 mm = v * mm_per_index;

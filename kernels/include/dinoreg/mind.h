@@ -1,56 +1,57 @@
-// MIND-SSC: self-similarity of patches around a voxel, twelve channels, modality independent.
+// MIND-SSC: self-similarity of patches around a voxel, in twelve channels, for any modality.
 //
-// Six neighbours at +-dilation on each axis; a channel compares two of them that are not opposite:
+// Each voxel has six neighbours at +-dilation along the axes, and each channel compares two of them
+// that do not lie opposite each other:
 //   s_c = mean over the patch of (I(p + n_i) - I(p + n_j))^2
 //   feature_c = exp(-(s_c - min s) / v),  v = max(mean_c (s_c - min s), floor)
 // Source: Heinrich et al., "Towards realtime multimodal fusion for image-guided interventions using
 // self-similarities", MICCAI 2013.
 //
-// A pair and its mirror image compare voxels with the same difference vector, so the twelve patch
-// distances are six distance images read at two places each: half the box sums.
+// A pair and its mirror image compare voxels with the same difference vector. The twelve patch
+// distances are therefore six distance images read at two places each, which halves the box sums.
 #ifndef DINOREG_MIND_H_
 #define DINOREG_MIND_H_
 
-#include "dinoreg/grid.h"
+#include "dinoreg/op.h"
 
 DR_NAMESPACE_BEGIN
 
 enum { kMindImages = 6, kMindChannels = 12 };
-constexpr float kFlatMean = 0.999f;  // mean feature from which on a cell counts as flat
+constexpr float kFlatMean = 0.999f;  // a voxel whose mean feature reaches this counts as flat
 
 // Image k compares I(p + first) with I(p + second); channel 2k reads it at p, channel 2k + 1 at
-// p - first - second. Offsets in units of the dilation, (z, y, x).
+// p - first - second. Offsets are (z, y, x) in units of the dilation.
 struct MindPair {
   signed char first[3], second[3];
 };
 
 DR_HD MindPair mind_pair(int k) {
-  // Axis pairs (z,y), (z,x), (y,x), each with equal and with opposite signs.
+  // The axis pairs (z,y), (z,x) and (y,x), each with equal and with opposite signs.
   const bool from_z = k / 2 < 2, to_y = k / 2 == 0;
   const signed char sign = k % 2 == 0 ? 1 : -1, none = 0;
   return {{from_z, !from_z, none}, {none, to_y ? sign : none, to_y ? none : sign}};
 }
 
 struct MindParameters {
-  int radius[3], dilation[3];  // voxels, (z, y, x)
+  Int3 radius, dilation;  // voxels
 };
 
-// (I(p + first) - I(p + second))^2 summed over the patch's x extent, for planes
-// [first_plane, first_plane + planes) that may lie beyond the volume. out: (planes, 6, y, x_out).
-// Rows carry a margin of dilation x on both sides so that later reads need no border case.
+// (I(p + first) - I(p + second))^2 summed over the patch's x extent, for the planes
+// [first_plane, first_plane + planes), which may lie beyond the volume. out: (planes, 6, y, x_out).
+// Rows have a margin of dilation.x on both sides so that later reads need no border case.
 struct MindDistanceX {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* image;
   Shape shape;
   MindParameters mind;
-  int first_plane, planes;
-  float* out;
+  int first_plane = 0, planes = 1;
+  float* out = nullptr;
 
-  DR_HD int padded_x() const { return shape.x + 2 * mind.dilation[2]; }
-  DR_HD int padded_y() const { return shape.y + 2 * mind.dilation[1] + 2 * mind.radius[1]; }
+  enum { kRepeatable = 1 };
+  DR_HD int padded_x() const { return shape.x + 2 * mind.dilation.x; }
+  DR_HD int padded_y() const { return shape.y + 2 * mind.dilation.y + 2 * mind.radius.y; }
   DR_HD int rows() const { return planes * kMindImages * padded_y(); }
   DR_HD int width() const { return padded_x(); }
-  DR_HD int margin() const { return 2 * mind.dilation[2] + mind.radius[2]; }
+  DR_HD int margin() const { return 2 * mind.dilation.x + mind.radius.x; }
 
   struct Lines {
     const float *first, *second;
@@ -62,17 +63,17 @@ struct MindDistanceX {
     return lines(plane / kMindImages, mind_pair(plane % kMindImages), row % padded_y());
   }
 
-  // Row y of the image of a pair in plane z, both counted from those of `out`.
+  // Row y of a pair's image in plane z, both counted from the first of `out`.
   DR_HD Lines lines(int z, const MindPair& pair, int y) const {
     z += first_plane;
-    y -= mind.dilation[1] + mind.radius[1];
-    return {line(z, y, pair.first), line(z, y, pair.second), pair.first[2] * mind.dilation[2],
-            pair.second[2] * mind.dilation[2]};
+    y -= mind.dilation.y + mind.radius.y;
+    return {line(z, y, pair.first), line(z, y, pair.second), pair.first[2] * mind.dilation.x,
+            pair.second[2] * mind.dilation.x};
   }
 
   DR_HD const float* line(int z, int y, const signed char* offset) const {
-    return image + shape.at(clamp_int(z + offset[0] * mind.dilation[0], 0, shape.z - 1),
-                            clamp_int(y + offset[1] * mind.dilation[1], 0, shape.y - 1), 0);
+    return image + shape.at(clamp_int(z + offset[0] * mind.dilation.z, 0, shape.z - 1),
+                            clamp_int(y + offset[1] * mind.dilation.y, 0, shape.y - 1), 0);
   }
 
   DR_HD void operator()(int row, int x) const {
@@ -85,9 +86,9 @@ struct MindDistanceX {
   }
 
   DR_HD float border_sum(const Lines& l, int x) const {
-    const int at = x - mind.dilation[2], last = shape.x - 1;
+    const int at = x - mind.dilation.x, last = shape.x - 1;
     float sum = 0.0f;
-    for (int t = -mind.radius[2]; t <= mind.radius[2]; ++t) {
+    for (int t = -mind.radius.x; t <= mind.radius.x; ++t) {
       const float d = l.first[clamp_int(at + t + l.first_x, 0, last)] -
                       l.second[clamp_int(at + t + l.second_x, 0, last)];
       sum += d * d;
@@ -95,13 +96,13 @@ struct MindDistanceX {
     return sum;
   }
 
-  // Between the margins.
+  // The same between the margins.
   template <class V>
   DR_HD V sum(const Lines& l, int x) const {
-    const float* a = l.first + (x - mind.dilation[2] + l.first_x);
-    const float* b = l.second + (x - mind.dilation[2] + l.second_x);
+    const float* a = l.first + (x - mind.dilation.x + l.first_x);
+    const float* b = l.second + (x - mind.dilation.x + l.second_x);
     V sum = V{};
-    for (int t = -mind.radius[2]; t <= mind.radius[2]; ++t) {
+    for (int t = -mind.radius.x; t <= mind.radius.x; ++t) {
       const V d = load<V>(a + t) - load<V>(b + t);
       sum += d * d;
     }
@@ -109,52 +110,31 @@ struct MindDistanceX {
   }
 };
 
-// Box sum along y: (planes, 6, padded_y, padded_x) -> (planes, 6, y + 2 dilation, padded_x).
-struct MindBoxY {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
+// Box sums along n: (outer, n, lines, x) -> (outer, n - 2 radius, lines, x).
+struct MindBox {
   const float* in;
   float* out;
-  int images, in_y, out_y, x, radius;
+  int outer, n, lines, x, radius;
 
-  DR_HD int rows() const { return images * out_y; }
+  DR_HD int sums() const { return n - 2 * radius; }
+  DR_HD int rows() const { return outer * sums() * lines; }
   DR_HD int width() const { return x; }
-  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+  DR_LANES(true)
 
   template <class V>
   DR_HD void lanes(int row, int i) const {
-    const int image = row / out_y, y = row - image * out_y;
-    const float* at = in + ((Index)image * in_y + y) * x + i;
+    const int o = row / (sums() * lines);
+    const float* at = in + (row + (Index)o * 2 * radius * lines) * x + i;
+    const Index step = (Index)lines * x;
     V sum = V{};
-    for (int t = 0; t <= 2 * radius; ++t) sum += load<V>(at + (Index)t * x);
+    for (int t = 0; t <= 2 * radius; ++t) sum += load<V>(at + t * step);
     store(out + (Index)row * x + i, sum);
   }
 };
 
-// Box sum along z: (planes, plane) -> (planes - 2 radius, plane).
-struct MindBoxZ {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
-  const float* in;
-  float* out;
-  int planes, radius, rows_per_plane, x;
-
-  DR_HD int rows() const { return (planes - 2 * radius) * rows_per_plane; }
-  DR_HD int width() const { return x; }
-  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
-
-  template <class V>
-  DR_HD void lanes(int row, int i) const {
-    const float* at = in + (Index)row * x + i;
-    const Index plane = (Index)rows_per_plane * x;
-    V sum = V{};
-    for (int t = 0; t <= 2 * radius; ++t) sum += load<V>(at + t * plane);
-    store(out + (Index)row * x + i, sum);
-  }
-};
-
-// Box sums -> descriptors, (slab planes, 12, y, x) float.
+// Descriptors from box sums, (planes of the slab, 12, y, x) float.
 struct MindDescriptor {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
-  const float* sums;  // (planes + 2 dilation z, 6, y + 2 dilation y, x + 2 dilation x)
+  const float* sums;  // (planes + 2 dilation.z, 6, y + 2 dilation.y, x + 2 dilation.x)
   float* out;
   int planes;
   Shape shape;
@@ -164,13 +144,12 @@ struct MindDescriptor {
 
   DR_HD int rows() const { return planes * shape.y; }
   DR_HD int width() const { return shape.x; }
-
-  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
+  DR_LANES(true)
 
   template <class V>
   DR_HD void lanes(int row, int x) const {
     const int z = row / shape.y, y = row - z * shape.y;
-    const int dz = mind.dilation[0], dy = mind.dilation[1], dx = mind.dilation[2];
+    const int dz = mind.dilation.z, dy = mind.dilation.y, dx = mind.dilation.x;
     const int py = shape.y + 2 * dy, px = shape.x + 2 * dx;
     V s[kMindChannels];
     V lowest = splat<V>(3.4e38f), total = V{};
@@ -188,7 +167,7 @@ struct MindDescriptor {
       lowest = min_of(lowest, min_of(s[2 * k], s[2 * k + 1]));
       total += s[2 * k] + s[2 * k + 1];
     }
-    const V mean = (total * (1.0f / kMindChannels) - lowest) * scale;
+    const V mean = (total * (1.0f / (float)kMindChannels) - lowest) * scale;
     const V factor = scale / max_of(mean, splat<V>(*floor_value));
     float* to = out + ((Index)z * kMindChannels * shape.y + y) * shape.x + x;
     DR_UNROLL(12)
@@ -197,25 +176,24 @@ struct MindDescriptor {
   }
 };
 
-// Sums over the z and y extents of cells: (planes, 12, y, x) -> (cells, 12, Y, x). A last cell may
-// hold fewer voxels.
+// Sums over the z and y extents of blocks of voxels: (planes, 12, y, x) -> (blocks, 12, Y, x). The
+// last block may hold fewer voxels.
 struct MindPoolZY {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* in;
   float* out;
   int planes, y, x;
-  int cells_y;
-  int pool_z, pool_y;
+  int blocks_y;
+  Int3 pool;  // voxels per block
 
-  DR_HD int rows() const { return (planes + pool_z - 1) / pool_z * kMindChannels * cells_y; }
+  DR_HD int rows() const { return divide_up(planes, pool.z) * kMindChannels * blocks_y; }
   DR_HD int width() const { return x; }
-  DR_HD void operator()(int row, int i) const { lanes<float>(row, i); }
+  DR_LANES(true)
 
   template <class V>
   DR_HD void lanes(int row, int i) const {
-    const int cy = row % cells_y, c = row / cells_y % kMindChannels;
-    const int z0 = row / cells_y / kMindChannels * pool_z, z1 = min_int(z0 + pool_z, planes);
-    const int y0 = cy * pool_y, y1 = min_int(y0 + pool_y, y);
+    const int by = row % blocks_y, c = row / blocks_y % kMindChannels;
+    const int z0 = row / blocks_y / kMindChannels * pool.z, z1 = min_int(z0 + pool.z, planes);
+    const int y0 = by * pool.y, y1 = min_int(y0 + pool.y, y);
     V sum = V{};
     for (int iz = z0; iz < z1; ++iz)
       for (int iy = y0; iy < y1; ++iy)
@@ -224,30 +202,31 @@ struct MindPoolZY {
   }
 };
 
-// The rest of the mean over cells, along x, to half precision and channels last. in: (cells, 12,
-// Y, x) from `MindPoolZY`; out: (Z, Y, X, stride) from plane `first_cell` on.
+// Completes the mean over blocks along x, converts it to half precision and puts channels last.
+// in: (blocks, 12, Y, x) from `MindPoolZY`; out: (Z, Y, X, stride) from plane `first_block` on.
 struct MindPool {
   const float* in;
   Shape shape;  // of the volume
-  int planes;  // that the cells were made of
-  Half* out;
-  Shape out_shape;
-  float* structure;  // (Z, Y, X): 0 where the cell is flat, else 1; may be null
-  int stride, first_cell, cells;
-  int pool_z, pool_y, pool_x;
+  int planes;  // that the blocks were made of
+  int first_block, blocks;
+  Int3 pool;  // voxels per block
   float scale;
+  Half* out;
+  int stride;
+  float* structure;  // (Z, Y, X): 0 where the block is flat, else 1; may be null
+  Shape out_shape;
 
-  DR_HD int rows() const { return cells * out_shape.y; }
+  DR_HD int rows() const { return blocks * out_shape.y; }
   DR_HD int width() const { return out_shape.x; }
 
   DR_HD void operator()(int row, int x) const {
-    const int cell = row / out_shape.y, y = row - cell * out_shape.y;
-    const int nz = min_int(pool_z, planes - cell * pool_z);
-    const int ny = min_int(pool_y, shape.y - y * pool_y);
-    const int x0 = x * pool_x, nx = min_int(pool_x, shape.x - x0);
+    const int block = row / out_shape.y, y = row - block * out_shape.y;
+    const int nz = min_int(pool.z, planes - block * pool.z);
+    const int ny = min_int(pool.y, shape.y - y * pool.y);
+    const int x0 = x * pool.x, nx = min_int(pool.x, shape.x - x0);
     const float weight = scale / (float)(nz * ny * nx);
-    const Index i = out_shape.at(first_cell + cell, y, x);
-    const float* line = in + ((Index)cell * kMindChannels * out_shape.y + y) * shape.x + x0;
+    const Index i = out_shape.at(first_block + block, y, x);
+    const float* line = in + ((Index)block * kMindChannels * out_shape.y + y) * shape.x + x0;
     Half* to = out + i * stride;
     float total = 0.0f;
     for (int c = 0; c < kMindChannels; ++c, line += (Index)out_shape.y * shape.x) {
@@ -256,14 +235,15 @@ struct MindPool {
       to[c] = float_to_half(sum * weight);
       total += sum * weight;
     }
-    // All patches alike: every feature is 1, and equals any other flat place in any image.
+    // Where all patches are alike, every feature is 1 and equals any other flat place in any image.
     if (structure != nullptr)
-      structure[i] = total < kFlatMean * kMindChannels * scale ? 1.0f : 0.0f;
+      structure[i] = total < kFlatMean * (float)kMindChannels * scale ? 1.0f : 0.0f;
     for (int c = kMindChannels; c < stride; ++c) to[c] = 0;
   }
 };
 
-// Mean squared difference of the six image pairs along one row: what the floor of v is taken from.
+// The mean squared difference of the six image pairs along each row, from which the floor of v is
+// taken.
 struct MindNoise {
   const float* image;
   Shape shape;
@@ -275,14 +255,14 @@ struct MindNoise {
 
   DR_HD void operator()(int, int row) const {
     const int z = row / shape.y, y = row - z * shape.y;
-    const MindDistanceX distance = {image, shape, mind, 0, 1, nullptr};
-    const int dx = mind.dilation[2];
+    const MindDistanceX distance = {.image = image, .shape = shape, .mind = mind};
+    const int dx = mind.dilation.x;
     float sum = 0.0f;
     for (int k = 0; k < kMindImages; ++k) {
       const MindPair pair = mind_pair(k);
       const float* a = distance.line(z, y, pair.first);
       const float* b = distance.line(z, y, pair.second);
-      // Every fourth voxel: the floor is an order of magnitude, not a measurement.
+      // Every fourth voxel will do: the floor only needs the order of magnitude.
       for (int x = 0; x < shape.x; x += 4) {
         const float d = a[clamp_int(x + pair.first[2] * dx, 0, shape.x - 1)] -
                         b[clamp_int(x + pair.second[2] * dx, 0, shape.x - 1)];
@@ -300,8 +280,7 @@ struct MindFloor {
   double factor;
   float* out;
 
-  DR_HD int rows() const { return 1; }
-  DR_HD int width() const { return 1; }
+  DR_OVER_ONE
   DR_HD void operator()(int, int) const {
     double sum = 0.0;
     for (int i = 0; i < count; ++i) sum += in[i];

@@ -1,4 +1,4 @@
-// From the solver's grid to the coarse grid of the discrete search.
+// Averaging of features to a coarser grid, and the statistics of what unrelated features cost.
 #ifndef DINOREG_POOL_H_
 #define DINOREG_POOL_H_
 
@@ -7,133 +7,115 @@
 
 DR_NAMESPACE_BEGIN
 
-// The cells of a coarser lattice: cell i of an axis covers the fine voxels [i * factor - offset,
-// (i + 1) * factor - offset) that exist; a last cell may hold fewer.
-struct CellRange {
-  int from, to;
+// The fine voxels that one voxel of a coarser grid covers: those of [coarse * factor - offset,
+// (coarse + 1) * factor - offset) that exist, so there may be fewer at the border. `offset` is the
+// position of the first fine voxel, counted in fine voxels from where the coarse grid begins.
+struct Covered {
+  Int3 from, to;
 
-  DR_HD CellRange(int cell, int factor, int offset, int n)
-      : from(max_int(cell * factor - offset, 0)), to(min_int((cell + 1) * factor - offset, n)) {}
-  DR_HD int count() const { return max_int(to - from, 0); }
-};
-
-// Weighted mean over cells, channels last, for a coarser level of the refinement. `offset` is the
-// fine grid's first voxel relative to the first cell's.
-struct PoolFeatures {
-  const Half* features;  // (z, y, x, stride)
-  const float* weight;   // (z, y, x)
-  Shape shape;
-  int stride;
-  int factor_z, factor_y, factor_x;
-  int offset_z, offset_y, offset_x;
-  Half* out;  // (Z, Y, X, stride)
-  float* out_weight;
-  Shape out_shape;
-
-  DR_HD int rows() const { return out_shape.rows(); }
-  DR_HD int width() const { return out_shape.x; }
-
-  DR_HD void operator()(int row, int x) const {
-    const int z = row / out_shape.y, y = row - z * out_shape.y;
-    const CellRange rz(z, factor_z, offset_z, shape.z), ry(y, factor_y, offset_y, shape.y);
-    const CellRange rx(x, factor_x, offset_x, shape.x);
-    const Index to = out_shape.at(z, y, x);
-    float total = 0.0f;
-    for (int iz = rz.from; iz < rz.to; ++iz)
-      for (int iy = ry.from; iy < ry.to; ++iy)
-        for (int ix = rx.from; ix < rx.to; ++ix) total += weight[shape.at(iz, iy, ix)];
-    const int voxels = rz.count() * ry.count() * rx.count();
-    out_weight[to] = voxels > 0 ? total / (float)voxels : 0.0f;
-    const float scale = total > 0.0f ? 1.0f / total : 0.0f;
-    for (int c0 = 0; c0 < stride; c0 += kBlock) {
-      Block sum = zero_block();
-      for (int iz = rz.from; iz < rz.to; ++iz)
-        for (int iy = ry.from; iy < ry.to; ++iy)
-          for (int ix = rx.from; ix < rx.to; ++ix) {
-            const Index i = shape.at(iz, iy, ix);
-            sum = sum + weight[i] * load_block(features + i * stride + c0);
-          }
-      store_block(out + to * stride + c0, scale * sum);
-    }
+  DR_HD Covered(const Int3& coarse, const Int3& factor, const Int3& offset, const Shape& shape) {
+    const Int3 first = coarse * factor - offset, last = first + factor;
+    from = {max_int(first.z, 0), max_int(first.y, 0), max_int(first.x, 0)};
+    to = {min_int(last.z, shape.z), min_int(last.y, shape.y), min_int(last.x, shape.x)};
+  }
+  DR_HD int count() const {
+    return max_int(to.z - from.z, 0) * max_int(to.y - from.y, 0) * max_int(to.x - from.x, 0);
+  }
+  // visit(i) for the place i of each covered voxel in an array of `shape`.
+  template <class Visit>
+  DR_HD void each(const Shape& shape, const Visit& visit) const {
+    for (int z = from.z; z < to.z; ++z)
+      for (int y = from.y; y < to.y; ++y)
+        for (int x = from.x; x < to.x; ++x) visit(shape.at(z, y, x));
   }
 };
 
-// Weighted mean over cells, written planar: out (Z, Y, channels, X), weight (Z, Y, X), on the
-// coarse lattice of the fixed image extended by `margin` cells on every side, so that a shift of
-// the search never leaves the array. Cells without any weight hold zeros.
+// The sum of the covered weights; `mean` receives their mean.
+DR_HD float total_weight(const WeightedFeatures& in, const Covered& covered, float& mean) {
+  float sum = 0.0f;
+  covered.each(in.shape, [&](Index i) { sum += in.weight[i]; });
+  const int voxels = covered.count();
+  mean = voxels > 0 ? sum / (float)voxels : 0.0f;
+  return sum;
+}
+
+// The weighted sum of channels c to c + kBlock - 1 over the covered voxels.
+DR_HD Block weighted_sum(const WeightedFeatures& in, const Covered& covered, int c) {
+  Block sum = zero_block();
+  covered.each(in.shape, [&](Index i) { sum = sum + in.weight[i] * in.block(i, c); });
+  return sum;
+}
+
+// Weighted means on a coarser grid, channels last, for a coarser level of the refinement.
+struct PoolFeatures {
+  WeightedFeatures in;
+  Int3 factor, offset;  // see Covered
+  Half* out;            // (Z, Y, X, stride)
+  float* out_weight;    // (Z, Y, X)
+  Shape out_shape;
+
+  DR_OVER(out_shape)
+  DR_HD void operator()(int row, int x) const {
+    const Covered covered(out_shape.voxel(row, x), factor, offset, in.shape);
+    const Index to = (Index)row * out_shape.x + x;
+    const float total = total_weight(in, covered, out_weight[to]);
+    const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+    for (int c = 0; c < in.stride; c += kBlock)
+      store_block(out + to * in.stride + c, scale * weighted_sum(in, covered, c));
+  }
+};
+
+// Weighted means on the search grid, planar: out (Z, Y, channels, X), weight (Z, Y, X). The grid is
+// extended by a margin on every side so that no shift of the search leaves the array. Voxels
+// without any weight hold zeros.
 struct PoolPlanar {
-  const Half* features;  // (z, y, x, stride)
-  const float* weight;   // (z, y, x)
-  Shape shape;
-  int stride, channels;
-  int offset_z, offset_y, offset_x;  // first voxel on the fixed lattice
-  int factor_z, factor_y, factor_x;
-  int margin_z, margin_y, margin_x;
+  WeightedFeatures in;
+  int channels;
+  Int3 factor;  // fixed voxels per search voxel
+  Int3 offset;  // the first voxel's index on the fixed grid
+  Int3 margins;
   float* out;
   float* out_weight;
   Shape out_shape;
 
-  DR_HD int rows() const { return out_shape.rows(); }
-  DR_HD int width() const { return out_shape.x; }
-
+  DR_OVER(out_shape)
   DR_HD void operator()(int row, int x) const {
-    const int z = row / out_shape.y, y = row - z * out_shape.y;
-    const int z0 = (z - margin_z) * factor_z - offset_z, z1 = z0 + factor_z;
-    const int y0 = (y - margin_y) * factor_y - offset_y, y1 = y0 + factor_y;
-    const int x0 = (x - margin_x) * factor_x - offset_x, x1 = x0 + factor_x;
-    const int za = max_int(z0, 0), zb = min_int(z1, shape.z);
-    const int ya = max_int(y0, 0), yb = min_int(y1, shape.y);
-    const int xa = max_int(x0, 0), xb = min_int(x1, shape.x);
-    float total = 0.0f;
-    for (int iz = za; iz < zb; ++iz)
-      for (int iy = ya; iy < yb; ++iy)
-        for (int ix = xa; ix < xb; ++ix) total += weight[shape.at(iz, iy, ix)];
-    const int voxels = max_int(zb - za, 0) * max_int(yb - ya, 0) * max_int(xb - xa, 0);
-    out_weight[out_shape.at(z, y, x)] = voxels > 0 ? total / (float)voxels : 0.0f;
+    const Covered covered(out_shape.voxel(row, x) - margins, factor, offset, in.shape);
+    const float total = total_weight(in, covered, out_weight[(Index)row * out_shape.x + x]);
     float* to = out + (Index)row * channels * out_shape.x + x;
     const float scale = total > 0.0f ? 1.0f / total : 0.0f;
     for (int c0 = 0; c0 < channels; c0 += kBlock) {
-      Block sum = zero_block();
-      if (total > 0.0f)
-        for (int iz = za; iz < zb; ++iz)
-          for (int iy = ya; iy < yb; ++iy)
-            for (int ix = xa; ix < xb; ++ix) {
-              const Index i = shape.at(iz, iy, ix);
-              sum = sum + weight[i] * load_block(features + i * stride + c0);
-            }
+      const Block sum = total > 0.0f ? weighted_sum(in, covered, c0) : zero_block();
       const int last = min_int(kBlock, channels - c0);
       for (int c = 0; c < last; ++c) to[(Index)(c0 + c) * out_shape.x] = sum[c] * scale;
     }
   }
 };
 
-// The moving image's cells where a displacement takes the cells of the fixed lattice, margin
-// included, written as PoolPlanar does: trilinear means weighted by the cells' weights. Cells
-// beyond the moving grid weigh nothing, so the weight fades out there within one cell.
+// The moving image's coarse voxels at the points where a displacement takes the voxels of the
+// search grid, margin included, in the layout of PoolPlanar: trilinear means, weighted by the
+// coarse voxels' weights. Voxels beyond the moving grid have no weight, so the weight fades out
+// within one voxel there.
 struct WarpPlanar {
-  const Half* features;  // (z, y, x, stride): cells of the moving grid
-  const float* weight;   // (z, y, x)
-  Shape shape;
-  int stride, channels;
-  Vec3 offset;         // its first cell on the fixed lattice of cells
-  const float* field;  // (field_shape, 3), mm, continued beyond its faces as it is there
+  WeightedFeatures in;  // the moving image on its own coarse grid
+  int channels;
+  Vec3 offset;         // index of its first voxel on the search grid
+  const float* field;  // (field_shape, 3), mm; beyond its faces it keeps the value there
   Shape field_shape;
-  Affine to_field;  // index of a cell -> index of the field
-  Vec3 cells_per_mm;
-  int margin_z, margin_y, margin_x;
+  Affine to_field;    // index on the search grid -> index of the field
+  Vec3 index_per_mm;  // on the search grid
+  Int3 margins;
   float* out;         // (Z, Y, channels, X)
   float* out_weight;  // (Z, Y, X)
   Shape out_shape;
 
-  DR_HD int rows() const { return out_shape.rows(); }
-  DR_HD int width() const { return out_shape.x; }
-
+  DR_OVER(out_shape)
   DR_HD void operator()(int row, int x) const {
-    const int z = row / out_shape.y, y = row - z * out_shape.y;
-    const Vec3 cell = {(float)(z - margin_z), (float)(y - margin_y), (float)(x - margin_x)};
-    const Vec3 u = sample_field(field, field_shape, to_field(cell));
-    const Vec3 p = (cell - offset) + u * cells_per_mm;
-    // Clamped where nothing counts any more: no number is too large for an int.
+    const Shape& shape = in.shape;
+    const Vec3 voxel = to_vec3(out_shape.voxel(row, x) - margins);
+    const Vec3 u = sample<Vec3>(field, field_shape, to_field(voxel));
+    const Vec3 p = (voxel - offset) + u * index_per_mm;
+    // Clamped to where the weight is 0 anyway, so that every number fits into an int.
     const float pz = clamp_float(p.z, -1.0f, (float)shape.z);
     const float py = clamp_float(p.y, -1.0f, (float)shape.y);
     const float px = clamp_float(p.x, -1.0f, (float)shape.x);
@@ -148,62 +130,59 @@ struct WarpPlanar {
           jz >= 0 && jz < shape.z && jy >= 0 && jy < shape.y && jx >= 0 && jx < shape.x;
       at[k] = inside ? shape.at(jz, jy, jx) : 0;
       share[k] = inside ? (dz ? fz : 1.0f - fz) * (dy ? fy : 1.0f - fy) * (dx ? fx : 1.0f - fx) *
-                              weight[at[k]]
+                              in.weight[at[k]]
                         : 0.0f;
       total += share[k];
     }
-    out_weight[out_shape.at(z, y, x)] = total;
+    out_weight[(Index)row * out_shape.x + x] = total;
     float* to = out + (Index)row * channels * out_shape.x + x;
     const float scale = total > 0.0f ? 1.0f / total : 0.0f;
     for (int c0 = 0; c0 < channels; c0 += kBlock) {
       Block sum = zero_block();
       for (int k = 0; k < 8; ++k)
-        if (share[k] > 0.0f) sum = sum + share[k] * load_block(features + at[k] * stride + c0);
+        if (share[k] > 0.0f) sum = sum + share[k] * in.block(at[k], c0);
       const int last = min_int(kBlock, channels - c0);
       for (int c = 0; c < last; ++c) to[(Index)(c0 + c) * out_shape.x] = sum[c] * scale;
     }
   }
 };
 
-// Per channel and row: sums of w, w f and w f^2 over the row. out: (channels, 3, rows).
+// The sums of w, w f and w f^2 over each row of each channel. out: (channels, 3, rows).
 struct FeatureMoments {
   const float* features;  // (Z, Y, channels, X)
   const float* weight;    // (Z, Y, X)
-  int row_count, channels, x;
+  Shape shape;
+  int channels;
   float* out;
 
-  DR_HD int rows() const { return row_count; }
+  DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return channels; }
-
   DR_HD void operator()(int row, int c) const {
-    const float* f = features + ((Index)row * channels + c) * x;
-    const float* w = weight + (Index)row * x;
+    const float* f = features + ((Index)row * channels + c) * shape.x;
+    const float* w = weight + (Index)row * shape.x;
     float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f;
-    for (int i = 0; i < x; ++i) {
+    for (int i = 0; i < shape.x; ++i) {
       s0 += w[i];
       s1 += w[i] * f[i];
       s2 += w[i] * f[i] * f[i];
     }
-    float* to = out + (Index)c * 3 * row_count + row;
+    float* to = out + (Index)c * 3 * rows() + row;
     to[0] = s0;
-    to[row_count] = s1;
-    to[2 * (Index)row_count] = s2;
+    to[rows()] = s1;
+    to[2 * (Index)rows()] = s2;
   }
 };
 
-// What two unrelated voxels cost on average: sum over channels of var f + var m + (mean f - mean
-// m)^2. A voxel outside the moving image's field of view is charged this much: neither a match
-// nor worse than a wrong one.
+// The mean cost of two unrelated voxels: var f + var m + (mean f - mean m)^2, summed over channels.
+// A voxel outside the moving image's field of view is charged this cost, so that leaving it is
+// neither a match nor worse than a wrong match.
 struct UnrelatedCost {
-  const double* fixed;   // (channels, 3): the moments of `FeatureMoments`, summed over the rows
-  const double* moving;  // (channels, 3)
+  const double *fixed, *moving;  // (channels, 3): the sums of `FeatureMoments` over all rows
   int channels;
-  float* out;        // with trust, and without
-  float trust_cost;  // of `trust_of`
+  float trust_cost;  // see trust_of
+  float* out;        // the cost with trust and without
 
-  DR_HD int rows() const { return 1; }
-  DR_HD int width() const { return 1; }
-
+  DR_OVER_ONE
   DR_HD void operator()(int, int) const {
     double cost = 0.0;
     for (int c = 0; c < channels; ++c) {
@@ -213,7 +192,7 @@ struct UnrelatedCost {
         const double n = sums[0] > 0.0 ? sums[0] : 1.0;
         mean[image] = sums[1] / n;
         const double variance = sums[2] / n - mean[image] * mean[image];
-        cost += variance > 0.0 ? variance : 0.0;  // rounding leaves a constant image below zero
+        cost += variance > 0.0 ? variance : 0.0;  // rounding may leave a constant image below zero
       }
       cost += (mean[0] - mean[1]) * (mean[0] - mean[1]);
     }

@@ -1,9 +1,9 @@
-// The only place that knows about compilers and devices.
+// The only file that knows about compilers and devices.
 //
 // Everything in include/dinoreg compiles unchanged with g++, clang++ and nvcc. Each translation
-// unit that includes it names its instruction set in DR_ISA, which becomes an inline namespace:
-// without it the linker would keep one copy of an inline function for all instruction sets and an
-// old processor would meet an AVX-512 instruction in its baseline path.
+// unit names its instruction set in DR_ISA, which becomes an inline namespace. Without it the
+// linker would keep a single copy of an inline function for all instruction sets, and an old
+// processor could meet an AVX-512 instruction on its baseline path.
 #ifndef DINOREG_PORTABLE_H_
 #define DINOREG_PORTABLE_H_
 
@@ -20,8 +20,8 @@
 #endif
 #endif
 
-// Unrolls the loop that follows. Each compiler warns of the other's spelling, and nvcc's host
-// compiler, whose code for the ops nobody runs, of both.
+// Unrolls the loop that follows. Each compiler warns about the other's spelling, and nvcc's host
+// compiler, whose code for the ops is never run, about both.
 #define DR_PRAGMA_(text) _Pragma(#text)
 #if defined(__CUDA_ARCH__)
 #define DR_UNROLL(count) DR_PRAGMA_(unroll count)
@@ -46,8 +46,8 @@ DR_NAMESPACE_BEGIN
 typedef long long Index;      // offsets into arrays; a 512 x 512 x 300 field has 2.4e8 numbers
 typedef unsigned short Half;  // IEEE binary16, storage only
 
-// Channels are stored in blocks of eight: 16 bytes of half precision are one vector load on a GPU
-// and one conversion instruction on a CPU.
+// Channels are stored in blocks of eight, because 16 bytes of half precision are one vector load on
+// a GPU and one conversion instruction on a CPU.
 enum { kBlock = 8 };
 
 #if defined(__CUDACC__)
@@ -76,18 +76,9 @@ DR_BLOCK_OPERATOR(*)
 typedef float Block __attribute__((vector_size(32)));
 #endif
 
-DR_HD Block zero_block() {
-#if defined(__CUDACC__)
-  Block r;
-  DR_UNROLL(8)
-  for (int i = 0; i < kBlock; ++i) r.lane[i] = 0.0f;
-  return r;
-#else
-  return Block{};
-#endif
-}
+DR_HD Block zero_block() { return Block{}; }
 
-// Sum of the lanes, always in the same order.
+// The sum of the lanes, always added in the same order.
 DR_HD float sum_lanes(const Block& b) {
 #if defined(__AVX__) && !defined(__CUDACC__)
   const __m128 four =
@@ -99,24 +90,12 @@ DR_HD float sum_lanes(const Block& b) {
 #endif
 }
 
-DR_HD float bits_to_float(unsigned bits) {
-#if defined(__CUDA_ARCH__)
-  return __uint_as_float(bits);
-#else
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-#endif
-}
-
-DR_HD unsigned float_to_bits(float value) {
-#if defined(__CUDA_ARCH__)
-  return __float_as_uint(value);
-#else
-  unsigned bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-#endif
+// The same bits, as a value of another type.
+template <class To, class From>
+DR_HD To bits_as(const From& from) {
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
 }
 
 DR_HD float half_to_float(Half h) {
@@ -127,10 +106,10 @@ DR_HD float half_to_float(Half h) {
 #else
   const unsigned sign = (h & 0x8000u) << 16;
   const unsigned magnitude = h & 0x7fffu;
-  if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-  // Shifting the exponent by multiplication also gets subnormal numbers right.
-  const float value = bits_to_float(magnitude << 13) * 5.192296858534828e33f;  // 2^112
-  return bits_to_float(sign | float_to_bits(value));
+  if (magnitude >= 0x7c00u) return bits_as<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  // Shifting the exponent by a multiplication also converts subnormal numbers correctly.
+  const float value = bits_as<float>(magnitude << 13) * 5.192296858534828e33f;  // 2^112
+  return bits_as<float>(sign | bits_as<unsigned>(value));
 #endif
 }
 
@@ -141,21 +120,21 @@ DR_HD Half float_to_half(float f) {
 #elif defined(__F16C__) && !defined(__CUDACC__)
   return (Half)_cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT);
 #else
-  const unsigned bits = float_to_bits(f);
+  const unsigned bits = bits_as<unsigned>(f);
   const unsigned sign = (bits >> 16) & 0x8000u;
   unsigned magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return (Half)(sign | 0x7e00u);
   if (magnitude >= 0x477ff000u) return (Half)(sign | 0x7c00u);
-  if (magnitude < 0x38800000u) {  // subnormal in half precision: let the adder do the rounding
-    const float shifted = bits_to_float(magnitude) + 0.5f;
-    return (Half)(sign | (float_to_bits(shifted) - 0x3f000000u));
+  if (magnitude < 0x38800000u) {  // subnormal in half precision: the adder does the rounding
+    const float shifted = bits_as<float>(magnitude) + 0.5f;
+    return (Half)(sign | (bits_as<unsigned>(shifted) - 0x3f000000u));
   }
   magnitude += 0xfffu + ((magnitude >> 13) & 1u);
   return (Half)(sign | ((magnitude - 0x38000000u) >> 13));
 #endif
 }
 
-// Eight channels; `p` is 16-byte aligned. cuda/vector_loads.py holds the compiler to one load.
+// Loads eight channels; `p` is 16-byte aligned. cuda/vector_loads.py checks that it is one load.
 DR_HD Block load_block(const Half* p) {
 #if defined(__CUDA_ARCH__)
   const uint4 raw = *reinterpret_cast<const uint4*>(p);
@@ -177,7 +156,7 @@ DR_HD Block load_block(const Half* p) {
 #endif
 }
 
-// Eight channels back to half precision; `p` is 16-byte aligned.
+// Stores eight channels in half precision; `p` is 16-byte aligned.
 DR_HD void store_block(Half* p, const Block& b) {
 #if defined(__CUDA_ARCH__)
   unsigned words[4];
@@ -196,9 +175,9 @@ DR_HD int min_int(int a, int b) { return a < b ? a : b; }
 DR_HD int max_int(int a, int b) { return a > b ? a : b; }
 DR_HD int clamp_int(int i, int low, int high) { return min_int(max_int(i, low), high); }
 
-// Several neighbouring elements of a row at once. Ops that profit are written once over a value
-// type V: float on a GPU and at the borders, Lanes inside the rows on a CPU. Left to itself the
-// compiler vectorised only half of these loops.
+// Several neighbouring elements of a row at once. Ops that benefit are written once in terms of a
+// value type V: float on a GPU and at the borders, Lanes inside the rows on a CPU. Without this,
+// the compiler vectorised only half of these loops.
 template <class V>
 struct LaneTraits;
 template <>
@@ -220,13 +199,13 @@ typedef int IntLanes __attribute__((vector_size(4 * kLanes)));
 template <>
 struct LaneTraits<Lanes> {
   typedef IntLanes Int;
-  typedef IntLanes Offset;  // arrays of 2^31 numbers and more are read one by one
+  typedef IntLanes Offset;  // arrays of 2^31 numbers and more are read element by element
   enum { kCount = kLanes };
 };
 #endif
 
 #if defined(__CUDACC__)
-// Plainly: nvcc turns the memcpy below into four accesses of one byte.
+// Without memcpy, which nvcc turns into four accesses of one byte.
 template <class V>
 DR_HD V load(const V* p) {
   return *p;
@@ -247,13 +226,6 @@ DR_HD void store(T* p, const V& v) {
   memcpy(p, &v, sizeof v);
 }
 #endif
-// The same bits as another type.
-template <class To, class From>
-DR_HD To bits_as(const From& from) {
-  To to;
-  memcpy(&to, &from, sizeof to);
-  return to;
-}
 template <class V>
 DR_HD V splat(float value) {
   return V{} + value;
@@ -266,12 +238,13 @@ template <class V>
 DR_HD V max_of(const V& a, const V& b) {
   return a > b ? a : b;
 }
-// Towards zero, as a cast.
+// Rounds towards zero, as a cast does.
 DR_HD int to_int(float v) { return (int)v; }
 DR_HD float to_float(int v) { return (float)v; }
 DR_HD bool any_of(bool condition) { return condition; }
 DR_HD float gather(const float* p, Index at) { return p[at]; }
-// 0 in the first lane, 1 in the next.
+DR_HD float root(float v) { return sqrtf(v); }
+// 0 in the first lane, 1 in the next, and so on.
 template <class V>
 DR_HD V lane_numbers() {
   return V{};
@@ -284,6 +257,8 @@ DR_HD bool any_of(const IntLanes& condition) {
   for (int i = 0; i < kLanes; ++i) any |= condition[i];
   return any != 0;
 }
+// gather and root use the masked intrinsics, because GCC 12's header warns of an uninitialised
+// register in the others.
 DR_HD Lanes gather(const float* p, const IntLanes& at) {
 #if defined(__AVX512F__)
   return (Lanes)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, (__m512i)at, p, 4);
@@ -296,16 +271,6 @@ DR_HD Lanes gather(const float* p, const IntLanes& at) {
   return v;
 #endif
 }
-template <>
-DR_HD Lanes lane_numbers<Lanes>() {
-  Lanes v;
-  for (int i = 0; i < kLanes; ++i) v[i] = (float)i;
-  return v;
-}
-#endif
-DR_HD float root(float v) { return sqrtf(v); }
-#if !defined(__CUDACC__)
-// Masked intrinsics: the plain ones warn of an uninitialised register in GCC 12's own header.
 DR_HD Lanes root(const Lanes& v) {
 #if defined(__AVX512F__)
   return (Lanes)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);
@@ -317,11 +282,17 @@ DR_HD Lanes root(const Lanes& v) {
   return r;
 #endif
 }
+template <>
+DR_HD Lanes lane_numbers<Lanes>() {
+  Lanes v;
+  for (int i = 0; i < kLanes; ++i) v[i] = (float)i;
+  return v;
+}
 #endif
 DR_HD float clamp_float(float v, float low, float high) { return min_of(max_of(v, low), high); }
 
-// exp(-t) for t >= 0 as 2^n 2^f, |f| <= 1/2; relative error under 2e-7. The C library's expf would
-// keep the loops around it from being vectorised.
+// exp(-t) for t >= 0, computed as 2^n 2^f with |f| <= 1/2; the relative error is below 2e-7. The C
+// library's expf would keep the loops around it from being vectorised.
 template <class V>
 DR_HD V exp_negative(const V& t) {
   typedef typename LaneTraits<V>::Int Int;

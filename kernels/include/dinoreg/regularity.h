@@ -1,4 +1,4 @@
-// What keeps a displacement field smooth and free of folds: terms of the energy as gradients.
+// The terms of the energy that keep a field smooth and free of folds, as gradients.
 #ifndef DINOREG_REGULARITY_H_
 #define DINOREG_REGULARITY_H_
 
@@ -8,12 +8,12 @@ DR_NAMESPACE_BEGIN
 
 // Adds the gradient of scale * sum |forward difference of u / spacing|^2 over all axes.
 struct AddSmoothnessGradient {
-  enum { kRepeatable = 0 };  // works in place
   const float* field;  // (z, y, x, 3), mm along the grid's axes
   float* gradient;
   Shape shape;
   Vec3 factor;  // 2 * scale / spacing^2 along each axis
 
+  enum { kRepeatable = 0 };
   DR_HD int rows() const { return shape.rows(); }
   DR_HD int width() const { return 3 * shape.x; }
   DR_HD int margin() const { return 3; }
@@ -43,22 +43,18 @@ struct AddSmoothnessGradient {
   }
 };
 
-// out = max(0, margin - det J) of every cell, J from forward differences (none at the far border):
-// nothing where the field keeps its orientation with room to spare.
+// out = max(0, margin - det J) at every voxel, where J is made of forward differences (none at the
+// far border): 0 where the field keeps its orientation with room to spare.
 struct FoldLack {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
-  const float* field;  // (z, y, x, 3), mm along the grid's axes
-  Shape shape;
-  Vec3 index_per_mm;
+  Displacement u;
   float margin_det;
   float* out;  // (z, y, x)
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
-  // Whole vectors end before the last voxel, which has no neighbour along x.
-  DR_HD int margin() const { return 1; }
+  enum { kRepeatable = 1 };
+  DR_OVER(u.shape)
+  DR_HD int margin() const { return 1; }  // the last voxel has no neighbour along x
 
-  DR_HD void operator()(int row, int x) const { lack<float>(row, x, x < shape.x - 1 ? 3 : 0); }
+  DR_HD void operator()(int row, int x) const { lack<float>(row, x, x < width() - 1 ? 3 : 0); }
   template <class V>
   DR_HD void lanes(int row, int x) const {
     lack<V>(row, x, 3);
@@ -66,9 +62,11 @@ struct FoldLack {
 
   template <class V>
   DR_HD void lack(int row, int x, int right) const {
+    const Shape& shape = u.shape;
+    const Vec3& index_per_mm = u.index_per_mm;
     const int z = row / shape.y, y = row - z * shape.y;
     const Index line = 3 * (Index)shape.x, plane = line * shape.y;
-    const float* at = field + row * line + 3 * x;
+    const float* at = u.field + row * line + 3 * x;
     const Vec3Of<V> here = load_vec3_of<V>(at);
     Vec3Of<V> dz = index_per_mm.z * (load_vec3_of<V>(at + (z < shape.z - 1 ? plane : 0)) - here);
     Vec3Of<V> dy = index_per_mm.y * (load_vec3_of<V>(at + (y < shape.y - 1 ? line : 0)) - here);
@@ -80,51 +78,52 @@ struct FoldLack {
   }
 };
 
-// Adds the gradient of scale * sum FoldLack^2: a growing push where the field is about to fold. A
-// voxel is the base of its own cell and the far end of three others. Hardly any cell lacks
-// anything: looking that up first is 4 times as fast as finding out again for all four.
+// Adds the gradient of scale * sum FoldLack^2, a force that grows where the field is about to fold.
+// A voxel enters its own Jacobian and, as the far neighbour, three others. Few of them lack
+// anything, so looking that up first is 4 times as fast as computing all four again.
 struct AddFoldGradient {
-  const float* field;  // (z, y, x, 3), mm along the grid's axes
-  const float* lack;   // (z, y, x)
+  Displacement u;
+  const float* lack;  // (z, y, x)
   float* gradient;
-  Shape shape;
-  Vec3 index_per_mm;
   const float* scale;
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
+  DR_OVER(u.shape)
 
-  struct Cell {
-    Vec3 along_z, along_y, along_x;  // rows of the transposed Jacobian: dp'/dz, dp'/dy, dp'/dx
+  // The rows of the transposed Jacobian: dp'/dz, dp'/dy, dp'/dx.
+  struct Jacobian {
+    Vec3 along_z, along_y, along_x;
   };
 
-  DR_HD Cell cell(int z, int y, int x) const {
-    const float* at = field + 3 * shape.at(z, y, x);
+  DR_HD Jacobian jacobian(int z, int y, int x) const {
+    const Shape& shape = u.shape;
+    const float* at = u.field + 3 * shape.at(z, y, x);
     const Vec3 here = load_vec3(at);
     const Index line = 3 * (Index)shape.x, plane = line * shape.y;
-    Cell c = {{1.0f, 0.0f, 0.0f}, {0.0f, 1.0f, 0.0f}, {0.0f, 0.0f, 1.0f}};
-    if (z < shape.z - 1) c.along_z = c.along_z + index_per_mm.z * (load_vec3(at + plane) - here);
-    if (y < shape.y - 1) c.along_y = c.along_y + index_per_mm.y * (load_vec3(at + line) - here);
-    if (x < shape.x - 1) c.along_x = c.along_x + index_per_mm.x * (load_vec3(at + 3) - here);
-    return c;
+    Jacobian j = {{1.0f, 0.0f, 0.0f}, {0.0f, 1.0f, 0.0f}, {0.0f, 0.0f, 1.0f}};
+    if (z < shape.z - 1) j.along_z = j.along_z + u.index_per_mm.z * (load_vec3(at + plane) - here);
+    if (y < shape.y - 1) j.along_y = j.along_y + u.index_per_mm.y * (load_vec3(at + line) - here);
+    if (x < shape.x - 1) j.along_x = j.along_x + u.index_per_mm.x * (load_vec3(at + 3) - here);
+    return j;
   }
 
   static DR_HD Vec3 cross(const Vec3& a, const Vec3& b) {
     return {a.y * b.x - a.x * b.y, a.x * b.z - a.z * b.x, a.z * b.y - a.y * b.z};
   }
 
-  // d lack^2 / d(along_*), summed with the signs in which the voxel enters.
+  // d lack^2 / d(along_*), summed with the signs with which the voxel enters.
   DR_HD Vec3 push(float missing, int z, int y, int x, float sz, float sy, float sx) const {
     if (missing <= 0.0f) return {0.0f, 0.0f, 0.0f};
-    const Cell c = cell(z, y, x);
+    const Shape& shape = u.shape;
+    const Jacobian j = jacobian(z, y, x);
     Vec3 g = {0.0f, 0.0f, 0.0f};
-    if (z < shape.z - 1) g = g + (sz * index_per_mm.z) * cross(c.along_y, c.along_x);
-    if (y < shape.y - 1) g = g + (sy * index_per_mm.y) * cross(c.along_x, c.along_z);
-    if (x < shape.x - 1) g = g + (sx * index_per_mm.x) * cross(c.along_z, c.along_y);
+    if (z < shape.z - 1) g = g + (sz * u.index_per_mm.z) * cross(j.along_y, j.along_x);
+    if (y < shape.y - 1) g = g + (sy * u.index_per_mm.y) * cross(j.along_x, j.along_z);
+    if (x < shape.x - 1) g = g + (sx * u.index_per_mm.x) * cross(j.along_z, j.along_y);
     return (-2.0f * missing) * g;
   }
 
   DR_HD void operator()(int row, int x) const {
+    const Shape& shape = u.shape;
     const int z = row / shape.y, y = row - z * shape.y;
     const Index i = (Index)row * shape.x + x;
     const float own = lack[i], above = z > 0 ? lack[i - shape.y * (Index)shape.x] : 0.0f;

@@ -1,7 +1,4 @@
 // Resampling and warping between arbitrary grids.
-//
-// Ops: one struct holds pointers and extents by value; `rows()` and `width()` span its output
-// elements and operator()(row, x) computes one of them. Launchers (cpu/, cuda/) only loop.
 #ifndef DINOREG_RESAMPLE_H_
 #define DINOREG_RESAMPLE_H_
 
@@ -9,46 +6,44 @@
 
 DR_NAMESPACE_BEGIN
 
-// Linear interpolation; every output voxel is the mean of samples_z * samples_y * samples_x
-// points spread evenly over it, which is the antialiasing filter when the output is coarser.
+// Linear interpolation. Every output voxel is the mean of samples.z * samples.y * samples.x points
+// spread evenly over it, which is the antialiasing filter of a coarser output.
 struct ResampleLinear {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* in;  // not read without `out`
   Shape in_shape;
   float* out;  // may be null
   Shape out_shape;
   float* inside;  // share of the points within the input's field of view; may be null
   PointMap map;
-  int samples_z, samples_y, samples_x;
+  Int3 samples;
   float outside;  // value where no point is inside
-  bool extend;    // points beyond the input read its border
+  bool extend;    // points beyond the input read the value at its border
 
-  DR_HD int rows() const { return out_shape.rows(); }
-  DR_HD int width() const { return out_shape.x; }
-
+  enum { kRepeatable = 1 };
+  DR_OVER(out_shape)
   DR_HD int margin() const {
     return map.fits_lanes() && fits_lanes(in_shape.voxels()) ? 0 : width();
   }
 
-  // One voxel, as a GPU takes them: written over lanes of one, this spills registers there.
+  // One voxel, as on a GPU; written in terms of `lanes<float>`, this would spill registers there.
   DR_HD void operator()(int row, int x) const {
     const int z = row / out_shape.y, y = row - z * out_shape.y;
     float sum = 0.0f;
     int count = 0;
-    for (int sz = 0; sz < samples_z; ++sz)
-      for (int sy = 0; sy < samples_y; ++sy) {
-        DR_UNROLL(1)  // unrolled, it spills registers on sm_100
-        for (int sx = 0; sx < samples_x; ++sx) {
+    for (int sz = 0; sz < samples.z; ++sz)
+      for (int sy = 0; sy < samples.y; ++sy) {
+        DR_UNROLL(1)  // unrolling spills registers on sm_100
+        for (int sx = 0; sx < samples.x; ++sx) {
           const Vec3 p = map(
-              {z + spread(sz, samples_z), y + spread(sy, samples_y), x + spread(sx, samples_x)});
+              {z + spread(sz, samples.z), y + spread(sy, samples.y), x + spread(sx, samples.x)});
           if (!extend && !inside_grid(in_shape, p)) continue;
-          if (out != nullptr) sum += sample_scalar(in, in_shape, p);
+          if (out != nullptr) sum += sample<float>(in, in_shape, p);
           ++count;
         }
       }
     const Index i = out_shape.at(z, y, x);
     if (out != nullptr) out[i] = count > 0 ? sum / (float)count : outside;
-    if (inside != nullptr) inside[i] = (float)count / (float)(samples_z * samples_y * samples_x);
+    if (inside != nullptr) inside[i] = (float)count / (float)(samples.z * samples.y * samples.x);
   }
 
   template <class V>
@@ -57,11 +52,11 @@ struct ResampleLinear {
     const int z = row / out_shape.y, y = row - z * out_shape.y;
     const Index i = out_shape.at(z, y, x);
     V sum = V{}, count = V{};
-    for (int sz = 0; sz < samples_z; ++sz)
-      for (int sy = 0; sy < samples_y; ++sy) {
-        for (int sx = 0; sx < samples_x; ++sx) {
-          const float dz = spread(sz, samples_z), dy = spread(sy, samples_y);
-          const float dx = spread(sx, samples_x);
+    for (int sz = 0; sz < samples.z; ++sz)
+      for (int sy = 0; sy < samples.y; ++sy) {
+        for (int sx = 0; sx < samples.x; ++sx) {
+          const float dz = spread(sz, samples.z), dy = spread(sy, samples.y);
+          const float dx = spread(sx, samples.x);
           const Vec3Of<V> p = map.at(Vec3Of<V>{splat<V>((float)z + dz), splat<V>((float)y + dy),
                                                (lane_numbers<V>() + (float)x) + dx},
                                      dz == 0.0f && dy == 0.0f && dx == 0.0f, i);
@@ -72,15 +67,15 @@ struct ResampleLinear {
         }
       }
     if (out != nullptr) store(out + i, count > V{} ? sum / count : splat<V>(outside));
-    if (inside != nullptr) store(inside + i, count / (float)(samples_z * samples_y * samples_x));
+    if (inside != nullptr) store(inside + i, count / (float)(samples.z * samples.y * samples.x));
   }
 
   static DR_HD float spread(int i, int n) { return ((float)i + 0.5f) / (float)n - 0.5f; }
 };
 
-// Labels. Nearest: halves round up, as in ITK. Preserving: the label with the largest sum of
-// trilinear weights wins (the smaller label on a tie), which gives smooth borders without ever
-// inventing a value.
+// Labels. `nearest` takes that of the nearest voxel; halves round up, as in ITK. Otherwise the
+// label with the largest sum of trilinear weights wins (the smaller label on a tie), which gives
+// smooth borders and never invents a value.
 struct ResampleLabels {
   const int* in;
   Shape in_shape;
@@ -90,15 +85,12 @@ struct ResampleLabels {
   bool nearest;
   int outside;
 
-  DR_HD int rows() const { return out_shape.rows(); }
-  DR_HD int width() const { return out_shape.x; }
-
+  DR_OVER(out_shape)
   DR_HD void operator()(int row, int x) const {
-    const int z = row / out_shape.y, y = row - z * out_shape.y;
-    const Vec3 p = map({(float)z, (float)y, (float)x});
+    const Vec3 p = map(to_vec3(out_shape.voxel(row, x)));
     int label = outside;
     if (inside_grid(in_shape, p)) label = nearest ? nearest_label(p) : heaviest_label(p);
-    out[out_shape.at(z, y, x)] = label;
+    out[(Index)row * out_shape.x + x] = label;
   }
 
   DR_HD int nearest_label(const Vec3& p) const {

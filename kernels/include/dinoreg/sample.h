@@ -2,7 +2,7 @@
 #ifndef DINOREG_SAMPLE_H_
 #define DINOREG_SAMPLE_H_
 
-#include "dinoreg/grid.h"
+#include "dinoreg/op.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -29,7 +29,7 @@ DR_HD V lerp(const V& a, const V& b, const V& t) {
 }
 DR_HD Vec3 lerp(const Vec3& a, const Vec3& b, float t) { return a + t * (b - a); }
 
-// Position of a sample among the voxels of `shape`.
+// The position of a sample among the voxels of `shape`.
 struct Trilinear {
   Neighbours nz, ny, nx;
 
@@ -47,8 +47,9 @@ DR_HD typename LaneTraits<V>::Int low_neighbour(const V& coordinate, int n, V& w
   return found;
 }
 
-// The lowest of the eight voxels around each of several samples and the weights of its neighbours.
-// Those lie the same steps away for all samples: 0 along an axis of one voxel, else 1.
+// The first of the eight voxels around each of several samples, and the weights of the others.
+// These are the same number of steps away for all samples: 0 along an axis of one voxel,
+// otherwise 1.
 template <class V>
 struct CornerOf {
   typename LaneTraits<V>::Offset first;
@@ -63,7 +64,7 @@ struct CornerOf {
     first = first * shape.x + low_neighbour(p.x, shape.x, wx);
   }
 
-  // Of an array (z, y, x, components).
+  // Samples an array (z, y, x, components).
   DR_HD V sample(const float* image, int components) const {
     const typename LaneTraits<V>::Offset at = first * components;
     const Index z = (Index)step_z * components, y = step_y * components, x = step_x * components;
@@ -75,74 +76,51 @@ struct CornerOf {
   }
 };
 
-DR_HD float sample_scalar(const float* image, const Shape& shape, const Vec3& p) {
-  const Trilinear t(shape, p);
-  const float* r00 = image + shape.at(t.nz.low, t.ny.low, 0);
-  const float* r01 = image + shape.at(t.nz.low, t.ny.high, 0);
-  const float* r10 = image + shape.at(t.nz.high, t.ny.low, 0);
-  const float* r11 = image + shape.at(t.nz.high, t.ny.high, 0);
-  const int a = t.nx.low, b = t.nx.high;
-  const float w = t.nx.weight;
-  return lerp(lerp(lerp(r00[a], r00[b], w), lerp(r01[a], r01[b], w), t.ny.weight),
-              lerp(lerp(r10[a], r10[b], w), lerp(r11[a], r11[b], w), t.ny.weight), t.nz.weight);
-}
+// The voxels around a sample of an image (T is float) or of a field (z, y, x, 3) (T is Vec3).
+template <class T>
+struct Around : Trilinear {
+  const float *r00, *r01, *r10, *r11;  // the rows around it
 
-// The sample and its derivative with respect to p, in index units.
-DR_HD float sample_with_slope(const float* image, const Shape& shape, const Vec3& p, Vec3& slope) {
-  const Trilinear t(shape, p);
-  const float* r00 = image + shape.at(t.nz.low, t.ny.low, 0);
-  const float* r01 = image + shape.at(t.nz.low, t.ny.high, 0);
-  const float* r10 = image + shape.at(t.nz.high, t.ny.low, 0);
-  const float* r11 = image + shape.at(t.nz.high, t.ny.high, 0);
-  const int a = t.nx.low, b = t.nx.high;
+  DR_HD Around(const float* in, const Shape& shape, const Vec3& p) : Trilinear(shape, p) {
+    r00 = in + kNumbers * shape.at(nz.low, ny.low, 0);
+    r01 = in + kNumbers * shape.at(nz.low, ny.high, 0);
+    r10 = in + kNumbers * shape.at(nz.high, ny.low, 0);
+    r11 = in + kNumbers * shape.at(nz.high, ny.high, 0);
+  }
+  DR_HD T low(const float* row) const { return voxel(row + kNumbers * nx.low, T{}); }
+  DR_HD T high(const float* row) const { return voxel(row + kNumbers * nx.high, T{}); }
+
+ private:
+  enum { kNumbers = sizeof(T) / sizeof(float) };
+  static DR_HD float voxel(const float* p, float) { return *p; }
+  static DR_HD Vec3 voxel(const float* p, Vec3) { return load_vec3(p); }
+};
+
+template <class T>
+DR_HD T sample(const float* in, const Shape& shape, const Vec3& p) {
+  const Around<T> t(in, shape, p);
   const float wz = t.nz.weight, wy = t.ny.weight, wx = t.nx.weight;
-  const float d00 = r00[b] - r00[a], d01 = r01[b] - r01[a];
-  const float d10 = r10[b] - r10[a], d11 = r11[b] - r11[a];
-  const float v00 = r00[a] + wx * d00, v01 = r01[a] + wx * d01;
-  const float v10 = r10[a] + wx * d10, v11 = r11[a] + wx * d11;
-  const float v0 = lerp(v00, v01, wy), v1 = lerp(v10, v11, wy);
-  slope = {v1 - v0, lerp(v01 - v00, v11 - v10, wz),
-           lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz)};
+  const T v0 =
+      lerp(lerp(t.low(t.r00), t.high(t.r00), wx), lerp(t.low(t.r01), t.high(t.r01), wx), wy);
+  const T v1 =
+      lerp(lerp(t.low(t.r10), t.high(t.r10), wx), lerp(t.low(t.r11), t.high(t.r11), wx), wy);
   return lerp(v0, v1, wz);
 }
 
-// Vector field (z, y, x, 3).
-DR_HD Vec3 sample_field(const float* field, const Shape& shape, const Vec3& p) {
-  const Trilinear t(shape, p);
-  const float* r00 = field + 3 * shape.at(t.nz.low, t.ny.low, 0);
-  const float* r01 = field + 3 * shape.at(t.nz.low, t.ny.high, 0);
-  const float* r10 = field + 3 * shape.at(t.nz.high, t.ny.low, 0);
-  const float* r11 = field + 3 * shape.at(t.nz.high, t.ny.high, 0);
-  const int a = 3 * t.nx.low, b = 3 * t.nx.high;
-  const float w = t.nx.weight;
-  const Vec3 v0 = lerp(lerp(load_vec3(r00 + a), load_vec3(r00 + b), w),
-                       lerp(load_vec3(r01 + a), load_vec3(r01 + b), w), t.ny.weight);
-  const Vec3 v1 = lerp(lerp(load_vec3(r10 + a), load_vec3(r10 + b), w),
-                       lerp(load_vec3(r11 + a), load_vec3(r11 + b), w), t.ny.weight);
-  return lerp(v0, v1, t.nz.weight);
-}
-
-// The sample of a vector field and its derivatives along the index axes; 0 along an axis on which p
-// lies beyond the outer voxel centres, where the sample does not change.
-DR_HD Vec3 sample_with_slopes(const float* field, const Shape& shape, const Vec3& p,
-                              Vec3 slopes[3]) {
-  const Trilinear t(shape, p);
-  const float* r00 = field + 3 * shape.at(t.nz.low, t.ny.low, 0);
-  const float* r01 = field + 3 * shape.at(t.nz.low, t.ny.high, 0);
-  const float* r10 = field + 3 * shape.at(t.nz.high, t.ny.low, 0);
-  const float* r11 = field + 3 * shape.at(t.nz.high, t.ny.high, 0);
-  const int a = 3 * t.nx.low, b = 3 * t.nx.high;
+// The sample and its derivatives along the index axes, as if the voxels went on beyond the border.
+template <class T>
+DR_HD T sample_with_slopes(const float* in, const Shape& shape, const Vec3& p, T slopes[3]) {
+  const Around<T> t(in, shape, p);
   const float wz = t.nz.weight, wy = t.ny.weight, wx = t.nx.weight;
-  const Vec3 a00 = load_vec3(r00 + a), a01 = load_vec3(r01 + a);
-  const Vec3 a10 = load_vec3(r10 + a), a11 = load_vec3(r11 + a);
-  const Vec3 d00 = load_vec3(r00 + b) - a00, d01 = load_vec3(r01 + b) - a01;
-  const Vec3 d10 = load_vec3(r10 + b) - a10, d11 = load_vec3(r11 + b) - a11;
-  const Vec3 v00 = a00 + wx * d00, v01 = a01 + wx * d01;
-  const Vec3 v10 = a10 + wx * d10, v11 = a11 + wx * d11;
-  const Vec3 v0 = lerp(v00, v01, wy), v1 = lerp(v10, v11, wy);
-  slopes[0] = within(p.z, shape.z) * (v1 - v0);
-  slopes[1] = within(p.y, shape.y) * lerp(v01 - v00, v11 - v10, wz);
-  slopes[2] = within(p.x, shape.x) * lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz);
+  const T a00 = t.low(t.r00), a01 = t.low(t.r01), a10 = t.low(t.r10), a11 = t.low(t.r11);
+  const T d00 = t.high(t.r00) - a00, d01 = t.high(t.r01) - a01;
+  const T d10 = t.high(t.r10) - a10, d11 = t.high(t.r11) - a11;
+  const T v00 = a00 + wx * d00, v01 = a01 + wx * d01;
+  const T v10 = a10 + wx * d10, v11 = a11 + wx * d11;
+  const T v0 = lerp(v00, v01, wy), v1 = lerp(v10, v11, wy);
+  slopes[0] = v1 - v0;
+  slopes[1] = lerp(v01 - v00, v11 - v10, wz);
+  slopes[2] = lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz);
   return lerp(v0, v1, wz);
 }
 
@@ -152,10 +130,21 @@ DR_HD Vec3Of<V> sample_field_of(const float* field, const Shape& shape, const Ve
   return {corner.sample(field, 3), corner.sample(field + 1, 3), corner.sample(field + 2, 3)};
 }
 
-// Whether offsets into an array of so many numbers fit into a lane.
+// Features (z, y, x, stride) in half precision, and the weight of each voxel.
+struct WeightedFeatures {
+  const Half* features;
+  const float* weight;
+  Shape shape;
+  int stride;
+
+  // Channels c to c + kBlock - 1 of the voxel at i.
+  DR_HD Block block(Index i, int c) const { return load_block(features + i * stride + c); }
+};
+
+// Whether the offsets into an array of this many numbers fit into a lane.
 DR_HD bool fits_lanes(Index numbers) { return numbers < 2147483647; }
 
-// Whether a continuous index lies within the voxels (not only the voxel centres) of the grid.
+// Whether a continuous index lies within the voxels of the grid, not only between their centres.
 DR_HD bool inside_grid(const Shape& shape, const Vec3& p) {
   return p.z >= -0.5f && p.z <= shape.z - 0.5f && p.y >= -0.5f && p.y <= shape.y - 0.5f &&
          p.x >= -0.5f && p.x <= shape.x - 0.5f;
@@ -166,11 +155,8 @@ DR_HD IntLanes inside_grid(const Shape& shape, const Vec3Of<Lanes>& p) {
          (p.x >= -0.5f) & (p.x <= shape.x - 0.5f);
 }
 #endif
-DR_HD bool inside_grid(const Shape& shape, const Vec3Of<float>& p) {
-  return inside_grid(shape, Vec3{p.z, p.y, p.x});
-}
 
-// The nearest voxel's value; 0 outside the grid.
+// The value of the nearest voxel; 0 outside the grid.
 DR_HD float nearest_or_zero(const float* image, const Shape& shape, const Vec3& p) {
   if (!inside_grid(shape, p)) return 0.0f;
   return image[shape.at(clamp_int((int)(p.z + 0.5f), 0, shape.z - 1),
@@ -182,14 +168,32 @@ DR_HD bool is_whole(const Vec3& index) {
   return index.z == (int)index.z && index.y == (int)index.y && index.x == (int)index.x;
 }
 
-// index of an output voxel -> affine(index) + matrix(u(to_field(index))); `field` may be null.
+// A displacement field (shape, 3) in mm along the axes of its grid.
+struct Displacement {
+  const float* field;
+  Shape shape;
+  Vec3 index_per_mm;
+
+  DR_HD Vec3 at(int row, int x) const { return load_vec3(field + 3 * ((Index)row * shape.x + x)); }
+  // The point where it takes a voxel.
+  DR_HD Vec3 point(int row, int x) const {
+    return to_vec3(shape.voxel(row, x)) + at(row, x) * index_per_mm;
+  }
+  // The same on a moving grid whose first voxel has the index `offset` here.
+  DR_HD Vec3 point(int row, int x, const Vec3& offset) const {
+    return (to_vec3(shape.voxel(row, x)) - offset) + at(row, x) * index_per_mm;
+  }
+};
+
+// Maps the index of an output voxel to affine(index) + matrix(u(to_field(index))); without a field,
+// to affine(index) alone.
 struct PointMap {
   Affine affine;
-  const float* field;  // (z, y, x, 3)
-  Shape field_shape;
-  Affine to_field;
-  Matrix3 matrix;
-  bool on_grid;  // the output grid is the field's: its voxels need no interpolation
+  const float* field = nullptr;  // (z, y, x, 3); may be null
+  Shape field_shape = {};
+  Affine to_field = {};
+  Matrix3 matrix = {{1, 0, 0, 0, 1, 0, 0, 0, 1}};
+  bool on_grid = false;  // the output grid is that of the field, so voxels need no interpolation
 
   DR_HD Vec3 operator()(const Vec3& index) const {
     const Vec3 p = affine(index);
@@ -197,10 +201,10 @@ struct PointMap {
     if (on_grid && is_whole(index))
       return p + matrix(load_vec3(field +
                                   3 * field_shape.at((int)index.z, (int)index.y, (int)index.x)));
-    return p + matrix(sample_field(field, field_shape, to_field(index)));
+    return p + matrix(sample<Vec3>(field, field_shape, to_field(index)));
   }
 
-  // The same for neighbours along x; `whole`: they are the output voxels from number `voxel` on.
+  // The same for neighbours along x. If `whole`, they are the output voxels from number `voxel` on.
   template <class V>
   DR_HD Vec3Of<V> at(const Vec3Of<V>& index, bool whole, Index voxel) const {
     const Vec3Of<V> p = affine(index);
@@ -209,10 +213,7 @@ struct PointMap {
     return p + matrix(sample_field_of(field, field_shape, to_field(index)));
   }
 
-  DR_HD Vec3Of<float> at(const Vec3Of<float>& index, bool, Index) const {
-    const Vec3 p = (*this)({index.z, index.y, index.x});
-    return {p.z, p.y, p.x};
-  }
+  DR_HD Vec3 at(const Vec3& index, bool, Index) const { return (*this)(index); }
 
   DR_HD bool fits_lanes() const {
     return field == nullptr || dr::fits_lanes(3 * field_shape.voxels());

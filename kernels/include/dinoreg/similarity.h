@@ -1,4 +1,4 @@
-// How well features agree under a displacement, and which way to move.
+// How well features agree under a displacement, and in which direction they would agree better.
 #ifndef DINOREG_SIMILARITY_H_
 #define DINOREG_SIMILARITY_H_
 
@@ -7,25 +7,25 @@
 
 DR_NAMESPACE_BEGIN
 
-// Moving features around a point, interpolated along x, y, z in turn: that gives values and slopes
-// together, for 8 loads and 14 operations a block of channels.
+// Moving features around a point. Interpolating along x, y and z in turn gives values and slopes
+// together, with 8 loads and 14 operations for each block of channels.
 struct FeatureSample {
   const Half *r00, *r01, *r10, *r11;
   Index low, high;
   float wz, wy, wx;
 
   struct Values {
-    Block value, z, y, x;  // and its derivatives by the point, in index units
+    Block value, z, y, x;  // the value and its derivatives by the point, in index units
   };
 
-  DR_HD FeatureSample(const Half* features, const Shape& shape, int stride, const Vec3& p) {
-    const Trilinear t(shape, p);
-    low = (Index)t.nx.low * stride;
-    high = (Index)t.nx.high * stride;
-    r00 = features + shape.at(t.nz.low, t.ny.low, 0) * stride;
-    r01 = features + shape.at(t.nz.low, t.ny.high, 0) * stride;
-    r10 = features + shape.at(t.nz.high, t.ny.low, 0) * stride;
-    r11 = features + shape.at(t.nz.high, t.ny.high, 0) * stride;
+  DR_HD FeatureSample(const WeightedFeatures& in, const Vec3& p) {
+    const Trilinear t(in.shape, p);
+    low = (Index)t.nx.low * in.stride;
+    high = (Index)t.nx.high * in.stride;
+    r00 = in.features + in.shape.at(t.nz.low, t.ny.low, 0) * in.stride;
+    r01 = in.features + in.shape.at(t.nz.low, t.ny.high, 0) * in.stride;
+    r10 = in.features + in.shape.at(t.nz.high, t.ny.low, 0) * in.stride;
+    r11 = in.features + in.shape.at(t.nz.high, t.ny.high, 0) * in.stride;
     wz = t.nz.weight, wy = t.ny.weight, wx = t.nx.weight;
   }
 
@@ -41,52 +41,43 @@ struct FeatureSample {
     const Block y0 = v01 - v00, y1 = v11 - v10;
     const Block v0 = v00 + wy * y0, v1 = v10 + wy * y1;
     const Block gz = v1 - v0;
-    return {v0 + wz * gz, gz, y0 + wz * (y1 - y0), x0 + wz * (x1 - x0)};
+    return {.value = v0 + wz * gz, .z = gz, .y = y0 + wz * (y1 - y0), .x = x0 + wz * (x1 - x0)};
   }
 };
 
-// What two vectors of features cost, voxel by voxel: w d(F(p), M(p + u)), w = w_f(p) w_m(nearest to
-// p + u). Its gradient with respect to u treats w as a constant: a voxel must not be able to lower
-// the energy by leaving the moving image. The distance d is that of one of the ops below.
+// The cost of two feature vectors at each voxel: w d(F(p), M(p + u)), where
+// w = w_f(p) w_m(nearest to p + u). The gradient with respect to u treats w as a constant: a voxel
+// must not be able to lower the energy by leaving the moving image. The distance d is that of one
+// of the ops below.
 struct FeatureTerm {
-  const Half* fixed;  // (z, y, x, stride)
-  const float* fixed_weight;
-  Shape shape;
-  const Half* moving;
-  const float* moving_weight;
-  Shape moving_shape;
-  Vec3 moving_offset;  // index of the moving grid's first voxel on the fixed grid
-  int stride;
-  const float* field;  // (z, y, x, 3), mm along the grid's axes
-  Vec3 index_per_mm;
-  float* energy;    // (z, y, x); may be null
-  float* gradient;  // (z, y, x, 3), dE/du in 1/mm; may be null
-  float scale;      // of the gradient
-  float trust_cost;  // of `trust_of`
-  float* overlap;   // (z, y, x): w; may be null
+  WeightedFeatures fixed, moving;
+  Vec3 moving_offset;  // see Displacement
+  Displacement u;
+  float trust_cost = 0.0f;    // see trust_of
+  float scale = 0.0f;         // of the gradient
+  float* energy = nullptr;    // (z, y, x); null: not wanted
+  float* gradient = nullptr;  // (z, y, x, 3), dE/du in 1/mm; null: not wanted
+  float* overlap = nullptr;   // (z, y, x): w; null: not wanted
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
+  DR_OVER(fixed.shape)
 
-  // distance(voxel, sample, slope) gives d and its derivative by the sample's point.
+  // distance(voxel, sample, slope) gives d and its derivative with respect to the sample's point.
   template <class Distance>
   DR_HD void evaluate(int row, int x, const Distance& distance) const {
-    const int z = row / shape.y, y = row - z * shape.y;
-    const Index i = (Index)row * shape.x + x;
-    const Vec3 p = (Vec3{(float)z, (float)y, (float)x} - moving_offset) +
-                   load_vec3(field + 3 * i) * index_per_mm;
-    // The nearest voxel's weight. The least of the eight that a sample is made of would keep voxels
-    // without weight out of it altogether, but shuts the body's rim out with them: of seven MR-CT
-    // pairs six stay as they are, the one with an empty margin falls from 0.73 to 0.66 Dice.
-    const float w = fixed_weight[i] * nearest_or_zero(moving_weight, moving_shape, p);
+    const Index i = (Index)row * width() + x;
+    const Vec3 p = u.point(row, x, moving_offset);
+    // The weight of the nearest voxel. The smallest weight of the eight voxels of a sample would
+    // exclude voxels without weight altogether, but the rim of the body with them: of seven MR-CT
+    // pairs, six stay as they are and the one with an empty margin falls from 0.73 to 0.66 Dice.
+    const float w = fixed.weight[i] * nearest_or_zero(moving.weight, moving.shape, p);
     if (overlap != nullptr) overlap[i] = w;
     float value = 0.0f;
     Vec3 slope = {0.0f, 0.0f, 0.0f};
-    if (w > 0.0f) value = distance(i, FeatureSample(moving, moving_shape, stride, p), slope);
+    if (w > 0.0f) value = distance(i, FeatureSample(moving, p), slope);
     const float trust = trust_of(value, trust_cost);
     if (energy != nullptr) energy[i] = w * trust * value;
     if (gradient != nullptr)
-      store_vec3(gradient + 3 * i, (w * scale * trust * trust) * (slope * index_per_mm));
+      store_vec3(gradient + 3 * i, (w * scale * trust * trust) * (slope * u.index_per_mm));
   }
 };
 
@@ -96,9 +87,9 @@ struct FeatureDifference : FeatureTerm {
 
   DR_HD float operator()(Index i, const FeatureSample& sample, Vec3& slope) const {
     Block sum = zero_block(), sz = zero_block(), sy = zero_block(), sx = zero_block();
-    for (int c = 0; c < stride; c += kBlock) {
+    for (int c = 0; c < fixed.stride; c += kBlock) {
       const FeatureSample::Values m = sample.at(c);
-      const Block r = m.value - load_block(fixed + i * stride + c);
+      const Block r = m.value - fixed.block(i, c);
       sum = sum + r * r;
       sz = sz + r * m.z;
       sy = sy + r * m.y;
@@ -109,21 +100,20 @@ struct FeatureDifference : FeatureTerm {
   }
 };
 
-// d = 2 n (1 - F.M / (|F| |M|)), n the mean of |F|^2: of vectors of this norm it is the squared
-// difference, so that one weight serves both. A thousandth of n is added to the squared norms: the
-// direction of a vector that is nearly 0 is noise.
+// d = 2 n (1 - F.M / (|F| |M|)), where n is the mean of |F|^2. For vectors of this norm d is the
+// squared difference, so that one weight serves both. A thousandth of n is added to the squared
+// norms because the direction of a vector close to 0 is noise.
 struct FeatureCosine : FeatureTerm {
   const float* mean_square;  // n
 
   DR_HD void operator()(int row, int x) const { evaluate(row, x, *this); }
 
-  // d(F.M / |M|) = (F - (F.M / |M|^2) M) . dM / |M|: a second walk over the channels takes fewer
-  // registers than nine sums in one.
+  // d(F.M / |M|) = (F - (F.M / |M|^2) M) . dM / |M|. A second pass over the channels takes fewer
+  // registers than nine sums in one pass.
   DR_HD float operator()(Index i, const FeatureSample& sample, Vec3& slope) const {
-    const Half* f = fixed + i * stride;
     Block ff = zero_block(), fm = zero_block(), mm = zero_block();
-    for (int c = 0; c < stride; c += kBlock) {
-      const Block a = load_block(f + c), b = sample.at(c).value;
+    for (int c = 0; c < fixed.stride; c += kBlock) {
+      const Block a = fixed.block(i, c), b = sample.at(c).value;
       ff = ff + a * a;
       fm = fm + a * b;
       mm = mm + b * b;
@@ -132,9 +122,9 @@ struct FeatureCosine : FeatureTerm {
     const float product = sum_lanes(fm), square = sum_lanes(mm) + guard;
     const float share = 1.0f / sqrtf((sum_lanes(ff) + guard) * square), along = product / square;
     Block sz = zero_block(), sy = zero_block(), sx = zero_block();
-    for (int c = 0; c < stride; c += kBlock) {
+    for (int c = 0; c < fixed.stride; c += kBlock) {
       const FeatureSample::Values m = sample.at(c);
-      const Block across = load_block(f + c) - along * m.value;
+      const Block across = fixed.block(i, c) - along * m.value;
       sz = sz + across * m.z;
       sy = sy + across * m.y;
       sx = sx + across * m.x;
@@ -145,39 +135,33 @@ struct FeatureCosine : FeatureTerm {
   }
 };
 
-// w |F|^2 of each voxel.
+// w |F|^2 at each voxel.
 struct FeatureSquare {
-  const Half* features;  // (z, y, x, stride)
-  const float* weight;
-  Shape shape;
-  int stride;
+  WeightedFeatures in;
   float* out;  // (z, y, x)
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
+  DR_OVER(in.shape)
   DR_HD void operator()(int row, int x) const {
-    const Index i = (Index)row * shape.x + x;
+    const Index i = (Index)row * width() + x;
     Block sum = zero_block();
-    for (int c = 0; c < stride; c += kBlock) {
-      const Block f = load_block(features + i * stride + c);
+    for (int c = 0; c < in.stride; c += kBlock) {
+      const Block f = in.block(i, c);
       sum = sum + f * f;
     }
-    out[i] = weight[i] * sum_lanes(sum);
+    out[i] = in.weight[i] * sum_lanes(sum);
   }
 };
 
-// One channel as an image.
+// One channel of the features as an image.
 struct FeatureChannel {
-  const Half* features;  // (z, y, x, stride)
-  Shape shape;
-  int stride, channel;
+  WeightedFeatures in;
+  int channel;
   float* out;  // (z, y, x)
 
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return shape.x; }
+  DR_OVER(in.shape)
   DR_HD void operator()(int row, int x) const {
-    const Index i = (Index)row * shape.x + x;
-    out[i] = half_to_float(features[i * stride + channel]);
+    const Index i = (Index)row * width() + x;
+    out[i] = half_to_float(in.features[i * in.stride + channel]);
   }
 };
 

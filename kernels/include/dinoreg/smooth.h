@@ -2,31 +2,32 @@
 #ifndef DINOREG_SMOOTH_H_
 #define DINOREG_SMOOTH_H_
 
-#include "dinoreg/grid.h"
+#include "dinoreg/op.h"
 
 DR_NAMESPACE_BEGIN
 
-enum { kMaxTapRadius = 16 };  // a Gaussian of up to 6.4 voxels; wider ones are cut off
+enum { kMaxTapRadius = 16 };  // fits a Gaussian of up to 6.4 voxels; wider ones are truncated
 
 // weight[0] + 2 * (weight[1] + ... + weight[radius]) = 1.
 struct Taps {
   int radius;
   float weight[kMaxTapRadius + 1];
 };
+struct Taps3 {
+  Taps z, y, x;
+};
 
-// The array is seen as (outer, n, inner) and smoothed along n. Smoothing the x axis of a field
-// (z, y, x, 3) has inner = 3.
+// Smooths an array (outer, n, inner) along n. For the x axis of a field (z, y, x, 3), inner is 3.
 struct Smooth {
-  enum { kRepeatable = 1 };  // computing an element twice does no harm
   const float* in;
   float* out;
   int outer, n, inner;
   Taps taps;
-  bool along_row;  // rows run over n * inner elements (the x axis), else over inner
+  bool along_row;  // a row spans n * inner elements (the x axis), otherwise inner
 
+  enum { kRepeatable = 1 };
   DR_HD int rows() const { return along_row ? outer : outer * n; }
   DR_HD int width() const { return along_row ? n * inner : inner; }
-  // Elements of a row that need no look at the border: [margin, width - margin).
   DR_HD int margin() const { return along_row ? taps.radius * inner : 0; }
 
   DR_HD void operator()(int row, int x) const {

@@ -1,12 +1,12 @@
-// Sums in a fixed order: the same bits on every back end, for any number of threads.
+// Sums in a fixed order: the same bits on every back end and for any number of threads.
 #ifndef DINOREG_SUM_H_
 #define DINOREG_SUM_H_
 
-#include "dinoreg/grid.h"
+#include "dinoreg/op.h"
 
 DR_NAMESPACE_BEGIN
 
-// out[i] = the sum of the i-th run of `length` numbers, one after the other.
+// out[i] is the sum of the i-th run of `length` numbers, added one after the other.
 template <class T>
 struct SumInOrder {
   const T* in;  // (count, length)
@@ -22,14 +22,13 @@ struct SumInOrder {
   }
 };
 
-// out = a / b, or 0 where b is not above 0.
+// out = a / b, or 0 unless b > 0.
 template <class T>
 struct Quotient {
   const double *a, *b;
   T* out;
 
-  DR_HD int rows() const { return 1; }
-  DR_HD int width() const { return 1; }
+  DR_OVER_ONE
   DR_HD void operator()(int, int) const { *out = *b > 0.0 ? (T)(*a / *b) : (T)0; }
 };
 

@@ -84,6 +84,7 @@ def match(
             cost_smoothing_mm=1.15 * cell_mm,
             field_smoothing_mm=0.82 * cell_mm,
             coupling=(0.03, 0.3),
+            kept_costs_mb=64,  # enough for all costs of so coarse a grid
             consistency_rounds=consistency_rounds,
             iterations=(iterations,),
             learning_rate_mm=0.6 * cell_mm,

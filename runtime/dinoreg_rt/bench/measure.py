@@ -1,4 +1,4 @@
-"""Measuring `register` on this machine: cold, warm, stage by stage, beside what it can do."""
+"""Measure `register` on this machine, cold and warm, stage by stage."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class BenchRequest:
-    """What is measured.
+    """What to measure.
 
     Attributes:
-        fixed: image.
-        moving: image.
-        config: of the registrations.
-        runs: warm ones.
-        peer_python: of an environment with convexAdam; None: no comparison.
-        peer_runs: calls of it.
+        fixed: the fixed image.
+        moving: the moving image.
+        config: the parameters of the registrations.
+        runs: number of warm registrations.
+        peer_python: Python of an environment with convexAdam; None: no comparison.
+        peer_runs: number of calls of convexAdam.
     """
 
     fixed: Volume
@@ -43,12 +43,16 @@ class BenchRequest:
 
 
 def run_bench(request: BenchRequest, say: Callable[[str, float], None]) -> BenchReport:
-    """Measure; `say` is told what is going on and how far it is.
+    """Run the measurements and build the report.
 
-    Tokens are not taken from the cache: what a registration costs is to be measured.
+    The token cache is off, so that every registration pays for its encoder.
+
+    Args:
+        request: what to measure.
+        say: called with the current step and its finished fraction.
 
     Raises:
-        DinoregError: as a registration, or a peer that cannot run.
+        DinoregError: a registration fails, or the peer cannot run.
     """
     config = request.config.changed(cache=False)
     if request.peer_python is not None:
@@ -89,7 +93,7 @@ def _timed(registrar: Registrar, request: BenchRequest, plans: list[Plan]) -> Ru
 
 
 def _memory(device: Device, plan: Plan) -> dict[str, float]:
-    """MiB: predicted for one registration, and the most that was used."""
+    """Return the predicted memory of one registration and the peaks of this process, in MiB."""
     found = {
         "predicted_mb": round(plan.memory_bytes / 2**20, 1),
         "peak_process_mb": round(peak_memory_mb(), 1),
@@ -97,7 +101,7 @@ def _memory(device: Device, plan: Plan) -> dict[str, float]:
     if plan.device_memory is not None:
         found["predicted_gpu_mb"] = round(plan.device_memory.peak_bytes / 2**20, 1)
     if device.kind == "cuda":
-        with device.active() as cuda:  # the pool is that of the current device
+        with device.active() as cuda:  # each device has its own pool
             pool_bytes = device.xp.get_default_memory_pool().total_bytes()
             free, total = cuda.mem_info
         found["peak_gpu_pool_mb"] = round(pool_bytes / 2**20, 1)

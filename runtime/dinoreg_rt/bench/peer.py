@@ -1,4 +1,4 @@
-"""The published convexAdam on the same images and device, in its own environment."""
+"""Run the published convexAdam on the same images and device, in its own environment."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def check_peer(python: Path, *, encoder: str | None) -> None:
-    """Find out before anything is measured whether the peer can run.
+    """Check that the peer can run, before anything is measured.
 
     Raises:
-        ConfigError: an encoder is asked for; the published package computes MIND-SSC itself.
-        DeviceError: no such interpreter, or convexAdam is not in its environment.
+        ConfigError: an encoder is configured; the published package computes MIND-SSC itself.
+        DeviceError: the interpreter cannot be run, or cannot import convexAdam.
     """
     if encoder is not None:
         raise ConfigError(
             "--against convexadam compares the optimisers on MIND-SSC, which the published package "
-            "computes itself; leave --encoder out"
+            "computes itself; omit --encoder"
         )
     test = "import convexAdam.convex_adam_MIND"
     try:
         done = subprocess.run([python, "-c", test], capture_output=True, text=True, check=False)
     except OSError as error:
         raise DeviceError(
-            f"--peer-python {python}: cannot be run: {error.strerror}; give the Python of an "
+            f"--peer-python {python} cannot be run: {error.strerror}; give the Python of an "
             "environment with convexAdam"
         ) from error
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DeviceError(
-            f"--peer-python {python}: convexAdam cannot be imported there ({last}); "
+            f"--peer-python {python} cannot import convexAdam ({last}); install it with "
             f"{python} -m pip install convexAdam"
         )
 
@@ -55,13 +55,13 @@ def check_peer(python: Path, *, encoder: str | None) -> None:
 def run_convexadam(
     python: Path, volumes: tuple[Volume, Volume], plan: Plan, runs: int
 ) -> dict[str, Any]:
-    """What it says about itself: ``version``, seconds of each call, peak memory.
+    """Run convexAdam and return its report: ``version``, seconds of each call, peak memory.
 
-    It is given what our features are made from: both images windowed to 0..1 on the working grid,
-    after the initial alignment; and our features on the control grid, with which it is timed again.
+    Its input is that of our features: both images windowed to 0..1 on the working grid, after the
+    initial alignment. It is timed once more with our features on the control grid.
 
     Raises:
-        DeviceError: it fails.
+        DeviceError: convexAdam fails.
     """
     child = resources.files(__package__) / "convexadam_child.py"
     device = plan.device
@@ -72,7 +72,7 @@ def run_convexadam(
         features = [Path(folder) / f"{role}_features.npy" for role in roles]
         with device.active():
             fixed, moving = plan.sides(*volumes)
-            # The peer knows one grid: the moving image on the fixed one's, not on its own part.
+            # The peer has one grid: the moving image is sampled on the fixed image's.
             moving = replace(moving, working=plan.grids.working)
             images = working_images((fixed, moving), plan.grids.pool_zyx, device)
             pair = MindFeatures.of(plan.config).compute(*images, device)
@@ -88,6 +88,6 @@ def run_convexadam(
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise DeviceError(f"convexAdam does not run on this pair on {device.name}: {last}")
+        raise DeviceError(f"convexAdam fails on this pair on {device.name}: {last}")
     report: dict[str, Any] = json.loads(done.stdout)
     return report

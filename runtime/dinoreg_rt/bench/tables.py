@@ -1,4 +1,4 @@
-"""What `dinoreg-rt bench` says: distributions, achieved rates, floors and ratios."""
+"""The report of `dinoreg-rt bench`: distributions, achieved rates, floors and ratios."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pydantic import BaseModel, Field
 
 from ..device.ceilings import Ceilings
 from ..geometry import describe
+from ..registration.sizes import Work
+from ..registration.stages import registration_work
 from ..types import Volume
-from .work import Work, registration_work
 
 if TYPE_CHECKING:
     from ..registration.plan import Plan
 
-#: What no stage of the timer covers: alignment and all other decisions before the heavy work, and
-#: the rest.
+#: Time outside the timer's stages: planning, initial alignment included, and everything else.
 PLAN, OTHER = "plan", "other"
-#: What does not count where the encoder is left out: from upload to download.
+#: Stages that do not count in the time without the encoder, from upload to download.
 _NOT_COUNTED = (PLAN, "encode", "hash")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One registration.
+    """The times of one registration.
 
     Attributes:
-        total_ms: wall clock.
-        stages_ms: of each stage, and of what belongs to none.
-        versions: of what took part.
+        total_ms: wall-clock time.
+        stages_ms: time of each stage, and of what belongs to no stage.
+        versions: versions of the packages that took part.
     """
 
     total_ms: float
@@ -39,22 +39,22 @@ class Run:
 
     @property
     def without_encoder_ms(self) -> float:
-        """From upload to download: all but the plan, the encoder and hashing."""
+        """Time from upload to download: without planning, encoding and hashing."""
         return self.total_ms - sum(self.stages_ms.get(stage, 0.0) for stage in _NOT_COUNTED)
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """All that was measured.
+    """Everything that was measured.
 
     Attributes:
-        plan: of the registrations.
+        plan: the plan of the registrations.
         volumes: fixed and moving image.
         cold: the first registration.
-        warm: the others.
-        ceilings: of the device.
-        memory: MiB by what it is.
-        peer: what convexAdam said; None without.
+        warm: the later registrations.
+        ceilings: the highest rates of the device.
+        memory: MiB by what was measured or predicted.
+        peer: the report of convexAdam; None if it was not run.
     """
 
     plan: Plan
@@ -75,13 +75,13 @@ class Distribution(BaseModel):
 
     @classmethod
     def of(cls, values: list[float]) -> Distribution:
-        """Percentiles, linear between the values."""
+        """Return the percentiles, interpolated linearly between the values."""
         p50, p95, p99 = (round(float(v), 3) for v in np.percentile(values, [50, 95, 99]))
         return cls(p50=p50, p95=p95, p99=p99)
 
 
 class PartReport(BaseModel):
-    """Work of one part of a stage, and the least time that it takes."""
+    """The work of one part of a stage, and the least time that it takes."""
 
     stage: str
     name: str
@@ -91,21 +91,21 @@ class PartReport(BaseModel):
 
 
 class StageReport(BaseModel):
-    """One stage beside its floor.
+    """The time of one stage beside its floor.
 
-    `gigabytes_per_s` and `giga_operations_per_s` are what the work of its parts needs over the
-    median time; an operation is a float32 multiply-add or what counts as one.
+    `gigabytes_per_s` and `giga_operations_per_s` are the work of its parts over the median time; an
+    operation is a float32 multiply-add or its equivalent.
     """
 
     cold_ms: float
     warm_ms: Distribution
-    floor_ms: float = Field(description="sum over its parts")
+    floor_ms: float = Field(description="sum over the stage's parts")
     gigabytes_per_s: float
     giga_operations_per_s: float
 
 
 class BenchReport(BaseModel):
-    """Everything that `dinoreg-rt bench` says."""
+    """The report of `dinoreg-rt bench`."""
 
     version: str
     device: str
@@ -120,7 +120,7 @@ class BenchReport(BaseModel):
     warm_ms: Distribution
     cold_without_encoder_ms: float
     without_encoder_ms: Distribution = Field(
-        description="of the warm runs without plan, encoder and hashing: upload to download"
+        description="warm runs from upload to download: no planning, encoding and hashing"
     )
     pairs_per_second: float
     stages: dict[str, StageReport]
@@ -130,18 +130,18 @@ class BenchReport(BaseModel):
     peer: dict[str, Any] | None = None
     times_faster_than_peer: float | None = None
     solver_times_faster: float | None = Field(
-        None, description="the stage `solve` against the peer's call with the same features"
+        None, description="stage `solve` against the peer's call with the same features"
     )
 
 
 def build_bench_report(measured: Measured) -> BenchReport:
-    """Numbers from measurements."""
+    """Compute the report from the measurements."""
     plan, cold, warm, peer = measured.plan, measured.cold, measured.warm, measured.peer
     fixed, moving = (volume.geometry for volume in measured.volumes)
     totals = [run.total_ms for run in warm]
-    work = registration_work(plan, fixed, moving)
+    work = registration_work(plan.sizes)
     total = Distribution.of(totals)
-    stages = {s: _stage(s, measured, work) for s in cold.stages_ms}
+    stages = {s: _stage(s, measured, work.get(s, [])) for s in cold.stages_ms}
     faster = solver_faster = None
     if peer is not None:
         faster = _ratio(peer["wall_s"], total)
@@ -162,7 +162,7 @@ def build_bench_report(measured: Measured) -> BenchReport:
         without_encoder_ms=Distribution.of([run.without_encoder_ms for run in warm]),
         pairs_per_second=round(1e3 * len(totals) / sum(totals), 4),
         stages=stages,
-        parts=[_part(w, measured.ceilings) for w in work],
+        parts=[_part(s, part, measured.ceilings) for s, parts in work.items() for part in parts],
         ceilings=_ceilings(measured.ceilings),
         memory=measured.memory,
         peer=peer,
@@ -175,9 +175,8 @@ def _ratio(peer_s: list[float], ours_ms: Distribution) -> float:
     return round(1e3 * float(np.median(peer_s)) / ours_ms.p50, 2)
 
 
-def _stage(stage: str, measured: Measured, work: list[Work]) -> StageReport:
+def _stage(stage: str, measured: Measured, parts: list[Work]) -> StageReport:
     times = Distribution.of([run.stages_ms[stage] for run in measured.warm])
-    parts = [w for w in work if w.stage == stage]
     seconds = max(times.p50, 1e-6) / 1e3
     return StageReport(
         cold_ms=round(measured.cold.stages_ms[stage], 3),
@@ -188,9 +187,9 @@ def _stage(stage: str, measured: Measured, work: list[Work]) -> StageReport:
     )
 
 
-def _part(work: Work, ceilings: Ceilings) -> PartReport:
+def _part(stage: str, work: Work, ceilings: Ceilings) -> PartReport:
     return PartReport(
-        stage=work.stage,
+        stage=stage,
         name=work.name,
         megabytes=round(work.bytes / 1e6, 3),
         giga_operations=round(work.operations / 1e9, 4),

@@ -1,1 +1,1 @@
-"""From images to the encoder's features: slices, tokens and the joint PCA."""
+"""Features of an encoder, from the images: slices, tokens and the joint PCA."""

@@ -1,4 +1,4 @@
-"""How long encoding will take: operations of the slices over the rate measured on this CPU."""
+"""Estimate of the encoding time: the slices' operations over the rate measured on this CPU."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .cache import TokenCache
 from .encoding import EncodingPlan
 from .pair_tokens import token_key
 
-#: Entry points that know an encoder's arithmetic: (model, rows, columns) of tokens, and the layers
-#: that are wanted -> operations.
+#: Entry points that count an encoder's operations: (model, rows and columns of tokens, layers) ->
+#: operations of one slice, or None for an unknown model.
 _ENCODER_OPERATIONS = "dinoreg_rt.encoder_operations"
-#: Share of the rate of a float32 matrix product that an engine reaches with an encoder in float32,
-#: as measured ("An encoder's slice" in docs/benchmarks.md). Of others nothing is foretold.
+#: Share of the rate of a float32 matrix product that each engine reached with a float32 encoder
+#: ("An encoder's slice" in docs/benchmarks.md). No time is predicted for other engines.
 _SHARE = {"ort-cpu": 0.77, "openvino": 0.87}
-#: In a process of its own: BLAS takes its number of threads when it is loaded.
+#: Run in a process of its own, because BLAS reads its number of threads when it is loaded.
 _PRODUCTS = """
 import time, numpy
 n = 768
@@ -44,13 +44,14 @@ print(2 * n**3 / min(times))
 
 @dataclass(frozen=True)
 class EncodingEstimate:
-    """What encoding will cost.
+    """The predicted cost of encoding.
 
     Attributes:
-        slices: that have to be encoded.
-        cached: slices whose tokens are in the cache.
-        operations: multiplications and additions of the first; None where the model is not known.
-        operations_per_s: of the encoder on this CPU; None where it was not measured.
+        slices: number of slices to encode.
+        cached: number of slices whose tokens are in the cache.
+        operations: multiplications and additions of the slices to encode; None for an unknown
+            model.
+        operations_per_s: rate of the encoder on this CPU; None where it was not measured.
     """
 
     slices: int
@@ -60,7 +61,7 @@ class EncodingEstimate:
 
     @property
     def seconds(self) -> float | None:
-        """Of encoding; None where it cannot be told."""
+        """Predicted time of encoding; None where it is unknown."""
         if self.slices == 0:
             return 0.0
         if self.operations is None or self.operations_per_s is None:
@@ -68,12 +69,12 @@ class EncodingEstimate:
         return self.operations / self.operations_per_s
 
     def to_dict(self) -> dict[str, float | None]:
-        """For JSON: slices and seconds."""
+        """Return the slices and seconds for JSON."""
         seconds = None if self.seconds is None else round(self.seconds, 1)
         return {"slices": self.slices, "cached_slices": self.cached, "seconds": seconds}
 
     def __str__(self) -> str:
-        """``about 40 s on this CPU (100 slices of 0.08 TFLOP at 0.2 TFLOP/s)``."""
+        """Format as ``about 40 s on this CPU (100 slices of 0.08 TFLOP at 0.2 TFLOP/s)``."""
         cached = f"{self.cached} slices are in the cache" if self.cached else ""
         if self.slices == 0:
             return f"nothing to encode: all {cached}"
@@ -89,15 +90,10 @@ class EncodingEstimate:
 def estimate_encoding(
     plan: EncodingPlan, config: RegistrationConfig, device: Device
 ) -> EncodingEstimate:
-    """What a plan's slices will cost, without those whose tokens are in the cache.
+    """Estimate the cost of encoding a plan's slices, except those whose tokens are in the cache.
 
-    On a CPU the rate is that of a matrix product, measured here in a fraction of a second. On a
-    GPU, and in other precisions than float32, no time is foretold.
-
-    Args:
-        plan: what will be encoded.
-        config: whether the cache is used.
-        device: of the registration.
+    On a CPU the rate is derived from a matrix product timed here in a fraction of a second. No time
+    is predicted for GPUs or for precisions other than float32.
     """
     slices = cached = 0
     operations: float | None = 0.0
@@ -117,7 +113,7 @@ def estimate_encoding(
 
 
 def slice_operations(bundle: Bundle, graph: Graph) -> float | None:
-    """Multiplications and additions of one slice; None where nobody knows the model's."""
+    """Return the multiplications and additions of one slice; None for an unknown model."""
     for found in entry_points(group=_ENCODER_OPERATIONS):
         manifest, grid = bundle.manifest, bundle.token_grid(graph)
         count: float | None = found.load()(manifest.model, *grid, manifest.layers)
@@ -128,11 +124,11 @@ def slice_operations(bundle: Bundle, graph: Graph) -> float | None:
 def _images(
     plan: EncodingPlan, config: RegistrationConfig, device: Device
 ) -> Iterator[tuple[Graph, int, bool]]:
-    """Graph, number of slices, and whether the cache holds them, for each plane and image."""
+    """Yield the graph, number of slices and whether they are cached, per plane and image."""
     cache = TokenCache(cache_folder(), 0) if config.cache else None
     for plane in plan.planes:
         for stack in plane.stacks:
-            # An image is hashed only where something may be found by its hash.
+            # Hashing an image is only worth it where the cache may hold its tokens.
             held = (
                 cache is not None
                 and os.path.isdir(cache.folder)  # Path.is_dir raises for a name too long
@@ -142,10 +138,10 @@ def _images(
 
 
 def _product_rate(threads: int) -> float | None:
-    """Operations per second of float32 matrix products on so many threads; None: not measured.
+    """Return the float32 operations per second of a matrix product, or None if it failed.
 
-    That of one thread, by its CPU time, times the threads that have a core of their own: threads of
-    one product that wait for each other say nothing where other programs run, too.
+    One thread is timed by its CPU time and multiplied by the threads that have a core of their own:
+    timing all of them at once would also measure the other programs on the machine.
     """
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, "1")
     done = subprocess.run(

@@ -1,6 +1,4 @@
-"""Slices as an encoder is shown them, to measure what it computes with: of a user's own images, and
-of a phantom where there are none.
-"""
+"""Example slices for calibrating and verifying engines: from a user's images, or from a phantom."""
 
 from __future__ import annotations
 
@@ -18,23 +16,24 @@ from ..images.intensity import detect_modality, intensity_window
 from ..images.phantom import phantom_grid, phantom_pair
 from ..io.images import read_volume
 from ..types import Array
-from .encoding import shown_window
 from .planes import choose_plane
+from .planning import shown_window
 from .slice_stack import plan_slices
 
-#: Slices of one image that are held out: each costs a run of the encoder in float32 on a CPU.
+#: Slices held out per image; each costs a float32 run of the encoder on a CPU.
 _HELD_OUT = 2
-#: Of the phantom: its size, its intensities that count as 0 and 1, and a slice of each image.
+#: The phantom's size, the intensities shown as 0 and 1, and one slice index for each image.
 _PHANTOM_ZYX, _PHANTOM_WINDOW, _PHANTOM_SLICES = (9, 160, 192), (0.0, 1000.0), (3, 5)
 
 
 @dataclass(frozen=True, eq=False)
 class ExampleSlices:
-    """Pixels (n, 3, height, width) float32, normalised as the encoder wants them.
+    """Pixels (n, 3, height, width) float32, normalised for the encoder.
 
     Attributes:
-        measured: to set something by.
-        held_out: to judge it by: other slices of the same images, between the measured ones.
+        measured: slices to calibrate with.
+        held_out: slices to judge the calibration with: others of the same images, between the
+            measured ones.
     """
 
     measured: Array
@@ -44,19 +43,14 @@ class ExampleSlices:
 def read_examples(
     images: Sequence[Path], manifest: Manifest, graph: Graph, per_image: int
 ) -> ExampleSlices:
-    """Slices spread evenly over each image, cut, windowed and sized as a registration does it.
+    """Read slices spread evenly over each image, cut, windowed and sized as in a registration.
 
-    Across each image's coarsest axis, with the windows of the default configuration.
-
-    Args:
-        images: files or DICOM folders, as `read_volume` takes them.
-        manifest: of the encoder.
-        graph: the input size.
-        per_image: slices of each image that are measured, where it has so many.
+    Slices are cut across each image's coarsest axis, with the default configuration's windows. At
+    most `per_image` slices of each image are measured.
 
     Raises:
-        InputError: an image that cannot be read.
-        ConfigError: an image with fewer than two slices that hold anything.
+        InputError: an image cannot be read.
+        ConfigError: an image has fewer than two slices that are not empty.
     """
     config = RegistrationConfig()
     device, _ = choose_device("cpu", 0)
@@ -73,10 +67,11 @@ def read_examples(
         if count < 2:
             raise ConfigError(
                 f"{path}: {count} {plane} slices hold values above {window[0]:g}, the dark end of "
-                "its window; wanted two at least, one to measure and one to check"
+                "its intensity window; give an image with at least two, one to calibrate with and "
+                "one to check"
             )
-        where = np.unique(np.linspace(0, count - 1, 2 * per_image).round().astype(int))
-        parts = (where[::2], _spread(where[1::2], _HELD_OUT))
+        positions = np.unique(np.linspace(0, count - 1, 2 * per_image).round().astype(int))
+        parts = (positions[::2], _spread(positions[1::2], _HELD_OUT))
         for chosen, pixels in zip(parts, (measured, held_out), strict=True):
             some = replace(stack, encoded=tuple(stack.encoded[i] for i in chosen))
             pixels.append(some.batch(0, len(chosen), manifest.normalisation, device))
@@ -84,10 +79,10 @@ def read_examples(
 
 
 def phantom_slices(manifest: Manifest, graph: Graph) -> Array:
-    """Two slices of a made-up pair: a grey body with structure before a dark background.
+    """Make two slices of a phantom pair: a structured grey body on a dark background.
 
     Returns:
-        Pixels (2, 3, height, width) float32, normalised as the encoder wants them.
+        Pixels (2, 3, height, width) float32, normalised for the encoder.
     """
     device, _ = choose_device("cpu", 0)
     size, pixels = (graph.height, graph.width), []
@@ -100,7 +95,7 @@ def phantom_slices(manifest: Manifest, graph: Graph) -> Array:
 
 
 def _spread(values: Array, count: int) -> Array:
-    """At most `count` of them, evenly."""
+    """Return at most `count` of the values, evenly spread."""
     if len(values) <= count:
         return values
     return values[np.arange(count) * len(values) // count]

@@ -1,11 +1,10 @@
-"""Features of an encoder for an image pair on the solver's grids: encode, joint PCA, sample."""
+"""An encoder's features of an image pair on the control grid: encode, joint PCA, sample."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,9 +26,6 @@ from .slice_stack import PlaneStacks, SliceStack
 from .standardise import position_directions, read_tokens, standardise
 from .tokens import PatchTokens
 
-if TYPE_CHECKING:
-    pass
-
 _IDENTITY = AffineTransform.identity()
 
 
@@ -42,16 +38,19 @@ def encoder_features(
     report: Callable[[str, float], None],
     encoders: EncoderPool,
 ) -> tuple[FeaturePair, Callable[[], EncodingSummary]]:
-    """Features of all planes together, and what is said about them, which waits for them.
+    """Encode both images and make the features of all planes.
 
-    The tokens of one plane exist at a time; `encoders` lends what encodes them.
+    Only one plane's tokens exist at a time. The stages are ``encode`` and ``features``.
+
+    Returns:
+        The features, and a function that waits for them and returns their summary.
 
     Raises:
-        DinoregError: engine or memory that cannot be had, masks without tokens.
+        DinoregError: the engine or the memory is not available, or a mask covers no token.
     """
     pairs: list[FeaturePair] = []
     summaries: list[Callable[[], EncodedPlaneSummary]] = []
-    # Writes to the cache while the next image is encoded and features are made.
+    # Cache entries are written while the next image is encoded and features are made.
     with ThreadPoolExecutor(1, thread_name_prefix="token cache") as writer:
         for plane in plan.planes:
             inside = tokens_inside(plane, sides, device.host)
@@ -73,7 +72,14 @@ def encoder_features(
 
 
 def tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array | None]:
-    """Of each image which tokens count, (encoded slices, tokens of one) bool; None: all."""
+    """Return which tokens of each image touch its mask and body.
+
+    Returns:
+        For each image (encoded slices, tokens per slice) bool, or None where all tokens count.
+
+    Raises:
+        RegistrationError: no token of an image does.
+    """
     found: list[Array | None] = []
     for side, stack in zip(sides, plane.stacks, strict=True):
         image = side.image
@@ -83,8 +89,8 @@ def tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array 
         inside = _inside(stack, image, host)
         if not inside.any():
             raise RegistrationError(
-                f"the {image.role} mask (or the body in it) covers no token of an encoded slice; a "
-                "smaller --slice-stride or a larger mask is needed"
+                f"the {image.role} mask (or the body in it) covers no token of an encoded slice; "
+                "use a smaller --slice-stride or a larger mask"
             )
         found.append(inside.reshape(len(inside), -1))
     return found
@@ -93,7 +99,7 @@ def tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array 
 def moments_of_pair(
     plan: EncodingPlan, made: PairTokens, inside: Sequence[Array | None], device: Device
 ) -> list[SliceMoments]:
-    """Moments of the tokens of each image that count, see `tokens_inside`."""
+    """Return the moments of each image's tokens that count (`tokens_inside`)."""
     read = _reader(plan, device)
     return [
         SliceMoments.of(_inner_tokens(of_image, kept, read, device), device)
@@ -108,17 +114,11 @@ def project_pair(
     feature_scale: float,
     device: Device,
 ) -> tuple[FeatureBasis, Array, Iterator[Array]]:
-    """The joint basis, the factor on the features, and each image's projected tokens in turn.
-
-    Args:
-        plan: which layers are compared, how they are standardised, and on how many components.
-        made: tokens of both images.
-        moments: of those that count, see `moments_of_pair`.
-        feature_scale: of the configuration.
-        device: of the registration.
+    """Fit the joint basis to moments (`moments_of_pair`) and project each image's tokens onto it.
 
     Returns:
-        The third are (n, rows, columns, K) float32, made when they are asked for.
+        The basis, the factor on the features, and an iterator that makes each image's features
+        (n, rows, columns, K) float32 in turn.
     """
     read, kind = _reader(plan, device), plan.standardisation
     channels = moments[0].means.shape[1]
@@ -140,7 +140,7 @@ def project_pair(
 
 
 def _reader(plan: EncodingPlan, device: Device) -> Callable[[Array], Array]:
-    """How one slice's tokens are read: the layers that are compared, in single precision."""
+    """Return the function that reads the compared layers of one slice's tokens as float32."""
     return partial(
         read_tokens,
         layers=len(plan.bundle.manifest.layers),
@@ -156,17 +156,17 @@ def _inner_tokens(
     read: Callable[[Array], Array],
     device: Device,
 ) -> Iterator[Array]:
-    """The tokens of each slice that count, one slice after the other."""
+    """Yield the tokens of each slice that count."""
     for i, slice_ in enumerate(of_image.tokens):
         tokens = read(slice_)
-        # By number: a device would have to be waited for to learn how many are set.
+        # Indices instead of a mask: a GPU would be waited for to count what is set.
         yield (
             tokens if inside is None else tokens[device.upload(np.flatnonzero(inside[i]), np.int64)]
         )
 
 
 def _inside(stack: SliceStack, scan: PairImage, host: Device) -> Array:
-    """Whether each token of the encoded slices touches mask and body, (n, rows, columns)."""
+    """Return whether each token of the encoded slices touches mask and body, (n, rows, columns)."""
     inside = np.ones(stack.tokens.shape_zyx, bool)
     for image, mask in (
         (scan.volume, scan.mask),
@@ -180,6 +180,7 @@ def _inside(stack: SliceStack, scan: PairImage, host: Device) -> Array:
 def _sampled(
     tokens: Sequence[PatchTokens], projected: Iterator[Array], sides: Sides, device: Device
 ) -> FeaturePair:
+    """Sample the projected tokens of both images on their control grids."""
     arrays, weights = [], []
     for of_image, planes, side in zip(tokens, projected, sides, strict=True):
         channels = planes.shape[-1]
@@ -193,9 +194,12 @@ def _sampled(
 
 
 def _tissue_weight(stack: SliceStack, side: SolverSide, device: Device) -> Array:
-    """1 where a control voxel holds anything above the window's dark end, else 0: as with MIND-SSC
-    flat places, which look alike everywhere, say nothing about a match. Nor do slices that cannot
-    meet the other image: they were not encoded."""
+    """Return 1 where a control voxel holds tissue in a slice that can meet the other image, else 0.
+
+    Tissue is anything above the window's dark end. As with MIND-SSC, flat background looks alike
+    everywhere and must not count as a match; slices that cannot meet the other image are not
+    encoded.
+    """
     tissue = device.upload(stack.volume.array, np.float32) > np.float32(stack.window[0])
     slices = upright_view(tissue, stack.volume.geometry, stack.plane)
     slices[: stack.needed[0]] = False

@@ -1,4 +1,4 @@
-"""Which part of its slices an image shows to the encoder, and where in the encoder's picture."""
+"""The part of each slice that the encoder is shown, and its position in the encoder's input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..images.pair import PairImage
 from ..types import Geometry, Volume
 from .planes import Plane, upright
 
-#: Voxels (first row, end of rows, first column, end of columns) of a slice.
+#: Part of a slice in voxels: first row, end of rows, first column, end of columns.
 Box = tuple[int, int, int, int]
 #: Height and width in mm.
 Extent = tuple[float, float]
@@ -21,18 +21,18 @@ Extent = tuple[float, float]
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a slice lies in the encoder's picture.
+    """The position of a slice in the encoder's picture.
 
     Attributes:
-        margins: tokens above, below, left and right of the slice that are no part of it.
-        box: the part of the slice that is shown; None: all of it.
+        margins: numbers of tokens above, below, left and right of the slice.
+        box: the part of the slice that is shown; None for all of it.
     """
 
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     box: Box | None = None
 
     def shown(self, stack: Geometry) -> Geometry:
-        """The part of an upright stack, (slice, row, column), that is shown."""
+        """Return the grid of the shown part of an upright stack (slice, row, column)."""
         if self.box is None:
             return stack
         top, bottom, left, right = self.box
@@ -41,7 +41,7 @@ class Frame:
 
     @property
     def index(self) -> tuple[slice, slice, slice]:
-        """The same part as an index of an array (slice, row, column)."""
+        """Index of the shown part in an array (slice, row, column)."""
         if self.box is None:
             return slice(None), slice(None), slice(None)
         top, bottom, left, right = self.box
@@ -49,16 +49,16 @@ class Frame:
 
 
 def evenly_padded(padding: int) -> Frame:
-    """All of a slice with a margin of so many tokens at each edge."""
+    """Return the frame that shows a whole slice with `padding` tokens at each edge."""
     return Frame((padding, padding, padding, padding))
 
 
 def shown_boxes(
     pair: Sequence[PairImage], plane: Plane, scale: SliceScale
 ) -> list[tuple[Box | None, Extent]]:
-    """The part of each image's slices that is shown, and its size in mm.
+    """Return the part of each image's slices that is shown, and its size in mm.
 
-    With the scale `body` that is the box around the body; without a body, all of the slice.
+    With the scale ``body`` it is the box around the body, if the image has one; else all of it.
     """
     found = []
     for image in pair:
@@ -71,9 +71,9 @@ def shown_boxes(
 
 
 def picture_extent(extents: Sequence[Extent], scale: SliceScale) -> Extent:
-    """Height and width in mm that the encoder's picture should hold.
+    """Return the height and width in mm that the encoder's picture should hold.
 
-    With the scale `fit` the fixed image's: the moving one's is stretched to it.
+    With the scale ``fit`` these are the fixed image's, to which the moving image is stretched.
     """
     if scale == "fit":
         return extents[0]
@@ -87,17 +87,17 @@ def frames_of(
     padding: int,
     scale: SliceScale,
 ) -> list[Frame]:
-    """Where the slices of each image lie in the encoder's picture.
+    """Place the slices of each image in the encoder's picture.
 
-    With the scale `fit` every slice fills the picture, whatever its size. Else a token is a square
-    of one size in mm for both images, the smallest with which both fit; each slice lies in the
-    middle and takes a whole number of tokens, which changes its size by at most half a token.
+    With the scale ``fit`` every slice fills the picture, whatever its size. Otherwise a token is a
+    square of the same size in mm for both images, the smallest with which both fit; each slice is
+    centred and takes a whole number of tokens, which changes its size by at most half a token.
 
     Args:
-        shown: of `shown_boxes`.
-        picture: of `picture_extent`.
-        grid: rows and columns of tokens of the encoder's picture.
-        padding: tokens at each edge into which no slice reaches.
+        shown: the result of `shown_boxes`.
+        picture: the result of `picture_extent`.
+        grid: rows and columns of tokens in the encoder's picture.
+        padding: number of tokens kept free at each edge.
         scale: as in the configuration.
     """
     if scale == "fit":
@@ -117,13 +117,13 @@ def frames_of(
 
 
 def _body_box(body: Volume, stack: Geometry) -> Box | None:
-    """The rows and columns of an upright stack into which the body reaches; None: no body."""
+    """Return the rows and columns of an upright stack that the body reaches; None if none."""
     inside_zyx = np.argwhere(body.array > 0)
     if len(inside_zyx) == 0:
         return None
     to_stack = compose_affines(lps_to_index(stack), index_to_lps(body.geometry))
     index = transform_points(to_stack, inside_zyx[:, ::-1].astype(np.float64))
-    reach = np.abs(to_stack.matrix).sum(axis=1) / 2  # to the corners of a voxel of the body's grid
+    reach = np.abs(to_stack.matrix).sum(axis=1) / 2  # from a body voxel's centre to its corners
     lower = np.floor(index.min(axis=0) - reach + 0.5).astype(int)
     upper = np.ceil(index.max(axis=0) + reach + 0.5).astype(int)
     columns, rows = stack.shape_xyz[:2]

@@ -1,8 +1,8 @@
 """Moments of tokens: exact, streamed slice by slice, deterministic.
 
 Means are float64. Products are float32, of tokens centred chunk by chunk, and the chunks' sums are
-merged in float64: the magnitude of the tokens does not show in the result, and the size of the
-chunks shows only in its last digits. On a GPU everything stays there.
+merged in float64: the magnitude of the tokens does not affect the result, and the chunk size
+affects only its last digits. On a GPU everything stays there.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 from ..device.choice import Device
 from ..types import Array, FloatArray
 
-#: Tokens in one product: what float32 loses in its sum stays below 1e-6 of it (`test_pca.py`).
+#: Tokens in one product; the float32 rounding of its sum stays below 1e-6 of it (`test_pca.py`).
 _CHUNK = 1 << 13
 
 
 @dataclass(frozen=True, eq=False)
 class TokenMoments:
-    """Count, mean and scatter of a set of tokens; sets are merged without looking at them again.
+    """Count, mean and scatter of a set of tokens, which can be merged without reading them again.
 
-    The arrays live where the tokens do.
+    The arrays live on the tokens' device.
 
     Attributes:
         count: number of tokens.
@@ -38,17 +38,17 @@ class TokenMoments:
 
     @classmethod
     def none(cls, channels: int) -> TokenMoments:
-        """Of no tokens at all."""
+        """Return the moments of an empty set."""
         return cls(0, np.zeros(channels), np.zeros((channels, channels)))
 
     def on(self, device: Device) -> TokenMoments:
-        """The same on a device."""
+        """Return the same moments on a device."""
         mean, scatter = (device.upload(a, np.float64) for a in (self.mean, self.scatter))
         return TokenMoments(self.count, mean, scatter)
 
     @classmethod
     def of(cls, tokens: Array) -> TokenMoments:
-        """Of tokens (N, C), whatever their type."""
+        """Compute the moments of tokens (N, C) of any type."""
         parts = (
             cls._of_chunk(tokens[start : start + _CHUNK].astype(np.float32))
             for start in range(0, len(tokens), _CHUNK)
@@ -62,7 +62,7 @@ class TokenMoments:
         return cls(len(tokens), mean, (tokens.T @ tokens).astype(np.float64))
 
     def merged(self, other: TokenMoments) -> TokenMoments:
-        """Of both sets together (Chan, Golub and LeVeque 1979)."""
+        """Return the moments of both sets together (Chan, Golub and LeVeque 1979)."""
         if not self.count or not other.count:
             return self if self.count else other
         count = self.count + other.count
@@ -81,8 +81,8 @@ class SliceMoments:
 
     Attributes:
         counts: (n,) number of tokens that count in each slice, on the host.
-        means: (n, C) float64, their mean; 0 for a slice in which no token counts.
-        within: (C, C) float64, the scatter of all slices about their own means, summed.
+        means: (n, C) float64, the mean of those tokens; 0 for a slice without any.
+        within: (C, C) float64, the sum over the slices of the scatter about each slice's mean.
     """
 
     counts: FloatArray
@@ -91,19 +91,14 @@ class SliceMoments:
 
     @classmethod
     def of(cls, slices: Iterable[Array], device: Device) -> SliceMoments:
-        """Take the moments of one image.
-
-        Args:
-            slices: for each slice its tokens that count, (N, C) on `device`; read once.
-            device: where the moments are kept.
-        """
+        """Compute the moments of one image from each slice's tokens (N, C) on `device`."""
         parts = [TokenMoments.of(tokens) for tokens in slices]
         means = device.xp.stack([device.upload(part.mean, np.float64) for part in parts])
         within = reduce(lambda a, b: a + b, (part.scatter for part in parts if part.count))
         return cls(np.array([float(part.count) for part in parts]), means, within)
 
     def merged(self, centres: Array, device: Device) -> TokenMoments:
-        """Moments of all tokens after each slice's centre, a row of `centres`, is subtracted."""
+        """Return the moments of all tokens after subtracting each slice's row of `centres`."""
         counts = device.upload(self.counts, np.float64)
         total = float(self.counts.sum())
         offset = self.means - centres

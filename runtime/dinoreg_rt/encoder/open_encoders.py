@@ -1,7 +1,7 @@
 """Encoders that stay open from one registration to the next.
 
-Opening one reads and hashes gigabytes and compiles a graph: seconds, where a run of it may take
-milliseconds.
+Opening an encoder reads and hashes gigabytes and compiles a graph, which takes seconds; running it
+may take milliseconds.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..types import Array
 class EncoderPool:
     """Bundles and encoder sessions, each opened once and kept until `close`.
 
-    A session works for one thread at a time, others wait for it; an encoder with a true attribute
-    ``concurrent`` serves all at once. Cancelling ends a session of the first kind for good and a
-    new one is opened when it is needed; one that is shared goes on for the others. One that failed
-    is not used again.
+    A session serves one thread at a time while others wait, or all threads at once if its encoder
+    has a true attribute ``concurrent``. Cancelling ends a session of the first kind for good, and
+    the next borrower opens a new one; a shared session stays open for its other borrowers. A
+    session that failed is not used again.
     """
 
     def __init__(self) -> None:
@@ -37,16 +37,17 @@ class EncoderPool:
         self._closed = False
 
     def bundle(self, encoder: str, wanted: Wanted = NOTHING_SPECIAL) -> Bundle:
-        """The bundle of that path or name; its hashes are checked the first time.
+        """Return the bundle of a path or name; its hashes are checked the first time.
 
         Args:
-            encoder: or a checkpoint, which is exported into the cache unless that was done before.
-            wanted: of the bundle of a checkpoint.
+            encoder: path or name of a bundle, or a checkpoint, which is exported into the cache
+                unless it is there already.
+            wanted: the token grid and layer of a checkpoint's bundle.
 
         Raises:
-            InputError: no such bundle or checkpoint, or a bundle that was changed.
-            DeviceError: a checkpoint, and the packages of the export are not installed.
-            OutputError: its bundle cannot be written.
+            InputError: no such bundle or checkpoint, or the bundle was changed.
+            DeviceError: a checkpoint was given and the export packages are not installed.
+            OutputError: a checkpoint's bundle cannot be written.
         """
         with self._opening:
             if is_checkpoint(encoder):
@@ -63,12 +64,13 @@ class EncoderPool:
     def lent(
         self, key: Hashable, make: Callable[[], Encoder], waiting: Callable[[], None]
     ) -> Iterator[Encoder]:
-        """The encoder of a key while the block runs.
+        """Borrow the encoder of a key while the block runs.
 
         Args:
             key: graph, engine and device; the same key means the same encoder.
-            make: opens it the first time.
-            waiting: called some times a second while another thread has it; may raise to give up.
+            make: opens the encoder the first time.
+            waiting: called several times a second while another thread has the encoder; may raise
+                to give up.
 
         Raises:
             DeviceError: the pool is closed.
@@ -85,6 +87,7 @@ class EncoderPool:
     def _take(
         self, key: Hashable, make: Callable[[], Encoder], waiting: Callable[[], None]
     ) -> Encoder:
+        """Wait for the encoder of a key, or open it."""
         while not (ready := self._reserve(key)):
             waiting()
         if ready[0] is not None:
@@ -100,7 +103,7 @@ class EncoderPool:
         return made
 
     def _reserve(self, key: Hashable) -> tuple[Encoder | None] | None:
-        """The encoder, now in use; one that is None must be opened; None: not yet, try again."""
+        """Return (encoder,) now reserved, (None,) if it must be opened, or None to try again."""
         with self._changed:
             if self._closed:
                 raise DeviceError("the encoders of this registrar are closed; open a new one")
@@ -112,6 +115,7 @@ class EncoderPool:
             return (encoder,)
 
     def _give_back(self, key: Hashable, encoder: Encoder | None, *, usable: bool) -> None:
+        """End a loan; an encoder that is not usable is dropped."""
         with self._changed:
             self._busy[key] -= 1
             if not usable and self._open.get(key) is encoder:
@@ -119,20 +123,20 @@ class EncoderPool:
             self._changed.notify_all()
 
     def holds(self, bundle: Bundle, engine: str) -> bool:
-        """Whether an encoder of this bundle is open on an engine, for any size of batch."""
+        """Return whether an encoder of this bundle is open on an engine, for any batch size."""
         with self._changed:
             keys = [key for key in self._open if isinstance(key, tuple)]
         return any((bundle.folder, engine) == (key[0], key[2]) for key in keys)
 
     def close(self) -> None:
-        """Let go of everything; waits until no encoder is in use. May be called again."""
+        """Wait until no encoder is in use, then close them all; may be called again."""
         with self._changed:
             self._closed = True
             while any(self._busy.values()):
                 self._changed.wait()
             encoders, self._open, self._bundles = list(self._open.values()), {}, {}
         for encoder in encoders:
-            with suppress(AttributeError):  # engines without anything to free have no `close`
+            with suppress(AttributeError):  # only engines with something to free have `close`
                 encoder.close()  # type: ignore[attr-defined]
 
     def __enter__(self) -> EncoderPool:
@@ -143,7 +147,7 @@ class EncoderPool:
 
 
 def _exported(encoder: str, wanted: Wanted) -> Bundle:
-    """The bundle of a checkpoint; one in the cache that was changed is made again."""
+    """Return the bundle of a checkpoint; one that was changed in the cache is exported again."""
     folder = bundle_folder(encoder, wanted)
     try:
         opened = open_bundle(folder)
@@ -153,7 +157,7 @@ def _exported(encoder: str, wanted: Wanted) -> Bundle:
 
 
 class _Share:
-    """One borrower's part of an encoder that others use, too: cancelling ends this part alone."""
+    """One borrower's share of a concurrent encoder; cancelling ends this share alone."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -161,7 +165,7 @@ class _Share:
         self.failed = False
 
     def encode(self, pixels: Array) -> Array:
-        """See `Encoder`."""
+        """Encode as `Encoder.encode` does."""
         if self._cancelled.is_set():
             raise DeviceError("the encoder was cancelled")
         try:
@@ -171,7 +175,7 @@ class _Share:
             raise
 
     def cancel(self) -> None:
-        """See `Encoder`; a batch under way ends first."""
+        """Refuse further batches; one under way is finished."""
         self._cancelled.set()
 
 

@@ -1,4 +1,4 @@
-"""Tokens of both images of a pair: from the cache, or from an encoder that is lent for it."""
+"""Tokens of both images of a pair, from the cache or from an encoder."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PairTokens:
-    """Tokens of the fixed and of the moving image.
+    """The tokens of both images.
 
     Attributes:
-        tokens: of both.
-        constant: tokens of a picture without content, (rows, columns, C); None where they are
-            not needed.
-        cached: whether they came from the cache.
-        entries: of the cache that are being written.
+        tokens: tokens of the fixed and of the moving image.
+        constant: tokens (rows, columns, C) of a constant picture; None where they are not needed.
+        cached: for each image, whether its tokens came from the cache.
+        entries: the cache entries that are being written.
     """
 
     tokens: list[PatchTokens]
@@ -57,21 +56,21 @@ def tokens_of_pair(
     encoders: EncoderPool,
     writer: Executor | None = None,
 ) -> PairTokens:
-    """Tokens of both images, from the cache where they are there.
+    """Return the tokens of both images, from the cache if it holds them.
 
-    On a GPU both images are queued before the first one is waited for. The cache's entries are
-    written by `writer`, or not at all without one.
+    On a GPU both images are queued before the first one is waited for. Cache entries are written by
+    `writer`, or not at all without one.
     """
-    queued = plan.engine in GPU_ENGINES
-    budget = int(config.token_memory_gb * 2**30) // 2
     cache = TokenCache(cache_folder(), int(config.cache_gb * 2**30)) if config.cache else None
+    encode_stack = partial(encode, batch=plan.batch, device=device, queued=plan.on_gpu)
     result, cached = [], []
     entries: list[Future[bool]] = []
     unfinished: list[Callable[[], list[Future[bool]]]] = []
     for index, (side, stack) in enumerate(zip(sides, plane.stacks, strict=True)):
-        shape = plan.token_shape(plane, index)
-        key = token_key(plan, plane, stack, device) if cache is not None else ""
-        stored = cache.load(key, shape) if cache is not None else None
+        shape, key, stored = plan.token_shape(plane, index), "", None
+        if cache is not None:
+            key = token_key(plan, plane, stack, device)
+            stored = cache.load(key, shape)
         cached.append(stored is not None)
         stack = replace(stack, volume=side.image.volume)  # the plan's is on the host
         progress = partial(report, plan.stage(plane, side.image.role))
@@ -79,36 +78,32 @@ def tokens_of_pair(
             progress(1.0)
             result.append(PatchTokens(stack, stored))
             continue
-        progress(0.0)  # it may take a while to open the encoder
-        # Borrowed only when something is left to encode.
-        with _lent(plan, plane, config, device, encoders, partial(progress, 0.0)) as encoder:
+        progress(0.0)  # opening the encoder may take a while
+        with _borrowed(plan, plane, config, device, encoders, partial(progress, 0.0)) as encoder:
             progress(0.0)
-            tokens = encode(
-                stack,
-                encoder,
-                plan.normalisation,
-                _room(plan, shape, budget, device),
-                batch=plan.batch,
-                device=device,
-                queued=queued,
-                progress=progress,
-            )
+            out = _room(plan, shape, config, device)
+            tokens = encode_stack(stack, encoder, plan.normalisation, out, progress=progress)
         result.append(tokens)
         unfinished.append(_finishing(tokens, key, cache, device, writer))
-        if not queued:
+        if not plan.on_gpu:
             entries += unfinished.pop()()
     for finish in unfinished:
         entries += finish()
-    constant = None
-    if plan.standardisation.position_components:
-        with _lent(plan, plane, config, device, encoders, lambda: None) as encoder:
-            constant = encode_constant(encoder, plane.graph, device, queued=queued)
-        constant = _where_slices_lie(constant, plane)
-    return PairTokens(result, constant, cached, entries)
+    return PairTokens(result, _constant(plan, plane, config, device, encoders), cached, entries)
 
 
-def _where_slices_lie(tokens: Array, plane: PlaneStacks) -> Array:
-    """Of the tokens (rows, columns, C) of a picture those where a slice of either image lies."""
+def _constant(
+    plan: EncodingPlan,
+    plane: PlaneStacks,
+    config: RegistrationConfig,
+    device: Device,
+    encoders: EncoderPool,
+) -> Array | None:
+    """Encode a constant picture if the plan needs it, cropped to where a slice may lie."""
+    if not plan.standardisation.position_components:
+        return None
+    with _borrowed(plan, plane, config, device, encoders, lambda: None) as encoder:
+        tokens = encode_constant(encoder, plane.graph, device, queued=plan.on_gpu)
     margins = np.min([stack.frame.margins for stack in plane.stacks], axis=0)
     top, bottom, left, right = (int(margin) for margin in margins)
     rows, columns = tokens.shape[:2]
@@ -122,9 +117,9 @@ def _finishing(
     device: Device,
     writer: Executor | None,
 ) -> Callable[[], list[Future[bool]]]:
-    """What is left to do with an image's tokens when they are there: look at them, keep them.
+    """Return a function that waits for an image's tokens, checks them and caches them.
 
-    The function waits for them, and gives the cache's entry that is being written, if there is one.
+    It returns the cache entry that is being written, if any.
     """
     kept = () if cache is None or writer is None else (tokens.tokens,)
     values = device.downloading(tokens.total, *kept)
@@ -140,14 +135,18 @@ def _finishing(
 
 
 def _room(
-    plan: EncodingPlan, shape: tuple[int, int, int, int], budget_bytes: int, device: Device
+    plan: EncodingPlan,
+    shape: tuple[int, int, int, int],
+    config: RegistrationConfig,
+    device: Device,
 ) -> Array:
+    """Return an array for one image's tokens, which may take half of the token memory."""
     if plan.tokens_on_device:
         return device.xp.empty(shape, np.float16)
-    return token_array(shape, budget_bytes)
+    return token_array(shape, int(config.token_memory_gb * 2**30) // 2)
 
 
-def _lent(
+def _borrowed(
     plan: EncodingPlan,
     plane: PlaneStacks,
     config: RegistrationConfig,
@@ -155,11 +154,12 @@ def _lent(
     encoders: EncoderPool,
     waiting: Callable[[], None],
 ) -> AbstractContextManager[Encoder]:
+    """Borrow the encoder of a plane from the pool."""
     key = (
         plan.bundle.folder,
         plane.graph.file,
         plan.engine,
-        plan.batch if plan.engine in GPU_ENGINES else 0,  # buffers are made for it
+        plan.batch if plan.engine in GPU_ENGINES else 0,  # buffers are made for one batch size
         device.name,
         device.threads,
     )
@@ -177,14 +177,14 @@ def _lent(
 
 
 def token_key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Device) -> str:
-    """Name in the cache of a stack's tokens."""
+    """Return the name of a stack's tokens in the cache."""
     built: dict[str, Any] = {}
     if plan.engine in ("tensorrt", "tensorrt-rtx"):
-        # Of several engines for one bundle each rounds in its own way.
+        # Each engine built for a bundle rounds in its own way.
         flavour = cast("Flavour", plan.engine)
         _, record = engine_record(plan.bundle, plane.graph, flavour, device.index)
         built["engine_sha256"] = record.sha256
-    # Tokens from before there was a choice keep their names.
+    # Without margins and boxes, names stay as they were before these options existed.
     margins, box = stack.frame.margins, stack.frame.box
     if any(margins):
         built["padding"] = margins[0] if len(set(margins)) == 1 else list(margins)

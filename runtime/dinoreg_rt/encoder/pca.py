@@ -14,8 +14,8 @@ from ..types import Array
 from .moments import TokenMoments
 from .standardise import Standardised
 
-#: Total variance of the features before `feature_scale`: that of MIND-SSC, so that smoothness and
-#: coupling mean the same for both. Measured 1.02 to 1.18 on eight of the pairs in the README.
+#: Total variance of the features before `feature_scale`. It is that of MIND-SSC, measured as 1.02
+#: to 1.18 on eight of the pairs in the README, so smoothness and coupling mean the same for both.
 TOTAL_VARIANCE = 1.1
 _CPU = Device("cpu")
 _TINY = float(np.finfo(np.float64).tiny)
@@ -23,15 +23,15 @@ _TINY = float(np.finfo(np.float64).tiny)
 
 @dataclass(frozen=True, eq=False)
 class FeatureBasis:
-    """The directions in which the tokens of both images vary most; arrays on a device.
+    """The directions in which the tokens of both images vary most.
 
     Attributes:
         mean: (C,) float64.
-        components: (K, C) float64, orthonormal rows, the largest variance first. The largest entry
-            of each is positive: an eigenvector has no sign of its own.
-        variance: (K,) of the tokens along each.
-        total_variance: () along all C directions.
-        device: where these live.
+        components: (K, C) float64, orthonormal rows in order of falling variance. The entry of
+            largest magnitude in each row is positive, which fixes the eigenvectors' signs.
+        variance: (K,) variance of the tokens along each component.
+        total_variance: () variance along all C directions.
+        device: where the arrays live.
     """
 
     mean: Array
@@ -42,12 +42,15 @@ class FeatureBasis:
 
     @property
     def explained(self) -> Array:
-        """(K,) share of the total variance along each component."""
+        """Share (K,) of the total variance along each component."""
         return self.variance / self.device.xp.maximum(self.total_variance, _TINY)
 
     def scale(self, feature_scale: float) -> Array:
-        """(), the factor that gives the features a total variance of `TOTAL_VARIANCE` times its
-        square; `feature_scale` itself where nothing varies."""
+        """Return the factor () that gives the features their total variance.
+
+        That is `TOTAL_VARIANCE` times `feature_scale` squared. Where nothing varies, the factor is
+        `feature_scale` itself.
+        """
         xp, kept = self.device.xp, self.variance.sum()
         factor = xp.sqrt(TOTAL_VARIANCE / xp.maximum(kept, _TINY))
         return feature_scale * xp.where(kept > 0, factor, 1.0)
@@ -56,17 +59,17 @@ class FeatureBasis:
 def fit_basis(
     moments: Iterable[TokenMoments], components: int, device: Device = _CPU
 ) -> FeatureBasis:
-    """The joint basis of several sets of tokens, made on `device`.
+    """Fit the joint basis of several sets of tokens on `device`.
 
     Raises:
-        ConfigError: more components than channels, or than tokens tell apart.
+        ConfigError: more components than channels, or than the number of tokens allows.
     """
     together = reduce(TokenMoments.merged, (part.on(device) for part in moments))
     channels = len(together.mean)
     if components > min(channels, together.count - 1):
         raise ConfigError(
             f"--components {components}: the encoder gives {channels} channels and "
-            f"{together.count} tokens are compared; wanted at most "
+            f"{together.count} tokens are compared; give at most "
             f"{max(0, min(channels, together.count - 1))}"
         )
     xp = device.xp
@@ -93,14 +96,14 @@ def project(
 ) -> Array:
     """Project tokens (n, rows, columns, C) to features (n, rows, columns, K) float32 on `device`.
 
-    A slice at a time: the float32 copy of all tokens would be twice as large as the tokens. Tokens
-    on the host go to the device one slice after the other.
+    Slices are projected, and tokens on the host uploaded, one at a time: a float32 copy of all
+    tokens would be twice as large as the tokens.
 
     Args:
-        tokens: of the encoded slices.
-        read: makes (N, C) float32 of one slice's tokens, see `read_tokens`.
-        standard: how they are standardised.
-        basis: of both images' standardised tokens.
+        tokens: tokens of the encoded slices.
+        read: makes (N, C) float32 of one slice's tokens (`read_tokens`).
+        standard: the standardisation of these tokens.
+        basis: the joint basis of both images' standardised tokens.
         scale: factor on the features.
         device: where the features live.
     """

@@ -1,7 +1,7 @@
-"""The plane in which an image is cut, and the grid of its resized slices.
+"""The plane in which an image is cut into slices, and the grid of its upright slices.
 
 Slices stand upright as a radiologist sees them, whatever the order and sign of the file's axes:
-an encoder knows up from down, and both images must be shown to it the same way.
+an encoder tells up from down, so both images must be shown to it in the same orientation.
 """
 
 from __future__ import annotations
@@ -17,44 +17,43 @@ from ..types import Array, Geometry
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, Plane, Plane] = ("axial", "coronal", "sagittal")
-#: LPS axes (0, 1, 2) and signs along which slices, rows and columns grow.
+#: The LPS axis (0, 1, 2) and sign along which slices, rows and columns are counted.
 _UPRIGHT: dict[Plane, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
     "axial": ((2, 1), (1, 1), (0, 1)),
     "coronal": ((1, 1), (2, -1), (0, 1)),
     "sagittal": ((0, 1), (2, -1), (1, 1)),
 }
-#: Spacing along the slices over the finest spacing from which on the stack decides the plane.
+#: From this ratio of slice spacing to finest spacing on, the thick slices decide the plane.
 _THICK = 1.5
 
 
 def choose_plane(geometries: Sequence[Geometry]) -> tuple[Plane, str]:
-    """The plane across which the images are coarsest, the same for both, and why.
-
-    Two images whose coarse axes differ are cut where the one with the thicker slices wants it.
-    """
+    """Choose the plane of the thickest slices, the same for both images, and say why."""
     thickness = {plane: max(_thickness(g, plane) for g in geometries) for plane in PLANES}
     plane = max(PLANES, key=lambda p: thickness[p])
-    if thickness[plane] < _THICK:
+    ratio = thickness[plane]
+    if ratio < _THICK:
         return "axial", "axial, because no axis is much coarser than the others"
-    return plane, f"{plane}, because slices are {thickness[plane]:.1f} times thicker than fine"
+    return plane, f"{plane}, because slices are {ratio:.1f} times as thick as the finest spacing"
 
 
 def _thickness(geometry: Geometry, plane: Plane) -> float:
+    """Return the spacing between a plane's slices over the finest spacing."""
     axis = _file_axes(geometry)[_UPRIGHT[plane][0][0]]
     return geometry.spacing_mm[axis] / min(geometry.spacing_mm)
 
 
 def in_plane_spacing_mm(geometry: Geometry, plane: Plane) -> float:
-    """Geometric mean of the pixel's sides in a plane."""
+    """Return the geometric mean of the pixel spacings within a plane."""
     axes = _file_axes(geometry)
     rows, columns = (geometry.spacing_mm[axes[_UPRIGHT[plane][i][0]]] for i in (1, 2))
     return float(np.sqrt(rows * columns))
 
 
 def upright(geometry: Geometry, plane: Plane) -> Geometry:
-    """The same voxels with axes (slice, row, column) of a plane: a permutation with flips.
+    """Return the grid of the same voxels with axes (slice, row, column), permuted and flipped.
 
-    The direction may become left-handed, which is no harm: it is only ever a linear map.
+    The direction may become left-handed, which is harmless because it is only used as a linear map.
     """
     axes, flips = _layout(geometry, plane)
     shape = [geometry.shape_xyz[axis] for axis in axes]
@@ -76,14 +75,14 @@ def upright(geometry: Geometry, plane: Plane) -> Geometry:
 
 
 def upright_view(array: Array, geometry: Geometry, plane: Plane) -> Array:
-    """The voxels of `geometry`, (z, y, x) or (z, y, x, C), as a view (slice, row, column[, C])."""
+    """Return a view (slice, row, column[, C]) of the voxels (z, y, x[, C]) of `geometry`."""
     axes, flips = _layout(geometry, plane)
     view = array.transpose([*(2 - axis for axis in axes), *range(3, array.ndim)])
     return view[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
 
 def _layout(geometry: Geometry, plane: Plane) -> tuple[list[int], list[bool]]:
-    """File axes (0 = x) of slice, row and column, and which of them run the wrong way."""
+    """Return the file axes (0 = x) of slice, row and column, and which of them are flipped."""
     files = _file_axes(geometry)
     axes = [files[anatomical] for anatomical, _ in _UPRIGHT[plane]]
     flips = [
@@ -94,7 +93,7 @@ def _layout(geometry: Geometry, plane: Plane) -> tuple[list[int], list[bool]]:
 
 
 def _file_axes(geometry: Geometry) -> tuple[int, int, int]:
-    """For L, P and S the file's index axis that runs along it: the best of the six assignments."""
+    """Return the file axis that runs along L, P and S: the best of the six assignments."""
     along = np.abs(geometry.direction)
     x, y, z = max(
         permutations((0, 1, 2)), key=lambda axes: sum(along[a, f] for a, f in enumerate(axes))

@@ -1,4 +1,4 @@
-"""From projected tokens of some slices to features on the solver's grids."""
+"""Interpolation of the encoded slices' projected tokens to features on the control grid."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from .slice_stack import SliceStack
 
 
 def neighbours(encoded: tuple[int, ...], count: int) -> tuple[Array, Array, Array]:
-    """For each of `count` slices the encoded ones around it, and the weight of the later one.
+    """Find the encoded slices before and after each of `count` slices.
 
-    Positions in `encoded` (int, int) and float32 weights. Beyond the first and the last encoded
-    slice theirs goes on.
+    Returns:
+        Their positions in `encoded` (int, int), and the weight of the later one (float32). Slices
+        beyond the first or the last encoded one take that one.
     """
-    where = np.asarray(encoded)
+    slices = np.asarray(encoded)
     index = np.arange(count)
-    after = np.clip(np.searchsorted(where, index), 0, len(where) - 1)
-    before = np.maximum(after - (where[after] > index), 0)
-    gap = np.maximum(where[after] - where[before], 1)
-    share = np.clip((index - where[before]) / gap, 0, 1) * (after > before)
+    after = np.clip(np.searchsorted(slices, index), 0, len(slices) - 1)
+    before = np.maximum(after - (slices[after] > index), 0)
+    gap = np.maximum(slices[after] - slices[before], 1)
+    share = np.clip((index - slices[before]) / gap, 0, 1) * (after > before)
     return before, after, share.astype(np.float32)
 
 
@@ -33,20 +34,20 @@ def sample_features(
     out: Array,
     device: Device,
 ) -> None:
-    """Features of a stack's encoded slices on `grid`: linear between slices, then between tokens.
+    """Interpolate the features of a stack's encoded slices linearly onto `grid`.
 
-    A channel at a time, so that the volume of all slices and channels never exists.
+    Channels are sampled one at a time, so the features of all slices never exist at once.
 
     Args:
-        planes: (n, rows, columns, K) float32 of ``stack.encoded``, centred, on `device`.
-        stack: where they lie.
-        grid: in the fixed image's space.
-        affine: fixed points to the image's points.
-        out: (d, h, w, K) float16, on `grid`; may be a part of a larger array.
+        planes: (n, rows, columns, K) float32, centred features of ``stack.encoded`` on `device`.
+        stack: gives the positions of the slices and tokens.
+        grid: a grid in the fixed image's space.
+        affine: maps fixed points to points of the stack's image.
+        out: (d, h, w, K) float16 on `grid`; may be part of a larger array.
         device: where `out` lives.
     """
     around = neighbours(stack.encoded, stack.tokens.shape_zyx[0])
-    before, after = (device.upload(where, np.int64) for where in around[:2])
+    before, after = (device.upload(positions, np.int64) for positions in around[:2])
     share = device.upload(around[2], np.float32)[:, None, None]
     for channel in range(planes.shape[-1]):
         values = device.xp.ascontiguousarray(planes[..., channel])

@@ -1,4 +1,4 @@
-"""From a volume to the pixels that an encoder sees, a few slices at a time."""
+"""The slices of a volume as an encoder sees them, cut a few at a time."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _WHOLE = Frame()
 
 @dataclass(frozen=True, eq=False)
 class SliceStack:
-    """Which slices of a volume are encoded, and where their pixels and tokens lie.
+    """The slices of a volume that are encoded, and the grids of their pixels and tokens.
 
     Attributes:
         volume: the image.
-        window: its intensities that count as 0 and 1.
-        plane: in which it is cut.
-        pixels: lattice of all its slices at the encoder's size, (slices, height, width); with
-            margins it reaches beyond them.
-        tokens: lattice of all its slices' tokens, (slices, rows, columns), without the margins.
+        window: the intensities shown as 0 and 1.
+        plane: the plane in which the volume is cut.
+        pixels: grid of the pixels of all slices at the encoder's size, (slices, height, width),
+            margins included.
+        tokens: grid of the tokens of all slices, (slices, rows, columns), without the margins.
         needed: the first and the last slice that can meet the other image.
-        encoded: indices of the slices that go through the encoder, growing.
-        empty: of those that would, but hold nothing; their features are unknown.
-        frame: where the slices lie in the encoder's picture.
+        encoded: indices of the slices that go through the encoder, in rising order.
+        empty: indices of the slices left out because they are empty.
+        frame: the position of the slices in the encoder's picture.
     """
 
     volume: Volume
@@ -59,16 +59,16 @@ class SliceStack:
 
     @property
     def positions_mm(self) -> FloatArray:
-        """(n,) position of each encoded slice along the stack."""
+        """Position (n,) of each encoded slice along the stack."""
         return np.asarray(self.encoded) * self.tokens.spacing_mm[2]
 
     def batch(self, start: int, count: int, norm: Normalisation, device: Device) -> Array:
-        """Pixels (n, 3, height, width) float32 of the encoded slices from `start` on.
+        """Cut the pixels (n, 3, height, width) float32 of up to `count` slices from `start` on.
 
-        Windowed, antialiased where slices become smaller, and normalised; each slice is made of its
-        own voxels alone. The margins are as dark as the window's dark end, in every image: a border
-        that went on would draw streaks of whatever lies there. The volume belongs on the device:
-        it would be uploaded each time.
+        Pixels are windowed, antialiased where slices become smaller, and normalised; each slice is
+        made of its own voxels alone. Margins have the value of the window's dark end in every
+        image, because a repeated border would draw streaks. The volume should be on `device`, or it
+        is uploaded for every batch.
         """
         image = device.xp.asarray(self.volume.array, np.float32)
         own = upright(self.volume.geometry, self.plane)
@@ -94,7 +94,7 @@ class SliceStack:
         return picture
 
     def inner(self, tokens: Array) -> Array:
-        """The tokens (..., rows, columns, C) of the slice itself among those of its picture."""
+        """Return the tokens (..., rows, columns, C) of a slice without those of its margins."""
         top, bottom, left, right = self.frame.margins
         rows, columns = tokens.shape[-3:-1]
         if not any(self.frame.margins):
@@ -103,6 +103,7 @@ class SliceStack:
 
     @property
     def _margin_pixels(self) -> tuple[int, int, int, int]:
+        """The frame's margins in pixels."""
         top, bottom, left, right = self.frame.margins
         patch = self.pixels.shape_zyx[1] // (self.tokens.shape_zyx[1] + top + bottom)
         return top * patch, bottom * patch, left * patch, right * patch
@@ -110,13 +111,13 @@ class SliceStack:
 
 @dataclass(frozen=True, eq=False)
 class PlaneStacks:
-    """One cutting direction.
+    """The slices of both images in one plane.
 
     Attributes:
-        plane: its name.
-        graph: of the bundle, for slices of this shape.
+        plane: the plane's name.
+        graph: the bundle's graph for slices of this shape.
         stacks: slices of the fixed and of the moving image.
-        weight: of its features among those of all planes; they sum to 1.
+        weight: weight of this plane's features; the weights of all planes sum to 1.
     """
 
     plane: Plane
@@ -135,23 +136,24 @@ def plan_slices(
     region: Region | None = None,
     frame: Frame = _WHOLE,
 ) -> SliceStack:
-    """Decide which slices of a volume are encoded: every `stride`-th and the last one.
+    """Decide which slices of a volume are encoded, and lay out their pixels and tokens.
 
-    Of those the ones that `region` reaches into, and the nearest ones around it, so that features
-    in the region are interpolated between the same slices as without it.
+    Every `stride`-th slice and the last one are candidates. Of those, the ones that `region`
+    reaches into and the nearest one on either side are encoded, so features in the region are
+    interpolated between the same slices as without it. Empty slices are left out.
 
-    What is shown of a slice is scaled to the encoder's size, less the frame's margins. The grid
-    records the pixels' true height and width, so that features land where they belong.
+    The shown part of a slice is scaled to the encoder's size, less the frame's margins. The grids
+    record the true pixel sizes, so features land at their true positions.
 
     Args:
         volume: the image.
-        window: its intensities that count as 0 and 1.
-        plane: in which it is cut.
+        window: the intensities shown as 0 and 1.
+        plane: the plane in which the volume is cut.
         size: height and width of the encoder's input.
-        patch: pixels per token and axis.
-        stride: distance of encoded slices.
+        patch: side of a token in pixels.
+        stride: distance between encoded slices, in slices.
         region: the part of the volume that counts (default: all of it).
-        frame: which part of the slices is shown, and where in the encoder's picture.
+        frame: the part of the slices that is shown, and its position in the encoder's picture.
     """
     stack = upright(volume.geometry, plane)
     count = stack.shape_zyx[0]
@@ -177,17 +179,17 @@ def plan_slices(
 
 
 def _slices_of(region: Region, stack: Geometry) -> tuple[int, int]:
-    """First and last slice that linear interpolation in a region looks at."""
+    """Return the first and last slice that linear interpolation in a region uses."""
     to_index = compose_affines(lps_to_index(stack), region.affine)
     along = transform_points(to_index, corners_lps_mm(region.grid))[:, 2]
     last = stack.shape_zyx[0] - 1
-    # Rounding must not take away the slice that a voxel's rim just touches.
+    # Rounding must not drop a slice that the region's edge just touches.
     lower, upper = np.floor(along.min() - 1e-3), np.ceil(along.max() + 1e-3)
     return int(np.clip(lower, 0, last)), int(np.clip(upper, 0, last))
 
 
 def _around(slices: tuple[int, ...], needed: tuple[int, int]) -> tuple[int, ...]:
-    """The slices between the last one up to `needed` and the first one from its end on."""
+    """Return the slices within `needed`, and the nearest one on either side of it."""
     first = max((i for i in slices if i <= needed[0]), default=0)
     last = min((i for i in slices if i >= needed[1]), default=needed[1])
     return tuple(i for i in slices if first <= i <= last)

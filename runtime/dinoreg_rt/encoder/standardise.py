@@ -1,9 +1,9 @@
 """Standardisation of tokens, so that those of two images can be compared.
 
-The tokens of one image have a mean of their own, which tells the modality and, slice by slice, the
-position along the body rather than the tissue. Left in, it takes the leading components of the
-joint basis. Every kind of standardisation here is the same affine map per slice,
-``(Q t - centre) / deviation``, so its moments follow exactly from those of the slices.
+The mean token of an image, and of each slice, depends on the modality and on the position along the
+body rather than on the tissue. Left in, it takes the leading components of the joint basis. Every
+kind of standardisation here is an affine map per slice, ``(Q t - centre) / deviation``, so the
+moments of standardised tokens follow exactly from those of the slices.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..device.choice import Device
 from ..types import Array, FloatArray
 from .moments import SliceMoments, TokenMoments
 
-#: A channel that varies less than this share of the most variable one is taken for constant.
+#: A channel whose deviation is below this share of the largest one counts as constant.
 _CONSTANT = 1e-6
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -28,13 +28,13 @@ class Standardisation:
     """How the tokens of each image are standardised before the joint basis is fitted.
 
     Attributes:
-        centre: what is subtracted: nothing, the image's mean, each slice's mean, or the means of
-            the slices smoothed along the stack.
-        scale: what the tokens are divided by: nothing, each channel's standard deviation over the
-            image, or each token's own length, before anything is subtracted.
+        centre: what is subtracted: nothing (``none``), the image's mean, each slice's mean, or the
+            slices' means smoothed along the stack.
+        scale: what tokens are divided by: nothing (``none``), each channel's standard deviation
+            over the image, or each token's own length, before anything is subtracted.
         smoothing_mm: standard deviation of the Gaussian that smooths the slices' means.
-        position_components: directions of the positional part that are projected out, see
-            `position_directions`.
+        position_components: number of positional directions that are projected out
+            (`position_directions`).
     """
 
     centre: TokenCentre
@@ -44,7 +44,7 @@ class Standardisation:
 
     @classmethod
     def of(cls, config: RegistrationConfig) -> Standardisation:
-        """The standardisation that a configuration asks for."""
+        """Return the standardisation of a configuration."""
         return cls(
             config.token_centre,
             config.token_scale,
@@ -59,9 +59,9 @@ class Standardised:
 
     Attributes:
         centres: (n, C) float64, subtracted from each slice's tokens.
-        deviation: (C,) float64, what they are divided by.
+        deviation: (C,) float64, by which the tokens are then divided.
         directions: (C, P) float64, orthonormal columns that are projected out first; P may be 0.
-        moments: of all tokens that count, standardised.
+        moments: moments of all standardised tokens that count.
     """
 
     centres: Array
@@ -73,12 +73,12 @@ class Standardised:
 def read_tokens(
     tokens: Array, layers: int, wanted: tuple[int, ...], *, unit: bool, device: Device
 ) -> Array:
-    """Tokens of one slice as the moments and the projection see them, (N, C) float32 on `device`.
+    """Return one slice's tokens as (N, C) float32 on `device`, reduced to the compared layers.
 
     Args:
-        tokens: (rows, columns, C) float16, the tokens of `layers` layers one after the other.
+        tokens: (rows, columns, C) float16, the channels of `layers` layers one after the other.
         layers: number of layers that are joined.
-        wanted: which of them are compared.
+        wanted: indices of the layers that are compared.
         unit: divide each layer's part of a token by its length.
         device: where the result lives.
     """
@@ -101,14 +101,10 @@ def standardise(
     directions: Array,
     device: Device,
 ) -> Standardised:
-    """Decide how the tokens of one image are standardised.
+    """Find the map that standardises one image's tokens.
 
-    Args:
-        moments: of the tokens that count in each slice.
-        kind: what is asked for.
-        positions_mm: (n,) position of each slice along the stack.
-        directions: (C, P) to be projected out.
-        device: where the moments live.
+    It follows from the moments of the tokens that count, the slices' positions (n,) along the
+    stack, and the directions (C, P) to project out.
     """
     xp = device.xp
     if directions.shape[1]:
@@ -130,15 +126,10 @@ def standardise(
 
 
 def position_directions(tokens: Array, components: int, device: Device) -> Array:
-    """The leading directions in which the tokens of a picture without content vary, (C, P).
+    """Return the leading directions (C, P) in which the tokens (N, C) of a constant picture vary.
 
-    What differs between the tokens of a constant picture is their position alone. "INSID3" (arXiv
-    2603.28480) projects such directions out.
-
-    Args:
-        tokens: (N, C) of a constant picture, as `read_tokens` gives them.
-        components: their number P.
-        device: where the tokens live.
+    Such tokens differ by their position alone. "INSID3" (arXiv 2603.28480) projects these
+    directions out.
     """
     moments = TokenMoments.of(tokens)
     _, vectors = device.xp.linalg.eigh(moments.scatter)
@@ -146,14 +137,14 @@ def position_directions(tokens: Array, components: int, device: Device) -> Array
 
 
 def _projected(moments: SliceMoments, directions: Array) -> SliceMoments:
-    """Moments of the tokens without their part along `directions`: with Q = 1 - V V^T."""
+    """Return the moments of the tokens projected by Q = 1 - V V^T, with V the directions."""
     means = moments.means - moments.means @ directions @ directions.T
     left = moments.within - directions @ (directions.T @ moments.within)
     return SliceMoments(moments.counts, means, left - left @ directions @ directions.T)
 
 
 def _averaging(kind: Standardisation, counts: FloatArray, positions_mm: FloatArray) -> FloatArray:
-    """Weights (n, n) of all slices' means in each slice's centre; rows sum to 1."""
+    """Return the weights (n, n) of all slices' means in each slice's centre; rows sum to 1."""
     whole = counts / counts.sum()
     if kind.centre == "image":
         return np.tile(whole, (len(counts), 1))
@@ -163,6 +154,6 @@ def _averaging(kind: Standardisation, counts: FloatArray, positions_mm: FloatArr
         distance = (positions_mm[:, None] - positions_mm) / kind.smoothing_mm
         weights = np.exp(-0.5 * distance**2) * counts
     sums = weights.sum(axis=1, keepdims=True)
-    # Far from every slice in which a token counts there is only the whole image to go by.
-    own: FloatArray = np.where(sums > 1e-9, weights / np.maximum(sums, 1e-300), whole)
-    return own
+    # A slice far from every token that counts takes the mean of the whole image.
+    rows: FloatArray = np.where(sums > 1e-9, weights / np.maximum(sums, 1e-300), whole)
+    return rows

@@ -1,4 +1,4 @@
-"""Slices through the encoder: tokens in half precision, on the device, in memory or in a file."""
+"""Encoding of slices: tokens in half precision, on the device, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class PatchTokens:
-    """What an encoder says about the encoded slices of a stack.
+    """The tokens of the encoded slices of a stack.
 
     Attributes:
-        stack: the slices; `tokens` holds ``stack.encoded`` in that order.
-        tokens: (n, rows, columns, C) float16; on the device, or on the host, there a memory-mapped
-            file beyond the memory budget.
-        total: () float32, the sum of all of them on the device, which is finite if they are; None
-            where that is known.
+        stack: the slices.
+        tokens: (n, rows, columns, C) float16, in the order of ``stack.encoded``; on the device or
+            on the host, where tokens beyond the memory budget are a memory-mapped file.
+        total: () float32, the sum of all tokens on the device, finite only if every token is; None
+            if they are known to be finite.
     """
 
     stack: SliceStack
@@ -44,12 +44,12 @@ class PatchTokens:
 
 
 def token_array(shape: tuple[int, int, int, int], budget_bytes: int) -> Array:
-    """Room for tokens, float16: memory, or beyond the budget a file without a name.
+    """Return a float16 array for tokens: in memory or, beyond the budget, in an unnamed file.
 
-    The file lies in the temporary folder and is gone with the array, whatever ends the program.
+    The file is in the temporary folder and vanishes with the array, even if the program is killed.
 
     Raises:
-        ResourceError: the disk has too little room, or there is no temporary folder.
+        ResourceError: the disk has too little space, or no temporary folder exists.
     """
     size = 2 * int(np.prod(shape, dtype=np.int64))
     if size <= budget_bytes:
@@ -57,11 +57,11 @@ def token_array(shape: tuple[int, int, int, int], budget_bytes: int) -> Array:
     try:
         folder = Path(tempfile.gettempdir())
     except OSError as error:
-        raise _no_room(size, f"there is no temporary folder ({error.strerror})") from error
+        raise _no_room(size, f"no temporary folder is available ({error.strerror})") from error
     try:
         free = shutil.disk_usage(folder).free
         if size > free:
-            raise _no_room(size, f"than the {free / 2**30:.1f} GiB free in {folder}")
+            raise _no_room(size, f"only {free / 2**30:.1f} GiB are free in {folder}")
         with tempfile.TemporaryFile(dir=folder) as file:
             _allocate(file.fileno(), size)
             return np.memmap(file, np.float16, "w+", shape=shape)
@@ -70,21 +70,21 @@ def token_array(shape: tuple[int, int, int, int], budget_bytes: int) -> Array:
 
 
 def _allocate(file: int, size: int) -> None:
-    """Take the room on the disk now: without it a page that is written later ends the program."""
+    """Reserve the file's disk space: a page written later without space would end the program."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:
         os.posix_fallocate(file, 0, size)
     except OSError as error:
-        # Of file systems that cannot: there the file stays sparse.
+        # On file systems that cannot reserve space the file stays sparse.
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOSYS):
             raise
 
 
-def _no_room(size: int, what: str) -> ResourceError:
+def _no_room(size: int, reason: str) -> ResourceError:
     return ResourceError(
-        f"the tokens of one image take {size / 2**30:.1f} GiB: more than --token-memory-gb and "
-        f"{what}; a larger --slice-stride, a smaller --token-grid or another TMPDIR helps"
+        f"the tokens of one image take {size / 2**30:.1f} GiB, more than --token-memory-gb, and "
+        f"{reason}; use a larger --slice-stride, a smaller --token-grid or another TMPDIR"
     )
 
 
@@ -99,25 +99,25 @@ def encode(
     queued: bool = False,
     progress: Callable[[float], None],
 ) -> PatchTokens:
-    """Encode the slices of a stack into `out`, (n, rows, columns, C) float16, without the padding.
+    """Encode the slices of a stack into `out`, without the tokens of their margins.
 
-    What the host does for a batch it does while the encoder works on another one. An exception,
-    Ctrl-C among them, stops a run of the encoder in the middle.
+    The host prepares one batch while the encoder works on another. Any exception, Ctrl-C included,
+    stops the encoder in the middle of a run.
 
     Args:
         stack: the slices.
         encoder: takes NumPy arrays, or with `queued` arrays on the device.
-        normalisation: of the pixels.
-        out: on the device, or on the host: then each batch of tokens is waited for, with `queued`
-            after the next one was queued.
-        batch: slices in one run.
-        device: of the registration. Pixels are cut there.
-        queued: leave pixels and tokens on the device and do not look at them: whether they are
-            finite is for the caller to ask (`check_finite`). Progress is that of what was queued.
+        normalisation: mean and standard deviation of the pixels.
+        out: (n, rows, columns, C) float16 on the device or on the host. On the host, each batch of
+            tokens is waited for, with `queued` after the next one was queued.
+        batch: number of slices in one run.
+        device: runs the registration and cuts the pixels.
+        queued: leave pixels and tokens on the device without waiting for them. The caller must then
+            check that tokens are finite (`check_finite`), and progress counts queued slices.
         progress: called with the finished fraction.
 
     Raises:
-        RegistrationError: tokens that are not finite.
+        RegistrationError: a token is not finite.
     """
     batches = _queued if queued else _overlapped
     total, done = device.xp.zeros((), np.float32), 0
@@ -126,7 +126,7 @@ def encode(
     if queued and not stays:
         halves = _one_behind(halves)
     try:
-        # NumPy would warn of what `check_finite` is for.
+        # NumPy would warn of what `check_finite` reports.
         with closing(halves), np.errstate(over="ignore", invalid="ignore"):
             for half, values in halves:
                 out[done : done + len(half)] = half if values is None else values()[0]
@@ -143,40 +143,36 @@ def encode(
 
 
 def encode_constant(encoder: Encoder, graph: Graph, device: Device, *, queued: bool) -> Array:
-    """Tokens of a picture whose pixels are all the mean, (rows, columns, C) float16 on `device`."""
+    """Encode a picture of mean pixels: tokens (rows, columns, C) float16 on `device`."""
     xp = device.xp if queued else np
     pixels = xp.zeros((1, 3, graph.height, graph.width), np.float32)
     return device.upload(encoder.encode(pixels)[0], np.float16)
 
 
 def check_finite(total: Array, stack: SliceStack) -> None:
-    """Stop when a token is not finite: then their sum is not, either.
-
-    Args:
-        total: () sum of tokens in half precision, as a NumPy array.
-        stack: where they come from.
+    """Check that the half-precision tokens of a stack are finite, by their sum () on the host.
 
     Raises:
-        RegistrationError: says what may help.
+        RegistrationError: a token is not finite.
     """
     if not np.isfinite(total).all():
         raise RegistrationError(
-            f"the encoder gives tokens of {stack.volume.name or 'an image'} that are not finite in "
-            "half precision; another --engine or a bundle of --precision fp32 may not"
+            f"some of the encoder's tokens of {stack.volume.name or 'an image'} are not finite in "
+            "half precision; try another --engine or a bundle exported with --precision fp32"
         )
 
 
 def _in_half(
     batches: Iterator[Array], device: Device, *, stays: bool
 ) -> Generator[tuple[Array, Callable[[], list[Any]] | None]]:
-    """Batches of tokens in half precision on the device, and how the host gets them; None: not."""
+    """Yield batches of float16 tokens, each with its download, or None if it stays."""
     for tokens in batches:
         half = device.upload(tokens, np.float16)
         yield half, None if stays else device.downloading(half)
 
 
 def _one_behind(parts: Iterator[_T]) -> Generator[_T]:
-    """The same, each when the next has been made."""
+    """Yield each part after the next one has been made."""
     last: list[_T] = []
     for part in parts:
         yield from last
@@ -187,7 +183,7 @@ def _one_behind(parts: Iterator[_T]) -> Generator[_T]:
 def _queued(
     stack: SliceStack, encoder: Encoder, normalisation: Normalisation, batch: int, device: Device
 ) -> Iterator[Array]:
-    """Tokens of each batch in turn, all of it on the device's current stream."""
+    """Yield the tokens of each batch, all work queued on the device's current stream."""
     for start in range(0, len(stack.encoded), batch):
         yield stack.inner(encoder.encode(stack.batch(start, batch, normalisation, device)))
 
@@ -195,7 +191,7 @@ def _queued(
 def _overlapped(
     stack: SliceStack, encoder: Encoder, normalisation: Normalisation, batch: int, device: Device
 ) -> Iterator[Array]:
-    """The same on the host: the next slices are cut while the encoder works on the last ones."""
+    """Yield the tokens of each batch on the host; the next slices are cut meanwhile."""
     count = len(stack.encoded)
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as worker:
         pending: Future[Array] | None = None

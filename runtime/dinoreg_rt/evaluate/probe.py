@@ -1,9 +1,9 @@
 """A probe of an encoder: how often its tokens find the same organ in the other image.
 
-For every token of a labelled organ in the fixed image, the most similar tokens of the moving image
-around its position are searched, and those in the same organ are counted. Without any registration,
-this compares layers and standardisations in a minute instead of hours. Without labels, the probe
-still reports which share of the tokens is matched consistently.
+For each token of a labelled organ of the fixed image, the most similar tokens of the moving image
+are looked up around its position, and those that lie in the same organ are counted. Without a
+registration, this compares layers and standardisations in a minute instead of hours. Without
+labels, it still reports the share of tokens that are matched consistently.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ if TYPE_CHECKING:
 
 
 _T = TypeVar("_T")
-#: A match is consistent if it leads back to within this many tokens of where it began.
+#: A match is consistent if the way back ends within this many tokens of where it began.
 _CONSISTENT_TOKENS = 1.5
-#: Name of the row of features that do not come from an encoder.
+#: Name of the row whose features are not an encoder's.
 MIND_ROW = "MIND-SSC"
 
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """The result for one kind of features.
+    """The scores of one kind of features.
 
     Attributes:
-        features: a layer of the encoder, several layers joined by ``+``, or MIND-SSC.
-        centre: `centre` of the `Standardisation`; empty for MIND-SSC.
-        scale: `scale` of the `Standardisation`; empty for MIND-SSC.
-        found: for each label, the share of its tokens' neighbours that carry it, 0..1.
-        consistent: share of the fixed tokens that are matched consistently, 0..1.
+        features: a layer of the encoder, several joined by ``+``, or `MIND_ROW`.
+        centre: `Standardisation.centre`; empty for MIND-SSC.
+        scale: `Standardisation.scale`; empty for MIND-SSC.
+        found: for each label, the share (0 to 1) of its tokens' neighbours that carry it.
+        consistent: share (0 to 1) of the fixed tokens that are matched consistently.
     """
 
     features: str
@@ -96,17 +96,12 @@ def probe(
 ) -> ProbeResult:
     """Probe every layer of a plan's encoder with every standardisation, in its first plane.
 
-    Args:
-        plan: the plan of a registration with an encoder.
-        sides: both images on the plan's device.
-        labels: label maps of the fixed and of the moving image; None without labels.
-        timer: measures the stages ``encode`` and ``probe``.
-        report: called with the name of a stage and the fraction that is done.
-        encoders: the pool from which the encoder is borrowed.
+    The images are on the plan's device. The stages are ``encode`` and ``probe``.
 
     Raises:
         ConfigError: the plan has no encoder.
-        InputError: no label occurs in the encoded slices of both images.
+        InputError: no label of the fixed image lies within reach of the same label of the moving
+            image in the encoded slices.
     """
     encoding, device = plan.encoding, plan.device
     if encoding is None:
@@ -147,19 +142,19 @@ _Features = Callable[[], tuple[FloatArray, FloatArray]]
 def _kinds(
     plan: Plan, encoding: EncodingPlan, sides: Sides, made: PairTokens, inside: list[Array | None]
 ) -> list[tuple[ProbeRow, _Features]]:
-    """List every kind of features as a row to be filled in and the function that computes them."""
+    """Return a row to be filled in, and the function that makes its features, for each kind."""
     kinds: list[tuple[ProbeRow, _Features]] = [
         (ProbeRow(MIND_ROW, "", "", {}, 0.0), partial(_mind, plan, sides, made))
     ]
     names = encoding.bundle.manifest.layers
     known: dict[tuple[tuple[int, ...], bool], list[SliceMoments]] = {}
-    choices: list[tuple[int, ...]] = [(place,) for place in encoding.layers]
+    choices: list[tuple[int, ...]] = [(layer,) for layer in encoding.layers]
     choices += [encoding.layers] if len(choices) > 1 else []
     for layers, centre, scale in product(choices, get_args(TokenCentre), get_args(TokenScale)):
-        row = ProbeRow("+".join(names[place] for place in layers), centre, scale, {}, 0.0)
+        row = ProbeRow("+".join(names[layer] for layer in layers), centre, scale, {}, 0.0)
         kind = replace(encoding.standardisation, centre=centre, scale=scale)
         tried = replace(encoding, layers=layers, standardisation=kind)
-        # Moments are most of the work; they depend only on the layers and on unit length.
+        # Moments take most of the time. They depend only on the layers and on the tokens' length.
         moments = known.setdefault((layers, scale == "length"), [])
         kinds.append((row, partial(_encoded, tried, made, inside, moments, plan.device)))
     return kinds
@@ -172,7 +167,7 @@ def _encoded(
     moments: list[SliceMoments],
     device: Device,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return joint components of all tokens, (n, rows, columns, K), and fill in `moments`."""
+    """Project all tokens of both images, (n, rows, columns, K); fills in `moments` if empty."""
     if not moments:
         moments += moments_of_pair(encoding, made, inside, device)
     _, _, projected = project_pair(encoding, made, moments, 1.0, device)
@@ -180,12 +175,12 @@ def _encoded(
 
 
 def _mind(plan: Plan, sides: Sides, made: PairTokens) -> tuple[FloatArray, FloatArray]:
-    """Return MIND-SSC of both images, averaged over the tokens, (n, rows, columns, K)."""
+    """Average MIND-SSC of both images over their tokens, (n, rows, columns, K)."""
     device = plan.device
     images = working_images(sides, plan.grids.pool_zyx, device)
     pair = MindFeatures.of(plan.config).compute(*images, device)
     volumes = (pair.fixed, pair.moving)
-    # Both volumes lie in the fixed image's space, but the moving tokens do not.
+    # Both volumes lie in the fixed image's space; the moving tokens do not.
     affines = (AffineTransform.identity(), invert_affine(plan.initial))
     found = []
     for side, volume, tokens, affine in zip(sides, volumes, made.tokens, affines, strict=True):
@@ -203,6 +198,7 @@ def _mind(plan: Plan, sides: Sides, made: PairTokens) -> tuple[FloatArray, Float
 def _places(
     stack: SliceStack, inside: Array | None, to_fixed: AffineTransform, labels: LabelMap | None
 ) -> Places:
+    """Find the tokens of one image that count, their positions and their labels."""
     n, (rows, columns) = len(stack.encoded), stack.tokens.shape_zyx[1:]
     chosen = np.ones((n, rows, columns), bool)
     if inside is not None:
@@ -215,7 +211,7 @@ def _places(
 
 
 def _labels_at(labels: LabelMap, points_mm: FloatArray) -> Array:
-    """Return the label of the voxel nearest to each point; 0 outside the grid."""
+    """Return the nearest voxel's label at each point; 0 outside."""
     index = np.rint(transform_points(lps_to_index(labels.geometry), points_mm)).astype(int)
     inside = ((index >= 0) & (index < labels.geometry.shape_xyz)).all(axis=1)
     x, y, z = index[inside].T
@@ -238,15 +234,11 @@ def probe_images(
 ) -> ProbeResult:
     """Probe the encoder that a configuration names on two images.
 
-    Args:
-        fixed: the fixed image.
-        moving: the moving image.
-        labels: label maps of both images; None without labels.
-        config: as for a registration; `layers`, `token_centre` and `token_scale` are varied.
-        report: called with the name of a stage and the fraction that is done.
+    Each of the configuration's `layers` is tried alone, and all of them joined, with every
+    `token_centre` and `token_scale`.
 
     Raises:
-        DinoregError: as `register`, or the label maps have no label in common.
+        DinoregError: as for `register`, or the labels have nothing in common within reach.
     """
     encoders = EncoderPool()
     plan_ = plan(fixed, moving, config, encoders=encoders)

@@ -8,13 +8,13 @@ import numpy as np
 
 from ..types import Array, FloatArray
 
-#: Number of similar tokens that are retrieved for each token of an organ.
+#: Number of similar tokens that are looked up for each token of an organ.
 NEIGHBOURS = 3
-#: Half the edge length of the box in which they are searched.
+#: Half the edge of the box in which tokens are looked up.
 REACH_MM = 48.0
-#: Largest number of query tokens per label, and per image; they are chosen evenly.
+#: Most tokens looked up for one label, and for a whole image; evenly chosen.
 _MOST = 1000
-#: Number of query tokens per step; neighbours in the image have overlapping boxes.
+#: Tokens looked up at a time; as neighbours in the image, their boxes overlap.
 _CHUNK = 128
 
 
@@ -23,9 +23,9 @@ class Places:
     """The N tokens of one image that count, slice by slice.
 
     Attributes:
-        chosen: which tokens count, (n, rows, columns) bool.
-        points_mm: their positions in the fixed image's space, (N, 3), LPS.
-        labels: the label at each of them, (N,); 0 everywhere without labels.
+        chosen: (n, rows, columns) bool, whether each token counts.
+        points_mm: (N, 3) positions of those tokens in the fixed image's space, LPS.
+        labels: (N,) the label at each position; 0 everywhere without labels.
     """
 
     chosen: Array
@@ -34,14 +34,14 @@ class Places:
 
 
 def common_labels(fixed: Places, moving: Places) -> list[int]:
-    """Return the labels that tokens of both images carry, in rising order, without background."""
+    """Return the labels that tokens of both images carry, in rising order and without 0."""
     return [int(label) for label in np.intersect1d(fixed.labels, moving.labels) if label]
 
 
 def findable(fixed: Places, moving: Places) -> dict[int, Array]:
-    """Choose, for each common label, fixed tokens (as indices) that have the label within reach.
+    """Return, for each common label, indices of fixed tokens that have the label within reach.
 
-    A failure to find an organ beyond the reach of the search would say nothing about the features.
+    Missing an organ that is out of reach in the moving image would say nothing about features.
     """
     found = {}
     for label in common_labels(fixed, moving):
@@ -55,7 +55,7 @@ def findable(fixed: Places, moving: Places) -> dict[int, Array]:
 
 
 def chance(tokens: dict[int, Array], fixed: Places, moving: Places) -> dict[int, float]:
-    """Return each label's share among the tokens within reach, averaged over the query tokens."""
+    """Return each label's share among the tokens within reach, averaged over its fixed tokens."""
     found = {}
     for label, chosen in tokens.items():
         shares = []
@@ -72,13 +72,13 @@ def retrieved(
     fixed: Places,
     moving: Places,
 ) -> dict[int, float]:
-    """Return, for each label, the share of its tokens' `NEIGHBOURS` that carry it as well.
+    """Return, for each label, the share of its tokens' nearest neighbours that carry it too.
 
     Args:
-        features: features (N, K), float32, of the fixed and of the moving tokens that count.
-        tokens: the query tokens, see `findable`.
-        fixed: positions of the fixed tokens.
-        moving: positions of the moving tokens.
+        features: (N, K) float32 features of the fixed and of the moving tokens that count.
+        tokens: indices of the fixed tokens that are looked up (`findable`).
+        fixed: positions and labels of the fixed tokens.
+        moving: positions and labels of the moving tokens.
     """
     found = {}
     for label, chosen in tokens.items():
@@ -91,13 +91,9 @@ def retrieved(
 def consistent(
     features: tuple[FloatArray, FloatArray], fixed: Places, moving: Places, tolerance_mm: float
 ) -> float:
-    """Return the share of the fixed tokens whose match leads back to near where it began.
+    """Return the share of fixed tokens whose match leads back to within `tolerance_mm` of them.
 
-    Args:
-        features: as in `retrieved`.
-        fixed: positions of the fixed tokens.
-        moving: positions of the moving tokens.
-        tolerance_mm: largest distance that still counts as the same position.
+    `features`, `fixed` and `moving` are those of `retrieved`.
     """
     chosen = _evenly(np.arange(len(fixed.labels)))
     there = nearest(features, fixed, moving, chosen, 1)[:, 0]
@@ -114,17 +110,17 @@ def nearest(
     chosen: Array,
     count: int,
 ) -> Array:
-    """Retrieve the most similar tokens of the other image within reach of each query token.
+    """Find the most similar tokens of the other image within reach of each chosen token.
 
     Args:
-        features: features (N, K) of the tokens here and there.
-        here: positions of the tokens of the query image.
-        there: positions of the tokens of the other image.
-        chosen: indices (n,) of the query tokens here.
-        count: number of tokens to retrieve for each of them.
+        features: (N, K) features of the tokens of `here` and of `there`.
+        here: positions of the tokens from which to look.
+        there: positions of the other image's tokens.
+        chosen: (n,) indices of tokens of `here`.
+        count: number of tokens to find for each.
 
     Returns:
-        Indices (n, count) of tokens there, in no particular order; -1 if fewer are within reach.
+        Indices (n, count) of tokens of `there`, in no order; -1 where fewer are within reach.
     """
     squares = np.square(features[1]).sum(axis=1)
     found = np.full((len(chosen), count), -1)
@@ -136,7 +132,7 @@ def nearest(
         others = np.flatnonzero(box)
         if len(others) < count:
             continue
-        # The squares of the query tokens are left out; they do not change the order.
+        # The squares of the tokens of `here` are left out; they do not change the order.
         distance = squares[others] - 2 * (features[0][some] @ features[1][others].T)
         for axis in range(3):
             offset = points[:, axis, None] - there.points_mm[others, axis]
@@ -148,7 +144,7 @@ def nearest(
 
 
 def _evenly(indices: Array) -> Array:
-    """Choose at most `_MOST` of the indices, evenly spread."""
+    """Return at most `_MOST` of the indices, evenly spread."""
     if len(indices) <= _MOST:
         return indices
     chosen: Array = indices[np.linspace(0, len(indices) - 1, _MOST).astype(int)]

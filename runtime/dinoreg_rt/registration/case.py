@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Two images and what counts in them, read and checked.
+    """Two images, masks and weights, read and checked.
 
     Attributes:
-        fixed: the image that stays where it is.
-        moving: the image that is deformed.
+        fixed: the fixed image.
+        moving: the moving image, which is deformed.
         fixed_mask: (D, H, W) on the fixed grid, nonzero where the image counts; None: everywhere.
         moving_mask: the same on the moving grid.
-        weights: (D, H, W) float32 on the fixed grid, how much each voxel counts; None: all alike.
+        weights: (D, H, W) float32 on the fixed grid, how much each voxel counts; None: all equally.
     """
 
     fixed: Volume
@@ -43,7 +43,7 @@ class Case:
         """Read and check the inputs; the arguments are those of `dinoreg_rt.register`.
 
         Raises:
-            InputError: an image that cannot be used, or a mask or weights on another grid.
+            InputError: an image cannot be used, or a mask or the weights lie on another grid.
         """
         one, other = as_volume(fixed), as_volume(moving)
         return cls(

@@ -1,4 +1,4 @@
-"""What a configuration asks of the machine, against what is there: before an image is read."""
+"""Checks of what a configuration demands of the machine, made before an image is read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Engines that are built for one bundle, GPU and driver.
 _BUILT = ("tensorrt", "tensorrt-rtx")
 
-#: Parameters that do nothing without an encoder.
+#: Parameters that have no effect without an encoder.
 OF_AN_ENCODER = (
     "encoder_depth",
     "token_grid",
@@ -44,10 +44,10 @@ OF_AN_ENCODER = (
 
 
 def check_demands(config: RegistrationConfig) -> Device:
-    """What can be known to be missing before an image is read: the machine, then the encoder.
+    """Check the machine, then the encoder, and return the device.
 
     Raises:
-        DinoregError: as of `choose_machine` and `check_encoder`.
+        DinoregError: see `choose_machine` and `check_encoder`.
     """
     device, _ = choose_machine(config)
     check_encoder(config, device)
@@ -55,15 +55,15 @@ def check_demands(config: RegistrationConfig) -> Device:
 
 
 def check_encoder(config: RegistrationConfig, device: Device) -> None:
-    """The encoder of a configuration by its manifest; its files are hashed when it is opened.
+    """Check the configured encoder against its manifest; files are hashed when it is opened.
 
     Raises:
-        InputError: no such bundle, or one that this version cannot read.
-        ConfigError: more components than channels, no graph for the tokens asked for, or an engine
-            without the bundle's precision.
-        DeviceError: an engine that is not installed, or was not built for it.
+        InputError: the bundle does not exist, or this version cannot read it.
+        ConfigError: there are more components than channels, the bundle has no graph for the
+            requested tokens, or the engine does not run the bundle's precision.
+        DeviceError: the engine is not installed, or was not built for this bundle.
     """
-    if config.encoder is None or is_checkpoint(config.encoder):  # the export will look at it
+    if config.encoder is None or is_checkpoint(config.encoder):  # checked by the export
         return
     bundle = find_named(config.encoder)
     bundle.check_components(config.components, bundle.layers(config.layers))
@@ -75,12 +75,12 @@ def check_encoder(config: RegistrationConfig, device: Device) -> None:
     name = config.engine
     if name in _BUILT:
         _check_built(bundle, graphs, cast("Flavour", name), device)
-    elif name != "auto" or device.kind == "cpu":  # on a GPU the graph takes part in the choice
+    elif name != "auto" or device.kind == "cpu":  # on a GPU the choice needs a graph
         _check_installed(choose_engine(name, device, bundle)[0])
 
 
 def _check_built(bundle: Bundle, graphs: Sequence[Graph], flavour: Flavour, device: Device) -> None:
-    """Which graph it will be, the images decide: one engine at least must be there."""
+    """Check that one engine at least exists; the images decide later which graph is used."""
     from ..engines.cache import engine_record
 
     problems = []
@@ -96,11 +96,12 @@ def _check_built(bundle: Bundle, graphs: Sequence[Graph], flavour: Flavour, devi
 
 @kernel_errors()
 def choose_machine(config: RegistrationConfig) -> tuple[Device, str]:
-    """The device of a configuration, and why; nothing that was asked for beside it goes unused.
+    """Choose the device of a configuration, and return it with the reason.
 
     Raises:
-        DeviceError: a device, or an engine, that was asked for by name and cannot be had.
-        ConfigError: an engine without an encoder, or the GPU's memory limited for work on the CPU.
+        DeviceError: a device or an engine was named that cannot be used.
+        ConfigError: an engine was named without an encoder, or the GPU's memory limited for work on
+            the CPU: these would have no effect.
     """
     device, reason = choose_device(config.device, config.threads)
     on_cpu = device.kind == "cpu"
@@ -109,19 +110,19 @@ def choose_machine(config: RegistrationConfig) -> tuple[Device, str]:
         if engine.on_gpu and on_cpu and config.device == "auto":
             raise DeviceError(
                 f"--engine {name} ({engine}) needs a GPU, and the device is {reason}. "
-                "`dinoreg-rt doctor` shows what is missing; --engine auto takes what there is"
+                "`dinoreg-rt doctor` shows what is missing; --engine auto takes what is available"
             )
         choose_engine(name, device)
         if config.encoder is None:
             raise ConfigError(
-                f"--engine {name} runs an encoder, and none was given; add --encoder, or leave "
-                "--engine out"
+                f"--engine {name} runs an encoder, and no encoder was given; add --encoder or omit "
+                "--engine"
             )
         _check_installed(name)
     if config.gpu_memory_gb is not None and on_cpu:
         raise ConfigError(
             f"--gpu-memory {config.gpu_memory_gb:g}GB limits the memory of a GPU, and the device "
-            f"is {reason}; --device cuda, or leave it out"
+            f"is {reason}; use --device cuda or omit --gpu-memory"
         )
     return device, reason
 
@@ -136,13 +137,13 @@ def _check_installed(name: str) -> None:
 
 
 def check_used(config: RegistrationConfig, given: Iterable[str]) -> None:
-    """Nothing of `given`, names of parameters, may be about something that the run does not do.
+    """Check that every parameter in `given` concerns something that the run does.
 
-    A preset or a file may: they serve runs of several kinds.
+    Presets and files may set more parameters: they serve runs of several kinds.
 
     Raises:
-        ConfigError: it would change nothing.
-        InputError: there is no such encoder.
+        ConfigError: a parameter would have no effect.
+        InputError: the encoder does not exist.
     """
     names = set(given)
     if config.encoder is not None:
@@ -150,15 +151,16 @@ def check_used(config: RegistrationConfig, given: Iterable[str]) -> None:
     elif unused := sorted(names.intersection(OF_AN_ENCODER)):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise ConfigError(
-            f"{options}: of an encoder, and none was given; add --encoder, or leave it out"
+            f"without an encoder these have no effect: {options}; add --encoder or omit them"
         )
 
 
 def _check_used_by_encoder(config: RegistrationConfig, encoder: str, given: set[str]) -> None:
+    """Check that every parameter in `given` has an effect with this encoder."""
     if "encoder_depth" in given and not is_checkpoint(encoder):
         raise ConfigError(
             "--encoder-depth chooses the layer that is exported from a checkpoint, and "
-            f"{find_bundle(encoder)} is a bundle, which keeps the layers it has; leave it out, or "
+            f"{find_bundle(encoder)} is a bundle, which keeps the layers it has; omit it, or "
             "choose among those layers with --layers"
         )
     if "mind_weight" in given and not _may_join(config):
@@ -180,13 +182,13 @@ def _check_used_by_encoder(config: RegistrationConfig, encoder: str, given: set[
 
 
 def _may_join(config: RegistrationConfig) -> bool:
-    """Whether the weight of MIND-SSC decides anything: also whether an open choice is to join."""
+    """Return whether MIND-SSC's weight has an effect, if only on whether features are joined."""
     open_choice = config.search_features is None or config.refinement_features is None
     return open_choice or "joined" in config.feature_sets
 
 
 def _importable(module: str) -> bool:
-    """Whether it is there; importing it takes seconds."""
+    """Return whether a module is installed, without importing it, which may take seconds."""
     if module in sys.modules:
         return sys.modules[module] is not None
     return find_spec(module) is not None

@@ -1,4 +1,4 @@
-"""Features of both images on the solver's grids, and how much each place counts.
+"""Features of both images on the solver's grids, and how much each voxel counts.
 
 Features are MIND-SSC, an encoder's, or both joined.
 """
@@ -38,12 +38,12 @@ class Extracted:
     """What the solver compares.
 
     Attributes:
-        search: of both images, for each level of the search.
-        features: of both images, for the refinement.
-        mind: MIND-SSC by itself, for the verdict on trust; None where none is asked for.
-        intensities: of both images on the control grids, (d, h, w) float32, for the local
-            correlation and the verdict on trust; None where neither is asked for.
-        encoding: what an encoder contributed, for when its work is done; None without one.
+        search: features of both images for each search level.
+        features: features of both images for the refinement.
+        mind: MIND-SSC alone, for the mirror test; None if trust is not judged.
+        intensities: (d, h, w) float32 for each image on its control grid, for the local correlation
+            and the mirror test; None if neither is used.
+        encoding: returns what an encoder contributed, once its work is done; None without one.
     """
 
     search: tuple[FeaturePair, ...]
@@ -52,17 +52,38 @@ class Extracted:
     intensities: tuple[Array, Array] | None
     encoding: Callable[[], EncodingSummary] | None
 
+    def levels(
+        self, counts: tuple[Array, Array]
+    ) -> list[tuple[FeaturePair, tuple[Array, Array]]] | None:
+        """Return features and weights of each search level; None if they are the refinement's.
+
+        Args:
+            counts: see `field_of_view`.
+        """
+        if all(pair is self.features for pair in self.search):
+            return None
+        weights = {id(pair): weigh(counts, pair) for pair in self.search}
+        return [(pair, weights[id(pair)]) for pair in self.search]
+
+
+def weigh(counts: tuple[Array, Array], features: FeaturePair) -> tuple[Array, Array]:
+    """Return how much each control voxel counts, times how much its features say."""
+    return counts[0] * features.fixed_weight, counts[1] * features.moving_weight
+
 
 def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> tuple[Array, Array]:
-    """How much each control voxel of either image counts: field of view, masks, bodies, organs.
+    """Weigh each control voxel of both images by field of view, masks, bodies and organs.
 
-    Made on the host, where masks and bodies are: a GPU would be waited for to learn whether
-    anything is left.
+    The weights are computed on the host, where masks and bodies are; a GPU would have to be waited
+    for to learn whether anything is left.
 
     Args:
         sides: both images.
-        organ_weight: (D, H, W) of the fixed image, 0 or more, or None: 1 everywhere.
-        device: where the weights are wanted.
+        organ_weight: (D, H, W) for the fixed image, 0 or more; None: 1 everywhere.
+        device: the device on which the weights are wanted.
+
+    Returns:
+        (d, h, w) float32 for each image on its control grid.
 
     Raises:
         RegistrationError: nothing is left to compare.
@@ -77,7 +98,12 @@ def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> t
 
 
 def nothing_left(side: SolverSide, *, weighted: bool) -> str:
-    """The message where nothing of an image counts; `weighted`: the fixed voxels have weights."""
+    """Return the message for an image of which nothing counts.
+
+    Args:
+        side: the image.
+        weighted: whether the voxels of the fixed image have weights.
+    """
     image = side.image
     given = ["mask"] * (image.mask is not None) + ["body mask"] * (image.body is not None)
     given += ["weights"] * (weighted and image.role == "fixed")
@@ -91,7 +117,7 @@ def nothing_left(side: SolverSide, *, weighted: bool) -> str:
 
 
 def _weight(side: SolverSide, host: Device) -> Array:
-    """Share of each control voxel in the image, its mask and its body."""
+    """Return the share of each control voxel that lies in the image, its mask and its body."""
     image = side.image
     if image.role == "fixed" and image.mask is None:  # the grid is the image's own
         weight = np.ones(side.control.shape_zyx, np.float32)
@@ -113,14 +139,14 @@ def extract_features(
     report: Callable[[str, float], None],
     encoders: EncoderPool,
 ) -> Extracted:
-    """The features, and the intensities beside them, that a plan asks for.
+    """Compute the features and intensities that a plan needs.
 
     Args:
         sides: both images on the plan's device.
-        plan: the decisions.
-        timer: receives the stages ``encode`` and ``features``.
+        plan: the plan of the registration.
+        timer: measures the stages ``encode`` and ``features``.
         report: called with a stage's name and its finished fraction.
-        encoders: lends the encoder.
+        encoders: keeps the encoder open.
     """
     encoded, summary = None, None
     if plan.encoding is not None:
@@ -153,7 +179,7 @@ def _feature_sets(
     config: DecidedConfig,
     device: Device,
 ) -> dict[FeatureSet, FeaturePair]:
-    """The sets of features that some stage compares."""
+    """Return the feature sets that the search or the refinement compares."""
     sets: dict[FeatureSet, FeaturePair] = {}
     if encoded is not None:
         sets["encoder"] = encoded
@@ -167,12 +193,12 @@ def _feature_sets(
 def working_images(
     sides: Sides, pool_zyx: tuple[int, int, int], device: Device
 ) -> tuple[WorkingImage, WorkingImage]:
-    """Both images windowed to 0..1 where features are computed.
+    """Resample both images to their working grids, windowed to 0..1.
 
     Args:
         sides: both images on `device`.
         pool_zyx: working voxels per control voxel.
-        device: where to compute.
+        device: the device to compute on.
     """
     first, second = (
         WorkingImage(

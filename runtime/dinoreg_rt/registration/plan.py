@@ -1,4 +1,4 @@
-"""`Plan`: what a registration will do, decided before any heavy work."""
+"""`Plan`: the decisions about one registration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ..images.grids import WorkingGrids
 from ..images.moving_grids import MovingGrids
 from ..images.pair import Pair, Sides, SolverSide
 from ..types import AffineTransform, DeviceMemory, Volume
-from .device_memory import describe_device_memory
+from .memory import describe_device_memory
+from .sizes import Sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,15 +23,15 @@ class Plan:
 
     Attributes:
         pair: fixed and moving image, on the host.
-        device: where the registration will run.
-        config: the parameters of this registration.
-        alignment: the initial alignment, how it was found and how sure it is.
+        device: the device that the registration runs on.
+        config: the parameters of this registration, nothing left open.
+        alignment: the initial alignment, how it was found and how certain it is.
         grids: the grids on the fixed image's box.
-        moving_grids: where the moving image is looked at.
-        encoding: what an encoder will be shown; None without one.
-        choices: what was decided for the user, and why.
-        memory_bytes: predicted peak on the host beside what the caller holds.
-        device_memory: the same on the GPU, stage by stage; None on a CPU.
+        moving_grids: the grids on which the moving image is sampled.
+        encoding: the slices that an encoder is shown; None without an encoder.
+        choices: what was decided for the user and why, by the name of the decision.
+        memory_bytes: predicted peak on the host in addition to the caller's images.
+        device_memory: predicted peak of each stage on the GPU; None on a CPU.
     """
 
     pair: Pair
@@ -46,11 +47,24 @@ class Plan:
 
     @property
     def initial(self) -> AffineTransform:
-        """Fixed points to moving points where the registration begins."""
+        """The initial alignment, fixed points to moving points."""
         return self.alignment.transform
 
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes from which memory and work of each stage follow."""
+        return Sizes(
+            fixed=self.pair[0].volume.geometry,
+            moving=self.pair[1].volume.geometry,
+            grids=self.grids,
+            moving_grids=self.moving_grids,
+            config=self.config,
+            encoding=self.encoding,
+            on_gpu=self.device.kind == "cuda",
+        )
+
     def sides(self, fixed: Volume, moving: Volume) -> Sides:
-        """Where both images are looked at; the images themselves are on the plan's device here."""
+        """Return where both images are sampled; the images are on the plan's device."""
         first, second = self.pair
         identity, grids, moving_grids = AffineTransform.identity(), self.grids, self.moving_grids
         return (
@@ -64,7 +78,7 @@ class Plan:
         )
 
     def describe(self) -> str:
-        """Several lines for people: grids, search, memory."""
+        """Return a few lines about grids, search and memory for people."""
         search = " x ".join(f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1])
         levels = self.grids.search_levels
         further = f", {levels} levels" if levels > 1 else ""

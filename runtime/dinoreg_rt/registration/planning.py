@@ -1,9 +1,8 @@
-"""What a registration will do, decided before any heavy work: `plan`."""
+"""`plan`: the decisions about a registration, made before any heavy work."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..align.coarse import coarse_pair
@@ -11,26 +10,23 @@ from ..align.initial import SEARCHES, Alignment, initial_alignment, search_align
 from ..config.decided import DecidedConfig
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import Device, kernel_errors
-from ..encoder.encoding import EncodingPlan, plan_encoding
+from ..encoder.encoding import EncodingPlan
 from ..encoder.open_encoders import EncoderPool
+from ..encoder.planning import plan_encoding
 from ..geometry import describe
 from ..images.contrast import compare_contrast
 from ..images.grids import WorkingGrids, plan_grids, working_grid
 from ..images.moving_grids import Region, compared_regions, plan_moving_grids
 from ..images.pair import Pair, Role, examine, side_by_side
 from ..io.arrays import as_numpy, device_of
-from ..types import Array, Volume
+from ..types import Array, DeviceMemory, Volume
 from .case import Case
 from .defaults import decide, default_lengths, describe_objective, describe_stages
 from .demands import check_demands, choose_machine
-from .device_memory import (
-    describe_search_memory,
-    describe_storage,
-    fit_to_device,
-    predict_device_memory,
-)
-from .host_memory import predict_memory
+from .memory import describe_search_memory, describe_storage, fit_to_device
 from .plan import Plan
+from .sizes import Sizes
+from .stages import predict_host
 
 if TYPE_CHECKING:
     from ..io import ImageLike, LabelsLike
@@ -47,15 +43,14 @@ def plan(
     weights: ImageLike | None = None,
     encoders: EncoderPool | None = None,
 ) -> Plan:
-    """Decide everything that can be decided without looking for matches.
+    """Decide everything that can be decided without searching for matches.
 
-    Arguments as of `register`; what the masks leave out counts neither for the intensity windows
-    nor for the centres of mass, and weights are only checked. Images on a CUDA device are looked at
-    through a copy on the host.
+    The arguments are those of `register`. Voxels outside the masks count neither for the intensity
+    windows nor for the centres of mass; weights are only checked. Images on a CUDA device are
+    copied to the host.
 
     Raises:
-        DinoregError: inputs, device or parameters that cannot be used; no overlap; not enough
-            memory.
+        DinoregError: inputs, device or parameters cannot be used, or the images do not overlap.
     """
     config = checked_config(config)
     check_demands(config)
@@ -64,7 +59,7 @@ def plan(
 
 
 def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> Plan:
-    """Decide what a registration of checked inputs will do; errors as of `plan`."""
+    """Decide what a registration of checked inputs will do; raises the errors of `plan`."""
     device, device_reason = choose_machine(config)
     choices = {"device": device_reason}
     if config.threads > device.threads:
@@ -78,36 +73,44 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
     moving_grids = plan_moving_grids(grids, moving.geometry, alignment.transform)
     regions = compared_regions(grids, moving_grids, alignment.transform)
     encoding = _plan_features(pair, regions, decided, device, encoders, choices)
+    on_gpu = device.kind == "cuda"
+    sizes = Sizes(fixed.geometry, moving.geometry, grids, moving_grids, decided, encoding, on_gpu)
     device_memory = None
-    if device.kind == "cuda":
-        held = 0
-        if encoding is not None and encoders.holds(encoding.bundle, encoding.engine):
-            held = encoding.engine_bytes()
-        predict = partial(predict_device_memory, (fixed, moving), grids, moving_grids)
-        asked = decided.search_memory_mb
-        encoding, decided, device_memory = fit_to_device(device, encoding, predict, decided, held)
-        if decided.search_memory_mb < asked:
-            choices["search memory"] = describe_search_memory(device_memory)
-        if encoding is not None:
-            choices["GPU memory"] = describe_storage(encoding, device_memory)
+    if on_gpu:
+        sizes, device_memory = _fit(sizes, device, encoders, choices)
     return Plan(
         pair=pair,
         device=device,
-        config=decided,
+        config=sizes.config,
         alignment=alignment,
         grids=grids,
         moving_grids=moving_grids,
-        encoding=encoding,
+        encoding=sizes.encoding,
         choices=choices,
-        memory_bytes=predict_memory(fixed, moving, grids, moving_grids, decided, encoding, device),
+        memory_bytes=predict_host(sizes),
         device_memory=device_memory,
     )
+
+
+def _fit(
+    sizes: Sizes, device: Device, encoders: EncoderPool, choices: dict[str, str]
+) -> tuple[Sizes, DeviceMemory]:
+    """Fit a registration to its GPU and record in `choices` what was given up."""
+    encoding, held = sizes.encoding, 0
+    if encoding is not None and encoders.holds(encoding.bundle, encoding.engine):
+        held = sizes.engine
+    fitted, memory = fit_to_device(device, sizes, held)
+    if fitted.config.search_memory_mb < sizes.config.search_memory_mb:
+        choices["search memory"] = describe_search_memory(memory)
+    if fitted.encoding is not None:
+        choices["GPU memory"] = describe_storage(fitted.encoding, memory)
+    return fitted, memory
 
 
 def _examine_both(
     case: Case, config: RegistrationConfig, host: Device, choices: dict[str, str]
 ) -> Pair:
-    """Examine each image by itself, on the host; `choices` says what was found."""
+    """Examine each image by itself on the host and record the findings in `choices`."""
     given: tuple[tuple[Role, Volume, Array | None], tuple[Role, Volume, Array | None]] = (
         ("fixed", _on_host(case.fixed), case.fixed_mask),
         ("moving", _on_host(case.moving), case.moving_mask),
@@ -148,7 +151,7 @@ def _decide(
 def _align(
     pair: Pair, config: RegistrationConfig, host: Device, choices: dict[str, str]
 ) -> tuple[Pair, Alignment]:
-    """The images with their bodies, and the initial alignment: both come from coarse images."""
+    """Find bodies and initial alignment, both on coarse images, and record them in `choices`."""
     searched = config.initial in SEARCHES
     if searched or config.body_mask == "auto":
         coarse = coarse_pair(pair, host)
@@ -174,7 +177,7 @@ def _plan_features(
     encoders: EncoderPool,
     choices: dict[str, str],
 ) -> EncodingPlan | None:
-    """What an encoder will be shown, if there is one; `choices` says what features are made of."""
+    """Plan what an encoder is shown, if there is one, and record the features in `choices`."""
     if config.encoder is None:
         choices["features"] = "MIND-SSC, because no encoder was given"
         return None
@@ -190,7 +193,7 @@ def _plan_features(
 
 
 def _on_host(volume: Volume) -> Volume:
-    """The same image with its voxels on the host; the image itself where they are there."""
+    """Return the image with its voxels on the host; the same image if they are already there."""
     if device_of(volume.array) == "cpu":
         return volume
     return replace(volume, array=as_numpy(volume.array))

@@ -1,23 +1,24 @@
-"""The one orchestrator: `register` reads like the method. `plan` decides beforehand.
+"""`register`, which reads like the method; `plan` makes the decisions beforehand.
 
-No file is read here but a transform named as the initial alignment, and nothing is printed.
+No file is read here except the images and a transform that is named as the initial alignment, and
+nothing is printed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dinoreg_kernels import Solution
 
 from ..config.parameters import RegistrationConfig, checked_config
-from ..device.choice import StageTimer, kernel_errors, library_errors, stage_timer
+from ..device.choice import Device, StageTimer, kernel_errors, library_errors, stage_timer
 from ..device.placement import Placement, checked_placement, deliver
 from ..device.streams import working_stream
 from ..encoder.open_encoders import EncoderPool
 from ..engines.open import ENGINE_PACKAGES
-from ..features.mind import FeaturePair
 from ..fields.solve import (
     confidence,
     inverse_displacement,
@@ -28,7 +29,6 @@ from ..fields.solve import (
     whole_displacement,
 )
 from ..fields.warp import warp_volume
-from ..images.pair import Sides
 from ..images.resample import uploaded
 from ..io.arrays import check_device
 from ..io.hashes import content_hash, versions
@@ -37,9 +37,8 @@ from ..quality.mirror_test import DecoySearches, search_decoys
 from ..types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
 from .case import Case
 from .demands import check_demands
-from .device_memory import device_memory_errors
-from .features import Extracted, extract_features, field_of_view
-from .host_memory import check_memory
+from .features import extract_features, field_of_view, weigh
+from .memory import check_memory, device_memory_errors
 from .plan import Plan
 from .planning import plan_case
 from .result import KeptFeatures, RegistrationResult
@@ -47,7 +46,7 @@ from .result import KeptFeatures, RegistrationResult
 if TYPE_CHECKING:
     from ..io import ImageLike, LabelsLike
 
-#: Called with the stage's name and its finished fraction; an exception in it stops the run.
+#: Called with a stage's name and its finished fraction; an exception in it stops the run.
 ProgressCallback = Callable[[str, float], None]
 
 
@@ -66,22 +65,23 @@ def register(  # noqa: PLR0913 - all but the images by name
     placement: Placement | None = None,
     encoders: EncoderPool | None = None,
 ) -> RegistrationResult:
-    """Register `moving` to `fixed`. For many pairs see `Registrar`, which keeps the encoder open.
+    """Register `moving` to `fixed`. For many pairs use `Registrar`, which keeps the encoder open.
 
     Args:
-        fixed: path, SimpleITK image, `Volume`, or (array (D, H, W), `Geometry`); arrays of NumPy,
-            CuPy, PyTorch, Numba or PyCUDA, whose memory is used where it is.
-        moving: the same; any size, spacing, orientation and position.
+        fixed: path, SimpleITK image, `Volume`, or (array (D, H, W), `Geometry`); an array of NumPy,
+            CuPy, PyTorch, Numba or PyCUDA is used where it is, without a copy.
+        moving: the same; its size, spacing, orientation and position are free.
         config: parameters (default: the preset ``mind``).
         fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
         moving_mask: the same for the moving image.
         weights: how much each voxel of the fixed image counts in search and refinement, on its
-            grid, 0 to 10000; 1 changes nothing. To follow some organs more closely than others.
-        keep_features: leave the features of both images in the result.
+            grid, 0 to 10000; 1 changes nothing. Larger weights make the result follow some organs
+            more closely than others.
+        keep_features: keep the features of both images in the result.
         progress: called with a stage's name and its finished fraction.
-        on_plan: called with what was decided, before the heavy work.
-        placement: where the result's arrays go (default: new NumPy arrays).
-        encoders: encoders that are open already (default: opened for this call).
+        on_plan: called with the plan before the heavy work.
+        placement: where the result's arrays are placed (default: new NumPy arrays).
+        encoders: encoders that are already open (default: opened for this call).
 
     Returns:
         The mapping from fixed to moving points, the warped moving image, and a report on both.
@@ -90,80 +90,67 @@ def register(  # noqa: PLR0913 - all but the images by name
         DinoregError: see `dinoreg_rt.errors`; the message says what to do.
     """
     config, placement = checked_config(config), checked_placement(placement)
-    check_demands(config)  # what is not there is said before an image is read
+    check_demands(config)  # before an image is read
     case = Case.of(fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights)
     encoders = encoders or EncoderPool()
-    plan_ = plan_case(case, config, encoders)
+    plan = plan_case(case, config, encoders)
     if on_plan is not None:
-        on_plan(plan_)
-    _check_places(case, plan_, placement)
-    check_memory(plan_)
-    report = progress or (lambda stage, fraction: None)
-    device, timer = plan_.device, stage_timer(plan_.device)
-    with (
-        device.active(),
-        working_stream(device),
-        library_errors(device),
-        device_memory_errors(plan_.device_memory, device, timer),
-    ):
-        with timer.stage("field of view"):
-            images = uploaded(case.fixed, device), uploaded(case.moving, device)
-            sides = plan_.sides(*images)
-            counts = field_of_view(sides, case.weights, device)
-        match = _match(sides, counts, plan_, timer, report, encoders, keep=keep_features)
-        with timer.stage("warp"):
-            report("warp", 0.0)
-            fields = _fields(match.solution, *images, plan_)
-            report("warp", 1.0)
-        # A GPU is at work still: nothing has waited for it since the features. By its events this
-        # lasts as long as it waits for the host here.
-        with timer.stage("hash"):
-            hashes = {str(image.role): content_hash(image.volume) for image in plan_.pair}
-        with timer.stage("quality"):
-            quality = _quality(match, fields, plan_)
+        on_plan(plan)
+    _check_devices(case, plan, placement)
+    check_memory(plan.sizes, plan.memory_bytes, plan.device_memory, plan.device)
+    run = _Run(plan, stage_timer(plan.device), progress or (lambda stage, fraction: None))
+    with run.on_device():
+        with run.timer.stage("field of view"):
+            images = uploaded(case.fixed, plan.device), uploaded(case.moving, plan.device)
+            counts = field_of_view(plan.sides(*images), case.weights, plan.device)
+        match = _match(images, counts, run, encoders, keep=keep_features)
+        fields = _fields(match.solution, *images, run)
+        # A GPU is still at work: nothing has waited for it since the features. By its events this
+        # stage lasts as long as the GPU waits for the host here.
+        with run.timer.stage("hash"):
+            hashes = {str(image.role): content_hash(image.volume) for image in plan.pair}
+        with run.timer.stage("quality"):
+            quality = _quality(match, fields, plan)
             encoding = None if match.encoding is None else match.encoding()
-        with timer.stage("deliver"):
-            displacement, warped, inverse, certainty = deliver(
-                placement,
-                device,
-                fields.displacement,
-                fields.warped,
-                fields.inverse,
-                fields.confidence,
-            )
-        timings_ms = timer.finish()
-    return RegistrationResult(
-        displacement=displacement,
-        initial=plan_.initial,
-        warped=warped,
-        inverse=inverse,
-        confidence=None if certainty is None else Volume(certainty, case.fixed.geometry),
-        quality=quality,
-        config=plan_.config,
-        encoding=encoding,
-        features=match.features,
-        choices=plan_.choices,
-        alignment=plan_.alignment.numbers(),
-        device_memory=plan_.device_memory,
-        timings_ms=timings_ms,
-        versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
-        hashes=hashes,
-    )
+        with run.timer.stage("deliver"):
+            delivered = fields.delivered(placement, plan.device)
+        return _result(delivered, quality, encoding, hashes, match.features, run)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What all stages share: the plan, the timer and the caller's progress callback."""
+
+    plan: Plan
+    timer: StageTimer
+    report: ProgressCallback
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """Work on the plan's device and translate its errors."""
+        device = self.plan.device
+        with (
+            device.active(),
+            working_stream(device),
+            library_errors(device),
+            device_memory_errors(self.plan.device_memory, device, self.timer),
+        ):
+            yield
 
 
 @dataclass(frozen=True, eq=False)
 class _Match:
-    """What was compared and found, on the control grid."""
+    """What was compared and what was found, on the control grid."""
 
     solution: Solution
-    decoys: DecoySearches | None
+    mirror_test: DecoySearches | None
     encoding: Callable[[], EncodingSummary] | None
     features: KeptFeatures | None
 
 
 @dataclass(frozen=True, eq=False)
 class _Fields:
-    """What becomes of a solution on the grids of the images."""
+    """A solution on the grids of the images."""
 
     displacement: DisplacementField
     warped: Volume
@@ -171,123 +158,142 @@ class _Fields:
     inverse_misses: tuple[Array, Array] | None
     confidence: Array | None
 
+    def delivered(self, placement: Placement, device: Device) -> _Fields:
+        """Return the same with its arrays where the caller wants them."""
+        displacement, warped, inverse, certainty = deliver(
+            placement, device, self.displacement, self.warped, self.inverse, self.confidence
+        )
+        return _Fields(displacement, warped, inverse, None, certainty)
+
+
+def _check_devices(case: Case, plan: Plan, placement: Placement) -> None:
+    """Check that images on a GPU are on the plan's, and that the caller's buffers fit."""
+    for role, volume in (("fixed", case.fixed), ("moving", case.moving)):
+        check_device(volume.array, plan.device.name, f"the {role} image")
+    placement.check(case.fixed.geometry, case.moving.geometry, inverse=plan.config.inverse)
+
 
 def _match(
-    sides: Sides,
+    images: tuple[Volume, Volume],
     counts: tuple[Array, Array],
-    plan_: Plan,
-    timer: StageTimer,
-    report: ProgressCallback,
+    run: _Run,
     encoders: EncoderPool,
     *,
     keep: bool,
 ) -> _Match:
-    """Features, the solver on them, and its search once more in mirror images."""
-    config, grids, moving_grids, device = (
-        plan_.config,
-        plan_.grids,
-        plan_.moving_grids,
-        plan_.device,
-    )
-    extracted = extract_features(sides, plan_, timer, report, encoders)
-    features, mind = extracted.features, extracted.mind
-    options = solver_options(config, grids)
+    """Extract features, solve for the field, and repeat the search in mirror images."""
+    plan, timer = run.plan, run.timer
+    extracted = extract_features(plan.sides(*images), plan, timer, run.report, encoders)
+    features = extracted.features
+    options = solver_options(plan.config, plan.grids)
     with timer.stage("solve"):
         solution = solve(
             features,
-            _weights(counts, features),
-            grids,
-            moving_grids.offset_zyx,
+            weigh(counts, features),
+            plan.grids,
+            plan.moving_grids.offset_zyx,
             options,
-            device,
-            report,
-            search=_search(extracted, counts),
-            images=extracted.intensities if config.correlation_weight > 0 else None,
-            spread=config.confidence,
+            plan.device,
+            run.report,
+            search=extracted.levels(counts),
+            images=extracted.intensities if plan.config.correlation_weight > 0 else None,
+            spread=plan.config.confidence,
         )
-    decoys = None
-    if mind is not None and extracted.intensities is not None:
+    mirror_test = None
+    if extracted.mind is not None and extracted.intensities is not None:
         with timer.stage("trust"):
-            decoys = search_decoys(
-                mind,
+            mirror_test = search_decoys(
+                extracted.mind,
                 extracted.intensities,
-                _weights(counts, mind),
-                grids,
-                moving_grids.offset_zyx,
+                weigh(counts, extracted.mind),
+                plan.grids,
+                plan.moving_grids.offset_zyx,
                 options,
-                device,
+                plan.device,
             )
-    kept = None
-    if keep:
-        # What leads the search: the refinement may compare MIND-SSC alone.
-        shown = extracted.search[0]
-        kept = KeptFeatures.of(shown, _weights(counts, shown), solution.field, plan_)
-    return _Match(solution, decoys, extracted.encoding, kept)
+    shown = extracted.search[0]  # the refinement may compare MIND-SSC alone
+    kept = KeptFeatures.of(shown, weigh(counts, shown), solution.field, plan) if keep else None
+    return _Match(solution, mirror_test, extracted.encoding, kept)
 
 
-def _search(
-    extracted: Extracted, counts: tuple[Array, Array]
-) -> list[tuple[FeaturePair, tuple[Array, Array]]] | None:
-    """Features and weights for each level of the search; None: those of the refinement."""
-    if all(pair is extracted.features for pair in extracted.search):
-        return None
-    weights = {id(pair): _weights(counts, pair) for pair in extracted.search}
-    return [(pair, weights[id(pair)]) for pair in extracted.search]
-
-
-def _weights(counts: tuple[Array, Array], features: FeaturePair) -> tuple[Array, Array]:
-    """How much each control voxel counts, where the features say something."""
-    return counts[0] * features.fixed_weight, counts[1] * features.moving_weight
-
-
-def _fields(solution: Solution, fixed: Volume, moving: Volume, plan_: Plan) -> _Fields:
-    """Displacement and warped image, and inverse and confidence where they are asked for."""
-    config, device, control = plan_.config, plan_.device, plan_.grids.control
-    displacement = whole_displacement(
-        solution.field, control, fixed.geometry, plan_.initial, device
-    )
-    certainty = None
-    if solution.spread is not None:
-        options = solver_options(config, plan_.grids)
-        certainty = confidence(solution.spread, plan_.grids, options, fixed.geometry, device)
-    inverse = misses = None
-    if config.inverse and solution.inverse is not None:
-        inverse = negative_displacement(
-            solution.inverse, control, moving.geometry, plan_.initial, device
+def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fields:
+    """Compute displacement and warped image, and inverse and confidence if they are wanted."""
+    plan, device, control = run.plan, run.plan.device, run.plan.grids.control
+    with run.timer.stage("warp"):
+        run.report("warp", 0.0)
+        displacement = whole_displacement(
+            solution.field, control, fixed.geometry, plan.initial, device
         )
-    elif config.inverse:
-        inverse, missed_mm = inverse_displacement(
-            solution.field, control, moving.geometry, plan_.initial, device
+        certainty = None
+        if solution.spread is not None:
+            options = solver_options(plan.config, plan.grids)
+            certainty = confidence(solution.spread, plan.grids, options, fixed.geometry, device)
+        inverse, misses = _inverse(solution, moving, plan)
+        warped = warp_volume(
+            moving,
+            displacement,
+            device=device,
+            download=False,
+            outside=min(0.0, plan.pair[1].lowest),
+            known=True,
         )
-        misses = inverse_misses(missed_mm, device)
-    warped = warp_volume(
-        moving,
-        displacement,
-        device=device,
-        download=False,
-        outside=min(0.0, plan_.pair[1].lowest),
-        known=True,
-    )
+        run.report("warp", 1.0)
     return _Fields(displacement, warped, inverse, misses, certainty)
 
 
-def _quality(match: _Match, fields: _Fields, plan_: Plan) -> RunQuality:
-    """What is known of the result; waits for it, once."""
+def _inverse(
+    solution: Solution, moving: Volume, plan: Plan
+) -> tuple[DisplacementField | None, tuple[Array, Array] | None]:
+    """Return the inverse, if it is wanted, and how many points it misses, if it was iterated."""
+    of_plan = plan.grids.control, moving.geometry, plan.initial, plan.device
+    if not plan.config.inverse:
+        return None, None
+    if solution.inverse is not None:
+        return negative_displacement(solution.inverse, *of_plan), None
+    inverse, missed_mm = inverse_displacement(solution.field, *of_plan)
+    return inverse, inverse_misses(missed_mm, plan.device)
+
+
+def _quality(match: _Match, fields: _Fields, plan: Plan) -> RunQuality:
+    """Measure the result without labels; waits for it, once."""
     quality = run_quality(
         match.solution,
-        plan_.grids.control,
+        plan.grids.control,
         fields.displacement,
-        plan_.device,
+        plan.device,
         inverse_misses=fields.inverse_misses,
     )
-    if plan_.alignment.similarity is not None:
-        quality = replace(quality, alignment_similarity=plan_.alignment.similarity)
-    if match.decoys is None:
+    if plan.alignment.similarity is not None:
+        quality = replace(quality, alignment_similarity=plan.alignment.similarity)
+    if match.mirror_test is None:
         return quality
-    return replace(quality, **vars(match.decoys.measures()))
+    return replace(quality, **vars(match.mirror_test.measures()))
 
 
-def _check_places(case: Case, plan_: Plan, placement: Placement) -> None:
-    for role, volume in (("fixed", case.fixed), ("moving", case.moving)):
-        check_device(volume.array, plan_.device.name, f"the {role} image")
-    placement.check(case.fixed.geometry, case.moving.geometry, inverse=plan_.config.inverse)
+def _result(
+    fields: _Fields,
+    quality: RunQuality,
+    encoding: EncodingSummary | None,
+    hashes: dict[str, str],
+    features: KeptFeatures | None,
+    run: _Run,
+) -> RegistrationResult:
+    """Put together what `register` returns."""
+    plan, grid = run.plan, fields.displacement.geometry
+    return RegistrationResult(
+        displacement=fields.displacement,
+        initial=plan.initial,
+        warped=fields.warped,
+        inverse=fields.inverse,
+        confidence=None if fields.confidence is None else Volume(fields.confidence, grid),
+        quality=quality,
+        config=plan.config,
+        encoding=encoding,
+        features=features,
+        choices=plan.choices,
+        alignment=plan.alignment.numbers(),
+        device_memory=plan.device_memory,
+        timings_ms=run.timer.finish(),
+        versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
+        hashes=hashes,
+    )

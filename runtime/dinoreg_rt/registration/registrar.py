@@ -1,4 +1,4 @@
-"""`Registrar`: everything loaded once, for programs that register many pairs."""
+"""`Registrar`: registers many pairs and loads everything once."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
     from ..io import ImageLike, LabelsLike
 
 _WARM_UP_SHAPE_ZYX = (48, 48, 48)
-#: What else of a caller's is taken when it is submitted, and how.
-_TAKEN: dict[str, Callable[..., Any]] = {
+#: How optional inputs are read when they are submitted.
+_READERS: dict[str, Callable[..., Any]] = {
     "fixed_mask": partial(as_labels, mask=True),
     "moving_mask": partial(as_labels, mask=True),
     "weights": partial(as_volume, constant=True),
 }
 
 
-def _taken(image: Any, take: Callable[[Any], Any]) -> Any:
-    """An image that no longer depends on the caller's object; a path as it is."""
-    return image if isinstance(image, str | os.PathLike) else take(image)
+def _read_now(image: Any, read: Callable[[Any], Any]) -> Any:
+    """Return an image that no longer depends on the caller's object, or a path as it is."""
+    return image if isinstance(image, str | os.PathLike) else read(image)
 
 
 class RegistrationFuture(Future[RegistrationResult]):
-    """A result that is on its way. `cancel` also ends a registration that is already running.
+    """A pending result. `cancel` also ends a registration that is already running.
 
-    It ends at the next report of progress: between stages, slices and iterations of the solver.
+    It ends at its next report of progress: between stages, slices or iterations of the solver.
     """
 
-    # While the work runs the future stays pending for its base class, which lets nothing else be
-    # cancelled; `running` says what is true.
+    # While the work runs, the base class takes the future for pending, because it cancels only
+    # pending ones; `running` tells the truth.
     _started = False
 
     def running(self) -> bool:
-        """Whether a thread is working on it."""
+        """Return whether a thread is working on it."""
         return self._started and not self.done()
 
     def _run(self, work: Callable[[], RegistrationResult]) -> None:
@@ -61,7 +61,7 @@ class RegistrationFuture(Future[RegistrationResult]):
         try:
             if not self.cancelled():
                 result = work()
-        except BaseException as problem:  # whatever it is belongs to who asked for the result
+        except BaseException as problem:  # belongs to whoever asks for the result
             error = problem
         if not self.set_running_or_notify_cancel():
             return
@@ -76,9 +76,9 @@ class RegistrationFuture(Future[RegistrationResult]):
 
 
 class Registrar:
-    """Registers many pairs with one configuration; the encoder is opened once and kept.
+    """Registers many pairs with one configuration and opens the encoder only once.
 
-    May be used from several threads at once. As a context manager it is closed at the end::
+    Several threads may use it at once. As a context manager it is closed at the end::
 
         with dinoreg_rt.Registrar(config) as registrar:
             registrar.warm_up()
@@ -87,15 +87,15 @@ class Registrar:
 
     Args:
         config: parameters of all registrations (default: the preset ``mind``).
-        workers: threads that work on what `submit` takes. On a CPU a registration uses all threads
-            of the configuration by itself, so that more than one worker gains little there.
-        cuda_context: makes a device's primary CUDA context current while a thread works here, as
-            a host program wants it; see `dinoreg_rt.device.pycuda_context`.
+        workers: number of threads that work on what was submitted. On a CPU one registration uses
+            all threads of the configuration, so more than one worker gains little there.
+        cuda_context: makes a CUDA context current while a thread works here, for programs that
+            manage contexts themselves; see `dinoreg_rt.device.pycuda_context`.
 
     Raises:
-        DeviceError: the device or the engine that the configuration names cannot be used.
-        InputError: it names an encoder that is not there.
-        ConfigError: an option that would have no effect there, or no worker.
+        DeviceError: the device or engine of the configuration cannot be used.
+        InputError: the encoder of the configuration does not exist.
+        ConfigError: an option has no effect on this device, or `workers` is not positive.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Registrar:
     ) -> None:
         config = checked_config(config)
         if not isinstance(workers, int) or workers < 1:
-            raise ConfigError(f"workers = {workers!r}; wanted a whole number from 1")
+            raise ConfigError(f"workers = {workers!r}; wanted a whole number of at least 1")
         self._entered = cuda_context or nullcontext
         with self._entered():
             self._device = check_demands(config)
@@ -120,24 +120,24 @@ class Registrar:
 
     @property
     def device(self) -> Device:
-        """Where the work is done; what ``auto`` chose."""
+        """The device on which registrations run; what ``auto`` chose."""
         return self._device
 
     @property
     def config(self) -> RegistrationConfig:
-        """Of all registrations."""
+        """The parameters of all registrations."""
         return self._config
 
     def warm_up(self, fixed: Geometry | None = None, moving: Geometry | None = None) -> None:
-        """Open the encoder, load the kernels and reserve memory, by registering a made-up pair.
+        """Open the encoder, load the kernels and reserve memory by registering a synthetic pair.
 
         Args:
-            fixed: grid of the images to come (default: a small one). Memory is reserved for
-                its size, and the encoder's graph chosen by the shape of its slices.
-            moving: of the moving images (default: as `fixed`).
+            fixed: grid of the fixed images to come (default: a small grid). Memory is reserved for
+                its size, and its slices decide which graph of the encoder is opened.
+            moving: grid of the moving images to come (default: `fixed`).
         """
         grid = fixed or phantom_grid(_WARM_UP_SHAPE_ZYX, 4.0)
-        # From the cache of tokens nothing would have to be encoded.
+        # Cached tokens would leave the encoder closed.
         config = self._config.changed(cache=False, initial="none")
         first, second = phantom_pair(grid, moving)
         self._check_open()
@@ -158,15 +158,14 @@ class Registrar:
         placement: Placement | None = None,
         stream: Any = None,
     ) -> RegistrationResult:
-        """Register `moving` to `fixed`; other arguments as of `dinoreg_rt.register`.
+        """Register `moving` to `fixed`; see `dinoreg_rt.register` for the shared arguments.
 
-        Args:
-            stream: CUDA stream of the caller on which the work is done: a handle, or a stream of
-                CuPy, PyTorch, Numba or PyCUDA (default: CuPy's current one; if that is a default
-                stream, one of ours behind it). The result is complete when this returns.
+        `stream` is a CUDA stream of the caller on which the work is done: a handle, or a stream of
+        CuPy, PyTorch, Numba or PyCUDA. By default it is CuPy's current stream, or, if that is a
+        default stream, a new stream that waits for it. The result is complete when this returns.
 
         Raises:
-            DinoregError: as `dinoreg_rt.register`; also when this was closed.
+            DinoregError: as `dinoreg_rt.register`; also if this registrar is closed.
         """
         self._check_open()
         return self._register(
@@ -190,27 +189,27 @@ class Registrar:
         progress: ProgressCallback | None = None,
         **more: Any,
     ) -> RegistrationFuture:
-        """As `register`, at once: the result comes later, from a thread of this registrar.
+        """Start `register` in a thread of this registrar and return at once.
 
-        Files are read in that thread. Everything else is checked and taken here: a SimpleITK image
-        may be changed afterwards. Arrays are used where they are, so they must stay as they are
-        until the result is there.
+        Files are read in that thread. Everything else is checked and read here: a SimpleITK image
+        may be changed afterwards. Arrays are not copied, so they must not change before the result
+        is complete.
 
         Args:
             fixed: the fixed image.
             moving: the moving image.
             progress: called in that thread.
-            more: further arguments of `register`.
+            **more: further arguments of `register`.
 
         Raises:
-            DinoregError: this was closed, or images, masks or weights that cannot be used.
+            DinoregError: this registrar is closed, or an image, mask or weights cannot be used.
         """
         self._check_open()
         with self._entered():
-            fixed, moving = _taken(fixed, as_volume), _taken(moving, as_volume)
+            fixed, moving = _read_now(fixed, as_volume), _read_now(moving, as_volume)
             more |= {
-                name: _taken(more[name], take)
-                for name, take in _TAKEN.items()
+                name: _read_now(more[name], read)
+                for name, read in _READERS.items()
                 if more.get(name) is not None
             }
         future = RegistrationFuture()
@@ -231,12 +230,12 @@ class Registrar:
         return future
 
     def close(self, *, cancel: bool = False) -> None:
-        """Wait for what was submitted, then let go of the encoder. May be called again.
+        """Wait for submitted registrations, then close the encoder. May be called again.
 
-        Calls of `register` in other threads are left to end by themselves.
+        Calls of `register` in other threads are not waited for.
 
         Args:
-            cancel: end what was submitted instead of waiting for its results.
+            cancel: cancel submitted registrations instead of waiting for their results.
         """
         with self._lock:
             self._closed = True
@@ -261,7 +260,7 @@ class Registrar:
 
     @contextmanager
     def _working(self, stream: Any) -> Iterator[None]:
-        """In the right CUDA context and on the right stream."""
+        """Enter the right CUDA context and stream."""
         with self._entered(), caller_stream(stream, self._device):
             yield
 

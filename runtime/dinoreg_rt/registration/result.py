@@ -1,4 +1,4 @@
-"""What `register` returns."""
+"""`RegistrationResult`, which `register` returns, and the features that it can keep."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class KeptFeatures:
-    """The features that were compared, for people who want to look at them.
+    """The features that the first search level compared, for inspection.
 
     Attributes:
-        fixed: (d, h, w, K) float16 on `fixed_geometry`.
-        moving: the same of the moving image on `moving_geometry`, after the initial alignment.
-        fixed_weight: (d, h, w) float32, 0 where nothing is compared: beyond masks and bodies, and
-            where the features say nothing.
-        moving_weight: the same of the moving image.
-        fixed_geometry: control moving_grids, in the fixed image's space.
-        moving_geometry: its part or extension where the moving image is looked at.
-        moving_offset_zyx: index of its first voxel on the control grid.
-        displacement_mm: (d, h, w, 3) float32 along the control grid's axes z, y, x: from a fixed
-            point to the point of `moving_geometry` that was found to match it.
-        encoder_channels: of the K channels those of an encoder, which are the first; 0 without one.
+        fixed: (d, h, w, K) float16, features of the fixed image on `fixed_geometry`.
+        moving: (d, h, w, K) float16, features of the moving image on `moving_geometry`, after the
+            initial alignment.
+        fixed_weight: (d, h, w) float32, how much each voxel counted; 0 outside masks and bodies,
+            and where features say nothing.
+        moving_weight: the same for the moving image.
+        fixed_geometry: the control grid, in the fixed image's space.
+        moving_geometry: the part or extension of the control grid on which the moving image is
+            sampled.
+        moving_offset_zyx: index of the first voxel of `moving_geometry` on the control grid.
+        displacement_mm: (d, h, w, 3) float32 along the control grid's axes z, y, x, from a fixed
+            point to its match on `moving_geometry`.
+        encoder_channels: number of leading channels that come from an encoder; 0 without one.
     """
 
     fixed: Array
@@ -61,13 +63,13 @@ class KeptFeatures:
         field: Array,
         plan: Plan,
     ) -> KeptFeatures:
-        """Copies on the host, without padding.
+        """Copy the features to the host, without padding.
 
         Args:
-            features: that the first level of the search compared.
-            weights: (d, h, w) of both images, how much each control voxel counted.
+            features: the features that the first search level compared.
+            weights: (d, h, w) for each image, how much each control voxel counted.
             field: the solver's result on the control grid.
-            plan: the decisions.
+            plan: the plan of the registration.
         """
         download = plan.device.download
         leading = plan.config.stage_features[0][0]
@@ -89,24 +91,24 @@ class RegistrationResult:
     """The outcome of one registration, with everything needed to explain and repeat it.
 
     Attributes:
-        displacement: the whole mapping, initial alignment included, from fixed to moving points,
-            on the fixed image's grid.
-        initial: the initial alignment alone (fixed points to moving points).
+        displacement: the whole mapping from fixed to moving points, initial alignment included, on
+            the fixed image's grid.
+        initial: the initial alignment alone, fixed points to moving points.
         warped: the moving image on the fixed image's grid.
-        inverse: moving points to fixed points, on the moving image's grid; None unless asked for.
-        quality: see `RunQuality`.
+        inverse: moving points to fixed points on the moving image's grid; None unless requested.
+        quality: measures of the result that need no labels.
         config: the configuration that was used, nothing left at ``auto``.
-        encoding: what an encoder contributed; None without one.
-        features: of both images; None unless asked for.
-        choices: what was decided for the user and why, one entry a decision.
-        alignment: similarity, confidence and overlap of the initial alignment, 0..1 but for the
-            similarity; empty where it was given, not searched.
-        device_memory: what was predicted of the GPU's memory; None on a CPU.
+        encoding: what an encoder contributed; None without an encoder.
+        features: the features of both images; None unless requested.
+        choices: what was decided for the user and why, by the name of the decision.
+        alignment: similarity, confidence and overlap of the initial alignment, the last two 0..1;
+            empty if it was given instead of searched for.
+        device_memory: the prediction for the GPU's memory; None on a CPU.
         timings_ms: wall-clock milliseconds of each stage, in order.
-        versions: of dinoreg-rt, its kernel library and the packages that took part.
-        hashes: sha256 of the voxels and header of each input.
+        versions: versions of dinoreg-rt, its kernel library and the packages that took part.
+        hashes: SHA-256 of the voxels and header of each input.
         confidence: how well each voxel's match is determined, 0..1 on the fixed grid (see
-            `dinoreg_rt.fields.solve.confidence`); None unless asked for.
+            `dinoreg_rt.fields.solve.confidence`); None unless requested.
     """
 
     displacement: DisplacementField
@@ -139,19 +141,19 @@ class RegistrationResult:
         return found
 
     def warped_sitk(self) -> sitk.Image:
-        """The warped moving image as a SimpleITK image on the fixed grid."""
+        """Return the warped moving image as a SimpleITK image on the fixed grid."""
         from ..io import volume_to_sitk
 
         return volume_to_sitk(self.warped)
 
     def displacement_sitk(self) -> sitk.Image:
-        """The displacement as a SimpleITK vector image (float32, mm, LPS) on the fixed grid."""
+        """Return the displacement as a SimpleITK vector image (float32, mm, LPS)."""
         from ..io import displacement_to_sitk
 
         return displacement_to_sitk(self.displacement)
 
     def transform_sitk(self) -> sitk.Transform:
-        """The mapping from fixed to moving points as a SimpleITK composite transform.
+        """Return the mapping from fixed to moving points as a SimpleITK composite transform.
 
         It equals `displacement` on the fixed grid; outside the grid it is `initial` alone.
         """

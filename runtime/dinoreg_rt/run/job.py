@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .. import io
 from ..config.parameters import RegistrationConfig
-from ..registration.device_memory import describe_device_memory
+from ..registration.memory import describe_device_memory
 from ..types import Volume
 from .outputs import (
     Extras,

@@ -1,7 +1,7 @@
-// Enough of the CUDA runtime to run launch.cuh on a host compiler: blocks and threads one after
-// the other, or the threads of a block as fibres that meet at __syncthreads. It finds faults of
-// indexing and barriers that not all threads reach; it cannot find races or faults of the device.
-// What is enqueued on a stream under capture is kept and runs when its graph is launched.
+// Enough of the CUDA runtime to run launch.cuh on the host: blocks and threads run one after the
+// other, or the threads of a block as fibres that meet at __syncthreads. This finds errors of
+// indexing and barriers that not all threads reach, but neither races nor errors of the device.
+// Work enqueued on a stream under capture is kept and runs when its graph is launched.
 #ifndef DINOREG_TESTS_CUDA_SHIM_H_
 #define DINOREG_TESTS_CUDA_SHIM_H_
 
@@ -41,9 +41,9 @@ struct cudaLaunchConfig_t {
   cudaStream_t stream;
 };
 
-inline bool as_fibres = false;  // kernels with barriers need it; others run faster without
+inline bool as_fibres = false;  // needed for kernels with barriers; others run faster without it
 
-// The threads of one block, taken in turns from barrier to barrier.
+// The threads of one block, each of which runs in turn up to the next barrier.
 class Fibres {
  public:
   static void run(dim3 block, const std::function<void()>& kernel) {
@@ -79,7 +79,7 @@ class Fibres {
     bool done = false;
   };
   Fibres(unsigned count, const std::function<void()>& kernel) : kernel_(kernel), threads_(count) {
-    static std::vector<char> stacks;  // of every block in turn
+    static std::vector<char> stacks;  // shared by all blocks
     if (stacks.size() < (size_t)count * kStack) stacks.resize((size_t)count * kStack);
     for (unsigned i = 0; i < count; ++i) {
       Thread& t = threads_[i];
@@ -105,14 +105,16 @@ class Fibres {
   inline static Fibres* current_ = nullptr;
 };
 inline void __syncthreads() { Fibres::wait(); }
-inline void __syncwarp() { Fibres::wait(); }  // stricter: all warps of the block have to reach it
+inline void __syncwarp() {
+  Fibres::wait();
+}  // stricter than CUDA: all warps of the block must reach it
 
-inline int launches = 0;  // of kernels, where they run
+inline int launches = 0;  // kernels that were run
 inline int graph_launches = 0;
 inline int captures = 0;
-inline int alive = 0;  // streams, graphs and executable graphs
-inline cudaError_t next_error = cudaSuccess;  // what every call reports
-inline const char* failing = "";  // the one call that reports cudaErrorUnknown
+inline int alive = 0;  // streams, graphs and executable graphs that exist
+inline cudaError_t next_error = cudaSuccess;  // the result of every call
+inline const char* failing = "";  // the only call that fails, with cudaErrorUnknown
 
 inline cudaError_t outcome(const char* call) {
   return strcmp(call, failing) == 0 ? cudaErrorUnknown : next_error;
@@ -130,7 +132,7 @@ struct Stream_ {
 typedef Graph_* cudaGraph_t;
 typedef Graph_* cudaGraphExec_t;
 
-// Runs it, or keeps it where the stream is under capture: an error ends the capture's use.
+// Runs the work, or keeps it if the stream is under capture, which an error invalidates.
 inline cudaError_t enqueue(const char* call, cudaStream_t on, std::function<void()> work) {
   Stream_* stream = static_cast<Stream_*>(on);
   const cudaError_t error = outcome(call);

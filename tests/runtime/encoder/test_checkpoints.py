@@ -1,4 +1,4 @@
-"""Checkpoints where a bundle is wanted: exported once into the cache, then used."""
+"""Checkpoints given as an encoder are exported once into the cache, then used."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ WANTED = Wanted((3, 4), 0.5)
 
 @pytest.fixture
 def snapshot(tmp_path, monkeypatch):
-    """A folder with weights; the cache is empty."""
+    """Return a folder with weights, with an empty cache."""
     monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(models.ARCHITECTURES, A.name, A)
     folder = tmp_path / "snapshot"
@@ -49,7 +49,7 @@ def test_what_is_a_checkpoint(snapshot, tmp_path):
     bundle = bundle_folder(str(snapshot), WANTED)
     for other in (bundle, bundle / "weights.bin", tmp_path, tmp_path / "missing.onnx", "x" * 5000):
         assert not is_checkpoint(str(other))
-    (bundle / "config.json").touch()  # a bundle all the same
+    (bundle / "config.json").touch()  # still a bundle
     assert not is_checkpoint(str(bundle))
 
 
@@ -67,7 +67,7 @@ def test_exported_once_and_found_again(snapshot, tmp_path, monkeypatch):
     assert again.folder == bundle.folder
 
 
-def test_what_decides_makes_another_bundle(snapshot, tmp_path, monkeypatch):
+def test_other_settings_make_another_bundle(snapshot, tmp_path, monkeypatch):
     first = bundle_folder(str(snapshot), WANTED)
     assert bundle_folder(str(snapshot), Wanted((4, 3), 0.5)) == first  # the same two graphs
     others = [bundle_folder(str(snapshot), w) for w in (Wanted((3, 4), None), Wanted((2, 2), 0.5))]
@@ -79,7 +79,7 @@ def test_what_decides_makes_another_bundle(snapshot, tmp_path, monkeypatch):
     assert len({first, *others}) == 5 == len(exports(tmp_path))
 
 
-def test_without_a_grid_that_of_the_default_preset(snapshot, monkeypatch):
+def test_the_default_preset_sets_the_grid(snapshot, monkeypatch):
     choice = on_demand.preset_choice(None)
     seen = []
     monkeypatch.setattr(on_demand, "export_bundle", lambda c, s, sizes, *a, **k: seen.append(sizes))
@@ -87,7 +87,7 @@ def test_without_a_grid_that_of_the_default_preset(snapshot, monkeypatch):
     assert choice.size(A) in seen[0]
 
 
-def test_a_bundle_in_the_cache_that_was_changed_is_made_again(snapshot):
+def test_a_changed_bundle_in_the_cache_is_exported_again(snapshot):
     folder = bundle_folder(str(snapshot), WANTED)
     content = (folder / "weights.bin").read_bytes()
     (folder / "weights.bin").write_bytes(content[:-1] + b"\1")
@@ -96,12 +96,12 @@ def test_a_bundle_in_the_cache_that_was_changed_is_made_again(snapshot):
     assert (folder / "weights.bin").read_bytes() == content
 
 
-def test_another_process_was_quicker(snapshot, monkeypatch):
+def test_another_process_may_finish_first(snapshot, monkeypatch):
     export = on_demand.export_bundle
 
     def late(*args, **options):
         export(*args, **options)
-        export(*args, **options)  # finds the other's
+        export(*args, **options)  # finds the first one's
 
     monkeypatch.setattr(on_demand, "export_bundle", late)
     assert (bundle_folder(str(snapshot), WANTED) / "manifest.json").exists()

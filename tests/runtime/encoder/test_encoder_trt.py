@@ -25,6 +25,7 @@ from dinoreg_export.engine.formats import export_engines
 from dinoreg_rt.bundle.opened import open_bundle
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.encoder import pair_tokens
+from dinoreg_rt.encoder.framing import Frame
 from dinoreg_rt.engines import cache as engine_cache
 from dinoreg_rt.engines.open import open_encoder
 from dinoreg_rt.engines.trt.agreement import Agreement
@@ -278,7 +279,7 @@ def test_tokens_of_one_engine_are_not_those_of_another(machine, bundle, tmp_path
     stack = SimpleNamespace(
         volume=Volume(waves(grid.shape_zyx, channels=1)[..., 0].astype(np.float32), grid)
     )
-    stack.window, stack.encoded, stack.padding = (0.0, 1.0), (0, 2), 0
+    stack.window, stack.encoded, stack.frame = (0.0, 1.0), (0, 2), Frame()
     plane = SimpleNamespace(graph=bundle.manifest.graphs[0], plane="axial")
 
     def key(engine: str) -> str:

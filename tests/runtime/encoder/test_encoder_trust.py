@@ -1,4 +1,4 @@
-"""The verdict on a registration with an encoder: that of MIND-SSC, with the same numbers."""
+"""The trust verdict with an encoder is that of MIND-SSC, with the same numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_verdict_is_that_of_mind(bundle, flip, verdict, mind_weight) -> None
     assert result.choices["trust"].startswith("judged by MIND-SSC")
 
 
-def test_not_measured_when_not_asked_for(bundle) -> None:
+def test_trust_is_not_measured_without_a_request(bundle) -> None:
     moving = make_phantom(GRID, GRID, multimodal=True).moving
     result = register(moving, encoder=str(bundle), trust=False, **ENCODED)
     assert np.isnan([result.quality.decoy_ratio, result.quality.unrelated_ratio]).all()

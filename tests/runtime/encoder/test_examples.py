@@ -1,4 +1,4 @@
-"""Slices for a calibration are the slices of a registration."""
+"""Example slices are cut as in a registration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_image(path, array):
 
 
 @pytest.mark.parametrize("kind", ["ct", "mr"])
-def test_they_are_the_runtimes_own(manifest, tmp_path, rng, kind) -> None:
+def test_slices_are_those_of_a_registration(manifest, tmp_path, rng, kind) -> None:
     low = -1000 if kind == "ct" else 0
     path = write_image(tmp_path / "x.nii.gz", rng.uniform(low, 800, (17, 20, 24)))
     examples = read_examples([path, path], manifest, manifest.graphs[0], per_image=4)
@@ -49,7 +49,7 @@ def test_they_are_the_runtimes_own(manifest, tmp_path, rng, kind) -> None:
 
 @pytest.mark.parametrize("slices", [2, 3, 5, 40])
 @pytest.mark.parametrize("per_image", [1, 8])
-def test_none_is_both_measured_and_held_out(manifest, tmp_path, rng, slices, per_image) -> None:
+def test_no_slice_is_both_measured_and_held_out(manifest, tmp_path, rng, slices, per_image) -> None:
     path = write_image(tmp_path / "x.nii.gz", rng.uniform(0, 1, (slices, 20, 24)))
     examples = read_examples([path], manifest, manifest.graphs[0], per_image)
     assert 1 <= len(examples.measured) <= per_image
@@ -58,17 +58,17 @@ def test_none_is_both_measured_and_held_out(manifest, tmp_path, rng, slices, per
         assert not (examples.measured == one).all(axis=(1, 2, 3)).any()
 
 
-def test_images_that_are_of_no_use(manifest, tmp_path) -> None:
+def test_unusable_images_are_errors(manifest, tmp_path) -> None:
     array = np.zeros((5, 20, 24))
     array[3, 4:9, 4:9] = 7
     path = write_image(tmp_path / "x.nii.gz", array)
-    with pytest.raises(ConfigError, match=r"1 axial slices hold values above 0.*wanted two"):
+    with pytest.raises(ConfigError, match=r"1 axial slices hold values above 0.*at least two"):
         read_examples([path], manifest, manifest.graphs[0], 4)
     with pytest.raises(InputError):
         read_examples([tmp_path / "none.nii.gz"], manifest, manifest.graphs[0], 4)
 
 
-def test_slices_of_the_phantom_look_real() -> None:
+def test_slices_of_the_phantom_look_like_a_scan() -> None:
     norm = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
     manifest = SimpleNamespace(patch=4, normalisation=norm)
     pixels = phantom_slices(manifest, Graph(file="x.onnx", height=48, width=56))

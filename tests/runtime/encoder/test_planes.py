@@ -44,7 +44,7 @@ def test_an_image_stored_in_another_order_gives_the_same_slices(rng, plane, dire
 
 @pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_every_voxel_keeps_its_place(rng, plane, direction) -> None:
+def test_every_voxel_keeps_its_position(rng, plane, direction) -> None:
     image = volume(rng, direction)
     points = np.moveaxis(centres_of(image.geometry), -1, 0)
     grid = upright(image.geometry, plane)

@@ -1,4 +1,4 @@
-"""The probe of an encoder on whole images, and the layers of a bundle in a registration."""
+"""The probe of an encoder on whole images, and a bundle's layers in a registration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoders import write_bundle
+from encoders import config, run, write_bundle
 from phantoms import centres_of, make_grid, make_phantom
 
 import dinoreg_rt
@@ -16,7 +16,7 @@ from dinoreg_rt.types import LabelMap, Volume
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="runs it: ONNX Runtime is not installed")
-
+pytestmark = pytest.mark.usefixtures("own_cache")
 GRID = make_grid((16, 40, 48), (3.0, 3.0, 4.0))
 
 
@@ -26,14 +26,8 @@ def bundle(tmp_path_factory) -> Path:
     return write_bundle(folder, [(80, 96)], patch=4, layers=("3", "7"))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def organs(shift_mm: float = 0.0) -> tuple[Volume, LabelMap]:
-    """Four blocks in a row, each of a grey of its own, shifted along x."""
+    """Return four blocks in a row, each with its own grey, shifted along x."""
     points = centres_of(GRID) - (shift_mm, 0.0, 0.0)
     labels = np.digitize(points[..., 0], [-60, -30, 0, 30, 60]) % 5
     labels[np.abs(points[..., 1]) > 40] = 0
@@ -43,20 +37,18 @@ def organs(shift_mm: float = 0.0) -> tuple[Volume, LabelMap]:
 
 def probe(bundle: Path, *, labels: bool = True, same: bool = False, **more) -> ProbeResult:
     (fixed, of_fixed), (moving, of_moving) = organs(), organs(0.0 if same else 6.0)
-    values = {"encoder": str(bundle), "threads": 1, "initial": "none", "device": "cpu"}
-    values |= {"trust": False, "body_mask": "off", "slice_stride": 5, "components": 8} | more
-    config = dinoreg_rt.RegistrationConfig(**values)
+    settings = config(bundle, **{"trust": False, "slice_stride": 5, "components": 8} | more)
     maps = (of_fixed, of_moving) if labels else None
-    return probe_images(fixed, moving, maps, config, lambda stage, fraction: None)
+    return probe_images(fixed, moving, maps, settings, lambda stage, fraction: None)
 
 
 @pytest.fixture(scope="module")
 def result(bundle) -> ProbeResult:
-    """The probe of both layers with labels, nothing cached."""
+    """Probe both layers with labels and without the cache."""
     return probe(bundle, cache=False)
 
 
-def test_organs_that_show_are_found(result) -> None:
+def test_visible_organs_are_found(result) -> None:
     assert list(result.chance) == [1, 2, 3, 4]
     assert max(result.chance.values()) < 0.4
     assert result.tokens == (4 * 20 * 24,) * 2
@@ -65,15 +57,15 @@ def test_organs_that_show_are_found(result) -> None:
     # Both layers and the two joined, each with every standardisation.
     assert [row.features for row in rows] == [n for n in ("3", "7", "3+7") for _ in range(12)]
     assert len({(row.features, row.centre, row.scale) for row in rows}) == 36
-    as_they_are = rows[0]
-    assert (as_they_are.centre, as_they_are.scale) == ("none", "none")
+    plain = rows[0]
+    assert (plain.centre, plain.scale) == ("none", "none")
     # Measured: 0.94; the rest lies at the borders.
-    assert as_they_are.mean > 0.85
-    assert as_they_are.mean == pytest.approx(np.mean(list(as_they_are.found.values())))
-    assert 0 < as_they_are.consistent <= 1
+    assert plain.mean > 0.85
+    assert plain.mean == pytest.approx(np.mean(list(plain.found.values())))
+    assert 0 < plain.consistent <= 1
 
 
-def test_without_labels_there_is_the_consistent_share_alone(bundle, result) -> None:
+def test_without_labels_only_the_consistent_share_is_reported(bundle, result) -> None:
     without = probe(bundle, labels=False, layers=("3",))
     assert without.chance == {}
     assert all(row.found == {} and row.mean is None for row in without.rows)
@@ -81,21 +73,19 @@ def test_without_labels_there_is_the_consistent_share_alone(bundle, result) -> N
 
 
 def test_one_layer_of_several_with_the_same_bits_on_two_threads(bundle, result) -> None:
-    """The rows of the chosen layer are those of the whole table; the second run reads the cache."""
+    """A chosen layer's rows are those of the whole table; the second run reads the cache."""
     one = probe(bundle, layers=("7",), threads=2)
     assert [row.features for row in one.rows] == [MIND_ROW] + ["7"] * 12
     assert one.rows[1:] == result.rows[13:25]
     assert probe(bundle, layers=("7",), threads=2) == one
 
 
-def test_labels_without_anything_in_common(bundle) -> None:
+def test_labels_with_nothing_in_common(bundle) -> None:
     fixed, labels = organs()
     other = LabelMap(np.where(labels.array > 0, labels.array + 10, 0).astype(np.int32), GRID)
-    config = dinoreg_rt.RegistrationConfig(
-        encoder=str(bundle), initial="none", slice_stride=8, components=8, trust=False
-    )
+    settings = config(bundle, slice_stride=8, components=8, trust=False)
     with pytest.raises(InputError, match="no label of the fixed image lies within 48 mm"):
-        probe_images(fixed, fixed, (labels, other), config, lambda stage, fraction: None)
+        probe_images(fixed, fixed, (labels, other), settings, lambda stage, fraction: None)
 
 
 def test_a_layer_that_the_bundle_lacks(bundle) -> None:
@@ -105,9 +95,9 @@ def test_a_layer_that_the_bundle_lacks(bundle) -> None:
 
 def test_no_encoder_to_probe() -> None:
     fixed, _ = organs()
-    config = dinoreg_rt.RegistrationConfig(initial="none", trust=False)
+    settings = dinoreg_rt.RegistrationConfig(initial="none", trust=False)
     with pytest.raises(ConfigError, match="no encoder to probe"):
-        probe_images(fixed, fixed, None, config, lambda stage, fraction: None)
+        probe_images(fixed, fixed, None, settings, lambda stage, fraction: None)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +115,10 @@ def test_layers_and_position_through_a_registration(bundle, more) -> None:
     values = {"encoder": str(bundle), "threads": 1, "initial": "none", "device": "cpu"}
     values |= {"components": 8, "body_mask": "off", "trust": False, "correlation_weight": 0.0}
 
-    def run(**settings) -> dinoreg_rt.RegistrationResult:
-        config = dinoreg_rt.RegistrationConfig(**values, **settings)
-        return dinoreg_rt.register(phantom.fixed, phantom.moving, config=config)
-
-    first, again, fresh = run(**more), run(**more), run(**more, cache=False)
-    every = run()
+    first, again, fresh, every = (
+        run(phantom, dinoreg_rt.RegistrationConfig(**values, **settings))
+        for settings in (more, more, more | {"cache": False}, {})
+    )
     cached = [r.encoding.planes[0].from_cache for r in (first, again, fresh, every)]
     assert cached == [(False, False), (True, True), (False, False), (True, True)]
     field = first.displacement.vectors_mm

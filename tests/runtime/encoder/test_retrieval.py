@@ -1,4 +1,4 @@
-"""Retrieval of tokens against a plain search in float64, and against what must come out."""
+"""Retrieval of tokens compared with a plain search in float64 and with known results."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def places_of(points_mm: np.ndarray, labels: np.ndarray | None = None) -> Places
     return Places(np.ones((1, 1, len(points_mm)), bool), points_mm, carried)
 
 
-def lattice(shape=(6, 12, 14), step_mm=(12.0, 8.0, 8.0)) -> np.ndarray:
-    """(N, 3) points of a lattice."""
+def grid_points(shape=(6, 12, 14), step_mm=(12.0, 8.0, 8.0)) -> np.ndarray:
+    """Return the points (N, 3) of a grid."""
     axes = [np.arange(n) * step for n, step in zip(shape, step_mm, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
 
 
 def brute_force(features, here: Places, there: Places, token: int, count: int) -> set[int]:
-    """The same in float64, one token at a time."""
+    """Search for the neighbours of one token in float64."""
     first, second = (f.astype(np.float64) for f in features)
     reached = np.flatnonzero(
         np.abs(there.points_mm - here.points_mm[token]).max(axis=1) <= REACH_MM
@@ -42,8 +42,8 @@ def brute_force(features, here: Places, there: Places, token: int, count: int) -
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_nearest_is_that_of_a_search_in_float64(rng, count) -> None:
-    points = lattice()
+def test_nearest_agrees_with_a_search_in_float64(rng, count) -> None:
+    points = grid_points()
     here, there = places_of(points), places_of(points[:700] + rng.normal(size=(700, 3)))
     features = tuple(rng.normal(size=(len(p.labels), 9)).astype(np.float32) for p in (here, there))
     chosen = np.arange(0, len(points), 3)
@@ -54,8 +54,8 @@ def test_nearest_is_that_of_a_search_in_float64(rng, count) -> None:
 
 
 @pytest.mark.parametrize(("within", "found"), [(2, [-1, -1, -1]), (3, [0, 1, 2]), (4, [0, 1, 2])])
-def test_as_many_tokens_within_reach_as_are_looked_up(within, found) -> None:
-    """Just as many are enough; with one fewer nothing is said, nor where far ones are similar."""
+def test_too_few_tokens_within_reach_give_none(within, found) -> None:
+    """Exactly enough will do; similar tokens out of reach never count."""
     apart = np.r_[np.full(within, REACH_MM - 1), np.full(5, REACH_MM + 1)]
     there = places_of(np.column_stack([apart, np.zeros((len(apart), 2))]))
     features = np.zeros((1, 2), np.float32), np.zeros((len(apart), 2), np.float32)
@@ -65,12 +65,12 @@ def test_as_many_tokens_within_reach_as_are_looked_up(within, found) -> None:
 
 
 def halves(points: np.ndarray) -> np.ndarray:
-    """Background and three organs that lie side by side."""
+    """Return labels of background and three organs side by side."""
     return np.digitize(points[:, 2], [10, 40, 75]).astype(int)
 
 
-def test_labels_that_show_are_found_and_others_by_chance(rng) -> None:
-    points = lattice()
+def test_visible_labels_are_found_and_others_by_chance(rng) -> None:
+    points = grid_points()
     fixed, moving = (places_of(p, halves(p)) for p in (points, points + 2.0))
     tokens = findable(fixed, moving)
     assert list(tokens) == [1, 2, 3]
@@ -85,7 +85,7 @@ def test_labels_that_show_are_found_and_others_by_chance(rng) -> None:
     noise = tuple(rng.normal(size=(len(p.labels), 4)).astype(np.float32) for p in (fixed, moving))
     found = retrieved(noise, tokens, fixed, moving)
     for label, share in found.items():
-        # 250 tokens and more with three neighbours each: a deviation of 0.02 at most.
+        # At least 250 tokens with three neighbours each: a deviation of 0.02 at most.
         assert share == pytest.approx(expected[label], abs=0.06)
 
 
@@ -98,8 +98,8 @@ def test_chance_is_the_share_of_the_label_within_reach() -> None:
 
 
 def test_labels_out_of_reach_are_left_out() -> None:
-    """One far away, one with too few tokens near, one that the other image lacks."""
-    points = lattice((1, 3, 3))
+    """Label 2 is far away, 3 has too few tokens in reach, and 4 is not in the other image."""
+    points = grid_points((1, 3, 3))
     fixed = places_of(np.concatenate([points] * 4), np.repeat([1, 2, 3, 4], 9))
     far = points + np.array([0.0, 0.0, 60.0 + REACH_MM])
     few = np.concatenate([points[: NEIGHBOURS - 1], far[NEIGHBOURS - 1 :]])
@@ -110,22 +110,22 @@ def test_labels_out_of_reach_are_left_out() -> None:
     np.testing.assert_array_equal(tokens[1], np.arange(9))
 
 
-def test_background_is_no_label() -> None:
-    points = lattice((2, 3, 3))
+def test_background_is_not_a_label() -> None:
+    points = grid_points((2, 3, 3))
     places = places_of(points, np.repeat([0, 5], 9))
     assert common_labels(places, places) == [5]
 
 
 def test_an_image_is_consistent_with_itself(rng) -> None:
-    places = places_of(lattice())
+    places = places_of(grid_points())
     own = rng.normal(size=(len(places.labels), 6)).astype(np.float32)
     assert consistent((own, own), places, places, 1e-3) == 1
     other = rng.normal(size=own.shape).astype(np.float32)
-    # Nearest in one direction is nearest in the other surprisingly often. Measured: 0.41.
+    # Matches of noise are mutual surprisingly often. Measured: 0.41.
     assert consistent((own, other), places, places, 12.0) < 0.6
 
 
 def test_nothing_within_reach_is_not_consistent(rng) -> None:
-    points = lattice((1, 3, 3))
+    points = grid_points((1, 3, 3))
     features = (rng.normal(size=(9, 4)).astype(np.float32),) * 2
     assert consistent(features, places_of(points), places_of(points + 500.0), 10.0) == 0

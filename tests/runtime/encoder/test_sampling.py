@@ -1,4 +1,4 @@
-"""Skipped slices and the solver's grid: interpolation that leaves features where they belong."""
+"""Interpolation between slices and onto the control grid keeps features in position."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_projecting_before_or_after_the_interpolation_is_the_same(rng) -> None:
 
 
 @pytest.mark.parametrize("margins", [(0, 0, 0, 0), (2, 2, 2, 2), (1, 2, 0, 3)])
-def test_features_land_at_their_place(margins) -> None:
+def test_features_keep_their_position(margins) -> None:
     """Tokens that hold their own position give each control voxel its position."""
     grid = make_grid((16, 40, 48), (1.5, 1.2, 2.0), "oblique")
     image = Volume(np.ones(grid.shape_zyx, np.float32), grid)
@@ -64,7 +64,7 @@ def test_features_land_at_their_place(margins) -> None:
         extent = np.array(grid.shape_xyz) * grid.spacing_mm / 2 - 5.0
         inside = np.all(np.abs(half) < extent, axis=-1)
         assert inside.sum() > 300
-        # Half precision of numbers below 64: 0.03; nothing else is lost.
+        # Rounding numbers below 64 to half precision costs 0.03; nothing else is lost.
         np.testing.assert_allclose(out[..., :3][inside], want[inside], atol=0.04)
         assert np.all(out[..., 3] == 9)
 

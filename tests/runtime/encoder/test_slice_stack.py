@@ -1,4 +1,4 @@
-"""Which slices are encoded, and what their pixels hold."""
+"""The slices that are encoded, and their pixels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from phantoms import centres_of, make_grid, reoriented
 
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.device.choice import Device
-from dinoreg_rt.encoder.encoding import slice_stride
-from dinoreg_rt.encoder.framing import evenly_padded
+from dinoreg_rt.encoder.framing import Frame
+from dinoreg_rt.encoder.planning import slice_stride
 from dinoreg_rt.encoder.slice_stack import SliceStack, plan_slices
 from dinoreg_rt.errors import ConfigError
 from dinoreg_rt.geometry import same_grid, shifted_grid
@@ -67,7 +67,7 @@ def test_smaller_slices_are_antialiased(rng) -> None:
     np.testing.assert_allclose(grey, blocks, atol=1e-6)
 
 
-def test_a_voxel_that_is_no_number_stays_in_its_slice(rng) -> None:
+def test_nan_stays_in_its_slice(rng) -> None:
     array = rng.random((3, 12, 16))
     array[1, 3, 4] = np.nan
     pixels = stack_pixels(stack_of(array))
@@ -78,7 +78,7 @@ def test_a_voxel_that_is_no_number_stays_in_its_slice(rng) -> None:
 def test_resized_pixels_stay_where_they_were() -> None:
     """A ramp along any axis is the same ramp at the resized pixels' own positions.
 
-    Half a voxel at the border is flat, ten pixels for every voxel here.
+    Half a voxel at the border is flat, which is at most six pixels here.
     """
     grid = make_grid((4, 20, 30), (1.5, 1.0, 3.0), "oblique")
     points = centres_of(grid)
@@ -99,13 +99,6 @@ def stack_pixels(stack: SliceStack) -> np.ndarray:
     return grey * (high - low) + low
 
 
-def test_tokens_lie_in_the_middle_of_their_patches() -> None:
-    stack = stack_of(np.ones((3, 12, 16)))
-    assert stack.tokens.shape_zyx == (3, 3, 4)
-    patches = centres_of(stack.pixels).reshape(3, 3, 8, 4, 8, 3).mean(axis=(2, 4))
-    np.testing.assert_allclose(centres_of(stack.tokens), patches, atol=1e-9)
-
-
 def test_file_order_does_not_matter(rng) -> None:
     array = rng.random((5, 12, 16))
     expected = stack_pixels(stack_of(array))
@@ -119,7 +112,7 @@ def test_file_order_does_not_matter(rng) -> None:
 @pytest.mark.parametrize(
     ("first", "count", "shift", "needed", "encoded"),
     [
-        (7, 5, 0.0, (6, 12), (6, 9, 12)),  # half a voxel of rim, and a slice to interpolate
+        (7, 5, 0.0, (6, 12), (6, 9, 12)),  # half a voxel at the edge, and a slice to interpolate
         (7, 5, 1.4, (7, 13), (6, 9, 12, 15)),
         (0, 20, 0.0, (0, 19), (0, 3, 6, 9, 12, 15, 18, 19)),
         (25, 4, 0.0, (19, 19), (19,)),  # beyond the image
@@ -128,7 +121,7 @@ def test_file_order_does_not_matter(rng) -> None:
 def test_slices_that_the_region_does_not_reach_are_not_encoded(
     first, count, shift, needed, encoded
 ) -> None:
-    """Those that stay are among the ones that are encoded without a region."""
+    """The slices left are some of those encoded without a region."""
     grid = make_grid((20, 12, 16), (1.5, 1.0, 3.0))
     image = Volume(np.ones(grid.shape_zyx, np.float32), grid)
     moved = AffineTransform(np.eye(3), np.asarray(grid.direction)[:, 2] * 3.0 * shift)
@@ -137,7 +130,7 @@ def test_slices_that_the_region_does_not_reach_are_not_encoded(
     assert (stack.needed, stack.encoded) == (needed, encoded)
 
 
-def test_an_empty_slice_at_the_rim_is_passed_over() -> None:
+def test_an_empty_slice_at_the_edge_is_replaced_by_the_next() -> None:
     array = np.ones((20, 12, 16), np.float32)
     array[[6, 12]] = 0
     grid = make_grid(array.shape, (1.5, 1.0, 3.0))
@@ -150,7 +143,7 @@ def test_an_empty_slice_at_the_rim_is_passed_over() -> None:
     ("thickness_mm", "wanted_mm", "stride"),
     [(2.0, 8.0, 4), (7.7, 8.0, 1), (2.01, 8.0, 4), (3.0, 8.0, 2), (5.0, 2.0, 1)],
 )
-def test_a_distance_of_slices_becomes_a_stride_of_each_image(
+def test_the_slice_spacing_sets_the_stride(
     thickness_mm: float, wanted_mm: float, stride: int
 ) -> None:
     config = RegistrationConfig(encoder="any", slice_spacing_mm=wanted_mm)
@@ -169,24 +162,30 @@ def test_the_later_of_stride_and_distance_wins(tmp_path) -> None:
         RegistrationConfig(encoder="any", slice_stride=3, slice_spacing_mm=8.0)
 
 
-def test_padding_is_black_and_its_tokens_are_dropped(rng) -> None:
-    """Around the slice that is cut without a padding, at the same place."""
+@pytest.mark.parametrize("margins", [(2, 2, 2, 2), (2, 1, 0, 3)])
+def test_margins_are_black_and_their_tokens_are_dropped(rng, margins) -> None:
+    """The slice between them has the pixels, positions and tokens of one without margins."""
     array = rng.random((3, 12, 16)).astype(np.float32) + 0.5
     image = Volume(array, make_grid(array.shape, (1.5, 1.0, 3.0)))
+    top, bottom, left, right = margins
+    rows, columns = 3 + top + bottom, 4 + left + right
     plain = plan_slices(image, (0.2, 1.0), "axial", (24, 32), 8, 1)
-    padded = plan_slices(image, (0.2, 1.0), "axial", (56, 64), 8, 1, frame=evenly_padded(2))
+    size = (8 * rows, 8 * columns)
+    padded = plan_slices(image, (0.2, 1.0), "axial", size, 8, 1, frame=Frame(margins))
     assert same_grid(padded.tokens, plain.tokens)
-    assert padded.pixels.shape_zyx == (3, 56, 64)
-    inner = centres_of(padded.pixels)[:, 16:-16, 16:-16]
-    np.testing.assert_allclose(inner, centres_of(plain.pixels), atol=1e-9)
+    assert padded.pixels.shape_zyx == (3, *size)
+    inner = np.s_[..., 8 * top : 8 * top + 24, 8 * left : 8 * left + 32]
+    positions = np.moveaxis(centres_of(padded.pixels), -1, 0)[inner]
+    np.testing.assert_allclose(positions, np.moveaxis(centres_of(plain.pixels), -1, 0), atol=1e-9)
     pixels = padded.batch(0, 3, IMAGENET, CPU)
-    np.testing.assert_array_equal(pixels[..., 16:-16, 16:-16], plain.batch(0, 3, IMAGENET, CPU))
-    pixels[..., 16:-16, 16:-16] = np.nan
+    np.testing.assert_array_equal(pixels[inner], plain.batch(0, 3, IMAGENET, CPU))
+    pixels[inner] = np.nan
     for channel in range(3):
         around = pixels[:, channel][np.isfinite(pixels[:, channel])]
-        assert around.size == 3 * (56 * 64 - 24 * 32)
+        assert around.size == 3 * (64 * rows * columns - 24 * 32)
         black = -IMAGENET.mean[channel] / IMAGENET.std[channel]
         np.testing.assert_allclose(around, black, rtol=1e-6)
-    tokens = np.arange(2 * 7 * 8 * 3).reshape(2, 7, 8, 3)
-    np.testing.assert_array_equal(padded.inner(tokens), tokens[:, 2:5, 2:6])
+    tokens = rng.random((2, rows, columns, 3))
+    kept = tokens[:, top : top + 3, left : left + 4]
+    np.testing.assert_array_equal(padded.inner(tokens), kept)
     assert plain.inner(tokens) is tokens

@@ -1,4 +1,4 @@
-"""Standardisation of tokens: everything follows exactly from the moments of the slices."""
+"""Standardisation of tokens follows exactly from the moments of the slices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(tokens: np.ndarray, *, unit: bool = False) -> np.ndarray:
 
 @pytest.fixture
 def tokens(rng) -> np.ndarray:
-    """(n, rows, columns, C) float16; slices have means of their own, and channels a size."""
+    """Tokens (n, rows, columns, C) float16 whose slices and channels differ in mean and size."""
     values = rng.normal(size=(5, 6, 7, CHANNELS)) * np.geomspace(0.2, 5, CHANNELS)
     values += rng.normal(size=(5, 1, 1, CHANNELS)) + 8 * rng.normal(size=CHANNELS)
     return values.astype(np.float16)
@@ -37,14 +37,14 @@ def tokens(rng) -> np.ndarray:
 
 @pytest.fixture
 def inside(rng) -> np.ndarray:
-    """Which tokens count: none of the slice before the last."""
+    """Whether each token counts; none of the slice before the last does."""
     kept = rng.random((5, 42)) < 0.6
     kept[3] = False
     return kept
 
 
 def reference(tokens, inside, kind: Standardisation, directions: np.ndarray) -> np.ndarray:
-    """All tokens standardised one by one in float64, (n, rows * columns, C)."""
+    """Standardise all tokens one by one in float64, (n, rows * columns, C)."""
     exact = tokens.astype(np.float64).reshape(5, 42, CHANNELS)
     if kind.scale == "length":
         parts = exact.reshape(5, 42, 2, WIDTH)
@@ -86,7 +86,7 @@ def test_moments_and_features_are_those_of_all_tokens(
     chosen = exact[inside]
     assert found.moments.count == inside.sum()
     size = np.abs(chosen).max()
-    # Products of float32. Measured: 4e-7 of the largest.
+    # Products are float32. Measured: 4e-7 of the largest.
     np.testing.assert_allclose(found.moments.mean, chosen.mean(axis=0), atol=2e-6 * size)
     scatter = (chosen - chosen.mean(axis=0)).T @ (chosen - chosen.mean(axis=0))
     np.testing.assert_allclose(found.moments.scatter, scatter, atol=2e-6 * np.abs(scatter).max())
@@ -99,14 +99,14 @@ def test_moments_and_features_are_those_of_all_tokens(
     np.testing.assert_allclose(features, expected, atol=2e-5 * np.abs(expected).max())
 
 
-def test_a_shift_of_the_whole_image_does_not_show(tokens, inside) -> None:
-    """What tells one modality from another may be any offset and any factor of a channel."""
+def test_an_offset_and_a_factor_per_channel_do_not_matter(tokens, inside) -> None:
+    """Modalities may differ by any offset and factor of a channel."""
     kind = Standardisation("image", "deviation", 20.0, 0)
     none = np.zeros((CHANNELS, 0))
     other = (tokens.astype(np.float32) * np.linspace(0.5, 2, CHANNELS) + 3).astype(np.float16)
     first = standardised(tokens, inside, kind, none).moments
     second = standardised(other, inside, kind, none).moments
-    # Half precision of the shifted tokens: measured 2e-3 of the largest.
+    # The shifted tokens are rounded to half precision. Measured: 2e-3 of the largest.
     largest = np.abs(first.scatter).max()
     np.testing.assert_allclose(first.scatter, second.scatter, atol=0.01 * largest)
 
@@ -129,7 +129,7 @@ def test_some_layers_of_those_that_are_joined(tokens) -> None:
 
 
 def test_the_positional_part_is_found_and_projected_out(rng, tokens, inside) -> None:
-    """Tokens of a constant picture that differ along two directions alone give these two."""
+    """If the tokens of a constant picture differ along two directions only, these are found."""
     directions, _ = np.linalg.qr(rng.normal(size=(CHANNELS, 2)))
     constant = rng.normal(size=(42, 2)) * (5, 2) @ directions.T + rng.normal(size=CHANNELS)
     found = position_directions(constant.astype(np.float32), 2, CPU)

@@ -1,4 +1,4 @@
-"""ONNX Runtime's wheels report on their use unless they are told not to."""
+"""ONNX Runtime's wheels report their use unless they are told not to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("onnxruntime", reason="it is what reports: ONNX Runtime is not installed")
+pytest.importorskip("onnxruntime", reason="tests its telemetry: ONNX Runtime is not installed")
 
 _SESSION = """
 import sys
@@ -25,8 +25,8 @@ ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider
 """
 
 
-def test_nothing_is_left_in_the_home(tmp_path: Path) -> None:
-    """1.32 writes a device number and a queue of events there, which it sends."""
+def test_nothing_is_written_to_the_home(tmp_path: Path) -> None:
+    """Version 1.32 writes a device ID and a queue of events to send there."""
     pytest.importorskip("onnx", reason="makes the graph: onnx is not installed")
     hidden = {"ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME"}
     environment = {k: v for k, v in os.environ.items() if k not in hidden} | {"HOME": str(tmp_path)}
@@ -34,13 +34,12 @@ def test_nothing_is_left_in_the_home(tmp_path: Path) -> None:
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_the_switch_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", [None, "0"])
+def test_the_users_setting_is_kept(monkeypatch: pytest.MonkeyPatch, given) -> None:
     from dinoreg_rt.engines.onnx_runtime import import_onnxruntime
 
-    for given in (None, "0"):
-        if given is None:
-            monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-        else:
-            monkeypatch.setenv("ORT_DISABLE_TELEMETRY", given)
-        assert import_onnxruntime().__name__ == "onnxruntime"
-        assert os.environ.get("ORT_DISABLE_TELEMETRY") == given
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", given)
+    assert import_onnxruntime().__name__ == "onnxruntime"
+    assert os.environ.get("ORT_DISABLE_TELEMETRY") == given

@@ -1,0 +1,151 @@
+"""Memory and work of the stages that make features: field of view, encode, features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..features.mind import padded_channels
+from .sizes import DOUBLE, FLOAT, HALF, Sizes, Stage, Work, set_bytes
+
+if TYPE_CHECKING:
+    from ..encoder.encoding import EncodingPlan
+    from ..encoder.slice_stack import PlaneStacks
+
+
+def _view_bytes(sizes: Sizes) -> int:
+    """Return the bytes of the weights of both images."""
+    return sizes.weights
+
+
+def _view_work(sizes: Sizes) -> Iterator[Work]:
+    """Yield the resampling of one image's weight."""
+    control = sizes.control[0]
+    yield Work("field-of-view weight", FLOAT * control, 8 * 20 * control)
+
+
+def _encode_bytes(sizes: Sizes) -> int:
+    """Return the bytes of one plane's tokens, its batch, and the features of earlier planes."""
+    encoding = sizes.encoding
+    if encoding is None:
+        return 0
+    made = set_bytes(padded_channels(encoding.components), sum(sizes.control))
+    peak = max(
+        i * made + sizes.tokens(encoding, plane) + encoding.batch_bytes(plane, on_gpu=sizes.on_gpu)
+        for i, plane in enumerate(encoding.planes)
+    )
+    return sizes.weights + sizes.engine + peak
+
+
+def encode_beside_gpu(sizes: Sizes) -> int:
+    """Return the bytes of an engine that runs on the host, and of tokens that are kept there."""
+    encoding = sizes.encoding
+    if encoding is None:
+        return 0
+    engine = 0
+    if not encoding.on_gpu:
+        under_way = max(encoding.batch_bytes(p, on_gpu=False) for p in encoding.planes)
+        engine = encoding.engine_bytes() + under_way
+    return engine + max(encoding.host_token_bytes(p, sizes.config) for p in encoding.planes)
+
+
+def _encode_work(sizes: Sizes) -> Iterator[Work]:
+    """Yield the encoder, and what the joint PCA needs of every token."""
+    from ..encoder.estimate import slice_operations
+
+    encoding = sizes.encoding
+    if encoding is None:
+        return
+    operations = moved = products = 0.0
+    channels = encoding.bundle.manifest.channels
+    for plane in encoding.planes:
+        slices = sum(len(stack.encoded) for stack in plane.stacks)
+        each = slice_operations(encoding.bundle, plane.graph) or 0.0
+        operations += slices * each / 2  # multiply-adds
+        moved += slices * FLOAT * (encoding.pixels(plane) + encoding.slice_tokens(plane))
+        moved += -(-slices // encoding.batch) * encoding.weight_bytes
+        products += encoding.kept_tokens(plane) * channels**2
+    yield Work("encoder", moved, operations, "matrix")
+    yield Work("second moments of the tokens", 0.0, products)
+
+
+def _features_bytes(sizes: Sizes) -> int:
+    """Return the bytes of all finished feature sets and of the one that is being made."""
+    config, voxels = sizes.config, sum(sizes.control)
+    parts = peak = 0  # finished sets; the most that was alive
+    if sizes.encoding is not None:
+        parts, peak = _encoded_features(sizes, sizes.encoding)
+    images = 0
+    if config.computes_mind or config.correlation_weight:
+        images = FLOAT * sum(sizes.working)
+        peak = max(peak, parts + images)
+    if config.computes_mind:
+        grids = (sizes.grids.working, sizes.moving_grids.working)
+        for grid, control in zip(grids, sizes.control, strict=True):
+            workspace = sizes.mind.workspace_bytes(grid, sizes.grids.pool_zyx)
+            parts += set_bytes(sizes.strides["mind"], control)
+            peak = max(peak, parts + images + workspace)
+    parts += sizes.intensities
+    if "joined" in sizes.compared:
+        # The joined set exists beside its parts; one at a time is multiplied by its weight.
+        stride = sizes.compared["joined"]
+        parts += set_bytes(stride, voxels) + 2 * HALF * stride * max(sizes.control)
+    return sizes.weights + sizes.engine + max(peak, parts + images)
+
+
+def _encoded_features(sizes: Sizes, encoding: EncodingPlan) -> tuple[int, int]:
+    """Return the bytes of an encoder's features, and the peak while they are made."""
+    parts, peak, voxels = 0, 0, sum(sizes.control)
+    for plane in encoding.planes:
+        made = set_bytes(padded_channels(encoding.components), voxels)
+        sampling = max(_sampling(sizes, encoding, plane, image) for image in (0, 1))
+        peak = max(peak, parts + made + sampling + sizes.tokens(encoding, plane))
+        parts += made
+    if len(encoding.planes) > 1:  # the joined planes exist beside each of them
+        stride = padded_channels(encoding.channels)
+        joined = set_bytes(stride, voxels)
+        peak = max(peak, parts + joined + 2 * HALF * stride * max(sizes.control))
+        parts = joined
+    return parts, peak
+
+
+def _sampling(sizes: Sizes, encoding: EncodingPlan, plane: PlaneStacks, image: int) -> int:
+    """Return the bytes beside the tokens of one image on their way to features."""
+    count, rows, columns, channels = encoding.token_shape(plane, image)
+    slices, control = plane.stacks[image].tokens.shape_zyx[0], sizes.control[image]
+    tokens = rows * columns * channels  # of a slice
+    projected = FLOAT * count * rows * columns * encoding.components
+    return max(
+        # For moments: a slice in half precision, its layers, and twice in single precision.
+        tokens * (2 * HALF + 2 * FLOAT) + 6 * DOUBLE * channels**2,
+        # For the PCA: moments of each image and of both; covariance, vectors and workspace.
+        10 * DOUBLE * channels**2,
+        projected + tokens * (HALF + FLOAT),  # projecting a slice
+        projected + FLOAT * rows * columns * (count + 4 * slices) + FLOAT * control,
+        projected + (FLOAT + 1) * sizes.images[image] + 3 * FLOAT * control,  # tissue
+    )
+
+
+def _features_work(sizes: Sizes) -> Iterator[Work]:
+    """Yield the encoder's features and MIND-SSC."""
+    control, config, encoding = sizes.control[0], sizes.config, sizes.encoding
+    if encoding is not None:
+        tokens = sum(encoding.kept_tokens(plane) for plane in encoding.planes)
+        projections = tokens * encoding.bundle.manifest.channels * encoding.components
+        sampled = 2 * control * encoding.channels
+        yield Work("projection of the tokens", 0.0, float(projections))
+        yield Work("features on the control grid", HALF * sampled, 8 * sampled)
+    if config.computes_mind:
+        voxels = sum(sizes.working)
+        radius = round(config.mind_radius_mm / min(sizes.grids.working.spacing_mm))
+        # Twelve distances: difference and square, three sums over the patch, minimum, mean, exp.
+        operations = voxels * 12 * (2 + 3 * (2 * radius + 1) + 18)
+        moved = FLOAT * voxels + 2 * HALF * control * sizes.strides["mind"]
+        yield Work("MIND-SSC and local intensities", moved, operations)
+
+
+FEATURE_STAGES = (
+    Stage("field of view", _view_bytes, _view_work),
+    Stage("encode", _encode_bytes, _encode_work, encode_beside_gpu),
+    Stage("features", _features_bytes, _features_work),
+)

@@ -1,0 +1,193 @@
+"""Memory and work of the stages that make fields: solve, trust, warp, quality, deliver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from ..fields.solve import solver_options, solver_workspace_bytes
+from ..quality.mirror_test import COARSER, coarser, decoy_workspace_bytes
+from .feature_stages import encode_beside_gpu
+from .sizes import DOUBLE, FLOAT, HALF, VECTOR, Sizes, Stage, Work, set_bytes
+
+#: Operations of inverting a field at one point: one interpolation, then about three Newton steps,
+#: each with an interpolation of the field and its slopes.
+_INVERSION = 85.0 + 3 * 250.0
+#: Bytes that inverse consistency takes at one control voxel.
+_CONSISTENCY = 48
+
+
+def _compared(sizes: Sizes) -> int:
+    """Return the bytes of weights, features, their products and intensities, and of the engine."""
+    voxels, config = sum(sizes.control), sizes.config
+    sets = sum(set_bytes(stride, voxels) for stride in sizes.compared.values())
+    if config.trust and "mind" not in sizes.compared:
+        sets += set_bytes(sizes.strides["mind"], voxels)
+    products = len(sizes.compared) * sizes.weights
+    return sizes.weights + sizes.engine + sets + products + sizes.intensities
+
+
+def _solve_bytes(sizes: Sizes) -> int:
+    """Return the bytes of what is compared, the solution and the solver's workspace."""
+    workspace = solver_workspace_bytes(
+        sizes.config, sizes.grids, sizes.moving_grids.control, sizes.strides
+    )
+    return _compared(sizes) + sizes.solution + workspace
+
+
+def _solve_work(sizes: Sizes) -> Iterator[Work]:
+    """Yield the discrete search, the refinement, and the local correlation in it."""
+    config, control = sizes.config, sizes.control[0]
+    _, refinement = config.stage_features
+    stride = sizes.strides[refinement]
+    # Bytes of one Adam iteration per voxel: both features, weights (8), two smoothings of three
+    # components (48), gradient of the match (24), smoothness (36), folds (20), Adam's state (84).
+    # Operations: 36 per channel (64 for the cosine, which reads features twice; none where each
+    # channel is correlated), smoothing, and about 60 for the rest.
+    adam_bytes = 2 * HALF * stride + 8 + 48 + 24 + 36 + 20 + 84
+    match = {"mse": 36, "cosine": 64, "lncc": 0}[config.feature_similarity]
+    adam_operations = match * stride + 2 * 9 * _taps(sizes, config.smoothing_mm) + 60
+    # Adam's epsilon takes one more gradient on each level.
+    *first, last = (k + (config.adam_epsilon > 0) for k in config.iterations)
+    coarse = sum(k / 8 ** (len(first) - i) for i, k in enumerate(first))
+    # In both directions, on each level.
+    levels = [
+        _search(sizes, sizes.grids.control.shape_zyx, factor, radius, sizes.channels)
+        for factor, radius in sizes.grids.search_grids()
+    ]
+    moved, operations = (2 * sum(values) for values in zip(*levels, strict=True))
+    yield Work("discrete search", moved, operations)
+    for name, visits in (("coarse", coarse * control), ("fine", last * control)):
+        yield Work(f"refinement, {name}", visits * adam_bytes, visits * adam_operations)
+    correlated = int(config.correlation_weight > 0)
+    if config.feature_similarity == "lncc" and config.feature_weight > 0:
+        correlated += sizes.channels
+    if correlated:
+        # Bytes: nine window sums (72), six products (72), warped image and weight (32), the factors
+        # of the gradient (40), the gradient (60). Operations: sums along three axes, products,
+        # factors; value and slope of the moving image are sampled twice.
+        visits = (coarse + last) * control * correlated
+        operations = 9 * 3 * _taps(sizes, config.correlation_window_mm) + 18 + 30
+        yield Work("local correlation", 276 * visits, operations * visits, jumps=90 * visits)
+
+
+def _taps(sizes: Sizes, sigma_mm: float) -> int:
+    """Return the width of a Gaussian window along the finest axis of the control grid."""
+    return 2 * math.ceil(2.5 * sigma_mm / min(sizes.grids.control.spacing_mm)) + 1
+
+
+def _search(
+    sizes: Sizes,
+    shape_zyx: Sequence[int],
+    factor_zyx: Sequence[int],
+    radius_zyx: Sequence[int],
+    channels: int,
+) -> tuple[float, float]:
+    """Return bytes and operations of one search; its cells have `factor_zyx` control voxels."""
+    cells = math.prod(-(-s // f) for s, f in zip(shape_zyx, factor_zyx, strict=True))
+    costs = cells * math.prod(2 * r + 1 for r in radius_zyx)
+    rounds = len(sizes.config.coupling)
+    # A cost: subtract and multiply-add per channel and three smoothings of 7 taps, once; written,
+    # read in each coupled round, and compared with the least so far in all passes.
+    operations = costs * (2.0 * channels + 21 + 10 * (1 + rounds))
+    return float(FLOAT) * costs * (1 + rounds), operations
+
+
+def _trust_bytes(sizes: Sizes) -> int:
+    """Return the bytes of averaging features for the mirror test, or of its searches."""
+    if not sizes.config.trust:
+        return 0
+    grids, stride = (sizes.grids, sizes.moving_grids), sizes.strides["mind"]
+    # A grid that does not begin on the coarser one has a voxel more there.
+    shapes = [[n + 1 for n in coarser(grid.control.shape_zyx)] for grid in grids]
+    fixed, moving = (math.prod(shape) for shape in shapes)
+    averaging = max(  # padded copies, a mean and one summand of it
+        set_bytes(stride, COARSER**3 * voxels) + FLOAT * (2 * stride + 2) * voxels
+        for voxels in (fixed, moving)
+    )
+    # Features and intensities, those of the mirror image, warped ones with bins and counts, field.
+    search = 2 * set_bytes(stride, moving) + FLOAT * (fixed + 2 * moving) + 10 * FLOAT * fixed
+    search += VECTOR * fixed
+    search += decoy_workspace_bytes(
+        shapes[0],
+        shapes[1],
+        stride,
+        sizes.grids.control.spacing_mm[::-1],
+        solver_options(sizes.config, sizes.grids),
+    )
+    averaged = set_bytes(stride, fixed + moving)
+    return _compared(sizes) + sizes.solution + averaged + max(averaging, search)
+
+
+def _trust_work(sizes: Sizes) -> Iterator[Work]:
+    """Yield the averaging and four searches: in the moving image and its three mirror images."""
+    if not sizes.config.trust:
+        return
+    grids, mind = sizes.grids, sizes.mind
+    shape, factor = coarser(grids.control.shape_zyx), coarser(grids.search_factor_zyx)
+    radius = grids.search_radius_zyx
+    moved, operations = (
+        4 * any(radius) * n for n in _search(sizes, shape, factor, radius, mind.channels)
+    )
+    moved += 2 * HALF * sizes.strides["mind"] * sizes.control[0]
+    yield Work("search in mirror images", moved, operations)
+
+
+def _misses(sizes: Sizes) -> int:
+    """Return the bytes of an iterated inverse's misses, and of the flags whether they count."""
+    iterated = sizes.config.inverse and sizes.config.transform != "velocity"
+    return (FLOAT + 1) * sizes.images[1] * iterated
+
+
+def _warp_bytes(sizes: Sizes) -> int:
+    """Return the bytes of the results, and of what confidence and inverse need meanwhile."""
+    config, (fixed, moving) = sizes.config, sizes.images
+    made = VECTOR * fixed
+    peak = made + 2 * VECTOR * fixed * config.confidence
+    made += FLOAT * fixed * config.confidence
+    if config.inverse:
+        peak = max(peak, made + VECTOR * moving + _misses(sizes))
+        made += VECTOR * moving
+    return sizes.kept + max(peak, made + FLOAT * fixed)
+
+
+def _warp_work(sizes: Sizes) -> Iterator[Work]:
+    """Yield the displacement field, the warped image and the inverse."""
+    (fixed, moving), control = sizes.images, sizes.control[0]
+    yield Work("field on the fixed grid", VECTOR * (fixed + control), 75.0 * fixed, "scalar")
+    yield Work("warp", (VECTOR + 2 * FLOAT) * fixed, 60.0 * fixed, "scalar")
+    if sizes.config.inverse:
+        moved = (VECTOR + FLOAT) * moving + VECTOR * control
+        yield Work("inverse", moved, _INVERSION * moving, "scalar")
+
+
+def _quality_bytes(sizes: Sizes) -> int:
+    """Return the bytes of the results and of the determinant, or of inverse consistency."""
+    fixed = sizes.images[0]
+    # Beside the determinant: for its standard deviation on a GPU its positive values and where they
+    # are, on the host deviations in double precision; or the loops of inverse consistency.
+    deviation = (FLOAT + 1 if sizes.on_gpu else DOUBLE) * fixed
+    peak = FLOAT * fixed + max(deviation, _CONSISTENCY * sizes.control[0])
+    # The host's allocator keeps the blocks of the misses.
+    return sizes.kept + sizes.results + peak + (0 if sizes.on_gpu else _misses(sizes))
+
+
+def _quality_work(sizes: Sizes) -> Iterator[Work]:
+    """Yield the Jacobian determinant and the inverse consistency."""
+    fixed, control = sizes.images[0], sizes.control[0]
+    yield Work("Jacobian", (VECTOR + FLOAT) * fixed, 45.0 * fixed)
+    yield Work("inverse consistency", 2 * VECTOR * control, _INVERSION * control, "scalar")
+
+
+def _deliver_beside_gpu(sizes: Sizes) -> int:
+    """Return the bytes of the results and of what the encoder took: its engine stays open."""
+    return encode_beside_gpu(sizes) + sizes.results
+
+
+FIELD_STAGES = (
+    Stage("solve", _solve_bytes, _solve_work),
+    Stage("trust", _trust_bytes, _trust_work),
+    Stage("warp", _warp_bytes, _warp_work),
+    Stage("quality", _quality_bytes, _quality_work),
+    Stage("deliver", beside_gpu=_deliver_beside_gpu),
+)
