@@ -56,6 +56,13 @@ def test_report_and_result_say_the_same() -> None:
     assert result.warnings == report.warnings
 
 
+def test_a_close_call_of_the_start_is_a_warning() -> None:
+    assert make_result().warnings == []
+    (warning,) = replace(make_result(), alignment={"confidence": 0.0}).warnings
+    assert "close call, with a confidence of 0.00" in warning
+    assert replace(make_result(), alignment={"confidence": 0.04}).warnings == []
+
+
 def test_survives_a_round_trip() -> None:
     report = make_report()
     assert RunReport.model_validate_json(report.to_json()) == report

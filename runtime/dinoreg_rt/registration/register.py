@@ -210,6 +210,7 @@ def _match(
                 plan.moving_grids.offset_zyx,
                 options,
                 plan.device,
+                solution.field,
             )
     shown = extracted.search[0]  # the refinement may compare MIND-SSC alone
     kept = KeptFeatures.of(shown, weigh(counts, shown), solution.field, plan) if keep else None

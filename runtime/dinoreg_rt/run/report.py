@@ -79,6 +79,18 @@ else:
         RunQuality,
         decoy_ratio=(_Measure, Field(description="of MIND-SSC; null: not measured")),
         unrelated_ratio=(_Measure, Field(description="of MIND-SSC; null: not measured")),
+        **dict.fromkeys(
+            (
+                "sides_ratio",
+                "turned_ratio",
+                "symmetry",
+                "mind_distance_before",
+                "mind_distance_after",
+                "information_before",
+                "information_after",
+            ),
+            (_Measure, Field(default=None, description="null: not measured")),
+        ),
         alignment_similarity=(_Measure, Field(default=None, description="null: not searched for")),
         inverse_missed_percent=(_Measure, Field(default=None, description="null: not measured")),
         inverse_missed_max_mm=(_Measure, Field(default=None, description="null: not measured")),
