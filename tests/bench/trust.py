@@ -125,6 +125,8 @@ class Case:
         warped = warp_labels(moving, result.displacement, nearest=True).array
         common = np.intersect1d(fixed, moving.array)
         found = dice(fixed, warped, [int(label) for label in common if label])
+        if not found:
+            return {}
         more: dict[str, Any] = {"dice": mean_over_labels(found), "least_dice": min(found.values())}
         if result.confidence is not None:
             of_both = np.isin(fixed, common) & (fixed != 0)
