@@ -1,4 +1,4 @@
-"""Images that are on a GPU already, results that stay there, on the caller's own stream.
+"""Register images that are already on a GPU, on the caller's stream, and keep the results there.
 
 Needs a CUDA device, CuPy, and, for the second half, PyTorch.
 
@@ -15,7 +15,7 @@ import dinoreg_rt
 
 
 def read(path: str) -> tuple[np.ndarray, dinoreg_rt.Geometry]:
-    """Voxels (z, y, x) float32 and the grid they lie on."""
+    """Return voxels (z, y, x) float32 and their grid."""
     image = sitk.ReadImage(path, sitk.sitkFloat32)
     x, y, z = image.GetSize()
     axes = np.array(image.GetDirection()).reshape(3, 3)

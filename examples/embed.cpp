@@ -1,4 +1,4 @@
-/* The whole registration inside a C++ program: Python is embedded, the voxels stay where they are.
+/* Runs a whole registration inside a C++ program, which embeds Python and keeps the voxels.
  *
  *   c++ -std=c++17 embed.cpp $(python3-config --includes --ldflags --embed) -o embed
  *   ./embed .venv/bin/python     # of the environment where dinoreg-rt is installed
@@ -17,7 +17,7 @@ namespace {
 
 using Shape = std::array<int, 3>;  // z, y, x
 
-// Images and results are views of the host's memory: nothing is copied on the way.
+// Images and results are views of this program's memory: nothing is copied.
 const char* const kGlue = R"(
 import numpy as np
 import dinoreg_rt

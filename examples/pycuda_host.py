@@ -1,6 +1,6 @@
-"""Inside a host with a current CUDA context and page-locked buffers of its own, through PyCUDA.
+"""Register in the CUDA context and page-locked buffers of a host program, through PyCUDA.
 
-Here PyCUDA plays the host; in a C++ program with an embedded Python the context is current already
+Here PyCUDA plays the host; in a C++ program with an embedded Python the context is already current
 and the buffers come as addresses. Needs a CUDA device, CuPy and PyCUDA.
 
 python pycuda_host.py FIXED MOVING

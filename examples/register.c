@@ -1,9 +1,9 @@
-/* Two volumes in memory -> displacement field, with nothing but libdinoreg.
+/* Registers two volumes in memory, with nothing but libdinoreg.
  *
  *   cc -std=c11 register.c -I "$DINOREG/include" "$DINOREG/libdinoreg.so" \
  *      -Wl,-rpath,"$DINOREG" -lm -o register && ./register
  *
- * where DINOREG is the folder that `pip install` has put the library into:
+ * where DINOREG is the folder into which `pip install` put the library:
  *   DINOREG=$(python -c 'import dinoreg_kernels as k; print(k.__path__[0])')
  */
 #include <dinoreg.h>
@@ -26,7 +26,7 @@ static void* allocate(size_t bytes) {
   return memory;
 }
 
-/* Something to register: waves, moved by `shift` voxels along x. */
+/* A synthetic image: waves, moved by `shift` voxels along x. */
 static float* make_image(double shift) {
   float* image = allocate(VOXELS * sizeof *image);
   for (int i = 0; i < VOXELS; ++i) {

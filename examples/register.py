@@ -1,4 +1,4 @@
-"""Files to a warped image, a transform, warped labels and numbers, from Python.
+"""Register two files from Python and write the warped image, the transform and warped labels.
 
 python register.py FIXED MOVING MOVING_LABELS OUTPUT_FOLDER
 """
@@ -18,7 +18,7 @@ result = dinoreg_rt.register(fixed, moving, config=config)
 sitk.WriteImage(result.warped_sitk(), output / "warped.nii.gz")
 sitk.WriteTransform(result.transform_sitk(), output / "transform.h5")
 
-# The transform is an ordinary one of ITK: nothing more is needed to use it.
+# The transform is an ordinary ITK transform, which needs nothing of dinoreg-rt.
 transform = sitk.ReadTransform(output / "transform.h5")
 warped_labels = sitk.Resample(
     sitk.ReadImage(labels), sitk.ReadImage(fixed), transform, sitk.sitkNearestNeighbor

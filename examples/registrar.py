@@ -1,4 +1,4 @@
-"""Many pairs in one process: loaded once, warmed up, registered one after the other and at once.
+"""Register many pairs in one process that loads everything once, directly and in the background.
 
 python registrar.py FIXED MOVING OUTPUT_FOLDER
 """
@@ -24,10 +24,10 @@ with dinoreg_rt.Registrar(config) as registrar:
     result = registrar.register(fixed, moving)
     print(f"{time.perf_counter() - began:.2f} s on {registrar.device.name}")
 
-    # Later is as good as now: `submit` returns at once.
+    # `submit` returns at once; a thread of the registrar does the work.
     forth = registrar.submit(fixed, moving)
     back = registrar.submit(moving, fixed, progress=lambda stage, fraction: None)
-    back.cancel()  # waiting or running, it makes no difference
+    back.cancel()  # works whether it is waiting or running
     assert back.cancelled()
     same = forth.result()
     assert (same.displacement.vectors_mm == result.displacement.vectors_mm).all()

@@ -163,12 +163,12 @@ def consistency_round(forward, backward, cell_mm):
 # ---- smoothing ------------------------------------------------------------------------------
 
 
-def gaussian_taps(sigma_mm, spacing_mm, n, reach=2.5):
-    """Return symmetric weights that sum to 1, up to `reach` sigma; [1] if nothing is smoothed."""
+def gaussian_taps(sigma_mm, spacing_mm, n):
+    """Return symmetric weights that sum to 1, up to 2.5 sigma; [1] if nothing is smoothed."""
     sigma = sigma_mm / spacing_mm
     if n < 2 or sigma < 0.05:
         return np.ones(1)
-    radius = min(int(np.ceil(reach * sigma)), MAX_TAP_RADIUS)
+    radius = min(int(np.ceil(2.5 * sigma)), MAX_TAP_RADIUS)
     weight = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     return weight / weight.sum()
 
@@ -180,40 +180,6 @@ def smooth(values, sigma_mm, spacing_mm):
         taps = gaussian_taps(sigma_mm, spacing_mm[axis], out.shape[axis])
         out = ndimage.correlate1d(out, taps, axis=axis, mode="reflect")
     return out
-
-
-def smooth_within_edges(values, features, weight, sigma_mm, spacing_mm, unrelated, edges):
-    """Average `values` (z, y, x, 3) over a Gaussian window of cells with like features.
-
-    Each cell is weighted by its weight and by (1 + s / 16)^-16 with s = edges |feature
-    difference|^2 / unrelated. `features` and `weight` have margins.
-    """
-    shape = np.array(values.shape[:3])
-    inner = tuple(
-        slice(m, m + n) for m, n in zip((np.array(weight.shape) - shape) // 2, shape, strict=True)
-    )
-    features, weight = np.asarray(features, float)[inner], np.asarray(weight, float)[inner]
-    sigmas = np.broadcast_to(sigma_mm, 3)
-    taps = [
-        gaussian_taps(s, mm, n, reach=2.0)
-        for s, mm, n in zip(sigmas, spacing_mm, shape, strict=True)
-    ]
-    reach = [len(t) // 2 for t in taps]
-    wide = [(r, r) for r in reach]
-
-    def framed(array):
-        return np.pad(array, wide + [(0, 0)] * (array.ndim - 3), mode="symmetric")
-
-    around, values, weights = framed(features), framed(values), framed(weight + 1e-3)
-    total, out = 0.0, 0.0
-    for start in np.ndindex(*(len(t) for t in taps)):
-        box = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
-        s = edges / unrelated * np.sum((around[box] - features) ** 2, -1)
-        w = taps[0][start[0]] * taps[1][start[1]] * taps[2][start[2]] * weights[box]
-        w = w * (1 + s / 16) ** -16.0
-        total += w
-        out += w[..., None] * values[box]
-    return out / total[..., None]
 
 
 # ---- MIND-SSC -------------------------------------------------------------------------------
@@ -693,7 +659,6 @@ def search_level(problem, options, before, level, *, spread=False):
         moving = warp_cells(features.astype(np.float16), weight, before, coarse, factor, cell_mm,
                             first=first, margin=radius)  # fmt: skip
     unrelated = unrelated_cost(*fixed, *moving, options.search_trust_cost)
-    square = unrelated_cost(*fixed, *moving)
 
     def smooth_costs(a, b):
         costs = shift_costs(*a, *b, radius, unrelated, options.search_trust_cost)
@@ -704,12 +669,8 @@ def search_level(problem, options, before, level, *, spread=False):
         return resize_field(found, shape, factor)
 
     def one_way(a, b):
-        width = shrink * options.field_smoothing_mm
-
         def smoothed(u):
-            if options.search_edges == 0:
-                return smooth(u, width, cell_mm)
-            return smooth_within_edges(u, *a, width, cell_mm, square, options.search_edges)
+            return smooth(u, shrink * options.field_smoothing_mm, cell_mm)
 
         costs = smooth_costs(a, b)
         return cell_mm * coupled_search(costs, radius, cell_mm, smoothed, options.coupling)

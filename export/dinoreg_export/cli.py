@@ -113,7 +113,7 @@ def onnx_command(**options: Any) -> None:
     if (seed is None) == (options["weights"] is None):
         raise click.UsageError("give either --weights, or --random-seed with --model")
     if seed is not None and options["model"] == "auto":
-        raise click.UsageError("--random-seed needs --model, because no tensors tell the model")
+        raise click.UsageError("--random-seed needs --model; random weights do not name one")
     if seed is not None:
         random = RandomWeights(named(options["model"]), seed)
         source = Source(

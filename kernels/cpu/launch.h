@@ -46,7 +46,6 @@ class CpuLauncher {
   }
 
   void zero(void* to, size_t bytes) const { memset(to, 0, bytes); }
-  void copy(void* to, const void* from, size_t bytes) const { memcpy(to, from, bytes); }
 
   // Runs body() and after_each() `count` times; false as soon as after_each() returns false.
   template <class Body, class AfterEach>

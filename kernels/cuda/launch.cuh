@@ -58,8 +58,6 @@ __global__ void __launch_bounds__(kBlockThreads) run_op(const __grid_constant__ 
 class CudaLauncher {
  public:
   explicit CudaLauncher(cudaStream_t stream) : stream_(stream) {}
-  // A launcher for sizing a workspace, which launches nothing.
-  static CudaLauncher counting() { return CudaLauncher(nullptr); }
 
   template <class Op>
   void operator()(const Op& op) const {
@@ -81,10 +79,6 @@ class CudaLauncher {
 
   void zero(void* to, size_t bytes) const {
     if (error_ == cudaSuccess) error_ = cudaMemsetAsync(to, 0, bytes, stream_);
-  }
-  void copy(void* to, const void* from, size_t bytes) const {
-    if (error_ == cudaSuccess)
-      error_ = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_);
   }
 
   // Runs body() and after_each() `count` times; false as soon as after_each() returns false. body()

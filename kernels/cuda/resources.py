@@ -33,7 +33,6 @@ HOT = {
     "ResampleLinear",
     "ShiftCost",
     "Smooth",
-    "SmoothWithinEdges",
     "WarpIntensity",
     "WarpVectors",
     "WeightedProduct",

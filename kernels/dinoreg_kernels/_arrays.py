@@ -1,4 +1,4 @@
-"""NumPy and CuPy arrays as pointers, and the place where a call runs."""
+"""NumPy and CuPy arrays as pointers, and the device and stream that a call runs on."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def pointer(
     if array.dtype != np.dtype(dtype):
         raise KernelError(f"{name} is {array.dtype}; wanted {np.dtype(dtype)}")
     if in_order and not array.flags.c_contiguous:
-        raise KernelError(f"{name} is not C-contiguous; copy it by `ascontiguousarray`")
+        raise KernelError(f"{name} is not C-contiguous; copy it with `ascontiguousarray`")
     fits = len(array.shape) == len(shape) and all(
         wanted is None or n == wanted for n, wanted in zip(array.shape, shape, strict=True)
     )
@@ -116,7 +116,7 @@ def check_together(**arrays: Array | None) -> None:
     places = {name: place_of(a) for name, a in arrays.items() if a is not None}
     if len(set(places.values())) > 1:
         text = ", ".join(f"{name} on {place}" for name, place in places.items())
-        raise KernelError(f"arrays of one call must live in one place; got {text}")
+        raise KernelError(f"all arrays of a call must be on the host or on one device; got {text}")
 
 
 def int3(values: Sequence[int], name: str) -> Any:
@@ -161,7 +161,7 @@ def point_map(
 
 @contextlib.contextmanager
 def workspace(name: str, args: Any, xp: Any) -> Iterator[None]:
-    """Lend a call the workspace whose size the library function `name` tells."""
+    """Provide a call with the workspace whose size the library function `name` returns."""
     memory = xp.empty(_library.workspace_bytes(name, args), np.uint8)
     args.workspace = pointer(memory, np.uint8, "workspace", (None,))
     args.workspace_bytes = memory.size

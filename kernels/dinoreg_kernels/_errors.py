@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class KernelError(RuntimeError):
-    """The library refused a call or failed in it; the message says what it was given and wanted."""
+    """The library refused a call or failed in it; the message names what it got and wanted."""
 
 
 class KernelUnavailable(KernelError):  # noqa: N818 - names what is unavailable

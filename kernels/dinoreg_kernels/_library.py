@@ -125,7 +125,7 @@ def call(name: str, execution: _structs.Execution, args: ctypes.Structure) -> No
 
 
 def workspace_bytes(name: str, args: ctypes.Structure) -> int:
-    """Ask how many bytes of workspace a call with these sizes needs."""
+    """Return the bytes of workspace that a call with these sizes needs."""
     size = int(getattr(library(), name)(ctypes.byref(args)))
     if size == 0:
         raise KernelError(f"{name}: {library().dr_last_error_message().decode()}")

@@ -82,7 +82,7 @@ def coverage(
     samples: Sequence[int] = (1, 1, 1),
     threads: int = 0,
 ) -> Array:
-    """Compute how much of each output voxel lies within an image of which only the shape counts.
+    """Compute the share of each output voxel that lies within an image of the given shape.
 
     Args:
         inside: (z, y, x) float32, receives the share of the points within the image, 0..1.
@@ -206,7 +206,7 @@ def _mind_sizes(
 def mind_workspace_bytes(
     shape: Sequence[int], *, radius: Sequence[int], dilation: Sequence[int], pool: Sequence[int]
 ) -> int:
-    """Predict how many bytes `mind_ssc` takes besides its arrays."""
+    """Predict the bytes that `mind_ssc` needs in addition to its arrays."""
     args = _mind_sizes(shape, radius, dilation, pool, 16)
     return _library.workspace_bytes("dr_mind_workspace_bytes", args)
 
@@ -278,7 +278,7 @@ def _local_sizes(
 def local_workspace_bytes(
     shape: Sequence[int], pool: Sequence[int], sigma_mm: Sequence[float]
 ) -> int:
-    """Predict how many bytes `local_intensity` takes besides its arrays."""
+    """Predict the bytes that `local_intensity` needs in addition to its arrays."""
     args = _local_sizes(shape, pool, sigma_mm, (1.0, 1.0, 1.0), len(sigma_mm))
     args.noise = 1.0  # checked, but without influence on the size
     return _library.workspace_bytes("dr_local_workspace_bytes", args)

@@ -12,24 +12,21 @@ FeatureSimilarity = Literal["mse", "cosine", "lncc"]
 class SolverOptions:
     """Parameters of `solve`.
 
-    Lengths are in mm along the grid's axes, and smoothing widths are standard deviations. The
-    parameters without a default are for the caller to decide: those of a registration come from its
-    configuration. The other defaults leave a part of the solver out.
+    Lengths are in mm along the grid's axes, and smoothing widths are standard deviations. A
+    registration takes the parameters without a default from its configuration. The defaults of the
+    others switch a part of the solver off.
 
     Attributes:
         search_factor: Control voxels per voxel of the search grid, z, y, x.
         search_radius: Reach of the search in search voxels; 0 along all axes skips the search.
         search_levels: Number of search grids. Every further one halves the search voxels, to whole
-            control voxels, and searches up to two of them around what was found; smoothing widths
+            control voxels, and searches up to two of them around the last result; smoothing widths
             shrink with them.
         search_trust_cost: Features that differ by d cost d / (1 + d / search_trust_cost) in the
             search, before costs are smoothed, so that what disagrees pulls less; 0 trusts all
             differences alike.
         cost_smoothing_mm: Smoothing of the search's costs.
         field_smoothing_mm: Smoothing of the search's displacements between coupled rounds.
-        search_edges: How much that smoothing yields between unlike voxels. A neighbour whose
-            squared feature difference is s times that of unrelated voxels has the weight
-            exp(-s * search_edges); 0 smooths everywhere alike.
         coupling: Weights of the coupled-convex rounds.
         kept_costs_mb: Limit in MiB up to which the costs of all shifts are kept in memory for those
             rounds. Above it, every round computes them again: the same result, but slower.
@@ -70,7 +67,6 @@ class SolverOptions:
     search_trust_cost: float = 0.0
     cost_smoothing_mm: float
     field_smoothing_mm: float
-    search_edges: float = 0.0
     coupling: tuple[float, ...]
     kept_costs_mb: int = 0
     consistency_rounds: int

@@ -173,7 +173,7 @@ def solver_workspace_bytes(
     *,
     search_strides: Sequence[int] | None = None,
 ) -> int:
-    """Predict how much memory `solve` takes besides its arrays.
+    """Predict the bytes that `solve` needs in addition to its arrays.
 
     Args:
         fixed_shape: z, y, x.
@@ -233,7 +233,7 @@ def solve(
             raised again.
 
     Returns:
-        The displacement and how well it matches.
+        The displacement and the feature distances before and after it.
 
     Raises:
         KernelError: The arrays or options cannot be used.

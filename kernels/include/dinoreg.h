@@ -7,7 +7,7 @@
  *
  *   Numbers in arrays must be finite, and weights must not be negative. The library does not check
  *   them: NaN or infinity in an image, in features or in a weight gives DR_OK and NaN in the
- *   results, from the solver in the whole field, but never an invalid memory access. Numbers in the
+ *   results (in the whole field of the solver), but never an invalid memory access. Numbers in the
  *   structs are checked.
  *
  *   Arrays begin at a multiple of the size of their type, features and workspaces at a multiple of
@@ -17,7 +17,7 @@
  *
  *   A call on a CPU returns when its work is done. A call on CUDA is enqueued on the given stream
  *   and does not wait for its work. Until the caller has waited, arrays and workspace must stay
- *   valid, the results are not there yet, and errors of kernels are not known yet. Arrays in host
+ *   valid, the results are incomplete, and errors of kernels are not known yet. Arrays in host
  *   memory are read before the call returns.
  *
  *   Calls may run in several threads as long as they share no output arrays and no workspace. Every
@@ -196,7 +196,7 @@ typedef struct dr_invert_args {
   float* out;            /* (out_shape, 3) */
   float* residual_mm;    /* (out_shape), negative where p lies outside the field; may be NULL */
   int32_t out_shape[3];
-  int32_t iterations;  /* how often the field is read at most, >= 1 */
+  int32_t iterations;  /* most reads of the field per voxel, >= 1 */
   double tolerance_mm; /* a voxel is finished once it misses q by less */
 } dr_invert_args;
 DR_API dr_status dr_field_invert(const dr_execution* execution, const dr_invert_args* args);
@@ -254,7 +254,7 @@ typedef struct dr_pool_args {
 } dr_pool_args;
 DR_API dr_status dr_features_pool(const dr_execution* execution, const dr_pool_args* args);
 
-/* How well the features agree, averaged over the voxels where both images have weight. */
+/* Mean difference of the features over the voxels where both images have weight. */
 typedef struct dr_feature_distance {
   double before;  /* weighted mean of the squared difference without displacement */
   double after;   /* the same with the displacement */
@@ -289,7 +289,7 @@ typedef struct dr_solver_args {
   int32_t search_factor[3]; /* 1..256 */
   int32_t search_radius[3]; /* 0..64 search voxels; 0 along all axes skips the search */
   /* Number of search grids, 1..4. Every further one halves the search voxels, to whole fixed
-   * voxels, and searches up to two of them around what was found: x(p) becomes d(p) + x(p + d(p)).
+   * voxels, and searches up to two of them around the last result: x(p) becomes d(p) + x(p + d(p)).
    * Smoothing widths shrink with the search voxels. */
   int32_t search_levels;
   /* If search_trust_cost > 0, features that differ by d = |M - F|^2 cost
@@ -298,11 +298,6 @@ typedef struct dr_solver_args {
   double search_trust_cost;
   double cost_smoothing_mm;  /* standard deviation */
   double field_smoothing_mm; /* standard deviation */
-  /* If search_edges > 0, the smoothing of the field yields between unlike voxels of the fixed image
-   * (on the way back, of the moving image): a neighbour whose squared feature difference is s times
-   * that of unrelated voxels has a weight close to exp(-s * search_edges). With 0 it is a plain
-   * Gaussian. */
-  double search_edges;
   const double* coupling; /* (coupling_rounds): weights of the rounds; host memory */
   int32_t coupling_rounds; /* 0..64 */
   /* Limit in MiB up to which the workspace keeps the costs of all shifts of a level for the coupled
@@ -320,7 +315,7 @@ typedef struct dr_solver_args {
   int32_t levels; /* 1..6 */
   double learning_rate_mm;
   /* Gradients smaller than this share of those with the images one voxel out of register make
-   * shorter steps, so that what matches stays in place; 0 makes all steps equally long. */
+   * shorter steps, so that matched tissue stays in place; 0 makes all steps equally long. */
   double adam_epsilon;
   double smoothing_mm; /* standard deviation */
   double smoothness; /* lambda */

@@ -1,5 +1,5 @@
-// What a back end provides: one function for each public operation. cpu/backend.cpp (once for each
-// instruction set) and cuda/backend.cu fill it in from the templates of operations.h.
+// The interface of a back end: one function for each public operation. cpu/backend.cpp (once for
+// each instruction set) and cuda/backend.cu fill it in from the templates of operations.h.
 #ifndef DINOREG_SRC_BACKEND_H_
 #define DINOREG_SRC_BACKEND_H_
 

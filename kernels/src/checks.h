@@ -266,7 +266,6 @@ dr_status check(const dr_solver_args& a) {
   CHECK(check_positive("learning_rate_mm", &a.learning_rate_mm, 1));
   const std::pair<const char*, double> not_negative[] = {
       {"search_trust_cost", a.search_trust_cost},
-      {"search_edges", a.search_edges},
       {"cost_smoothing_mm", a.cost_smoothing_mm},
       {"field_smoothing_mm", a.field_smoothing_mm},
       {"smoothing_mm", a.smoothing_mm},

@@ -1,4 +1,4 @@
-// What all stages of one solve share: launcher, arguments, workspace, and passes over its fields.
+// State that all stages of one solve share: launcher, arguments, workspace, passes over fields.
 #ifndef DINOREG_SRC_CONTEXT_H_
 #define DINOREG_SRC_CONTEXT_H_
 

@@ -9,7 +9,6 @@
 
 #include "context.h"
 #include "dinoreg/cost.h"
-#include "dinoreg/edges.h"
 #include "dinoreg/pool.h"
 #include "dinoreg/sum.h"
 #include "level.h"
@@ -166,7 +165,7 @@ class SearchLevel {
     return c_.report(DR_STAGE_SEARCH, ((float)level_ + fraction) / (float)a_.search_levels);
   }
 
-  // The cost of unrelated features with trust, as costs are, and without.
+  // The cost of unrelated features, with the same trust as the costs of shifts.
   const float* unrelated_cost(const CoarseImage& fixed, const CoarseImage& moving) {
     const int rows = grid_.padded.rows(), sums = 3 * features_.channels;
     double* moments[2];
@@ -181,7 +180,7 @@ class SearchLevel {
                             .out = of_rows});
       c_.run(SumInOrder<float>{of_rows, sums, rows, moments[i]});
     }
-    float* cost = c_.template take<float>(2);
+    float* cost = c_.template take<float>(1);
     c_.run(UnrelatedCost{.fixed = moments[0],
                          .moving = moments[1],
                          .channels = features_.channels,
@@ -239,7 +238,8 @@ class SearchLevel {
       pass.known = pass.kept;
       if (round == 0 && moments != nullptr) add_spread(pass, moments);
       c_.run(ShiftsToPlanes{pass.keep.best_shift, grid_.shape, grid_.shifts, raw});
-      smooth_planes(fixed, unrelated, raw, planes, tmp);
+      c_.smooth({.in = raw, .out = planes, .tmp = tmp, .shape = grid_.shape, .batch = 3},
+                a_.field_smoothing_mm * grid_.shrink, grid_.spacing_mm);
       if (!report(from + share * (float)(round + 1) / (float)(a_.coupling_rounds + 1)))
         return false;
       pass.keep.near = planes;
@@ -248,29 +248,6 @@ class SearchLevel {
     c_.run(PlanesToField{planes, grid_.shape, to_vec3(grid_.spacing_mm), out});
     work_.release(mark);
     return true;
-  }
-
-  // Smooths displacements, in -> out (all three differ); with search_edges only where `image` is
-  // alike.
-  void smooth_planes(const CoarseImage& image, const float* unrelated, const float* in, float* out,
-                     float* tmp) const {
-    const double sigma_mm = a_.field_smoothing_mm * grid_.shrink;
-    if (a_.search_edges == 0.0)
-      return c_.smooth({.in = in, .out = out, .tmp = tmp, .shape = grid_.shape, .batch = 3},
-                       sigma_mm, grid_.spacing_mm);
-    // A short reach, because every neighbour costs a comparison of all channels.
-    const double reach = 2.0;
-    c_.run(SmoothWithinEdges{.in = in,
-                             .features = image.features,
-                             .weight = image.weight,
-                             .padded = grid_.padded,
-                             .shape = grid_.shape,
-                             .margins = grid_.shifts.radius,
-                             .channels = features_.channels,
-                             .taps = gaussian_taps(sigma_mm, grid_.spacing_mm, grid_.shape, reach),
-                             .unrelated = unrelated + 1,
-                             .edges = (float)a_.search_edges,
-                             .out = out});
   }
 
   // 729 shifts on a search grid of 32 x 27 x 32, that is 192 x 160 x 192 voxels of 2 mm, are 77

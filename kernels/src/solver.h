@@ -1,4 +1,4 @@
-// The solver: discrete search, then refinement, with the features' distance before and after.
+// The solver: discrete search, then refinement, and the feature distance before and after them.
 //
 // It follows the structure of Siebert, Hansen & Heinrich, "ConvexAdam" (IEEE TMI 2024), but works
 // in millimetres along each axis and treats borders, voxel sizes and points outside the field of
@@ -42,8 +42,8 @@ class Solver {
   }
 
  private:
-  // Writes the mean distance over the weight that meets moving weight, and returns that weight
-  // (fixed shape).
+  // Writes the mean feature distance, weighted by the part of the fixed weight that meets moving
+  // weight, and returns those weights (fixed shape).
   const float* mean_distance(double* out) {
     FeatureDifference op = {feature_term(finest_level(c_))};
     op.energy = c_.scratch;

@@ -8,16 +8,16 @@
 
 DR_NAMESPACE_BEGIN
 
-// Gaussian taps of one axis with n voxels, truncated at `reach` standard deviations. The coarser
-// the spacing of an axis, the fewer voxels it is smoothed over.
-inline Taps gaussian_taps(double sigma_mm, double spacing_mm, int n, double reach = 2.5) {
+// Gaussian taps of one axis with n voxels, truncated at 2.5 standard deviations. The coarser the
+// spacing of an axis, the fewer voxels it is smoothed over.
+inline Taps gaussian_taps(double sigma_mm, double spacing_mm, int n) {
   const double sigma = sigma_mm / spacing_mm;
   Taps taps = {};
   if (n < 2 || sigma < 0.05) {
     taps.weight[0] = 1.0f;
     return taps;
   }
-  const int wanted = (int)ceil(reach * sigma);
+  const int wanted = (int)ceil(2.5 * sigma);
   taps.radius = wanted < kMaxTapRadius ? wanted : kMaxTapRadius;
   double weight[kMaxTapRadius + 1], sum = 0.0;
   for (int t = 0; t <= taps.radius; ++t) {
@@ -29,11 +29,9 @@ inline Taps gaussian_taps(double sigma_mm, double spacing_mm, int n, double reac
 }
 
 // The same for the three axes of a grid.
-inline Taps3 gaussian_taps(double sigma_mm, const double* spacing_mm, const Shape& n,
-                           double reach = 2.5) {
-  return {gaussian_taps(sigma_mm, spacing_mm[0], n.z, reach),
-          gaussian_taps(sigma_mm, spacing_mm[1], n.y, reach),
-          gaussian_taps(sigma_mm, spacing_mm[2], n.x, reach)};
+inline Taps3 gaussian_taps(double sigma_mm, const double* spacing_mm, const Shape& n) {
+  return {gaussian_taps(sigma_mm, spacing_mm[0], n.z), gaussian_taps(sigma_mm, spacing_mm[1], n.y),
+          gaussian_taps(sigma_mm, spacing_mm[2], n.x)};
 }
 
 DR_NAMESPACE_END

@@ -91,7 +91,7 @@ def reshaped_grid(geometry: Geometry, shape_zyx: tuple[int, int, int]) -> Geomet
 def coarsened_grid(geometry: Geometry, factor_zyx: tuple[int, int, int]) -> Geometry:
     """Return a grid with one voxel for each block of `factor_zyx` voxels, at its centre.
 
-    Where the shape is no multiple of the factor, the last block reaches beyond the grid: nothing is
+    If the shape is not a multiple of the factor, the last block reaches beyond the grid: nothing is
     cropped or stretched.
     """
     shape = tuple(math.ceil(n / f) for n, f in zip(geometry.shape_zyx, factor_zyx, strict=True))

@@ -87,6 +87,10 @@ class Volume:
     geometry: Geometry
     pixel_type: str = "float32"
     name: str = ""
+    #: Modality according to the file's header (DICOM); None if it names neither.
+    modality_hint: Modality | None = None
+    #: What was corrected when the file was read, as clauses about it, for reports.
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,14 +41,14 @@ _GPU_MATRIX, _PRODUCTS = 8192, 12
 
 
 def host_seconds(run: Callable[[], object]) -> float:
-    """Of one call."""
+    """Return the seconds of one call."""
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
 
 
 def cupy_seconds(run: Callable[[], object]) -> float:
-    """Of what one call queues on CuPy's current stream."""
+    """Return the seconds of the work that one call queues on CuPy's current stream."""
     from cupy import cuda
 
     began, ended = cuda.Event(), cuda.Event()
@@ -60,7 +60,7 @@ def cupy_seconds(run: Callable[[], object]) -> float:
 
 
 def torch_seconds(run: Callable[[], object]) -> float:
-    """Of what one call queues on PyTorch's current stream."""
+    """Return the seconds of the work that one call queues on PyTorch's current stream."""
     from torch import cuda
 
     began, ended = (cuda.Event(enable_timing=True) for _ in range(2))
@@ -80,7 +80,7 @@ class Candidate:
 
 
 def gpu_matrix_rate(model: str, tokens: int) -> Callable[[], float]:
-    """The same in float16 on the GPU, also of a large square; the faster of the two."""
+    """Return the same for float16 on the GPU, or that of a large square product if it is faster."""
     import cupy
 
     a = ARCHITECTURES[model]
@@ -125,7 +125,7 @@ def gpu_candidates(bundle: Bundle, graph: Graph, batch: int) -> dict[str, Candid
 
 
 def matrix_rate(model: str, tokens: int) -> Callable[[], float]:
-    """A function that measures operations per second of ``tokens x dim x hidden`` in float32."""
+    """Return a function that measures the float32 rate of a product ``tokens x dim x hidden``."""
     a = ARCHITECTURES[model]
     rng = np.random.default_rng(0)
     left = rng.standard_normal((tokens, a.dim), np.float32)
@@ -179,7 +179,7 @@ def torch_candidates(
 def engine_candidates(
     bundle: Bundle, graph: Graph, threads: int, batch: int
 ) -> dict[str, Candidate]:
-    """Each engine of the runtime that is installed here and runs on the CPU."""
+    """Return each engine of the runtime that is installed here and runs on the CPU."""
     shape = (batch, 3, graph.height, graph.width)
     pixels = np.random.default_rng(0).standard_normal(shape, np.float32)
     candidates = {}
@@ -203,7 +203,7 @@ def working_on(device: str) -> Iterator[None]:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """All candidates in turn; prints a Markdown table."""
+    """Measure all candidates in turn and print a Markdown table."""
     bundle = open_bundle(options.bundle)
     model, graph = bundle.manifest.model, bundle.manifest.graphs[0]
     on_gpu, batch = options.device != "cpu", options.batch

@@ -45,7 +45,7 @@ def test_a_bundle_is_what_its_manifest_says(precision, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(64, 100), (8, 64), (0, 64)])
-def test_sizes_that_are_no_multiple_of_the_patch(size, tmp_path):
+def test_sizes_that_are_not_multiples_of_the_patch(size, tmp_path):
     with pytest.raises(ConfigError, match="patch of 16 pixels; the nearest size is"):
         make_bundle(tmp_path / "b", sizes=[size])
 
@@ -88,7 +88,7 @@ def test_a_full_disk(tmp_path):
 
 def test_what_is_in_the_way(tmp_path):
     (tmp_path / "b").mkdir()
-    with pytest.raises(OutputError, match="is no bundle"):
+    with pytest.raises(OutputError, match="is not a bundle"):
         make(tmp_path / "b", force=True)
     make(tmp_path / "c")
     with pytest.raises(OutputError, match="--force replaces it"):

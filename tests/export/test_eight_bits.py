@@ -229,9 +229,9 @@ def test_the_hash_is_that_of_the_scales(tmp_path) -> None:
 
 def test_a_graph_without_linear_layers(tmp_path) -> None:
     graph = write_bundle(tmp_path / "gabor", [(24, 32)]) / "encoder_24x32.onnx"
-    with pytest.raises(ConfigError, match="has no linear layers that could become int8"):
+    with pytest.raises(ConfigError, match="has no linear layers to convert to int8"):
         measure_ranges(graph, probe(24, 32), INT8)
-    with pytest.raises(ConfigError, match="has no linear layers that could become fp8"):
+    with pytest.raises(ConfigError, match="has no linear layers to convert to fp8"):
         write_quantised(graph, tmp_path / "q.onnx", {}, FP8)
 
 

@@ -61,7 +61,7 @@ def test_every_size_is_built_verified_and_stored(bundle, gpu, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_products_take_the_asked_precision(bundle, gpu, precision) -> None:
+def test_products_take_the_requested_precision(bundle, gpu, precision) -> None:
     stored = export_engines(bundle, "tensorrt", precision=precision, batches=(1,))
     assert {c[1] for c in gpu.calls if c[0] == "build"} == {precision}
     assert {r.key.precision for _, r in stored} == {precision}
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_a_build(bundle, gpu, tmp_path) -> None:
 
 def test_errors_of_tensorrt_are_passed_on(bundle, gpu) -> None:
     gpu.faults.build = "out of   memory"
-    with pytest.raises(DeviceError, match=r"built no engine .* out of memory; a smaller --batch"):
+    with pytest.raises(DeviceError, match=r"could not build .* out of memory; a smaller --batch"):
         export_engines(bundle, "tensorrt")
     gpu.faults.parse = "no such operator"
     with pytest.raises(InputError, match="cannot read it: no such operator"):

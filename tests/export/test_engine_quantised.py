@@ -146,7 +146,7 @@ def test_settings_that_contradict_each_other(bundle, gpu, images, monkeypatch, t
     with pytest.raises(InputError, match="nothing"):
         build(bundle, "int8", tmp_path / "nothing.nii.gz")
     gabor = write_bundle(tmp_path / "gabor", [(24, 32)])
-    with pytest.raises(ConfigError, match="has no linear layers that could become int8"):
+    with pytest.raises(ConfigError, match="has no linear layers to convert to int8"):
         build(gabor, "int8", images[0])
     eight = calm.write(tmp_path / "eight", TINY["tiny-v3"], [(64, 96)], "int8")
     with pytest.raises(ConfigError, match=r"is in int8 for CPUs, and engines cannot be built fr"):

@@ -34,7 +34,7 @@ def test_a_folder_that_appears_meanwhile_stays(tmp_path):
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "results.txt").write_text("mine")
 
-    with pytest.raises(OutputError, match="exists and is no bundle"):
+    with pytest.raises(OutputError, match="exists and is not a bundle"):
         make(tmp_path / "b", progress=meanwhile(appear))
     assert (tmp_path / "b" / "results.txt").read_text() == "mine"
     assert names(tmp_path) == ["b"]
@@ -48,7 +48,7 @@ def test_a_bundle_that_appears_meanwhile_stays(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_appears_at_the_last_moment_stays(kind, tmp_path, monkeypatch):
+def test_a_file_that_appears_at_the_last_moment_is_kept(kind, tmp_path, monkeypatch):
     def appear():
         monkeypatch.setattr(in_place, "_check_free", lambda *_, **__: None)
         if kind == "folder":
@@ -67,7 +67,7 @@ def test_force_deletes_no_file_of_the_user(name, tmp_path):
     made = make(folder)
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("mine")
-    with pytest.raises(OutputError, match=f"'{name.split('/')[0]}' in it is no file of the bundle"):
+    with pytest.raises(OutputError, match=f"'{name.split('/')[0]}' in it is not a file of the"):
         make(folder, force=True)
     assert (folder / name).read_text() == "mine"
     assert read_manifest(folder) == made
@@ -85,7 +85,7 @@ def test_force_deletes_no_file_that_appears_meanwhile(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"{}", b"\xff\xfe", b""])
-def test_force_wants_to_know_what_belongs_to_the_bundle(content, tmp_path):
+def test_force_needs_to_know_the_bundles_files(content, tmp_path):
     make(tmp_path / "b")
     (tmp_path / "b" / "manifest.json").write_bytes(content)
     with pytest.raises(OutputError, match=r"manifest.json cannot be read"):
@@ -130,7 +130,7 @@ def test_a_link_to_itself(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["b", "b[1]"])
-def test_what_a_killed_export_left_goes(name, tmp_path, monkeypatch):
+def test_files_of_a_killed_export_are_removed(name, tmp_path, monkeypatch):
     done = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"],
         check=True, capture_output=True, text=True,

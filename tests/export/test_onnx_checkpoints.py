@@ -271,7 +271,7 @@ def test_graphs_of_other_networks(tmp_path):
     refused(model, tmp_path, "holds 2 patch embeddings")
 
 
-def test_tensors_that_cannot_be_told(tmp_path):
+def test_tensors_that_cannot_be_identified(tmp_path):
     model = graph()
     add = node_of(model, "embeddings/Add")
     add.input[1] = "pixel_values"

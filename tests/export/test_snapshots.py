@@ -135,7 +135,7 @@ def test_a_configuration_that_is_none(content, problem, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../elsewhere", "gone", "a\0b", "x" * 2000])
-def test_a_reference_that_leads_nowhere(name, tmp_path):
+def test_a_dangling_reference(name, tmp_path):
     repository, snapshot = cached(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     (repository / "refs" / "main").write_text(name)

@@ -7,7 +7,6 @@
 #include "dinoreg/adam.h"
 #include "dinoreg/correlation.h"
 #include "dinoreg/cost.h"
-#include "dinoreg/edges.h"
 #include "dinoreg/field.h"
 #include "dinoreg/pool.h"
 #include "dinoreg/regularity.h"
@@ -118,25 +117,6 @@ void op_shift_cost(const float* fixed, const float* fixed_weight, const float* m
                 .unrelated = &unrelated,
                 .trust_cost = trust_cost,
                 .out = out});
-}
-
-// in and out: (3, Z, Y, X); features: (PZ, PY, channels, PX).
-void op_smooth_within_edges(const float* in, const float* features, const float* weight,
-                            const int* padded, const int* shape, const int* margin, int channels,
-                            const float* sigma, float unrelated, float edges, float* out) {
-  run(SmoothWithinEdges{.in = in,
-                        .features = features,
-                        .weight = weight,
-                        .padded = int3(padded),
-                        .shape = int3(shape),
-                        .margins = int3(margin),
-                        .channels = channels,
-                        .taps = {gaussian_taps(sigma[0], 1.0, shape[0], 2.0),
-                                 gaussian_taps(sigma[1], 1.0, shape[1], 2.0),
-                                 gaussian_taps(sigma[2], 1.0, shape[2], 2.0)},
-                        .unrelated = &unrelated,
-                        .edges = edges,
-                        .out = out});
 }
 
 // All shifts in groups of `group`, as in the solver. near: (3, Z, Y, X) or null.

@@ -20,6 +20,7 @@ CHECKS = (
 REFINEMENTS = ("mse", "search", "velocity", "cosine", "lncc", "images")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [*REFINEMENTS, *CHECKS])
 def test_graph_of_an_iteration(check_on_host, check: str) -> None:
     check_on_host("cuda_graph_check.cpp", check)

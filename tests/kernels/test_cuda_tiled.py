@@ -8,6 +8,12 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.mark.parametrize("check", ["costs", "smoothing", "patch_distances", "whole_search"])
+@pytest.mark.parametrize(
+    "check",
+    [
+        *("costs", "smoothing", "patch_distances"),
+        pytest.param("whole_search", marks=pytest.mark.slow),
+    ],
+)
 def test_tuned_kernels(check_on_host, check: str) -> None:
     check_on_host("cuda_tiled_check.cpp", check)

@@ -78,11 +78,10 @@ def test_levels_of_the_search(shape):
     assert_same_bits(solve_all(shape, options))
 
 
-@pytest.mark.parametrize("terms", [{"search_trust_cost": 0.5}, {"search_edges": 5.0}])
-def test_terms_of_the_search(terms):
+def test_trust_in_the_search():
     options = solver_options(
         search_factor=(2, 2, 2), search_radius=(1, 2, 2), coupling=(0.3,), search_levels=2,
-        consistency_rounds=2, iterations=(0,), **terms
+        consistency_rounds=2, iterations=(0,), search_trust_cost=0.5
     )  # fmt: skip
     assert_same_bits(solve_all((22, 24, 40), options))
 

@@ -227,7 +227,6 @@ OPTION_ERRORS = [
     ({"iterations": (3, -1)}, r"iterations\[1\] = -1; wanted >= 0"),
     ({"learning_rate_mm": 0.0}, r"learning_rate_mm\[0\] = 0; wanted > 0"),
     ({"search_trust_cost": -1.0}, r"search_trust_cost = -1; wanted >= 0"),
-    ({"search_edges": -1.0}, r"search_edges = -1; wanted >= 0"),
     ({"cost_smoothing_mm": -1.0}, r"cost_smoothing_mm = -1; wanted >= 0"),
     ({"field_smoothing_mm": float("nan")}, r"field_smoothing_mm = -?nan; wanted >= 0"),
     ({"smoothing_mm": float("inf")}, r"smoothing_mm = inf; wanted >= 0"),
@@ -396,7 +395,7 @@ class OnDevice:
 
 
 def test_arrays_of_two_places_are_refused():
-    text = "arrays of one call must live in one place; got fixed on the host, .* on CUDA device 1"
+    text = "must be on the host or on one device; got fixed on the host, .* on CUDA device 1"
     with pytest.raises(KernelError, match=text):
         run_solve(images=(IMAGE, OnDevice(1)))
     with pytest.raises(KernelError, match="image on CUDA device 0, inside on CUDA device 1"):

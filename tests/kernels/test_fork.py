@@ -48,7 +48,7 @@ print(queue.get(), flush=True)
         (1, 2, "True"),
     ],
 )
-def test_a_forked_process_is_told_and_does_not_hang(first, second, said):
+def test_a_forked_process_gets_an_error_instead_of_hanging(first, second, said):
     command = [sys.executable, "-c", SCRIPT, str(first), str(second)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:

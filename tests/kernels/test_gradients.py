@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import reference
 from phantoms import waves
-from scipy import ndimage
 
 SPACING = np.array([2.5, 1.25, 1.5])
 SHAPES = [(7, 8, 9), (1, 8, 9), (7, 1, 9), (7, 8, 1), (1, 1, 1), (5, 6, 37)]
@@ -156,7 +155,7 @@ def coarse(rng):
 def unrelated_of(ops, coarse, features, trust_cost=0.0):
     moments = np.empty(coarse.padded[0] * coarse.padded[1] * 16 * 3, np.float32)
     sums = np.empty(2 * 16 * 3)
-    out = np.empty(2, np.float32)
+    out = np.empty(1, np.float32)
     fixed, moving = planar(features[0]), planar(features[1])
     ops(
         "unrelated_cost", fixed, f32(coarse.weight[0]), moving, f32(coarse.weight[1]),
@@ -170,10 +169,8 @@ def test_unrelated_cost_equals_reference(ops, cpu, coarse, trust_cost):
     out = unrelated_of(ops, coarse, coarse.features, trust_cost)
     fixed, moving = coarse.features
     weights = coarse.weight
-    expected = [
-        reference.unrelated_cost(fixed, weights[0], moving, weights[1], t) for t in (trust_cost, 0)
-    ]
-    cpu.check(out, np.array(expected))
+    expected = reference.unrelated_cost(fixed, weights[0], moving, weights[1], trust_cost)
+    cpu.check(out, np.array([expected]))
 
 
 def test_unrelated_cost_is_the_mean_over_all_pairs(rng):
@@ -204,64 +201,6 @@ def test_shift_cost_equals_reference(ops, cpu, coarse, trust_cost):
         trust_cost, out,
     )  # fmt: skip
     cpu.check(out, expected[first : first + count])
-
-
-def smoothed_within_edges(ops, coarse, values, sigma, edges, weight=None, features=None):
-    out = np.empty((3, *coarse.shape), np.float32)
-    weight = coarse.weight[0] if weight is None else weight
-    features = coarse.features[0] if features is None else features
-    ops(
-        "smooth_within_edges", f32(np.moveaxis(values, -1, 0)), planar(features), f32(weight),
-        i32(coarse.padded), i32(coarse.shape), i32(coarse.radius), 16, f32(np.array(sigma)), 30.0,
-        edges, out,
-    )  # fmt: skip
-    return np.moveaxis(out, 0, -1)
-
-
-@pytest.mark.parametrize("sigma", [(0.8, 1.3, 0.6), (0.0, 3.0, 4.0)])
-@pytest.mark.parametrize("edges", [0.5, 20.0])
-def test_smoothing_within_edges_equals_reference(ops, cpu, rng, coarse, sigma, edges):
-    values = rng.normal(size=(*coarse.shape, 3))
-    expected = reference.smooth_within_edges(
-        values, coarse.features[0], coarse.weight[0], sigma, (1, 1, 1), 30.0, edges
-    )
-    cpu.check(smoothed_within_edges(ops, coarse, values, sigma, edges), expected)
-
-
-def test_smoothing_without_edges_is_the_gaussian_of_so_many_neighbours(ops, cpu, rng, coarse):
-    values, ones = rng.normal(size=(*coarse.shape, 3)), np.ones(coarse.padded)
-    found = smoothed_within_edges(ops, coarse, values, (0.8, 1.3, 0.6), 1e-9, ones)
-    expected = values
-    for axis, sigma in enumerate((0.8, 1.3, 0.6)):
-        taps = reference.gaussian_taps(sigma, 1.0, 99, reach=2.0)
-        expected = ndimage.correlate1d(expected, taps, axis=axis, mode="reflect")
-    cpu.check(found, expected)
-
-
-def test_nothing_is_smoothed_across_an_edge(ops, coarse):
-    """A plain Gaussian mixes the displacements of two tissues; this filter keeps each."""
-    left = np.arange(coarse.shape[2]) < 9
-    values = np.broadcast_to(np.where(left, 1.0, -3.0)[None, None, :, None], (*coarse.shape, 3))
-    features = np.zeros((*coarse.padded, 16))
-    features[:, :, : 9 + coarse.radius[2]] = 1.5  # |difference|^2 = 36
-    ones = np.ones(coarse.padded)
-    kept = smoothed_within_edges(ops, coarse, values, (0.8, 0.8, 0.8), 50.0, ones, features)
-    np.testing.assert_allclose(kept, values, atol=1e-5)
-    mixed = smoothed_within_edges(ops, coarse, values, (0.8, 0.8, 0.8), 0.01, ones, features)
-    assert np.abs(mixed - values).max() > 0.5
-
-
-def test_voxels_without_weight_hardly_pull(ops, coarse):
-    ones = np.ones((*coarse.shape, 3))
-    weight = np.ones(coarse.padded)
-    weight[:, :, 9 + coarse.radius[2] :] = 0
-    values = ones.copy()
-    values[:, :, 9:] = 50
-    features = np.zeros((*coarse.padded, 16))
-    found = smoothed_within_edges(ops, coarse, values, (0.8, 0.8, 0.8), 1.0, weight, features)
-    np.testing.assert_allclose(found[:, :, :9], 1, atol=0.05)
-    # Where nothing has weight, all count alike.
-    np.testing.assert_allclose(found[:, :, 12:], 50, atol=1e-4)
 
 
 @pytest.mark.parametrize("group", [1, 3, 45])

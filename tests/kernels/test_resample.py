@@ -116,7 +116,7 @@ def test_border_half_voxel_is_inside_and_clamped(device, image):
 
 @pytest.mark.parametrize("samples", [(1, 1, 1), (2, 1, 3)])
 @pytest.mark.parametrize("matrix", [OBLIQUE, shift_map(-5.2, 6.1, 20.4)])
-def test_the_border_goes_on_where_asked_for(device, image, samples, matrix):
+def test_the_border_is_continued_if_requested(device, image, samples, matrix):
     shape = (11, 13, 23)
     out = resample(device.put(image), shape, matrix, samples=samples, outside=None)
     expected, share = reference.resample(image, shape, matrix, samples=samples, outside=None)

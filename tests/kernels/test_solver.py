@@ -130,8 +130,6 @@ def test_search_equals_reference(device, rng):
         {"coupling": ()},
         {"smoothing_mm": 0.0},
         {"search_trust_cost": 1.5},
-        {"search_edges": 3.0},
-        {"search_edges": 3.0, "search_trust_cost": 1.5},
     ):
         solution, (field, *distance) = check(device, problem, replace(options, **change))
         assert np.abs(field).max() > 1
@@ -529,57 +527,6 @@ def test_immense_trust_in_the_search_is_none_at_all(device, rng):
     )
     np.testing.assert_array_equal(plain, immense)
     assert (plain != small).any()
-
-
-# ---- edges in the search ----------------------------------------------------------------------
-
-
-def sliding_pair():
-    """Make two tissues that slide along each other, each with its own level in one channel.
-
-    One half moves up by two search voxels, the other half down by two.
-    """
-    shape = (16, 18, 24)
-    up, down = (shifted_pair(shape, (shift, 0, 0), grow=8) for shift in (4, -4))
-    moving = up.moving.copy()
-    moving[:, :, 20:] = down.moving[:, :, 20:]
-    fixed = up.fixed.copy()
-    for features, middle in ((fixed, 12), (moving, 20)):
-        features[..., 0] = 3
-        features[:, :, middle:, 0] = -3
-    return replace(up, fixed=fixed, moving=moving)
-
-
-def test_a_search_with_edges_finds_what_slides_along_a_border(device):
-    """The smoothing of the field mixes the two tissues unless it stops at edges.
-
-    Costs are smoothed too little here to decide.
-    """
-    problem = sliding_pair()
-    options = replace(SEARCH, field_smoothing_mm=6.0, cost_smoothing_mm=0.5)
-    truth = np.zeros((16, 18, 24, 3))
-    truth[..., 0] = 2 * np.where(np.arange(24) < 12, 4, -4)
-    plain, edges = (
-        np.abs(device.get(run(device, problem, case).field) - truth)[:, :, [9, 10, 13, 14]].mean()
-        for case in (options, replace(options, search_edges=20.0))
-    )
-    assert edges < 0.4 * plain
-
-
-@pytest.mark.parametrize("levels", [1, 2])
-def test_faint_edges_are_a_plain_gaussian_but_for_its_tails(device, rng, levels):
-    problem = random_problem(rng)
-    ones = np.ones_like(problem.fixed_weight)
-    problem = replace(problem, fixed_weight=ones)
-    options = replace(SMALL, search_levels=levels, cost_smoothing_mm=2.0, field_smoothing_mm=3.0,
-                      coupling=(), consistency_rounds=0, iterations=(0,),
-                      smoothing_mm=0.0)  # fmt: skip
-    plain, faint, strong = (
-        device.get(run(device, problem, replace(options, search_edges=e)).field)
-        for e in (0.0, 1e-6, 10.0)
-    )
-    assert np.abs(plain - faint).max() < 0.1 * np.abs(plain).max()
-    assert np.abs(plain - strong).max() > np.abs(plain - faint).max()
 
 
 # ---- features of its own for each level of the search -----------------------------------------

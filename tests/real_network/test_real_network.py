@@ -106,7 +106,7 @@ def mean_dice(**settings: Any) -> float:
     return float(np.mean(list(dice(fixed.array, warped.array, common).values())))
 
 
-def test_the_search_with_the_network_is_no_worse(exported) -> None:
+def test_the_search_with_the_network_is_not_worse(exported) -> None:
     """A slab of an MR is registered to a CT of another person by the whole pipeline."""
     with_network = mean_dice(
         encoder=str(exported[0]),

@@ -93,6 +93,6 @@ def test_file(tmp_path: Path, name: str) -> None:
     assert name in found.method
 
 
-def test_word_that_is_no_file() -> None:
+def test_word_that_is_not_a_file() -> None:
     with pytest.raises(InputError, match="middle"):
         aligned("middle")

@@ -93,7 +93,7 @@ def test_part_of_the_body_in_thick_slices(
     assert error_mm(found, truth) < 8
 
 
-def test_headers_that_are_right_stay() -> None:
+def test_correct_headers_are_kept() -> None:
     """Two scans of the same person are not moved by a fraction of a cell."""
     phantom = make_phantom(GRID, GRID, peak_mm=5.0, body=BODY)
     fixed, moving = (replace(v, array=v.array / 1000) for v in (phantom.fixed, phantom.moving))

@@ -41,7 +41,7 @@ def register(pair, **more):
 
 
 @pytest.mark.parametrize("call", [dinoreg_rt.register, dinoreg_rt.plan])
-def test_a_dict_is_no_configuration(pair, call):
+def test_a_dict_is_not_a_configuration(pair, call):
     with pytest.raises(ConfigError, match="config is a dict; wanted a RegistrationConfig"):
         call(pair.fixed, pair.moving, config={"smoothness": 1})
     with pytest.raises(ConfigError, match="config is a dict"):
@@ -109,7 +109,7 @@ def test_a_geometry_of_lists_or_arrays_is_that_of_tuples(pair):
         ({"direction": [1, 2]}, "wanted a 3x3 matrix"),
     ],
 )
-def test_what_is_no_geometry_is_refused(change, message):
+def test_anything_but_a_geometry_is_refused(change, message):
     values = {"shape_zyx": (4, 5, 6), "spacing_mm": (1, 1, 1), "origin_mm": (0, 0, 0)}
     with pytest.raises(InputError, match=message):
         Geometry(**(values | {"direction": np.eye(3)} | change))
@@ -151,13 +151,13 @@ def test_an_image_without_mirror_images_is_not_trusted(pair, rng):
 # ---- threads and processes ------------------------------------------------------------------
 
 
-def test_no_more_threads_than_cpus_are_used_and_that_is_said(pair):
+def test_threads_are_limited_to_the_cpus_and_that_is_reported(pair):
     usable, _ = usable_cpus()
     plan = dinoreg_rt.plan(
         pair.fixed, pair.moving, config=QUICK.model_copy(update={"threads": 1024})
     )
     assert plan.device.threads == plan.config.threads == usable
-    assert plan.choices["threads"].startswith(f"{usable} of the 1024 asked for")
+    assert plan.choices["threads"].startswith(f"{usable} of the 1024 requested")
     assert "threads" not in dinoreg_rt.plan(pair.fixed, pair.moving, config=QUICK).choices
 
 
@@ -256,7 +256,7 @@ def test_what_was_submitted_may_be_changed_by_simpleitk(pair):
         np.testing.assert_array_equal(vectors, expected.displacement.vectors_mm)
 
 
-def test_what_cannot_be_used_is_said_at_once_and_files_later(pair, tmp_path: Path):
+def test_unusable_inputs_are_reported_at_once_and_files_later(pair, tmp_path: Path):
     with dinoreg_rt.Registrar(QUICK) as registrar:
         with pytest.raises(InputError, match="cannot use a int as an image"):
             registrar.submit(3, pair.moving)

@@ -388,7 +388,7 @@ def test_handle_of_a_stream(cupy, stream, handle) -> None:
 
 
 @pytest.mark.parametrize("stream", ["fast", True, -1, 1.5, SimpleNamespace()])
-def test_what_is_no_stream(stream) -> None:
+def test_invalid_streams(stream) -> None:
     with pytest.raises(InputError, match=r"cannot use a \w+ as a CUDA stream; give its handle"):
         stream_handle(stream)
 

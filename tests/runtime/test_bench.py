@@ -220,7 +220,7 @@ def test_floor_is_the_slower_of_memory_and_arithmetic() -> None:
     assert Work("", 2e9, 4e9, jumps=3e9).floor_s(CEILINGS) == 4
 
 
-def test_work_grows_with_what_is_asked() -> None:
+def test_work_grows_with_the_settings() -> None:
     def works(**more: object) -> dict[str, Work]:
         config = dinoreg_rt.RegistrationConfig(device="cpu", initial="none", **more)
         grid = phantom_grid((20, 24, 28), 3.0)

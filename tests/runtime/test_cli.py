@@ -229,7 +229,7 @@ def test_result_that_cannot_be_printed(
     ("arguments", "code"),
     [("--help", 7), ("doctor", 7), ("run -f nix.nii -m nix.nii -o nix --json", 3)],
 )
-def test_full_stdout_is_no_traceback(arguments: str, code: int) -> None:
+def test_full_stdout_gives_no_traceback(arguments: str, code: int) -> None:
     ended = shell(f"$P {arguments} >/dev/full")
     assert ended.returncode == code
     assert "Traceback" not in ended.stderr

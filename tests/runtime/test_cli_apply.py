@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
+from dicom_series import write_raw
 
 from dinoreg_rt.commands.main import cli
 from dinoreg_rt.fields.inversion import invert_chain, voxel_centres
-from dinoreg_rt.io import read_transform, read_volume
+from dinoreg_rt.io import read_transform, read_volume, write_affine
+from dinoreg_rt.types import AffineTransform
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -206,7 +209,7 @@ def test_points_without_origin(files: Path) -> None:
 
 
 @pytest.mark.parametrize("points", [True, False])
-def test_written_is_said_last(files: Path, points: bool) -> None:
+def test_written_is_reported_last(files: Path, points: bool) -> None:
     arguments: list[str | Path] = ["--image", files / "moving.nii.gz"]
     arguments += ["--reference", files / "fixed.nii.gz", "-o", files / "out.nii.gz"]
     if points:
@@ -219,7 +222,7 @@ def test_written_is_said_last(files: Path, points: bool) -> None:
     assert stages[-1].startswith("map: done" if points else "warp: done")
 
 
-def test_points_outside_the_field_are_said(files: Path) -> None:
+def test_points_outside_the_field_are_reported(files: Path) -> None:
     """As in ITK, only the rest of the chain moves them; a warning says so."""
     points = np.vstack([inner_points(3), inner_points(2) + 900.0])
     source = write_points(files / "p.csv", points)
@@ -334,3 +337,23 @@ def test_constant_image(files: Path) -> None:
     result = invoke(*chain_options(files), *arguments, "-o", files / "out.nii.gz")
     assert result.exit_code == 0, result.output
     assert not sitk.GetArrayFromImage(sitk.ReadImage(str(files / "out.nii.gz"))).any()
+
+
+def test_corrections_of_a_series_are_reported(tmp_path: Path) -> None:
+    """The type of the result holds the values of every slice; the first has slope 1."""
+
+    def change(tags: dict[str, Any], k: int) -> None:
+        tags |= {"ImagePositionPatient": [0, 0, round(1.25 * k, 1)], "SliceThickness": 1.25}
+        tags["RescaleSlope"] = 1 if k == 0 else 0.001
+
+    stored = np.random.default_rng(1).integers(0, 900, (6, 7, 8)).astype(np.uint16)
+    write_raw(tmp_path / "s", stored, change)
+    write_affine(tmp_path / "identity.tfm", AffineTransform.identity())
+    options = ["-t", tmp_path / "identity.tfm", "--image", tmp_path / "s", "--reference"]
+    arguments = ["apply", *options, tmp_path / "s", "-o", tmp_path / "o.nii.gz"]
+    result = CliRunner().invoke(cli, [str(one) for one in arguments])
+    assert result.exit_code == 0
+    assert "slice positions are uneven by up to" in " ".join(result.stderr.split())
+    written = read_volume(tmp_path / "o.nii.gz")
+    np.testing.assert_allclose(written.array[1:], stored[1:] * 0.001, rtol=1e-6)
+    assert written.geometry.spacing_mm == pytest.approx((0.5, 0.75, 1.25))

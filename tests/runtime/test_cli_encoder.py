@@ -137,7 +137,7 @@ def test_models_check(models) -> None:
     assert "no encoder 'b'" in missing.stdout
 
 
-def test_models_check_goes_on_after_what_cannot_be_read(models, monkeypatch) -> None:
+def test_models_check_continues_after_unreadable_encoders(models, monkeypatch) -> None:
     for name in ("a", "b", "c"):
         write_bundle(models / name, [(24, 32)])
     (models / "b" / "manifest.json").write_bytes(b"\xff\xff")
@@ -168,7 +168,7 @@ def test_models_check_looks_into_the_folder_of_models(models, monkeypatch, tmp_p
     assert call("models", "check").stdout == "a: all files as exported\n"
 
 
-def test_names_are_no_markup(models, tmp_path, monkeypatch) -> None:
+def test_names_are_not_markup(models, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DINOREG_MODELS", str(models / "[red]all"))
     write_bundle(models / "[red]all" / "[bold]x", [(24, 32)], model="[i]:x:")
     (models / "[red]all" / "[b]broken").mkdir()
@@ -178,7 +178,7 @@ def test_names_are_no_markup(models, tmp_path, monkeypatch) -> None:
         assert name in text.replace("\n", "")
 
 
-def test_a_staging_folder_is_no_encoder(models) -> None:
+def test_a_staging_folder_is_not_an_encoder(models) -> None:
     write_bundle(models / ".gabor.k2", [(24, 32)])
     assert "no encoder in" in call("models", "list").stdout
     assert "no encoder in" in call("models", "check").stdout

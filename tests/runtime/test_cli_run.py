@@ -44,6 +44,7 @@ class FakeRegistration:
                 "working grid": "12 x 10 x 8 voxels",
                 "features": "MIND-SSC, because no encoder was given",
             },
+            warnings=("the moving image may be a CT",),
             memory_bytes=300 << 20,
             pair=(),
             device_memory=None,
@@ -186,6 +187,7 @@ def test_dry_run_writes_nothing(pair: list[str], tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "working grid   12 x 10 x 8" in result.stdout
     assert "features: MIND-SSC" in result.stderr
+    assert "warning: the moving image may be a CT" in result.stderr
     for once in ("12 x 10 x 8", "300 MiB"):
         assert result.output.count(once) == 1
     assert "warped.nii.gz" in result.stdout
@@ -196,6 +198,7 @@ def test_dry_run_writes_nothing(pair: list[str], tmp_path: Path) -> None:
 def test_dry_run_as_json(pair: list[str]) -> None:
     summary = json.loads(invoke(*pair, "--dry-run", "--json", "--inverse").stdout)
     assert summary["memory_mb"] == 300
+    assert summary["warnings"] == ["the moving image may be a CT"]
     assert set(summary["files"]) == STANDARD | {"inverse.nii.gz"}
     assert summary["configuration"]["inverse"] is True
 

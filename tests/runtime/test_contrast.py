@@ -53,8 +53,8 @@ def test_two_ct_compare() -> None:
     assert decision(image(offset=0.0), image(sign=-1, offset=0.0))[0] == "on"
 
 
-def test_contrast_that_turns_over_is_another_one() -> None:
-    """The images still correlate because most values lie on one side of the turn."""
+def test_a_contrast_that_reverses_is_another_one() -> None:
+    """The images still correlate because most values lie on one side of the reversal."""
     rng = np.random.default_rng(0)
     first = rng.uniform(size=4000)
     second = np.interp(first, [0, 0.7, 1], [0, 1, 0.4]) + 0.05 * rng.normal(size=first.size)
@@ -65,7 +65,7 @@ def test_contrast_that_turns_over_is_another_one() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["on", "off"])
-def test_what_was_asked_for_is_done(wanted: str) -> None:
+def test_a_requested_intensity_is_used(wanted: str) -> None:
     assert decision(image(), image(sign=-1.0), intensity=wanted) == (wanted, None)
 
 

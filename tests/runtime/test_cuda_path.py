@@ -156,7 +156,7 @@ def test_encoder_beside_the_device(cupy, pair, tmp_path) -> None:
 
 def test_device_memory_that_is_too_little(cupy, pair, monkeypatch) -> None:
     monkeypatch.setattr(cupy.cuda, "Device", _small(cupy.cuda.Device))
-    wanted = r"would be needed on cuda:0 in the stage '\w+', and free are 0 MiB"
+    wanted = r"would be needed on cuda:0 in the stage '\w+', and 0 MiB are free"
     with pytest.raises(ResourceError, match=wanted):
         dinoreg_rt.register(*pair, config=config("cuda"))
 
@@ -171,7 +171,7 @@ def _small(real: Any) -> Any:
 
 
 def test_work_on_the_cpu_takes_no_device_image(cupy, pair) -> None:
-    with pytest.raises(DeviceError, match="the fixed image lives on cuda:0"):
+    with pytest.raises(DeviceError, match="the fixed image lies on cuda:0"):
         dinoreg_rt.register((DeviceArray(pair[0].array), GRID), pair[1], config=config("cpu"))
 
 

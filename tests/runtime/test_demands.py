@@ -188,7 +188,7 @@ def test_checks_by_the_manifest_alone(tmp_path) -> None:
     with pytest.raises(ConfigError, match="--components 64: gabor-bank"):
         check(components=64)
     (folder / "encoder_24x32.onnx").unlink()
-    with pytest.raises(InputError, match=r"encoder_24x32\.onnx, which its manifest names, is not"):
+    with pytest.raises(InputError, match=r"its file encoder_24x32\.onnx is missing"):
         check()
     in_bfloat16 = write_bundle(tmp_path / "half", [(24, 32)], patch=4, precision="bf16")
     with pytest.raises(ConfigError, match="no matrix products in bfloat16"):
@@ -241,7 +241,7 @@ def test_a_swept_engine(ask, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("command", ["run -f a.nii.gz -m b.nii.gz -o out", "bench"])
-def test_a_missing_gpu_is_said_before_the_slow_imports(command) -> None:
+def test_a_missing_gpu_is_reported_before_the_slow_imports(command) -> None:
     code = (
         "import sys, time\n"
         "from dinoreg_rt.commands.main import cli\n"

@@ -204,7 +204,7 @@ def test_packages_of_the_gpu_replace_the_cpus_onnxruntime(monkeypatch: pytest.Mo
     assert finding(doctor.examine(), "CuPy").remedy == replaced
 
 
-def test_the_extra_gpu_brings_every_library_that_is_looked_for() -> None:
+def test_the_extra_gpu_installs_every_library_that_is_checked() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
     parts = re.search(r"cuda-toolkit\[(.*?)\]", text)
     assert parts is not None
@@ -213,7 +213,7 @@ def test_the_extra_gpu_brings_every_library_that_is_looked_for() -> None:
     assert not [r for r in development if r.startswith("onnxruntime")]  # of `cpu` or `gpu` only
 
 
-def test_missing_packages_come_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_listed_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     set_versions(monkeypatch)
     monkeypatch.setattr(
         metadata,
@@ -253,7 +253,7 @@ def test_finds_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert diagnosis.choices["features"] == "mind, because no encoder was given"
 
 
-def test_names_of_encoders_are_no_markup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_names_of_encoders_are_not_markup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dinoreg_rt.commands.main import cli
 
     (tmp_path / "[bold]x").mkdir()

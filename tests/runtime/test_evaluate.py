@@ -130,7 +130,7 @@ class TestLearn2Reg:
         assert scores.after.dice == {2: 1.0}
         assert index_identity(PLAIN, elsewhere).translation_mm[0] == 500
 
-    def test_refuses_what_is_something_else(self, tmp_path):
+    def test_refuses_anything_else(self, tmp_path):
         path = tmp_path / "disp.nii.gz"
         write_learn2reg(path, np.zeros((4, 5, 6, 3), np.float32))
         with pytest.raises(InputError, match=r"for \(4, 5, 6\) voxels, but the fixed image has"):
@@ -322,6 +322,15 @@ class TestCohort:
             ("pair,fixed\n", "no column moving"),
             ("pair,fixed,moving\n", "lists no pair"),
             ("pair,fixed,moving\np,f,m\np,f,m\n", "pairs more than once: p"),
+            ("pair,fixed,moving,fixed\np,f,m,g\n", "columns more than once: fixed; only the last"),
+            (
+                "pair,fixed,moving,fixed_lable\np,f,m,l\n",
+                "'fixed_lable' would be ignored; is 'fixed",
+            ),
+            ("pair,fixed,moving,Kind\np,f,m,k\n", "the column 'Kind' would be ignored; is 'kind'"),
+            ("pair,fixed,moving\np,f,m,x\n", "row 1 has more fields than .*: x would be ignored"),
+            ("pair,fixed,moving\np,f,m\nq,f\n", "row 2 has no moving"),
+            ("p,f,m\n", "no column pair, fixed, moving, only p, f, m; name the columns in the"),
         ],
     )
     def test_bad_tables(self, tmp_path, text, message):
@@ -359,7 +368,7 @@ class TestCommand:
         assert "0.200" in shown
         assert "HD95 mm" in shown
 
-    def test_names_are_no_markup(self, shifted, tmp_path):
+    def test_names_are_not_markup(self, shifted, tmp_path):
         odd = tmp_path / "[bold]fixed.nii.gz"
         odd.write_bytes(shifted.fixed_labels.read_bytes())
         assert "[bold]fixed" in run("-f", odd, "-m", shifted.moving_labels).stdout

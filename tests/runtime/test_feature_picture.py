@@ -52,7 +52,7 @@ def test_the_same_tissue_has_the_same_colour(features) -> None:
         assert fixed[seen].std(axis=0).min() > 0.15
 
 
-def test_both_are_dark_where_either_has_nothing_to_say(features) -> None:
+def test_both_are_dark_where_either_has_no_features(features) -> None:
     some = features.moving_weight.copy()
     some[:, :7] = 0
     some = replace(features, moving_weight=some)

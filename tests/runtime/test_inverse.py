@@ -87,7 +87,7 @@ def test_inverse_undoes_the_start(results: dict[str, RegistrationResult]) -> Non
     assert 60 < np.linalg.norm(inverse.vectors_mm, axis=-1).mean() < 90  # START is 76 mm long
 
 
-def test_no_inverse_unless_asked_for() -> None:
+def test_no_inverse_unless_requested() -> None:
     phantom = make_phantom(FIXED_GRID, FIXED_GRID)
     config = RegistrationConfig(initial="none", iterations=(2,))
     assert dinoreg_rt.register(phantom.fixed, phantom.moving, config=config).inverse is None

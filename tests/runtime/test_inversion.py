@@ -120,7 +120,7 @@ def steep_field() -> DisplacementField:
     return DisplacementField(vectors.reshape(*GRID.shape_zyx, 3).astype(np.float32), GRID)
 
 
-def test_steep_gradients_are_no_folds() -> None:
+def test_steep_gradients_are_not_folds() -> None:
     points = inner_points()
     found, inversion = invert_points([steep_field()], forward(steep_field(), points))
     assert inversion.failed.size == 0
@@ -134,7 +134,7 @@ def crumpled_field() -> DisplacementField:
     return DisplacementField(noise.astype(np.float32), GRID)
 
 
-def test_few_failures_are_told() -> None:
+def test_few_failures_are_reported() -> None:
     field = crumpled_field()
     inverse, inversion = invert_chain([field], GRID)
     vectors = inverse.vectors_mm.reshape(-1, 3)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dicom_series import COUNT, STEP_MM, UID, voxels, write_series
+from dicom_series import COUNT, STEP_MM, UID, element, file_header, voxels, write_series
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError
@@ -115,20 +114,11 @@ def test_nothing_but_damaged_slices(tmp_path: Path) -> None:
         io.read_volume(tmp_path / "ct")
 
 
-def _element(group: int, number: int, kind: bytes, value: bytes) -> bytes:
-    value += b"\0" * (len(value) % 2)
-    long = struct.pack("<HI", 0, len(value)) if kind == b"OB" else struct.pack("<H", len(value))
-    return struct.pack("<HH", group, number) + kind + long + value
-
-
 def write_object(file: Path, sop_class: str) -> None:
     """A DICOM object without pixels."""
-    meta = _element(2, 1, b"OB", b"\0\1") + _element(2, 2, b"UI", sop_class.encode())
-    meta += _element(2, 3, b"UI", b"1.2.3") + _element(2, 16, b"UI", b"1.2.840.10008.1.2.1")
-    meta = _element(2, 0, b"UL", struct.pack("<I", len(meta))) + meta
-    body = _element(8, 0x16, b"UI", sop_class.encode()) + _element(8, 0x18, b"UI", b"1.2.3")
-    body += _element(0x20, 0xD, b"UI", UID.encode()) + _element(0x20, 0xE, b"UI", b"1.2.3.4")
-    file.write_bytes(bytes(128) + b"DICM" + meta + body)
+    body = element(8, 0x16, "UI", sop_class) + element(8, 0x18, "UI", "1.2.3")
+    body += element(0x20, 0xD, "UI", UID) + element(0x20, 0xE, "UI", "1.2.3.4")
+    file.write_bytes(file_header(sop_class) + body)
 
 
 def test_other_files_are_left_out(tmp_path: Path) -> None:

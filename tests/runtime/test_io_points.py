@@ -116,6 +116,8 @@ def bad() -> list:
     two["markups"] *= 2
     inches = markups(LPS, "LPS")
     inches["markups"][0]["coordinateUnits"] = "in"
+    texts, six = markups(LPS, "LPS"), markups(np.hstack([LPS, LPS]), "LPS")
+    texts["markups"][0]["controlPoints"][0]["position"] = ["1_000", "2", "3"]
     unplaced = markups(LPS, "LPS")
     del unplaced["markups"][0]["controlPoints"][0]["position"]
     cases = [
@@ -125,6 +127,19 @@ def bad() -> list:
         ("p.csv", "x,y,z\n1,2,here\n", "point 1 needs three numbers x, y, z but has: 1, 2, here"),
         ("p.csv", "1,2\n", "point 1 needs three numbers"),
         ("p.csv", "1,2,nan\n", "a coordinate is NaN or Inf"),
+        (
+            "p.csv",
+            "7,1,2,3\n",
+            "has 4 columns and no header, so that 7, 1, 2 would be read as x, y",
+        ),
+        ("p.csv", "1,2,3\n4,5,6,P1\n", "has 4 columns and no header, so that 4, 5, 6 would"),
+        ("p.csv", "x,y,z,X\n1,2,3,4\n", "names more than once: x; only the first of each"),
+        ("p.csv", "x,y,z\n1,2,3,4\n", "point 1 has 4 fields, but the header names 3 columns"),
+        ("p.csv", "1_000,2,3\n", "point 1 needs three numbers x, y, z but has: 1_000, 2, 3"),
+        ("p.csv", "x,y,z\n1,2,3\n1,2_0,3\n", "point 2 needs three numbers .* 1, 2_0, 3"),
+        ("p.fcsv", fcsv_text(LPS, "LPS").replace("1.5", "1_5"), "point 1 needs three numbers"),
+        ("p.mrk.json", json.dumps(texts), "with one list of placed control points"),
+        ("p.mrk.json", json.dumps(six), "with one list of placed control points"),
         ("p.fcsv", fcsv_text(LPS, None), r"coordinate system \(none\); LPS or RAS is needed"),
         ("p.fcsv", fcsv_text(LPS, "IJK"), "coordinate system IJK; LPS or RAS"),
         ("p.fcsv", fcsv_text(LPS[:0], "LPS"), "holds no points"),
@@ -145,6 +160,12 @@ def bad() -> list:
 def test_bad_files(tmp_path: Path, name: str, text: str, match: str) -> None:
     with pytest.raises(InputError, match=match):
         read(tmp_path, name, text)
+
+
+def test_empty_fields_beyond_the_columns(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read(tmp_path, "p.csv", "1,2,3,\n").points_lps_mm, [[1, 2, 3]])
+    points = read(tmp_path, "p.csv", "x,y,z,,\n1,2,3,,\n")
+    np.testing.assert_array_equal(points.points_lps_mm, [[1, 2, 3]])
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:

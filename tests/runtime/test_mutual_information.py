@@ -23,7 +23,7 @@ def information(first: np.ndarray, second: np.ndarray, weight: np.ndarray | None
     return mutual_information(joint_histogram(first, second, weight, np))
 
 
-def test_an_image_tells_all_about_itself_and_its_negative(image) -> None:
+def test_information_is_largest_for_an_image_and_its_negative(image) -> None:
     """32 equally full bins hold ln 32 nats."""
     assert information(image, image) == pytest.approx(np.log(32), abs=1e-3)
     assert information(image, 1 - image) == pytest.approx(np.log(32), abs=1e-2)
@@ -42,7 +42,7 @@ def test_correlation_is_that_of_the_intensities(image, rng) -> None:
     assert np.isnan(correlation(np.zeros(HISTOGRAM)))
 
 
-def test_nothing_is_told_by_a_constant_or_an_unrelated_image(image, rng) -> None:
+def test_a_constant_or_an_unrelated_image_gives_no_information(image, rng) -> None:
     assert information(image, np.zeros_like(image)) == pytest.approx(0, abs=1e-12)
     other = rng.random(image.shape, dtype=np.float32)
     # N voxels leave a bias of (32 - 1)^2 / 2 N.
@@ -60,5 +60,5 @@ def test_equals_numpy_with_weights(image, rng) -> None:
     np.testing.assert_allclose(found.reshape(32, 32), expected, atol=1e-2)
 
 
-def test_where_nothing_counts_nothing_is_known(image) -> None:
+def test_without_weights_there_is_no_information(image) -> None:
     assert information(image, image, np.zeros_like(image)) == 0

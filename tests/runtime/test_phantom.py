@@ -45,7 +45,7 @@ def test_one_modality() -> None:
 
 def test_two_modalities() -> None:
     phantom = make_phantom(FIXED_GRID, FIXED_GRID, multimodal=True)
-    # Measured: 2.19 and 4.9 mm: where the contrast turns over, structures look doubled. Features
+    # Measured: 2.19 and 4.9 mm: where the contrast reverses, structures look doubled. Features
     # alone reach 1.08 and 2.16 mm here, because such a contrast is not linear within a window; real
     # MR-CT pairs gain 0.04 Dice from the correlation. A weight of 3 leaves 2.46 mm.
     check(phantom, register(phantom), mean_mm=2.4, p95_mm=5.2)

@@ -13,7 +13,8 @@ from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.geometry import corners_lps_mm
 from dinoreg_rt.images.grids import whole_voxels, working_grid
-from dinoreg_rt.images.intensity import detect_modality, intensity_window, window
+from dinoreg_rt.images.intensity import intensity_window, window, without_padding
+from dinoreg_rt.images.modality import Detection
 from dinoreg_rt.images.resample import antialiasing_samples, resample_volume, weight_on
 from dinoreg_rt.types import AffineTransform, Geometry, Volume
 
@@ -101,22 +102,20 @@ def test_whole_voxels_are_at_most_the_axis() -> None:
     assert whole_voxels(1000.0, make_grid((4, 5, 6), (1.0, 1.0, 1.0))) == (4, 5, 6)
 
 
-def test_detect_modality() -> None:
-    assert detect_modality(-1000.0, "auto")[0] == "ct"
-    assert detect_modality(0.0, "auto")[0] == "mr"
-    assert detect_modality(0.0, "ct") == ("ct", "ct, as asked")
-    assert detect_modality(-1000.0, "mr") == ("mr", "mr, as asked")
+MR = Detection("mr", "mr, as asked")
 
 
 def test_window_of_a_ct_is_fixed(rng: np.random.Generator) -> None:
     config = RegistrationConfig(ct_window_hu=(-10.0, 20.0))
-    assert intensity_window(volume(rng.random((4, 5, 6))), "ct", config) == (-10.0, 20.0)
+    image = volume(rng.random((4, 5, 6)))
+    assert intensity_window(image, Detection("ct", "", water=0.0), config) == (-10.0, 20.0)
+    assert intensity_window(image, Detection("ct", "", water=1024.0), config) == (1014.0, 1044.0)
 
 
 def test_window_of_an_mr_is_a_percentile(rng: np.random.Generator) -> None:
     values = rng.random((20, 30, 40))
     values[0, 0, 0] = 1e6  # one bright voxel must not set the scale
-    low, high = intensity_window(volume(values), "mr", CONFIG)
+    low, high = intensity_window(volume(values), MR, CONFIG)
     assert low == pytest.approx(0, abs=1e-3)
     assert high == pytest.approx(CONFIG.mr_percentile / 100, abs=0.01)
 
@@ -124,7 +123,7 @@ def test_window_of_an_mr_is_a_percentile(rng: np.random.Generator) -> None:
 def test_window_of_an_image_that_is_nearly_all_background() -> None:
     values = np.zeros((20, 20, 20))
     values[5, 5, 5:8] = 100
-    assert intensity_window(volume(values), "mr", CONFIG) == (0.0, 100.0)
+    assert intensity_window(volume(values), MR, CONFIG) == (0.0, 100.0)
 
 
 def test_window_looks_only_inside_the_mask(rng: np.random.Generator) -> None:
@@ -132,8 +131,37 @@ def test_window_looks_only_inside_the_mask(rng: np.random.Generator) -> None:
     values[10:] += 500
     mask = np.zeros(values.shape, np.int32)
     mask[:10] = 2
-    assert intensity_window(volume(values), "mr", CONFIG, mask)[1] < 1
-    assert intensity_window(volume(values), "mr", CONFIG)[1] > 500
+    assert intensity_window(volume(values), MR, CONFIG, mask)[1] < 1
+    assert intensity_window(volume(values), MR, CONFIG)[1] > 500
+
+
+def test_window_of_a_small_body_comes_from_the_body(rng: np.random.Generator) -> None:
+    """3 % body: the 98th percentile of all voxels would be among its darkest third."""
+    values = np.zeros((20, 30, 40))
+    values[:6, :10, :12] = 100 + 100 * rng.random((6, 10, 12))
+    values[0, 0, 0] = 1e5  # metal
+    low, high = intensity_window(volume(values), MR, CONFIG)
+    assert low == 0
+    assert high == pytest.approx(198, abs=1)
+
+
+def test_ringing_does_not_raise_the_background(rng: np.random.Generator) -> None:
+    """A few strongly negative voxels beside edges, as cubic splines leave."""
+    values = np.where(rng.random((20, 30, 40)) < 0.6, 0.0, 1000 * rng.random((20, 30, 40)))
+    values[::5, ::7, ::9] = -300
+    low, high = intensity_window(volume(values), MR, CONFIG)
+    assert low == 0
+    assert high > 900
+
+
+def test_window_leaves_out_padding(rng: np.random.Generator) -> None:
+    values = 1000 * rng.random((20, 30, 40))
+    expected = intensity_window(volume(values), MR, CONFIG)
+    for padding in (-2000.0, 32767.0):
+        padded = np.concatenate([values, np.full_like(values, padding)])
+        image, found = volume(padded), replace(MR, padding=(padding,))
+        assert intensity_window(image, found, CONFIG) == expected
+        assert without_padding(image, found.padding).array[20:].max() == np.float32(values.min())
 
 
 def test_window_maps_to_0_and_1() -> None:

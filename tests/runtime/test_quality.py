@@ -46,7 +46,7 @@ class TestDice:
         fixed[0, 0, 0], warped[11, 13, 15] = 1, 2
         assert quality.dice(fixed, warped) == {7: 1.0}
 
-    def test_lost_label_that_was_asked_for_scores_zero(self):
+    def test_lost_label_that_was_requested_scores_zero(self):
         fixed, warped = cubes((0, 0, 0))
         fixed[0, 0, 0] = 1
         assert quality.dice(fixed, warped, labels=[1, 7]) == {1: 0.0, 7: 1.0}

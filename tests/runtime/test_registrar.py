@@ -260,33 +260,36 @@ def test_an_encoder_is_used_by_one_thread_at_a_time() -> None:
     made = Sessions(concurrent=False)
     with EncoderPool() as pool:
         with (
-            pool.lent("a", made.make, nothing) as first,
-            pool.lent("b", made.make, nothing) as second,
+            pool.borrowed("a", made.make, nothing) as first,
+            pool.borrowed("b", made.make, nothing) as second,
         ):
             assert first is not second
-            with pytest.raises(TimeoutError), pool.lent("a", made.make, give_up):
+            with pytest.raises(TimeoutError), pool.borrowed("a", made.make, give_up):
                 pass
-        with pool.lent("a", made.make, give_up) as again:
+        with pool.borrowed("a", made.make, give_up) as again:
             assert again is first
     assert [session.closed for session in made] == [1, 1]
-    with pytest.raises(DeviceError, match="closed"), pool.lent("a", made.make, nothing):
+    with pytest.raises(DeviceError, match="closed"), pool.borrowed("a", made.make, nothing):
         pass
 
 
 def test_a_shared_encoder_is_cancelled_for_one_user_alone() -> None:
     made = Sessions(concurrent=True)
     with EncoderPool() as pool:
-        with pool.lent("a", made.make, give_up) as one, pool.lent("a", made.make, give_up) as other:
+        with (
+            pool.borrowed("a", made.make, give_up) as one,
+            pool.borrowed("a", made.make, give_up) as other,
+        ):
             one.cancel()
             with pytest.raises(DeviceError, match="the encoder was cancelled"):
                 one.encode(1)
             assert other.encode(1) == 2
-        with pool.lent("a", made.make, give_up) as again:
+        with pool.borrowed("a", made.make, give_up) as again:
             assert again.encode(4) == 5
             made[0].fails = True
             with pytest.raises(MemoryError):
                 again.encode(4)
-        with pool.lent("a", made.make, give_up) as new:
+        with pool.borrowed("a", made.make, give_up) as new:
             assert new.encode(4) == 5
     assert len(made) == 2
 
@@ -297,9 +300,9 @@ def test_pool_survives_an_encoder_that_cannot_be_opened() -> None:
 
     with EncoderPool() as pool:
         for _ in range(2):
-            with pytest.raises(InputError, match="broken"), pool.lent("a", fail, nothing):
+            with pytest.raises(InputError, match="broken"), pool.borrowed("a", fail, nothing):
                 pass
-        with pool.lent("a", Session, nothing) as session:
+        with pool.borrowed("a", Session, nothing) as session:
             assert isinstance(session, Session)
 
 

@@ -86,6 +86,11 @@ def test_schema_describes_every_field() -> None:
     assert set(make_report().model_dump()) == set(schema["properties"])
 
 
+def test_what_is_open_about_the_images_is_a_warning() -> None:
+    result = replace(make_result(), plan_warnings=("the fixed image may be a CT",))
+    assert result.warnings == ["the fixed image may be a CT"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

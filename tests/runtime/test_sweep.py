@@ -158,6 +158,7 @@ def test_several_processes_find_the_same(cohort, tmp_path):
         assert one[key].scores == pytest.approx(two[key].scores, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_goes_on_after_it_was_killed(cohort, tmp_path):
     command = [sys.executable, "-m", "dinoreg_rt", "sweep", "--pairs", str(cohort / "pairs.csv"),
                "-o", str(tmp_path), "--grid", "smoothness=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8", "-q",

@@ -76,7 +76,7 @@ def test_the_largest_weight_is_one_that_the_verdict_bears(phantom):
 
 
 @pytest.mark.parametrize("call", [dinoreg_rt.plan, dinoreg_rt.register])
-def test_weights_are_looked_at_before_the_alignment(phantom, call, monkeypatch):
+def test_weights_are_checked_before_the_alignment(phantom, call, monkeypatch):
     def aligned(*_):
         raise AssertionError("the alignment has begun")
 
@@ -121,7 +121,7 @@ def test_adaptive_trust_keeps_the_result_free_of_folds(phantom):
     ("similarity", "words"),
     [("cosine", "1 x cosine of features: "), ("lncc", "1 x local correlation of features: ")],
 )
-def test_similarity_of_features_is_said_and_used(phantom, similarity, words):
+def test_similarity_of_features_is_reported_and_used(phantom, similarity, words):
     result = registered(phantom, feature_similarity=similarity, correlation_weight=0.0)
     assert result.choices["objective"].startswith(words)
     assert result.quality.folded_percent == 0

@@ -1,4 +1,4 @@
-"""The place of a bundle's folder: nothing but a bundle makes room for it."""
+"""Writing a bundle into its final folder, where only another bundle may be replaced."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def staged(folder: Path, *, force: bool, reads: Sequence[Path] = ()) -> Iterator
 
 
 def _check_free(target: Path, folder: Path, *, force: bool) -> None:
-    """Require that nothing lies at `target` that must stay.
+    """Require that `target` is free, or holds a bundle that may be replaced.
 
     Args:
         target: the path to examine.
@@ -50,20 +50,20 @@ def _check_free(target: Path, folder: Path, *, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not (target / MANIFEST_NAME).is_file():
-        raise OutputError(f"{folder}: exists and is no bundle; name another folder")
+        raise OutputError(f"{folder}: exists and is not a bundle; name another folder")
     if not force:
         raise OutputError(f"{folder}: a bundle is there already; --force replaces it")
     try:
         own = {MANIFEST_NAME, *(file.name for file in read_manifest(target).files)}
     except (InputError, UnicodeDecodeError) as error:
         raise OutputError(
-            f"{folder}: its {MANIFEST_NAME} cannot be read, so that it is not known what belongs "
-            "to the bundle; remove the folder yourself or name another"
+            f"{folder}: its {MANIFEST_NAME} cannot be read, so the bundle's own files are "
+            "unknown; remove the folder yourself or name another"
         ) from error
     for path in sorted(target.iterdir()):
         if path.name not in own or (path.is_dir() and not path.is_symlink()):
             raise OutputError(
-                f"{folder}: '{path.name}' in it is no file of the bundle, and --force would "
+                f"{folder}: '{path.name}' in it is not a file of the bundle, and --force would "
                 "delete it; move it away or name another folder"
             )
 
@@ -81,4 +81,4 @@ def _resolved(folder: Path) -> Path:
     try:
         return folder.resolve()
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise OutputError(f"{folder}: leads nowhere: {error}; name another folder") from error
+        raise OutputError(f"{folder}: cannot be resolved: {error}; name another folder") from error

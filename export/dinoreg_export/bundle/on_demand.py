@@ -43,7 +43,7 @@ def export_once(
         InputError: the checkpoint cannot be exported.
         OutputError: the bundle cannot be written.
     """
-    need_onnx(f"{path}: is a checkpoint, no bundle, and exporting it")
+    need_onnx(f"{path}: is a checkpoint, not a bundle, and exporting it")
     grid = token_grid or preset_choice(None).token_grid
     with open_checkpoint(path) as checkpoint:
         a = checkpoint.architecture

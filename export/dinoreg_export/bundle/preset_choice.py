@@ -1,4 +1,4 @@
-"""The grid of tokens and the layer that the registration presets want of an encoder."""
+"""The token grid and the layer that each registration preset needs from an encoder."""
 
 from __future__ import annotations
 

@@ -67,6 +67,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     Raises:
         InputError: the file is larger, not JSON or not an object, or cannot be read.
     """
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
+        raise InputError(f"{path}: cannot be read: it is not a regular file")
     try:
         with path.open("rb") as stream:
             content = stream.read(_LARGEST_JSON + 1)

@@ -64,7 +64,7 @@ def build_plan(library: Library, graph: Path, options: BuildOptions, progress: P
         raise monitor.interruption
     if plan is None:
         raise DeviceError(
-            f"{library.flavour} {library.version} built no engine from {graph.name}: "
+            f"{library.flavour} {library.version} could not build an engine from {graph.name}: "
             f"{library.complaint()}; a smaller --batch or --workspace-gb needs less memory"
         )
     progress("building", 1.0)

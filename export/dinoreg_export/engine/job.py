@@ -256,7 +256,7 @@ def check_precision(precision: str, manifest: Manifest, images: CalibrationImage
             f"{precision}"
         )
     if images.slices < 1:
-        raise ConfigError(f"{images.slices} slices of each image were wanted; use at least 1")
+        raise ConfigError(f"--calibration-slices {images.slices}: give at least 1")
 
 
 def check_capability(precision: str, capability: str) -> None:

@@ -43,7 +43,7 @@ def required_layers(path: Path, model: onnx.ModelProto, kind: Format) -> list[tu
     if layers := list(linear_layers(model.graph)):
         return layers
     raise ConfigError(
-        f"{path}: has no linear layers that could become {kind.name}; use --precision fp16"
+        f"{path}: has no linear layers to convert to {kind.name}; use --precision fp16"
     )
 
 

@@ -180,7 +180,7 @@ struct UnrelatedCost {
   const double *fixed, *moving;  // (channels, 3): the sums of `FeatureMoments` over all rows
   int channels;
   float trust_cost;  // see trust_of
-  float* out;        // the cost with trust and without
+  float* out;
 
   DR_OVER_ONE
   DR_HD void operator()(int, int) const {
@@ -196,8 +196,7 @@ struct UnrelatedCost {
       }
       cost += (mean[0] - mean[1]) * (mean[0] - mean[1]);
     }
-    out[0] = (float)cost * trust_of((float)cost, trust_cost);
-    out[1] = (float)cost;
+    *out = (float)cost * trust_of((float)cost, trust_cost);
   }
 };
 

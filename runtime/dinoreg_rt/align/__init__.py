@@ -1,1 +1,1 @@
-"""Initial alignment: an affine transform that brings two images onto each other."""
+"""Initial alignment: an affine transform that brings the moving image close to the fixed one."""

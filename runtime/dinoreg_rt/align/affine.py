@@ -14,10 +14,10 @@ from .shifts import Side
 
 #: Fewest matched cells (voxels of the coarse alignment grid) that determine a linear map.
 _LEAST_MATCHES = 30
-#: Bounds on the singular values of the whole map; people do not differ by more.
+#: Bounds on the singular values of the whole map: people differ by less.
 _SCALES = (0.7, 1.4)
-#: Ridge that pulls affine fits towards the similarity fit, as a standard deviation in cells: a slab
-#: says little about the scale across it.
+#: Ridge that pulls affine fits towards the similarity fit, as a standard deviation in cells: a thin
+#: slab hardly determines the scale across it.
 _RIDGE_CELLS = 4.0
 _FIT_ROUNDS = 6
 #: A match that misses the fit by this multiple of the typical miss counts half.
@@ -62,8 +62,8 @@ def robust_fit(
 ) -> tuple[AffineTransform, FloatArray]:
     """Return the linear map from `points` to `targets` (N, 3) and the points' weighted mean.
 
-    Iteratively reweighted least squares with Cauchy weights: matches that miss the fit count less
-    and less. The scale of the misses is their median, but at least a quarter of a cell.
+    Iteratively reweighted least squares with Cauchy weights: matches that miss the fit lose weight.
+    The scale of the misses is their median, but at least a quarter of a cell.
     """
     # Arrays are (3, N) and all sums use einsum: BLAS sums depend on the number of threads, and BLAS
     # threads keep spinning for some time beside the kernels' own.

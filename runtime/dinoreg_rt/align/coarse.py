@@ -1,4 +1,4 @@
-"""Images coarse enough to try every position: cells of about 10 mm with MIND-SSC and the body.
+"""Coarse images for trying every position: cells of about 10 mm with MIND-SSC and the body.
 
 A "cell" is a voxel of the coarse alignment grid. Everything here lives on the host, whatever the
 device: there are only tens of thousands of cells, and every step ends in a decision.
@@ -26,7 +26,7 @@ POOL = 2
 #: Channels of MIND-SSC in use; stored features are padded.
 CHANNELS = 12
 _STORED_CHANNELS = 16
-#: Largest edge of a cell, so that organs still show; small images get smaller cells.
+#: Largest edge of a cell that still resolves organs; small images get smaller cells.
 _LARGEST_CELL_MM = 12.0
 _CELLS_ACROSS = 24
 #: Largest number of cells of an image; larger images get larger cells.

@@ -1,4 +1,4 @@
-"""The initial alignment, from which the registration starts."""
+"""The initial alignment, where the registration starts: given, or found by search and fits."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .shifts import Candidate, Side, make_side, search_positions
 
 #: Methods that compare the two images.
 SEARCHES = ("auto", "search", "affine")
-#: The headers are believed if their similarity reaches this share of the best one found: two scans
-#: of the same person should not be searched for elsewhere.
+#: The headers are trusted if their similarity reaches this share of the best one found, so that two
+#: scans of the same person stay where they are.
 _HEADERS_SUFFICE = 0.97
-#: Number of fits that start from believed headers. On the cine pair two fits lower HD95 from 10.1
+#: Number of fits that start from trusted headers. On the cine pair two fits lower HD95 from 10.1
 #: to 9.1 mm at the same Dice; a third changed nothing.
 _HEADER_FITS = 2
 #: Least share of the headers' score that these fits must keep; otherwise the headers stay.
 _KEEPS = 0.98
 #: Least mean shift of the corners by these fits, in cells; otherwise the headers stay: two scans of
-#: the same person should not be moved by what cells cannot resolve.
+#: the same person should not be moved by less than cells can resolve.
 _LEAST_MOVE_CELLS = 0.05
 #: Headers are not fitted where the similarity reaches this share of the fixed image's similarity to
 #: itself: the border, which one of the two sees with air around it, moved identical images by 1 mm.
@@ -45,7 +45,7 @@ _SIMILARITY_WEIGHT = 0.7
 _COMPARED = 4
 #: Number of candidates in each round of fitting.
 _ROUNDS = (3, 2, 1)
-#: A best candidate whose similarity is this many times the next one's needs no competition.
+#: A candidate whose similarity exceeds the next one's by this factor is examined alone.
 _CLEAR = 1.6
 #: Positions closer than this, in cells, count as the same.
 _SAME_CELLS = 2.0
@@ -57,10 +57,10 @@ class Alignment:
 
     Attributes:
         transform: map from fixed points to moving points.
-        method: how it was found, for people.
+        method: how it was found, in words.
         similarity: similarity of the images there, see `dinoreg_rt.align.shifts`; None if not
             measured.
-        confidence: share by which the similarity of the next best other position is lower, 0..1;
+        confidence: share by which the similarity of the best other position is lower, 0..1;
             None if no other position was examined.
         overlap: share of the smaller body that the other one covers, 0..1; None if not measured.
     """
@@ -153,8 +153,8 @@ def _fit(
 ) -> tuple[Candidate, list[Candidate]]:
     """Return the position to start from and every position that was examined.
 
-    What decides is how well the images match there, both as they are and deformed: first at the
-    positions from the search, to select which to fit, then again at the fits.
+    The choice depends on how well the images match there, both as they are and deformed: first at
+    the positions from the search, to select which to fit, then again at the fits.
     """
     clear = len(candidates) < 2 or candidates[0].similarity > _CLEAR * candidates[1].similarity
     first = candidates[: 1 if clear else _COMPARED]
@@ -223,17 +223,17 @@ def _describe(chosen: Candidate, others: Sequence[Candidate], fixed: Side, text:
     middle = centre_lps_mm(fixed.coarse.cells)
     shift = transform_points(chosen.transform, middle[None])[0] - middle
     method = (
-        f"{text}: {_text(shift)} in the middle, alignment score {chosen.similarity:.2f}, "
+        f"{text}: {_text(shift)} at the centre, alignment score {chosen.similarity:.2f}, "
         f"confidence {confidence:.2f}"
     )
     return Alignment(chosen.transform, method, chosen.similarity, confidence, chosen.overlap)
 
 
 def _comparison(best: Candidate, others: Sequence[Candidate], fixed: Side) -> str:
-    """Explain the choice of a position, for people."""
+    """Explain the choice of a position in words."""
     rest = [c.deformed for c in _elsewhere(best, others, fixed) if c.deformed > 0]
-    text = f"the images match to {best.deformed:.2f} when deformed from there"
-    return f"{text}, to {max(rest):.2f} from the next other position" if rest else text
+    text = f"similarity when deformed from there {best.deformed:.2f}"
+    return f"{text}, from the best other position {max(rest):.2f}" if rest else text
 
 
 def _elsewhere(chosen: Candidate, others: Sequence[Candidate], fixed: Side) -> list[Candidate]:
@@ -251,7 +251,7 @@ def _distance_mm(one: Candidate, other: Candidate, fixed: Side) -> float:
 
 def _fallback(fixed: Side, moving: Side) -> Alignment:
     shift = centre_lps_mm(moving.coarse.cells) - centre_lps_mm(fixed.coarse.cells)
-    text = "middles of the bodies, because no position makes the images look alike"
+    text = "centres of the bodies, because the images are similar at no position"
     return Alignment(_translation(shift), f"{text}: {_text(shift)}", 0.0, 0.0, None)
 
 

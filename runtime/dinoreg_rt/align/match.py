@@ -1,7 +1,8 @@
-"""Quick matches of cells around a position, and how alike the images are afterwards.
+"""Quick matches of cells around a position, and the similarity of the images after them.
 
-The registration deforms whatever position it is given, so the best position is the one that lets it
-get furthest: two that look equally good can differ by an organ after deformation.
+The registration deforms the moving image from whatever position it is given, so the best position
+is the one that leads to the best match: two that look equally good can differ by an organ
+afterwards.
 """
 
 from __future__ import annotations
@@ -89,8 +90,7 @@ def match(
             iterations=(iterations,),
             learning_rate_mm=0.6 * cell_mm,
             smoothing_mm=cell_mm,
-            # Differs from the registration: a position is judged before organs are followed in
-            # detail.
+            # Smoother than a registration, because a position is judged before details are matched.
             smoothness=1.25,
             fold_penalty=1.0,
             fold_margin=0.1,
@@ -100,7 +100,7 @@ def match(
 
 
 def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -> float:
-    """Return how alike both images are after a quick match: 1 for identical, 0 for unrelated.
+    """Return the similarity of both images after a quick match: 1 for identical, 0 for unrelated.
 
     It is 1 minus the ratio of the remaining squared feature difference to that of unrelated images,
     times the square root of the matched share of the fixed body. The share of the smaller body

@@ -1,4 +1,4 @@
-"""Every position of one coarse image in the other: the similarity at all shifts at once.
+"""The similarity of two coarse images at all shifts at once.
 
 The similarity of two images at one position is
 

@@ -53,7 +53,7 @@ class Measured:
         cold: the first registration.
         warm: the later registrations.
         ceilings: the highest rates of the device.
-        memory: MiB by what was measured or predicted.
+        memory: measured and predicted memory in MiB, by name.
         peer: the report of convexAdam; None if it was not run.
     """
 

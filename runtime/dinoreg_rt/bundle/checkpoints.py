@@ -23,7 +23,7 @@ _IN_FOLDER = ("config.json", "model.safetensors", "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Wanted:
-    """The tokens that a registration wants of an encoder that is not exported yet.
+    """The tokens that a registration needs from an encoder that is not exported yet.
 
     Attributes:
         token_grid: rows and columns of tokens; None leaves the choice to the exporter.
@@ -64,7 +64,7 @@ def bundle_folder(encoder: str, wanted: Wanted, *, anew: bool = False) -> Path:
     found = list(entry_points(group=_EXPORTERS))
     if not found:
         raise DeviceError(
-            f"{encoder}: is a checkpoint, no bundle, and this installation has no exporter; "
+            f"{encoder}: is a checkpoint, not a bundle, and this installation has no exporter; "
             "install the complete dinoreg-rt, or give the folder of a bundle"
         )
     export: Any = found[0].load()

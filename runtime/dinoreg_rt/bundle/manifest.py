@@ -149,8 +149,8 @@ class Manifest(_Frozen):
         for graph in self.graphs:
             if graph.height % self.patch or graph.width % self.patch:
                 raise ValueError(
-                    f"{graph.file}: {graph.height} x {graph.width} pixels are no multiple of the "
-                    f"patch of {self.patch}"
+                    f"{graph.file}: {graph.height} x {graph.width} pixels are not a multiple of "
+                    f"the patch of {self.patch}"
                 )
         return self
 
@@ -204,6 +204,8 @@ def read_manifest(folder: Path) -> Manifest:
             schema.
     """
     path = folder / MANIFEST_NAME
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
+        raise InputError(f"{path}: is not a regular file; export the bundle again")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -74,7 +74,7 @@ class Bundle:
         if missing:
             raise ConfigError(
                 f"--layers {missing[0]}: {self.name} holds tokens of layer {', '.join(held)}; "
-                "choose them with 'dinoreg-rt export onnx --layer'"
+                "choose one of these, or export the layer with 'dinoreg-rt export onnx --layer'"
             )
         return tuple(held.index(layer) for layer in wanted or held)
 
@@ -126,7 +126,7 @@ class Bundle:
         if components > channels:
             raise ConfigError(
                 f"--components {components}: {self.name} gives {channels} channels; use at "
-                "most as many components"
+                "most that many components"
             )
 
 
@@ -159,7 +159,7 @@ def bundle_names(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise InputError(
-            f"{folder}: the folder of models cannot be read: {error.strerror}; DINOREG_MODELS "
+            f"{folder}: the models folder cannot be read: {error.strerror}; DINOREG_MODELS "
             "names another one"
         ) from error
     return sorted(name for name in names if _holds_manifest(folder / name) is not False)
@@ -176,7 +176,7 @@ def _holds_manifest(folder: Path) -> bool | None:
 
 
 def bundle_around(file: Path) -> Path | None:
-    """The folder of the bundle that a file belongs to; None if it belongs to none."""
+    """Return the folder of the bundle that a file belongs to; None if it belongs to none."""
     if not _holds_manifest(file.parent) or not os.path.isfile(file):
         return None
     try:
@@ -188,7 +188,7 @@ def bundle_around(file: Path) -> Path | None:
 
 
 def find_bundle(encoder: str) -> Path:
-    """Return the folder of a bundle, given by path or by name in the folder of models.
+    """Return the folder of a bundle, given by path or by name in the models folder.
 
     Raises:
         InputError: there is no such bundle; the message lists the known names.
@@ -202,7 +202,7 @@ def find_bundle(encoder: str) -> Path:
     if encoder in names:
         return models / encoder
     if held is None:
-        raise InputError(f"{encoder}: cannot be looked into: no permission; grant access to it")
+        raise InputError(f"{encoder}: cannot be read: no permission; grant access to it")
     around = bundle_around(path)
     if around is not None:
         raise InputError(
@@ -210,7 +210,7 @@ def find_bundle(encoder: str) -> Path:
         )
     if os.path.exists(path):  # Path.exists raises for a name that is too long
         raise InputError(
-            f"{encoder}: is not an encoder bundle: {MANIFEST_NAME} is not in it; export one from a "
+            f"{encoder}: is not an encoder bundle: it has no {MANIFEST_NAME}; export one from a "
             "checkpoint with 'dinoreg-rt export onnx'"
         )
     there = f"there are: {', '.join(names)}" if names else "there is none yet"
@@ -231,10 +231,7 @@ def find_named(encoder: str) -> Bundle:
     manifest = read_manifest(folder)
     for file in manifest.files:
         if not os.path.exists(folder / file.name):
-            raise InputError(
-                f"{folder}: {file.name}, which its manifest names, is not there; export the bundle "
-                "again"
-            )
+            raise InputError(f"{folder}: its file {file.name} is missing; export the bundle again")
     return Bundle(folder, manifest)
 
 

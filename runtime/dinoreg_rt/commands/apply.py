@@ -142,6 +142,8 @@ def _apply_to_volume(
     grid = io.read_geometry(options["reference"])
     image = io.read_volume(options["image"], constant=True) if kind == "image" else None
     labels = io.read_labels(options["labels"]) if kind == "labels" else None
+    for note in image.notes if image is not None else ():
+        reporter.say("image", note)
     inversion = None
     if options["inverse"]:
         reporter("invert", 0.0)

@@ -51,9 +51,15 @@ dinoreg-rt evaluate --pairs pairs.csv --data DATA --results RESULTS --json score
     help="Learn2Reg field (H, W, D, 3) in voxels, instead of -t; headers are ignored.",
 )
 @path_option("--fixed-points", panel=_ONE, help="Landmarks of the fixed image.")
-@path_option("--moving-points", panel=_ONE, help="The same landmarks, same order.")
 @path_option(
-    "--mask", panel=_ONE, help="Mask on the fixed grid of the voxels whose Jacobian counts (not 0)."
+    "--moving-points",
+    panel=_ONE,
+    help="The same landmarks in the moving image, in the same order.",
+)
+@path_option(
+    "--mask",
+    panel=_ONE,
+    help="Mask on the fixed grid; the Jacobian is evaluated where it is not 0.",
 )
 @path_option("--pairs", panel=_MANY, help=PAIRS_HELP)
 @path_option("--data", panel=_MANY, help=DATA_HELP)
@@ -78,18 +84,19 @@ dinoreg-rt evaluate --pairs pairs.csv --data DATA --results RESULTS --json score
 def evaluate(ctx: click.RichContext, /, **options: Any) -> None:
     """Score registrations by overlap, surface distance, landmarks and regularity.
 
-    Scores 'before' place the images by their headers; scores 'after' apply the transform, and take
-    moving labels onto the fixed grid by nearest neighbour.
+    Scores 'before' place the images by their headers; scores 'after' apply the transform and
+    resample moving labels onto the fixed grid by nearest neighbour.
 
     Dice: 0 to 1, for the labels that both maps hold; a label that the transform loses scores 0.
 
     HD95: 95th percentile of the surface distance, the larger of both directions, in mm and in
     voxels; a lost label scores the diagonal of the grid.
 
-    TRE: distance in mm from mapped fixed landmarks to moving landmarks.
+    TRE (target registration error): distance in mm from mapped fixed landmarks to moving landmarks.
 
     SDLogJ: standard deviation of log det J where det J > 0. Learn2Reg's variant is shown next to
-    it: std(log(clip(det J + 3, 1e-9, 1e9))) without the outer 2 voxels, several times smaller.
+    it: std(log(clip(det J + 3, 1e-9, 1e9))) without the outer 2 voxels, which is several times
+    smaller.
 
     Folded: percentage of voxels with det J <= 0.
 

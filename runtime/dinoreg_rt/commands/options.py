@@ -44,7 +44,7 @@ _PANELS = {
     "MIND-SSC and intensities": "mind_radius_mm mind_dilation_mm intensity intensity_windows_mm "
     "intensity_scale feature_scale",
     "Search": "search_spacing_mm search_radius_mm search_levels search_trust_cost cost_smoothing "
-    "field_smoothing search_edges coupling search_memory_mb inverse_consistency_rounds",
+    "field_smoothing coupling search_memory_mb inverse_consistency_rounds",
     "Refinement": "control_spacing_mm iterations learning_rate_mm adam_epsilon smoothing_mm "
     "smoothness feature_weight feature_similarity correlation_weight correlation_window_mm "
     "correlation_noise trust_cost fold_penalty fold_margin transform",

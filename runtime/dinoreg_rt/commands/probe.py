@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Distance of the encoded slices, unless an option, a preset or a file sets it.
 _SLICE_SPACING_MM = 12.0
-#: What decides which slices and tokens are looked at, and what MIND-SSC is. The standardisations
+#: Parameters that determine the slices and tokens examined, and MIND-SSC. The standardisations
 #: vary from row to row, and nothing is registered.
 _USED = {
     "device",
@@ -73,7 +73,7 @@ _USED = {
 @path_option("-f", "--fixed", required=True, panel=INPUTS, help="Fixed image.")
 @path_option("-m", "--moving", required=True, panel=INPUTS, help="Moving image.")
 @path_option("--fixed-labels", panel=INPUTS, help="Organ labels of the fixed image.")
-@path_option("--moving-labels", panel=INPUTS, help="The same organs, moving image.")
+@path_option("--moving-labels", panel=INPUTS, help="Organ labels of the moving image.")
 @click.option("--encoder", hidden=True)
 @some_config_options(_USED)
 @json_option("the table")

@@ -48,8 +48,8 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 @path_option(
     "-m", "--moving", required=True, panel=INPUTS, help="Moving image, or folder of a DICOM series."
 )
-@path_option("--fixed-mask", panel=INPUTS, help="Mask of the fixed voxels that count (not 0).")
-@path_option("--moving-mask", panel=INPUTS, help="Mask of the moving voxels that count (not 0).")
+@path_option("--fixed-mask", panel=INPUTS, help="Mask of the fixed image; nonzero voxels count.")
+@path_option("--moving-mask", panel=INPUTS, help="Mask of the moving image; nonzero voxels count.")
 @path_option(
     "--weights",
     panel=INPUTS,
@@ -166,6 +166,7 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
             "status": "planned",
             "exit_code": 0,
             "choices": plan.choices,
+            "warnings": list(plan.warnings),
             "memory_mb": round(plan.memory_bytes / (1 << 20), 1),
             "device_memory": memory.model_dump() if memory is not None else None,
             "encoding": None if estimate is None else estimate.to_dict(),
@@ -179,6 +180,8 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
     for topic, reason in plan.choices.items():
         if reason not in numbers:  # the working grid is already among the numbers
             reporter.say(topic, reason)
+    for warning in plan.warnings:
+        reporter.say("warning", warning)
     if estimate is not None:
         numbers += f"\nencoding       {estimate}"
     files = f"Would write into {request.output}: {', '.join(request.files())}"

@@ -98,7 +98,7 @@ def sweep(ctx: click.RichContext, /, **options: Any) -> None:
     """Try many parameter settings on many pairs, and compare accuracy and time.
 
     The results are results.jsonl (one line per registration, written as it finishes), table.md,
-    table.csv and pareto.png. The same command continues a sweep that was stopped: results for the
+    table.csv and pareto.png. The same command resumes a sweep that was stopped: results for the
     same images, parameters and version are kept, and failed registrations are tried again.
 
     Parameters that are not swept come from the preset, then --config, then the options; later ones

@@ -39,9 +39,9 @@ class FeatureParameters(BaseModel):
         None,
         gt=0,
         le=1,
-        description="relative depth (up to 1, the final layer) of the block whose tokens are "
-        "exported, if --encoder is a checkpoint or by 'export onnx --preset'; a bundle keeps its "
-        "layers; default: the final layer",
+        description="relative depth (1 is the final layer) of the block whose tokens are used when "
+        "a checkpoint is exported, for --encoder or by 'export onnx --preset'; existing bundles "
+        "keep their layers; default: the final layer",
     )
     engine: EngineChoice = Field(
         "auto",

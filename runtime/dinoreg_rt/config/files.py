@@ -34,6 +34,8 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, or is not TOML.
     """
+    if file.exists() and not file.is_file() and not file.is_dir():  # a FIFO would be waited for
+        raise ConfigError(f"{file}: is a FIFO, a socket or a device; give a regular file")
     try:
         return tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:

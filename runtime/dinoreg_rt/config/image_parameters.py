@@ -43,13 +43,19 @@ class ImageParameters(BaseModel):
         "affine", description="transform model that --initial auto and affine fit"
     )
     body_mask: Literal["auto", "off"] = Field(
-        "auto", description="auto: find the body and leave out the table and the air; off: use all"
+        "auto",
+        description="auto: find the body and leave out the table and the air; off: use the whole "
+        "image",
     )
     fixed_modality: ModalityChoice = Field(
-        "auto", description="modality of the fixed image; auto decides by the intensities"
+        "auto",
+        description="modality of the fixed image; auto takes the DICOM header's or decides by "
+        "the histogram",
     )
     moving_modality: ModalityChoice = Field(
-        "auto", description="modality of the moving image; auto decides by the intensities"
+        "auto",
+        description="modality of the moving image; auto takes the DICOM header's or decides by "
+        "the histogram",
     )
     ct_window_hu: tuple[float, float] = Field(
         (-125.0, 225.0), description="intensity window to which CT values are clipped, in HU"

@@ -43,14 +43,6 @@ class SolverParameters(BaseModel):
         description="width (sigma) of the smoothing of the displacements between coupled rounds, "
         "in search steps",
     )
-    search_edges: float = Field(
-        0.0,
-        ge=0,
-        le=1e3,
-        description="exponent s that reduces --field-smoothing between unlike tissues: points of "
-        "the search grid whose features are unrelated have a weight of exp(-s) in each other's "
-        "smoothing; 0: no reduction",
-    )
     coupling: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.03, 0.3),
         max_length=32,
@@ -94,8 +86,9 @@ class SolverParameters(BaseModel):
         0.3,
         ge=0,
         le=10,
-        description="share of the gradient of images that are one voxel apart; smaller gradients "
-        "make shorter steps, so that matched tissue stays; 0: all steps have the same length",
+        description="share of the gradient of images that are one voxel apart: gradients below it "
+        "make shorter steps, so that matched tissue stays in place; 0: all steps have the same "
+        "length",
     )
     smoothing_mm: float | None = Field(
         None,
@@ -162,8 +155,8 @@ class SolverParameters(BaseModel):
     )
     trust: bool = Field(
         default=True,
-        description="run the mirror test (by MIND-SSC), which decides whether the result can be "
-        "trusted",
+        description="run the mirror test (on MIND-SSC features), which decides whether the result "
+        "can be trusted",
     )
     confidence: bool = Field(
         default=False, description="also compute how well the match of each voxel is determined"

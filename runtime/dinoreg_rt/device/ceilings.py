@@ -39,7 +39,7 @@ class Ceilings:
         matrix_per_s: multiply-adds per second that an encoder is compared with.
         matrix_type: number format of these multiply-adds. On a GPU always float16: bfloat16 is as
             fast there, 8 bits are up to twice as fast, float32 is slower.
-        how: what was measured.
+        how: description of the measurement.
     """
 
     bytes_per_s: float

@@ -17,7 +17,7 @@ class Gpu:
     memory_bytes: int
 
     def describe(self) -> str:
-        """Describe the device in one line, for people."""
+        """Describe the device in one readable line."""
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"
         return f"{self.name}, compute capability {self.compute_capability}, {memory}"
 

@@ -46,10 +46,15 @@ class Placement:
             if buffer is None:
                 continue
             if self.on_device:
-                raise ConfigError(f"results stay on the device; leave out the buffer '{name}'")
+                raise ConfigError(
+                    f"with on_device=True results stay on the device; leave out the buffer '{name}'"
+                )
             _check_buffer(buffer, shape, name)
         if self.inverse is not None and not inverse:
-            raise ConfigError("a buffer 'inverse' needs an inverse; set inverse=True")
+            raise ConfigError(
+                "the placement has a buffer 'inverse', but no inverse is computed; set inverse=True"
+                " in the configuration, or leave the buffer out"
+            )
 
 
 def checked_placement(placement: Placement | None) -> Placement:

@@ -1,1 +1,1 @@
-"""Features of an encoder, from the images: slices, tokens and the joint PCA."""
+"""Features computed by an encoder: slices, tokens and the joint PCA."""

@@ -1,7 +1,7 @@
-"""Tokens of images that were encoded before: one fixed image, many moving ones.
+"""The token cache: an image that is registered repeatedly is encoded once.
 
-An entry is two files named by a hash of everything that its tokens depend on. Entries appear whole
-or not at all, and the ones that were not used for longest make room for new ones.
+An entry consists of two files, named after a hash of everything that the tokens depend on. Entries
+appear whole or not at all; the least recently used ones make room for new ones.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ import numpy as np
 from ..io.staging import whole_file
 from ..types import Array
 
-#: Raised when tokens of the same inputs become other numbers, or an entry holds other things: part
-#: of every key.
+#: Part of every key. Increase it when the same inputs give other tokens, or when the content of an
+#: entry changes.
 _VERSION = 3
-#: Permissions of the files: tokens are made from a patient's images.
+#: Permissions of the files, which are derived from a patient's images.
 _MODE = 0o600
-#: Bytes of an entry beside its tokens, at most.
+#: Upper bound on the bytes of an entry in addition to its tokens.
 _HEADERS = 512
 
 
 def cache_key(**parts: Any) -> str:
-    """Name of an entry: sha256 of everything that decides about the tokens, as JSON."""
+    """Return the name of an entry: the sha256 of everything that determines its tokens, as JSON."""
     text = json.dumps({"version": _VERSION} | parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class TokenCache:
-    """Entries in one folder, at most `limit_bytes` of them.
+    """The cache entries in one folder.
 
     Attributes:
-        folder: made when something is stored.
-        limit_bytes: an entry that is larger than this alone is not stored.
+        folder: folder of the entries, created when the first one is stored.
+        limit_bytes: limit on the size of all entries together; a larger entry is not stored.
     """
 
     folder: Path
     limit_bytes: int
 
     def holds(self, key: str) -> bool:
-        """Whether there is an entry; whether it can be used, `load` finds out."""
+        """Return whether an entry exists; only `load` checks whether it is intact."""
         return all(os.path.exists(file) for file in self._files(key))
 
     def load(self, key: str, shape: tuple[int, int, int, int]) -> Array | None:
-        """Tokens of an entry, memory-mapped; None if there is none of that shape.
+        """Return the memory-mapped tokens of an entry; None if no intact entry has this shape.
 
-        What cannot be read, or is not what was stored, is no entry: it is taken away and made anew.
+        An entry that cannot be read, or differs from what was stored, is removed.
         """
         tokens_file, seal_file = self._files(key)
-        # Path.exists raises where a folder is locked or a name too long.
+        # Path.exists raises for a folder without permission and for a name that is too long.
         if not (os.path.exists(tokens_file) and os.path.exists(seal_file)):
             return None
         try:
             tokens = np.load(tokens_file, mmap_mode="r", allow_pickle=False)
-            # Opened here: NumPy leaves a file open that turns out to be no archive.
+            # Opened here, because NumPy leaves a file open if it is not an archive.
             with seal_file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 checksum = int(stored["checksum"])
             usable = (
@@ -81,7 +81,7 @@ class TokenCache:
         return tokens
 
     def store(self, key: str, tokens: Array) -> bool:
-        """Keep an entry; False where it does not fit the limit or the disk. Never an error."""
+        """Store an entry. Return False, without an error, if the limit or the disk is too small."""
         size = tokens.nbytes + _HEADERS
         if size > self.limit_bytes:
             return False
@@ -109,7 +109,7 @@ class TokenCache:
     def _make_room(self, size: int) -> None:
         entries: dict[str, tuple[float, int]] = {}
         for file in self.folder.glob("*.np[yz]"):
-            with contextlib.suppress(OSError):  # another process may have taken it away
+            with contextlib.suppress(OSError):  # another process may have removed it
                 stat = file.stat()
                 used, bytes_ = entries.get(file.stem, (0.0, 0))
                 entries[file.stem] = (max(used, stat.st_mtime), bytes_ + stat.st_size)
@@ -122,11 +122,11 @@ class TokenCache:
 
 
 def _checksum(tokens: Array) -> int:
-    """CRC-32 of the bytes of an entry, a slice at a time.
+    """Return the CRC-32 of an entry's tokens, computed slice by slice.
 
-    Against disks and crashes, not against an enemy, who could write a checksum as well: of what the
-    standard library has it is the quickest. On one core of an AMD EPYC 4.2 GB/s, sha256 1.8 and
-    blake2b 0.9; an entry of 1.43 GB is loaded in 0.35 s from the page cache (2026-11-28).
+    It protects against faulty disks and crashes, not against manipulation. It is the fastest
+    checksum in the standard library: 4.2 GB/s on one core of an AMD EPYC, where sha256 reaches 1.8
+    and blake2b 0.9; an entry of 1.43 GB is loaded in 0.35 s from the page cache (2026-11-28).
     """
     checksum = 0
     for part in tokens:

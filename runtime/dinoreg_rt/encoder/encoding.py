@@ -1,4 +1,4 @@
-"""How both images become tokens, and how much memory that takes."""
+"""The plan for encoding both images, and the memory that it needs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..images.pair import Role
 from .slice_stack import PlaneStacks
 from .standardise import Standardisation
 
-#: Most bytes of attention scores that exist at one time, per slice; the exported graphs ensure it.
+#: Limit on the bytes of attention scores per slice at any time, which the exported graphs observe.
 _SCORE_BYTES = 512 << 20
 _HEADS = 16
 
 
 @dataclass(frozen=True, eq=False)
 class EncodingPlan:
-    """How both images become tokens.
+    """The plan for encoding both images.
 
     Attributes:
         bundle: the encoder's bundle.
@@ -30,7 +30,7 @@ class EncodingPlan:
         normalisation: mean and standard deviation of the pixels.
         components: number of components of the joint PCA, for each plane.
         layers: indices, among the bundle's layers, of those whose tokens are compared.
-        standardisation: what is done to the tokens of each image before the PCA.
+        standardisation: standardisation of each image's tokens before the PCA.
         tokens_on_device: whether tokens stay on the CUDA device instead of going to the host batch
             by batch.
     """
@@ -51,13 +51,13 @@ class EncodingPlan:
         return self.components * len(self.planes)
 
     def token_shape(self, plane: PlaneStacks, image: int) -> tuple[int, int, int, int]:
-        """Shape (n, rows, columns, C) of the tokens kept of image 0 (fixed) or 1 (moving)."""
+        """Return the shape (n, rows, columns, C) of the tokens of image 0 (fixed) or 1 (moving)."""
         stack = plane.stacks[image]
         rows, columns = stack.tokens.shape_zyx[1:]
         return len(stack.encoded), rows, columns, self.bundle.manifest.channels
 
     def stage(self, plane: PlaneStacks, role: Role) -> str:
-        """Name under which the progress of encoding an image is reported."""
+        """Return the name under which the progress of encoding an image is reported."""
         return f"encode {role}" + (f", {plane.plane}" if len(self.planes) > 1 else "")
 
     @property
@@ -79,7 +79,7 @@ class EncodingPlan:
         return 2 * self.weight_bytes + self.batch * activations + buffers
 
     def batch_bytes(self, plane: PlaneStacks, *, on_gpu: bool) -> int:
-        """Return the bytes of the slices that are on their way through the encoder.
+        """Return the bytes of the slices that are being encoded.
 
         On a GPU: pixels and tokens of one batch, its tokens in half precision (and those of the
         previous batch, on their way to the host) and in single precision. On the host: pixels and
@@ -104,15 +104,15 @@ class EncodingPlan:
         return sum(size for size in sizes if size <= budget // 2)
 
     def pixels(self, plane: PlaneStacks) -> int:
-        """Return how many numbers the encoder takes for one slice: three channels of pixels."""
+        """Return the number of values that the encoder takes per slice, in three channels."""
         return 3 * plane.graph.height * plane.graph.width
 
     def slice_tokens(self, plane: PlaneStacks) -> int:
-        """Return how many numbers the encoder makes of one slice, padding included."""
+        """Return the number of values that the encoder returns for one slice, padding included."""
         return math.prod(self.bundle.token_grid(plane.graph)) * self.bundle.manifest.channels
 
     def kept_tokens(self, plane: PlaneStacks) -> int:
-        """Return how many tokens of both images are kept, one for each patch."""
+        """Return the number of kept tokens of both images, one for each patch."""
         return sum(math.prod(self.token_shape(plane, i)[:3]) for i in (0, 1))
 
     @property
@@ -125,11 +125,11 @@ class EncodingPlan:
 
 
 def activation_bytes(bundle: Bundle, graph: Graph) -> int:
-    """What one slice takes inside a vision transformer: its widest layers and its attention.
+    """Return the bytes of one slice inside a vision transformer: widest layers and attention.
 
     Measured on ONNX Runtime's CPU with ViT-S/16 at 512 x 512 and ViT-L/16 at 1792 x 1536 pixels:
-    31 floats for each channel of a token in both, beside twice the scores. Layers that are joined
-    are kept until the last is there, and then lie side by side once more.
+    31 floats for each channel of a token in both cases, plus twice the scores. Layers to be joined
+    are kept until the last one is computed, and then copied side by side.
     """
     rows, columns = bundle.token_grid(graph)
     tokens = rows * columns + 5

@@ -12,7 +12,8 @@ from ..bundle.manifest import Graph, Manifest
 from ..config.parameters import RegistrationConfig
 from ..device.choice import choose_device
 from ..errors import ConfigError
-from ..images.intensity import detect_modality, intensity_window
+from ..images.intensity import intensity_window
+from ..images.modality import detect_modality
 from ..images.phantom import phantom_grid, phantom_pair
 from ..io.images import read_volume
 from ..types import Array
@@ -58,8 +59,8 @@ def read_examples(
     held_out: list[Array] = []
     for path in images:
         volume = read_volume(path)
-        modality, _ = detect_modality(float(volume.array.min()), "auto")
-        window = shown_window(modality, intensity_window(volume, modality, config), config)
+        found = detect_modality(volume)
+        window = shown_window(found.water, intensity_window(volume, found, config), config)
         plane, _ = choose_plane([volume.geometry])
         size = (graph.height, graph.width)
         stack = plan_slices(volume, window, plane, size, manifest.patch, stride=1)

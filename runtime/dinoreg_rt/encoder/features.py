@@ -38,7 +38,7 @@ def encoder_features(
     report: Callable[[str, float], None],
     encoders: EncoderPool,
 ) -> tuple[FeaturePair, Callable[[], EncodingSummary]]:
-    """Encode both images and make the features of all planes.
+    """Encode both images and compute the features of all planes.
 
     Only one plane's tokens exist at a time. The stages are ``encode`` and ``features``.
 
@@ -72,13 +72,13 @@ def encoder_features(
 
 
 def tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array | None]:
-    """Return which tokens of each image touch its mask and body.
+    """Find the tokens of each image that touch its mask and body.
 
     Returns:
         For each image (encoded slices, tokens per slice) bool, or None where all tokens count.
 
     Raises:
-        RegistrationError: no token of an image does.
+        RegistrationError: an image has no such token.
     """
     found: list[Array | None] = []
     for side, stack in zip(sides, plane.stacks, strict=True):
@@ -159,7 +159,7 @@ def _inner_tokens(
     """Yield the tokens of each slice that count."""
     for i, slice_ in enumerate(of_image.tokens):
         tokens = read(slice_)
-        # Indices instead of a mask: a GPU would be waited for to count what is set.
+        # Indices instead of a mask: counting its set elements would make the host wait for a GPU.
         yield (
             tokens if inside is None else tokens[device.upload(np.flatnonzero(inside[i]), np.int64)]
         )

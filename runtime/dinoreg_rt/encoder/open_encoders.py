@@ -45,7 +45,7 @@ class EncoderPool:
             wanted: the token grid and layer of a checkpoint's bundle.
 
         Raises:
-            InputError: no such bundle or checkpoint, or the bundle was changed.
+            InputError: the bundle or checkpoint does not exist, or the bundle was changed.
             DeviceError: a checkpoint was given and the export packages are not installed.
             OutputError: a checkpoint's bundle cannot be written.
         """
@@ -61,7 +61,7 @@ class EncoderPool:
             return self._bundles[key]
 
     @contextmanager
-    def lent(
+    def borrowed(
         self, key: Hashable, make: Callable[[], Encoder], waiting: Callable[[], None]
     ) -> Iterator[Encoder]:
         """Borrow the encoder of a key while the block runs.
@@ -106,7 +106,7 @@ class EncoderPool:
         """Return (encoder,) now reserved, (None,) if it must be opened, or None to try again."""
         with self._changed:
             if self._closed:
-                raise DeviceError("the encoders of this registrar are closed; open a new one")
+                raise DeviceError("the encoders of this registrar are closed; make a new registrar")
             encoder, users = self._open.get(key), self._busy.get(key, 0)
             if users and not (encoder is not None and _concurrent(encoder)):
                 self._changed.wait(0.05)

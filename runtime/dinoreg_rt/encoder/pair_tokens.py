@@ -99,7 +99,7 @@ def _constant(
     device: Device,
     encoders: EncoderPool,
 ) -> Array | None:
-    """Encode a constant picture if the plan needs it, cropped to where a slice may lie."""
+    """Encode a constant picture if the plan needs it, cropped to the part that slices may cover."""
     if not plan.standardisation.position_components:
         return None
     with _borrowed(plan, plane, config, device, encoders, lambda: None) as encoder:
@@ -173,7 +173,7 @@ def _borrowed(
         batch=plan.batch,
         memory_bytes=int(config.gpu_memory_gb * 2**30) if config.gpu_memory_gb else None,
     )
-    return encoders.lent(key, make, waiting)
+    return encoders.borrowed(key, make, waiting)
 
 
 def token_key(plan: EncodingPlan, plane: PlaneStacks, stack: SliceStack, device: Device) -> str:

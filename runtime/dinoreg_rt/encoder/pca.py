@@ -15,7 +15,7 @@ from .moments import TokenMoments
 from .standardise import Standardised
 
 #: Total variance of the features before `feature_scale`. It is that of MIND-SSC, measured as 1.02
-#: to 1.18 on eight of the pairs in the README, so smoothness and coupling mean the same for both.
+#: to 1.18 on eight pairs of docs/benchmarks.md, so smoothness and coupling mean the same for both.
 TOTAL_VARIANCE = 1.1
 _CPU = Device("cpu")
 _TINY = float(np.finfo(np.float64).tiny)

@@ -18,7 +18,7 @@ from ..engines.trt import DEFAULT_BATCHES
 from ..errors import RegistrationError
 from ..images.moving_grids import Region
 from ..images.pair import Pair
-from ..types import Geometry, Modality
+from ..types import Geometry
 from .encoding import EncodingPlan, activation_bytes
 from .framing import frames_of, picture_extent, shown_boxes
 from .open_encoders import EncoderPool
@@ -29,7 +29,7 @@ from .standardise import Standardisation
 #: Tokens in one run of the encoder above which larger batches gain nothing on a CPU.
 _FULL_BATCH_TOKENS = 2048
 _MOST_SLICES = 16
-#: Slices in one run on a GPU, where its memory allows it: the batch that engines are built for.
+#: Slices in one run on a GPU if its memory allows: the batch size that engines are built for.
 _GPU_BATCH = max(DEFAULT_BATCHES)
 _NO_NORMALISATION = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -41,12 +41,12 @@ def plan_encoding(
     device: Device,
     encoders: EncoderPool,
 ) -> tuple[EncodingPlan, dict[str, str]]:
-    """Open the encoder's bundle and decide what the encoder will be shown.
+    """Open the encoder's bundle and decide which slices the encoder will see, and how.
 
     Slices outside `regions`, the parts of both images that can be compared, are not encoded.
 
     Returns:
-        The plan, and for each choice what was chosen and why.
+        The plan, and a line about each choice with its reason.
 
     Raises:
         InputError: the bundle does not exist, or was changed.
@@ -83,10 +83,20 @@ def plan_encoding(
 
 
 def shown_window(
-    modality: Modality, window: tuple[float, float], config: RegistrationConfig
+    water: float | None, window: tuple[float, float], config: RegistrationConfig
 ) -> tuple[float, float]:
-    """Return the intensities that an encoder sees as 0 and 1: for a CT, its encoder window."""
-    return config.encoder_ct_window_hu if modality == "ct" else window
+    """Return the intensities that the encoder sees as 0 and 1.
+
+    Args:
+        water: intensity of water in a CT in Hounsfield units, whose window is the encoder's own;
+            None for other images.
+        window: the window of other images.
+        config: the encoder's window.
+    """
+    if water is None:
+        return window
+    low, high = config.encoder_ct_window_hu
+    return low + water, high + water
 
 
 def _planes(
@@ -102,7 +112,7 @@ def _planes(
         names = (plane,)
     else:
         names, reason = (config.axis,), f"{config.axis}, as asked"
-    # Large pixels say less, so each plane is weighted by the in-plane resolution of both images.
+    # Large pixels carry less information: planes are weighted by the images' in-plane resolution.
     fineness = {
         name: float(np.prod([1 / in_plane_spacing_mm(g, name) for g in geometries]))
         for name in names
@@ -130,7 +140,7 @@ def _plane_stacks(
     frames = frames_of(shown, picture, bundle.token_grid(graph), padding, scale)
     stacks = []
     for image, region, frame in zip(pair, regions, frames, strict=True):
-        window = shown_window(image.modality, image.window, config)
+        window = shown_window(image.water, image.window, config)
         stack = plan_slices(
             image.volume,
             window,
@@ -171,7 +181,7 @@ def _cpu_batch(bundle: Bundle, graphs: Sequence[Graph]) -> int:
 
 
 def _describe_tokens(planes: Sequence[PlaneStacks], config: RegistrationConfig) -> str:
-    """Say how many tokens each slice gives, and how slices are cropped and padded."""
+    """Describe the number of tokens per slice, and how slices are cropped and padded."""
     parts = []
     for plane in planes:
         grids = [stack.tokens.shape_zyx[1:] for stack in plane.stacks]
@@ -191,7 +201,7 @@ def _describe_tokens(planes: Sequence[PlaneStacks], config: RegistrationConfig) 
 
 
 def _describe_left_out(planes: Sequence[PlaneStacks]) -> str:
-    """Say how many slices can meet the other image, where not all can."""
+    """Describe how many slices can meet the other image, if not all can."""
     text = ""
     for plane in planes:
         for role, other, stack in zip(

@@ -65,8 +65,8 @@ class SliceStack:
     def batch(self, start: int, count: int, norm: Normalisation, device: Device) -> Array:
         """Cut the pixels (n, 3, height, width) float32 of up to `count` slices from `start` on.
 
-        Pixels are windowed, antialiased where slices become smaller, and normalised; each slice is
-        made of its own voxels alone. Margins have the value of the window's dark end in every
+        Pixels are windowed, antialiased where slices become smaller, and normalised; a slice
+        uses only its own voxels. Margins have the value of the window's dark end in every
         image, because a repeated border would draw streaks. The volume should be on `device`, or it
         is uploaded for every batch.
         """

@@ -102,7 +102,7 @@ def find_record(
 
 
 def _rank(record: EngineRecord, order: list[str]) -> tuple[int, int, float, str]:
-    """Sort key, best record first; among calibrations, the one with the better verification."""
+    """Return the key that sorts the best record first; better verified calibrations come first."""
     agreement = -record.verification.first_percentile_cosine
     return order.index(record.key.precision), -max(record.key.batches), agreement, record.file
 

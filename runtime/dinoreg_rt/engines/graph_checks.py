@@ -1,4 +1,4 @@
-"""Checks that a loaded graph runs where it should and is what its manifest describes."""
+"""Checks that a loaded graph runs on the right provider and matches its manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines that run an encoder's graph, by name, and how they are opened.
+"""The table of engines that run an encoder's graph, and the opening of an encoder on one.
 
 An engine that is not available is an error; nothing falls back to another one.
 """
@@ -37,7 +37,7 @@ class Encoder(Protocol):
 
 
 class Place(NamedTuple):
-    """Where an encoder runs; see the arguments of `open_encoder`."""
+    """The threads, GPU, batch and memory limit of an encoder, as in `open_encoder`."""
 
     threads: int
     gpu: int
@@ -146,7 +146,7 @@ ENGINES = {
     ),
 }
 GPU_ENGINES = frozenset(name for name, engine in ENGINES.items() if engine.on_gpu)
-#: The distribution of each engine, for reports.
+#: Distribution that provides each engine, for reports.
 ENGINE_PACKAGES = {name: engine.package for name, engine in ENGINES.items()}
 
 

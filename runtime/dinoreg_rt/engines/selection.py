@@ -14,7 +14,7 @@ from .ort_gpu import provider_problem
 from .trt.library import Flavour
 
 _FLAVOURS: tuple[Flavour, Flavour] = ("tensorrt", "tensorrt-rtx")
-#: Engines that cannot take a bundle in bfloat16: why ONNX Runtime's CPU matters, and alternatives.
+#: Engines that cannot run a bundle in bfloat16: the role of ONNX Runtime's CPU, and alternatives.
 _WITHOUT_BFLOAT16 = {
     "ort-cpu": ("", "--engine openvino"),
     "ort-tensorrt": (

@@ -6,18 +6,23 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import DinoregError, InputError
+from ..io.paths import check_input
 from ..quality import metrics as quality
 from .pair import PairFiles, PairScores, evaluate_pair
 
 #: File names of a pair's result, of which the first that exists is used. `dinoreg-rt run` writes
 #: both, and they hold the same mapping.
 RESULT_NAMES = ("transform.h5", "displacement.nii.gz")
+
+_REQUIRED = ("pair", "fixed", "moving")
+_OPTIONAL = ("kind", "fixed_label", "moving_label", "fixed_points", "moving_points", "mask")
 
 
 @dataclass(frozen=True)
@@ -86,25 +91,23 @@ def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
 
     Args:
         pairs_csv: columns ``pair, fixed, moving`` and optionally ``kind, fixed_label, moving_label,
-            fixed_points, moving_points, mask``; further columns are ignored.
+            fixed_points, moving_points, mask``; further columns are ignored, unless their names
+            look like a misspelling of these.
         data: folder that the paths in the table are relative to.
         results: folder with one folder per pair.
 
     Raises:
-        InputError: the table cannot be read, lacks a column, is empty, or lists a pair twice.
+        InputError: the table cannot be read, lacks a column or a field, names one twice or
+            misspelled, is empty, or lists a pair twice.
     """
+    check_input(pairs_csv)
     try:
         with pairs_csv.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns, rows = reader.fieldnames or [], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{pairs_csv}: cannot be read as CSV: {error}") from error
-    missing = [name for name in ("pair", "fixed", "moving") if name not in columns]
-    if missing:
-        raise InputError(
-            f"{pairs_csv}: has no column {', '.join(missing)}, only {', '.join(columns)}; name the "
-            "columns in the first line"
-        )
+    _check_table(columns, rows, pairs_csv)
     names = [row["pair"] for row in rows]
     if not names:
         raise InputError(f"{pairs_csv}: lists no pair; add one per line")
@@ -113,6 +116,34 @@ def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
             f"{pairs_csv}: lists pairs more than once: {', '.join(twice)}; rename or remove them"
         )
     return [_pair_of_row(row, data, results) for row in rows]
+
+
+def _check_table(columns: Sequence[str], rows: Sequence[dict[Any, Any]], table: Path) -> None:
+    missing = [name for name in _REQUIRED if name not in columns]
+    if missing:
+        raise InputError(
+            f"{table}: has no column {', '.join(missing)}, only {', '.join(columns)}; name the "
+            "columns in the first line"
+        )
+    if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+        raise InputError(
+            f"{table}: names columns more than once: {', '.join(twice)}; only the last of each "
+            "would be read: rename or remove the others"
+        )
+    for name in columns:
+        near = get_close_matches(name.strip().lower(), (*_REQUIRED, *_OPTIONAL), 1, 0.8)
+        if near and name not in (*_REQUIRED, *_OPTIONAL):
+            raise InputError(
+                f"{table}: the column '{name}' would be ignored; is '{near[0]}' meant? rename it"
+            )
+    for i, row in enumerate(rows):
+        if None in row:
+            raise InputError(
+                f"{table}: row {i + 1} has more fields than the header names columns: "
+                f"{', '.join(row[None])} would be ignored"
+            )
+        if empty := [name for name in _REQUIRED if not row[name]]:
+            raise InputError(f"{table}: row {i + 1} has no {', '.join(empty)}")
 
 
 def summarise(scores: Sequence[Scored]) -> list[GroupScores]:

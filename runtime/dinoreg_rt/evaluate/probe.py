@@ -30,7 +30,7 @@ from ..errors import ConfigError, InputError
 from ..features.mind import MindFeatures
 from ..geometry import index_to_lps, invert_affine, lps_to_index, transform_points
 from ..images.pair import Sides
-from ..images.resample import resample_volume, uploaded
+from ..images.resample import resample_volume
 from ..registration.features import working_images
 from ..registration.planning import plan
 from ..types import AffineTransform, Array, FloatArray, LabelMap, Volume
@@ -244,5 +244,5 @@ def probe_images(
     plan_ = plan(fixed, moving, config, encoders=encoders)
     device, timer = plan_.device, stage_timer(plan_.device)
     with device.active(), working_stream(device), library_errors(device):
-        sides = plan_.sides(uploaded(fixed, device), uploaded(moving, device))
+        sides = plan_.sides(*plan_.uploaded(fixed, moving))
         return probe(plan_, sides, labels, timer, report, encoders)

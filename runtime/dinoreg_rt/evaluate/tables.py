@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import InputError
+from ..io.paths import check_input
 from .cohort import GroupScores, MeanInterval
 from .pair import LabelScores, PairScores
 
@@ -56,6 +57,7 @@ def read_label_names(path: Path) -> dict[int, str]:
     Raises:
         InputError: the file cannot be read, or is not an object from whole numbers to names.
     """
+    check_input(path)
     try:
         content = json.loads(path.read_text("utf-8"))
         return {int(label): str(name) for label, name in content.items()}

@@ -1,7 +1,7 @@
 """Feature volumes of an image pair on the control grid.
 
-MIND-SSC is always available. The features of an encoder (`encoder.extract`) are another set, and
-sets are joined with weights.
+MIND-SSC is always available. The features of an encoder (`dinoreg_rt.encoder.features`) are another
+set, and sets are joined with weights.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FeaturePair:
     Attributes:
         fixed: (d, h, w, stride) float16, of which `channels` are used; the rest are 0.
         moving: the same for the moving image.
-        fixed_weight: (d, h, w) float32, 0 where the features say nothing.
+        fixed_weight: (d, h, w) float32, 0 where the features are uninformative.
         moving_weight: the same for the moving image.
         channels: number of channels used.
     """
@@ -88,7 +88,7 @@ class MindFeatures:
 
     @classmethod
     def of(cls, config: DecidedConfig) -> MindFeatures:
-        """Return the features that a fully decided configuration asks for."""
+        """Return the features of a decided configuration."""
         return cls(
             config.mind_radius_mm,
             config.mind_dilation_mm,

@@ -44,7 +44,6 @@ def solver_options(config: DecidedConfig, grids: WorkingGrids) -> SolverOptions:
         search_trust_cost=config.search_trust_cost,
         cost_smoothing_mm=config.cost_smoothing * config.search_spacing_mm,
         field_smoothing_mm=config.field_smoothing * config.search_spacing_mm,
-        search_edges=config.search_edges,
         coupling=config.coupling,
         kept_costs_mb=config.search_memory_mb,
         consistency_rounds=config.inverse_consistency_rounds,

@@ -1,4 +1,4 @@
-"""The body: one connected piece of tissue, without air and the table it lies on."""
+"""Detection of the body: one connected piece of tissue, without air and the patient table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from ..types import Array
 
-#: Windowed intensities above this are tissue: on a CT above -90 HU, on an MR well above the noise.
+#: Windowed intensities above this are tissue: in a CT above -90 HU, in an MR well above the noise.
 #: Fat, which one sequence shows and another suppresses, is left to `BODY_MARGIN_MM`.
 TISSUE = 0.1
 #: Reach of the mask beyond the tissue: skin and fat count, a table does not.

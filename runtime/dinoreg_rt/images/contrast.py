@@ -1,4 +1,4 @@
-"""Whether two images rank tissues by brightness alike, so that intensities are comparable."""
+"""Whether two images rank tissues by brightness in the same order, so that intensities compare."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .resample import resample_volume, weight_on
 
 #: Limits for two MR images to count as alike. Correlation and rising share measured after a rough
 #: start: 0.33 to 0.96 and 0.78 to 1 for pairs of one sequence; -0.07 to 0.03 and below 0 for T1
-#: with T2 and for different abdominal sequences; 0.70 and 0.50 for a phantom whose contrast turns
-#: over.
+#: with T2 and for different abdominal sequences; 0.70 and 0.50 for a phantom whose contrast
+#: reverses.
 LEAST_CORRELATION = 0.2
 LEAST_RISING_SHARE = 0.75
 #: Least correlation of close MR images. Measured: 0.82 and 0.96 for T1 brains of two people and for
@@ -38,7 +38,7 @@ class Contrast:
             the features.
         close: whether both are MR images in which the same tissue is about equally bright: their
             intensities then say more than features do.
-        reason: explanation for people.
+        reason: explanation in words.
     """
 
     alike: bool
@@ -58,7 +58,7 @@ def compare_contrast(
         reason = "a CT and an MR show tissues in different orders of brightness"
         return Contrast(alike=False, close=False, reason=reason)
     if modality == "ct":
-        return Contrast(alike=True, close=False, reason="two CT show tissues alike")
+        return Contrast(alike=True, close=False, reason="two CT images show tissues alike")
     tissue = common_tissue(pair, initial, grids, device)
     value, rising = correlation(*tissue), rising_share(*tissue)
     numbers = f"correlation {value:.2f}, rising share {rising:.2f} after the initial alignment"

@@ -13,8 +13,7 @@ import numpy as np
 from ..geometry import coarsened_grid, resampled_grid
 from ..types import Geometry
 
-#: Largest reach of the discrete search along an axis, in cells: its cost grows with the third
-#: power.
+#: Largest reach of the discrete search along an axis, in cells: its cost grows with the cube.
 _MAX_SEARCH = 12
 #: Reach of each further search level, in cells, as in kernels/src/search.h.
 _FURTHER_RADIUS = 2
@@ -53,8 +52,8 @@ class WorkingGrids:
     def search_reach_zyx(self) -> np.ndarray:
         """Return the reach of the first search level along each axis, in control voxels.
 
-        Further levels may reach one more cell. Looking there changed the mean Dice of no kind of
-        pair by more than 0.001 and disturbed the measures of trust, which use the first level only.
+        Further levels may reach one more cell. Adding it changed the mean Dice of no kind of pair
+        by more than 0.001 and disturbed the measures of trust, which use the first level only.
         """
         return np.multiply(self.search_factor_zyx, self.search_radius_zyx)
 

@@ -1,4 +1,4 @@
-"""The two images of a registration: what is known of each, and the grids it is sampled on."""
+"""The two images of a registration: the properties of each, and the grids it is sampled on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias, TypeVar
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..types import AffineTransform, Array, Geometry, Modality, Volume
-from .intensity import detect_modality, intensity_window
+from .intensity import intensity_window, without_padding
+from .modality import detect_modality
 
 Role: TypeAlias = Literal["fixed", "moving"]
 _Of = TypeVar("_Of")
@@ -23,11 +24,13 @@ class PairImage:
 
     Attributes:
         role: ``fixed`` or ``moving``.
-        volume: voxels and grid.
+        volume: voxels and grid, with air in place of padding.
         mask: (D, H, W), nonzero where the image counts; None for everywhere.
         modality: CT or MR.
         window: intensities that map to 0 and 1.
         lowest: smallest intensity.
+        water: intensity of water in a CT; None for an MR and for a CT that is not in HU.
+        padded: whether padding was replaced in `volume`.
         body: body mask on its own grid; None if none is used.
     """
 
@@ -38,6 +41,8 @@ class PairImage:
     window: tuple[float, float]
     lowest: float
     body: Volume | None = None
+    water: float | None = None
+    padded: bool = False
 
 
 Pair: TypeAlias = tuple[PairImage, PairImage]
@@ -79,18 +84,47 @@ class SolverSide:
 Sides: TypeAlias = tuple[SolverSide, SolverSide]
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What was decided about one image, for people.
+
+    Attributes:
+        modality: modality and the evidence for it.
+        warnings: what is open, and the option that settles it.
+    """
+
+    modality: str
+    warnings: tuple[str, ...] = ()
+
+
 def examine(
     role: Role, volume: Volume, mask: Array | None, config: RegistrationConfig
-) -> tuple[PairImage, str]:
-    """Return an image with its modality and window, and the reason for the modality.
+) -> tuple[PairImage, Findings]:
+    """Return an image with its modality and window, and what was found.
 
-    Voxels outside the mask do not count for the window.
+    Voxels outside the mask and padding do not count for the window.
 
     Raises:
-        InputError: the image shows nothing.
+        InputError: the image shows nothing, or its negative values were stored as unsigned ones.
     """
     wanted = config.fixed_modality if role == "fixed" else config.moving_modality
+    found = detect_modality(volume, wanted)
+    window = intensity_window(volume, found, config, mask, role)
+    reason, padded = found.reason, bool(found.padding)
+    if padded:
+        values = " and ".join(f"{value:g}" for value in found.padding)
+        reason += f"; {values} is padding and counts as air"
+    warnings = []
+    if not found.sure:
+        reason += f"; not certain: {found.doubt}"
+        taken = f"the {role} image is taken for {'a CT' if found.modality == 'ct' else 'an MR'}"
+        settle = f"give --{role}-modality ct or mr"
+        if wanted != "auto":
+            settle = f"check --{role}-modality"
+        warnings.append(f"{taken}, but {found.doubt}: {settle}")
+    volume = without_padding(volume, found.padding)
     lowest = float(volume.array.min())
-    modality, reason = detect_modality(lowest, wanted)
-    window = intensity_window(volume, modality, config, mask, role)
-    return PairImage(role, volume, mask, modality, window, lowest), reason
+    image = PairImage(
+        role, volume, mask, found.modality, window, lowest, water=found.water, padded=padded
+    )
+    return image, Findings(reason, tuple(warnings))

@@ -1,6 +1,6 @@
 """Synthetic image pairs with a known deformation, for warm-up and measurements.
 
-Everything is a product of functions of one axis, so a volume of any size takes a moment.
+Everything is a product of functions of one axis, so volumes of any size are made quickly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From images as scanned to images on the working grid: upload, resampling and coverage."""
+"""Upload and resampling of scanned images to the working grid, and coverage of its voxels."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def resample_volume(
         affine: map from fixed points to the image's points.
         device: device that holds the result.
         outside: value beyond the image (default: the border voxels are continued). Such voxels have
-            no weight, but features near the border see them: with black beyond the last slice,
-            those of two slices showed little else.
+            no weight, but they enter the features near the border: with black beyond the last
+            slice, those of two slices showed little else.
     """
     image = device.upload(volume.array, np.float32)
     if same_grid(volume.geometry, grid) and affine.is_identity():

@@ -39,7 +39,7 @@ def volume_from_sitk(
         finite: the values are already known to be finite.
     """
     _check_kind(image, components=1, name=name)
-    voxels = _view(image)
+    voxels = sitk_view(image)
     pixel_type = pixel_type or voxels.dtype.name
     if voxels.dtype == np.float32:
         # A view alone would die with the image. ITK's copy shares the voxels until one is changed.
@@ -54,7 +54,7 @@ def volume_from_sitk(
 def labels_from_sitk(image: sitk.Image, name: str = "labels", *, mask: bool = False) -> LabelMap:
     """Convert to a checked `LabelMap` with a copy of the voxels; `mask` as in `build_labels`."""
     _check_kind(image, components=1, name=name)
-    view = _view(image)
+    view = sitk_view(image)
     return build_labels(view, sitk_geometry(image), view.dtype.name, name, mask=mask)
 
 
@@ -63,7 +63,7 @@ def displacement_from_sitk(image: sitk.Image, name: str = "displacement") -> Dis
     _check_kind(image, components=3, name=name)
     geometry = sitk_geometry(image)
     validate.check_geometry(geometry, name)
-    vectors = np.array(_view(image), dtype=np.float32)
+    vectors = np.array(sitk_view(image), dtype=np.float32)
     validate.check_finite(vectors, name)
     return DisplacementField(vectors, geometry)
 
@@ -131,10 +131,15 @@ def array_to_sitk(array: NDArray[Any], geometry: Geometry) -> sitk.Image:
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
+    set_geometry(image, geometry)
+    return image
+
+
+def set_geometry(image: sitk.Image, geometry: Geometry) -> None:
+    """Give a SimpleITK image spacing, origin and direction."""
     image.SetSpacing(geometry.spacing_mm)
     image.SetOrigin(tuple(float(v) for v in geometry.origin_mm))
     image.SetDirection(geometry.direction.ravel().tolist())
-    return image
 
 
 def _smallest_integer(low: int, high: int) -> str:
@@ -177,7 +182,8 @@ def sitk_geometry(image: sitk.Image) -> Geometry:
     return Geometry((z, y, x), image.GetSpacing(), image.GetOrigin(), direction)
 
 
-def _view(image: sitk.Image) -> NDArray[Any]:
+def sitk_view(image: sitk.Image) -> NDArray[Any]:
+    """Return the voxels of a SimpleITK image, (D, H, W), read-only and valid while it lives."""
     import SimpleITK as sitk
 
     view: NDArray[Any] = sitk.GetArrayViewFromImage(image)

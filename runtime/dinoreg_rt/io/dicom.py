@@ -8,44 +8,58 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from ..errors import InputError
-from ..types import FloatArray
-from .convert import quiet_itk
+from ..types import Modality
+from .arrays import float32_at
+from .convert import quiet_itk, set_geometry, sitk_view
+from .dicom_grid import stack
+from .dicom_headers import header_reader, read_slices, read_tags
+from .dicom_pixels import correct_values, pixel_type_of, read_pixels
+from .dicom_slices import SERIES, check_alike, select
 from .paths import check_name
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-_SERIES = "?series="
-_UNEVEN_MM = 0.05
 #: SOP classes of slices and volumes. Reports, contours, treatment plans and the like are not images
 #: and are ignored, as GDCM does.
 _IMAGE_CLASS = re.compile(
     r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(1|2|3|4|6|7|12|13|14|20|77|128|130)\b"
 )
+_MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mr"}
 _SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
-_TAGS = {"position": "0020|0032", "orientation": "0020|0037", "description": "0008|103e"}
 
 
-class _Slice(NamedTuple):
-    file: str
-    position: FloatArray
-    orientation: FloatArray
+class Series(NamedTuple):
+    """A series as it was read.
+
+    Attributes:
+        image: float32 voxels in LPS geometry.
+        pixel_type: NumPy name of the pixel type after rescaling.
+        modality: the modality that its header names; None if that is neither CT nor MR.
+        notes: what was corrected or evened out.
+    """
+
+    image: sitk.Image
+    pixel_type: str
+    modality: Modality | None
+    notes: tuple[str, ...]
 
 
 def split_series(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """Split ``FOLDER?series=UID`` into folder and UID; any other path has the UID None."""
+    """Split ``FOLDER?series=UID`` into folder and selection; any other path has the selection None.
+
+    The selection is the UID, and attributes as in `read_series`.
+    """
     text = os.fspath(path)
-    if _SERIES in text and not Path(text).exists():
-        folder, _, uid = text.rpartition(_SERIES)
-        return Path(folder), uid
+    if SERIES in text and not Path(text).exists():
+        folder, _, selection = text.rpartition(SERIES)
+        return Path(folder), selection
     return Path(text), None
 
 
 def series_files(folder: Path, uid: str | None = None) -> list[str]:
-    """List the files of a series in the order of its slices; arguments as in `read_series`.
+    """List the files of a series; `uid` is required if the folder holds several.
 
     Raises:
         InputError: the folder holds no series, or several (which are listed), or DICOM files that
@@ -54,6 +68,14 @@ def series_files(folder: Path, uid: str | None = None) -> list[str]:
     import SimpleITK as sitk
 
     reader = sitk.ImageSeriesReader
+    if uid is None:
+        with quiet_itk():
+            first = list(reader.GetGDCMSeriesFileNames(str(folder)))
+        for file in first:
+            check_name(file)
+        # One series and nothing else: the folder need not be read again.
+        if first and len(first) == sum(path.is_file() for path in folder.iterdir()):
+            return first
     with quiet_itk():
         found = list(reader.GetGDCMSeriesIDs(str(folder)))
         files = {u: list(reader.GetGDCMSeriesFileNames(str(folder), u)) for u in found}
@@ -72,7 +94,7 @@ def series_files(folder: Path, uid: str | None = None) -> list[str]:
     listing = "".join(f"\n  {u}  {_description(f[0])}  ({len(f)} files)" for u, f in files.items())
     problem = f"no series {uid}" if uid else f"{len(found)} DICOM series"
     raise InputError(
-        f"{folder}: holds {problem}; choose one as '{folder}{_SERIES}UID' from these:{listing}"
+        f"{folder}: holds {problem}; choose one as '{folder}{SERIES}UID' from these:{listing}"
     )
 
 
@@ -82,48 +104,46 @@ def input_files(path: str | os.PathLike[str]) -> list[Path]:
     Raises:
         InputError: the folder does not hold the series.
     """
-    folder, uid = split_series(path)
-    if uid is not None:
+    folder, selection = split_series(path)
+    if selection is not None:
+        uid, _ = _parse_selection(selection)
         return sorted(Path(file) for file in series_files(folder, uid))
     if folder.is_dir():
         return sorted(p for p in folder.iterdir() if p.is_file())
     return [folder]
 
 
-def read_series(folder: Path, uid: str | None = None) -> tuple[sitk.Image, str]:
+def read_series(folder: Path, selection: str | None = None) -> Series:
     """Read the DICOM series of a folder, with each slice's rescale slope and intercept applied.
 
     Args:
         folder: the folder of the files; it is not searched recursively.
-        uid: Series Instance UID, required if the folder holds several series.
-
-    Returns:
-        A float32 image, and the NumPy name of the pixel type after rescaling.
+        selection: Series Instance UID, required if the folder holds several series. For volumes
+            mixed in one series it is followed by ``&ATTRIBUTE=VALUE``, such as ``&EchoTime=4.92``.
 
     Raises:
-        InputError: as `series_files`, or the slices are not evenly spaced.
+        InputError: as `series_files`, or the slices do not form one evenly spaced volume.
     """
-    import SimpleITK as sitk
+    uid, wanted = _parse_selection(selection)
+    name = str(folder) if selection is None else f"{folder}{SERIES}{selection}"
+    slices = select(read_slices(series_files(folder, uid)), wanted, name)
+    check_alike(slices, name)
+    slices, geometry, notes = stack(slices, name)
+    image = read_pixels(slices, name)
+    view = sitk_view(image)  # a read-only view of memory that nothing else uses yet
+    more = correct_values(float32_at(view.ctypes.data, view.shape, image), slices)
+    set_geometry(image, geometry)
+    header = slices[0].tags.get("Modality", "").strip().upper()
+    modality = _MODALITIES.get(header)
+    if header and modality is None:
+        more = (*more, f"the DICOM header says {header}, which is neither CT nor MR")
+    return Series(image, pixel_type_of(slices), modality, (*notes, *more))
 
-    files = series_files(folder, uid)
-    with quiet_itk():
-        slices = [_read_slice(file) for file in files]
-        _check_positions(slices, str(folder))
-        first = sitk.ReadImage(slices[0].file)
-    if first.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{folder}: has colour (RGB) pixels; a greyscale series is needed")
-    pixel_type = sitk.GetArrayViewFromImage(first).dtype.name
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([s.file for s in slices])
-    # Slopes may differ between slices (PET); integers of the first slice's type would clip them.
-    reader.SetOutputPixelType(sitk.sitkFloat32)
-    try:
-        with quiet_itk():
-            return reader.Execute(), pixel_type
-    except RuntimeError as error:
-        raise InputError(
-            f"{folder}: the series cannot be read: {str(error).strip().splitlines()[-1]}"
-        ) from error
+
+def _parse_selection(selection: str | None) -> tuple[str | None, dict[str, str]]:
+    uid, *conditions = (selection or "").split("&")
+    wanted = dict(part.partition("=")[::2] for part in conditions)
+    return uid or None, wanted
 
 
 def _check_unread(folder: Path, read: set[str]) -> None:
@@ -173,66 +193,6 @@ def _sop_class(raw: bytes) -> str | None:
 
 
 def _description(file: str) -> str:
-    text = _read_tags(file).get("description", "").strip()
+    with quiet_itk():
+        text = read_tags(header_reader(), file).get("SeriesDescription", "")
     return f"'{text}'" if text else "(no description)"
-
-
-def _read_tags(file: str) -> dict[str, str]:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    reader.SetImageIO("GDCMImageIO")
-    reader.ReadImageInformation()
-    return {name: reader.GetMetaData(t) for name, t in _TAGS.items() if reader.HasMetaDataKey(t)}
-
-
-def _read_slice(file: str) -> _Slice:
-    try:
-        tags = _read_tags(file)
-        position = np.array(tags["position"].split("\\"), dtype=np.float64).reshape(3)
-        orientation = np.array(tags["orientation"].split("\\"), dtype=np.float64).reshape(2, 3)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{file}: has no readable slice position and orientation; multi-frame (enhanced) "
-            "DICOM and scout images are not supported: convert the series to NIfTI or NRRD"
-        ) from error
-    return _Slice(file, position, orientation)
-
-
-def _check_positions(slices: list[_Slice], name: str) -> None:
-    """Require parallel slices on a straight line along their normal, at equal distances."""
-    if len(slices) < 2:
-        raise InputError(
-            f"{name}: the series has one slice (an axis of one voxel); a 3D volume is needed"
-        )
-    orientations = np.array([s.orientation for s in slices])
-    if np.abs(orientations - orientations[0]).max() > 1e-3:
-        raise InputError(
-            f"{name}: the slices of the series are not parallel (a scout image among them?); "
-            "separate them"
-        )
-    normal = np.cross(*orientations[0])
-    along = np.array([s.position @ normal for s in slices])
-    # Repeated positions come in any order, in which gaps between neighbours mean nothing.
-    places = 1 + int(np.count_nonzero(np.diff(np.sort(along)) > 1e-3))
-    if places < len(slices):
-        raise InputError(
-            f"{name}: the {len(slices)} slices of the series lie at only {places} position(s); "
-            "separate its time points or echoes, or remove the copies"
-        )
-    steps = np.diff([s.position for s in slices], axis=0)
-    gaps = np.abs(steps @ normal)
-    low, high = int(np.argmin(gaps)), int(np.argmax(gaps))
-    if gaps[high] - gaps[low] > _UNEVEN_MM:
-        raise InputError(
-            f"{name}: slice spacing is not uniform: {gaps[low]:.3f} mm between slices {low + 1} "
-            f"and {low + 2}, {gaps[high]:.3f} mm between {high + 1} and {high + 2} of "
-            f"{len(slices)}; is a slice missing? resample the series onto an even grid"
-        )
-    sideways = float(np.linalg.norm(steps - np.outer(steps @ normal, normal), axis=1).max())
-    if sideways > _UNEVEN_MM:
-        raise InputError(
-            f"{name}: the slices are shifted sideways by {sideways:.3f} mm from one to the next "
-            "(gantry tilt): resample the series onto an orthogonal grid"
-        )

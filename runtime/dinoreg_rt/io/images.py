@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, OutputError
-from ..types import DisplacementField, Geometry, LabelMap, Volume
+from ..types import DisplacementField, Geometry, LabelMap, Modality, Volume
 from . import dicom, integrity, nifti, validate
 from .arrays import as_numpy
 from .convert import (
@@ -21,7 +22,7 @@ from .convert import (
     sitk_geometry,
     volume_from_sitk,
 )
-from .paths import check_name, output_errors
+from .paths import check_input, check_name, output_errors
 from .staging import staged_file
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ class _Image(NamedTuple):
         image: the SimpleITK image.
         pixel_type: the pixel type to remember if it is not the image's own; otherwise empty.
         finite: the values are already known to be finite.
+        modality: the modality that a DICOM header names.
+        notes: what was corrected, as `Volume.notes`.
     """
 
     image: sitk.Image
     pixel_type: str = ""
     finite: bool = False
+    modality: Modality | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_volume(path: str | os.PathLike[str], *, constant: bool = False) -> Volume:
@@ -51,7 +56,8 @@ def read_volume(path: str | os.PathLike[str], *, constant: bool = False) -> Volu
 
     Args:
         path: NIfTI, NRRD or MetaImage file; a folder with one DICOM series; or
-            ``FOLDER?series=UID`` for one of several series.
+            ``FOLDER?series=UID`` for one of several series; ``&EchoTime=4.92`` after that chooses
+            among the volumes mixed in one.
         constant: allow an image in which all voxels are the same, such as weights.
 
     Returns:
@@ -61,8 +67,9 @@ def read_volume(path: str | os.PathLike[str], *, constant: bool = False) -> Volu
         InputError: the file is missing, damaged or of an unknown format, or the image is not 3D,
             not scalar, not finite, constant (unless allowed), or has an impossible header.
     """
-    image, pixel_type, finite = _read(path, components=1)
-    return volume_from_sitk(image, os.fspath(path), pixel_type, constant=constant, finite=finite)
+    image, pixel_type, finite, modality, notes = _read(path, components=1)
+    volume = volume_from_sitk(image, os.fspath(path), pixel_type, constant=constant, finite=finite)
+    return replace(volume, modality_hint=modality, notes=notes)
 
 
 def read_geometry(path: str | os.PathLike[str]) -> Geometry:
@@ -139,14 +146,15 @@ def _read(path: str | os.PathLike[str], components: int) -> _Image:
         path: as for `read_volume`.
         components: wanted number of values per voxel; 0 accepts any number and any values.
     """
-    check_name(path)
+    check_input(path)
     file, series = dicom.split_series(path)
     if not file.exists():
         raise InputError(f"{file}: no such file or folder")
     if file.is_dir() or series is not None:
         if components == 3:
             raise InputError(f"{file}: is a folder; a displacement field is one image file")
-        return _Image(*dicom.read_series(file, series))
+        read = dicom.read_series(file, series)
+        return _Image(read.image, read.pixel_type, modality=read.modality, notes=read.notes)
     suffix = image_suffix(file)
     if suffix not in READABLE:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -44,7 +45,8 @@ def as_volume(image: ImageLike, *, constant: bool = False) -> Volume:
         array, name = as_array(image.array), image.name or "image"
         pixel_type = image.pixel_type or array.dtype.name
         with on_its_device(array):
-            return build_volume(array, image.geometry, pixel_type, name, constant=constant)
+            built = build_volume(array, image.geometry, pixel_type, name, constant=constant)
+        return replace(built, modality_hint=image.modality_hint, notes=image.notes)
     if hasattr(image, "GetPixelID"):
         return volume_from_sitk(image, constant=constant)
     raise InputError(

@@ -16,6 +16,7 @@ from ..geometry import apply_matrix, index_to_lps, slab_affine, z_slabs
 from ..types import DisplacementField, Geometry
 from .nifti import gunzipped
 from .nifti_header import check_extent, parse_header
+from .paths import check_input
 
 
 def read_learn2reg_displacement(
@@ -54,6 +55,7 @@ def read_learn2reg_displacement(
 
 def _read_array(path: Path) -> NDArray[np.floating]:
     """Read voxel displacements (3, z, y, x); component c is along index axis c (x, y, z)."""
+    check_input(path)
     try:
         if path.suffix == ".gz":
             with gunzipped(path) as plain:

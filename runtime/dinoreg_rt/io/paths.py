@@ -42,6 +42,23 @@ def check_name(path: str | os.PathLike[str], error_type: type[DinoregError] = In
             raise error_type(f"{text}: cannot be looked up: {error.strerror}") from error
 
 
+def check_input(path: str | os.PathLike[str]) -> None:
+    """Require a path that `check_name` accepts and that is not a FIFO, a socket or a device.
+
+    Opening a FIFO waits for a writer, for ever if there is none, and images are read more than
+    once. A missing file is not an error here.
+
+    Raises:
+        InputError: it is none of a file, a folder and a missing path.
+    """
+    check_name(path)
+    file = Path(path)
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise InputError(
+            f"{file}: is a FIFO, a socket or a device; give a regular file: save its content first"
+        )
+
+
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Require that the outputs can be written without overwriting an input.
 
@@ -52,11 +69,11 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     Raises:
         OutputError: a path that `check_name` refuses, a folder of the same name, or an output that
             is an input.
-        InputError: an input that `check_name` refuses.
+        InputError: an input that `check_input` refuses.
     """
     read = {}
     for path in inputs:
-        check_name(path)
+        check_input(path)
         if path.is_file():
             status = path.stat()
             read[status.st_dev, status.st_ino] = path

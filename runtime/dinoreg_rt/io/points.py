@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -20,13 +19,21 @@ import numpy as np
 
 from ..errors import InputError, OutputError
 from ..types import FloatArray
-from .paths import output_errors
+from .paths import check_input, output_errors
+from .point_tables import (
+    AXES,
+    check_columns,
+    coordinate_columns,
+    is_number,
+    number,
+    read_coordinates,
+    write_table,
+)
 from .staging import staged_file
 
 Frame: TypeAlias = Literal["lps", "ras"]
 
 _SUFFIXES = (".csv", ".mrk.json", ".fcsv")
-_AXES = ("x", "y", "z")
 _FCSV_COLUMNS = (
     *("id", "x", "y", "z", "ow", "ox", "oy", "oz"),
     *("vis", "sel", "lock", "label", "desc", "associatedNodeID"),
@@ -74,6 +81,7 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
         InputError: the file is missing, of an unknown format or without points, a coordinate is not
             a finite number, or the frame is unknown.
     """
+    check_input(path)
     file = Path(path)
     try:
         text = file.read_text("utf-8-sig")
@@ -135,10 +143,11 @@ def _read_csv(text: str, name: str, frame: Frame) -> PointSet:
     rows = [tuple(c.strip() for c in r) for r in csv.reader(io.StringIO(text), delimiter=delimiter)]
     rows = [r for r in rows if any(r) and not r[0].startswith("#")]
     columns: tuple[str, ...] = ()
-    if rows and not _is_number(rows[0][0]):
+    if rows and not is_number(rows[0][0]):
         columns, *rows = rows
-    at = _coordinate_columns(columns, name)
-    points = _numbers(rows, at, name)
+    check_columns(columns, rows, name)
+    at = coordinate_columns(columns, name)
+    points = read_coordinates(rows, at, name)
     lower = [c.lower() for c in columns]
     label_at = next((lower.index(c) for c in ("label", "name") if c in lower), None)
     labels = tuple(
@@ -146,37 +155,6 @@ def _read_csv(text: str, name: str, frame: Frame) -> PointSet:
         for i, row in enumerate(rows)
     )
     return PointSet(_flip(points, frame), labels, frame, columns, tuple(rows))
-
-
-def _coordinate_columns(columns: Sequence[str], name: str) -> list[int]:
-    if not columns:
-        return [0, 1, 2]
-    lower = [c.lower() for c in columns]
-    if not all(axis in lower for axis in _AXES):
-        raise InputError(
-            f"{name}: its header names the columns {', '.join(columns)}; x, y and z are needed"
-        )
-    return [lower.index(axis) for axis in _AXES]
-
-
-def _numbers(rows: Sequence[Sequence[str]], at: Sequence[int], name: str) -> FloatArray:
-    points = np.empty((len(rows), 3))
-    for i, row in enumerate(rows):
-        try:
-            points[i] = [float(row[j]) for j in at]
-        except (ValueError, IndexError) as error:
-            raise InputError(
-                f"{name}: point {i + 1} needs three numbers x, y, z but has: {', '.join(row)}"
-            ) from error
-    return points
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_fcsv(text: str, name: str) -> PointSet:
@@ -194,7 +172,7 @@ def _read_fcsv(text: str, name: str) -> PointSet:
     frame = _FCSV_FRAMES[stated.upper()]
     columns = tuple(c.strip() for c in header.get("columns", ",".join(_FCSV_COLUMNS)).split(","))
     rows = [tuple(r) for r in csv.reader(io.StringIO(text)) if r and not r[0].startswith("#")]
-    points = _numbers(rows, _coordinate_columns(columns, name), name)
+    points = read_coordinates(rows, coordinate_columns(columns, name), name)
     at = columns.index("label") if "label" in columns else 0
     labels = tuple(row[at] if at < len(row) else str(i + 1) for i, row in enumerate(rows))
     return PointSet(_flip(points, frame), labels, frame, columns, tuple(rows))
@@ -207,7 +185,8 @@ def _read_markups(text: str, name: str) -> PointSet:
         stated = str(node.get("coordinateSystem", "LPS")).upper()
         controls = node["controlPoints"]
         positions = [point["position"] for point in controls]
-        points = np.array(positions, dtype=np.float64).reshape(-1, 3)
+        points = np.array([[number(str(v)) for v in p] for p in positions], np.float64)
+        points = points.reshape(len(positions), 3)
         labels = tuple(str(p.get("label", i + 1)) for i, p in enumerate(controls))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -227,8 +206,8 @@ def _csv_text(points: PointSet) -> str:
     xyz = _flip(points.points_lps_mm, points.frame)
     columns, rows = points.columns, [list(row) for row in points.rows]
     if not rows or "associatedNodeID" in columns:  # from another format
-        columns, rows = (*_AXES, "label"), [["", "", "", label] for label in points.labels]
-    return _table(columns, rows, xyz)
+        columns, rows = (*AXES, "label"), [["", "", "", label] for label in points.labels]
+    return write_table(columns, rows, xyz)
 
 
 def _fcsv_text(points: PointSet) -> str:
@@ -242,22 +221,7 @@ def _fcsv_text(points: PointSet) -> str:
         ]
     head = "# Markups fiducial file version = 4.11\n"
     head += f"# CoordinateSystem = {points.frame.upper()}\n# columns = {','.join(columns)}\n"
-    return head + _table((), rows, xyz, _coordinate_columns(columns, "points"))
-
-
-def _table(
-    columns: Sequence[str], rows: list[list[str]], xyz: FloatArray, at: Sequence[int] | None = None
-) -> str:
-    at = at or _coordinate_columns(columns, "points")
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    if columns:
-        writer.writerow(columns)
-    for row, point in zip(rows, xyz, strict=True):
-        for j, value in zip(at, point, strict=True):
-            row[j] = f"{value:.6f}"
-        writer.writerow(row)
-    return buffer.getvalue()
+    return head + write_table((), rows, xyz, coordinate_columns(columns, "points"))
 
 
 def _markups_text(points: PointSet) -> str:

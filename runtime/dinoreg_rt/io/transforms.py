@@ -22,7 +22,7 @@ from . import transform_h5
 from .arrays import as_numpy
 from .convert import array_to_sitk, displacement_from_sitk
 from .images import READABLE, image_suffix, read_displacement
-from .paths import check_name, output_errors
+from .paths import check_input, check_name, output_errors
 from .staging import staged_file
 
 if TYPE_CHECKING:
@@ -43,10 +43,12 @@ def read_transform(path: str | os.PathLike[str]) -> tuple[Transform, ...]:
         InputError: the file is missing or damaged, or the transform is not 3D or neither affine nor
             a displacement field.
     """
-    check_name(path)
+    check_input(path)
     file = Path(path)
     if not file.exists():
         raise InputError(f"{file}: no such file")
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; a transform is one file")
     suffix = image_suffix(file)
     if suffix in READABLE:
         return (read_displacement(file),)
@@ -214,7 +216,10 @@ def _read_with_itk(file: Path) -> tuple[Transform, ...]:
 
 def _check_single(file: Path) -> None:
     """Require one transform or a composite: ITK reads the first in a text file and drops others."""
-    lines = file.read_text("utf-8", "replace").splitlines()
+    try:
+        lines = file.read_text("utf-8", "replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     kinds = [line.split(":")[1].strip() for line in lines if line.startswith("Transform:")]
     if len(kinds) > 1 and not kinds[0].startswith("CompositeTransform"):
         raise InputError(

@@ -235,7 +235,6 @@ def _once(options: SolverOptions) -> SolverOptions:
         search_factor=coarser(options.search_factor),
         search_levels=1,
         search_trust_cost=0.0,
-        search_edges=0.0,
         consistency_rounds=0,
         iterations=(0,),
         feature_similarity="mse",

@@ -21,7 +21,7 @@ class Case:
         moving: the moving image, which is deformed.
         fixed_mask: (D, H, W) on the fixed grid, nonzero where the image counts; None: everywhere.
         moving_mask: the same on the moving grid.
-        weights: (D, H, W) float32 on the fixed grid, how much each voxel counts; None: all equally.
+        weights: (D, H, W) float32, weight of each voxel of the fixed grid; None: 1 everywhere.
     """
 
     fixed: Volume

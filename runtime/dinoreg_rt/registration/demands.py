@@ -1,4 +1,4 @@
-"""Checks of what a configuration demands of the machine, made before an image is read."""
+"""Checks that the machine can meet a configuration's demands, before an image is read."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_encoder(config: RegistrationConfig, device: Device) -> None:
 
 
 def _check_built(bundle: Bundle, graphs: Sequence[Graph], flavour: Flavour, device: Device) -> None:
-    """Check that one engine at least exists; the images decide later which graph is used."""
+    """Check that at least one engine exists; the images determine later which graph is used."""
     from ..engines.cache import engine_record
 
     problems = []
@@ -137,9 +137,9 @@ def _check_installed(name: str) -> None:
 
 
 def check_used(config: RegistrationConfig, given: Iterable[str]) -> None:
-    """Check that every parameter in `given` concerns something that the run does.
+    """Check that every parameter in `given` has an effect on the run.
 
-    Presets and files may set more parameters: they serve runs of several kinds.
+    Presets and files may set further parameters, because they serve runs of several kinds.
 
     Raises:
         ConfigError: a parameter would have no effect.

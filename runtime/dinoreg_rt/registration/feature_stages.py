@@ -50,7 +50,7 @@ def encode_beside_gpu(sizes: Sizes) -> int:
 
 
 def _encode_work(sizes: Sizes) -> Iterator[Work]:
-    """Yield the encoder, and what the joint PCA needs of every token."""
+    """Yield the work of the encoder and of the second moments of all tokens."""
     from ..encoder.estimate import slice_operations
 
     encoding = sizes.encoding

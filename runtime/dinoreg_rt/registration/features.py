@@ -1,4 +1,4 @@
-"""Features of both images on the solver's grids, and how much each voxel counts.
+"""Features of both images on the solver's grids, and the weight of each voxel.
 
 Features are MIND-SSC, an encoder's, or both joined.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Extracted:
-    """What the solver compares.
+    """The features and intensities that the solver compares.
 
     Attributes:
         search: features of both images for each search level.
@@ -67,15 +67,15 @@ class Extracted:
 
 
 def weigh(counts: tuple[Array, Array], features: FeaturePair) -> tuple[Array, Array]:
-    """Return how much each control voxel counts, times how much its features say."""
+    """Multiply the weights of the control voxels by those of their features."""
     return counts[0] * features.fixed_weight, counts[1] * features.moving_weight
 
 
 def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> tuple[Array, Array]:
     """Weigh each control voxel of both images by field of view, masks, bodies and organs.
 
-    The weights are computed on the host, where masks and bodies are; a GPU would have to be waited
-    for to learn whether anything is left.
+    The weights are computed on the host, where masks and bodies are. On a GPU, the host would have
+    to wait for the check that anything is left.
 
     Args:
         sides: both images.
@@ -98,7 +98,7 @@ def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> t
 
 
 def nothing_left(side: SolverSide, *, weighted: bool) -> str:
-    """Return the message for an image of which nothing counts.
+    """Return the error message for an image of which nothing counts.
 
     Args:
         side: the image.
@@ -109,10 +109,10 @@ def nothing_left(side: SolverSide, *, weighted: bool) -> str:
     given += ["weights"] * (weighted and image.role == "fixed")
     names = " and ".join(given)
     leave = "leaves" if given in (["mask"], ["body mask"]) else "leave"
-    part = f"nothing of what its {names} {leave}" if given else "no part of it"
+    part = f"what its {names} {leave}" if given else "it"
     return (
-        f"nothing of the {image.role} image is left to compare: the other image reaches {part}; "
-        f"check {f'the {names} and ' if given else ''}the initial alignment"
+        f"nothing of the {image.role} image is left to compare: the other image does not reach "
+        f"{part}; check {f'the {names} and ' if given else ''}the initial alignment"
     )
 
 

@@ -30,7 +30,7 @@ def _compared(sizes: Sizes) -> int:
 
 
 def _solve_bytes(sizes: Sizes) -> int:
-    """Return the bytes of what is compared, the solution and the solver's workspace."""
+    """Return the bytes of the compared arrays, the solution and the solver's workspace."""
     workspace = solver_workspace_bytes(
         sizes.config, sizes.grids, sizes.moving_grids.control, sizes.strides
     )
@@ -194,7 +194,7 @@ def _quality_work(sizes: Sizes) -> Iterator[Work]:
 
 
 def _deliver_beside_gpu(sizes: Sizes) -> int:
-    """Return the bytes of the results and of what the encoder took: its engine stays open."""
+    """Return the bytes of the results and of the encoder, whose engine stays open."""
     return encode_beside_gpu(sizes) + sizes.results
 
 

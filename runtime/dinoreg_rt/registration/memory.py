@@ -1,6 +1,6 @@
 """Decisions about memory: refuse what cannot fit, fit the rest to a GPU, and explain both.
 
-What the stages need is predicted in `stages`.
+`stages` predicts what each stage needs.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ def check_memory(
         if sizes.encoding is not None:
             advice += ", --token-memory-gb or --token-grid"
         raise ResourceError(
-            f"about {_mib(host_bytes)} would be needed on the host, and {_mib(free)} are "
+            f"about {_mib(host_bytes)} of host memory would be needed, and {_mib(free)} are "
             f"free; {advice} or a cropped image needs less"
         )
     if memory is None or memory.peak_bytes <= memory.available_bytes:
         return
     if sizes.encoding is not None:
         advice += ", --token-grid"
-    limit = "the budget (--gpu-memory) is" if memory.budget else "free are"
+    available = _mib(memory.available_bytes)
+    room = f"the budget (--gpu-memory) is {available}" if memory.budget else f"{available} are free"
     raise ResourceError(
         f"about {_mib(memory.peak_bytes)} would be needed on {device.name} in the stage "
-        f"'{memory.largest_stage}', and {limit} {_mib(memory.available_bytes)}; "
+        f"'{memory.largest_stage}', and {room}; "
         f"{advice} or a cropped image needs less"
     )
 
 
 def fit_to_device(device: Device, sizes: Sizes, held_bytes: int) -> tuple[Sizes, DeviceMemory]:
-    """Change what does not fit on a GPU until it does: token storage, batch, the search's memory.
+    """Reduce a registration until it fits on a GPU: search memory, token storage, then batch size.
 
-    The search gives up its kept costs before tokens move to the host, and tokens move before the
-    batch becomes smaller: the first two change no bit, and the batch may change the rounding of
-    the encoder's sums.
+    The first two do not change the results; the batch size may change the rounding of the encoder's
+    sums.
 
     Args:
         device: a CUDA device.

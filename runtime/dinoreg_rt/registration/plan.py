@@ -1,4 +1,4 @@
-"""`Plan`: the decisions about one registration."""
+"""`Plan`: the decisions about one registration, as `planning` makes them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ..geometry import describe
 from ..images.grids import WorkingGrids
 from ..images.moving_grids import MovingGrids
 from ..images.pair import Pair, Sides, SolverSide
+from ..images.resample import uploaded
+from ..io.hashes import content_hash
 from ..types import AffineTransform, DeviceMemory, Volume
 from .memory import describe_device_memory
 from .sizes import Sizes
@@ -24,12 +26,13 @@ class Plan:
     Attributes:
         pair: fixed and moving image, on the host.
         device: the device that the registration runs on.
-        config: the parameters of this registration, nothing left open.
+        config: the parameters of this registration, all of them decided.
         alignment: the initial alignment, how it was found and how certain it is.
         grids: the grids on the fixed image's box.
         moving_grids: the grids on which the moving image is sampled.
         encoding: the slices that an encoder is shown; None without an encoder.
-        choices: what was decided for the user and why, by the name of the decision.
+        choices: automatic decisions with their reasons, by the name of the decision.
+        warnings: what the images leave open, and the options that settle it.
         memory_bytes: predicted peak on the host in addition to the caller's images.
         device_memory: predicted peak of each stage on the GPU; None on a CPU.
     """
@@ -42,6 +45,7 @@ class Plan:
     moving_grids: MovingGrids
     encoding: EncodingPlan | None
     choices: dict[str, str]
+    warnings: tuple[str, ...]
     memory_bytes: int
     device_memory: DeviceMemory | None = None
 
@@ -64,7 +68,7 @@ class Plan:
         )
 
     def sides(self, fixed: Volume, moving: Volume) -> Sides:
-        """Return where both images are sampled; the images are on the plan's device."""
+        """Pair both images, already on the plan's device, with the grids they are sampled on."""
         first, second = self.pair
         identity, grids, moving_grids = AffineTransform.identity(), self.grids, self.moving_grids
         return (
@@ -77,8 +81,23 @@ class Plan:
             ),
         )
 
+    def uploaded(self, fixed: Volume, moving: Volume) -> tuple[Volume, Volume]:
+        """Return the given images, without their padding, on the plan's device."""
+        one, other = self.pair
+        return (
+            uploaded(one.volume if one.padded else fixed, self.device),
+            uploaded(other.volume if other.padded else moving, self.device),
+        )
+
+    def hashes(self, fixed: Volume, moving: Volume) -> dict[str, str]:
+        """Hash the given images, on the host and with their padding."""
+        return {
+            str(image.role): content_hash(given if image.padded else image.volume)
+            for image, given in zip(self.pair, (fixed, moving), strict=True)
+        }
+
     def describe(self) -> str:
-        """Return a few lines about grids, search and memory for people."""
+        """Return a readable summary of grids, search and memory, a few lines long."""
         search = " x ".join(f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1])
         levels = self.grids.search_levels
         further = f", {levels} levels" if levels > 1 else ""

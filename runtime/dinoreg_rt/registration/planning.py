@@ -1,4 +1,4 @@
-"""`plan`: the decisions about a registration, made before any heavy work."""
+"""`plan` decides how a registration will run, before any heavy work."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def plan(
 
 
 def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> Plan:
-    """Decide what a registration of checked inputs will do; raises the errors of `plan`."""
+    """Plan a registration of checked inputs; raises the errors of `plan`."""
     device, device_reason = choose_machine(config)
     choices = {"device": device_reason}
     if config.threads > device.threads:
         choices["threads"] = (
-            f"{device.threads} of the {config.threads} asked for: this process may use no more CPUs"
+            f"{device.threads} of the {config.threads} requested: this process may use no more CPUs"
         )
-    pair = _examine_both(case, config, device.host, choices)
+    pair, warnings = _examine_both(case, config, device.host, choices)
     pair, alignment = _align(pair, config, device.host, choices)
     fixed, moving = pair[0].volume, pair[1].volume
     grids, decided = _decide(pair, alignment, config, device, choices)
@@ -87,6 +87,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         moving_grids=moving_grids,
         encoding=sizes.encoding,
         choices=choices,
+        warnings=warnings,
         memory_bytes=predict_host(sizes),
         device_memory=device_memory,
     )
@@ -95,7 +96,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
 def _fit(
     sizes: Sizes, device: Device, encoders: EncoderPool, choices: dict[str, str]
 ) -> tuple[Sizes, DeviceMemory]:
-    """Fit a registration to its GPU and record in `choices` what was given up."""
+    """Fit a registration to its GPU and record the reductions in `choices`."""
     encoding, held = sizes.encoding, 0
     if encoding is not None and encoders.holds(encoding.bundle, encoding.engine):
         held = sizes.engine
@@ -109,16 +110,18 @@ def _fit(
 
 def _examine_both(
     case: Case, config: RegistrationConfig, host: Device, choices: dict[str, str]
-) -> Pair:
-    """Examine each image by itself on the host and record the findings in `choices`."""
+) -> tuple[Pair, tuple[str, ...]]:
+    """Examine each image by itself on the host; return warnings and fill in `choices`."""
     given: tuple[tuple[Role, Volume, Array | None], tuple[Role, Volume, Array | None]] = (
         ("fixed", _on_host(case.fixed), case.fixed_mask),
         ("moving", _on_host(case.moving), case.moving_mask),
     )
     one, other = side_by_side(lambda image, _: examine(*image, config), given, host)
-    for image, reason in (one, other):
-        choices[f"{image.role} modality"] = reason
-    return one[0], other[0]
+    for image, findings in (one, other):
+        if image.volume.notes:
+            choices[f"{image.role} image"] = "; ".join(image.volume.notes)
+        choices[f"{image.role} modality"] = findings.modality
+    return (one[0], other[0]), one[1].warnings + other[1].warnings
 
 
 def _decide(
@@ -177,7 +180,7 @@ def _plan_features(
     encoders: EncoderPool,
     choices: dict[str, str],
 ) -> EncodingPlan | None:
-    """Plan what an encoder is shown, if there is one, and record the features in `choices`."""
+    """Plan the encoding, if there is an encoder, and record the features in `choices`."""
     if config.encoder is None:
         choices["features"] = "MIND-SSC, because no encoder was given"
         return None

@@ -1,7 +1,7 @@
-"""`register`, which reads like the method; `plan` makes the decisions beforehand.
+"""`register` runs the stages of a registration in the order of the method.
 
-No file is read here except the images and a transform that is named as the initial alignment, and
-nothing is printed.
+`planning` makes the decisions beforehand. This module prints nothing and reads no files except the
+images and a transform that is given as the initial alignment.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from ..fields.solve import (
     whole_displacement,
 )
 from ..fields.warp import warp_volume
-from ..images.resample import uploaded
 from ..io.arrays import check_device
-from ..io.hashes import content_hash, versions
+from ..io.hashes import versions
 from ..quality.metrics import run_quality
 from ..quality.mirror_test import DecoySearches, search_decoys
 from ..types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
@@ -74,8 +73,8 @@ def register(  # noqa: PLR0913 - all but the images by name
         config: parameters (default: the preset ``mind``).
         fixed_mask: voxels of the fixed image that count, on its grid; nonzero is inside.
         moving_mask: the same for the moving image.
-        weights: how much each voxel of the fixed image counts in search and refinement, on its
-            grid, 0 to 10000; 1 changes nothing. Larger weights make the result follow some organs
+        weights: weight of each voxel of the fixed image in search and refinement, on its grid, from
+            0 to 10000; 1 changes nothing. Larger weights make the result follow some organs
             more closely than others.
         keep_features: keep the features of both images in the result.
         progress: called with a stage's name and its finished fraction.
@@ -101,14 +100,14 @@ def register(  # noqa: PLR0913 - all but the images by name
     run = _Run(plan, stage_timer(plan.device), progress or (lambda stage, fraction: None))
     with run.on_device():
         with run.timer.stage("field of view"):
-            images = uploaded(case.fixed, plan.device), uploaded(case.moving, plan.device)
+            images = plan.uploaded(case.fixed, case.moving)
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
         match = _match(images, counts, run, encoders, keep=keep_features)
         fields = _fields(match.solution, *images, run)
-        # A GPU is still at work: nothing has waited for it since the features. By its events this
-        # stage lasts as long as the GPU waits for the host here.
+        # A GPU is still working, because nothing has waited for it since the features. Timed by its
+        # events, this stage lasts for as long as it waits for the host here.
         with run.timer.stage("hash"):
-            hashes = {str(image.role): content_hash(image.volume) for image in plan.pair}
+            hashes = plan.hashes(case.fixed, case.moving)
         with run.timer.stage("quality"):
             quality = _quality(match, fields, plan)
             encoding = None if match.encoding is None else match.encoding()
@@ -119,7 +118,7 @@ def register(  # noqa: PLR0913 - all but the images by name
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What all stages share: the plan, the timer and the caller's progress callback."""
+    """The plan, the timer and the caller's progress callback, which all stages share."""
 
     plan: Plan
     timer: StageTimer
@@ -140,7 +139,7 @@ class _Run:
 
 @dataclass(frozen=True, eq=False)
 class _Match:
-    """What was compared and what was found, on the control grid."""
+    """The compared features and the solution found, on the control grid."""
 
     solution: Solution
     mirror_test: DecoySearches | None
@@ -159,7 +158,7 @@ class _Fields:
     confidence: Array | None
 
     def delivered(self, placement: Placement, device: Device) -> _Fields:
-        """Return the same with its arrays where the caller wants them."""
+        """Return the fields with their arrays at the caller's destination."""
         displacement, warped, inverse, certainty = deliver(
             placement, device, self.displacement, self.warped, self.inverse, self.confidence
         )
@@ -218,7 +217,7 @@ def _match(
 
 
 def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fields:
-    """Compute displacement and warped image, and inverse and confidence if they are wanted."""
+    """Compute displacement and warped image and, if requested, inverse and confidence."""
     plan, device, control = run.plan, run.plan.device, run.plan.grids.control
     with run.timer.stage("warp"):
         run.report("warp", 0.0)
@@ -245,7 +244,7 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fi
 def _inverse(
     solution: Solution, moving: Volume, plan: Plan
 ) -> tuple[DisplacementField | None, tuple[Array, Array] | None]:
-    """Return the inverse, if it is wanted, and how many points it misses, if it was iterated."""
+    """Return the inverse, if requested, and its misses, if it was found by iteration."""
     of_plan = plan.grids.control, moving.geometry, plan.initial, plan.device
     if not plan.config.inverse:
         return None, None
@@ -256,7 +255,7 @@ def _inverse(
 
 
 def _quality(match: _Match, fields: _Fields, plan: Plan) -> RunQuality:
-    """Measure the result without labels; waits for it, once."""
+    """Measure the result without labels, waiting for the device once."""
     quality = run_quality(
         match.solution,
         plan.grids.control,
@@ -279,7 +278,7 @@ def _result(
     features: KeptFeatures | None,
     run: _Run,
 ) -> RegistrationResult:
-    """Put together what `register` returns."""
+    """Assemble the result that `register` returns."""
     plan, grid = run.plan, fields.displacement.geometry
     return RegistrationResult(
         displacement=fields.displacement,
@@ -292,6 +291,8 @@ def _result(
         encoding=encoding,
         features=features,
         choices=plan.choices,
+        plan_warnings=plan.warnings,
+        water=(plan.pair[0].water, plan.pair[1].water),
         alignment=plan.alignment.numbers(),
         device_memory=plan.device_memory,
         timings_ms=run.timer.finish(),

@@ -1,4 +1,4 @@
-"""`Registrar`: registers many pairs and loads everything once."""
+"""`Registrar`: registers many pairs and opens the encoder only once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RegistrationFuture(Future[RegistrationResult]):
         try:
             if not self.cancelled():
                 result = work()
-        except BaseException as problem:  # belongs to whoever asks for the result
+        except BaseException as problem:  # raised where the result is requested
             error = problem
         if not self.set_running_or_notify_cancel():
             return
@@ -87,7 +87,7 @@ class Registrar:
 
     Args:
         config: parameters of all registrations (default: the preset ``mind``).
-        workers: number of threads that work on what was submitted. On a CPU one registration uses
+        workers: number of threads that work on submitted pairs. On a CPU one registration uses
             all threads of the configuration, so more than one worker gains little there.
         cuda_context: makes a CUDA context current while a thread works here, for programs that
             manage contexts themselves; see `dinoreg_rt.device.pycuda_context`.

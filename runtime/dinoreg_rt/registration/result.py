@@ -38,8 +38,8 @@ class KeptFeatures:
         fixed: (d, h, w, K) float16, features of the fixed image on `fixed_geometry`.
         moving: (d, h, w, K) float16, features of the moving image on `moving_geometry`, after the
             initial alignment.
-        fixed_weight: (d, h, w) float32, how much each voxel counted; 0 outside masks and bodies,
-            and where features say nothing.
+        fixed_weight: (d, h, w) float32, weight of each voxel; 0 outside masks and bodies, and where
+            features are uninformative.
         moving_weight: the same for the moving image.
         fixed_geometry: the control grid, in the fixed image's space.
         moving_geometry: the part or extension of the control grid on which the moving image is
@@ -72,7 +72,7 @@ class KeptFeatures:
 
         Args:
             features: the features that the first search level compared.
-            weights: (d, h, w) for each image, how much each control voxel counted.
+            weights: (d, h, w) for each image, the weights of its control voxels.
             field: the solver's result on the control grid.
             plan: the plan of the registration.
         """
@@ -102,14 +102,16 @@ class RegistrationResult:
         warped: the moving image on the fixed image's grid.
         inverse: moving points to fixed points on the moving image's grid; None unless requested.
         quality: measures of the result that need no labels.
-        config: the configuration that was used, nothing left at ``auto``.
+        config: the configuration that was used, all of it decided.
         encoding: what an encoder contributed; None without an encoder.
         features: the features of both images; None unless requested.
-        choices: what was decided for the user and why, by the name of the decision.
+        choices: automatic decisions with their reasons, by the name of the decision.
+        plan_warnings: what the images leave open, and the options that settle it.
+        water: intensity of water in the fixed and the moving image; None for images not in HU.
         alignment: similarity, confidence and overlap of the initial alignment, the last two 0..1;
             empty if it was given instead of searched for.
         device_memory: the prediction for the GPU's memory; None on a CPU.
-        timings_ms: wall-clock milliseconds of each stage, in order.
+        timings_ms: milliseconds of each stage, in order: by CUDA events on a GPU, else wall clock.
         versions: versions of dinoreg-rt, its kernel library and the packages that took part.
         hashes: SHA-256 of the voxels and header of each input.
         confidence: how well each voxel's match is determined, 0..1 on the fixed grid (see
@@ -125,6 +127,8 @@ class RegistrationResult:
     encoding: EncodingSummary | None = None
     features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
+    plan_warnings: tuple[str, ...] = ()
+    water: tuple[float | None, float | None] = (None, None)
     alignment: dict[str, float] = field(default_factory=dict)
     device_memory: DeviceMemory | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
@@ -140,7 +144,7 @@ class RegistrationResult:
     @property
     def warnings(self) -> list[str]:
         """What to check before using the result, one sentence each."""
-        found = quality_warnings(self.quality)
+        found = [*self.plan_warnings, *quality_warnings(self.quality)]
         certainty = self.alignment.get("confidence", 1.0)
         if certainty < _CLOSE_CALL:
             found.append(

@@ -1,4 +1,4 @@
-"""The terms in which stages are described: sizes, work, and the stage itself."""
+"""The classes that describe stages: `Sizes`, `Work` and `Stage`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VECTOR = 3 * FLOAT
 
 @dataclass(frozen=True, eq=False)
 class Sizes:
-    """The decisions from which all sizes follow, and the sizes that several stages share.
+    """The decisions that determine all sizes, and the sizes that several stages share.
 
     Pairs hold the number of the fixed image first and that of the moving image second.
 

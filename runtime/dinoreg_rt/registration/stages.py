@@ -1,4 +1,4 @@
-"""What each stage of a registration needs: memory on host and device, and least time.
+"""The needs of each stage of a registration: memory on host and device, and least time.
 
 `STAGES` describes each stage once. The prediction for the host, the prediction for a GPU and the
 floors of `dinoreg-rt bench` are all read from it. Bytes are those of the arrays alive at a stage's

@@ -1,6 +1,6 @@
 """The command `run`: read files, register, write files and the report.
 
-`register` knows nothing about files, and this module nothing about registration.
+`register` knows nothing about files, and this module knows nothing about registration.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class RunRequest:
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """What was read for a run; `more` holds masks and weights as keyword arguments."""
+    """The inputs read for a run; `more` holds masks and weights as keyword arguments."""
 
     fixed: Volume
     moving: Volume
@@ -152,7 +152,7 @@ def _write(
 
 
 def _check_files(request: RunRequest) -> None:
-    """Check everything that can be said about the paths without reading a file."""
+    """Check the paths as far as possible without reading a file."""
     io.check_writable(request.output)
     io.check_outputs((request.output / name for name in request.files()), request.inputs())
 

@@ -135,13 +135,15 @@ def _grey_scale(result: RegistrationResult, planes: list[PlaneSlices]) -> _GreyS
     config = result.config
     fixed = _percentiles([plane.fixed for plane in planes])
     moving = _percentiles([p.before for p in planes] + [p.after for p in planes])
-    fixed_is_ct = config.fixed_modality == "ct"
-    return _GreyScale(
-        fixed=config.ct_window_hu if fixed_is_ct else fixed,
-        moving=config.ct_window_hu if config.moving_modality == "ct" else moving,
-        # Between air and fat on a CT, and a little above the noise on an MR.
-        outline=-400.0 if fixed_is_ct else fixed[0] + 0.08 * (fixed[1] - fixed[0]),
-    )
+    low, high = config.ct_window_hu
+    # On an MR a little above the noise; on a CT between air and fat.
+    outline = fixed[0] + 0.08 * (fixed[1] - fixed[0])
+    fixed_water, moving_water = result.water
+    if fixed_water is not None:
+        fixed, outline = (low + fixed_water, high + fixed_water), fixed_water - 400.0
+    if moving_water is not None:
+        moving = low + moving_water, high + moving_water
+    return _GreyScale(fixed=fixed, moving=moving, outline=outline)
 
 
 def _percentiles(slices: list[FloatArray]) -> _Window:

@@ -23,7 +23,7 @@ from ..config.files import read_toml
 from ..config.parameters import RegistrationConfig
 from ..errors import ConfigError
 
-#: Fields that a candidate cannot set: where a registration runs, and what it computes besides.
+#: Fields that a candidate cannot set: those of the machine and of the additional results.
 NOT_SWEPT = ("device", "threads", "search_memory_mb", "inverse", "confidence", "trust")
 
 Candidate = dict[str, Any]

@@ -33,7 +33,6 @@ enum cudaError_t {
   cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorUnknown = 999
 };
-enum cudaMemcpyKind { cudaMemcpyDeviceToDevice = 3 };
 typedef void* cudaStream_t;
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -172,10 +171,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   return enqueue("cudaMemsetAsync", stream, [=] { memset(to, value, bytes); });
-}
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                                   cudaStream_t stream) {
-  return enqueue("cudaMemcpyAsync", stream, [=] { memcpy(to, from, bytes); });
 }
 
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {

@@ -43,7 +43,7 @@ def test_an_unknown_name_lists_the_known_ones(folder, monkeypatch, tmp_path) -> 
 
 
 def test_a_folder_that_is_not_a_bundle(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"manifest\.json is not in it"):
+    with pytest.raises(InputError, match=r"it has no manifest\.json"):
         find_bundle(str(tmp_path))
 
 
@@ -89,8 +89,8 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path) -> None:
         ({"graphs": []}, "graphs: Tuple should have at least 1 item"),
         ({"normalisation": {"mean": [0, 0, 0], "std": [0, 0, 0]}}, r"normalisation\.std\.0: Input"),
         ({"channels": 10**30}, "channels: Input should be less than or equal to 65536"),
-        ({"patch": 5}, r"encoder_32x32\.onnx: 32 x 32 pixels are no multiple of the patch of 5"),
-        ({"patch": 64}, "32 x 32 pixels are no multiple of the patch of 64"),
+        ({"patch": 5}, r"encoder_32x32\.onnx: 32 x 32 pixels are not a multiple of the patch of 5"),
+        ({"patch": 64}, "32 x 32 pixels are not a multiple of the patch of 64"),
         (
             {"graphs": [{"file": "encoder_32x32.onnx", "height": 2**20, "width": 32}]},
             r"graphs\.0\.height: Input should be less than or equal to 65536",
@@ -142,7 +142,7 @@ def test_names_that_are_too_long(folder, monkeypatch, tmp_path) -> None:
     with pytest.raises(InputError, match=r"no encoder 'xxx.*there are: gabor"):
         find_bundle("x" * 300)
     monkeypatch.setenv("DINOREG_MODELS", str(tmp_path / ("x" * 300)))
-    with pytest.raises(InputError, match="folder of models cannot be read: File name too long"):
+    with pytest.raises(InputError, match="models folder cannot be read: File name too long"):
         find_bundle("gabor")
 
 
@@ -165,13 +165,13 @@ def test_unreadable_files_and_folders_are_errors(folder, monkeypatch) -> None:
             open_bundle(folder)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", lock(stat, "elsewhere"))
-        with pytest.raises(InputError, match=r"/elsewhere/x: cannot be looked into"):
+        with pytest.raises(InputError, match=r"/elsewhere/x: cannot be read: no permission"):
             find_bundle("/elsewhere/x")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", lock(stat, "gabor"))
         assert bundle_names(folder.parent) == ["gabor"]
     monkeypatch.setattr(os, "listdir", lock(listdir, "models"))
-    with pytest.raises(InputError, match="folder of models cannot be read: Permission denied"):
+    with pytest.raises(InputError, match="models folder cannot be read: Permission denied"):
         bundle_names(folder.parent)
 
 

@@ -49,7 +49,7 @@ def test_an_entry_of_another_shape_is_none(tmp_path, entry) -> None:
 
 @pytest.mark.parametrize("file", ["key.npy", "key.npz"])
 @pytest.mark.parametrize("damage", [b"", b"not an array", None])
-def test_a_damaged_entry_is_taken_away(tmp_path, entry, file, damage) -> None:
+def test_a_damaged_entry_is_removed(tmp_path, entry, file, damage) -> None:
     cache = TokenCache(tmp_path, 1 << 20)
     cache.store("key", entry)
     path = tmp_path / file
@@ -89,7 +89,7 @@ def test_too_large_or_unwritable_is_not_stored(tmp_path, entry) -> None:
     assert not TokenCache(tmp_path / "file", 1 << 20).store("key", entry)
 
 
-def test_a_changed_token_is_no_entry(tmp_path, entry) -> None:
+def test_a_changed_token_invalidates_the_entry(tmp_path, entry) -> None:
     cache = TokenCache(tmp_path, 1 << 20)
     cache.store("key", entry)
     path = tmp_path / "key.npy"
@@ -102,7 +102,7 @@ def test_a_changed_token_is_no_entry(tmp_path, entry) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("file", ["key.npy", "key.npz"])
-def test_random_damage_is_no_entry(tmp_path, entry, rng, file) -> None:
+def test_random_damage_invalidates_the_entry(tmp_path, entry, rng, file) -> None:
     """NumPy's and zipfile's readers raise anything at all for a damaged header."""
     cache = TokenCache(tmp_path, 1 << 20)
     cache.store("key", entry)
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_read_holds_nothing(tmp_path, entry, monkeypatch
     assert cache.load("key", SHAPE) is None
 
 
-def test_what_a_killed_writer_left_is_taken_away(tmp_path, entry, monkeypatch) -> None:
+def test_files_of_a_killed_writer_are_removed(tmp_path, entry, monkeypatch) -> None:
     cache = TokenCache(tmp_path, 1 << 20)
 
     def fail(*_: object) -> None:

@@ -162,8 +162,9 @@ def test_unavailable_choices_are_errors(phantom, bundle, monkeypatch) -> None:
         dinoreg_rt.plan(phantom.fixed, phantom.moving, config(bundle, components=100))
     black = Volume(np.full_like(phantom.fixed.array, -900), phantom.fixed.geometry)
     black.array[0, 0, 0] = -800
+    axial_ct = config(bundle, axis="axial", fixed_modality="ct")
     with pytest.raises(RegistrationError, match="no axial slice of the fixed image holds a value"):
-        dinoreg_rt.register(black, phantom.moving, config=config(bundle, axis="axial"))
+        dinoreg_rt.register(black, phantom.moving, config=axial_ct)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(DeviceError, match=r"--engine openvino .* is not installed"):
         run(phantom, config(bundle, engine="openvino", slice_stride=8))

@@ -79,7 +79,7 @@ def test_a_graph_that_is_not_what_the_manifest_says(bundle, engine) -> None:
 
 
 @pytest.mark.parametrize("engine", ["ort-cpu", "openvino"])
-def test_a_file_that_is_no_graph(bundle, engine, tmp_path) -> None:
+def test_a_file_that_is_not_a_graph(bundle, engine, tmp_path) -> None:
     pytest.importorskip(ENGINES[engine][0], reason=f"{ENGINES[engine][0]} is not installed")
     folder = write_bundle(tmp_path / "broken", [(24, 32)])
     opened = open_bundle(folder)
@@ -88,7 +88,7 @@ def test_a_file_that_is_no_graph(bundle, engine, tmp_path) -> None:
         open_encoder(opened, opened.manifest.graphs[0], engine, threads=1)
 
 
-def test_every_engine_can_be_asked_for() -> None:
+def test_every_engine_can_be_requested() -> None:
     names = set(get_args(EngineChoice)) - {"auto"}
     assert names == set(engines.ENGINES)
 

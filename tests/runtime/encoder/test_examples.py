@@ -35,8 +35,10 @@ def write_image(path, array):
 
 @pytest.mark.parametrize("kind", ["ct", "mr"])
 def test_slices_are_those_of_a_registration(manifest, tmp_path, rng, kind) -> None:
-    low = -1000 if kind == "ct" else 0
-    path = write_image(tmp_path / "x.nii.gz", rng.uniform(low, 800, (17, 20, 24)))
+    values = rng.uniform(0, 800, (17, 20, 24))
+    if kind == "ct":  # air, fat and soft tissue
+        values = rng.choice([-1000.0, -100.0, 40.0], values.shape) + values / 40
+    path = write_image(tmp_path / "x.nii.gz", values)
     examples = read_examples([path, path], manifest, manifest.graphs[0], per_image=4)
     volume, config = read_volume(path), RegistrationConfig()
     high = float(np.percentile(volume.array, config.mr_percentile))

@@ -1,4 +1,4 @@
-"""The folder of engines: names of the files, records written and read, engines found or refused."""
+"""The folder of TensorRT engines: names, storage and checked reading of engines and records."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .record import EngineKey, EngineRecord
 
 
 def engines_folder() -> Path:
-    """``DINOREG_ENGINES``, else the user's cache; errors as of `user_folder`."""
+    """Return ``DINOREG_ENGINES``, or a folder in the user's cache; errors as in `user_folder`."""
     return user_folder("DINOREG_ENGINES", "engines")
 
 
 def engine_stem(model: str, key: EngineKey) -> str:
-    """Name of an engine's files, without the ending."""
+    """Return the name of an engine's files, without the suffix."""
     size = f"{key.height}x{key.width}"
     return f"{model}_{size}_{key.precision}_{key.flavour}_{key.digest()}"
 
 
 def store_engine(folder: Path, plan: bytes, record: EngineRecord) -> Path:
-    """Write engine and record, the record last: without it the engine does not exist.
+    """Write an engine and then its record, without which the engine does not exist.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -45,7 +45,7 @@ def store_engine(folder: Path, plan: bytes, record: EngineRecord) -> Path:
 
 
 def read_records(folder: Path) -> list[EngineRecord]:
-    """Records of all engines in a folder; a file that is no record is passed over."""
+    """Return the records of all engines in a folder; other files are skipped."""
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -56,25 +56,26 @@ def read_records(folder: Path) -> list[EngineRecord]:
 
 
 def read_engine(folder: Path, record: EngineRecord, command: str) -> bytes:
-    """The engine of a record, unchanged since it was built and verified.
+    """Return the bytes of a record's engine, unchanged since it was built and verified.
 
     Args:
-        folder: where the record lies.
-        record: of the engine.
-        command: builds the engine anew, for the message.
+        folder: folder of the record.
+        record: record of the engine.
+        command: command that rebuilds the engine, for the message.
 
     Raises:
-        InputError: gone, a link out of the folder, or changed; or its verification does not hold.
+        InputError: the engine is missing, is a link out of the folder, was changed, or failed its
+            verification.
     """
     path = folder / record.file
     if not record.verification.holds:
         raise InputError(
-            f"{path}: its verification does not hold ({record.verification.describe()}); {command}"
+            f"{path}: its verification failed ({record.verification.describe()}); {command}"
         )
     if not path.is_file() or path.resolve().parent != folder.resolve():
         raise InputError(f"{path}: missing, or not a file of this folder; {command}")
     plan = path.read_bytes()
-    # Of the bytes that will be used, not of the file a second time.
+    # Hash the bytes that will be used; a second read could return others.
     if hashlib.sha256(plan).hexdigest() != record.sha256:
         raise InputError(
             f"{path}: changed since it was verified ({len(plan)} bytes, {record.size_bytes} "
