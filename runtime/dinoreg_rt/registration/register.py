@@ -183,12 +183,11 @@ def _match(
     """Extract features, solve for the field, and repeat the search in mirror images."""
     plan, timer = run.plan, run.timer
     extracted = extract_features(plan.sides(*images), plan, timer, run.report, encoders)
-    features = extracted.features
     options = solver_options(plan.config, plan.grids)
     with timer.stage("solve"):
         solution = solve(
-            features,
-            weigh(counts, features),
+            extracted.features,
+            weigh(counts, extracted.features),
             plan.grids,
             plan.moving_grids.offset_zyx,
             options,
