@@ -200,6 +200,11 @@ def describe(geometry: Geometry) -> str:
     return f"{shape} voxels of {spacing} mm (x, y, z)"
 
 
+def describe_position(position_mm: Sequence[float]) -> str:
+    """Describe a position for messages, such as ``(1.5, -20, 300)``."""
+    return "(" + ", ".join(f"{v:.4g}" for v in position_mm) + ")"
+
+
 #: Voxels processed at a time; their temporaries take tens of megabytes.
 SLAB_VOXELS = 1 << 18
 

@@ -20,6 +20,8 @@ from .errors import InputError
 Array: TypeAlias = Any
 FloatArray: TypeAlias = NDArray[np.float64]
 Modality: TypeAlias = Literal["ct", "mr"]
+#: Which placement of a NIfTI header counts if it holds two, see `dinoreg_rt.io.nifti_placement`.
+OrientationChoice: TypeAlias = Literal["auto", "sform", "qform"]
 _N = TypeVar("_N", int, float)
 
 
@@ -45,6 +47,8 @@ class Geometry:
         spacing_mm: distance of neighbouring voxels along index axes x, y, z.
         origin_mm: LPS position of the centre of voxel (0, 0, 0).
         direction: (3, 3); column j is the LPS unit vector of index axis j (x, y, z).
+        notes: what the file's header leaves in doubt about the grid, one sentence each; see
+            `dinoreg_rt.io`. Grids made from this one do not have them.
 
     Raises:
         InputError: a shape, spacing or origin is not three numbers, or the direction no 3x3 matrix.
@@ -54,6 +58,7 @@ class Geometry:
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
     direction: FloatArray
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, number in (("shape_zyx", index), ("spacing_mm", float), ("origin_mm", float)):

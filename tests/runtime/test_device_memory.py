@@ -21,7 +21,7 @@ from dinoreg_rt.commands.options import parse_gigabytes
 from dinoreg_rt.device.choice import StageTimer, stage_timer
 from dinoreg_rt.encoder.slice_stack import SliceStack
 from dinoreg_rt.engines.cpu import OrtEncoder
-from dinoreg_rt.errors import RegistrationError, ResourceError
+from dinoreg_rt.errors import InputError, ResourceError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.io import write_volume
 from dinoreg_rt.registration import register as registration
@@ -229,7 +229,7 @@ def test_tokens_beyond_half_precision_are_an_error(
     monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
     encode = OrtEncoder.encode
     monkeypatch.setattr(OrtEncoder, "encode", lambda *a: 1e6 * encode(*a))
-    with pytest.raises(RegistrationError, match="not finite in half precision"):
+    with pytest.raises(InputError, match="not finite in half precision"):
         run(cupy, timers, pair, encoder_config(bundle, cache=True))
     assert not (tmp_path / "cache").exists()
 

@@ -24,8 +24,9 @@ from phantoms import make_grid, make_phantom
 from dinoreg_rt.commands.main import cli
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.evaluate.cohort import read_pairs
+from dinoreg_rt.sweep.records import Record, read_records
 from dinoreg_rt.sweep.tables import score_candidates, table_to_csv, table_to_markdown
-from dinoreg_rt.sweep.trials import Record, _encoder_hash, plan_trials, read_records
+from dinoreg_rt.sweep.trials import _encoder_hash, plan_trials
 
 SMALL = ["--iterations", "4", "--working-megavoxels", "0.05"]
 

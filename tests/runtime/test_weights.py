@@ -51,12 +51,32 @@ def test_a_heavy_organ_is_followed_more_closely(phantom):
         (-1.0, "image: holds a weight of -1; weights must be 0 or more"),
         (0.0, "image: every weight is 0"),
         (np.nan, "image: holds 46080 NaN"),
+        (1e-38, "image: the largest weight is 1e-38, and weights below 1e-06 count as 0"),
         (1e30, "image: holds a weight of 1e\\+30; the largest allowed is 10000"),
     ],
 )
 def test_weights_that_cannot_be_used(phantom, weights, message):
     with pytest.raises(InputError, match=message):
         registered(phantom, np.full(GRID.shape_zyx, weights))
+
+
+@pytest.mark.parametrize("weight", [1e-6, 1.1e-6, 1e4])
+def test_results_are_finite_with_the_weights_at_the_limits(phantom, weight):
+    mixed = np.full(GRID.shape_zyx, 1e-38)
+    mixed[10:20] = weight
+    for weights in (np.full(GRID.shape_zyx, weight), mixed):
+        result = registered(phantom, weights, inverse=True, confidence=True)
+        for array in (result.displacement.vectors_mm, result.inverse.vectors_mm):
+            assert np.isfinite(array).all()
+        assert np.isfinite(result.confidence.array).all()
+
+
+def test_tiny_weights_count_as_zero(phantom):
+    weights = np.zeros(GRID.shape_zyx)
+    weights[10:20] = 1
+    with_tiny = np.where(weights > 0, weights, 1e-7)
+    one, other = (registered(phantom, w).displacement.vectors_mm for w in (weights, with_tiny))
+    assert np.array_equal(one, other)
 
 
 def test_weights_of_one_of_any_type_change_no_bit(phantom, tmp_path):

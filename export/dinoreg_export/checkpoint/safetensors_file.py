@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dinoreg_rt.errors import InputError
 
 _LARGEST_HEADER = 100 << 20
+_MOST_AXES = 8
 #: NumPy types for the types in the header; NumPy has no bfloat16, which is converted here.
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 
@@ -95,6 +96,8 @@ class SafetensorsFile:
             kind, shape = entry["dtype"], _integers(entry["shape"])
             first, last = _integers(entry["data_offsets"])
             known = kind in _TYPES
+            if len(shape) > _MOST_AXES:
+                raise ValueError(f"{len(shape)} axes")
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{self.path}: the header's entry for '{name}' is damaged") from error
         if not known:

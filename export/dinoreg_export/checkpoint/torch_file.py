@@ -8,8 +8,10 @@ each replaced by a harmless stand-in; any other name stops the reading before an
 from __future__ import annotations
 
 import collections
+import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -33,7 +35,9 @@ _STORAGES = {
     "ByteStorage": "|u1",
     "BoolStorage": "|b1",
 }
-_LARGEST_PICKLE = 64 << 20
+#: A list of tensors takes about 200 bytes and 50 opcodes for each.
+_LARGEST_PICKLE, _MOST_OPCODES = 8 << 20, 1_000_000
+_MOST_AXES = 8
 #: Errors that zipfile and NumPy raise for bytes that contradict the archive's directory.
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -186,7 +190,7 @@ class TorchFile:
         """Turn errors about damaged bytes into one that names their content."""
         try:
             yield
-        except _DAMAGE as error:
+        except (*_DAMAGE, OSError) as error:  # OSError for a position before the file's beginning
             raise InputError(
                 f"{self.path}: {what} is damaged ({error}); copy or download the file again"
             ) from error
@@ -201,8 +205,9 @@ class TorchFile:
                 "weights, preferably as safetensors"
             )
         try:
-            with self._zip.open(entry) as stream:
-                return _Inert(stream, self.path).load()
+            content = self._zip.read(entry)
+            _check_opcodes(content)
+            return _Inert(io.BytesIO(content), self.path).load()
         except InputError:
             raise
         except Exception as error:
@@ -219,6 +224,11 @@ class TorchFile:
             raise InputError(
                 f"{self.path}: the numbers of '{name}' are missing; copy or download the file again"
             ) from error
+        if len(tensor.shape) > _MOST_AXES:
+            raise InputError(
+                f"{self.path}: '{name}' has {len(tensor.shape)} axes; an encoder's tensors have at "
+                f"most {_MOST_AXES}: the file is damaged; copy or download it again"
+            )
         strides = [math.prod(tensor.shape[i + 1 :]) for i in range(len(tensor.shape))]
         steps = zip(tensor.shape, tensor.stride, strides, strict=False)
         whole = len(tensor.stride) == len(tensor.shape) and all(
@@ -230,11 +240,33 @@ class TorchFile:
             raise InputError(
                 f"{self.path}: '{name}' is not contiguous; save tensor.contiguous() instead"
             )
-        if info.compress_type != zipfile.ZIP_STORED or last > info.file_size:
+        # The directory may announce more bytes than the file has.
+        held = min(info.file_size, self.path.stat().st_size - info.header_offset)
+        if info.compress_type != zipfile.ZIP_STORED or last > held:
             raise InputError(
-                f"{self.path}: '{name}' needs {last} bytes and has {info.file_size}: the file is "
+                f"{self.path}: '{name}' needs {last} bytes and has {held}: the file is "
                 "truncated or damaged; copy or download it again"
             )
+
+
+def _check_opcodes(content: bytes) -> None:
+    """Check a pickle before it is loaded, without memory for what it only announces.
+
+    The unpickler takes memory for the length of a text before it reads the text, and for all
+    places of its memo up to the highest number that is used.
+
+    Raises:
+        ValueError: a length beyond the end, a place beyond the number of opcodes, or too many.
+    """
+    count, highest = 0, 0
+    for opcode, argument, _ in pickletools.genops(content):
+        count += 1
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            highest = max(highest, int(argument or 0))
+        if count > _MOST_OPCODES:
+            raise ValueError(f"more than {_MOST_OPCODES} opcodes")
+    if highest > count:
+        raise ValueError(f"place {highest} of its memo, with {count} opcodes")
 
 
 def _tensors_of(content: Any, path: Path) -> dict[str, _Tensor]:

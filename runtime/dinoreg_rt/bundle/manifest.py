@@ -7,7 +7,6 @@ trusted, and no name may lead out of the folder.
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from ..errors import InputError
+from .onnx_wire import OnnxContent, scan_onnx
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION: Literal[1] = 1
@@ -230,7 +230,7 @@ def check_files(manifest: Manifest, folder: Path) -> None:
 
     Raises:
         InputError: a file is missing, leads out of the folder, differs or cannot be read, or a
-            graph reads a file that the manifest does not list.
+            graph reads a file that the manifest does not list, or holds control flow.
     """
     listed = {file.name for file in manifest.files}
     for graph in manifest.graphs:
@@ -245,7 +245,13 @@ def check_files(manifest: Manifest, folder: Path) -> None:
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     for graph in manifest.graphs:
-        unlisted = sorted(_external_files(folder / graph.file) - listed)
+        content = _scan(folder / graph.file)
+        if content.control_flow:
+            raise InputError(
+                f"{folder}: {graph.file} runs {', '.join(sorted(content.control_flow))}, control "
+                "flow, which no encoder needs and which may never end; export the bundle again"
+            )
+        unlisted = sorted(content.files - listed)
         if unlisted:
             raise InputError(
                 f"{folder}: {graph.file} reads {', '.join(unlisted)}, for which the manifest gives "
@@ -264,20 +270,11 @@ def _check_file(path: Path, file: BundleFile) -> None:
         )
 
 
-def _external_files(graph: Path) -> set[str]:
-    """Return the names of the files that hold the tensors of an ONNX file.
-
-    They are found by their encoding, because the runtime does not need the onnx package: in a
-    tensor's ``external_data``, the key ``location`` (field 1) is followed by the length of the name
-    and the name (field 2).
-    """
-    data = graph.read_bytes()
-    found = set()
-    for entry in re.finditer(rb"\x0a\x08location\x12([\x80-\xff]{0,2}[\x00-\x7f])", data):
-        # The length has seven bits in each byte, the lowest first.
-        length = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(entry[1]))
-        found.add(data[entry.end() : entry.end() + length].decode("utf-8", "replace"))
-    return found
+def _scan(graph: Path) -> OnnxContent:
+    try:
+        return scan_onnx(graph.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{graph}: is no ONNX file: {error}; export the bundle again") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,18 @@ from ..console.progress import Reporter, reporting
 from ..console.stdout import print_result
 from ..errors import InputError
 from .main import EXIT_CODE_TEXT
-from .options import INPUTS, OUTPUT, json_option, path_option, quiet_option
+from .options import (
+    INPUTS,
+    OUTPUT,
+    json_option,
+    orientation_option,
+    path_option,
+    quiet_option,
+)
 
 if TYPE_CHECKING:
     from ..fields.inversion import Inversion
-    from ..types import Transform
+    from ..types import OrientationChoice, Transform
 
 _METHOD = "Method"
 
@@ -44,14 +52,18 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=INPUTS,
     help="Transform or displacement field; repeat for a chain.",
 )
-@path_option("--image", panel=INPUTS, help="Image to resample (trilinear).")
-@path_option("--labels", panel=INPUTS, help="Label map to resample; no label is invented.")
-@path_option("--points", panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
+@path_option("--image", once=True, panel=INPUTS, help="Image to resample (trilinear).")
+@path_option(
+    "--labels", once=True, panel=INPUTS, help="Label map to resample; no label is invented."
+)
+@path_option("--points", once=True, panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
 @path_option(
     "--reference",
+    once=True,
     panel=INPUTS,
     help="Image that defines the output grid: the fixed image; with --inverse the moving image.",
 )
+@orientation_option
 @click.option(
     "--inverse", is_flag=True, panel=_METHOD, help="Apply the inverse of the whole chain."
 )
@@ -69,7 +81,7 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=_METHOD,
     help="Frame of the coordinates in a CSV file; Slicer's files name their own.",
 )
-@path_option("-o", "--output", required=True, panel=OUTPUT, help="File to write.")
+@path_option("-o", "--output", once=True, required=True, panel=OUTPUT, help="File to write.")
 @json_option("a summary")
 @quiet_option
 def apply(**options: Any) -> None:
@@ -81,9 +93,10 @@ def apply(**options: Any) -> None:
     As in ITK, one transform resamples moving images onto the fixed grid and maps fixed points into
     the moving image. --inverse resamples fixed images onto the moving grid and maps moving points
     into the fixed image. Displacement fields are inverted numerically, and the largest residual is
-    reported. Where a field folds, some points have no inverse. Such voxels are written as if they
-    lay outside the image and such points as NaN (in .mrk.json as missing); a warning gives their
-    number. If most points have none, nothing is written and the exit code is 8.
+    reported. Where a field folds, and for points from outside it, there is no inverse. Such voxels
+    are written as if they lay outside the image and such points as NaN (in .mrk.json as missing); a
+    warning counts them and names such points. If folds leave most points without one, nothing is
+    written and the exit code is 8.
     """
     kind = _only_one_input(options)
     with reporting(quiet=options["quiet"]) as reporter:
@@ -109,42 +122,65 @@ def _only_one_input(options: dict[str, Any]) -> str:
 
 def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     from ..io import check_outputs, check_writable, read_transform
+    from ..types import DisplacementField
 
     output: Path = options["output"]
     check_writable(output.parent)
     others = [options[name] for name in (kind, "reference") if options[name] is not None]
     check_outputs([output], [*options["transforms"], *others])
     reporter("read", 0.0)
-    chain = [step for path in options["transforms"] for step in read_transform(path)]
+    orientation = options["orientation"]
+    steps = [read_transform(path, orientation=orientation) for path in options["transforms"]]
+    chain = [step for part in steps for step in part]
+    warnings: list[str] = []
+
+    def warn(*texts: str) -> None:
+        for text in texts:
+            if text not in warnings:  # the reference may be the image itself
+                warnings.append(text)
+                reporter.say("warning", text)
+
+    warn(*(n for step in chain if isinstance(step, DisplacementField) for n in step.geometry.notes))
     summary: dict[str, Any] = {"status": "ok", "exit_code": 0, "output": str(output)}
     if kind == "points":
         inversion, outside = _apply_to_points(chain, options, reporter)
         summary["points_outside_field"] = outside
     else:
-        inversion = _apply_to_volume(kind, chain, options, reporter)
+        inversion = _apply_to_volume(kind, chain, options, reporter, warn)
+    summary["warnings"] = warnings
     if inversion is not None:
         summary["inverse_residual_mm"] = inversion.residual_mm
         summary["inverse_failed"] = int(inversion.failed.size)
         reporter.say("inverse", f"largest residual {inversion.residual_mm:.2g} mm")
-        if inversion.failed.size:
-            reporter.say("warning", inversion.describe("points" if kind == "points" else "voxels"))
+        if inversion.failed.size and kind != "points":
+            reporter.say("warning", inversion.describe("voxels"))
     reporter.say("written", str(output))
     return summary
 
 
 def _apply_to_volume(
-    kind: str, chain: list[Transform], options: dict[str, Any], reporter: Reporter
+    kind: str,
+    chain: list[Transform],
+    options: dict[str, Any],
+    reporter: Reporter,
+    warn: Callable[..., None],
 ) -> Inversion | None:
     from .. import io
     from ..fields.inversion import invert_chain
     from ..fields.warp import warp_labels, warp_volume
+    from ..quality.label_placement import vanished
 
-    grid = io.read_geometry(options["reference"])
-    image = io.read_volume(options["image"], constant=True) if kind == "image" else None
-    labels = io.read_labels(options["labels"]) if kind == "labels" else None
-    for note in image.notes if image is not None else ():
-        reporter.say("image", note)
-    inversion = None
+    take: OrientationChoice = options["orientation"]
+    grid = io.read_geometry(options["reference"], orientation=take)
+    image = labels = inversion = None
+    if kind == "image":
+        image = io.read_volume(options["image"], constant=True, orientation=take)
+        for note in image.notes:
+            reporter.say("image", note)
+        warn(*grid.notes, *image.geometry.notes)
+    else:
+        labels = io.read_labels(options["labels"], orientation=take)
+        warn(*grid.notes, *labels.geometry.notes)
     if options["inverse"]:
         reporter("invert", 0.0)
         field, inversion = invert_chain(chain, grid)
@@ -154,6 +190,8 @@ def _apply_to_volume(
         io.write_volume(options["output"], warp_volume(image, chain, grid))
     if labels is not None:
         warped = warp_labels(labels, chain, grid, nearest=options["nearest"])
+        if doubt := vanished(labels, warped):
+            warn(doubt)
         io.write_labels(options["output"], warped)
     reporter("warp", 1.0)
     return inversion
@@ -170,26 +208,36 @@ def _apply_to_points(
 
     points = read_points(options["points"], options["frame"])
     reporter("map", 0.0)
-    if not options["inverse"]:
-        mapped, within = transform_points_within(chain, points.points_lps_mm)
-        write_points(options["output"], points.with_points(mapped))
-        reporter("map", 1.0)
-        outside = np.flatnonzero(~within)
-        if outside.size:
-            reporter.say(
-                "warning",
-                f"{outside.size} of {len(mapped)} points lie outside the displacement field (the "
-                f"first is '{points.labels[outside[0]]}'), which is taken as 0 there, as in ITK",
-            )
-        return None, int(outside.size)
-    mapped, inversion = invert_points(chain, points.points_lps_mm)
-    lost = np.setdiff1d(np.flatnonzero(np.isnan(mapped).any(axis=1)), inversion.failed)
-    if lost.size:
-        raise InputError(
-            f"{lost.size} of {len(mapped)} points have no origin inside the displacement field "
-            f"(the first is '{points.labels[lost[0]]}'): they lie outside the fixed image's field "
-            "of view; remove them"
+    inversion = None
+    if options["inverse"]:
+        mapped, inversion = invert_points(chain, points.points_lps_mm)
+        outside = np.setdiff1d(np.flatnonzero(np.isnan(mapped).any(axis=1)), inversion.failed)
+        consequence = (
+            "have no origin inside the displacement field, so they lie outside the fixed image's "
+            "field of view and are written without a position"
         )
+        if outside.size == len(mapped):
+            raise InputError(
+                f"{options['points']}: {len(mapped)} of {len(mapped)} points have no origin inside "
+                "the displacement field; give points of the moving image, in LPS or with --frame "
+                "ras"
+            )
+    else:
+        mapped, within = transform_points_within(chain, points.points_lps_mm)
+        outside = np.flatnonzero(~within)
+        consequence = "lie outside the displacement field, which is taken as 0 there, as in ITK"
     write_points(options["output"], points.with_points(mapped))
     reporter("map", 1.0)
-    return inversion, 0
+    if outside.size:
+        which = _name_some([points.labels[i] for i in outside])
+        reporter.say("warning", f"{outside.size} of {len(mapped)} points {consequence}: {which}")
+    if inversion is not None and inversion.failed.size:
+        which = _name_some([points.labels[i] for i in inversion.failed])
+        reporter.say("warning", f"{inversion.describe('points')}: {which}")
+    return inversion, int(outside.size)
+
+
+def _name_some(labels: list[str]) -> str:
+    """Return the first few labels in quotation marks, and the number of the others."""
+    shown = ", ".join(f"'{label}'" for label in labels[:5])
+    return shown if len(labels) <= 5 else f"{shown} and {len(labels) - 5} more"

@@ -22,6 +22,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..bench.tables import BenchReport
+    from ..config.parameters import RegistrationConfig
     from ..types import Volume
 
 _PHANTOM_SPACING_MM = 2.0
@@ -95,7 +96,9 @@ def bench(**options: Any) -> None:
     from ..bench.measure import BenchRequest, run_bench
 
     with reporting(quiet=options["quiet"]) as reporter:
-        fixed, moving = _pair(options)
+        fixed, moving = _pair(options, config)
+        for note in (*fixed.geometry.notes, *moving.geometry.notes):
+            reporter.say("warning", note)
         request = BenchRequest(
             fixed, moving, config, options["runs"], options["peer_python"], options["peer_runs"]
         )
@@ -106,12 +109,13 @@ def bench(**options: Any) -> None:
         _print(report)
 
 
-def _pair(options: dict[str, Any]) -> list[Volume]:
+def _pair(options: dict[str, Any], config: RegistrationConfig) -> list[Volume]:
     from ..images.phantom import phantom_grid, phantom_pair
     from ..io import read_volume
 
     if options["fixed"] is not None:
-        return [read_volume(options["fixed"]), read_volume(options["moving"])]
+        paths = (options["fixed"], options["moving"])
+        return [read_volume(path, orientation=config.orientation) for path in paths]
     x, y, z = options["size"]
     return phantom_pair(phantom_grid((z, y, x), _PHANTOM_SPACING_MM))
 

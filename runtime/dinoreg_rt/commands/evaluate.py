@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from ..errors import InputError
 from ..evaluate.cohort import GroupScores, evaluate_pairs, read_pairs, summarise
 from ..evaluate.pair import PairFiles, PairScores, evaluate_pair
 from .main import EXIT_CODE_TEXT
-from .options import DATA_HELP, OUTPUT, PAIRS_HELP, FilePath, path_option
+from .options import (
+    DATA_HELP,
+    OUTPUT,
+    PAIRS_HELP,
+    FilePath,
+    orientation_option,
+    path_option,
+)
 
 _ONE, _MANY = "One pair", "Many pairs"
 
@@ -61,6 +69,7 @@ dinoreg-rt evaluate --pairs pairs.csv --data DATA --results RESULTS --json score
     panel=_ONE,
     help="Mask on the fixed grid; the Jacobian is evaluated where it is not 0.",
 )
+@orientation_option
 @path_option("--pairs", panel=_MANY, help=PAIRS_HELP)
 @path_option("--data", panel=_MANY, help=DATA_HELP)
 @path_option(
@@ -107,6 +116,8 @@ def evaluate(ctx: click.RichContext, /, **options: Any) -> None:
     names = _prepare_output(options)
     with reporting(quiet=options["quiet"]) as reporter:
         scores = _score(options, reporter)
+        for warning in dict.fromkeys(text for one in scores for text in one.warnings):
+            reporter.say("warning", warning)
     groups = summarise(scores) if options["pairs"] else []
     _write(options, scores, groups, names)
     unusable = [one for one in scores if one.status == "failed"]
@@ -154,12 +165,16 @@ def _score(options: dict[str, Any], reporter: Reporter) -> list[PairScores]:
                 PairFiles(
                     name=_pair_name(options),
                     transforms=options["transforms"],
+                    orientation=options["orientation"],
                     **{name: options[name] for name in _PAIR},
                 )
             )
         ]
     table: Path = options["pairs"]
-    pairs = read_pairs(table, options["data"] or table.parent, options["results"])
+    pairs = [
+        replace(pair, orientation=options["orientation"])
+        for pair in read_pairs(table, options["data"] or table.parent, options["results"])
+    ]
     scores = []
     for number, one in enumerate(evaluate_pairs(pairs), start=1):
         scores.append(one)

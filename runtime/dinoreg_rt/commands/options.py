@@ -34,7 +34,7 @@ _LONGEST_METAVAR = 40
 _PANELS = {
     "Machine": "device threads gpu_memory_gb",
     "Initial alignment": "initial linear",
-    "Images": "fixed_modality moving_modality body_mask ct_window_hu mr_percentile "
+    "Images": "orientation fixed_modality moving_modality body_mask ct_window_hu mr_percentile "
     "working_megavoxels",
     "Encoder": "encoder encoder_depth engine token_grid slice_padding slice_scale "
     "slice_stride slice_spacing_mm axis encoder_ct_window_hu encoder_normalisation "
@@ -103,6 +103,17 @@ def parse_gigabytes(text: str) -> float:
     raise click.BadParameter(f"'{text}' is not an amount of memory; give one such as 8GB or 512MB")
 
 
+#: Option ``--orientation`` of commands that have no other parameters.
+orientation_option = click.option(
+    "--orientation",
+    type=click.Choice(["auto", "sform", "qform"]),
+    default="auto",
+    show_default=True,
+    panel=INPUTS,
+    help="Which placement of a NIfTI header counts where its sform and its qform differ; auto "
+    "takes the sform unless it is sheared.",
+)
+
 #: Options whose name and type do not follow from their field.
 _OWN = {"gpu_memory_gb": ("--gpu-memory", {"type": parse_gigabytes, "metavar": "SIZE"})}
 
@@ -138,9 +149,23 @@ def some_config_options(names: Container[str]) -> Callable[[Command], Command]:
     return decorate
 
 
-def path_option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """Decorate a command with an option that takes a path; `settings` are click's."""
+def path_option(*names: str, once: bool = False, **settings: Any) -> Callable[[Command], Command]:
+    """Decorate a command with an option that takes a path; `settings` are click's.
+
+    With `once`, giving the option twice is an error; otherwise the last counts, as is usual.
+    """
+    if once:
+        settings |= {"multiple": True, "callback": _only_once}
     return click.option(*names, type=FilePath(), **settings)
+
+
+def _only_once(_: click.Context, option: click.Parameter, paths: tuple[Path, ...]) -> Path | None:
+    if len(paths) > 1:
+        raise click.UsageError(
+            f"{option.opts[-1]} is given {len(paths)} times ({', '.join(map(str, paths))}); give "
+            "one path"
+        )
+    return paths[0] if paths else None
 
 
 def json_option(content: str) -> Callable[[Command], Command]:

@@ -37,6 +37,7 @@ _USED = {
     "fixed_modality",
     "moving_modality",
     "body_mask",
+    "orientation",
     "ct_window_hu",
     "mr_percentile",
     "working_megavoxels",
@@ -106,10 +107,17 @@ def probe(**options: Any) -> None:
     from ..io import read_labels, read_volume
 
     with reporting(quiet=options["quiet"]) as reporter:
-        labels = None
+        labels, take = None, config.orientation
         if options["fixed_labels"] is not None:
-            labels = (read_labels(options["fixed_labels"]), read_labels(options["moving_labels"]))
-        fixed, moving = read_volume(options["fixed"]), read_volume(options["moving"])
+            labels = (
+                read_labels(options["fixed_labels"], orientation=take),
+                read_labels(options["moving_labels"], orientation=take),
+            )
+        fixed = read_volume(options["fixed"], orientation=take)
+        moving = read_volume(options["moving"], orientation=take)
+        for volume in (fixed, moving, *(labels or ())):
+            for note in volume.geometry.notes:
+                reporter.say("warning", note)
         result = probe_images(fixed, moving, labels, config, reporter)
     if options["as_json"]:
         print_result(json.dumps(_as_json(result), indent=2) + "\n")

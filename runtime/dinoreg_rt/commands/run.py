@@ -53,7 +53,8 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 @path_option(
     "--weights",
     panel=INPUTS,
-    help="Image of weights, 0 to 10000, on the fixed grid; a weight of 1 changes nothing.",
+    help="Image of weights, 0 to 10000, on the fixed grid; 1 changes nothing, less than 1e-6 "
+    "counts as 0.",
 )
 @path_option(
     "--labels",
@@ -130,7 +131,7 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
         report = execute_run(request, reporter)
         _say_result(report, request.output, reporter)
     with reporting(quiet=False) as reporter:
-        _say_verdict(report, reporter)
+        _say_verdict(report, reporter, quiet=options["quiet"])
     if options["as_json"]:
         print_result(report.to_json(), written=request.output)
     if report.exit_code:
@@ -201,11 +202,14 @@ def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
     reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")
 
 
-def _say_verdict(report: RunReport, reporter: Reporter) -> None:
+def _say_verdict(report: RunReport, reporter: Reporter, *, quiet: bool) -> None:
     untested = ", but the images were not tested (--no-trust)"
     said = report.trust.verdict + ("" if report.configuration["trust"] else untested)
     reporter.say("verdict", said)
     for reason in report.trust.reasons:
         reporter.say("not to be trusted", reason)
+    # Unless --quiet is given, warnings about the inputs are reported when they are read.
+    known = {warning for record in report.inputs.values() for warning in record.warnings}
     for warning in report.warnings:
-        reporter.say("warning", warning)
+        if quiet or warning not in known:
+            reporter.say("warning", warning)

@@ -16,8 +16,9 @@ from ..errors import InputError
 from ..evaluate.cohort import read_pairs
 from ..evaluate.pair import PairFiles
 from ..registration.demands import check_used
+from ..sweep.records import Record
 from ..sweep.space import read_space
-from ..sweep.trials import Finished, Record, plan_trials, run_trials
+from ..sweep.trials import Finished, plan_trials, run_trials
 from .main import EXIT_CODE_TEXT
 from .options import (
     DATA_HELP,

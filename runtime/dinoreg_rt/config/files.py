@@ -40,5 +40,5 @@ def read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not a TOML file: {error}") from error
+    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a ValueError
+        raise ConfigError(f"{file}: not a TOML file: {str(error)[:200]}") from error

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from ..types import OrientationChoice
+
 ModalityChoice = Literal["auto", "ct", "mr"]
 LinearModel = Literal["rigid", "similarity", "affine"]
 
@@ -41,6 +43,11 @@ class ImageParameters(BaseModel):
     )
     linear: LinearModel = Field(
         "affine", description="transform model that --initial auto and affine fit"
+    )
+    orientation: OrientationChoice = Field(
+        "auto",
+        description="which placement of a NIfTI header counts where its sform and its qform "
+        "differ: auto (the sform unless it is sheared), sform or qform",
     )
     body_mask: Literal["auto", "off"] = Field(
         "auto",

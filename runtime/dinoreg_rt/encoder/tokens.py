@@ -18,7 +18,7 @@ import numpy as np
 from ..bundle.manifest import Graph, Normalisation
 from ..device.choice import Device
 from ..engines.open import Encoder
-from ..errors import RegistrationError, ResourceError
+from ..errors import InputError, ResourceError
 from ..io.arrays import device_of
 from ..types import Array
 from .slice_stack import SliceStack
@@ -117,7 +117,7 @@ def encode(
         progress: called with the finished fraction.
 
     Raises:
-        RegistrationError: a token is not finite.
+        InputError: a token is not finite.
     """
     batches = _queued if queued else _overlapped
     total, done = device.xp.zeros((), np.float32), 0
@@ -146,19 +146,26 @@ def encode_constant(encoder: Encoder, graph: Graph, device: Device, *, queued: b
     """Encode a picture of mean pixels: tokens (rows, columns, C) float16 on `device`."""
     xp = device.xp if queued else np
     pixels = xp.zeros((1, 3, graph.height, graph.width), np.float32)
-    return device.upload(encoder.encode(pixels)[0], np.float16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        tokens = device.upload(encoder.encode(pixels)[0], np.float16)
+        _check_total(device.download(tokens.sum(dtype=np.float32)), "an empty picture")
+    return tokens
 
 
 def check_finite(total: Array, stack: SliceStack) -> None:
     """Check that the half-precision tokens of a stack are finite, by their sum () on the host.
 
     Raises:
-        RegistrationError: a token is not finite.
+        InputError: a token is not finite: the encoder cannot be used, whatever the images are.
     """
+    _check_total(total, stack.volume.name or "an image")
+
+
+def _check_total(total: Array, what: str) -> None:
     if not np.isfinite(total).all():
-        raise RegistrationError(
-            f"some of the encoder's tokens of {stack.volume.name or 'an image'} are not finite in "
-            "half precision; try another --engine or a bundle exported with --precision fp32"
+        raise InputError(
+            f"the encoder gives tokens of {what} that are not finite in half precision; use "
+            "another --engine or a bundle of --precision fp32, or export the bundle again"
         )
 
 

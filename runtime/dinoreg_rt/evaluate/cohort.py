@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import DinoregError, InputError
+from ..io.guard import reader_errors
 from ..io.paths import check_input
 from ..quality import metrics as quality
 from .pair import PairFiles, PairScores, evaluate_pair
@@ -115,7 +116,8 @@ def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
         raise InputError(
             f"{pairs_csv}: lists pairs more than once: {', '.join(twice)}; rename or remove them"
         )
-    return [_pair_of_row(row, data, results) for row in rows]
+    with reader_errors(str(pairs_csv), "a table of pairs"):
+        return [_pair_of_row(row, data, results) for row in rows]
 
 
 def _check_table(columns: Sequence[str], rows: Sequence[dict[Any, Any]], table: Path) -> None:

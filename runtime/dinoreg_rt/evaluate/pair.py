@@ -23,7 +23,7 @@ from ..io.learn2reg import read_learn2reg_displacement
 from ..io.validate import check_mask_grid
 from ..quality import metrics as quality
 from ..quality.surface import Hd95
-from ..types import DisplacementField, Geometry, LabelMap, Transform
+from ..types import DisplacementField, Geometry, LabelMap, OrientationChoice, Transform
 
 Chain = tuple[Transform, ...]
 
@@ -45,6 +45,7 @@ class PairFiles:
         fixed_points: landmarks of the fixed image.
         moving_points: the same landmarks in the moving image.
         mask: mask on the fixed grid to which the Jacobian is restricted.
+        orientation: as in `dinoreg_rt.io.read_volume`.
     """
 
     name: str = "pair"
@@ -58,6 +59,7 @@ class PairFiles:
     fixed_points: Path | None = None
     moving_points: Path | None = None
     mask: Path | None = None
+    orientation: OrientationChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class PairScores:
         jacobian: regularity of the transform.
         tre_before_mm: error of each landmark without the transform.
         tre_after_mm: error of each landmark with the transform.
+        warnings: what the headers of the files leave in doubt, one sentence each.
     """
 
     name: str
@@ -101,6 +104,7 @@ class PairScores:
     jacobian: quality.JacobianStatistics | None = None
     tre_before_mm: tuple[float, ...] | None = None
     tre_after_mm: tuple[float, ...] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def vanished(self) -> tuple[int, ...]:
@@ -172,12 +176,24 @@ def evaluate_pair(files: PairFiles, mapping: Chain | None = None) -> PairScores:
         jacobian=jacobian,
         tre_before_mm=tre_before,
         tre_after_mm=tre_after,
+        warnings=_header_notes(fixed, moving, grid, chain),
     )
 
 
+def _header_notes(
+    fixed: LabelMap | None, moving: LabelMap | None, grid: Geometry | None, chain: Chain
+) -> tuple[str, ...]:
+    used = [labels.geometry for labels in (fixed, moving) if labels is not None]
+    used += [step.geometry for step in chain if isinstance(step, DisplacementField)]
+    used += [grid] if grid is not None else []
+    return tuple(dict.fromkeys(note for geometry in used for note in geometry.notes))
+
+
 def _read_label_pair(files: PairFiles) -> tuple[LabelMap | None, LabelMap | None]:
-    fixed = read_labels(files.fixed_labels) if files.fixed_labels else None
-    moving = read_labels(files.moving_labels) if files.moving_labels else None
+    fixed, moving = (
+        read_labels(path, orientation=files.orientation) if path else None
+        for path in (files.fixed_labels, files.moving_labels)
+    )
     return fixed, moving
 
 
@@ -185,8 +201,10 @@ def _fixed_grid(files: PairFiles, fixed: LabelMap | None) -> Geometry | None:
     if fixed is not None:
         return fixed.geometry
     if files.mask:
-        return read_labels(files.mask, mask=True).geometry
-    return read_geometry(files.fixed_image) if files.fixed_image else None
+        return read_labels(files.mask, mask=True, orientation=files.orientation).geometry
+    if files.fixed_image is None:
+        return None
+    return read_geometry(files.fixed_image, orientation=files.orientation)
 
 
 def _read_chains(
@@ -194,7 +212,8 @@ def _read_chains(
 ) -> tuple[Chain, Chain]:
     """Return the mappings before and after registration."""
     if files.learn2reg is None:
-        return (), tuple(t for path in files.transforms for t in read_transform(path))
+        steps = [read_transform(p, orientation=files.orientation) for p in files.transforms]
+        return (), tuple(step for part in steps for step in part)
     if files.transforms:
         raise InputError("give either transforms or a Learn2Reg displacement file, not both")
     if grid is None or moving is None:
@@ -227,7 +246,7 @@ def _score_labels(fixed: LabelMap, moving: LabelMap, chain: Chain) -> LabelScore
 def _read_mask(files: PairFiles, displacement: DisplacementField) -> NDArray[np.int32] | None:
     if files.mask is None:
         return None
-    mask = read_labels(files.mask, mask=True)
+    mask = read_labels(files.mask, mask=True, orientation=files.orientation)
     check_mask_grid(mask.geometry, displacement.geometry, str(files.mask), "fixed")
     return np.asarray(mask.array)
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import InputError
+from ..io.guard import parse_json
 from ..io.paths import check_input
 from .cohort import GroupScores, MeanInterval
 from .pair import LabelScores, PairScores
@@ -59,11 +60,15 @@ def read_label_names(path: Path) -> dict[int, str]:
     """
     check_input(path)
     try:
-        content = json.loads(path.read_text("utf-8"))
-        return {int(label): str(name) for label, name in content.items()}
+        content = parse_json(path.read_text("utf-8"))
+        names = {int(label): name for label, name in content.items()}
+        if other := [name for name in names.values() if not isinstance(name, str)]:
+            raise ValueError(f"{str(other[0])[:40]} is not a text")
+        return {label: name.encode("utf-8", "replace").decode() for label, name in names.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
-            f'{path}: is not a JSON object of label names such as {{"1": "spleen"}}: {error}'
+            f'{path}: is not a JSON object of label names such as {{"1": "spleen"}}: '
+            f"{str(error)[:200]}"
         ) from error
 
 
@@ -197,6 +202,7 @@ def _pair_to_dict(scores: PairScores, names: Mapping[int, str]) -> dict[str, Any
         "kind": scores.kind,
         "status": scores.status,
         "message": scores.message,
+        "warnings": scores.warnings,
         "means": scores.means(),
         "labels": [
             {**line, "label_name": names.get(line["label"])} for line in _label_lines(scores)

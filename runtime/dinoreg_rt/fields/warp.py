@@ -7,12 +7,13 @@ input at ``chain(p)``. To go the other way, invert the chain first (`inversion`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 import dinoreg_kernels
 
@@ -23,6 +24,7 @@ from ..geometry import (
     compose_affines,
     index_map,
     index_to_lps,
+    inside_grid,
     kernel_affine,
     lps_to_index,
     same_grid,
@@ -68,14 +70,10 @@ def warp_volume(
     outside = min(0.0, float(volume.array.min())) if outside is None else outside
     with device.active():
         path = _path(transform, grid, volume.geometry, device, known=known)
-        array = dinoreg_kernels.resample(
-            device.upload(volume.array, np.float32),
-            grid.shape_zyx,
-            outside=outside,
-            threads=device.threads,
-            **path.arguments,
-        )
-        path.blank(array, outside)
+        voxels = device.upload(volume.array, np.float32)
+        settings: dict[str, Any] = {"outside": outside, "threads": device.threads}
+        resample = partial(dinoreg_kernels.resample, voxels, grid.shape_zyx, **settings)
+        array = path.follow(resample, outside)
     values = device.download(array) if download else array
     return Volume(values, grid, volume.pixel_type, volume.name)
 
@@ -98,14 +96,10 @@ def warp_labels(
     device, grid = device or choose_device("cpu", 0)[0], grid or _own_grid(transform)
     with device.active():
         path = _path(transform, grid, labels.geometry, device)
-        array = dinoreg_kernels.resample_labels(
-            device.upload(labels.array, np.int32),
-            grid.shape_zyx,
-            nearest=nearest,
-            threads=device.threads,
-            **path.arguments,
-        )
-        path.blank(array, 0)
+        voxels = device.upload(labels.array, np.int32)
+        settings: dict[str, Any] = {"nearest": nearest, "threads": device.threads}
+        resample = partial(dinoreg_kernels.resample_labels, voxels, grid.shape_zyx, **settings)
+        array = path.follow(resample, 0)
     return LabelMap(device.download(array), grid, labels.pixel_type, labels.name)
 
 
@@ -136,15 +130,22 @@ class _Path:
         arguments: arguments of `dinoreg_kernels.resample`.
         unknown: (D, H, W) bool, voxels at which the field holds NaN, as an inverse can; None
             without any.
+        beyond: (D, H, W) bool, voxels outside the field's grid; None without any. The kernels
+            continue a field there, while ITK and this package move nothing.
     """
 
     arguments: dict[str, Any]
     unknown: Array | None = None
+    beyond: Array | None = None
 
-    def blank(self, array: Array, value: float) -> None:
-        """Write `value` where the mapping is unknown."""
+    def follow(self, resample: Callable[..., Array], outside: float) -> Array:
+        """Return the result of `resample`; `outside` where the mapping is unknown."""
+        array = resample(**self.arguments)
+        if self.beyond is not None:
+            array[self.beyond] = resample(index_map=self.arguments["index_map"])[self.beyond]
         if self.unknown is not None:
-            array[self.unknown] = value
+            array[self.unknown] = outside
+        return array
 
 
 def _path(
@@ -166,7 +167,20 @@ def _path(
             vectors = device.xp.nan_to_num(vectors)
     else:
         arguments["to_field"] = kernel_affine(index_map(grid, field.geometry, before))
-    return _Path(arguments | {"field": vectors}, unknown)
+    beyond = None
+    if not centres_within(grid, field.geometry, before):
+        beyond = device.upload(_beyond(grid, field.geometry, before), np.bool_)
+    return _Path(arguments | {"field": vectors}, unknown, beyond)
+
+
+def _beyond(grid: Geometry, box: Geometry, affine: AffineTransform) -> NDArray[np.bool_]:
+    """Return the voxels of `grid`, (D, H, W), whose centres `affine` takes out of `box`."""
+    to_box = index_map(grid, box, affine)
+    beyond = np.empty(grid.shape_zyx, np.bool_)
+    for part in z_slabs(grid.shape_zyx):
+        index = slab_affine(to_box, grid, part)
+        beyond[part] = ~inside_grid(box.shape_zyx, index).reshape(beyond[part].shape)
+    return beyond
 
 
 def _as_one_field(
@@ -179,12 +193,7 @@ def _as_one_field(
         return before, None, identity
     field, others = rest[0], rest[1:]
     affines = [step for step in others if isinstance(step, AffineTransform)]
-    # The kernels continue a field beyond its grid, ITK does not.
-    if (
-        isinstance(field, AffineTransform)
-        or len(affines) < len(others)
-        or not centres_within(grid, field.geometry, before)
-    ):
+    if isinstance(field, AffineTransform) or len(affines) < len(others):
         return identity, chain_to_displacement(chain, grid), identity
     return before, field, _composed(affines)
 

@@ -1,8 +1,9 @@
 """Input and output of images, labels, masks, transforms and points.
 
 This is the only package that knows file formats and frames other than LPS (NIfTI and points in
-RAS). Everything it returns has been checked and is in LPS millimetres; everything it writes appears
-whole or not at all. SimpleITK and h5py are imported on first use, so importing this is cheap.
+RAS). Everything it returns has been checked and is in LPS millimetres, with what a header leaves in
+doubt in `Geometry.notes`; everything it writes appears whole or not at all. SimpleITK and h5py are
+imported on first use, so importing this is cheap.
 """
 
 from .convert import (
@@ -25,6 +26,7 @@ from .images import (
     write_volume,
 )
 from .inputs import ImageLike, LabelsLike, as_labels, as_mask, as_volume, as_weights, read_mask
+from .parts import image_parts
 from .paths import check_free_space, check_outputs, check_writable, output_errors
 from .points import Frame, PointSet, read_points, write_points
 from .staging import staged_file, staged_folder
@@ -53,6 +55,7 @@ __all__ = [
     "composite_to_sitk",
     "displacement_from_sitk",
     "displacement_to_sitk",
+    "image_parts",
     "input_files",
     "labels_from_sitk",
     "labels_to_sitk",

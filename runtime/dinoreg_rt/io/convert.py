@@ -64,7 +64,7 @@ def displacement_from_sitk(image: sitk.Image, name: str = "displacement") -> Dis
     geometry = sitk_geometry(image)
     validate.check_geometry(geometry, name)
     vectors = np.array(sitk_view(image), dtype=np.float32)
-    validate.check_finite(vectors, name)
+    validate.check_displacements(vectors, name)
     return DisplacementField(vectors, geometry)
 
 

@@ -11,17 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, OutputError
-from ..types import DisplacementField, Geometry, LabelMap, Modality, Volume
-from . import dicom, integrity, nifti, validate
+from ..types import DisplacementField, Geometry, LabelMap, Modality, OrientationChoice, Volume
+from . import dicom, metaimage, nifti, nrrd, validate
 from .arrays import as_numpy
 from .convert import (
     array_to_sitk,
     displacement_from_sitk,
     labels_from_sitk,
-    quiet_itk,
     sitk_geometry,
     volume_from_sitk,
 )
+from .itk_files import load, rescale
+from .meta_header import check_meta_header
+from .nifti_read import read_nifti
 from .paths import check_input, check_name, output_errors
 from .staging import staged_file
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 #: Suffixes of image files that can be read.
-READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+READABLE = (".nii", ".nii.gz", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd")
+_NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 _WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
@@ -40,71 +43,97 @@ class _Image(NamedTuple):
         image: the SimpleITK image.
         pixel_type: the pixel type to remember if it is not the image's own; otherwise empty.
         finite: the values are already known to be finite.
+        doubts: what the header leaves in doubt about the grid, as `Geometry.notes`.
         modality: the modality that a DICOM header names.
-        notes: what was corrected, as `Volume.notes`.
+        corrections: what was corrected, as `Volume.notes`.
     """
 
     image: sitk.Image
     pixel_type: str = ""
     finite: bool = False
+    doubts: tuple[str, ...] = ()
     modality: Modality | None = None
-    notes: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
 
 
-def read_volume(path: str | os.PathLike[str], *, constant: bool = False) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    constant: bool = False,
+    orientation: OrientationChoice = "auto",
+) -> Volume:
     """Read a 3D scalar image.
 
     Args:
-        path: NIfTI, NRRD or MetaImage file; a folder with one DICOM series; or
-            ``FOLDER?series=UID`` for one of several series; ``&EchoTime=4.92`` after that chooses
-            among the volumes mixed in one.
+        path: NIfTI (also ``.hdr`` with ``.img``), NRRD or MetaImage file; a folder with one DICOM
+            series; or ``FOLDER?series=UID`` for one of several series; ``&EchoTime=4.92`` after
+            that chooses among the volumes mixed in one.
         constant: allow an image in which all voxels are the same, such as weights.
+        orientation: the placement to take if a NIfTI header holds two that differ; ``auto`` takes
+            the sform unless it is sheared.
 
     Returns:
-        Read-only float32 voxels in LPS geometry; `pixel_type` names the type in the file.
+        Read-only float32 voxels in LPS geometry; `pixel_type` names the type in the file, and
+        `geometry.notes` says what its header leaves in doubt.
 
     Raises:
         InputError: the file is missing, damaged or of an unknown format, or the image is not 3D,
             not scalar, not finite, constant (unless allowed), or has an impossible header.
     """
-    image, pixel_type, finite, modality, notes = _read(path, components=1)
-    volume = volume_from_sitk(image, os.fspath(path), pixel_type, constant=constant, finite=finite)
-    return replace(volume, modality_hint=modality, notes=notes)
+    read, name = _read(path, 1, orientation), os.fspath(path)
+    volume = volume_from_sitk(
+        read.image, name, read.pixel_type, constant=constant, finite=read.finite
+    )
+    geometry = replace(volume.geometry, notes=read.doubts)
+    return replace(volume, geometry=geometry, modality_hint=read.modality, notes=read.corrections)
 
 
-def read_geometry(path: str | os.PathLike[str]) -> Geometry:
-    """Read the geometry of a scalar or vector image.
+def read_geometry(
+    path: str | os.PathLike[str], *, orientation: OrientationChoice = "auto"
+) -> Geometry:
+    """Read the geometry of a scalar or vector image; `orientation` as for `read_volume`.
 
     Raises:
         InputError: as `read_volume`, except for the values.
     """
-    geometry = sitk_geometry(_read(path, components=0).image)
+    read = _read(path, 0, orientation)
+    geometry = sitk_geometry(read.image)
     validate.check_geometry(geometry, os.fspath(path))
-    return geometry
+    return replace(geometry, notes=read.doubts)
 
 
-def read_labels(path: str | os.PathLike[str], *, mask: bool = False) -> LabelMap:
+def read_labels(
+    path: str | os.PathLike[str], *, mask: bool = False, orientation: OrientationChoice = "auto"
+) -> LabelMap:
     """Read a label map: whole numbers, of which 0 is background.
 
     Args:
         path: as for `read_volume`.
         mask: only zero and nonzero are told apart, so the file may hold the values of an image.
+        orientation: as for `read_volume`.
 
     Raises:
         InputError: as `read_volume`; or values that are not whole numbers or, unless it is a mask,
             cannot be labels (negative, or more than 1000 different ones).
     """
-    image = _read(path, components=1).image
-    return labels_from_sitk(image, name=os.fspath(path), mask=mask)
+    read = _read(path, 1, orientation)
+    labels = labels_from_sitk(read.image, name=os.fspath(path), mask=mask)
+    return replace(labels, geometry=replace(labels.geometry, notes=read.doubts))
 
 
-def read_displacement(path: str | os.PathLike[str]) -> DisplacementField:
+def read_displacement(
+    path: str | os.PathLike[str], *, orientation: OrientationChoice = "auto"
+) -> DisplacementField:
     """Read a vector image as a displacement in mm, LPS, as ITK, ANTs and 3D Slicer write it.
+
+    `orientation` is as for `read_volume`.
 
     Raises:
         InputError: as `read_volume`, or the image does not have three components.
     """
-    return displacement_from_sitk(_read(path, components=3).image, name=os.fspath(path))
+    read = _read(path, 3, orientation)
+    field = displacement_from_sitk(read.image, name=os.fspath(path))
+    return replace(field, geometry=replace(field.geometry, notes=read.doubts))
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
@@ -139,12 +168,13 @@ def image_suffix(path: str | os.PathLike[str]) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
-def _read(path: str | os.PathLike[str], components: int) -> _Image:
+def _read(path: str | os.PathLike[str], components: int, orientation: OrientationChoice) -> _Image:
     """Read an image file or a DICOM series.
 
     Args:
         path: as for `read_volume`.
         components: wanted number of values per voxel; 0 accepts any number and any values.
+        orientation: as for `read_volume`.
     """
     check_input(path)
     file, series = dicom.split_series(path)
@@ -154,7 +184,7 @@ def _read(path: str | os.PathLike[str], components: int) -> _Image:
         if components == 3:
             raise InputError(f"{file}: is a folder; a displacement field is one image file")
         read = dicom.read_series(file, series)
-        return _Image(read.image, read.pixel_type, modality=read.modality, notes=read.notes)
+        return _Image(read.image, read.pixel_type, modality=read.modality, corrections=read.notes)
     suffix = image_suffix(file)
     if suffix not in READABLE:
         raise InputError(
@@ -162,45 +192,24 @@ def _read(path: str | os.PathLike[str], components: int) -> _Image:
             "of a DICOM series"
         )
     try:
-        if suffix == ".nii.gz":
-            with nifti.gunzipped(file) as plain:
-                finite = integrity.check_nifti(plain, str(file), values=components > 0)
-                return _Image(_load(plain, str(file)), finite=finite)
-        finite = False
-        if suffix == ".nii":
-            finite = integrity.check_nifti(file, str(file), values=components > 0)
-        elif suffix in (".mha", ".mhd"):
-            integrity.check_metaimage(file)
-        return _Image(_load(file, str(file)), finite=finite)
+        if suffix in _NIFTI:
+            image, finite, doubts = read_nifti(file, values=components > 0, orientation=orientation)
+            return _Image(image, finite=finite, doubts=doubts)
+        if suffix in (".nrrd", ".nhdr"):
+            return _rescaled(load(file, str(file)), *nrrd.header_notes(file))
+        check_meta_header(file)
+        header = metaimage.read_header(file)
+        metaimage.check_metaimage(header)
+        image = load(file, str(file))
+        return _rescaled(image, *metaimage.header_notes(header, sitk_geometry(image)))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
-def _load(file: Path, name: str) -> sitk.Image:
-    import SimpleITK as sitk
-
-    check_name(file)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-    try:
-        with quiet_itk():
-            reader.ReadImageInformation()
-            size = reader.GetSize()
-            validate.check_size(size, name)
-            if len(size) > 3:  # one time point
-                reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
-            return reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
-        if "orthonormal" in reason:
-            raise InputError(
-                f"{name}: has a singular or sheared direction matrix; its axes must be "
-                "perpendicular: correct the header, or resample it onto an orthogonal grid"
-            ) from error
-        raise InputError(
-            f"{name}: cannot be read as an image; it is damaged or not of the format that its "
-            f"name says ({reason})"
-        ) from error
+def _rescaled(image: sitk.Image, factor: float, doubts: tuple[str, ...]) -> _Image:
+    if factor != 1:
+        rescale(image, factor)
+    return _Image(image, doubts=doubts)
 
 
 def _write(path: Path, array: NDArray[Any], geometry: Geometry, pixel_type: str) -> None:

@@ -8,6 +8,7 @@ slab. ITK's reader silently returns zeros for the missing part of a truncated gz
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import shutil
 import tempfile
@@ -22,12 +23,13 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..types import Geometry
-from .nifti_header import HEADER_BYTES, build_header, parse_header
+from .nifti_header import GZIP_MAGIC, HEADER_BYTES, build_header, parse_header
 from .staging import hidden_folder
 
-GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 22
 _PREFIX = "dinoreg-unpacked-"
+#: Most bytes that deflate packs into one, and bytes that may follow the voxels.
+_MOST_PACKED, _SLACK = 1032, 1 << 24
 
 
 def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry, pixel_type: str) -> None:
@@ -76,7 +78,7 @@ def gunzipped(path: Path) -> Iterator[Path]:
     try:
         try:
             with open_gzip(path) as packed, plain.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked, _CHUNK)
+                _unpack(packed, unpacked, path)
         except _gzip_errors() as error:
             raise InputError(f"{path}: {_why_not_unpacked(path, error)}") from error
         except OSError as error:
@@ -87,6 +89,37 @@ def gunzipped(path: Path) -> Iterator[Path]:
         yield plain
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unpack(packed: IO[bytes], unpacked: IO[bytes], path: Path) -> None:
+    """Copy what a gzip file holds, but no more than its NIfTI header announces and some slack.
+
+    Raises:
+        InputError: it holds more, or is too short to hold what is announced.
+    """
+    chunk = packed.read(_CHUNK)
+    header = parse_header(chunk[:HEADER_BYTES])
+    wanted = 0
+    if header is not None and math.isfinite(header.offset):
+        wanted = int(header.offset) + header.voxels * header.bits // 8
+        held = path.stat().st_size
+        if wanted > held * _MOST_PACKED + _SLACK:
+            raise InputError(
+                f"{path}: truncated file: {held} bytes compressed, but its header announces "
+                f"{wanted}; copy or download it again"
+            )
+    written = 0
+    while chunk:
+        unpacked.write(chunk)
+        written += len(chunk)
+        if written > max(wanted, 0) + _SLACK:
+            if header is None:
+                return  # the caller finds that this is not NIfTI
+            raise InputError(
+                f"{path}: unpacks to far more than the {wanted} bytes that its header announces; "
+                "is it damaged? copy or download it again"
+            )
+        chunk = packed.read(_CHUNK)
 
 
 def _why_not_unpacked(path: Path, error: Exception) -> str:

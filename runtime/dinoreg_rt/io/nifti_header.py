@@ -1,18 +1,21 @@
-"""NIfTI headers: the fields that say how voxels are stored, read and written."""
+"""NIfTI headers: how voxels are stored and where they lie, read and written."""
 
 from __future__ import annotations
 
 import math
 import struct
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..errors import InputError
 from ..types import FloatArray, Geometry
+from .nifti_layouts import NIFTI1, NIFTI2, Layout
 
 #: Length of the part of a file that `parse_header` needs.
 HEADER_BYTES = 544
+GZIP_MAGIC = b"\x1f\x8b"
 
 #: NumPy name of a pixel type -> NIfTI datatype code.
 _DATATYPES = {"uint8": 2, "int16": 4, "int32": 8, "float32": 16, "float64": 64, "int8": 256}
@@ -28,8 +31,28 @@ _MILLIMETRES = 2
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
+class Placement(NamedTuple):
+    """The fields of a NIfTI header that say where its voxels lie, in the header's unit, RAS.
+
+    Attributes:
+        units: code of the unit of length: 1 metre, 2 millimetre, 3 micron; others: not stated.
+        qform_code: what the quaternion refers to; 0: it is not set.
+        sform_code: what the matrix refers to; 0: it is not set.
+        quaternion: b, c and d of the rotation.
+        offset: centre of the first voxel according to the quaternion's form.
+        rows: the matrix (3, 4) from voxel indices to positions, row after row.
+    """
+
+    units: int
+    qform_code: int
+    sform_code: int
+    quaternion: tuple[float, ...]
+    offset: tuple[float, ...]
+    rows: tuple[float, ...]
+
+
 class NiftiHeader(NamedTuple):
-    """The fields of a NIfTI header that say how its voxels are stored.
+    """The fields of a NIfTI header that say how its voxels are stored, and where they lie.
 
     Attributes:
         order: byte order, ``<`` or ``>``.
@@ -40,7 +63,11 @@ class NiftiHeader(NamedTuple):
         offset: position of the first voxel in the file, in bytes.
         slope: factor on the stored values; 0 and NaN mean that they are not scaled.
         intercept: constant added after the factor.
-        first_voxel: smallest allowed `offset`: 352 for NIfTI-1, 544 for NIfTI-2.
+        first_voxel: smallest allowed `offset`: 352 for NIfTI-1, 544 for NIfTI-2; 0 for voxels in
+            a file of their own.
+        placement: where the voxels lie.
+        intent: code and three parameters of what the values mean.
+        magic: the signature, such as ``n+1``; empty for Analyze 7.5, the format before NIfTI.
     """
 
     order: Literal["<", ">"]
@@ -52,6 +79,19 @@ class NiftiHeader(NamedTuple):
     slope: float
     intercept: float
     first_voxel: int
+    placement: Placement
+    intent: tuple[float, ...]
+    magic: bytes
+
+    @property
+    def layout(self) -> Layout:
+        """Positions of the fields: NIfTI-1 (and Analyze 7.5) or NIfTI-2."""
+        return NIFTI2 if self.magic.endswith(b"2") else NIFTI1
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Size of the stored voxels."""
+        return self.voxels * self.bits // 8
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,25 +118,79 @@ class NiftiHeader(NamedTuple):
 
 def parse_header(raw: bytes) -> NiftiHeader | None:
     """Return the NIfTI-1 or NIfTI-2 header at the beginning of a file; None if there is none."""
+    if len(raw) < NIFTI1.size:
+        return None
     orders: tuple[Literal["<", ">"], ...] = ("<", ">")
     for order in orders:
-        size = struct.unpack_from(f"{order}i", raw)[0] if len(raw) >= 348 else 0
-        if size == 348:
-            dim = struct.unpack_from(f"{order}8h", raw, 40)
-            datatype, bits = struct.unpack_from(f"{order}2h", raw, 70)
-            pixdim = struct.unpack_from(f"{order}8f", raw, 76)
-            offset, slope, intercept = struct.unpack_from(f"{order}3f", raw, 108)
-        elif size == 540 and len(raw) >= 540:
-            datatype, bits = struct.unpack_from(f"{order}2h", raw, 12)
-            dim = struct.unpack_from(f"{order}8q", raw, 16)
-            pixdim = struct.unpack_from(f"{order}8d", raw, 104)
-            offset, slope, intercept = struct.unpack_from(f"{order}q2d", raw, 168)
-        else:
-            continue
-        bits = _BITS.get(datatype, bits)
-        first = 352 if size == 348 else 544
-        return NiftiHeader(order, dim, datatype, bits, pixdim, offset, slope, intercept, first)
+        size = struct.unpack_from(f"{order}i", raw)[0]
+        for layout in (NIFTI1, NIFTI2):
+            if size == layout.size <= len(raw):
+                return _parse(raw, order, layout)
     return None
+
+
+def _parse(raw: bytes, order: Literal["<", ">"], layout: Layout) -> NiftiHeader:
+    def field(name: str) -> tuple[Any, ...]:
+        return layout.read(raw, order, name)
+
+    magic = field("magic")[0].partition(b"\0")[0]
+    magic = magic if magic in (b"n+1", b"ni1", b"n+2", b"ni2") else b""
+    (datatype,) = field("datatype")
+    placement = Placement(
+        units=field("xyzt_units")[0] & 7,
+        qform_code=field("qform_code")[0],
+        sform_code=field("sform_code")[0],
+        quaternion=field("quatern"),
+        offset=field("qoffset"),
+        rows=(*field("srow_x"), *field("srow_y"), *field("srow_z")),
+    )
+    return NiftiHeader(
+        order=order,
+        dim=field("dim"),
+        datatype=datatype,
+        bits=_BITS.get(datatype, field("bitpix")[0]),
+        pixdim=field("pixdim"),
+        offset=field("vox_offset")[0],
+        slope=field("scl_slope")[0],
+        intercept=field("scl_inter")[0],
+        first_voxel=0 if magic.startswith(b"ni") else layout.first_voxel,
+        placement=placement,
+        intent=(*field("intent_code"), *field("intent_p")),
+        magic=magic,
+    )
+
+
+def read_header(file: Path, name: str, *, paired: bool) -> NiftiHeader:
+    """Read the header of an uncompressed file.
+
+    Args:
+        file: the file that begins with the header.
+        name: the name for error messages.
+        paired: the voxels lie in a file of their own.
+
+    Raises:
+        InputError: the file has no NIfTI header, or one of the other kind.
+    """
+    with file.open("rb") as stream:
+        raw = stream.read(HEADER_BYTES)
+    if raw.startswith(GZIP_MAGIC):
+        raise InputError(f"{name}: is compressed by gzip; rename it to end in .nii.gz")
+    header = parse_header(raw)
+    if header is None:
+        raise InputError(
+            f"{name}: is not a NIfTI file despite its name, or is damaged; copy or download it "
+            "again"
+        )
+    if not header.magic:
+        raise InputError(
+            f"{name}: has no NIfTI signature, as in the older format Analyze 7.5, which does not "
+            "say which side is left: convert it to NIfTI with a program that knows where it is from"
+        )
+    if header.magic.startswith(b"ni") != paired:
+        wanted = ".nii, because its voxels follow" if paired else ".hdr, because its voxels lie in "
+        wanted += " the header" if paired else "an .img file"
+        raise InputError(f"{name}: its header belongs in a file that ends in {wanted}")
+    return header
 
 
 def check_extent(header: NiftiHeader, size_bytes: int, name: str) -> None:
@@ -110,7 +204,7 @@ def check_extent(header: NiftiHeader, size_bytes: int, name: str) -> None:
             f"{name}: its header says that the voxels begin at byte {header.offset:g} "
             f"(vox_offset); {header.first_voxel} or more is needed: correct the header"
         )
-    check_length(size_bytes, int(header.offset) + header.voxels * header.bits // 8, name)
+    check_length(size_bytes, int(header.offset) + header.voxel_bytes, name)
 
 
 def check_length(size_bytes: int, wanted_bytes: int, name: str) -> None:

@@ -19,17 +19,19 @@ import numpy as np
 
 from ..errors import InputError, OutputError
 from ..types import FloatArray
+from .guard import reader_errors
+from .markups import parse_markups
 from .paths import check_input, output_errors
 from .point_tables import (
     AXES,
     check_columns,
     coordinate_columns,
     is_number,
-    number,
     read_coordinates,
     write_table,
 )
 from .staging import staged_file
+from .validate import check_positions
 
 Frame: TypeAlias = Literal["lps", "ras"]
 
@@ -38,6 +40,8 @@ _FCSV_COLUMNS = (
     *("id", "x", "y", "z", "ow", "ox", "oy", "oz"),
     *("vis", "sel", "lock", "label", "desc", "associatedNodeID"),
 )
+#: A kilometre.
+_LARGEST_MM = 1e6
 #: Files of 3D Slicer 4.10 and older hold the numbers.
 _FCSV_FRAMES: dict[str, Frame] = {"LPS": "lps", "RAS": "ras", "1": "lps", "0": "ras"}
 
@@ -79,7 +83,7 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
 
     Raises:
         InputError: the file is missing, of an unknown format or without points, a coordinate is not
-            a finite number, or the frame is unknown.
+            a finite number or beyond 1e6 mm, or the frame is unknown.
     """
     check_input(path)
     file = Path(path)
@@ -90,21 +94,21 @@ def read_points(path: str | os.PathLike[str], frame: Frame = "lps") -> PointSet:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read as text: {error}") from error
     suffix = _suffix(file)
-    if suffix == ".csv":
-        points = _read_csv(text, str(file), frame)
-    elif suffix == ".fcsv":
-        points = _read_fcsv(text, str(file))
-    elif suffix == ".mrk.json":
-        points = _read_markups(text, str(file))
-    else:
+    if suffix not in _SUFFIXES:
         raise InputError(
             f"{file}: unknown format of points '{suffix}'; give {', '.join(_SUFFIXES)}"
         )
-    if not len(points.points_lps_mm):
-        raise InputError(f"{file}: holds no points")
-    if not np.isfinite(points.points_lps_mm).all():
-        raise InputError(f"{file}: a coordinate is NaN or Inf")
-    return points
+    with reader_errors(str(file), "points"):
+        if suffix == ".csv":
+            points = _read_csv(text, str(file), frame)
+        elif suffix == ".fcsv":
+            points = _read_fcsv(text, str(file))
+        else:
+            points = _read_markups(text, str(file))
+    _check_coordinates(points.points_lps_mm, str(file))
+    # A label from JSON may hold half a character, which no file can.
+    labels = tuple(label.encode("utf-8", "replace").decode() for label in points.labels)
+    return replace(points, labels=labels)
 
 
 def write_points(path: str | os.PathLike[str], points: PointSet) -> None:
@@ -125,6 +129,14 @@ def write_points(path: str | os.PathLike[str], points: PointSet) -> None:
     text = writers[suffix](points)
     with staged_file(file) as staged, output_errors(file):
         staged.write_text(text, "utf-8")
+
+
+def _check_coordinates(points_mm: FloatArray, name: str) -> None:
+    if not len(points_mm):
+        raise InputError(f"{name}: holds no points")
+    if not np.isfinite(points_mm).all():
+        raise InputError(f"{name}: a coordinate is NaN or Inf")
+    check_positions(points_mm, name, "list of points")
 
 
 def _suffix(file: Path) -> str:
@@ -166,7 +178,7 @@ def _read_fcsv(text: str, name: str) -> PointSet:
     stated = header.get("CoordinateSystem", "(none)")
     if stated.upper() not in _FCSV_FRAMES:
         raise InputError(
-            f"{name}: states the coordinate system {stated}; LPS or RAS is needed in a line "
+            f"{name}: states the coordinate system {stated[:40]}; LPS or RAS is needed in a line "
             "'# CoordinateSystem = LPS'"
         )
     frame = _FCSV_FRAMES[stated.upper()]
@@ -179,27 +191,10 @@ def _read_fcsv(text: str, name: str) -> PointSet:
 
 
 def _read_markups(text: str, name: str) -> PointSet:
-    try:
-        document = json.loads(text)
-        (node,) = document["markups"]
-        stated = str(node.get("coordinateSystem", "LPS")).upper()
-        controls = node["controlPoints"]
-        positions = [point["position"] for point in controls]
-        points = np.array([[number(str(v)) for v in p] for p in positions], np.float64)
-        points = points.reshape(len(positions), 3)
-        labels = tuple(str(p.get("label", i + 1)) for i, p in enumerate(controls))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{name}: is not a 3D Slicer markups file with one list of placed control points "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    units = node.get("coordinateUnits", "mm")
-    if stated not in ("LPS", "RAS") or units not in ("mm", None):
-        raise InputError(
-            f"{name}: states the coordinate system {stated} in {units}; LPS or RAS in mm is needed"
-        )
-    frame = cast(Frame, stated.lower())
-    return PointSet(_flip(points, frame), labels, frame, document=document)
+    found = parse_markups(text, name)
+    frame = cast(Frame, found.frame.lower())
+    points = _flip(found.points, frame)
+    return PointSet(points, found.labels, frame, document=found.document)
 
 
 def _csv_text(points: PointSet) -> str:

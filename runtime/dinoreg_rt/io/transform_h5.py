@@ -9,58 +9,49 @@ ITK accepts parameters in float32 and in float64.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from ..types import AffineTransform, DisplacementField, FloatArray, Geometry
-from . import validate
+from ..types import AffineTransform, FloatArray, Geometry, Transform
+from .guard import reader_errors
+from .transform_parts import COMPOSITE, Part, build_chain
 
 _GROUP = "TransformGroup"
 _TYPE = "TransformType"
 _PARAMETERS = "TransformParameters"
 _FIXED = "TransformFixedParameters"
-_COMPOSITE = "CompositeTransform"
-_MATRIX_TYPES = ("AffineTransform", "MatrixOffsetTransformBase")
+#: Names that ITK wrote before version 5.
+_OLD_PARAMETERS, _OLD_FIXED = "TranformParameters", "TranformFixedParameters"
+_MOST_TRANSFORMS = 1000
+_LONGEST_TYPE = 1000
+#: More fixed parameters than any known kind has.
+_MOST_FIXED = 1000
+#: Most numbers that deflate, which HDF5 applies to chunks, packs into a byte.
+_MOST_PACKED = 1032
 _FIELD_TYPE = "DisplacementFieldTransform"
 
 
-def read_chain(path: Path) -> tuple[AffineTransform | DisplacementField, ...] | None:
+def read_chain(path: Path) -> tuple[Transform, ...]:
     """Read the chain in `path`, which is applied first element first.
-
-    Returns:
-        None if the file has an old layout or holds a kind other than composite, affine and
-        displacement field; ITK has to read it then.
 
     Raises:
         InputError: the file is not HDF5, is damaged or not 3D, or holds several transforms without
-            a composite.
+            a composite, or one that is neither linear nor a displacement field.
     """
     import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            if _GROUP not in file:
-                raise InputError(f"{path}: is an HDF5 file, but holds no ITK transform")
-            members = [file[_GROUP][key] for key in sorted(file[_GROUP], key=int)]
-            kinds = [_kind(member, path) for member in members]
-            if kinds[0] == _COMPOSITE:
-                members, kinds = members[1:], kinds[1:]
-            elif len(members) > 1:
-                raise InputError(
-                    f"{path}: holds {len(members)} transforms without a composite, which leaves "
-                    "their order open: save them as one composite, or one per file"
-                )
-            if not _all_known(members, kinds):
-                return None
-            steps = [_read_step(m, k, str(path)) for m, k in zip(members, kinds, strict=True)]
-            return tuple(reversed(steps))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: cannot be read as an ITK transform; it is truncated or damaged ({error})"
-        ) from error
+    with reader_errors(str(path), "an ITK transform"), h5py.File(path, "r") as file:
+        if _GROUP not in file:
+            raise InputError(f"{path}: is an HDF5 file, but holds no ITK transform")
+        members = _group(file, _GROUP)
+        keys = sorted((str(key) for key in members), key=int)
+        if len(keys) > _MOST_TRANSFORMS:
+            raise ValueError(f"{len(keys)} transforms")
+        return build_chain([_part(_group(members, key)) for key in keys], str(path))
 
 
 def write_composite(
@@ -98,7 +89,7 @@ def _write_members(
     with h5py.File(path, "w", libver="earliest") as file:
         _write_string(file, "ITKVersion", "5.4.0")
         _write_string(file, "HDFVersion", h5py.version.hdf5_version)
-        _write_string(file, f"{_GROUP}/0/{_TYPE}", f"{_COMPOSITE}_double_3_3")
+        _write_string(file, f"{_GROUP}/0/{_TYPE}", f"{COMPOSITE}_double_3_3")
         _write_string(file, f"{_GROUP}/1/{_TYPE}", "AffineTransform_double_3_3")
         numbers = np.concatenate([affine.matrix.ravel(), affine.translation_mm])
         file[f"{_GROUP}/1/{_PARAMETERS}"] = numbers
@@ -112,47 +103,82 @@ def _write_members(
             data[begin : begin + slab.size] = slab.astype(np.float32).ravel()
 
 
-def _kind(member: Any, path: Path) -> str:
-    text = member[_TYPE][0]
-    full = text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
-    kind, *rest = full.split("_")
-    if rest[-2:] != ["3", "3"]:
-        raise InputError(f"{path}: holds {full}; a 3D transform is needed")
-    return kind
+def _part(member: Any) -> Part:
+    """Describe a transform; its parameters are read when they are asked for."""
+    kind = _text(_dataset(member, _TYPE))
+    names = [name for name in (_PARAMETERS, _OLD_PARAMETERS) if name in member]
+    if not names:
+        return Part(kind, 0, lambda dtype: np.zeros(0, dtype), np.zeros(0))
+    numbers = _numbers(_dataset(member, names[0]))
+    old = names[0] == _OLD_PARAMETERS
+    fixed = _numbers(_dataset(member, _OLD_FIXED if old else _FIXED))
+    if fixed.size > _MOST_FIXED:
+        raise ValueError(f"{fixed.size} fixed parameters")
+    return Part(kind, numbers.size, partial(_read, numbers), _read(fixed, np.float64))
 
 
-def _all_known(members: list[Any], kinds: list[str]) -> bool:
-    return all(
-        kind in (*_MATRIX_TYPES, _FIELD_TYPE) and _PARAMETERS in member and _FIXED in member
-        for member, kind in zip(members, kinds, strict=True)
-    )
+def _read(numbers: Any, dtype: Any) -> Any:
+    values = np.empty(numbers.size, dtype)
+    if values.size:
+        numbers.read_direct(values)  # HDF5 converts between float32 and float64
+    return values
 
 
-def _read_step(member: Any, kind: str, name: str) -> AffineTransform | DisplacementField:
-    fixed = np.array(member[_FIXED], dtype=np.float64)
-    if kind == _FIELD_TYPE:
-        return _read_field(member[_PARAMETERS], fixed, name)
-    numbers = np.array(member[_PARAMETERS], dtype=np.float64).reshape(12)
-    matrix, translation = numbers[:9].reshape(3, 3), numbers[9:]
-    return AffineTransform(matrix, translation + fixed - matrix @ fixed)
+def _text(data: Any) -> str:
+    """Return the one string of a dataset."""
+    import h5py
+
+    kind = h5py.check_string_dtype(data.dtype)
+    if data.shape not in ((), (1,)) or kind is None:
+        raise ValueError(f"{data.name} is not one string")
+    if _length(data, kind) > _LONGEST_TYPE:
+        raise ValueError(f"{data.name} is longer than any name")
+    text = data[()] if data.shape == () else data[0]
+    return text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
 
 
-def _read_field(parameters: Any, fixed: FloatArray, name: str) -> DisplacementField:
-    size, origin, spacing = fixed[:9].reshape(3, 3)
-    x, y, z = (int(n) for n in size)
-    grid = Geometry(
-        (z, y, x),
-        (float(spacing[0]), float(spacing[1]), float(spacing[2])),
-        (float(origin[0]), float(origin[1]), float(origin[2])),
-        fixed[9:18].reshape(3, 3),
-    )
-    validate.check_geometry(grid, name)
-    vectors = np.empty((z, y, x, 3), dtype=np.float32)
-    if parameters.shape != (vectors.size,):
-        raise ValueError(f"{parameters.shape} parameters for {vectors.size} values")
-    parameters.read_direct(vectors.reshape(-1))  # HDF5 converts float64
-    validate.check_finite(vectors, name)
-    return DisplacementField(vectors, grid)
+def _length(data: Any, kind: Any) -> int:
+    """Return the length of a string without reading it; HDF5 takes memory for what is announced."""
+    if kind.length is not None:
+        return int(kind.length)
+    offset = data.id.get_offset()
+    if offset is None:
+        raise ValueError(f"{data.name} is not stored as ITK does")
+    with open(data.file.filename, "rb") as stream:
+        stream.seek(offset)
+        return int.from_bytes(stream.read(4), "little")  # then the place of the characters
+
+
+def _numbers(data: Any) -> Any:
+    """Check that a dataset is a vector that its file can hold, before any memory is taken."""
+    if data.shape is None or len(data.shape) != 1 or data.dtype.kind not in "fiu":
+        raise ValueError(f"{data.name} is not a vector of numbers")
+    if data.is_virtual or data.external:
+        raise ValueError(f"{data.name} lies in another file")
+    held = data.id.get_storage_size()
+    if data.size * data.dtype.itemsize > held * (_MOST_PACKED if data.chunks else 1):
+        raise ValueError(f"{data.name} announces {data.size} numbers and holds {held} bytes")
+    return data
+
+
+def _group(parent: Any, key: str) -> Any:
+    return _member(parent, key, "Group")
+
+
+def _dataset(parent: Any, key: str) -> Any:
+    return _member(parent, key, "Dataset")
+
+
+def _member(parent: Any, key: str, kind: str) -> Any:
+    """Return a member of a group that lies in the same file and is of the wanted kind."""
+    import h5py
+
+    if not isinstance(parent.get(key, getlink=True), h5py.HardLink):
+        raise ValueError(f"{key} is a link, possibly into another file")
+    member = parent[key]
+    if not isinstance(member, getattr(h5py, kind)):
+        raise ValueError(f"{key} is not a {kind.lower()}")
+    return member
 
 
 def _fixed_parameters(grid: Geometry) -> FloatArray:

@@ -17,13 +17,21 @@ from numpy.typing import NDArray
 
 from .. import geometry
 from ..errors import InputError, OutputError
-from ..types import AffineTransform, DisplacementField, FloatArray, Transform
+from ..types import (
+    AffineTransform,
+    DisplacementField,
+    FloatArray,
+    OrientationChoice,
+    Transform,
+)
 from . import transform_h5
 from .arrays import as_numpy
-from .convert import array_to_sitk, displacement_from_sitk
+from .convert import array_to_sitk
 from .images import READABLE, image_suffix, read_displacement
 from .paths import check_input, check_name, output_errors
 from .staging import staged_file
+from .transform_parts import build_chain, check_affine
+from .transform_text import read_parts
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -32,12 +40,16 @@ _TRANSFORM_FILES = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
 _SLAB_VOXELS = 1 << 19
 
 
-def read_transform(path: str | os.PathLike[str]) -> tuple[Transform, ...]:
+def read_transform(
+    path: str | os.PathLike[str], *, orientation: OrientationChoice = "auto"
+) -> tuple[Transform, ...]:
     """Read a transform as a chain, which is applied first element first.
 
     Args:
         path: ITK ``.tfm``, ``.txt``, ``.h5`` or ``.hdf5`` (single or composite), ANTs ``.mat``, or
             a displacement field (mm, LPS) as a vector image.
+        orientation: the placement to take if a NIfTI header holds two that differ, see
+            `read_volume`.
 
     Raises:
         InputError: the file is missing or damaged, or the transform is not 3D or neither affine nor
@@ -51,17 +63,19 @@ def read_transform(path: str | os.PathLike[str]) -> tuple[Transform, ...]:
         raise InputError(f"{file}: is a folder; a transform is one file")
     suffix = image_suffix(file)
     if suffix in READABLE:
-        return (read_displacement(file),)
+        return (read_displacement(file, orientation=orientation),)
     if suffix not in _TRANSFORM_FILES:
         raise InputError(
             f"{file}: unknown transform format '{suffix}'; "
             f"give {', '.join(_TRANSFORM_FILES + READABLE)}"
         )
-    chain = transform_h5.read_chain(file) if suffix in (".h5", ".hdf5") else None
-    if chain is None:
-        chain = _read_with_itk(file)
+    if suffix in (".h5", ".hdf5"):
+        chain = transform_h5.read_chain(file)
+    else:
+        chain = build_chain(read_parts(file), str(file))
     for step in chain:
-        _check(step, str(file))
+        if isinstance(step, AffineTransform):
+            check_affine(step, str(file))
     return chain
 
 
@@ -198,65 +212,6 @@ def transform_points_within(
     return points, within
 
 
-def _read_with_itk(file: Path) -> tuple[Transform, ...]:
-    import SimpleITK as sitk
-
-    if file.suffix.lower() in (".tfm", ".txt"):
-        _check_single(file)
-    try:
-        transform = sitk.ReadTransform(str(file))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(
-            f"{file}: cannot be read as a transform; it is damaged or not of the format that its "
-            f"name says ({reason})"
-        ) from error
-    return _from_sitk(transform, str(file))
-
-
-def _check_single(file: Path) -> None:
-    """Require one transform or a composite: ITK reads the first in a text file and drops others."""
-    try:
-        lines = file.read_text("utf-8", "replace").splitlines()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
-    kinds = [line.split(":")[1].strip() for line in lines if line.startswith("Transform:")]
-    if len(kinds) > 1 and not kinds[0].startswith("CompositeTransform"):
-        raise InputError(
-            f"{file}: holds {len(kinds)} transforms without a composite, which leaves their order "
-            "open: save them as one composite, or one per file"
-        )
-
-
-def _from_sitk(transform: sitk.Transform, name: str) -> tuple[Transform, ...]:
-    import SimpleITK as sitk
-
-    if transform.GetDimension() != 3:
-        raise InputError(f"{name}: is a {transform.GetDimension()}D transform; 3D is needed")
-    # This comes first: SimpleITK shows kinds that it does not know (ANTs'
-    # MatrixOffsetTransformBase) as composites that contain themselves.
-    if transform.IsLinear():
-        return (_affine_from_sitk(transform),)
-    if transform.GetTransformEnum() == sitk.sitkComposite:
-        composite = sitk.CompositeTransform(transform)
-        count = composite.GetNumberOfTransforms()
-        parts = [_from_sitk(composite.GetNthTransform(i), name) for i in reversed(range(count))]
-        return tuple(step for part in parts for step in part)
-    if transform.GetTransformEnum() == sitk.sitkDisplacementField:
-        field = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
-        return (displacement_from_sitk(field, name),)
-    raise InputError(
-        f"{name}: holds a {transform.GetName()}; only affine transforms and displacement fields "
-        "can be read: convert it into a displacement field"
-    )
-
-
-def _affine_from_sitk(transform: sitk.Transform) -> AffineTransform:
-    """Convert a linear transform of any parametrisation, from where it sends four points."""
-    images = np.array([transform.TransformPoint(p) for p in np.vstack([np.zeros(3), np.eye(3)])])
-    return AffineTransform((images[1:] - images[0]).T, images[0])
-
-
 def _affine_to_sitk(affine: AffineTransform) -> sitk.AffineTransform:
     import SimpleITK as sitk
 
@@ -264,17 +219,3 @@ def _affine_to_sitk(affine: AffineTransform) -> sitk.AffineTransform:
     transform.SetMatrix(affine.matrix.ravel().tolist())
     transform.SetTranslation(affine.translation_mm.tolist())
     return transform
-
-
-def _check(step: Transform, name: str) -> None:
-    if isinstance(step, DisplacementField):
-        return
-    values: NDArray[np.float64] = np.column_stack([step.matrix, step.translation_mm])
-    if not np.isfinite(values).all():
-        raise InputError(f"{name}: the affine transform holds NaN or Inf")
-    determinant = float(np.linalg.det(step.matrix))
-    if abs(determinant) < 1e-6:
-        raise InputError(
-            f"{name}: the affine transform is singular (determinant {determinant:.3g}): it "
-            "flattens the image"
-        )

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..geometry import describe, same_grid
+from ..geometry import describe, describe_position, same_grid
 from ..types import Geometry
 
 _SPACING_RANGE_MM = (1e-3, 1e3)
+#: Positions and displacements beyond 1 km are errors; far larger ones overflow later.
+_FARTHEST_MM = 1e6
 _DIRECTION_TOLERANCE = 1e-3
 #: Parcellations of a whole brain have a few hundred labels with values up to some ten thousand.
 _MOST_LABELS = 1000
@@ -69,7 +71,7 @@ def check_geometry(geometry: Geometry, name: str) -> None:
 
     Raises:
         InputError: a spacing outside 0.001 to 1000 mm, a singular or sheared direction, or an
-            origin that is not finite.
+            origin that is not finite or beyond 1e6 mm.
     """
     low, high = _SPACING_RANGE_MM
     if not all(low <= s <= high for s in geometry.spacing_mm):
@@ -81,6 +83,7 @@ def check_geometry(geometry: Geometry, name: str) -> None:
     direction = geometry.direction
     if not np.isfinite(direction).all() or not np.isfinite(geometry.origin_mm).all():
         raise InputError(f"{name}: origin or direction holds NaN or Inf: correct the header")
+    check_positions(np.asarray(geometry.origin_mm), name, "origin")
     determinant = float(np.linalg.det(direction))
     if abs(determinant) < 0.1:
         raise InputError(
@@ -92,6 +95,21 @@ def check_geometry(geometry: Geometry, name: str) -> None:
         raise InputError(
             f"{name}: its axes are not perpendicular unit vectors (off by {deviation:.2g}, "
             f"allowed {_DIRECTION_TOLERANCE:g}): resample it onto an orthogonal grid"
+        )
+
+
+def check_positions(positions_mm: NDArray[np.floating], name: str, what: str) -> None:
+    """Require that no coordinate is beyond 1e6 mm; `what` names them in the message.
+
+    Raises:
+        InputError: one is.
+    """
+    low, high = (float(end) for end in (positions_mm.min(), positions_mm.max()))
+    largest = low if -low > high else high
+    if not abs(largest) <= _FARTHEST_MM:
+        raise InputError(
+            f"{name}: its {what} has a coordinate of {largest:.4g} mm; each must lie within "
+            f"{_FARTHEST_MM:g} mm of 0: correct it"
         )
 
 
@@ -122,6 +140,15 @@ def check_finite(array: NDArray[Any], name: str) -> None:
     """
     if not _is_known(array):
         _finite_extremes(array, name)
+
+
+def check_displacements(vectors_mm: NDArray[Any], name: str) -> None:
+    """Require displacements (D, H, W, 3) that are finite and at most 1e6 mm along each axis.
+
+    Raises:
+        InputError: NaN or Inf (with their number), or a larger one.
+    """
+    check_positions(np.array(_finite_extremes(vectors_mm, name)), name, "displacement field")
 
 
 def remember_finite(array: NDArray[Any]) -> None:
@@ -185,12 +212,9 @@ def check_mask_grid(mask: Geometry, grid: Geometry, name: str, role: str) -> Non
     """
     if same_grid(mask, grid):
         return
+    origins = [describe_position(each.origin_mm) for each in (mask, grid)]
     raise InputError(
         f"{name}: the {role} mask must lie on the {role} image's grid; the mask has "
-        f"{describe(mask)}, origin {_triple(mask.origin_mm)}, the image {describe(grid)}, "
-        f"origin {_triple(grid.origin_mm)}: resample the mask (nearest neighbours)"
+        f"{describe(mask)}, origin {origins[0]}, the image {describe(grid)}, origin {origins[1]}: "
+        "resample the mask (nearest neighbours)"
     )
-
-
-def _triple(values: tuple[float, float, float]) -> str:
-    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"

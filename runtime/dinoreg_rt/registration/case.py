@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..config.parameters import RegistrationConfig
 from ..io import as_mask, as_volume, as_weights
 from ..types import Array, Volume
 
@@ -35,6 +36,7 @@ class Case:
         cls,
         fixed: ImageLike,
         moving: ImageLike,
+        config: RegistrationConfig,
         *,
         fixed_mask: LabelsLike | None = None,
         moving_mask: LabelsLike | None = None,
@@ -45,13 +47,20 @@ class Case:
         Raises:
             InputError: an image cannot be used, or a mask or the weights lie on another grid.
         """
-        one, other = as_volume(fixed), as_volume(moving)
+        orientation = config.orientation
+        one = as_volume(fixed, orientation=orientation)
+        other = as_volume(moving, orientation=orientation)
+        masks = [
+            None if mask is None else as_mask(mask, image.geometry, role, orientation=orientation)
+            for mask, image, role in ((fixed_mask, one, "fixed"), (moving_mask, other, "moving"))
+        ]
+        weight = None
+        if weights is not None:
+            weight = as_weights(weights, one.geometry, orientation=orientation)
         return cls(
             fixed=one,
             moving=other,
-            fixed_mask=None if fixed_mask is None else as_mask(fixed_mask, one.geometry, "fixed"),
-            moving_mask=(
-                None if moving_mask is None else as_mask(moving_mask, other.geometry, "moving")
-            ),
-            weights=None if weights is None else as_weights(weights, one.geometry),
+            fixed_mask=masks[0],
+            moving_mask=masks[1],
+            weights=weight,
         )

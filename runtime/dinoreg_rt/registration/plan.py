@@ -96,6 +96,12 @@ class Plan:
             for image, given in zip(self.pair, (fixed, moving), strict=True)
         }
 
+    @property
+    def header_notes(self) -> tuple[str, ...]:
+        """What the headers of both images leave in doubt."""
+        fixed, moving = self.pair
+        return (*fixed.volume.geometry.notes, *moving.volume.geometry.notes)
+
     def describe(self) -> str:
         """Return a readable summary of grids, search and memory, a few lines long."""
         search = " x ".join(f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1])

@@ -54,7 +54,9 @@ def plan(
     """
     config = checked_config(config)
     check_demands(config)
-    case = Case.of(fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights)
+    case = Case.of(
+        fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights
+    )
     return plan_case(case, config, encoders or EncoderPool())
 
 

@@ -31,6 +31,7 @@ from ..fields.solve import (
 from ..fields.warp import warp_volume
 from ..io.arrays import check_device
 from ..io.hashes import versions
+from ..quality.finite import check_finite
 from ..quality.metrics import run_quality
 from ..quality.mirror_test import DecoySearches, search_decoys
 from ..types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
@@ -90,7 +91,9 @@ def register(  # noqa: PLR0913 - all but the images by name
     """
     config, placement = checked_config(config), checked_placement(placement)
     check_demands(config)  # before an image is read
-    case = Case.of(fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights)
+    case = Case.of(
+        fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights
+    )
     encoders = encoders or EncoderPool()
     plan = plan_case(case, config, encoders)
     if on_plan is not None:
@@ -162,6 +165,7 @@ class _Fields:
         displacement, warped, inverse, certainty = deliver(
             placement, device, self.displacement, self.warped, self.inverse, self.confidence
         )
+        check_finite(device, displacement, warped, inverse, certainty)
         return _Fields(displacement, warped, inverse, None, certainty)
 
 
@@ -290,7 +294,7 @@ def _result(
         encoding=encoding,
         features=features,
         choices=plan.choices,
-        plan_warnings=plan.warnings,
+        plan_warnings=(*plan.header_notes, *plan.warnings),
         water=(plan.pair[0].water, plan.pair[1].water),
         alignment=plan.alignment.numbers(),
         device_memory=plan.device_memory,

@@ -106,7 +106,7 @@ class RegistrationResult:
         encoding: what an encoder contributed; None without an encoder.
         features: the features of both images; None unless requested.
         choices: automatic decisions with their reasons, by the name of the decision.
-        plan_warnings: what the images leave open, and the options that settle it.
+        plan_warnings: what the headers and the values of the images leave in doubt.
         water: intensity of water in the fixed and the moving image; None for images not in HU.
         alignment: similarity, confidence and overlap of the initial alignment, the last two 0..1;
             empty if it was given instead of searched for.

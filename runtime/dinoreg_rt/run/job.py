@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .. import io
 from ..config.parameters import RegistrationConfig
+from ..quality.label_placement import misplaced
 from ..registration.memory import describe_device_memory
 from ..types import Volume
 from .outputs import (
@@ -125,7 +126,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
         )
         timings_ms |= result.timings_ms
         with _timed(timings_ms, "write"):
-            outputs = _write(folder, request, inputs, result, progress)
+            outputs, warnings = _write(folder, request, inputs, result, progress)
         report = build_report(
             result,
             command=list(request.command),
@@ -134,6 +135,7 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             outputs=outputs,
             timings_ms=timings_ms,
             accept_untrusted=request.accept_untrusted,
+            warnings=warnings,
         )
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
     return report
@@ -145,10 +147,19 @@ def _write(
     inputs: _Inputs,
     result: RegistrationResult,
     progress: Reporter,
-) -> dict[str, OutputRecord]:
-    fixed, moving, extras = inputs.fixed, inputs.moving, inputs.extras
-    writers = result_writers(result, moving, fixed, extras, picture=request.picture)
-    return write_outputs(folder, writers, threads=request.config.threads, progress=progress)
+) -> tuple[dict[str, OutputRecord], list[str]]:
+    """Write all files but the report, and return their records and the warnings about them."""
+    warnings: list[str] = []
+    writers = result_writers(
+        result,
+        inputs.moving,
+        inputs.fixed,
+        inputs.extras,
+        picture=request.picture,
+        warn=warnings.append,
+    )
+    threads = request.config.threads
+    return write_outputs(folder, writers, threads=threads, progress=progress), warnings
 
 
 def _check_files(request: RunRequest) -> None:
@@ -196,11 +207,13 @@ def encoding_estimate(plan: Plan) -> EncodingEstimate | None:
 
 def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     """Read all inputs before the registration begins, so that a wrong file is reported at once."""
-    read_mask = partial(io.read_labels, mask=True)
-    read_any = partial(io.read_volume, constant=True)
+    orientation = request.config.orientation
+    read_image = partial(io.read_volume, orientation=orientation)
+    read_labels = partial(io.read_labels, orientation=orientation)
+    read_mask, read_any = partial(read_labels, mask=True), partial(read_image, constant=True)
     readers: _Readers = {
-        "fixed": (io.read_volume, request.fixed),
-        "moving": (io.read_volume, request.moving),
+        "fixed": (read_image, request.fixed),
+        "moving": (read_image, request.moving),
     }
     optional: dict[str, tuple[Callable[[Path], Any], Path | None]] = {
         "fixed_mask": (read_mask, request.fixed_mask),
@@ -210,9 +223,16 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     readers |= {role: (read, path) for role, (read, path) in optional.items() if path is not None}
     label_names = extra_names("labels", request.labels)
     image_names = extra_names("image", request.images)
-    readers |= {name: (io.read_labels, path) for name, path in label_names.items()}
+    readers |= {name: (read_labels, path) for name, path in label_names.items()}
     readers |= {name: (read_any, path) for name, path in image_names.items()}
     values, records = _read_all(readers, progress)
+    for name in label_names:
+        if doubt := misplaced(values[name], values["moving"].geometry):
+            record = records[name]
+            records[name] = record.model_copy(update={"warnings": [*record.warnings, doubt]})
+    for record in records.values():
+        for warning in record.warnings:
+            progress.say("warning", warning)
     return _Inputs(
         fixed=values["fixed"],
         moving=values["moving"],
@@ -249,7 +269,10 @@ def _read_all(
 
 def _read_one(read: Callable[[Path], Any], path: Path) -> tuple[Any, InputRecord]:
     value = read(path)
-    return replace(value, name=str(path)), hash_input(path)
+    record = hash_input(path)
+    return replace(value, name=str(path)), record.model_copy(
+        update={"warnings": list(value.geometry.notes)}
+    )
 
 
 @contextmanager

@@ -6,7 +6,6 @@ write the files; the compressor releases the interpreter lock.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from ..device.limits import usable_cpus
 from ..errors import InputError
 from ..fields.warp import warp_labels, warp_volume
 from ..io.dicom import split_series
+from ..io.guard import parse_json
 from ..io.images import READABLE
+from ..quality.label_placement import vanished
 from ..registration.result import KeptFeatures, RegistrationResult
 from ..types import Array, Geometry, LabelMap, Volume
 from .report import OutputRecord, hash_output
@@ -88,7 +89,7 @@ def least_bytes(grid: Geometry) -> int:
 def earlier_files(folder: Path, names: set[str]) -> list[str]:
     """List unchanged files, other than `names`, that the report in `folder` says it wrote there."""
     try:
-        report = json.loads((folder / "report.json").read_text("utf-8"))
+        report = parse_json((folder / "report.json").read_text("utf-8"))
         listed = {name: OutputRecord(**record) for name, record in report["outputs"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
@@ -128,9 +129,18 @@ def write_outputs(
 
 
 def result_writers(
-    result: RegistrationResult, moving: Volume, fixed: Volume, extras: Extras, *, picture: bool
+    result: RegistrationResult,
+    moving: Volume,
+    fixed: Volume,
+    extras: Extras,
+    *,
+    picture: bool,
+    warn: Callable[[str], None],
 ) -> dict[str, Writer]:
-    """Return the writers for `result`, the slowest first so that the threads end together."""
+    """Return the writers for `result`, the slowest first so that the threads end together.
+
+    The writers call `warn`, in their threads, with what is suspicious about a file.
+    """
     from .picture import draw_picture
 
     writers: dict[str, Writer] = {
@@ -151,7 +161,7 @@ def result_writers(
     )
     writers["warped.nii.gz"] = lambda path: io.write_volume(path, result.warped)
     further: dict[str, Volume | LabelMap] = {**extras.images, **extras.labels}
-    return writers | {name: _warped_writer(result, extra) for name, extra in further.items()}
+    return writers | {name: _warped_writer(result, extra, warn) for name, extra in further.items()}
 
 
 def _feature_writers(features: KeptFeatures) -> dict[str, Writer]:
@@ -172,12 +182,17 @@ def _write_one(path: Path, writer: Writer) -> OutputRecord:
     return hash_output(path)
 
 
-def _warped_writer(result: RegistrationResult, moving: Volume | LabelMap) -> Writer:
+def _warped_writer(
+    result: RegistrationResult, moving: Volume | LabelMap, warn: Callable[[str], None]
+) -> Writer:
     def write(path: Path) -> None:
         device = Device("cpu", threads=result.config.threads or usable_cpus()[0])
         if isinstance(moving, Volume):
             io.write_volume(path, warp_volume(moving, result.displacement, device=device))
         else:
-            io.write_labels(path, warp_labels(moving, result.displacement, device=device))
+            warped = warp_labels(moving, result.displacement, device=device)
+            if doubt := vanished(moving, warped):
+                warn(doubt)
+            io.write_labels(path, warped)
 
     return write

@@ -11,6 +11,7 @@ import hashlib
 import math
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ..errors import UNTRUSTED_EXIT_CODE
-from ..io import input_files
+from ..io import image_parts
 from ..registration.result import RegistrationResult
 from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, RunQuality
 
@@ -32,7 +33,10 @@ class InputRecord(BaseModel):
     path: str = Field(description="as given by the user")
     sha256: str = Field(
         description="of the file's bytes; of a folder or series: of its files' digests in name "
-        "order"
+        "order; of a header with data files: of their digests in the header's order"
+    )
+    warnings: list[str] = Field(
+        default_factory=list, description="doubts about its header or its place"
     )
 
 
@@ -149,7 +153,9 @@ class RunReport(BaseModel):
     encoding: Encoding | None = Field(description="contribution of an encoder; null without one")
     quality: Quality
     trust: TrustReport
-    warnings: list[str] = Field(description="what to check; not among the reasons of `trust`")
+    warnings: list[str] = Field(
+        description="what to check, also about the inputs; not among the reasons of `trust`"
+    )
     timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
     total_ms: float = Field(description="from the command's start to the last written image")
     device_memory: PredictedDeviceMemory | None = Field(
@@ -173,8 +179,12 @@ def build_report(
     outputs: dict[str, OutputRecord],
     timings_ms: dict[str, float],
     accept_untrusted: bool = False,
+    warnings: Sequence[str] = (),
 ) -> RunReport:
-    """Build the report of a finished run; `timings_ms` includes reading and writing."""
+    """Build the report of a finished run.
+
+    `timings_ms` includes reading and writing; `warnings` are those about the output files.
+    """
     finished_at = datetime.now(started_at.tzinfo)
     refused = result.trust.verdict == "untrusted" and not accept_untrusted
     return RunReport(
@@ -191,7 +201,15 @@ def build_report(
         encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
         trust=TrustReport(verdict=result.trust.verdict, reasons=list(result.trust.reasons)),
-        warnings=result.warnings,
+        warnings=list(
+            dict.fromkeys(
+                [
+                    *(warning for record in inputs.values() for warning in record.warnings),
+                    *result.warnings,
+                    *warnings,
+                ]
+            )
+        ),
         timings_ms={stage: round(value, 3) for stage, value in timings_ms.items()},
         total_ms=round((finished_at - started_at).total_seconds() * 1e3, 3),
         device_memory=PredictedDeviceMemory.of(result.device_memory),
@@ -202,13 +220,13 @@ def build_report(
 
 
 def hash_input(path: Path) -> InputRecord:
-    """Hash an input file, a folder, or a DICOM series in it (``FOLDER?series=UID``).
+    """Hash an input file with its data files, a folder, or a DICOM series (``FOLDER?series=UID``).
 
     Raises:
         OSError: a file cannot be read.
         InputError: the folder does not hold the series.
     """
-    files = input_files(path)
+    files = image_parts(path)
     if files == [path]:
         return InputRecord(path=str(path), sha256=_sha256(path))
     digest = hashlib.sha256()

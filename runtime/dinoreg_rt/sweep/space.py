@@ -28,6 +28,9 @@ NOT_SWEPT = ("device", "threads", "search_memory_mb", "inverse", "confidence", "
 
 Candidate = dict[str, Any]
 
+#: A sweep of this many runs would take years.
+_MOST_CANDIDATES = 1_000_000
+
 
 class Interval(BaseModel):
     """A uniform distribution over an interval, optionally in the logarithm or of whole numbers."""
@@ -84,6 +87,12 @@ class SweepSpace:
                 f"the sweep has {len(self.random)} random parameters and {self.samples} samples; a "
                 "random search needs both: [random] in the --space file, and --samples"
             )
+        count = math.prod(len(v) for v in self.grid.values()) * max(1, self.samples)
+        if count > _MOST_CANDIDATES:
+            raise ConfigError(
+                f"the sweep has {count} candidates; at most {_MOST_CANDIDATES} are possible: take "
+                "values or samples away"
+            )
         points = [
             dict(zip(self.grid, values, strict=True))
             for values in itertools.product(*self.grid.values())
@@ -120,30 +129,48 @@ def read_space(
     Raises:
         ConfigError: the file cannot be read, or a name, value or distribution is not allowed.
     """
-    content = read_toml(file) if file is not None else {}
-    if unknown := content.keys() - {"grid", "random", "samples", "seed"}:
-        raise ConfigError(
-            f"{file}: unknown {', '.join(sorted(unknown))}; use [grid], [random], samples and seed"
-        )
     given = [_parse_axis(text) for text in grid]
     names = [name for name, _ in given]
     if again := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
             f"--grid {', '.join(again)}: given twice; give all values in one name=a,b,c"
         )
-    points = {name: _list_of(name, values) for name, values in content.get("grid", {}).items()}
-    points |= dict(given)
-    random = {name: _source_of(name, text) for name, text in content.get("random", {}).items()}
-    for name in (*points, *random):
-        _check_name(name)
-    if twice := sorted(points.keys() & random.keys()):
-        raise ConfigError(f"{', '.join(twice)}: is both on the grid and random; choose one")
+    in_file = SweepSpace() if file is None else _read_file(file)
+    points = in_file.grid | dict(given)
+    if twice := sorted(points.keys() & in_file.random.keys()):
+        where = "" if file is None else f"{file}: "
+        raise ConfigError(f"{where}{', '.join(twice)}: is both on the grid and random; choose one")
     return SweepSpace(
         points,
-        random,
-        samples if samples is not None else int(content.get("samples", 0)),
-        seed if seed is not None else int(content.get("seed", 0)),
+        in_file.random,
+        samples if samples is not None else in_file.samples,
+        seed if seed is not None else in_file.seed,
     )
+
+
+def _read_file(file: Path) -> SweepSpace:
+    content = read_toml(file)
+    if unknown := content.keys() - {"grid", "random", "samples", "seed"}:
+        raise ConfigError(
+            f"{file}: unknown {', '.join(sorted(unknown))}; use [grid], [random], samples and seed"
+        )
+    for table in ("grid", "random"):
+        if not isinstance(content.get(table, {}), dict):
+            raise ConfigError(f"{file}: {table} is not a table; write it as [{table}]")
+    for name in ("samples", "seed"):
+        if type(content.get(name, 0)) is not int or not 0 <= content.get(name, 0) < 2**63:
+            raise ConfigError(
+                f"{file}: {name} = {str(content[name])[:40]}: give a whole number from 0 up"
+            )
+    points, sources = content.get("grid", {}), content.get("random", {})
+    try:
+        points = {name: _list_of(name, values) for name, values in points.items()}
+        random = {name: _source_of(name, source) for name, source in sources.items()}
+        for name in (*points, *random):
+            _check_name(name)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return SweepSpace(points, random, content.get("samples", 0), content.get("seed", 0))
 
 
 def config_of(base: RegistrationConfig, candidate: Candidate) -> RegistrationConfig:

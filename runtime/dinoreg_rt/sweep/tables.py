@@ -13,8 +13,8 @@ from typing import Any
 
 from ..evaluate.cohort import GroupScores, summarise
 from ..run.figures import new_figure
+from .records import Record
 from .space import Candidate, text_of
-from .trials import Record
 
 #: Heading of each metric. The first two are accuracies, of which the first that was scored decides.
 METRICS = {

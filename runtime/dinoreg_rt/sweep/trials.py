@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -18,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .. import io
 from ..bundle.checkpoints import Wanted, bundle_folder
@@ -29,10 +28,10 @@ from ..config.parameters import RegistrationConfig
 from ..console.interruption import Terminated
 from ..errors import DinoregError, InputError, ResourceError
 from ..evaluate.pair import PairFiles, evaluate_pair
-from ..evaluate.tables import without_nan
 from ..io.hashes import versions
 from ..registration.demands import check_demands, check_used
 from ..run.report import hash_input
+from .records import Record, read_records, to_line
 from .space import Candidate, config_hash, config_of
 
 #: A callback for the number of finished trials, the number of all trials, and the last record.
@@ -54,41 +53,6 @@ class Trial:
     pair: PairFiles
     candidate: Candidate
     config: RegistrationConfig
-
-
-@dataclass(frozen=True)
-class Record:
-    """A line of ``results.jsonl``.
-
-    Attributes:
-        key: key of the trial.
-        pair: name of the pair.
-        kind: group of the pair.
-        candidate: values that replace those of the base configuration.
-        status: ``failed`` if the pair could not be registered or scored.
-        message: reason of a failure; otherwise empty.
-        cpu_s: CPU time of the registration over all threads, without reading and scoring.
-        wall_s: wall-clock time of the registration.
-        scores: `PairScores.means`; None after a failure, and NaN for what was not scored.
-        quality: fields of `RunQuality`; None after a failure.
-        version: version of dinoreg-rt and of its library.
-    """
-
-    key: str
-    pair: str
-    kind: str
-    candidate: Candidate
-    status: Literal["ok", "failed"] = "ok"
-    message: str = ""
-    cpu_s: float = math.nan
-    wall_s: float = math.nan
-    scores: dict[str, float] | None = None
-    quality: dict[str, float] | None = None
-    version: str = ""
-
-    def means(self) -> dict[str, float]:
-        """Return scores and times for the summary of a cohort."""
-        return {**(self.scores or {}), "cpu_s": self.cpu_s, "wall_s": self.wall_s}
 
 
 def plan_trials(
@@ -128,19 +92,6 @@ def plan_trials(
     return trials
 
 
-def read_records(file: Path) -> dict[str, Record]:
-    """Read the last record of each key; incomplete lines are skipped."""
-    records = {}
-    if file.exists():
-        for line in file.read_text("utf-8", errors="replace").splitlines():
-            try:
-                record = Record(**_with_nan(json.loads(line)))
-            except (ValueError, TypeError):
-                continue  # the process was stopped while writing this line
-            records[record.key] = record
-    return records
-
-
 def run_trials(
     trials: Sequence[Trial], results: Path, *, jobs: int, finished: Finished
 ) -> list[Record]:
@@ -163,7 +114,7 @@ def run_trials(
         _end_line(stream)
         try:
             for record in _run_all(missing, jobs):
-                stream.write((_to_line(record) + "\n").encode())
+                stream.write((to_line(record) + "\n").encode())
                 stream.flush()
                 done[record.key] = record
                 finished(len(done), total, record)
@@ -183,11 +134,12 @@ def run_trial(trial: Trial) -> Record:
     version = f"{found['dinoreg-rt']}, libdinoreg {found['libdinoreg']}"
     head = (trial.key, trial.pair.name, trial.pair.kind, trial.candidate)
     try:
-        fixed, moving = _read_images(trial.pair)
+        pair = replace(trial.pair, orientation=trial.config.orientation)
+        fixed, moving = _read_images(pair)
         cpu, wall = time.process_time(), time.perf_counter()
         result = register(fixed, moving, config=trial.config)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        scores = evaluate_pair(trial.pair, (result.displacement,)).means()
+        scores = evaluate_pair(pair, (result.displacement,)).means()
     except Exception as error:  # one bad pair must not end a night's work
         name = "" if isinstance(error, DinoregError) else f"{type(error).__name__}: "
         return Record(*head, status="failed", message=f"{name}{error}", version=version)
@@ -235,7 +187,8 @@ def _read_images(pair: PairFiles) -> tuple[Any, Any]:
         raise InputError(
             f"{pair.name}: lacks an image; name fixed and moving in the table of pairs"
         )
-    return io.read_volume(pair.fixed_image), io.read_volume(pair.moving_image)
+    read = partial(io.read_volume, orientation=pair.orientation)
+    return read(pair.fixed_image), read(pair.moving_image)
 
 
 def _key(pair: PairFiles, config: RegistrationConfig) -> str:
@@ -282,16 +235,3 @@ def _end_line(stream: Any) -> None:
         stream.seek(-1, os.SEEK_END)
         if stream.read(1) != b"\n":
             stream.write(b"\n")
-
-
-def _to_line(record: Record) -> str:
-    return json.dumps(without_nan(asdict(record)), allow_nan=False)
-
-
-def _with_nan(values: dict[str, Any]) -> dict[str, Any]:
-    for name in ("cpu_s", "wall_s"):
-        values[name] = math.nan if values.get(name) is None else values[name]
-    for name in ("scores", "quality"):
-        if values.get(name) is not None:
-            values[name] = {k: math.nan if v is None else v for k, v in values[name].items()}
-    return values

@@ -18,7 +18,7 @@ from dinoreg_rt.encoder.slice_stack import plan_slices
 from dinoreg_rt.encoder.tokens import encode, token_array
 from dinoreg_rt.engines.cpu import OrtEncoder
 from dinoreg_rt.engines.open import open_encoder
-from dinoreg_rt.errors import RegistrationError, ResourceError
+from dinoreg_rt.errors import InputError, ResourceError
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="runs it: ONNX Runtime is not installed")
@@ -30,7 +30,7 @@ def test_tokens_beyond_half_precision_are_an_error(phantom, tmp_path, monkeypatc
     loud = write_bundle(tmp_path / "loud", [(48, 56)], patch=4)
     encode_one = OrtEncoder.encode
     monkeypatch.setattr(OrtEncoder, "encode", lambda *a: 1e6 * encode_one(*a))
-    with pytest.raises(RegistrationError, match="not finite in half precision"):
+    with pytest.raises(InputError, match="not finite in half precision"):
         run(phantom, config(loud, slice_stride=8))
     assert not own_cache.exists()
 
