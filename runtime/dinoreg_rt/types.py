@@ -171,8 +171,18 @@ class RunQuality:
             the best of its three mirror images (`quality.mirror_test`); from 1 on a mirror image
             matches as well. NaN: not measured, or, if `unrelated_ratio` is a number, the moving
             image is too small to have a mirror image.
+        sides_ratio: the same over the misfit of the image mirrored from left to right alone.
+        turned_ratio: the same over the better of the other two mirror images.
+        symmetry: correlation of the fixed image with its own mirror image, left to right, after
+            such a search; at most 1. NaN: not measured.
         unrelated_ratio: feature difference after that search over that of unrelated features.
             NaN: not measured.
+        mind_distance_before: mean weighted squared difference of MIND-SSC after the initial
+            alignment, whatever was matched. NaN: not measured.
+        mind_distance_after: the same with the final field.
+        information_before: mutual information of the intensities after the initial alignment, in
+            nats. NaN: not measured.
+        information_after: the same with the final field.
         alignment_similarity: similarity of both coarse images after the initial alignment (see
             `dinoreg_rt.align.shifts`); higher is better. NaN: the alignment was given.
         inverse_missed_percent: share of the moving grid's points inside the field that the inverse
@@ -191,7 +201,14 @@ class RunQuality:
     inverse_consistency_max_mm: float
     overlap_percent: float
     decoy_ratio: float = math.nan
+    sides_ratio: float = math.nan
+    turned_ratio: float = math.nan
+    symmetry: float = math.nan
     unrelated_ratio: float = math.nan
+    mind_distance_before: float = math.nan
+    mind_distance_after: float = math.nan
+    information_before: float = math.nan
+    information_after: float = math.nan
     alignment_similarity: float = math.nan
     inverse_missed_percent: float = math.nan
     inverse_missed_max_mm: float = math.nan

@@ -93,7 +93,9 @@ def timed_parts(fixed: Volume, moving: Volume, plan: Plan) -> dict[str, Timed]:
         "refinement, fine": Timed(fine, coarse),
         "local correlation": Timed(correlated, fine),
         "search in mirror images": Timed(
-            lambda: search_decoys(features, intensities, weights, grids, offset, options, CPU)
+            lambda: search_decoys(
+                features, intensities, weights, grids, offset, options, CPU, field
+            )
         ),
         "field on the fixed grid": Timed(on_the_fixed_grid),
         "warp": Timed(lambda: warp_volume(moving, displacement, device=CPU)),

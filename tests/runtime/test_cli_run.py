@@ -159,7 +159,19 @@ def test_says_choices_on_stderr_without_control_characters(pair: list[str]) -> N
 @pytest.mark.usefixtures("fake")
 def test_quiet(pair: list[str]) -> None:
     result = invoke(*pair, "--quiet")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "verdict: trusted\n")
+
+
+@pytest.mark.usefixtures("untrusted")
+def test_quiet_still_says_why_a_result_is_not_to_be_trusted(pair: list[str]) -> None:
+    verdict, reason = invoke(*pair, "--quiet").stderr.splitlines()
+    assert verdict == "verdict: untrusted"
+    assert reason.startswith("not to be trusted: a mirror image of the moving image matches")
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_verdict_without_the_test_says_so(pair: list[str]) -> None:
+    assert "verdict: trusted, but the images were not tested" in invoke(*pair, "--no-trust").stderr
 
 
 @pytest.mark.usefixtures("fake")

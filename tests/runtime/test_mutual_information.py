@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinoreg_rt.quality.mutual_information import HISTOGRAM, joint_histogram, mutual_information
+from dinoreg_rt.quality.mutual_information import (
+    HISTOGRAM,
+    correlation,
+    joint_histogram,
+    mutual_information,
+)
 
 
 @pytest.fixture
@@ -22,6 +27,19 @@ def test_information_is_largest_for_an_image_and_its_negative(image) -> None:
     """32 equally full bins hold ln 32 nats."""
     assert information(image, image) == pytest.approx(np.log(32), abs=1e-3)
     assert information(image, 1 - image) == pytest.approx(np.log(32), abs=1e-2)
+
+
+def test_correlation_is_that_of_the_intensities(image, rng) -> None:
+    other = 0.6 * image + 0.4 * rng.random(image.shape, dtype=np.float32)
+    weight = rng.random(image.shape, dtype=np.float32)
+    found = correlation(joint_histogram(image, other, weight, np))
+    expected = np.cov(image.ravel(), other.ravel(), aweights=weight.ravel())
+    # 32 bins add a variance of 1 / 12 of a bin each.
+    assert found == pytest.approx(
+        expected[0, 1] / np.sqrt(expected[0, 0] * expected[1, 1]), abs=3e-3
+    )
+    assert np.isnan(correlation(joint_histogram(image, np.zeros_like(image), weight, np)))
+    assert np.isnan(correlation(np.zeros(HISTOGRAM)))
 
 
 def test_a_constant_or_an_unrelated_image_gives_no_information(image, rng) -> None:

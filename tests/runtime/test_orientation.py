@@ -92,4 +92,4 @@ def test_python_has_it_in_the_result(conflict: Path) -> None:
     result = dinoreg_rt.register(*paths, config=config)
     assert "the qform (code 1) was taken" in result.warnings[0]
     fixed = io.read_volume(paths[0])
-    assert dinoreg_rt.register(fixed, fixed, config=config).warnings == ()
+    assert dinoreg_rt.register(fixed, fixed, config=config).warnings == []

@@ -186,7 +186,7 @@ def test_ringing_brains() -> None:
     config = RegistrationConfig(initial="moments", trust=False)
     result = dinoreg_rt.register(*ringing, config=config)
     assert result.config.fixed_modality == result.config.moving_modality == "mr"
-    assert result.warnings == ()
+    assert result.warnings == []
     assert mean_dice(pairs[0][1], pairs[1][1], result)[1] > 0.65
 
 

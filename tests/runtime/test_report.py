@@ -20,7 +20,7 @@ from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.console.progress import reporting
 from dinoreg_rt.quality.trust import judge, quality_warnings
 from dinoreg_rt.registration.result import RegistrationResult
-from dinoreg_rt.run.report import RunReport, build_report, hash_input, hash_output, run_warnings
+from dinoreg_rt.run.report import RunReport, build_report, hash_input, hash_output
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
 
 
@@ -48,6 +48,21 @@ def make_report(quality: RunQuality = GOOD) -> RunReport:
     )
 
 
+def test_report_and_result_say_the_same() -> None:
+    quality = replace(GOOD, folded_percent=1.0, overlap_percent=20.0)
+    result, report = make_result(quality), make_report(quality)
+    assert (result.trust.verdict, list(result.trust.reasons)) == ("untrusted", report.trust.reasons)
+    assert [*map(type, result.warnings)] == [str]
+    assert result.warnings == report.warnings
+
+
+def test_a_close_call_of_the_start_is_a_warning() -> None:
+    assert make_result().warnings == []
+    (warning,) = replace(make_result(), alignment={"confidence": 0.0}).warnings
+    assert "close call, with a confidence of 0.00" in warning
+    assert replace(make_result(), alignment={"confidence": 0.04}).warnings == []
+
+
 def test_survives_a_round_trip() -> None:
     report = make_report()
     assert RunReport.model_validate_json(report.to_json()) == report
@@ -72,8 +87,8 @@ def test_schema_describes_every_field() -> None:
 
 
 def test_what_is_open_about_the_images_is_a_warning() -> None:
-    result = replace(make_result(), warnings=("the fixed image may be a CT",))
-    assert run_warnings(result) == ["the fixed image may be a CT"]
+    result = replace(make_result(), plan_warnings=("the fixed image may be a CT",))
+    assert result.warnings == ["the fixed image may be a CT"]
 
 
 @pytest.mark.parametrize(

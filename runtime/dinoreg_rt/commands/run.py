@@ -24,7 +24,6 @@ from .options import (
     given_config,
     json_option,
     path_option,
-    quiet_option,
     read_config,
 )
 
@@ -98,7 +97,13 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
     help="Exit with 0 instead of 9 if the result should not be trusted; the report still says so.",
 )
 @json_option("the report")
-@quiet_option
+@click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    panel=REPORTING,
+    help="Print only the verdict on the result with its reasons, warnings, and errors.",
+)
 @click.pass_context
 def run(ctx: click.RichContext, /, **options: Any) -> None:
     """Register a moving image to a fixed image, and write the results into a folder.
@@ -125,6 +130,8 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
             return
         report = execute_run(request, reporter)
         _say_result(report, request.output, reporter)
+    with reporting(quiet=False) as reporter:
+        _say_verdict(report, reporter, quiet=options["quiet"])
     if options["as_json"]:
         print_result(report.to_json(), written=request.output)
     if report.exit_code:
@@ -192,10 +199,17 @@ def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
         f"SDLogJ {quality.sdlogj:.3f}, inverse consistency "
         f"{quality.inverse_consistency_mean_mm:.2f} mm",
     )
+    reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")
+
+
+def _say_verdict(report: RunReport, reporter: Reporter, *, quiet: bool) -> None:
+    untested = ", but the images were not tested (--no-trust)"
+    said = report.trust.verdict + ("" if report.configuration["trust"] else untested)
+    reporter.say("verdict", said)
     for reason in report.trust.reasons:
         reporter.say("not to be trusted", reason)
-    said = {warning for record in report.inputs.values() for warning in record.warnings}
+    # Unless --quiet is given, warnings about the inputs are reported when they are read.
+    known = {warning for record in report.inputs.values() for warning in record.warnings}
     for warning in report.warnings:
-        if warning not in said:  # those about the inputs are said when they are read
+        if quiet or warning not in known:
             reporter.say("warning", warning)
-    reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")

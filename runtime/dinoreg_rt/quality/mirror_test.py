@@ -7,6 +7,12 @@ match means nothing: another organ, another region, upside down, or left for rig
 
 The test compares MIND-SSC, whatever the registration compares: mirroring only permutes its
 channels, and the measures mean the same with and without an encoder.
+
+Every image is compared where it lies and shifted to where its own search took it, and the better
+place counts: otherwise an exact match that lies elsewhere would lose to a poor one in place.
+
+Some anatomy, such as a brain, is nearly its own mirror image. Then left and right exchanged match
+about as well, and that proves nothing. So the fixed image is searched in its own mirror image, too.
 """
 
 from __future__ import annotations
@@ -23,58 +29,85 @@ from dinoreg_kernels import SolverOptions
 from ..device.choice import Device
 from ..features.mind import MIND_MIRRORED, FeaturePair
 from ..images.grids import WorkingGrids
-from ..types import Array, FloatArray
-from .mutual_information import joint_histogram, mutual_information
+from ..types import Array, FloatArray, Geometry
+from .agreement import NUMBERS, Agreement, measure_agreement
+from .mirror_images import COARSER, MirrorTestImage, coarser
+from .mutual_information import correlation, joint_histogram, mutual_information
 
-#: Control voxels per voxel of the mirror test's grid along each axis. With 2 the four searches take
-#: 0.2 s of CPU time for a 192 x 160 x 192 pair, and they reach twice as far.
-COARSER = 2
 #: Power of the mutual information in a misfit. With 0.1 to 0.3 right and wrong pairs are equally
 #: well separated; without it they mix: MIND-SSC sees every structure by itself, and an image and
 #: its mirror image have the same structures, but not at the same intensities of the other image.
 _INFORMATION_POWER = 0.2
+#: Numbers of a search before its joint histogram: the three of a `Solution`'s feature distance,
+#: then sum of weighted differences and sum of weights after the shift.
+_LEADING = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoyMeasures:
-    """Results of the mirror test; lower is better.
+class DecoyMeasures(Agreement):
+    """Results of the mirror test, and how well the images agree.
 
     Attributes:
         decoy_ratio: misfit of the moving image over the least misfit of its mirror images, see
             `_misfit`. At 1 the moving image fits no better than a wrong image. NaN if the image is
             too small to be mirrored.
+        sides_ratio: the same over the misfit of the image mirrored from left to right alone.
+        turned_ratio: the same over the least misfit of the other two mirror images.
+        symmetry: correlation of the fixed image with its own mirror image, left to right, after a
+            search; 1 for an image that is its own mirror image.
         unrelated_ratio: feature difference after the search over that of unrelated images.
     """
 
     decoy_ratio: float
+    sides_ratio: float
+    turned_ratio: float
+    symmetry: float
     unrelated_ratio: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecoySearches:
-    """Results of the mirror test's searches on the device, where they may still be running.
+    """Results of the mirror test on the device, where it may still be running.
 
     Attributes:
-        found: for each search the three numbers of a `Solution`'s feature distance, and the joint
-            histogram of intensities after it. The first search is in the moving image, the others
-            are in its mirror images.
+        own: numbers of the search in the moving image, see `_LEADING`, and the joint histogram.
+        mirrored: the same for its mirror images, by axis (z, y, x); axes of one voxel are missing.
+        itself: the same for the fixed image in its own mirror image; None where it has none.
+        sides: axis from left to right.
         unrelated: feature difference of unrelated images, see `_unrelated`.
+        agreement: result of `measure_agreement`.
         device: device that holds these arrays.
     """
 
-    found: tuple[tuple[Array, Array], ...]
+    own: Array
+    mirrored: dict[int, Array]
+    itself: Array | None
+    sides: int
     unrelated: Array
+    agreement: Array
     device: Device
 
     def measures(self) -> DecoyMeasures:
         """Wait once for all searches and return the measures."""
-        arrays = [array for pair in self.found for array in pair]
-        *flat, unrelated = self.device.numbers(*arrays, self.unrelated)
-        own, *mirrored = np.array(flat).reshape(len(self.found), -1)
+        itself = [] if self.itself is None else [self.itself]
+        searches = [self.own, *self.mirrored.values(), *itself]
+        flat = np.array(self.device.numbers(*searches, self.agreement, self.unrelated))
+        own, *found = flat[: -NUMBERS - 1].reshape(len(searches), -1)
         # An image of one voxel has no mirror image, so nothing can be concluded.
-        best = min((_misfit(numbers) for numbers in mirrored), default=math.nan)
+        ratios = {
+            axis: _ratio(_misfit(own), _misfit(numbers))
+            for axis, numbers in zip(self.mirrored, found, strict=False)
+        }
+        turned = [ratio for axis, ratio in ratios.items() if axis != self.sides]
         after = float(own[1]) if own[2] > 0 else math.inf
-        return DecoyMeasures(_ratio(_misfit(own), best), _ratio(after, unrelated))
+        return DecoyMeasures(
+            **vars(Agreement.of(flat[-NUMBERS - 1 : -1])),
+            decoy_ratio=_worst(list(ratios.values())),
+            sides_ratio=ratios.get(self.sides, math.nan),
+            turned_ratio=_worst(turned),
+            symmetry=correlation(found[-1][_LEADING:]) if itself else math.nan,
+            unrelated_ratio=_ratio(after, float(flat[-1])),
+        )
 
 
 def search_decoys(
@@ -85,8 +118,9 @@ def search_decoys(
     moving_offset_zyx: tuple[int, int, int],
     options: SolverOptions,
     device: Device,
+    field: Array,
 ) -> DecoySearches | None:
-    """Search once in the moving image and once in each of its three mirror images.
+    """Search in the moving image, in its three mirror images, and in that of the fixed image.
 
     On a GPU the searches are queued without waiting for them.
 
@@ -98,112 +132,78 @@ def search_decoys(
         moving_offset_zyx: offset of the moving grid, in control voxels.
         options: options of the registration, whose search is used at twice the step.
         device: device that holds the arrays.
+        field: result of the registration, (d, h, w, 3) mm on the fixed control grid.
 
     Returns:
         None if there is no search.
     """
     if not any(options.search_radius):
         return None
-    fixed = _TestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
-    moving = _TestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
-    spacing_mm = [COARSER * mm for mm in grids.control.spacing_mm[::-1]]
+    spacing_mm = grids.control.spacing_mm[::-1]
+    agreement = measure_agreement(
+        features, images, weights, field, spacing_mm, moving_offset_zyx, device
+    )
+    fixed = MirrorTestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
+    moving = MirrorTestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
+    search = _Search(fixed, [COARSER * mm for mm in spacing_mm], features.channels, options, device)
+    own, mirrored, itself = search.numbers(moving), {}, None
+    sides = _left_to_right(grids.control)
+    for axis, order in enumerate(MIND_MIRRORED):
+        if moving.weight.shape[axis] > 1:
+            mirrored[axis] = search.numbers(moving.mirrored(axis, order, device))
+    if fixed.weight.shape[sides] > 1:
+        itself = search.numbers(fixed.mirrored(sides, MIND_MIRRORED[sides], device))
+    unrelated = _unrelated(fixed, moving, device)
+    return DecoySearches(own, mirrored, itself, sides, unrelated, agreement, device)
 
-    def search(tested: _TestImage) -> tuple[Array, Array]:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Search:
+    """A search from the fixed image in other images.
+
+    Attributes:
+        fixed: fixed image.
+        spacing_mm: spacing of the test's grid, z, y, x.
+        channels: number of channels used.
+        options: solver options of the registration.
+        device: device that holds the arrays.
+    """
+
+    fixed: MirrorTestImage
+    spacing_mm: Sequence[float]
+    channels: int
+    options: SolverOptions
+    device: Device
+
+    def numbers(self, tested: MirrorTestImage) -> Array:
+        """Search in `tested`; return the numbers as `DecoySearches` holds them, float64."""
+        fixed, device = self.fixed, self.device
         solution = dinoreg_kernels.solve(
             fixed.features,
             tested.features,
             fixed.weight,
             tested.weight,
-            spacing_mm=spacing_mm,
+            spacing_mm=self.spacing_mm,
             moving_offset=tested.offset_zyx,
-            channels=features.channels,
-            options=_once(options),
+            channels=self.channels,
+            options=_once(self.options),
             threads=device.threads,
         )
-        image, seen = tested.warped(solution.field, spacing_mm, device)
-        joint = joint_histogram(fixed.image, image, fixed.weight * seen, device.xp)
-        return solution.feature_distance, joint
+        image, seen = tested.warped(solution.field, self.spacing_mm, device)
+        seen *= fixed.weight
+        joint = joint_histogram(fixed.image, image, seen, device.xp)
+        shifts = self._shift(solution.field, seen)
+        shifted = tested.shifted_difference(fixed, shifts, device)
+        parts = [solution.feature_distance, shifted, joint.astype(np.float64)]
+        return device.xp.concatenate(parts)
 
-    found = [search(moving)]
-    for axis, order in enumerate(MIND_MIRRORED):
-        if moving.weight.shape[axis] > 1:
-            found.append(search(moving.mirrored(axis, order, device)))
-    return DecoySearches(tuple(found), _unrelated(fixed, moving, device), device)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _TestImage:
-    """An image on the mirror test's grid.
-
-    Its voxels begin at multiples of `COARSER` on the fixed image's control grid.
-
-    Attributes:
-        features: (d, h, w, stored) float16.
-        weight: (d, h, w) float32.
-        image: intensities, (d, h, w) float32.
-        offset_zyx: index of the first voxel on that grid.
-    """
-
-    features: Array
-    weight: Array
-    image: Array
-    offset_zyx: tuple[int, int, int]
-
-    @classmethod
-    def of(
-        cls,
-        features: Array,
-        image: Array,
-        weight: Array,
-        offset_zyx: tuple[int, int, int],
-        device: Device,
-    ) -> _TestImage:
-        """Average an image from the control grid, where its first voxel has index `offset_zyx`."""
-        lead = [o % COARSER for o in offset_zyx]
-        averaged, share = dinoreg_kernels.pool_features(
-            features, weight, (COARSER,) * 3, offset=lead, threads=device.threads
-        )
-        # Sample each voxel's control voxels at their centres.
-        matrix = np.column_stack([COARSER * np.eye(3), (COARSER - 1) / 2 - np.array(lead)])
-        grey = dinoreg_kernels.resample(
-            image * weight, share.shape, matrix, samples=(COARSER,) * 3, threads=device.threads
-        )
-        grey /= device.xp.maximum(share, 1e-6)
-        z, y, x = ((o - a) // COARSER for o, a in zip(offset_zyx, lead, strict=True))
-        return cls(averaged, share, grey, (z, y, x))
-
-    def mirrored(self, axis: int, order: Sequence[int], device: Device) -> _TestImage:
-        """Flip along an axis; `order` lists the channels that replace the first ones."""
-        xp, others = device.xp, range(len(order), self.features.shape[-1])
-        flipped = xp.flip(self.features, axis)[..., [*order, *others]]
-        features, weight, image = (
-            xp.ascontiguousarray(array)
-            for array in (flipped, xp.flip(self.weight, axis), xp.flip(self.image, axis))
-        )
-        return _TestImage(features, weight, image, self.offset_zyx)
-
-    def warped(
-        self, field: Array, spacing_mm: Sequence[float], device: Device
-    ) -> tuple[Array, Array]:
-        """Return image and weight warped by `field`, (d, h, w, 3) mm on the fixed voxels."""
-        image, weight = (
-            dinoreg_kernels.resample(
-                array,
-                field.shape[:3],
-                np.column_stack([np.eye(3), np.negative(self.offset_zyx)]),
-                field=field,
-                matrix=np.diag(1.0 / np.array(spacing_mm)),
-                threads=device.threads,
-            )
-            for array in (self.image, self.weight)
-        )
-        return image, weight
-
-
-def coarser(counts_zyx: Sequence[int]) -> tuple[int, int, int]:
-    """Return counts of control voxels as counts of voxels of the mirror test's grid, rounded up."""
-    z, y, x = (-(-n // COARSER) for n in counts_zyx)
-    return z, y, x
+    def _shift(self, field: Array, weight: Array) -> list[Array]:
+        """Return the mean displacement along z, y, x in whole voxels; scalars on the device."""
+        xp, total = self.device.xp, self.device.xp.maximum(weight.sum(dtype=np.float64), 1e-6)
+        means = [(field[..., axis] * weight).sum(dtype=np.float64) / total for axis in range(3)]
+        return [
+            xp.rint(m / mm).astype(np.int64) for m, mm in zip(means, self.spacing_mm, strict=True)
+        ]
 
 
 def decoy_workspace_bytes(
@@ -243,23 +243,36 @@ def _once(options: SolverOptions) -> SolverOptions:
     )
 
 
+def _left_to_right(grid: Geometry) -> int:
+    """Return the axis (z, y, x) of a grid that is closest to the direction from left to right."""
+    return 2 - int(np.argmax(np.abs(grid.direction[0])))
+
+
 def _misfit(found: FloatArray) -> float:
     """Return the difference after a search times the one before, over a power of the information.
 
     A brain deforms into its own mirror image as easily as into another brain: the difference after
-    the search then says nothing, but before it the right image fits better.
+    the search then says nothing, but before it the right image fits better. Before the search
+    means where the image lies or after the shift, whichever is better.
 
     Args:
-        found: mean squared feature difference before and after, overlap, joint histogram.
+        found: numbers of a search, see `_LEADING`, and its joint histogram.
     """
-    before, after, overlap = (float(number) for number in found[:3])
-    information = mutual_information(found[3:])
+    before, after, overlap, shifted, weight = (float(number) for number in found[:_LEADING])
+    information = mutual_information(found[_LEADING:])
     if overlap <= 0 or information <= 0:
         return math.inf
+    if weight > 0:
+        before = min(before, shifted / weight)
     return after * before / math.pow(information, _INFORMATION_POWER)
 
 
-def _unrelated(fixed: _TestImage, moving: _TestImage, device: Device) -> Array:
+def _worst(ratios: list[float]) -> float:
+    known = [ratio for ratio in ratios if not math.isnan(ratio)]
+    return max(known, default=math.nan)
+
+
+def _unrelated(fixed: MirrorTestImage, moving: MirrorTestImage, device: Device) -> Array:
     """Return the mean squared difference of independent draws, E|f|^2 + E|m|^2 - 2 Ef Em."""
     xp, moments = device.xp, []
     for one in (fixed, moving):

@@ -1,7 +1,8 @@
-"""Mutual information: how much the intensities of one image tell about those of the other."""
+"""Mutual information and correlation of two images' intensities, from a joint histogram."""
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 import numpy as np
@@ -47,3 +48,20 @@ def mutual_information(histogram: FloatArray) -> float:
     apart = np.outer(joint.sum(axis=1), joint.sum(axis=0))
     seen = joint > 0
     return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())
+
+
+def correlation(histogram: FloatArray) -> float:
+    """Return the correlation of both intensities of a joint histogram; NaN if one is constant."""
+    total = float(histogram.sum())
+    if total <= 0:
+        return float("nan")
+    joint = histogram.reshape(_BINS, _BINS) / total
+    bins = np.arange(_BINS)
+    first, second = (joint.sum(axis=axis) for axis in (1, 0))
+    means = float(first @ bins), float(second @ bins)
+    apart = [bins - mean for mean in means]
+    deviations = float(first @ apart[0] ** 2) * float(second @ apart[1] ** 2)
+    if deviations <= 0:
+        return float("nan")
+    covariance = float(apart[0] @ joint @ apart[1])
+    return covariance / math.sqrt(deviations)

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ..fields.solve import solver_options, solver_workspace_bytes
-from ..quality.mirror_test import COARSER, coarser, decoy_workspace_bytes
+from ..quality.agreement import sampling_step
+from ..quality.mirror_images import COARSER, coarser
+from ..quality.mirror_test import decoy_workspace_bytes
 from .feature_stages import encode_beside_gpu
 from .sizes import DOUBLE, FLOAT, HALF, VECTOR, Sizes, Stage, Work, set_bytes
 
@@ -94,7 +96,7 @@ def _search(
 
 
 def _trust_bytes(sizes: Sizes) -> int:
-    """Return the bytes of averaging features for the mirror test, or of its searches."""
+    """Return the bytes of comparing the images with the field, or of the mirror test's searches."""
     if not sizes.config.trust:
         return 0
     grids, stride = (sizes.grids, sizes.moving_grids), sizes.strides["mind"]
@@ -106,7 +108,8 @@ def _trust_bytes(sizes: Sizes) -> int:
         for voxels in (fixed, moving)
     )
     # Features and intensities, those of the mirror image, warped ones with bins and counts, field.
-    search = 2 * set_bytes(stride, moving) + FLOAT * (fixed + 2 * moving) + 10 * FLOAT * fixed
+    largest = max(fixed, moving)
+    search = 2 * set_bytes(stride, largest) + FLOAT * (fixed + 2 * largest) + 10 * FLOAT * fixed
     search += VECTOR * fixed
     search += decoy_workspace_bytes(
         shapes[0],
@@ -116,18 +119,29 @@ def _trust_bytes(sizes: Sizes) -> int:
         solver_options(sizes.config, sizes.grids),
     )
     averaged = set_bytes(stride, fixed + moving)
-    return _compared(sizes) + sizes.solution + averaged + max(averaging, search)
+    taken = max(averaged + max(averaging, search), _agreement_bytes(sizes))
+    return _compared(sizes) + sizes.solution + taken
+
+
+def _agreement_bytes(sizes: Sizes) -> int:
+    """Return the bytes of comparing the sampled voxels of both images."""
+    shape = sizes.grids.control.shape_zyx
+    step = sampling_step(shape)
+    sampled = math.prod(-(-n // step) for n in shape)
+    stride = sizes.strides["mind"]
+    # Matched features, their differences and squares; places, weights, intensities and bins.
+    return ((HALF + FLOAT) * stride + 10 * FLOAT) * sampled
 
 
 def _trust_work(sizes: Sizes) -> Iterator[Work]:
-    """Yield the averaging and four searches: in the moving image and its three mirror images."""
+    """Yield the averaging and five searches: in the moving image and in four mirror images."""
     if not sizes.config.trust:
         return
     grids, mind = sizes.grids, sizes.mind
     shape, factor = coarser(grids.control.shape_zyx), coarser(grids.search_factor_zyx)
     radius = grids.search_radius_zyx
     moved, operations = (
-        4 * any(radius) * n for n in _search(sizes, shape, factor, radius, mind.channels)
+        5 * any(radius) * n for n in _search(sizes, shape, factor, radius, mind.channels)
     )
     moved += 2 * HALF * sizes.strides["mind"] * sizes.control[0]
     yield Work("search in mirror images", moved, operations)

@@ -187,12 +187,11 @@ def _match(
     """Extract features, solve for the field, and repeat the search in mirror images."""
     plan, timer = run.plan, run.timer
     extracted = extract_features(plan.sides(*images), plan, timer, run.report, encoders)
-    features = extracted.features
     options = solver_options(plan.config, plan.grids)
     with timer.stage("solve"):
         solution = solve(
-            features,
-            weigh(counts, features),
+            extracted.features,
+            weigh(counts, extracted.features),
             plan.grids,
             plan.moving_grids.offset_zyx,
             options,
@@ -213,6 +212,7 @@ def _match(
                 plan.moving_grids.offset_zyx,
                 options,
                 plan.device,
+                solution.field,
             )
     shown = extracted.search[0]  # the refinement may compare MIND-SSC alone
     kept = KeptFeatures.of(shown, weigh(counts, shown), solution.field, plan) if keep else None
@@ -294,7 +294,7 @@ def _result(
         encoding=encoding,
         features=features,
         choices=plan.choices,
-        warnings=(*plan.header_notes, *plan.warnings),
+        plan_warnings=(*plan.header_notes, *plan.warnings),
         water=(plan.pair[0].water, plan.pair[1].water),
         alignment=plan.alignment.numbers(),
         device_memory=plan.device_memory,

@@ -21,7 +21,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ..errors import UNTRUSTED_EXIT_CODE
 from ..io import image_parts
-from ..quality.trust import judge, quality_warnings
 from ..registration.result import RegistrationResult
 from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, RunQuality
 
@@ -84,6 +83,18 @@ else:
         RunQuality,
         decoy_ratio=(_Measure, Field(description="of MIND-SSC; null: not measured")),
         unrelated_ratio=(_Measure, Field(description="of MIND-SSC; null: not measured")),
+        **dict.fromkeys(
+            (
+                "sides_ratio",
+                "turned_ratio",
+                "symmetry",
+                "mind_distance_before",
+                "mind_distance_after",
+                "information_before",
+                "information_after",
+            ),
+            (_Measure, Field(default=None, description="null: not measured")),
+        ),
         alignment_similarity=(_Measure, Field(default=None, description="null: not searched for")),
         inverse_missed_percent=(_Measure, Field(default=None, description="null: not measured")),
         inverse_missed_max_mm=(_Measure, Field(default=None, description="null: not measured")),
@@ -175,8 +186,7 @@ def build_report(
     `timings_ms` includes reading and writing; `warnings` are those about the output files.
     """
     finished_at = datetime.now(started_at.tzinfo)
-    trust = judge(result.quality)
-    refused = trust.verdict == "untrusted" and not accept_untrusted
+    refused = result.trust.verdict == "untrusted" and not accept_untrusted
     return RunReport(
         exit_code=UNTRUSTED_EXIT_CODE if refused else 0,
         # JSON cannot hold bytes that are not valid text.
@@ -190,12 +200,12 @@ def build_report(
         alignment={name: round(value, 4) for name, value in result.alignment.items()},
         encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
-        trust=TrustReport(verdict=trust.verdict, reasons=list(trust.reasons)),
+        trust=TrustReport(verdict=result.trust.verdict, reasons=list(result.trust.reasons)),
         warnings=list(
             dict.fromkeys(
                 [
                     *(warning for record in inputs.values() for warning in record.warnings),
-                    *run_warnings(result),
+                    *result.warnings,
                     *warnings,
                 ]
             )
@@ -207,14 +217,6 @@ def build_report(
         versions=result.versions,
         image_hashes=result.hashes,
     )
-
-
-def run_warnings(result: RegistrationResult) -> list[str]:
-    """Return warnings to consider before using the result."""
-    found = [*result.warnings, *quality_warnings(result.quality)]
-    if result.encoding is not None and result.encoding.random_weights:
-        found.append("the encoder's weights are random: its features mean nothing")
-    return found
 
 
 def hash_input(path: Path) -> InputRecord:
