@@ -47,7 +47,7 @@ def markups(**control: object) -> str:
     [
         ("p.csv", f"x,y,z,label\n1,2,3,{'a' * 200_000}\n", "field larger than field limit"),
         ("p.fcsv", f"# CoordinateSystem = LPS\n{'a' * 200_000},1,2,3\n", "field larger than"),
-        ("p.csv", "x,y,z\n1,2,1e300\n", "1e.300 mm; at most 1e.06 mm is plausible"),
+        ("p.csv", "x,y,z\n1,2,1e300\n", "1e.300 mm; each must lie within 1e.06 mm"),
         ("p.csv", "x,y,z\n1,2,1e400\n", "NaN or Inf"),
         ("p.mrk.json", '{"markups": ' + DEEP, "nested too deeply"),
         ("p.mrk.json", markups().replace("[1,", "[1e400,"), "NaN or Inf"),

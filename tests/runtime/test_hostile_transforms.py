@@ -43,7 +43,10 @@ TEXTS = {
     ),
     "too few vectors": (block("DisplacementFieldTransform", "1 2 3", GRID), "360 are needed"),
     "no grid": (block("DisplacementFieldTransform", "1 2 3", ""), "0 numbers, and 18 are needed"),
-    "1e200": (block("AffineTransform", AFFINE.replace("1", "1e200", 1)), "which no image needs"),
+    "1e200": (
+        block("AffineTransform", AFFINE.replace("1", "1e200", 1)),
+        "each must lie within 1e.06 mm of 0",
+    ),
     "a word": (block("AffineTransform", AFFINE.replace("1", "one", 1)), "could not convert"),
     "elastix": (ELASTIX, "parameter file of elastix.*ITKTransformOutputFileNameExtension"),
     "FSL": (FLIRT, "4 x 4 matrix in text, as FSL's FLIRT.*c3d_affine_tool -ref FIXED"),

@@ -54,11 +54,14 @@ def read_header(file: Path) -> MetaHeader:
     fields: dict[str, str] = {}
     listed: list[str] = []
     with file.open("rb") as stream:
-        for _ in range(256):  # a header has about twenty lines
+        # About twenty lines, and the tags of a DICOM series, whose values may go over several.
+        for _ in range(4096):
             line = stream.readline(4096)
+            if not line:
+                break
             key, separator, value = line.partition(b"=")
             if not separator:
-                break
+                continue
             name = key.decode("ascii", "replace").strip()
             fields[name] = value.decode("utf-8", "replace").strip()
             if name == "ElementDataFile":

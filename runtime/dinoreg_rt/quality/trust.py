@@ -125,21 +125,22 @@ RULES = (
         beyond=operator.le,
     ),
     # Whatever was matched. Right pairs reach 37 to 77 %; random features that lose the organs (Dice
-    # 0.1 instead of 0.6) 118 to 121 %, and where the refinement repairs their field 97 %.
+    # 0.1 instead of 0.6) 118 to 121 %, and where the refinement repairs their field 97 %. Images that
+    # lie right from the start gain nothing: phantoms reached 103 %.
     Rule(
         _mind_percent,
-        warn=85.0,
-        refuse=100.0,
+        warn=100.0,
+        refuse=110.0,
         text="MIND-SSC still differs by {} of what it did before the registration",
         unit=" %",
         advice=": the features that were matched may mean nothing for these images",
         beyond=operator.ge,
     ),
-    # Right pairs reach at least 109 %; the same random features 54 and 70 %.
+    # Right pairs reach at least 109 %, the phantoms 88 %; the same random features 54 and 70 %.
     Rule(
         _information_percent,
-        warn=100.0,
-        refuse=90.0,
+        warn=90.0,
+        refuse=80.0,
         text="the mutual information of the images is {} of what it was before the registration",
         unit=" %",
         advice=": the features that were matched may mean nothing for these images",
