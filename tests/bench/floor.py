@@ -3,7 +3,7 @@
     python floor.py --fixed FIXED --moving MOVING
 
 Each part runs alone on one core and is measured in CPU seconds. `dinoreg-rt bench` compares whole
-stages; the work of the parts is the same (`dinoreg_rt.registration.stages`).
+stages; the work of the parts is the same (`dinoreg_rt.registration.needs`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from dinoreg_rt.images.resample import weight_on
 from dinoreg_rt.io import as_volume
 from dinoreg_rt.quality.mirror_test import search_decoys
 from dinoreg_rt.registration.features import working_images
+from dinoreg_rt.registration.needs import registration_work
 from dinoreg_rt.registration.plan import Plan
-from dinoreg_rt.registration.stages import registration_work
 from dinoreg_rt.types import AffineTransform, Volume
 
 CPU = Device("cpu", threads=1)

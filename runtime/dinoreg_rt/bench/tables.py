@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 
 from ..device.ceilings import Ceilings
 from ..geometry import describe
+from ..registration.needs import registration_work
 from ..registration.sizes import Work
-from ..registration.stages import registration_work
 from ..types import Volume
 
 if TYPE_CHECKING:

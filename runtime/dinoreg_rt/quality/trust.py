@@ -125,8 +125,8 @@ RULES = (
         beyond=operator.le,
     ),
     # Whatever was matched. Right pairs reach 37 to 77 %; random features that lose the organs (Dice
-    # 0.1 instead of 0.6) 118 to 121 %, and where the refinement repairs their field 97 %. Images that
-    # lie right from the start gain nothing: phantoms reached 103 %.
+    # 0.1 instead of 0.6) 118 to 121 %, and 97 % where the refinement repairs their field. Images
+    # that lie right from the start gain nothing: phantoms reached 103 %.
     Rule(
         _mind_percent,
         warn=100.0,

@@ -16,8 +16,8 @@ from ..device.choice import Device, StageTimer
 from ..device.limits import memory_bytes
 from ..errors import ResourceError
 from ..types import DeviceMemory
+from .needs import predict_device
 from .sizes import Sizes
-from .stages import predict_device
 
 if TYPE_CHECKING:
     from ..encoder.encoding import EncodingPlan

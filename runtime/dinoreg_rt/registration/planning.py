@@ -24,9 +24,9 @@ from .case import Case
 from .defaults import decide, default_lengths, describe_objective, describe_stages
 from .demands import check_demands, choose_machine
 from .memory import describe_search_memory, describe_storage, fit_to_device
+from .needs import predict_host
 from .plan import Plan
 from .sizes import Sizes
-from .stages import predict_host
 
 if TYPE_CHECKING:
     from ..io import ImageLike, LabelsLike

@@ -9,7 +9,7 @@ from ..fields.solve import solver_options, solver_workspace_bytes
 from ..quality.agreement import sampling_step
 from ..quality.mirror_images import COARSER, coarser
 from ..quality.mirror_test import decoy_workspace_bytes
-from .feature_stages import encode_beside_gpu
+from .feature_needs import encode_beside_gpu
 from .sizes import DOUBLE, FLOAT, HALF, VECTOR, Sizes, Stage, Work, set_bytes
 
 #: Operations of inverting a field at one point: one interpolation, then about three Newton steps,

@@ -7,8 +7,8 @@ peak; the CUDA context and what allocators hold in reserve are left out.
 
 from __future__ import annotations
 
-from .feature_stages import FEATURE_STAGES
-from .field_stages import FIELD_STAGES
+from .feature_needs import FEATURE_STAGES
+from .field_needs import FIELD_STAGES
 from .sizes import FLOAT, Sizes, Work
 
 STAGES = FEATURE_STAGES + FIELD_STAGES
