@@ -20,7 +20,7 @@ from dinoreg_rt.device.ceilings import Ceilings, best_seconds, measure_ceilings
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.io import write_volume
-from dinoreg_rt.registration import stages
+from dinoreg_rt.registration import needs
 from dinoreg_rt.registration.sizes import Work
 
 CEILINGS = Ceilings(1e9, 4e9, 1e9, 8e9, "float16", "made up")
@@ -73,7 +73,7 @@ def bench(*more: str, code: int = 0) -> dict:
 def test_numbers_are_consistent() -> None:
     report = bench("--inverse", "--iterations", "4,2")
     assert list(report["stages"]) == STAGES
-    described = [stage.name for stage in stages.STAGES if stage.name != "encode"]
+    described = [stage.name for stage in needs.STAGES if stage.name != "encode"]
     assert described == [name for name in STAGES if name not in ("plan", "hash", "other")]
     assert report["runs"] == 2
     total = report["warm_ms"]
@@ -225,7 +225,7 @@ def test_work_grows_with_the_settings() -> None:
         config = dinoreg_rt.RegistrationConfig(device="cpu", initial="none", **more)
         grid = phantom_grid((20, 24, 28), 3.0)
         sizes = dinoreg_rt.plan(*phantom_pair(grid), config).sizes
-        return {work.name: work for stage in stages.STAGES for work in stage.work(sizes)}
+        return {work.name: work for stage in needs.STAGES for work in stage.work(sizes)}
 
     base, longer = works(iterations=(8, 4)), works(iterations=(8, 14))  # and one more each
     fine = "refinement, fine"
