@@ -80,6 +80,12 @@ dr_status check_numbers(const char* name, const double* values, int count) {
   return DR_OK;
 }
 
+dr_status check_number(const char* name, double value) {
+  REQUIRE(std::isfinite(value), "%s is not a finite number", name);
+  REQUIRE(std::fabs(value) <= kLargest, "%s = %g; wanted -1e30..1e30", name, value);
+  return DR_OK;
+}
+
 dr_status check_positive(const char* name, const double* values, int count) {
   for (int i = 0; i < count; ++i) {
     REQUIRE(std::isfinite(values[i]) && values[i] > 0.0, "%s[%d] = %g; wanted > 0", name, i,

@@ -95,8 +95,7 @@ dr_status check_sizes(const dr_mind_args& a) {
   REQUIRE(a.channels >= 12 && a.channels % 8 == 0,
           "channels = %d; wanted a multiple of 8, at least 12", a.channels);
   CHECK(check_most_channels("", "channels", a.channels));
-  REQUIRE(std::isfinite(a.scale), "scale is not a finite number");
-  return DR_OK;
+  return check_number("scale", a.scale);
 }
 
 dr_status check(const dr_mind_args& a) {
@@ -118,7 +117,7 @@ dr_status check_sizes(const dr_local_args& a) {
           a.windows, a.channels);
   CHECK(check_positive("sigma_mm", a.sigma_mm, a.windows));
   CHECK(check_positive("noise", &a.noise, 1));
-  return check_numbers("scale", &a.scale, 1);
+  return check_number("scale", a.scale);
 }
 
 dr_status check(const dr_local_args& a) {
