@@ -116,6 +116,7 @@ dr_status check_sizes(const dr_local_args& a) {
           "first_channel = %d with %d windows; wanted within channels = %d", a.first_channel,
           a.windows, a.channels);
   CHECK(check_positive("sigma_mm", a.sigma_mm, a.windows));
+  REQUIRE(std::isfinite(a.noise) && a.noise > 0.0, "noise = %g; wanted > 0", a.noise);
   CHECK(check_positive("noise", &a.noise, 1));
   return check_number("scale", a.scale);
 }
