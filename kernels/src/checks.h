@@ -75,8 +75,8 @@ dr_status check(const dr_slices_args& a) {
   CHECK(check_numbers("window", a.window, 2));
   REQUIRE(a.window[0] < a.window[1], "window = (%g, %g); wanted the second above the first",
           a.window[0], a.window[1]);
-  const double width = a.window[1] - a.window[0];
-  CHECK(check_positive("window[1] - window", &width, 1));
+  REQUIRE(a.window[1] - a.window[0] >= 1 / kLargest,
+          "window = (%g, %g); wanted at least 1e-30 between them", a.window[0], a.window[1]);
   CHECK(check_int("channels", a.channels, 1, 4));
   CHECK(check_numbers("mean", a.mean, a.channels));
   CHECK(check_positive("std", a.std, a.channels));
