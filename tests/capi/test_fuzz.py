@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "kernels"
 SOURCES = (HERE / "fuzz.cpp", KERNELS / "src" / "capi.cpp", KERNELS / "cpu" / "backend.cpp")
-#: Seconds of calls, in addition to about a minute to compile; .ci/run sets more.
+#: Seconds of calls, after about half a minute of compiling; .ci/run sets more.
 SECONDS = os.environ.get("DINOREG_FUZZ_SECONDS", "5")
 
 
@@ -21,7 +21,7 @@ def build(folder: Path) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("no C++ compiler (CXX, c++ or g++)")
-    command = [*compiler.split(), "-std=gnu++20", "-g", "-O1", "-fopenmp", "-Wno-psabi"]
+    command = [*compiler.split(), "-std=gnu++20", "-g1", "-O1", "-fopenmp", "-Wno-psabi"]
     command += ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
     command += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
     command += ["-DDR_ISA=generic", "-DDR_ISA_IS_GENERIC", '-DDR_WITHOUT_CUDA="a fuzzer"']
