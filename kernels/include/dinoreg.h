@@ -7,8 +7,16 @@
  *
  *   Numbers in arrays must be finite, and weights must not be negative. The library does not check
  *   them: NaN or infinity in an image, in features or in a weight gives DR_OK and NaN in the
- *   results (in the whole field of the solver), but never an invalid memory access. Numbers in the
- *   structs are checked.
+ *   results (in the whole field of the solver), but never an invalid memory access.
+ *
+ *   Numbers in the structs are checked, and so are those in host memory, except strides and values
+ *   that are only written (`outside`). Computations use single precision, so matrices and other
+ *   numbers of any sign lie in -1e30..1e30; lengths and other positive numbers in 1e-15..1e15; and
+ *   weights and smoothing widths there or at 0. Shapes have 1..32768 voxels along each axis, and
+ *   arrays at most 32768 channels. The features of a solve have at most 4 TiB for each image; what
+ *   is smoothed has at most 2^26 lines along x and 2^29 voxels in a plane of constant z. Anything
+ *   else gives DR_ERROR_INVALID_ARGUMENT and a message that names the field, its value and what is
+ *   wanted.
  *
  *   Arrays begin at a multiple of the size of their type, features and workspaces at a multiple of
  *   16 bytes. All pointers of a call refer to the device named in dr_execution, unless they are
@@ -311,7 +319,7 @@ typedef struct dr_solver_args {
   /* Refinement: Adam on x, with displacement = smooth(x), from coarse to fine. Level k of `levels`
    * works on voxels that are 2^(levels - 1 - k) times as large, with learning rate and smoothing
    * larger by the same factor. */
-  const int32_t* iterations; /* (levels); host memory */
+  const int32_t* iterations; /* (levels), in all at most 2^31 - 1; host memory */
   int32_t levels; /* 1..6 */
   double learning_rate_mm;
   /* Gradients smaller than this share of those with the images one voxel out of register make

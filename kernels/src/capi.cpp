@@ -44,12 +44,12 @@ const CpuBackend& cpu_backend() {
 dr_status choose(const dr_execution* execution, const Backend*& backend) {
   REQUIRE(execution != nullptr, "execution is NULL");
   CHECK(check_int("threads", execution->threads, 0, 1024));
-  if (execution->device == DR_DEVICE_CPU) {
+  const int32_t device = number_of(execution->device);
+  if (device == DR_DEVICE_CPU) {
     backend = &cpu_backend().table();
     return DR_OK;
   }
-  REQUIRE(execution->device == DR_DEVICE_CUDA, "device = %d; wanted DR_DEVICE_CPU or _CUDA",
-          static_cast<int>(execution->device));
+  REQUIRE(device == DR_DEVICE_CUDA, "device = %d; wanted DR_DEVICE_CPU or _CUDA", device);
   if (cuda_device_count() > 0) {
     backend = &cuda_backend();
     return DR_OK;
@@ -90,7 +90,7 @@ extern "C" {
 int32_t dr_version(void) { return DR_VERSION_MAJOR * 1000 + DR_VERSION_MINOR; }
 
 const char* dr_status_string(dr_status status) {
-  switch (status) {
+  switch (number_of(status)) {
     case DR_OK: return "ok";
     case DR_ERROR_INVALID_ARGUMENT: return "invalid argument";
     case DR_ERROR_WORKSPACE_TOO_SMALL: return "workspace too small";

@@ -2,84 +2,12 @@
 #ifndef DINOREG_SRC_CHECKS_H_
 #define DINOREG_SRC_CHECKS_H_
 
-#include "dinoreg.h"
-
-#include <cmath>
-#include <cstdarg>
-#include <cstdint>
-#include <cstdio>
 #include <utility>
+
+#include "check_values.h"
 
 // Included by capi.cpp alone.
 namespace {
-
-thread_local char last_error[512] = "";
-
-__attribute__((format(printf, 2, 3))) dr_status fail(dr_status status, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(last_error, sizeof last_error, format, arguments);
-  va_end(arguments);
-  return status;
-}
-
-#define REQUIRE(condition, ...) \
-  if (!(condition)) return fail(DR_ERROR_INVALID_ARGUMENT, __VA_ARGS__)
-#define CHECK(call) \
-  if (const dr_status status_ = (call)) return status_
-
-dr_status check_shape(const char* name, const int32_t* shape) {
-  for (int i = 0; i < 3; ++i)
-    REQUIRE(shape[i] >= 1 && shape[i] <= 32768, "%s = (%d, %d, %d); wanted 1..32768 on each axis",
-            name, shape[0], shape[1], shape[2]);
-  return DR_OK;
-}
-
-dr_status check_numbers(const char* name, const double* values, int count) {
-  for (int i = 0; i < count; ++i)
-    REQUIRE(std::isfinite(values[i]), "%s[%d] is not a finite number", name, i);
-  return DR_OK;
-}
-
-dr_status check_positive(const char* name, const double* values, int count) {
-  for (int i = 0; i < count; ++i)
-    REQUIRE(std::isfinite(values[i]) && values[i] > 0.0, "%s[%d] = %g; wanted > 0", name, i,
-            values[i]);
-  return DR_OK;
-}
-
-dr_status check_int(const char* name, int32_t value, int low, int high) {
-  REQUIRE(value >= low && value <= high, "%s = %d; wanted %d..%d", name, value, low, high);
-  return DR_OK;
-}
-
-dr_status check_range(const char* name, const int32_t* values, int count, int low, int high) {
-  for (int i = 0; i < count; ++i)
-    REQUIRE(values[i] >= low && values[i] <= high, "%s[%d] = %d; wanted %d..%d", name, i, values[i],
-            low, high);
-  return DR_OK;
-}
-
-dr_status check_map(const dr_point_map& map) {
-  CHECK(check_numbers("map.affine", map.affine, 12));
-  if (map.field == nullptr) return DR_OK;
-  CHECK(check_shape("map.field_shape", map.field_shape));
-  CHECK(check_numbers("map.to_field", map.to_field, 12));
-  return check_numbers("map.matrix", map.matrix, 9);
-}
-
-dr_status check_aligned(const char* name, const void* pointer) {
-  REQUIRE(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, "%s must be 16-byte aligned", name);
-  return DR_OK;
-}
-
-dr_status check_workspace(const void* workspace, size_t have, size_t need) {
-  REQUIRE(workspace != nullptr, "workspace is NULL; wanted %zu bytes", need);
-  CHECK(check_aligned("workspace", workspace));
-  if (have < need)
-    return fail(DR_ERROR_WORKSPACE_TOO_SMALL, "workspace of %zu bytes; wanted %zu", have, need);
-  return DR_OK;
-}
 
 dr_status check(const dr_resample_args& a) {
   REQUIRE(a.out || a.inside, "one of out and inside must not be NULL");
@@ -88,6 +16,7 @@ dr_status check(const dr_resample_args& a) {
   CHECK(check_shape("out_shape", a.out_shape));
   CHECK(check_range("samples", a.samples, 3, 1, 64));
   CHECK(check_map(a.map));
+  CHECK(check_int("extend", a.extend, 0, 1));
   REQUIRE(!a.extend || !(a.inside || a.map.field),
           "extend cannot be combined with inside or with a field");
   return DR_OK;
@@ -97,6 +26,7 @@ dr_status check(const dr_labels_args& a) {
   REQUIRE(a.in && a.out, "in and out must not be NULL");
   CHECK(check_shape("in_shape", a.in_shape));
   CHECK(check_shape("out_shape", a.out_shape));
+  CHECK(check_int("nearest", a.nearest, 0, 1));
   return check_map(a.map);
 }
 
@@ -145,9 +75,16 @@ dr_status check(const dr_slices_args& a) {
   CHECK(check_numbers("window", a.window, 2));
   REQUIRE(a.window[0] < a.window[1], "window = (%g, %g); wanted the second above the first",
           a.window[0], a.window[1]);
+  REQUIRE(a.window[1] - a.window[0] >= 1 / kLargest,
+          "window = (%g, %g); wanted at least 1e-30 between them", a.window[0], a.window[1]);
   CHECK(check_int("channels", a.channels, 1, 4));
   CHECK(check_numbers("mean", a.mean, a.channels));
-  return check_positive("std", a.std, a.channels);
+  CHECK(check_positive("std", a.std, a.channels));
+  for (int c = 0; c < a.channels; ++c)
+    REQUIRE(std::fabs(a.mean[c] / a.std[c]) <= kLargest,
+            "mean[%d] = %g with std = %g; wanted a quotient within -1e30..1e30", c, a.mean[c],
+            a.std[c]);
+  return DR_OK;
 }
 
 dr_status check_sizes(const dr_mind_args& a) {
@@ -157,8 +94,8 @@ dr_status check_sizes(const dr_mind_args& a) {
   CHECK(check_range("pool", a.pool, 3, 1, 64));
   REQUIRE(a.channels >= 12 && a.channels % 8 == 0,
           "channels = %d; wanted a multiple of 8, at least 12", a.channels);
-  REQUIRE(std::isfinite(a.scale), "scale is not a finite number");
-  return DR_OK;
+  CHECK(check_most_channels("", "channels", a.channels));
+  return check_number("scale", a.scale);
 }
 
 dr_status check(const dr_mind_args& a) {
@@ -168,17 +105,20 @@ dr_status check(const dr_mind_args& a) {
 
 dr_status check_sizes(const dr_local_args& a) {
   CHECK(check_shape("shape", a.shape));
+  CHECK(check_planes("shape", a.shape));
   CHECK(check_range("pool", a.pool, 3, 1, 64));
   CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
   REQUIRE(a.windows >= 1 && a.sigma_mm != nullptr, "windows = %d; wanted >= 1, with their sigma_mm",
           a.windows);
-  CHECK(check_positive("sigma_mm", a.sigma_mm, a.windows));
-  REQUIRE(a.channels >= 1 && a.first_channel >= 0 && a.first_channel + a.windows <= a.channels,
+  CHECK(check_most_channels("", "channels", a.channels));
+  REQUIRE(a.channels >= 1 && a.first_channel >= 0 &&
+              static_cast<int64_t>(a.first_channel) + a.windows <= a.channels,
           "first_channel = %d with %d windows; wanted within channels = %d", a.first_channel,
           a.windows, a.channels);
+  CHECK(check_positive("sigma_mm", a.sigma_mm, a.windows));
   REQUIRE(std::isfinite(a.noise) && a.noise > 0.0, "noise = %g; wanted > 0", a.noise);
-  REQUIRE(std::isfinite(a.scale), "scale is not a finite number");
-  return DR_OK;
+  CHECK(check_positive("noise", &a.noise, 1));
+  return check_number("scale", a.scale);
 }
 
 dr_status check(const dr_local_args& a) {
@@ -192,6 +132,7 @@ dr_status check(const dr_pool_args& a) {
   CHECK(check_shape("shape", a.shape));
   REQUIRE(a.channels >= 8 && a.channels % 8 == 0, "channels = %d; wanted a multiple of 8",
           a.channels);
+  CHECK(check_most_channels("", "channels", a.channels));
   CHECK(check_range("factor", a.factor, 3, 1, 64));
   for (int i = 0; i < 3; ++i)
     REQUIRE(a.offset[i] >= 0 && a.offset[i] < a.factor[i], "offset[%d] = %d; wanted 0..%d", i,
@@ -200,11 +141,14 @@ dr_status check(const dr_pool_args& a) {
   return check_aligned("out", a.out);
 }
 
-dr_status check_channels(const char* of, int stride, int channels) {
+// The channels of dr_solver_args or of a dr_feature_pair, which lie on the solver's checked grids.
+dr_status check_channels(const char* of, const dr_solver_args& a, int stride, int channels) {
   REQUIRE(stride >= 8 && stride % 8 == 0, "%sstride = %d; wanted a multiple of 8", of, stride);
+  CHECK(check_most_channels(of, "stride", stride));
   REQUIRE(channels >= 1 && channels <= stride, "%schannels = %d; wanted 1..stride = %d", of,
           channels, stride);
-  return DR_OK;
+  CHECK(check_bytes("fixed_shape", a.fixed_shape, 2 * static_cast<int64_t>(stride)));
+  return check_bytes("moving_shape", a.moving_shape, 2 * static_cast<int64_t>(stride));
 }
 
 dr_status check_search_sizes(const dr_solver_args& a) {
@@ -217,7 +161,7 @@ dr_status check_search_sizes(const dr_solver_args& a) {
   for (int i = 0; a.search_features != nullptr && i < a.search_levels; ++i) {
     char of[32];
     std::snprintf(of, sizeof of, "search_features[%d].", i);
-    CHECK(check_channels(of, a.search_features[i].stride, a.search_features[i].channels));
+    CHECK(check_channels(of, a, a.search_features[i].stride, a.search_features[i].channels));
   }
   return DR_OK;
 }
@@ -235,9 +179,10 @@ dr_status check_features(const char* of, const Pair& p) {
 
 dr_status check_sizes(const dr_solver_args& a) {
   CHECK(check_shape("fixed_shape", a.fixed_shape));
+  CHECK(check_planes("fixed_shape", a.fixed_shape));
   CHECK(check_shape("moving_shape", a.moving_shape));
   CHECK(check_range("moving_offset", a.moving_offset, 3, -32768, 32768));
-  CHECK(check_channels("", a.stride, a.channels));
+  CHECK(check_channels("", a, a.stride, a.channels));
   CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
   CHECK(check_search_sizes(a));
   REQUIRE(a.feature_similarity >= DR_FEATURES_MSE && a.feature_similarity <= DR_FEATURES_LNCC,
@@ -246,8 +191,11 @@ dr_status check_sizes(const dr_solver_args& a) {
   CHECK(check_int("squarings", a.squarings, 0, 12));
   CHECK(check_int("levels", a.levels, 1, 6));
   REQUIRE(a.iterations != nullptr, "iterations is NULL");
-  for (int i = 0; i < a.levels; ++i)
+  int64_t iterations = 0;
+  for (int i = 0; i < a.levels; iterations += a.iterations[i++])
     REQUIRE(a.iterations[i] >= 0, "iterations[%d] = %d; wanted >= 0", i, a.iterations[i]);
+  REQUIRE(iterations <= INT32_MAX, "the sum of iterations = %lld; wanted at most %d",
+          static_cast<long long>(iterations), INT32_MAX);
   return DR_OK;
 }
 
@@ -262,7 +210,10 @@ dr_status check(const dr_solver_args& a) {
   REQUIRE(a.field != nullptr, "field must not be NULL");
   REQUIRE(reinterpret_cast<uintptr_t>(a.feature_distance) % 8 == 0,
           "feature_distance must be 8-byte aligned");
+  REQUIRE(a.inverse == nullptr || a.squarings > 0,
+          "inverse with squarings = 0, which has none; wanted NULL or squarings in 1..12");
   REQUIRE(a.coupling_rounds == 0 || a.coupling != nullptr, "coupling is NULL");
+  CHECK(check_numbers("coupling", a.coupling, a.coupling_rounds));
   CHECK(check_positive("learning_rate_mm", &a.learning_rate_mm, 1));
   const std::pair<const char*, double> not_negative[] = {
       {"search_trust_cost", a.search_trust_cost},
@@ -276,8 +227,7 @@ dr_status check(const dr_solver_args& a) {
       {"feature_weight", a.feature_weight},
       {"trust_cost", a.trust_cost},
       {"correlation_weight", a.correlation_weight}};
-  for (const auto& [name, value] : not_negative)
-    REQUIRE(std::isfinite(value) && value >= 0.0, "%s = %g; wanted >= 0", name, value);
+  for (const auto& [name, value] : not_negative) CHECK(check_not_negative(name, value));
   REQUIRE(a.feature_weight > 0.0 || a.correlation_weight > 0.0,
           "feature_weight and correlation_weight are 0; wanted one above 0");
   const bool lncc = a.feature_similarity == DR_FEATURES_LNCC && a.feature_weight > 0.0;

@@ -65,7 +65,7 @@ class Refinement {
       ++done_;
       return c_.report(DR_STAGE_REFINE, (float)done_ / (float)all_iterations_);
     };
-    if (iterations > 0) set_epsilon(l, memory, sigma_mm);
+    if (iterations > 0 && !c_.counting()) set_epsilon(l, memory, sigma_mm);
     const bool going_on = c_.launch.repeat(
         c_.counting() ? 0 : iterations, [&] { iterate(l, memory, sigma_mm, earlier); }, report);
     if (!going_on) return false;

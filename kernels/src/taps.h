@@ -17,8 +17,8 @@ inline Taps gaussian_taps(double sigma_mm, double spacing_mm, int n) {
     taps.weight[0] = 1.0f;
     return taps;
   }
-  const int wanted = (int)ceil(2.5 * sigma);
-  taps.radius = wanted < kMaxTapRadius ? wanted : kMaxTapRadius;
+  // Limited before the cast, as the width of a wide Gaussian does not fit into an int.
+  taps.radius = (int)fmin(ceil(2.5 * sigma), (double)kMaxTapRadius);
   double weight[kMaxTapRadius + 1], sum = 0.0;
   for (int t = 0; t <= taps.radius; ++t) {
     weight[t] = exp(-0.5 * t * t / (sigma * sigma));
