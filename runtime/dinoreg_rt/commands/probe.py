@@ -9,7 +9,7 @@ import rich_click as click
 
 from ..console.progress import reporting
 from ..console.stdout import print_result
-from ..registration.demands import check_demands, check_used
+from ..registration.demands import OF_AN_ENCODER, check_demands, check_used
 from .main import EXIT_CODE_TEXT
 from .options import (
     INPUTS,
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _SLICE_SPACING_MM = 12.0
 #: Parameters that determine the slices and tokens examined, and MIND-SSC. The standardisations
 #: vary from row to row, and nothing is registered.
-_USED = {
+_USED = set(OF_AN_ENCODER) - {"mind_weight", "token_centre", "token_scale"}
+_USED |= {
     "device",
     "threads",
     "gpu_memory_gb",
@@ -45,19 +46,6 @@ _USED = {
     "search_spacing_mm",
     "search_radius_mm",
     "engine",
-    "encoder_depth",
-    "token_grid",
-    "slice_padding",
-    "slice_scale",
-    "slice_stride",
-    "slice_spacing_mm",
-    "axis",
-    "components",
-    "layers",
-    "token_smoothing_mm",
-    "position_components",
-    "encoder_ct_window_hu",
-    "encoder_normalisation",
     "token_memory_gb",
     "cache",
     "cache_gb",

@@ -197,8 +197,8 @@ def _read(path: str | os.PathLike[str], components: int, orientation: Orientatio
             return _Image(image, finite=finite, doubts=doubts)
         if suffix in (".nrrd", ".nhdr"):
             return _rescaled(load(file, str(file)), *nrrd.header_notes(file))
-        check_meta_header(file)
         header = metaimage.read_header(file)
+        check_meta_header(header)
         metaimage.check_metaimage(header)
         image = load(file, str(file))
         return _rescaled(image, *metaimage.header_notes(header, sitk_geometry(image)))

@@ -1,4 +1,4 @@
-"""Headers of MetaImage files checked before ITK reads them.
+"""The numbers of MetaImage headers, checked before ITK reads them.
 
 ITK believes a header: a negative number of axes keeps it busy for minutes, and it takes memory for
 as many voxels as are announced.
@@ -11,30 +11,23 @@ import re
 from pathlib import Path
 
 from ..errors import InputError
+from .metaimage import BYTES, MetaHeader
 
-#: A header may hold the tags of a DICOM series.
-_MOST_LINES, _LONGEST_LINE = 10_000, 1 << 16
-#: Fields on which the memory depends that ITK takes; others may be repeated.
-_ONCE = {"NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "ElementDataFile"}
-_ONCE |= {"CompressedData", "CompressedDataSize"}
 #: ITK and SimpleITK read images of two to five axes.
 _AXES = range(2, 6)
 _LONGEST_AXIS = 1 << 20
 _MOST_CHANNELS = 1 << 16
-#: Bytes per value; the smaller size of types that differ between platforms.
-_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8}
-_BYTES |= {f"U{name}": size for name, size in _BYTES.items()} | {"FLOAT": 4, "DOUBLE": 8}
 #: Most bytes that deflate packs into one.
 _MOST_PACKED = 1032
 
 
-def check_meta_header(file: Path) -> None:
+def check_meta_header(header: MetaHeader) -> None:
     """Require a MetaImage header whose numbers are plausible and whose voxels the file can hold.
 
     Raises:
         InputError: anything else.
     """
-    fields = _fields(file)
+    file, fields = header.file, header.fields
     axes = _whole(fields.get("NDims", ""))
     if axes is None or axes not in _AXES:
         raise _damaged(file, f"it has NDims = {fields.get('NDims', '(none)')[:40]}; 3 is needed")
@@ -50,33 +43,10 @@ def check_meta_header(file: Path) -> None:
         raise _damaged(file, "its ElementNumberOfChannels is no number from 1 to 65536")
     _check_numbers(file, fields, axes)
     kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
-    if kind not in _BYTES:
+    if kind not in BYTES:
         raise _damaged(file, f"its ElementType is {fields.get('ElementType', '(none)')[:40]}")
     voxels = math.prod(n for n in sizes if n is not None)
-    _check_bytes(file, fields, voxels * channels * _BYTES[kind])
-
-
-def _fields(file: Path) -> dict[str, str]:
-    """Return the header's lines ``key = value``, down to the name of the data file."""
-    fields: dict[str, str] = {}
-    with file.open("rb") as stream:
-        for _ in range(_MOST_LINES):
-            line = stream.readline(_LONGEST_LINE)
-            parts = re.split(r"[=:]", line.decode("utf-8", "replace"), maxsplit=1)
-            key = parts[0].strip()
-            # ITK looks for the sign behind a key in the next lines, too.
-            repeated = key in _ONCE and (key in fields or len(parts) < 2)
-            if not line or len(line) == _LONGEST_LINE or repeated:
-                break
-            if len(parts) < 2:  # the second line of a value, such as that of a DICOM tag
-                continue
-            fields[key] = parts[1].strip()
-            if key == "ElementDataFile":
-                return fields
-    raise InputError(
-        f"{file}: cannot be read as an image: its MetaImage header is damaged, or its data file is "
-        "missing from it (no line ElementDataFile); copy or save it again"
-    )
+    _check_bytes(file, fields, voxels * channels * BYTES[kind])
 
 
 def _check_numbers(file: Path, fields: dict[str, str], axes: int) -> None:

@@ -7,6 +7,7 @@ files, the rest of the image is whatever was in memory.
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -18,9 +19,15 @@ from ..types import Geometry
 from .nifti_header import check_length
 
 _CHUNK = 1 << 22
-#: Bytes per value of each type, without the prefix MET_.
-_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4}
-_BYTES |= {"LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "DOUBLE": 8, "ASCII_CHAR": 1}
+#: A header may hold the tags of a DICOM series.
+_MOST_LINES, _LONGEST_LINE = 10_000, 1 << 16
+#: Fields on which the memory depends that ITK takes; others may be repeated.
+_ONCE = {"NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "ElementDataFile"}
+_ONCE |= {"CompressedData", "CompressedDataSize"}
+#: Bytes per value of each type, without the prefix MET_; the smaller size of types that differ
+#: between platforms.
+BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4}
+BYTES |= {"LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "DOUBLE": 8}
 #: Factor to mm of each unit; ITK ignores the unit.
 _UNITS = {"": 1.0, "?": 1.0, "mm": 1.0, "cm": 10.0, "m": 1e3, "um": 1e-3}
 #: Names of one field; files should hold only one of them.
@@ -50,27 +57,39 @@ class MetaHeader(NamedTuple):
 
 
 def read_header(file: Path) -> MetaHeader:
-    """Read the header of a ``.mha`` or ``.mhd`` file."""
+    """Read the header of a ``.mha`` or ``.mhd`` file: lines ``key = value``.
+
+    Raises:
+        InputError: it does not end with the name of a data file, or repeats a field that must be
+            unique.
+    """
     fields: dict[str, str] = {}
-    listed: list[str] = []
     with file.open("rb") as stream:
-        # About twenty lines, and the tags of a DICOM series, whose values may go over several.
-        for _ in range(4096):
-            line = stream.readline(4096)
-            if not line:
+        for _ in range(_MOST_LINES):
+            line = stream.readline(_LONGEST_LINE)
+            parts = re.split(r"[=:]", line.decode("utf-8", "replace"), maxsplit=1)
+            key = parts[0].strip()
+            # ITK looks for the sign behind a key in the next lines, too.
+            repeated = key in _ONCE and (key in fields or len(parts) < 2)
+            if not line or len(line) == _LONGEST_LINE or repeated:
                 break
-            key, separator, value = line.partition(b"=")
-            if not separator:
+            if len(parts) < 2:  # the second line of a value, such as that of a DICOM tag
                 continue
-            name = key.decode("ascii", "replace").strip()
-            fields[name] = value.decode("utf-8", "replace").strip()
-            if name == "ElementDataFile":
-                break
-        start = stream.tell()
-        if fields.get("ElementDataFile", "").upper().startswith("LIST"):
-            text = stream.read().decode("utf-8", "replace")
-            listed = [line.strip() for line in text.splitlines() if line.strip()]
-    return MetaHeader(file, fields, start, listed)
+            fields[key] = parts[1].strip()
+            if key == "ElementDataFile":
+                return MetaHeader(file, fields, stream.tell(), _listed(fields[key], stream))
+    raise InputError(
+        f"{file}: cannot be read as an image: its MetaImage header is damaged, or its data file is "
+        "missing from it (no line ElementDataFile); copy or save it again"
+    )
+
+
+def _listed(data: str, stream: IO[bytes]) -> list[str]:
+    """Return the lines after the header where they name the data files."""
+    if not data.upper().startswith("LIST"):
+        return []
+    lines = stream.read().decode("utf-8", "replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def check_metaimage(header: MetaHeader) -> None:
@@ -209,7 +228,7 @@ def _wanted_bytes(header: MetaHeader) -> int:
     kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
     try:
         size = math.prod(int(n) for n in fields["DimSize"].split())
-        return size * int(fields.get("ElementNumberOfChannels", "1")) * _BYTES[kind]
+        return size * int(fields.get("ElementNumberOfChannels", "1")) * BYTES[kind]
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{header.file}: cannot be read as an image: its header lacks a usable DimSize, "

@@ -40,8 +40,6 @@ _FCSV_COLUMNS = (
     *("id", "x", "y", "z", "ow", "ox", "oy", "oz"),
     *("vis", "sel", "lock", "label", "desc", "associatedNodeID"),
 )
-#: A kilometre.
-_LARGEST_MM = 1e6
 #: Files of 3D Slicer 4.10 and older hold the numbers.
 _FCSV_FRAMES: dict[str, Frame] = {"LPS": "lps", "RAS": "ras", "1": "lps", "0": "ras"}
 

@@ -45,9 +45,6 @@ _LINEAR: dict[str, tuple[int, tuple[int, ...]]] = {
 #: Longest axis of a field: what the kernels take.
 _LONGEST_AXIS = 32768
 
-#: Largest number of a matrix or a translation in mm: the latter is a kilometre.
-_LARGEST = 1e6
-
 
 class Part(NamedTuple):
     """One transform of a file.
