@@ -2,18 +2,16 @@
 #include "backend_table.h"
 #include "cpu_passes.h"
 
-#include <omp.h>
-
 DR_NAMESPACE_BEGIN
 
 struct CpuMaker {
   using Launcher = CpuLauncher;
   static CpuLauncher make(const dr_execution& execution) {
-    return CpuLauncher(team(execution.threads > 0 ? execution.threads : omp_get_max_threads()));
+    return CpuLauncher(team(execution.threads > 0 ? execution.threads : processors()));
   }
-  // More threads than processors do not help, and teams of thousands end the process. Up to 64 are
+  // More threads than processors do not help. Up to 64 are
   // started on any machine, so that one with few processors divides the work as a large one does.
-  static int team(int threads) { return min_int(threads, max_int(64, omp_get_num_procs())); }
+  static int team(int threads) { return min_int(threads, max_int(64, processors())); }
   static dr_status finish(const CpuLauncher&) { return DR_OK; }
 };
 

@@ -1,12 +1,12 @@
-// The OpenMP loop over an op's rows. A row is one vectorised loop. Rows are independent, so the
+// The parallel loop over an op's rows. A row is one vectorised loop. Rows are independent, so the
 // result does not depend on the number of threads.
 #ifndef DINOREG_CPU_LAUNCH_H_
 #define DINOREG_CPU_LAUNCH_H_
 
-#include <omp.h>
 #include <string.h>
 
 #include "dinoreg/op.h"
+#include "threads.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -37,12 +37,12 @@ class CpuLauncher {
     // Eight pieces for each thread, because rows without weight take less time than others and a
     // core may be busy with other work.
     const int piece = max_int(1, count / (8 * threads_));
-#pragma omp parallel num_threads(threads_)
-    {
-      const int worker = omp_get_thread_num();
-#pragma omp for schedule(dynamic, piece)
-      for (int i = 0; i < count; ++i) body(i, worker);
-    }
+    run_job(
+        threads_, count, piece,
+        [](const void* shared, int first, int end, int worker) {
+          for (int i = first; i < end; ++i) (*static_cast<const Body*>(shared))(i, worker);
+        },
+        &body);
   }
 
   void zero(void* to, size_t bytes) const { memset(to, 0, bytes); }
