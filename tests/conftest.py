@@ -11,9 +11,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-# Idle OpenMP threads sleep instead of spinning, because test machines are shared. The variable is
-# read when libdinoreg is loaded, which happens later.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Some tests import ONNX Runtime themselves.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Lets any test `import reference`, which `--import-mode=importlib` does not.

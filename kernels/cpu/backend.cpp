@@ -9,8 +9,8 @@ struct CpuMaker {
   static CpuLauncher make(const dr_execution& execution) {
     return CpuLauncher(team(execution.threads > 0 ? execution.threads : processors()));
   }
-  // More threads than processors do not help. Up to 64 are
-  // started on any machine, so that one with few processors divides the work as a large one does.
+  // More threads than processors do not help. Up to 64 are started on any machine, so that one with
+  // few processors divides the work as a large one does.
   static int team(int threads) { return min_int(threads, max_int(64, processors())); }
   static dr_status finish(const CpuLauncher&) { return DR_OK; }
 };

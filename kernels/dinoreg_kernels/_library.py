@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import os
-from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_int, c_size_t
 from pathlib import Path
 
@@ -39,23 +36,6 @@ def library_file() -> Path:
     return next((file for file in files if file.exists()), files[0])
 
 
-@contextlib.contextmanager
-def _short_spin() -> Iterator[None]:
-    """Let idle OpenMP threads sleep soon, unless the user has decided otherwise.
-
-    libgomp reads the variable when it is loaded. By default its threads spin for a millisecond
-    before they sleep: with one of two cores busy elsewhere, `register` took 6.5 s instead of 2.9 s.
-    """
-    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = "2000"
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]
-
-
 @functools.cache
 def library() -> ctypes.CDLL:
     """Load the library.
@@ -65,8 +45,7 @@ def library() -> ctypes.CDLL:
     """
     path = library_file()
     try:
-        with _short_spin():
-            lib = ctypes.CDLL(str(path))
+        lib = ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelUnavailable(
             f"libdinoreg cannot be loaded ({error}); install the package with `pip install .`, "
@@ -84,34 +63,8 @@ def library() -> ctypes.CDLL:
     return lib
 
 
-class _Team:
-    """The process that has OpenMP threads; `fork` copies its memory, but not its threads."""
-
-    process: int | None = None
-
-    @classmethod
-    def check(cls, execution: _structs.Execution) -> None:
-        """Refuse a call that would wait forever for threads of the parent process.
-
-        Raises:
-            KernelUnavailable: The process was forked after a parallel call.
-        """
-        if execution.device != 0 or execution.threads == 1:
-            return
-        here = os.getpid()
-        if cls.process is None:
-            cls.process = here
-        elif cls.process != here:
-            raise KernelUnavailable(
-                "this process was forked from one that has used the kernels, without their "
-                "threads; start processes by 'spawn' "
-                "(multiprocessing.get_context('spawn')), or use threads=1"
-            )
-
-
 def call(name: str, execution: _structs.Execution, args: ctypes.Structure) -> None:
     """Call the library; a status other than DR_OK becomes an exception."""
-    _Team.check(execution)
     lib = library()
     status = getattr(lib, name)(ctypes.byref(execution), ctypes.byref(args))
     if status == 0:

@@ -29,12 +29,14 @@
  *   memory are read before the call returns.
  *
  *   Calls may run in several threads as long as they share no output arrays and no workspace. Every
- *   thread has its own last error message. A process that was created by fork() after a call with
- *   threads > 1 must not make such a call itself, because the OpenMP runtime would wait for threads
- *   that do not exist; start the process by exec, or use 1 thread.
+ *   thread has its own last error message.
  *
- *   The same input, device and build give the same bits, for any number of threads. On machines
- *   with fewer processors than threads, at most 64 threads are started.
+ *   The same input, device and build give the same bits, for any number of threads. A CPU call with
+ *   threads > 1 works on the calling thread and on threads of the library, which all calls share.
+ *   They are named "dinoreg", are started when they are first needed, take no signals, sleep
+ *   between calls and end with the process; the library is never unloaded. At most 64 are started,
+ *   or as many as the process may use processors if those are more. A process created by fork()
+ *   starts its own.
  *
  * Initialise every struct with zeros before you set its fields.
  */

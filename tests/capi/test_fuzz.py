@@ -11,18 +11,23 @@ import pytest
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "kernels"
-SOURCES = (HERE / "fuzz.cpp", KERNELS / "src" / "capi.cpp", KERNELS / "cpu" / "backend.cpp")
+SOURCES = (
+    HERE / "fuzz.cpp",
+    KERNELS / "src" / "capi.cpp",
+    KERNELS / "cpu" / "backend.cpp",
+    KERNELS / "cpu" / "threads.cpp",
+)
 #: Seconds of calls, after about half a minute of compiling; .ci/run sets more.
 SECONDS = os.environ.get("DINOREG_FUZZ_SECONDS", "5")
 
 
-def build(folder: Path) -> Path:
-    """Compile the library's generic CPU back end and the fuzzer with both sanitizers."""
+def build(folder: Path, sanitizers: str) -> Path:
+    """Compile the library's generic CPU back end and the fuzzer with sanitizers."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("no C++ compiler (CXX, c++ or g++)")
-    command = [*compiler.split(), "-std=gnu++20", "-g1", "-O1", "-fopenmp", "-Wno-psabi"]
-    command += ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
+    command = [*compiler.split(), "-std=gnu++20", "-g1", "-O1", "-pthread", "-Wno-psabi"]
+    command += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     command += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
     command += ["-DDR_ISA=generic", "-DDR_ISA_IS_GENERIC", '-DDR_WITHOUT_CUDA="a fuzzer"']
     command += [f"-I{KERNELS / name}" for name in ("include", "src", "cpu")]
@@ -42,20 +47,22 @@ def build(folder: Path) -> Path:
     linked = subprocess.run(
         [*command, *objects, "-o", program], capture_output=True, text=True, check=False
     )
-    if "cannot find" in linked.stderr:  # libasan and libubsan are packages of their own
+    if "cannot find" in linked.stderr:  # libasan, libubsan and libtsan are packages of their own
         pytest.skip("the compiler's sanitizers are not installed")
     assert linked.returncode == 0, linked.stderr
     return program
 
 
 @pytest.mark.slow
-def test_no_argument_breaks_the_library(tmp_path):
+@pytest.mark.parametrize("sanitizers", ["address,undefined,float-cast-overflow", "thread"])
+def test_no_argument_breaks_the_library(tmp_path, sanitizers):
     """The sanitizers end the program at the first error; each function also succeeds at times."""
     done = subprocess.run(
-        [build(tmp_path), SECONDS],
+        [build(tmp_path, sanitizers), SECONDS],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"TSAN_OPTIONS": "halt_on_error=1"},
         timeout=120 + float(SECONDS),
     )
     assert done.returncode == 0, done.stdout + done.stderr[:4000]

@@ -48,9 +48,9 @@ def compile_cpp(source: str, *flags: str, output: Path) -> Path:
     if compiler is None:
         pytest.skip("no C++ compiler (CXX, c++ or g++)")
     kernels = ROOT / "kernels"
-    command = [*compiler.split(), "-std=gnu++20", "-fopenmp", "-Wno-psabi", *flags]
+    command = [*compiler.split(), "-std=gnu++20", "-pthread", "-Wno-psabi", *flags]
     command += [f"-I{kernels / folder}" for folder in ("", "include", "src", "cpu", "cuda")]
-    command += [str(HERE / source), "-o", str(output)]
+    command += [str(HERE / source), str(kernels / "cpu" / "threads.cpp"), "-o", str(output)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return output

@@ -151,7 +151,7 @@ def _run_all(trials: Sequence[Trial], jobs: int) -> Iterator[Record]:
     if jobs == 1 or len(trials) < 2:
         yield from map(run_trial, trials)
         return
-    # Not fork: the child would inherit the state of OpenMP threads that it does not have.
+    # Not fork: the child would inherit locks and CUDA contexts of threads that it does not have.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(trials)), context, initializer=_ignore_interrupt)
     try:
