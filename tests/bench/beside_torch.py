@@ -67,9 +67,8 @@ def main() -> None:
     for (threads, library, neighbour), results in found.items():
         wall, cpu = min(r[0] for r in results), min(r[1] for r in results)
         hashes = " ".join(sorted({r[2] for r in results}))
-        print(
-            f"{threads} beside {neighbour:7}: wall {wall:.2f} s, CPU {cpu:.2f} s, {hashes} {library}"
-        )
+        case = f"{threads} beside {neighbour:7} {library}"
+        print(f"{case}: wall {wall:.2f} s, CPU {cpu:.2f} s, {hashes}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """A bundle replaces nothing but a bundle, and that only with --force."""
 
+import fcntl
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from dinoreg_export.checkpoint.random_weights import RandomWeights
 from dinoreg_export.checkpoint.read import open_checkpoint
 from dinoreg_rt.bundle.manifest import check_files, read_manifest
 from dinoreg_rt.errors import ConfigError, InputError, OutputError, ResourceError
-from dinoreg_rt.io.staging import own_prefix
+from dinoreg_rt.io.hidden import LOCK
 
 A = TINY["tiny-v3"]
 
@@ -130,24 +129,23 @@ def test_a_link_to_itself(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["b", "b[1]"])
-def test_files_of_a_killed_export_are_removed(name, tmp_path, monkeypatch):
-    done = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    gone, ours = done.stdout.strip(), str(os.getpid())
-    left = own_prefix(f".{name}.").replace(f"-{ours}-", f"-{gone}-") + "abcd"
-    running = own_prefix(f".{name}.") + "abcd"
-    replaced = left.replace(f".{name}.", f".{name}.replaced.")
-    others = own_prefix(".bb.").replace(f"-{ours}-", f"-{gone}-") + "abcd"
+def test_files_of_a_killed_export_are_removed(name, tmp_path):
+    left, running = f".{name}.killed00.part", f".{name}.running0.part"
+    replaced, others = f".{name}.replaced.killed00.part", ".bb.killed00.part"
     for folder in (left, running, replaced, others):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "weights.bin").write_bytes(b"")
-    make(tmp_path / name)
-    # Without a bundle of that name, the replaced one is the only copy.
-    assert set(names(tmp_path)) == {name, running, others, replaced}
-    make(tmp_path / name, force=True)
-    assert set(names(tmp_path)) == {name, running, others}
+        if folder != replaced:
+            (tmp_path / folder / LOCK).touch()
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (0, 0))
+    with (tmp_path / running / LOCK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        make(tmp_path / name)
+        # Without a bundle of that name, the replaced one is the only copy.
+        assert set(names(tmp_path)) == {name, running, others, replaced}
+        make(tmp_path / name, force=True)
+        assert set(names(tmp_path)) == {name, running, others}
 
 
 class OrtError(Exception):

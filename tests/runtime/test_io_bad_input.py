@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -124,30 +121,6 @@ def test_name_that_is_too_long(tmp_path: Path) -> None:
     for read in (io.read_volume, io.read_transform):
         with pytest.raises(InputError, match="cannot be looked up: File name too long"):
             read(tmp_path / ("a" * 300 + ".nii"))
-
-
-def test_what_a_killed_process_has_unpacked_is_removed(
-    tmp_path: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    code = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from dinoreg_rt.io import nifti\n"
-        "with nifti.gunzipped(Path(sys.argv[1])):\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code, str(packed)], check=False, env=environment)
-    (left,) = scratch.iterdir()
-    assert [file.name for file in left.iterdir()] == ["image.nii"]
-    others = [scratch / "dinoreg-unpacked-mine", scratch / f"dinoreg-unpacked-h-{os.getpid()}-x"]
-    for other in others:
-        other.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    io.read_volume(packed)
-    assert sorted(scratch.iterdir()) == sorted(others)
 
 
 def test_no_unpacked_file_is_left(

@@ -239,28 +239,6 @@ def test_importing_io_is_cheap() -> None:
     assert output.strip() == "[]"
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys\n"
-        "from dinoreg_rt.io import staged_folder\n"
-        "with staged_folder(sys.argv[1]) as folder:\n"
-        "    (folder / 'a.txt').write_text('a')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert len(list(tmp_path.glob(".dinoreg-*"))) == 1
-    foreign = tmp_path / ".dinoreg-another_host-1-abc"
-    foreign.mkdir()
-    with io.staged_folder(tmp_path) as first, io.staged_folder(tmp_path) as second:
-        assert first.exists()  # its process is alive
-        (second / "b.txt").write_text("b")
-    assert names(tmp_path) == [foreign.name, "b.txt"]
-    os.utime(foreign, (0, 0))
-    with io.staged_folder(tmp_path):
-        pass
-    assert names(tmp_path) == ["b.txt"]
-
-
 def test_obsolete_files_are_removed_with_the_renames(tmp_path: Path) -> None:
     for name in ("old.txt", "a.txt", "mine.txt"):
         (tmp_path / name).write_text("old")

@@ -6,7 +6,6 @@ An engine that does not reproduce the tokens of float32 is never stored, and the
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
@@ -23,6 +22,7 @@ from dinoreg_rt.engines.trt.identity import identify_gpu
 from dinoreg_rt.engines.trt.library import Flavour, Library, open_library
 from dinoreg_rt.engines.trt.record import EngineKey, EnginePrecision, EngineRecord, Gpu
 from dinoreg_rt.errors import ConfigError, DeviceError, DinoregError, OutputError
+from dinoreg_rt.io.hidden import scratch_folder
 
 from .build import BuildOptions, Progress
 from .job import FLOATS, NO_IMAGES, CalibrationImages, Job, check_capability, chosen_precision
@@ -122,9 +122,9 @@ def _job(
     capability: str,
 ) -> Iterator[Job]:
     """Open a job with a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="dinoreg-engine-") as work:
+    with scratch_folder() as work:
         report = progress or (lambda stage, fraction: None)
-        yield Job(bundle, manifest, library, options, report, Path(work), images, capability)
+        yield Job(bundle, manifest, library, options, report, work, images, capability)
 
 
 def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.ndarray) -> Agreement:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .convert import quiet_itk
 from .dicom_headers import Slice, last_line
+from .hidden import scratch_folder
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -183,12 +183,12 @@ def _readable(slices: Sequence[Slice]) -> Iterator[list[str]]:
     if all(s.number("SpacingBetweenSlices", 1.0) for s in slices):
         yield [s.file for s in slices]
         return
-    with tempfile.TemporaryDirectory(prefix="dinoreg-dicom-") as folder:
+    with scratch_folder() as folder:
         files = []
         for i, one in enumerate(slices):
             files.append(one.file)
             if not one.number("SpacingBetweenSlices", 1.0):
-                files[-1] = str(Path(folder) / f"{i}.dcm")
+                files[-1] = str(folder / f"{i}.dcm")
                 _copy_with_spacing(Path(one.file), Path(files[-1]))
         yield files
 

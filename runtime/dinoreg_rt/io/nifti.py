@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -23,11 +22,10 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..types import Geometry
+from .hidden import scratch_folder
 from .nifti_header import GZIP_MAGIC, HEADER_BYTES, build_header, parse_header
-from .staging import hidden_folder
 
 _CHUNK = 1 << 22
-_PREFIX = "dinoreg-unpacked-"
 #: Most bytes that deflate packs into one, and bytes that may follow the voxels.
 _MOST_PACKED, _SLACK = 1032, 1 << 24
 
@@ -73,9 +71,8 @@ def gunzipped(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the file is truncated or corrupt, or the temporary folder has no room for it.
     """
-    folder = hidden_folder(Path(tempfile.gettempdir()), _PREFIX)
-    plain = folder / "image.nii"
-    try:
+    with scratch_folder() as folder:
+        plain = folder / "image.nii"
         try:
             with open_gzip(path) as packed, plain.open("wb") as unpacked:
                 _unpack(packed, unpacked, path)
@@ -87,8 +84,6 @@ def gunzipped(path: Path) -> Iterator[Path]:
                 "set TMPDIR to a folder with more room"
             ) from error
         yield plain
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unpack(packed: IO[bytes], unpacked: IO[bytes], path: Path) -> None:

@@ -16,16 +16,15 @@ from ..errors import InputError
 from ..types import OrientationChoice
 from . import integrity, nifti
 from .convert import sitk_geometry
+from .hidden import scratch_folder
 from .itk_files import load, set_geometry
 from .nifti_header import NiftiHeader, read_header
 from .nifti_layouts import NIFTI1
 from .nifti_placement import place
-from .staging import hidden_folder
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-_PREFIX = "dinoreg-nifti1-"
 _CHUNK = 1 << 22
 
 
@@ -86,9 +85,8 @@ def _as_nifti1(header: NiftiHeader, voxel_file: Path, name: str) -> Iterator[Pat
         raise InputError(
             f"{name}: has an axis of more than 32767 voxels ({shape}); crop or resample it"
         )
-    folder = hidden_folder(Path(tempfile.gettempdir()), _PREFIX)
-    plain = folder / "image.nii"
-    try:
+    with scratch_folder() as folder:
+        plain = folder / "image.nii"
         try:
             with voxel_file.open("rb") as source, plain.open("wb") as target:
                 target.write(_nifti1_header(header))
@@ -100,8 +98,6 @@ def _as_nifti1(header: NiftiHeader, voxel_file: Path, name: str) -> Iterator[Pat
                 "TMPDIR to a folder with more room"
             ) from error
         yield plain
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _nifti1_header(header: NiftiHeader) -> bytes:

@@ -2,32 +2,27 @@
 
 They are written under a hidden name beside their destination and renamed at the end, so a reader
 sees the old content or the new one. An exception, Ctrl-C, SIGTERM or SIGHUP removes the hidden
-files. What a killed process (SIGKILL, a crash) leaves behind is removed by the next writer.
+files. What a killed process (SIGKILL, a crash) leaves behind is removed by a later writer
+(`hidden.py`).
 """
 
 from __future__ import annotations
 
 import errno
-import glob
 import os
-import platform
-import re
 import shutil
 import signal
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from ..console.interruption import STOPPING, signals_as_exceptions
 from ..errors import OutputError
+from .hidden import LOCK, hidden_file, hidden_folder, hidden_place, in_use, remove_abandoned
 from .paths import HIDDEN, check_link, final_path, output_error, output_errors
 
-#: Age at which leftovers are removed although their process cannot be checked.
-_ABANDONED_S = 86_400.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
@@ -53,8 +48,9 @@ def staged_folder(
     target = Path(directory)
     with signals_as_exceptions():
         created = _make_folder(target)
+        hidden = ExitStack()
         with output_errors(target):
-            staging = hidden_folder(target)
+            staging = hidden.enter_context(hidden_folder(target))
         try:
             yield staging
             _move_into_place(staging, target, list(obsolete()))
@@ -65,7 +61,7 @@ def staged_folder(
             raise
         finally:
             with _uninterrupted():
-                shutil.rmtree(staging, ignore_errors=True)
+                hidden.close()
                 _remove_empty(created)
 
 
@@ -90,18 +86,15 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def whole_file(path: Path, mode: int) -> Iterator[IO[bytes]]:
     """Open a file that replaces `path`, with the permissions `mode`, when the block ends.
 
-    For stores that several processes write: it does not touch signal handlers, and a leftover is
-    judged by its age alone, because containers that share a folder cannot see each other's
-    processes.
+    For stores that several processes write: it does not touch signal handlers.
 
     Raises:
         OSError: the file cannot be written; `path` is then as it was before.
     """
     remove_abandoned(path.parent, HIDDEN)
-    handle, name = tempfile.mkstemp(prefix=own_prefix(HIDDEN), dir=path.parent)
-    partial = Path(name)
+    handle, partial = hidden_file(path.parent)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with os.fdopen(handle, "wb") as stream, in_use(handle):
             yield stream
         partial.chmod(mode)
         partial.replace(path)
@@ -131,26 +124,24 @@ def whole_folder(
     target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):  # otherwise the one that was moved aside may be the only one left
         remove_abandoned(target.parent, f".{target.name}.replaced.")
-    work = hidden_folder(target.parent, f".{target.name}.")
-    try:
+    with hidden_folder(target.parent, f".{target.name}.") as work:
         yield work
+        (work / LOCK).unlink()
         work.chmod(0o755)
         if replace:
             _replace(work, target, check, taken)
         else:
             check(target)
             _rename(work, target, taken)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _replace(work: Path, target: Path, check: Callable[[Path], None], taken: str) -> None:
     old = None
     try:
         if os.path.lexists(target):
-            prefix = own_prefix(f".{target.name}.replaced.")
-            old = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+            old = hidden_place(target.parent, f".{target.name}.replaced.")
             target.rename(old)  # nobody writes into it there while it is checked
+            os.utime(old)  # however old it is, it is not abandoned
             check(old)
         _rename(work, target, taken)
     except BaseException:
@@ -172,53 +163,8 @@ def _rename(work: Path, target: Path, taken: str) -> None:
         raise OutputError(taken) from error
 
 
-def hidden_folder(parent: Path, prefix: str = HIDDEN) -> Path:
-    """Create a folder in `parent` named after this process, and remove those of dead processes."""
-    remove_abandoned(parent, prefix)
-    return Path(tempfile.mkdtemp(prefix=own_prefix(prefix), dir=parent))
-
-
-def own_prefix(prefix: str) -> str:
-    """Return `prefix` with the machine and process that `remove_abandoned` looks for."""
-    return f"{prefix}{_host()}-{os.getpid()}-"
-
-
-def remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove what dead processes left in `parent` under names made by `own_prefix`.
-
-    A folder of this machine is removed once its process is gone; a folder of another machine and
-    a file after a day.
-    """
-    for path in parent.glob(f"{glob.escape(prefix)}*"):
-        found = re.fullmatch(r"(\w+)-(\d+)-\w+", path.name.removeprefix(prefix))
-        if found is None:
-            continue
-        with suppress(OSError):  # its own process, or another writer, has just removed it
-            old = time.time() - path.stat().st_mtime > _ABANDONED_S
-            host, pid = found.groups()
-            if not path.is_dir():
-                if old:
-                    path.unlink()
-            elif not _pid_exists(int(pid)) if host == _host() else old:
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _pid_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # another user's process
-        return True
-    return True
-
-
-def _host() -> str:
-    return re.sub(r"\W", "_", platform.node())
-
-
 def _move_into_place(staging: Path, target: Path, obsolete: list[str]) -> None:
-    files = sorted(p for p in staging.rglob("*") if not p.is_dir())
+    files = sorted(p for p in staging.rglob("*") if not p.is_dir() and p != staging / LOCK)
     destinations = [target / p.relative_to(staging) for p in files]
     for destination in destinations:
         if destination.is_dir():

@@ -7,9 +7,7 @@ memory without a limit or ends the process.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +15,7 @@ import numpy as np
 from ..errors import InputError
 from ..types import AffineTransform, DisplacementField, FloatArray, Geometry, Transform
 from . import validate
+from .hidden import scratch_folder
 
 COMPOSITE = "CompositeTransform"
 _FIELD = "DisplacementFieldTransform"
@@ -169,8 +168,8 @@ def _by_itk(kind: str, numbers: FloatArray, fixed: FloatArray, name: str) -> Aff
     lines += [f"Parameters: {' '.join(map(repr, numbers.tolist()))}"]
     lines += [f"FixedParameters: {' '.join(map(repr, fixed.tolist()))}", ""]
     points = np.vstack([np.zeros(3), np.eye(3)])
-    with tempfile.TemporaryDirectory(prefix="dinoreg-transform-") as folder:
-        file = Path(folder) / "transform.tfm"
+    with scratch_folder() as folder:
+        file = folder / "transform.tfm"
         file.write_text("\n".join(lines), "ascii")
         try:
             transform = sitk.ReadTransform(str(file))
