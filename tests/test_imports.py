@@ -36,7 +36,8 @@ LAYERS = (
 SHARED_WITH_EXPORT = (
     *("dinoreg_rt.errors", "dinoreg_rt.bundle.manifest", "dinoreg_rt.engines.trt"),
     *("dinoreg_rt.engines.onnx_runtime", "dinoreg_rt.encoder.examples"),
-    *("dinoreg_rt.console.stdout", "dinoreg_rt.io.staging", "dinoreg_rt.config.files"),
+    *("dinoreg_rt.console.stdout", "dinoreg_rt.io.hidden", "dinoreg_rt.io.staging"),
+    "dinoreg_rt.config.files",
 )
 
 

@@ -117,9 +117,6 @@ class Pool {
  public:
   // A list of up to `wanted` threads; some are started if too few are idle.
   Thread* take(int wanted) {
-    // All calls together get no more threads than there are processors, as more would only wait
-    // for each other. On small machines they get what one call may ask for.
-    const int most = std::max(64, processors());
     Thread* team = nullptr;
     Thread** end = &team;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -127,7 +124,9 @@ class Pool {
       *end = idle_;
       idle_ = idle_->next;
     }
-    for (; wanted > 0 && started_ < most; --wanted, end = &(*end)->next) {
+    // All calls together get no more threads than there are processors, as more would only wait
+    // for each other. On small machines they get what one call may ask for.
+    for (; wanted > 0 && started_ < std::max(64, processors()); --wanted, end = &(*end)->next) {
       *end = start();
       if (*end == nullptr) break;  // a limit of the system; no job needs a helper
       ++started_;

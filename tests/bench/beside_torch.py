@@ -1,7 +1,8 @@
 """Measure `register` alone and in a process that imported torch first.
 
 Every measurement is a process of its own, in turn; the least of several rounds is printed, with a
-hash of the displacement and the warped image, which must not depend on threads or neighbours.
+hash of the displacement and the warped image, which must not depend on threads or neighbours. Torch
+is the one of the extra `oracle`.
 
     python beside_torch.py [--threads 1 2] [--beside torch] [--library OTHER/libdinoreg.so]
 """

@@ -11,6 +11,7 @@ from dinoreg_kernels._library import library_file
 
 PT_DYNAMIC, PT_GNU_RELRO, PT_GNU_STACK, PF_X = 2, 0x6474E552, 0x6474E551, 1
 DT_NULL, DT_FLAGS, DT_FLAGS_1, DF_BIND_NOW, DF_1_NOW = 0, 30, 0x6FFFFFFB, 8, 1
+DF_1_NODELETE = 8
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ELF files are those of Linux")
 
@@ -33,13 +34,22 @@ def segments(elf: bytes) -> dict[int, tuple[int, int, int]]:
     return found
 
 
+def dynamic(elf: bytes) -> dict[int, int]:
+    """Return the entries of the dynamic section that occur once."""
+    _, offset, length = segments(elf)[PT_DYNAMIC]
+    return dict(struct.iter_unpack("<QQ", elf[offset : offset + length]))
+
+
 def test_full_relro(elf):
     """All symbols are bound on loading, and their table is read-only afterwards."""
-    found = segments(elf)
-    assert PT_GNU_RELRO in found
-    _, offset, length = found[PT_DYNAMIC]
-    tags = dict(struct.iter_unpack("<QQ", elf[offset : offset + length]))
+    assert PT_GNU_RELRO in segments(elf)
+    tags = dynamic(elf)
     assert tags.get(DT_FLAGS, 0) & DF_BIND_NOW or tags.get(DT_FLAGS_1, 0) & DF_1_NOW
+
+
+def test_code_of_the_threads_stays(elf):
+    """The library is never unloaded, because its threads wait in it."""
+    assert dynamic(elf).get(DT_FLAGS_1, 0) & DF_1_NODELETE
 
 
 def test_stack_is_guarded_and_not_executable(elf):

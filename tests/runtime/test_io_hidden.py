@@ -18,7 +18,7 @@ import pytest
 from dinoreg_rt import io
 from dinoreg_rt.io import hidden
 from dinoreg_rt.io.hidden import LOCK, hidden_folder, remove_abandoned, scratch_folder
-from dinoreg_rt.io.staging import whole_file
+from dinoreg_rt.io.staging import whole_file, whole_folder
 
 HOUR = 3600.0
 USE = """
@@ -26,7 +26,7 @@ import os, sys, time
 from pathlib import Path
 from dinoreg_rt import io
 from dinoreg_rt.io.hidden import scratch_folder
-from dinoreg_rt.io.staging import whole_file
+from dinoreg_rt.io.staging import whole_file, whole_folder
 
 # Two containers may give both their processes this number and host name.
 os.getpid = lambda: 1
@@ -177,3 +177,20 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     os.utime(link, (0, 0), follow_symlinks=False)
     remove_abandoned(tmp_path, ".dinoreg-")
     assert (mine / LOCK).exists()
+
+
+def test_what_is_replaced_is_not_abandoned(tmp_path: Path) -> None:
+    """However old it is, another run leaves it alone while it is checked."""
+    target = tmp_path / "b"
+    target.mkdir()
+    os.utime(target, (0, 0))
+    checked = []
+
+    def check(path: Path) -> None:
+        remove_abandoned(tmp_path, ".b.replaced.")
+        checked.append((path == target, path.exists()))
+
+    with whole_folder(target, check, "taken", replace=True) as work:
+        (work / "new").touch()
+    assert checked == [(True, True), (False, True)]
+    assert [path.name for path in tmp_path.rglob("*")] == ["b", "new"]
