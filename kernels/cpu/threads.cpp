@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdint.h>
 
 #include <algorithm>
 #include <atomic>
@@ -26,11 +27,11 @@ struct Job {
   JobPiece run;
   const void* body;
   int count, piece;
-  std::atomic<int> next{0};
+  std::atomic<int64_t> next{0};  // it ends beyond `count`, by a piece for each worker
 
   void work(int worker) {
-    for (int first; (first = next.fetch_add(piece, std::memory_order_relaxed)) < count;)
-      run(body, first, std::min(first + piece, count), worker);
+    for (int64_t first; (first = next.fetch_add(piece, std::memory_order_relaxed)) < count;)
+      run(body, (int)first, (int)std::min<int64_t>(first + piece, count), worker);
   }
 };
 
