@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy as np
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..device.placement import Placement
-from ..errors import ConfigError, DinoregError, is_for_want_of_memory
+from ..errors import ConfigError, DeviceError, DinoregError, is_for_want_of_memory
 from ..fields.warp import warp_labels
 from ..io.arrays import as_numpy
 from ..io.inputs import as_labels
@@ -153,8 +154,19 @@ class _Submitted:
 
 
 @_replies
-def create(options: str, workers: int) -> tuple[str, Any]:
-    """Make a `Registrar` from parameters in TOML; `preset` names a preset to start from."""
+def create(options: str, workers: int, library: str) -> tuple[str, Any]:
+    """Make a `Registrar`.
+
+    Args:
+        options: parameters in TOML; `preset` names a preset to start from.
+        workers: threads for submitted registrations.
+        library: version of the C library, whose structs must be those of this package.
+    """
+    if library != metadata.version("dinoreg-rt"):
+        raise DeviceError(
+            f"libdinoreg_host {library} was loaded beside dinoreg-rt "
+            f"{metadata.version('dinoreg-rt')}; use the library that this package installed"
+        )
     if not hasattr(sys, "argv"):
         sys.argv = [""]  # some libraries expect it, and an embedded interpreter has none
     try:

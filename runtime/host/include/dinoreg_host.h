@@ -5,12 +5,13 @@
  * solver alone, and needs no Python.)
  *
  * The interpreter. If this process has a Python interpreter already, as 3D Slicer and ParaView do,
- * it is used, and dinoreg-rt must be installed in it. Otherwise the first dr_registrar_create starts
- * one, of the environment that dr_registrar_args.python names, or else the environment variable
- * DINOREG_PYTHON, or else the environment in which this library lies. Each names an interpreter,
- * such as /opt/dinoreg/bin/python, with which dinoreg-rt is installed and which has a shared
- * libpython. One process has one interpreter, which stays until the process ends: NumPy cannot be
- * started twice. No signal handler is installed, and locale and environment are not changed.
+ * it is used, and dinoreg-rt must be installed in it. Otherwise the first dr_registrar_create
+ * starts one, of the environment that dr_registrar_args.python names, or else the environment
+ * variable DINOREG_PYTHON, or else the environment in which this library lies. Each names an
+ * interpreter, such as /opt/dinoreg/bin/python, with which dinoreg-rt is installed and which has a
+ * shared libpython. One process has one interpreter, which stays until the process ends: NumPy
+ * cannot be started twice. No signal handler is installed, and locale and environment are not
+ * changed.
  *
  * Memory. Images, masks, initial transform and outputs are the caller's memory, read and written in
  * place; they must stay valid, and inputs unchanged, until the call returns or, after
@@ -18,14 +19,14 @@
  * copied. The library owns the handles and the report's text, which dr_registration_result_free
  * frees.
  *
- * Threads. All functions may be called from any thread, several at a time, whether or not the thread
- * has met Python before. The lock of the interpreter is released while kernels run. A thread that
- * holds the lock, in a host with an interpreter of its own, may call as well. Kernels run on threads
- * of their own, which sleep between calls and end with the process; a registrar's threads end with
- * dr_registrar_destroy. After fork(), the child must not call this library.
+ * Threads. All functions may be called from any thread, several at a time, whether or not the
+ * thread has met Python before. The lock of the interpreter is released while kernels run. A thread
+ * that holds the lock, in a host with an interpreter of its own, may call as well. Kernels run on
+ * threads of their own, which sleep between calls and end with the process; a registrar's threads
+ * end with dr_registrar_destroy. After fork(), the child must not call this library.
  *
- * CUDA. The primary context of the device is used. With `stream`, the work is queued on the caller's
- * stream; in either case results are complete when the call returns.
+ * CUDA. The primary context of the device is used. With `stream`, the work is queued on the
+ * caller's stream; in either case results are complete when the call returns.
  *
  * Errors. Functions return a dr_host_status; dr_host_last_error describes the last error of the
  * calling thread. No exception crosses this interface and nothing ends the process.
@@ -90,8 +91,9 @@ typedef struct dr_volume {
   double origin[3];   /* mm, LPS */
   double direction[9];
 } dr_volume;
-#define DR_VOLUME_INIT \
-  { sizeof(dr_volume), 0, 0, 0, {0, 0, 0}, {0, 0, 0}, {1, 1, 1}, {0, 0, 0}, {1, 0, 0, 0, 1, 0, 0, 0, 1} }
+#define DR_VOLUME_INIT                                                              \
+  {sizeof(dr_volume),          0, 0, 0, {0, 0, 0}, {0, 0, 0}, {1, 1, 1}, {0, 0, 0}, \
+   {1, 0, 0, 0, 1, 0, 0, 0, 1}}
 
 /* Called with the name of a stage and the fraction of it that is done, on the thread that works.
  * Another result than 0 stops the registration with DR_HOST_CANCELLED. It must not call this
@@ -106,10 +108,11 @@ typedef void (*dr_host_log)(void* user, int level, const char* text);
 typedef struct dr_registrar_args {
   size_t struct_size;
   const char* python;  /* an interpreter; NULL: see above */
-  const char* options; /* parameters as TOML, such as "preset = 'mind'\nthreads = 4"; NULL: defaults */
+  const char*
+      options; /* parameters as TOML, such as "preset = 'mind'\nthreads = 4"; NULL: defaults */
   int32_t workers;     /* threads that work on submitted registrations; 0: 1 */
 } dr_registrar_args;
-#define DR_REGISTRAR_ARGS_INIT { sizeof(dr_registrar_args), 0, 0, 0 }
+#define DR_REGISTRAR_ARGS_INIT {sizeof(dr_registrar_args), 0, 0, 0}
 
 typedef struct dr_registration_args {
   size_t struct_size;
@@ -118,37 +121,39 @@ typedef struct dr_registration_args {
   const dr_volume* fixed_mask;  /* NULL: none; nonzero voxels count */
   const dr_volume* moving_mask; /* the same */
   const dr_volume* weights;     /* NULL: none; of the voxels of the fixed image, 0 to 10000 */
-  const dr_volume* labels;      /* NULL: none; a label map in the space of the moving image to warp */
-  const double* initial;        /* NULL: by the options; 12 numbers, rows of a 3 x 4 matrix that maps
-                                   fixed to moving points, in mm */
+  const dr_volume* labels; /* NULL: none; a label map in the space of the moving image to warp */
+  const double* initial; /* NULL: by the options; 12 numbers, rows of a 3 x 4 matrix that maps
+                            fixed to moving points, in mm */
   /* Outputs; NULL: not wanted. Contiguous, x fastest, in host memory or, with `outputs_on_cuda`, in
    * memory of the CUDA device that runs the registration. */
-  float* displacement; /* fixed grid, 3 for each voxel: x, y, z in mm, from fixed to moving points */
-  float* inverse;      /* moving grid, the same from moving to fixed points */
-  float* warped;       /* fixed grid: the moving image */
+  float*
+      displacement; /* fixed grid, 3 for each voxel: x, y, z in mm, from fixed to moving points */
+  float* inverse; /* moving grid, the same from moving to fixed points */
+  float* warped; /* fixed grid: the moving image */
   int32_t* warped_labels; /* fixed grid; host memory */
   int32_t outputs_on_cuda;
   int32_t has_stream; /* 1: work on `stream` */
-  void* stream;       /* a cudaStream_t */
+  void* stream; /* a cudaStream_t */
   dr_host_progress progress; /* NULL: none */
-  dr_host_log log;           /* NULL: none */
-  void* user;                /* for both callbacks */
+  dr_host_log log; /* NULL: none */
+  void* user; /* for both callbacks */
 } dr_registration_args;
 #define DR_REGISTRATION_ARGS_INIT \
-  { sizeof(dr_registration_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+  {sizeof(dr_registration_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 typedef struct dr_registration_result {
   size_t struct_size;
-  int32_t trusted;     /* 1: the verdict is "trusted" */
-  double initial[12];  /* the initial alignment, fixed to moving points */
-  char* report;        /* JSON: choices, configuration, quality, trust, warnings, timings_ms */
+  int32_t trusted; /* 1: the verdict is "trusted" */
+  double initial[12]; /* the initial alignment, fixed to moving points */
+  char* report; /* JSON: choices, configuration, quality, trust, warnings, timings_ms */
 } dr_registration_result;
-#define DR_REGISTRATION_RESULT_INIT { sizeof(dr_registration_result), 0, {0}, 0 }
+#define DR_REGISTRATION_RESULT_INIT {sizeof(dr_registration_result), 0, {0}, 0}
 
-typedef struct dr_registrar dr_registrar;         /* keeps encoder and configuration */
-typedef struct dr_registration dr_registration;   /* a registration that was submitted */
+typedef struct dr_registrar dr_registrar; /* keeps encoder and configuration */
+typedef struct dr_registration dr_registration; /* a registration that was submitted */
 
-/* Makes a registrar. The first call in a process starts the interpreter and takes about a second. */
+/* Makes a registrar. The first call in a process starts the interpreter and takes about a second.
+ */
 DR_HOST_API dr_host_status dr_registrar_create(const dr_registrar_args* args,
                                                dr_registrar** registrar);
 
@@ -185,7 +190,8 @@ DR_HOST_API void dr_registrar_destroy(dr_registrar* registrar);
 /* Frees the report. */
 DR_HOST_API void dr_registration_result_free(dr_registration_result* result);
 
-/* The last error of this thread, valid until its next call of this library; "" if there was none. */
+/* The last error of this thread, valid until its next call of this library; "" if there was none.
+ */
 DR_HOST_API const char* dr_host_last_error(void);
 
 /* The version of the library, such as "0.1.0". */

@@ -38,13 +38,20 @@ inline void check_host(dr_host_status status) {
 
 template <class Voxel>
 constexpr dr_voxel_type voxel_type() {
-  if constexpr (std::is_same_v<Voxel, float>) return DR_VOXEL_FLOAT32;
-  else if constexpr (std::is_same_v<Voxel, double>) return DR_VOXEL_FLOAT64;
-  else if constexpr (std::is_same_v<Voxel, std::int8_t>) return DR_VOXEL_INT8;
-  else if constexpr (std::is_same_v<Voxel, std::uint8_t>) return DR_VOXEL_UINT8;
-  else if constexpr (std::is_same_v<Voxel, std::int16_t>) return DR_VOXEL_INT16;
-  else if constexpr (std::is_same_v<Voxel, std::uint16_t>) return DR_VOXEL_UINT16;
-  else if constexpr (std::is_same_v<Voxel, std::int32_t>) return DR_VOXEL_INT32;
+  if constexpr (std::is_same_v<Voxel, float>)
+    return DR_VOXEL_FLOAT32;
+  else if constexpr (std::is_same_v<Voxel, double>)
+    return DR_VOXEL_FLOAT64;
+  else if constexpr (std::is_same_v<Voxel, std::int8_t>)
+    return DR_VOXEL_INT8;
+  else if constexpr (std::is_same_v<Voxel, std::uint8_t>)
+    return DR_VOXEL_UINT8;
+  else if constexpr (std::is_same_v<Voxel, std::int16_t>)
+    return DR_VOXEL_INT16;
+  else if constexpr (std::is_same_v<Voxel, std::uint16_t>)
+    return DR_VOXEL_UINT16;
+  else if constexpr (std::is_same_v<Voxel, std::int32_t>)
+    return DR_VOXEL_INT32;
   else {
     static_assert(std::is_same_v<Voxel, std::uint32_t>, "voxels of this type are not supported");
     return DR_VOXEL_UINT32;
@@ -89,8 +96,7 @@ class VolumeView {
 // What to register and where the results go. Images and buffers must outlive the registration.
 class Arguments {
  public:
-  Arguments(const VolumeView& fixed, const VolumeView& moving)
-      : fixed_(fixed), moving_(moving) {}
+  Arguments(const VolumeView& fixed, const VolumeView& moving) : fixed_(fixed), moving_(moving) {}
 
   void fixed_mask(const VolumeView& mask) { masks_[0] = std::make_unique<VolumeView>(mask); }
   void moving_mask(const VolumeView& mask) { masks_[1] = std::make_unique<VolumeView>(mask); }

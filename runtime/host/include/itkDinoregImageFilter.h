@@ -23,8 +23,7 @@
 namespace itk {
 
 template <typename TFixedImage, typename TMovingImage = TFixedImage>
-class DinoregImageFilter
-    : public ImageToImageFilter<TFixedImage, Image<Vector<float, 3>, 3>> {
+class DinoregImageFilter : public ImageToImageFilter<TFixedImage, Image<Vector<float, 3>, 3>> {
  public:
   ITK_DISALLOW_COPY_AND_MOVE(DinoregImageFilter);
   static_assert(TFixedImage::ImageDimension == 3 && TMovingImage::ImageDimension == 3,

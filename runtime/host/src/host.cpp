@@ -127,8 +127,8 @@ Struct known(const Struct* given, const char* name, size_t least = sizeof(Struct
   memcpy(&size, given, sizeof size);
   if (size < least || size > 65536)
     throw HostError(DR_HOST_INVALID, std::string(name) + ".struct_size = " + std::to_string(size) +
-                                         "; wanted sizeof(" + name + ") = " +
-                                         std::to_string(sizeof(Struct)) +
+                                         "; wanted sizeof(" + name +
+                                         ") = " + std::to_string(sizeof(Struct)) +
                                          ": initialise it with its ..._INIT");
   const char* bytes = reinterpret_cast<const char*>(given);
   for (size_t i = sizeof(Struct); i < size; ++i)
@@ -199,7 +199,9 @@ dr_host_status dr_registrar_create(const dr_registrar_args* given, dr_registrar*
     try {
       const Locked locked(api);
       const char* options = args.options ? args.options : "";
-      handle->object = call(api, "create", "si", options, args.workers ? args.workers : 1).object;
+      handle->object =
+          call(api, "create", "sis", options, args.workers ? args.workers : 1, DR_HOST_VERSION)
+              .object;
     } catch (...) {
       delete handle;
       throw;
@@ -217,8 +219,8 @@ dr_host_status dr_registrar_warm_up(dr_registrar* registrar, const dr_volume* fi
     if (moving) other = known(moving, "dr_volume");
     const PythonApi& api = dinoreg::host::running_python();
     const Locked locked(api);
-    const Reply reply = call(api, "warm_up", "OKK", registrar->object, address(fixed ? &one : nullptr),
-                             address(moving ? &other : nullptr));
+    const Reply reply = call(api, "warm_up", "OKK", registrar->object,
+                             address(fixed ? &one : nullptr), address(moving ? &other : nullptr));
     api.Py_DecRef(reply.object);
   });
 }
@@ -231,8 +233,8 @@ dr_host_status dr_registrar_run(dr_registrar* registrar, const dr_registration_a
     dr_registration_result made = known(result, "dr_registration_result");
     const PythonApi& api = dinoreg::host::running_python();
     const Locked locked(api);
-    const Reply reply = call(api, "run", "OKK", registrar->object, address(&arguments.args),
-                             address(&made));
+    const Reply reply =
+        call(api, "run", "OKK", registrar->object, address(&arguments.args), address(&made));
     api.Py_DecRef(reply.object);
     give(made, reply.text, result);
   });

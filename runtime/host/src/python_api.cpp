@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <locale.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -119,20 +120,21 @@ std::string printed_by(const std::string& executable, const char* code) {
   }
   close(ends[0]);
   if (failed)
-    throw HostError(DR_HOST_DEVICE, "the Python interpreter " + executable +
-                                        " cannot be run: " + strerror(failed));
+    throw HostError(DR_HOST_DEVICE,
+                    "the Python interpreter " + executable + " cannot be run: " + strerror(failed));
   return printed;
 }
 
 // The shared library of an interpreter, loaded so that extension modules find its symbols.
 void* load_library_of(const std::string& executable) {
-  const std::string path = printed_by(executable,
-                                      "import os, sysconfig as s\n"
-                                      "name = s.get_config_var('INSTSONAME') or ''\n"
-                                      "path = os.path.join(s.get_config_var('LIBDIR') or '', name)\n"
-                                      "shared = s.get_config_var('Py_ENABLE_SHARED')\n"
-                                      "print(path if os.path.exists(path) else name if shared else"
-                                      " '', end='')");
+  const std::string path =
+      printed_by(executable,
+                 "import os, sysconfig as s\n"
+                 "name = s.get_config_var('INSTSONAME') or ''\n"
+                 "path = os.path.join(s.get_config_var('LIBDIR') or '', name)\n"
+                 "shared = s.get_config_var('Py_ENABLE_SHARED')\n"
+                 "print(path if os.path.exists(path) else name if shared else"
+                 " '', end='')");
   if (path.empty())
     throw HostError(DR_HOST_DEVICE,
                     "the Python interpreter " + executable +
@@ -141,9 +143,30 @@ void* load_library_of(const std::string& executable) {
                         "name another interpreter");
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (!library)
-    throw HostError(DR_HOST_DEVICE, std::string("the Python library cannot be loaded: ") + dlerror());
+    throw HostError(DR_HOST_DEVICE,
+                    std::string("the Python library cannot be loaded: ") + dlerror());
   return library;
 }
+
+// Restores what Python changes when it starts: the locale of characters, and SIGINT.
+class Undisturbed {
+ public:
+  Undisturbed() {
+    const char* current = setlocale(LC_CTYPE, nullptr);
+    locale_ = current ? current : "C";
+    sigaction(SIGINT, nullptr, &interrupt_);
+  }
+  ~Undisturbed() {
+    sigaction(SIGINT, &interrupt_, nullptr);
+    setlocale(LC_CTYPE, locale_.c_str());
+  }
+  Undisturbed(const Undisturbed&) = delete;
+  Undisturbed& operator=(const Undisturbed&) = delete;
+
+ private:
+  std::string locale_;
+  struct sigaction interrupt_ = {};
+};
 
 // Names the interpreter whose environment is to be used. Python 3.14 has another way to say it.
 bool start_by_configuration(void* library, const std::string& executable) {
@@ -171,6 +194,17 @@ bool start_by_configuration(void* library, const std::string& executable) {
   return true;
 }
 
+// The first import of `signal` handles SIGINT, whatever the configuration says. Python shall
+// believe that nobody does, and so never set the handler again; `Undisturbed` restores the host's.
+void leave_interrupts_to_the_host() {
+  void* module = api.PyImport_ImportModule("signal");
+  void* set = module ? api.PyObject_GetAttrString(module, "signal") : nullptr;
+  void* done = set ? api.PyObject_CallFunction(set, "ii", SIGINT, 0) : nullptr;  // 0: SIG_DFL
+  if (!done) api.PyErr_Clear();
+  for (void* object : {module, set, done})
+    if (object) api.Py_DecRef(object);
+}
+
 void start(void* library, const std::string& executable) {
   if (!start_by_configuration(library, executable)) {
     void (*set_program_name)(const wchar_t*);
@@ -181,6 +215,7 @@ void start(void* library, const std::string& executable) {
     set_program_name(name->data());
     api.Py_InitializeEx(0);
   }
+  leave_interrupts_to_the_host();
   api.PyEval_SaveThread();  // so that any thread may take the lock
 }
 
@@ -199,11 +234,8 @@ const PythonApi& python(const char* executable) {
     const std::string interpreter = chosen_interpreter(executable);
     void* library = linked ? RTLD_DEFAULT : load_library_of(interpreter);
     find_all(library);
-    // Python sets the locale of characters from the environment.
-    const char* current = setlocale(LC_CTYPE, nullptr);
-    const std::string locale = current ? current : "C";
+    const Undisturbed undisturbed;
     start(library, interpreter);
-    setlocale(LC_CTYPE, locale.c_str());
   }
   loaded = true;
   return api;
