@@ -1,108 +1,138 @@
-/* Registers two volumes in memory, with nothing but libdinoreg.
+/* Registers two NIfTI files with libdinoreg_host, and writes the displacement field and the warped
+ * image as MetaImage files.
  *
- *   cc -std=c11 register.c -I "$DINOREG/include" "$DINOREG/libdinoreg.so" \
- *      -Wl,-rpath,"$DINOREG" -lm -o register && ./register
+ *   cc -std=c11 register.c -I INCLUDE -L LIB -ldinoreg_host -lz -lm -o register
+ *   ./register fixed.nii.gz moving.nii.gz field.mha warped.mha [.venv/bin/python]
  *
- * where DINOREG is the folder into which `pip install` put the library:
- *   DINOREG=$(python -c 'import dinoreg_kernels as k; print(k.__path__[0])')
+ * INCLUDE and LIB are those of an installation, or of the Python package:
+ * python -m dinoreg_kernels --include-dir and --library.
  */
-#include <dinoreg.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
 
-enum { Z = 40, Y = 44, X = 48, VOXELS = Z * Y * X, CHANNELS = 16 };
-static const double SPACING_MM = 2.0;
+#include "dinoreg_host.h"
 
-static void check(dr_status status) {
-  if (status == DR_OK) return;
-  fprintf(stderr, "%s: %s\n", dr_status_string(status), dr_last_error_message());
-  exit(EXIT_FAILURE);
-}
-
-static void* allocate(size_t bytes) {
-  void* memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
-  if (memory == NULL) exit(EXIT_FAILURE);
-  return memory;
-}
-
-/* A synthetic image: waves, moved by `shift` voxels along x. */
-static float* make_image(double shift) {
-  float* image = allocate(VOXELS * sizeof *image);
-  for (int i = 0; i < VOXELS; ++i) {
-    const double x = i % X - shift, y = i / X % Y, z = i / (X * Y);
-    image[i] = (float)(sin(0.5 * x + 0.2 * y) + cos(0.4 * y - 0.3 * z) + sin(0.45 * z + 0.3 * x));
+/* The voxels of a NIfTI-1 file of this machine's byte order, and their place by its sform. Real
+ * programs use a library for this; it is here so that the example needs none. */
+static void read_nifti(const char* path, dr_volume* volume) {
+  unsigned char header[352];
+  gzFile file = gzopen(path, "rb");
+  if (!file || gzread(file, header, sizeof header) != (int)sizeof header) {
+    fprintf(stderr, "%s: cannot be read\n", path);
+    exit(3);
   }
-  return image;
+  int16_t dim[8], datatype;
+  float offset, rows[3][4];
+  memcpy(dim, header + 40, sizeof dim);
+  memcpy(&datatype, header + 70, sizeof datatype);
+  memcpy(&offset, header + 108, sizeof offset);
+  memcpy(rows, header + 280, sizeof rows);
+  size_t bytes = 0;
+  switch (datatype) {
+    case 2: volume->voxel_type = DR_VOXEL_UINT8, bytes = 1; break;
+    case 4: volume->voxel_type = DR_VOXEL_INT16, bytes = 2; break;
+    case 16: volume->voxel_type = DR_VOXEL_FLOAT32, bytes = 4; break;
+    default: fprintf(stderr, "%s: voxels of NIfTI type %d\n", path, datatype), exit(3);
+  }
+  for (int j = 0; j < 3; ++j) {
+    volume->size[j] = dim[1 + j];
+    bytes *= (size_t)dim[1 + j];
+    volume->spacing[j] = sqrt(pow(rows[0][j], 2) + pow(rows[1][j], 2) + pow(rows[2][j], 2));
+  }
+  for (int i = 0; i < 3; ++i) {
+    const double to_lps = i < 2 ? -1.0 : 1.0; /* NIfTI has RAS, this interface LPS */
+    volume->origin[i] = to_lps * rows[i][3];
+    for (int j = 0; j < 3; ++j)
+      volume->direction[3 * i + j] = to_lps * rows[i][j] / volume->spacing[j];
+  }
+  void* voxels = malloc(bytes);
+  if (!voxels || gzseek(file, (long)offset, SEEK_SET) < 0 ||
+      gzread(file, voxels, (unsigned)bytes) != (int)bytes) {
+    fprintf(stderr, "%s: is shorter than its header says\n", path);
+    exit(3);
+  }
+  gzclose(file);
+  volume->voxels = voxels;
 }
 
-static uint16_t* describe(const dr_execution* run, const float* image) {
-  uint16_t* features = allocate(VOXELS * CHANNELS * sizeof *features);
-  dr_mind_args args = {.image = image,
-                       .shape = {Z, Y, X},
-                       .radius = {1, 1, 1},
-                       .dilation = {2, 2, 2},
-                       .pool = {1, 1, 1},
-                       .out = features,
-                       .channels = CHANNELS,
-                       .scale = 1.0f};
-  args.workspace_bytes = dr_mind_workspace_bytes(&args);
-  args.workspace = allocate(args.workspace_bytes);
-  check(dr_mind_compute(run, &args));
-  free(args.workspace);
-  return features;
+static void write_metaimage(const char* path, const dr_volume* grid, const float* values,
+                            int channels) {
+  FILE* file = fopen(path, "wb");
+  if (!file) {
+    perror(path);
+    exit(7);
+  }
+  const double* d = grid->direction;
+  fprintf(file,
+          "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n");
+  fprintf(file, "TransformMatrix =");
+  for (int j = 0; j < 3; ++j) fprintf(file, " %.17g %.17g %.17g", d[j], d[3 + j], d[6 + j]);
+  fprintf(file, "\nOffset = %.17g %.17g %.17g\n", grid->origin[0], grid->origin[1],
+          grid->origin[2]);
+  fprintf(file, "ElementSpacing = %.17g %.17g %.17g\n", grid->spacing[0], grid->spacing[1],
+          grid->spacing[2]);
+  fprintf(file, "DimSize = %d %d %d\n", (int)grid->size[0], (int)grid->size[1], (int)grid->size[2]);
+  fprintf(file, "ElementNumberOfChannels = %d\nElementType = MET_FLOAT\n", channels);
+  fprintf(file, "ElementDataFile = LOCAL\n");
+  const size_t count = (size_t)(grid->size[0] * grid->size[1] * grid->size[2] * channels);
+  const int written = fwrite(values, sizeof *values, count, file) == count;
+  if (fclose(file) != 0 || !written) {
+    fprintf(stderr, "%s: cannot be written\n", path);
+    exit(7);
+  }
 }
 
-int main(void) {
-  const dr_execution run = {.device = DR_DEVICE_CPU};
-  float* fixed = make_image(0.0);
-  float* moving = make_image(2.0);
-  float* weight = allocate(VOXELS * sizeof *weight);
-  for (int i = 0; i < VOXELS; ++i) weight[i] = 1.0f;
-  float* field = allocate(3 * VOXELS * sizeof *field);
+static int show_progress(void* user, const char* stage, double fraction) {
+  (void)user;
+  fprintf(stderr, "\r%-10s %3.0f %%", stage, 100 * fraction);
+  return 0; /* another number would stop the registration */
+}
 
-  dr_feature_distance distance;
-  const double coupling[] = {0.003, 0.01, 0.03, 0.1, 0.3, 1.0};
-  const int32_t iterations[] = {40, 20};
-  dr_solver_args args = {.fixed = describe(&run, fixed),
-                         .fixed_weight = weight,
-                         .fixed_shape = {Z, Y, X},
-                         .moving = describe(&run, moving),
-                         .moving_weight = weight,
-                         .moving_shape = {Z, Y, X},
-                         .stride = CHANNELS,
-                         .channels = 12,
-                         .spacing_mm = {SPACING_MM, SPACING_MM, SPACING_MM},
-                         .search_factor = {2, 2, 2},
-                         .search_radius = {2, 2, 2},
-                         .search_levels = 1,
-                         .cost_smoothing_mm = 4.0,
-                         .field_smoothing_mm = 4.0,
-                         .coupling = coupling,
-                         .coupling_rounds = 6,
-                         .kept_costs_mb = 256,
-                         .consistency_rounds = 15,
-                         .iterations = iterations,
-                         .levels = 2,
-                         .learning_rate_mm = 2.0,
-                         .smoothing_mm = 3.0,
-                         .smoothness = 1.0,
-                         .feature_weight = 1.0,
-                         .fold_penalty = 30.0,
-                         .fold_margin = 0.3,
-                         .field = field,
-                         .feature_distance = &distance};
-  args.workspace_bytes = dr_solver_workspace_bytes(&args);
-  args.workspace = allocate(args.workspace_bytes);
-  check(dr_solver_run(&run, &args));
+static void check(dr_host_status status) {
+  if (status == DR_HOST_OK) return;
+  fprintf(stderr, "%s\n", dr_host_last_error());
+  exit((int)status);
+}
 
-  double mean_mm[3] = {0};
-  for (int i = 0; i < 3 * VOXELS; ++i) mean_mm[i % 3] += field[i] / VOXELS;
-  printf("mean displacement (z, y, x): %.2f %.2f %.2f mm; wanted 0 0 %.0f\n", mean_mm[0],
-         mean_mm[1], mean_mm[2], 2.0 * SPACING_MM);
-  printf("feature distance %.3f -> %.3f\n", distance.before, distance.after);
+int main(int count, char** arguments) {
+  if (count < 5) {
+    fprintf(stderr, "usage: %s FIXED MOVING FIELD WARPED [PYTHON]\n", arguments[0]);
+    return 2;
+  }
+  dr_volume fixed = DR_VOLUME_INIT, moving = DR_VOLUME_INIT;
+  read_nifti(arguments[1], &fixed);
+  read_nifti(arguments[2], &moving);
 
-  free((void*)args.fixed), free((void*)args.moving), free(args.workspace);
-  free(fixed), free(moving), free(weight), free(field);
-  return EXIT_SUCCESS;
+  dr_registrar_args options = DR_REGISTRAR_ARGS_INIT;
+  options.python = count > 5 ? arguments[5] : NULL;
+  dr_registrar* registrar;
+  check(dr_registrar_create(&options, &registrar));
+
+  const size_t voxels = (size_t)(fixed.size[0] * fixed.size[1] * fixed.size[2]);
+  float* displacement = malloc(3 * voxels * sizeof *displacement);
+  float* warped = malloc(voxels * sizeof *warped);
+  if (!displacement || !warped) return 6;
+  dr_registration_args registration = DR_REGISTRATION_ARGS_INIT;
+  registration.fixed = &fixed;
+  registration.moving = &moving;
+  registration.displacement = displacement;
+  registration.warped = warped;
+  registration.progress = show_progress;
+  dr_registration_result result = DR_REGISTRATION_RESULT_INIT;
+  check(dr_registrar_run(registrar, &registration, &result));
+
+  printf("%s\n", result.trusted ? "trusted" : "not to be trusted; the report has the reasons");
+  write_metaimage(arguments[3], &fixed, displacement, 3);
+  write_metaimage(arguments[4], &fixed, warped, 1);
+  dr_registration_result_free(&result);
+  dr_registrar_destroy(registrar);
+  free(warped);
+  free(displacement);
+  free((void*)moving.voxels);
+  free((void*)fixed.voxels);
+  return 0;
 }

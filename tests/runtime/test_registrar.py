@@ -18,6 +18,7 @@ from dinoreg_rt.encoder import pair_tokens
 from dinoreg_rt.encoder.open_encoders import EncoderPool
 from dinoreg_rt.errors import DeviceError, DinoregError, InputError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.io import write_affine
 
 GRID = phantom_grid((24, 28, 32), 4.0)
 QUICK = dinoreg_rt.RegistrationConfig(device="cpu", threads=1, initial="none", iterations=(2,))
@@ -316,3 +317,36 @@ def test_memory_does_not_grow(pair) -> None:
         for _ in range(25):
             registrar.submit(*pair).result(30)
     assert process.memory_info().rss - before < 3 << 20
+
+
+def test_an_initial_alignment_of_its_own(pair, tmp_path) -> None:
+    """`initial=` counts instead of the configuration's, as if it had been read from a file."""
+    shift = dinoreg_rt.AffineTransform(np.eye(3), np.array([3.0, -2.0, 1.0]))
+    write_affine(tmp_path / "shift.tfm", shift)
+    with dinoreg_rt.Registrar(QUICK) as registrar:
+        given = registrar.register(*pair, initial=shift)
+        usual = registrar.register(*pair)
+        with pytest.raises(InputError, match="initial is a str"):
+            registrar.register(*pair, initial="shift.tfm")
+    read = dinoreg_rt.register(*pair, config=QUICK.changed(initial=str(tmp_path / "shift.tfm")))
+    assert given.choices["initial alignment"] == "given by the caller"
+    np.testing.assert_array_equal(field(given), field(read))
+    assert not np.array_equal(field(given), field(usual))
+
+
+def test_a_cancelled_registration_lets_go(pair) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    def progress(stage: str, fraction: float) -> None:
+        began.set()
+        assert go.wait(60)
+
+    with dinoreg_rt.Registrar(QUICK) as registrar:
+        future = registrar.submit(*pair, progress=progress)
+        assert began.wait(60)
+        assert future.cancel()
+        assert not future._idle.is_set()
+        go.set()
+        future.wait_until_idle()
+        with pytest.raises(CancelledError):
+            future.result()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..config.parameters import RegistrationConfig
+from ..errors import InputError
 from ..io import as_mask, as_volume, as_weights
-from ..types import Array, Volume
+from ..types import AffineTransform, Array, Volume
 
 if TYPE_CHECKING:
     from ..io import ImageLike, LabelsLike
@@ -23,6 +24,8 @@ class Case:
         fixed_mask: (D, H, W) on the fixed grid, nonzero where the image counts; None: everywhere.
         moving_mask: the same on the moving grid.
         weights: (D, H, W) float32, weight of each voxel of the fixed grid; None: 1 everywhere.
+        initial: the initial alignment, from fixed to moving points; None: the configuration says
+            how it is found.
     """
 
     fixed: Volume
@@ -30,6 +33,7 @@ class Case:
     fixed_mask: Array | None = None
     moving_mask: Array | None = None
     weights: Array | None = None
+    initial: AffineTransform | None = None
 
     @classmethod
     def of(
@@ -41,12 +45,19 @@ class Case:
         fixed_mask: LabelsLike | None = None,
         moving_mask: LabelsLike | None = None,
         weights: ImageLike | None = None,
+        initial: AffineTransform | None = None,
     ) -> Case:
         """Read and check the inputs; the arguments are those of `dinoreg_rt.register`.
 
         Raises:
-            InputError: an image cannot be used, or a mask or the weights lie on another grid.
+            InputError: an image cannot be used, a mask or the weights lie on another grid, or
+                `initial` is no `AffineTransform`.
         """
+        if not isinstance(initial, AffineTransform | None):
+            raise InputError(
+                f"initial is a {type(initial).__name__}; wanted an AffineTransform from fixed to "
+                "moving points; a method or a file belongs into the configuration"
+            )
         orientation = config.orientation
         one = as_volume(fixed, orientation=orientation)
         other = as_volume(moving, orientation=orientation)
@@ -63,4 +74,5 @@ class Case:
             fixed_mask=masks[0],
             moving_mask=masks[1],
             weights=weight,
+            initial=initial,
         )

@@ -19,7 +19,7 @@ from ..images.grids import WorkingGrids, plan_grids, working_grid
 from ..images.moving_grids import Region, compared_regions, plan_moving_grids
 from ..images.pair import Pair, Role, examine, side_by_side
 from ..io.arrays import as_numpy, device_of
-from ..types import Array, DeviceMemory, Volume
+from ..types import AffineTransform, Array, DeviceMemory, Volume
 from .case import Case
 from .defaults import decide, default_lengths, describe_objective, describe_stages
 from .demands import check_demands, choose_machine
@@ -69,7 +69,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
             f"{device.threads} of the {config.threads} requested: this process may use no more CPUs"
         )
     pair, warnings = _examine_both(case, config, device.host, choices)
-    pair, alignment = _align(pair, config, device.host, choices)
+    pair, alignment = _align(pair, config, case.initial, device.host, choices)
     fixed, moving = pair[0].volume, pair[1].volume
     grids, decided = _decide(pair, alignment, config, device, choices)
     moving_grids = plan_moving_grids(grids, moving.geometry, alignment.transform)
@@ -154,14 +154,20 @@ def _decide(
 
 
 def _align(
-    pair: Pair, config: RegistrationConfig, host: Device, choices: dict[str, str]
+    pair: Pair,
+    config: RegistrationConfig,
+    given: AffineTransform | None,
+    host: Device,
+    choices: dict[str, str],
 ) -> tuple[Pair, Alignment]:
     """Find bodies and initial alignment, both on coarse images, and record them in `choices`."""
-    searched = config.initial in SEARCHES
+    searched = given is None and config.initial in SEARCHES
     if searched or config.body_mask == "auto":
         coarse = coarse_pair(pair, host)
     if searched:
         alignment = search_alignment(coarse, config.initial, config.linear, host)
+    elif given is not None:
+        alignment = Alignment(given, "given by the caller")
     else:
         alignment = initial_alignment(pair, config.initial, host)
     choices["initial alignment"] = alignment.method

@@ -34,7 +34,7 @@ from ..io.hashes import versions
 from ..quality.finite import check_finite
 from ..quality.metrics import run_quality
 from ..quality.mirror_test import DecoySearches, search_decoys
-from ..types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
+from ..types import AffineTransform, Array, DisplacementField, EncodingSummary, RunQuality, Volume
 from .case import Case
 from .demands import check_demands
 from .features import extract_features, field_of_view, weigh
@@ -59,6 +59,7 @@ def register(  # noqa: PLR0913 - all but the images by name
     fixed_mask: LabelsLike | None = None,
     moving_mask: LabelsLike | None = None,
     weights: ImageLike | None = None,
+    initial: AffineTransform | None = None,
     keep_features: bool = False,
     progress: ProgressCallback | None = None,
     on_plan: Callable[[Plan], None] | None = None,
@@ -77,6 +78,8 @@ def register(  # noqa: PLR0913 - all but the images by name
         weights: weight of each voxel of the fixed image in search and refinement, on its grid, from
             0 to 10000; 1 changes nothing. Larger weights make the result follow some organs
             more closely than others.
+        initial: the initial alignment, from fixed to moving points; it counts instead of that of
+            the configuration.
         keep_features: keep the features of both images in the result.
         progress: called with a stage's name and its finished fraction.
         on_plan: called with the plan before the heavy work.
@@ -92,7 +95,13 @@ def register(  # noqa: PLR0913 - all but the images by name
     config, placement = checked_config(config), checked_placement(placement)
     check_demands(config)  # before an image is read
     case = Case.of(
-        fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, weights=weights
+        fixed,
+        moving,
+        config,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        weights=weights,
+        initial=initial,
     )
     encoders = encoders or EncoderPool()
     plan = plan_case(case, config, encoders)

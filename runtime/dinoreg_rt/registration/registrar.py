@@ -17,7 +17,7 @@ from ..encoder.open_encoders import EncoderPool
 from ..errors import ConfigError, DinoregError
 from ..images.phantom import phantom_grid, phantom_pair
 from ..io import as_labels, as_volume
-from ..types import Geometry
+from ..types import AffineTransform, Geometry
 from .demands import check_demands
 from .plan import Plan
 from .register import ProgressCallback, register
@@ -51,9 +51,17 @@ class RegistrationFuture(Future[RegistrationResult]):
     # pending ones; `running` tells the truth.
     _started = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._idle = threading.Event()
+
     def running(self) -> bool:
         """Return whether a thread is working on it."""
         return self._started and not self.done()
+
+    def wait_until_idle(self) -> None:
+        """Wait until no thread will use the images and buffers any more, also after `cancel`."""
+        self._idle.wait()
 
     def _run(self, work: Callable[[], RegistrationResult]) -> None:
         self._started = True
@@ -63,6 +71,8 @@ class RegistrationFuture(Future[RegistrationResult]):
                 result = work()
         except BaseException as problem:  # raised where the result is requested
             error = problem
+        finally:
+            self._idle.set()
         if not self.set_running_or_notify_cancel():
             return
         if error is not None:
@@ -152,6 +162,7 @@ class Registrar:
         fixed_mask: LabelsLike | None = None,
         moving_mask: LabelsLike | None = None,
         weights: ImageLike | None = None,
+        initial: AffineTransform | None = None,
         progress: ProgressCallback | None = None,
         on_plan: Callable[[Plan], None] | None = None,
         keep_features: bool = False,
@@ -175,6 +186,7 @@ class Registrar:
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
             weights=weights,
+            initial=initial,
             progress=progress,
             on_plan=on_plan,
             keep_features=keep_features,

@@ -1,0 +1,1 @@
+"""What `libdinoreg_host` calls for C and C++ programs: ``runtime/host/include/dinoreg_host.h``."""

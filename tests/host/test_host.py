@@ -1,0 +1,166 @@
+"""`libdinoreg_host` in a C++ host program of its own (driver.cpp), and in a process with Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dinoreg_rt
+from dinoreg_kernels._library import library_file
+from dinoreg_rt.fields.warp import warp_labels
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+LIBRARY = library_file().parent / "libdinoreg_host.so"
+OPTIONS = {"initial": "none", "threads": 2, "iterations": [20], "inverse": True}
+TOML = "initial = 'none'\nthreads = 2\niterations = [20]\ninverse = true\n"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory) -> Path:
+    compiler = os.environ.get("CXX") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no compiler (CXX or c++)")
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        pytest.skip("this Python has no shared library to embed")
+    program = tmp_path_factory.mktemp("host") / "driver"
+    installed = library_file().parent / "include"
+    include = (
+        installed if (installed / "dinoreg_host.h").exists() else ROOT / "runtime/host/include"
+    )
+    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{include}"]
+    link = [str(LIBRARY), f"-Wl,-rpath,{LIBRARY.parent}", "-o", str(program)]
+    command = [*compiler.split(), *flags, str(HERE / "driver.cpp"), *link]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return program
+
+
+def run(driver: Path, *task: str, **environment: str) -> str:
+    """What the driver prints; it uses this test's interpreter and packages."""
+    given = {"DINOREG_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [driver, *task], env=os.environ | given | environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, (done.stdout.decode(), done.stderr.decode())
+    return done.stdout.decode()
+
+
+def write_grid(path: Path, grid: dinoreg_rt.Geometry) -> None:
+    numbers = [*grid.shape_xyz, *grid.spacing_mm, *grid.origin_mm, *grid.direction.ravel()]
+    path.write_text(
+        " ".join(repr(float(n)) for n in numbers[3:]).join(
+            [" ".join(str(n) for n in numbers[:3]) + " ", "\n"]
+        )
+    )
+
+
+def test_the_same_bits_as_in_python(driver: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    fixed = rng.normal(100, 1, (24, 30, 36)).astype(np.float32)
+    fixed[6:18, 8:22, 10:26] += 200
+    fixed[9:13, 10:15, 12:18] += 100
+    moving = np.roll(fixed, (0, 1, 2), (0, 1, 2)).astype(np.int16)
+    labels = (moving > 250).astype(np.uint8) * 7
+    turned = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    grids = (
+        dinoreg_rt.Geometry(fixed.shape, (1.5, 1.25, 2), (-10, 5, 3), turned),
+        dinoreg_rt.Geometry(moving.shape, (1.5, 1.25, 2), (-10, 5, 3), turned),
+    )
+    for name, array in (("fixed", fixed), ("moving", moving), ("labels", labels)):
+        array.tofile(tmp_path / f"{name}.raw")
+    write_grid(tmp_path / "fixed.txt", grids[0])
+    write_grid(tmp_path / "moving.txt", grids[1])
+
+    printed = run(driver, "bits", str(tmp_path), TOML)
+
+    config = dinoreg_rt.RegistrationConfig(**OPTIONS)
+    result = dinoreg_rt.register((fixed, grids[0]), (moving, grids[1]), config=config)
+    carried = warp_labels(dinoreg_rt.LabelMap(labels, grids[1]), result.displacement)
+    assert result.inverse is not None
+    for name, array in (
+        ("displacement", result.displacement.vectors_mm),
+        ("inverse", result.inverse.vectors_mm),
+        ("warped", result.warped.array),
+        ("warped_labels", carried.array.astype(np.int32)),
+    ):
+        assert (tmp_path / f"{name}.raw").read_bytes() == array.tobytes(), name
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert printed.strip() == report["trust"]["verdict"] == result.trust.verdict
+    assert report["quality"]["folded_percent"] == result.quality.folded_percent
+
+
+def test_a_host_process_stays_as_it_was(driver: Path) -> None:
+    assert run(driver, "unchanged", LC_ALL="C.UTF-8") == "compared\n"
+
+
+def test_several_threads_get_the_same_and_keep_no_memory(driver: Path) -> None:
+    printed = run(driver, "threads", "4", "5")
+    found = re.fullmatch(r"grown by (-?\d+) kB, 4 of 4 the same\n", printed)
+    assert found is not None, printed
+    assert int(found[1]) < 40_000  # a leaked field of each call would be 26 MB
+
+
+def test_cancelling_ends_the_work(driver: Path) -> None:
+    assert run(driver, "cancelled") == ("submitted: 130 cancelled\nstopped: 130\nthen: a report\n")
+
+
+def test_wrong_arguments_are_errors_with_a_message(driver: Path) -> None:
+    lines = dict(line.split(": ", 1) for line in run(driver, "wrong").splitlines())
+    wanted = {
+        **dict.fromkeys(("created", "later, unused"), "0 "),
+        **dict.fromkeys(("null", "no handle", "size", "no moving", "null registrar"), "2 "),
+        **dict.fromkeys(("voxel type", "voxels", "extent", "huge", "stride"), "3 moving"),
+        **dict.fromkeys(("spacing", "direction"), "3 moving"),
+        **dict.fromkeys(("option", "toml", "inverse"), "4 "),
+        "later, used": "2 dr_registration_args has fields",
+    }
+    assert lines.keys() == wanted.keys()
+    for name, start in wanted.items():
+        assert lines[name].startswith(start), (name, lines[name])
+        assert start == "0 " or len(lines[name]) > 15
+
+
+def test_an_interpreter_without_the_package_is_an_error(driver: Path, tmp_path: Path) -> None:
+    base = Path(sysconfig.get_config_var("BINDIR")) / Path(sys.executable).resolve().name
+    environment = {"DINOREG_PYTHON": str(base), "PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
+    done = subprocess.run(
+        [driver, "cancelled"], env=os.environ | environment, capture_output=True, check=False
+    )
+    if done.returncode == 0:
+        pytest.skip("the package is installed outside an environment")
+    assert b"cannot import dinoreg_rt" in done.stdout
+
+
+def test_a_program_that_is_no_interpreter_is_an_error(driver: Path) -> None:
+    environment = os.environ | {"DINOREG_PYTHON": "/nowhere/python"}
+    done = subprocess.run([driver, "wrong"], env=environment, capture_output=True, check=False)
+    assert b"/nowhere/python cannot be run" in done.stdout
+
+
+def test_the_interpreter_of_the_process_is_used() -> None:
+    """In a host that runs Python already, as 3D Slicer does; here the host is Python itself."""
+    code = f"""
+import ctypes, sys
+library = ctypes.CDLL({str(LIBRARY)!r})
+library.dr_host_last_error.restype = ctypes.c_char_p
+class Args(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("python", ctypes.c_char_p),
+                ("options", ctypes.c_char_p), ("workers", ctypes.c_int32)]
+args = Args(ctypes.sizeof(Args), b"/nowhere/python", b"threads = 1", 1)
+registrar = ctypes.c_void_p()
+status = library.dr_registrar_create(ctypes.byref(args), ctypes.byref(registrar))
+print(status, library.dr_host_last_error().decode(), "dinoreg_rt" in sys.modules)
+library.dr_registrar_destroy(registrar)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout.decode() == "0  True\n", done.stderr.decode()
