@@ -21,6 +21,7 @@ from ..encoder.open_encoders import EncoderPool
 from ..engines.open import ENGINE_PACKAGES
 from ..fields.solve import (
     confidence,
+    deformable_displacement,
     inverse_displacement,
     inverse_misses,
     negative_displacement,
@@ -152,8 +153,9 @@ class _Match:
 
 @dataclass(frozen=True, eq=False)
 class _Fields:
-    """A solution on the grids of the images."""
+    """A solution in LPS mm: the whole mapping on the grids of the images, and its own part."""
 
+    deformable: DisplacementField
     displacement: DisplacementField
     warped: Volume
     inverse: DisplacementField | None
@@ -166,7 +168,11 @@ class _Fields:
             placement, device, self.displacement, self.warped, self.inverse, self.confidence
         )
         check_finite(device, displacement, warped, inverse, certainty)
-        return _Fields(displacement, warped, inverse, None, certainty)
+        deformable = self.deformable
+        if not placement.on_device:
+            vectors = device.download(deformable.vectors_mm)
+            deformable = replace(deformable, vectors_mm=vectors)
+        return _Fields(deformable, displacement, warped, inverse, None, certainty)
 
 
 def _check_devices(case: Case, plan: Plan, placement: Placement) -> None:
@@ -224,6 +230,7 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fi
     plan, device, control = run.plan, run.plan.device, run.plan.grids.control
     with run.timer.stage("warp"):
         run.report("warp", 0.0)
+        deformable = deformable_displacement(solution.field, control, device)
         displacement = whole_displacement(
             solution.field, control, fixed.geometry, plan.initial, device
         )
@@ -241,7 +248,7 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fi
             known=True,
         )
         run.report("warp", 1.0)
-    return _Fields(displacement, warped, inverse, misses, certainty)
+    return _Fields(deformable, displacement, warped, inverse, misses, certainty)
 
 
 def _inverse(
@@ -286,6 +293,7 @@ def _result(
     return RegistrationResult(
         displacement=fields.displacement,
         initial=plan.initial,
+        deformable=fields.deformable,
         warped=fields.warped,
         inverse=fields.inverse,
         confidence=None if fields.confidence is None else Volume(fields.confidence, grid),

@@ -99,6 +99,8 @@ class RegistrationResult:
         displacement: the whole mapping from fixed to moving points, initial alignment included, on
             the fixed image's grid.
         initial: the initial alignment alone, fixed points to moving points.
+        deformable: what follows from the control grid: displacements d of fixed points such that
+            the whole mapping is ``initial(p + d(p))``; None: the mapping is `initial` alone.
         warped: the moving image on the fixed image's grid.
         inverse: moving points to fixed points on the moving image's grid; None unless requested.
         quality: measures of the result that need no labels.
@@ -124,6 +126,7 @@ class RegistrationResult:
     inverse: DisplacementField | None
     quality: RunQuality
     config: RegistrationConfig
+    deformable: DisplacementField | None = None
     encoding: EncodingSummary | None = None
     features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
@@ -171,8 +174,9 @@ class RegistrationResult:
     def transform_sitk(self) -> sitk.Transform:
         """Return the mapping from fixed to moving points as a SimpleITK composite transform.
 
-        It equals `displacement` on the fixed grid; outside the grid it is `initial` alone.
+        It holds `initial` and `deformable`, so that it equals `displacement` at the voxel centres
+        of the fixed grid; outside the control grid it is `initial` alone.
         """
         from ..io import composite_to_sitk
 
-        return composite_to_sitk(self.initial, self.displacement)
+        return composite_to_sitk(self.initial, self.deformable)

@@ -157,7 +157,7 @@ def result_writers(
     if result.features is not None:
         writers |= _feature_writers(result.features)
     writers["transform.h5"] = lambda path: io.write_composite_h5(
-        path, result.initial, result.displacement
+        path, result.initial, result.deformable, result.displacement.geometry
     )
     writers["warped.nii.gz"] = lambda path: io.write_volume(path, result.warped)
     further: dict[str, Volume | LabelMap] = {**extras.images, **extras.labels}
