@@ -180,7 +180,8 @@ def test_inverse_takes_a_fixed_image_to_the_moving_grid(files: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--image", "a.nii"], "needs --reference"),
+        (["--image", "a.nii"], "affine.tfm has no grid of its own"),
+        (["--image", "a.nii", "--inverse"], "with --inverse needs --reference"),
         ([], "exactly one of"),
         (["--image", "a.nii", "--points", "b.csv"], "exactly one of"),
         (["--points", "b.csv", "--reference", "c.nii"], "points have no grid"),
