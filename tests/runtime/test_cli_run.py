@@ -84,7 +84,7 @@ class FakeRegistration:
             quality=self.quality,
             config=config,
             choices={"device": "cpu"},
-            timings_ms={"solve": 12.0},
+            timings_ms={"solve": 0.0},
             versions={"dinoreg-rt": "0"},
             hashes={"fixed": "f", "moving": "m"},
         )
@@ -138,7 +138,8 @@ def test_writes_everything(pair: list[str], tmp_path: Path) -> None:
     report = RunReport.model_validate_json((tmp_path / "out" / "report.json").read_text())
     assert set(report.outputs) == (STANDARD | extras) - {"report.json"}
     assert set(report.inputs) == {"fixed", "moving", "labels_organs.nii.gz", "image_moving.nii.gz"}
-    assert list(report.timings_ms) == ["read", "solve", "write"]
+    assert list(report.timings_ms) == ["read", "solve", "write", "other"]
+    assert sum(report.timings_ms.values()) == pytest.approx(report.total_ms, abs=0.01)
     assert report.quality.feature_distance_after == QUALITY.feature_distance_after
     assert report.peak_memory_mb > 10
     assert report.warnings == []

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from phantoms import DIRECTIONS, centres_of, rotation
+from phantoms import DIRECTIONS, rotation
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError, OutputError

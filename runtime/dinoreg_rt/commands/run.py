@@ -37,7 +37,7 @@ _EPILOG = f"""Examples:
 
 dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result
 
-dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels.nii.gz --save inverse
+dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels organs.nii.gz --save inverse
 
 {EXIT_CODE_TEXT}"""
 
@@ -222,6 +222,8 @@ def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
         f"SDLogJ {quality.sdlogj:.3f}, inverse consistency "
         f"{quality.inverse_consistency_mean_mm:.2f} mm",
     )
+    stages = (f"{stage} {ms / 1e3:.2f} s" for stage, ms in report.timings_ms.items())
+    reporter.say("timings", ", ".join(stages))
     reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")
 
 

@@ -135,7 +135,7 @@ def grid_numbers(grid: Geometry) -> FloatArray:
 
 
 def build_grid(numbers: FloatArray, what: str, name: str) -> Geometry:
-    """Return the grid of `grid_numbers`, checked; `what` names it in messages about the file `name`.
+    """Return the checked grid of `grid_numbers`; `what` and the file's `name` are for messages.
 
     Raises:
         InputError: the numbers are no grid.
@@ -152,7 +152,7 @@ def build_grid(numbers: FloatArray, what: str, name: str) -> Geometry:
             f"whole numbers from 1 to {_LONGEST_AXIS} are needed: save it again"
         )
     x, y, z = (int(n) for n in size)
-    grid = Geometry((z, y, x), spacing, origin, numbers[9:])
+    grid = Geometry((z, y, x), tuple(spacing), tuple(origin), numbers[9:])
     validate.check_geometry(grid, name)
     return grid
 

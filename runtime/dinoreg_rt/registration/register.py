@@ -37,6 +37,7 @@ from ..quality.metrics import run_quality
 from ..quality.mirror_test import DecoySearches, search_decoys
 from ..types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
 from .case import Case
+from .decisions import Decisions
 from .demands import check_demands
 from .features import extract_features, field_of_view, weigh
 from .memory import check_memory, device_memory_errors
@@ -302,11 +303,12 @@ def _result(
         encoding=encoding,
         features=features,
         choices=plan.choices,
+        decisions=Decisions.of(plan),
         plan_warnings=(*plan.header_notes, *plan.warnings),
         water=(plan.pair[0].water, plan.pair[1].water),
         alignment=plan.alignment.numbers(),
         device_memory=plan.device_memory,
-        timings_ms=run.timer.finish(),
+        timings_ms=plan.timings_ms | run.timer.finish(),
         versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
         hashes=hashes,
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from ..features.mind import FeaturePair
+    from .decisions import Decisions
     from .plan import Plan
 
 
@@ -108,12 +109,14 @@ class RegistrationResult:
         encoding: what an encoder contributed; None without an encoder.
         features: the features of both images; None unless requested.
         choices: automatic decisions with their reasons, by the name of the decision.
+        decisions: the same decisions as values.
         plan_warnings: what the headers and the values of the images leave in doubt.
         water: intensity of water in the fixed and the moving image; None for images not in HU.
         alignment: similarity, confidence and overlap of the initial alignment, the last two 0..1;
             empty if it was given instead of searched for.
         device_memory: the prediction for the GPU's memory; None on a CPU.
-        timings_ms: milliseconds of each stage, in order: by CUDA events on a GPU, else wall clock.
+        timings_ms: milliseconds of each stage, in order, planning included: by CUDA events for
+            what a GPU does, else wall clock.
         versions: versions of dinoreg-rt, its kernel library and the packages that took part.
         hashes: SHA-256 of the voxels and header of each input.
         confidence: how well each voxel's match is determined, 0..1 on the fixed grid (see
@@ -130,6 +133,7 @@ class RegistrationResult:
     encoding: EncodingSummary | None = None
     features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
+    decisions: Decisions | None = None
     plan_warnings: tuple[str, ...] = ()
     water: tuple[float | None, float | None] = (None, None)
     alignment: dict[str, float] = field(default_factory=dict)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MAX_WRITERS = 4
 
+
 @dataclass(frozen=True, eq=False)
 class Extras:
     """Further moving volumes to warp, by the name of the output file."""
