@@ -122,10 +122,10 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
     The files appear together or not at all. Files of an earlier run that this run does not write
     are removed, if the folder's report.json lists them and they have not been changed since.
 
-    Parameters come from the preset, then --config, then the options below; later ones override
-    earlier ones. Lengths are in mm; a working voxel is the smallest spacing of the working grid,
-    which is the fixed grid or a coarser one. Two MR images are close if the same tissue is about
-    equally bright in both.
+    Parameters come from the preset, then --config, then the options, all of which --help-all lists;
+    later ones override earlier ones. Lengths are in mm; a working voxel is the smallest spacing of
+    the working grid, which is the fixed grid or a coarser one. Two MR images are close if the same
+    tissue is about equally bright in both.
     """
     saved = _saved(options)
     config = read_config(options | {name: True for name in saved & _COMPUTED})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import io
 from ..config.parameters import RegistrationConfig
 from ..quality.trust import Trust, judge, quality_warnings
 from ..types import (
@@ -17,6 +20,8 @@ from ..types import (
     RunQuality,
     Volume,
 )
+from . import result_files as files
+from .result_files import Writer
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -163,17 +168,68 @@ class RegistrationResult:
             found.append("the encoder's weights are random: its features mean nothing")
         return found
 
+    def __repr__(self) -> str:
+        before, after = self.quality.feature_distance_before, self.quality.feature_distance_after
+        return (
+            f"<RegistrationResult {self.displacement.geometry.summary()}: {self.trust.verdict}, "
+            f"feature distance {before:.4g} -> {after:.4g}, "
+            f"{self.quality.folded_percent:.3f} % folded>"
+        )
+
+    def save(self, folder: str | os.PathLike[str], *, displacement: bool = False) -> list[Path]:
+        """Write what `dinoreg-rt run` writes of a result into a folder, all of it or nothing.
+
+        These are ``warped.nii.gz``, ``transform.h5`` and, if the result holds them,
+        ``inverse.nii.gz``, ``confidence.nii.gz``, ``features_fixed.nrrd`` and
+        ``features_moving.nrrd``. Files of these names are replaced.
+
+        Args:
+            folder: created if it is missing.
+            displacement: also write ``displacement.nii.gz``, the mapping on the fixed grid.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            OutputError: the files cannot be written.
+        """
+        writers = self.writers(displacement=displacement)
+        with io.staged_folder(folder) as staging:
+            for name, write in writers.items():
+                write(staging / name)
+        return [Path(folder) / name for name in writers]
+
+    def writers(self, *, displacement: bool) -> dict[str, Writer]:
+        """Return the functions that write all that the result holds by file name, slowest first.
+
+        The `displacement` on the fixed grid is optional, because the transform holds the mapping.
+        """
+        writers: dict[str, Writer] = {}
+        if displacement:
+            writers[files.DISPLACEMENT] = files.field_writer(self.displacement)
+        if self.inverse is not None:
+            writers[files.INVERSE] = files.field_writer(self.inverse)
+        if self.confidence is not None:
+            writers[files.CONFIDENCE] = files.volume_writer(self.confidence)
+        if self.features is not None:
+            kept = self.features
+            writers[files.FIXED_FEATURES] = files.features_writer(kept.fixed, kept.fixed_geometry)
+            writers[files.MOVING_FEATURES] = files.features_writer(
+                kept.moving, kept.moving_geometry
+            )
+        writers[files.WARPED] = files.volume_writer(self.warped)
+        writers[files.TRANSFORM] = lambda path: io.write_composite_h5(
+            path, self.initial, self.deformable, self.displacement.geometry
+        )
+        return writers
+
     def warped_sitk(self) -> sitk.Image:
         """Return the warped moving image as a SimpleITK image on the fixed grid."""
-        from ..io import volume_to_sitk
-
-        return volume_to_sitk(self.warped)
+        return io.volume_to_sitk(self.warped)
 
     def displacement_sitk(self) -> sitk.Image:
         """Return the displacement as a SimpleITK vector image (float32, mm, LPS)."""
-        from ..io import displacement_to_sitk
-
-        return displacement_to_sitk(self.displacement)
+        return io.displacement_to_sitk(self.displacement)
 
     def transform_sitk(self) -> sitk.Transform:
         """Return the mapping from fixed to moving points as a SimpleITK composite transform.
@@ -181,6 +237,4 @@ class RegistrationResult:
         It holds `initial` and `deformable`, so that it equals `displacement` at the voxel centres
         of the fixed grid; outside the control grid it is `initial` alone.
         """
-        from ..io import composite_to_sitk
-
-        return composite_to_sitk(self.initial, self.deformable)
+        return io.composite_to_sitk(self.initial, self.deformable)

@@ -23,7 +23,7 @@ from ..io.guard import parse_json
 from ..io.images import READABLE
 from ..quality.label_placement import vanished
 from ..registration.result import RegistrationResult
-from ..registration.result_files import Writer, result_names, result_writers
+from ..registration.result_files import Writer, result_names
 from ..types import Geometry, LabelMap, Volume
 from .report import OutputRecord, hash_output
 
@@ -157,7 +157,7 @@ def run_writers(
     if result.features is not None:
         features = result.features
         writers[_FEATURE_PICTURE] = lambda path: draw_features(features, path)
-    writers |= result_writers(result, displacement=displacement)
+    writers |= result.writers(displacement=displacement)
     further: dict[str, Volume | LabelMap] = {**extras.images, **extras.labels}
     return writers | {name: _warped_writer(result, extra, warn) for name, extra in further.items()}
 
