@@ -126,6 +126,7 @@ def test_applied_without_a_reference(run: Run, tmp_path: Path) -> None:
         arguments += ["-o", tmp_path / "again.nii.gz"]
         outcome = CliRunner().invoke(cli, [str(a) for a in arguments])
         assert outcome.exit_code == 0, outcome.output
+        assert f"mm (x, y, z), that of {run.folder / name}" in outcome.stderr
         again = io.read_volume(tmp_path / "again.nii.gz")
         assert same_grid(again.geometry, warped.geometry)
         # Values reach 1000; the positions are float32. Beyond the moving image's border the value

@@ -133,7 +133,7 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
     orientation = options["orientation"]
     steps = [read_transform(path, orientation=orientation) for path in options["transforms"]]
     chain = [step for part in steps for step in part]
-    grid = None if kind == "points" else _output_grid(steps[0], options)
+    grid = None if kind == "points" else _output_grid(steps[0], options, reporter)
     warnings: list[str] = []
 
     def warn(*texts: str) -> None:
@@ -160,7 +160,9 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
     return summary
 
 
-def _output_grid(first: Sequence[Transform], options: dict[str, Any]) -> Geometry:
+def _output_grid(
+    first: Sequence[Transform], options: dict[str, Any], reporter: Reporter
+) -> Geometry:
     """Return the grid of ``--reference``, or that of the first transform."""
     from ..io import read_geometry, read_own_grid
 
@@ -173,6 +175,7 @@ def _output_grid(first: Sequence[Transform], options: dict[str, Any]) -> Geometr
             f"{path} has no grid of its own, as a displacement field or the transform.h5 of a run "
             "has; give --reference, the image that defines the output grid: the fixed image"
         )
+    reporter.say("grid", f"{grid.summary()}, that of {path}")
     return grid
 
 
