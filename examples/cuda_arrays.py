@@ -17,12 +17,11 @@ import dinoreg_rt
 def read(path: str) -> tuple[np.ndarray, dinoreg_rt.Geometry]:
     """Return voxels (z, y, x) float32 and their grid."""
     image = sitk.ReadImage(path, sitk.sitkFloat32)
-    x, y, z = image.GetSize()
-    axes = np.array(image.GetDirection()).reshape(3, 3)
-    grid = dinoreg_rt.Geometry((z, y, x), image.GetSpacing(), image.GetOrigin(), axes)
-    return sitk.GetArrayFromImage(image), grid
+    return sitk.GetArrayFromImage(image), dinoreg_rt.Geometry.from_sitk(image)
 
 
+if len(sys.argv) != 3:
+    sys.exit("usage: python cuda_arrays.py FIXED MOVING")
 (fixed, fixed_grid), (moving, moving_grid) = map(read, sys.argv[1:])
 config = dinoreg_rt.RegistrationConfig(device="cuda:0", initial="moments")
 stay = dinoreg_rt.Placement(on_device=True)

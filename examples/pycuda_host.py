@@ -15,6 +15,9 @@ import SimpleITK as sitk
 import dinoreg_rt
 from dinoreg_rt.device.pycuda_context import AdoptedContext, host_buffer
 
+if len(sys.argv) != 3:
+    sys.exit("usage: python pycuda_host.py FIXED MOVING")
+
 # What the host does: its device's primary context (in C++ cuDevicePrimaryCtxRetain and
 # cuCtxPushCurrent, or the CUDA runtime API), and page-locked memory for two images and a
 # displacement. A context of cuCtxCreate would be refused.

@@ -10,13 +10,13 @@ import SimpleITK as sitk
 
 import dinoreg_rt
 
+if len(sys.argv) != 5:
+    sys.exit("usage: python register.py FIXED MOVING MOVING_LABELS OUTPUT_FOLDER")
 fixed, moving, labels, output = map(Path, sys.argv[1:])
-output.mkdir(parents=True, exist_ok=True)
 
 config = dinoreg_rt.RegistrationConfig(initial="moments")
 result = dinoreg_rt.register(fixed, moving, config=config)
-sitk.WriteImage(result.warped_sitk(), output / "warped.nii.gz")
-sitk.WriteTransform(result.transform_sitk(), output / "transform.h5")
+result.save(output)  # warped.nii.gz and transform.h5
 
 # The transform is an ordinary ITK transform, which needs nothing of dinoreg-rt.
 transform = sitk.ReadTransform(output / "transform.h5")

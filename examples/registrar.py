@@ -11,8 +11,9 @@ import SimpleITK as sitk
 
 import dinoreg_rt
 
+if len(sys.argv) != 4:
+    sys.exit("usage: python registrar.py FIXED MOVING OUTPUT_FOLDER")
 fixed_file, moving_file, output = map(Path, sys.argv[1:])
-output.mkdir(parents=True, exist_ok=True)
 fixed = sitk.ReadImage(fixed_file, sitk.sitkFloat32)
 moving = sitk.ReadImage(moving_file, sitk.sitkFloat32)
 
@@ -32,5 +33,5 @@ with dinoreg_rt.Registrar(config) as registrar:
     same = forth.result()
     assert (same.displacement.vectors_mm == result.displacement.vectors_mm).all()
 
-sitk.WriteImage(result.warped_sitk(), output / "warped.nii.gz")
+result.save(output)
 print(f"{result.quality.folded_percent:.3f} % folded")

@@ -103,7 +103,18 @@ def test_python_example(tmp_path: Path) -> None:
 def test_registrar_example(tmp_path: Path) -> None:
     printed = run([sys.executable, EXAMPLES / "registrar.py", FIXED, MOVING, "out"], tmp_path)
     assert re.search(r"\d s on (cpu|cuda:0)\n0\.0\d\d % folded", printed)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["warped.nii.gz"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"warped.nii.gz", "transform.h5"}
+
+
+@pytest.mark.parametrize("example", ["register.py", "registrar.py"])
+def test_example_says_what_it_wants(example: str) -> None:
+    """The usage line is the one of the docstring."""
+    command = [sys.executable, EXAMPLES / example]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    usage = done.stderr.strip().removeprefix("usage: ")
+    assert usage.startswith(f"python {example} FIXED MOVING")
+    assert f"\n{usage}\n" in (EXAMPLES / example).read_text("utf-8")
 
 
 @pytest.mark.gpu
@@ -144,4 +155,4 @@ def test_python_of_the_readme(tmp_path: Path) -> None:
     assert blocks
     (tmp_path / "readme.py").write_text("".join(blocks), encoding="utf-8")
     run([sys.executable, "readme.py"], tmp_path)
-    assert (tmp_path / "warped.nii.gz").exists()
+    assert (tmp_path / "result" / "warped.nii.gz").exists()

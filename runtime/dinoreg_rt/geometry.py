@@ -195,9 +195,7 @@ def sample_linear(
 
 def describe(geometry: Geometry) -> str:
     """Return one line for messages with shape and spacing in x, y, z order."""
-    shape = " x ".join(str(n) for n in geometry.shape_xyz)
-    spacing = " x ".join(f"{s:.4g}" for s in geometry.spacing_mm)
-    return f"{shape} voxels of {spacing} mm (x, y, z)"
+    return geometry.summary()
 
 
 def describe_position(position_mm: Sequence[float]) -> str:

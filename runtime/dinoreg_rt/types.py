@@ -9,12 +9,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import index
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import os
+
+    import SimpleITK as sitk
 
 #: A NumPy array on the CPU, a CuPy array on a CUDA device.
 Array: TypeAlias = Any
@@ -32,6 +37,10 @@ def _three(values: Any, number: Callable[[Any], _N], name: str) -> tuple[_N, _N,
         kind = "whole numbers" if number is index else "numbers"
         raise InputError(f"{name} = {values}; wanted three {kind}") from error
     return first, second, third
+
+
+def _numbers(values: tuple[float, ...], separator: str) -> str:
+    return separator.join(f"{value:.4g}" for value in values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +79,31 @@ class Geometry:
         direction.setflags(write=False)
         object.__setattr__(self, "direction", direction)
 
+    @classmethod
+    def from_sitk(cls, image: sitk.Image) -> Geometry:
+        """Return the grid of a SimpleITK image.
+
+        Raises:
+            InputError: the image is not 3D.
+        """
+        if image.GetDimension() != 3:
+            raise InputError(f"the image is {image.GetDimension()}D; a 3D image is needed")
+        x, y, z = image.GetSize()
+        return cls((z, y, x), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
     @property
     def shape_xyz(self) -> tuple[int, int, int]:
         """Number of voxels along index axes x, y, z."""
         z, y, x = self.shape_zyx
         return (x, y, z)
+
+    def __repr__(self) -> str:
+        return f"<Geometry {self.summary()}, origin {_numbers(self.origin_mm, ', ')}>"
+
+    def summary(self) -> str:
+        """Return shape and spacing in words, axes x, y, z."""
+        shape = " x ".join(str(n) for n in self.shape_xyz)
+        return f"{shape} voxels of {_numbers(self.spacing_mm, ' x ')} mm (x, y, z)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +126,35 @@ class Volume:
     #: What was corrected when the file was read, as clauses about it, for reports.
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Volume:
+        """Read an image file or the folder of a DICOM series; see `dinoreg_rt.io.read_volume`.
+
+        Raises:
+            InputError: the file is missing or damaged, or the image cannot be used.
+        """
+        from .io import read_volume
+
+        return read_volume(path)
+
+    @classmethod
+    def from_sitk(cls, image: sitk.Image, name: str = "image") -> Volume:
+        """Return a SimpleITK image, 3D and scalar, as a volume; float32 voxels are shared.
+
+        Args:
+            image: must not be changed afterwards.
+            name: name for messages and reports.
+
+        Raises:
+            InputError: the image cannot be used.
+        """
+        from .io import volume_from_sitk
+
+        return volume_from_sitk(image, name)
+
+    def __repr__(self) -> str:
+        return _described(self)
+
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
@@ -106,6 +164,14 @@ class LabelMap:
     geometry: Geometry
     pixel_type: str = "uint8"
     name: str = ""
+
+    def __repr__(self) -> str:
+        return _described(self)
+
+
+def _described(image: Volume | LabelMap) -> str:
+    name = f" {image.name}" if image.name else ""
+    return f"<{type(image).__name__}{name}: {image.geometry.summary()}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +209,9 @@ class DisplacementField:
 
     vectors_mm: Array
     geometry: Geometry
+
+    def __repr__(self) -> str:
+        return f"<DisplacementField {self.geometry.summary()}>"
 
 
 Transform: TypeAlias = AffineTransform | DisplacementField

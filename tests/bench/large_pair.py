@@ -97,6 +97,7 @@ def main() -> None:
     mapping = make_pair(args.slab, args.folder)
     command = [sys.executable, "-m", "dinoreg_rt", "run", "-f", args.folder / "fixed.nii.gz"]
     command += ["-m", args.folder / "moving.nii.gz", "-o", args.folder / "out", *args.options]
+    command += ["--save", "displacement"]
     began = time.perf_counter()
     subprocess.run([str(c) for c in command], check=True)
     wall = time.perf_counter() - began

@@ -65,6 +65,14 @@ def _composite(path: Path) -> None:
     sitk.WriteTransform(composite, str(path))
 
 
+def _own_composite(path: Path) -> None:
+    io.write_composite_h5(path, AffineTransform.identity(), _field(), GRID)
+
+
+def _read_with_grid(path: Path) -> None:
+    io.read_own_grid(path, io.read_transform(path))
+
+
 def _text(text: str) -> Callable[[Path], None]:
     return lambda path: Path(path).write_text(text) and None
 
@@ -188,6 +196,9 @@ READERS = {
     "mat": Reader("t.mat", _affine, io.read_initial, BINARY),
     "h5": Reader(
         "t.h5", _composite, io.read_transform, (mutate.of_hdf5, mutate.of_hdf5, mutate.of_bytes)
+    ),
+    "own h5": Reader(
+        "t.h5", _own_composite, _read_with_grid, (mutate.of_hdf5, mutate.of_hdf5, mutate.of_bytes)
     ),
     "csv": Reader("p.csv", _text("label,x,y,z\na,1,2,3\nb,4,5.5,6\n"), _points),
     "fcsv": Reader("p.fcsv", _text(FCSV), _points),

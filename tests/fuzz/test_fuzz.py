@@ -9,7 +9,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 import run
 
 #: Readers that start without optional packages; `bundle` makes an ONNX file.
-READERS = ["tfm", "affine", "mat", "h5", "csv", "fcsv", "markups", "pairs", "names", "records"]
+READERS = [
+    "tfm",
+    "affine",
+    "mat",
+    "h5",
+    "own h5",
+    "csv",
+    "fcsv",
+    "markups",
+    "pairs",
+    "names",
+    "records",
+]
 READERS += ["report", "toml", "space", "mha", "nii.gz", "pth", "safetensors"]
 
 

@@ -24,7 +24,8 @@ from dinoreg_rt.registration import needs
 from dinoreg_rt.registration.sizes import Work
 
 CEILINGS = Ceilings(1e9, 4e9, 1e9, 8e9, "float16", "made up")
-STAGES = ["plan", "field of view", "features", "solve", "trust", "warp", "hash", "quality"]
+PLANNING = ("plan", "modality", "alignment")
+STAGES = [*PLANNING, "field of view", "features", "solve", "trust", "warp", "hash", "quality"]
 STAGES += ["deliver", "other"]
 ARGUMENTS = ["bench", "--size", "32", "24", "28", "--device", "cpu", "--threads", "1"]
 PEER = {
@@ -74,7 +75,7 @@ def test_numbers_are_consistent() -> None:
     report = bench("--inverse", "--iterations", "4,2")
     assert list(report["stages"]) == STAGES
     described = [stage.name for stage in needs.STAGES if stage.name != "encode"]
-    assert described == [name for name in STAGES if name not in ("plan", "hash", "other")]
+    assert described == [name for name in STAGES if name not in (*PLANNING, "hash", "other")]
     assert report["runs"] == 2
     total = report["warm_ms"]
     assert 0 < total["p50"] <= total["p95"] <= total["p99"]
@@ -84,7 +85,7 @@ def test_numbers_are_consistent() -> None:
     assert sum(s["cold_ms"] for s in report["stages"].values()) == pytest.approx(
         report["cold_ms"], rel=1e-3
     )
-    left_out = sum(report["stages"][stage]["warm_ms"]["p50"] for stage in ("plan", "hash"))
+    left_out = sum(report["stages"][stage]["warm_ms"]["p50"] for stage in (*PLANNING, "hash"))
     rest = report["without_encoder_ms"]
     assert rest["p50"] == pytest.approx(total["p50"] - left_out, rel=1e-3)
     assert 0 < rest["p50"] <= rest["p95"] <= rest["p99"] < total["p99"]
@@ -122,9 +123,9 @@ def test_encoder_is_run_every_time(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
     bundle = write_bundle(tmp_path / "[bold]x", [(48, 64)])
     report = bench("--encoder", str(bundle), "--mind-weight", "1")
-    assert list(report["stages"])[:4] == ["plan", "field of view", "encode", "features"]
+    assert list(report["stages"])[:6] == [*PLANNING, "field of view", "encode", "features"]
     assert report["stages"]["encode"]["warm_ms"]["p50"] > 0
-    encoder = [report["stages"][name]["warm_ms"]["p50"] for name in ("plan", "encode", "hash")]
+    encoder = [report["stages"][name]["warm_ms"]["p50"] for name in (*PLANNING, "encode", "hash")]
     assert report["without_encoder_ms"]["p50"] == pytest.approx(
         report["warm_ms"]["p50"] - sum(encoder), rel=1e-3
     )

@@ -60,7 +60,7 @@ def test_every_command_has_help(name: str) -> None:
 
 
 def test_run_has_an_option_for_each_parameter() -> None:
-    output = invoke("run", "--help").output
+    output = invoke("run", "--help-all").output
     missing = [
         name
         for name in RegistrationConfig.model_fields
@@ -74,6 +74,18 @@ def test_run_has_an_option_for_each_parameter() -> None:
     assert panels[-3:] == ["Refinement", "Reporting", "Options"]
 
 
+@pytest.mark.parametrize("command", ["run", "bench", "sweep", "probe"])
+def test_help_begins_with_the_common_options(command: str) -> None:
+    """The long help shows more, also of the command that showed the short one before."""
+    short, every, again = (invoke(command, w).output for w in ("--help", "--help-all", "--help"))
+    assert short == again
+    assert len(every.splitlines()) > len(short.splitlines()) + 20
+    for option in ("--preset", "--help-all"):
+        assert f" {option} " in short
+    assert "--token-grid" in every
+    assert "--token-grid" not in short
+
+
 @pytest.mark.parametrize("command", [["run"], ["apply"], ["evaluate"], ["sweep"]])
 def test_help_shows_an_example_that_can_be_pasted(command: list[str]) -> None:
     output = invoke(*command, "--help").output
@@ -82,7 +94,7 @@ def test_help_shows_an_example_that_can_be_pasted(command: list[str]) -> None:
 
 
 def test_long_lists_of_names_are_not_broken_inside_of_a_name() -> None:
-    flat = " ".join(invoke("run", "--help").output.replace("│", " ").split())
+    flat = " ".join(invoke("run", "--help-all").output.replace("│", " ").split())
     for name in get_args(EngineChoice):
         assert f" {name}," in flat or f" {name}." in flat
 

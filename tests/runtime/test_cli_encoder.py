@@ -1,4 +1,4 @@
-"""`run --encoder`, `--save-features` and `models`: files, messages and exit codes."""
+"""`run --encoder`, `--save features` and `models`: files, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(images: tuple[str, str], out: Path, *words: object) -> Result:
 def test_an_encoder_by_name_with_its_features_written(images, models, tmp_path) -> None:
     write_bundle(models / "gabor", [(96, 112)], random_weights=True)
     out = tmp_path / "out"
-    result = run(images, out, "--encoder", "gabor", "--components", 8, "--save-features")
+    result = run(images, out, "--encoder", "gabor", "--components", 8, "--save", "features")
     assert result.exit_code == 0, result.stderr
     assert "features: 8 components of gabor-bank (fp32, gabor), RANDOM WEIGHTS" in result.stderr
     assert "engine: ort-cpu" in result.stderr
@@ -81,7 +81,7 @@ def test_an_encoder_by_name_with_its_features_written(images, models, tmp_path) 
 
 def test_features_of_mind_can_be_written_too(images, models, tmp_path) -> None:
     out = tmp_path / "out"
-    assert run(images, out, "--save-features").exit_code == 0
+    assert run(images, out, "--save", "features").exit_code == 0
     assert {"features_fixed.nrrd", "features_moving.nrrd", "features.png"} <= {
         p.name for p in out.iterdir()
     }

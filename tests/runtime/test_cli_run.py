@@ -24,7 +24,9 @@ from dinoreg_rt.run.outputs import earlier_files, least_bytes
 from dinoreg_rt.run.report import RunReport, hash_input, hash_output
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
 
-STANDARD = {"warped.nii.gz", "displacement.nii.gz", "transform.h5", "report.json", "qc.png"}
+STANDARD = {"warped.nii.gz", "transform.h5", "report.json", "qc.png"}
+#: The control grid of the fake registration: every second voxel of `pair`.
+CONTROL = Geometry((4, 5, 6), (4.0, 4.0, 6.0), (1.0, 1.0, 1.5), np.eye(3))
 QUALITY = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
 
 
@@ -47,6 +49,7 @@ class FakeRegistration:
             warnings=("the moving image may be a CT",),
             memory_bytes=300 << 20,
             pair=(),
+            grids=SimpleNamespace(control=CONTROL),
             device_memory=None,
             encoding=None,
             describe=lambda: "working grid   12 x 10 x 8 voxels\nmemory         about 300 MiB",
@@ -74,13 +77,14 @@ class FakeRegistration:
         return RegistrationResult(
             displacement=field,
             initial=AffineTransform.identity(),
+            deformable=DisplacementField(np.zeros((4, 5, 6, 3), np.float32), CONTROL),
             warped=fixed,
             inverse=field if config.inverse else None,
             confidence=fixed if config.confidence else None,
             quality=self.quality,
             config=config,
             choices={"device": "cpu"},
-            timings_ms={"solve": 12.0},
+            timings_ms={"solve": 0.0},
             versions={"dinoreg-rt": "0"},
             hashes={"fixed": "f", "moving": "m"},
         )
@@ -134,7 +138,8 @@ def test_writes_everything(pair: list[str], tmp_path: Path) -> None:
     report = RunReport.model_validate_json((tmp_path / "out" / "report.json").read_text())
     assert set(report.outputs) == (STANDARD | extras) - {"report.json"}
     assert set(report.inputs) == {"fixed", "moving", "labels_organs.nii.gz", "image_moving.nii.gz"}
-    assert list(report.timings_ms) == ["read", "solve", "write"]
+    assert list(report.timings_ms) == ["read", "solve", "write", "other"]
+    assert sum(report.timings_ms.values()) == pytest.approx(report.total_ms, abs=0.01)
     assert report.quality.feature_distance_after == QUALITY.feature_distance_after
     assert report.peak_memory_mb > 10
     assert report.warnings == []
@@ -309,7 +314,7 @@ def test_again_into_the_same_folder(pair: list[str], tmp_path: Path) -> None:
     second = json.loads((tmp_path / "out" / "report.json").read_text())
     assert names(tmp_path / "out") == STANDARD | {"notes.txt"}
     assert first["started_at"] != second["started_at"]
-    same = ("warped.nii.gz", "displacement.nii.gz", "qc.png")
+    same = ("warped.nii.gz", "transform.h5", "qc.png")
     assert all(first["outputs"][n] == second["outputs"][n] for n in same)
 
 
@@ -360,6 +365,31 @@ def test_trusted_results_say_so(pair: list[str]) -> None:
     document = json.loads(invoke(*pair, "--json", "--quiet").stdout)
     assert document["trust"] == {"verdict": "trusted", "reasons": []}
     assert document["quality"]["decoy_ratio"] is None  # this registration measured none
+
+
+@pytest.mark.usefixtures("fake")
+def test_what_is_saved_on_request(pair: list[str], tmp_path: Path) -> None:
+    every = "displacement,inverse,confidence"
+    assert "inverse.nii.gz" in invoke(*pair, "--save", every, "--dry-run").output
+    assert invoke(*pair, "--save", every, "--no-qc").exit_code == 0
+    more = {f"{name}.nii.gz" for name in every.split(",")}
+    assert names(tmp_path / "out") == STANDARD - {"qc.png"} | more
+    assert invoke(*pair).exit_code == 0  # what is not asked for again goes
+    assert names(tmp_path / "out") == STANDARD
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--save", "inverse,jacobian"], "--save jacobian: is not among what can be saved; give"),
+        (["--save", "inverse", "--no-inverse"], "--save inverse contradicts --no-inverse"),
+    ],
+)
+def test_what_cannot_be_saved(pair: list[str], words: list[str], message: str) -> None:
+    result = invoke(*pair, *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("\u2502", " ").split())
 
 
 @pytest.mark.usefixtures("fake")
@@ -503,7 +533,7 @@ def test_command_line_that_is_no_text(
 def test_full_disk_is_found_before_the_work(
     pair: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = SimpleNamespace(total=1, free=8 * 10 * 12 * 12 - 1)
+    usage = SimpleNamespace(total=1, free=4 * 5 * 6 * 12 - 1)
     monkeypatch.setattr("dinoreg_rt.io.staging.shutil.disk_usage", lambda _: usage)
     result = invoke(*pair)
     assert result.exit_code == 7

@@ -19,7 +19,19 @@ from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
 GRID = phantom_grid((20, 24, 28), 4.0)
 VALUES = {"threads": 1, "iterations": (3, 2), "inverse": True, "confidence": True, "cache": False}
-STAGES = ["field of view", "features", "solve", "trust", "warp", "hash", "quality", "deliver"]
+STAGES = [
+    "plan",
+    "modality",
+    "alignment",
+    "field of view",
+    "features",
+    "solve",
+    "trust",
+    "warp",
+    "hash",
+    "quality",
+    "deliver",
+]
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def test_files_of_two_runs_are_the_same(phantom: Phantom, tmp_path: Path) -> Non
     io.write_volume(tmp_path / "m.nii.gz", phantom.moving)
     for name, threads in (("a", 1), ("b", 2)):
         arguments = ["run", "-f", tmp_path / "f.nii.gz", "-m", tmp_path / "m.nii.gz", "--quiet"]
-        arguments += ["-o", tmp_path / name, "--inverse", "--threads", threads]
+        arguments += ["-o", tmp_path / name, "--save", "displacement,inverse", "--threads", threads]
         outcome = CliRunner().invoke(cli, [str(a) for a in arguments])
         assert outcome.exit_code == 0, outcome.output
     files = sorted(p.name for p in (tmp_path / "a").iterdir())

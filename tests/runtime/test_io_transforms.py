@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from phantoms import DIRECTIONS, centres_of, rotation
+from phantoms import DIRECTIONS, rotation
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError, OutputError
@@ -29,13 +29,10 @@ AFFINE = AffineTransform(
 
 
 def make_field(direction: str = "oblique", spacing: str = "anisotropic") -> DisplacementField:
-    """Return a complete mapping: AFFINE plus 5 mm of noise."""
+    """Return displacements of 5 mm of noise."""
     grid = Geometry(SHAPE, SPACINGS[spacing], (-40.5, 77.0, -130.0), DIRECTIONS[direction])
-    points = centres_of(grid).reshape(-1, 3)
-    moved = transform_by_affine(AFFINE, points)
     noise = np.random.default_rng(4).normal(scale=5, size=(*SHAPE, 3))
-    vectors = (moved - points).reshape(*SHAPE, 3) + noise
-    return DisplacementField(vectors.astype(np.float32), grid)
+    return DisplacementField(noise.astype(np.float32), grid)
 
 
 def points_inside(grid: Geometry, margin: float = 0.0) -> np.ndarray:
@@ -56,21 +53,60 @@ def test_all_written_forms_move_points_as_ours(
 ) -> None:
     field = make_field(direction, spacing)
     points = points_inside(field.geometry)
-    ours = io.transform_points([field], points)
     io.write_displacement(tmp_path / "u.nii.gz", field)
     io.write_composite_h5(tmp_path / "t.h5", AFFINE, field)
     image = sitk.ReadImage(str(tmp_path / "u.nii.gz"), sitk.sitkVectorFloat64)
+    moved, whole = (io.transform_points(chain, points) for chain in ([field], [field, AFFINE]))
     theirs = {
-        "displacement.nii.gz": sitk.DisplacementFieldTransform(image),
-        "transform.h5": sitk.ReadTransform(str(tmp_path / "t.h5")),
-        "in memory": io.composite_to_sitk(AFFINE, field),
+        "u.nii.gz": (sitk.DisplacementFieldTransform(image), moved),
+        "t.h5": (sitk.ReadTransform(str(tmp_path / "t.h5")), whole),
+        "in memory": (io.composite_to_sitk(AFFINE, field), whole),
     }
-    for name, transform in theirs.items():
-        error = np.abs(by_sitk(transform, points) - ours).max()
-        assert error < TOLERANCE_MM, name
-    for name in ("u.nii.gz", "t.h5"):
+    for name, (transform, ours) in theirs.items():
+        assert np.abs(by_sitk(transform, points) - ours).max() < TOLERANCE_MM, name
+    for name, ours in (("u.nii.gz", moved), ("t.h5", whole)):
         again = io.transform_points(io.read_transform(tmp_path / name), points)
         assert np.abs(again - ours).max() < TOLERANCE_MM, name
+
+
+def test_composite_of_an_affine_alone(tmp_path: Path) -> None:
+    io.write_composite_h5(tmp_path / "t.h5", AFFINE, None, make_field().geometry)
+    assert np.allclose(io.read_initial(tmp_path / "t.h5").matrix, AFFINE.matrix, atol=1e-12)
+    points = np.random.default_rng(9).normal(scale=100, size=(10, 3))
+    theirs = by_sitk(sitk.ReadTransform(str(tmp_path / "t.h5")), points)
+    np.testing.assert_allclose(theirs, transform_by_affine(AFFINE, points), atol=1e-9)
+
+
+def own_grid(path: Path) -> Geometry | None:
+    return io.read_own_grid(path, io.read_transform(path))
+
+
+def test_own_grids(tmp_path: Path) -> None:
+    field = make_field()
+    fixed = Geometry((30, 31, 32), (0.7, 0.8, 2.1), (3.0, -4.0, 5.5), DIRECTIONS["oblique"])
+    io.write_composite_h5(tmp_path / "ours.h5", AFFINE, field, fixed)
+    stored = own_grid(tmp_path / "ours.h5")
+    assert stored is not None
+    assert stored.shape_zyx == fixed.shape_zyx
+    assert (stored.spacing_mm, stored.origin_mm) == (fixed.spacing_mm, fixed.origin_mm)
+    assert np.array_equal(stored.direction, fixed.direction)
+    sitk.WriteTransform(io.composite_to_sitk(AFFINE, field), str(tmp_path / "theirs.h5"))
+    io.write_displacement(tmp_path / "u.nii.gz", field)
+    for name in ("theirs.h5", "u.nii.gz"):
+        found = own_grid(tmp_path / name)
+        assert found is not None
+        assert found.shape_zyx == SHAPE, name
+    io.write_affine(tmp_path / "a.tfm", AFFINE)
+    assert own_grid(tmp_path / "a.tfm") is None
+
+
+@pytest.mark.parametrize("numbers", [[1.0] * 17, [0.0] * 18, [np.nan] * 18, [1e9] * 18])
+def test_a_damaged_grid_is_refused(tmp_path: Path, numbers: list[float]) -> None:
+    io.write_composite_h5(tmp_path / "t.h5", AFFINE, make_field())
+    with h5py.File(tmp_path / "t.h5", "a") as file:
+        file["DinoregRT/FixedGrid"] = numbers
+    with pytest.raises(InputError, match=r"t\.h5: .*(grid of its fixed image|spacing)"):
+        own_grid(tmp_path / "t.h5")
 
 
 def test_composite_is_the_affine_outside_the_grid(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def invoke(*arguments: str | Path) -> Any:
 
 def test_run_says_it_and_reports_it(conflict: Path) -> None:
     command = ["run", "-f", conflict / "fixed.nii", "-m", conflict / "moving.nii", "--no-qc"]
+    command += ["--save", "displacement"]
     command += ["--initial", "none", "-o", conflict / "out", "--accept-untrusted"]
     fields = {}
     for choice in ("sform", "qform"):

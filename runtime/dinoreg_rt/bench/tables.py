@@ -17,10 +17,10 @@ from ..types import Volume
 if TYPE_CHECKING:
     from ..registration.plan import Plan
 
-#: Time outside the timer's stages: planning, initial alignment included, and everything else.
-PLAN, OTHER = "plan", "other"
+#: Time outside the stages.
+OTHER = "other"
 #: Stages that do not count in the time without the encoder, from upload to download.
-_NOT_COUNTED = (PLAN, "encode", "hash")
+_NOT_COUNTED = ("plan", "modality", "alignment", "encode", "hash")
 
 
 @dataclass(frozen=True)

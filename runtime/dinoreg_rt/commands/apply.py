@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..fields.inversion import Inversion
-    from ..types import OrientationChoice, Transform
+    from ..types import Geometry, OrientationChoice, Transform
 
 _METHOD = "Method"
 
@@ -33,7 +33,7 @@ _EPILOG = f"""Examples, after registering B (moving) to A (fixed), and C (moving
 
 Resample C onto the grid of A:
 
-dinoreg-rt apply -t ab.h5 -t bc.h5 --image C.nii.gz --reference A.nii.gz -o C_on_A.nii.gz
+dinoreg-rt apply -t ab.h5 -t bc.h5 --image C.nii.gz -o C_on_A.nii.gz
 
 Map points of A to C:
 
@@ -61,7 +61,8 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     "--reference",
     once=True,
     panel=INPUTS,
-    help="Image that defines the output grid: the fixed image; with --inverse the moving image.",
+    help="Image that defines the output grid: the fixed image; with --inverse the moving image. "
+    "[default: the grid of the first transform; with --inverse there is none]",
 )
 @orientation_option
 @click.option(
@@ -112,10 +113,10 @@ def _only_one_input(options: dict[str, Any]) -> str:
     if given[0] == "points":
         if options["reference"] is not None:
             raise click.UsageError("--reference is for images and labels: points have no grid")
-    elif options["reference"] is None:
+    elif options["reference"] is None and options["inverse"]:
         raise click.UsageError(
-            f"--{given[0]} needs --reference, the image that defines the output grid: the fixed "
-            "image, or with --inverse the moving image"
+            f"--{given[0]} with --inverse needs --reference, the image that defines the output "
+            "grid: the moving image"
         )
     return given[0]
 
@@ -132,6 +133,7 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
     orientation = options["orientation"]
     steps = [read_transform(path, orientation=orientation) for path in options["transforms"]]
     chain = [step for part in steps for step in part]
+    grid = None if kind == "points" else _output_grid(steps[0], options, reporter)
     warnings: list[str] = []
 
     def warn(*texts: str) -> None:
@@ -142,11 +144,11 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
 
     warn(*(n for step in chain if isinstance(step, DisplacementField) for n in step.geometry.notes))
     summary: dict[str, Any] = {"status": "ok", "exit_code": 0, "output": str(output)}
-    if kind == "points":
+    if grid is None:
         inversion, outside = _apply_to_points(chain, options, reporter)
         summary["points_outside_field"] = outside
     else:
-        inversion = _apply_to_volume(kind, chain, options, reporter, warn)
+        inversion = _apply_to_volume(kind, chain, grid, options, reporter, warn)
     summary["warnings"] = warnings
     if inversion is not None:
         summary["inverse_residual_mm"] = inversion.residual_mm
@@ -158,9 +160,29 @@ def _apply(kind: str, options: dict[str, Any], reporter: Reporter) -> dict[str, 
     return summary
 
 
+def _output_grid(
+    first: Sequence[Transform], options: dict[str, Any], reporter: Reporter
+) -> Geometry:
+    """Return the grid of ``--reference``, or that of the first transform."""
+    from ..io import read_geometry, read_own_grid
+
+    if options["reference"] is not None:
+        return read_geometry(options["reference"], orientation=options["orientation"])
+    path: Path = options["transforms"][0]
+    grid = read_own_grid(path, first)
+    if grid is None:
+        raise click.UsageError(
+            f"{path} has no grid of its own, as a displacement field or the transform.h5 of a run "
+            "has; give --reference, the image that defines the output grid: the fixed image"
+        )
+    reporter.say("grid", f"{grid.summary()}, that of {path}")
+    return grid
+
+
 def _apply_to_volume(
     kind: str,
     chain: list[Transform],
+    grid: Geometry,
     options: dict[str, Any],
     reporter: Reporter,
     warn: Callable[..., None],
@@ -171,7 +193,6 @@ def _apply_to_volume(
     from ..quality.label_placement import vanished
 
     take: OrientationChoice = options["orientation"]
-    grid = io.read_geometry(options["reference"], orientation=take)
     image = labels = inversion = None
     if kind == "image":
         image = io.read_volume(options["image"], constant=True, orientation=take)

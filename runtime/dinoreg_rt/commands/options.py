@@ -50,6 +50,8 @@ _PANELS = {
     "correlation_noise trust_cost fold_penalty fold_margin transform",
     OUTPUT: "inverse confidence trust",
 }
+#: Parameters that ``--help`` shows; ``--help-all`` shows the others too.
+_COMMON = {"device", "threads", "initial", "encoder", "transform"}
 _PANEL_OF = {name: panel for panel, names in _PANELS.items() for name in names.split()}
 
 
@@ -130,6 +132,7 @@ def some_config_options(names: Container[str]) -> Callable[[Command], Command]:
     """Decorate a command with ``--preset``, ``--config`` and options for these parameters alone."""
 
     def decorate(command: Command) -> Command:
+        command = _help_all(command)
         for name, field in reversed(RegistrationConfig.model_fields.items()):
             if name in names:
                 command = _option(name, field)(command)
@@ -147,6 +150,32 @@ def some_config_options(names: Container[str]) -> Callable[[Command], Command]:
         )(command)
 
     return decorate
+
+
+def _help_all(command: Command) -> Command:
+    """Decorate a command with ``--help-all``, which also shows the hidden options."""
+    return click.option(
+        "--help-all",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_all_help,
+        help="Show the help with all options, parameters of the method included, and exit.",
+    )(command)
+
+
+def _print_all_help(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
+    if not wanted or ctx.resilient_parsing:
+        return
+    hidden = [p for p in ctx.command.params if isinstance(p, click.Option) and p.hidden]
+    for option in hidden:
+        option.hidden = False
+    try:
+        click.echo(ctx.get_help(), color=ctx.color)
+    finally:
+        for option in hidden:
+            option.hidden = True
+    ctx.exit()
 
 
 def path_option(*names: str, once: bool = False, **settings: Any) -> Callable[[Command], Command]:
@@ -215,6 +244,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     settings: dict[str, Any] = {
         "default": None,
         "panel": _PANEL_OF[name],
+        "hidden": name not in _COMMON,
         "help": _help(field),
     }
     if field.annotation is bool:

@@ -14,6 +14,7 @@ from ..console.progress import Reporter, reporting
 from ..console.stdout import print_result
 from ..registration.demands import check_demands, check_used
 from ..run.job import RunRequest, encoding_estimate, execute_run, plan_run
+from ..run.outputs import SAVEABLE
 from ..run.report import RunReport
 from .main import EXIT_CODE_TEXT
 from .options import (
@@ -23,16 +24,20 @@ from .options import (
     config_options,
     given_config,
     json_option,
+    parse_names,
     path_option,
     read_config,
 )
+
+#: Names of `--save` that are also parameters, because they are computed on request alone.
+_COMPUTED = {"inverse", "confidence"}
 
 # The blank lines keep the help renderer from joining lines.
 _EPILOG = f"""Examples:
 
 dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result
 
-dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels.nii.gz --inverse
+dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels organs.nii.gz --save inverse
 
 {EXIT_CODE_TEXT}"""
 
@@ -78,10 +83,12 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 )
 @config_options
 @click.option(
-    "--save-features",
-    is_flag=True,
+    "--save",
+    type=parse_names,
+    default="",
+    metavar="A,B,...",
     panel=OUTPUT,
-    help="Also write the features of both images, as NRRD files and as a colour picture.",
+    help=f"What to write as well, separated by commas: {', '.join(SAVEABLE)}.",
 )
 @click.option("--no-qc", is_flag=True, panel=OUTPUT, help="Do not draw qc.png.")
 @click.option(
@@ -108,22 +115,23 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 def run(ctx: click.RichContext, /, **options: Any) -> None:
     """Register a moving image to a fixed image, and write the results into a folder.
 
-    The results are warped.nii.gz, displacement.nii.gz (LPS mm, from fixed to moving points),
-    transform.h5 (the same mapping for ITK, ANTs and 3D Slicer), report.json, qc.png, and the files
-    that --inverse, --labels, --image and the like request.
+    The results are warped.nii.gz, transform.h5 (the mapping from fixed to moving points, for ITK,
+    ANTs and 3D Slicer), qc.png, report.json, and the files that --save, --labels and --image
+    request.
 
     The files appear together or not at all. Files of an earlier run that this run does not write
     are removed, if the folder's report.json lists them and they have not been changed since.
 
-    Parameters come from the preset, then --config, then the options below; later ones override
-    earlier ones. Lengths are in mm; a working voxel is the smallest spacing of the working grid,
-    which is the fixed grid or a coarser one. Two MR images are close if the same tissue is about
-    equally bright in both.
+    Parameters come from the preset, then --config, then the options, all of which --help-all lists;
+    later ones override earlier ones. Lengths are in mm; a working voxel is the smallest spacing of
+    the working grid, which is the fixed grid or a coarser one. Two MR images are close if the same
+    tissue is about equally bright in both.
     """
-    config = read_config(options)
+    saved = _saved(options)
+    config = read_config(options | {name: True for name in saved & _COMPUTED})
     check_used(config, given_config(options))
     check_demands(config)  # before an image is read
-    request = _request(options, config)
+    request = _request(options, config, saved)
     with reporting(quiet=options["quiet"]) as reporter:
         if options["dry_run"]:
             _dry_run(request, reporter, as_json=options["as_json"])
@@ -138,7 +146,21 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
         ctx.exit(report.exit_code)
 
 
-def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
+def _saved(options: dict[str, Any]) -> set[str]:
+    """Return the names of ``--save``, checked."""
+    saved = set(options["save"])
+    if unknown := sorted(saved.difference(SAVEABLE)):
+        raise click.UsageError(
+            f"--save {','.join(unknown)}: is not among what can be saved; give "
+            f"{', '.join(SAVEABLE)}"
+        )
+    for name in sorted(saved & _COMPUTED):
+        if options[name] is False:
+            raise click.UsageError(f"--save {name} contradicts --no-{name}; leave one of them out")
+    return saved
+
+
+def _request(options: dict[str, Any], config: RegistrationConfig, saved: set[str]) -> RunRequest:
     return RunRequest(
         fixed=options["fixed"],
         moving=options["moving"],
@@ -150,7 +172,8 @@ def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
         labels=options["labels"],
         images=options["images"],
         picture=not options["no_qc"],
-        save_features=options["save_features"],
+        save_displacement="displacement" in saved,
+        save_features="features" in saved,
         command=("dinoreg-rt", *sys.argv[1:]),
         accept_untrusted=options["accept_untrusted"],
     )
@@ -199,6 +222,8 @@ def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
         f"SDLogJ {quality.sdlogj:.3f}, inverse consistency "
         f"{quality.inverse_consistency_mean_mm:.2f} mm",
     )
+    stages = (f"{stage} {ms / 1e3:.2f} s" for stage, ms in report.timings_ms.items())
+    reporter.say("timings", ", ".join(stages))
     reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")
 
 

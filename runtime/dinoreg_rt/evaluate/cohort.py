@@ -18,8 +18,8 @@ from ..io.paths import check_input
 from ..quality import metrics as quality
 from .pair import PairFiles, PairScores, evaluate_pair
 
-#: File names of a pair's result, of which the first that exists is used. `dinoreg-rt run` writes
-#: both, and they hold the same mapping.
+#: File names of a pair's result, of which the first that exists is used. They hold the same mapping
+#: if `dinoreg-rt run` writes both.
 RESULT_NAMES = ("transform.h5", "displacement.nii.gz")
 
 _REQUIRED = ("pair", "fixed", "moving")

@@ -178,6 +178,21 @@ def whole_displacement(
     return _displacement(grid, there, field, index_map(grid, control), matrix, device)
 
 
+def deformable_displacement(field: Array, control: Geometry, device: Device) -> DisplacementField:
+    """Return the solver's `field` (d, h, w, 3) as displacements d in LPS mm on the control grid.
+
+    The whole mapping is ``initial(p + d(p))``, with d linear between the control voxels.
+    """
+    vectors = dinoreg_kernels.map_field(
+        control.shape_zyx,
+        np.zeros((3, 4)),
+        field,
+        matrix=_axis_to_lps(control),
+        threads=device.threads,
+    )
+    return DisplacementField(vectors, control)
+
+
 def inverse_displacement(
     field: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
 ) -> tuple[DisplacementField, Array]:

@@ -31,6 +31,7 @@ class PairImage:
         lowest: smallest intensity.
         water: intensity of water in a CT; None for an MR and for a CT that is not in HU.
         padded: whether padding was replaced in `volume`.
+        modality_certain: whether nothing leaves the modality open.
         body: body mask on its own grid; None if none is used.
     """
 
@@ -43,6 +44,7 @@ class PairImage:
     body: Volume | None = None
     water: float | None = None
     padded: bool = False
+    modality_certain: bool = True
 
 
 Pair: TypeAlias = tuple[PairImage, PairImage]
@@ -125,6 +127,14 @@ def examine(
     volume = without_padding(volume, found.padding)
     lowest = float(volume.array.min())
     image = PairImage(
-        role, volume, mask, found.modality, window, lowest, water=found.water, padded=padded
+        role,
+        volume,
+        mask,
+        found.modality,
+        window,
+        lowest,
+        water=found.water,
+        padded=padded,
+        modality_certain=found.sure,
     )
     return image, Findings(reason, tuple(warnings))

@@ -33,6 +33,7 @@ from .staging import staged_file, staged_folder
 from .transforms import (
     composite_to_sitk,
     read_initial,
+    read_own_grid,
     read_transform,
     transform_points,
     transform_points_within,
@@ -65,6 +66,7 @@ __all__ = [
     "read_initial",
     "read_labels",
     "read_mask",
+    "read_own_grid",
     "read_points",
     "read_transform",
     "read_volume",

@@ -46,7 +46,7 @@ def volume_from_sitk(
         voxels = float32_at(voxels.ctypes.data, voxels.shape, owner=type(image)(image))
         if finite:
             validate.remember_finite(voxels)
-    volume = build_volume(voxels, sitk_geometry(image), pixel_type, name, constant=constant)
+    volume = build_volume(voxels, Geometry.from_sitk(image), pixel_type, name, constant=constant)
     validate.remember_finite(volume.array)
     return volume
 
@@ -55,13 +55,13 @@ def labels_from_sitk(image: sitk.Image, name: str = "labels", *, mask: bool = Fa
     """Convert to a checked `LabelMap` with a copy of the voxels; `mask` as in `build_labels`."""
     _check_kind(image, components=1, name=name)
     view = sitk_view(image)
-    return build_labels(view, sitk_geometry(image), view.dtype.name, name, mask=mask)
+    return build_labels(view, Geometry.from_sitk(image), view.dtype.name, name, mask=mask)
 
 
 def displacement_from_sitk(image: sitk.Image, name: str = "displacement") -> DisplacementField:
     """Convert to a checked `DisplacementField` with a copy of the vectors."""
     _check_kind(image, components=3, name=name)
-    geometry = sitk_geometry(image)
+    geometry = Geometry.from_sitk(image)
     validate.check_geometry(geometry, name)
     vectors = np.array(sitk_view(image), dtype=np.float32)
     validate.check_displacements(vectors, name)
@@ -173,13 +173,6 @@ def _check_kind(image: sitk.Image, components: int, name: str) -> None:
         wanted=components,
         name=name,
     )
-
-
-def sitk_geometry(image: sitk.Image) -> Geometry:
-    """Return the geometry of a 3D SimpleITK image, unchecked."""
-    x, y, z = image.GetSize()
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    return Geometry((z, y, x), image.GetSpacing(), image.GetOrigin(), direction)
 
 
 def sitk_view(image: sitk.Image) -> NDArray[Any]:

@@ -18,7 +18,6 @@ from .convert import (
     array_to_sitk,
     displacement_from_sitk,
     labels_from_sitk,
-    sitk_geometry,
     volume_from_sitk,
 )
 from .itk_files import load, rescale
@@ -97,7 +96,7 @@ def read_geometry(
         InputError: as `read_volume`, except for the values.
     """
     read = _read(path, 0, orientation)
-    geometry = sitk_geometry(read.image)
+    geometry = Geometry.from_sitk(read.image)
     validate.check_geometry(geometry, os.fspath(path))
     return replace(geometry, notes=read.doubts)
 
@@ -201,7 +200,7 @@ def _read(path: str | os.PathLike[str], components: int, orientation: Orientatio
         check_meta_header(header)
         metaimage.check_metaimage(header)
         image = load(file, str(file))
-        return _rescaled(image, *metaimage.header_notes(header, sitk_geometry(image)))
+        return _rescaled(image, *metaimage.header_notes(header, Geometry.from_sitk(image)))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..types import OrientationChoice
+from ..types import Geometry, OrientationChoice
 from . import integrity, nifti
-from .convert import sitk_geometry
 from .hidden import scratch_folder
 from .itk_files import load, set_geometry
 from .nifti_header import NiftiHeader, read_header
@@ -56,7 +55,7 @@ def read_nifti(
         if header.layout is not NIFTI1:
             readable = stack.enter_context(_as_nifti1(header, voxel_file, name))
         image = load(readable, name)
-    itk = sitk_geometry(image)
+    itk = Geometry.from_sitk(image)
     geometry, notes = place(header, itk, name, orientation)
     if geometry is not itk:
         set_geometry(image, geometry)

@@ -3,12 +3,11 @@
 The layout, as ITK 5.4 writes it, is a group ``TransformGroup`` with members ``0``, ``1``, ... Each
 holds the string ``TransformType`` and, except for the composite at 0, the vectors
 ``TransformParameters`` and ``TransformFixedParameters``. A composite applies its last member first.
-ITK accepts parameters in float32 and in float64.
+ITK accepts parameters in float32 and in float64, and ignores groups of other names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..types import AffineTransform, FloatArray, Geometry, Transform
+from ..types import AffineTransform, DisplacementField, Geometry, Transform
+from .arrays import as_numpy
 from .guard import reader_errors
-from .transform_parts import COMPOSITE, Part, build_chain
+from .transform_parts import COMPOSITE, Part, build_chain, build_grid, grid_numbers
 
 _GROUP = "TransformGroup"
 _TYPE = "TransformType"
@@ -33,6 +33,8 @@ _MOST_FIXED = 1000
 #: Most numbers that deflate, which HDF5 applies to chunks, packs into a byte.
 _MOST_PACKED = 1032
 _FIELD_TYPE = "DisplacementFieldTransform"
+#: A group that ITK ignores, and in it the fixed image's grid as numbers of `grid_numbers`.
+_OWN_GROUP, _FIXED_GRID = "DinoregRT", "FixedGrid"
 
 
 def read_chain(path: Path) -> tuple[Transform, ...]:
@@ -54,25 +56,42 @@ def read_chain(path: Path) -> tuple[Transform, ...]:
         return build_chain([_part(_group(members, key)) for key in keys], str(path))
 
 
+def read_fixed_grid(path: Path) -> Geometry | None:
+    """Return the fixed image's grid as `write_composite` stored it; None if there is none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    import h5py
+
+    with reader_errors(str(path), "an ITK transform"), h5py.File(path, "r") as file:
+        if _OWN_GROUP not in file:
+            return None
+        numbers = _numbers(_dataset(_group(file, _OWN_GROUP), _FIXED_GRID))
+        if numbers.size > _MOST_FIXED:
+            raise ValueError(f"{numbers.size} numbers for a grid")
+        return build_grid(_read(numbers, np.float64), "fixed image", str(path))
+
+
 def write_composite(
     path: Path,
     affine: AffineTransform,
-    grid: Geometry,
-    slabs: Iterable[tuple[int, FloatArray]],
+    deformable: DisplacementField | None,
+    fixed: Geometry | None,
 ) -> None:
-    """Write the composite that applies a displacement first and then `affine`.
+    """Write the composite that applies a displacement first, if there is one, and then `affine`.
 
     Args:
         path: file to write.
         affine: stored in float64, centred at 0.
-        grid: grid of the displacement.
-        slabs: first z index and displacement (n, H, W, 3) in mm of each slab; stored in float32.
+        deformable: stored in float32.
+        fixed: grid of the fixed image, stored in a group of its own; None: not stored.
 
     Raises:
         OSError: the file cannot be written.
     """
     try:
-        _write_members(path, affine, grid, slabs)
+        _write_members(path, affine, deformable, fixed)
     except RuntimeError as error:  # h5py raises it if the disk is full when the file is closed
         raise OSError(str(error)) from error
 
@@ -80,12 +99,11 @@ def write_composite(
 def _write_members(
     path: Path,
     affine: AffineTransform,
-    grid: Geometry,
-    slabs: Iterable[tuple[int, FloatArray]],
+    deformable: DisplacementField | None,
+    fixed: Geometry | None,
 ) -> None:
     import h5py
 
-    depth, height, width = grid.shape_zyx
     with h5py.File(path, "w", libver="earliest") as file:
         _write_string(file, "ITKVersion", "5.4.0")
         _write_string(file, "HDFVersion", h5py.version.hdf5_version)
@@ -94,13 +112,13 @@ def _write_members(
         numbers = np.concatenate([affine.matrix.ravel(), affine.translation_mm])
         file[f"{_GROUP}/1/{_PARAMETERS}"] = numbers
         file[f"{_GROUP}/1/{_FIXED}"] = np.zeros(3)
-        _write_string(file, f"{_GROUP}/2/{_TYPE}", f"{_FIELD_TYPE}_float_3_3")
-        file[f"{_GROUP}/2/{_FIXED}"] = _fixed_parameters(grid)
-        plane = height * width * 3
-        data = file.create_dataset(f"{_GROUP}/2/{_PARAMETERS}", (depth * plane,), dtype="<f4")
-        for start, slab in slabs:
-            begin = start * plane
-            data[begin : begin + slab.size] = slab.astype(np.float32).ravel()
+        if deformable is not None:
+            _write_string(file, f"{_GROUP}/2/{_TYPE}", f"{_FIELD_TYPE}_float_3_3")
+            file[f"{_GROUP}/2/{_FIXED}"] = grid_numbers(deformable.geometry)
+            vectors = np.asarray(as_numpy(deformable.vectors_mm), "<f4")
+            file[f"{_GROUP}/2/{_PARAMETERS}"] = vectors.reshape(-1)
+        if fixed is not None:
+            file[f"{_OWN_GROUP}/{_FIXED_GRID}"] = grid_numbers(fixed)
 
 
 def _part(member: Any) -> Part:
@@ -179,11 +197,6 @@ def _member(parent: Any, key: str, kind: str) -> Any:
     if not isinstance(member, getattr(h5py, kind)):
         raise ValueError(f"{key} is not a {kind.lower()}")
     return member
-
-
-def _fixed_parameters(grid: Geometry) -> FloatArray:
-    size = np.asarray(grid.shape_xyz, dtype=np.float64)
-    return np.concatenate([size, grid.origin_mm, grid.spacing_mm, grid.direction.ravel()])
 
 
 def _write_string(file: Any, key: str, text: str) -> None:

@@ -127,31 +127,43 @@ def _build(part: Part, kind: str, name: str) -> Transform:
     return _by_itk(kind, numbers, part.fixed, name)
 
 
-def _build_field(part: Part, name: str) -> DisplacementField:
-    if part.fixed.size != 18:
+def grid_numbers(grid: Geometry) -> FloatArray:
+    """Return a grid as ITK's fixed parameters of a displacement field, (18,)."""
+    size = np.asarray(grid.shape_xyz, dtype=np.float64)
+    return np.concatenate([size, grid.origin_mm, grid.spacing_mm, grid.direction.ravel()])
+
+
+def build_grid(numbers: FloatArray, what: str, name: str) -> Geometry:
+    """Return the checked grid of `grid_numbers`; `what` and the file's `name` are for messages.
+
+    Raises:
+        InputError: the numbers are no grid.
+    """
+    if numbers.size != 18:
         raise InputError(
-            f"{name}: the grid of its displacement field is damaged: {part.fixed.size} numbers, "
-            "and 18 are needed; save it again"
+            f"{name}: the grid of its {what} is damaged: {numbers.size} numbers, and 18 are "
+            "needed; save it again"
         )
-    size, origin, spacing = part.fixed[:9].reshape(3, 3)
+    size, origin, spacing = numbers[:9].reshape(3, 3)
     if not all(1 <= n <= _LONGEST_AXIS and n == int(n) for n in size):
         raise InputError(
-            f"{name}: the grid of its displacement field has {' x '.join(f'{n:g}' for n in size)} "
-            f"voxels; whole numbers from 1 to {_LONGEST_AXIS} are needed: save it again"
+            f"{name}: the grid of its {what} has {' x '.join(f'{n:g}' for n in size)} voxels; "
+            f"whole numbers from 1 to {_LONGEST_AXIS} are needed: save it again"
         )
     x, y, z = (int(n) for n in size)
+    grid = Geometry((z, y, x), tuple(spacing), tuple(origin), numbers[9:])
+    validate.check_geometry(grid, name)
+    return grid
+
+
+def _build_field(part: Part, name: str) -> DisplacementField:
+    grid = build_grid(part.fixed, "displacement field", name)
+    z, y, x = grid.shape_zyx
     if part.size != 3 * x * y * z:
         raise InputError(
             f"{name}: is truncated or damaged: its displacement field of {x} x {y} x {z} voxels "
             f"has {part.size} numbers, and {3 * x * y * z} are needed; copy or save it again"
         )
-    grid = Geometry(
-        (z, y, x),
-        (float(spacing[0]), float(spacing[1]), float(spacing[2])),
-        (float(origin[0]), float(origin[1]), float(origin[2])),
-        part.fixed[9:].reshape(3, 3),
-    )
-    validate.check_geometry(grid, name)
     with np.errstate(over="ignore"):  # beyond float32's range: becomes Inf, found next
         vectors = part.parameters(np.float32).reshape(z, y, x, 3)
     validate.check_displacements(vectors, name)

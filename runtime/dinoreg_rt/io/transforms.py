@@ -7,7 +7,7 @@ transforms map fixed points to moving points, in LPS mm.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from ..types import (
     AffineTransform,
     DisplacementField,
     FloatArray,
+    Geometry,
     OrientationChoice,
     Transform,
 )
@@ -36,8 +37,8 @@ from .transform_text import read_parts
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-_TRANSFORM_FILES = (".tfm", ".txt", ".mat", ".h5", ".hdf5")
-_SLAB_VOXELS = 1 << 19
+_HDF5 = (".h5", ".hdf5")
+_TRANSFORM_FILES = (".tfm", ".txt", ".mat", *_HDF5)
 
 
 def read_transform(
@@ -69,7 +70,7 @@ def read_transform(
             f"{file}: unknown transform format '{suffix}'; "
             f"give {', '.join(_TRANSFORM_FILES + READABLE)}"
         )
-    if suffix in (".h5", ".hdf5"):
+    if suffix in _HDF5:
         chain = transform_h5.read_chain(file)
     else:
         chain = build_chain(read_parts(file), str(file))
@@ -117,69 +118,70 @@ def write_affine(path: str | os.PathLike[str], affine: AffineTransform) -> None:
 
 
 def composite_to_sitk(
-    initial: AffineTransform, displacement: DisplacementField
+    initial: AffineTransform, deformable: DisplacementField | None
 ) -> sitk.CompositeTransform:
-    """Convert the mapping ``p -> p + u(p)`` to ITK's composite of `initial` and a remainder.
-
-    The composite is ``T(p) = A(p + d(p))`` with ``d(p) = A^-1(p + u(p)) - p``. Linear
-    interpolation commutes with an affine map, so both are the same between the voxel centres of
-    the grid. Outside it T is A, where the field alone would be the identity.
+    """Return the mapping ``p -> initial(p + d(p))`` as an ITK composite.
 
     Args:
-        initial: A, the initial alignment.
-        displacement: u, the whole mapping, A included.
+        initial: the initial alignment.
+        deformable: d, in LPS mm; None: the composite holds `initial` alone. As in ITK, d is linear
+            between its voxels and 0 outside its grid.
     """
     import SimpleITK as sitk
 
-    remaining = np.empty(displacement.vectors_mm.shape, dtype=np.float64)
-    for start, slab in remaining_slabs(initial, displacement):
-        remaining[start : start + len(slab)] = slab
     composite = sitk.CompositeTransform(3)
     composite.AddTransform(_affine_to_sitk(initial))
-    field = array_to_sitk(remaining, displacement.geometry)
-    composite.AddTransform(sitk.DisplacementFieldTransform(field))
+    if deformable is not None:
+        vectors = as_numpy(deformable.vectors_mm).astype(np.float64)
+        field = array_to_sitk(vectors, deformable.geometry)
+        composite.AddTransform(sitk.DisplacementFieldTransform(field))
     return composite
 
 
 def write_composite_h5(
-    path: str | os.PathLike[str], initial: AffineTransform, displacement: DisplacementField
+    path: str | os.PathLike[str],
+    initial: AffineTransform,
+    deformable: DisplacementField | None,
+    fixed: Geometry | None = None,
 ) -> None:
-    """Write the transform of `composite_to_sitk` as ITK HDF5, slab by slab.
+    """Write the transform of `composite_to_sitk` as ITK HDF5.
 
-    The displacement is stored as float32, half the size that ITK writes.
+    The displacements are stored as float32, half the size that ITK writes.
+
+    Args:
+        path: file to write.
+        initial: as for `composite_to_sitk`.
+        deformable: as for `composite_to_sitk`.
+        fixed: grid of the fixed image, which `read_own_grid` returns and ITK ignores.
 
     Raises:
         OutputError: the file cannot be written.
     """
     target = Path(path)
     with staged_file(target) as staged, output_errors(target):
-        slabs = remaining_slabs(initial, displacement)
-        transform_h5.write_composite(staged, initial, displacement.geometry, slabs)
+        transform_h5.write_composite(staged, initial, deformable, fixed)
 
 
-def remaining_slabs(
-    initial: AffineTransform, displacement: DisplacementField
-) -> Iterator[tuple[int, FloatArray]]:
-    """Compute the remainder ``d(p) = A^-1(p + u(p)) - p`` in slabs along z.
+def read_own_grid(path: str | os.PathLike[str], chain: Sequence[Transform]) -> Geometry | None:
+    """Return the grid that results of a transform lie on; None if it has none.
 
-    Yields:
-        The first z index, and the slab (n, H, W, 3) in mm, float64.
+    It is the fixed image's for `transform.h5` and ``displacement.nii.gz`` of a run and the moving
+    image's for ``inverse.nii.gz``. For transforms of other programs it is the grid of the
+    displacement field that comes first.
+
+    Args:
+        path: file of the transform.
+        chain: what `read_transform` returned for it.
+
+    Raises:
+        InputError: the file is damaged.
     """
-    inverse = geometry.invert_affine(initial)
-    to_lps = geometry.index_to_lps(displacement.geometry)
-    # d is affine in the index plus A^-1's matrix times u: (A^-1 - 1)(M i + o) + t + A^-1 u.
-    excess = inverse.matrix - np.eye(3)
-    by_index = excess @ to_lps.matrix
-    constant = excess @ to_lps.translation_mm + inverse.translation_mm
-    depth, height, width = displacement.geometry.shape_zyx
-    x_part = np.arange(width)[:, None] * by_index[:, 0]
-    plane = np.arange(height)[:, None, None] * by_index[:, 1] + x_part + constant
-    step = max(1, _SLAB_VOXELS // (height * width))
-    for start in range(0, depth, step):
-        slab = as_numpy(displacement.vectors_mm[start : start + step]) @ inverse.matrix.T
-        slab += plane
-        slab += (np.arange(start, start + len(slab))[:, None] * by_index[:, 2])[:, None, None]
-        yield start, slab
+    stored = None
+    if image_suffix(path) in _HDF5:
+        stored = transform_h5.read_fixed_grid(Path(path))
+    if stored is None and isinstance(chain[0], DisplacementField):
+        return chain[0].geometry
+    return stored
 
 
 def transform_points(chain: Sequence[Transform], points_lps_mm: FloatArray) -> FloatArray:

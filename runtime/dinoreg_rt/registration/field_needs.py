@@ -156,7 +156,7 @@ def _misses(sizes: Sizes) -> int:
 def _warp_bytes(sizes: Sizes) -> int:
     """Return the bytes of the results, and of what confidence and inverse need meanwhile."""
     config, (fixed, moving) = sizes.config, sizes.images
-    made = VECTOR * fixed
+    made = VECTOR * (fixed + sizes.control[0])
     peak = made + 2 * VECTOR * fixed * config.confidence
     made += FLOAT * fixed * config.confidence
     if config.inverse:

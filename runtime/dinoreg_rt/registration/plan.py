@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..align.initial import Alignment
 from ..config.decided import DecidedConfig
@@ -35,6 +35,7 @@ class Plan:
         warnings: what the images leave open, and the options that settle it.
         memory_bytes: predicted peak on the host in addition to the caller's images.
         device_memory: predicted peak of each stage on the GPU; None on a CPU.
+        timings_ms: wall-clock milliseconds of the parts of planning, in order.
     """
 
     pair: Pair
@@ -48,6 +49,7 @@ class Plan:
     warnings: tuple[str, ...]
     memory_bytes: int
     device_memory: DeviceMemory | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
 
     @property
     def initial(self) -> AffineTransform:

@@ -9,7 +9,7 @@ from ..align.coarse import coarse_pair
 from ..align.initial import SEARCHES, Alignment, initial_alignment, search_alignment
 from ..config.decided import DecidedConfig
 from ..config.parameters import RegistrationConfig, checked_config
-from ..device.choice import Device, kernel_errors
+from ..device.choice import Device, StageTimer, kernel_errors
 from ..encoder.encoding import EncodingPlan
 from ..encoder.open_encoders import EncoderPool
 from ..encoder.planning import plan_encoding
@@ -62,24 +62,31 @@ def plan(
 
 def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> Plan:
     """Plan a registration of checked inputs; raises the errors of `plan`."""
-    device, device_reason = choose_machine(config)
+    timer = StageTimer(Device("cpu"))
+    with timer.stage("plan"):
+        device, device_reason = choose_machine(config)
     choices = {"device": device_reason}
     if config.threads > device.threads:
         choices["threads"] = (
             f"{device.threads} of the {config.threads} requested: this process may use no more CPUs"
         )
-    pair, warnings = _examine_both(case, config, device.host, choices)
-    pair, alignment = _align(pair, config, case.initial, device.host, choices)
+    with timer.stage("modality"):
+        pair, warnings = _examine_both(case, config, device.host, choices)
+    with timer.stage("alignment"):
+        pair, alignment = _align(pair, config, case.initial, device.host, choices)
     fixed, moving = pair[0].volume, pair[1].volume
-    grids, decided = _decide(pair, alignment, config, device, choices)
-    moving_grids = plan_moving_grids(grids, moving.geometry, alignment.transform)
-    regions = compared_regions(grids, moving_grids, alignment.transform)
-    encoding = _plan_features(pair, regions, decided, device, encoders, choices)
-    on_gpu = device.kind == "cuda"
-    sizes = Sizes(fixed.geometry, moving.geometry, grids, moving_grids, decided, encoding, on_gpu)
-    device_memory = None
-    if on_gpu:
-        sizes, device_memory = _fit(sizes, device, encoders, choices)
+    with timer.stage("plan"):
+        grids, decided = _decide(pair, alignment, config, device, choices)
+        moving_grids = plan_moving_grids(grids, moving.geometry, alignment.transform)
+        regions = compared_regions(grids, moving_grids, alignment.transform)
+        encoding = _plan_features(pair, regions, decided, device, encoders, choices)
+        on_gpu = device.kind == "cuda"
+        sizes = Sizes(
+            fixed.geometry, moving.geometry, grids, moving_grids, decided, encoding, on_gpu
+        )
+        device_memory = None
+        if on_gpu:
+            sizes, device_memory = _fit(sizes, device, encoders, choices)
     return Plan(
         pair=pair,
         device=device,
@@ -92,6 +99,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         warnings=warnings,
         memory_bytes=predict_host(sizes),
         device_memory=device_memory,
+        timings_ms=timer.finish(),
     )
 
 

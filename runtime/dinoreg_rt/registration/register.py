@@ -21,6 +21,7 @@ from ..encoder.open_encoders import EncoderPool
 from ..engines.open import ENGINE_PACKAGES
 from ..fields.solve import (
     confidence,
+    deformable_displacement,
     inverse_displacement,
     inverse_misses,
     negative_displacement,
@@ -36,6 +37,7 @@ from ..quality.metrics import run_quality
 from ..quality.mirror_test import DecoySearches, search_decoys
 from ..types import AffineTransform, Array, DisplacementField, EncodingSummary, RunQuality, Volume
 from .case import Case
+from .decisions import Decisions
 from .demands import check_demands
 from .features import extract_features, field_of_view, weigh
 from .memory import check_memory, device_memory_errors
@@ -161,8 +163,9 @@ class _Match:
 
 @dataclass(frozen=True, eq=False)
 class _Fields:
-    """A solution on the grids of the images."""
+    """A solution in LPS mm: the whole mapping on the grids of the images, and its own part."""
 
+    deformable: DisplacementField
     displacement: DisplacementField
     warped: Volume
     inverse: DisplacementField | None
@@ -175,7 +178,11 @@ class _Fields:
             placement, device, self.displacement, self.warped, self.inverse, self.confidence
         )
         check_finite(device, displacement, warped, inverse, certainty)
-        return _Fields(displacement, warped, inverse, None, certainty)
+        deformable = self.deformable
+        if not placement.on_device:
+            vectors = device.download(deformable.vectors_mm)
+            deformable = replace(deformable, vectors_mm=vectors)
+        return _Fields(deformable, displacement, warped, inverse, None, certainty)
 
 
 def _check_devices(case: Case, plan: Plan, placement: Placement) -> None:
@@ -233,6 +240,7 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fi
     plan, device, control = run.plan, run.plan.device, run.plan.grids.control
     with run.timer.stage("warp"):
         run.report("warp", 0.0)
+        deformable = deformable_displacement(solution.field, control, device)
         displacement = whole_displacement(
             solution.field, control, fixed.geometry, plan.initial, device
         )
@@ -250,7 +258,7 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fi
             known=True,
         )
         run.report("warp", 1.0)
-    return _Fields(displacement, warped, inverse, misses, certainty)
+    return _Fields(deformable, displacement, warped, inverse, misses, certainty)
 
 
 def _inverse(
@@ -295,6 +303,7 @@ def _result(
     return RegistrationResult(
         displacement=fields.displacement,
         initial=plan.initial,
+        deformable=fields.deformable,
         warped=fields.warped,
         inverse=fields.inverse,
         confidence=None if fields.confidence is None else Volume(fields.confidence, grid),
@@ -303,11 +312,12 @@ def _result(
         encoding=encoding,
         features=features,
         choices=plan.choices,
+        decisions=Decisions.of(plan),
         plan_warnings=(*plan.header_notes, *plan.warnings),
         water=(plan.pair[0].water, plan.pair[1].water),
         alignment=plan.alignment.numbers(),
         device_memory=plan.device_memory,
-        timings_ms=run.timer.finish(),
+        timings_ms=plan.timings_ms | run.timer.finish(),
         versions=versions(*([] if encoding is None else [ENGINE_PACKAGES[encoding.engine]])),
         hashes=hashes,
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import io
 from ..config.parameters import RegistrationConfig
 from ..quality.trust import Trust, judge, quality_warnings
 from ..types import (
@@ -17,11 +20,14 @@ from ..types import (
     RunQuality,
     Volume,
 )
+from . import result_files as files
+from .result_files import Writer
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from ..features.mind import FeaturePair
+    from .decisions import Decisions
     from .plan import Plan
 
 
@@ -99,6 +105,8 @@ class RegistrationResult:
         displacement: the whole mapping from fixed to moving points, initial alignment included, on
             the fixed image's grid.
         initial: the initial alignment alone, fixed points to moving points.
+        deformable: what follows from the control grid: displacements d of fixed points such that
+            the whole mapping is ``initial(p + d(p))``; None: the mapping is `initial` alone.
         warped: the moving image on the fixed image's grid.
         inverse: moving points to fixed points on the moving image's grid; None unless requested.
         quality: measures of the result that need no labels.
@@ -106,12 +114,14 @@ class RegistrationResult:
         encoding: what an encoder contributed; None without an encoder.
         features: the features of both images; None unless requested.
         choices: automatic decisions with their reasons, by the name of the decision.
+        decisions: the same decisions as values.
         plan_warnings: what the headers and the values of the images leave in doubt.
         water: intensity of water in the fixed and the moving image; None for images not in HU.
         alignment: similarity, confidence and overlap of the initial alignment, the last two 0..1;
             empty if it was given instead of searched for.
         device_memory: the prediction for the GPU's memory; None on a CPU.
-        timings_ms: milliseconds of each stage, in order: by CUDA events on a GPU, else wall clock.
+        timings_ms: milliseconds of each stage, in order, planning included: by CUDA events for
+            what a GPU does, else wall clock.
         versions: versions of dinoreg-rt, its kernel library and the packages that took part.
         hashes: SHA-256 of the voxels and header of each input.
         confidence: how well each voxel's match is determined, 0..1 on the fixed grid (see
@@ -124,9 +134,11 @@ class RegistrationResult:
     inverse: DisplacementField | None
     quality: RunQuality
     config: RegistrationConfig
+    deformable: DisplacementField | None = None
     encoding: EncodingSummary | None = None
     features: KeptFeatures | None = None
     choices: dict[str, str] = field(default_factory=dict)
+    decisions: Decisions | None = None
     plan_warnings: tuple[str, ...] = ()
     water: tuple[float | None, float | None] = (None, None)
     alignment: dict[str, float] = field(default_factory=dict)
@@ -156,23 +168,73 @@ class RegistrationResult:
             found.append("the encoder's weights are random: its features mean nothing")
         return found
 
+    def __repr__(self) -> str:
+        before, after = self.quality.feature_distance_before, self.quality.feature_distance_after
+        return (
+            f"<RegistrationResult {self.displacement.geometry.summary()}: {self.trust.verdict}, "
+            f"feature distance {before:.4g} -> {after:.4g}, "
+            f"{self.quality.folded_percent:.3f} % folded>"
+        )
+
+    def save(self, folder: str | os.PathLike[str], *, displacement: bool = False) -> list[Path]:
+        """Write what `dinoreg-rt run` writes of a result into a folder, all of it or nothing.
+
+        These are ``warped.nii.gz``, ``transform.h5`` and, if the result holds them,
+        ``inverse.nii.gz``, ``confidence.nii.gz``, ``features_fixed.nrrd`` and
+        ``features_moving.nrrd``. Files of these names are replaced.
+
+        Args:
+            folder: created if it is missing.
+            displacement: also write ``displacement.nii.gz``, the mapping on the fixed grid.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            OutputError: the files cannot be written.
+        """
+        writers = self.writers(displacement=displacement)
+        with io.staged_folder(folder) as staging:
+            for name, write in writers.items():
+                write(staging / name)
+        return [Path(folder) / name for name in writers]
+
+    def writers(self, *, displacement: bool) -> dict[str, Writer]:
+        """Return the functions that write all that the result holds by file name, slowest first.
+
+        The `displacement` on the fixed grid is optional, because the transform holds the mapping.
+        """
+        writers: dict[str, Writer] = {}
+        if displacement:
+            writers[files.DISPLACEMENT] = files.field_writer(self.displacement)
+        if self.inverse is not None:
+            writers[files.INVERSE] = files.field_writer(self.inverse)
+        if self.confidence is not None:
+            writers[files.CONFIDENCE] = files.volume_writer(self.confidence)
+        if self.features is not None:
+            kept = self.features
+            writers[files.FIXED_FEATURES] = files.features_writer(kept.fixed, kept.fixed_geometry)
+            writers[files.MOVING_FEATURES] = files.features_writer(
+                kept.moving, kept.moving_geometry
+            )
+        writers[files.WARPED] = files.volume_writer(self.warped)
+        writers[files.TRANSFORM] = lambda path: io.write_composite_h5(
+            path, self.initial, self.deformable, self.displacement.geometry
+        )
+        return writers
+
     def warped_sitk(self) -> sitk.Image:
         """Return the warped moving image as a SimpleITK image on the fixed grid."""
-        from ..io import volume_to_sitk
-
-        return volume_to_sitk(self.warped)
+        return io.volume_to_sitk(self.warped)
 
     def displacement_sitk(self) -> sitk.Image:
         """Return the displacement as a SimpleITK vector image (float32, mm, LPS)."""
-        from ..io import displacement_to_sitk
-
-        return displacement_to_sitk(self.displacement)
+        return io.displacement_to_sitk(self.displacement)
 
     def transform_sitk(self) -> sitk.Transform:
         """Return the mapping from fixed to moving points as a SimpleITK composite transform.
 
-        It equals `displacement` on the fixed grid; outside the grid it is `initial` alone.
+        It holds `initial` and `deformable`, so that it equals `displacement` at the voxel centres
+        of the fixed grid; outside the control grid it is `initial` alone.
         """
-        from ..io import composite_to_sitk
-
-        return composite_to_sitk(self.initial, self.displacement)
+        return io.composite_to_sitk(self.initial, self.deformable)

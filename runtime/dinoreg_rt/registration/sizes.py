@@ -118,10 +118,11 @@ class Sizes:
 
     @property
     def results(self) -> int:
-        """Bytes of displacement, warped image, and confidence and inverse if they are wanted."""
+        """Bytes of both displacements, warped image, and confidence and inverse if wanted."""
         fixed, moving = self.images
         of_fixed = VECTOR + FLOAT * (1 + self.config.confidence)
-        return of_fixed * fixed + VECTOR * moving * self.config.inverse
+        of_control = VECTOR * self.control[0]
+        return of_control + of_fixed * fixed + VECTOR * moving * self.config.inverse
 
     def tokens(self, encoding: EncodingPlan, plane: PlaneStacks) -> int:
         """Return the bytes of both images' tokens in one plane where the registration runs."""

@@ -26,7 +26,7 @@ from .outputs import (
     extra_names,
     file_names,
     least_bytes,
-    result_writers,
+    run_writers,
     write_outputs,
 )
 from .report import InputRecord, OutputRecord, RunReport, build_report, hash_input
@@ -56,6 +56,7 @@ class RunRequest:
     labels: tuple[Path, ...] = ()
     images: tuple[Path, ...] = ()
     picture: bool = True
+    save_displacement: bool = False
     save_features: bool = False
     command: tuple[str, ...] = ()
     accept_untrusted: bool = False
@@ -63,9 +64,14 @@ class RunRequest:
     def files(self) -> list[str]:
         """Return the names of the files that the run writes into `output`."""
         extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
-        what = {"inverse": self.config.inverse, "confidence": self.config.confidence}
-        what |= {"picture": self.picture, "features": self.save_features}
-        return file_names(extras, **what)
+        return file_names(
+            extras,
+            displacement=self.save_displacement,
+            inverse=self.config.inverse,
+            confidence=self.config.confidence,
+            features=self.save_features,
+            picture=self.picture,
+        )
 
     def inputs(self) -> list[Path]:
         """Return the files and folders that the run reads."""
@@ -114,14 +120,13 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
     with io.staged_folder(request.output, partial(_obsolete, request)) as folder:
         with _timed(timings_ms, "read"):
             inputs = _read_inputs(request, progress)
-        io.check_free_space(request.output, least_bytes(inputs.fixed.geometry))
         result = register(
             inputs.fixed,
             inputs.moving,
             config=request.config,
             keep_features=request.save_features,
             progress=progress,
-            on_plan=lambda plan: announce(plan, progress),
+            on_plan=lambda plan: _begin(plan, request, progress),
             **inputs.more,
         )
         timings_ms |= result.timings_ms
@@ -150,11 +155,12 @@ def _write(
 ) -> tuple[dict[str, OutputRecord], list[str]]:
     """Write all files but the report, and return their records and the warnings about them."""
     warnings: list[str] = []
-    writers = result_writers(
+    writers = run_writers(
         result,
         inputs.moving,
         inputs.fixed,
         inputs.extras,
+        displacement=request.save_displacement,
         picture=request.picture,
         warn=warnings.append,
     )
@@ -173,6 +179,12 @@ def _obsolete(request: RunRequest) -> list[str]:
     kept = [path for path in request.inputs() if path.exists()]
     names = earlier_files(request.output, set(request.files()))
     return [n for n in names if not any((request.output / n).samefile(path) for path in kept)]
+
+
+def _begin(plan: Plan, request: RunRequest, progress: Reporter) -> None:
+    """Check that the files will fit on the disk, before the heavy work, and report the plan."""
+    io.check_free_space(request.output, least_bytes(plan.grids.control))
+    announce(plan, progress)
 
 
 def announce(plan: Plan, progress: Reporter) -> None:

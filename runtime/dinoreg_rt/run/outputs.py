@@ -1,11 +1,12 @@
 """The output files of a run: their names, and writing them in parallel.
 
-Compressing a displacement field takes about as long as writing everything else, so a few threads
-write the files; the compressor releases the interpreter lock.
+A few threads write the files: compressing a displacement field takes about as long as writing
+everything else, and the compressor releases the interpreter lock.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -21,17 +22,15 @@ from ..io.dicom import split_series
 from ..io.guard import parse_json
 from ..io.images import READABLE
 from ..quality.label_placement import vanished
-from ..registration.result import KeptFeatures, RegistrationResult
-from ..types import Array, Geometry, LabelMap, Volume
+from ..registration.result import RegistrationResult
+from ..registration.result_files import Writer, result_names
+from ..types import Geometry, LabelMap, Volume
 from .report import OutputRecord, hash_output
 
 if TYPE_CHECKING:
     from ..console.progress import Reporter
 
 _MAX_WRITERS = 4
-
-#: A function that writes one file to the given path.
-Writer = Callable[[Path], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,24 +65,31 @@ def stem_of(path: Path) -> str:
     return next((name[: -len(end)] for end in READABLE if lower.endswith(end)), name)
 
 
-#: The files that ``--save-features`` adds.
-_FEATURE_FILES = ["features_fixed.nrrd", "features_moving.nrrd", "features.png"]
+#: What ``--save`` takes: the files that are written on request.
+SAVEABLE = ("displacement", "inverse", "confidence", "features")
+_PICTURE, _FEATURE_PICTURE = "qc.png", "features.png"
 
 
 def file_names(
-    extras: list[str], *, inverse: bool, picture: bool, confidence: bool, features: bool
+    extras: list[str],
+    *,
+    displacement: bool,
+    inverse: bool,
+    picture: bool,
+    confidence: bool,
+    features: bool,
 ) -> list[str]:
     """Return the names of all files of a run."""
-    names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
-    names += ["inverse.nii.gz"] * inverse + ["confidence.nii.gz"] * confidence
-    names += ["qc.png"] * picture + _FEATURE_FILES * features
+    names = result_names(
+        displacement=displacement, inverse=inverse, confidence=confidence, features=features
+    )
+    names += [_PICTURE] * picture + [_FEATURE_PICTURE] * features
     return [*names, *extras, "report.json"]
 
 
-def least_bytes(grid: Geometry) -> int:
+def least_bytes(control: Geometry) -> int:
     """Return a lower bound for the size of a run's files: `transform.h5`, which is uncompressed."""
-    depth, height, width = grid.shape_zyx
-    return 3 * 4 * depth * height * width
+    return 3 * 4 * math.prod(control.shape_zyx)
 
 
 def earlier_files(folder: Path, names: set[str]) -> list[str]:
@@ -128,53 +134,32 @@ def write_outputs(
     return {name: records[name] for name in writers}
 
 
-def result_writers(
+def run_writers(
     result: RegistrationResult,
     moving: Volume,
     fixed: Volume,
     extras: Extras,
     *,
+    displacement: bool,
     picture: bool,
     warn: Callable[[str], None],
 ) -> dict[str, Writer]:
-    """Return the writers for `result`, the slowest first so that the threads end together.
+    """Return the writers of a run, the slowest first so that the threads end together.
 
     The writers call `warn`, in their threads, with what is suspicious about a file.
     """
+    from .feature_picture import draw_features
     from .picture import draw_picture
 
-    writers: dict[str, Writer] = {
-        "displacement.nii.gz": lambda path: io.write_displacement(path, result.displacement)
-    }
-    if result.inverse is not None:
-        inverse = result.inverse
-        writers["inverse.nii.gz"] = lambda path: io.write_displacement(path, inverse)
-    if result.confidence is not None:
-        certainty = result.confidence
-        writers["confidence.nii.gz"] = lambda path: io.write_volume(path, certainty)
+    writers: dict[str, Writer] = {}
     if picture:
-        writers["qc.png"] = lambda path: draw_picture(result, fixed, moving, path)
+        writers[_PICTURE] = lambda path: draw_picture(result, fixed, moving, path)
     if result.features is not None:
-        writers |= _feature_writers(result.features)
-    writers["transform.h5"] = lambda path: io.write_composite_h5(
-        path, result.initial, result.displacement
-    )
-    writers["warped.nii.gz"] = lambda path: io.write_volume(path, result.warped)
+        features = result.features
+        writers[_FEATURE_PICTURE] = lambda path: draw_features(features, path)
+    writers |= result.writers(displacement=displacement)
     further: dict[str, Volume | LabelMap] = {**extras.images, **extras.labels}
     return writers | {name: _warped_writer(result, extra, warn) for name, extra in further.items()}
-
-
-def _feature_writers(features: KeptFeatures) -> dict[str, Writer]:
-    from .feature_picture import draw_features
-
-    def write(array: Array, geometry: Geometry) -> Writer:
-        return lambda path: io.write_vectors(path, array, geometry)
-
-    return {
-        "features_fixed.nrrd": write(features.fixed, features.fixed_geometry),
-        "features_moving.nrrd": write(features.moving, features.moving_geometry),
-        "features.png": lambda path: draw_features(features, path),
-    }
 
 
 def _write_one(path: Path, writer: Writer) -> OutputRecord:

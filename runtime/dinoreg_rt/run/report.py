@@ -21,6 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ..errors import UNTRUSTED_EXIT_CODE
 from ..io import image_parts
+from ..registration.decisions import Decisions
 from ..registration.result import RegistrationResult
 from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, RunQuality
 
@@ -146,6 +147,7 @@ class RunReport(BaseModel):
     outputs: dict[str, OutputRecord] = Field(description="by file name, beside this report")
     configuration: dict[str, Any] = Field(description="RegistrationConfig without any auto")
     choices: dict[str, str] = Field(description="automatic decisions and their reasons")
+    decisions: Decisions | None = Field(default=None, description="the same as values")
     alignment: dict[str, float] = Field(
         default_factory=dict,
         description="similarity, confidence and overlap of an initial alignment by search",
@@ -156,7 +158,10 @@ class RunReport(BaseModel):
     warnings: list[str] = Field(
         description="what to check, also about the inputs; not among the reasons of `trust`"
     )
-    timings_ms: dict[str, float] = Field(description="wall-clock time of each stage, in order")
+    timings_ms: dict[str, float] = Field(
+        description="time of each stage, in order, and of what belongs to none; on a CPU stages "
+        "follow one another and add up to total_ms"
+    )
     total_ms: float = Field(description="from the command's start to the last written image")
     device_memory: PredictedDeviceMemory | None = Field(
         default=None, description="predicted before the registration; null on a CPU"
@@ -186,6 +191,8 @@ def build_report(
     `timings_ms` includes reading and writing; `warnings` are those about the output files.
     """
     finished_at = datetime.now(started_at.tzinfo)
+    total_ms = (finished_at - started_at).total_seconds() * 1e3
+    timings_ms = timings_ms | {"other": max(0.0, total_ms - sum(timings_ms.values()))}
     refused = result.trust.verdict == "untrusted" and not accept_untrusted
     return RunReport(
         exit_code=UNTRUSTED_EXIT_CODE if refused else 0,
@@ -197,6 +204,7 @@ def build_report(
         outputs=outputs,
         configuration=result.config.model_dump(mode="json"),
         choices=result.choices,
+        decisions=result.decisions,
         alignment={name: round(value, 4) for name, value in result.alignment.items()},
         encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
@@ -211,7 +219,7 @@ def build_report(
             )
         ),
         timings_ms={stage: round(value, 3) for stage, value in timings_ms.items()},
-        total_ms=round((finished_at - started_at).total_seconds() * 1e3, 3),
+        total_ms=round(total_ms, 3),
         device_memory=PredictedDeviceMemory.of(result.device_memory),
         peak_memory_mb=round(peak_memory_mb(), 1),
         versions=result.versions,
