@@ -106,6 +106,19 @@ def install_command(extra: str) -> str:
     return f"pip install {wanted}"
 
 
+def cuda_kernels() -> tuple[str, str]:
+    """Return the installed distribution of CUDA kernels, if any, and the command for the right one.
+
+    A package of another version than this one is refused by the kernel library.
+    """
+    name = "dinoreg-kernels-cu13"
+    wanted = next((r for r in _requirements("gpu") if r.startswith(name)), name)
+    return (
+        installed_version([name]) or "",
+        f"pip install '{wanted}'  # or from the sources: pip install ./packaging/{name}",
+    )
+
+
 def toolkit_command(version: str = "") -> str:
     """Return the command that installs the CUDA libraries of `gpu`, or of another version."""
     wanted = next((r for r in _requirements("gpu") if r.startswith("cuda-toolkit")), "")
