@@ -12,6 +12,7 @@ if(SKBUILD)
   # A wheel holds no symbolic links, so that a linker does not find the library by its short name.
   set(pkgconfig_libs "\${libdir}/$<TARGET_SONAME_FILE_NAME:dinoreg> -Wl,-rpath,\${libdir}")
   set(namelink NAMELINK_SKIP)
+  set(docdir ${libdir})
 else()
   set(libdir ${CMAKE_INSTALL_LIBDIR})
   set(includedir ${CMAKE_INSTALL_INCLUDEDIR})
@@ -19,12 +20,13 @@ else()
   set(pkgconfigdir ${libdir}/pkgconfig)
   set(pkgconfig_libs "-L\${libdir} -ldinoreg")
   set(namelink "")
-  install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+  set(docdir ${CMAKE_INSTALL_DOCDIR})
 endif()
 
 install(TARGETS dinoreg EXPORT dinoreg
   LIBRARY DESTINATION ${libdir} ${namelink}
   INCLUDES DESTINATION ${includedir})
+install(FILES LICENSE DESTINATION ${docdir})
 install(FILES ${kernels}/include/dinoreg.h ${kernels}/include/dinoreg.hpp
   DESTINATION ${includedir})
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,16 +142,17 @@ def _cuda_findings(
 def _cuda_kernels(
     driver: CudaDriver, library: BuildInfo | None, devices: CudaDevices | None
 ) -> Finding:
-    package, remedy = cuda_kernels()
-    if library is None or devices is None:
-        return Finding("CUDA kernels", "problem" if package else "absent", package, remedy)
+    package = cuda_kernels()
+    if package.status == "problem" or library is None or devices is None:
+        return package
     if driver.gpus and devices.problem:
-        if library.cuda_built:
-            remedy = "check the driver's version, its services and CUDA_VISIBLE_DEVICES"
-        return Finding("CUDA kernels", "problem", devices.problem, remedy)
-    if library.cuda_built:
-        return Finding("CUDA kernels", "ok", package or "part of the kernel library")
-    return Finding("CUDA kernels", "absent", "not installed", remedy)
+        remedy = "check the driver's version, its services and CUDA_VISIBLE_DEVICES"
+        if not library.cuda_built:
+            remedy = package.remedy
+        return replace(package, status="problem", value=devices.problem, remedy=remedy)
+    if library.cuda_built and package.status == "absent":
+        return replace(package, status="ok", value="part of the kernel library")
+    return package
 
 
 def _encoders() -> Finding:
