@@ -1,10 +1,9 @@
 /* Registers two volumes in memory, with nothing but libdinoreg.
  *
- *   cc -std=c11 register.c -I "$DINOREG/include" "$DINOREG/libdinoreg.so" \
- *      -Wl,-rpath,"$DINOREG" -lm -o register && ./register
+ *   cc -std=c11 register.c $(PKG_CONFIG_PATH=$(python -m dinoreg_kernels --pkgconfig-dir) \
+ *      pkg-config --cflags --libs dinoreg) -lm -o register && ./register
  *
- * where DINOREG is the folder into which `pip install` put the library:
- *   DINOREG=$(python -c 'import dinoreg_kernels as k; print(k.__path__[0])')
+ * With CMake: find_package(dinoreg CONFIG REQUIRED) and dinoreg::dinoreg; see docs/embedding.md.
  */
 #include <dinoreg.h>
 #include <math.h>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ._errors import KernelUnavailable
 from ._library import library_file
 
 _PARTS = {
@@ -22,7 +23,11 @@ def main() -> None:
         options.add_argument(
             f"--{option}", dest="name", action="store_const", const=name, help=text
         )
-    path = library_file().parent / parser.parse_args().name
+    name = parser.parse_args().name
+    try:
+        path = library_file().parent / name
+    except KernelUnavailable as error:
+        parser.exit(1, f"{error}\n")
     if not path.exists():
         parser.exit(1, f"{path} does not exist; install the package with `pip install .`\n")
     print(path)

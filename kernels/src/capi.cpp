@@ -10,8 +10,7 @@ enum { kCudaBuilt = 1 };
 enum { kCudaBuilt = 0 };
 int cuda_device_count() { return 0; }
 const char* cuda_problem() {
-  return "this libdinoreg was built without CUDA (the package dinoreg-kernels-cu13 has the CUDA "
-         "kernels, and so has a build with -DDINOREG_CUDA=ON)";
+  return "this libdinoreg was built without CUDA (dinoreg-kernels-cu13 has it)";
 }
 const char* cuda_error_text() { return ""; }
 const Backend& cuda_backend() { return cpu_backend_generic(); }

@@ -124,7 +124,9 @@ def _library_finding(library: BuildInfo | None) -> Finding:
             "kernel library",
             "problem",
             "cannot be loaded",
-            f"in the source folder: {_REINSTALL}",
+            "see CUDA kernels"
+            if cuda_kernels().status == "problem"
+            else f"in the source folder: {_REINSTALL}",
         )
     cuda = "with" if library.cuda_built else "without"
     text = f"version {library.version}, {library.isa} instructions, {cuda} CUDA kernels"
