@@ -63,7 +63,7 @@
 /* A struct of this type with its size in struct_size and zeros in all other fields. */
 #ifdef __cplusplus
 template <class Struct>
-constexpr Struct dr_init_struct() {
+Struct dr_init_struct() {
   Struct value{};
   value.struct_size = sizeof(Struct);
   return value;
