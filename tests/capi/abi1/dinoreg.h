@@ -36,13 +36,13 @@
  *   The same input, device and build give the same bits, for any number of threads. On machines
  *   with fewer processors than threads, at most 64 threads are started.
  *
- *   The structs that functions take begin with their size, and all fields that you do not set must
- *   be 0. Both are done by `dr_mind_args args = DR_INIT(dr_mind_args);` in C and C++, and in C also
- * by `dr_mind_args args = {.struct_size = sizeof args, .image = image, ...};`. The size tells the
- *   library which fields your header has: later versions append fields, for which 0 means what
- * older versions did. A larger struct than the library knows is refused unless the rest of it is 0.
- *   Structs without a size never change. Programs therefore run with every later library of the
- * same DR_ABI, which is also the number in the name of the shared library, libdinoreg.so.1.
+ *   Structs that functions take begin with their size, and fields that you do not set must be 0.
+ *   `dr_mind_args args = DR_INIT(dr_mind_args);` does both, in C and C++, and in C so does
+ *   `dr_mind_args args = {.struct_size = sizeof args, .image = image};`. The size tells the library
+ *   which fields your header has: later versions append some, for which 0 means what earlier ones
+ *   did. A struct that is larger than the library knows is refused unless the rest is 0. Structs
+ *   without a size never change. A program therefore runs with every later library of its DR_ABI,
+ *   which is also the number in the library's name, libdinoreg.so.1.
  */
 #ifndef DINOREG_H_
 #define DINOREG_H_
