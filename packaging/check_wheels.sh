@@ -22,11 +22,11 @@ env PATH="$venv" "$venv/dinoreg-rt" run -f $brain/fixed_t1.nii.gz -m $brain/movi
 [ -s "$work/result/warped.nii.gz" ]
 
 if command -v cmake > /dev/null; then
-  cmake -S tests/capi/consumer -B "$work/consumer" "-DEXAMPLES=$PWD/examples" \
+  cmake -S tests/capi/consumer -B "$work/consumer" \
     "-Ddinoreg_DIR=$("$venv/python" -m dinoreg_kernels --cmake-dir)"
   cmake --build "$work/consumer"
-  "$work/consumer/register_c"
-  "$work/consumer/warp_cpp"
+  "$work/consumer/test_capi"
+  "$work/consumer/warp"
 else
   echo "skipped: no cmake for the programs in C and C++"
 fi

@@ -32,13 +32,12 @@ def package(option: str) -> Path:
 
 
 def check_programs(folder: Path) -> None:
-    assert "wanted 0 0 4" in run([folder / "register_c"], timeout=60)
-    assert "smallest det J 1.0; wanted 1.0" in run([folder / "warp_cpp"], timeout=60)
+    assert run([folder / "test_capi"], timeout=60).splitlines()[-1] == "0 failures"
+    assert "smallest det J 1.0; wanted 1.0" in run([folder / "warp"], timeout=60)
 
 
 def consume(cmake: str, folder: Path, *definitions: str) -> None:
     """Configure, build and run a project that knows of libdinoreg only what it is given."""
-    definitions = (f"-DEXAMPLES={ROOT / 'examples'}", *definitions)
     run([cmake, "-S", HERE / "consumer", "-B", folder, *definitions])
     run([cmake, "--build", folder])
     check_programs(folder)
@@ -52,11 +51,10 @@ def consume_by_pkg_config(folder: Path, pkgconfig: Path, *, rpath: bool) -> None
     if rpath:
         flags.append(f"-Wl,-rpath,{next(f[2:] for f in flags if f.startswith('-L'))}")
     for compiler, source in (
-        (c_compiler(), "register.c"),
-        ([*cxx_compiler(), "-std=c++20"], "warp.cpp"),
+        (c_compiler(), HERE / "test_capi.c"),
+        ([*cxx_compiler(), "-std=c++20"], ROOT / "examples" / "warp.cpp"),
     ):
-        program = folder / source.replace(".", "_")
-        run([*compiler, ROOT / "examples" / source, *flags, "-lm", "-o", program])
+        run([*compiler, source, *flags, "-lm", "-o", folder / source.stem])
     check_programs(folder)
 
 
