@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from c_tools import KERNELS, ROOT, c_compiler, cxx_compiler, header_fields, link_flags, run
+from c_tools import KERNELS, ROOT, c_compiler, cxx_compiler, header_fields, run
 
 from dinoreg_kernels import _structs
 from dinoreg_kernels._library import library_file
@@ -107,10 +108,11 @@ def test_what_functions_take_is_sized_and_ends_without_padding():
         assert end == ctypes.sizeof(struct), struct.__name__
 
 
-def test_published_program_runs_with_the_library_of_today(tmp_path):
-    program = tmp_path / "program"
-    source = HERE / "abi1" / "program.c"
-    run([*c_compiler(), source, "-I", source.parent, "-o", program, *link_flags()])
+def check_published_program(folder: Path, library: Path) -> None:
+    """Compile the published program with its own header, and run it with this library."""
+    program, source = folder / "program", HERE / "abi1" / "program.c"
+    rpath = f"-Wl,-rpath,{library.parent}"
+    run([*c_compiler(), source, "-I", source.parent, "-o", program, library, rpath])
     assert run([program], timeout=60).splitlines() == [
         "abi 1, version 1 or newer",
         "library is newer or the same: 1",
@@ -120,6 +122,33 @@ def test_published_program_runs_with_the_library_of_today(tmp_path):
         "no fold: 1",
         "refused: invalid argument: shape = (12, 0, 12); wanted 1..32768 on each axis",
     ]
+
+
+def test_published_program_runs_with_the_library_of_today(tmp_path):
+    check_published_program(tmp_path, library_file().resolve())
+
+
+@pytest.mark.slow
+def test_published_program_runs_with_a_library_whose_structs_have_grown(tmp_path):
+    """The generic CPU kernels, with one more field in every struct that functions take."""
+    kernels = tmp_path / "kernels"
+    shutil.copytree(KERNELS, kernels)
+    grown, count = re.subn(
+        r"(typedef struct (dr_\w+_args|dr_execution) {.*?)(} \2;)",
+        r"\1  double later;\n\3",
+        HEADER,
+        flags=re.DOTALL,
+    )
+    assert count == len(structs(HEADER)) - len(FROZEN)
+    (kernels / "include" / "dinoreg.h").write_text(grown)
+    sources = [kernels / "src" / "capi.cpp", *(kernels / "cpu").glob("*.cpp")]
+    library = tmp_path / "libdinoreg.so.1"
+    flags = ["-std=gnu++20", "-O1", "-fPIC", "-shared", "-fopenmp", "-pthread", "-Wno-psabi"]
+    flags += ["-DDR_ISA=generic", "-DDR_ISA_IS_GENERIC", "-Wl,-soname,libdinoreg.so.1"]
+    flags += [f"-Wl,--version-script={KERNELS / 'dinoreg.map'}"]
+    flags += [f"-I{kernels / name}" for name in ("include", "src", "cpu")]
+    run([*cxx_compiler(), *flags, *sources, "-o", library])
+    check_published_program(tmp_path, library)
 
 
 def test_a_later_library_reads_what_it_lacks_as_zero(tmp_path):
