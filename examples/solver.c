@@ -1,10 +1,9 @@
 /* Registers two volumes in memory, with nothing but libdinoreg.
  *
- *   cc -std=c11 register.c -I "$DINOREG/include" "$DINOREG/libdinoreg.so" \
- *      -Wl,-rpath,"$DINOREG" -lm -o register && ./register
+ *   cc -std=c11 solver.c $(PKG_CONFIG_PATH=$(python -m dinoreg_kernels --pkgconfig-dir) \
+ *      pkg-config --cflags --libs dinoreg) -lm -o solver && ./solver
  *
- * where DINOREG is the folder into which `pip install` put the library:
- *   DINOREG=$(python -c 'import dinoreg_kernels as k; print(k.__path__[0])')
+ * With CMake: find_package(dinoreg CONFIG REQUIRED) and dinoreg::dinoreg; see docs/embedding.md.
  */
 #include <dinoreg.h>
 #include <math.h>
@@ -38,7 +37,8 @@ static float* make_image(double shift) {
 
 static uint16_t* describe(const dr_execution* run, const float* image) {
   uint16_t* features = allocate(VOXELS * CHANNELS * sizeof *features);
-  dr_mind_args args = {.image = image,
+  dr_mind_args args = {.struct_size = sizeof args,
+                       .image = image,
                        .shape = {Z, Y, X},
                        .radius = {1, 1, 1},
                        .dilation = {2, 2, 2},
@@ -54,7 +54,7 @@ static uint16_t* describe(const dr_execution* run, const float* image) {
 }
 
 int main(void) {
-  const dr_execution run = {.device = DR_DEVICE_CPU};
+  const dr_execution run = {.struct_size = sizeof run, .device = DR_DEVICE_CPU};
   float* fixed = make_image(0.0);
   float* moving = make_image(2.0);
   float* weight = allocate(VOXELS * sizeof *weight);
@@ -64,7 +64,8 @@ int main(void) {
   dr_feature_distance distance;
   const double coupling[] = {0.003, 0.01, 0.03, 0.1, 0.3, 1.0};
   const int32_t iterations[] = {40, 20};
-  dr_solver_args args = {.fixed = describe(&run, fixed),
+  dr_solver_args args = {.struct_size = sizeof args,
+                         .fixed = describe(&run, fixed),
                          .fixed_weight = weight,
                          .fixed_shape = {Z, Y, X},
                          .moving = describe(&run, moving),

@@ -14,15 +14,14 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from c_tools import include_folder, link_flags
 
 import dinoreg_kernels
 import dinoreg_rt
-from dinoreg_kernels._library import library_file
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES, ABDOMEN = ROOT / "examples", ROOT / "tests" / "data" / "abdomen"
 FIXED, MOVING = ABDOMEN / "mr.nii.gz", ABDOMEN / "ct.nii.gz"
-PACKAGE = library_file().parent
 
 
 def run(command: list[str | Path], folder: Path) -> str:
@@ -40,19 +39,24 @@ def run(command: list[str | Path], folder: Path) -> str:
     ("source", "variable", "compiler", "flags", "output"),
     [
         ("solver.c", "CC", "cc", ["-std=c11"], r"\d\.\d\d (3\.[5-9]|4\.[0-5])\d mm"),
-        ("warp.cpp", "CXX", "c++", ["-std=c++17"], "first voxel 2.0; .*\n.*det J 1.0;"),
+        ("warp.cpp", "CXX", "c++", ["-std=c++20"], "first voxel 2.0; .*\n.*det J 1.0;"),
     ],
 )
 def test_compiled_example(source, variable, compiler, flags, output, tmp_path) -> None:
     command = os.environ.get(variable) or shutil.which(compiler)
     if command is None:
         pytest.skip(f"no compiler ({variable} or {compiler})")
-    library = (PACKAGE / "libdinoreg.so").resolve()
-    installed = PACKAGE / "include"
-    include = installed if installed.is_dir() else ROOT / "kernels" / "include"
     warnings = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
-    link = [library, f"-Wl,-rpath,{library.parent}", "-lm", "-o", tmp_path / "program"]
-    compile_ = [*command.split(), *flags, *warnings, EXAMPLES / source, "-I", include, *link]
+    link = [*link_flags(), "-o", tmp_path / "program"]
+    compile_ = [
+        *command.split(),
+        *flags,
+        *warnings,
+        EXAMPLES / source,
+        "-I",
+        include_folder(),
+        *link,
+    ]
     run(compile_, tmp_path)
     assert re.search(output, run([tmp_path / "program"], tmp_path))
 
@@ -67,7 +71,7 @@ def test_registration_in_c(tmp_path: Path) -> None:
     here = (installed / "dinoreg_host.h").exists()
     include = installed if here else ROOT / "runtime" / "host" / "include"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", include]
-    link = [PACKAGE / "libdinoreg_host.so", f"-Wl,-rpath,{PACKAGE}", "-lz", "-lm"]
+    link = [PACKAGE / "libdinoreg_host.so.1", f"-Wl,-rpath,{PACKAGE}", "-lz", "-lm"]
     built = subprocess.run(
         [*compiler.split(), *flags, EXAMPLES / "register.c", *link, "-o", tmp_path / "program"],
         capture_output=True,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 from ctypes import POINTER, c_char_p, c_int, c_size_t
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import _structs
@@ -25,15 +27,39 @@ _CALLS = {
 }
 
 
-def library_file() -> Path:
-    """Find libdinoreg, beside the sources or, for an editable install, where it was installed.
+#: The distribution whose library also has the CUDA kernels, and the package that holds it.
+CUDA_DISTRIBUTION, _CUDA_PACKAGE = "dinoreg-kernels-cu13", "dinoreg_kernels_cu13"
+_OWN_DISTRIBUTION = "dinoreg-rt"
 
-    The folder ``include`` beside it holds the header.
+
+def library_file() -> Path:
+    """Find libdinoreg: that of `CUDA_DISTRIBUTION` if it is installed, otherwise this package's.
+
+    An editable package has two folders: the sources, and where the library was installed. Beside
+    the library are the folders ``include``, ``cmake`` and ``pkgconfig``.
+
+    Raises:
+        KernelUnavailable: `CUDA_DISTRIBUTION` has another version than this package.
     """
     import dinoreg_kernels
 
-    files = [Path(folder) / "libdinoreg.so" for folder in dinoreg_kernels.__path__]
+    folders = list(dinoreg_kernels.__path__)
+    if (cuda := find_spec(_CUDA_PACKAGE)) is not None:
+        _check_version()
+        folders = list(cuda.submodule_search_locations or ())
+    files = [Path(folder) / "libdinoreg.so.1" for folder in folders]
     return next((file for file in files if file.exists()), files[0])
+
+
+def _check_version() -> None:
+    """Refuse CUDA kernels of another release, whose structs and results may differ."""
+    own, cuda = metadata.version(_OWN_DISTRIBUTION), metadata.version(CUDA_DISTRIBUTION)
+    if own != cuda:
+        raise KernelUnavailable(
+            f"{CUDA_DISTRIBUTION} {cuda} is installed beside {_OWN_DISTRIBUTION} {own}; wanted the "
+            f"same version: pip install '{CUDA_DISTRIBUTION}=={own}', or pip uninstall "
+            f"{CUDA_DISTRIBUTION} to use the CPU alone"
+        )
 
 
 @functools.cache

@@ -19,15 +19,25 @@ def _each(kind: Any, *names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names]
 
 
+class _Sized(ctypes.Structure):
+    """A struct that begins with its size, as the functions of the library take them."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.struct_size = ctypes.sizeof(self)
+
+
+_SIZE = ("struct_size", c_size_t)
 _WORKSPACE = (("workspace", c_void_p), ("workspace_bytes", c_size_t))
 # The field `in` of the structs is a keyword of Python, and called `input` here.
 _IN_AND_OUT = (("input", c_void_p), ("in_shape", _Int3), ("out", c_void_p), ("out_shape", _Int3))
 
 
-class Execution(ctypes.Structure):
+class Execution(_Sized):
     """`dr_execution`."""
 
     _fields_ = (
+        _SIZE,
         ("device", c_int),
         ("threads", c_int32),
         ("stream", c_void_p),
@@ -48,33 +58,36 @@ class PointMap(ctypes.Structure):
     )
 
 
-class ResampleArgs(ctypes.Structure):
+class ResampleArgs(_Sized):
     """`dr_resample_args`."""
 
     _fields_ = (
+        _SIZE,
         *_IN_AND_OUT,
         ("inside", c_void_p),
         ("map", PointMap),
         ("samples", _Int3),
         ("outside", c_float),
-        ("extend", c_int32),
+        *_each(c_int32, "extend", "reserved"),
     )
 
 
-class LabelsArgs(ctypes.Structure):
+class LabelsArgs(_Sized):
     """`dr_labels_args`."""
 
     _fields_ = (
+        _SIZE,
         *_IN_AND_OUT,
         ("map", PointMap),
         *_each(c_int32, "nearest", "outside"),
     )
 
 
-class SlicesArgs(ctypes.Structure):
+class SlicesArgs(_Sized):
     """`dr_slices_args`."""
 
     _fields_ = (
+        _SIZE,
         ("image", c_void_p),
         *_each(_Int3, "shape", "strides"),
         ("slices", POINTER(c_int32)),
@@ -87,22 +100,28 @@ class SlicesArgs(ctypes.Structure):
     )
 
 
-class MapArgs(ctypes.Structure):
+class MapArgs(_Sized):
     """`dr_map_args`."""
 
-    _fields_ = (("out", c_void_p), ("out_shape", _Int3), ("map", PointMap))
+    _fields_ = (_SIZE, ("out", c_void_p), ("out_shape", _Int3), ("map", PointMap))
 
 
-class JacobianArgs(ctypes.Structure):
+class JacobianArgs(_Sized):
     """`dr_jacobian_args`."""
 
-    _fields_ = (*_each(c_void_p, "field", "out"), ("shape", _Int3), ("index_from_unit", _Double9))
+    _fields_ = (
+        _SIZE,
+        *_each(c_void_p, "field", "out"),
+        ("shape", _Int3),
+        ("index_from_unit", _Double9),
+    )
 
 
-class ComposeArgs(ctypes.Structure):
+class ComposeArgs(_Sized):
     """`dr_compose_args`."""
 
     _fields_ = (
+        _SIZE,
         ("first", c_void_p),
         ("shape", _Int3),
         ("second", c_void_p),
@@ -113,10 +132,11 @@ class ComposeArgs(ctypes.Structure):
     )
 
 
-class InvertArgs(ctypes.Structure):
+class InvertArgs(_Sized):
     """`dr_invert_args`."""
 
     _fields_ = (
+        _SIZE,
         ("field", c_void_p),
         ("field_shape", _Int3),
         ("matrix", _Double9),
@@ -131,10 +151,11 @@ class InvertArgs(ctypes.Structure):
     )
 
 
-class MindArgs(ctypes.Structure):
+class MindArgs(_Sized):
     """`dr_mind_args`."""
 
     _fields_ = (
+        _SIZE,
         ("image", c_void_p),
         *_each(_Int3, "shape", "radius", "dilation", "pool"),
         *_each(c_void_p, "out", "structure"),
@@ -144,10 +165,11 @@ class MindArgs(ctypes.Structure):
     )
 
 
-class LocalArgs(ctypes.Structure):
+class LocalArgs(_Sized):
     """`dr_local_args`."""
 
     _fields_ = (
+        _SIZE,
         ("image", c_void_p),
         *_each(_Int3, "shape", "pool"),
         ("spacing_mm", _Double3),
@@ -160,10 +182,11 @@ class LocalArgs(ctypes.Structure):
     )
 
 
-class PoolArgs(ctypes.Structure):
+class PoolArgs(_Sized):
     """`dr_pool_args`."""
 
     _fields_ = (
+        _SIZE,
         *_each(c_void_p, "features", "weight"),
         ("shape", _Int3),
         ("channels", c_int32),
@@ -181,10 +204,11 @@ class FeaturePair(ctypes.Structure):
     )
 
 
-class SolverArgs(ctypes.Structure):
+class SolverArgs(_Sized):
     """`dr_solver_args`."""
 
     _fields_ = (
+        _SIZE,
         *_each(c_void_p, "fixed", "fixed_weight"),
         ("fixed_shape", _Int3),
         *_each(c_void_p, "moving", "moving_weight"),

@@ -38,7 +38,13 @@
  *   or as many as the process may use processors if those are more. A process created by fork()
  *   starts its own.
  *
- * Initialise every struct with zeros before you set its fields.
+ *   Structs that functions take begin with their size, and fields that you do not set must be 0.
+ *   `dr_mind_args args = DR_INIT(dr_mind_args);` does both, in C and C++, and in C so does
+ *   `dr_mind_args args = {.struct_size = sizeof args, .image = image};`. The size tells the library
+ *   which fields your header has: later versions append some, for which 0 means what earlier ones
+ *   did. A struct that is larger than the library knows is refused unless the rest is 0. Structs
+ *   without a size never change. A program therefore runs with every later library of its DR_ABI,
+ *   which is also the number in the library's name, libdinoreg.so.1.
  */
 #ifndef DINOREG_H_
 #define DINOREG_H_
@@ -52,12 +58,26 @@
 #define DR_API
 #endif
 
+#define DR_VERSION_MAJOR 0
+#define DR_VERSION_MINOR 1
+#define DR_ABI 1
+
+/* A struct of this type with its size in struct_size and zeros in all other fields. */
+#ifdef __cplusplus
+template <class Struct>
+Struct dr_init_struct() {
+  Struct value{};
+  value.struct_size = sizeof(Struct);
+  return value;
+}
+#define DR_INIT(type) (dr_init_struct<type>())
+#else
+#define DR_INIT(type) ((type){.struct_size = sizeof(type)})
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-#define DR_VERSION_MAJOR 0
-#define DR_VERSION_MINOR 1
 
 typedef enum dr_status {
   DR_OK = 0,
@@ -84,6 +104,7 @@ typedef enum dr_stage { DR_STAGE_SEARCH = 0, DR_STAGE_REFINE = 1 } dr_stage;
 typedef int (*dr_progress)(void* user, dr_stage stage, float fraction);
 
 typedef struct dr_execution {
+  size_t struct_size; /* sizeof(dr_execution) */
   dr_device device;
   int32_t threads;      /* CPU threads, 0..1024; 0 takes all that the process may use */
   void* stream;         /* cudaStream_t; NULL is the default stream */
@@ -119,6 +140,7 @@ typedef struct dr_point_map {
 
 /* Resamples an image by linear interpolation. */
 typedef struct dr_resample_args {
+  size_t struct_size;
   const float* in; /* may be NULL if out is NULL, when only in_shape counts */
   int32_t in_shape[3];
   float* out; /* may be NULL */
@@ -128,11 +150,13 @@ typedef struct dr_resample_args {
   int32_t samples[3]; /* points averaged for each output voxel along each axis, 1..64 */
   float outside;      /* value where no point is inside the input */
   int32_t extend;     /* 1: the input keeps its border's value; not with inside or a field */
+  int32_t reserved;   /* 0 */
 } dr_resample_args;
 DR_API dr_status dr_image_resample(const dr_execution* execution, const dr_resample_args* args);
 
 /* Resamples labels. */
 typedef struct dr_labels_args {
+  size_t struct_size;
   const int32_t* in;
   int32_t in_shape[3];
   int32_t* out;
@@ -148,6 +172,7 @@ DR_API dr_status dr_labels_resample(const dr_execution* execution, const dr_labe
  * border it keeps the value there. The image may have any memory order: shape and strides are those
  * of slices, rows and columns. */
 typedef struct dr_slices_args {
+  size_t struct_size;
   const float* image;    /* first voxel of the first row of the first slice */
   int32_t shape[3];      /* slices, rows, columns */
   int32_t strides[3];    /* in numbers; negative where the array runs backwards */
@@ -165,6 +190,7 @@ DR_API dr_status dr_slices_cut(const dr_execution* execution, const dr_slices_ar
 
 /* out = map(index): a field on another grid, an affine mapping as a field, or the sum of both. */
 typedef struct dr_map_args {
+  size_t struct_size;
   float* out; /* (out_shape, 3) */
   int32_t out_shape[3];
   dr_point_map map;
@@ -173,6 +199,7 @@ DR_API dr_status dr_field_map(const dr_execution* execution, const dr_map_args* 
 
 /* out = det(I + du/dp), by central differences, one-sided at the border. */
 typedef struct dr_jacobian_args {
+  size_t struct_size;
   const float* field; /* (shape, 3) */
   float* out;         /* (shape) */
   int32_t shape[3];
@@ -182,6 +209,7 @@ DR_API dr_status dr_field_jacobian(const dr_execution* execution, const dr_jacob
 
 /* out = first(p) + second(p + first(p)) on the grid of the first field. */
 typedef struct dr_compose_args {
+  size_t struct_size;
   const float* first; /* (shape, 3), mm along the axes */
   int32_t shape[3];
   const float* second; /* (second_shape, 3), mm along the same axes */
@@ -195,6 +223,7 @@ DR_API dr_status dr_field_compose(const dr_execution* execution, const dr_compos
 /* Solves p + matrix * u(p) = q for the index p of the field's grid, where q is target(output index)
  * or given as `wanted`, and writes out = from_point(p) + from_index(output index). */
 typedef struct dr_invert_args {
+  size_t struct_size;
   const float* field; /* (field_shape, 3) */
   int32_t field_shape[3];
   double matrix[9];      /* 3x3: the field's vectors -> index of its grid */
@@ -214,6 +243,7 @@ DR_API dr_status dr_field_invert(const dr_execution* execution, const dr_invert_
 /* Computes MIND-SSC features and averages them over blocks of `pool` voxels; the last block along
  * an axis may hold fewer. */
 typedef struct dr_mind_args {
+  size_t struct_size;
   const float* image;
   int32_t shape[3];
   int32_t radius[3], dilation[3]; /* voxels */
@@ -232,6 +262,7 @@ DR_API dr_status dr_mind_compute(const dr_execution* execution, const dr_mind_ar
  * channel for each Gaussian window:
  * scale * (mean of the block - mean of the window) / sqrt(variance of the window + noise^2). */
 typedef struct dr_local_args {
+  size_t struct_size;
   const float* image;
   int32_t shape[3];
   int32_t pool[3];        /* voxels per block, 1..64 */
@@ -253,6 +284,7 @@ DR_API dr_status dr_local_compute(const dr_execution* execution, const dr_local_
  * ceil((shape + offset) / factor) blocks; block i covers those of the voxels from
  * i * factor - offset to (i + 1) * factor - offset that exist. */
 typedef struct dr_pool_args {
+  size_t struct_size;
   const uint16_t* features; /* (shape, channels) half precision, 16-byte aligned */
   const float* weight;      /* (shape) */
   int32_t shape[3];
@@ -283,6 +315,7 @@ typedef struct dr_feature_pair {
 
 /* Finds the displacement u on the fixed grid such that fixed(p) ~ moving(p + u(p)). */
 typedef struct dr_solver_args {
+  size_t struct_size;
   const uint16_t* fixed;     /* (fixed_shape, stride) half precision, 16-byte aligned */
   const float* fixed_weight; /* (fixed_shape), 0..1 */
   int32_t fixed_shape[3];

@@ -2,6 +2,7 @@
 // are checked by checks.h.
 #include "backend.h"
 #include "checks.h"
+#include "sized.h"
 
 #if defined(DR_HAVE_CUDA)
 enum { kCudaBuilt = 1 };
@@ -9,7 +10,7 @@ enum { kCudaBuilt = 1 };
 enum { kCudaBuilt = 0 };
 int cuda_device_count() { return 0; }
 const char* cuda_problem() {
-  return "this libdinoreg was built without CUDA (" DR_WITHOUT_CUDA ")";
+  return "this libdinoreg was built without CUDA (dinoreg-kernels-cu13 has it)";
 }
 const char* cuda_error_text() { return ""; }
 const Backend& cuda_backend() { return cpu_backend_generic(); }
@@ -41,10 +42,9 @@ const CpuBackend& cpu_backend() {
   return detected;
 }
 
-dr_status choose(const dr_execution* execution, const Backend*& backend) {
-  REQUIRE(execution != nullptr, "execution is NULL");
-  CHECK(check_int("threads", execution->threads, 0, 1024));
-  const int32_t device = number_of(execution->device);
+dr_status choose(const dr_execution& execution, const Backend*& backend) {
+  CHECK(check_int("threads", execution.threads, 0, 1024));
+  const int32_t device = number_of(execution.device);
   if (device == DR_DEVICE_CPU) {
     backend = &cpu_backend().table();
     return DR_OK;
@@ -57,30 +57,35 @@ dr_status choose(const dr_execution* execution, const Backend*& backend) {
   return fail(DR_ERROR_DEVICE_UNAVAILABLE, "no CUDA: %s", dr_cuda_problem());
 }
 
-dr_status finished(const dr_execution* execution, dr_status status) {
+dr_status finished(const dr_execution& execution, dr_status status) {
   if (status == DR_ERROR_CANCELLED) return fail(status, "cancelled by the progress callback");
-  if (status == DR_ERROR_DEVICE_FAILED && execution->device == DR_DEVICE_CUDA)
+  if (status == DR_ERROR_DEVICE_FAILED && execution.device == DR_DEVICE_CUDA)
     return fail(status, "CUDA: %s", cuda_error_text());
   return status;
 }
 
-// Every call: chooses the back end, checks the arguments and runs one of its operations.
+// Every call: reads the structs, chooses the back end, checks the arguments and runs an operation.
 template <class Args>
-dr_status run(const dr_execution* execution, const Args* args,
+dr_status run(const dr_execution* given_execution, const Args* given,
               dr_status (*Backend::*operation)(const dr_execution&, const Args&)) {
+  dr_execution execution;
+  CHECK(read_sized("execution", given_execution, execution));
   const Backend* backend = nullptr;
   CHECK(choose(execution, backend));
-  REQUIRE(args != nullptr, "args must not be NULL");
-  CHECK(check(*args));
-  if constexpr (requires { args->workspace; })
-    CHECK(check_workspace(args->workspace, args->workspace_bytes, workspace_bytes(*args)));
-  return finished(execution, (backend->*operation)(*execution, *args));
+  Args args;
+  CHECK(read_sized("args", given, args));
+  CHECK(check(args));
+  if constexpr (requires { args.workspace; })
+    CHECK(check_workspace(args.workspace, args.workspace_bytes, workspace_bytes(args)));
+  return finished(execution, (backend->*operation)(execution, args));
 }
 
 // Bytes of workspace of a call, or 0 if its sizes cannot be used.
 template <class Args>
-size_t size_of(const Args* args) {
-  return args != nullptr && check_sizes(*args) == DR_OK ? workspace_bytes(*args) : 0;
+size_t size_of(const Args* given) {
+  Args args;
+  const bool usable = read_sized("args", given, args) == DR_OK && check_sizes(args) == DR_OK;
+  return usable ? workspace_bytes(args) : 0;
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ dr_status check(const dr_resample_args& a) {
   CHECK(check_range("samples", a.samples, 3, 1, 64));
   CHECK(check_map(a.map));
   CHECK(check_int("extend", a.extend, 0, 1));
+  CHECK(check_int("reserved", a.reserved, 0, 0));
   REQUIRE(!a.extend || !(a.inside || a.map.field),
           "extend cannot be combined with inside or with a field");
   return DR_OK;

@@ -18,7 +18,7 @@ int stop_after(void* user, dr_stage, float) { return --*static_cast<int*>(user) 
 int reports;
 
 dr_execution execution() {
-  dr_execution e = {};
+  dr_execution e = DR_INIT(dr_execution);
   const int32_t device = hostile() ? hostile_int() : 0;
   std::memcpy(&e.device, &device, sizeof device);
   e.threads = quick(1, 3, 1024);
@@ -47,11 +47,11 @@ template <class Args>
 void call(dr_status (*function)(const dr_execution*, const Args*), const Args& args) {
   if (too_large) return;
   const dr_execution e = execution();
-  count(function(one_in(500) ? nullptr : &e, one_in(500) ? nullptr : &args));
+  count(function(one_in(500) ? nullptr : as_sent(e), one_in(500) ? nullptr : as_sent(args)));
 }
 
 void image_resample() {
-  dr_resample_args a = {};
+  dr_resample_args a = DR_INIT(dr_resample_args);
   fill(a.in_shape, 1, 9);
   fill(a.out_shape, 1, 9);
   a.in = floats(voxels(a.in_shape));
@@ -65,7 +65,7 @@ void image_resample() {
 }
 
 void labels_resample() {
-  dr_labels_args a = {};
+  dr_labels_args a = DR_INIT(dr_labels_args);
   fill(a.in_shape, 1, 9);
   fill(a.out_shape, 1, 9);
   a.in = output<int32_t>(voxels(a.in_shape));
@@ -77,7 +77,7 @@ void labels_resample() {
 }
 
 void slices_cut() {
-  dr_slices_args a = {};
+  dr_slices_args a = DR_INIT(dr_slices_args);
   fill(a.shape, 1, 9);
   const int64_t n = voxels(a.shape);
   a.image = floats(n);
@@ -101,7 +101,7 @@ void slices_cut() {
 }
 
 void field_map() {
-  dr_map_args a = {};
+  dr_map_args a = DR_INIT(dr_map_args);
   fill(a.out_shape, 1, 9);
   a.out = output<float>(voxels(a.out_shape, 3));
   fill_map(a.map);
@@ -109,7 +109,7 @@ void field_map() {
 }
 
 void field_jacobian() {
-  dr_jacobian_args a = {};
+  dr_jacobian_args a = DR_INIT(dr_jacobian_args);
   fill(a.shape, 1, 9);
   a.field = floats(voxels(a.shape, 3));
   a.out = output<float>(voxels(a.shape));
@@ -118,7 +118,7 @@ void field_jacobian() {
 }
 
 void field_compose() {
-  dr_compose_args a = {};
+  dr_compose_args a = DR_INIT(dr_compose_args);
   fill(a.shape, 1, 9);
   fill(a.second_shape, 1, 9);
   a.first = floats(voxels(a.shape, 3));
@@ -130,7 +130,7 @@ void field_compose() {
 }
 
 void field_invert() {
-  dr_invert_args a = {};
+  dr_invert_args a = DR_INIT(dr_invert_args);
   fill(a.field_shape, 1, 7);
   fill(a.out_shape, 1, 7);
   a.field = floats(voxels(a.field_shape, 3));
@@ -159,7 +159,7 @@ void give_workspace(Args& a, size_t bytes) {
 int64_t divided(int64_t n, int64_t by) { return by >= 1 ? (n + by - 1) / by : 1; }
 
 void mind_compute() {
-  dr_mind_args a = {};
+  dr_mind_args a = DR_INIT(dr_mind_args);
   fill(a.shape, 1, 12);
   fill(a.radius, 0, 2);
   fill(a.dilation, 1, 3);
@@ -171,12 +171,12 @@ void mind_compute() {
   a.out = output<uint16_t>(numbers({z, y, x, a.channels}));
   a.structure = optional(output<float>(numbers({z, y, x})));
   a.scale = (float)number(0, 2);
-  give_workspace(a, dr_mind_workspace_bytes(one_in(500) ? nullptr : &a));
+  give_workspace(a, dr_mind_workspace_bytes(one_in(500) ? nullptr : as_sent(a)));
   call(dr_mind_compute, a);
 }
 
 void local_compute() {
-  dr_local_args a = {};
+  dr_local_args a = DR_INIT(dr_local_args);
   fill(a.shape, 1, 12);
   fill(a.pool, 1, 3);
   fill(a.spacing_mm, 0.5, 3);
@@ -189,12 +189,12 @@ void local_compute() {
   a.image = floats(voxels(a.shape));
   a.out = output<uint16_t>(numbers({divided(a.shape[0], a.pool[0]), divided(a.shape[1], a.pool[1]),
                                     divided(a.shape[2], a.pool[2]), a.channels}));
-  give_workspace(a, dr_local_workspace_bytes(&a));
+  give_workspace(a, dr_local_workspace_bytes(as_sent(a)));
   call(dr_local_compute, a);
 }
 
 void features_pool() {
-  dr_pool_args a = {};
+  dr_pool_args a = DR_INIT(dr_pool_args);
   fill(a.shape, 1, 9);
   a.channels = hostile() ? hostile_int() : 8 * pick(1, 3);
   fill(a.factor, 1, 4);
@@ -261,7 +261,7 @@ void fill_refinement(dr_solver_args& a) {
 }
 
 void solver_run() {
-  dr_solver_args a = {};
+  dr_solver_args a = DR_INIT(dr_solver_args);
   fill(a.fixed_shape, 1, 12);
   fill(a.moving_shape, 1, 12);
   fill(a.moving_offset, -4, 4);
@@ -273,7 +273,7 @@ void solver_run() {
   if (a.squarings > 0 || hostile()) a.inverse = optional(output<float>(voxels(a.fixed_shape, 3)));
   a.spread = optional(output<float>(voxels(a.fixed_shape, 3)));
   a.feature_distance = optional(output<dr_feature_distance>(1));
-  give_workspace(a, dr_solver_workspace_bytes(one_in(500) ? nullptr : &a));
+  give_workspace(a, dr_solver_workspace_bytes(one_in(500) ? nullptr : as_sent(a)));
   call(dr_solver_run, a);
 }
 

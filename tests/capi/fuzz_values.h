@@ -116,6 +116,22 @@ const double* doubles(int64_t count, double low, double high) {
   return hostile() ? nullptr : to;
 }
 
+// A sized struct as the caller of another header has it: larger, with zeros or with something
+// behind the known fields, or with a size that cannot be. Its memory ends where its size says.
+template <class Struct>
+const Struct* as_sent(const Struct& known) {
+  if (!hostile()) return &known;
+  constexpr size_t own = sizeof(Struct);
+  const size_t size = any_of<size_t>(
+      {0, 1, 8, own - 8, own - 1, own + 1, own + 8, own + 64, 4096, 4097, SIZE_MAX - 8, SIZE_MAX});
+  const size_t held = size > 4096 || size < sizeof(size_t) ? sizeof(size_t) : size;
+  char* sent = buffer<char>((int64_t)held);
+  std::memcpy(sent, &known, held < own ? held : own);
+  std::memcpy(sent, &size, sizeof size);
+  if (held > own && one_in(2)) sent[pick((int)own, (int)held - 1)] = 1;
+  return reinterpret_cast<const Struct*>(sent);
+}
+
 }  // namespace
 
 #endif  // DINOREG_TESTS_FUZZ_VALUES_H_

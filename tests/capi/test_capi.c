@@ -66,7 +66,7 @@ static void test_facts(void) {
 
 static void test_resample(const dr_execution* cpu, const float* image) {
   float* out = allocate(VOXELS * sizeof *out);
-  dr_resample_args args = {0};
+  dr_resample_args args = DR_INIT(dr_resample_args);
   args.in = image;
   args.out = out;
   set3(args.in_shape, Z, Y, X);
@@ -100,6 +100,36 @@ static void test_resample(const dr_execution* cpu, const float* image) {
   free(out);
 }
 
+/* The struct of a program with a newer header: fields behind those that this library knows. */
+static void test_sizes(const dr_execution* cpu, const float* image) {
+  float out = 0.0f;
+  struct {
+    dr_resample_args known;
+    double newer;
+  } args = {.known = {.struct_size = sizeof args, .in = image, .out = &out}};
+  set3(args.known.in_shape, Z, Y, X);
+  set3(args.known.out_shape, 1, 1, 1);
+  set3(args.known.samples, 1, 1, 1);
+  identity(args.known.map.affine);
+  EXPECT(dr_image_resample(cpu, &args.known) == DR_OK);
+  EXPECT(out == image[0]);
+  args.newer = 1.0;
+  EXPECT(dr_image_resample(cpu, &args.known) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("dr_resample_args has 384 bytes, of which this library knows 376");
+  args.newer = 0.0;
+  args.known.struct_size = 0;
+  EXPECT(dr_image_resample(cpu, &args.known) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("args->struct_size = 0; wanted 376 or more; initialise the struct with DR_INIT(");
+  args.known.struct_size = sizeof args.known;
+  dr_execution execution = *cpu;
+  execution.struct_size = 1 << 20;
+  EXPECT(dr_image_resample(&execution, &args.known) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("execution->struct_size = 1048576");
+  const dr_mind_args unsized_args = {.image = image};
+  EXPECT(dr_mind_workspace_bytes(&unsized_args) == 0);
+  EXPECT_MESSAGE("DR_INIT(dr_mind_args)");
+}
+
 /* Means over blocks of two voxels, of which the first along x lacks one. */
 static void test_pool(const dr_execution* cpu) {
   enum { N = 4, CHANNELS = 8 };
@@ -109,7 +139,7 @@ static void test_pool(const dr_execution* cpu) {
   float means[3];
   for (int x = 0; x < N; ++x)
     for (int c = 0; c < CHANNELS; ++c) features[x * CHANNELS + c] = x % 2 == 0 ? 0x3c00 : 0; /* 1 */
-  dr_pool_args args = {0};
+  dr_pool_args args = DR_INIT(dr_pool_args);
   args.features = features;
   args.weight = weight;
   set3(args.shape, 1, 1, N);
@@ -137,7 +167,7 @@ static void test_slices(const dr_execution* cpu, const float* image) {
   const int32_t chosen[2] = {5, 0};
   const double mean[2] = {0.0, 0.5}, deviation[2] = {1.0, 0.25};
   float* out = allocate((size_t)2 * 2 * Z * X * sizeof *out);
-  dr_slices_args args = {0};
+  dr_slices_args args = DR_INIT(dr_slices_args);
   args.image = image + (size_t)(Z - 1) * Y * X;
   set3(args.shape, Y, Z, X);
   set3(args.strides, X, -Y * X, 1);
@@ -173,8 +203,8 @@ static void test_slices(const dr_execution* cpu, const float* image) {
 
 static void test_devices(const float* image) {
   float out = 0.0f;
-  dr_execution execution = {0};
-  dr_resample_args args = {0};
+  dr_execution execution = DR_INIT(dr_execution);
+  dr_resample_args args = DR_INIT(dr_resample_args);
   args.in = image;
   args.out = &out;
   set3(args.in_shape, Z, Y, X);
@@ -193,7 +223,7 @@ static void test_devices(const float* image) {
 
 static uint16_t* mind(const dr_execution* cpu, const float* image) {
   uint16_t* features = allocate(VOXELS * CHANNELS * sizeof *features);
-  dr_mind_args args = {0};
+  dr_mind_args args = DR_INIT(dr_mind_args);
   args.image = image;
   args.out = features;
   set3(args.shape, Z, Y, X);
@@ -257,7 +287,7 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   const int32_t iterations[] = {10, 30};
 
   dr_feature_distance distance = {0};
-  dr_solver_args args = {0};
+  dr_solver_args args = DR_INIT(dr_solver_args);
   args.feature_distance = &distance;
   args.fixed = fixed;
   args.fixed_weight = weight;
@@ -382,10 +412,11 @@ int main(void) {
   float* moved = allocate(VOXELS * sizeof *moved);
   fill_image(image, 0.0f);
   fill_image(moved, 2.0f);
-  dr_execution cpu = {0};
+  dr_execution cpu = DR_INIT(dr_execution);
   cpu.threads = 2;
   test_facts();
   test_resample(&cpu, image);
+  test_sizes(&cpu, image);
   test_pool(&cpu);
   test_slices(&cpu, image);
   test_devices(image);

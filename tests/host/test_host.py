@@ -20,7 +20,7 @@ from dinoreg_rt.fields.warp import warp_labels
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-LIBRARY = library_file().parent / "libdinoreg_host.so"
+LIBRARY = library_file().parent / "libdinoreg_host.so.1"
 OPTIONS = {"initial": "none", "threads": 2, "iterations": [20], "inverse": True}
 TOML = "initial = 'none'\nthreads = 2\niterations = [20]\ninverse = true\n"
 

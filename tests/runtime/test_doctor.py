@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+import sys
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from dinoreg_rt.errors import DeviceError
 
 H100 = Gpu("NVIDIA H100", "9.0", 80 << 30)
 WITH_CUDA = CudaDevices(1, "")
-WITHOUT_CUDA = CudaDevices(0, "built without CUDA (no nvcc was found)")
+WITHOUT_CUDA = CudaDevices(0, "built without CUDA (the package has it)")
 OLD_DRIVER = CudaDevices(0, "the driver is too old (CUDA error 35)")
 NO_DRIVER = CudaDriver(None, (), "no driver")
 WITH_GPU = CudaDriver((13, 0), (H100,))
@@ -80,6 +81,13 @@ RTX = {f"tensorrt_rtx_cu13{part}": "1.7.1.116" for part in ("", "_libs", "_bindi
 @pytest.mark.parametrize(
     ("driver", "installed", "name", "value", "remedy"),
     [
+        (
+            NO_DRIVER,
+            {"dinoreg_rt": "2.0", "dinoreg_kernels_cu13": "1.0"},
+            "CUDA kernels",
+            "dinoreg-kernels-cu13 1.0 beside dinoreg-rt 2.0",
+            "pip install 'dinoreg-kernels-cu13==2.0'",
+        ),
         (NO_DRIVER, CU13, "CUDA driver", "but cupy-cuda13x 14.2.0 is inst", "driver 580 or newer"),
         (CudaDriver((12, 8), (H100,)), CU13, "CUDA driver", "CUDA 12.8 is too old", "driver 580"),
         (CudaDriver((13, 0), (), "none"), {}, "CUDA driver", "no device", "--gpus all"),
@@ -228,7 +236,7 @@ def test_missing_packages_are_listed_with_a_command(monkeypatch: pytest.MonkeyPa
     ("driver", "devices", "expected"),
     [
         (NO_DRIVER, WITH_CUDA, "cpu, because no CUDA device"),
-        (WITH_GPU, WITHOUT_CUDA, "cpu, because built without CUDA (no nvcc was found)"),
+        (WITH_GPU, WITHOUT_CUDA, "cpu, because built without CUDA (the package has it)"),
         (WITH_GPU, OLD_DRIVER, "cpu, because the driver is too old (CUDA error 35)"),
         (WITH_GPU, None, "cpu, because the kernel library cannot be loaded"),
         (WITH_GPU, WITH_CUDA, "cuda:0, because NVIDIA H100"),
@@ -236,6 +244,40 @@ def test_missing_packages_are_listed_with_a_command(monkeypatch: pytest.MonkeyPa
 )
 def test_choice_of_device(driver: CudaDriver, devices: CudaDevices | None, expected: str) -> None:
     assert doctor.choose(driver, devices)["device"].startswith(expected)
+
+
+def test_cuda_kernels_that_a_gpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = replace(build_info(), cuda_built=False)
+    monkeypatch.setattr(doctor, "kernel_library", lambda: (library, WITHOUT_CUDA))
+    monkeypatch.setattr(doctor, "query_cuda_driver", lambda: WITH_GPU)
+    found = finding(doctor.examine(), "CUDA kernels")
+    assert (found.status, found.value) == ("problem", WITHOUT_CUDA.problem)
+    assert found.remedy.startswith("pip install 'dinoreg-kernels-cu13==")
+    assert "pip install ./packaging/dinoreg-kernels-cu13" in found.remedy
+    monkeypatch.setattr(doctor, "query_cuda_driver", lambda: NO_DRIVER)
+    assert finding(doctor.examine(), "CUDA kernels").status == "absent"
+    built = replace(library, cuda_built=True)
+    monkeypatch.setattr(doctor, "kernel_library", lambda: (built, WITH_CUDA))
+    assert finding(doctor.examine(), "CUDA kernels").status == "ok"
+
+
+def test_required_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the health checks of the images ask for."""
+    from dinoreg_rt.commands.main import cli
+
+    def exit_code(*arguments: str) -> int:
+        return CliRunner().invoke(cli, ["doctor", "--json", *arguments]).exit_code
+
+    assert exit_code("--require", "cpu") == 0
+    monkeypatch.setattr("dinoreg_kernels.cuda_devices", lambda: WITHOUT_CUDA)
+    missing = CliRunner().invoke(cli, ["doctor", "--json", "--require", "cuda:0"])
+    assert missing.exit_code == DeviceError.exit_code
+    assert "cuda:0 cannot be used: built without CUDA" in missing.stderr
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    monkeypatch.setattr("dinoreg_kernels.cuda_devices", lambda: WITH_CUDA)
+    assert exit_code("--require", "cuda:0") == 0
+    assert exit_code("--require", "cuda:1") != 0
+    assert exit_code("--require", "gpu") == 2
 
 
 def test_library_that_cannot_be_loaded_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

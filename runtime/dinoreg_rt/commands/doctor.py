@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ import rich_click as click
 
 from ..bundle.opened import bundle_names, models_folder
 from ..console.stdout import print_result
+from ..device.choice import require_device
 from ..device.cuda_driver import CudaDriver, query_cuda_driver
 from ..device.limits import memory_bytes, usable_cpus
-from ..device.packages import Finding, driver_finding, package_findings
+from ..device.packages import Finding, cuda_kernels, driver_finding, package_findings
 from ..errors import DeviceError, InputError
 
 if TYPE_CHECKING:
@@ -122,7 +124,9 @@ def _library_finding(library: BuildInfo | None) -> Finding:
             "kernel library",
             "problem",
             "cannot be loaded",
-            f"in the source folder: {_REINSTALL}",
+            "see CUDA kernels"
+            if cuda_kernels().status == "problem"
+            else f"in the source folder: {_REINSTALL}",
         )
     cuda = "with" if library.cuda_built else "without"
     text = f"version {library.version}, {library.isa} instructions, {cuda} CUDA kernels"
@@ -134,14 +138,23 @@ def _cuda_findings(
 ) -> list[Finding]:
     found = [driver_finding(driver)]
     found += [Finding(f"GPU {i}", "ok", gpu.describe()) for i, gpu in enumerate(driver.gpus)]
-    if driver.gpus and library is not None and devices is not None and devices.problem:
-        remedy = (
-            "check the driver's version, its services and CUDA_VISIBLE_DEVICES"
-            if library.cuda_built
-            else f"put nvcc on the PATH, then in the source folder: {_REINSTALL}"
-        )
-        found.append(Finding("CUDA kernels", "problem", devices.problem, remedy))
-    return found
+    return [*found, _cuda_kernels(driver, library, devices)]
+
+
+def _cuda_kernels(
+    driver: CudaDriver, library: BuildInfo | None, devices: CudaDevices | None
+) -> Finding:
+    package = cuda_kernels()
+    if package.status == "problem" or library is None or devices is None:
+        return package
+    if driver.gpus and devices.problem:
+        remedy = "check the driver's version, its services and CUDA_VISIBLE_DEVICES"
+        if not library.cuda_built:
+            remedy = package.remedy
+        return replace(package, status="problem", value=devices.problem, remedy=remedy)
+    if library.cuda_built and package.status == "absent":
+        return replace(package, status="ok", value="part of the kernel library")
+    return package
 
 
 def _encoders() -> Finding:
@@ -159,14 +172,26 @@ def _encoders() -> Finding:
 _MARKS = {"ok": ("✓", "green"), "absent": ("-", "dim"), "problem": ("✗", "bold red")}
 
 
+def _a_device(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise click.BadParameter(f"got {value}; wanted cpu, cuda or cuda:N")
+    return value
+
+
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
 @click.option("--strict", is_flag=True, help="Exit with 5 if anything is broken (health check).")
-def doctor(*, as_json: bool, strict: bool) -> None:
+@click.option(
+    "--require",
+    metavar="DEVICE",
+    callback=_a_device,
+    help="Exit with 5 unless this device can be used: cpu or cuda:N (health check).",
+)
+def doctor(*, as_json: bool, strict: bool, require: str | None) -> None:
     """Show this machine's devices and libraries, and what 'auto' would choose and why.
 
     What is broken or missing is shown with the command that repairs or installs it; nothing is
-    changed. The exit code is 0 even if something is broken, unless --strict is given.
+    changed. The exit code is 0 even if something is broken, unless --strict or --require is given.
     """
     diagnosis = examine()
     if as_json:
@@ -176,6 +201,8 @@ def doctor(*, as_json: bool, strict: bool) -> None:
     broken = [f.name for f in diagnosis.findings if f.status == "problem"]
     if strict and broken:
         raise DeviceError(f"broken: {', '.join(broken)}; the lines above show how to repair them")
+    if require:
+        require_device(require)
 
 
 def _print(diagnosis: Diagnosis) -> None:

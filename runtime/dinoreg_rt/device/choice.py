@@ -103,8 +103,8 @@ def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
     count = min(threads or usable, usable)  # more would only wait for each other
     if wanted == "cpu":
         return Device("cpu", threads=count), "cpu, as asked"
-    index = int(wanted.partition(":")[2] or 0) if wanted.startswith("cuda") else 0
-    problem = _cuda_problem(index)
+    index = _index(wanted)
+    problem = cuda_problem(index)
     if problem is None:
         reason = "as asked" if wanted.startswith("cuda") else "because a CUDA device is available"
         return Device("cuda", index, count), f"cuda:{index}, {reason}"
@@ -116,7 +116,7 @@ def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
     )
 
 
-def _cuda_problem(index: int) -> str | None:
+def cuda_problem(index: int) -> str | None:
     """Return why CUDA device `index` cannot be used; None if it can."""
     from dinoreg_kernels import cuda_devices
 
@@ -128,8 +128,23 @@ def _cuda_problem(index: int) -> str | None:
     try:
         import cupy  # noqa: F401
     except ImportError:
-        return "CuPy is not installed (pip install '.[gpu]')"
+        return "CuPy is not installed"
     return None
+
+
+def require_device(wanted: str) -> None:
+    """Raise `DeviceError` unless ``cpu`` or ``cuda[:N]`` can be used here, kernels included."""
+    from dinoreg_kernels import build_info
+
+    with kernel_errors():
+        build_info()
+        problem = None if wanted == "cpu" else cuda_problem(_index(wanted))
+    if problem is not None:
+        raise DeviceError(f"{wanted} cannot be used: {problem}")
+
+
+def _index(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
 
 
 @contextmanager

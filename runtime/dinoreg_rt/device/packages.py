@@ -106,6 +106,19 @@ def install_command(extra: str) -> str:
     return f"pip install {wanted}"
 
 
+def cuda_kernels() -> Finding:
+    """Return whether the distribution of CUDA kernels is there, in the version of this package."""
+    name, own = "dinoreg-kernels-cu13", installed_version(["dinoreg-rt"])
+    wanted = f"{name}=={own.split()[1]}" if own else name
+    remedy = f"pip install '{wanted}'  # or from the sources: pip install ./packaging/{name}"
+    package = installed_version([name])
+    if package is None:
+        return Finding("CUDA kernels", "absent", "not installed", remedy)
+    if own and own.split()[1] != package.split()[1]:
+        return Finding("CUDA kernels", "problem", f"{package} beside {own}", remedy)
+    return Finding("CUDA kernels", "ok", package, remedy)
+
+
 def toolkit_command(version: str = "") -> str:
     """Return the command that installs the CUDA libraries of `gpu`, or of another version."""
     wanted = next((r for r in _requirements("gpu") if r.startswith("cuda-toolkit")), "")

@@ -177,5 +177,7 @@ def _cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise DeviceError(f"CuPy cannot be used ({error}); run pip install '.[gpu]'") from error
+        raise DeviceError(
+            f"CuPy cannot be used ({error}); run pip install 'dinoreg-rt[gpu]'"
+        ) from error
     return cupy

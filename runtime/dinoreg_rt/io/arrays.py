@@ -122,6 +122,6 @@ def _cupy(values: Any, name: str) -> Any:
     except ImportError as error:
         raise DeviceError(
             f"{name}: the {type(values).__name__} lies on a CUDA device, which requires CuPy "
-            "(pip install '.[gpu]'); install it, or give a host array"
+            "(pip install 'dinoreg-rt[gpu]'); install it, or give a host array"
         ) from error
     return cupy

@@ -49,6 +49,9 @@
 #define DR_HOST_API
 #endif
 
+/* The number of the interface, which is part of the library's name; see docs/embedding.md. */
+#define DR_HOST_ABI 1
+
 #ifdef __cplusplus
 extern "C" {
 #endif

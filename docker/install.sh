@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The steps of both images that need no container: docker/install.sh FOLDER cpu|gpu
+# Makes FOLDER an environment with dinoreg-rt, in the versions of the lock file. Those of the CPU
+# image run in .ci/run.
+set -euo pipefail
+folder=$1 kind=$2
+cd "$(dirname "$0")/.."
+"${PYTHON:-python3}" -m venv "$folder"
+case $kind in
+  cpu) what=('.[cpu,export]') ;;
+  # The CUDA kernels for all architectures, and not only for the GPU of the machine that builds.
+  gpu) what=(./packaging/dinoreg-kernels-cu13 '.[gpu,tensorrt,export]'
+    -C cmake.define.DINOREG_CUDA_ARCHITECTURES=ALL) ;;
+  *) echo "got $kind; wanted cpu or gpu"; exit 2 ;;
+esac
+"$folder/bin/pip" install --no-cache-dir -c "packaging/lock-$kind.txt" "${what[@]}"

@@ -1,0 +1,59 @@
+# Where libdinoreg and libdinoreg_host go, and what other projects find it by: an install prefix, this build tree, or the
+# package of a wheel, whose folder is a prefix of its own. All of it may be moved.
+include(CMakePackageConfigHelpers)
+include(GNUInstallDirs)
+
+if(SKBUILD)
+  set(DINOREG_PYTHON_PACKAGE dinoreg_kernels CACHE STRING "The package that holds libdinoreg")
+  set(libdir ${DINOREG_PYTHON_PACKAGE})
+  set(includedir ${libdir}/include)
+  set(cmakedir ${libdir}/cmake)
+  set(pkgconfigdir ${libdir}/pkgconfig)
+  # A wheel holds no symbolic links, so that a linker does not find the library by its short name.
+  set(pkgconfig_libs "\${libdir}/$<TARGET_SONAME_FILE_NAME:dinoreg> -Wl,-rpath,\${libdir}")
+  set(namelink NAMELINK_SKIP)
+  set(docdir ${libdir})
+else()
+  set(libdir ${CMAKE_INSTALL_LIBDIR})
+  set(includedir ${CMAKE_INSTALL_INCLUDEDIR})
+  set(cmakedir ${libdir}/cmake/dinoreg)
+  set(pkgconfigdir ${libdir}/pkgconfig)
+  set(pkgconfig_libs "-L\${libdir} -ldinoreg")
+  set(namelink "")
+  set(docdir ${CMAKE_INSTALL_DOCDIR})
+endif()
+
+install(TARGETS dinoreg dinoreg_host EXPORT dinoreg
+  LIBRARY DESTINATION ${libdir} ${namelink}
+  INCLUDES DESTINATION ${includedir})
+install(FILES LICENSE DESTINATION ${docdir})
+set(host ${CMAKE_CURRENT_SOURCE_DIR}/runtime/host/include)
+install(FILES
+  ${kernels}/include/dinoreg.h ${kernels}/include/dinoreg.hpp
+  ${host}/dinoreg_host.h ${host}/dinoreg_host.hpp ${host}/itkDinoregImageFilter.h
+  DESTINATION ${includedir})
+
+# find_package(dinoreg CONFIG) defines dinoreg::dinoreg and dinoreg::dinoreg_host.
+set(config ${CMAKE_CURRENT_BINARY_DIR}/dinoregConfig.cmake)
+set(version_file ${CMAKE_CURRENT_BINARY_DIR}/dinoregConfigVersion.cmake)
+file(WRITE ${config} "include(\${CMAKE_CURRENT_LIST_DIR}/dinoregTargets.cmake)\n")
+write_basic_package_version_file(${version_file} COMPATIBILITY SameMajorVersion)
+export(EXPORT dinoreg NAMESPACE dinoreg:: FILE ${CMAKE_CURRENT_BINARY_DIR}/dinoregTargets.cmake)
+install(EXPORT dinoreg NAMESPACE dinoreg:: FILE dinoregTargets.cmake
+  DESTINATION ${cmakedir})
+install(FILES ${config} ${version_file} DESTINATION ${cmakedir})
+
+# pkg-config dinoreg
+file(RELATIVE_PATH up /prefix/${pkgconfigdir} /prefix)
+file(GENERATE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/dinoreg.pc CONTENT "\
+prefix=\${pcfiledir}/${up}
+libdir=\${prefix}/${libdir}
+includedir=\${prefix}/${includedir}
+
+Name: dinoreg
+Description: ${PROJECT_DESCRIPTION}
+Version: ${PROJECT_VERSION}
+Cflags: -I\${includedir}
+Libs: ${pkgconfig_libs}
+")
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/dinoreg.pc DESTINATION ${pkgconfigdir})
