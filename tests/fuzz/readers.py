@@ -253,7 +253,9 @@ READERS = {
         io.read_volume,
         (mutate.of_nrrd, mutate.of_nrrd, mutate.of_bytes),
     ),
-    "dcm": Reader("slice", _slice, _series, (mutate.of_dicom, mutate.of_dicom, mutate.of_bytes)),
+    "dcm": Reader(
+        "slice.dcm", _slice, _series, (mutate.of_dicom, mutate.of_dicom, mutate.of_bytes)
+    ),
     "pth": Reader("a.pth", _pth, _tensors, (mutate.of_pickle, mutate.of_bytes)),
     "safetensors": Reader(
         "a.safetensors", _safetensors, _tensors, (mutate.of_header, mutate.of_bytes)

@@ -178,3 +178,21 @@ def test_gzip_too_short_for_what_its_header_says(tmp_path: Path) -> None:
         stream.write(build_header(large, "float32", 1) + bytes(10_000))
     with pytest.raises(InputError, match=r"truncated file: .* announces 256000000352"):
         io.read_volume(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("line", ["sizes: " + "[" * 1000, "a" * 1001, "data file: " + "a" * 990])
+def test_nrrd_with_a_long_field(tmp_path: Path, line: str) -> None:
+    """ITK's reader would crash."""
+    path = tmp_path / "a.nrrd"
+    path.write_text(f"NRRD0004\ntype: float\n{line}\ndimension: 3\n\n")
+    with pytest.raises(InputError, match=r"a\.nrrd: line 3 of its header has 1\d* characters"):
+        io.read_volume(path)
+
+
+def test_nrrd_with_a_long_remark(tmp_path: Path) -> None:
+    path = tmp_path / "a.nrrd"
+    remarks = f"# {'a' * 3000}\ncontent: {'b' * 3000}\nkey:={'c' * 3000}\n"
+    grid = "dimension: 3\nsizes: 2 2 2\nspacings: 1 1 1\n"
+    head = f"NRRD0004\n{remarks}type: uchar\n{grid}encoding: raw\n\n"
+    path.write_bytes(head.encode() + bytes(range(8)))
+    assert io.read_volume(path).array.max() == 7

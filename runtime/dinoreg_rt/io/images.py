@@ -196,6 +196,7 @@ def _read(path: str | os.PathLike[str], components: int, orientation: Orientatio
             image, finite, doubts = read_nifti(file, values=components > 0, orientation=orientation)
             return _Image(image, finite=finite, doubts=doubts)
         if suffix in (".nrrd", ".nhdr"):
+            nrrd.check_header(file)
             return _rescaled(load(file, str(file)), *nrrd.header_notes(file))
         header = metaimage.read_header(file)
         check_meta_header(header)

@@ -15,6 +15,23 @@ _PATIENT = {"left-posterior-superior", "right-anterior-superior", "left-anterior
 _PATIENT |= {"lps", "ras", "las"}
 _UNITS = {"": 1.0, "mm": 1.0, "cm": 10.0, "m": 1e3, "um": 1e-3, "\u00b5m": 1e-3, "\u03bcm": 1e-3}
 _LONGEST_HEADER = 1 << 20
+#: ITK writes messages about a line into a buffer of 1025 bytes, which longer lines overrun.
+_LONGEST_LINE = 800
+
+
+def check_header(file: Path) -> None:
+    """Require a header that ITK can read without crashing.
+
+    Raises:
+        InputError: a field is implausibly long.
+    """
+    for number, line in enumerate(_header_lines(file), 1):
+        free = line.startswith(("#", "content:")) or ":=" in line
+        if len(line.encode()) > _LONGEST_LINE and not free:
+            raise InputError(
+                f"{file}: line {number} of its header has {len(line)} characters, and a field has "
+                f"at most {_LONGEST_LINE}; it is damaged: correct the header or copy the file again"
+            )
 
 
 def header_notes(file: Path) -> tuple[float, tuple[str, ...]]:
