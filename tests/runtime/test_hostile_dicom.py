@@ -33,9 +33,7 @@ def test_length_far_beyond_the_file(tmp_path: Path) -> None:
     pixels = list(elements(bytes(raw)))[-1]
     raw[pixels.start - 4 : pixels.start] = struct.pack("<I", 1 << 30)
     path.write_bytes(raw)
-    with pytest.raises(
-        InputError, match=r"\(first: im001\.dcm: its element \(7FE0,"
-    ):
+    with pytest.raises(InputError, match=r"\(first: im001\.dcm: its element \(7FE0,"):
         io.read_volume(tmp_path)
 
 

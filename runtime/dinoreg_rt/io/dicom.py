@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..types import Modality
 from .arrays import float32_at
 from .convert import quiet_itk, set_geometry, sitk_view
-from .dicom_elements import damage, elements, value_text
+from .dicom_elements import damage, elements, has_element, value_text
 from .dicom_grid import stack
 from .dicom_headers import header_reader, last_line, read_slices, read_tags
 from .dicom_pixels import correct_values, pixel_type_of, read_pixels
@@ -132,6 +132,7 @@ def read_series(folder: Path, selection: str | None = None) -> Series:
     name = str(folder) if selection is None else f"{folder}{SERIES}{selection}"
     slices = select(read_slices(series_files(folder, uid)), wanted, name)
     check_alike(slices, name)
+    _refuse_table(Path(slices[0].file))
     slices, geometry, notes = stack(slices, name)
     image = read_pixels(slices, name)
     view = sitk_view(image)  # a read-only view of memory that nothing else uses yet
@@ -142,6 +143,15 @@ def read_series(folder: Path, selection: str | None = None) -> Series:
     if header and modality is None:
         more = (*more, f"the DICOM header says {header}, which is neither CT nor MR")
     return Series(image, pixel_type_of(slices), modality, (*notes, *more))
+
+
+def _refuse_table(file: Path) -> None:
+    """Refuse values that are indices of a table, which GDCM leaves as they are."""
+    if has_element(file, (0x0028, 0x3000)):
+        raise InputError(
+            f"{file}: its values go through a table (Modality LUT Sequence, (0028,3000)), which is "
+            "not supported: convert the series to NIfTI or NRRD"
+        )
 
 
 def _parse_selection(selection: str | None) -> tuple[str | None, dict[str, str]]:
@@ -215,6 +225,9 @@ def _sop_class(raw: bytes) -> str | None:
 
 
 def _description(file: str) -> str:
-    with quiet_itk():
-        text = read_tags(header_reader(), file).get("SeriesDescription", "")
+    try:
+        with quiet_itk():
+            text = read_tags(header_reader(), file).get("SeriesDescription", "")
+    except RuntimeError:  # the message with the list goes first
+        return "(not readable)"
     return f"'{text}'" if text else "(no description)"

@@ -75,6 +75,15 @@ def value_text(raw: Buffer, element: Element) -> str:
     return value.rstrip(b"\0 ").decode("ascii", "replace")
 
 
+def has_element(file: Path, tag: tuple[int, int]) -> bool:
+    """Return whether a file has an element, outside sequences of known length."""
+    with (
+        file.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw,
+    ):
+        return raw[128:132] == b"DICM" and any(element.tag == tag for element in elements(raw))
+
+
 def damage(file: Path) -> str:
     """Return what is wrong with the elements of a file; nothing if each is whole and of known type.
 

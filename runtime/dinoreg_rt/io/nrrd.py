@@ -34,14 +34,18 @@ def check_header(file: Path) -> None:
             )
 
 
-def header_notes(file: Path) -> tuple[float, tuple[str, ...]]:
+def header_notes(file: Path, *, vectors: bool = False) -> tuple[float, tuple[str, ...]]:
     """Examine the header of a ``.nrrd`` or ``.nhdr`` file.
+
+    Args:
+        file: the file with the header.
+        vectors: whether the values are vectors in mm, LPS.
 
     Returns:
         The factor from the header's unit to mm, and what the header leaves in doubt.
 
     Raises:
-        InputError: the unit is unknown, or a spacing is not positive.
+        InputError: the unit is unknown, a spacing is not positive, or an axis is time.
     """
     fields, name, notes = _fields(file), str(file), []
     scale, unit = _unit(fields, name)
@@ -62,7 +66,18 @@ def header_notes(file: Path) -> tuple[float, tuple[str, ...]]:
             f"{name}: has a voxel spacing of {fields['spacings']}; each must be positive: correct "
             "the header"
         )
-    if "space directions" not in fields and not spacings:
+    kinds, sizes = fields.get("kinds", "").lower().split(), fields.get("sizes", "").split()
+    if any(kind == "time" and size != "1" for kind, size in zip(kinds, sizes, strict=False)):
+        raise InputError(
+            f"{name}: is a time series (kinds: {fields['kinds']}); a 3D volume is needed: extract "
+            "one time point"
+        )
+    if vectors and "measurement frame" in fields:
+        notes.append(
+            f"{name}: has a measurement frame, {fields['measurement frame']}; its vectors were "
+            "taken as they are, in mm and LPS, as ITK does"
+        )
+    if "(" not in fields.get("space directions", "") and not spacings:
         notes.append(f"{name}: states no voxel spacing; 1 mm was taken")
     if space and "space origin" not in fields:
         notes.append(f"{name}: has no space origin; its first voxel was placed at 0")
