@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
-from dicom_series import UID, write_series
+from dicom_series import UID, write_raw, write_series
 
 from dinoreg_rt import io
 from dinoreg_rt.commands.main import cli
@@ -370,6 +370,20 @@ def test_confidence_is_written_on_request(pair: list[str], tmp_path: Path) -> No
 
 
 # ---- files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fake")
+def test_what_was_corrected_in_a_further_image_is_a_warning(
+    pair: list[str], tmp_path: Path
+) -> None:
+    stored = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
+    inverted = {"PhotometricInterpretation": "MONOCHROME1"}
+    write_raw(tmp_path / "mr", stored, lambda tags, _: tags.update(inverted))
+    result = invoke(*pair, "--image", str(tmp_path / "mr"))
+    assert result.exit_code == 0, result.stderr
+    assert "warning: " + str(tmp_path / "mr") + ": its values were inverted" in result.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert any("its values were inverted" in warning for warning in report["warnings"])
 
 
 @pytest.mark.usefixtures("fake")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from dicom_series import write_raw
+from dicom_series import ELEMENTS, write_raw
 
 from dinoreg_rt import io
 from dinoreg_rt.errors import InputError
@@ -88,3 +89,51 @@ def test_unknown_type(tmp_path: Path) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(_file(b"1.2.840.10008.1.2.1", struct.pack("<HH2sH", 8, 0x60, b"WI", 0)))
     assert damage(path) == "its element (0008,0060) has no known type"
+
+
+OTHERS = {"Modality": "CT", "FrameOfReferenceUID": "1.2.3.4"}
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_slices_that_cannot_be_one_volume(tmp_path: Path, name: str) -> None:
+    def change(tags: dict[str, Any], k: int) -> None:
+        if k == 2:
+            tags[name] = OTHERS[name]
+
+    write_raw(tmp_path, STORED, change)
+    with pytest.raises(InputError, match=f"differ in {name}: .*{OTHERS[name]} .1 slices"):
+        io.read_volume(tmp_path)
+
+
+def test_position_beyond_all_bounds(tmp_path: Path) -> None:
+    write_raw(tmp_path, STORED, lambda tags, k: tags.update(ImagePositionPatient=["1e100", 0, k]))
+    with pytest.raises(InputError, match=r"im000\.dcm: its slice position has a coordinate of 1e"):
+        io.read_volume(tmp_path)
+
+
+def test_values_that_are_indices_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ELEMENTS, "ModalityLUTSequence", (0x0028, 0x3000, "SQ"))
+    write_raw(tmp_path, STORED, lambda tags, _: tags.update(ModalityLUTSequence=b""))
+    with pytest.raises(InputError, match=r"Modality LUT Sequence, \(0028,3000\)"):
+        io.read_volume(tmp_path)
+
+
+def test_several_series_of_which_one_has_no_readable_header(tmp_path: Path) -> None:
+    def change(tags: dict[str, Any], _: int) -> None:
+        tags |= {"SeriesInstanceUID": "1.2.3.9", "BitsAllocated": 127}
+
+    write_raw(tmp_path, STORED)
+    write_raw(tmp_path, STORED, change, prefix="other")
+    with pytest.raises(InputError, match=r"holds 2 DICOM series; (.|\n)*\(not readable\)"):
+        io.read_volume(tmp_path)
+
+
+def test_what_was_corrected_in_labels_is_among_their_notes(tmp_path: Path) -> None:
+    def change(tags: dict[str, Any], k: int) -> None:
+        tags["ImagePositionPatient"] = [0, 0, 1.25 * k + 0.05 * (k == 1)]
+
+    write_raw(tmp_path, STORED, change)
+    notes = io.read_labels(tmp_path).geometry.notes
+    assert any("slice positions are uneven" in note for note in notes)
