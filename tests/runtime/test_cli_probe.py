@@ -66,7 +66,7 @@ def test_json(files) -> None:
     result = probe(files, "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert set(found) == {"rows", "chance_of", "tokens"}
+    assert set(found) == {"rows", "chance_of", "tokens", "warnings"}
     assert set(found["chance_of"]) == {"1", "2", "3"}
     mind, first, *others = found["rows"]
     assert (mind["features"], mind["token_centre"], mind["token_scale"]) == ("MIND-SSC", None, None)

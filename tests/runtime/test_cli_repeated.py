@@ -21,7 +21,7 @@ def invoke(words: str) -> Result:
         ("run -f a -m b -o c --iterations 3 --iterations=4", "--iterations"),
         ("run -f a -m b -o c --trust --no-trust", "--trust"),
         ("run -f a -m b -oc -o d", "--output"),
-        ("evaluate -f a -f b -m c", "--fixed"),
+        ("evaluate -f a -f b -m c", "--fixed-labels"),
         ("sweep --pairs a --pairs b -o c", "--pairs"),
         ("bench --runs 2 --runs 3", "--runs"),
         ("probe e -f a -m b -m c", "--moving"),

@@ -187,7 +187,7 @@ def test_nrrd_with_a_long_field(tmp_path: Path, line: str) -> None:
     """ITK's reader would crash."""
     path = tmp_path / "a.nrrd"
     path.write_text(f"NRRD0004\ntype: float\n{line}\ndimension: 3\n\n")
-    with pytest.raises(InputError, match=r"a\.nrrd: line 3 of its header has 1\d* characters"):
+    with pytest.raises(InputError, match=r"a\.nrrd: .*line 3 of its header has 1\d* characters"):
         io.read_volume(path)
 
 

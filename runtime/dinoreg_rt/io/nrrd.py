@@ -29,8 +29,9 @@ def check_header(file: Path) -> None:
         free = line.startswith(("#", "content:")) or ":=" in line
         if len(line.encode()) > _LONGEST_LINE and not free:
             raise InputError(
-                f"{file}: line {number} of its header has {len(line)} characters, and a field has "
-                f"at most {_LONGEST_LINE}; it is damaged: correct the header or copy the file again"
+                f"{file}: cannot be read as an image: line {number} of its header has {len(line)} "
+                f"characters, and a field has at most {_LONGEST_LINE}; copy the file again, or "
+                "correct the header"
             )
 
 
