@@ -219,6 +219,15 @@ def test_nrrd_whose_third_axis_is_time(tmp_path: Path) -> None:
         io.read_volume(path)
 
 
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+def test_nrrd_too_small_for_its_voxels(tmp_path: Path, encoding: str) -> None:
+    """ITK takes the memory first: 120 GB here."""
+    header = NRRD.replace("4 4 4", "600 500 100000").replace("raw", encoding)
+    path = write_nrrd(tmp_path / "a.nrrd", header)
+    with pytest.raises(InputError, match=r"announces 30000000000 voxels, but there are only \d+ b"):
+        io.read_volume(path)
+
+
 def test_nrrd_without_directions(tmp_path: Path) -> None:
     header = NRRD.replace("(1,0,0) (0,1,0) (0,0,1)", "none none none")
     notes = io.read_volume(write_nrrd(tmp_path / "a.nrrd", header)).geometry.notes

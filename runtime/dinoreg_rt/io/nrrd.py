@@ -5,10 +5,12 @@ Missing voxels and contradictory sizes need no check: ITK's reader counts them i
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 from ..errors import InputError
+from .guard import reader_errors
 
 #: Spaces with the axes of a patient, which ITK converts to LPS.
 _PATIENT = {"left-posterior-superior", "right-anterior-superior", "left-anterior-superior"}
@@ -17,13 +19,17 @@ _UNITS = {"": 1.0, "mm": 1.0, "cm": 10.0, "m": 1e3, "um": 1e-3, "\u00b5m": 1e-3,
 _LONGEST_HEADER = 1 << 20
 #: ITK writes messages about a line into a buffer of 1025 bytes, which longer lines overrun.
 _LONGEST_LINE = 800
+#: Voxels that take so little memory that ITK may find out by itself that they are missing.
+_HARMLESS_VOXELS = 1 << 25
+#: Most bytes that a byte of each encoding unpacks to; of deflate by its definition.
+_MOST_UNPACKED = {"gz": 1032, "gzip": 1032, "raw": 1, "txt": 1, "text": 1, "ascii": 1, "hex": 1}
 
 
 def check_header(file: Path) -> None:
-    """Require a header that ITK can read without crashing.
+    """Require a header that ITK can read without crashing or taking memory in vain.
 
     Raises:
-        InputError: a field is implausibly long.
+        InputError: a field is implausibly long, or the file is far too small for its voxels.
     """
     for number, line in enumerate(_header_lines(file), 1):
         free = line.startswith(("#", "content:")) or ":=" in line
@@ -33,6 +39,18 @@ def check_header(file: Path) -> None:
                 f"characters, and a field has at most {_LONGEST_LINE}; copy the file again, or "
                 "correct the header"
             )
+    fields = _fields(file)
+    sizes = [int(size) for size in fields.get("sizes", "").split() if size.isdecimal()]
+    unpacked = _MOST_UNPACKED.get(fields.get("encoding", "").lower())
+    if unpacked is None or math.prod(sizes) <= _HARMLESS_VOXELS:
+        return
+    with reader_errors(str(file), "an image"):  # its list of files may be damaged as well
+        stored = sum(part.stat().st_size for part in data_files(file) or [file] if part.is_file())
+    if math.prod(sizes) > unpacked * stored:
+        raise InputError(
+            f"{file}: cannot be read as an image: its header announces {math.prod(sizes)} voxels, "
+            f"but there are only {stored} bytes; it is truncated or damaged: copy it again"
+        )
 
 
 def header_notes(file: Path, *, vectors: bool = False) -> tuple[float, tuple[str, ...]]:
