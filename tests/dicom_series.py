@@ -71,6 +71,7 @@ ELEMENTS = {
     "InstanceNumber": (0x0020, 0x0013, "IS"),
     "ImagePositionPatient": (0x0020, 0x0032, "DS"),
     "ImageOrientationPatient": (0x0020, 0x0037, "DS"),
+    "FrameOfReferenceUID": (0x0020, 0x0052, "UI"),
     "TemporalPositionIdentifier": (0x0020, 0x0100, "IS"),
     "SamplesPerPixel": (0x0028, 0x0002, "US"),
     "PhotometricInterpretation": (0x0028, 0x0004, "CS"),

@@ -137,7 +137,7 @@ def invert(
         wanted: (out_shape, 3) float32, the targets of all output voxels instead of `target`.
         from_point: (3, 4); the result is ``from_point @ (p, 1) + from_index @ (i, 1)``.
         from_index: (3, 4).
-        iterations: How often the field is read at most.
+        iterations: How often the field is read at most, 1 to 10000.
         tolerance_mm: A voxel is finished once it misses its target by less.
         threads: CPU threads; 0 takes all.
 

@@ -235,7 +235,7 @@ typedef struct dr_invert_args {
   float* out;            /* (out_shape, 3) */
   float* residual_mm;    /* (out_shape), negative where p lies outside the field; may be NULL */
   int32_t out_shape[3];
-  int32_t iterations;  /* most reads of the field per voxel, >= 1 */
+  int32_t iterations;  /* most reads of the field per voxel, 1..10000 */
   double tolerance_mm; /* a voxel is finished once it misses q by less */
 } dr_invert_args;
 DR_API dr_status dr_field_invert(const dr_execution* execution, const dr_invert_args* args);

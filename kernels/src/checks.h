@@ -61,7 +61,8 @@ dr_status check(const dr_invert_args& a) {
   CHECK(check_numbers("from_index", a.from_index, 12));
   CHECK(check_positive("spacing_mm", a.spacing_mm, 3));
   CHECK(check_positive("tolerance_mm", &a.tolerance_mm, 1));
-  REQUIRE(a.iterations >= 1, "iterations = %d; wanted >= 1", a.iterations);
+  REQUIRE(a.iterations >= 1 && a.iterations <= 10000, "iterations = %d; wanted 1..10000",
+          a.iterations);
   return DR_OK;
 }
 

@@ -142,7 +142,7 @@ void field_invert() {
   fill(a.from_index, -1, 2);
   a.out = output<float>(voxels(a.out_shape, 3));
   a.residual_mm = optional(output<float>(voxels(a.out_shape)));
-  a.iterations = hostile() ? any_of<int32_t>({INT32_MIN, -1, 0}) : pick(1, 30);
+  a.iterations = hostile() ? any_of<int32_t>({INT32_MIN, -1, 0, 10001, INT32_MAX}) : pick(1, 30);
   a.tolerance_mm = number(0.001, 1);
   call(dr_field_invert, a);
 }

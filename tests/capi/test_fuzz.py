@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -51,6 +52,14 @@ def build(folder: Path, sanitizers: str) -> Path:
         pytest.skip("the compiler's sanitizers are not installed")
     assert linked.returncode == 0, linked.stderr
     return program
+
+
+def test_every_exported_function_is_called() -> None:
+    header = (KERNELS / "include" / "dinoreg.h").read_text()
+    exported = set(re.findall(r"^DR_API .*?\b(dr_\w+)\(", header, re.MULTILINE))
+    called = set(re.findall(r"\b(dr_\w+)\b", (HERE / "fuzz.cpp").read_text()))
+    assert len(exported) > 15
+    assert exported <= called
 
 
 @pytest.mark.slow

@@ -18,29 +18,37 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-#: Address space beyond what the process has at the start, and growth of the memory in use that a
-#: file of a few kB does not need.
-ROOM_BYTES, GROWTH_KIB = 4 << 30, 400 << 10
+#: Address space beyond what the process has at the start.
+ROOM_BYTES = 4 << 30
+#: The memory in use may peak at this many times that of reading the valid file.
+PEAKS = 3.0
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_since() -> int:
+    """Return the highest memory in use, in KiB, since `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def outcome(reader, path: Path) -> tuple[str, str]:
     """Read a mutant; return what happened and the message."""
     from dinoreg_rt.errors import DinoregError
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         reader.read(path)
-        result = ("accepted", "")
+        return "accepted", ""
     except DinoregError as error:
         text = str(error)
         named = not reader.names_file or path.name in text
-        result = ("refused" if named else "nameless", text)
+        return "refused" if named else "nameless", text
     except MemoryError as error:
-        result = ("memory", str(error))
+        return "memory", str(error)
     except BaseException as error:  # whatever it is, it is a fault
-        result = ("traceback", f"{type(error).__name__}: {error}")
-    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return ("memory", f"{growth} KiB: {result[1]}") if growth > GROWTH_KIB else result
+        return "traceback", f"{type(error).__name__}: {error}"
 
 
 def read_mutants(name: str, seed: int, numbers: range, folder: Path) -> None:
@@ -53,6 +61,9 @@ def read_mutants(name: str, seed: int, numbers: range, folder: Path) -> None:
     reader.seed(path)
     original = path.read_bytes()
     reader.read(path)  # the valid file has to be read; this also imports what the reader needs
+    forget_peak()
+    reader.read(path)
+    honest = peak_since()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, hard))
@@ -64,10 +75,14 @@ def read_mutants(name: str, seed: int, numbers: range, folder: Path) -> None:
             change = reader.mutations[int(rng.integers(len(reader.mutations)))]
             content = change(original, rng)
         path.write_bytes(content)
+        forget_peak()
         kind, message = outcome(reader, path)
+        peaks = peak_since() / honest
+        if peaks > PEAKS:
+            kind, message = "memory", f"{peaks:.1f} times the valid file's: {message}"
         if kind not in ("accepted", "refused"):
             shutil.copy(path, folder / f"fault-{number}-{reader.file}")
-        tell(reader=name, mutant=number, kind=kind, message=message[:300])
+        tell(reader=name, mutant=number, kind=kind, message=message[:300], peaks=peaks)
 
 
 def tell(**what: object) -> None:

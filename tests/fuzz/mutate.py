@@ -218,3 +218,26 @@ def of_meta(data: bytes, rng: Rng) -> bytes:
     """The text of a MetaImage header."""
     end = data.index(b"\n", data.index(b"ElementDataFile")) + 1
     return of_text(data[:end], rng) + data[end:]
+
+
+def of_nrrd(data: bytes, rng: Rng) -> bytes:
+    """The text of an NRRD header."""
+    end = data.index(b"\n\n") + 1
+    return of_text(data[:end], rng) + data[end:]
+
+
+def of_dicom(data: bytes, rng: Rng) -> bytes:
+    """Values of the elements of a slice, explicit little endian."""
+    for _ in range(int(rng.integers(1, 3))):
+        found = list(re.finditer(rb"(?:DS|IS|CS|UI|US)(..)", data[128:], re.DOTALL))
+        at = 128 + found[int(rng.integers(len(found)))].start()
+        old = struct.unpack_from("<H", data, at + 2)[0]
+        if data[at : at + 2] == b"US":
+            value = struct.pack("<H", int(pick(rng, INTEGERS)) & 0xFFFF)
+        else:
+            words = data[at + 4 : at + 4 + old].split(b"\\")
+            words[int(rng.integers(len(words)))] = str(pick(rng, WORDS)).encode()[:60_000]
+            value = b"\\".join(words)[:60_000]
+        value += b" " * (len(value) % 2)
+        data = data[: at + 2] + struct.pack("<H", len(value)) + value + data[at + 4 + old :]
+    return data

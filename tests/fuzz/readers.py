@@ -169,6 +169,21 @@ def _tensors(path: Path) -> None:
         file.close()
 
 
+def _slice(path: Path) -> None:
+    from dicom_series import UID, write_raw
+
+    stored = np.random.default_rng(2).integers(0, 1000, (4, 6, 5)).astype(np.uint16)
+    folder = path.with_name(f"{path.name}-series")
+    write_raw(folder, stored, lambda tags, k: tags.update(SOPInstanceUID=f"{UID}.{k}"))
+    (folder / "im001.dcm").rename(path)
+
+
+def _series(path: Path) -> None:
+    folder = path.with_name(f"{path.name}-series")
+    (folder / "im001.dcm").write_bytes(path.read_bytes())
+    io.read_volume(folder)
+
+
 def _affine(path: Path) -> None:
     io.write_affine(path, AffineTransform(np.diag([1.1, 0.9, 1.0]), np.array([1.0, 2.0, 3.0])))
 
@@ -186,6 +201,8 @@ def _misbehave(path: Path) -> None:
         time.sleep(60)
     if number == 5:
         os.abort()
+    if number == 6:
+        np.ones(75_000_000)  # 600 MB, more than three times what the process has in use
 
 
 BINARY = (mutate.of_bytes,)
@@ -241,7 +258,15 @@ READERS = {
         io.read_volume,
         (mutate.of_gzip, mutate.of_bytes),
     ),
-    "nrrd": Reader("a.nrrd", lambda p: io.write_volume(p, _volume()), io.read_volume, BINARY),
+    "nrrd": Reader(
+        "a.nrrd",
+        lambda p: io.write_volume(p, _volume()),
+        io.read_volume,
+        (mutate.of_nrrd, mutate.of_nrrd, mutate.of_bytes),
+    ),
+    "dcm": Reader(
+        "slice.dcm", _slice, _series, (mutate.of_dicom, mutate.of_dicom, mutate.of_bytes)
+    ),
     "pth": Reader("a.pth", _pth, _tensors, (mutate.of_pickle, mutate.of_bytes)),
     "safetensors": Reader(
         "a.safetensors", _safetensors, _tensors, (mutate.of_header, mutate.of_bytes)

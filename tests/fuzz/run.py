@@ -1,7 +1,8 @@
 """Mutants of valid files for each reader, read in a process with limits of memory and time.
 
 Every mutant has to be accepted or refused by an error of ours that names the file. Anything else is
-a fault: another exception, an end of the process, more than SECONDS, much memory.
+a fault: another exception, an end of the process, more than SECONDS, or three times the memory that
+reading the valid file takes.
 
 Usage: run.py [--reader tfm]... [--mutants 10000] [--seed 0] [--keep FOLDER]
 """
@@ -30,13 +31,21 @@ GOOD = ("accepted", "refused")
 
 @dataclass
 class Outcomes:
-    """Numbers of mutants by what became of them, and the faults: (number, kind, message)."""
+    """What became of the mutants of a reader.
+
+    Attributes:
+        counts: number of mutants by what became of them.
+        faults: (number, kind, message).
+        peaks: highest memory in use, as a multiple of that of reading the valid file.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[tuple[int, str, str]] = field(default_factory=list)
+    peaks: float = 0.0
 
-    def add(self, number: int, kind: str, message: str) -> None:
+    def add(self, number: int, kind: str, message: str, peaks: float = 0.0) -> None:
         self.counts[kind] += 1
+        self.peaks = max(self.peaks, peaks)
         if kind not in GOOD:
             self.faults.append((number, kind, message))
 
@@ -91,7 +100,7 @@ def _batch(
         for told in _lines(child, seconds):
             reader, number = told["reader"], told["mutant"]
             if "kind" in told:
-                found[reader].add(number, told["kind"], told["message"])
+                found[reader].add(number, told["kind"], told["message"], told["peaks"])
     except _Ended as end:
         if not reader:
             raise RuntimeError(f"the process did not start: {end.args[1]}") from end
@@ -151,7 +160,7 @@ def main() -> int:
     for reader in options.reader or [name for name in READERS if name != "self-test"]:
         outcomes = fuzz_all([reader], options.mutants, options.seed, keep=options.keep)[reader]
         counts = ", ".join(f"{n} {kind}" for kind, n in sorted(outcomes.counts.items()))
-        print(f"{reader}: {counts}", flush=True)
+        print(f"{reader}: {counts}; memory up to {outcomes.peaks:.2f} times", flush=True)
         for number, kind, message in outcomes.faults[:20]:
             print(f"  {number} {kind}: {message}", flush=True)
         faults += len(outcomes.faults)

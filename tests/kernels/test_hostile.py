@@ -91,7 +91,6 @@ VALID = {
 #: Fields of which every value is allowed, and allowed values of the others.
 FREE = {"strides", "outside"}
 ALLOWED = {("moving_offset", -1), ("kept_costs_mb", HIGHEST), ("kept_costs_mb", HIGHEST - 7)}
-ALLOWED |= {("dr_field_invert.iterations", n) for n in INTS if n > 0}
 #: Pointers that may be NULL in the structs above.
 OPTIONAL = {"inside", "wanted", "residual_mm", "structure", "search_features", "inverse", "spread"}
 OPTIONAL |= {"feature_distance", "map.field"}

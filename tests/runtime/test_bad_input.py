@@ -43,8 +43,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def arguments(folder: Path, *more: object) -> list[str]:
-    words = ["run", "-f", folder / "fixed.nii.gz", "-m", folder / "moving.nii.gz"]
-    words += ["-o", folder / "out", "--no-qc", *more]
+    words: list[object] = ["run", "--no-qc", *more]
+    given = {"-f": "fixed.nii.gz", "-m": "moving.nii.gz", "-o": "out"}
+    for option, name in given.items():
+        words += [option, folder / name] if option not in more else []
     return [str(w) for w in words]
 
 

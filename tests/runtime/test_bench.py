@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,19 @@ def test_table_of_two_files(tmp_path: Path) -> None:
     assert found == wanted
     said = "measured rates: 1.0 GB/s, 4.0 G multiply-adds/s in float32, for the encoder 8.0 in"
     assert said in done.stdout
+
+
+def test_what_the_images_leave_open_is_a_warning(tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{role}.nii.gz") for role in ("fixed", "moving")]
+    for file, volume in zip(files, phantom_pair(phantom_grid((20, 24, 28), 3.0)), strict=True):
+        low, high = np.percentile(volume.array, [40, 95])
+        write_volume(file, replace(volume, array=np.clip(volume.array, low, high)))
+    done = CliRunner().invoke(
+        cli, [*ARGUMENTS, "--runs", "2", "--json", "-f", files[0], "-m", files[1]]
+    )
+    assert done.exit_code == 0, done.output
+    assert "--fixed-modality ct or mr" in json.loads(done.stdout)["warnings"][0]
+    assert "warning: the fixed image is taken for" in done.stderr
 
 
 def test_encoder_is_run_every_time(tmp_path, monkeypatch, capsys) -> None:

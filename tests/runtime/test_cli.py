@@ -262,6 +262,7 @@ def test_errors_that_cannot_be_printed_keep_their_code(redirection: str) -> None
 
 @pytest.mark.parametrize("option", ["-f", "-m", "-o", "--labels"])
 def test_empty_path_is_wrong_usage(option: str) -> None:
-    result = invoke("run", "-f", "a.nii", "-m", "b.nii", "-o", "c", option, "")
+    given = {"-f": "a.nii", "-m": "b.nii", "-o": "c"} | {option: ""}
+    result = invoke("run", *(word for pair in given.items() for word in pair))
     assert result.exit_code == 2
     assert "the path is empty" in result.stderr

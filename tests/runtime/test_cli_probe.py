@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from encoders import write_bundle
 from phantoms import Body, centres_of, make_grid, make_phantom
 
 from dinoreg_rt.commands.main import cli
-from dinoreg_rt.io import write_labels, write_volume
+from dinoreg_rt.io import read_volume, write_labels, write_volume
 from dinoreg_rt.types import LabelMap
 
 pytest.importorskip("onnx", reason="makes a small ONNX encoder: onnx is not installed")
@@ -65,7 +66,7 @@ def test_json(files) -> None:
     result = probe(files, "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert set(found) == {"rows", "chance_of", "tokens"}
+    assert set(found) == {"rows", "chance_of", "tokens", "warnings"}
     assert set(found["chance_of"]) == {"1", "2", "3"}
     mind, first, *others = found["rows"]
     assert (mind["features"], mind["token_centre"], mind["token_scale"]) == ("MIND-SSC", None, None)
@@ -76,6 +77,15 @@ def test_json(files) -> None:
     assert chance + 0.1 < first["same_label"] <= 1
     # Every eighth of the 20 slices and the last one, except empty ones.
     assert found["tokens"] == [n * 24 * 28 for n in (4, 4)] or min(found["tokens"]) > 100
+
+
+def test_what_the_images_leave_open_is_a_warning(files) -> None:
+    volume = read_volume(files["fixed"])
+    low, high = np.percentile(volume.array, [40, 95])
+    write_volume(files["fixed"], replace(volume, array=np.clip(volume.array, low, high)))
+    result = probe(files, "--json", labels=False)
+    assert "--fixed-modality ct or mr" in json.loads(result.stdout)["warnings"][0]
+    assert "warning: the fixed image is taken for" in result.stderr
 
 
 def test_without_labels(files) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import CliRunner, Result
-from dicom_series import UID, write_series
+from dicom_series import UID, write_raw, write_series
 
 from dinoreg_rt import io
 from dinoreg_rt.commands.main import cli
@@ -121,6 +121,14 @@ def pair(tmp_path: Path) -> list[str]:
 
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(cli, list(arguments))
+
+
+def put(arguments: list[str], option: str, value: str) -> list[str]:
+    """Return the arguments with another value of an option, or with the option."""
+    if option not in arguments:
+        return [*arguments, option, value]
+    at = arguments.index(option) + 1
+    return [*arguments[:at], value, *arguments[at + 1 :]]
 
 
 def names(folder: Path) -> set[str]:
@@ -403,11 +411,25 @@ def test_confidence_is_written_on_request(pair: list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("fake")
+def test_what_was_corrected_in_a_further_image_is_a_warning(
+    pair: list[str], tmp_path: Path
+) -> None:
+    stored = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
+    inverted = {"PhotometricInterpretation": "MONOCHROME1"}
+    write_raw(tmp_path / "mr", stored, lambda tags, _: tags.update(inverted))
+    result = invoke(*pair, "--image", str(tmp_path / "mr"))
+    assert result.exit_code == 0, result.stderr
+    assert "warning: " + str(tmp_path / "mr") + ": its values were inverted" in result.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert any("its values were inverted" in warning for warning in report["warnings"])
+
+
+@pytest.mark.usefixtures("fake")
 def test_series_of_a_folder(pair: list[str], tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     write_series(tmp_path / "ct", uid=f"{UID}.2")
     series = f"{tmp_path / 'ct'}?series={UID}.2"
-    result = invoke(*pair, "-f", series, "-m", series, "--image", series)
+    result = invoke(*put(put(pair, "-f", series), "-m", series), "--image", series)
     assert result.exit_code == 0, result.output
     assert names(tmp_path / "out") == STANDARD | {"image_ct.nii.gz"}
     inputs = json.loads((tmp_path / "out" / "report.json").read_text())["inputs"]
@@ -432,7 +454,7 @@ def test_no_input_is_overwritten(
     target.parent.mkdir()
     target.write_bytes((tmp_path / f"{name}.nii.gz").read_bytes())
     before = target.read_bytes()
-    result = invoke(*pair, option, str(target), *dry_run)
+    result = invoke(*put(pair, option, str(target)), *dry_run)
     assert result.exit_code == 7
     assert f"{target}: is an input ({target}) and would be overwritten; name" in result.stderr
     assert {p.name: p.read_bytes() for p in target.parent.iterdir()} == {target.name: before}
@@ -475,7 +497,7 @@ def test_no_file_of_an_earlier_run_is_left(pair: list[str], tmp_path: Path) -> N
 def test_earlier_output_that_is_read_stays(pair: list[str], tmp_path: Path) -> None:
     assert invoke(*pair, "--image", str(tmp_path / "moving.nii.gz")).exit_code == 0
     earlier = tmp_path / "out" / "image_moving.nii.gz"
-    assert invoke(*pair, "-m", str(earlier)).exit_code == 0
+    assert invoke(*put(pair, "-m", str(earlier))).exit_code == 0
     assert names(tmp_path / "out") == STANDARD | {earlier.name}
 
 
@@ -509,12 +531,12 @@ def test_constant_image_and_weights(pair: list[str], tmp_path: Path) -> None:
     sitk.WriteImage(image, str(tmp_path / "ones.nii.gz"))
     ones = str(tmp_path / "ones.nii.gz")
     assert invoke(*pair, "--image", ones, "--weights", ones).exit_code == 0
-    assert "constant image" in invoke(*pair, "-m", ones).stderr
+    assert "constant image" in invoke(*put(pair, "-m", ones)).stderr
 
 
 @pytest.mark.usefixtures("fake")
 def test_output_that_is_no_text(pair: list[str], tmp_path: Path) -> None:
-    result = invoke(*pair, "-o", f"{tmp_path}/\udcfc")
+    result = invoke(*put(pair, "-o", f"{tmp_path}/\udcfc"))
     assert result.exit_code == 7
     assert "its name is not valid text" in result.stderr
 
@@ -548,7 +570,7 @@ def test_full_disk_is_found_before_the_work(
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize(("option", "code"), [("-f", 3), ("-o", 7), ("--labels", 3)])
 def test_name_that_is_too_long(pair: list[str], option: str, code: int) -> None:
-    result = invoke(*pair, option, "a" * 300)
+    result = invoke(*put(pair, option, "a" * 300))
     assert result.exit_code == code
     assert "aaa: cannot be looked up: File name too long" in result.stderr
 

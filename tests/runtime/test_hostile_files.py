@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import struct
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from dinoreg_rt.io.nifti_header import build_header
 from dinoreg_rt.run.outputs import earlier_files
 from dinoreg_rt.sweep.records import read_records
 from dinoreg_rt.sweep.space import read_space
-from dinoreg_rt.types import Geometry
+from dinoreg_rt.types import Geometry, Volume
 
 DEEP = "[" * 100_000
 GRID = Geometry((8, 8, 8), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
@@ -178,3 +180,98 @@ def test_gzip_too_short_for_what_its_header_says(tmp_path: Path) -> None:
         stream.write(build_header(large, "float32", 1) + bytes(10_000))
     with pytest.raises(InputError, match=r"truncated file: .* announces 256000000352"):
         io.read_volume(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("line", ["sizes: " + "[" * 1000, "a" * 1001, "data file: " + "a" * 990])
+def test_nrrd_with_a_long_field(tmp_path: Path, line: str) -> None:
+    """ITK's reader would crash."""
+    path = tmp_path / "a.nrrd"
+    path.write_text(f"NRRD0004\ntype: float\n{line}\ndimension: 3\n\n")
+    with pytest.raises(InputError, match=r"a\.nrrd: .*line 3 of its header has 1\d* characters"):
+        io.read_volume(path)
+
+
+def test_nrrd_with_a_long_remark(tmp_path: Path) -> None:
+    path = tmp_path / "a.nrrd"
+    remarks = f"# {'a' * 3000}\ncontent: {'b' * 3000}\nkey:={'c' * 3000}\n"
+    grid = "dimension: 3\nsizes: 2 2 2\nspacings: 1 1 1\n"
+    head = f"NRRD0004\n{remarks}type: uchar\n{grid}encoding: raw\n\n"
+    path.write_bytes(head.encode() + bytes(range(8)))
+    assert io.read_volume(path).array.max() == 7
+
+
+NRRD = (
+    "NRRD0005\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: 4 4 4\n"
+    "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nendian: little\n"
+    "encoding: raw\n"
+)
+
+
+def write_nrrd(path: Path, header: str, components: int = 1) -> Path:
+    voxels = np.arange(64 * components, dtype="<f4")
+    path.write_bytes(header.encode() + b"\n" + voxels.tobytes())
+    return path
+
+
+def test_nrrd_whose_third_axis_is_time(tmp_path: Path) -> None:
+    path = write_nrrd(tmp_path / "a.nrrd", NRRD + "kinds: domain domain time\n")
+    with pytest.raises(InputError, match=r"a\.nrrd: is a time series \(kinds: domain domain time"):
+        io.read_volume(path)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+def test_nrrd_too_small_for_its_voxels(tmp_path: Path, encoding: str) -> None:
+    """ITK takes the memory first: 120 GB here."""
+    header = NRRD.replace("4 4 4", "600 500 100000").replace("raw", encoding)
+    path = write_nrrd(tmp_path / "a.nrrd", header)
+    with pytest.raises(InputError, match=r"announces 30000000000 voxels, but there are only \d+ b"):
+        io.read_volume(path)
+
+
+def test_nrrd_without_directions(tmp_path: Path) -> None:
+    header = NRRD.replace("(1,0,0) (0,1,0) (0,0,1)", "none none none")
+    notes = io.read_volume(write_nrrd(tmp_path / "a.nrrd", header)).geometry.notes
+    assert any("states no voxel spacing; 1 mm was taken" in note for note in notes)
+
+
+def test_measurement_frame_of_a_displacement(tmp_path: Path) -> None:
+    header = NRRD.replace("dimension: 3", "dimension: 4").replace("sizes:", "sizes: 3")
+    header = header.replace("directions:", "directions: none")
+    header += "kinds: vector domain domain domain\nmeasurement frame: (0,1,0) (1,0,0) (0,0,1)\n"
+    path = write_nrrd(tmp_path / "a.nrrd", header, components=3)
+    (note,) = io.read_displacement(path).geometry.notes
+    assert "has a measurement frame, (0,1,0) (1,0,0) (0,0,1); its vectors were taken" in note
+
+
+@pytest.mark.parametrize("slope", [1e-38, -1e-17])
+def test_nifti_factor_that_itk_ignores(tmp_path: Path, slope: float) -> None:
+    path = tmp_path / "a.nii"
+    io.write_volume(path, Volume(np.arange(512, dtype=np.float32).reshape(8, 8, 8), GRID))
+    raw = bytearray(path.read_bytes())
+    raw[112:116] = struct.pack("<f", slope)
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"a\.nii: scales its values by -?1e-\d\d \(scl_slope\)"):
+        io.read_volume(path)
+
+
+@pytest.mark.parametrize(("spacing", "size"), [(0.02, "0.16 x 0.16 x 0.16"), (900.0, "7.2e\\+03")])
+def test_fields_of_view_that_no_patient_has(tmp_path: Path, spacing: float, size: str) -> None:
+    grid = Geometry((8, 8, 8), (spacing,) * 3, (0.0, 0.0, 0.0), np.eye(3))
+    path = tmp_path / "a.nii"
+    io.write_volume(path, Volume(np.arange(512, dtype=np.float32).reshape(8, 8, 8), grid))
+    for notes in (io.read_volume(path).geometry.notes, io.read_geometry(path).notes):
+        assert re.search(rf"a\.nii: its field of view is {size}.* mm; are the lengths", notes[-1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("TransformMatrix", "0 0 0 0 0 0 0 0 0", "singular or sheared direction matrix"),
+        ("ElementSpacing", "0 1 1", "has a voxel spacing of 0"),
+    ],
+)
+def test_metaimage_with_zeros(tmp_path: Path, field: str, value: str, message: str) -> None:
+    header = "".join(f"{key} = {text}\n" for key, text in (META | {field: value}).items())
+    (tmp_path / "a.mha").write_bytes(header.encode() + bytes(range(64)))
+    with pytest.raises(InputError, match=message):
+        io.read_volume(tmp_path / "a.mha")

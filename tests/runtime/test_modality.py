@@ -166,6 +166,18 @@ def test_ct_in_another_unit_is_open(change: Change) -> None:
     assert "as far apart as on a CT, though not in HU: give --moving-modality" in warnings[0]
 
 
+def test_standardised_window_is_open() -> None:
+    """As neural networks take it: clipped, then divided by the standard deviation."""
+    window = lambda a: standardised(np.clip(a, -160, 240))  # noqa: E731
+    image, warnings = examined("abdomen/ct", window)
+    assert image.modality == "mr"
+    assert "exported with an intensity window: give --moving-modality ct or mr" in warnings[0]
+    told, warnings = examined("abdomen/ct", window, moving_modality="ct")
+    assert told.modality == "ct"
+    assert told.window[1] - told.window[0] < 10
+    assert "are not HU" in warnings[0]
+
+
 def test_negative_numbers_stored_as_unsigned_are_refused() -> None:
     with pytest.raises(InputError, match="subtract 65536"):
         detected("abdomen/ct", lambda a: np.where(a < 0, a + 65536, a))

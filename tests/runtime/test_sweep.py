@@ -95,6 +95,20 @@ def test_a_grid_on_two_pairs(cohort, tmp_path):
     assert float(rows[0]["cpu_s"]) > 0
 
 
+def test_what_the_images_leave_open_is_a_warning_once(cohort, tmp_path):
+    shutil.copytree(cohort, tmp_path / "clipped")
+    file = str(tmp_path / "clipped" / "f1.nii.gz")
+    image = sitk.ReadImage(file)
+    low, high = np.percentile(sitk.GetArrayViewFromImage(image), [40, 95])
+    sitk.WriteImage(sitk.Clamp(image, image.GetPixelID(), low, high), file)
+    options = ("--only", "p1", "--grid", "smoothness=0.1,50")
+    done = sweep(tmp_path / "clipped", tmp_path / "out", *options)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("warning: p1: the fixed image is taken for") == 1
+    records = read_records(tmp_path / "out" / "results.jsonl").values()
+    assert all("--fixed-modality ct or mr" in record.warnings[0] for record in records)
+
+
 def test_resuming_computes_only_what_is_missing(cohort, tmp_path):
     first = ("--grid", "smoothness=0.5", "-q")
     assert sweep(cohort, tmp_path, *first).exit_code == 0

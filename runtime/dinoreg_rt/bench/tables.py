@@ -114,6 +114,7 @@ class BenchReport(BaseModel):
     fixed_grid: str
     moving_grid: str
     features: str
+    warnings: list[str] = Field(description="what the images leave open, with the option for it")
     runs: int
     configuration: dict[str, Any]
     cold_ms: float = Field(description="first registration, opening the encoder included")
@@ -154,6 +155,7 @@ def build_bench_report(measured: Measured) -> BenchReport:
         fixed_grid=describe(fixed),
         moving_grid=describe(moving),
         features=plan.choices["features"],
+        warnings=list(plan.warnings),
         runs=len(warm),
         configuration=plan.config.model_dump(mode="json"),
         cold_ms=round(cold.total_ms, 3),

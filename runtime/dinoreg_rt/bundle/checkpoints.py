@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..device.limits import cache_folder
-from ..errors import DeviceError
+from ..errors import DeviceError, InputError
 from .manifest import MANIFEST_NAME
 from .opened import bundle_around, find_bundle
 
@@ -44,6 +44,20 @@ def is_checkpoint(encoder: str) -> bool:
     if os.path.exists(os.path.join(encoder, MANIFEST_NAME)):
         return False
     return any(os.path.exists(os.path.join(encoder, name)) for name in _IN_FOLDER)
+
+
+def check_weights(checkpoint: str) -> None:
+    """Require that a checkpoint's folder has weights; the export examines them.
+
+    Raises:
+        InputError: it has none, as after a download that was broken off.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir() and not any(f.suffix in _FILES and f.is_file() for f in folder.rglob("*")):
+        raise InputError(
+            f"{checkpoint}: is the folder of a checkpoint, but has no file of weights "
+            f"({', '.join(_FILES)}); download it again, or give the file itself"
+        )
 
 
 def bundle_folder(encoder: str, wanted: Wanted, *, anew: bool = False) -> Path:

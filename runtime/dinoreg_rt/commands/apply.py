@@ -52,14 +52,11 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=INPUTS,
     help="Transform or displacement field; repeat for a chain.",
 )
-@path_option("--image", once=True, panel=INPUTS, help="Image to resample (trilinear).")
-@path_option(
-    "--labels", once=True, panel=INPUTS, help="Label map to resample; no label is invented."
-)
-@path_option("--points", once=True, panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
+@path_option("--image", panel=INPUTS, help="Image to resample (trilinear).")
+@path_option("--labels", panel=INPUTS, help="Label map to resample; no label is invented.")
+@path_option("--points", panel=INPUTS, help="Points to map: .csv, .mrk.json, .fcsv.")
 @path_option(
     "--reference",
-    once=True,
     panel=INPUTS,
     help="Image that defines the output grid: the fixed image; with --inverse the moving image. "
     "[default: the grid of the first transform; with --inverse there is none]",
@@ -82,7 +79,7 @@ dinoreg-rt apply -t ab.h5 -t bc.h5 --points A.csv -o C.csv
     panel=_METHOD,
     help="Frame of the coordinates in a CSV file; Slicer's files name their own.",
 )
-@path_option("-o", "--output", once=True, required=True, panel=OUTPUT, help="File to write.")
+@path_option("-o", "--output", required=True, panel=OUTPUT, help="File to write.")
 @json_option("a summary")
 @quiet_option
 def apply(**options: Any) -> None:
@@ -196,9 +193,7 @@ def _apply_to_volume(
     image = labels = inversion = None
     if kind == "image":
         image = io.read_volume(options["image"], constant=True, orientation=take)
-        for note in image.notes:
-            reporter.say("image", note)
-        warn(*grid.notes, *image.geometry.notes)
+        warn(*grid.notes, *image.geometry.notes, *(f"{image.name}: {n}" for n in image.notes))
     else:
         labels = io.read_labels(options["labels"], orientation=take)
         warn(*grid.notes, *labels.geometry.notes)

@@ -103,6 +103,8 @@ def bench(**options: Any) -> None:
             fixed, moving, config, options["runs"], options["peer_python"], options["peer_runs"]
         )
         report = run_bench(request, reporter)
+        for warning in report.warnings:
+            reporter.say("warning", warning)
     if options["as_json"]:
         print_result(report.model_dump_json(indent=2) + "\n")
     else:

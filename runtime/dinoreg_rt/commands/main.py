@@ -10,6 +10,7 @@ import errno
 import importlib
 import json
 import sys
+from collections import Counter
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -74,6 +75,7 @@ class LazyGroup(click.RichGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and name in _COMMANDS:
             command = _load(name)
+            _refuse_repeated(command, name, ctx, rest)
         return name, command, rest
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -111,6 +113,29 @@ def _load(name: str) -> click.Command:
         f"the command '{name}' is not installed; install the package with pip instead of running "
         "it from the source folder"
     )
+
+
+def _refuse_repeated(
+    command: click.Command, name: str, parent: click.Context, args: list[str]
+) -> None:
+    """Refuse an option that takes one value and is given twice: click would take the last.
+
+    Raises:
+        click.UsageError: one is.
+    """
+    # Faults of other kinds are left to the parser that runs next.
+    context = click.Context(command, parent=parent, info_name=name, resilient_parsing=True)
+    _, rest, order = command.make_parser(context).parse_args(list(args))
+    counts = Counter(param for param in order if isinstance(param, click.Option))
+    for option, count in counts.items():
+        switch = option.is_flag and not option.secondary_opts
+        if count > 1 and not (option.multiple or option.count or switch):
+            text = f"{option.opts[-1]} is given {count} times; give it once"
+            raise click.UsageError(text, click.Context(command, parent=parent, info_name=name))
+    if isinstance(command, click.Group) and rest:
+        inner = command.get_command(context, rest[0])
+        if inner is not None:
+            _refuse_repeated(inner, rest[0], context, rest[1:])
 
 
 def explain(error: BaseException) -> tuple[int, str]:

@@ -178,23 +178,9 @@ def _print_all_help(ctx: click.Context, _: click.Parameter, wanted: bool) -> Non
     ctx.exit()
 
 
-def path_option(*names: str, once: bool = False, **settings: Any) -> Callable[[Command], Command]:
-    """Decorate a command with an option that takes a path; `settings` are click's.
-
-    With `once`, giving the option twice is an error; otherwise the last counts, as is usual.
-    """
-    if once:
-        settings |= {"multiple": True, "callback": _only_once}
+def path_option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """Decorate a command with an option that takes a path; `settings` are click's."""
     return click.option(*names, type=FilePath(), **settings)
-
-
-def _only_once(_: click.Context, option: click.Parameter, paths: tuple[Path, ...]) -> Path | None:
-    if len(paths) > 1:
-        raise click.UsageError(
-            f"{option.opts[-1]} is given {len(paths)} times ({', '.join(map(str, paths))}); give "
-            "one path"
-        )
-    return paths[0] if paths else None
 
 
 def json_option(content: str) -> Callable[[Command], Command]:

@@ -107,6 +107,8 @@ def probe(**options: Any) -> None:
             for note in volume.geometry.notes:
                 reporter.say("warning", note)
         result = probe_images(fixed, moving, labels, config, reporter)
+        for warning in result.warnings:
+            reporter.say("warning", warning)
     if options["as_json"]:
         print_result(json.dumps(_as_json(result), indent=2) + "\n")
     else:
@@ -126,7 +128,12 @@ def _as_json(result: ProbeResult) -> dict[str, Any]:
         for row in result.rows
     ]
     chance = {str(label): share for label, share in result.chance.items()}
-    return {"rows": rows, "chance_of": chance, "tokens": list(result.tokens)}
+    return {
+        "rows": rows,
+        "chance_of": chance,
+        "tokens": list(result.tokens),
+        "warnings": list(result.warnings),
+    }
 
 
 def _print(result: ProbeResult) -> None:

@@ -143,6 +143,7 @@ def _pairs(options: dict[str, Any]) -> list[PairFiles]:
 def _progress_of(reporter: Reporter) -> Finished:
     began = spoke = time.monotonic()
     first: list[int] = []
+    warned: set[str] = set()
 
     def finished(done: int, total: int, record: Record) -> None:
         nonlocal spoke
@@ -150,6 +151,10 @@ def _progress_of(reporter: Reporter) -> Finished:
         reporter("sweep", done / total)
         if record.status == "failed":
             reporter.say("failed", f"{record.pair}: {record.message}")
+        for text in (f"{record.pair}: {warning}" for warning in record.warnings):
+            if text not in warned:  # another setting of the same pair
+                reporter.say("warning", text)
+                warned.add(text)
         now = time.monotonic()
         if now - spoke > _SAY_EVERY_S:
             spoke = now

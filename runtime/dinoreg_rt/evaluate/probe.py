@@ -79,11 +79,13 @@ class ProbeResult:
         rows: MIND-SSC first, then each layer with each standardisation.
         chance: for each label, its share among the tokens within reach.
         tokens: number of tokens that count in the fixed and in the moving image.
+        warnings: what the images leave open, with the option that settles it.
     """
 
     rows: tuple[ProbeRow, ...]
     chance: dict[int, float]
     tokens: tuple[int, int]
+    warnings: tuple[str, ...] = ()
 
 
 def probe(
@@ -133,7 +135,7 @@ def probe(
             rows.append(replace(row, found=retrieved(inner, tokens, *places), consistent=share))
             report("probe", (i + 1) / len(kinds))
     counts = (len(places[0].labels), len(places[1].labels))
-    return ProbeResult(tuple(rows), chance(tokens, *places), counts)
+    return ProbeResult(tuple(rows), chance(tokens, *places), counts, plan.warnings)
 
 
 _Features = Callable[[], tuple[FloatArray, FloatArray]]

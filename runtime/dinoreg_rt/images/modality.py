@@ -30,6 +30,8 @@ _AIR_CONTRAST = 4.0
 _LEAST_FAT = 0.02
 #: Least share of an image that was cropped inside the body from -150 to 150 HU.
 _LEAST_INSIDE = 0.8
+#: Narrower ranges of values, as of z-scores, are no HU. A narrow window of the brain is 0 to 80.
+_LEAST_SPAN_HU = 60.0
 #: Value of water in a CT that was stored without its negative offset.
 _SHIFTS = (1024.0, 32768.0)
 #: Ranges of exported grey levels: 8 bits, and the ranges that neural networks expect.
@@ -99,7 +101,7 @@ def _known_ct(found: Detection | None, values: Histogram, source: str) -> Detect
     if found is not None and found.water is not None:
         where = f"; water is at {found.water:g}" if found.water else ""
         return Detection("ct", f"ct, {source}{where}", water=found.water)
-    if _is_export(values):
+    if _is_export(values) or values.highest - values.lowest < _LEAST_SPAN_HU:
         doubt = "its values are not HU: the intensity window covers them instead of --ct-window-hu"
         dark = None if found is None else found.dark
         return Detection("ct", f"ct, {source}", doubt, dark=dark)
@@ -174,11 +176,12 @@ def _exported(values: Histogram) -> Detection | None:
     """Recognise a CT in another unit, such as grey levels."""
     extent, dark = f"{values.lowest:.4g} to {values.highest:.4g}", _dark_end(values)
     if not _is_export(values):
-        if dark is None or _inverted(values):
+        if _inverted(values):
             return None
-        doubt = "air and soft tissue are as far apart as on a CT, though not in HU"
-        return Detection("mr", f"mr, because values from {extent} are not HU", doubt)
-    if dark is not None:
+        if dark is not None:
+            doubt = "air and soft tissue are as far apart as on a CT, though not in HU"
+            return Detection("mr", f"mr, because values from {extent} are not HU", doubt)
+    elif dark is not None:
         reason = f"ct, exported to grey levels from {extent}: air and soft tissue are far apart"
         return Detection("ct", reason, "its scale in HU is unknown", dark=dark)
     clipped = values.lowest_share, values.highest_share

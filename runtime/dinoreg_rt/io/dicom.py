@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,8 +13,9 @@ from ..errors import InputError
 from ..types import Modality
 from .arrays import float32_at
 from .convert import quiet_itk, set_geometry, sitk_view
+from .dicom_elements import damage, elements, has_element, value_text
 from .dicom_grid import stack
-from .dicom_headers import header_reader, read_slices, read_tags
+from .dicom_headers import header_reader, last_line, read_slices, read_tags
 from .dicom_pixels import correct_values, pixel_type_of, read_pixels
 from .dicom_slices import SERIES, check_alike, select
 from .paths import check_name
@@ -68,15 +70,17 @@ def series_files(folder: Path, uid: str | None = None) -> list[str]:
     import SimpleITK as sitk
 
     reader = sitk.ImageSeriesReader
+    files_here = sorted(path for path in folder.iterdir() if path.is_file())
+    _refuse_damaged({path: reason for path in files_here if (reason := damage(path))})
     if uid is None:
-        with quiet_itk():
+        with _listing(files_here):
             first = list(reader.GetGDCMSeriesFileNames(str(folder)))
         for file in first:
             check_name(file)
         # One series and nothing else: the folder need not be read again.
-        if first and len(first) == sum(path.is_file() for path in folder.iterdir()):
+        if first and len(first) == len(files_here):
             return first
-    with quiet_itk():
+    with _listing(files_here):
         found = list(reader.GetGDCMSeriesIDs(str(folder)))
         files = {u: list(reader.GetGDCMSeriesFileNames(str(folder), u)) for u in found}
     for file in (name for names in files.values() for name in names):
@@ -128,6 +132,7 @@ def read_series(folder: Path, selection: str | None = None) -> Series:
     name = str(folder) if selection is None else f"{folder}{SERIES}{selection}"
     slices = select(read_slices(series_files(folder, uid)), wanted, name)
     check_alike(slices, name)
+    _refuse_table(Path(slices[0].file))
     slices, geometry, notes = stack(slices, name)
     image = read_pixels(slices, name)
     view = sitk_view(image)  # a read-only view of memory that nothing else uses yet
@@ -140,25 +145,62 @@ def read_series(folder: Path, selection: str | None = None) -> Series:
     return Series(image, pixel_type_of(slices), modality, (*notes, *more))
 
 
+def _refuse_table(file: Path) -> None:
+    """Refuse values that are indices of a table, which GDCM leaves as they are."""
+    if has_element(file, (0x0028, 0x3000)):
+        raise InputError(
+            f"{file}: its values go through a table (Modality LUT Sequence, (0028,3000)), which is "
+            "not supported: convert the series to NIfTI or NRRD"
+        )
+
+
 def _parse_selection(selection: str | None) -> tuple[str | None, dict[str, str]]:
     uid, *conditions = (selection or "").split("&")
     wanted = dict(part.partition("=")[::2] for part in conditions)
     return uid or None, wanted
 
 
-def _check_unread(folder: Path, read: set[str]) -> None:
-    """Require that no slice is damaged: GDCM silently leaves damaged files out of a series.
+@contextmanager
+def _listing(files: list[Path]) -> Iterator[None]:
+    """Name the file for which GDCM cannot list the series of its folder."""
+    try:
+        with quiet_itk():
+            yield
+    except RuntimeError as error:
+        reasons = {file: _refusal(file) for file in files}
+        _refuse_damaged({f: why for f, why in reasons.items() if why == last_line(error)})
+        raise InputError(f"{files[0].parent}: cannot be listed: {last_line(error)}") from error
 
-    Raises:
-        InputError: some are; the message says how many, and names the first.
-    """
+
+def _refusal(file: Path) -> str:
+    """Return why GDCM does not read the header of a file; nothing if it does."""
+    try:
+        with quiet_itk():
+            read_tags(header_reader(), str(file))
+    except RuntimeError as error:
+        return last_line(error)
+    return ""
+
+
+def _check_unread(folder: Path, read: set[str]) -> None:
+    """Require that no slice is damaged: GDCM silently leaves damaged files out of a series."""
     suffixes = {Path(name).suffix.lower() for name in read} - {""}
     others = sorted(p for p in folder.iterdir() if p.name not in read and p.is_file())
-    damaged = [file for file in others if _is_damaged(file, suffixes)]
-    if damaged:
+    _refuse_damaged(dict.fromkeys((file for file in others if _is_damaged(file, suffixes)), ""))
+
+
+def _refuse_damaged(files: dict[Path, str]) -> None:
+    """Refuse damaged files, with the reason of each where it is known.
+
+    Raises:
+        InputError: there are some; the message says how many, and names the first.
+    """
+    if files:
+        first, reason = next(iter(files.items()))
         raise InputError(
-            f"{folder}: {len(damaged)} DICOM file{'s' * (len(damaged) > 1)} cannot be read "
-            f"(first: {damaged[0].name}), damaged? copy them again, or move them out of the folder"
+            f"{first.parent}: {len(files)} DICOM file{'s' * (len(files) > 1)} cannot be read "
+            f"(first: {first.name}{': ' * bool(reason)}{reason}), damaged? copy them again, or "
+            "move them out of the folder"
         )
 
 
@@ -178,21 +220,14 @@ def _is_damaged(file: Path, suffixes: set[str]) -> bool:
 
 def _sop_class(raw: bytes) -> str | None:
     """Return the media storage SOP class from the beginning of a file; None if it is missing."""
-    at = 132
-    while len(raw) >= at + 12:
-        group, element, vr, short = struct.unpack_from("<HH2sH", raw, at)
-        is_long = vr in (b"OB", b"OW", b"UN", b"UT", b"SQ")
-        length = struct.unpack_from("<I", raw, at + 8)[0] if is_long else short
-        at += 12 if is_long else 8
-        if group != 2:
-            return None
-        if element == 2:
-            return raw[at : at + length].rstrip(b"\0 ").decode("ascii", "replace")
-        at += length
-    return None
+    found = (value_text(raw, each) for each in elements(raw) if each.tag == (2, 2))
+    return next(found, None)
 
 
 def _description(file: str) -> str:
-    with quiet_itk():
-        text = read_tags(header_reader(), file).get("SeriesDescription", "")
+    try:
+        with quiet_itk():
+            text = read_tags(header_reader(), file).get("SeriesDescription", "")
+    except RuntimeError:  # the message with the list goes first
+        return "(not readable)"
     return f"'{text}'" if text else "(no description)"

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import FloatArray
+from . import validate
 from .convert import quiet_itk
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _TAGS = {
     "ImageType": "0008|0008",
     "AcquisitionTime": "0008|0032",
     "Modality": "0008|0060",
+    "FrameOfReferenceUID": "0020|0052",
     "SeriesDescription": "0008|103e",
     "SliceThickness": "0018|0050",
     "EchoTime": "0018|0081",
@@ -81,8 +83,8 @@ def read_slices(files: Sequence[str]) -> list[Slice]:
     """Read the headers of slices.
 
     Raises:
-        InputError: a file is a multi-frame or colour image, or lacks position, orientation or pixel
-            spacing.
+        InputError: a file is a multi-frame or colour image, lacks position, orientation or pixel
+            spacing, or lies beyond 1e6 mm.
     """
     reader = header_reader()
     with quiet_itk():
@@ -115,7 +117,7 @@ def _read_slice(reader: sitk.ImageFileReader, file: str) -> Slice:
     if frames not in ("", "1"):
         raise InputError(
             f"{file}: is a multi-frame (enhanced) DICOM file with {frames} frames, which is not "
-            "supported: convert it to NIfTI or NRRD, for instance with dcm2niix"
+            "supported: convert it to NIfTI, for instance with 'dcm2niix -o OUTPUT FOLDER'"
         )
     if reader.GetNumberOfComponents() != 1:
         raise InputError(f"{file}: has colour (RGB) pixels; a greyscale series is needed")
@@ -126,6 +128,7 @@ def _read_slice(reader: sitk.ImageFileReader, file: str) -> Slice:
             f"{file}: has no readable slice position and orientation; scout images and secondary "
             "captures are not supported: convert the series to NIfTI or NRRD"
         )
+    validate.check_positions(np.array(position), file, "slice position")
     spacing = _numbers(tags, "PixelSpacing", 2)
     if spacing is None or min(spacing) <= 0:
         raise InputError(

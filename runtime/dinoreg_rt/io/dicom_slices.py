@@ -52,7 +52,8 @@ def check_alike(slices: Sequence[Slice], name: str) -> None:
 
     Raises:
         InputError: there is one slice only, or they differ in size, pixel spacing, orientation,
-            photometric interpretation, echo time, time point or b-value.
+            photometric interpretation, modality, frame of reference, echo time, time point or
+            b-value.
     """
     if len(slices) < 2:
         raise InputError(
@@ -75,6 +76,11 @@ def check_alike(slices: Sequence[Slice], name: str) -> None:
         sides = "{0[0]:g} x {0[1]:g} mm"
         _require_same(slices, name, "pixel spacing", lambda s: sides.format(s.spacing_mm))
     _require_same(slices, name, "photometric interpretation", _photometric)
+    _require_same(slices, name, "Modality", lambda s: s.tags.get("Modality", ""))
+    # Positions in two frames of reference cannot be compared.
+    _require_same(
+        slices, name, "FrameOfReferenceUID", lambda s: s.tags.get("FrameOfReferenceUID", "")
+    )
     if repeated(slices):
         return
     for attribute, share in _SAME.items():

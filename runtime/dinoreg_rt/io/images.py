@@ -83,7 +83,7 @@ def read_volume(
     volume = volume_from_sitk(
         read.image, name, read.pixel_type, constant=constant, finite=read.finite
     )
-    geometry = replace(volume.geometry, notes=read.doubts)
+    geometry = _noted(volume.geometry, read, name)
     return replace(volume, geometry=geometry, modality_hint=read.modality, notes=read.corrections)
 
 
@@ -98,7 +98,7 @@ def read_geometry(
     read = _read(path, 0, orientation)
     geometry = Geometry.from_sitk(read.image)
     validate.check_geometry(geometry, os.fspath(path))
-    return replace(geometry, notes=read.doubts)
+    return _noted(geometry, read, os.fspath(path))
 
 
 def read_labels(
@@ -117,7 +117,8 @@ def read_labels(
     """
     read = _read(path, 1, orientation)
     labels = labels_from_sitk(read.image, name=os.fspath(path), mask=mask)
-    return replace(labels, geometry=replace(labels.geometry, notes=read.doubts))
+    corrected = tuple(f"{labels.name}: {text}" for text in read.corrections)
+    return replace(labels, geometry=_noted(labels.geometry, read, labels.name, corrected))
 
 
 def read_displacement(
@@ -132,7 +133,7 @@ def read_displacement(
     """
     read = _read(path, 3, orientation)
     field = displacement_from_sitk(read.image, name=os.fspath(path))
-    return replace(field, geometry=replace(field.geometry, notes=read.doubts))
+    return replace(field, geometry=_noted(field.geometry, read, os.fspath(path)))
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
@@ -195,7 +196,9 @@ def _read(path: str | os.PathLike[str], components: int, orientation: Orientatio
             image, finite, doubts = read_nifti(file, values=components > 0, orientation=orientation)
             return _Image(image, finite=finite, doubts=doubts)
         if suffix in (".nrrd", ".nhdr"):
-            return _rescaled(load(file, str(file)), *nrrd.header_notes(file))
+            nrrd.check_header(file)
+            image = load(file, str(file))
+            return _rescaled(image, *nrrd.header_notes(file, vectors=components == 3))
         header = metaimage.read_header(file)
         check_meta_header(header)
         metaimage.check_metaimage(header)
@@ -203,6 +206,12 @@ def _read(path: str | os.PathLike[str], components: int, orientation: Orientatio
         return _rescaled(image, *metaimage.header_notes(header, Geometry.from_sitk(image)))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def _noted(geometry: Geometry, read: _Image, name: str, more: tuple[str, ...] = ()) -> Geometry:
+    """Return the geometry with everything that is in doubt about it."""
+    doubts = (*read.doubts, *validate.doubts_about_size(geometry, name), *more)
+    return replace(geometry, notes=doubts)
 
 
 def _rescaled(image: sitk.Image, factor: float, doubts: tuple[str, ...]) -> _Image:

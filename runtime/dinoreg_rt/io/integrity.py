@@ -18,6 +18,8 @@ from . import validate
 from .nifti_header import NiftiHeader, check_extent
 
 _CHUNK = 1 << 22
+#: ITK does not apply a smaller factor.
+_ITK_EPSILON = 2.0**-52
 
 
 def check_nifti(header: NiftiHeader, file: Path, name: str, *, values: bool = True) -> bool:
@@ -33,8 +35,8 @@ def check_nifti(header: NiftiHeader, file: Path, name: str, *, values: bool = Tr
         Whether the voxels of the image are float32 values that were found to be finite.
 
     Raises:
-        InputError: a spacing that is not positive, voxels that begin within the header, missing
-            voxels, NaN or Inf.
+        InputError: a spacing that is not positive, a factor that ITK ignores, voxels that begin
+            within the header, missing voxels, NaN or Inf.
     """
     axes = range(1, min(max(header.dim[0], 0), 3) + 1)
     if not all(0 < header.pixdim[a] < math.inf for a in axes):
@@ -42,6 +44,11 @@ def check_nifti(header: NiftiHeader, file: Path, name: str, *, values: bool = Tr
         raise InputError(
             f"{name}: has a voxel spacing of {spacing} mm; each must be positive: correct the "
             "header"
+        )
+    if 0 < abs(header.slope) < _ITK_EPSILON:
+        raise InputError(
+            f"{name}: scales its values by {header.slope:g} (scl_slope), which ITK takes as 1; "
+            "store them in another unit, as floating-point numbers"
         )
     check_extent(header, file.stat().st_size, name)
     dtype = header.dtype

@@ -36,7 +36,11 @@ def load(file: Path, name: str) -> sitk.Image:
             return reader.Execute()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
-        if "orthonormal" in reason:
+        if "Zero-valued spacing" in str(error):
+            raise InputError(
+                f"{name}: has a voxel spacing of 0; each must be positive: correct the header"
+            ) from error
+        if "orthonormal" in reason or "determinant is 0" in str(error):
             raise InputError(
                 f"{name}: has a singular or sheared direction matrix; its axes must be "
                 "perpendicular: correct the header, or resample it onto an orthogonal grid"

@@ -15,6 +15,8 @@ from ..types import Geometry
 _SPACING_RANGE_MM = (1e-3, 1e3)
 #: Positions and displacements beyond 1 km are errors; far larger ones overflow later.
 _FARTHEST_MM = 1e6
+#: Lengths in metres that are taken as mm give bodies of 0.1 to 2 mm.
+_FIELD_OF_VIEW_MM = (2.0, 5e3)
 _DIRECTION_TOLERANCE = 1e-3
 #: Parcellations of a whole brain have a few hundred labels with values up to some ten thousand.
 _MOST_LABELS = 1000
@@ -96,6 +98,16 @@ def check_geometry(geometry: Geometry, name: str) -> None:
             f"{name}: its axes are not perpendicular unit vectors (off by {deviation:.2g}, "
             f"allowed {_DIRECTION_TOLERANCE:g}): resample it onto an orthogonal grid"
         )
+
+
+def doubts_about_size(geometry: Geometry, name: str) -> tuple[str, ...]:
+    """Return a warning if the field of view is far smaller or larger than any patient's."""
+    size_mm = [n * s for n, s in zip(geometry.shape_zyx[::-1], geometry.spacing_mm, strict=True)]
+    low, high = _FIELD_OF_VIEW_MM
+    if low <= max(size_mm) <= high:
+        return ()
+    text = " x ".join(f"{length:.3g}" for length in size_mm)
+    return (f"{name}: its field of view is {text} mm; are the lengths in its header in mm?",)
 
 
 def check_positions(positions_mm: NDArray[np.floating], name: str, what: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
-from ..bundle.checkpoints import is_checkpoint
+from ..bundle.checkpoints import check_weights, is_checkpoint
 from ..bundle.manifest import Graph
 from ..bundle.opened import Bundle, find_bundle, find_named
 from ..config.parameters import RegistrationConfig
@@ -58,12 +58,16 @@ def check_encoder(config: RegistrationConfig, device: Device) -> None:
     """Check the configured encoder against its manifest; files are hashed when it is opened.
 
     Raises:
-        InputError: the bundle does not exist, or this version cannot read it.
+        InputError: the bundle does not exist, this version cannot read it, or the folder of a
+            checkpoint has no weights.
         ConfigError: there are more components than channels, the bundle has no graph for the
             requested tokens, or the engine does not run the bundle's precision.
         DeviceError: the engine is not installed, or was not built for this bundle.
     """
-    if config.encoder is None or is_checkpoint(config.encoder):  # checked by the export
+    if config.encoder is None:
+        return
+    if is_checkpoint(config.encoder):
+        check_weights(config.encoder)  # the rest is checked by the export
         return
     bundle = find_named(config.encoder)
     bundle.check_components(config.components, bundle.layers(config.layers))

@@ -242,6 +242,11 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
         if doubt := misplaced(values[name], values["moving"].geometry):
             record = records[name]
             records[name] = record.model_copy(update={"warnings": [*record.warnings, doubt]})
+    # What was corrected in the fixed and the moving image is among the plan's choices.
+    for name in [name for name in ("weights", *image_names) if name in values]:
+        notes = [f"{values[name].name}: {text}" for text in values[name].notes]
+        record = records[name]
+        records[name] = record.model_copy(update={"warnings": [*record.warnings, *notes]})
     for record in records.values():
         for warning in record.warnings:
             progress.say("warning", warning)

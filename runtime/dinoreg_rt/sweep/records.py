@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ class Record:
         scores: `PairScores.means`; None after a failure, and NaN for what was not scored.
         quality: fields of `RunQuality`; None after a failure.
         version: version of dinoreg-rt and of its library.
+        warnings: what the headers and the values of the images leave in doubt.
     """
 
     key: str
@@ -42,6 +44,7 @@ class Record:
     scores: dict[str, float] | None = None
     quality: dict[str, float] | None = None
     version: str = ""
+    warnings: Sequence[str] = ()
 
     def means(self) -> dict[str, float]:
         """Return scores and times for the summary of a cohort."""
@@ -69,12 +72,14 @@ def to_line(record: Record) -> str:
 
 def _check_types(record: Record) -> None:
     """Raise `ValueError` for a line of JSON whose values are not those of a record."""
-    texts = (record.key, record.pair, record.kind, record.message, record.version)
+    texts = [record.key, record.pair, record.kind, record.message, record.version]
+    texts += record.warnings
     tables = (record.scores, record.quality)
     numbers = [record.cpu_s, record.wall_s]
     numbers += [value for table in tables if table is not None for value in table.values()]
     if (
         not all(isinstance(text, str) for text in texts)
+        or isinstance(record.warnings, str)
         or not isinstance(record.candidate, dict)
         or record.status not in ("ok", "failed")
         or not all((isinstance(n, int | float) and abs(n) <= 1e300) or n != n for n in numbers)

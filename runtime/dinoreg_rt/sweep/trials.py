@@ -143,8 +143,15 @@ def run_trial(trial: Trial) -> Record:
     except Exception as error:  # one bad pair must not end a night's work
         name = "" if isinstance(error, DinoregError) else f"{type(error).__name__}: "
         return Record(*head, status="failed", message=f"{name}{error}", version=version)
-    quality = asdict(result.quality)
-    return Record(*head, cpu_s=cpu, wall_s=wall, scores=scores, quality=quality, version=version)
+    return Record(
+        *head,
+        cpu_s=cpu,
+        wall_s=wall,
+        scores=scores,
+        quality=asdict(result.quality),
+        version=version,
+        warnings=result.plan_warnings,
+    )
 
 
 def _run_all(trials: Sequence[Trial], jobs: int) -> Iterator[Record]:

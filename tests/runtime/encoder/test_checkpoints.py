@@ -10,6 +10,7 @@ for package in ("onnx", "onnxruntime"):
     pytest.importorskip(package, reason=f"makes or runs an encoder: {package} is not installed")
 sys.path.insert(0, str(Path(__file__).parents[2] / "export"))
 from checkpoints import TINY, canonical, huggingface, write_safetensors  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
 from phantoms import make_grid, make_phantom  # noqa: E402
 
 import dinoreg_rt  # noqa: E402
@@ -17,6 +18,7 @@ from dinoreg_export.bundle import on_demand  # noqa: E402
 from dinoreg_export.checkpoint import models  # noqa: E402
 from dinoreg_rt.bundle import checkpoints  # noqa: E402
 from dinoreg_rt.bundle.checkpoints import Wanted, bundle_folder, is_checkpoint  # noqa: E402
+from dinoreg_rt.commands.main import cli  # noqa: E402
 from dinoreg_rt.encoder.open_encoders import EncoderPool  # noqa: E402
 from dinoreg_rt.errors import DeviceError, InputError, OutputError  # noqa: E402
 
@@ -51,6 +53,14 @@ def test_what_is_a_checkpoint(snapshot, tmp_path):
         assert not is_checkpoint(str(other))
     (bundle / "config.json").touch()  # still a bundle
     assert not is_checkpoint(str(bundle))
+
+
+def test_a_folder_without_weights_is_reported_before_an_image_is_read(snapshot):
+    (snapshot / "model.safetensors").rename(snapshot / "model.bin")
+    words = ["run", "-f", "no.nii", "-m", "no.nii", "-o", "out", "--encoder", str(snapshot)]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 3
+    assert "but has no file of weights (.safetensors, .onnx, .pth)" in result.stderr
 
 
 def test_exported_once_and_found_again(snapshot, tmp_path, monkeypatch):
