@@ -85,6 +85,16 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 )
 @click.option("--no-qc", is_flag=True, panel=OUTPUT, help="Do not draw qc.png.")
 @click.option(
+    "--report",
+    "page",
+    type=click.Choice(["static", "full", "none"]),
+    default="static",
+    show_default=True,
+    panel=OUTPUT,
+    help="The page report.html: slices in three planes (at most 1.5 MB), also the 3D viewer NiiVue "
+    "with both volumes at half the resolution (at most 5 MB), or no page.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     panel=REPORTING,
@@ -109,8 +119,8 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
     """Register a moving image to a fixed image, and write the results into a folder.
 
     The results are warped.nii.gz, displacement.nii.gz (LPS mm, from fixed to moving points),
-    transform.h5 (the same mapping for ITK, ANTs and 3D Slicer), report.json, qc.png, and the files
-    that --inverse, --labels, --image and the like request.
+    transform.h5 (the same mapping for ITK, ANTs and 3D Slicer), report.json, report.html, qc.png,
+    and the files that --inverse, --labels, --image and the like request.
 
     The files appear together or not at all. Files of an earlier run that this run does not write
     are removed, if the folder's report.json lists them and they have not been changed since.
@@ -150,6 +160,7 @@ def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
         labels=options["labels"],
         images=options["images"],
         picture=not options["no_qc"],
+        page=options["page"],
         save_features=options["save_features"],
         command=("dinoreg-rt", *sys.argv[1:]),
         accept_untrusted=options["accept_untrusted"],

@@ -6,7 +6,7 @@ write the files; the compressor releases the interpreter lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from .report import OutputRecord, hash_output
 
 if TYPE_CHECKING:
     from ..console.progress import Reporter
+    from ..page.stacks import SliceStack
 
 _MAX_WRITERS = 4
 
@@ -66,17 +67,25 @@ def stem_of(path: Path) -> str:
     return next((name[: -len(end)] for end in READABLE if lower.endswith(end)), name)
 
 
+#: The report as a page.
+PAGE_FILE = "report.html"
 #: The files that ``--save-features`` adds.
 _FEATURE_FILES = ["features_fixed.nrrd", "features_moving.nrrd", "features.png"]
 
 
 def file_names(
-    extras: list[str], *, inverse: bool, picture: bool, confidence: bool, features: bool
+    extras: list[str],
+    *,
+    inverse: bool,
+    picture: bool,
+    page: bool,
+    confidence: bool,
+    features: bool,
 ) -> list[str]:
     """Return the names of all files of a run."""
     names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
     names += ["inverse.nii.gz"] * inverse + ["confidence.nii.gz"] * confidence
-    names += ["qc.png"] * picture + _FEATURE_FILES * features
+    names += ["qc.png"] * picture + [PAGE_FILE] * page + _FEATURE_FILES * features
     return [*names, *extras, "report.json"]
 
 
@@ -134,14 +143,15 @@ def result_writers(
     fixed: Volume,
     extras: Extras,
     *,
-    picture: bool,
+    stacks: Callable[[], Sequence[SliceStack]] | None,
     warn: Callable[[str], None],
 ) -> dict[str, Writer]:
     """Return the writers for `result`, the slowest first so that the threads end together.
 
-    The writers call `warn`, in their threads, with what is suspicious about a file.
+    The writers call `warn`, in their threads, with what is suspicious about a file. `stacks`
+    returns the slices of `qc.png`, which is not drawn with None.
     """
-    from .picture import draw_picture
+    from ..page.picture import draw_picture
 
     writers: dict[str, Writer] = {
         "displacement.nii.gz": lambda path: io.write_displacement(path, result.displacement)
@@ -152,8 +162,8 @@ def result_writers(
     if result.confidence is not None:
         certainty = result.confidence
         writers["confidence.nii.gz"] = lambda path: io.write_volume(path, certainty)
-    if picture:
-        writers["qc.png"] = lambda path: draw_picture(result, fixed, moving, path)
+    if stacks is not None:
+        writers["qc.png"] = lambda path: draw_picture(result, fixed, moving, stacks(), path)
     if result.features is not None:
         writers |= _feature_writers(result.features)
     writers["transform.h5"] = lambda path: io.write_composite_h5(
