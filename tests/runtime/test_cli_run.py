@@ -25,6 +25,7 @@ from dinoreg_rt.run.report import RunReport, hash_input, hash_output
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
 
 STANDARD = {"warped.nii.gz", "displacement.nii.gz", "transform.h5", "report.json", "qc.png"}
+STANDARD |= {"report.html"}
 QUALITY = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
 
 
@@ -293,7 +294,7 @@ def test_failure_while_writing_keeps_the_earlier_run(
     def full_disk(*_: Any) -> None:
         raise OSError(28, "No space left on device", "qc.png")
 
-    monkeypatch.setattr("dinoreg_rt.run.picture.draw_picture", full_disk)
+    monkeypatch.setattr("dinoreg_rt.page.picture.draw_picture", full_disk)
     result = invoke(*pair)
     assert result.exit_code == 7
     assert "space" in result.stderr.lower()

@@ -10,10 +10,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 Rgb: TypeAlias = tuple[int, int, int]
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+#: Name of the text in the PNG file that says which part of it can stand for the whole.
+PART = "part"
 _DARK = (17, 19, 21)
 
 
@@ -77,9 +80,11 @@ class Canvas:
         """Put pixels (rows, columns, 3) on the canvas."""
         self._image.paste(Image.fromarray(pixels), at)
 
-    def save(self, path: Path) -> None:
-        """Write the picture as PNG."""
-        self._image.save(path, "PNG", compress_level=4)
+    def save(self, path: Path, part: tuple[int, int, int, int]) -> None:
+        """Write the picture as PNG; `part` (left, top, right, bottom) can stand for the whole."""
+        note = PngInfo()
+        note.add_text(PART, " ".join(str(n) for n in part))
+        self._image.save(path, "PNG", compress_level=4, pnginfo=note)
 
 
 def enlarged(

@@ -157,7 +157,7 @@ function drawCross(context, plane, width, height, scale) {
 function drawWords(context, plane, image, width, height, scale) {
   const moving = state.when === "after" ? "warped" : "before";
   const words = {
-    swipe: ["fixed", moving], checker: [`fixed and ${moving}, tiles`], fixed: ["fixed"],
+    swipe: ["fixed", moving], checker: ["fixed", moving], fixed: ["fixed"],
     moving: [moving], flicker: [state.fixedTurn ? "fixed" : moving],
   }[image];
   const write = (text, x, y, align, baseline, colour, weight) => {

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encoder.planes import PLANES, Plane, upright, upright_view
+from ..encoder.planes import PLANES, Plane, slice_axis, upright, upright_view
 from ..geometry import index_to_lps, reshaped_grid, shifted_grid, transform_points
 from ..images.body import bounding_box, find_body, implausible
 from ..types import Array, Geometry, Volume
@@ -42,8 +42,8 @@ class PlaneLayout:
         plane: axial, coronal or sagittal.
         grid: positions of the pixels; axes slice, row, column.
         box: the part of the fixed image that is shown.
-        slices: indices of the slices' voxels along the file axis (0 is z) across the plane.
-        across: that axis.
+        slices: ascending indices of the slices' voxels along the array axis across the plane.
+        across: that axis; 0 is z.
         fixed: grid of the fixed image.
     """
 
@@ -128,24 +128,12 @@ def _layout(
     start = shifted_grid(every, (first, 0, 0), (count, rows, columns))
     spacing = (start.spacing_mm[0], start.spacing_mm[1], start.spacing_mm[2] * step)
     grid = Geometry(start.shape_zyx, spacing, start.origin_mm, start.direction)
-    # The file axis across the plane is the one along which these numbers change.
-    across = next(
-        axis
-        for axis in range(3)
-        if upright_view(_numbers(geometry, axis), geometry, plane).strides[0]
-    )
-    slices = upright_view(_numbers(geometry, across), geometry, plane)[:, 0, 0]
+    across, downwards = slice_axis(geometry, plane)
     part = box[across]
-    inside = slices[(slices >= part.start) & (slices < part.stop)]
-    return PlaneLayout(plane, grid, box, inside[first::step], across, geometry)
-
-
-def _numbers(geometry: Geometry, axis: int) -> Indices:
-    """Return the index along one file axis of every voxel, as a view without storage."""
-    shape = [1, 1, 1]
-    shape[axis] = -1
-    numbers = np.arange(geometry.shape_zyx[axis]).reshape(shape)
-    return np.broadcast_to(numbers, geometry.shape_zyx)
+    slices = part.start + first + step * np.arange(count)
+    if downwards:
+        slices = part.stop + part.start - 1 - slices[::-1]
+    return PlaneLayout(plane, grid, box, slices, across, geometry)
 
 
 def content_box(volume: Volume, window: Window) -> Box:

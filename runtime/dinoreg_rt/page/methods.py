@@ -106,15 +106,17 @@ def _features(report: Mapping[str, Any], configuration: Mapping[str, Any], cite:
 
 
 def _search(configuration: Mapping[str, Any], search: str, adam: str) -> str:
-    def mm(name: str) -> str:
-        return f"{configuration[name]:.3g} mm"
+    def number(name: str, unit: str = "") -> str:
+        value = configuration.get(name)
+        return "an automatic value" if value is None else f"{value:.3g}{unit}"
 
-    iterations = sum(configuration["iterations"])
+    iterations = sum(configuration.get("iterations") or ())
     return (
-        f"A displacement field was found by a discrete search (spacing {mm('search_spacing_mm')}, "
-        f"radius {mm('search_radius_mm')}) with coupled convex optimisation {search}, and refined "
-        f"on a control grid of {mm('control_spacing_mm')} by {iterations} iterations of Adam "
-        f"{adam} with a smoothness weight of {configuration['smoothness']:.3g}."
+        f"A displacement field was found by a discrete search (spacing "
+        f"{number('search_spacing_mm', ' mm')}, radius {number('search_radius_mm', ' mm')}) with "
+        f"coupled convex optimisation {search}, and refined on a control grid of "
+        f"{number('control_spacing_mm', ' mm')} by {iterations or 'several'} iterations of Adam "
+        f"{adam} with a smoothness weight of {number('smoothness')}."
     )
 
 

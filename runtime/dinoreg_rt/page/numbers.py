@@ -220,9 +220,11 @@ def decimals(digits: int, unit: str = "") -> Callable[[Any], str]:
     """Return the function that writes a number with this many digits and a unit."""
 
     def write(value: Any) -> str:
+        if not value:
+            return f"0{unit}"
         text = f"{float(value):.{digits}f}"
         # A small number is not shown as none.
-        if value and not float(text):
+        if not float(text):
             text = f"{float(value):.1e}"
         return f"{text}{unit}".replace("-", "\N{MINUS SIGN}", 1) if value < 0 else f"{text}{unit}"
 

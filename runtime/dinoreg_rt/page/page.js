@@ -6,12 +6,20 @@ function setMode(mode) {
   state.mode = mode;
   state.playing = mode === "flicker" && !reducedMotion;
   document.querySelector(`input[name=mode][value=${mode}]`).checked = true;
-  const box = byId("planes");
-  box.className = `planes ${mode === "side" ? "wide" : ""} ${mode === "swipe" ? "swiping" : ""}`;
-  // Planes of one height, unless one is much wider than another.
-  const shares = planes.map((plane) => `${Math.min(1.7, Math.max(0.7, 1 / plane.aspect))}fr`);
-  box.style.setProperty("--columns", shares.join(" "));
+  layOut();
   refresh();
+}
+
+// Planes of one height side by side; of thick slabs the two flat planes one above the other.
+function layOut() {
+  const box = byId("planes"), flat = planes.filter((plane) => plane.aspect < 0.6).length === 2;
+  const kinds = { side: "wide", swipe: "swiping" };
+  box.className = `planes ${kinds[state.mode] ?? ""} ${flat ? "flat" : ""}`;
+  const shares = planes.map((plane) => `${Math.min(1.8, Math.max(0.4, 1 / plane.aspect))}fr`);
+  box.style.setProperty("--columns", shares.join(" "));
+  for (const plane of planes) {
+    plane.canvas.parentElement.classList.toggle("main-plane", flat && plane.aspect >= 0.6);
+  }
 }
 
 function refresh() {

@@ -55,7 +55,9 @@ def draw_picture(
         _draw_row(canvas, stack, levels, size, top=top, column=column)
         top += height + _GAP
     _write_titles(canvas, column)
-    canvas.save(path)
+    # The second pair of axial slices.
+    left = _MARGIN + 2 * column + 2 * _PAIR_GAP + _GAP
+    canvas.save(path, (left, _HEAD, left + 2 * column + _PAIR_GAP, _HEAD + heights[0]))
 
 
 def _write_head(
@@ -113,8 +115,8 @@ def _draw_row(
     top: int,
     column: int,
 ) -> None:
-    """Draw a plane; its panels, of this width and height, are centred in their columns."""
-    left, count = _MARGIN + (column - size[0]) // 2, len(stack.fixed)
+    """Draw a plane; the panels of a pair stand side by side in the middle of two columns."""
+    left, count = _MARGIN + column - size[0], len(stack.fixed)
     for share in _SHARES:
         k = min(count - 1, int(share * count))
         contours = _contours(stack, k, levels, size)
@@ -127,8 +129,9 @@ def _draw_row(
             if image is stack.fixed:
                 canvas.tag((left + 3, top + size[1] - 15), position, _INK)
                 canvas.ends((left, top, *size), _ENDS[stack.layout.plane], _LETTERS)
-            left += column + _PAIR_GAP
-        left += _GAP
+            left += size[0] + _PAIR_GAP
+        left += 2 * (column - size[0]) + _GAP
+    left -= (column - size[0]) // 2
     canvas.paste(_deformation(stack, count // 2, size), (left, top))
     position = f"{stack.layout.plane} {stack.layout.positions_mm[count // 2]:+.0f} mm"
     canvas.tag((left + 3, top + size[1] - 15), position, _INK)

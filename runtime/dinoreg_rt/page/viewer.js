@@ -20,14 +20,14 @@ async function openViewer(button) {
   byId("viewer-stage").hidden = byId("viewer-tools").hidden = false;
   const viewer = new window.niivue.Niivue({
     backColor: [0, 0, 0, 1], show3Dcrosshair: true, isRadiologicalConvention: true,
-    dragAndDropEnabled: false, logLevel: "error",
+    dragAndDropEnabled: false, logLevel: "error", crosshairWidth: 0.15, crosshairWidthUnit: "percent",
+    crosshairColor: [0.47, 1, 0.75, 0.8], multiplanarPadPixels: 6,
   });
   await viewer.attachTo("gl");
   const names = ["fixed", "warped"];
   for (const name of names) {
     await viewer.loadFromArrayBuffer(await unpacked(data[name]), `${name}.nii`);
   }
-  viewer.setColormap(viewer.volumes[1].id, "warm");
   const blend = () => viewer.setOpacity(1, Number(byId("opacity").value));
   byId("opacity").addEventListener("input", blend);
   byId("slice-type").addEventListener("change", (e) => viewer.setSliceType(Number(e.target.value)));
