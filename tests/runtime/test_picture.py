@@ -202,8 +202,8 @@ def test_a_fold_between_the_slices_is_shown() -> None:
 
 def test_inverse_consistency_is_that_of_the_fields() -> None:
     grid = make_grid()
-    there = np.tile([1.0, 0.0, 0.0], (9 * 11 * 13, 1))
-    back = DisplacementField(np.full((*SHAPE, 3), [-1.0, 0.0, 0.5], np.float32), grid)
+    there = np.tile([5.0, 0.0, 0.0], (9 * 11 * 13, 1))
+    back = DisplacementField(np.full((*SHAPE, 3), [-5.0, 0.0, 0.5], np.float32), grid)
     image = coordinate_image(grid, 0)
     result = make_result(grid, there)
     object.__setattr__(result, "inverse", back)

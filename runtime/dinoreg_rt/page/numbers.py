@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -209,11 +210,11 @@ def lookup(report: Mapping[str, Any], path: str) -> Any:
 def shown(
     report: Mapping[str, Any], path: str, text: Callable[[Any], str], missing: str = "not measured"
 ) -> Html:
-    """Return the value at a path as text, with the value itself and its path as attributes."""
+    """Return the value at a path as text, with the value as JSON and its path as attributes."""
     value = lookup(report, path)
     if value is None:
         return tag("span", missing, class_="missing")
-    return tag("data", text(value), value=value, data_path=path)
+    return tag("data", text(value), value=json.dumps(value), data_path=path)
 
 
 def decimals(digits: int, unit: str = "") -> Callable[[Any], str]:

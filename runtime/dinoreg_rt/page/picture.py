@@ -32,7 +32,7 @@ _VERDICTS: dict[str, Rgb] = {
     "warned": (160, 108, 12),
     "untrusted": (200, 52, 56),
 }
-_WIDTH, _MARGIN, _GAP, _PAIR_GAP, _HEAD = 1640, 22, 18, 3, 132
+_WIDTH, _MARGIN, _GAP, _PAIR_GAP, _HEAD, _HIGHEST = 1640, 22, 18, 3, 132, 330
 _SHARES = (0.27, 0.5, 0.73)
 #: The ends of the LPS axes of columns and rows: left, right, top, bottom.
 _ENDS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
@@ -44,14 +44,17 @@ def draw_picture(
     """Draw the slices of a registration into the PNG file `path`."""
     columns = 2 * len(_SHARES) + 1
     room = _WIDTH - 2 * _MARGIN - len(_SHARES) * (_GAP + _PAIR_GAP)
-    scale = room / columns / max(stack.fixed.shape[2] for stack in stacks)
+    scale = min(
+        room / columns / max(stack.fixed.shape[2] for stack in stacks),
+        _HIGHEST / max(stack.fixed.shape[1] for stack in stacks),
+    )
     heights = [max(24, round(stack.fixed.shape[1] * scale)) for stack in stacks]
     canvas = Canvas(_WIDTH, _HEAD + sum(heights) + _GAP * len(stacks) + 8, _PAPER)
     _write_head(canvas, result, image_facts(result, fixed, moving))
     top, column = _HEAD, int(room / columns)
     levels = contour_levels([stack.fixed for stack in stacks])
     for stack, height in zip(stacks, heights, strict=True):
-        size = (min(column, round(stack.fixed.shape[2] * scale)), height)
+        size = (max(24, min(column, round(stack.fixed.shape[2] * scale))), height)
         _draw_row(canvas, stack, levels, size, top=top, column=column)
         top += height + _GAP
     _write_titles(canvas, column)

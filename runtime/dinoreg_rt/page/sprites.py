@@ -43,16 +43,17 @@ def encode_views(stacks: Sequence[SliceStack], most_bytes: int) -> Json:
     The quality of the images, then their size, is lowered until they fit; the smallest size that
     is tried is returned whatever it takes.
     """
-    planes: list[Json] = []
-    rest = 0
-    for step in _STEPS:
-        if planes and _estimate(stacks, *step) > most_bytes - rest:
-            continue
-        planes = [_plane(stack, *step) for stack in stacks]
-        if _length(planes) <= most_bytes:
-            break
-        grey = sum(len(p["layers"][name]["src"]) for p in planes for name in _IMAGES)
-        rest = _length(planes) - grey
+    planes = [_plane(stack, *_STEPS[0]) for stack in stacks]
+    if _length(planes) > most_bytes:
+        images = sum(len(p["layers"][name]["src"]) for p in planes for name in _IMAGES)
+        rest = _length(planes) - images
+        for quality, divisor in _STEPS[1:]:
+            expected = _estimate(stacks, quality, divisor) + rest / divisor**2
+            if expected > most_bytes and (quality, divisor) != _STEPS[-1]:
+                continue
+            planes = [_plane(stack, quality, divisor) for stack in stacks]
+            if _length(planes) <= most_bytes:
+                break
     return {
         "planes": planes,
         "levels": contour_levels([stack.fixed for stack in stacks]),
