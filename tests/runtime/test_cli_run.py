@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from dinoreg_rt import io
 from dinoreg_rt.commands.main import cli
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.errors import RegistrationError, ResourceError
+from dinoreg_rt.page.numbers import lookup
 from dinoreg_rt.registration.result import RegistrationResult
 from dinoreg_rt.run.outputs import earlier_files, least_bytes
 from dinoreg_rt.run.report import RunReport, hash_input, hash_output
@@ -179,6 +182,37 @@ def test_a_verdict_without_the_test_says_so(pair: list[str]) -> None:
 def test_no_picture(pair: list[str], tmp_path: Path) -> None:
     assert invoke(*pair, "--no-qc").exit_code == 0
     assert names(tmp_path / "out") == STANDARD - {"qc.png"}
+
+
+@pytest.mark.usefixtures("fake")
+def test_page_and_report_say_the_same(pair: list[str], tmp_path: Path) -> None:
+    assert invoke(*pair).exit_code == 0
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    shown = re.findall(r'<data value="([^"]*)" data-path="([^"]*)"', page)
+    assert len(shown) > 50
+    for value, path in shown:
+        assert json.loads(html.unescape(value)) == lookup(report, html.unescape(path)), path
+    record = report["outputs"]["report.html"]
+    assert record == hash_output(tmp_path / "out" / "report.html").model_dump()
+    assert record["bytes"] <= 1_500_000
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(("kind", "most"), [("full", 5_000_000), ("none", 0)])
+def test_kinds_of_page(pair: list[str], tmp_path: Path, kind: str, most: int) -> None:
+    assert invoke(*pair, "--report", kind).exit_code == 0
+    file = tmp_path / "out" / "report.html"
+    assert file.exists() == (kind != "none")
+    if kind == "full":
+        assert 1_000_000 < file.stat().st_size <= most
+
+
+@pytest.mark.usefixtures("fake")
+def test_page_of_an_earlier_run_is_removed(pair: list[str], tmp_path: Path) -> None:
+    assert invoke(*pair).exit_code == 0
+    assert invoke(*pair, "--report", "none", "--no-qc").exit_code == 0
+    assert names(tmp_path / "out") == STANDARD - {"qc.png", "report.html"}
 
 
 @pytest.mark.usefixtures("fake")

@@ -147,7 +147,7 @@ function start() {
   open?.addEventListener("click", () => openViewer(open));
   Promise.all(planes.map((plane) => plane.ready)).then(() => {
     setMode(state.mode);
-    document.body.dataset.ready = "yes";
+    requestAnimationFrame(() => { document.body.dataset.ready = "yes"; });
   });
 }
 

@@ -64,7 +64,7 @@ def render_page(
         data = [json_block("views", views)]
         if shown:
             volumes = {"code": shown.code, "fixed": shown.fixed, "warped": shown.warped}
-            data.append(json_block("niivue", volumes))
+            data.append(json_block("viewer-data", volumes))
         blocks = {
             "title": join(f"{facts[1].name} \N{RIGHTWARDS ARROW} {facts[0].name}"),
             "body": join(header(report, facts, verdict), main, footer()),

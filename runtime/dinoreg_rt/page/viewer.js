@@ -13,7 +13,7 @@ async function openViewer(button) {
   }
   button.disabled = true;
   button.textContent = "Opening\u2026";
-  const data = JSON.parse(byId("niivue").textContent);
+  const data = JSON.parse(byId("viewer-data").textContent);
   const script = document.createElement("script");
   script.textContent = new TextDecoder().decode(await unpacked(data.code));
   document.head.append(script);
