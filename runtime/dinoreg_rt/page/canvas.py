@@ -84,7 +84,7 @@ class Canvas:
         """Write the picture as PNG; `part` (left, top, right, bottom) can stand for the whole."""
         note = PngInfo()
         note.add_text(PART, " ".join(str(n) for n in part))
-        self._image.save(path, "PNG", compress_level=4, pnginfo=note)
+        self._image.save(path, "PNG", compress_level=3, pnginfo=note)
 
 
 def enlarged(

@@ -57,7 +57,7 @@ def draw_picture(
         size = (max(24, min(column, round(stack.fixed.shape[2] * scale))), height)
         _draw_row(canvas, stack, levels, size, top=top, column=column)
         top += height + _GAP
-    _write_titles(canvas, column)
+    _write_titles(canvas, column, round(stacks[0].fixed.shape[2] * scale))
     # The second pair of axial slices.
     left = _MARGIN + 2 * column + 2 * _PAIR_GAP + _GAP
     canvas.save(path, (left, _HEAD, left + 2 * column + _PAIR_GAP, _HEAD + heights[0]))
@@ -99,14 +99,16 @@ def _numbers(result: RegistrationResult) -> str:
     return "  \N{MIDDLE DOT}  ".join(numbers)
 
 
-def _write_titles(canvas: Canvas, column: int) -> None:
-    left = _MARGIN + column / 2
+def _write_titles(canvas: Canvas, column: int, width: int) -> None:
+    """Write what the columns show above the panels of the first row, which have this width."""
+    left = _MARGIN
     for _ in _SHARES:
-        canvas.write((left, _HEAD - 8), "fixed", _INK, 13, anchor="ms")
-        left += column + _PAIR_GAP
-        canvas.write((left, _HEAD - 8), "warped", _WARPED_INK, 13, anchor="ms")
-        left += column + _PAIR_GAP + _GAP
-    canvas.write((left, _HEAD - 8), "deformation", _INK, 13, anchor="ms")
+        middle = left + column
+        canvas.write((middle - width / 2, _HEAD - 8), "fixed", _INK, 13, anchor="ms")
+        warped = (middle + _PAIR_GAP + width / 2, _HEAD - 8)
+        canvas.write(warped, "warped", _WARPED_INK, 13, anchor="ms")
+        left += 2 * (column + _PAIR_GAP) + _GAP
+    canvas.write((left + column / 2, _HEAD - 8), "deformation", _INK, 13, anchor="ms")
 
 
 def _draw_row(

@@ -9,7 +9,7 @@ import base64
 import math
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,30 @@ from .stacks import SliceStack
 
 #: What JSON can hold.
 Json: TypeAlias = dict[str, Any]
-#: JPEG qualities and divisors of the pixels' number per edge, the best first.
+
+
+class _Step(NamedTuple):
+    """How images are encoded: JPEG quality, divisor of the pixels per edge, and with what care."""
+
+    quality: int
+    divisor: int = 1
+    compact: bool = True
+
+
+#: The ways of encoding that are tried, the best first. The first is also the quickest.
 _STEPS = (
-    *((82, 1), (74, 1), (66, 1), (57, 1), (48, 1), (39, 1), (30, 1)),
-    *((60, 2), (40, 2), (30, 2), (30, 4), (30, 8)),
+    _Step(82, compact=False),
+    *(_Step(quality) for quality in (82, 74, 66, 57, 48, 39, 30)),
+    *(_Step(quality, 2) for quality in (60, 40, 30)),
+    *(_Step(30, divisor) for divisor in (4, 8)),
 )
 _IMAGES = ("fixed", "before", "after")
 #: A JPEG block has 8 x 8 pixels and must not reach into the next slice.
 _BLOCK = 8
 #: Labels that one byte can tell apart.
 _MOST_LABELS = 255
+#: Distance that is shown as the brightest.
+_INVERSE_TOP_MM = 2.0
 #: The shades of unknown and smallest values in a map.
 _UNKNOWN, _LEAST = 0, 24
 
@@ -43,36 +57,41 @@ def encode_views(stacks: Sequence[SliceStack], most_bytes: int) -> Json:
     The quality of the images, then their size, is lowered until they fit; the smallest size that
     is tried is returned whatever it takes.
     """
-    planes = [_plane(stack, *_STEPS[0]) for stack in stacks]
-    if _length(planes) > most_bytes:
-        images = sum(len(p["layers"][name]["src"]) for p in planes for name in _IMAGES)
-        rest = _length(planes) - images
-        for quality, divisor in _STEPS[1:]:
-            expected = _estimate(stacks, quality, divisor) + rest / divisor**2
-            if expected > most_bytes and (quality, divisor) != _STEPS[-1]:
-                continue
-            planes = [_plane(stack, quality, divisor) for stack in stacks]
-            if _length(planes) <= most_bytes:
-                break
     return {
-        "planes": planes,
+        "planes": _fitting(stacks, most_bytes),
         "levels": contour_levels([stack.fixed for stack in stacks]),
         "jacobian_colours": _text(JACOBIAN.tobytes()),
         "jacobian_range": JACOBIAN_RANGE,
         "label_colours": LABELS.tolist(),
         "fold_colour": FOLD,
-        "inverse_top_mm": _inverse_top(stacks),
+        "inverse_top_mm": _INVERSE_TOP_MM,
     }
 
 
-def _estimate(stacks: Sequence[SliceStack], quality: int, divisor: int) -> float:
+def _fitting(stacks: Sequence[SliceStack], most_bytes: int) -> list[Json]:
+    """Encode all planes in the first way that fits, or in the last."""
+    frames: dict[int, list[Json]] = {}
+    for step in _STEPS[:-1]:
+        frame = frames.setdefault(step.divisor, [])
+        frame += [_frame(stack, step.divisor) for stack in stacks[len(frame) :]]
+        quick = step == _STEPS[0]
+        if _length(frame) + (0 if quick else _estimate(stacks, step)) > most_bytes:
+            continue
+        planes = [_plane(stack, one, step) for stack, one in zip(stacks, frame, strict=True)]
+        if _length(planes) <= most_bytes:
+            return planes
+    last = _STEPS[-1]
+    return [_plane(stack, _frame(stack, last.divisor), last) for stack in stacks]
+
+
+def _estimate(stacks: Sequence[SliceStack], step: _Step) -> float:
     """Estimate the size of the grey images from every fourth slice."""
     total = 0.0
     for stack in stacks:
         for name in _IMAGES:
             pixels = getattr(stack, name)
             part = pixels[1::4] if len(pixels) > 4 else pixels
-            total += len(_jpeg(_smaller(part, divisor), quality)) * len(pixels) / len(part)
+            total += len(_jpeg(_smaller(part, step.divisor), step)) * len(pixels) / len(part)
     return total * 4 / 3
 
 
@@ -85,23 +104,26 @@ def _length(part: Any) -> int:
     return sum(_length(value) for value in part) if isinstance(part, list) else 0
 
 
-def _plane(stack: SliceStack, quality: int, divisor: int) -> Json:
+def _plane(stack: SliceStack, frame: Json, step: _Step) -> Json:
+    """Return a plane with its images."""
+    images = {name: _grey(getattr(stack, name), step) for name in _IMAGES}
+    return frame | {"layers": images | frame["layers"]}
+
+
+def _frame(stack: SliceStack, divisor: int) -> Json:
+    """Return a plane without its images, which alone have different qualities."""
     grid, maps = stack.layout.grid, stack.maps
     to_lps = index_to_lps(grid)
-
-    def grey(pixels: Array, factor: int = divisor) -> Json:
-        small = _smaller(pixels, factor)
-        return _sprite(small, _jpeg(small, quality), "jpeg", _padded(small).shape[1])
-
-    shrink = max(1, divisor // 2)
-    layers = {name: grey(getattr(stack, name)) for name in _IMAGES}
-    layers["jacobian"] = grey(jacobian_shades(maps.jacobian), shrink)
-    folds = maps.folds[:, ::shrink, ::shrink]
-    layers["folds"] = _sprite(folds, _png(Image.fromarray(_strip(folds))), "png", folds.shape[1])
+    step = _Step(82, max(1, divisor // 2))
+    folds = maps.folds[:, :: step.divisor, :: step.divisor]
+    layers = {
+        "jacobian": _grey(jacobian_shades(maps.jacobian), step),
+        "folds": _sprite(folds, _png(folds), "png", folds.shape[1]),
+    }
     if maps.confidence is not None:
-        layers["confidence"] = grey(_map_shades(maps.confidence, 1.0), shrink)
+        layers["confidence"] = _grey(_map_shades(maps.confidence, 1.0), step)
     if maps.inverse_mm is not None:
-        layers["inverse"] = grey(_map_shades(maps.inverse_mm, _inverse_top([stack])), shrink)
+        layers["inverse"] = _grey(_map_shades(maps.inverse_mm, _INVERSE_TOP_MM), step)
     return {
         "name": stack.layout.plane,
         "positions": [round(v, 2) for v in stack.layout.positions_mm],
@@ -121,14 +143,14 @@ def _plane(stack: SliceStack, quality: int, divisor: int) -> Json:
     }
 
 
+def _grey(pixels: Array, step: _Step) -> Json:
+    small = _smaller(pixels, step.divisor)
+    return _sprite(small, _jpeg(small, step), "jpeg", _padded(small).shape[1])
+
+
 def _matrix(affine: AffineTransform) -> list[list[float]]:
     rows = np.column_stack([affine.matrix, affine.translation_mm])
     return [[round(float(v), 6) for v in row] for row in rows]
-
-
-def _inverse_top(stacks: Sequence[SliceStack]) -> float:
-    """Return the distance shown as the brightest, 2 mm as long as few points exceed it."""
-    return 2.0
 
 
 def _map_shades(values: FloatArray, top: float) -> NDArray[np.uint8]:
@@ -149,7 +171,7 @@ def _labels(before: Array, after: Array, divisor: int) -> Json:
     found: Json = {"values": values.tolist()}
     for when, labels in both.items():
         pixels = numbers[labels[:, ::divisor, ::divisor]]
-        found[when] = _sprite(pixels, _png(Image.fromarray(_strip(pixels))), "png", pixels.shape[1])
+        found[when] = _sprite(pixels, _png(pixels), "png", pixels.shape[1])
     return found
 
 
@@ -202,14 +224,14 @@ def _strip(pixels: Array) -> Array:
     return np.ascontiguousarray(pixels).reshape(-1, pixels.shape[2])
 
 
-def _jpeg(pixels: Array, quality: int) -> bytes:
+def _jpeg(pixels: Array, step: _Step) -> bytes:
     image = Image.fromarray(_strip(_padded(pixels)))
-    return _encoded(
-        lambda file: image.save(file, "JPEG", quality=quality, optimize=True, progressive=True)
-    )
+    care = {"optimize": True, "progressive": True} if step.compact else {}
+    return _encoded(lambda file: image.save(file, "JPEG", quality=step.quality, **care))
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(pixels: Array) -> bytes:
+    image = Image.fromarray(_strip(pixels))
     return _encoded(lambda file: image.save(file, "PNG", compress_level=6))
 
 

@@ -140,6 +140,8 @@ def _sampled(volume: Volume, affine: AffineTransform, layout: PlaneLayout, devic
 def _shades(values: Array, window: Window) -> Pixels:
     """Return 8-bit values; black where there is no number."""
     low, high = window
-    shades = (np.asarray(values, np.float32) - low) * (255 / (high - low))
-    np.nan_to_num(shades, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
-    return np.ascontiguousarray(np.clip(shades, 0, 255, out=shades).astype(np.uint8))
+    # fmax and fmin take the limit where there is no number.
+    shades = np.fmin(np.fmax(np.asarray(values, np.float32), low), high)
+    shades -= low
+    shades *= 255 / (high - low)
+    return np.ascontiguousarray(shades.astype(np.uint8))
