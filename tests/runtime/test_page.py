@@ -195,12 +195,18 @@ def test_maps_that_were_not_computed_are_named(result: RegistrationResult) -> No
     assert "Not computed" not in render(result, report)
 
 
-def test_places_matched_worst_are_shown(result: RegistrationResult) -> None:
+def test_regions_are_listed_from_the_worst(result: RegistrationResult) -> None:
     report = make_report(result, {"fixed": "f", "moving": "m"})
-    report["regions"] = [{"centre_mm": [1.0, 2.5, 3.0], "misfit": 0.5}, "a place"]
+    assert "Where to look first" not in render(result, report)
+    found = {"upper left, back": 0.9, "lower right, front": None, "middle left, back": 0.2}
+    report["regions"] = [
+        {"place": place, "information": value, "matched_percent": 99.0, "share_percent": 10.5}
+        for place, value in found.items()
+    ]
     words = Elements(render(result, report)).words
-    assert "Where to look first" in words
-    assert "centre mm: 1, 2.5, 3; misfit: 0.5" in words
+    places = [words.index(place) for place in found]
+    assert places[2] < places[0] < places[1]
+    assert "0.20 nats" in words
 
 
 def test_methods_name_what_was_done(result: RegistrationResult) -> None:

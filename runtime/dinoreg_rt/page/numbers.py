@@ -200,10 +200,13 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
 
 
 def lookup(report: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a path such as ``quality.sdlogj``; None where there is none."""
+    """Return the value at a path such as ``quality/sdlogj``; None where there is none."""
     found: Any = report
     for name in path.split("/"):
-        found = found.get(name) if isinstance(found, Mapping) else None
+        if isinstance(found, list):
+            found = found[int(name)]
+        else:
+            found = found.get(name) if isinstance(found, Mapping) else None
     return found
 
 

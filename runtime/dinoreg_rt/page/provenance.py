@@ -21,7 +21,7 @@ def repetition(report: Report) -> Html:
         tag(
             "div",
             tag("dt", name),
-            tag("dd", shown(report, f"configuration/{name}", plain, "auto")),
+            tag("dd", shown(report, f"configuration/{name}", plain, "\N{EN DASH}")),
         )
         for name in report["configuration"]
     ]

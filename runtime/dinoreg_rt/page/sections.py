@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..geometry import centre_lps_mm
 from ..types import AffineTransform, Geometry
 from .markup import Html, tag
 from .numbers import MEASURES, Measure, day_and_time, decimals, seconds, shown
-from .words import ImageFacts, VerdictWords, plain, private
+from .words import ImageFacts, VerdictWords, private
 
 Report = Mapping[str, Any]
 
@@ -26,7 +27,7 @@ def header(report: Report, images: tuple[ImageFacts, ImageFacts], verdict: Verdi
     """Return the title and the verdict with its reasons."""
     hide = private(report)
     fixed, moving = images
-    reasons = [tag("li", hide(reason)) for reason in report["trust"]["reasons"]]
+    reasons = [tag("li", tag("b", hide(reason))) for reason in report["trust"]["reasons"]]
     warnings = [tag("li", hide(warning)) for warning in report["warnings"]]
     version = shown(report, "versions/dinoreg-rt", str, "")
     when = shown(report, "started_at", day_and_time)
@@ -217,24 +218,43 @@ def alignment(report: Report, initial: AffineTransform, fixed: Geometry) -> Html
 
 
 def regions(report: Report) -> Html | None:
-    """Return the places that were matched worst, if the report lists them."""
-    found = report.get("regions") or report["quality"].get("regions")
-    if not found:
+    """Return the regions of the body, those that match worst first, if the report lists them."""
+    listed = report.get("regions") or []
+    if not listed:
         return None
-    items = found if isinstance(found, Sequence) and not isinstance(found, str) else [found]
+
+    def information(number: int) -> float:
+        value = listed[number]["information"]
+        return math.inf if value is None else float(value)
+
+    columns = (
+        ("Mutual information", "information", decimals(2, " nats")),
+        ("Has a match", "matched_percent", decimals(0, " %")),
+        ("Share of the body", "share_percent", decimals(0, " %")),
+    )
+    head = [tag("th", name, scope="col", class_="number") for name, _, _ in columns]
+    rows = [
+        tag(
+            "tr",
+            tag("th", shown(report, f"regions/{number}/place", str), scope="row"),
+            *(
+                tag("td", shown(report, f"regions/{number}/{field}", text), class_="number")
+                for _, field, text in columns
+            ),
+        )
+        for number in sorted(range(len(listed)), key=information)
+    ]
     return tag(
         "section",
         tag("h2", "Where to look first", id="regions"),
-        tag("p", "These places were matched worst.", class_="soft"),
-        tag("ul", *(tag("li", _region(item)) for item in items)),
+        tag("p", "Regions of the body; those that match worst come first.", class_="soft"),
+        tag(
+            "table",
+            tag("thead", tag("tr", tag("th", "Region", scope="col"), *head)),
+            tag("tbody", *rows),
+        ),
         aria_labelledby="regions",
     )
-
-
-def _region(item: Any) -> str:
-    if not isinstance(item, Mapping):
-        return str(item)
-    return "; ".join(f"{name.replace('_', ' ')}: {plain(value)}" for name, value in item.items())
 
 
 def footer() -> Html:
