@@ -154,7 +154,8 @@ def test_folders_are_not_shown(result: RegistrationResult) -> None:
     moving = f"{folder}/series?series=1.2.840.99&EchoTime=4"
     paths = {"fixed": f"{folder}/ct.nii.gz", "moving": moving}
     said = f"{folder}/ct.nii.gz: the sform and the qform differ"
-    doubtful = replace(result, plan_warnings=(said,))
+    start = {"initial alignment": f"read from {folder}/start.tfm"}
+    doubtful = replace(result, plan_warnings=(said,), choices=start)
     report = make_report(doubtful, paths)
     report["configuration"]["initial"] = f"{folder}/start.tfm"
     report["command"] += ["--initial", f"{folder}/start.tfm", f"--labels={folder}/l.nii"]
@@ -163,6 +164,7 @@ def test_folders_are_not_shown(result: RegistrationResult) -> None:
     assert "ct.nii.gz: the sform and the qform differ" in words
     visible = Elements(words).words
     assert "DOE_JOHN" not in visible
+    assert "Read from start.tfm" in visible
     assert "1.2.840" not in words
     assert "--initial start.tfm --labels=l.nii" in visible
 

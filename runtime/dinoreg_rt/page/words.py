@@ -71,7 +71,13 @@ def private(report: Mapping[str, Any]) -> Callable[[str], str]:
 
     Folders may name a patient; the names of the files themselves were chosen by the user.
     """
-    paths = sorted((one["path"] for one in report["inputs"].values()), key=len, reverse=True)
+    words = [
+        word.partition("=")[2] if word.startswith("--") else word for word in report["command"]
+    ]
+    values = [value for value in report["configuration"].values() if isinstance(value, str)]
+    named = {one["path"] for one in report["inputs"].values()}
+    named |= {text for text in (*words, *values) if "/" in text}
+    paths = sorted(named, key=len, reverse=True)
 
     def hide(text: str) -> str:
         for path in paths:
