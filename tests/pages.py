@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,26 @@ from dinoreg_rt.run.report import InputRecord, OutputRecord, build_report
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
 
 SHAPE = (20, 30, 28)
+NASTY = """<script>alert(1)</script>&"'<img src=x onerror=alert(2)>$style.nii.gz"""
+
+
+class Elements(HTMLParser):
+    """All elements of a page with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def of(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for found, attributes in self.found if found == name]
 
 
 def make_volume(name: str, shape: tuple[int, int, int] = SHAPE, shift: float = 0.0) -> Volume:

@@ -6,23 +6,19 @@ import base64
 import gzip
 import json
 import re
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pages import make_report, make_result, make_volume, write_page
-from PIL import Image
+from pages import NASTY, Elements, make_report, make_result, make_volume, write_page
 
 from dinoreg_rt.page import niivue
-from dinoreg_rt.page.cohort_page import write_cohort_page
 from dinoreg_rt.page.layout import MOST_MAP_PIXELS, plane_layouts
 from dinoreg_rt.page.maps import PlaneMaps
 from dinoreg_rt.page.markup import asset, join, json_block, tag
 from dinoreg_rt.page.numbers import MEASURES, decimals, lookup
-from dinoreg_rt.page.picture import draw_picture
 from dinoreg_rt.page.provenance import command_line
 from dinoreg_rt.page.report_page import FULL_BYTES, STATIC_BYTES, render_page
 from dinoreg_rt.page.sprites import encode_views
@@ -30,27 +26,6 @@ from dinoreg_rt.page.stacks import SliceStack, cut_stacks
 from dinoreg_rt.page.words import base_name, verdict_words
 from dinoreg_rt.registration.result import RegistrationResult
 from dinoreg_rt.types import Geometry, RunQuality, Volume
-
-NASTY = """<script>alert(1)</script>&"'<img src=x onerror=alert(2)>$style.nii.gz"""
-
-
-class Elements(HTMLParser):
-    """All elements of a page with their attributes, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-    def of(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for found, attributes in self.found if found == name]
 
 
 def render(result: RegistrationResult, report: dict[str, Any], name: str = "f.nii.gz") -> str:
@@ -190,6 +165,11 @@ def test_nothing_is_loaded(tmp_path: Path) -> None:
     assert policy.count("'sha256-") == 3  # the style, the script, and NiiVue
 
 
+def test_same_page_twice(result: RegistrationResult) -> None:
+    report = make_report(result, {"fixed": "f", "moving": "m"})
+    assert render(result, report) == render(result, report)
+
+
 def test_maps_that_were_not_computed_are_named(result: RegistrationResult) -> None:
     plain = replace(result, inverse=None, confidence=None)
     report = make_report(plain, {"fixed": "f", "moving": "m"})
@@ -288,66 +268,6 @@ def test_niivue_is_the_published_file() -> None:
     script = gzip.decompress(asset("assets/niivue/niivue.umd.js.gz")).decode("utf-8")
     assert f'"{niivue.VERSION}"' in script
     assert b"BSD 2-Clause" in asset("assets/niivue/LICENSE")
-
-
-@dataclass(frozen=True)
-class Row:
-    pair: str = "one"
-    kind: str = "MR-CT"
-    folder: Path | None = None
-    status: str = "ok"
-    trusted: bool | None = True
-    reasons: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    quality: dict[str, Any] = field(default_factory=lambda: {"folded_percent": 0.01})
-    scores: dict[str, Any] = field(default_factory=lambda: {"dice": 0.8})
-    seconds: float | None = 2.5
-    error: str | None = None
-
-
-def cohort(tmp_path: Path, *rows: Row) -> Elements:
-    write_cohort_page(tmp_path / "index.html", rows)
-    return Elements((tmp_path / "index.html").read_text("utf-8"))
-
-
-def test_a_cohort_lists_the_doubtful_first(tmp_path: Path) -> None:
-    page = cohort(
-        tmp_path,
-        Row("fine"),
-        Row("warned", warnings=("look",)),
-        Row("wrong", trusted=False, reasons=("a mirror image matches",)),
-        Row("broken", status="failed", trusted=None, error="no such file", quality={}, scores={}),
-        Row("unknown", trusted=None, scores={"dice": float("nan")}),
-    )
-    order = [one["data-kind"] for one in page.of("tr") if "data-kind" in one]
-    assert order == ["failed", "untrusted", "unknown", "warned", "trusted"]
-    assert "no such file" in page.words
-    assert "a mirror image matches" in page.words
-    assert "5 pairs" in page.words
-
-
-def test_a_cohort_links_to_the_reports(tmp_path: Path, result: RegistrationResult) -> None:
-    fixed = make_volume("f")
-    folder = tmp_path / "a b#1"
-    folder.mkdir()
-    (folder / "report.html").write_text("x")
-    draw_picture(result, fixed, fixed, cut_stacks(result, fixed, fixed), folder / "qc.png")
-    page = cohort(tmp_path, Row(NASTY, folder=Path("a b#1")), Row("bare", folder=Path("none")))
-    assert [a["href"] for a in page.of("a") if a.get("class") != "skip"] == [
-        "a%20b%231/report.html"
-    ]
-    (image,) = page.of("img")
-    assert (image["src"] or "").startswith("data:image/jpeg;base64,")
-    assert NASTY in page.words
-    assert len(page.of("script")) == 1
-    with Image.open(folder / "qc.png") as picture:
-        left, top, right, bottom = (int(n) for n in picture.info["part"].split())
-        assert 0 < left < right < picture.width
-        assert 0 < top < bottom < picture.height
-
-
-def test_a_cohort_survives_broken_pictures(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "qc.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
-    assert not cohort(tmp_path, Row(folder=Path("a"))).of("img")
-    assert "0 pairs" in cohort(tmp_path).words
+    bundled = asset("assets/niivue/LICENSES-bundled.txt").decode("utf-8")
+    for package in ("fflate", "gl-matrix", "nifti-reader-js", "zarrita"):
+        assert f"======== {package} ========" in bundled
