@@ -20,7 +20,8 @@ async function openViewer(button) {
   byId("viewer-stage").hidden = byId("viewer-tools").hidden = false;
   const viewer = new window.niivue.Niivue({
     backColor: [0, 0, 0, 1], show3Dcrosshair: true, isRadiologicalConvention: true,
-    dragAndDropEnabled: false, logLevel: "error", crosshairWidth: 0.15, crosshairWidthUnit: "percent",
+    sagittalNoseLeft: true, multiplanarShowRender: window.niivue.SHOW_RENDER.ALWAYS,
+    dragAndDropEnabled: false, logLevel: "error", crosshairWidth: 0.4, crosshairWidthUnit: "percent",
     crosshairColor: [0.47, 1, 0.75, 0.8], multiplanarPadPixels: 6,
   });
   await viewer.attachTo("gl");
