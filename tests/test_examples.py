@@ -67,11 +67,9 @@ def test_registration_in_c(tmp_path: Path) -> None:
         pytest.skip("no compiler (CC or cc)")
     if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
         pytest.skip("this Python has no shared library to embed")
-    installed = PACKAGE / "include"
-    here = (installed / "dinoreg_host.h").exists()
-    include = installed if here else ROOT / "runtime" / "host" / "include"
-    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", include]
-    link = [PACKAGE / "libdinoreg_host.so.1", f"-Wl,-rpath,{PACKAGE}", "-lz", "-lm"]
+    package = library_file().parent
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", package / "include"]
+    link = [package / "libdinoreg_host.so.1", f"-Wl,-rpath,{package}", "-lz", "-lm"]
     built = subprocess.run(
         [*compiler.split(), *flags, EXAMPLES / "register.c", *link, "-o", tmp_path / "program"],
         capture_output=True,

@@ -30,7 +30,7 @@ LAYERS = (
     *("errors", "types", "geometry"),
     *("config", "console", "io", "device", "images", "features", "fields", "quality", "align"),
     *("bundle", "engines.trt", "engines", "encoder", "registration"),
-    *("run", "evaluate", "bench", "sweep", "embedded", "commands", "__init__", "__main__"),
+    *("page", "run", "evaluate", "bench", "sweep", "embedded", "commands", "__init__", "__main__"),
 )
 #: Methods that lead users of Python to a higher layer, which they import when they are called.
 SHORTCUTS = {"dinoreg_rt.types": {"dinoreg_rt.io"}}

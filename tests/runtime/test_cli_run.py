@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +21,13 @@ from dinoreg_rt import io
 from dinoreg_rt.commands.main import cli
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.errors import RegistrationError, ResourceError
+from dinoreg_rt.page.numbers import lookup
 from dinoreg_rt.registration.result import RegistrationResult
 from dinoreg_rt.run.outputs import earlier_files, least_bytes
 from dinoreg_rt.run.report import RunReport, hash_input, hash_output
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
 
-STANDARD = {"warped.nii.gz", "transform.h5", "report.json", "qc.png"}
+STANDARD = {"warped.nii.gz", "transform.h5", "report.json", "report.html", "qc.png"}
 #: The control grid of the fake registration: every second voxel of `pair`.
 CONTROL = Geometry((4, 5, 6), (4.0, 4.0, 6.0), (1.0, 1.0, 1.5), np.eye(3))
 QUALITY = RunQuality(0.2, 0.1, 0.0, 0.5, 1.5, 0.05, 0.1, 0.9, 98.0)
@@ -194,6 +197,37 @@ def test_no_picture(pair: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
+def test_page_and_report_say_the_same(pair: list[str], tmp_path: Path) -> None:
+    assert invoke(*pair).exit_code == 0
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    shown = re.findall(r'<data value="([^"]*)" data-path="([^"]*)"', page)
+    assert len(shown) > 50
+    for value, path in shown:
+        assert json.loads(html.unescape(value)) == lookup(report, html.unescape(path)), path
+    record = report["outputs"]["report.html"]
+    assert record == hash_output(tmp_path / "out" / "report.html").model_dump()
+    assert record["bytes"] <= 1_500_000
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(("kind", "most"), [("full", 5_000_000), ("none", 0)])
+def test_kinds_of_page(pair: list[str], tmp_path: Path, kind: str, most: int) -> None:
+    assert invoke(*pair, "--report", kind).exit_code == 0
+    file = tmp_path / "out" / "report.html"
+    assert file.exists() == (kind != "none")
+    if kind == "full":
+        assert 1_000_000 < file.stat().st_size <= most
+
+
+@pytest.mark.usefixtures("fake")
+def test_page_of_an_earlier_run_is_removed(pair: list[str], tmp_path: Path) -> None:
+    assert invoke(*pair).exit_code == 0
+    assert invoke(*pair, "--report", "none", "--no-qc").exit_code == 0
+    assert names(tmp_path / "out") == STANDARD - {"qc.png", "report.html"}
+
+
+@pytest.mark.usefixtures("fake")
 def test_dry_run_writes_nothing(pair: list[str], tmp_path: Path) -> None:
     before = names(tmp_path)
     result = invoke(*pair, "--dry-run")
@@ -306,7 +340,7 @@ def test_failure_while_writing_keeps_the_earlier_run(
     def full_disk(*_: Any) -> None:
         raise OSError(28, "No space left on device", "qc.png")
 
-    monkeypatch.setattr("dinoreg_rt.run.picture.draw_picture", full_disk)
+    monkeypatch.setattr("dinoreg_rt.page.picture.draw_picture", full_disk)
     result = invoke(*pair)
     assert result.exit_code == 7
     assert "space" in result.stderr.lower()

@@ -92,6 +92,16 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels organs.nii.gz
 )
 @click.option("--no-qc", is_flag=True, panel=OUTPUT, help="Do not draw qc.png.")
 @click.option(
+    "--report",
+    "page",
+    type=click.Choice(["static", "full", "none"]),
+    default="static",
+    show_default=True,
+    panel=OUTPUT,
+    help="The page report.html: slices in three planes (at most 1.5 MB), also the 3D viewer NiiVue "
+    "with both volumes at half the resolution (at most 5 MB), or no page.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     panel=REPORTING,
@@ -116,8 +126,8 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
     """Register a moving image to a fixed image, and write the results into a folder.
 
     The results are warped.nii.gz, transform.h5 (the mapping from fixed to moving points, for ITK,
-    ANTs and 3D Slicer), qc.png, report.json, and the files that --save, --labels and --image
-    request.
+    ANTs and 3D Slicer), report.html, qc.png, report.json, and the files that --save, --labels and
+    --image request.
 
     The files appear together or not at all. Files of an earlier run that this run does not write
     are removed, if the folder's report.json lists them and they have not been changed since.
@@ -172,6 +182,7 @@ def _request(options: dict[str, Any], config: RegistrationConfig, saved: set[str
         labels=options["labels"],
         images=options["images"],
         picture=not options["no_qc"],
+        page=options["page"],
         save_displacement="displacement" in saved,
         save_features="features" in saved,
         command=("dinoreg-rt", *sys.argv[1:]),

@@ -81,6 +81,12 @@ def upright_view(array: Array, geometry: Geometry, plane: Plane) -> Array:
     return view[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
 
+def slice_axis(geometry: Geometry, plane: Plane) -> tuple[int, bool]:
+    """Return the array axis (0 is z) across a plane, and whether its slices are counted down."""
+    axes, flips = _layout(geometry, plane)
+    return 2 - axes[0], flips[0]
+
+
 def _layout(geometry: Geometry, plane: Plane) -> tuple[list[int], list[bool]]:
     """Return the file axes (0 = x) of slice, row and column, and which of them are flipped."""
     files = _file_axes(geometry)

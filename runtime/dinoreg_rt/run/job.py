@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .. import io
 from ..config.parameters import RegistrationConfig
@@ -21,6 +22,7 @@ from ..quality.label_placement import misplaced
 from ..registration.memory import describe_device_memory
 from ..types import Volume
 from .outputs import (
+    PAGE_FILE,
     Extras,
     earlier_files,
     extra_names,
@@ -29,15 +31,27 @@ from .outputs import (
     run_writers,
     write_outputs,
 )
-from .report import InputRecord, OutputRecord, RunReport, build_report, hash_input
+from .report import (
+    InputRecord,
+    OutputRecord,
+    RunReport,
+    build_report,
+    hash_input,
+    hash_output,
+)
 
 if TYPE_CHECKING:
     from ..console.progress import Reporter
     from ..encoder.estimate import EncodingEstimate
+    from ..page.stacks import SliceStack
     from ..registration.plan import Plan
     from ..registration.result import RegistrationResult
 
 
+#: Which page a run writes: slices alone, also the 3D viewer and both volumes, or none.
+PageKind: TypeAlias = Literal["static", "full", "none"]
+#: The function that returns the slices of the picture and the page, which it cuts once.
+_Stacks: TypeAlias = Callable[[], "Sequence[SliceStack]"]
 #: The functions that read the inputs, with their paths, by role or output name.
 _Readers: TypeAlias = dict[str, tuple[Callable[[Path], Any], Path]]
 
@@ -56,6 +70,7 @@ class RunRequest:
     labels: tuple[Path, ...] = ()
     images: tuple[Path, ...] = ()
     picture: bool = True
+    page: PageKind = "static"
     save_displacement: bool = False
     save_features: bool = False
     command: tuple[str, ...] = ()
@@ -71,6 +86,7 @@ class RunRequest:
             confidence=self.config.confidence,
             features=self.save_features,
             picture=self.picture,
+            page=self.page != "none",
         )
 
     def inputs(self) -> list[Path]:
@@ -130,8 +146,9 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             **inputs.more,
         )
         timings_ms |= result.timings_ms
+        stacks = _slices(inputs, result)
         with _timed(timings_ms, "write"):
-            outputs, warnings = _write(folder, request, inputs, result, progress)
+            outputs, warnings = _write(folder, request, inputs, result, progress, stacks)
         report = build_report(
             result,
             command=list(request.command),
@@ -142,6 +159,8 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             accept_untrusted=request.accept_untrusted,
             warnings=warnings,
         )
+        if request.page != "none":
+            report = _add_page(folder, request.page, report, inputs, result, stacks)
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
     return report
 
@@ -152,8 +171,9 @@ def _write(
     inputs: _Inputs,
     result: RegistrationResult,
     progress: Reporter,
+    stacks: _Stacks,
 ) -> tuple[dict[str, OutputRecord], list[str]]:
-    """Write all files but the report, and return their records and the warnings about them."""
+    """Write all files but the reports, and return their records and the warnings about them."""
     warnings: list[str] = []
     writers = run_writers(
         result,
@@ -161,11 +181,39 @@ def _write(
         inputs.fixed,
         inputs.extras,
         displacement=request.save_displacement,
-        picture=request.picture,
+        stacks=stacks if request.picture else None,
         warn=warnings.append,
     )
     threads = request.config.threads
     return write_outputs(folder, writers, threads=threads, progress=progress), warnings
+
+
+def _slices(inputs: _Inputs, result: RegistrationResult) -> _Stacks:
+    """Return the function that cuts the slices of the picture and the page, once."""
+    from ..page.stacks import cut_stacks
+
+    labels = inputs.extras.labels
+    return cache(lambda: cut_stacks(result, inputs.fixed, inputs.moving, labels))
+
+
+def _add_page(
+    folder: Path,
+    kind: PageKind,
+    report: RunReport,
+    inputs: _Inputs,
+    result: RegistrationResult,
+    stacks: _Stacks,
+) -> RunReport:
+    """Write the page, which shows the report's values, and return the report with its record."""
+    from ..page.report_page import render_page
+
+    content = json.loads(report.to_json())
+    images = (inputs.fixed, inputs.moving)
+    page = render_page(content, result, images, stacks(), viewer=kind == "full")
+    file = folder / PAGE_FILE
+    file.write_text(page, encoding="utf-8")
+    outputs = report.outputs | {PAGE_FILE: hash_output(file)}
+    return report.model_copy(update={"outputs": outputs})
 
 
 def _check_files(request: RunRequest) -> None:

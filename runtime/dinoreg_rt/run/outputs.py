@@ -7,7 +7,7 @@ everything else, and the compressor releases the interpreter lock.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from .report import OutputRecord, hash_output
 
 if TYPE_CHECKING:
     from ..console.progress import Reporter
+    from ..page.stacks import SliceStack
 
 _MAX_WRITERS = 4
 
@@ -67,6 +68,8 @@ def stem_of(path: Path) -> str:
 
 #: What ``--save`` takes: the files that are written on request.
 SAVEABLE = ("displacement", "inverse", "confidence", "features")
+#: The report as a page.
+PAGE_FILE = "report.html"
 _PICTURE, _FEATURE_PICTURE = "qc.png", "features.png"
 
 
@@ -76,6 +79,7 @@ def file_names(
     displacement: bool,
     inverse: bool,
     picture: bool,
+    page: bool,
     confidence: bool,
     features: bool,
 ) -> list[str]:
@@ -83,7 +87,7 @@ def file_names(
     names = result_names(
         displacement=displacement, inverse=inverse, confidence=confidence, features=features
     )
-    names += [_PICTURE] * picture + [_FEATURE_PICTURE] * features
+    names += [_PICTURE] * picture + [PAGE_FILE] * page + [_FEATURE_PICTURE] * features
     return [*names, *extras, "report.json"]
 
 
@@ -141,19 +145,20 @@ def run_writers(
     extras: Extras,
     *,
     displacement: bool,
-    picture: bool,
+    stacks: Callable[[], Sequence[SliceStack]] | None,
     warn: Callable[[str], None],
 ) -> dict[str, Writer]:
     """Return the writers of a run, the slowest first so that the threads end together.
 
-    The writers call `warn`, in their threads, with what is suspicious about a file.
+    The writers call `warn`, in their threads, with what is suspicious about a file. `stacks`
+    returns the slices of `qc.png`, which is not drawn with None.
     """
+    from ..page.picture import draw_picture
     from .feature_picture import draw_features
-    from .picture import draw_picture
 
     writers: dict[str, Writer] = {}
-    if picture:
-        writers[_PICTURE] = lambda path: draw_picture(result, fixed, moving, path)
+    if stacks is not None:
+        writers[_PICTURE] = lambda path: draw_picture(result, fixed, moving, stacks(), path)
     if result.features is not None:
         features = result.features
         writers[_FEATURE_PICTURE] = lambda path: draw_features(features, path)

@@ -1,0 +1,236 @@
+"""`index.html`: all pairs of a cohort in one table, the doubtful ones first."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from PIL import Image, UnidentifiedImageError
+
+from ..io.staging import staged_file
+from .canvas import PART
+from .markup import Html, document, join, tag
+from .numbers import MEASURES, decimals
+
+#: The measures of quality that the table shows.
+_SHOWN = ("overlap_percent", "folded_percent", "sdlogj", "inverse_consistency_mean_mm")
+_KINDS = ("failed", "untrusted", "unknown", "warned", "trusted")
+_TITLES = {
+    "failed": "Failed",
+    "untrusted": "Untrusted",
+    "unknown": "No verdict",
+    "warned": "Trusted, with warnings",
+    "trusted": "Trusted",
+}
+_THUMBNAIL = (240, 140)
+
+
+class CohortRow(Protocol):
+    """One pair of a cohort."""
+
+    @property
+    def pair(self) -> str:
+        """Name of the pair."""
+
+    @property
+    def kind(self) -> str:
+        """Group of the pair."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of its results, relative to the page's; None without any."""
+
+    @property
+    def status(self) -> str:
+        """``ok`` or ``failed``."""
+
+    @property
+    def trusted(self) -> bool | None:
+        """The verdict; None without one."""
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """What speaks against the result."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What deserves a look."""
+
+    @property
+    def quality(self) -> Mapping[str, Any]:
+        """``quality`` of the pair's report."""
+
+    @property
+    def scores(self) -> Mapping[str, Any]:
+        """Scores against labels or points, by name; numbers or None."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of the run."""
+
+    @property
+    def error(self) -> str | None:
+        """Why the pair failed."""
+
+
+def write_cohort_page(path: Path, rows: Sequence[CohortRow]) -> None:
+    """Write the page of a cohort; links and thumbnails are those of the rows' folders.
+
+    Args:
+        path: file to write, such as ``out/index.html``.
+        rows: the pairs.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with staged_file(path) as staged:
+        staged.write_text(render_cohort(rows, path.parent), encoding="utf-8")
+
+
+def render_cohort(rows: Sequence[CohortRow], folder: Path) -> str:
+    """Return the page as HTML, with thumbnails of the results in `folder`."""
+    ordered = sorted(rows, key=lambda row: (_KINDS.index(_kind(row)), row.pair))
+    scores = list(dict.fromkeys(name for row in ordered for name in row.scores))
+    body = join(
+        tag(
+            "header",
+            tag("div", tag("span", tag("b", "dinoreg-rt"), " cohort"), class_="brand"),
+            tag("h1", f"{len(ordered)} pairs" if len(ordered) != 1 else "1 pair"),
+        ),
+        tag(
+            "main",
+            tag("section", _summary(ordered), aria_label="Summary"),
+            tag("section", _filter(), _table(ordered, scores, folder), aria_label="Pairs"),
+            id="content",
+        ),
+    )
+    blocks = {"title": join("Cohort"), "body": body, "data": join()}
+    return document("page.html", scripts=("cohort.js",), blocks=blocks)
+
+
+def _kind(row: CohortRow) -> str:
+    if row.status != "ok":
+        return "failed"
+    if row.trusted is None:
+        return "unknown"
+    if not row.trusted:
+        return "untrusted"
+    return "warned" if row.warnings else "trusted"
+
+
+def _summary(rows: Sequence[CohortRow]) -> Html:
+    kinds = [_kind(row) for row in rows]
+    tiles = [
+        tag("div", tag("dt", _TITLES[kind]), tag("dd", kinds.count(kind)))
+        for kind in reversed(_KINDS)
+        if kind in kinds or kind in ("trusted", "untrusted", "failed")
+    ]
+    return tag("dl", *tiles, class_="key-numbers")
+
+
+def _filter() -> Html:
+    options = [tag("option", _TITLES[kind], value=kind) for kind in _KINDS]
+    return tag(
+        "div",
+        tag("label", "Search ", tag("input", type="search", id="search"), class_="check"),
+        tag(
+            "label",
+            "Verdict ",
+            tag("select", tag("option", "all", value=""), *options, id="kind"),
+            class_="check",
+        ),
+        tag("span", id="count", class_="soft", aria_live="polite"),
+        class_="toolbar",
+    )
+
+
+def _table(rows: Sequence[CohortRow], scores: Sequence[str], folder: Path) -> Html:
+    measures = [m for group in MEASURES.values() for m in group if m.field in _SHOWN]
+    names = ["Pair", "Verdict", "Kind", *scores, *(m.name for m in measures), "Seconds"]
+    head = [
+        tag(
+            "th",
+            tag("button", name, type="button"),
+            scope="col",
+            aria_sort="ascending" if name == "Verdict" else None,
+        )
+        for name in names
+    ]
+    lines = [_line(row, scores, folder) for row in rows]
+    return tag(
+        "div",
+        tag(
+            "table",
+            tag("thead", tag("tr", tag("th", "Slices", scope="col"), *head)),
+            tag("tbody", *lines),
+            class_="sortable",
+            id="pairs",
+        ),
+        class_="scroll",
+    )
+
+
+def _line(row: CohortRow, scores: Sequence[str], folder: Path) -> Html:
+    kind = _kind(row)
+    said = [row.error] if row.error else [*row.reasons, *row.warnings]
+    cells = [
+        tag("td", _thumbnail(row, folder)),
+        tag("th", _link(row, folder), scope="row", data_sort=row.pair),
+        tag(
+            "td",
+            tag("span", _TITLES[kind], class_=f"pill {kind}"),
+            *(tag("div", text, class_="soft") for text in said[:3]),
+            data_sort=_KINDS.index(kind),
+        ),
+        tag("td", row.kind, data_sort=row.kind),
+        *(_number(row.scores.get(name), decimals(3)) for name in scores),
+        *(
+            _number(row.quality.get(measure.field), decimals(measure.digits, measure.unit))
+            for group in MEASURES.values()
+            for measure in group
+            if measure.field in _SHOWN
+        ),
+        _number(row.seconds, decimals(1)),
+    ]
+    return tag("tr", *cells, data_kind=kind)
+
+
+def _number(value: Any, text: Any) -> Html:
+    if not isinstance(value, int | float) or value != value:
+        return tag("td", "\N{EN DASH}", class_="number missing", data_sort="")
+    return tag("td", text(value), class_="number", data_sort=value)
+
+
+def _link(row: CohortRow, folder: Path) -> Html | str:
+    """Return the pair's name, as a link to the best of its reports that exists."""
+    if row.folder is None:
+        return row.pair
+    files = ("report.html", "qc.png", "report.json")
+    found = next((name for name in files if (folder / row.folder / name).is_file()), None)
+    if found is None:
+        return row.pair
+    return tag("a", row.pair, href=quote((row.folder / found).as_posix()))
+
+
+def _thumbnail(row: CohortRow, folder: Path) -> Html | None:
+    """Return the part of `qc.png` that stands for the whole, small; None without a picture."""
+    if row.folder is None:
+        return None
+    try:
+        with Image.open(folder / row.folder / "qc.png", formats=["PNG"]) as picture:
+            part = [int(n) for n in str(picture.info.get(PART, "")).split()]
+            whole = picture.convert("RGB")
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    small = whole.crop((part[0], part[1], part[2], part[3])) if len(part) == 4 else whole
+    small.thumbnail(_THUMBNAIL)
+    file = BytesIO()
+    small.save(file, "JPEG", quality=65)
+    source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return tag(
+        "img", src=source, alt=f"slices of {row.pair}", width=small.width, height=small.height
+    )

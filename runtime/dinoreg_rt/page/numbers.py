@@ -1,0 +1,247 @@
+"""The measures of `report.json` in words, with what is usual for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from .markup import Html, tag
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of a run's quality.
+
+    Attributes:
+        field: its name under ``quality``.
+        name: what it is called.
+        digits: digits after the decimal point.
+        usual: what right pairs of the evaluation had, in words.
+        meaning: what it says.
+        unit: unit, after the number.
+    """
+
+    field: str
+    name: str
+    digits: int
+    usual: str
+    meaning: str
+    unit: str = ""
+
+
+#: The measures by group. What is usual are the ranges of labelled right pairs; see docs/report.md.
+MEASURES: dict[str, tuple[Measure, ...]] = {
+    "Agreement of the images": (
+        Measure(
+            "feature_distance_before",
+            "Feature distance, start",
+            3,
+            "2 to 4 for unrelated images",
+            "mean squared difference of the features after the initial alignment",
+        ),
+        Measure(
+            "feature_distance_after",
+            "Feature distance, end",
+            3,
+            "below the start",
+            "the same after the registration; lower is better",
+        ),
+        Measure(
+            "mind_distance_before",
+            "MIND-SSC difference, start",
+            3,
+            "",
+            "the same for MIND-SSC, whatever was matched",
+        ),
+        Measure(
+            "mind_distance_after",
+            "MIND-SSC difference, end",
+            3,
+            "37 to 77 % of the start",
+            "lower is better",
+        ),
+        Measure(
+            "information_before",
+            "Mutual information, start",
+            3,
+            "",
+            "of the intensities after the initial alignment",
+            " nats",
+        ),
+        Measure(
+            "information_after",
+            "Mutual information, end",
+            3,
+            "at least 109 % of the start",
+            "higher is better",
+            " nats",
+        ),
+        Measure(
+            "overlap_percent",
+            "Overlap",
+            1,
+            "at least 50 %; less for a slab in a large image",
+            "share of the fixed image with a match inside the moving image",
+            " %",
+        ),
+        Measure(
+            "alignment_similarity",
+            "Similarity at the start",
+            2,
+            "at least 0.39",
+            "of both coarse images at the initial alignment that was found; higher is better",
+        ),
+    ),
+    "Mirror test": (
+        Measure(
+            "decoy_ratio",
+            "Mirror ratio",
+            3,
+            "at most 0.97; near 1 for symmetric anatomy such as a brain",
+            "misfit of the moving image over that of its best mirror image; from 1 on the mirror "
+            "image matches as well",
+        ),
+        Measure(
+            "turned_ratio",
+            "Ratio, turned",
+            3,
+            "at most 0.93",
+            "the same for the images upside down and back to front",
+        ),
+        Measure(
+            "sides_ratio",
+            "Ratio, sides exchanged",
+            3,
+            "0.72 to 0.98 for brains",
+            "the same for left and right exchanged",
+        ),
+        Measure(
+            "symmetry",
+            "Symmetry",
+            2,
+            "0.91 to 0.93 for brains, at most 0.87 for abdomens",
+            "correlation of the fixed image with its own mirror image",
+        ),
+        Measure(
+            "unrelated_ratio",
+            "Remaining difference",
+            2,
+            "at most 0.56",
+            "feature difference over that of unrelated images",
+        ),
+    ),
+    "Regularity of the mapping": (
+        Measure(
+            "folded_percent",
+            "Folded voxels",
+            4,
+            "at most 0.3 %",
+            "share of voxels where the mapping turns space inside out",
+            " %",
+        ),
+        Measure(
+            "jacobian_min",
+            "Smallest Jacobian determinant",
+            2,
+            "above 0 without folds",
+            "largest contraction; 0 or less is a fold",
+        ),
+        Measure(
+            "jacobian_max",
+            "Largest Jacobian determinant",
+            2,
+            "",
+            "largest expansion",
+        ),
+        Measure(
+            "sdlogj",
+            "SDLogJ",
+            3,
+            "at most 0.71",
+            "standard deviation of the logarithm of the Jacobian determinant",
+        ),
+        Measure(
+            "inverse_consistency_mean_mm",
+            "Inverse consistency, mean",
+            2,
+            "at most 1.8 mm",
+            "distance of a point from where the mapping and its inverse take it",
+            " mm",
+        ),
+        Measure(
+            "inverse_consistency_max_mm",
+            "Inverse consistency, largest",
+            2,
+            "",
+            "the largest such distance",
+            " mm",
+        ),
+        Measure(
+            "inverse_missed_percent",
+            "Points missed by the inverse",
+            4,
+            "at most 0.01 %",
+            "share of the moving image's points that the inverse misses by more than 0.1 mm",
+            " %",
+        ),
+        Measure(
+            "inverse_missed_max_mm",
+            "Largest miss of the inverse",
+            2,
+            "",
+            "the largest distance by which the inverse misses",
+            " mm",
+        ),
+    ),
+}
+
+
+def lookup(report: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a path such as ``quality/sdlogj``; None where there is none."""
+    found: Any = report
+    for name in path.split("/"):
+        if isinstance(found, list):
+            found = found[int(name)]
+        else:
+            found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def shown(
+    report: Mapping[str, Any], path: str, text: Callable[[Any], str], missing: str = "not measured"
+) -> Html:
+    """Return the value at a path as text, with the value as JSON and its path as attributes."""
+    value = lookup(report, path)
+    if value is None:
+        return tag("span", missing, class_="missing")
+    return tag("data", text(value), value=json.dumps(value), data_path=path)
+
+
+def decimals(digits: int, unit: str = "") -> Callable[[Any], str]:
+    """Return the function that writes a number with this many digits and a unit."""
+
+    def write(value: Any) -> str:
+        if not value:
+            return f"0{unit}"
+        text = f"{float(value):.{digits}f}"
+        # A small number is not shown as none.
+        if not float(text):
+            text = f"{float(value):.1e}"
+        return f"{text}{unit}".replace("-", "\N{MINUS SIGN}", 1) if value < 0 else f"{text}{unit}"
+
+    return write
+
+
+def day_and_time(value: str) -> str:
+    """Return an ISO 8601 time as date and time to the minute, with its zone."""
+    at = datetime.fromisoformat(value)
+    zone = at.strftime("%z")
+    return f"{at:%Y-%m-%d %H:%M} {'UTC' if zone in ('', '+0000') else zone}"
+
+
+def seconds(milliseconds: Any) -> str:
+    """Return a time in milliseconds as seconds."""
+    return f"{float(milliseconds) / 1e3:.1f} s"
