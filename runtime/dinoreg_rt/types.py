@@ -49,6 +49,8 @@ class Geometry:
         direction: (3, 3); column j is the LPS unit vector of index axis j (x, y, z).
         notes: what the file's header leaves in doubt about the grid, one sentence each; see
             `dinoreg_rt.io`. Grids made from this one do not have them.
+        sides_in_doubt: the file's header leaves open which side of the image is left; said in
+            `notes`, too.
 
     Raises:
         InputError: a shape, spacing or origin is not three numbers, or the direction no 3x3 matrix.
@@ -59,6 +61,7 @@ class Geometry:
     origin_mm: tuple[float, float, float]
     direction: FloatArray
     notes: tuple[str, ...] = ()
+    sides_in_doubt: bool = False
 
     def __post_init__(self) -> None:
         for name, number in (("shape_zyx", index), ("spacing_mm", float), ("origin_mm", float)):

@@ -21,6 +21,7 @@ from .convert import (
     sitk_geometry,
     volume_from_sitk,
 )
+from .doubts import HeaderDoubts
 from .itk_files import load, rescale
 from .meta_header import check_meta_header
 from .nifti_read import read_nifti
@@ -43,7 +44,7 @@ class _Image(NamedTuple):
         image: the SimpleITK image.
         pixel_type: the pixel type to remember if it is not the image's own; otherwise empty.
         finite: the values are already known to be finite.
-        doubts: what the header leaves in doubt about the grid, as `Geometry.notes`.
+        doubts: what the header leaves in doubt about the grid.
         modality: the modality that a DICOM header names.
         corrections: what was corrected, as `Volume.notes`.
     """
@@ -51,7 +52,7 @@ class _Image(NamedTuple):
     image: sitk.Image
     pixel_type: str = ""
     finite: bool = False
-    doubts: tuple[str, ...] = ()
+    doubts: HeaderDoubts = HeaderDoubts()
     modality: Modality | None = None
     corrections: tuple[str, ...] = ()
 
@@ -84,7 +85,7 @@ def read_volume(
     volume = volume_from_sitk(
         read.image, name, read.pixel_type, constant=constant, finite=read.finite
     )
-    geometry = replace(volume.geometry, notes=read.doubts)
+    geometry = read.doubts.of(volume.geometry)
     return replace(volume, geometry=geometry, modality_hint=read.modality, notes=read.corrections)
 
 
@@ -99,7 +100,7 @@ def read_geometry(
     read = _read(path, 0, orientation)
     geometry = sitk_geometry(read.image)
     validate.check_geometry(geometry, os.fspath(path))
-    return replace(geometry, notes=read.doubts)
+    return read.doubts.of(geometry)
 
 
 def read_labels(
@@ -118,7 +119,7 @@ def read_labels(
     """
     read = _read(path, 1, orientation)
     labels = labels_from_sitk(read.image, name=os.fspath(path), mask=mask)
-    return replace(labels, geometry=replace(labels.geometry, notes=read.doubts))
+    return replace(labels, geometry=read.doubts.of(labels.geometry))
 
 
 def read_displacement(
@@ -133,7 +134,7 @@ def read_displacement(
     """
     read = _read(path, 3, orientation)
     field = displacement_from_sitk(read.image, name=os.fspath(path))
-    return replace(field, geometry=replace(field.geometry, notes=read.doubts))
+    return replace(field, geometry=read.doubts.of(field.geometry))
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
@@ -196,17 +197,17 @@ def _read(path: str | os.PathLike[str], components: int, orientation: Orientatio
             image, finite, doubts = read_nifti(file, values=components > 0, orientation=orientation)
             return _Image(image, finite=finite, doubts=doubts)
         if suffix in (".nrrd", ".nhdr"):
-            return _rescaled(load(file, str(file)), *nrrd.header_notes(file))
+            return _rescaled(load(file, str(file)), *nrrd.header_doubts(file))
         header = metaimage.read_header(file)
         check_meta_header(header)
         metaimage.check_metaimage(header)
         image = load(file, str(file))
-        return _rescaled(image, *metaimage.header_notes(header, sitk_geometry(image)))
+        return _rescaled(image, *metaimage.header_doubts(header, sitk_geometry(image)))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
-def _rescaled(image: sitk.Image, factor: float, doubts: tuple[str, ...]) -> _Image:
+def _rescaled(image: sitk.Image, factor: float, doubts: HeaderDoubts) -> _Image:
     if factor != 1:
         rescale(image, factor)
     return _Image(image, doubts=doubts)

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..types import OrientationChoice
 from . import integrity, nifti
 from .convert import sitk_geometry
+from .doubts import HeaderDoubts
 from .itk_files import load, set_geometry
 from .nifti_header import NiftiHeader, read_header
 from .nifti_layouts import NIFTI1
@@ -31,7 +32,7 @@ _CHUNK = 1 << 22
 
 def read_nifti(
     file: Path, *, values: bool, orientation: OrientationChoice
-) -> tuple[sitk.Image, bool, tuple[str, ...]]:
+) -> tuple[sitk.Image, bool, HeaderDoubts]:
     """Read a NIfTI image.
 
     Args:
@@ -58,10 +59,10 @@ def read_nifti(
             readable = stack.enter_context(_as_nifti1(header, voxel_file, name))
         image = load(readable, name)
     itk = sitk_geometry(image)
-    geometry, notes = place(header, itk, name, orientation)
+    geometry, doubts = place(header, itk, name, orientation)
     if geometry is not itk:
         set_geometry(image, geometry)
-    return image, finite, notes
+    return image, finite, doubts
 
 
 def _files(file: Path) -> tuple[Path, Path]:

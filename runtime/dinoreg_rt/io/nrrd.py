@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from ..errors import InputError
+from .doubts import HeaderDoubts
 
 #: Spaces with the axes of a patient, which ITK converts to LPS.
 _PATIENT = {"left-posterior-superior", "right-anterior-superior", "left-anterior-superior"}
@@ -17,7 +18,7 @@ _UNITS = {"": 1.0, "mm": 1.0, "cm": 10.0, "m": 1e3, "um": 1e-3, "\u00b5m": 1e-3,
 _LONGEST_HEADER = 1 << 20
 
 
-def header_notes(file: Path) -> tuple[float, tuple[str, ...]]:
+def header_doubts(file: Path) -> tuple[float, HeaderDoubts]:
     """Examine the header of a ``.nrrd`` or ``.nhdr`` file.
 
     Returns:
@@ -31,7 +32,8 @@ def header_notes(file: Path) -> tuple[float, tuple[str, ...]]:
     if scale != 1:
         notes.append(f"{name}: states its lengths in {unit}; they were converted to mm")
     space = fields.get("space", "").lower().removesuffix("-time")
-    if space not in _PATIENT:
+    nameless = space not in _PATIENT
+    if nameless:
         which = (
             f"its space '{space}' does not name the patient's sides" if space else "has no space"
         )
@@ -49,7 +51,7 @@ def header_notes(file: Path) -> tuple[float, tuple[str, ...]]:
         notes.append(f"{name}: states no voxel spacing; 1 mm was taken")
     if space and "space origin" not in fields:
         notes.append(f"{name}: has no space origin; its first voxel was placed at 0")
-    return scale, tuple(notes)
+    return scale, HeaderDoubts(tuple(notes), sides=nameless)
 
 
 def data_files(file: Path) -> list[Path]:
