@@ -8,6 +8,9 @@ match means nothing: another organ, another region, upside down, or left for rig
 The test compares MIND-SSC, whatever the registration compares: mirroring only permutes its
 channels, and the measures mean the same with and without an encoder.
 
+An image is mirrored about the centroid of its content: about the middle of its grid, a body that
+lies off it would be thrown to the other side, out of the search's reach.
+
 Every image is compared where it lies and shifted to where its own search took it, and the better
 place counts: otherwise an exact match that lies elsewhere would lose to a poor one in place.
 
@@ -29,9 +32,9 @@ from dinoreg_kernels import SolverOptions
 from ..device.choice import Device
 from ..features.mind import MIND_MIRRORED, FeaturePair
 from ..images.grids import WorkingGrids
-from ..types import Array, FloatArray, Geometry
-from .agreement import NUMBERS, Agreement, measure_agreement
-from .mirror_images import COARSER, MirrorTestImage, coarser
+from ..types import Array, FloatArray, Geometry, Region
+from .agreement import NUMBERS, Agreement, agreement_by_region, measure_agreement
+from .mirror_images import COARSER, MirrorTestImage, coarser, coarser_index
 from .mutual_information import correlation, joint_histogram, mutual_information
 
 #: Power of the mutual information in a misfit. With 0.1 to 0.3 right and wrong pairs are equally
@@ -87,8 +90,8 @@ class DecoySearches:
     agreement: Array
     device: Device
 
-    def measures(self) -> DecoyMeasures:
-        """Wait once for all searches and return the measures."""
+    def measures(self) -> tuple[DecoyMeasures, tuple[Region, ...]]:
+        """Wait once for all searches; return the measures, and those of regions of the body."""
         itself = [] if self.itself is None else [self.itself]
         searches = [self.own, *self.mirrored.values(), *itself]
         flat = np.array(self.device.numbers(*searches, self.agreement, self.unrelated))
@@ -100,22 +103,25 @@ class DecoySearches:
         }
         turned = [ratio for axis, ratio in ratios.items() if axis != self.sides]
         after = float(own[1]) if own[2] > 0 else math.inf
-        return DecoyMeasures(
-            **vars(Agreement.of(flat[-NUMBERS - 1 : -1])),
+        agreement = flat[-NUMBERS - 1 : -1]
+        measures = DecoyMeasures(
+            **vars(Agreement.of(agreement)),
             decoy_ratio=_worst(list(ratios.values())),
             sides_ratio=ratios.get(self.sides, math.nan),
             turned_ratio=_worst(turned),
             symmetry=correlation(found[-1][_LEADING:]) if itself else math.nan,
             unrelated_ratio=_ratio(after, float(flat[-1])),
         )
+        return measures, agreement_by_region(agreement)
 
 
-def search_decoys(
+def search_decoys(  # noqa: PLR0913 - the arrays of one registration
     features: FeaturePair,
     images: tuple[Array, Array],
     weights: tuple[Array, Array],
     grids: WorkingGrids,
     moving_offset_zyx: tuple[int, int, int],
+    moving_middle_zyx: tuple[float, float, float],
     options: SolverOptions,
     device: Device,
     field: Array,
@@ -130,6 +136,7 @@ def search_decoys(
         weights: weights of both images there.
         grids: grids of the fixed image.
         moving_offset_zyx: offset of the moving grid, in control voxels.
+        moving_middle_zyx: `content_middle` of the moving image, about which it is mirrored.
         options: options of the registration, whose search is used at twice the step.
         device: device that holds the arrays.
         field: result of the registration, (d, h, w, 3) mm on the fixed control grid.
@@ -141,7 +148,7 @@ def search_decoys(
         return None
     spacing_mm = grids.control.spacing_mm[::-1]
     agreement = measure_agreement(
-        features, images, weights, field, spacing_mm, moving_offset_zyx, device
+        features, images, weights, field, grids.control, moving_offset_zyx, device
     )
     fixed = MirrorTestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
     moving = MirrorTestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
@@ -150,9 +157,11 @@ def search_decoys(
     sides = _left_to_right(grids.control)
     for axis, order in enumerate(MIND_MIRRORED):
         if moving.weight.shape[axis] > 1:
-            mirrored[axis] = search.numbers(moving.mirrored(axis, order, device))
+            middle = coarser_index(moving_middle_zyx[axis], moving_offset_zyx[axis])
+            mirrored[axis] = search.numbers(moving.mirrored(axis, order, middle, device))
     if fixed.weight.shape[sides] > 1:
-        itself = search.numbers(fixed.mirrored(sides, MIND_MIRRORED[sides], device))
+        middle = (fixed.weight.shape[sides] - 1) / 2
+        itself = search.numbers(fixed.mirrored(sides, MIND_MIRRORED[sides], middle, device))
     unrelated = _unrelated(fixed, moving, device)
     return DecoySearches(own, mirrored, itself, sides, unrelated, agreement, device)
 

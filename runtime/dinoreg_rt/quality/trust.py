@@ -29,6 +29,8 @@ _SYMMETRIC = 0.89
 _MIRRORED = 0.985
 #: Limit of the ratio to the image with exchanged sides where the fixed image is nearly symmetric.
 _EXCHANGED = 1.15
+#: Limit of the same ratio, whether symmetric or not, where a header leaves the sides open.
+_SIDES_IN_DOUBT = 0.9
 #: Ratio below which the sides are right nevertheless.
 _CERTAIN = 0.1
 
@@ -43,7 +45,7 @@ class Rule:
         refuse: limit from which the result should not be used.
         text: what is wrong, with {} for the measure.
         unit: unit of measure and limit: " %", " mm" or nothing.
-        advice: what the cause may be, or what to do.
+        advice: what the cause may be, or what to do; or a function that returns it.
         beyond: comparison; the limits themselves pass (gt, lt) or do not (ge, le).
     """
 
@@ -52,7 +54,7 @@ class Rule:
     refuse: float
     text: str
     unit: str = ""
-    advice: str = ""
+    advice: str | Callable[[RunQuality], str] = ""
     beyond: Callable[[float, float], bool] = operator.gt
 
     def refuses(self, quality: RunQuality) -> bool:
@@ -69,7 +71,8 @@ class Rule:
         if limit is None or "{}" not in self.text:
             return self.text
         found = self.text.format(f"{self.measure(quality):.3g}{self.unit}")
-        return f"{found} (limit {limit:g}{self.unit}){self.advice}"
+        advice = self.advice if isinstance(self.advice, str) else self.advice(quality)
+        return f"{found} (limit {limit:g}{self.unit}){advice}"
 
 
 def _shares_nothing(quality: RunQuality) -> float:
@@ -103,6 +106,17 @@ def _mind_percent(quality: RunQuality) -> float:
 def _information_percent(quality: RunQuality) -> float:
     before, after = quality.information_before, quality.information_after
     return 100 * after / before if before > 0 else math.nan
+
+
+def _what_headers_say(quality: RunQuality) -> str:
+    if quality.sides_in_doubt:
+        return "; a header leaves open which side is left"
+    return "; the headers of both files name the sides, so one of them may be wrong"
+
+
+def _of_another_orientation(quality: RunQuality) -> str:
+    causes = ": another region or organ, another orientation, or left and right exchanged"
+    return causes + (_what_headers_say(quality) if quality.sides_ratio >= _MIRRORED else "")
 
 
 def _lacks_mirror_images(quality: RunQuality) -> float:
@@ -154,7 +168,7 @@ RULES = (
         refuse=_MIRRORED,
         text="a mirror image of the moving image matches about as well as the image itself, with a "
         "ratio of {}",
-        advice=": another region or organ, another orientation, or left and right exchanged",
+        advice=_of_another_orientation,
         beyond=operator.ge,
     ),
     # Right pairs reach at most 0.93 from `auto`, 0.95 from given starts.
@@ -175,6 +189,18 @@ RULES = (
         refuse=_EXCHANGED,
         text="the moving image with left and right exchanged matches better than the image itself, "
         "with a ratio of {}",
+        advice=_what_headers_say,
+        beyond=operator.ge,
+    ),
+    # Headers that name the sides make exchanged sides unlikely beforehand; without them both are
+    # equally likely, and the images have to tell.
+    Rule(
+        lambda quality: quality.sides_ratio if quality.sides_in_doubt else math.nan,
+        warn=None,
+        refuse=_SIDES_IN_DOUBT,
+        text="a header leaves open which side is left, and the moving image with left and right "
+        "exchanged matches nearly as well as the image itself, with a ratio of {}",
+        advice="; set the orientation in the header",
         beyond=operator.ge,
     ),
     # Only a very low ratio of sides, as of an image with itself, settles it: two of eleven pairs
@@ -187,7 +213,11 @@ RULES = (
         refuse=math.inf,
         text="left and right cannot be told apart by the images: the fixed image is nearly "
         "symmetric, with a correlation of {} with its own mirror image",
-        advice="; the result rests on the sides that the headers of both files name",
+        advice=lambda quality: (
+            _what_headers_say(quality)
+            if quality.sides_in_doubt
+            else "; the result rests on the sides that the headers of both files name"
+        ),
     ),
     Rule(
         _lacks_mirror_images,

@@ -129,8 +129,8 @@ def _agreement_bytes(sizes: Sizes) -> int:
     step = sampling_step(shape)
     sampled = math.prod(-(-n // step) for n in shape)
     stride = sizes.strides["mind"]
-    # Matched features, their differences and squares; places, weights, intensities and bins.
-    return ((HALF + FLOAT) * stride + 10 * FLOAT) * sampled
+    # Matched features, their differences and squares; places, regions, weights, intensities, bins.
+    return ((HALF + FLOAT) * stride + 11 * FLOAT) * sampled
 
 
 def _trust_work(sizes: Sizes) -> Iterator[Work]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..config.parameters import RegistrationConfig
+from ..quality.regions import region_warning
 from ..quality.trust import Trust, judge, quality_warnings
 from ..types import (
     AffineTransform,
@@ -14,6 +15,7 @@ from ..types import (
     DisplacementField,
     EncodingSummary,
     Geometry,
+    Region,
     RunQuality,
     Volume,
 )
@@ -116,6 +118,8 @@ class RegistrationResult:
         hashes: SHA-256 of the voxels and header of each input.
         confidence: how well each voxel's match is determined, 0..1 on the fixed grid (see
             `dinoreg_rt.fields.solve.confidence`); None unless requested.
+        regions: how well the images agree in each region of the body; empty unless the images were
+            tested (`trust`).
     """
 
     displacement: DisplacementField
@@ -135,6 +139,7 @@ class RegistrationResult:
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     confidence: Volume | None = None
+    regions: tuple[Region, ...] = ()
 
     @property
     def trust(self) -> Trust:
@@ -154,7 +159,8 @@ class RegistrationResult:
             )
         if self.encoding is not None and self.encoding.random_weights:
             found.append("the encoder's weights are random: its features mean nothing")
-        return found
+        badly_matched = region_warning(self.regions)
+        return found if badly_matched is None else [*found, badly_matched]
 
     def warped_sitk(self) -> sitk.Image:
         """Return the warped moving image as a SimpleITK image on the fixed grid."""
