@@ -57,6 +57,7 @@ def test_a_good_run_is_trusted():
         ({"decoy_ratio": 0.97, "unrelated_ratio": 0.56}, "both ratios sum to 1.53"),
         ({"alignment_similarity": 0.2}, "is only 0.2 (limit 0.345)"),
         ({"overlap_percent": 10.0}, "only 10 %"),
+        ({"overlap_percent": 28.0, "decoy_ratio": 0.96}, "nearly as well, and only 28 %"),
         ({"folded_percent": 3.0}, "3 % of the voxels are folded (limit 2 %)"),
         ({"sdlogj": 1.2}, "change in volume"),
         ({"inverse_consistency_mean_mm": 5.0}, "disagree by 5 mm"),

@@ -9,7 +9,8 @@ The test compares MIND-SSC, whatever the registration compares: mirroring only p
 channels, and the measures mean the same with and without an encoder.
 
 An image is mirrored about the centroid of its content: about the middle of its grid, a body that
-lies off it would be thrown to the other side, out of the search's reach.
+lies off it would be thrown to the other side, out of the search's reach. Left and right are
+exchanged about both, and the better match counts: each alone misses some exchanged sides.
 
 Every image is compared where it lies and shifted to where its own search took it, and the better
 place counts: otherwise an exact match that lies elsewhere would lose to a poor one in place.
@@ -74,7 +75,8 @@ class DecoySearches:
 
     Attributes:
         own: numbers of the search in the moving image, see `_LEADING`, and the joint histogram.
-        mirrored: the same for its mirror images, by axis (z, y, x); axes of one voxel are missing.
+        mirrored: the same for its mirror images, each after its axis (z, y, x); axes of one voxel
+            are missing, and that of the sides has two.
         itself: the same for the fixed image in its own mirror image; None where it has none.
         sides: axis from left to right.
         unrelated: feature difference of unrelated images, see `_unrelated`.
@@ -83,7 +85,7 @@ class DecoySearches:
     """
 
     own: Array
-    mirrored: dict[int, Array]
+    mirrored: list[tuple[int, Array]]
     itself: Array | None
     sides: int
     unrelated: Array
@@ -93,21 +95,22 @@ class DecoySearches:
     def measures(self) -> tuple[DecoyMeasures, tuple[Region, ...]]:
         """Wait once for all searches; return the measures, and those of regions of the body."""
         itself = [] if self.itself is None else [self.itself]
-        searches = [self.own, *self.mirrored.values(), *itself]
+        searches = [self.own, *(numbers for _, numbers in self.mirrored), *itself]
         flat = np.array(self.device.numbers(*searches, self.agreement, self.unrelated))
         own, *found = flat[: -NUMBERS - 1].reshape(len(searches), -1)
         # An image of one voxel has no mirror image, so nothing can be concluded.
-        ratios = {
-            axis: _ratio(_misfit(own), _misfit(numbers))
-            for axis, numbers in zip(self.mirrored, found, strict=False)
-        }
-        turned = [ratio for axis, ratio in ratios.items() if axis != self.sides]
+        ratios = [
+            (axis, _ratio(_misfit(own), _misfit(numbers)))
+            for (axis, _), numbers in zip(self.mirrored, found, strict=False)
+        ]
+        exchanged = [ratio for axis, ratio in ratios if axis == self.sides]
+        turned = [ratio for axis, ratio in ratios if axis != self.sides]
         after = float(own[1]) if own[2] > 0 else math.inf
         agreement = flat[-NUMBERS - 1 : -1]
         measures = DecoyMeasures(
             **vars(Agreement.of(agreement)),
-            decoy_ratio=_worst(list(ratios.values())),
-            sides_ratio=ratios.get(self.sides, math.nan),
+            decoy_ratio=_worst(exchanged + turned),
+            sides_ratio=_worst(exchanged),
             turned_ratio=_worst(turned),
             symmetry=correlation(found[-1][_LEADING:]) if itself else math.nan,
             unrelated_ratio=_ratio(after, float(flat[-1])),
@@ -153,12 +156,16 @@ def search_decoys(  # noqa: PLR0913 - the arrays of one registration
     fixed = MirrorTestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
     moving = MirrorTestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
     search = _Search(fixed, [COARSER * mm for mm in spacing_mm], features.channels, options, device)
-    own, mirrored, itself = search.numbers(moving), {}, None
+    own, mirrored, itself = search.numbers(moving), [], None
     sides = _left_to_right(grids.control)
     for axis, order in enumerate(MIND_MIRRORED):
-        if moving.weight.shape[axis] > 1:
-            middle = coarser_index(moving_middle_zyx[axis], moving_offset_zyx[axis])
-            mirrored[axis] = search.numbers(moving.mirrored(axis, order, middle, device))
+        if (n := moving.weight.shape[axis]) <= 1:
+            continue
+        planes = [coarser_index(moving_middle_zyx[axis], moving_offset_zyx[axis])]
+        planes += [(n - 1) / 2] * (axis == sides)
+        for middle in planes:
+            tested = moving.mirrored(axis, order, middle, device)
+            mirrored.append((axis, search.numbers(tested)))
     if fixed.weight.shape[sides] > 1:
         middle = (fixed.weight.shape[sides] - 1) / 2
         itself = search.numbers(fixed.mirrored(sides, MIND_MIRRORED[sides], middle, device))

@@ -134,14 +134,14 @@ def _agreement_bytes(sizes: Sizes) -> int:
 
 
 def _trust_work(sizes: Sizes) -> Iterator[Work]:
-    """Yield the averaging and five searches: in the moving image and in four mirror images."""
+    """Yield the averaging and six searches: in the moving image and in five mirror images."""
     if not sizes.config.trust:
         return
     grids, mind = sizes.grids, sizes.mind
     shape, factor = coarser(grids.control.shape_zyx), coarser(grids.search_factor_zyx)
     radius = grids.search_radius_zyx
     moved, operations = (
-        5 * any(radius) * n for n in _search(sizes, shape, factor, radius, mind.channels)
+        6 * any(radius) * n for n in _search(sizes, shape, factor, radius, mind.channels)
     )
     moved += 2 * HALF * sizes.strides["mind"] * sizes.control[0]
     yield Work("search in mirror images", moved, operations)
