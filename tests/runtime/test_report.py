@@ -80,6 +80,20 @@ def test_numbers_that_do_not_exist_are_null() -> None:
     assert quality["jacobian_max"] is None
 
 
+def test_a_region_without_a_match_has_no_information() -> None:
+    regions = (Region("upper left, back", 8.0, 30.0, math.nan), Region("b", 92.0, 99.0, 0.2))
+    result = replace(make_result(), regions=regions)
+    report = build_report(
+        result, command=[], started_at=STARTED, inputs={}, outputs={}, timings_ms={}
+    )
+    first, second = json.loads(report.to_json())["regions"]
+    assert first["place"] == "upper left, back"
+    assert first["information"] is None
+    assert second["information"] == 0.2
+    (warning,) = report.warnings
+    assert "b (92 % of it, 0.20)" in warning
+
+
 def test_schema_describes_every_field() -> None:
     schema = RunReport.model_json_schema()
     assert schema["properties"]["schema_version"]["const"] == 2

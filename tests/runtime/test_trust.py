@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import os
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_a_good_run_is_trusted():
         ({"decoy_ratio": 0.97, "unrelated_ratio": 0.56}, "both ratios sum to 1.53"),
         ({"alignment_similarity": 0.2}, "is only 0.2 (limit 0.345)"),
         ({"overlap_percent": 10.0}, "only 10 %"),
-        ({"overlap_percent": 28.0, "decoy_ratio": 0.96}, "nearly as well, and only 28 %"),
+        ({"overlap_percent": 28.0, "decoy_ratio": 0.96}, "only 28 % of the fixed image"),
         ({"folded_percent": 3.0}, "3 % of the voxels are folded (limit 2 %)"),
         ({"sdlogj": 1.2}, "change in volume"),
         ({"inverse_consistency_mean_mm": 5.0}, "disagree by 5 mm"),
@@ -68,6 +69,15 @@ def test_each_measure_can_say_no(change, reason):
     assert trust.verdict == "untrusted"
     assert len(trust.reasons) == 1
     assert reason in trust.reasons[0]
+
+
+def test_a_clear_match_may_cover_little_of_the_fixed_image():
+    slab = dataclasses.replace(GOOD, overlap_percent=28.0)
+    assert judge(slab).reasons == ()
+    assert "only 28 %" in quality_warnings(slab)[0]
+    assert judge(dataclasses.replace(slab, overlap_percent=19.0)).verdict == "untrusted"
+    untested = dataclasses.replace(slab, decoy_ratio=math.nan, unrelated_ratio=math.nan)
+    assert judge(untested).verdict == "untrusted"
 
 
 def test_sides_of_symmetric_anatomy_are_no_reason_but_are_said():

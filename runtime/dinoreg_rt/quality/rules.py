@@ -26,9 +26,8 @@ _SAME_RATIO = 0.09
 _SYMMETRIC = 0.89
 #: Limit of the ratio to mirror images in general.
 _MIRRORED = 0.992
-#: Overlap in percent below which nothing else needs to be known, and a ratio from which more is
-#: wanted.
-_LITTLE_OVERLAP, _CLOSE = 20.0, 0.9
+#: Ratio to mirror images below which the match is clear.
+_CLEAR = 0.9
 #: Limit of the ratio to the image with exchanged sides where the fixed image is nearly symmetric.
 _EXCHANGED = 1.15
 #: Limit of the same ratio, whether symmetric or not, where a header leaves the sides open.
@@ -119,6 +118,24 @@ def _what_headers_say(quality: RunQuality) -> str:
 def _of_another_orientation(quality: RunQuality) -> str:
     causes = ": another region or organ, another orientation, or left and right exchanged"
     return causes + (_what_headers_say(quality) if quality.sides_ratio >= _MIRRORED else "")
+
+
+def _is_clear(quality: RunQuality) -> bool:
+    """Return whether the mirror images match so much worse that little overlap suffices."""
+    return _mirror_ratio(quality) < _CLEAR
+
+
+def _overlap_rule(measure: Callable[[RunQuality], float], refuse: float) -> Rule:
+    return Rule(
+        measure,
+        warn=50.0,
+        refuse=refuse,
+        text="only {} of the fixed image has a match inside the moving image",
+        unit=" %",
+        advice="; this may be right if that shows only a small part of it, otherwise try another "
+        "--initial",
+        beyond=operator.lt,
+    )
 
 
 def _lacks_mirror_images(quality: RunQuality) -> float:
@@ -257,31 +274,14 @@ RULES = (
         advice="; try another --initial, and check that both show the same part of the body",
         beyond=operator.lt,
     ),
-    # Right pairs reach at least 42 %, but 24 % for an MR slab in a CT of the whole abdomen; an
-    # abdomen with a brain reaches 18 to 96 %.
-    Rule(
-        lambda quality: quality.overlap_percent,
-        warn=50.0,
-        refuse=_LITTLE_OVERLAP,
-        text="only {} of the fixed image has a match inside the moving image",
-        unit=" %",
-        advice="; this may be right if that shows only a small part of it, otherwise try another "
-        "--initial",
-        beyond=operator.lt,
+    # Right pairs reach at least 42 %, but 24 % for an MR slab in a CT of the whole abdomen, whose
+    # ratio is 0.77. With its slices shuffled that has 28 % and 0.96; an abdomen with a brain has 18
+    # to 96 %.
+    _overlap_rule(
+        lambda quality: quality.overlap_percent if _is_clear(quality) else math.nan, 20.0
     ),
-    # The slab's ratio is 0.77; with its slices shuffled 0.96, with an overlap of 28 %.
-    Rule(
-        lambda quality: (
-            quality.overlap_percent
-            if quality.overlap_percent >= _LITTLE_OVERLAP and _mirror_ratio(quality) >= _CLOSE
-            else math.nan
-        ),
-        warn=None,
-        refuse=35.0,
-        text="a mirror image of the moving image matches nearly as well, and only {} of the fixed "
-        "image has a match inside it",
-        unit=" %",
-        beyond=operator.lt,
+    _overlap_rule(
+        lambda quality: math.nan if _is_clear(quality) else quality.overlap_percent, 35.0
     ),
     # Right pairs reach at most 0.3 %.
     Rule(
