@@ -36,7 +36,7 @@ from ..images.grids import WorkingGrids
 from ..types import Array, FloatArray, Geometry, Region
 from .agreement import NUMBERS, Agreement, agreement_by_region, measure_agreement
 from .mirror_images import COARSER, MirrorTestImage, coarser, coarser_index
-from .mutual_information import correlation, joint_histogram, mutual_information
+from .mutual_information import HISTOGRAM, correlation, joint_histogram, mutual_information
 
 #: Power of the mutual information in a misfit. With 0.1 to 0.3 right and wrong pairs are equally
 #: well separated; without it they mix: MIND-SSC sees every structure by itself, and an image and
@@ -45,6 +45,8 @@ _INFORMATION_POWER = 0.2
 #: Numbers of a search before its joint histogram: the three of a `Solution`'s feature distance,
 #: then sum of weighted differences and sum of weights after the shift.
 _LEADING = 5
+#: Bytes of `DecoySearches`, whose six searches and agreement wait on the device.
+HELD_BYTES = 8 * (6 * (_LEADING + HISTOGRAM) + NUMBERS + 1)
 
 
 @dataclasses.dataclass(frozen=True)

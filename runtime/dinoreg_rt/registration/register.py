@@ -191,7 +191,7 @@ def _match(
     options = solver_options(plan.config, plan.grids)
     middle = (0.0, 0.0, 0.0)
     if extracted.mind is not None and extracted.intensities is not None:
-        # This waits for the device, so it comes before the solver is queued.
+        # This waits for the device, so it comes before the solver is queued: the only such wait.
         weight = weigh(counts, extracted.mind)[1]
         middle = content_middle(extracted.intensities[1], weight, plan.device)
         del weight
