@@ -18,6 +18,7 @@ from c_tools import include_folder, link_flags
 
 import dinoreg_kernels
 import dinoreg_rt
+from dinoreg_kernels._library import library_file
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES, ABDOMEN = ROOT / "examples", ROOT / "tests" / "data" / "abdomen"

@@ -58,6 +58,8 @@ class Geometry:
         direction: (3, 3); column j is the LPS unit vector of index axis j (x, y, z).
         notes: what the file's header leaves in doubt about the grid, one sentence each; see
             `dinoreg_rt.io`. Grids made from this one do not have them.
+        sides_in_doubt: the file's header leaves open which side of the image is left; said in
+            `notes`, too.
 
     Raises:
         InputError: a shape, spacing or origin is not three numbers, or the direction no 3x3 matrix.
@@ -68,6 +70,7 @@ class Geometry:
     origin_mm: tuple[float, float, float]
     direction: FloatArray
     notes: tuple[str, ...] = ()
+    sides_in_doubt: bool = False
 
     def __post_init__(self) -> None:
         for name, number in (("shape_zyx", index), ("spacing_mm", float), ("origin_mm", float)):
@@ -258,6 +261,8 @@ class RunQuality:
             misses: mapped back, they land more than 0.1 mm away. NaN: there is no inverse, or it
             comes from a velocity field.
         inverse_missed_max_mm: largest of these distances. NaN: as above.
+        sides_in_doubt: a header leaves open which side of its image is left
+            (`Geometry.sides_in_doubt`).
     """
 
     feature_distance_before: float
@@ -281,6 +286,25 @@ class RunQuality:
     alignment_similarity: float = math.nan
     inverse_missed_percent: float = math.nan
     inverse_missed_max_mm: float = math.nan
+    sides_in_doubt: bool = False
+
+
+@dataclass(frozen=True)
+class Region:
+    """How well the images agree in a region of the body, with the final field.
+
+    Attributes:
+        place: where it lies, such as ``upper left, back``; the sides are the person's.
+        share_percent: share of the fixed image's weight that lies in it, in percent.
+        matched_percent: share of that which has a match inside the moving image, in percent.
+        information: mutual information of the intensities of both images there, in nats; higher is
+            better. NaN: less than half of the region has a match.
+    """
+
+    place: str
+    share_percent: float
+    matched_percent: float
+    information: float
 
 
 @dataclass(frozen=True)

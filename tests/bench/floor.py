@@ -30,6 +30,7 @@ from dinoreg_rt.fields.solve import (
 from dinoreg_rt.fields.warp import warp_volume
 from dinoreg_rt.images.resample import weight_on
 from dinoreg_rt.io import as_volume
+from dinoreg_rt.quality.mirror_images import content_middle
 from dinoreg_rt.quality.mirror_test import search_decoys
 from dinoreg_rt.registration.features import working_images
 from dinoreg_rt.registration.needs import registration_work
@@ -65,6 +66,7 @@ def timed_parts(fixed: Volume, moving: Volume, plan: Plan) -> dict[str, Timed]:
     options = solver_options(config, grids)
     unsearched = replace(grids, search_radius_zyx=(0, 0, 0))
     intensities = control_intensities(images, CPU)
+    middle = content_middle(intensities[1], weights[1], CPU)
 
     def solver(
         iterations: tuple[int, ...], over=unsearched, correlation: float = 0.0
@@ -94,7 +96,7 @@ def timed_parts(fixed: Volume, moving: Volume, plan: Plan) -> dict[str, Timed]:
         "local correlation": Timed(correlated, fine),
         "search in mirror images": Timed(
             lambda: search_decoys(
-                features, intensities, weights, grids, offset, options, CPU, field
+                features, intensities, weights, grids, offset, middle, options, CPU, field
             )
         ),
         "field on the fixed grid": Timed(on_the_fixed_grid),

@@ -11,7 +11,8 @@ image and its own mirror image (left and right exchanged), 0 to 24 mm elsewhere;
 a moving image, with one upside down, and with its slices shuffled; images of different organs; the
 upper part of one body and the lower of another. With `--random`, a bundle of random weights, the
 pairs with that encoder: whether these are wrong is for their Dice to say. Then, for right pairs
-with labels, the share of labelled voxels whose label is right, by quartile of confidence.
+with labels, the share of labelled voxels whose label is right, by quartile of confidence, and how
+many regions of the body that match well or badly have little mutual information.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from matched_regions import region_scores, region_table
 from wrong_pairs import exchanged_sides, mirrored, part, shuffled
 
 from dinoreg_rt import RegistrationConfig, RegistrationResult, Volume, io, register, warp_labels
@@ -98,7 +100,12 @@ class Case:
                 encoder=None if self.encoder is None else str(self.encoder),
                 cache=False,
             )
-            result = register(self.fixed.read(), self.moving.read(), config=config)
+            result = register(
+                self.fixed.read(),
+                self.moving.read(),
+                config=config,
+                keep_features=self.kind.startswith("right"),
+            )
         return {
             "kind": self.kind,
             "name": self.name,
@@ -128,6 +135,8 @@ class Case:
         if not found:
             return {}
         more: dict[str, Any] = {"dice": mean_over_labels(found), "least_dice": min(found.values())}
+        if result.features is not None:
+            more["regions"] = region_scores(result, fixed, warped, common[common != 0])
         if result.confidence is not None:
             of_both = np.isin(fixed, common) & (fixed != 0)
             order = np.argsort(result.confidence.array[of_both], kind="stable")
@@ -220,6 +229,7 @@ def tables(lines: list[dict[str, Any]]) -> Iterator[str]:
     for line in lines:
         if "quartiles" in line and "exchanged" not in line["name"]:
             yield f"| {line['name']} | {' | '.join(f'{q:.2f}' for q in line['quartiles'])} |"
+    yield from region_table(lines)
 
 
 def main() -> None:

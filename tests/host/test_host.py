@@ -33,15 +33,8 @@ def driver(tmp_path_factory) -> Path:
     if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
         pytest.skip("this Python has no shared library to embed")
     program = tmp_path_factory.mktemp("host") / "driver"
-    flags = [
-        "-std=c++20",
-        "-O1",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-pthread",
-        f"-I{LIBRARY.parent / 'include'}",
-    ]
+    include = f"-I{LIBRARY.parent / 'include'}"
+    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", include]
     link = [str(LIBRARY), f"-Wl,-rpath,{LIBRARY.parent}", "-o", str(program)]
     command = [*compiler.split(), *flags, str(HERE / "driver.cpp"), *link]
     subprocess.run(command, check=True, capture_output=True, text=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from phantoms import make_grid
 
 from dinoreg_rt.device.choice import choose_device
 from dinoreg_rt.features.mind import FeaturePair
@@ -29,7 +30,7 @@ def agreement(shape: tuple[int, int, int], offset: tuple[int, int, int]) -> Agre
         (image, moved[1]),
         (weight, weight),
         field,
-        SPACING,
+        make_grid(shape, SPACING[::-1]),
         offset,
         choose_device("cpu", 1)[0],
     )

@@ -149,9 +149,12 @@ def test_metaimage_patterns_that_are_none(tmp_path: Path) -> None:
 def test_metaimage_fields_that_disagree(
     tmp_path: Path, changed: dict[str, str | None], note: str
 ) -> None:
-    notes = accept(meta(tmp_path / "a.mha", RAW, **changed))
+    path = meta(tmp_path / "a.mha", RAW, **changed)
+    notes = accept(path)
     assert len(notes) == 1
     assert re.search(note, notes[0]), notes
+    sides = {"Rotation", "TransformMatrix", "AnatomicalOrientation"} & changed.keys()
+    assert io.read_geometry(path).sides_in_doubt == bool(sides)
 
 
 def test_metaimage_without_spacing_and_with_other_units(tmp_path: Path) -> None:
@@ -208,7 +211,9 @@ def test_nrrd_in_other_files(tmp_path: Path) -> None:
     ],
 )
 def test_nrrd_notes(tmp_path: Path, changed: dict[str, str | None], note: str) -> None:
-    notes = accept(nrrd(tmp_path / "a.nrrd", RAW, **changed))
+    path = nrrd(tmp_path / "a.nrrd", RAW, **changed)
+    notes = accept(path)
+    assert io.read_geometry(path).sides_in_doubt == ("space" in changed)
     assert len(notes) == bool(note)
     assert note in "".join(notes)
 
@@ -218,6 +223,7 @@ def test_nrrd_without_a_place(tmp_path: Path) -> None:
     volume = io.read_volume(nrrd(path, RAW, **bare, spacings="1 2 3"))
     assert volume.geometry.spacing_mm == (1, 2, 3)
     assert "has no space; its axes were taken as left, post" in volume.geometry.notes[0]
+    assert volume.geometry.sides_in_doubt
     notes = io.read_volume(nrrd(path, RAW, **bare)).geometry.notes
     assert "states no voxel spacing; 1 mm was taken" in notes[1]
     notes = io.read_volume(nrrd(path, RAW, space_origin=None)).geometry.notes

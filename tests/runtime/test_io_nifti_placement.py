@@ -161,6 +161,19 @@ def test_no_form_at_all_is_said(nii: Path) -> None:
     volume = read(nii)
     assert_lies_as(volume, Geometry(SHAPE, SPACING, (0, 0, 0), np.eye(3)))
     assert "sform and qform codes are both 0" in volume.geometry.notes[0]
+    assert volume.geometry.sides_in_doubt
+
+
+def test_forms_of_different_handedness_leave_the_sides_open(nii: Path) -> None:
+    write(nii)
+    assert not read(nii).geometry.sides_in_doubt
+    header = nii.read_bytes()
+    write(nii, pixdim=(-1, *SPACING, 0, 0, 0, 0))  # the factor of the quaternion's third axis
+    assert header != nii.read_bytes()
+    assert "axes a mirror image" in read(nii).geometry.notes[0]
+    assert read(nii).geometry.sides_in_doubt
+    for chosen in ("sform", "qform"):
+        assert not read(nii, chosen).geometry.sides_in_doubt
 
 
 def test_pixdim_against_the_sform(nii: Path) -> None:

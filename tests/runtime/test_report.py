@@ -21,7 +21,14 @@ from dinoreg_rt.console.progress import reporting
 from dinoreg_rt.quality.trust import judge, quality_warnings
 from dinoreg_rt.registration.result import RegistrationResult
 from dinoreg_rt.run.report import RunReport, build_report, hash_input, hash_output
-from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
+from dinoreg_rt.types import (
+    AffineTransform,
+    DisplacementField,
+    Geometry,
+    Region,
+    RunQuality,
+    Volume,
+)
 
 
 def make_result(quality: RunQuality = GOOD) -> RegistrationResult:
@@ -78,6 +85,21 @@ def test_numbers_that_do_not_exist_are_null() -> None:
     quality = json.loads(text, parse_constant=lambda name: pytest.fail(name))["quality"]
     assert quality["sdlogj"] is None
     assert quality["jacobian_max"] is None
+
+
+def test_a_region_without_a_match_has_no_information() -> None:
+    regions = (Region("upper left, back", 8.0, 30.0, math.nan), Region("b", 92.0, 99.0, 0.2))
+    result = replace(make_result(), regions=regions)
+    started = datetime.now(timezone.utc)  # noqa: UP017
+    report = build_report(
+        result, command=[], started_at=started, inputs={}, outputs={}, timings_ms={}
+    )
+    first, second = json.loads(report.to_json())["regions"]
+    assert first["place"] == "upper left, back"
+    assert first["information"] is None
+    assert second["information"] == 0.2
+    (warning,) = report.warnings
+    assert "b (92 % of it, 0.20)" in warning
 
 
 def test_schema_describes_every_field() -> None:

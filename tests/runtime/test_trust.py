@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import os
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def test_a_good_run_is_trusted():
         ({"decoy_ratio": 0.97, "unrelated_ratio": 0.56}, "both ratios sum to 1.53"),
         ({"alignment_similarity": 0.2}, "is only 0.2 (limit 0.345)"),
         ({"overlap_percent": 10.0}, "only 10 %"),
+        ({"overlap_percent": 28.0, "decoy_ratio": 0.96}, "only 28 % of the fixed image"),
         ({"folded_percent": 3.0}, "3 % of the voxels are folded (limit 2 %)"),
         ({"sdlogj": 1.2}, "change in volume"),
         ({"inverse_consistency_mean_mm": 5.0}, "disagree by 5 mm"),
@@ -67,6 +69,15 @@ def test_each_measure_can_say_no(change, reason):
     assert trust.verdict == "untrusted"
     assert len(trust.reasons) == 1
     assert reason in trust.reasons[0]
+
+
+def test_a_clear_match_may_cover_little_of_the_fixed_image():
+    slab = dataclasses.replace(GOOD, overlap_percent=28.0)
+    assert judge(slab).reasons == ()
+    assert "only 28 %" in quality_warnings(slab)[0]
+    assert judge(dataclasses.replace(slab, overlap_percent=19.0)).verdict == "untrusted"
+    untested = dataclasses.replace(slab, decoy_ratio=math.nan, unrelated_ratio=math.nan)
+    assert judge(untested).verdict == "untrusted"
 
 
 def test_sides_of_symmetric_anatomy_are_no_reason_but_are_said():
@@ -80,6 +91,36 @@ def test_sides_of_symmetric_anatomy_are_no_reason_but_are_said():
     assert len(quality_warnings(dataclasses.replace(brain, sides_ratio=0.3))) == 1
     for settled in (0.05, 2.0):
         assert quality_warnings(dataclasses.replace(brain, sides_ratio=settled)) == []
+
+
+def test_headers_are_weighed_in():
+    """Sides that a header leaves open need images that tell them apart."""
+    nearly = {"decoy_ratio": 0.95, "sides_ratio": 0.95, "turned_ratio": 0.4}
+    named = dataclasses.replace(GOOD, symmetry=0.7, **nearly)
+    assert judge(named).reasons == ()
+    for symmetry in (0.7, 0.92):
+        doubtful = dataclasses.replace(named, symmetry=symmetry, sides_in_doubt=True)
+        (reason,) = judge(doubtful).reasons
+        assert reason.startswith("a header leaves open which side is left")
+        clear = dataclasses.replace(doubtful, decoy_ratio=0.6, sides_ratio=0.6)
+        assert judge(clear).reasons == ()
+    exchanged = dataclasses.replace(named, decoy_ratio=1.1, sides_ratio=1.1)
+    assert "the headers of both files name the sides" in judge(exchanged).reasons[0]
+    turned = dataclasses.replace(named, decoy_ratio=1.1, turned_ratio=1.1, sides_ratio=0.5)
+    assert "name the sides" not in judge(turned).reasons[0]
+    brain = dataclasses.replace(named, symmetry=0.92, sides_ratio=0.7)
+    for in_doubt, said in ((False, "the headers of both files name"), (True, "leaves open")):
+        (warning,) = quality_warnings(dataclasses.replace(brain, sides_in_doubt=in_doubt))
+        assert said in warning
+
+
+def test_a_header_without_orientation_reaches_the_verdict():
+    pair = make_phantom(GRID, GRID, multimodal=True)
+    config = RegistrationConfig(initial="none", threads=1, intensity="off", trust=False)
+    grid = dataclasses.replace(pair.moving.geometry, sides_in_doubt=True)
+    moving = dataclasses.replace(pair.moving, geometry=grid)
+    assert dinoreg_rt.register(pair.fixed, moving, config=config).quality.sides_in_doubt
+    assert not dinoreg_rt.register(pair.fixed, pair.moving, config=config).quality.sides_in_doubt
 
 
 def test_missing_measures_give_no_reason():
@@ -125,7 +166,7 @@ def test_identical_images_are_trusted_and_stay(name, initial, trust):
     assert moved.mean() < 0.1 * image.geometry.spacing_mm[0]
 
 
-@pytest.mark.parametrize("shift_mm", [0.0, 4.0, 12.0])
+@pytest.mark.parametrize("shift_mm", [0.0, 4.0, 24.0])
 @pytest.mark.parametrize("name", ["abdomen/ct", "brain/moving_t1"])
 def test_an_image_is_not_its_own_mirror_image_wherever_that_lies(name, shift_mm):
     image = io.read_volume(SHIPPED / f"{name}.nii.gz")

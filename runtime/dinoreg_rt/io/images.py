@@ -20,6 +20,7 @@ from .convert import (
     labels_from_sitk,
     volume_from_sitk,
 )
+from .doubts import HeaderDoubts
 from .itk_files import load, rescale
 from .meta_header import check_meta_header
 from .nifti_read import read_nifti
@@ -42,7 +43,7 @@ class _Image(NamedTuple):
         image: the SimpleITK image.
         pixel_type: the pixel type to remember if it is not the image's own; otherwise empty.
         finite: the values are already known to be finite.
-        doubts: what the header leaves in doubt about the grid, as `Geometry.notes`.
+        doubts: what the header leaves in doubt about the grid.
         modality: the modality that a DICOM header names.
         corrections: what was corrected, as `Volume.notes`.
     """
@@ -50,7 +51,7 @@ class _Image(NamedTuple):
     image: sitk.Image
     pixel_type: str = ""
     finite: bool = False
-    doubts: tuple[str, ...] = ()
+    doubts: HeaderDoubts = HeaderDoubts()
     modality: Modality | None = None
     corrections: tuple[str, ...] = ()
 
@@ -198,23 +199,23 @@ def _read(path: str | os.PathLike[str], components: int, orientation: Orientatio
         if suffix in (".nrrd", ".nhdr"):
             nrrd.check_header(file)
             image = load(file, str(file))
-            return _rescaled(image, *nrrd.header_notes(file, vectors=components == 3))
+            return _rescaled(image, *nrrd.header_doubts(file, vectors=components == 3))
         header = metaimage.read_header(file)
         check_meta_header(header)
         metaimage.check_metaimage(header)
         image = load(file, str(file))
-        return _rescaled(image, *metaimage.header_notes(header, Geometry.from_sitk(image)))
+        return _rescaled(image, *metaimage.header_doubts(header, Geometry.from_sitk(image)))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
 def _noted(geometry: Geometry, read: _Image, name: str, more: tuple[str, ...] = ()) -> Geometry:
     """Return the geometry with everything that is in doubt about it."""
-    doubts = (*read.doubts, *validate.doubts_about_size(geometry, name), *more)
-    return replace(geometry, notes=doubts)
+    notes = (*read.doubts.notes, *validate.doubts_about_size(geometry, name), *more)
+    return read.doubts._replace(notes=notes).of(geometry)
 
 
-def _rescaled(image: sitk.Image, factor: float, doubts: tuple[str, ...]) -> _Image:
+def _rescaled(image: sitk.Image, factor: float, doubts: HeaderDoubts) -> _Image:
     if factor != 1:
         rescale(image, factor)
     return _Image(image, doubts=doubts)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import Geometry
+from .doubts import HeaderDoubts
 from .nifti_header import check_length
 
 _CHUNK = 1 << 22
@@ -121,7 +122,7 @@ def check_metaimage(header: MetaHeader) -> None:
         check_length(path.stat().st_size, skipped + wanted // len(data), name)
 
 
-def header_notes(header: MetaHeader, geometry: Geometry) -> tuple[float, tuple[str, ...]]:
+def header_doubts(header: MetaHeader, geometry: Geometry) -> tuple[float, HeaderDoubts]:
     """Compare the fields of a header with each other.
 
     Args:
@@ -152,13 +153,15 @@ def header_notes(header: MetaHeader, geometry: Geometry) -> tuple[float, tuple[s
         notes += _disagreement(header, keys, values)
     if not set(_SPACING) & fields.keys():
         notes.append(f"{name}: states no voxel spacing (ElementSpacing); 1 mm was taken")
-    if not set(_DIRECTION) & fields.keys():
+    nameless = not set(_DIRECTION) & fields.keys()
+    if nameless:
         notes.append(
             f"{name}: does not say how its axes lie (TransformMatrix); they were taken to point to "
             "the left, the back and the top"
         )
-    notes += _letters_disagree(header, geometry)
-    return scale, tuple(notes)
+    letters = _letters_disagree(header, geometry)
+    doubtful = bool(nameless or letters or _disagreement(header, _DIRECTION, taken[2]))
+    return scale, HeaderDoubts((*notes, *letters), sides=doubtful)
 
 
 def _disagreement(header: MetaHeader, keys: tuple[str, ...], taken: tuple[float, ...]) -> list[str]:

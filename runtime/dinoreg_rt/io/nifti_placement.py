@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..geometry import describe_position
 from ..types import FloatArray, Geometry, OrientationChoice
 from . import validate
+from .doubts import HeaderDoubts
 from .nifti_header import NiftiHeader, Placement
 
 #: Placements that differ by at most this at every corner of the image are the same.
@@ -62,7 +63,7 @@ class _Form(NamedTuple):
 
 def place(
     header: NiftiHeader, itk: Geometry, name: str, choice: OrientationChoice
-) -> tuple[Geometry, tuple[str, ...]]:
+) -> tuple[Geometry, HeaderDoubts]:
     """Decide where a NIfTI image lies.
 
     Args:
@@ -73,7 +74,7 @@ def place(
             cannot be used.
 
     Returns:
-        The geometry, and what the header leaves in doubt, in full sentences.
+        The geometry, and what the header leaves in doubt. A choice settles the sides.
 
     Raises:
         InputError: the form that would be taken is sheared, singular or not finite.
@@ -88,18 +89,21 @@ def place(
             "at 0, as ITK does. Other programs assume other axes, so left and right, or front and "
             "back, may be exchanged: set the orientation in the header if it is known"
         )
-        return itk, tuple(notes)
+        return itk, HeaderDoubts(tuple(notes), sides=True)
     taken = _choose(forms, name, choice)
     other = forms.get(_OTHER[taken.name])
     geometry = taken.geometry(itk.shape_zyx)
+    mirrored = False
     if other is not None:
         notes += _conflict(taken, other, geometry, name)
+        mirrored = not other.fault and _are_mirrored(taken.matrix, other.matrix)
     elif taken.name == "sform":
         notes += _pixdim_conflict(header, geometry, scale, name)
     if unit:
         _check_converted(geometry, name, unit)
     same = _gap_mm(_matrix(itk), taken.matrix, itk.shape_xyz) <= SAME_MM
-    return itk if same else geometry, tuple(notes)
+    doubts = HeaderDoubts(tuple(notes), sides=mirrored and choice == "auto")
+    return itk if same else geometry, doubts
 
 
 def _check_converted(geometry: Geometry, name: str, unit: str) -> None:
@@ -193,9 +197,14 @@ def _conflict(taken: _Form, other: _Form, geometry: Geometry, name: str) -> list
     ]
 
 
+def _are_mirrored(one: FloatArray, other: FloatArray) -> bool:
+    """Return whether one matrix keeps the handedness of the voxel axes and the other does not."""
+    return bool(np.linalg.det(one[:, :3]) * np.linalg.det(other[:, :3]) < 0)
+
+
 def _difference(one: Geometry, other: Geometry) -> str:
     turned = one.direction.T @ other.direction
-    if np.linalg.det(turned) < 0:
+    if _are_mirrored(one.direction, other.direction):
         axes = "a mirror image"
     else:
         cosine = (np.trace(turned) - 1) / 2

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..types import Geometry, OrientationChoice
 from . import integrity, nifti
+from .doubts import HeaderDoubts
 from .hidden import scratch_folder
 from .itk_files import load, set_geometry
 from .nifti_header import NiftiHeader, read_header
@@ -29,7 +30,7 @@ _CHUNK = 1 << 22
 
 def read_nifti(
     file: Path, *, values: bool, orientation: OrientationChoice
-) -> tuple[sitk.Image, bool, tuple[str, ...]]:
+) -> tuple[sitk.Image, bool, HeaderDoubts]:
     """Read a NIfTI image.
 
     Args:
@@ -56,10 +57,10 @@ def read_nifti(
             readable = stack.enter_context(_as_nifti1(header, voxel_file, name))
         image = load(readable, name)
     itk = Geometry.from_sitk(image)
-    geometry, notes = place(header, itk, name, orientation)
+    geometry, doubts = place(header, itk, name, orientation)
     if geometry is not itk:
         set_geometry(image, geometry)
-    return image, finite, notes
+    return image, finite, doubts
 
 
 def _files(file: Path) -> tuple[Path, Path]:

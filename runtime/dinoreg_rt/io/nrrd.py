@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from ..errors import InputError
+from .doubts import HeaderDoubts
 from .guard import reader_errors
 
 #: Spaces with the axes of a patient, which ITK converts to LPS.
@@ -53,7 +54,7 @@ def check_header(file: Path) -> None:
         )
 
 
-def header_notes(file: Path, *, vectors: bool = False) -> tuple[float, tuple[str, ...]]:
+def header_doubts(file: Path, *, vectors: bool = False) -> tuple[float, HeaderDoubts]:
     """Examine the header of a ``.nrrd`` or ``.nhdr`` file.
 
     Args:
@@ -71,7 +72,8 @@ def header_notes(file: Path, *, vectors: bool = False) -> tuple[float, tuple[str
     if scale != 1:
         notes.append(f"{name}: states its lengths in {unit}; they were converted to mm")
     space = fields.get("space", "").lower().removesuffix("-time")
-    if space not in _PATIENT:
+    nameless = space not in _PATIENT
+    if nameless:
         which = (
             f"its space '{space}' does not name the patient's sides" if space else "has no space"
         )
@@ -100,7 +102,7 @@ def header_notes(file: Path, *, vectors: bool = False) -> tuple[float, tuple[str
         notes.append(f"{name}: states no voxel spacing; 1 mm was taken")
     if space and "space origin" not in fields:
         notes.append(f"{name}: has no space origin; its first voxel was placed at 0")
-    return scale, tuple(notes)
+    return scale, HeaderDoubts(tuple(notes), sides=nameless)
 
 
 def data_files(file: Path) -> list[Path]:

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..device.choice import Device
 from ..features.mind import FeaturePair
-from ..types import Array, FloatArray
+from ..types import Array, FloatArray, Geometry, Region
 from .mutual_information import HISTOGRAM, joint_histogram, mutual_information
+from .regions import REGIONS, region_index, region_weights, regions_of
 
 #: From this many voxels on, every second voxel along each axis is compared. The measures change by
 #: less than 1 % and take an eighth of the time and memory.
@@ -42,14 +43,25 @@ class Agreement:
     @classmethod
     def of(cls, numbers: FloatArray) -> Agreement:
         """Convert the numbers that `measure_agreement` returned."""
-        before, after = numbers.reshape(2, -1)
+        before, after, by_region, _ = np.split(numbers, _PARTS)
         distances = [one[0] / one[1] if one[1] > 0 else float("nan") for one in (before, after)]
-        information = [mutual_information(one[2:]) for one in (before, after)]
+        joints = (before[2:], by_region.reshape(REGIONS, HISTOGRAM).sum(axis=0))
+        information = [mutual_information(joint) for joint in joints]
         return cls(float(distances[0]), float(distances[1]), *information)
 
 
-#: Length of the numbers of an `Agreement`.
-NUMBERS = 2 * (2 + HISTOGRAM)
+#: Where the parts of these numbers end: sum of weighted differences, sum of weights and joint
+#: histogram before; both sums after; the joint histogram of each region after; the weights of all
+#: regions.
+_PARTS = (2 + HISTOGRAM, 4 + HISTOGRAM, 4 + (1 + REGIONS) * HISTOGRAM)
+#: Length of the numbers that `measure_agreement` returns.
+NUMBERS = _PARTS[-1] + REGIONS
+
+
+def agreement_by_region(numbers: FloatArray) -> tuple[Region, ...]:
+    """Convert the numbers that `measure_agreement` returned to those of each region."""
+    _, _, by_region, weights = np.split(numbers, _PARTS)
+    return regions_of(weights, by_region)
 
 
 def sampling_step(shape: Sequence[int]) -> int:
@@ -62,7 +74,7 @@ def measure_agreement(
     images: tuple[Array, Array],
     weights: tuple[Array, Array],
     field: Array,
-    spacing_mm: Sequence[float],
+    grid: Geometry,
     moving_offset_zyx: Sequence[int],
     device: Device,
 ) -> Array:
@@ -73,17 +85,18 @@ def measure_agreement(
         images: intensities 0..1 on the same grids, (d, h, w) float32.
         weights: weights of both images there.
         field: (d, h, w, 3) float32, mm along the control grid's axes z, y, x.
-        spacing_mm: spacing of the control grid, z, y, x.
+        grid: the control grid.
         moving_offset_zyx: offset of the moving grid, in control voxels.
         device: device that holds the arrays.
 
     Returns:
-        (NUMBERS,) float64 on the device, for `Agreement.of`.
+        (NUMBERS,) float64 on the device, for `Agreement.of` and `agreement_by_region`.
     """
-    xp, step = device.xp, sampling_step(images[0].shape)
+    xp, step, spacing_mm = device.xp, sampling_step(images[0].shape), grid.spacing_mm[::-1]
     part = (slice(None, None, step),) * 3
     shifts = field[part]
     sampled = features.fixed[part], images[0][part], weights[0][part]
+    region = region_index(sampled[2], grid.direction, xp)
     parts = []
     for moved in (False, True):
         flat, inside = _matches(
@@ -95,9 +108,12 @@ def measure_agreement(
             sampled[0], xp.take(features.moving.reshape(-1, stored), flat, axis=0), dtype=np.float32
         )
         error = xp.square(error, out=error).sum(axis=-1)
-        joint = joint_histogram(sampled[1], xp.take(images[1].reshape(-1), flat), weight, xp)
+        matched = xp.take(images[1].reshape(-1), flat)
+        by_region = {"group": region, "groups": REGIONS} if moved else {}
+        joint = joint_histogram(sampled[1], matched, weight, xp, **by_region)
         sums = xp.stack([(error * weight).sum(dtype=np.float64), weight.sum(dtype=np.float64)])
         parts += [sums, joint.astype(np.float64)]
+    parts.append(region_weights(region, sampled[2], xp).astype(np.float64))
     return xp.concatenate(parts)
 
 

@@ -58,15 +58,28 @@ class MirrorTestImage:
         z, y, x = ((o - a) // COARSER for o, a in zip(offset_zyx, lead, strict=True))
         return cls(averaged, share, grey, (z, y, x))
 
-    def mirrored(self, axis: int, order: Sequence[int], device: Device) -> MirrorTestImage:
-        """Flip along an axis; `order` lists the channels that replace the first ones."""
+    def mirrored(
+        self, axis: int, order: Sequence[int], middle: float, device: Device
+    ) -> MirrorTestImage:
+        """Mirror about a plane.
+
+        Args:
+            axis: the array axis that is perpendicular to it.
+            order: the channels that replace the first ones.
+            middle: where it cuts that axis, as an index of this image's voxels; rounded to half a
+                voxel.
+            device: device that holds the arrays.
+        """
         xp, others = device.xp, range(len(order), self.features.shape[-1])
         flipped = xp.flip(self.features, axis)[..., [*order, *others]]
         features, weight, image = (
             xp.ascontiguousarray(array)
             for array in (flipped, xp.flip(self.weight, axis), xp.flip(self.image, axis))
         )
-        return MirrorTestImage(features, weight, image, self.offset_zyx)
+        z, y, x = self.offset_zyx
+        offset = [z, y, x]
+        offset[axis] += round(2 * middle) - (weight.shape[axis] - 1)
+        return MirrorTestImage(features, weight, image, (offset[0], offset[1], offset[2]))
 
     def warped(
         self, field: Array, spacing_mm: Sequence[float], device: Device
@@ -112,7 +125,32 @@ class MirrorTestImage:
         return xp.stack([(error * weight).sum(dtype=np.float64), weight.sum(dtype=np.float64)])
 
 
+def content_middle(image: Array, weight: Array, device: Device) -> tuple[float, float, float]:
+    """Return the centroid of an image's intensities on the control grid, as an index z, y, x.
+
+    It waits for the device. An image without content has the middle of its grid.
+    """
+    content, sums = image * weight, []
+    for axis, n in enumerate(content.shape):
+        profile = content.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64)
+        sums += [profile.sum(), (profile * device.xp.arange(n)).sum()]
+    numbers = np.array(device.numbers(*sums)).reshape(3, 2)
+    z, y, x = (
+        float(moment / total) if total > 0 else (n - 1) / 2
+        for (total, moment), n in zip(numbers, content.shape, strict=True)
+    )
+    return z, y, x
+
+
 def coarser(counts_zyx: Sequence[int]) -> tuple[int, int, int]:
     """Return counts of control voxels as counts of voxels of the mirror test's grid, rounded up."""
     z, y, x = (-(-n // COARSER) for n in counts_zyx)
     return z, y, x
+
+
+def coarser_index(index: float, offset: int) -> float:
+    """Return an index of an image's control voxels as one of its voxels on the test's grid.
+
+    `offset` is the index of the image's first control voxel on the fixed image's control grid.
+    """
+    return (index + offset % COARSER - (COARSER - 1) / 2) / COARSER

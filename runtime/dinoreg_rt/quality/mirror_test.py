@@ -8,6 +8,10 @@ match means nothing: another organ, another region, upside down, or left for rig
 The test compares MIND-SSC, whatever the registration compares: mirroring only permutes its
 channels, and the measures mean the same with and without an encoder.
 
+An image is mirrored about the centroid of its content: about the middle of its grid, a body that
+lies off it would be thrown to the other side, out of the search's reach. Left and right are
+exchanged about both, and the better match counts: each alone misses some exchanged sides.
+
 Every image is compared where it lies and shifted to where its own search took it, and the better
 place counts: otherwise an exact match that lies elsewhere would lose to a poor one in place.
 
@@ -29,10 +33,10 @@ from dinoreg_kernels import SolverOptions
 from ..device.choice import Device
 from ..features.mind import MIND_MIRRORED, FeaturePair
 from ..images.grids import WorkingGrids
-from ..types import Array, FloatArray, Geometry
-from .agreement import NUMBERS, Agreement, measure_agreement
-from .mirror_images import COARSER, MirrorTestImage, coarser
-from .mutual_information import correlation, joint_histogram, mutual_information
+from ..types import Array, FloatArray, Geometry, Region
+from .agreement import NUMBERS, Agreement, agreement_by_region, measure_agreement
+from .mirror_images import COARSER, MirrorTestImage, coarser, coarser_index
+from .mutual_information import HISTOGRAM, correlation, joint_histogram, mutual_information
 
 #: Power of the mutual information in a misfit. With 0.1 to 0.3 right and wrong pairs are equally
 #: well separated; without it they mix: MIND-SSC sees every structure by itself, and an image and
@@ -41,6 +45,8 @@ _INFORMATION_POWER = 0.2
 #: Numbers of a search before its joint histogram: the three of a `Solution`'s feature distance,
 #: then sum of weighted differences and sum of weights after the shift.
 _LEADING = 5
+#: Bytes of `DecoySearches`, whose six searches and agreement wait on the device.
+HELD_BYTES = 8 * (6 * (_LEADING + HISTOGRAM) + NUMBERS + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +77,8 @@ class DecoySearches:
 
     Attributes:
         own: numbers of the search in the moving image, see `_LEADING`, and the joint histogram.
-        mirrored: the same for its mirror images, by axis (z, y, x); axes of one voxel are missing.
+        mirrored: the same for its mirror images, each after its axis (z, y, x); axes of one voxel
+            are missing, and that of the sides has two.
         itself: the same for the fixed image in its own mirror image; None where it has none.
         sides: axis from left to right.
         unrelated: feature difference of unrelated images, see `_unrelated`.
@@ -80,42 +87,46 @@ class DecoySearches:
     """
 
     own: Array
-    mirrored: dict[int, Array]
+    mirrored: list[tuple[int, Array]]
     itself: Array | None
     sides: int
     unrelated: Array
     agreement: Array
     device: Device
 
-    def measures(self) -> DecoyMeasures:
-        """Wait once for all searches and return the measures."""
+    def measures(self) -> tuple[DecoyMeasures, tuple[Region, ...]]:
+        """Wait once for all searches; return the measures, and those of regions of the body."""
         itself = [] if self.itself is None else [self.itself]
-        searches = [self.own, *self.mirrored.values(), *itself]
+        searches = [self.own, *(numbers for _, numbers in self.mirrored), *itself]
         flat = np.array(self.device.numbers(*searches, self.agreement, self.unrelated))
         own, *found = flat[: -NUMBERS - 1].reshape(len(searches), -1)
         # An image of one voxel has no mirror image, so nothing can be concluded.
-        ratios = {
-            axis: _ratio(_misfit(own), _misfit(numbers))
-            for axis, numbers in zip(self.mirrored, found, strict=False)
-        }
-        turned = [ratio for axis, ratio in ratios.items() if axis != self.sides]
+        ratios = [
+            (axis, _ratio(_misfit(own), _misfit(numbers)))
+            for (axis, _), numbers in zip(self.mirrored, found, strict=False)
+        ]
+        exchanged = [ratio for axis, ratio in ratios if axis == self.sides]
+        turned = [ratio for axis, ratio in ratios if axis != self.sides]
         after = float(own[1]) if own[2] > 0 else math.inf
-        return DecoyMeasures(
-            **vars(Agreement.of(flat[-NUMBERS - 1 : -1])),
-            decoy_ratio=_worst(list(ratios.values())),
-            sides_ratio=ratios.get(self.sides, math.nan),
+        agreement = flat[-NUMBERS - 1 : -1]
+        measures = DecoyMeasures(
+            **vars(Agreement.of(agreement)),
+            decoy_ratio=_worst(exchanged + turned),
+            sides_ratio=_worst(exchanged),
             turned_ratio=_worst(turned),
             symmetry=correlation(found[-1][_LEADING:]) if itself else math.nan,
             unrelated_ratio=_ratio(after, float(flat[-1])),
         )
+        return measures, agreement_by_region(agreement)
 
 
-def search_decoys(
+def search_decoys(  # noqa: PLR0913 - the arrays of one registration
     features: FeaturePair,
     images: tuple[Array, Array],
     weights: tuple[Array, Array],
     grids: WorkingGrids,
     moving_offset_zyx: tuple[int, int, int],
+    moving_middle_zyx: tuple[float, float, float],
     options: SolverOptions,
     device: Device,
     field: Array,
@@ -130,6 +141,7 @@ def search_decoys(
         weights: weights of both images there.
         grids: grids of the fixed image.
         moving_offset_zyx: offset of the moving grid, in control voxels.
+        moving_middle_zyx: `content_middle` of the moving image, about which it is mirrored.
         options: options of the registration, whose search is used at twice the step.
         device: device that holds the arrays.
         field: result of the registration, (d, h, w, 3) mm on the fixed control grid.
@@ -141,18 +153,24 @@ def search_decoys(
         return None
     spacing_mm = grids.control.spacing_mm[::-1]
     agreement = measure_agreement(
-        features, images, weights, field, spacing_mm, moving_offset_zyx, device
+        features, images, weights, field, grids.control, moving_offset_zyx, device
     )
     fixed = MirrorTestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
     moving = MirrorTestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
     search = _Search(fixed, [COARSER * mm for mm in spacing_mm], features.channels, options, device)
-    own, mirrored, itself = search.numbers(moving), {}, None
+    own, mirrored, itself = search.numbers(moving), [], None
     sides = _left_to_right(grids.control)
     for axis, order in enumerate(MIND_MIRRORED):
-        if moving.weight.shape[axis] > 1:
-            mirrored[axis] = search.numbers(moving.mirrored(axis, order, device))
+        if (n := moving.weight.shape[axis]) <= 1:
+            continue
+        planes = [coarser_index(moving_middle_zyx[axis], moving_offset_zyx[axis])]
+        planes += [(n - 1) / 2] * (axis == sides)
+        for middle in planes:
+            tested = moving.mirrored(axis, order, middle, device)
+            mirrored.append((axis, search.numbers(tested)))
     if fixed.weight.shape[sides] > 1:
-        itself = search.numbers(fixed.mirrored(sides, MIND_MIRRORED[sides], device))
+        middle = (fixed.weight.shape[sides] - 1) / 2
+        itself = search.numbers(fixed.mirrored(sides, MIND_MIRRORED[sides], middle, device))
     unrelated = _unrelated(fixed, moving, device)
     return DecoySearches(own, mirrored, itself, sides, unrelated, agreement, device)
 

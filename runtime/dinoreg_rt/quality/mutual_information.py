@@ -14,28 +14,40 @@ _BINS = 32
 HISTOGRAM = _BINS * _BINS
 #: Weights are counted in this many steps: sums of whole numbers are exact, so the order in which a
 #: GPU adds them does not matter.
-_STEPS = 255
+WEIGHT_STEPS = 255
 
 
-def joint_histogram(first: Array, second: Array, weight: Array, xp: ModuleType) -> Array:
-    """Sum `weight` by the intensities (0..1) of both images.
+def joint_histogram(
+    first: Array,
+    second: Array,
+    weight: Array,
+    xp: ModuleType,
+    *,
+    group: Array | int = 0,
+    groups: int = 1,
+) -> Array:
+    """Sum `weight` by the intensities (0..1) of both images, and by group.
 
     Args:
         first: first image, of any shape.
         second: second image, of the same shape.
         weight: weights >= 0 of the same shape.
         xp: NumPy or CuPy; with CuPy nothing waits for the device.
+        group: group of each voxel, int32, from 0 to `groups` - 1.
+        groups: number of groups.
 
     Returns:
-        (HISTOGRAM,) uint64, a type that CUDA adds atomically, row by row of `first`.
+        (groups * HISTOGRAM,) uint64, a type that CUDA adds atomically: one group after the other,
+        each row by row of `first`.
     """
 
     def bins(image: Array) -> Array:
         return xp.clip((image * _BINS).astype(np.int32), 0, _BINS - 1)
 
-    total = xp.zeros(HISTOGRAM, np.uint64)
-    counts = xp.rint(weight * _STEPS).astype(np.uint64)
-    xp.add.at(total, (bins(first) * _BINS + bins(second)).ravel(), counts.ravel())
+    total = xp.zeros(groups * HISTOGRAM, np.uint64)
+    counts = xp.rint(weight * WEIGHT_STEPS).astype(np.uint64)
+    index = (group * _BINS + bins(first)) * _BINS + bins(second)
+    xp.add.at(total, index.ravel(), counts.ravel())
     return total
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ..fields.solve import solver_options, solver_workspace_bytes
 from ..quality.agreement import sampling_step
 from ..quality.mirror_images import COARSER, coarser
-from ..quality.mirror_test import decoy_workspace_bytes
+from ..quality.mirror_test import HELD_BYTES, decoy_workspace_bytes
 from .feature_needs import encode_beside_gpu
 from .sizes import DOUBLE, FLOAT, HALF, VECTOR, Sizes, Stage, Work, set_bytes
 
@@ -129,19 +129,24 @@ def _agreement_bytes(sizes: Sizes) -> int:
     step = sampling_step(shape)
     sampled = math.prod(-(-n // step) for n in shape)
     stride = sizes.strides["mind"]
-    # Matched features, their differences and squares; places, weights, intensities and bins.
-    return ((HALF + FLOAT) * stride + 10 * FLOAT) * sampled
+    # Matched features, their differences and squares; places, regions, weights, intensities, bins.
+    return ((HALF + FLOAT) * stride + 11 * FLOAT) * sampled
+
+
+def _tested(sizes: Sizes) -> int:
+    """Return the bytes of the mirror test's results, which later stages keep."""
+    return HELD_BYTES * sizes.config.trust
 
 
 def _trust_work(sizes: Sizes) -> Iterator[Work]:
-    """Yield the averaging and five searches: in the moving image and in four mirror images."""
+    """Yield the averaging and six searches: in the moving image and in five mirror images."""
     if not sizes.config.trust:
         return
     grids, mind = sizes.grids, sizes.mind
     shape, factor = coarser(grids.control.shape_zyx), coarser(grids.search_factor_zyx)
     radius = grids.search_radius_zyx
     moved, operations = (
-        5 * any(radius) * n for n in _search(sizes, shape, factor, radius, mind.channels)
+        6 * any(radius) * n for n in _search(sizes, shape, factor, radius, mind.channels)
     )
     moved += 2 * HALF * sizes.strides["mind"] * sizes.control[0]
     yield Work("search in mirror images", moved, operations)
@@ -162,7 +167,7 @@ def _warp_bytes(sizes: Sizes) -> int:
     if config.inverse:
         peak = max(peak, made + VECTOR * moving + _misses(sizes))
         made += VECTOR * moving
-    return sizes.kept + max(peak, made + FLOAT * fixed)
+    return sizes.kept + _tested(sizes) + max(peak, made + FLOAT * fixed)
 
 
 def _warp_work(sizes: Sizes) -> Iterator[Work]:
@@ -183,7 +188,8 @@ def _quality_bytes(sizes: Sizes) -> int:
     deviation = (FLOAT + 1 if sizes.on_gpu else DOUBLE) * fixed
     peak = FLOAT * fixed + max(deviation, _CONSISTENCY * sizes.control[0])
     # The host's allocator keeps the blocks of the misses.
-    return sizes.kept + sizes.results + peak + (0 if sizes.on_gpu else _misses(sizes))
+    kept = sizes.kept + _tested(sizes)
+    return kept + sizes.results + peak + (0 if sizes.on_gpu else _misses(sizes))
 
 
 def _quality_work(sizes: Sizes) -> Iterator[Work]:

@@ -104,6 +104,11 @@ class Plan:
         fixed, moving = self.pair
         return (*fixed.volume.geometry.notes, *moving.volume.geometry.notes)
 
+    @property
+    def sides_in_doubt(self) -> bool:
+        """Whether a header leaves open which side of its image is left."""
+        return any(image.volume.geometry.sides_in_doubt for image in self.pair)
+
     def describe(self) -> str:
         """Return a readable summary of grids, search and memory, a few lines long."""
         search = " x ".join(f"{2 * r + 1}" for r in self.grids.search_radius_zyx[::-1])

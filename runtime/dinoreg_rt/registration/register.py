@@ -34,8 +34,17 @@ from ..io.arrays import check_device
 from ..io.hashes import versions
 from ..quality.finite import check_finite
 from ..quality.metrics import run_quality
+from ..quality.mirror_images import content_middle
 from ..quality.mirror_test import DecoySearches, search_decoys
-from ..types import AffineTransform, Array, DisplacementField, EncodingSummary, RunQuality, Volume
+from ..types import (
+    AffineTransform,
+    Array,
+    DisplacementField,
+    EncodingSummary,
+    Region,
+    RunQuality,
+    Volume,
+)
 from .case import Case
 from .decisions import Decisions
 from .demands import check_demands
@@ -123,11 +132,11 @@ def register(  # noqa: PLR0913 - all but the images by name
         with run.timer.stage("hash"):
             hashes = plan.hashes(case.fixed, case.moving)
         with run.timer.stage("quality"):
-            quality = _quality(match, fields, plan)
+            quality, regions = _quality(match, fields, plan)
             encoding = None if match.encoding is None else match.encoding()
         with run.timer.stage("deliver"):
             delivered = fields.delivered(placement, plan.device)
-        return _result(delivered, quality, encoding, hashes, match.features, run)
+        return _result(delivered, quality, regions, encoding, hashes, match.features, run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +213,12 @@ def _match(
     plan, timer = run.plan, run.timer
     extracted = extract_features(plan.sides(*images), plan, timer, run.report, encoders)
     options = solver_options(plan.config, plan.grids)
+    middle = (0.0, 0.0, 0.0)
+    if extracted.mind is not None and extracted.intensities is not None:
+        # This waits for the device, so it comes before the solver is queued: the only such wait.
+        weight = weigh(counts, extracted.mind)[1]
+        middle = content_middle(extracted.intensities[1], weight, plan.device)
+        del weight
     with timer.stage("solve"):
         solution = solve(
             extracted.features,
@@ -226,6 +241,7 @@ def _match(
                 weigh(counts, extracted.mind),
                 plan.grids,
                 plan.moving_grids.offset_zyx,
+                middle,
                 options,
                 plan.device,
                 solution.field,
@@ -274,8 +290,8 @@ def _inverse(
     return inverse, inverse_misses(missed_mm, plan.device)
 
 
-def _quality(match: _Match, fields: _Fields, plan: Plan) -> RunQuality:
-    """Measure the result without labels, waiting for the device once."""
+def _quality(match: _Match, fields: _Fields, plan: Plan) -> tuple[RunQuality, tuple[Region, ...]]:
+    """Measure the result and its regions without labels, waiting for the device once."""
     quality = run_quality(
         match.solution,
         plan.grids.control,
@@ -285,14 +301,17 @@ def _quality(match: _Match, fields: _Fields, plan: Plan) -> RunQuality:
     )
     if plan.alignment.similarity is not None:
         quality = replace(quality, alignment_similarity=plan.alignment.similarity)
+    quality = replace(quality, sides_in_doubt=plan.sides_in_doubt)
     if match.mirror_test is None:
-        return quality
-    return replace(quality, **vars(match.mirror_test.measures()))
+        return quality, ()
+    measures, regions = match.mirror_test.measures()
+    return replace(quality, **vars(measures)), regions
 
 
 def _result(
     fields: _Fields,
     quality: RunQuality,
+    regions: tuple[Region, ...],
     encoding: EncodingSummary | None,
     hashes: dict[str, str],
     features: KeptFeatures | None,
@@ -308,6 +327,7 @@ def _result(
         inverse=fields.inverse,
         confidence=None if fields.confidence is None else Volume(fields.confidence, grid),
         quality=quality,
+        regions=regions,
         config=plan.config,
         encoding=encoding,
         features=features,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import io
 from ..config.parameters import RegistrationConfig
+from ..quality.regions import region_warning
 from ..quality.trust import Trust, judge, quality_warnings
 from ..types import (
     AffineTransform,
@@ -17,6 +18,7 @@ from ..types import (
     DisplacementField,
     EncodingSummary,
     Geometry,
+    Region,
     RunQuality,
     Volume,
 )
@@ -126,6 +128,8 @@ class RegistrationResult:
         hashes: SHA-256 of the voxels and header of each input.
         confidence: how well each voxel's match is determined, 0..1 on the fixed grid (see
             `dinoreg_rt.fields.solve.confidence`); None unless requested.
+        regions: how well the images agree in each region of the body; empty unless the images were
+            tested (`trust`).
     """
 
     displacement: DisplacementField
@@ -147,6 +151,7 @@ class RegistrationResult:
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     confidence: Volume | None = None
+    regions: tuple[Region, ...] = ()
 
     @property
     def trust(self) -> Trust:
@@ -166,7 +171,8 @@ class RegistrationResult:
             )
         if self.encoding is not None and self.encoding.random_weights:
             found.append("the encoder's weights are random: its features mean nothing")
-        return found
+        badly_matched = region_warning(self.regions)
+        return found if badly_matched is None else [*found, badly_matched]
 
     def __repr__(self) -> str:
         before, after = self.quality.feature_distance_before, self.quality.feature_distance_after

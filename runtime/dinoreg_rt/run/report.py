@@ -23,7 +23,7 @@ from ..errors import UNTRUSTED_EXIT_CODE
 from ..io import image_parts
 from ..registration.decisions import Decisions
 from ..registration.result import RegistrationResult
-from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, RunQuality
+from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, Region, RunQuality
 
 
 class InputRecord(BaseModel):
@@ -77,6 +77,7 @@ _Measure = Annotated[float | None, BeforeValidator(_not_measured)]
 
 if TYPE_CHECKING:  # type checkers see the dataclasses that the models follow
     from ..types import EncodingSummary as Encoding
+    from ..types import Region as RegionReport
     from ..types import RunQuality as Quality
 else:
     Quality = _reported(
@@ -99,6 +100,12 @@ else:
         alignment_similarity=(_Measure, Field(default=None, description="null: not searched for")),
         inverse_missed_percent=(_Measure, Field(default=None, description="null: not measured")),
         inverse_missed_max_mm=(_Measure, Field(default=None, description="null: not measured")),
+        sides_in_doubt=(bool, False),
+    )
+    RegionReport = _reported(
+        "RegionReport",
+        Region,
+        information=(_Measure, Field(description="null: less than half of it has a match")),
     )
     EncodedPlane = _reported("EncodedPlane", EncodedPlaneSummary)
     Encoding = _reported("Encoding", EncodingSummary, planes=(tuple[EncodedPlane, ...], ...))
@@ -155,6 +162,9 @@ class RunReport(BaseModel):
     encoding: Encoding | None = Field(description="contribution of an encoder; null without one")
     quality: Quality
     trust: TrustReport
+    regions: list[RegionReport] = Field(
+        default_factory=list, description="regions of the body; empty with --no-trust"
+    )
     warnings: list[str] = Field(
         description="what to check, also about the inputs; not among the reasons of `trust`"
     )
@@ -209,6 +219,7 @@ def build_report(
         encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
         trust=TrustReport(verdict=result.trust.verdict, reasons=list(result.trust.reasons)),
+        regions=[RegionReport(**asdict(region)) for region in result.regions],
         warnings=list(
             dict.fromkeys(
                 [
