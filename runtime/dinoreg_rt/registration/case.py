@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..config.parameters import RegistrationConfig
+from ..images.fixed_work import NOTHING_KEPT, Kept
 from ..io import as_mask, as_volume, as_weights
 from ..types import Array, Volume
 
@@ -23,6 +24,7 @@ class Case:
         fixed_mask: (D, H, W) on the fixed grid, nonzero where the image counts; None: everywhere.
         moving_mask: the same on the moving grid.
         weights: (D, H, W) float32, weight of each voxel of the fixed grid; None: 1 everywhere.
+        kept: what is kept of the fixed image for the next registration.
     """
 
     fixed: Volume
@@ -30,6 +32,7 @@ class Case:
     fixed_mask: Array | None = None
     moving_mask: Array | None = None
     weights: Array | None = None
+    kept: Kept = NOTHING_KEPT
 
     @classmethod
     def of(
