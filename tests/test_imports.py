@@ -30,7 +30,7 @@ LAYERS = (
     *("errors", "types", "geometry"),
     *("config", "console", "io", "device", "images", "features", "fields", "quality", "align"),
     *("bundle", "engines.trt", "engines", "encoder", "registration"),
-    *("run", "evaluate", "bench", "sweep", "commands", "__init__", "__main__"),
+    *("run", "evaluate", "bench", "sweep", "cohort", "commands", "__init__", "__main__"),
 )
 #: What `dinoreg_export` may take: what both sides read and write, and no stage.
 SHARED_WITH_EXPORT = (

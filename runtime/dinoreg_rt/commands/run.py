@@ -37,6 +37,14 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
 {EXIT_CODE_TEXT}"""
 
 
+def _many_pairs(_: click.Context, option: click.Parameter, table: Path | None) -> None:
+    """Lead to `cohort`, for which people look here."""
+    if table is not None:
+        raise click.UsageError(
+            f"run registers one pair; for a table of pairs: dinoreg-rt cohort {table} -o FOLDER"
+        )
+
+
 @click.command("run", epilog=_EPILOG)
 @path_option(
     "-f",
@@ -77,6 +85,7 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels moving_labels
     help="Folder for the results, created if missing; files of an earlier run are replaced.",
 )
 @config_options
+@path_option("--pairs", hidden=True, is_eager=True, expose_value=False, callback=_many_pairs)
 @click.option(
     "--save-features",
     is_flag=True,

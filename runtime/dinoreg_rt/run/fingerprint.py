@@ -17,7 +17,9 @@ from .report import hash_input
 
 #: Parameters of the machine, which change no more than the rounding of the results.
 MACHINE = ("device", "threads", "gpu_memory_gb", "search_memory_mb", "token_memory_gb")
-_CACHES = ("cache", "cache_gb")
+#: Parameters of caches, which change nothing.
+#: Parameters of caches, which change nothing of the results.
+CACHES = ("cache", "cache_gb")
 
 
 def fingerprint(config: RegistrationConfig, files: Sequence[str], inputs: Mapping[str, str]) -> str:
@@ -33,7 +35,7 @@ def fingerprint(config: RegistrationConfig, files: Sequence[str], inputs: Mappin
     """
     found = versions()
     start = Path(config.initial)
-    left_out = {"initial", "encoder", *MACHINE, *_CACHES}
+    left_out = {"initial", "encoder", *MACHINE, *CACHES}
     parts = {
         "inputs": dict(inputs),
         "initial": file_hash(start) if start.is_file() else config.initial,

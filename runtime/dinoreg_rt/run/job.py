@@ -73,11 +73,17 @@ class RunRequest:
         """Return what another run must share to write the same files; see `fingerprint`."""
         return fingerprint(self.config, self.files(), inputs)
 
+    def roles(self) -> dict[str, Path]:
+        """Return the images, masks, weights and labels to read, by the names in the report."""
+        named = ("fixed", "moving", "fixed_mask", "moving_mask", "weights")
+        single = {name: getattr(self, name) for name in named}
+        given = {name: path for name, path in single.items() if path is not None}
+        extras = extra_names("labels", self.labels) | extra_names("image", self.images)
+        return given | extras
+
     def inputs(self) -> list[Path]:
         """Return the files and folders that the run reads."""
-        single = (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.weights)
-        given = [path for path in single if path is not None]
-        return [*given, *self.labels, *self.images, Path(self.config.initial)]
+        return [*self.roles().values(), Path(self.config.initial)]
 
 
 @dataclass(frozen=True, eq=False)
