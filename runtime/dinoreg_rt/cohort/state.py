@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..evaluate.cohort import result_files
 from ..io.guard import parse_json
 from ..io.hashes import versions
@@ -70,7 +71,10 @@ def _report_if_current(job: Job, hashes: FileHashes) -> dict[str, Any] | None:
     report = read_report(job.request.output)
     if report is None or not report.get("fingerprint"):
         return None
-    inputs = {role: hashes.of(path) for role, path in job.request.roles().items()}
+    try:
+        inputs = {role: hashes.of(path) for role, path in job.request.roles().items()}
+    except InputError:  # it fails where it is registered, with its message
+        return None
     return report if report["fingerprint"] == job.request.fingerprint(inputs) else None
 
 

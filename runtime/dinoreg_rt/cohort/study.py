@@ -51,9 +51,6 @@ def plan_work(
         chosen: the pairs to do, or to divide into shards.
         shard: number of this shard, from 1, and their count; None: all chosen pairs.
         reporter: is told how much there is to do.
-
-    Raises:
-        InputError: an input of a pair that seems finished cannot be read.
     """
     own = shard_of(ordered(chosen), *(shard or (1, 1)))
     reports = finished(own)

@@ -119,7 +119,10 @@ def score(job: Job) -> None:
 
 def is_scored(job: Job, report: dict[str, Any]) -> bool:
     """Return whether the scores of a finished pair are there and belong to its result."""
-    return not job.scored or read_scores(job).get("key") == score_key(job, report)
+    try:
+        return not job.scored or read_scores(job).get("key") == score_key(job, report)
+    except InputError:  # labels that cannot be read: scoring says so
+        return False
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -36,6 +36,7 @@ class Shard(click.ParamType[tuple[int, int]]):
 
 
 def check_usage(options: dict[str, Any]) -> None:
+    """Check which options go together; wrong usage is click's own error with its exit code."""
     if bool(options["table"]) == bool(options["bids"]):
         raise click.UsageError("give either a table of pairs, PAIRS.CSV, or --bids FOLDER")
     selectors = (options["fixed"], options["moving"])
@@ -82,7 +83,6 @@ def read_all(options: dict[str, Any], reporter: Reporter) -> list[Job]:
 
 
 def _bids_jobs(options: dict[str, Any], common: RunRequest, reporter: Reporter) -> list[Job]:
-
     found, notes = bids_jobs(
         options["bids"], options["fixed"], options["moving"], options["output"], common
     )
