@@ -29,7 +29,7 @@ def write_image(path: Path, array: np.ndarray) -> None:
 
 def write_pair(folder: Path, number: int) -> None:
     """Write m<number>.nii.gz, f<number>.nii.gz and their labels."""
-    pair = make_phantom(GRID, GRID, peak_mm=4.0 + number)
+    pair = make_phantom(GRID, GRID, peak_mm=9.0 + number)
     for role, volume in (("f", pair.fixed), ("m", pair.moving)):
         write_image(folder / f"{role}{number}.nii.gz", volume.array)
         labels = np.digitize(volume.array, [200, 500]).astype(np.uint8)

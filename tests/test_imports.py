@@ -22,7 +22,8 @@ PACKAGES = {
 FOREIGN = "convexadam_child"
 NEVER = {"torch", "torchvision", "scipy", "monai"}
 #: Only inside functions: they are optional or slow to import.
-LAZY = {"ray", "cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "matplotlib"}
+LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "ray"}
+LAZY |= {"matplotlib"}
 BLOCKED = ("torch", "transformers", "timm", "cupy", "pycuda", "onnxruntime")
 BLOCKED += ("tensorrt", "tensorrt_rtx")
 #: The folders of `dinoreg_rt`, lowest first: each imports from those before it alone.
