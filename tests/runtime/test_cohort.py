@@ -7,7 +7,10 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,6 +18,8 @@ import SimpleITK as sitk
 from click.testing import CliRunner
 from cohorts import FAST, hashes, reports, start, write_pair, write_table
 
+from dinoreg_rt.cohort.rows import CohortRow
+from dinoreg_rt.commands.cohort import _write_page
 from dinoreg_rt.commands.main import cli
 
 COLUMNS = "pair,kind,fixed,moving,fixed_label,moving_label,labels,initial,smoothness"
@@ -187,6 +192,18 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_resume(images, tmp_path):
     assert "the same command resumes" in said
     assert not any(worker.is_running() for worker in workers)
     assert not list(output.rglob(".dinoreg-*"))
+
+
+def test_the_page_is_written_where_pages_are_installed(monkeypatch, tmp_path):
+    rows = [CohortRow("p", "", Path("p"), "ok", trusted=True)]
+    monkeypatch.setitem(sys.modules, "dinoreg_rt.page.cohort", None)
+    _write_page(tmp_path / "index.html", rows)
+    assert not list(tmp_path.iterdir())
+    written = []
+    page = SimpleNamespace(write_cohort_page=lambda *given: written.append(given))
+    monkeypatch.setitem(sys.modules, "dinoreg_rt.page.cohort", page)
+    _write_page(tmp_path / "index.html", rows)
+    assert written == [(tmp_path / "index.html", rows)]
 
 
 @pytest.mark.parametrize(

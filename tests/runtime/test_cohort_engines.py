@@ -36,6 +36,7 @@ def ray_folder(tmp_path_factory):
         yield Path(short)
 
 
+@pytest.mark.slow
 def test_ray_does_the_same_as_local_workers(table, tmp_path, ray_folder):
     pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
     home = tmp_path / "home"
@@ -71,16 +72,18 @@ def test_without_ray_the_error_names_the_extra(table, tmp_path):
 
 def test_the_slurm_script_does_its_part(table, tmp_path):
     output, environment = tmp_path / "out", command_on_path(tmp_path / "bin")
-    for task, expected in ((2, {"p1", "p2"} | set()), (1, {"p0", "p1", "p2"})):
+    for task in (2, 1):
         array = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2"}
         command = ["bash", EXAMPLES / "slurm.sh", table, output, *FAST, "-q"]
         done = subprocess.run(command, env=environment | array, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
-        assert set(reports(output)) <= expected
+        if task == 2:
+            assert set(reports(output)) == {"p2", "p1"}
     assert set(reports(output)) == {"p0", "p1", "p2"}
     assert len((output / "cohort.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_the_snakefile(table, tmp_path):
     snakemake = os.environ.get("DINOREG_SNAKEMAKE") or shutil.which("snakemake")
     if snakemake is None:

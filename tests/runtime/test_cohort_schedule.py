@@ -65,6 +65,12 @@ def test_failures_and_dead_workers_are_tried_again():
     assert workers.closed
 
 
+def test_what_is_registered_is_not_registered_again_because_its_scores_failed():
+    workers = FakeWorkers(1, {"a": [Outcome("no labels", 3, registered=True), Outcome()]})
+    attempts = list(run_tasks([Task(job("a"))], workers, retries=1))
+    assert [one.task.register for one in attempts] == [True, False]
+
+
 def test_workers_are_closed_when_the_caller_stops():
     workers = FakeWorkers(1)
     attempts = run_tasks([Task(job("a")), Task(job("b"))], workers, retries=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,6 +104,9 @@ class _Actor:
 def _connected(address: str, folder: str | None, cpus: int) -> Any:
     # No statistics about the use, which Ray would also note in the home folder.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == "local" and not any(name.startswith("RAY_AUTH") for name in os.environ):
+        # Processes of this machine alone may join, by a token that is not left in the home folder.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         import ray
     except ImportError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..errors import ResourceError
@@ -99,7 +99,9 @@ def run_tasks(tasks: Sequence[Task], workers: Workers, retries: int) -> Iterator
                 count = tries[task.job.name]
                 final = not outcome.error or count > retries
                 if not final:
-                    queue.put(task)
+                    # What was registered before its scoring failed is only scored again.
+                    again = task.register and not outcome.registered
+                    queue.put(replace(task, register=again))
                 yield Attempt(task, outcome, count, final)
     finally:
         workers.close()

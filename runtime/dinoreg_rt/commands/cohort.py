@@ -216,8 +216,9 @@ def _finish(work: Work, options: dict[str, Any]) -> int:
     _write_page(output / "index.html", rows)
     own = {job.name for job in work.own}
     mine = [row for row in rows if row.pair in own]
+    jobs = [job for job in work.everything if job.name in own]
     failed = [row.pair for row in mine if row.status == "failed"]
-    code = exit_code_of(work.own, accept_untrusted=options["accept_untrusted"])
+    code = exit_code_of(jobs, accept_untrusted=options["accept_untrusted"])
     if options["as_json"]:
         document = {
             "status": "incomplete" if failed else "ok",
