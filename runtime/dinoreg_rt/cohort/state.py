@@ -19,7 +19,8 @@ from ..errors import InputError
 from ..evaluate.cohort import result_files
 from ..io.guard import parse_json
 from ..io.hashes import versions
-from ..io.staging import whole_file
+from ..io.paths import HIDDEN
+from ..io.staging import remove_abandoned, whole_file
 from ..run.fingerprint import file_hash
 from .jobs import Job
 
@@ -52,6 +53,11 @@ def finished(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
             for job, report in zip(jobs, reports, strict=True)
             if report is not None
         }
+
+
+def clean(job: Job) -> None:
+    """Remove what killed processes have left in the folder of a finished pair."""
+    remove_abandoned(job.request.output, HIDDEN)
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

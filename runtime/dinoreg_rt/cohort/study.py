@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..console.interruption import Terminated
 from .jobs import Job, ordered, shard_of
 from .schedule import Attempt, Workers, run_tasks
-from .state import finished, forget_failure, write_failure
+from .state import clean, finished, forget_failure, write_failure
 from .summary import failures_of, write_failures
 from .worker import Task, is_scored
 
@@ -84,6 +84,7 @@ def do_work(
     for job in work.own:
         if job.name not in with_task:
             forget_failure(job)
+            clean(job)
     if workers is None:
         return
     total, done = len(work.tasks), 0

@@ -15,7 +15,7 @@ from ..evaluate.pair import evaluate_pair
 from ..run.job import execute_run
 from ..run.session import Session
 from .jobs import Job
-from .state import read_report, read_scores, score_key, write_scores
+from .state import clean, finished, read_report, read_scores, score_key, write_scores
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,9 @@ class Worker:
         return Outcome(*problem, registered, time.perf_counter() - began)
 
     def _register(self, job: Job) -> None:
+        if finished([job]):  # by a worker that was killed before it could say so
+            clean(job)
+            return
         request = replace(job.request, config=self._settings.of(job.request.config))
         execute_run(request, QuietReporter(), self._open())
 
