@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,14 @@ import SimpleITK as sitk
 from click.testing import CliRunner
 from cohorts import FAST, hashes, reports, start, write_pair, write_table
 
+from dinoreg_rt.cohort.jobs import read_jobs
 from dinoreg_rt.cohort.rows import CohortRow
+from dinoreg_rt.cohort.worker import Settings, Task, Worker
 from dinoreg_rt.commands.cohort import _write_page
 from dinoreg_rt.commands.main import cli
+from dinoreg_rt.config.parameters import RegistrationConfig
+from dinoreg_rt.io.staging import hidden_folder
+from dinoreg_rt.run.job import RunRequest
 
 COLUMNS = "pair,kind,fixed,moving,fixed_label,moving_label,labels,initial,smoothness"
 
@@ -140,6 +146,27 @@ def test_a_changed_input_is_done_again_and_a_repaired_pair_leaves_the_failures(
     assert rows(output / "failures.csv") == []
     assert rows(output / "cohort.csv")[0]["score.dice_after"] != ""
     assert set(planned(data, output).values()) == {"done"}
+
+
+def test_a_pair_that_was_written_before_its_worker_died_is_not_done_again(
+    images, done, tmp_path, monkeypatch
+):
+    output = copied(done, tmp_path)
+    config = RegistrationConfig(iterations=(3,), working_megavoxels=0.05)
+    common = RunRequest(images, images, output, config, picture=False)
+    table = images / "pairs.csv"
+    one, bad, _ = read_jobs(table, images, output, common, lambda own: config.changed(**own))
+    left = Path(hidden_folder(output / "one"))
+    left.rename(left.with_name(left.name.replace(f"-{os.getpid()}-", "-4194305-")))
+
+    def refuse(*_):
+        raise AssertionError("registered again")
+
+    monkeypatch.setattr("dinoreg_rt.cohort.worker.execute_run", refuse)
+    worker = Worker(Settings(config, "cpu", 1))
+    assert worker.work(Task(one)).error == ""
+    assert not list(output.rglob(".dinoreg-*"))
+    assert "registered again" in worker.work(Task(bad)).error
 
 
 def test_killed_workers_and_a_killed_driver(images, tmp_path):
