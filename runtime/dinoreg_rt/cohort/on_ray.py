@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class RayWorkers:
 
     def __init__(self, address: str, settings: Sequence[Settings], folder: str | None) -> None:
         self._ray = _connected(address, folder, sum(one.threads for one in settings))
-        self._settings = settings
+        # Ray shows an actor its own GPU alone, which is then the first.
+        self._settings = [replace(one, device=one.device.partition(":")[0]) for one in settings]
         self._actors: dict[int, Any] = {}
         self._busy: dict[Any, int] = {}
         # Ray would wait for ever for an actor that no machine of the cluster can hold.
