@@ -14,6 +14,7 @@ import dinoreg_rt.align.coarse as coarse
 import dinoreg_rt.registration.planning as planning
 from dinoreg_rt.features.mind import MindFeatures
 from dinoreg_rt.io.hashes import content_hash
+from dinoreg_rt.run.session import Session
 
 CONFIG = dinoreg_rt.RegistrationConfig(
     device="cpu", threads=2, iterations=(3,), working_megavoxels=0.05
@@ -88,3 +89,30 @@ def test_parameters_of_one_pair_cannot_change_the_device(pair):
         pytest.raises(dinoreg_rt.DinoregError, match="this registrar works on cpu"),
     ):
         registrar.register(pair.fixed, pair.moving, config=CONFIG.changed(device="auto"))
+
+
+def test_a_session_reads_a_fixed_image_again_only_where_its_file_has_changed(tmp_path):
+    file, read = tmp_path / "fixed.nrrd", []
+
+    def reading(path):
+        read.append(path)
+        return path.read_bytes()
+
+    def of(session, role="fixed", orientation="auto"):
+        return session.read(orientation, role, file, reading)
+
+    file.write_bytes(b"one")
+    with dinoreg_rt.Registrar(CONFIG) as registrar:
+        session = Session(registrar)
+        assert [of(session), of(session)] == [b"one", b"one"]
+        assert len(read) == 1
+        file.write_bytes(b"another")
+        assert of(session) == b"another"
+        assert len(read) == 2
+        of(session, orientation="qform")
+        of(session, role="moving")
+        of(session, role="moving")
+        assert len(read) == 5
+    of(Session())
+    of(Session())
+    assert len(read) == 7
