@@ -70,6 +70,7 @@ def test_without_ray_the_error_names_the_extra(table, tmp_path):
     assert "dinoreg-rt[ray]" in said
 
 
+@pytest.mark.slow
 def test_the_slurm_script_does_its_part(table, tmp_path):
     output, environment = tmp_path / "out", command_on_path(tmp_path / "bin")
     for task in (2, 1):
