@@ -22,7 +22,8 @@ PACKAGES = {
 FOREIGN = "convexadam_child"
 NEVER = {"torch", "torchvision", "scipy", "monai"}
 #: Only inside functions: they are optional or slow to import.
-LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "matplotlib"}
+LAZY = {"cupy", "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "openvino", "ray"}
+LAZY |= {"matplotlib"}
 BLOCKED = ("torch", "transformers", "timm", "cupy", "pycuda", "onnxruntime")
 BLOCKED += ("tensorrt", "tensorrt_rtx")
 #: The folders of `dinoreg_rt`, lowest first: each imports from those before it alone.
@@ -30,7 +31,8 @@ LAYERS = (
     *("errors", "types", "geometry"),
     *("config", "console", "io", "device", "images", "features", "fields", "quality", "align"),
     *("bundle", "engines.trt", "engines", "encoder", "registration"),
-    *("page", "run", "evaluate", "bench", "sweep", "embedded", "commands", "__init__", "__main__"),
+    *("page", "run", "evaluate", "bench", "sweep", "cohort", "embedded"),
+    *("commands", "__init__", "__main__"),
 )
 #: Methods that lead users of Python to a higher layer, which they import when they are called.
 SHORTCUTS = {"dinoreg_rt.types": {"dinoreg_rt.io"}}

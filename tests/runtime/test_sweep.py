@@ -24,9 +24,10 @@ from phantoms import make_grid, make_phantom
 from dinoreg_rt.commands.main import cli
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.evaluate.cohort import read_pairs
+from dinoreg_rt.run.fingerprint import encoder_hash
 from dinoreg_rt.sweep.records import Record, read_records
 from dinoreg_rt.sweep.tables import score_candidates, table_to_csv, table_to_markdown
-from dinoreg_rt.sweep.trials import _encoder_hash, plan_trials
+from dinoreg_rt.sweep.trials import plan_trials
 
 SMALL = ["--iterations", "4", "--working-megavoxels", "0.05"]
 
@@ -258,7 +259,7 @@ def test_another_encoder_of_the_same_name_is_another_one(cohort, tmp_path):
         base = RegistrationConfig(encoder=str(folder), threads=1)
         pairs = read_pairs(cohort / "pairs.csv", cohort, tmp_path)
         keys.append([trial.key for trial in plan_trials(pairs, [{}], base)])
-        _encoder_hash.cache_clear()  # as in another process
+        encoder_hash.cache_clear()  # as in another process
         shutil.rmtree(folder)
     assert not set(keys[0]) & set(keys[1])
 

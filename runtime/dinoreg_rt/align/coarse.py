@@ -101,9 +101,13 @@ def coarse_pair(pair: Pair, device: Device) -> tuple[CoarseImage, CoarseImage]:
     """Return both images on cells of the same size along the fixed image's axes."""
     fixed, moving = (image.volume.geometry for image in pair)
     size = cell_size_mm(fixed, moving)
-    first, second = side_by_side(
-        lambda image, host: coarse_image(image, fixed.direction, size, host), pair, device
-    )
+
+    def made(image: PairImage, host: Device) -> CoarseImage:
+        return image.kept.once(
+            "coarse image", size, lambda: coarse_image(image, fixed.direction, size, host)
+        )
+
+    first, second = side_by_side(made, pair, device)
     return first, second
 
 

@@ -14,7 +14,6 @@ from ..console.progress import Reporter, reporting
 from ..console.stdout import print_result
 from ..registration.demands import check_demands, check_used
 from ..run.job import RunRequest, encoding_estimate, execute_run, plan_run
-from ..run.outputs import SAVEABLE
 from ..run.report import RunReport
 from .main import EXIT_CODE_TEXT
 from .options import (
@@ -24,13 +23,10 @@ from .options import (
     config_options,
     given_config,
     json_option,
-    parse_names,
     path_option,
     read_config,
 )
-
-#: Names of `--save` that are also parameters, because they are computed on request alone.
-_COMPUTED = {"inverse", "confidence"}
+from .result_options import computed, result_options, wanted_files
 
 # The blank lines keep the help renderer from joining lines.
 _EPILOG = f"""Examples:
@@ -40,6 +36,14 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result
 dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels organs.nii.gz --save inverse
 
 {EXIT_CODE_TEXT}"""
+
+
+def _many_pairs(_: click.Context, option: click.Parameter, table: Path | None) -> None:
+    """Lead to `cohort`, for which people look here."""
+    if table is not None:
+        raise click.UsageError(
+            f"run registers one pair; for a table of pairs: dinoreg-rt cohort {table} -o FOLDER"
+        )
 
 
 @click.command("run", epilog=_EPILOG)
@@ -82,25 +86,8 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels organs.nii.gz
     help="Folder for the results, created if missing; files of an earlier run are replaced.",
 )
 @config_options
-@click.option(
-    "--save",
-    type=parse_names,
-    default="",
-    metavar="A,B,...",
-    panel=OUTPUT,
-    help=f"What to write as well, separated by commas: {', '.join(SAVEABLE)}.",
-)
-@click.option("--no-qc", is_flag=True, panel=OUTPUT, help="Do not draw qc.png.")
-@click.option(
-    "--report",
-    "page",
-    type=click.Choice(["static", "full", "none"]),
-    default="static",
-    show_default=True,
-    panel=OUTPUT,
-    help="The page report.html: slices in three planes (at most 1.5 MB), also the 3D viewer NiiVue "
-    "with both volumes at half the resolution (at most 5 MB), or no page.",
-)
+@path_option("--pairs", hidden=True, is_eager=True, expose_value=False, callback=_many_pairs)
+@result_options
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -137,11 +124,10 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
     the working grid, which is the fixed grid or a coarser one. Two MR images are close if the same
     tissue is about equally bright in both.
     """
-    saved = _saved(options)
-    config = read_config(options | {name: True for name in saved & _COMPUTED})
+    config = read_config(computed(options))
     check_used(config, given_config(options))
     check_demands(config)  # before an image is read
-    request = _request(options, config, saved)
+    request = _request(options, config)
     with reporting(quiet=options["quiet"]) as reporter:
         if options["dry_run"]:
             _dry_run(request, reporter, as_json=options["as_json"])
@@ -156,21 +142,7 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
         ctx.exit(report.exit_code)
 
 
-def _saved(options: dict[str, Any]) -> set[str]:
-    """Return the names of ``--save``, checked."""
-    saved = set(options["save"])
-    if unknown := sorted(saved.difference(SAVEABLE)):
-        raise click.UsageError(
-            f"--save {','.join(unknown)}: is not among what can be saved; give "
-            f"{', '.join(SAVEABLE)}"
-        )
-    for name in sorted(saved & _COMPUTED):
-        if options[name] is False:
-            raise click.UsageError(f"--save {name} contradicts --no-{name}; leave one of them out")
-    return saved
-
-
-def _request(options: dict[str, Any], config: RegistrationConfig, saved: set[str]) -> RunRequest:
+def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
     return RunRequest(
         fixed=options["fixed"],
         moving=options["moving"],
@@ -181,10 +153,7 @@ def _request(options: dict[str, Any], config: RegistrationConfig, saved: set[str
         weights=options["weights"],
         labels=options["labels"],
         images=options["images"],
-        picture=not options["no_qc"],
-        page=options["page"],
-        save_displacement="displacement" in saved,
-        save_features="features" in saved,
+        **wanted_files(options),
         command=("dinoreg-rt", *sys.argv[1:]),
         accept_untrusted=options["accept_untrusted"],
     )

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 from ..types import OrientationChoice
 
 ModalityChoice = Literal["auto", "ct", "mr"]
+#: Initial alignments by name; any other value of `initial` is a transform file.
+INITIAL_METHODS = ("auto", "affine", "search", "none", "centre", "moments")
 LinearModel = Literal["rigid", "similarity", "affine"]
 
 

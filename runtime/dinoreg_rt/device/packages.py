@@ -38,6 +38,7 @@ _CUDA_LIBRARIES = {
 _PLAIN = (
     ("OpenVINO", ("openvino",), "openvino"),
     ("PyCUDA", ("pycuda",), "pycuda"),
+    ("Ray", ("ray",), "ray"),
 )
 
 

@@ -101,6 +101,22 @@ def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
         InputError: the table cannot be read, lacks a column or a field, names one twice or
             misspelled, is empty, or lists a pair twice.
     """
+    rows = read_rows(pairs_csv)
+    with reader_errors(str(pairs_csv), "a table of pairs"):
+        return [pair_of_row(row, data, results) for row in rows]
+
+
+def read_rows(pairs_csv: Path, further: Sequence[str] | None = None) -> list[dict[str, str]]:
+    """Read the rows of a table of pairs, each with its text by column.
+
+    Args:
+        pairs_csv: see `read_pairs`.
+        further: names of columns that are read besides those of `read_pairs`; every other name is
+            then an error. None: other columns are ignored.
+
+    Raises:
+        InputError: as `read_pairs`.
+    """
     check_input(pairs_csv)
     try:
         with pairs_csv.open(encoding="utf-8-sig", newline="") as file:
@@ -108,7 +124,7 @@ def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
             columns, rows = reader.fieldnames or [], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{pairs_csv}: cannot be read as CSV: {error}") from error
-    _check_table(columns, rows, pairs_csv)
+    _check_table(columns, rows, pairs_csv, further)
     names = [row["pair"] for row in rows]
     if not names:
         raise InputError(f"{pairs_csv}: lists no pair; add one per line")
@@ -116,11 +132,16 @@ def read_pairs(pairs_csv: Path, data: Path, results: Path) -> list[PairFiles]:
         raise InputError(
             f"{pairs_csv}: lists pairs more than once: {', '.join(twice)}; rename or remove them"
         )
-    with reader_errors(str(pairs_csv), "a table of pairs"):
-        return [_pair_of_row(row, data, results) for row in rows]
+    return rows
 
 
-def _check_table(columns: Sequence[str], rows: Sequence[dict[Any, Any]], table: Path) -> None:
+def _check_table(
+    columns: Sequence[str],
+    rows: Sequence[dict[Any, Any]],
+    table: Path,
+    further: Sequence[str] | None,
+) -> None:
+    known = (*_REQUIRED, *_OPTIONAL, *(further or ()))
     missing = [name for name in _REQUIRED if name not in columns]
     if missing:
         raise InputError(
@@ -133,10 +154,17 @@ def _check_table(columns: Sequence[str], rows: Sequence[dict[Any, Any]], table: 
             "would be read: rename or remove the others"
         )
     for name in columns:
-        near = get_close_matches(name.strip().lower(), (*_REQUIRED, *_OPTIONAL), 1, 0.8)
-        if near and name not in (*_REQUIRED, *_OPTIONAL):
+        if name in known:
+            continue
+        near = get_close_matches(name.strip().lower(), known, 1, 0.8)
+        if near:
             raise InputError(
                 f"{table}: the column '{name}' would be ignored; is '{near[0]}' meant? rename it"
+            )
+        if further is not None:
+            raise InputError(
+                f"{table}: the column '{name}' is not known; remove it, or choose from: "
+                f"{', '.join(known)}"
             )
     for i, row in enumerate(rows):
         if None in row:
@@ -171,12 +199,17 @@ def _summarise_group(kind: str, members: Sequence[Scored]) -> GroupScores:
     return GroupScores(kind, len(members), len(scored), metrics)
 
 
-def _pair_of_row(row: dict[str, str], data: Path, results: Path) -> PairFiles:
+def result_files(folder: Path) -> tuple[Path, ...]:
+    """Return the file of a result that is used, see `RESULT_NAMES`; nothing if there is none."""
+    return tuple(folder / name for name in RESULT_NAMES if (folder / name).exists())[:1]
+
+
+def pair_of_row(row: dict[str, str], data: Path, results: Path) -> PairFiles:
+    """Return the files of a row; the arguments are those of `read_pairs`."""
+
     def path(column: str) -> Path | None:
         return data / row[column] if row.get(column) else None
 
-    folder = results / row["pair"]
-    found = [folder / name for name in RESULT_NAMES if (folder / name).exists()]
     return PairFiles(
         name=row["pair"],
         kind=row.get("kind") or "",
@@ -184,7 +217,7 @@ def _pair_of_row(row: dict[str, str], data: Path, results: Path) -> PairFiles:
         fixed_labels=path("fixed_label"),
         moving_labels=path("moving_label"),
         moving_image=path("moving"),
-        transforms=tuple(found[:1]),
+        transforms=result_files(results / row["pair"]),
         fixed_points=path("fixed_points"),
         moving_points=path("moving_points"),
         mask=path("mask"),

@@ -7,7 +7,7 @@ set, and sets are joined with weights.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import dinoreg_kernels
 from ..config.decided import DecidedConfig
 from ..config.feature_parameters import FeatureSet
 from ..device.choice import Device
+from ..images.fixed_work import NOTHING_KEPT, Kept, grid_key
 from ..images.grids import whole_voxels
 from ..types import Array, Geometry
 
@@ -41,11 +42,18 @@ class WorkingImage:
         array: (D, H, W) float32 in 0..1 on the working grid.
         geometry: grid of the array, in the fixed image's space.
         pool_zyx: working voxels per control voxel.
+        kept: what is kept of the image for the next registration.
     """
 
     array: Array
     geometry: Geometry
     pool_zyx: tuple[int, int, int]
+    kept: Kept = NOTHING_KEPT
+
+    @property
+    def key(self) -> Hashable:
+        """The grids, by which features of the same image are recognised."""
+        return grid_key(self.geometry), self.pool_zyx
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +138,10 @@ class MindFeatures:
         tenths of their folds.
         """
         (first, first_weight), (second, second_weight) = (
-            self._of(image, device) for image in (fixed, moving)
+            image.kept.once(
+                "MIND-SSC", (self, image.key), functools.partial(self._of, image, device)
+            )
+            for image in (fixed, moving)
         )
         return FeaturePair(first, second, first_weight, second_weight, self.channels)
 
@@ -165,7 +176,10 @@ def control_intensities(
     images: tuple[WorkingImage, WorkingImage], device: Device
 ) -> tuple[Array, Array]:
     """Average the windowed intensities of both images over control voxels, (d, h, w) float32."""
-    first, second = (_averaged(image, device) for image in images)
+    first, second = (
+        image.kept.once("intensities", image.key, functools.partial(_averaged, image, device))
+        for image in images
+    )
     return first, second
 
 

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypeVar
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..types import AffineTransform, Array, Geometry, Modality, Volume
+from .fixed_work import NOTHING_KEPT, Kept
 from .intensity import intensity_window, without_padding
 from .modality import detect_modality
 
@@ -32,6 +33,7 @@ class PairImage:
         water: intensity of water in a CT; None for an MR and for a CT that is not in HU.
         padded: whether padding was replaced in `volume`.
         modality_certain: whether nothing leaves the modality open.
+        kept: what is kept of this image for the next registration.
         body: body mask on its own grid; None if none is used.
     """
 
@@ -45,6 +47,7 @@ class PairImage:
     water: float | None = None
     padded: bool = False
     modality_certain: bool = True
+    kept: Kept = NOTHING_KEPT
 
 
 Pair: TypeAlias = tuple[PairImage, PairImage]

@@ -164,7 +164,10 @@ def _rename(work: Path, target: Path, taken: str) -> None:
 
 
 def _move_into_place(staging: Path, target: Path, obsolete: list[str]) -> None:
-    files = sorted(p for p in staging.rglob("*") if not p.is_dir() and p != staging / LOCK)
+    # The report comes last: it says that the files beside it are complete, also to a reader of a
+    # folder whose writer was killed between two renames.
+    files = [p for p in staging.rglob("*") if not p.is_dir() and p != staging / LOCK]
+    files.sort(key=lambda path: (path.name == "report.json", path))
     destinations = [target / p.relative_to(staging) for p in files]
     for destination in destinations:
         if destination.is_dir():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..config.parameters import RegistrationConfig
 from ..errors import InputError
+from ..images.fixed_work import NOTHING_KEPT, Kept
 from ..io import as_mask, as_volume, as_weights
 from ..types import AffineTransform, Array, Volume
 
@@ -26,6 +27,7 @@ class Case:
         weights: (D, H, W) float32, weight of each voxel of the fixed grid; None: 1 everywhere.
         initial: the initial alignment, from fixed to moving points; None: the configuration says
             how it is found.
+        kept: what is kept of the fixed image for the next registration.
     """
 
     fixed: Volume
@@ -34,6 +36,7 @@ class Case:
     moving_mask: Array | None = None
     weights: Array | None = None
     initial: AffineTransform | None = None
+    kept: Kept = NOTHING_KEPT
 
     @classmethod
     def of(

@@ -5,6 +5,7 @@ Features are MIND-SSC, an encoder's, or both joined.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from ..features.mind import (
     join_features,
     level_sets,
 )
+from ..images.fixed_work import grid_key
 from ..images.intensity import window
 from ..images.pair import Sides, SolverSide
 from ..images.resample import resample_volume, weight_on
@@ -200,14 +202,15 @@ def working_images(
         pool_zyx: working voxels per control voxel.
         device: the device to compute on.
     """
+
+    def made(side: SolverSide) -> WorkingImage:
+        image = resample_volume(side.image.volume, side.working, side.affine, device)
+        array = window(image, *side.image.window)
+        return WorkingImage(array, side.working, pool_zyx, side.image.kept)
+
     first, second = (
-        WorkingImage(
-            window(
-                resample_volume(side.image.volume, side.working, side.affine, device),
-                *side.image.window,
-            ),
-            side.working,
-            pool_zyx,
+        side.image.kept.once(
+            "working image", (grid_key(side.working), pool_zyx), functools.partial(made, side)
         )
         for side in sides
     )

@@ -94,7 +94,8 @@ class Plan:
     def hashes(self, fixed: Volume, moving: Volume) -> dict[str, str]:
         """Hash the given images, on the host and with their padding."""
         return {
-            str(image.role): content_hash(given if image.padded else image.volume)
+            str(image.role): image.kept.sha256
+            or content_hash(given if image.padded else image.volume)
             for image, given in zip(self.pair, (fixed, moving), strict=True)
         }
 

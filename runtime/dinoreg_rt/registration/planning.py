@@ -15,9 +15,10 @@ from ..encoder.open_encoders import EncoderPool
 from ..encoder.planning import plan_encoding
 from ..geometry import describe
 from ..images.contrast import compare_contrast
+from ..images.fixed_work import NOTHING_KEPT
 from ..images.grids import WorkingGrids, plan_grids, working_grid
 from ..images.moving_grids import Region, compared_regions, plan_moving_grids
-from ..images.pair import Pair, Role, examine, side_by_side
+from ..images.pair import Findings, Pair, PairImage, Role, examine, side_by_side
 from ..io.arrays import as_numpy, device_of
 from ..types import AffineTransform, Array, DeviceMemory, Volume
 from .case import Case
@@ -126,7 +127,13 @@ def _examine_both(
         ("fixed", _on_host(case.fixed), case.fixed_mask),
         ("moving", _on_host(case.moving), case.moving_mask),
     )
-    one, other = side_by_side(lambda image, _: examine(*image, config), given, host)
+
+    def examined(image: tuple[Role, Volume, Array | None], _: Device) -> tuple[PairImage, Findings]:
+        kept = case.kept if image[0] == "fixed" else NOTHING_KEPT
+        found, findings = kept.once("examined", (), lambda: examine(*image, config))
+        return replace(found, kept=kept), findings
+
+    one, other = side_by_side(examined, given, host)
     for image, findings in (one, other):
         if image.volume.notes:
             choices[f"{image.role} image"] = "; ".join(image.volume.notes)

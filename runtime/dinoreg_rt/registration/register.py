@@ -30,6 +30,7 @@ from ..fields.solve import (
     whole_displacement,
 )
 from ..fields.warp import warp_volume
+from ..images.fixed_work import FixedWork
 from ..io.arrays import check_device
 from ..io.hashes import versions
 from ..quality.finite import check_finite
@@ -76,6 +77,7 @@ def register(  # noqa: PLR0913 - all but the images by name
     on_plan: Callable[[Plan], None] | None = None,
     placement: Placement | None = None,
     encoders: EncoderPool | None = None,
+    fixed_work: FixedWork | None = None,
 ) -> RegistrationResult:
     """Register `moving` to `fixed`. For many pairs use `Registrar`, which keeps the encoder open.
 
@@ -96,6 +98,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         on_plan: called with the plan before the heavy work.
         placement: where the result's arrays are placed (default: new NumPy arrays).
         encoders: encoders that are already open (default: opened for this call).
+        fixed_work: keeps what the fixed image determines for the next call (default: nothing).
 
     Returns:
         The mapping from fixed to moving points, the warped moving image, and a report on both.
@@ -114,6 +117,8 @@ def register(  # noqa: PLR0913 - all but the images by name
         weights=weights,
         initial=initial,
     )
+    if fixed_work is not None:
+        case = replace(case, kept=fixed_work.of(case.fixed, case.fixed_mask, config))
     encoders = encoders or EncoderPool()
     plan = plan_case(case, config, encoders)
     if on_plan is not None:

@@ -15,6 +15,7 @@ from ..device.choice import Device
 from ..device.streams import caller_stream
 from ..encoder.open_encoders import EncoderPool
 from ..errors import ConfigError, DinoregError
+from ..images.fixed_work import FixedWork
 from ..images.phantom import phantom_grid, phantom_pair
 from ..io import as_labels, as_volume
 from ..types import AffineTransform, Geometry
@@ -123,6 +124,8 @@ class Registrar:
             self._device = check_demands(config)
         self._config = config
         self._encoders = EncoderPool()
+        # A GPU's memory is for the registration; an image on the host is quickly uploaded again.
+        self._fixed_work = FixedWork() if self._device.kind == "cpu" else None
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="registrar")
         self._pending: set[RegistrationFuture] = set()
         self._lock = threading.Lock()
@@ -159,6 +162,7 @@ class Registrar:
         fixed: ImageLike,
         moving: ImageLike,
         *,
+        config: RegistrationConfig | None = None,
         fixed_mask: LabelsLike | None = None,
         moving_mask: LabelsLike | None = None,
         weights: ImageLike | None = None,
@@ -174,6 +178,7 @@ class Registrar:
         `stream` is a CUDA stream of the caller on which the work is done: a handle, or a stream of
         CuPy, PyTorch, Numba or PyCUDA. By default it is CuPy's current stream, or, if that is a
         default stream, a new stream that waits for it. The result is complete when this returns.
+        `config` replaces the registrar's parameters for this pair; the device must be the same.
 
         Raises:
             DinoregError: as `dinoreg_rt.register`; also if this registrar is closed.
@@ -182,6 +187,7 @@ class Registrar:
         return self._register(
             fixed,
             moving,
+            config=config,
             stream=stream,
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
@@ -265,10 +271,27 @@ class Registrar:
         self.close(cancel=kind is not None)
 
     def _register(
-        self, fixed: ImageLike, moving: ImageLike, *, stream: Any = None, **more: Any
+        self,
+        fixed: ImageLike,
+        moving: ImageLike,
+        *,
+        config: RegistrationConfig | None = None,
+        stream: Any = None,
+        **more: Any,
     ) -> RegistrationResult:
+        more |= {"encoders": self._encoders, "fixed_work": self._fixed_work}
         with self._working(stream):
-            return register(fixed, moving, config=self._config, encoders=self._encoders, **more)
+            return register(fixed, moving, config=self._config_of_pair(config), **more)
+
+    def _config_of_pair(self, config: RegistrationConfig | None) -> RegistrationConfig:
+        if config is None:
+            return self._config
+        if config.device != self._config.device:
+            raise ConfigError(
+                f"device = {config.device}; this registrar works on {self._config.device}: give "
+                "the same device, or make another registrar"
+            )
+        return config
 
     @contextmanager
     def _working(self, stream: Any) -> Iterator[None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from ..config.parameters import RegistrationConfig
 from ..quality.label_placement import misplaced
 from ..registration.memory import describe_device_memory
 from ..types import Volume
+from .fingerprint import fingerprint
 from .outputs import (
     PAGE_FILE,
     Extras,
@@ -39,6 +40,7 @@ from .report import (
     hash_input,
     hash_output,
 )
+from .session import Session
 
 if TYPE_CHECKING:
     from ..console.progress import Reporter
@@ -89,11 +91,21 @@ class RunRequest:
             page=self.page != "none",
         )
 
+    def fingerprint(self, inputs: Mapping[str, str]) -> str:
+        """Return what another run must share to write the same files; see `fingerprint`."""
+        return fingerprint(self.config, [*self.files(), f"page: {self.page}"], inputs)
+
+    def roles(self) -> dict[str, Path]:
+        """Return the images, masks, weights and labels to read, by the names in the report."""
+        named = ("fixed", "moving", "fixed_mask", "moving_mask", "weights")
+        single = {name: getattr(self, name) for name in named}
+        given = {name: path for name, path in single.items() if path is not None}
+        extras = extra_names("labels", self.labels) | extra_names("image", self.images)
+        return given | extras
+
     def inputs(self) -> list[Path]:
         """Return the files and folders that the run reads."""
-        single = (self.fixed, self.moving, self.fixed_mask, self.moving_mask, self.weights)
-        given = [path for path in single if path is not None]
-        return [*given, *self.labels, *self.images, Path(self.config.initial)]
+        return [*self.roles().values(), Path(self.config.initial)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,27 +128,33 @@ def plan_run(request: RunRequest, progress: Reporter) -> Plan:
     from ..registration.planning import plan
 
     _check_files(request)
-    inputs = _read_inputs(request, progress)
+    inputs = _read_inputs(request, progress, Session())
     return plan(inputs.fixed, inputs.moving, request.config, **inputs.more)
 
 
-def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
+def execute_run(
+    request: RunRequest, progress: Reporter, session: Session | None = None
+) -> RunReport:
     """Register and write all files, which appear together or not at all.
 
     Files of an earlier run in the folder that this run does not write are removed at the same time.
 
+    Args:
+        request: the arguments of the command.
+        progress: is told about decisions and progress.
+        session: what the run shares with others of the same process (default: nothing).
+
     Raises:
         DinoregError: see its subclasses; the output folder is then unchanged.
     """
-    from ..registration.register import register
-
+    session = session or Session()
     started_at = datetime.now().astimezone()
     timings_ms: dict[str, float] = {}
     _check_files(request)
     with io.staged_folder(request.output, partial(_obsolete, request)) as folder:
         with _timed(timings_ms, "read"):
-            inputs = _read_inputs(request, progress)
-        result = register(
+            inputs = _read_inputs(request, progress, session)
+        result = session.register(
             inputs.fixed,
             inputs.moving,
             config=request.config,
@@ -159,6 +177,8 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
             accept_untrusted=request.accept_untrusted,
             warnings=warnings,
         )
+        hashes = {role: record.sha256 for role, record in inputs.records.items()}
+        report = report.model_copy(update={"fingerprint": request.fingerprint(hashes)})
         if request.page != "none":
             report = _add_page(folder, request.page, report, inputs, result, stacks)
         (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
@@ -265,7 +285,7 @@ def encoding_estimate(plan: Plan) -> EncodingEstimate | None:
     return estimate_encoding(plan.encoding, plan.config, plan.device)
 
 
-def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
+def _read_inputs(request: RunRequest, progress: Reporter, session: Session) -> _Inputs:
     """Read all inputs before the registration begins, so that a wrong file is reported at once."""
     orientation = request.config.orientation
     read_image = partial(io.read_volume, orientation=orientation)
@@ -285,7 +305,7 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
     image_names = extra_names("image", request.images)
     readers |= {name: (read_labels, path) for name, path in label_names.items()}
     readers |= {name: (read_any, path) for name, path in image_names.items()}
-    values, records = _read_all(readers, progress)
+    values, records = _read_all(readers, progress, partial(session.read, orientation))
     for name in label_names:
         if doubt := misplaced(values[name], values["moving"].geometry):
             record = records[name]
@@ -311,7 +331,7 @@ def _read_inputs(request: RunRequest, progress: Reporter) -> _Inputs:
 
 
 def _read_all(
-    readers: _Readers, progress: Reporter
+    readers: _Readers, progress: Reporter, repeated: Callable[..., Any]
 ) -> tuple[dict[str, Any], dict[str, InputRecord]]:
     """Read and hash on two threads; decompression and hashing release the interpreter lock."""
     # Imported here because a failing import would leave a half-loaded module to the second thread.
@@ -321,7 +341,10 @@ def _read_all(
     records: dict[str, InputRecord] = {}
     progress("read", 0.0)
     with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
-        pending = {role: pool.submit(_read_one, *one) for role, one in readers.items()}
+        pending = {
+            role: pool.submit(repeated, role, path, partial(_read_one, read))
+            for role, (read, path) in readers.items()
+        }
         try:
             for done, (role, future) in enumerate(pending.items(), start=1):
                 values[role], records[role] = future.result()

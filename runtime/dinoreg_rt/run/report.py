@@ -179,6 +179,10 @@ class RunReport(BaseModel):
     peak_memory_mb: float = Field(description="largest resident size of the process, MiB")
     versions: dict[str, str]
     image_hashes: dict[str, str] = Field(description="sha256 of voxels and header of each input")
+    fingerprint: str = Field(
+        default="",
+        description="sha256 of inputs, parameters and version, by which `cohort` recognises a pair",
+    )
 
     def to_json(self) -> str:
         """Return the report as JSON, in which NaN and infinities become null."""

@@ -13,14 +13,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..config.files import read_toml
 from ..config.parameters import RegistrationConfig
+from ..config.texts import parse_value
 from ..errors import ConfigError
 
 #: Fields that a candidate cannot set: those of the machine and of the additional results.
@@ -212,33 +212,7 @@ def _parse_axis(text: str) -> tuple[str, list[Any]]:
     if not equals or not parts:
         raise ConfigError(f"--grid {text}: is not of the form name=a,b,c; name the values")
     _check_name(name)
-    return name, [_parse_value(name, part) for part in parts]
-
-
-def _parse_value(name: str, text: str) -> Any:
-    annotation = RegistrationConfig.model_fields[name].annotation
-    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
-    if text == "default":
-        return RegistrationConfig.model_fields[name].default
-    if get_origin(annotation) is tuple or any(get_origin(kind) is tuple for kind in kinds):
-        return [_number(name, part) for part in text.split(":")]
-    if float in kinds or int in kinds:
-        return _number(name, text)
-    if bool in kinds:
-        if text not in ("true", "false"):
-            raise ConfigError(
-                f"--grid {name}: '{text}' is neither true nor false; give one of them"
-            )
-        return text == "true"
-    return text
-
-
-def _number(name: str, text: str) -> float | int:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise ConfigError(f"--grid {name}: '{text}' is not a number; give numbers") from error
-    return int(value) if value.is_integer() else value
+    return name, [parse_value(name, part, "--grid") for part in parts]
 
 
 def _list_of(name: str, values: Any) -> list[Any]:

@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import io
-from ..bundle.checkpoints import Wanted, bundle_folder
-from ..bundle.manifest import read_manifest
 from ..config.parameters import RegistrationConfig
 from ..console.interruption import Terminated
 from ..errors import DinoregError, InputError, ResourceError
 from ..evaluate.pair import PairFiles, evaluate_pair
 from ..io.hashes import versions
 from ..registration.demands import check_demands, check_used
-from ..run.report import hash_input
+from ..run.fingerprint import encoder_hash, file_hash
 from .records import Record, read_records, to_line
 from .space import Candidate, config_hash, config_of
 
@@ -206,7 +204,7 @@ def _key(pair: PairFiles, config: RegistrationConfig) -> str:
     parts = [
         pair.name,
         config_hash(config),
-        _encoder_hash(config.encoder, config.token_grid, config.encoder_depth),
+        encoder_hash(config.encoder, config.token_grid, config.encoder_depth),
         _file_hash(start) if start.is_file() else config.initial,
         *("" if file is None else _file_hash(file) for file in files),
         found["dinoreg-rt"],
@@ -216,19 +214,8 @@ def _key(pair: PairFiles, config: RegistrationConfig) -> str:
 
 
 @cache
-def _encoder_hash(encoder: str | None, grid: tuple[int, int] | None, depth: float | None) -> str:
-    """Hash the contents of an encoder, which may change under the same name."""
-    if encoder is None:
-        return ""
-    return read_manifest(bundle_folder(encoder, Wanted(grid, depth))).hash()
-
-
-@cache
 def _file_hash(file: Path) -> str:
-    try:
-        return hash_input(file).sha256
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+    return file_hash(file)
 
 
 def _as_of(record: Record, trial: Trial) -> Record:

@@ -1,0 +1,1 @@
+"""Many pairs: from a table or a BIDS folder to results, scores and a list of failures."""

@@ -1,0 +1,142 @@
+"""What is done already, by the files in the output folder alone.
+
+A pair is finished when the report in its folder carries the fingerprint of what is asked for and
+the files that it lists are there in full size. The report is the last file to appear, so a killed
+process leaves no folder that looks finished and is not. Scores and failures lie in a hidden folder
+beside the pairs, one file for each pair, so that any number of processes can share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..evaluate.cohort import result_files
+from ..io.guard import parse_json
+from ..io.hashes import versions
+from ..io.hidden import remove_abandoned
+from ..io.paths import HIDDEN
+from ..io.staging import whole_file
+from ..run.fingerprint import file_hash
+from .jobs import Job
+
+#: Folder of scores and failures in the output folder.
+STATE = ".cohort"
+_READERS = 4
+_MODE = 0o644
+
+
+class FileHashes:
+    """Hashes of input files, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, str] = {}
+
+    def of(self, path: Path) -> str:
+        """Return the sha256 of an input; `InputError` if it cannot be read."""
+        if path not in self._known:
+            self._known[path] = file_hash(path)
+        return self._known[path]
+
+
+def finished(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """Return the reports of the pairs whose results are complete and as asked for, by name."""
+    hashes = FileHashes()
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="hash") as pool:
+        reports = pool.map(lambda job: _report_if_current(job, hashes), jobs)
+        return {
+            job.name: report
+            for job, report in zip(jobs, reports, strict=True)
+            if report is not None
+        }
+
+
+def clean(job: Job) -> None:
+    """Remove what killed processes have left in the folder of a finished pair."""
+    remove_abandoned(job.request.output, HIDDEN)
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """Return the report of a folder in which every listed file is complete; otherwise None."""
+    try:
+        report: dict[str, Any] = parse_json((folder / "report.json").read_text("utf-8"))
+        complete = all(
+            (folder / name).stat().st_size == record["bytes"]
+            for name, record in report["outputs"].items()
+        )
+        return report if complete and report["trust"]["verdict"] and report["quality"] else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # missing, damaged, or of something else: the pair is registered
+
+
+def _report_if_current(job: Job, hashes: FileHashes) -> dict[str, Any] | None:
+    report = read_report(job.request.output)
+    if report is None or not report.get("fingerprint"):
+        return None
+    try:
+        inputs = {role: hashes.of(path) for role, path in job.request.roles().items()}
+    except InputError:  # it fails where it is registered, with its message
+        return None
+    return report if report["fingerprint"] == job.request.fingerprint(inputs) else None
+
+
+def score_key(job: Job, report: dict[str, Any]) -> str:
+    """Return the sha256 of all that the scores of a pair depend on."""
+    files = job.files
+    given = (files.fixed_labels, files.moving_labels, files.fixed_points, files.moving_points)
+    results = [path.name for path in result_files(job.request.output)]
+    parts = [
+        *(report["outputs"][name]["sha256"] for name in results if name in report["outputs"]),
+        *("" if path is None else file_hash(path) for path in (*given, files.mask)),
+        versions()["dinoreg-rt"],
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def read_scores(job: Job) -> dict[str, Any]:
+    """Return ``key`` and ``scores`` as they were written; empty if there are none."""
+    return _read(_file(job, "scores"))
+
+
+def write_scores(job: Job, key: str, scores: dict[str, float]) -> None:
+    """Keep the scores of a pair under the key of what they depend on."""
+    _write(_file(job, "scores"), {"key": key, "scores": scores})
+
+
+def read_failure(job: Job) -> dict[str, Any]:
+    """Return what `write_failure` kept; empty if the pair has not failed."""
+    found = _read(_file(job, "failure"))
+    return found if {"error", "exit_code", "tries", "registered"} <= found.keys() else {}
+
+
+def write_failure(job: Job, **failure: Any) -> None:
+    """Keep ``error``, ``exit_code``, ``tries`` and ``registered`` until the pair succeeds."""
+    _write(_file(job, "failure"), failure)
+
+
+def forget_failure(job: Job) -> None:
+    """Remove the failure of a pair that has succeeded."""
+    _file(job, "failure").unlink(missing_ok=True)
+
+
+def _file(job: Job, what: str) -> Path:
+    return job.request.output.parent / STATE / f"{job.name}.{what}.json"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = parse_json(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file, _MODE) as stream:
+        stream.write((json.dumps(content, indent=2) + "\n").encode())
