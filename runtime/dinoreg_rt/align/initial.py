@@ -129,7 +129,8 @@ def search_alignment(
     fixed, moving = (make_side(image, device) for image in images)
     headers = evaluate(fixed, moving, AffineTransform.identity(), device)
     scales = (1.0,) if linear == "rigid" else _SCALES
-    candidates = search_positions(fixed, moving, scales, device)
+    poses = [scale * np.eye(3) for scale in scales]
+    candidates = search_positions(fixed, moving, poses, device)
     if not candidates:
         return _fallback(fixed, moving)
     if method == "search":

@@ -88,7 +88,7 @@ def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> t
     Raises:
         RegistrationError: nothing is left to compare.
     """
-    fixed, moving = (_weight(side, device.host) for side in sides)
+    fixed, moving = (side_weight(side, device.host) for side in sides)
     if organ_weight is not None:
         fixed *= _weight_by(sides[0], sides[0].image.volume, organ_weight, device.host)
     for side, weight in zip(sides, (fixed, moving), strict=True):
@@ -116,7 +116,7 @@ def nothing_left(side: SolverSide, *, weighted: bool) -> str:
     )
 
 
-def _weight(side: SolverSide, host: Device) -> Array:
+def side_weight(side: SolverSide, host: Device) -> Array:
     """Return the share of each control voxel that lies in the image, its mask and its body."""
     image = side.image
     if image.role == "fixed" and image.mask is None:  # the grid is the image's own
