@@ -105,4 +105,4 @@ def solved(equations: NormalEquations, basis: FloatArray, damping: float) -> Flo
     floor = 1e-9 * max(float(diagonal.max()), 1e-30)
     damped = curvature + np.diag(damping * diagonal + floor)
     parameters = -np.linalg.solve(damped, gradient)
-    return np.einsum("k,kia->ia", parameters, basis)
+    return np.asarray(np.einsum("k,kia->ia", parameters, basis))

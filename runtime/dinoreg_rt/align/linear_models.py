@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..config.image_parameters import LinearModel
@@ -61,3 +64,66 @@ def stepped(
     matrix = nearest_matrix(np.eye(3) + step[:, :3], model)
     moved = AffineTransform(matrix, centre_mm + step[:, 3] - matrix @ centre_mm)
     return compose_affines(affine, moved)
+
+
+@dataclass(frozen=True)
+class LinearSummary:
+    """The numbers of a linear map ``p -> matrix @ (p - centre) + centre + translation``, in LPS.
+
+    Attributes:
+        model: rigid, similarity or affine.
+        matrix: rows of the 3 x 3 matrix.
+        centre_mm: centre of the fixed image's box.
+        translation_mm: shift of that centre.
+        rotation_deg: rotation vector of the nearest rotation: its axis (x, y, z) times the angle.
+        angle_deg: the angle, 0 to 180.
+        scale: cube root of the determinant, moving mm per fixed mm.
+        scales: singular values of the matrix, largest first; all 1 for a rigid map.
+    """
+
+    model: LinearModel
+    matrix: tuple[tuple[float, float, float], ...]
+    centre_mm: tuple[float, float, float]
+    translation_mm: tuple[float, float, float]
+    rotation_deg: tuple[float, float, float]
+    angle_deg: float
+    scale: float
+    scales: tuple[float, float, float]
+
+    @classmethod
+    def of(
+        cls, affine: AffineTransform, model: LinearModel, centre_mm: FloatArray
+    ) -> LinearSummary:
+        """Take the numbers of `affine`, with `centre_mm` as its centre."""
+        rotation = nearest_matrix(affine.matrix, "rigid")
+        vector = np.rad2deg(rotation_vector(rotation))
+        shift = transform_points(affine, centre_mm[None])[0] - centre_mm
+        values = np.linalg.svd(affine.matrix, compute_uv=False)
+        return cls(
+            model,
+            tuple(_three(row) for row in affine.matrix),
+            _three(centre_mm),
+            _three(shift),
+            _three(vector),
+            round(float(np.linalg.norm(vector)), 6),
+            round(float(np.cbrt(np.linalg.det(affine.matrix))), 6),
+            _three(values),
+        )
+
+
+def rotation_vector(rotation: FloatArray) -> FloatArray:
+    """Return the axis of a rotation matrix times its angle in radians, x, y, z."""
+    turned = rotation - rotation.T
+    sine = np.array([turned[2, 1], turned[0, 2], turned[1, 0]]) / 2
+    length, cosine = float(np.linalg.norm(sine)), float((np.trace(rotation) - 1) / 2)
+    angle = float(np.arctan2(length, cosine))
+    if length > 1e-9:
+        return np.asarray(sine * (angle / length))
+    # No turn, or half a turn, whose axis is the direction that stays.
+    values, vectors = np.linalg.eigh(rotation + rotation.T)
+    return np.asarray(angle * vectors[:, int(np.argmax(values))])
+
+
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
+    x, y, z = (round(float(value), 6) for value in values)
+    return (x, y, z)

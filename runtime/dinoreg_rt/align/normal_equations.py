@@ -60,9 +60,7 @@ class NormalEquations:
 
     def scaled(self, factor: float) -> NormalEquations:
         """Return the same for `factor` times the objective."""
-        return NormalEquations(
-            factor * self.value, factor * self.gradient, factor * self.curvature
-        )
+        return NormalEquations(factor * self.value, factor * self.gradient, factor * self.curvature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +94,17 @@ class Points:
         flat = np.flatnonzero(inner)
         flat = flat[:: max(1, -(-flat.size // most))]
         index = np.unravel_index(flat, weight.shape)
-        rows = [
-            (i - c) * s for i, c, s in zip(index, centre_vox, spacing_mm, strict=True)
-        ][::-1]
+        rows = [(i - c) * s for i, c, s in zip(index, centre_vox, spacing_mm, strict=True)][::-1]
         position = np.stack([*rows, np.ones(flat.size)]).astype(np.float32)
         return cls(flat, position, weight.shape, spacing_mm)
+
+    @property
+    def radius_mm(self) -> float:
+        """Root mean square distance from the centre; 0 without points."""
+        if self.flat.size == 0:
+            return 0.0
+        squares = np.square(self.position[:3]).sum(axis=0, dtype=np.float64)
+        return float(np.sqrt(squares.mean()))
 
     def steps(self) -> list[tuple[int, float]]:
         """Return, for x, y and z, the distance of neighbours in the flat grid and twice it in mm.
@@ -176,15 +180,16 @@ def correlation_equations(
         windows: (N,) number of each point's window, see `window_numbers`.
         noise: standard deviation of the noise in units of the images.
     """
-    assert fixed.image is not None and moving.image is not None
+    assert fixed.image is not None
+    assert moving.image is not None
     there = moving.image.reshape(-1)
     f, m = fixed.image.reshape(-1)[points.flat], there[points.flat]
     here = fixed.weight.reshape(-1)[points.flat]
     both = here * moving.weight.reshape(-1)[points.flat]
-    count = int(windows.max()) + 1
+    count = int(windows.max(initial=0)) + 1
 
     def summed(values: Array) -> FloatArray:
-        return np.bincount(windows, values, count)
+        return np.bincount(windows, values, count).astype(np.float64, copy=False)
 
     weight = np.maximum(summed(both), 1e-9)
     f, m = (v - (summed(both * v) / weight)[windows] for v in (f, m))
@@ -205,8 +210,13 @@ def correlation_equations(
     )
     pull = -2 * both * slope_scale / total
     gradient = pull * (f - scale[windows] * m) * slopes
-    curvature = 2 * both * slope_scale * scale[windows] / total * np.stack(
-        [slopes[i] * slopes[j] for i, j in zip(*_PAIRS_3, strict=True)]
+    curvature = (
+        2
+        * both
+        * slope_scale
+        * scale[windows]
+        / total
+        * np.stack([slopes[i] * slopes[j] for i, j in zip(*_PAIRS_3, strict=True)])
     )
     return _summed(value / total, gradient, curvature, points.position)
 

@@ -153,11 +153,17 @@ def _energy(values: Array, weight: Array) -> float:
 
 
 def search_positions(
-    fixed: Side, moving: Side, poses: Sequence[FloatArray], device: Device
+    fixed: Side,
+    moving: Side,
+    poses: Sequence[FloatArray],
+    device: Device,
+    *,
+    best_of_each: bool = False,
 ) -> list[Candidate]:
     """Return the best shifts for each pose of the moving image, best first and well apart.
 
-    A pose is the matrix (3, 3) from fixed to moving points: a scaling, or a rotation.
+    A pose is the matrix (3, 3) from fixed to moving points: a scaling, or a rotation. With
+    `best_of_each` only the best shift of each pose counts, wherever those of other poses lie.
     """
     cells = fixed.coarse.cells
     grids = [posed_grid(moving.coarse.cells, pose) for pose in poses]
@@ -176,7 +182,10 @@ def search_positions(
             found.append(Candidate(shifted(affine, step), value, overlap))
         return found
 
-    return apart([c for found in side_by_side(best, grids, device) for c in found], cells)
+    found = side_by_side(best, grids, device)
+    if best_of_each:
+        return sorted((c for one in found for c in one[:1]), key=lambda c: -c.similarity)
+    return apart([c for one in found for c in one], cells)
 
 
 def apart(candidates: Sequence[Candidate], cells: Geometry) -> list[Candidate]:

@@ -19,8 +19,8 @@ from ..quality import metrics as quality
 from .pair import PairFiles, PairScores, evaluate_pair
 
 #: File names of a pair's result, of which the first that exists is used. `dinoreg-rt run` writes
-#: both, and they hold the same mapping.
-RESULT_NAMES = ("transform.h5", "displacement.nii.gz")
+#: the first two, which hold the same mapping, or, for a linear transform, the last.
+RESULT_NAMES = ("transform.h5", "displacement.nii.gz", "transform.tfm")
 
 _REQUIRED = ("pair", "fixed", "moving")
 _OPTIONAL = ("kind", "fixed_label", "moving_label", "fixed_points", "moving_points", "mask")

@@ -130,11 +130,12 @@ class MindFeatures:
         tenths of their folds.
         """
         (first, first_weight), (second, second_weight) = (
-            self._of(image, device) for image in (fixed, moving)
+            self.of_image(image, device) for image in (fixed, moving)
         )
         return FeaturePair(first, second, first_weight, second_weight, self.channels)
 
-    def _of(self, image: WorkingImage, device: Device) -> tuple[Array, Array]:
+    def of_image(self, image: WorkingImage, device: Device) -> tuple[Array, Array]:
+        """Return the features of one image and the weight of each control voxel."""
         shape = [-(-n // p) for n, p in zip(image.array.shape, image.pool_zyx, strict=True)]
         weight = device.xp.empty(shape, np.float32)
         features = dinoreg_kernels.mind_ssc(
@@ -165,11 +166,12 @@ def control_intensities(
     images: tuple[WorkingImage, WorkingImage], device: Device
 ) -> tuple[Array, Array]:
     """Average the windowed intensities of both images over control voxels, (d, h, w) float32."""
-    first, second = (_averaged(image, device) for image in images)
+    first, second = (control_intensity(image, device) for image in images)
     return first, second
 
 
-def _averaged(image: WorkingImage, device: Device) -> Array:
+def control_intensity(image: WorkingImage, device: Device) -> Array:
+    """Average the windowed intensities of one image over control voxels, (d, h, w) float32."""
     pool = image.pool_zyx
     if pool == (1, 1, 1):
         return image.array

@@ -110,7 +110,7 @@ class DecoySearches:
         )
 
 
-def search_decoys(
+def search_decoys(  # noqa: PLR0913 - the arrays of one call
     features: FeaturePair,
     images: tuple[Array, Array],
     weights: tuple[Array, Array],
@@ -119,6 +119,8 @@ def search_decoys(
     options: SolverOptions,
     device: Device,
     field: Array,
+    *,
+    back: Array | None = None,
 ) -> DecoySearches | None:
     """Search in the moving image, in its three mirror images, and in that of the fixed image.
 
@@ -133,6 +135,8 @@ def search_decoys(
         options: options of the registration, whose search is used at twice the step.
         device: device that holds the arrays.
         field: result of the registration, (d, h, w, 3) mm on the fixed control grid.
+        back: like `field`, from where the images lie to where they lay before the registration, for
+            a linear one, whose features are already compared in its result; None otherwise.
 
     Returns:
         None if there is no search.
@@ -141,8 +145,16 @@ def search_decoys(
         return None
     spacing_mm = grids.control.spacing_mm[::-1]
     agreement = measure_agreement(
-        features, images, weights, field, spacing_mm, moving_offset_zyx, device
+        features,
+        images,
+        weights,
+        field if back is None else back,
+        spacing_mm,
+        moving_offset_zyx,
+        device,
     )
+    if back is not None:  # before and after are exchanged
+        agreement = device.xp.concatenate([agreement[NUMBERS // 2 :], agreement[: NUMBERS // 2]])
     fixed = MirrorTestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
     moving = MirrorTestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
     search = _Search(fixed, [COARSER * mm for mm in spacing_mm], features.channels, options, device)

@@ -1,7 +1,8 @@
-"""Linear registration: the initial alignment refined by the objective of the solver.
+"""Linear registration: the initial alignment refined by the objective of the deformable solver.
 
 Both images are compared on the control grid of a working grid, coarse to fine. After each step the
-moving image is sampled again through the whole map, so that its features turn with it.
+moving image is sampled again through the whole map, so that its features turn with it. This runs on
+the host, as planning does: a level takes a few evaluations.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..align.descent import Descent, Frame, descend
-from ..align.linear_models import nearest_map
+from ..align.descent import Frame, descend
 from ..align.normal_equations import (
     NormalEquations,
     Points,
@@ -22,98 +22,224 @@ from ..align.normal_equations import (
     feature_equations,
     window_numbers,
 )
-from ..config.decided import DecidedConfig
 from ..config.image_parameters import LinearModel
-from ..device.choice import Device
-from ..features.mind import MindFeatures, control_intensities
-from ..geometry import centre_lps_mm, coarsened_grid, index_to_lps, lps_to_index, resampled_grid, shifted_grid, transform_points
+from ..errors import RegistrationError
+from ..features.mind import MindFeatures, control_intensity
+from ..geometry import (
+    coarsened_grid,
+    corners_lps_mm,
+    index_to_lps,
+    resampled_grid,
+    shifted_grid,
+    transform_points,
+)
 from ..images.body import bounding_box
 from ..images.grids import whole_voxels
-from ..images.pair import Pair, SolverSide
+from ..images.moving_grids import plan_moving_grids
+from ..images.pair import SolverSide
 from ..types import AffineTransform, Array, FloatArray, Geometry
-from .features import side_weight, working_images, nothing_left
-from ..errors import RegistrationError
+from .features import nothing_left, side_weight, weight_by, working_image
+from .plan import Plan
 
-LEVEL_LARGEST_MM = 8.0
-EVALS = 12
+#: Largest control spacing of a level, in mm: about the cells of the initial alignment.
+_COARSEST_MM = 12.0
+#: Largest number of evaluations on the coarser levels and on the finest, which starts close.
+_EVALUATIONS, _FINEST_EVALUATIONS = 12, 3
+#: A step that moves a typical point by a smaller share of a control voxel ends a level.
+_LEAST_STEP_VOX = 0.02
+#: Margin around the compared voxels, in control voxels, so that features at their border are whole.
+_MARGIN = 3
+
+
+def refine_linear(
+    plan: Plan,
+    model: LinearModel,
+    organ_weight: Array | None,
+    report: Callable[[str, float], None],
+) -> Plan:
+    """Return the plan with its alignment refined within `model`, and the grids that follow.
+
+    Args:
+        plan: a plan whose alignment is of the model.
+        model: rigid, similarity or affine.
+        organ_weight: (D, H, W) on the fixed grid; None: 1 everywhere.
+        report: called with ``linear`` and the finished fraction.
+
+    Raises:
+        RegistrationError: nothing is left to compare.
+    """
+    transform, factors = plan.initial, level_factors(plan.grids.control)
+    evaluations = 0
+    for number, factor in enumerate(factors):
+        report("linear", number / len(factors))
+        level = _Level.of(plan, factor, organ_weight)
+        found = descend(
+            level.objective,
+            transform,
+            model,
+            level.frame,
+            least_step_mm=_LEAST_STEP_VOX * min(level.control.spacing_mm),
+            most_evaluations=_EVALUATIONS if factor > 1 else _FINEST_EVALUATIONS,
+        )
+        transform = found.transform
+        evaluations += found.evaluations
+    report("linear", 1.0)
+    fixed, moving = (image.volume.geometry for image in plan.pair)
+    corners = corners_lps_mm(fixed)
+    ends = [transform_points(affine, corners) for affine in (plan.initial, transform)]
+    moved_mm = float(np.linalg.norm(ends[1] - ends[0], axis=1).mean())
+    choices = plan.choices | {
+        "linear refinement": f"{model}, {len(factors)} levels, {evaluations} evaluations; moved "
+        f"the corners of the fixed image by {moved_mm:.2f} mm on average"
+    }
+    return replace(
+        plan,
+        start=plan.initial,
+        alignment=replace(plan.alignment, transform=transform),
+        moving_grids=plan_moving_grids(plan.grids, moving, transform),
+        choices=choices,
+    )
+
+
+def level_factors(control: Geometry) -> list[int]:
+    """Return by how much each level is coarser than the plan's grids, coarse to fine."""
+    finest = min(control.spacing_mm)
+    doublings = max(0, math.floor(math.log2(max(1.0, _COARSEST_MM / finest))))
+    return [2**k for k in range(doublings, -1, -1)]
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
-    pair: Pair
-    config: DecidedConfig
+class _Level:
+    """One level: its grids, the fixed image there, and what is compared at which points."""
+
+    plan: Plan
     working: Geometry
     pool_zyx: tuple[int, int, int]
     control: Geometry
     mind: MindFeatures
-    organ: Array | None
-    device: Device
+    fixed: Sampled
+    points: Points
+    windows: Array
+    unrelated: float
+    frame: Frame
 
-    def sampled(self, which: int, affine: AffineTransform) -> Sampled:
-        side = SolverSide(self.pair[which], self.working, self.control, affine)
-        image = working_images_one(side, self.pool_zyx, self.device)
-        features, structure = self.mind._of(image, self.device)
-        weight = side_weight(side, self.device) * structure
-        if which == 0 and self.organ is not None:
-            from .features import _weight_by
-            weight = weight * _weight_by(side, side.image.volume, self.organ, self.device)
-        from ..features.mind import _averaged
-        return Sampled(features, weight, _averaged(image, self.device))
-
-
-def working_images_one(side, pool, device):
-    from ..features.mind import WorkingImage
-    from ..images.intensity import window
-    from ..images.resample import resample_volume
-    return WorkingImage(window(resample_volume(side.image.volume, side.working, side.affine, device), *side.image.window), side.working, pool)
-
-
-def levels(working: Geometry, control_mm: float, largest: float) -> list[int]:
-    n = max(0, int(math.floor(math.log2(max(1.0, largest / control_mm)))))
-    return [2**k for k in range(n, -1, -1)]
-
-
-def refine(pair, config, working, start, model, organ, device, stop_level=1, trust=0.0, log=print, fw=None, cw=None):
-    fw = config.feature_weight if fw is None else fw
-    cw = config.correlation_weight if cw is None else cw
-    here = AffineTransform.identity()
-    t = start
-    import time
-    for factor in levels(working, config.control_spacing_mm, LEVEL_LARGEST_MM):
-        if factor < stop_level: break
-        t0 = time.process_time()
-        voxel = min(working.spacing_mm) * factor
-        grid = resampled_grid(working, tuple(max(s, voxel) for s in working.spacing_mm)) if factor > 1 else working
-        pool = whole_voxels(config.control_spacing_mm * factor, grid)
-        if pair[0].body is not None:
-            control = coarsened_grid(grid, pool)
-            w = side_weight(SolverSide(pair[0], grid, control, here), device)
-            box = bounding_box(w > 0, 3)
-            first = [b.start * p for b, p in zip(box, pool)]
-            size = [min((b.stop - b.start) * p, n - f) for b, p, n, f in zip(box, pool, grid.shape_zyx, first)]
-            grid = shifted_grid(grid, tuple(first), tuple(size))
-        control = coarsened_grid(grid, pool)
-        mind = MindFeatures.of(config)
-        mind = replace(mind, radius_mm=mind.radius_mm * factor, dilation_mm=mind.dilation_mm * factor, intensity_windows_mm=tuple(v * factor for v in mind.intensity_windows_mm))
-        level = Level(pair, config, grid, pool, control, mind, organ, device)
-        fixed = level.sampled(0, here)
+    @classmethod
+    def of(cls, plan: Plan, factor: int, organ_weight: Array | None) -> _Level:
+        """Lay the grids of a level and sample the fixed image."""
+        config, image = plan.config, plan.pair[0]
+        working, pool = _cropped(plan, factor)
+        control = coarsened_grid(working, pool)
+        mind = _coarser(MindFeatures.of(config), factor)
+        side = SolverSide(image, working, control, AffineTransform.identity())
+        fixed = _sampled(side, pool, mind, plan)
+        if organ_weight is not None:
+            weight = weight_by(side, image.volume, organ_weight, plan.device.host)
+            fixed = replace(fixed, weight=fixed.weight * weight)
         spacing = control.spacing_mm[::-1]
-        centre = np.array([(np.arange(n) * fixed.weight.sum(axis=tuple(a for a in range(3) if a != ax))).sum() / fixed.weight.sum() for ax, n in enumerate(fixed.weight.shape)])
+        centre = _centre_vox(fixed.weight, side, weighted=organ_weight is not None)
         points = Points.of(fixed.weight, spacing, centre)
-        frame = Frame(transform_points(index_to_lps(control), centre[None, ::-1])[0], control.direction, float(np.sqrt((points.position[:3]**2).sum(0).mean())))
-        width = tuple(max(1, round(math.sqrt(12) * config.correlation_window_mm * factor / s)) for s in spacing)
-        windows = window_numbers(points, width)
-        both = [fixed.features.reshape(-1, fixed.features.shape[-1])[points.flat, :mind.channels].astype(np.float32)]
-        unrelated = 2 * float(both[0].var(axis=0).sum())
+        # The block with the same variance as the Gaussian window of the deformable refinement.
+        width_mm = math.sqrt(12) * config.correlation_window_mm * factor
+        z, y, x = (max(1, round(width_mm / mm)) for mm in spacing)
+        return cls(
+            plan,
+            working,
+            pool,
+            control,
+            mind,
+            fixed,
+            points,
+            window_numbers(points, (z, y, x)),
+            _unrelated(fixed, points, mind.channels),
+            Frame(
+                transform_points(index_to_lps(control), centre[None, ::-1])[0],
+                control.direction,
+                points.radius_mm,
+            ),
+        )
 
-        def objective(affine):
-            moving = level.sampled(1, affine)
-            eq = feature_equations(fixed, moving, points, mind.channels, unrelated=unrelated, trust_cost=trust * unrelated).scaled(fw)
-            if cw > 0:
-                eq = eq + correlation_equations(fixed, moving, points, windows, config.correlation_noise).scaled(cw)
-            return eq
+    def objective(self, affine: AffineTransform) -> NormalEquations:
+        """Compare both images through `affine`."""
+        config = self.plan.config
+        side = SolverSide(self.plan.pair[1], self.working, self.control, affine)
+        moving = _sampled(side, self.pool_zyx, self.mind, self.plan)
+        terms = []
+        if config.feature_weight > 0:
+            features = feature_equations(
+                self.fixed,
+                moving,
+                self.points,
+                self.mind.channels,
+                unrelated=self.unrelated,
+                trust_cost=config.trust_cost,
+            )
+            terms.append(features.scaled(config.feature_weight))
+        if config.correlation_weight > 0:
+            noise = config.correlation_noise
+            correlation = correlation_equations(
+                self.fixed, moving, self.points, self.windows, noise
+            )
+            terms.append(correlation.scaled(config.correlation_weight))
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
-        d = descend(objective, t, model, frame, least_step_mm=0.01 * min(spacing), most_evaluations=EVALS)
-        t = d.transform
-        log(f"factor {factor} control {control.shape_zyx} {spacing} points {points.flat.size} win {width} value {d.before:.4f} -> {d.after:.4f} evals {d.evaluations} unrelated {unrelated:.2f} cpu {time.process_time()-t0:.2f}")
-    return t
+
+def _cropped(plan: Plan, factor: int) -> tuple[Geometry, tuple[int, int, int]]:
+    """Return a level's working grid, cropped to the body, and its voxels per control voxel."""
+    grid, image = plan.grids.working, plan.pair[0]
+    if factor > 1:
+        voxel = factor * min(grid.spacing_mm)
+        x, y, z = (max(mm, voxel) for mm in grid.spacing_mm)
+        grid = resampled_grid(grid, (x, y, z))
+    pool = whole_voxels(plan.config.control_spacing_mm * factor, grid)
+    side = SolverSide(image, grid, coarsened_grid(grid, pool), AffineTransform.identity())
+    box = bounding_box(side_weight(side, plan.device.host) > 0, _MARGIN)
+    first = [part.start * p for part, p in zip(box, pool, strict=True)]
+    z, y, x = (
+        min(part.stop * p, n) - f
+        for part, p, n, f in zip(box, pool, grid.shape_zyx, first, strict=True)
+    )
+    return shifted_grid(grid, (first[0], first[1], first[2]), (z, y, x)), pool
+
+
+def _coarser(mind: MindFeatures, factor: int) -> MindFeatures:
+    """Return the same features for voxels that are `factor` times as long."""
+    return replace(
+        mind,
+        radius_mm=mind.radius_mm * factor,
+        dilation_mm=mind.dilation_mm * factor,
+        intensity_windows_mm=tuple(mm * factor for mm in mind.intensity_windows_mm),
+    )
+
+
+def _sampled(
+    side: SolverSide, pool: tuple[int, int, int], mind: MindFeatures, plan: Plan
+) -> Sampled:
+    """Sample one image on a level's grids."""
+    host = plan.device.host
+    image = working_image(side, pool, host)
+    features, structure = mind.of_image(image, host)
+    correlates = plan.config.correlation_weight > 0
+    return Sampled(
+        features,
+        side_weight(side, host) * structure,
+        control_intensity(image, host) if correlates else None,
+    )
+
+
+def _centre_vox(weight: Array, side: SolverSide, *, weighted: bool) -> FloatArray:
+    """Return the centre of the weights, z, y, x in voxels."""
+    total = float(weight.sum(dtype=np.float64))
+    if total <= 0:
+        raise RegistrationError(nothing_left(side, weighted=weighted))
+    centre = []
+    for axis, n in enumerate(weight.shape):
+        others = tuple(a for a in range(3) if a != axis)
+        centre.append(float(weight.sum(axis=others, dtype=np.float64) @ np.arange(n)) / total)
+    return np.array(centre)
+
+
+def _unrelated(fixed: Sampled, points: Points, channels: int) -> float:
+    """Return the squared difference of independent draws from the fixed image's features."""
+    stored = fixed.features.shape[-1]
+    values = fixed.features.reshape(-1, stored)[points.flat, :channels].astype(np.float32)
+    return 2 * float(values.var(axis=0).sum()) if len(values) else 0.0

@@ -35,6 +35,8 @@ class Plan:
         warnings: what the images leave open, and the options that settle it.
         memory_bytes: predicted peak on the host in addition to the caller's images.
         device_memory: predicted peak of each stage on the GPU; None on a CPU.
+        start: the initial alignment from which a linear registration was refined; None before it,
+            and for registrations that refine a field.
     """
 
     pair: Pair
@@ -48,10 +50,11 @@ class Plan:
     warnings: tuple[str, ...]
     memory_bytes: int
     device_memory: DeviceMemory | None = None
+    start: AffineTransform | None = None
 
     @property
     def initial(self) -> AffineTransform:
-        """The initial alignment, fixed points to moving points."""
+        """The alignment in which features are compared, fixed points to moving points."""
         return self.alignment.transform
 
     @property

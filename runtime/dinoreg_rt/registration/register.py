@@ -6,6 +6,7 @@ images and a transform that is given as the initial alignment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from ..device.streams import working_stream
 from ..encoder.open_encoders import EncoderPool
 from ..engines.open import ENGINE_PACKAGES
 from ..fields.solve import (
+    affine_field,
     confidence,
     inverse_displacement,
     inverse_misses,
@@ -27,17 +29,20 @@ from ..fields.solve import (
     solve,
     solver_options,
     whole_displacement,
+    without_steps,
 )
 from ..fields.warp import warp_volume
+from ..geometry import compose_affines, invert_affine
 from ..io.arrays import check_device
 from ..io.hashes import versions
 from ..quality.finite import check_finite
 from ..quality.metrics import run_quality
 from ..quality.mirror_test import DecoySearches, search_decoys
-from ..types import Array, DisplacementField, EncodingSummary, RunQuality, Volume
+from ..types import AffineTransform, Array, DisplacementField, EncodingSummary, RunQuality, Volume
 from .case import Case
 from .demands import check_demands
 from .features import extract_features, field_of_view, weigh
+from .linear import refine_linear
 from .memory import check_memory, device_memory_errors
 from .plan import Plan
 from .planning import plan_case
@@ -102,6 +107,10 @@ def register(  # noqa: PLR0913 - all but the images by name
     check_memory(plan.sizes, plan.memory_bytes, plan.device_memory, plan.device)
     run = _Run(plan, stage_timer(plan.device), progress or (lambda stage, fraction: None))
     with run.on_device():
+        if (model := plan.config.linear_transform) is not None:
+            with run.timer.stage("linear"):
+                plan = refine_linear(plan, model, case.weights, run.report)
+            run = replace(run, plan=plan)
         with run.timer.stage("field of view"):
             images = plan.uploaded(case.fixed, case.moving)
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
@@ -188,13 +197,14 @@ def _match(
     plan, timer = run.plan, run.timer
     extracted = extract_features(plan.sides(*images), plan, timer, run.report, encoders)
     options = solver_options(plan.config, plan.grids)
+    linear = plan.config.linear_transform is not None
     with timer.stage("solve"):
         solution = solve(
             extracted.features,
             weigh(counts, extracted.features),
             plan.grids,
             plan.moving_grids.offset_zyx,
-            options,
+            without_steps(options) if linear else options,
             plan.device,
             run.report,
             search=extracted.levels(counts),
@@ -204,6 +214,11 @@ def _match(
     mirror_test = None
     if extracted.mind is not None and extracted.intensities is not None:
         with timer.stage("trust"):
+            back = (
+                None
+                if plan.start is None
+                else affine_field(_back(plan), plan.grids.control, plan.device)
+            )
             mirror_test = search_decoys(
                 extracted.mind,
                 extracted.intensities,
@@ -213,10 +228,17 @@ def _match(
                 options,
                 plan.device,
                 solution.field,
+                back=back,
             )
     shown = extracted.search[0]  # the refinement may compare MIND-SSC alone
     kept = KeptFeatures.of(shown, weigh(counts, shown), solution.field, plan) if keep else None
     return _Match(solution, mirror_test, extracted.encoding, kept)
+
+
+def _back(plan: Plan) -> AffineTransform:
+    """Return the map from fixed points to the fixed points that the start takes to their place."""
+    start = plan.initial if plan.start is None else plan.start
+    return compose_affines(invert_affine(plan.initial), start)
 
 
 def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fields:
@@ -266,6 +288,8 @@ def _quality(match: _Match, fields: _Fields, plan: Plan) -> RunQuality:
         plan.device,
         inverse_misses=fields.inverse_misses,
     )
+    if plan.start is not None:  # the start is compared by the agreement of MIND-SSC alone
+        quality = replace(quality, feature_distance_before=math.nan)
     if plan.alignment.similarity is not None:
         quality = replace(quality, alignment_similarity=plan.alignment.similarity)
     if match.mirror_test is None:
@@ -285,7 +309,8 @@ def _result(
     plan, grid = run.plan, fields.displacement.geometry
     return RegistrationResult(
         displacement=fields.displacement,
-        initial=plan.initial,
+        initial=plan.initial if plan.start is None else plan.start,
+        affine=None if plan.start is None else plan.initial,
         warped=fields.warped,
         inverse=fields.inverse,
         confidence=None if fields.confidence is None else Volume(fields.confidence, grid),

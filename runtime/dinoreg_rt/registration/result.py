@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..align.linear_models import LinearSummary
 from ..config.parameters import RegistrationConfig
+from ..geometry import centre_lps_mm
 from ..quality.trust import Trust, judge, quality_warnings
 from ..types import (
     AffineTransform,
@@ -99,6 +101,7 @@ class RegistrationResult:
         displacement: the whole mapping from fixed to moving points, initial alignment included, on
             the fixed image's grid.
         initial: the initial alignment alone, fixed points to moving points.
+        affine: the whole mapping of a linear registration; None if a field was refined.
         warped: the moving image on the fixed image's grid.
         inverse: moving points to fixed points on the moving image's grid; None unless requested.
         quality: measures of the result that need no labels.
@@ -135,6 +138,7 @@ class RegistrationResult:
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     confidence: Volume | None = None
+    affine: AffineTransform | None = None
 
     @property
     def trust(self) -> Trust:
@@ -156,6 +160,13 @@ class RegistrationResult:
             found.append("the encoder's weights are random: its features mean nothing")
         return found
 
+    def linear_summary(self) -> LinearSummary | None:
+        """Return the numbers of a linear registration; None if a field was refined."""
+        model = self.config.linear_transform
+        if self.affine is None or model is None:
+            return None
+        return LinearSummary.of(self.affine, model, centre_lps_mm(self.displacement.geometry))
+
     def warped_sitk(self) -> sitk.Image:
         """Return the warped moving image as a SimpleITK image on the fixed grid."""
         from ..io import volume_to_sitk
@@ -169,10 +180,15 @@ class RegistrationResult:
         return displacement_to_sitk(self.displacement)
 
     def transform_sitk(self) -> sitk.Transform:
-        """Return the mapping from fixed to moving points as a SimpleITK composite transform.
+        """Return the mapping from fixed to moving points as a SimpleITK transform.
 
-        It equals `displacement` on the fixed grid; outside the grid it is `initial` alone.
+        A linear one is ``Euler3DTransform``, ``Similarity3DTransform`` or ``AffineTransform``,
+        centred on the fixed image. Otherwise it is a composite, which equals `displacement` on the
+        fixed grid; outside the grid it is `initial` alone.
         """
-        from ..io import composite_to_sitk
+        from ..io import composite_to_sitk, linear_to_sitk
 
+        if self.affine is not None and self.config.linear_transform is not None:
+            centre = centre_lps_mm(self.displacement.geometry)
+            return linear_to_sitk(self.affine, self.config.linear_transform, centre)
         return composite_to_sitk(self.initial, self.displacement)

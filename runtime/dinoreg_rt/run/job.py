@@ -65,6 +65,7 @@ class RunRequest:
         extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
         what = {"inverse": self.config.inverse, "confidence": self.config.confidence}
         what |= {"picture": self.picture, "features": self.save_features}
+        what["linear"] = self.config.linear_transform is not None
         return file_names(extras, **what)
 
     def inputs(self) -> list[Path]:
@@ -114,7 +115,8 @@ def execute_run(request: RunRequest, progress: Reporter) -> RunReport:
     with io.staged_folder(request.output, partial(_obsolete, request)) as folder:
         with _timed(timings_ms, "read"):
             inputs = _read_inputs(request, progress)
-        io.check_free_space(request.output, least_bytes(inputs.fixed.geometry))
+        if request.config.linear_transform is None:
+            io.check_free_space(request.output, least_bytes(inputs.fixed.geometry))
         result = register(
             inputs.fixed,
             inputs.moving,

@@ -71,10 +71,17 @@ _FEATURE_FILES = ["features_fixed.nrrd", "features_moving.nrrd", "features.png"]
 
 
 def file_names(
-    extras: list[str], *, inverse: bool, picture: bool, confidence: bool, features: bool
+    extras: list[str],
+    *,
+    inverse: bool,
+    picture: bool,
+    confidence: bool,
+    features: bool,
+    linear: bool = False,
 ) -> list[str]:
-    """Return the names of all files of a run."""
-    names = ["warped.nii.gz", "displacement.nii.gz", "transform.h5"]
+    """Return the names of all files of a run; `linear`: of one that refines a linear map alone."""
+    names = ["warped.nii.gz"]
+    names += ["transform.tfm"] if linear else ["displacement.nii.gz", "transform.h5"]
     names += ["inverse.nii.gz"] * inverse + ["confidence.nii.gz"] * confidence
     names += ["qc.png"] * picture + _FEATURE_FILES * features
     return [*names, *extras, "report.json"]
@@ -143,9 +150,11 @@ def result_writers(
     """
     from .picture import draw_picture
 
-    writers: dict[str, Writer] = {
-        "displacement.nii.gz": lambda path: io.write_displacement(path, result.displacement)
-    }
+    writers: dict[str, Writer] = {}
+    if result.affine is None:
+        writers["displacement.nii.gz"] = lambda path: io.write_displacement(
+            path, result.displacement
+        )
     if result.inverse is not None:
         inverse = result.inverse
         writers["inverse.nii.gz"] = lambda path: io.write_displacement(path, inverse)
@@ -156,9 +165,12 @@ def result_writers(
         writers["qc.png"] = lambda path: draw_picture(result, fixed, moving, path)
     if result.features is not None:
         writers |= _feature_writers(result.features)
-    writers["transform.h5"] = lambda path: io.write_composite_h5(
-        path, result.initial, result.displacement
-    )
+    if result.affine is None:
+        writers["transform.h5"] = lambda path: io.write_composite_h5(
+            path, result.initial, result.displacement
+        )
+    else:
+        writers["transform.tfm"] = lambda path: io.write_linear(path, result.transform_sitk())
     writers["warped.nii.gz"] = lambda path: io.write_volume(path, result.warped)
     further: dict[str, Volume | LabelMap] = {**extras.images, **extras.labels}
     return writers | {name: _warped_writer(result, extra, warn) for name, extra in further.items()}

@@ -55,6 +55,14 @@ def draw_picture(result: RegistrationResult, fixed: Volume, moving: Volume, path
 
 def _headline(result: RegistrationResult) -> str:
     quality = result.quality
+    if (linear := result.linear_summary()) is not None:
+        shift = ", ".join(f"{mm:.2f}" for mm in linear.translation_mm)
+        return (
+            f"{linear.model}   \N{MIDDLE DOT}   rotation {linear.angle_deg:.2f}\N{DEGREE SIGN}"
+            f"   \N{MIDDLE DOT}   shift ({shift}) mm, LPS"
+            f"   \N{MIDDLE DOT}   scale {linear.scale:.4f}"
+            f"   \N{MIDDLE DOT}   feature distance {quality.feature_distance_after:.3g}"
+        )
     return (
         f"feature distance {quality.feature_distance_before:.3g} \N{RIGHTWARDS ARROW} "
         f"{quality.feature_distance_after:.3g}"
