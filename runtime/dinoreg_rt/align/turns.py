@@ -1,7 +1,8 @@
 """Rotated poses of the moving image, from which a search over all shifts may start.
 
-Searches and fits bridge rotations of about 20 degrees. Where linear registration must find more,
-27 rotations are tried, on cells of twice the usual size: an eighth of the work.
+Searches and fits bridge rotations of about 20 degrees. For more, rotations about each axis are tried
+and, if one of them fits better than none, combinations of them, on cells of twice the usual size: an
+eighth of the work.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from ..device.choice import Device
 from ..geometry import coarsened_grid
 from ..types import FloatArray
-from .shifts import Side, make_side, search_positions
+from .shifts import Candidate, Side, make_side, search_positions
 
 #: Angle between neighbouring poses about each axis. With 30 degrees the nearest pose was the most
 #: similar one for T1 with T2, a T1 and a CT that were turned by up to 45 degrees (21 of 21).
@@ -33,15 +34,27 @@ def turned_poses(fixed: Side, moving: Side, device: Device) -> list[FloatArray]:
         make_side(replace(s.coarse, cells=coarsened_grid(s.coarse.cells, _COARSER)), device)
         for s in (fixed, moving)
     ]
-    angles = itertools.product((-_STEP_DEG, 0.0, _STEP_DEG), repeat=3)
-    poses = [rotation(np.deg2rad(vector)) for vector in angles]
-    found = search_positions(coarser[0], coarser[1], poses, device, best_of_each=True)
+
+    def search(angles: list[tuple[float, ...]]) -> list[Candidate]:
+        poses = [rotation(np.deg2rad(vector)) for vector in angles]
+        return search_positions(coarser[0], coarser[1], poses, device, best_of_each=True)
+
+    angles = list(itertools.product((-_STEP_DEG, 0.0, _STEP_DEG), repeat=3))
+    found = search([vector for vector in angles if np.count_nonzero(vector) < 2])
+    if not found or _unturned(found[0]):
+        return []
+    found += search([vector for vector in angles if np.count_nonzero(vector) > 1])
+    found.sort(key=lambda candidate: -candidate.similarity)
     turned: list[FloatArray] = []
     for candidate in found[:_KEPT]:
-        if np.allclose(candidate.transform.matrix, np.eye(3)):
+        if _unturned(candidate):
             break
         turned.append(candidate.transform.matrix)
     return turned
+
+
+def _unturned(candidate: Candidate) -> bool:
+    return np.allclose(candidate.transform.matrix, np.eye(3))
 
 
 def rotation(vector: FloatArray) -> FloatArray:

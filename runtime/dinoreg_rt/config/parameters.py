@@ -65,7 +65,7 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     @property
     def linear_transform(self) -> LinearModel | None:
         """The model of a linear registration; None if a field is refined."""
-        if self.transform == "displacement" or self.transform == "velocity":  # noqa: PLR1714 - mypy
+        if self.transform == "displacement" or self.transform == "velocity":
             return None
         return self.transform
 

@@ -44,7 +44,7 @@ from .plan import Plan
 #: Largest control spacing of a level, in mm: about the cells of the initial alignment.
 _COARSEST_MM = 12.0
 #: Largest number of evaluations on the coarser levels and on the finest, which starts close.
-_EVALUATIONS, _FINEST_EVALUATIONS = 12, 3
+_EVALUATIONS, _FINEST_EVALUATIONS = 12, 2
 #: A step that moves a typical point by a smaller share of a control voxel ends a level.
 _LEAST_STEP_VOX = 0.02
 #: Margin around the compared voxels, in control voxels, so that features at their border are whole.

@@ -10,6 +10,7 @@ Usage: python prepare_linear.py --data DATA --output PAIRS
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,10 @@ def main() -> None:
                 folder = write(f"{name}_{letter}{degrees}", fixed, image)
                 sitk.WriteTransform(map_, str(folder / "turn.tfm"))
     images = [sitk.ReadImage(str(options.data / name)) for name in _TUMOUR]
-    write("tumour", images[0], images[1])
+    folder = write("tumour", images[0], images[1])
+    for role, name in zip(("fixed", "moving"), _TUMOUR, strict=True):
+        landmarks = options.data / name.replace("t1ce.nii.gz", "landmarks.csv")
+        shutil.copy(landmarks, folder / f"{role}_landmarks.csv")
 
 
 if __name__ == "__main__":
