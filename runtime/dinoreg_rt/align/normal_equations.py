@@ -14,7 +14,7 @@ Sums use einsum without BLAS, whose sums depend on the number of threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from ..types import Array, FloatArray
 #: Upper triangles of symmetric 3 x 3 and 4 x 4 matrices.
 _PAIRS_3 = np.triu_indices(3)
 _PAIRS_4 = np.triu_indices(4)
+#: Share of the noise's variance that is added to the moving image's, as in the deformable
+#: refinement: with all of it, contrast counts as well as correlation.
+_MOVING_NOISE = 1e-3
 #: Largest number of points at which features are compared, evenly taken from the voxels that count.
 _MOST_POINTS = 60_000
 
@@ -171,7 +174,8 @@ def correlation_equations(
     """Return the mean of 1 - rho^2 over the points, rho being the correlation of their windows.
 
     With a = cov / var(m), the gradient by an intensity m of the window is that of the residual
-    f - a m with a held: the best a is a minimum, so its change does not count.
+    f - a m with a held: the best a is a minimum, so its change does not count. It does count in the
+    curvature: changes of m that a new mean or a new a absorbs cost nothing (variable projection).
 
     Args:
         fixed: the fixed image.
@@ -196,29 +200,33 @@ def correlation_equations(
     product, fixed_square, moving_square = (
         summed(both * values) / weight for values in (f * m, f * f, m * m)
     )
-    fixed_square, moving_square = fixed_square + noise**2, moving_square + noise**2
+    fixed_square = fixed_square + noise**2
+    moving_square = moving_square + _MOVING_NOISE * noise**2
     total = max(float(here.sum(dtype=np.float64)), 1e-9)
     alike = product**2 / (fixed_square * moving_square)
     value = float((summed(both) * (1 - alike)).sum() + (here - both).sum(dtype=np.float64))
     scale = product / moving_square
-    slope_scale = (scale / fixed_square)[windows]
+    steepness = 2 * scale**2 / (fixed_square * total)
     slopes = np.stack(
         [
             (there[points.flat + step] - there[points.flat - step]) / np.float32(width)
             for step, width in points.steps()
         ]
     )
-    pull = -2 * both * slope_scale / total
-    gradient = pull * (f - scale[windows] * m) * slopes
-    curvature = (
-        2
-        * both
-        * slope_scale
-        * scale[windows]
-        / total
-        * np.stack([slopes[i] * slopes[j] for i, j in zip(*_PAIRS_3, strict=True)])
+    pull = -2 * both * (scale / fixed_square)[windows] / total
+    products = np.stack([slopes[i] * slopes[j] for i, j in zip(*_PAIRS_3, strict=True)])
+    found = _summed(
+        value / total,
+        pull * (f - scale[windows] * m) * slopes,
+        both * steepness[windows] * products,
+        points.position,
     )
-    return _summed(value / total, gradient, curvature, points.position)
+    rows = (both * slopes[:, None] * points.position).reshape(12, -1)
+    absorbed = np.zeros((12, 12))
+    for share, size in ((np.float64(1), weight), (m, weight * moving_square)):
+        sums = np.stack([summed(row * share) for row in rows])
+        absorbed += np.einsum("kn,ln->kl", sums * (steepness / size), sums)
+    return replace(found, curvature=found.curvature - absorbed.reshape(3, 4, 3, 4))
 
 
 def window_numbers(points: Points, width_vox: tuple[int, int, int]) -> NDArray[np.intp]:

@@ -1,8 +1,8 @@
 """Rotated poses of the moving image, from which a search over all shifts may start.
 
-Searches and fits bridge rotations of about 20 degrees. For more, rotations about each axis are tried
-and, if one of them fits better than none, combinations of them, on cells of twice the usual size: an
-eighth of the work.
+Searches and fits bridge rotations of about 20 degrees. For more, rotations about each axis are
+tried and, if one of them fits better than none, combinations of them, on cells of twice the usual
+size: an eighth of the work.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Prints one line for each pair and program, and appends it to OUTPUT/linear.jsonl: mean and largest
 distance in mm to the truth over the fixed image's tissue, CPU seconds (user and system) of the
-whole process, and wall seconds. The truth is the turn of the header, after the position that REFERENCE
-found without a turn where the images are two scans.
+whole process, and wall seconds. The truth is the turn of the header, after the position that
+REFERENCE found without a turn where the images are two scans.
 
 Usage: python run_linear.py --pairs PAIRS --output OUTPUT [--programs ants,elastix,greedy,ours]
            [--dinoreg PATH/dinoreg-rt] [--reference ants] [--only NAME ...]
