@@ -43,8 +43,8 @@ from .plan import Plan
 
 #: Largest control spacing of a level, in mm: about the cells of the initial alignment.
 _COARSEST_MM = 12.0
-#: Largest number of evaluations on the coarser levels and on the finest, which starts close.
-_EVALUATIONS, _FINEST_EVALUATIONS = 12, 2
+#: Largest number of evaluations on a level, and on the finest of several, which starts close.
+_EVALUATIONS, _FINEST_EVALUATIONS = 12, 3
 #: A step that moves a typical point by a smaller share of a control voxel ends a level.
 _LEAST_STEP_VOX = 0.02
 #: Margin around the compared voxels, in control voxels, so that features at their border are whole.
@@ -73,32 +73,36 @@ def refine_linear(
     for number, factor in enumerate(factors):
         report("linear", number / len(factors))
         level = _Level.of(plan, factor, organ_weight)
+        close = factor == 1 and len(factors) > 1
         found = descend(
             level.objective,
             transform,
             model,
             level.frame,
             least_step_mm=_LEAST_STEP_VOX * min(level.control.spacing_mm),
-            most_evaluations=_EVALUATIONS if factor > 1 else _FINEST_EVALUATIONS,
+            most_evaluations=_FINEST_EVALUATIONS if close else _EVALUATIONS,
         )
         transform = found.transform
         evaluations += found.evaluations
     report("linear", 1.0)
-    fixed, moving = (image.volume.geometry for image in plan.pair)
-    corners = corners_lps_mm(fixed)
-    ends = [transform_points(affine, corners) for affine in (plan.initial, transform)]
-    moved_mm = float(np.linalg.norm(ends[1] - ends[0], axis=1).mean())
-    choices = plan.choices | {
-        "linear refinement": f"{model}, {len(factors)} levels, {evaluations} evaluations; moved "
-        f"the corners of the fixed image by {moved_mm:.2f} mm on average"
-    }
-    return replace(
+    refined = replace(
         plan,
         start=plan.initial,
         alignment=replace(plan.alignment, transform=transform),
-        moving_grids=plan_moving_grids(plan.grids, moving, transform),
-        choices=choices,
+        moving_grids=plan_moving_grids(plan.grids, plan.pair[1].volume.geometry, transform),
     )
+    text = f"{model}, {len(factors)} levels, {evaluations} evaluations; moved the corners of the "
+    text += f"fixed image by {moved_mm(refined):.2f} mm on average"
+    return replace(refined, choices=plan.choices | {"linear refinement": text})
+
+
+def moved_mm(plan: Plan) -> float:
+    """Return how far the refinement moved the corners of the fixed image, in mm on average."""
+    corners = corners_lps_mm(plan.pair[0].volume.geometry)
+    ends = [
+        transform_points(affine, corners) for affine in (plan.start or plan.initial, plan.initial)
+    ]
+    return float(np.linalg.norm(ends[1] - ends[0], axis=1).mean())
 
 
 def level_factors(control: Geometry) -> list[int]:

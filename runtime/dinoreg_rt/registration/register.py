@@ -42,7 +42,7 @@ from ..types import AffineTransform, Array, DisplacementField, EncodingSummary, 
 from .case import Case
 from .demands import check_demands
 from .features import extract_features, field_of_view, weigh
-from .linear import refine_linear
+from .linear import moved_mm, refine_linear
 from .memory import check_memory, device_memory_errors
 from .plan import Plan
 from .planning import plan_case
@@ -294,7 +294,11 @@ def _quality(match: _Match, fields: _Fields, plan: Plan) -> RunQuality:
         quality = replace(quality, alignment_similarity=plan.alignment.similarity)
     if match.mirror_test is None:
         return quality
-    return replace(quality, **vars(match.mirror_test.measures()))
+    quality = replace(quality, **vars(match.mirror_test.measures()))
+    if plan.start is None or moved_mm(plan) >= min(plan.grids.control.spacing_mm) / 2:
+        return quality
+    # The agreement takes the nearest voxels, which do not resolve so short a way.
+    return replace(quality, mind_distance_before=math.nan, information_before=math.nan)
 
 
 def _result(
