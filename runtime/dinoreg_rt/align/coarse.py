@@ -170,15 +170,20 @@ def cell_features(
     return CellFeatures(mind, structure * body, body, seen)
 
 
-def scaled_grid(cells: Geometry, scale: float) -> tuple[Geometry, AffineTransform]:
-    """Return a grid that covers `cells` once it is scaled up by `scale`, and the scaling map."""
-    shape = tuple(max(1, math.ceil(n / scale - 1e-6)) for n in cells.shape_zyx)
-    first = cells.direction @ (np.asarray(shape[::-1], np.float64) - 1) / 2 * cells.spacing_mm[0]
-    grid = Geometry(
-        (shape[0], shape[1], shape[2]), cells.spacing_mm, tuple(-first), cells.direction
-    )
+def posed_grid(cells: Geometry, pose: FloatArray) -> tuple[Geometry, AffineTransform]:
+    """Return a grid around 0 that covers `cells` through a pose, and the map of its points.
+
+    Args:
+        cells: grid of the moving image.
+        pose: (3, 3), matrix from the grid's points to the moving image's, such as a scaling.
+    """
+    axes = cells.direction
+    reach = np.abs(axes.T @ np.linalg.inv(pose) @ axes) @ np.asarray(cells.shape_xyz, np.float64)
+    x, y, z = (max(1, math.ceil(n - 1e-6)) for n in reach)
+    first = axes @ (np.array([x, y, z], np.float64) - 1) / 2 * cells.spacing_mm[0]
     middle = corners_lps_mm(cells).mean(axis=0)
-    return grid, AffineTransform(scale * np.eye(3), middle)
+    grid = Geometry((z, y, x), cells.spacing_mm, tuple(-first), axes)
+    return grid, AffineTransform(pose, middle)
 
 
 def shifted(affine: AffineTransform, shift_mm: FloatArray) -> AffineTransform:

@@ -17,6 +17,7 @@ from .affine import improve
 from .coarse import CoarseImage
 from .match import evaluate, with_deformed
 from .shifts import Candidate, Side, make_side, search_positions
+from .turns import turned_poses
 
 #: Methods that compare the two images.
 SEARCHES = ("auto", "search", "affine")
@@ -113,7 +114,12 @@ def initial_alignment(pair: Pair, method: str, device: Device) -> Alignment:
 
 
 def search_alignment(
-    images: tuple[CoarseImage, CoarseImage], method: str, linear: LinearModel, device: Device
+    images: tuple[CoarseImage, CoarseImage],
+    method: str,
+    linear: LinearModel,
+    device: Device,
+    *,
+    turns: bool = False,
 ) -> Alignment:
     """Find the position to start from, wherever the headers place the images.
 
@@ -125,11 +131,15 @@ def search_alignment(
             start from the headers if these are about as good).
         linear: model of the fits.
         device: host.
+        turns: also search in rotated poses of the moving image, see `dinoreg_rt.align.turns`.
     """
     fixed, moving = (make_side(image, device) for image in images)
     headers = evaluate(fixed, moving, AffineTransform.identity(), device)
     scales = (1.0,) if linear == "rigid" else _SCALES
-    candidates = search_positions(fixed, moving, scales, device)
+    poses = [scale * np.eye(3) for scale in scales]
+    if turns:
+        poses += turned_poses(fixed, moving, device)
+    candidates = search_positions(fixed, moving, poses, device)
     if not candidates:
         return _fallback(fixed, moving)
     if method == "search":

@@ -29,7 +29,7 @@ from .coarse import (
     CoarseImage,
     View,
     cell_features,
-    scaled_grid,
+    posed_grid,
     shifted,
 )
 
@@ -153,20 +153,26 @@ def _energy(values: Array, weight: Array) -> float:
 
 
 def search_positions(
-    fixed: Side, moving: Side, scales: Sequence[float], device: Device
+    fixed: Side,
+    moving: Side,
+    poses: Sequence[FloatArray],
+    device: Device,
+    *,
+    best_of_each: bool = False,
 ) -> list[Candidate]:
-    """Return the best shifts for each scale of the moving image, best first and well apart.
+    """Return the best shifts for each pose of the moving image, best first and well apart.
 
-    The moving image stays oriented as its header says; `scales` are moving mm per fixed mm.
+    A pose is the matrix (3, 3) from fixed to moving points: a scaling, or a rotation. With
+    `best_of_each` only the best shift of each pose counts, wherever those of other poses lie.
     """
     cells = fixed.coarse.cells
-    grids = [scaled_grid(moving.coarse.cells, scale) for scale in scales]
+    grids = [posed_grid(moving.coarse.cells, pose) for pose in poses]
     largest = np.max([grid.shape_zyx for grid, _ in grids], axis=0)
     z, y, x = (_fast_length(int(a + b - 1)) for a, b in zip(cells.shape_zyx, largest, strict=True))
     spectra = _Spectra.of(fixed.centred, (z, y, x))
 
-    def best(scaled: tuple[Geometry, AffineTransform], host: Device) -> list[Candidate]:
-        grid, affine = scaled
+    def best(posed: tuple[Geometry, AffineTransform], host: Device) -> list[Candidate]:
+        grid, affine = posed
         there = centre(cell_features(moving.coarse, grid, affine, host), moving.level)
         maps = _all_shifts(spectra, _Spectra.of(there, (z, y, x)), fixed.centred, there)
         found = []
@@ -176,7 +182,10 @@ def search_positions(
             found.append(Candidate(shifted(affine, step), value, overlap))
         return found
 
-    return apart([c for found in side_by_side(best, grids, device) for c in found], cells)
+    found = side_by_side(best, grids, device)
+    if best_of_each:
+        return sorted((c for one in found for c in one[:1]), key=lambda c: -c.similarity)
+    return apart([c for one in found for c in one], cells)
 
 
 def apart(candidates: Sequence[Candidate], cells: Geometry) -> list[Candidate]:

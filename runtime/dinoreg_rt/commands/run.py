@@ -114,7 +114,8 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
 
     The results are warped.nii.gz, transform.h5 (the mapping from fixed to moving points, for ITK,
     ANTs and 3D Slicer), report.html, qc.png, report.json, and the files that --save, --labels and
-    --image request.
+    --image request. With --transform rigid, similarity or affine, transform.tfm replaces
+    transform.h5.
 
     The files appear together or not at all. Files of an earlier run that this run does not write
     are removed, if the folder's report.json lists them and they have not been changed since.
@@ -193,18 +194,29 @@ def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
 
 
 def _say_result(report: RunReport, output: Path, reporter: Reporter) -> None:
+    reporter.say("result", _result_text(report))
+    stages = (f"{stage} {ms / 1e3:.2f} s" for stage, ms in report.timings_ms.items())
+    reporter.say("timings", ", ".join(stages))
+    reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")
+
+
+def _result_text(report: RunReport) -> str:
+    """Return the main numbers of a result in one line."""
     quality = report.quality
-    reporter.say(
-        "result",
+    if (linear := report.transform) is not None:
+        shift = ", ".join(f"{mm:.2f}" for mm in linear.translation_mm)
+        return (
+            f"{linear.model} transform with a rotation of {linear.angle_deg:.2f} degrees, a shift "
+            f"of ({shift}) mm, LPS, at the centre and a scale of {linear.scale:.4f}; feature "
+            f"distance {quality.feature_distance_after:.4g}"
+        )
+    return (
         f"feature distance {quality.feature_distance_before:.4g} -> "
         f"{quality.feature_distance_after:.4g} (lower is better), "
         f"{quality.folded_percent:.3f} % folded, "
         f"SDLogJ {quality.sdlogj:.3f}, inverse consistency "
-        f"{quality.inverse_consistency_mean_mm:.2f} mm",
+        f"{quality.inverse_consistency_mean_mm:.2f} mm"
     )
-    stages = (f"{stage} {ms / 1e3:.2f} s" for stage, ms in report.timings_ms.items())
-    reporter.say("timings", ", ".join(stages))
-    reporter.say("written", f"{output} in {report.total_ms / 1e3:.1f} s")
 
 
 def _say_verdict(report: RunReport, reporter: Reporter, *, quiet: bool) -> None:

@@ -44,7 +44,9 @@ class ImageParameters(BaseModel):
         "file",
     )
     linear: LinearModel = Field(
-        "affine", description="transform model that --initial auto and affine fit"
+        "affine",
+        description="transform model that --initial auto and affine fit; that of --transform if it "
+        "is linear",
     )
     orientation: OrientationChoice = Field(
         "auto",

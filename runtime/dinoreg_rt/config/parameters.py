@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import (
     ConfigDict,
@@ -23,7 +23,7 @@ from ..errors import ConfigError
 from .explain import Origin, check_kind, explain
 from .feature_parameters import FeatureParameters, FeatureSet
 from .files import read_preset, read_toml
-from .image_parameters import ImageParameters
+from .image_parameters import ImageParameters, LinearModel
 from .solver_parameters import SolverParameters
 
 #: Two ways to choose the slices that are encoded.
@@ -61,6 +61,18 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     def computes_mind(self) -> bool:
         """Whether MIND-SSC is computed, for a stage or only for the mirror test."""
         return self.uses_mind or self.trust
+
+    @property
+    def linear_transform(self) -> LinearModel | None:
+        """The model of a linear registration; None if a field is refined."""
+        if self.transform == "displacement" or self.transform == "velocity":
+            return None
+        return self.transform
+
+    @property
+    def initial_model(self) -> LinearModel:
+        """The model of the initial alignment."""
+        return self.linear_transform or self.linear
 
     @model_validator(mode="wrap")
     @classmethod
@@ -136,6 +148,27 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     def _something_is_compared(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value == 0 and info.data.get("feature_weight") == 0:
             raise ValueError("with a feature weight of 0 nothing is compared; raise one of them")
+        return value
+
+    @field_validator("transform")
+    @classmethod
+    def _linear_compares_mind(cls, value: str, info: ValidationInfo) -> str:
+        if value in get_args(LinearModel):
+            if info.data.get("encoder") is not None:
+                raise ValueError(
+                    "a linear transform compares MIND-SSC and intensities; leave the encoder out"
+                )
+            if info.data.get("feature_similarity") != "mse":
+                raise ValueError("a linear transform needs the feature similarity mse")
+        return value
+
+    @field_validator("confidence")
+    @classmethod
+    def _confidence_is_of_a_search(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("transform") in get_args(LinearModel):
+            raise ValueError(
+                "a linear transform has no confidence, which is that of the discrete search"
+            )
         return value
 
     def changed(self, **values: Any) -> Self:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 FeatureSimilarity = Literal["mse", "cosine", "lncc"]
+TransformKind = Literal["rigid", "similarity", "affine", "displacement", "velocity"]
 
 
 class SolverParameters(BaseModel):
@@ -148,10 +149,11 @@ class SolverParameters(BaseModel):
     fold_margin: float = Field(
         0.2, ge=0, lt=1, description="Jacobian determinant below which --fold-penalty acts"
     )
-    transform: Literal["displacement", "velocity"] = Field(
+    transform: TransformKind = Field(
         "displacement",
-        description="transform that is refined: a displacement field, or a stationary velocity "
-        "field, whose negative gives the inverse",
+        description="transform that is refined: a displacement field, a stationary velocity "
+        "field, whose negative gives the inverse, or a linear map alone (rigid, similarity, "
+        "affine), which is written as transform.tfm",
     )
     trust: bool = Field(
         default=True,

@@ -18,9 +18,9 @@ from ..io.paths import check_input
 from ..quality import metrics as quality
 from .pair import PairFiles, PairScores, evaluate_pair
 
-#: File names of a pair's result, of which the first that exists is used. They hold the same mapping
-#: if `dinoreg-rt run` writes both.
-RESULT_NAMES = ("transform.h5", "displacement.nii.gz")
+#: File names of a pair's result, of which the first that exists is used. The first two hold the
+#: same mapping if `dinoreg-rt run` writes both; the last is that of a linear transform.
+RESULT_NAMES = ("transform.h5", "displacement.nii.gz", "transform.tfm")
 
 _REQUIRED = ("pair", "fixed", "moving")
 _OPTIONAL = ("kind", "fixed_label", "moving_label", "fixed_points", "moving_points", "mask")

@@ -139,13 +139,14 @@ class MindFeatures:
         """
         (first, first_weight), (second, second_weight) = (
             image.kept.once(
-                "MIND-SSC", (self, image.key), functools.partial(self._of, image, device)
+                "MIND-SSC", (self, image.key), functools.partial(self.of_image, image, device)
             )
             for image in (fixed, moving)
         )
         return FeaturePair(first, second, first_weight, second_weight, self.channels)
 
-    def _of(self, image: WorkingImage, device: Device) -> tuple[Array, Array]:
+    def of_image(self, image: WorkingImage, device: Device) -> tuple[Array, Array]:
+        """Return the features of one image and the weight of each control voxel."""
         shape = [-(-n // p) for n, p in zip(image.array.shape, image.pool_zyx, strict=True)]
         weight = device.xp.empty(shape, np.float32)
         features = dinoreg_kernels.mind_ssc(
@@ -177,13 +178,16 @@ def control_intensities(
 ) -> tuple[Array, Array]:
     """Average the windowed intensities of both images over control voxels, (d, h, w) float32."""
     first, second = (
-        image.kept.once("intensities", image.key, functools.partial(_averaged, image, device))
+        image.kept.once(
+            "intensities", image.key, functools.partial(control_intensity, image, device)
+        )
         for image in images
     )
     return first, second
 
 
-def _averaged(image: WorkingImage, device: Device) -> Array:
+def control_intensity(image: WorkingImage, device: Device) -> Array:
+    """Average the windowed intensities of one image over control voxels, (d, h, w) float32."""
     pool = image.pool_zyx
     if pool == (1, 1, 1):
         return image.array

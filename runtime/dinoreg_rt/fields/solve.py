@@ -7,6 +7,7 @@ the initial alignment. Here it becomes vectors in LPS mm that hold the whole map
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,6 +62,18 @@ def solver_options(config: DecidedConfig, grids: WorkingGrids) -> SolverOptions:
         correlation_noise=config.correlation_noise,
         fold_margin=config.fold_margin,
         squarings=_SQUARINGS if config.transform == "velocity" else 0,
+    )
+
+
+def without_steps(options: SolverOptions) -> SolverOptions:
+    """Return options that only compare the images where they are: the field is zero."""
+    return replace(
+        options,
+        search_radius=(0, 0, 0),
+        search_levels=1,
+        consistency_rounds=0,
+        iterations=(0,),
+        squarings=0,
     )
 
 
@@ -163,6 +176,20 @@ def _displacement(
         threads=device.threads,
     )
     return DisplacementField(vectors, grid)
+
+
+def affine_field(affine: AffineTransform, control: Geometry, device: Device) -> Array:
+    """Return ``affine(p) - p`` as a field of the solver, (d, h, w, 3) mm along z, y, x."""
+    there = compose_affines(affine, index_to_lps(control))
+    change = _by_index(there) - _by_index(index_to_lps(control))
+    return dinoreg_kernels.map_field(
+        control.shape_zyx,
+        control.direction.T[::-1] @ change,
+        device.xp.zeros((1, 1, 1, 3), np.float32),
+        to_field=np.zeros((3, 4)),
+        matrix=np.eye(3),
+        threads=device.threads,
+    )
 
 
 def whole_displacement(

@@ -32,6 +32,7 @@ from .points import Frame, PointSet, read_points, write_points
 from .staging import staged_file, staged_folder
 from .transforms import (
     composite_to_sitk,
+    linear_to_sitk,
     read_initial,
     read_own_grid,
     read_transform,
@@ -39,6 +40,7 @@ from .transforms import (
     transform_points_within,
     write_affine,
     write_composite_h5,
+    write_linear,
 )
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "input_files",
     "labels_from_sitk",
     "labels_to_sitk",
+    "linear_to_sitk",
     "output_errors",
     "read_displacement",
     "read_geometry",
@@ -80,6 +83,7 @@ __all__ = [
     "write_composite_h5",
     "write_displacement",
     "write_labels",
+    "write_linear",
     "write_points",
     "write_vectors",
     "write_volume",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import geometry
+from ..config.image_parameters import LinearModel
 from ..errors import InputError, OutputError
 from ..types import (
     AffineTransform,
@@ -101,6 +102,15 @@ def write_affine(path: str | os.PathLike[str], affine: AffineTransform) -> None:
     Raises:
         OutputError: the file cannot be written, or has another suffix.
     """
+    write_linear(path, _affine_to_sitk(affine))
+
+
+def write_linear(path: str | os.PathLike[str], transform: sitk.Transform) -> None:
+    """Write a linear transform of ITK, such as `linear_to_sitk` returns; as `write_affine`.
+
+    Raises:
+        OutputError: as `write_affine`.
+    """
     import SimpleITK as sitk
 
     check_name(path, OutputError)
@@ -112,9 +122,35 @@ def write_affine(path: str | os.PathLike[str], affine: AffineTransform) -> None:
         )
     with staged_file(target) as staged, output_errors(target):
         try:
-            sitk.WriteTransform(_affine_to_sitk(affine), str(staged))
+            sitk.WriteTransform(transform, str(staged))
         except RuntimeError as error:
             raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def linear_to_sitk(
+    affine: AffineTransform, model: LinearModel, centre_mm: FloatArray
+) -> sitk.Transform:
+    """Convert a linear map to ITK's transform of its model, with `centre_mm` (LPS) as its centre.
+
+    Args:
+        affine: a map of the model, up to rounding.
+        model: rigid (``Euler3DTransform``), similarity (``Similarity3DTransform``) or affine
+            (``AffineTransform``).
+        centre_mm: point about which ITK's parameters turn and scale.
+    """
+    import SimpleITK as sitk
+
+    kinds = {
+        "rigid": sitk.Euler3DTransform,
+        "similarity": sitk.Similarity3DTransform,
+        "affine": lambda: sitk.AffineTransform(3),
+    }
+    transform = kinds[model]()
+    transform.SetCenter(centre_mm.tolist())
+    transform.SetMatrix(affine.matrix.ravel().tolist())
+    there = geometry.transform_points(affine, centre_mm[None])[0]
+    transform.SetTranslation((there - centre_mm).tolist())
+    return transform
 
 
 def composite_to_sitk(

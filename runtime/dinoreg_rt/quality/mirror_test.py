@@ -120,7 +120,7 @@ class DecoySearches:
         return measures, agreement_by_region(agreement)
 
 
-def search_decoys(  # noqa: PLR0913 - the arrays of one registration
+def search_decoys(  # noqa: PLR0913 - the arrays of one call
     features: FeaturePair,
     images: tuple[Array, Array],
     weights: tuple[Array, Array],
@@ -130,6 +130,8 @@ def search_decoys(  # noqa: PLR0913 - the arrays of one registration
     options: SolverOptions,
     device: Device,
     field: Array,
+    *,
+    back: Array | None = None,
 ) -> DecoySearches | None:
     """Search in the moving image, in its three mirror images, and in that of the fixed image.
 
@@ -145,6 +147,8 @@ def search_decoys(  # noqa: PLR0913 - the arrays of one registration
         options: options of the registration, whose search is used at twice the step.
         device: device that holds the arrays.
         field: result of the registration, (d, h, w, 3) mm on the fixed control grid.
+        back: like `field`, from where the images lie to where they lay before the registration, for
+            a linear one, whose features are already compared in its result; None otherwise.
 
     Returns:
         None if there is no search.
@@ -153,8 +157,16 @@ def search_decoys(  # noqa: PLR0913 - the arrays of one registration
         return None
     spacing_mm = grids.control.spacing_mm[::-1]
     agreement = measure_agreement(
-        features, images, weights, field, grids.control, moving_offset_zyx, device
+        features,
+        images,
+        weights,
+        field if back is None else back,
+        grids.control,
+        moving_offset_zyx,
+        device,
     )
+    if back is not None:  # before and after are exchanged
+        agreement = device.xp.concatenate([agreement[NUMBERS // 2 :], agreement[: NUMBERS // 2]])
     fixed = MirrorTestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
     moving = MirrorTestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
     search = _Search(fixed, [COARSER * mm for mm in spacing_mm], features.channels, options, device)

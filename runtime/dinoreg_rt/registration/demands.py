@@ -43,6 +43,28 @@ OF_AN_ENCODER = (
 )
 
 
+#: Parameters of the search and the refinement of a field, and of the initial alignment's model.
+OF_A_FIELD = (
+    "linear",
+    "search_spacing_mm",
+    "search_radius_mm",
+    "search_levels",
+    "search_trust_cost",
+    "cost_smoothing",
+    "field_smoothing",
+    "coupling",
+    "search_memory_mb",
+    "inverse_consistency_rounds",
+    "iterations",
+    "learning_rate_mm",
+    "adam_epsilon",
+    "smoothing_mm",
+    "smoothness",
+    "fold_penalty",
+    "fold_margin",
+)
+
+
 def check_demands(config: RegistrationConfig) -> Device:
     """Check the machine, then the encoder, and return the device.
 
@@ -150,13 +172,20 @@ def check_used(config: RegistrationConfig, given: Iterable[str]) -> None:
         InputError: the encoder does not exist.
     """
     names = set(given)
+    if config.linear_transform is not None:
+        _check_all_used(names, OF_A_FIELD, f"with --transform {config.transform}", "omit them")
     if config.encoder is not None:
         _check_used_by_encoder(config, config.encoder, names)
-    elif unused := sorted(names.intersection(OF_AN_ENCODER)):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        raise ConfigError(
-            f"without an encoder these have no effect: {options}; add --encoder or omit them"
-        )
+    else:
+        advice = "add --encoder or omit them"
+        _check_all_used(names, OF_AN_ENCODER, "without an encoder", advice)
+
+
+def _check_all_used(given: set[str], unused: Sequence[str], when: str, advice: str) -> None:
+    """Check that none of the `given` parameters is among the unused ones."""
+    if found := sorted(given.intersection(unused)):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in found)
+        raise ConfigError(f"{when} these have no effect: {options}; {advice}")
 
 
 def _check_used_by_encoder(config: RegistrationConfig, encoder: str, given: set[str]) -> None:

@@ -5,7 +5,6 @@ Features are MIND-SSC, an encoder's, or both joined.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -90,9 +89,9 @@ def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> t
     Raises:
         RegistrationError: nothing is left to compare.
     """
-    fixed, moving = (_weight(side, device.host) for side in sides)
+    fixed, moving = (side_weight(side, device.host) for side in sides)
     if organ_weight is not None:
-        fixed *= _weight_by(sides[0], sides[0].image.volume, organ_weight, device.host)
+        fixed *= weight_by(sides[0], sides[0].image.volume, organ_weight, device.host)
     for side, weight in zip(sides, (fixed, moving), strict=True):
         if not weight.any():
             raise RegistrationError(nothing_left(side, weighted=organ_weight is not None))
@@ -118,19 +117,20 @@ def nothing_left(side: SolverSide, *, weighted: bool) -> str:
     )
 
 
-def _weight(side: SolverSide, host: Device) -> Array:
+def side_weight(side: SolverSide, host: Device) -> Array:
     """Return the share of each control voxel that lies in the image, its mask and its body."""
     image = side.image
     if image.role == "fixed" and image.mask is None:  # the grid is the image's own
         weight = np.ones(side.control.shape_zyx, np.float32)
     else:
-        weight = _weight_by(side, image.volume, image.mask, host)
+        weight = weight_by(side, image.volume, image.mask, host)
     if image.body is not None:
-        weight *= _weight_by(side, image.body, image.body.array, host)
+        weight *= weight_by(side, image.body, image.body.array, host)
     return weight
 
 
-def _weight_by(side: SolverSide, image: Volume, mask: Array | None, host: Device) -> Array:
+def weight_by(side: SolverSide, image: Volume, mask: Array | None, host: Device) -> Array:
+    """Return the share of each control voxel in an image of the side's space and in `mask`."""
     return weight_on(side.control, image, mask, side.affine, host)
 
 
@@ -202,16 +202,17 @@ def working_images(
         pool_zyx: working voxels per control voxel.
         device: the device to compute on.
     """
+    first, second = (working_image(side, pool_zyx, device) for side in sides)
+    return first, second
 
-    def made(side: SolverSide) -> WorkingImage:
+
+def working_image(side: SolverSide, pool_zyx: tuple[int, int, int], device: Device) -> WorkingImage:
+    """Resample one image to its working grid, windowed to 0..1; see `working_images`."""
+
+    def made() -> WorkingImage:
         image = resample_volume(side.image.volume, side.working, side.affine, device)
         array = window(image, *side.image.window)
         return WorkingImage(array, side.working, pool_zyx, side.image.kept)
 
-    first, second = (
-        side.image.kept.once(
-            "working image", (grid_key(side.working), pool_zyx), functools.partial(made, side)
-        )
-        for side in sides
-    )
-    return first, second
+    key = (grid_key(side.working), pool_zyx)
+    return side.image.kept.once("working image", key, made)

@@ -36,6 +36,8 @@ class Plan:
         memory_bytes: predicted peak on the host in addition to the caller's images.
         device_memory: predicted peak of each stage on the GPU; None on a CPU.
         timings_ms: wall-clock milliseconds of the parts of planning, in order.
+        start: the initial alignment from which a linear registration was refined; None before it,
+            and for registrations that refine a field.
     """
 
     pair: Pair
@@ -50,10 +52,11 @@ class Plan:
     memory_bytes: int
     device_memory: DeviceMemory | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
+    start: AffineTransform | None = None
 
     @property
     def initial(self) -> AffineTransform:
-        """The initial alignment, fixed points to moving points."""
+        """The alignment in which features are compared, fixed points to moving points."""
         return self.alignment.transform
 
     @property

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..align.coarse import coarse_pair
 from ..align.initial import SEARCHES, Alignment, initial_alignment, search_alignment
+from ..align.linear_models import nearest_map
 from ..config.decided import DecidedConfig
+from ..config.image_parameters import LinearModel
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import Device, StageTimer, kernel_errors
 from ..encoder.encoding import EncodingPlan
 from ..encoder.open_encoders import EncoderPool
 from ..encoder.planning import plan_encoding
-from ..geometry import describe
+from ..geometry import centre_lps_mm, describe
 from ..images.contrast import compare_contrast
 from ..images.fixed_work import NOTHING_KEPT
 from ..images.grids import WorkingGrids, plan_grids, working_grid
@@ -180,11 +184,15 @@ def _align(
     if searched or config.body_mask == "auto":
         coarse = coarse_pair(pair, host)
     if searched:
-        alignment = search_alignment(coarse, config.initial, config.linear, host)
+        turns = config.linear_transform is not None
+        alignment = search_alignment(
+            coarse, config.initial, config.initial_model, host, turns=turns
+        )
     elif given is not None:
         alignment = Alignment(given, "given by the caller")
     else:
         alignment = initial_alignment(pair, config.initial, host)
+    alignment = _within_model(alignment, config.linear_transform, pair[0].volume)
     choices["initial alignment"] = alignment.method
     if config.body_mask == "off":
         return pair, alignment
@@ -193,6 +201,16 @@ def _align(
         choices[f"{image.role} body mask"] = f"off: {seen.doubt}" if seen.doubt else "on"
         images.append(image if seen.doubt else replace(image, body=seen.mask()))
     return (images[0], images[1]), alignment
+
+
+def _within_model(alignment: Alignment, model: LinearModel | None, fixed: Volume) -> Alignment:
+    """Return the nearest alignment of a linear registration's model, and say if it differs."""
+    if model is None:
+        return alignment
+    near = nearest_map(alignment.transform, model, centre_lps_mm(fixed.geometry))
+    if np.allclose(near.matrix, alignment.transform.matrix, rtol=0, atol=1e-6):
+        return replace(alignment, transform=near)
+    return replace(alignment, transform=near, method=f"{alignment.method}; its {model} part")
 
 
 def _plan_features(

@@ -6,6 +6,7 @@ images and a transform that is given as the initial alignment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from ..device.streams import working_stream
 from ..encoder.open_encoders import EncoderPool
 from ..engines.open import ENGINE_PACKAGES
 from ..fields.solve import (
+    affine_field,
     confidence,
     deformable_displacement,
     inverse_displacement,
@@ -28,8 +30,10 @@ from ..fields.solve import (
     solve,
     solver_options,
     whole_displacement,
+    without_steps,
 )
 from ..fields.warp import warp_volume
+from ..geometry import compose_affines, invert_affine
 from ..images.fixed_work import FixedWork
 from ..io.arrays import check_device
 from ..io.hashes import versions
@@ -50,6 +54,7 @@ from .case import Case
 from .decisions import Decisions
 from .demands import check_demands
 from .features import extract_features, field_of_view, weigh
+from .linear import moved_mm, refine_linear
 from .memory import check_memory, device_memory_errors
 from .plan import Plan
 from .planning import plan_case
@@ -127,6 +132,10 @@ def register(  # noqa: PLR0913 - all but the images by name
     check_memory(plan.sizes, plan.memory_bytes, plan.device_memory, plan.device)
     run = _Run(plan, stage_timer(plan.device), progress or (lambda stage, fraction: None))
     with run.on_device():
+        if (model := plan.config.linear_transform) is not None:
+            with run.timer.stage("linear"):
+                plan = refine_linear(plan, model, case.weights, run.report)
+            run = replace(run, plan=plan)
         with run.timer.stage("field of view"):
             images = plan.uploaded(case.fixed, case.moving)
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
@@ -179,7 +188,7 @@ class _Match:
 class _Fields:
     """A solution in LPS mm: the whole mapping on the grids of the images, and its own part."""
 
-    deformable: DisplacementField
+    deformable: DisplacementField | None
     displacement: DisplacementField
     warped: Volume
     inverse: DisplacementField | None
@@ -193,7 +202,7 @@ class _Fields:
         )
         check_finite(device, displacement, warped, inverse, certainty)
         deformable = self.deformable
-        if not placement.on_device:
+        if deformable is not None and not placement.on_device:
             vectors = device.download(deformable.vectors_mm)
             deformable = replace(deformable, vectors_mm=vectors)
         return _Fields(deformable, displacement, warped, inverse, None, certainty)
@@ -218,6 +227,7 @@ def _match(
     plan, timer = run.plan, run.timer
     extracted = extract_features(plan.sides(*images), plan, timer, run.report, encoders)
     options = solver_options(plan.config, plan.grids)
+    linear = plan.config.linear_transform is not None
     middle = (0.0, 0.0, 0.0)
     if extracted.mind is not None and extracted.intensities is not None:
         # This waits for the device, so it comes before the solver is queued: the only such wait.
@@ -230,7 +240,7 @@ def _match(
             weigh(counts, extracted.features),
             plan.grids,
             plan.moving_grids.offset_zyx,
-            options,
+            without_steps(options) if linear else options,
             plan.device,
             run.report,
             search=extracted.levels(counts),
@@ -240,6 +250,11 @@ def _match(
     mirror_test = None
     if extracted.mind is not None and extracted.intensities is not None:
         with timer.stage("trust"):
+            back = (
+                None
+                if plan.start is None
+                else affine_field(_back(plan), plan.grids.control, plan.device)
+            )
             mirror_test = search_decoys(
                 extracted.mind,
                 extracted.intensities,
@@ -250,10 +265,17 @@ def _match(
                 options,
                 plan.device,
                 solution.field,
+                back=back,
             )
     shown = extracted.search[0]  # the refinement may compare MIND-SSC alone
     kept = KeptFeatures.of(shown, weigh(counts, shown), solution.field, plan) if keep else None
     return _Match(solution, mirror_test, extracted.encoding, kept)
+
+
+def _back(plan: Plan) -> AffineTransform:
+    """Return the map from fixed points to the fixed points that the start takes to their place."""
+    start = plan.initial if plan.start is None else plan.start
+    return compose_affines(invert_affine(plan.initial), start)
 
 
 def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fields:
@@ -261,7 +283,9 @@ def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fi
     plan, device, control = run.plan, run.plan.device, run.plan.grids.control
     with run.timer.stage("warp"):
         run.report("warp", 0.0)
-        deformable = deformable_displacement(solution.field, control, device)
+        deformable = None
+        if plan.config.linear_transform is None:
+            deformable = deformable_displacement(solution.field, control, device)
         displacement = whole_displacement(
             solution.field, control, fixed.geometry, plan.initial, device
         )
@@ -304,13 +328,19 @@ def _quality(match: _Match, fields: _Fields, plan: Plan) -> tuple[RunQuality, tu
         plan.device,
         inverse_misses=fields.inverse_misses,
     )
+    if plan.start is not None:  # the start is compared by the agreement of MIND-SSC alone
+        quality = replace(quality, feature_distance_before=math.nan)
     if plan.alignment.similarity is not None:
         quality = replace(quality, alignment_similarity=plan.alignment.similarity)
     quality = replace(quality, sides_in_doubt=plan.sides_in_doubt)
     if match.mirror_test is None:
         return quality, ()
     measures, regions = match.mirror_test.measures()
-    return replace(quality, **vars(measures)), regions
+    quality = replace(quality, **vars(measures))
+    if plan.start is None or moved_mm(plan) >= min(plan.grids.control.spacing_mm) / 2:
+        return quality, regions
+    # The agreement takes the nearest voxels, which do not resolve so short a way.
+    return replace(quality, mind_distance_before=math.nan, information_before=math.nan), regions
 
 
 def _result(
@@ -326,7 +356,8 @@ def _result(
     plan, grid = run.plan, fields.displacement.geometry
     return RegistrationResult(
         displacement=fields.displacement,
-        initial=plan.initial,
+        initial=plan.initial if plan.start is None else plan.start,
+        affine=None if plan.start is None else plan.initial,
         deformable=fields.deformable,
         warped=fields.warped,
         inverse=fields.inverse,

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import io
+from ..align.linear_models import LinearSummary
 from ..config.parameters import RegistrationConfig
+from ..geometry import centre_lps_mm
 from ..quality.regions import region_warning
 from ..quality.trust import Trust, judge, quality_warnings
 from ..types import (
@@ -108,7 +110,8 @@ class RegistrationResult:
             the fixed image's grid.
         initial: the initial alignment alone, fixed points to moving points.
         deformable: what follows from the control grid: displacements d of fixed points such that
-            the whole mapping is ``initial(p + d(p))``; None: the mapping is `initial` alone.
+            the whole mapping is ``initial(p + d(p))``; None for a linear registration.
+        affine: the whole mapping of a linear registration; None if a field was refined.
         warped: the moving image on the fixed image's grid.
         inverse: moving points to fixed points on the moving image's grid; None unless requested.
         quality: measures of the result that need no labels.
@@ -152,6 +155,7 @@ class RegistrationResult:
     hashes: dict[str, str] = field(default_factory=dict)
     confidence: Volume | None = None
     regions: tuple[Region, ...] = ()
+    affine: AffineTransform | None = None
 
     @property
     def trust(self) -> Trust:
@@ -176,17 +180,17 @@ class RegistrationResult:
 
     def __repr__(self) -> str:
         before, after = self.quality.feature_distance_before, self.quality.feature_distance_after
+        distance = f"{after:.4g}" if self.affine is not None else f"{before:.4g} -> {after:.4g}"
         return (
             f"<RegistrationResult {self.displacement.geometry.summary()}: {self.trust.verdict}, "
-            f"feature distance {before:.4g} -> {after:.4g}, "
-            f"{self.quality.folded_percent:.3f} % folded>"
+            f"feature distance {distance}, {self.quality.folded_percent:.3f} % folded>"
         )
 
     def save(self, folder: str | os.PathLike[str], *, displacement: bool = False) -> list[Path]:
         """Write what `dinoreg-rt run` writes of a result into a folder, all of it or nothing.
 
-        These are ``warped.nii.gz``, ``transform.h5`` and, if the result holds them,
-        ``inverse.nii.gz``, ``confidence.nii.gz``, ``features_fixed.nrrd`` and
+        These are ``warped.nii.gz``, ``transform.h5`` (of a linear registration ``transform.tfm``)
+        and, if the result holds them, ``inverse.nii.gz``, ``confidence.nii.gz``, ``features_fixed.nrrd`` and
         ``features_moving.nrrd``. Files of these names are replaced.
 
         Args:
@@ -224,10 +228,20 @@ class RegistrationResult:
                 kept.moving, kept.moving_geometry
             )
         writers[files.WARPED] = files.volume_writer(self.warped)
-        writers[files.TRANSFORM] = lambda path: io.write_composite_h5(
-            path, self.initial, self.deformable, self.displacement.geometry
-        )
+        if self.affine is not None:
+            writers[files.LINEAR] = lambda path: io.write_linear(path, self.transform_sitk())
+        else:
+            writers[files.TRANSFORM] = lambda path: io.write_composite_h5(
+                path, self.initial, self.deformable, self.displacement.geometry
+            )
         return writers
+
+    def linear_summary(self) -> LinearSummary | None:
+        """Return the numbers of a linear registration; None if a field was refined."""
+        model = self.config.linear_transform
+        if self.affine is None or model is None:
+            return None
+        return LinearSummary.of(self.affine, model, centre_lps_mm(self.displacement.geometry))
 
     def warped_sitk(self) -> sitk.Image:
         """Return the warped moving image as a SimpleITK image on the fixed grid."""
@@ -238,9 +252,14 @@ class RegistrationResult:
         return io.displacement_to_sitk(self.displacement)
 
     def transform_sitk(self) -> sitk.Transform:
-        """Return the mapping from fixed to moving points as a SimpleITK composite transform.
+        """Return the mapping from fixed to moving points as a SimpleITK transform.
 
-        It holds `initial` and `deformable`, so that it equals `displacement` at the voxel centres
-        of the fixed grid; outside the control grid it is `initial` alone.
+        A linear one is ``Euler3DTransform``, ``Similarity3DTransform`` or ``AffineTransform``,
+        centred on the fixed image. Otherwise it is a composite of `initial` and `deformable`, which
+        equals `displacement` at the voxel centres of the fixed grid; outside the control grid it is
+        `initial` alone.
         """
+        if self.affine is not None and self.config.linear_transform is not None:
+            centre = centre_lps_mm(self.displacement.geometry)
+            return io.linear_to_sitk(self.affine, self.config.linear_transform, centre)
         return io.composite_to_sitk(self.initial, self.deformable)

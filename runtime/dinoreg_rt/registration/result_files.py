@@ -12,15 +12,17 @@ from ..types import Array, DisplacementField, Geometry, Volume
 Writer = Callable[[Path], None]
 
 WARPED, TRANSFORM, DISPLACEMENT = "warped.nii.gz", "transform.h5", "displacement.nii.gz"
+LINEAR = "transform.tfm"
 INVERSE, CONFIDENCE = "inverse.nii.gz", "confidence.nii.gz"
 FIXED_FEATURES, MOVING_FEATURES = "features_fixed.nrrd", "features_moving.nrrd"
 
 
 def result_names(
-    *, displacement: bool, inverse: bool, confidence: bool, features: bool
+    *, displacement: bool, inverse: bool, confidence: bool, features: bool, linear: bool
 ) -> list[str]:
     """Return the names of the files that `RegistrationResult.writers` writes."""
-    names = [WARPED, TRANSFORM, *[DISPLACEMENT] * displacement, *[INVERSE] * inverse]
+    transform = LINEAR if linear else TRANSFORM
+    names = [WARPED, transform, *[DISPLACEMENT] * displacement, *[INVERSE] * inverse]
     return [*names, *[CONFIDENCE] * confidence, *[FIXED_FEATURES, MOVING_FEATURES] * features]
 
 

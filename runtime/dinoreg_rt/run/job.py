@@ -87,6 +87,7 @@ class RunRequest:
             inverse=self.config.inverse,
             confidence=self.config.confidence,
             features=self.save_features,
+            linear=self.config.linear_transform is not None,
             picture=self.picture,
             page=self.page != "none",
         )

@@ -82,10 +82,15 @@ def file_names(
     page: bool,
     confidence: bool,
     features: bool,
+    linear: bool,
 ) -> list[str]:
-    """Return the names of all files of a run."""
+    """Return the names of all files of a run; `linear`: of one that refines a linear map alone."""
     names = result_names(
-        displacement=displacement, inverse=inverse, confidence=confidence, features=features
+        displacement=displacement,
+        inverse=inverse,
+        confidence=confidence,
+        features=features,
+        linear=linear,
     )
     names += [_PICTURE] * picture + [PAGE_FILE] * page + [_FEATURE_PICTURE] * features
     return [*names, *extras, "report.json"]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from ..align.linear_models import LinearSummary
 from ..errors import UNTRUSTED_EXIT_CODE
 from ..io import image_parts
 from ..registration.decisions import Decisions
@@ -76,6 +77,7 @@ def _not_measured(value: float | None) -> float | None:
 _Measure = Annotated[float | None, BeforeValidator(_not_measured)]
 
 if TYPE_CHECKING:  # type checkers see the dataclasses that the models follow
+    from ..align.linear_models import LinearSummary as LinearMap
     from ..types import EncodingSummary as Encoding
     from ..types import Region as RegionReport
     from ..types import RunQuality as Quality
@@ -97,6 +99,10 @@ else:
             ),
             (_Measure, Field(default=None, description="null: not measured")),
         ),
+        feature_distance_before=(
+            _Measure,
+            Field(default=None, description="null: a linear registration"),
+        ),
         alignment_similarity=(_Measure, Field(default=None, description="null: not searched for")),
         inverse_missed_percent=(_Measure, Field(default=None, description="null: not measured")),
         inverse_missed_max_mm=(_Measure, Field(default=None, description="null: not measured")),
@@ -108,6 +114,7 @@ else:
         information=(_Measure, Field(description="null: less than half of it has a match")),
     )
     EncodedPlane = _reported("EncodedPlane", EncodedPlaneSummary)
+    LinearMap = _reported("LinearMap", LinearSummary)
     Encoding = _reported("Encoding", EncodingSummary, planes=(tuple[EncodedPlane, ...], ...))
 
 
@@ -158,6 +165,9 @@ class RunReport(BaseModel):
     alignment: dict[str, float] = Field(
         default_factory=dict,
         description="similarity, confidence and overlap of an initial alignment by search",
+    )
+    transform: LinearMap | None = Field(
+        default=None, description="the map of a linear registration; null if a field was refined"
     )
     encoding: Encoding | None = Field(description="contribution of an encoder; null without one")
     quality: Quality
@@ -220,6 +230,9 @@ def build_report(
         choices=result.choices,
         decisions=result.decisions,
         alignment={name: round(value, 4) for name, value in result.alignment.items()},
+        transform=None
+        if (linear := result.linear_summary()) is None
+        else LinearMap(**vars(linear)),
         encoding=None if result.encoding is None else Encoding(**asdict(result.encoding)),
         quality=Quality(**asdict(result.quality)),
         trust=TrustReport(verdict=result.trust.verdict, reasons=list(result.trust.reasons)),

@@ -1,0 +1,253 @@
+"""The objective of a linear registration, with its gradient and curvature by the map's elements.
+
+The objective is that of the deformable refinement without its smoothness: the weighted squared
+difference of the features, and 1 - rho^2, where rho is the local correlation of the intensities.
+Both images are sampled on one grid, the moving one through the current map, so that only small
+steps of that map are asked for: a point at q (mm from the centre, along the grid's axes) moves by
+``P (q, 1)`` with a (3, 4) matrix P. Each term adds up, over the voxels, its gradient b (3) and its
+curvature S (3, 3) by the displacement of the voxel, as Gauss-Newton takes them:
+
+    gradient[i, a] = sum b_i q_a            curvature[i, a, j, b] = sum S_ij q_a q_b
+
+Sums use einsum without BLAS, whose sums depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..types import Array, FloatArray
+
+#: Upper triangles of symmetric 3 x 3 and 4 x 4 matrices.
+_PAIRS_3 = np.triu_indices(3)
+_PAIRS_4 = np.triu_indices(4)
+#: Share of the noise's variance that is added to the moving image's, as in the deformable
+#: refinement: with all of it, contrast counts as well as correlation.
+_MOVING_NOISE = 1e-3
+#: Largest number of points at which features are compared, evenly taken from the voxels that count.
+_MOST_POINTS = 60_000
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """One image on the grid of comparison.
+
+    Attributes:
+        features: (d, h, w, stored) float16.
+        weight: (d, h, w) float32, 0..1, or larger where organs weigh more.
+        image: (d, h, w) float32, intensities 0..1; None without the local correlation.
+    """
+
+    features: Array
+    weight: Array
+    image: Array | None
+
+
+@dataclass(frozen=True, eq=False)
+class NormalEquations:
+    """Value of an objective, its gradient (3, 4) and its curvature (3, 4, 3, 4); see the module."""
+
+    value: float
+    gradient: FloatArray
+    curvature: FloatArray
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        return NormalEquations(
+            self.value + other.value,
+            self.gradient + other.gradient,
+            self.curvature + other.curvature,
+        )
+
+    def scaled(self, factor: float) -> NormalEquations:
+        """Return the same for `factor` times the objective."""
+        return NormalEquations(factor * self.value, factor * self.gradient, factor * self.curvature)
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Voxels at which features are compared.
+
+    Attributes:
+        flat: (N,) indices of the voxels in the flattened grid.
+        position: (4, N) float32, position (x, y, z) in mm from the centre, and 1.
+        shape: shape of the grid, z, y, x.
+        spacing_mm: spacing of the grid, z, y, x.
+    """
+
+    flat: NDArray[np.intp]
+    position: Array
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+    @classmethod
+    def of(
+        cls,
+        weight: Array,
+        spacing_mm: tuple[float, float, float],
+        centre_vox: FloatArray,
+        most: int = _MOST_POINTS,
+    ) -> Points:
+        """Take at most `most` inner voxels with a weight; `spacing_mm`, `centre_vox`: z, y, x."""
+        inner = np.zeros(weight.shape, bool)
+        core = tuple(slice(1, -1) if n > 2 else slice(None) for n in weight.shape)
+        inner[core] = weight[core] > 0
+        flat = np.flatnonzero(inner)
+        flat = flat[:: max(1, -(-flat.size // most))]
+        index = np.unravel_index(flat, weight.shape)
+        rows = [(i - c) * s for i, c, s in zip(index, centre_vox, spacing_mm, strict=True)][::-1]
+        position = np.stack([*rows, np.ones(flat.size)]).astype(np.float32)
+        return cls(flat, position, weight.shape, spacing_mm)
+
+    @property
+    def radius_mm(self) -> float:
+        """Root mean square distance from the centre; 0 without points."""
+        if self.flat.size == 0:
+            return 0.0
+        squares = np.square(self.position[:3]).sum(axis=0, dtype=np.float64)
+        return float(np.sqrt(squares.mean()))
+
+    def steps(self) -> list[tuple[int, float]]:
+        """Return, for x, y and z, the distance of neighbours in the flat grid and twice it in mm.
+
+        The distance is 0 along an axis of fewer than three voxels, along which nothing changes.
+        """
+        d, h, w = self.shape
+        strides = (1, w, w * h)
+        return [
+            (stride if n > 2 else 0, 2 * mm)
+            for stride, n, mm in zip(strides, (w, h, d), self.spacing_mm[::-1], strict=True)
+        ]
+
+
+def feature_equations(
+    fixed: Sampled,
+    moving: Sampled,
+    points: Points,
+    channels: int,
+    *,
+    unrelated: float,
+    trust_cost: float = 0.0,
+) -> NormalEquations:
+    """Return the mean squared feature difference over the points, by the fixed image's weights.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image, sampled through the current map.
+        points: voxels that are compared.
+        channels: number of stored channels that are used.
+        unrelated: cost of a point without a match, where the moving image has no weight.
+        trust_cost: difference at which a point pulls a quarter as hard; 0: all pull alike.
+    """
+    there = moving.features.reshape(-1, moving.features.shape[-1])
+
+    def taken(features: Array, flat: NDArray[np.intp]) -> Array:
+        return features[flat, :channels].astype(np.float32)
+
+    miss = taken(there, points.flat)
+    miss -= taken(fixed.features.reshape(there.shape), points.flat)
+    slopes = [
+        (taken(there, points.flat + step) - taken(there, points.flat - step)) / np.float32(width)
+        for step, width in points.steps()
+    ]
+    cost = np.einsum("nc,nc->n", miss, miss)
+    kept = 1 / (1 + cost / trust_cost) if trust_cost > 0 else np.float32(1)
+    here = fixed.weight.reshape(-1)[points.flat]
+    both = here * moving.weight.reshape(-1)[points.flat]
+    total = max(float(here.sum(dtype=np.float64)), 1e-9)
+    pull = 2 * both * kept**2 / np.float32(total)
+    value = both * cost * kept + (here - both) * np.float32(unrelated)
+    gradient = np.stack([np.einsum("nc,nc->n", miss, s) for s in slopes]) * pull
+    curvature = np.stack(
+        [np.einsum("nc,nc->n", slopes[i], slopes[j]) for i, j in zip(*_PAIRS_3, strict=True)]
+    )
+    return _summed(
+        float(value.sum(dtype=np.float64)) / total, gradient, curvature * pull, points.position
+    )
+
+
+def correlation_equations(
+    fixed: Sampled, moving: Sampled, points: Points, windows: NDArray[np.intp], noise: float
+) -> NormalEquations:
+    """Return the mean of 1 - rho^2 over the points, rho being the correlation of their windows.
+
+    With a = cov / var(m), the gradient by an intensity m of the window is that of the residual
+    f - a m with a held: the best a is a minimum, so its change does not count. It does count in the
+    curvature: changes of m that a new mean or a new a absorbs cost nothing (variable projection).
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image, sampled through the current map.
+        points: voxels that are compared.
+        windows: (N,) number of each point's window, see `window_numbers`.
+        noise: standard deviation of the noise in units of the images.
+    """
+    assert fixed.image is not None
+    assert moving.image is not None
+    there = moving.image.reshape(-1)
+    f, m = fixed.image.reshape(-1)[points.flat], there[points.flat]
+    here = fixed.weight.reshape(-1)[points.flat]
+    both = here * moving.weight.reshape(-1)[points.flat]
+    count = int(windows.max(initial=0)) + 1
+
+    def summed(values: Array) -> FloatArray:
+        return np.bincount(windows, values, count).astype(np.float64, copy=False)
+
+    weight = np.maximum(summed(both), 1e-9)
+    f, m = (v - (summed(both * v) / weight)[windows] for v in (f, m))
+    product, fixed_square, moving_square = (
+        summed(both * values) / weight for values in (f * m, f * f, m * m)
+    )
+    fixed_square = fixed_square + noise**2
+    moving_square = moving_square + _MOVING_NOISE * noise**2
+    total = max(float(here.sum(dtype=np.float64)), 1e-9)
+    alike = product**2 / (fixed_square * moving_square)
+    value = float((summed(both) * (1 - alike)).sum() + (here - both).sum(dtype=np.float64))
+    scale = product / moving_square
+    steepness = 2 * scale**2 / (fixed_square * total)
+    slopes = np.stack(
+        [
+            (there[points.flat + step] - there[points.flat - step]) / np.float32(width)
+            for step, width in points.steps()
+        ]
+    )
+    pull = -2 * both * (scale / fixed_square)[windows] / total
+    products = np.stack([slopes[i] * slopes[j] for i, j in zip(*_PAIRS_3, strict=True)])
+    found = _summed(
+        value / total,
+        pull * (f - scale[windows] * m) * slopes,
+        both * steepness[windows] * products,
+        points.position,
+    )
+    rows = (both * slopes[:, None] * points.position).reshape(12, -1)
+    absorbed = np.zeros((12, 12))
+    for share, size in ((np.float64(1), weight), (m, weight * moving_square)):
+        sums = np.stack([summed(row * share) for row in rows])
+        absorbed += np.einsum("kn,ln->kl", sums * (steepness / size), sums)
+    return replace(found, curvature=found.curvature - absorbed.reshape(3, 4, 3, 4))
+
+
+def window_numbers(points: Points, width_vox: tuple[int, int, int]) -> NDArray[np.intp]:
+    """Number the blocks of `width_vox` voxels (z, y, x) in which the points lie, from 0."""
+    index = np.unravel_index(points.flat, points.shape)
+    counts = [-(-n // b) for n, b in zip(points.shape, width_vox, strict=True)]
+    z, y, x = (i // b for i, b in zip(index, width_vox, strict=True))
+    return np.asarray((z * counts[1] + y) * counts[2] + x)
+
+
+def _summed(value: float, gradient: Array, curvature: Array, position: Array) -> NormalEquations:
+    """Add up gradient (3, N) and curvature (6, N) over the points at `position` (4, N)."""
+    squares = np.stack([position[a] * position[b] for a, b in zip(*_PAIRS_4, strict=True)])
+    by_pairs = np.einsum("pn,qn->pq", curvature, squares, dtype=np.float64)
+    pairs = np.empty((3, 3, 4, 4))
+    (i, j), (a, b) = _PAIRS_3, _PAIRS_4
+    for one, other in ((i, j), (j, i)):
+        for first, second in ((a, b), (b, a)):
+            pairs[one[:, None], other[:, None], first, second] = by_pairs
+    return NormalEquations(
+        value,
+        np.einsum("in,an->ia", gradient, position, dtype=np.float64),
+        pairs.transpose(0, 2, 1, 3),
+    )
