@@ -190,8 +190,8 @@ class RegistrationResult:
         """Write what `dinoreg-rt run` writes of a result into a folder, all of it or nothing.
 
         These are ``warped.nii.gz``, ``transform.h5`` (of a linear registration ``transform.tfm``)
-        and, if the result holds them, ``inverse.nii.gz``, ``confidence.nii.gz``, ``features_fixed.nrrd`` and
-        ``features_moving.nrrd``. Files of these names are replaced.
+        and, if the result holds them, ``inverse.nii.gz``, ``confidence.nii.gz``,
+        ``features_fixed.nrrd`` and ``features_moving.nrrd``. Files of these names are replaced.
 
         Args:
             folder: created if it is missing.
