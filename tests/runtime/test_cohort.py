@@ -239,8 +239,8 @@ def test_the_page_is_written_where_pages_are_installed(monkeypatch, tmp_path):
         ("pair,fixed,moving,colour", "p,f0.nii.gz,m0.nii.gz,red", "choose from: pair, fixed"),
         ("pair,fixed,moving,smothness", "p,f0.nii.gz,m0.nii.gz,1", "is 'smoothness' meant"),
         ("pair,fixed,moving,threads", "p,f0.nii.gz,m0.nii.gz,1", "'threads' is not known"),
-        ("pair,fixed,moving", "a/b,f0.nii.gz,m0.nii.gz", "cannot be the name of a folder"),
-        ("pair,fixed,moving", "cohort.csv,f0.nii.gz,m0.nii.gz", "cannot be the name of a folder"),
+        ("pair,fixed,moving", "a/b,f0.nii.gz,m0.nii.gz", "cannot have a folder of its name"),
+        ("pair,fixed,moving", "cohort.csv,f0.nii.gz,m0.nii.gz", "cannot have a folder of its name"),
     ],
 )
 def test_tables_that_cannot_be_used(images, tmp_path, columns, row, message):

@@ -68,8 +68,8 @@ def test_one_image_is_fixed_for_all(dataset, tmp_path):
     ("fixed", "moving", "message"),
     [
         ("T1w", "acq-b_T1w", "several fixed images fit: .*run-1.*run-2.*; add an entity"),
-        ("T1w.nii.gz", "T2w", "is no selector"),
-        ("FLAIR", "T2w", "no pair of FLAIR and T2w; its images end in T1w"),
+        ("T1w.nii.gz", "T2w", "is not a selector"),
+        ("FLAIR", "T2w", "no pair of FLAIR and T2w; the suffixes of its images are T1w"),
     ],
 )
 def test_selectors_that_do_not_tell(dataset, fixed, moving, message):

@@ -18,6 +18,7 @@ from dinoreg_rt.page import niivue
 from dinoreg_rt.page.layout import MOST_MAP_PIXELS, plane_layouts
 from dinoreg_rt.page.maps import PlaneMaps
 from dinoreg_rt.page.markup import asset, join, json_block, tag
+from dinoreg_rt.page.methods import methods
 from dinoreg_rt.page.numbers import MEASURES, decimals, lookup
 from dinoreg_rt.page.provenance import command_line
 from dinoreg_rt.page.report_page import FULL_BYTES, STATIC_BYTES, render_page
@@ -197,6 +198,15 @@ def test_methods_name_what_was_done(result: RegistrationResult) -> None:
     assert "discrete search (spacing 6 mm" in words
     assert "30 iterations of Adam" in words
     assert "10.1007/978-3-642-40811-3_24" in words
+
+
+def test_methods_of_a_linear_transform_name_no_field(result: RegistrationResult) -> None:
+    report = make_report(result, {"fixed": "f", "moving": "m"})
+    report["configuration"]["transform"] = "rigid"
+    text, references = methods(report, ("CT", "MR"))
+    assert "A rigid transform was refined from there by Levenberg-Marquardt steps." in text
+    assert "displacement field" not in text
+    assert not any("Adam" in one.text for one in references)
 
 
 def noise_stacks(shape: tuple[int, int, int] = (400, 600, 600)) -> list[SliceStack]:

@@ -55,7 +55,7 @@ def test_a_good_run_is_trusted():
         ({"mind_distance_before": 0.0, "mind_distance_after": 1.2}, "differs by inf % of what"),
         ({"information_before": 1.0, "information_after": 0.5}, "of the images is 50 % of what"),
         ({"unrelated_ratio": 0.65}, "65 % of that of"),
-        ({"decoy_ratio": 0.97, "unrelated_ratio": 0.56}, "both ratios sum to 1.53"),
+        ({"decoy_ratio": 0.97, "unrelated_ratio": 0.56}, "the two ratios add up to 1.53"),
         ({"alignment_similarity": 0.2}, "is only 0.2 (limit 0.345)"),
         ({"overlap_percent": 10.0}, "only 10 %"),
         ({"overlap_percent": 28.0, "decoy_ratio": 0.96}, "only 28 % of the fixed image"),

@@ -1,7 +1,7 @@
 """The results of a BIDS dataset under the names of BIDS derivatives.
 
-The files are hard links to those of the run, which keep their names in a folder of their own, so
-they take no room of their own; where the file system has no links they are copies.
+The files are hard links to those of the run, which keep their names in another folder, and so take
+no additional space; where the file system has no links they are copies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..io.staging import staged_file
 from .bids import RUNS, BidsJob
 from .state import STATE
 
-#: Extension of each file of a run, and what its name has in derivatives besides the entities.
+#: Files of a run, and the value of ``desc-`` in the name of each in derivatives; empty: none.
 _IMAGES = {"warped.nii.gz": "warped", "confidence.nii.gz": "confidence"}
 _TRANSFORMS = {"transform.h5": "", "displacement.nii.gz": "displacement"}
 _IGNORED = (f"{RUNS}/", f"{STATE}/", "cohort.csv", "failures.csv", "index.html")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
+
+from ..config.image_parameters import LinearModel
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def methods(report: Mapping[str, Any], kinds: tuple[str, str]) -> tuple[str, lis
         f"The moving {moving} was registered to the fixed {fixed} with {software}.",
         _start(report, configuration),
         _features(report, configuration, cite),
-        _search(configuration, cite(_CONVEX, _CONVEX_ADAM), cite(_ADAM)),
+        _solution(configuration, cite),
         _output(report),
     ]
     return " ".join(sentence for sentence in sentences if sentence), references
@@ -78,12 +80,18 @@ def methods(report: Mapping[str, Any], kinds: tuple[str, str]) -> tuple[str, lis
 
 def _start(report: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
     if report.get("alignment"):
-        linear = {"affine": "affine", "rigid": "rigid"}.get(str(configuration["linear"]), "linear")
+        model = _linear_transform(configuration) or str(configuration["linear"])
+        linear = {"affine": "affine", "rigid": "rigid"}.get(model, "linear")
         return (
             "The initial alignment was searched for automatically, over translations followed by "
             f"{linear} fits on coarse images."
         )
     return "The initial alignment was given by the user."
+
+
+def _linear_transform(configuration: Mapping[str, Any]) -> str | None:
+    transform = configuration.get("transform")
+    return transform if transform in get_args(LinearModel) else None
 
 
 def _features(report: Mapping[str, Any], configuration: Mapping[str, Any], cite: Any) -> str:
@@ -105,7 +113,15 @@ def _features(report: Mapping[str, Any], configuration: Mapping[str, Any], cite:
     )
 
 
-def _search(configuration: Mapping[str, Any], search: str, adam: str) -> str:
+def _solution(configuration: Mapping[str, Any], cite: Any) -> str:
+    model = _linear_transform(configuration)
+    if model is not None:
+        article = "An" if model == "affine" else "A"
+        return f"{article} {model} transform was refined from there by Levenberg-Marquardt steps."
+    return _field(configuration, cite(_CONVEX, _CONVEX_ADAM), cite(_ADAM))
+
+
+def _field(configuration: Mapping[str, Any], search: str, adam: str) -> str:
     def number(name: str, unit: str = "") -> str:
         value = configuration.get(name)
         return "an automatic value" if value is None else f"{value:.3g}{unit}"

@@ -103,7 +103,7 @@ def overview(report: Report, images: tuple[ImageFacts, ImageFacts]) -> Html:
 
 
 def key_numbers(report: Report) -> Html:
-    """Return the few numbers that say most, large."""
+    """Return the most important numbers, in large type."""
     tiles = (
         ("Feature distance", "quality/feature_distance_after", decimals(3), "lower is better"),
         ("Overlap", "quality/overlap_percent", decimals(1, " %"), "of the fixed image"),
@@ -127,7 +127,7 @@ def key_numbers(report: Report) -> Html:
 
 
 def numbers(report: Report) -> Html:
-    """Return the table of all measures with what is usual for them."""
+    """Return the table of all measures with their usual ranges."""
     head = tag(
         "thead",
         tag(
@@ -155,8 +155,8 @@ def numbers(report: Report) -> Html:
         tag("div", *tables, class_="scroll"),
         tag(
             "p",
-            "Usual: what labelled pairs that were registered correctly had. A number outside that "
-            "range is a reason to look, not a verdict.",
+            "Usual: the range over labelled pairs that were registered correctly. A number outside "
+            "that range is a reason to look, not a verdict.",
             class_="soft",
         ),
         aria_labelledby="numbers",
