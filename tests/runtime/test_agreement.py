@@ -15,8 +15,13 @@ SPACING = (3.0, 2.0, 2.0)
 SHIFT = (1, -2, 3)
 
 
-def agreement(shape: tuple[int, int, int], offset: tuple[int, int, int]) -> Agreement:
-    """Measure an image and the same image elsewhere, with the field that undoes that."""
+def agreement(
+    shape: tuple[int, int, int], offset: tuple[int, int, int], *, exchanged: bool = False
+) -> Agreement:
+    """Measure an image and the same image elsewhere, with the field that undoes that.
+
+    If `exchanged`, that field comes first and none follows, as with a linear registration.
+    """
     rng = np.random.default_rng(1)
     features = rng.random((*shape, 16)).astype(np.float16)
     image, weight = rng.random(shape, np.float32), np.ones(shape, np.float32)
@@ -29,7 +34,8 @@ def agreement(shape: tuple[int, int, int], offset: tuple[int, int, int]) -> Agre
         FeaturePair(features, moved[0], weight, weight, 16),
         (image, moved[1]),
         (weight, weight),
-        field,
+        field if exchanged else None,
+        np.zeros_like(field) if exchanged else field,
         make_grid(shape, SPACING[::-1]),
         offset,
         choose_device("cpu", 1)[0],
@@ -47,6 +53,15 @@ def test_the_right_field_makes_images_agree(shape, step, offset) -> None:
     assert found.mind_distance_before == pytest.approx(16 / 6, rel=0.05)
     assert found.information_after == pytest.approx(np.log(32), rel=0.05)
     assert found.information_before < 0.3 * found.information_after
+
+
+def test_a_field_before_the_registration() -> None:
+    usual = agreement((12, 14, 16), (2, -1, 1))
+    found = agreement((12, 14, 16), (2, -1, 1), exchanged=True)
+    assert found.mind_distance_before == 0
+    assert found.mind_distance_after == usual.mind_distance_before
+    assert found.information_before == pytest.approx(usual.information_after)
+    assert found.information_after == pytest.approx(usual.information_before)
 
 
 def test_images_that_share_nothing_have_no_distance() -> None:
