@@ -60,7 +60,7 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "mind_distance_after",
             "MIND-SSC difference, end",
             3,
-            "37 to 77 % of the start",
+            "36 to 77 % of the start",
             "lower is better",
         ),
         Measure(
