@@ -59,6 +59,10 @@ def test_every_measure_is_in_the_table() -> None:
     assert sorted(listed) == sorted(RunQuality.__dataclass_fields__)
 
 
+def test_yes_and_no_are_words() -> None:
+    assert [decimals(0)(value) for value in (True, False)] == ["yes", "no"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0 %"), (0.00004, "4.0e-05 %"), (1.26, "1.3 %"), (-0.26, "\N{MINUS SIGN}0.3 %")],

@@ -132,6 +132,13 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "at most 0.56",
             "feature difference divided by that of unrelated images",
         ),
+        Measure(
+            "sides_in_doubt",
+            "Sides in doubt",
+            0,
+            "no",
+            "whether a header leaves open which side of its image is left",
+        ),
     ),
     "Regularity of the mapping": (
         Measure(
@@ -221,9 +228,11 @@ def shown(
 
 
 def decimals(digits: int, unit: str = "") -> Callable[[Any], str]:
-    """Return the function that writes a number with this many digits and a unit."""
+    """Return the function that writes a number with this many digits and a unit, or yes or no."""
 
     def write(value: Any) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
         if not value:
             return f"0{unit}"
         text = f"{float(value):.{digits}f}"
