@@ -77,6 +77,8 @@ def measure_agreement(
     grid: Geometry,
     moving_offset_zyx: Sequence[int],
     device: Device,
+    *,
+    field_leads_back: bool = False,
 ) -> Array:
     """Compare both images voxel by voxel, without and with the field; the host waits for nothing.
 
@@ -88,6 +90,8 @@ def measure_agreement(
         grid: the control grid.
         moving_offset_zyx: offset of the moving grid, in control voxels.
         device: device that holds the arrays.
+        field_leads_back: the images lie as after the registration, and the field leads to where
+            they lay before it.
 
     Returns:
         (NUMBERS,) float64 on the device, for `Agreement.of` and `agreement_by_region`.
@@ -98,7 +102,8 @@ def measure_agreement(
     sampled = features.fixed[part], images[0][part], weights[0][part]
     region = region_index(sampled[2], grid.direction, xp)
     parts = []
-    for moved in (False, True):
+    for after in (False, True):
+        moved = after != field_leads_back
         flat, inside = _matches(
             shifts, spacing_mm, step, moving_offset_zyx, images[1].shape, device, moved=moved
         )
@@ -109,7 +114,7 @@ def measure_agreement(
         )
         error = xp.square(error, out=error).sum(axis=-1)
         matched = xp.take(images[1].reshape(-1), flat)
-        by_region = {"group": region, "groups": REGIONS} if moved else {}
+        by_region = {"group": region, "groups": REGIONS} if after else {}
         joint = joint_histogram(sampled[1], matched, weight, xp, **by_region)
         sums = xp.stack([(error * weight).sum(dtype=np.float64), weight.sum(dtype=np.float64)])
         parts += [sums, joint.astype(np.float64)]

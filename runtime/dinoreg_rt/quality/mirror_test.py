@@ -164,9 +164,8 @@ def search_decoys(  # noqa: PLR0913 - the arrays of one call
         grids.control,
         moving_offset_zyx,
         device,
+        field_leads_back=back is not None,
     )
-    if back is not None:  # before and after are exchanged
-        agreement = device.xp.concatenate([agreement[NUMBERS // 2 :], agreement[: NUMBERS // 2]])
     fixed = MirrorTestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
     moving = MirrorTestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)
     search = _Search(fixed, [COARSER * mm for mm in spacing_mm], features.channels, options, device)
