@@ -24,6 +24,8 @@ LIST_COLUMNS = ("labels", "images")
 PARAMETERS = tuple(
     name for name in RegistrationConfig.model_fields if name not in (*MACHINE, *CACHES)
 )
+#: Longest name of a pair in bytes. File systems allow 255, and `state` adds an ending.
+_LONGEST = 200
 #: Names in the output folder that no pair may have.
 _TAKEN = ("cohort.csv", "failures.csv", "index.html", "pairs", "dataset_description.json")
 
@@ -98,8 +100,9 @@ def _job_of_row(
     files = pair_of_row(row, data, results)
     if files.fixed_image is None or files.moving_image is None:
         raise InputError(f"{where} lacks an image; name fixed and moving")
+    own = _own_values(row, data, where)
     try:
-        config = configure(_own_values(row, data, where))
+        config = configure(own)
     except ConfigError as error:
         raise ConfigError(f"{where} {error}") from error
     more: dict[str, Any] = {
@@ -149,6 +152,11 @@ def check_pair_name(name: str, source: str) -> None:
         raise InputError(
             f"{source}: the pair '{name}' cannot be the name of a folder beside "
             f"{', '.join(_TAKEN)}; rename it, without slashes, dots or spaces at the beginning"
+        )
+    if (length := len(name.encode())) > _LONGEST:
+        raise InputError(
+            f"{source}: the pair '{name[:20]}...' has a name of {length} bytes, and a folder's may "
+            f"have {_LONGEST}; shorten it"
         )
 
 

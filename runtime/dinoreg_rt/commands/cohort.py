@@ -99,7 +99,8 @@ dinoreg-rt cohort --bids study --fixed ses-pre_T1w --moving ses-post_T1w -o stud
     default=2,
     show_default=True,
     panel=_WORK,
-    help="How often a pair that fails is tried again.",
+    help="How often a pair is tried again that fails for another reason than its inputs, its "
+    "parameters or its images, such as a lack of memory.",
 )
 @click.option(
     "--shard",
@@ -142,9 +143,9 @@ def cohort(ctx: click.RichContext, /, **options: Any) -> None:
     resumes what was stopped: only pairs are done that are missing, have failed, or whose inputs,
     parameters or version have changed.
 
-    A pair that fails is tried again, then listed in failures.csv; the others go on. The exit code
-    is that of the first failed pair of the table, or 9 if none failed and a result should not be
-    trusted.
+    A pair that fails for lack of memory or unexpectedly is tried again. What fails for good is
+    listed in failures.csv, and the others go on. The exit code is that of the first failed pair of
+    the table, or 9 if none failed and a result should not be trusted.
 
     The workers stay open between pairs. Pairs with the same fixed image follow each other, and what
     depends on that image alone is computed once.

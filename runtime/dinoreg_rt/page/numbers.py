@@ -83,7 +83,7 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "overlap_percent",
             "Overlap",
             1,
-            "at least 50 %; less for a slab in a large image",
+            "at least 42 %; less for a slab in a large image",
             "share of the fixed image with a match inside the moving image",
             " %",
         ),
@@ -100,7 +100,7 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "decoy_ratio",
             "Mirror ratio",
             3,
-            "at most 0.97; near 1 for symmetric anatomy such as a brain",
+            "at most 0.98; near 1 for symmetric anatomy such as a brain",
             "misfit of the moving image over that of its best mirror image; from 1 on the mirror "
             "image matches as well",
         ),
@@ -117,6 +117,13 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             3,
             "0.72 to 0.98 for brains",
             "the same for left and right exchanged",
+        ),
+        Measure(
+            "sides_in_doubt",
+            "Sides left open",
+            0,
+            "no",
+            "whether a header leaves open which side of its image is left",
         ),
         Measure(
             "symmetry",
@@ -221,9 +228,11 @@ def shown(
 
 
 def decimals(digits: int, unit: str = "") -> Callable[[Any], str]:
-    """Return the function that writes a number with this many digits and a unit."""
+    """Return the function that writes a number with so many digits and a unit, or yes or no."""
 
     def write(value: Any) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
         if not value:
             return f"0{unit}"
         text = f"{float(value):.{digits}f}"
