@@ -70,15 +70,31 @@ def methods(report: Mapping[str, Any], kinds: tuple[str, str]) -> tuple[str, lis
         f"The moving {moving} was registered to the fixed {fixed} with {software}.",
         _start(report, configuration),
         _features(report, configuration, cite),
-        _search(configuration, cite(_CONVEX, _CONVEX_ADAM), cite(_ADAM)),
-        _output(report),
+        *_mapping(report, configuration, cite),
     ]
     return " ".join(sentence for sentence in sentences if sentence), references
 
 
+def _mapping(
+    report: Mapping[str, Any], configuration: Mapping[str, Any], cite: Any
+) -> tuple[str, ...]:
+    """Return how the mapping was found and what it is."""
+    transform = report.get("transform")
+    if not transform:
+        search = _search(configuration, cite(_CONVEX, _CONVEX_ADAM), cite(_ADAM))
+        return search, _output(report)
+    found = (
+        f"The alignment was refined within {transform['model']} transforms by "
+        "Levenberg-Marquardt steps from coarse to fine."
+    )
+    scale = "" if transform["model"] == "rigid" else f" and scales by {transform['scale']:.3f}"
+    return found, f"The transform rotates by {transform['angle_deg']:.1f} degrees{scale}."
+
+
 def _start(report: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
     if report.get("alignment"):
-        linear = {"affine": "affine", "rigid": "rigid"}.get(str(configuration["linear"]), "linear")
+        model = (report.get("transform") or {}).get("model", configuration["linear"])
+        linear = model if model in ("affine", "similarity", "rigid") else "linear"
         return (
             "The initial alignment was searched for automatically, over translations followed by "
             f"{linear} fits on coarse images."
@@ -89,19 +105,22 @@ def _start(report: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
 def _features(report: Mapping[str, Any], configuration: Mapping[str, Any], cite: Any) -> str:
     encoding = report.get("encoding")
     intensities = (
-        ", together with the local correlation of the intensities"
-        if configuration.get("intensity") == "on"
+        ", with channels of local intensity" if configuration.get("intensity") == "on" else ""
+    )
+    correlation = (
+        " The refinement also maximised the local correlation of the intensities."
+        if configuration.get("correlation_weight")
         else ""
     )
     if encoding is None:
         return (
             "The images were compared by the modality-independent descriptor MIND-SSC "
-            f"{cite(_MIND)}{intensities}."
+            f"{cite(_MIND)}{intensities}.{correlation}"
         )
     return (
         f"The images were compared by features of the pretrained encoder {encoding['model']} "
         f"{cite(_DINO)}, reduced by a joint principal component analysis {cite(_PAPER)}, and by "
-        f"MIND-SSC {cite(_MIND)}{intensities}."
+        f"MIND-SSC {cite(_MIND)}{intensities}.{correlation}"
     )
 
 
