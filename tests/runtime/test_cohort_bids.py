@@ -13,6 +13,7 @@ from dinoreg_rt.cohort.derivatives import derivative_names
 from dinoreg_rt.commands.main import cli
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.errors import InputError
+from dinoreg_rt.io import read_transform
 from dinoreg_rt.run.job import RunRequest
 
 
@@ -109,7 +110,6 @@ def test_results_get_the_names_of_derivatives(tmp_path):
     assert {p.name for p in place.iterdir() if p.suffix != ".json"} == {
         f"{stem}_space-sespreT1w_desc-warped_T1w.nii.gz",
         f"{way}_xfm.h5",
-        f"{way}_desc-displacement_xfm.nii.gz",
     }
     assert (place / f"{way}_xfm.h5").samefile(run / "transform.h5")
     sidecar = json.loads((place / f"{stem}_space-sespreT1w_desc-warped_T1w.json").read_text())
@@ -119,6 +119,19 @@ def test_results_get_the_names_of_derivatives(tmp_path):
     description = json.loads((output / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert "pairs/" in (output / ".bidsignore").read_text().splitlines()
+    linear = [word for word in words if word not in ("--iterations", "3")]
+    # A linear run has another transform; that of the earlier run must not stay beside it.
+    result = CliRunner().invoke(cli, [*map(str, [*linear, "--transform", "rigid"])])
+    assert result.exit_code == 0, result.output
+    transforms = {p.name for p in place.glob("*_xfm.*")}
+    assert transforms == {f"{way}_xfm.txt", f"{way}_xfm.json"}
+    read_transform(place / f"{way}_xfm.txt")
+    result = CliRunner().invoke(cli, [*map(str, words), "--save", "displacement"])
+    assert result.exit_code == 0, result.output
+    fields = (f"{way}{middle}_xfm" for middle in ("", "_desc-displacement"))
+    expected = {f"{name}.json" for name in fields}
+    expected |= {f"{way}_xfm.h5", f"{way}_desc-displacement_xfm.nii.gz"}
+    assert {p.name for p in place.glob("*_xfm.*")} == expected
 
 
 def test_entities_that_the_result_replaces_are_left_out(tmp_path):

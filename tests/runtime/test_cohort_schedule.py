@@ -49,7 +49,7 @@ class FakeWorkers:
 
 
 def test_failures_and_dead_workers_are_tried_again():
-    failed = Outcome("broken", 3)
+    failed = Outcome("broken", 1)
     workers = FakeWorkers(2, {"b": [failed], "c": [None, failed, Outcome()], "d": [None]})
     attempts = list(run_tasks([Task(job(name)) for name in "abcd"], workers, retries=2))
     last = {one.task.job.name: one for one in attempts if one.final}
@@ -65,8 +65,17 @@ def test_failures_and_dead_workers_are_tried_again():
     assert workers.closed
 
 
+@pytest.mark.parametrize(
+    ("code", "tries"), [(1, 3), (3, 1), (4, 1), (5, 3), (6, 3), (7, 3), (8, 1)]
+)
+def test_what_would_fail_again_is_tried_once(code, tries):
+    workers = FakeWorkers(1, {"a": [Outcome("broken", code)]})
+    (last,) = (one for one in run_tasks([Task(job("a"))], workers, retries=2) if one.final)
+    assert last.tries == tries
+
+
 def test_what_is_registered_is_not_registered_again_because_its_scores_failed():
-    workers = FakeWorkers(1, {"a": [Outcome("no labels", 3, registered=True), Outcome()]})
+    workers = FakeWorkers(1, {"a": [Outcome("no memory", 6, registered=True), Outcome()]})
     attempts = list(run_tasks([Task(job("a"))], workers, retries=1))
     assert [one.task.register for one in attempts] == [True, False]
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pages import NASTY, Elements, make_report, make_result, make_volume, write_page
+from qualities import GOOD
 
 from dinoreg_rt.page import niivue
 from dinoreg_rt.page.layout import MOST_MAP_PIXELS, plane_layouts
@@ -26,7 +27,7 @@ from dinoreg_rt.page.sprites import encode_views
 from dinoreg_rt.page.stacks import SliceStack, cut_stacks
 from dinoreg_rt.page.words import base_name, verdict_words
 from dinoreg_rt.registration.result import RegistrationResult
-from dinoreg_rt.types import Geometry, RunQuality, Volume
+from dinoreg_rt.types import AffineTransform, Geometry, RunQuality, Volume
 
 
 def render(result: RegistrationResult, report: dict[str, Any], name: str = "f.nii.gz") -> str:
@@ -202,6 +203,32 @@ def test_methods_name_what_was_done(result: RegistrationResult) -> None:
     assert "discrete search (spacing 6 mm" in words
     assert "30 iterations of Adam" in words
     assert "10.1007/978-3-642-40811-3_24" in words
+    assert "maximised the local correlation" not in words  # no weight was decided
+    weighted = replace(result, config=result.config.changed(correlation_weight=2.5))
+    words = Elements(render(weighted, make_report(weighted, {"fixed": "f", "moving": "m"}))).words
+    assert "The refinement also maximised the local correlation of the intensities." in words
+
+
+def test_the_page_of_a_linear_registration_shows_its_transform() -> None:
+    fixed, moving = make_volume("f"), make_volume("m")
+    quality = replace(GOOD, feature_distance_before=float("nan"))
+    made = make_result(fixed, moving)
+    turned = AffineTransform(np.diag([1.1, 1.1, 1.1]), np.array([0.0, 0.0, 3.0]))
+    config = made.config.changed(transform="similarity", confidence=False)
+    alignment = {"similarity": 0.9, "confidence": 0.5, "overlap": 1.0}
+    result = replace(made, quality=quality, config=config, affine=turned, alignment=alignment)
+    report = make_report(result, {"fixed": "f", "moving": "m"})
+    page = Elements(render(result, report))
+    shown = {str(one["data-path"]): str(one["value"]) for one in page.of("data")}
+    assert json.loads(shown["transform/scale"]) == report["transform"]["scale"] == 1.1
+    for row in range(3):
+        for column in range(3):
+            value = report["transform"]["matrix"][row][column]
+            assert json.loads(shown[f"transform/matrix/{row}/{column}"]) == value
+    for said in ("within similarity transforms", "followed by similarity fits", "scales by 1.100"):
+        assert said in page.words
+    for unsaid in ("displacement field was found", "Adam", "folded in"):
+        assert unsaid not in page.words
 
 
 def test_methods_of_a_linear_transform_name_no_field(result: RegistrationResult) -> None:

@@ -14,7 +14,7 @@ from pages import make_result, make_volume
 from PIL import Image
 
 from dinoreg_rt.page.contours import contour_levels, outline
-from dinoreg_rt.page.picture import draw_picture
+from dinoreg_rt.page.picture import _numbers, draw_picture
 from dinoreg_rt.page.stacks import cut_stacks
 from dinoreg_rt.registration.result import RegistrationResult
 from dinoreg_rt.types import LabelMap, Volume
@@ -60,6 +60,18 @@ def test_draws(tmp_path: Path, shape: tuple[int, int, int], kind: str) -> None:
             assert picture.size[0] == 1640
             assert picture.size[1] < 1400
             assert picture.format == "PNG"
+
+
+def test_a_linear_result_has_its_own_headline(tmp_path: Path) -> None:
+    image = make_volume("f")
+    made = make_result(image, image)
+    quality = replace(made.quality, feature_distance_before=float("nan"))
+    config = made.config.changed(transform="affine", confidence=False)
+    result = replace(made, quality=quality, config=config, affine=made.initial)
+    assert "affine transform" in _numbers(result)
+    assert "rotation 0.00" in _numbers(result)
+    assert "nan" not in _numbers(result)
+    draw(result, image, tmp_path / "linear.png")
 
 
 def test_contours_are_those_of_the_labels_if_there_are_any(tmp_path: Path) -> None:

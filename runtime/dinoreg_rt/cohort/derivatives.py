@@ -17,12 +17,17 @@ from typing import Any
 
 from ..io.paths import output_errors
 from ..io.staging import staged_file
+from ..registration.result_files import CONFIDENCE, DISPLACEMENT, INVERSE, LINEAR, TRANSFORM, WARPED
 from .bids import RUNS, BidsJob
 from .state import STATE
 
-#: Files of a run, and the value of ``desc-`` in the name of each in derivatives; empty: none.
-_IMAGES = {"warped.nii.gz": "warped", "confidence.nii.gz": "confidence"}
-_TRANSFORMS = {"transform.h5": "", "displacement.nii.gz": "displacement"}
+#: What the name of each file of a run has in derivatives besides the entities, and its extension.
+_IMAGES = {WARPED: "warped", CONFIDENCE: "confidence"}
+_TRANSFORMS = {
+    TRANSFORM: ("", ".h5"),
+    LINEAR: ("", ".txt"),
+    DISPLACEMENT: ("displacement", ".nii.gz"),
+}
 _IGNORED = (f"{RUNS}/", f"{STATE}/", "cohort.csv", "failures.csv", "index.html")
 
 
@@ -46,6 +51,8 @@ def describe_dataset(folder: Path, dataset: Path) -> None:
 def write_derivatives(folder: Path, dataset: Path, jobs: Sequence[BidsJob]) -> None:
     """Link the results of finished pairs under their names in derivatives.
 
+    Derivatives of files that the pair does not have any more are removed.
+
     Args:
         folder: output folder of the cohort.
         dataset: the BIDS dataset.
@@ -56,14 +63,18 @@ def write_derivatives(folder: Path, dataset: Path, jobs: Sequence[BidsJob]) -> N
     """
     for job in jobs:
         place = folder / job.moving.path.parent.relative_to(dataset)
-        for name, target in derivative_names(job).items():
-            source = job.request.output / name
-            if not source.exists():
-                continue
+        names, run = derivative_names(job), job.request.output
+        there = {target: run / name for name, target in names.items() if (run / name).exists()}
+        kept = {name for target in there for name in (target, _sidecar_name(target))}
+        for target in names.values():
+            for old in {target, _sidecar_name(target)} - kept:
+                with output_errors(place / old):
+                    (place / old).unlink(missing_ok=True)
+        for target, source in there.items():
             with output_errors(place / target):
                 _link(source, place / target)
             sidecar = json.dumps(_sidecar(job, dataset, target), indent=2) + "\n"
-            _write(place / f"{target.split('.')[0]}.json", sidecar)
+            _write(place / _sidecar_name(target), sidecar)
 
 
 def derivative_names(job: BidsJob) -> dict[str, str]:
@@ -75,12 +86,16 @@ def derivative_names(job: BidsJob) -> dict[str, str]:
         for name, desc in _IMAGES.items()
     }
     way = f"{stem}_from-{job.origin}_to-{job.space}_mode-image"
-    for name, desc in _TRANSFORMS.items():
+    for name, (desc, extension) in _TRANSFORMS.items():
         described = f"_desc-{desc}" if desc else ""
-        names[name] = f"{way}{described}_xfm.{name.partition('.')[2]}"
+        names[name] = f"{way}{described}_xfm{extension}"
     # The inverse mapping lies on the moving grid and takes the fixed image there.
     back = f"{stem}_from-{job.space}_to-{job.origin}_mode-image_desc-displacement_xfm.nii.gz"
-    return names | {"inverse.nii.gz": back}
+    return names | {INVERSE: back}
+
+
+def _sidecar_name(target: str) -> str:
+    return f"{target.split('.')[0]}.json"
 
 
 def _sidecar(job: BidsJob, dataset: Path, target: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ LIST_COLUMNS = ("labels", "images")
 PARAMETERS = tuple(
     name for name in RegistrationConfig.model_fields if name not in (*MACHINE, *CACHES)
 )
+#: Longest name of a pair in bytes. File systems allow 255, and `state` adds an ending.
+_LONGEST = 200
 #: Names in the output folder that no pair may have.
 _TAKEN = ("cohort.csv", "failures.csv", "index.html", "pairs", "dataset_description.json")
 
@@ -98,8 +100,9 @@ def _job_of_row(
     files = pair_of_row(row, data, results)
     if files.fixed_image is None or files.moving_image is None:
         raise InputError(f"{where} lacks an image; name fixed and moving")
+    own = _own_values(row, data, where)
     try:
-        config = configure(_own_values(row, data, where))
+        config = configure(own)
     except ConfigError as error:
         raise ConfigError(f"{where} {error}") from error
     more: dict[str, Any] = {
@@ -150,6 +153,11 @@ def check_pair_name(name: str, source: str) -> None:
             f"{source}: the pair '{name}' cannot have a folder of its name beside "
             f"{', '.join(_TAKEN)}; rename it, without slashes, a dot at the beginning, or spaces "
             "at either end"
+        )
+    if (length := len(name.encode())) > _LONGEST:
+        raise InputError(
+            f"{source}: the pair '{name[:20]}...' has a name of {length} bytes, and a folder's may "
+            f"have {_LONGEST}; shorten it"
         )
 
 

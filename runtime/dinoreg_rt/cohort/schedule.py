@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ..errors import ResourceError
+from ..errors import ConfigError, InputError, RegistrationError, ResourceError
 from .worker import Outcome, Task
 
+#: Failures that would come again: the same files, parameters and images fail in the same way.
+_FINAL = (InputError.exit_code, ConfigError.exit_code, RegistrationError.exit_code)
 _KILLED = "the process that registered it was killed, most often for lack of memory"
 
 
@@ -80,7 +82,8 @@ class _Queue:
 def run_tasks(tasks: Sequence[Task], workers: Workers, retries: int) -> Iterator[Attempt]:
     """Do all tasks, trying each that fails again up to `retries` times; yield every attempt.
 
-    The workers are closed at the end, also if the caller stops early.
+    A failure by the inputs, the parameters or the images themselves is final at once. The workers
+    are closed at the end, also if the caller stops early.
     """
     queue, tries = _Queue(tasks), Counter[str]()
     busy: dict[int, Task] = {}
@@ -97,7 +100,7 @@ def run_tasks(tasks: Sequence[Task], workers: Workers, retries: int) -> Iterator
                 outcome = found or Outcome(_KILLED, ResourceError.exit_code)
                 tries[task.job.name] += 1
                 count = tries[task.job.name]
-                final = not outcome.error or count > retries
+                final = not outcome.error or outcome.exit_code in _FINAL or count > retries
                 if not final:
                     # What was registered before its scoring failed is only scored again.
                     again = task.register and not outcome.registered

@@ -8,10 +8,12 @@ folder beside the pairs, one file for each pair, so that any number of processes
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ..evaluate.cohort import result_files
 from ..io.guard import parse_json
 from ..io.hashes import versions
 from ..io.hidden import remove_abandoned
-from ..io.paths import HIDDEN
+from ..io.paths import HIDDEN, output_errors
 from ..io.staging import whole_file
 from ..run.fingerprint import file_hash
 from .jobs import Job
@@ -54,6 +56,28 @@ def finished(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
             for job, report in zip(jobs, reports, strict=True)
             if report is not None
         }
+
+
+@contextmanager
+def alone(job: Job) -> Iterator[None]:
+    """Keep other processes from the pair during the block, after waiting for the one that has it.
+
+    Where the file system knows no locks, nobody is kept away.
+
+    Raises:
+        OutputError: the output folder cannot be written.
+    """
+    file = _file(job, "lock")
+    with output_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = file.open("wb")
+    with stream:
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def clean(job: Job) -> None:
@@ -137,6 +161,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file, _MODE) as stream:
-        stream.write((json.dumps(content, indent=2) + "\n").encode())
+    with output_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file, _MODE) as stream:
+            stream.write((json.dumps(content, indent=2) + "\n").encode())

@@ -15,7 +15,7 @@ from ..evaluate.pair import evaluate_pair
 from ..run.job import execute_run
 from ..run.session import Session
 from .jobs import Job
-from .state import clean, finished, read_report, read_scores, score_key, write_scores
+from .state import alone, clean, finished, read_report, read_scores, score_key, write_scores
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,18 @@ class Worker:
         """Register and score a pair. Every error becomes part of the outcome."""
         began, registered, problem = time.perf_counter(), not task.register, ("", 0)
         try:
-            if task.register:
-                self._register(task.job)
-                registered = True
-            if task.job.scored:
-                score(task.job)
+            with alone(task.job):
+                if task.register:
+                    self._register(task.job)
+                    registered = True
+                if task.job.scored:
+                    score(task.job)
         except Exception as error:  # one bad pair must not end the others
             problem = _explained(error)
         return Outcome(*problem, registered, time.perf_counter() - began)
 
     def _register(self, job: Job) -> None:
-        if finished([job]):  # by a worker that was killed before it could say so
+        if finished([job]):  # by another process, or a worker that was killed before it said so
             clean(job)
             return
         request = replace(job.request, config=self._settings.of(job.request.config))

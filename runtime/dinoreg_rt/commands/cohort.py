@@ -99,7 +99,8 @@ dinoreg-rt cohort --bids study --fixed ses-pre_T1w --moving ses-post_T1w -o stud
     default=2,
     show_default=True,
     panel=_WORK,
-    help="How often a pair that fails is tried again.",
+    help="How often a pair is tried again that fails for another reason than its inputs, its "
+    "parameters or its images, such as a lack of memory.",
 )
 @click.option(
     "--shard",
@@ -143,9 +144,9 @@ def cohort(ctx: click.RichContext, /, **options: Any) -> None:
     The same command resumes: it does only the pairs that are missing or have failed, or whose
     inputs, parameters or version have changed.
 
-    A pair that fails is tried again while the others go on, and is listed in failures.csv if it
-    fails for good. The exit code is that of the first failed pair in the table, or 9 if none failed
-    but a result should not be trusted.
+    A pair that fails unexpectedly or for lack of memory is tried again. What fails for good is
+    listed in failures.csv, and the others go on. The exit code is that of the first failed pair in
+    the table, or 9 if none failed but a result should not be trusted.
 
     The workers stay open between pairs. Pairs with the same fixed image follow each other, and what
     depends on that image alone is computed once.

@@ -97,5 +97,6 @@ def configure(options: dict[str, Any], own: dict[str, Any]) -> RegistrationConfi
     if own.keys() & {"slice_stride", "slice_spacing_mm"}:  # one of the two overrides the other
         values |= {name: own.get(name) for name in ("slice_stride", "slice_spacing_mm")}
     config = read_config(values)
-    check_used(config, given_config(values))
+    # An option for all pairs need not matter for one with other features or another transform.
+    check_used(config, given_config(own or values))
     return config

@@ -118,8 +118,8 @@ def check_free_space(directory: str | os.PathLike[str], bytes_needed: int) -> No
     # A file system that does not know its size reports 0.
     if usage.total and usage.free < bytes_needed:
         raise OutputError(
-            f"{directory}: the outputs need at least {bytes_needed / 1e6:.0f} MB and "
-            f"{usage.free / 1e6:.0f} MB are free; free some space or name another output folder"
+            f"{directory}: the outputs need at least {bytes_needed / 1e6:.2g} MB and "
+            f"{usage.free / 1e6:.2g} MB are free; free some space or name another output folder"
         )
 
 

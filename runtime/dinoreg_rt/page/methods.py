@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
-
-from ..config.image_parameters import LinearModel
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -72,16 +70,31 @@ def methods(report: Mapping[str, Any], kinds: tuple[str, str]) -> tuple[str, lis
         f"The moving {moving} was registered to the fixed {fixed} with {software}.",
         _start(report, configuration),
         _features(report, configuration, cite),
-        _solution(configuration, cite),
-        _output(report),
+        *_mapping(report, configuration, cite),
     ]
     return " ".join(sentence for sentence in sentences if sentence), references
 
 
+def _mapping(
+    report: Mapping[str, Any], configuration: Mapping[str, Any], cite: Any
+) -> tuple[str, ...]:
+    """Return how the mapping was found and what it is."""
+    transform = report.get("transform")
+    if not transform:
+        search = _search(configuration, cite(_CONVEX, _CONVEX_ADAM), cite(_ADAM))
+        return search, _output(report)
+    found = (
+        f"The alignment was refined within {transform['model']} transforms by "
+        "Levenberg-Marquardt steps from coarse to fine."
+    )
+    scale = "" if transform["model"] == "rigid" else f" and scales by {transform['scale']:.3f}"
+    return found, f"The transform rotates by {transform['angle_deg']:.1f} degrees{scale}."
+
+
 def _start(report: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
     if report.get("alignment"):
-        model = _linear_transform(configuration) or str(configuration["linear"])
-        linear = {"affine": "affine", "rigid": "rigid"}.get(model, "linear")
+        model = (report.get("transform") or {}).get("model", configuration["linear"])
+        linear = model if model in ("affine", "similarity", "rigid") else "linear"
         return (
             "The initial alignment was searched for automatically, over translations followed by "
             f"{linear} fits on coarse images."
@@ -89,39 +102,29 @@ def _start(report: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
     return "The initial alignment was given by the user."
 
 
-def _linear_transform(configuration: Mapping[str, Any]) -> str | None:
-    transform = configuration.get("transform")
-    return transform if transform in get_args(LinearModel) else None
-
-
 def _features(report: Mapping[str, Any], configuration: Mapping[str, Any], cite: Any) -> str:
     encoding = report.get("encoding")
     intensities = (
-        ", together with the local correlation of the intensities"
-        if configuration.get("intensity") == "on"
+        ", with channels of local intensity" if configuration.get("intensity") == "on" else ""
+    )
+    correlation = (
+        " The refinement also maximised the local correlation of the intensities."
+        if configuration.get("correlation_weight")
         else ""
     )
     if encoding is None:
         return (
             "The images were compared by the modality-independent descriptor MIND-SSC "
-            f"{cite(_MIND)}{intensities}."
+            f"{cite(_MIND)}{intensities}.{correlation}"
         )
     return (
         f"The images were compared by features of the pretrained encoder {encoding['model']} "
         f"{cite(_DINO)}, reduced by a joint principal component analysis {cite(_PAPER)}, and by "
-        f"MIND-SSC {cite(_MIND)}{intensities}."
+        f"MIND-SSC {cite(_MIND)}{intensities}.{correlation}"
     )
 
 
-def _solution(configuration: Mapping[str, Any], cite: Any) -> str:
-    model = _linear_transform(configuration)
-    if model is not None:
-        article = "An" if model == "affine" else "A"
-        return f"{article} {model} transform was refined from there by Levenberg-Marquardt steps."
-    return _field(configuration, cite(_CONVEX, _CONVEX_ADAM), cite(_ADAM))
-
-
-def _field(configuration: Mapping[str, Any], search: str, adam: str) -> str:
+def _search(configuration: Mapping[str, Any], search: str, adam: str) -> str:
     def number(name: str, unit: str = "") -> str:
         value = configuration.get(name)
         return "an automatic value" if value is None else f"{value:.3g}{unit}"

@@ -83,7 +83,7 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "overlap_percent",
             "Overlap",
             1,
-            "at least 50 %; less for a slab in a large image",
+            "at least 42 %; less for a slab in a large image",
             "share of the fixed image with a match inside the moving image",
             " %",
         ),
@@ -117,6 +117,13 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             3,
             "0.72 to 0.98 for brains",
             "the same ratio for the image with left and right exchanged",
+        ),
+        Measure(
+            "sides_in_doubt",
+            "Sides left open",
+            0,
+            "no",
+            "whether a header leaves open which side of its image is left",
         ),
         Measure(
             "symmetry",

@@ -2,7 +2,8 @@
 
 Each row is one plane, with three slices of the fixed and of the warped image side by side. The same
 contours are drawn in both: those of the warped labels, or without labels those of the fixed image.
-The last column shows the deformation of the middle slice, without the initial alignment.
+The last column shows the deformation of the middle slice, without the initial alignment. Of a
+linear registration that is what its refinement has changed.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def draw_picture(
         size = (max(24, min(column, round(stack.fixed.shape[2] * scale))), height)
         _draw_row(canvas, stack, levels, size, top=top, column=column)
         top += height + _GAP
-    _write_titles(canvas, column, round(stacks[0].fixed.shape[2] * scale))
+    last = "deformation" if result.affine is None else "refinement"
+    _write_titles(canvas, column, round(stacks[0].fixed.shape[2] * scale), last)
     # The second pair of axial slices.
     left = _MARGIN + 2 * column + 2 * _PAIR_GAP + _GAP
     canvas.save(path, (left, _HEAD, left + 2 * column + _PAIR_GAP, _HEAD + heights[0]))
@@ -82,13 +84,26 @@ def _write_head(
     right_end = _WIDTH - _MARGIN
     canvas.write((right_end, 56), _numbers(result), _FAINT, 14, anchor="ra")
     legend = (
-        "contraction \N{LEFTWARDS ARROW} red, blue \N{RIGHTWARDS ARROW} expansion, magenta: folds"
+        "deformation: contraction \N{LEFTWARDS ARROW} red, blue \N{RIGHTWARDS ARROW} expansion, "
+        "magenta: folds"
     )
-    canvas.write((right_end, 77), f"deformation: {legend}", _FAINT, 14, anchor="ra")
+    if result.affine is not None:
+        legend = "refinement: how the transform differs from the initial alignment"
+    canvas.write((right_end, 77), legend, _FAINT, 14, anchor="ra")
 
 
 def _numbers(result: RegistrationResult) -> str:
     quality = result.quality
+    linear = result.linear_summary()
+    numbers: tuple[str, ...]
+    if linear is not None:
+        numbers = (
+            f"{linear.model} transform",
+            f"feature distance {quality.feature_distance_after:.3g}",
+            f"rotation {linear.angle_deg:.2f}\N{DEGREE SIGN}",
+            f"scale {linear.scale:.3f}",
+        )
+        return "  \N{MIDDLE DOT}  ".join(numbers)
     numbers = (
         f"feature distance {quality.feature_distance_before:.3g} \N{RIGHTWARDS ARROW} "
         f"{quality.feature_distance_after:.3g}",
@@ -99,7 +114,7 @@ def _numbers(result: RegistrationResult) -> str:
     return "  \N{MIDDLE DOT}  ".join(numbers)
 
 
-def _write_titles(canvas: Canvas, column: int, width: int) -> None:
+def _write_titles(canvas: Canvas, column: int, width: int, last: str) -> None:
     """Write what the columns show above the panels of the first row, which have this width."""
     left = _MARGIN
     for _ in _SHARES:
@@ -108,7 +123,7 @@ def _write_titles(canvas: Canvas, column: int, width: int) -> None:
         warped = (middle + _PAIR_GAP + width / 2, _HEAD - 8)
         canvas.write(warped, "warped", _WARPED_INK, 13, anchor="ms")
         left += 2 * (column + _PAIR_GAP) + _GAP
-    canvas.write((left + column / 2, _HEAD - 8), "deformation", _INK, 13, anchor="ms")
+    canvas.write((left + column / 2, _HEAD - 8), last, _INK, 13, anchor="ms")
 
 
 def _draw_row(

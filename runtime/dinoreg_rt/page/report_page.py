@@ -8,6 +8,7 @@ from typing import Any
 from ..registration.result import RegistrationResult
 from ..types import Volume
 from . import niivue
+from .linear_section import linear_section
 from .markup import document, join, json_block, tag
 from .provenance import methods_section, repetition
 from .sections import alignment, footer, header, numbers, overview, regions
@@ -55,6 +56,7 @@ def render_page(
             slices_section(views),
             regions(report),
             numbers(report),
+            linear_section(report),
             alignment(report, result.initial, images[0].geometry),
             viewer_section(niivue.VERSION if shown else None, shown.note if shown else ""),
             repetition(report),

@@ -16,6 +16,29 @@ from .words import ImageFacts, VerdictWords, private
 
 Report = Mapping[str, Any]
 
+_FEATURES = ("Feature distance", "quality/feature_distance_after", decimals(3), "lower is better")
+_OVERLAP = ("Overlap", "quality/overlap_percent", decimals(1, " %"), "of the fixed image")
+#: The numbers that say most: name, path in the report, form, and what to know.
+_OF_A_FIELD = (
+    _FEATURES,
+    _OVERLAP,
+    ("Folded voxels", "quality/folded_percent", decimals(4, " %"), "usual: at most 0.3 %"),
+    ("SDLogJ", "quality/sdlogj", decimals(3), "usual: at most 0.71"),
+    (
+        "Inverse consistency",
+        "quality/inverse_consistency_mean_mm",
+        decimals(2, " mm"),
+        "mean; usual: at most 1.8 mm",
+    ),
+)
+_OF_A_TRANSFORM = (
+    _FEATURES,
+    _OVERLAP,
+    ("Rotation", "transform/angle_deg", decimals(2, "\N{DEGREE SIGN}"), "about one axis"),
+    ("Scale", "transform/scale", decimals(4), "1: sizes are kept"),
+    ("Mutual information", "quality/information_after", decimals(3, " nats"), "higher is better"),
+)
+
 _SIGNS = {
     "trusted": "M9.2 16.6 4.9 12.3l1.5-1.5 2.8 2.8 8.3-8.3L19 6.8z",
     "warned": "M12 3 1.5 21h21zM11 10h2v5h-2zm0 6.5h2v2h-2z",
@@ -104,23 +127,12 @@ def overview(report: Report, images: tuple[ImageFacts, ImageFacts]) -> Html:
 
 def key_numbers(report: Report) -> Html:
     """Return the most important numbers, in large type."""
-    tiles = (
-        ("Feature distance", "quality/feature_distance_after", decimals(3), "lower is better"),
-        ("Overlap", "quality/overlap_percent", decimals(1, " %"), "of the fixed image"),
-        ("Folded voxels", "quality/folded_percent", decimals(4, " %"), "usual: at most 0.3 %"),
-        ("SDLogJ", "quality/sdlogj", decimals(3), "usual: at most 0.71"),
-        (
-            "Inverse consistency",
-            "quality/inverse_consistency_mean_mm",
-            decimals(2, " mm"),
-            "mean; usual: at most 1.8 mm",
-        ),
-    )
+    measured = _OF_A_TRANSFORM if report.get("transform") else _OF_A_FIELD
     return tag(
         "dl",
         *(
             tag("div", tag("dt", name), tag("dd", shown(report, path, text), tag("small", note)))
-            for name, path, text, note in tiles
+            for name, path, text, note in measured
         ),
         class_="key-numbers",
     )

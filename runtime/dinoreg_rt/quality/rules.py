@@ -32,6 +32,8 @@ _CLEAR = 0.9
 _EXCHANGED = 1.15
 #: Limit of the same ratio, whether symmetric or not, where a header leaves the sides open.
 _SIDES_IN_DOUBT = 0.95
+#: Difference of MIND-SSC in percent of the first from which the result should not be used.
+_MIND_WORSE = 110.0
 #: Ratio below which the sides are right nevertheless.
 _CERTAIN = 0.1
 
@@ -101,7 +103,10 @@ def _mind_percent(quality: RunQuality) -> float:
     before, after = quality.mind_distance_before, quality.mind_distance_after
     if after <= _SAME or math.isnan(before):
         return math.nan
-    return 100 * after / before if before > 0 else math.inf
+    percent = 100 * after / before if before > 0 else math.inf
+    # A linear registration may end where it started, which is no reason to doubt it.
+    linear = math.isnan(quality.feature_distance_before)
+    return math.nan if linear and percent < _MIND_WORSE else percent
 
 
 def _information_percent(quality: RunQuality) -> float:
@@ -164,7 +169,7 @@ RULES = (
     Rule(
         _mind_percent,
         warn=100.0,
-        refuse=110.0,
+        refuse=_MIND_WORSE,
         text="the difference of MIND-SSC is still {} of that before the registration",
         unit=" %",
         advice=": the features that were matched may mean nothing for these images",
