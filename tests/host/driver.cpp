@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "dinoreg_host.hpp"
+#include "pair.h"
 
 extern char** environ;
 
@@ -53,34 +53,6 @@ Grid read_grid(const std::string& path) {
   for (auto& n : grid.direction) file >> n;
   return grid;
 }
-
-// Two balls of different size with an off-centre core, the second moved by 3 voxels along x.
-struct Pair {
-  static constexpr int n = 48;
-  std::vector<float> fixed, moving;
-  Grid grid;
-
-  Pair() : fixed(n * n * n), moving(n * n * n) {
-    grid.size = {n, n, n};
-    for (int z = 0, i = 0; z < n; ++z)
-      for (int y = 0; y < n; ++y)
-        for (int x = 0; x < n; ++x, ++i) {
-          fixed[i] = tissue(x, y, z);
-          moving[i] = tissue(x - 3, y, z);
-        }
-  }
-  static float tissue(double x, double y, double z) {
-    const auto within = [&](double cx, double cy, double cz, double r) {
-      return (x - cx) * (x - cx) + (y - cy) * (y - cy) + (z - cz) * (z - cz) < r * r;
-    };
-    return (within(22, 24, 24, 15) ? 100.f : 0.f) + (within(18, 20, 26, 5) ? 60.f : 0.f) +
-           (within(27, 28, 20, 4) ? -40.f : 0.f) + (float)((int)(x * 7 + y * 3 + z) % 5);
-  }
-  VolumeView first() const { return {std::span<const float>(fixed), grid}; }
-  VolumeView second() const { return {std::span<const float>(moving), grid}; }
-};
-
-const char* const kOptions = "initial = 'none'\nthreads = 2\niterations = [20]\n";
 
 // bits FOLDER OPTIONS: registers the raw images in FOLDER and writes the results there.
 int bits(const std::string& folder, const std::string& options) {
@@ -145,18 +117,6 @@ int unchanged() {
   return 0;
 }
 
-long resident_kb() {
-  std::ifstream file("/proc/self/status");
-  std::string word;
-  while (file >> word)
-    if (word == "VmRSS:") {
-      long kb;
-      file >> kb;
-      return kb;
-    }
-  return 0;
-}
-
 // threads COUNT CALLS: several threads register; prints growth and the number of distinct results.
 int threads(int count, int calls) {
   const Pair pair;
@@ -175,12 +135,12 @@ int threads(int count, int calls) {
     for (auto& thread : team) thread.join();
   };
   round(2);
-  const long before = resident_kb();
+  const long before = of_this_process("VmRSS");
   round(calls);
   int same = 0;
   for (const auto& field : fields) same += field == fields[0];
-  std::cout << "grown by " << resident_kb() - before << " kB, " << same << " of " << count
-            << " the same\n";
+  std::cout << "grown by " << of_this_process("VmRSS") - before << " kB, " << same << " of "
+            << count << " the same\n";
   return 0;
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,42 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from host_programs import LIBRARY, compiled, run
 
 import dinoreg_rt
-from dinoreg_kernels._library import library_file
 from dinoreg_rt.fields.warp import warp_labels
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-LIBRARY = library_file().parent / "libdinoreg_host.so.1"
 OPTIONS = {"initial": "none", "threads": 2, "iterations": [20], "inverse": True}
 TOML = "initial = 'none'\nthreads = 2\niterations = [20]\ninverse = true\n"
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory) -> Path:
-    compiler = os.environ.get("CXX") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no compiler (CXX or c++)")
-    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
-        pytest.skip("this Python has no shared library to embed")
-    program = tmp_path_factory.mktemp("host") / "driver"
-    include = f"-I{LIBRARY.parent / 'include'}"
-    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", include]
-    link = [str(LIBRARY), f"-Wl,-rpath,{LIBRARY.parent}", "-o", str(program)]
-    command = [*compiler.split(), *flags, str(HERE / "driver.cpp"), *link]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    return program
-
-
-def run(driver: Path, *task: str, **environment: str) -> str:
-    """What the driver prints; it uses this test's interpreter and packages."""
-    given = {"DINOREG_PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [driver, *task], env=os.environ | given | environment, capture_output=True, check=False
-    )
-    assert done.returncode == 0, (done.stdout.decode(), done.stderr.decode())
-    return done.stdout.decode()
+    return compiled("driver.cpp", tmp_path_factory.mktemp("host"))
 
 
 def write_grid(path: Path, grid: dinoreg_rt.Geometry) -> None:
@@ -151,7 +126,7 @@ library = ctypes.CDLL({str(LIBRARY)!r})
 library.dr_host_last_error.restype = ctypes.c_char_p
 class Args(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t), ("python", ctypes.c_char_p),
-                ("options", ctypes.c_char_p), ("workers", ctypes.c_int32)]
+                ("options", ctypes.c_char_p), ("workers", ctypes.c_int64)]
 args = Args(ctypes.sizeof(Args), b"/nowhere/python", b"threads = 1", 1)
 registrar = ctypes.c_void_p()
 status = library.dr_registrar_create(ctypes.byref(args), ctypes.byref(registrar))
