@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,14 @@ def cxx_compiler() -> list[str]:
     if command is None:
         pytest.skip("no C++ compiler (CXX, c++ or g++)")
     return command.split()
+
+
+def cmake_command() -> str:
+    """CMake, that of this environment before another."""
+    found = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if found is None:
+        pytest.skip("no CMake")
+    return found
 
 
 def include_folder() -> Path:

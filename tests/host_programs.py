@@ -8,10 +8,13 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dinoreg_kernels._library import library_file
+from dinoreg_rt.types import Geometry
 
 FOLDER = Path(__file__).parent / "host"
 LIBRARY = library_file().parent / "libdinoreg_host.so.1"
@@ -54,3 +57,12 @@ def run(program: Path, *task: str, timeout: float = 300, **environment: str) -> 
     )
     assert done.returncode == 0, (done.stdout.decode(), done.stderr.decode()[:4000])
     return done.stdout.decode()
+
+
+def write_pair(folder: Path, fixed: tuple[Any, Geometry], moving: tuple[Any, Geometry]) -> None:
+    """Write images for the driver: raw voxels, and files of size, spacing, origin and direction."""
+    for name, dtype, (array, grid) in (("fixed", np.float32, fixed), ("moving", np.int16, moving)):
+        np.ascontiguousarray(array, dtype).tofile(folder / f"{name}.raw")
+        places = [*grid.spacing_mm, *grid.origin_mm, *grid.direction.ravel()]
+        numbers = [*map(str, grid.shape_xyz), *(repr(float(n)) for n in places)]
+        (folder / f"{name}.txt").write_text(" ".join(numbers) + "\n")

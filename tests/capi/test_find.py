@@ -1,4 +1,4 @@
-"""Other projects find libdinoreg and libdinoreg_host: in the installed package, an install prefix and a build tree."""
+"""Other projects find both libraries: in the package, an install prefix and a build tree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from c_tools import ROOT, c_compiler, cxx_compiler, run
+from c_tools import ROOT, c_compiler, cmake_command, cxx_compiler, run
 from host_programs import FOLDER as HOST
 
 HERE = Path(__file__).parent
@@ -18,11 +18,8 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def cmake() -> str:
-    found = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if found is None:
-        pytest.skip("no CMake")
     c_compiler(), cxx_compiler()  # skips without
-    return found
+    return cmake_command()
 
 
 def package(option: str) -> Path:

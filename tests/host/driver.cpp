@@ -3,8 +3,10 @@
 #include <locale.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -54,28 +56,63 @@ Grid read_grid(const std::string& path) {
   return grid;
 }
 
+// The raw images in a folder and where they lie.
+struct Images {
+  explicit Images(const std::string& folder)
+      : fixed(read_raw<float>(folder + "/fixed.raw")),
+        moving(read_raw<std::int16_t>(folder + "/moving.raw")),
+        one(read_grid(folder + "/fixed.txt")), other(read_grid(folder + "/moving.txt")),
+        displacement(3 * fixed.size()), warped(fixed.size()) {}
+
+  Arguments arguments() {
+    Arguments arguments({std::span(fixed), one}, {std::span(moving), other});
+    arguments.displacement(displacement);
+    arguments.warped(warped);
+    return arguments;
+  }
+
+  std::vector<float> fixed;
+  std::vector<std::int16_t> moving;
+  Grid one, other;
+  std::vector<float> displacement, warped;
+};
+
 // bits FOLDER OPTIONS: registers the raw images in FOLDER and writes the results there.
 int bits(const std::string& folder, const std::string& options) {
-  const auto fixed = read_raw<float>(folder + "/fixed.raw");
-  const auto moving = read_raw<std::int16_t>(folder + "/moving.raw");
+  Images images(folder);
   const auto labels = read_raw<std::uint8_t>(folder + "/labels.raw");
-  const Grid one = read_grid(folder + "/fixed.txt"), other = read_grid(folder + "/moving.txt");
-  std::vector<float> displacement(3 * fixed.size()), warped(fixed.size());
-  std::vector<float> inverse(3 * moving.size());
-  std::vector<std::int32_t> warped_labels(fixed.size());
+  std::vector<float> inverse(3 * images.moving.size());
+  std::vector<std::int32_t> warped_labels(images.fixed.size());
   Registrar registrar({.options = options});
-  Arguments arguments({std::span(fixed), one}, {std::span(moving), other});
-  arguments.labels({std::span(labels), other}, warped_labels);
-  arguments.displacement(displacement);
+  Arguments arguments = images.arguments();
+  arguments.labels({std::span(labels), images.other}, warped_labels);
   arguments.inverse(inverse);
-  arguments.warped(warped);
   const Result result = registrar.run(arguments);
-  write_raw(folder + "/displacement.raw", displacement);
+  write_raw(folder + "/displacement.raw", images.displacement);
   write_raw(folder + "/inverse.raw", inverse);
-  write_raw(folder + "/warped.raw", warped);
+  write_raw(folder + "/warped.raw", images.warped);
   write_raw(folder + "/warped_labels.raw", warped_labels);
   std::ofstream(folder + "/report.json") << result.report;
   std::cout << (result.trusted ? "trusted" : "untrusted") << "\n";
+  return 0;
+}
+
+// times FOLDER OPTIONS COUNT: the least CPU and wall milliseconds of warm calls.
+int times(const std::string& folder, const std::string& options, int count) {
+  Images images(folder);
+  Registrar registrar({.options = options});
+  const auto cpu_ms = [] { return 1e3 * (double)clock() / CLOCKS_PER_SEC; };
+  double cpu = 1e30, wall = 1e30;
+  for (int i = -2; i < count; ++i) {
+    const auto began = std::chrono::steady_clock::now();
+    const double before = cpu_ms();
+    registrar.run(images.arguments());
+    if (i < 0) continue;
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - began;
+    cpu = std::min(cpu, cpu_ms() - before);
+    wall = std::min(wall, took.count());
+  }
+  std::cout << cpu << " " << wall << "\n";
   return 0;
 }
 
@@ -242,6 +279,7 @@ int wrong() {
 int main(int count, char** arguments) try {
   const std::string task = count > 1 ? arguments[1] : "";
   if (task == "bits") return bits(arguments[2], arguments[3]);
+  if (task == "times") return times(arguments[2], arguments[3], atoi(arguments[4]));
   if (task == "unchanged") return unchanged();
   if (task == "threads") return threads(atoi(arguments[2]), atoi(arguments[3]));
   if (task == "cancelled") return cancelled();
