@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The steps of both images that need no container: docker/install.sh FOLDER cpu|gpu
-# Makes FOLDER an environment with dinoreg-rt, in the versions of the lock file. Those of the CPU
-# image run in .ci/run.
+# Makes FOLDER an environment with dinoreg-rt, in the versions of the lock file:
+#   docker/install.sh FOLDER cpu|gpu
+# Both images run this script. It needs no container, and .ci/run runs it for the CPU image.
 set -euo pipefail
 folder=$1 kind=$2
 cd "$(dirname "$0")/.."

@@ -16,8 +16,8 @@
 
 #include "dinoreg_host.h"
 
-/* The voxels of a NIfTI-1 file of this machine's byte order, and their place by its sform. Real
- * programs use a library for this; it is here so that the example needs none. */
+/* Reads the voxels of a NIfTI-1 file in this machine's byte order, and their place by its sform.
+ * Real programs use a library for this; it is here so that the example needs none. */
 static void read_nifti(const char* path, dr_volume* volume) {
   unsigned char header[352];
   gzFile file = gzopen(path, "rb");

@@ -1,5 +1,5 @@
-# Where libdinoreg and libdinoreg_host go, and what other projects find it by: an install prefix, this build tree, or the
-# package of a wheel, whose folder is a prefix of its own. All of it may be moved.
+# Installs libdinoreg and libdinoreg_host with the files by which other projects find them: in an install prefix, in this
+# build tree, or in the package of a wheel, whose folder is a prefix of its own. All of these may be moved.
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 

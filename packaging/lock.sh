@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Writes packaging/lock-cpu.txt and lock-gpu.txt: packaging/lock.sh
-# The versions with which CI and the images install the extras, on every Python that the project
-# supports. They are constraints: pip install -c packaging/lock-cpu.txt '.[dev,cpu,export]'
+# They hold the versions with which CI and the images install the extras, for every Python that the
+# project supports. Use them as constraints: pip install -c packaging/lock-cpu.txt '.[dev,cpu,export]'
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/tools"
 "$work/tools/bin/pip" install -q uv
-# Of this tree, and no constraint.
+# This distribution comes from this tree, and so must not become a constraint.
 own=dinoreg-kernels-cu13
 echo "$own @ file://$PWD/packaging/$own" > "$work/own.txt"
 lock() {
@@ -19,5 +19,5 @@ lock() {
 }
 lock lock-cpu.txt --extra dev --extra cpu --extra export \
   --extra openvino --extra rtx --extra oracle
-# TensorRT's own metadata is only on NVIDIA's index; its range in pyproject.toml has to do.
+# TensorRT is left out, because its metadata is only on NVIDIA's index; its range is in pyproject.toml.
 lock lock-gpu.txt --extra gpu --extra export

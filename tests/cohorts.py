@@ -53,9 +53,9 @@ def reports(output: Path) -> dict[str, Any]:
 
 
 def hashes(report: dict[str, Any]) -> dict[str, str]:
-    """Hashes of all files but the page, which shows date and times."""
-    outputs = {n: record for n, record in report["outputs"].items() if n != "report.html"}
-    return {name: record["sha256"] for name, record in outputs.items()}
+    """Return the hash of each file but the page, which shows the times of its run."""
+    listed = report["outputs"].items()
+    return {name: record["sha256"] for name, record in listed if name != "report.html"}
 
 
 def command_on_path(folder: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # A cohort as a Slurm array: sbatch --array=1-8 slurm.sh pairs.csv out
-# Each task does one part of the pairs. All tasks write into the same folder, and submitting the
-# same array again does only what is missing.
+# Each task registers one part of the pairs. All tasks write into the same folder. If you submit the
+# same array again, it does only what is missing.
 #SBATCH --job-name=dinoreg-rt
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=16G

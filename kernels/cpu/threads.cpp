@@ -1,4 +1,4 @@
-// A thread of the pool has a state of its own, which is all that it and its callers share:
+// Each thread of the pool has a state, which is all that it shares with its callers:
 //   idle -> called    by the caller, which has taken the thread from the list of idle ones
 //   called -> working by the thread, when it awakes
 //   called -> idle    by the caller, if the job is done before the thread has awoken
@@ -153,8 +153,8 @@ class Pool {
 
 constinit Pool pool;
 
-// fork() copies the memory of the pool, but not its threads, so a child starts its own. A lock that
-// another thread held at that moment is forgotten too.
+// fork() copies the memory of the pool, but not its threads, so the child starts a pool of its own.
+// This also drops a lock that another thread held at that moment.
 extern "C" void forget_threads() { new (&pool) Pool; }
 
 const int registered = pthread_atfork(nullptr, nullptr, forget_threads);

@@ -1,6 +1,6 @@
-// The library's own threads. Compiled once, for the baseline instruction set, and declared without
-// headers of the standard library: inline functions compiled for one instruction set must not
-// serve the others.
+// The library's own threads. They are compiled once, for the baseline instruction set, and this
+// header includes none of the standard library, because inline functions that are compiled for one
+// instruction set must not be used by the others.
 #ifndef DINOREG_CPU_THREADS_H_
 #define DINOREG_CPU_THREADS_H_
 
@@ -12,9 +12,9 @@ int processors();
 
 // Runs `run` on the pieces of 0 ... count - 1, `piece` elements each, and returns when all are
 // done. The calling thread is worker 0; idle threads of the pool, which all calls share, help as
-// workers 1 ... threads - 1. No call waits for threads that are busy elsewhere or have not begun,
-// so it ends even if none helps. Calls from within a piece run on the thread that makes them, as
-// worker 0.
+// workers 1 ... threads - 1. A call does not wait for threads that are busy elsewhere or have not
+// begun, so that it ends even if none helps. A call from within a piece runs on the thread that
+// makes it, as worker 0.
 void run_job(int threads, int count, int piece, JobPiece run, const void* body);
 
 #endif  // DINOREG_CPU_THREADS_H_

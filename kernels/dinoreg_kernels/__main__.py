@@ -1,4 +1,4 @@
-"""Where C and C++ programs find libdinoreg: ``python -m dinoreg_kernels --cmake-dir``."""
+"""Print where C and C++ programs find libdinoreg: ``python -m dinoreg_kernels --cmake-dir``."""
 
 from __future__ import annotations
 

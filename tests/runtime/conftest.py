@@ -18,7 +18,7 @@ def cupy(monkeypatch) -> Any:
     module = cupy_on_host()
     module.launched_on = set()
     monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr("dinoreg_rt.device.choice._cuda_problem", lambda index: None)
+    monkeypatch.setattr("dinoreg_rt.device.choice.cuda_problem", lambda index: None)
     monkeypatch.setattr("dinoreg_rt.device.streams._idle", defaultdict(deque))
     real = _arrays.Call.__init__
 

@@ -424,7 +424,7 @@ def test_what_is_saved_on_request(pair: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--save", "inverse,jacobian"], "--save jacobian: is not among what can be saved; give"),
+        (["--save", "inverse,jacobian"], "--save jacobian is not something to save; give"),
         (["--save", "inverse", "--no-inverse"], "--save inverse contradicts --no-inverse"),
     ],
 )

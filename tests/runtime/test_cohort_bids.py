@@ -69,8 +69,8 @@ def test_one_image_is_fixed_for_all(dataset, tmp_path):
     ("fixed", "moving", "message"),
     [
         ("T1w", "acq-b_T1w", "several fixed images fit: .*run-1.*run-2.*; add an entity"),
-        ("T1w.nii.gz", "T2w", "is no selector"),
-        ("FLAIR", "T2w", "no pair of FLAIR and T2w; its images end in T1w"),
+        ("T1w.nii.gz", "T2w", "is not a selector"),
+        ("FLAIR", "T2w", "no pair of FLAIR and T2w; the suffixes of its images are T1w"),
     ],
 )
 def test_selectors_that_do_not_tell(dataset, fixed, moving, message):
@@ -100,7 +100,7 @@ def test_results_get_the_names_of_derivatives(tmp_path):
     (folder / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
     output = folder / "derivatives" / "reg"
     words = ["cohort", "--bids", folder, "--fixed", "ses-pre_T1w", "--moving", "ses-post_T1w"]
-    words += ["-o", output, "--workers", "1", *FAST]
+    words += ["-o", output, "--workers", "1", "--save", "displacement", *FAST]
     result = CliRunner().invoke(cli, list(map(str, words)))
     assert result.exit_code == 0, result.output
     place = output / "sub-01" / "ses-post" / "anat"

@@ -26,12 +26,12 @@ NO_GPU = "there is no NVIDIA driver on this machine"
 
 @pytest.fixture
 def no_gpu(monkeypatch) -> None:
-    monkeypatch.setattr("dinoreg_rt.device.choice._cuda_problem", lambda index: NO_GPU)
+    monkeypatch.setattr("dinoreg_rt.device.choice.cuda_problem", lambda index: NO_GPU)
 
 
 @pytest.fixture
 def gpu(monkeypatch) -> None:
-    monkeypatch.setattr("dinoreg_rt.device.choice._cuda_problem", lambda index: None)
+    monkeypatch.setattr("dinoreg_rt.device.choice.cuda_problem", lambda index: None)
 
 
 def choose(**values: Any) -> tuple[Device, str]:

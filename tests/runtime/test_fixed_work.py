@@ -43,7 +43,7 @@ def counted(monkeypatch):
 
     count(planning, "examine", lambda args: args[0] == "fixed")
     count(coarse, "coarse_image", lambda args: args[0].role == "fixed")
-    count(MindFeatures, "_of", lambda args: bool(args[1].kept.sha256))
+    count(MindFeatures, "of_image", lambda args: bool(args[1].kept.sha256))
     return counts
 
 
@@ -59,7 +59,7 @@ def test_the_fixed_image_is_examined_once_and_the_bits_are_the_same(pair, counte
     with dinoreg_rt.Registrar(CONFIG) as registrar:
         together = [bits(registrar.register(pair.fixed, other)) for other in others]
     assert together == alone
-    assert counted == {"examine": 1, "coarse_image": 1, "_of": 1}
+    assert counted == {"examine": 1, "coarse_image": 1, "of_image": 1}
 
 
 def test_a_changed_image_mask_or_parameter_is_not_taken_for_the_earlier_one(pair, counted):

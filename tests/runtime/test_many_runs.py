@@ -98,6 +98,7 @@ def test_a_result_on_the_device_is_all_that_is_held(cupy, pair) -> None:
         result = registrar.register(*pair, placement=dinoreg_rt.Placement(on_device=True))
         arrays = [
             result.displacement.vectors_mm,
+            result.deformable.vectors_mm,
             result.warped.array,
             result.inverse.vectors_mm,
             result.confidence.array,

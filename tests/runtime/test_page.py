@@ -19,6 +19,7 @@ from dinoreg_rt.page import niivue
 from dinoreg_rt.page.layout import MOST_MAP_PIXELS, plane_layouts
 from dinoreg_rt.page.maps import PlaneMaps
 from dinoreg_rt.page.markup import asset, join, json_block, tag
+from dinoreg_rt.page.methods import methods
 from dinoreg_rt.page.numbers import MEASURES, decimals, lookup
 from dinoreg_rt.page.provenance import command_line
 from dinoreg_rt.page.report_page import FULL_BYTES, STATIC_BYTES, render_page
@@ -57,6 +58,10 @@ def test_values_are_those_of_the_report(tmp_path: Path) -> None:
 def test_every_measure_is_in_the_table() -> None:
     listed = [measure.field for group in MEASURES.values() for measure in group]
     assert sorted(listed) == sorted(RunQuality.__dataclass_fields__)
+
+
+def test_yes_and_no_are_words() -> None:
+    assert [decimals(0)(value) for value in (True, False)] == ["yes", "no"]
 
 
 @pytest.mark.parametrize(
@@ -224,6 +229,15 @@ def test_the_page_of_a_linear_registration_shows_its_transform() -> None:
         assert said in page.words
     for unsaid in ("displacement field was found", "Adam", "folded in"):
         assert unsaid not in page.words
+
+
+def test_methods_of_a_linear_transform_name_no_field(result: RegistrationResult) -> None:
+    report = make_report(result, {"fixed": "f", "moving": "m"})
+    report["configuration"]["transform"] = "rigid"
+    text, references = methods(report, ("CT", "MR"))
+    assert "A rigid transform was refined from there by Levenberg-Marquardt steps." in text
+    assert "displacement field" not in text
+    assert not any("Adam" in one.text for one in references)
 
 
 def noise_stacks(shape: tuple[int, int, int] = (400, 600, 600)) -> list[SliceStack]:

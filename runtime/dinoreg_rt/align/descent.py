@@ -71,7 +71,8 @@ def descend(
     """Minimise an objective from `start` within a model; only steps that lower it are taken.
 
     Args:
-        objective: value at a map, with gradient and curvature by small steps of its points.
+        objective: returns the value at a map, with gradient and curvature with respect to small
+            steps of its points.
         start: map of the model, fixed points to moving points.
         model: model that all steps keep.
         frame: frame in which the objective gives its derivatives.
@@ -101,7 +102,7 @@ def solved(equations: NormalEquations, basis: FloatArray, damping: float) -> Flo
     gradient = np.einsum("kia,ia->k", basis, equations.gradient)
     curvature = np.einsum("kia,iajb,ljb->kl", basis, equations.curvature, basis)
     diagonal = np.diag(curvature)
-    # Directions in which nothing changes, such as across a single slice, stay out of the solution.
+    # Keeps directions in which nothing changes, such as across a single slice, at zero.
     floor = 1e-9 * max(float(diagonal.max()), 1e-30)
     damped = curvature + np.diag(damping * diagonal + floor)
     parameters = -np.linalg.solve(damped, gradient)

@@ -119,7 +119,7 @@ def rotation_vector(rotation: FloatArray) -> FloatArray:
     angle = float(np.arctan2(length, cosine))
     if length > 1e-9:
         return np.asarray(sine * (angle / length))
-    # No turn, or half a turn, whose axis is the direction that stays.
+    # No rotation, or half a turn, whose axis is the direction that does not change.
     values, vectors = np.linalg.eigh(rotation + rotation.T)
     return np.asarray(angle * vectors[:, int(np.argmax(values))])
 

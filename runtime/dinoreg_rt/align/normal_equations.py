@@ -1,11 +1,11 @@
-"""The objective of a linear registration, with its gradient and curvature by the map's elements.
+"""The objective of a linear registration, with gradient and curvature by the map's elements.
 
-The objective is that of the deformable refinement without its smoothness: the weighted squared
+The objective is that of the deformable refinement without its smoothness term: the weighted squared
 difference of the features, and 1 - rho^2, where rho is the local correlation of the intensities.
-Both images are sampled on one grid, the moving one through the current map, so that only small
-steps of that map are asked for: a point at q (mm from the centre, along the grid's axes) moves by
-``P (q, 1)`` with a (3, 4) matrix P. Each term adds up, over the voxels, its gradient b (3) and its
-curvature S (3, 3) by the displacement of the voxel, as Gauss-Newton takes them:
+Both images are sampled on one grid, the moving one through the current map, so that the unknown is
+a small step of that map: a point at q (mm from the centre, along the grid's axes) moves by
+``P (q, 1)`` with a (3, 4) matrix P. At each voxel a term has a gradient b (3) and a Gauss-Newton
+curvature S (3, 3) with respect to the voxel's displacement, from which follow
 
     gradient[i, a] = sum b_i q_a            curvature[i, a, j, b] = sum S_ij q_a q_b
 
@@ -131,7 +131,7 @@ def feature_equations(
     unrelated: float,
     trust_cost: float = 0.0,
 ) -> NormalEquations:
-    """Return the mean squared feature difference over the points, by the fixed image's weights.
+    """Return the mean squared feature difference over the points, weighted by the fixed image.
 
     Args:
         fixed: the fixed image.
@@ -173,9 +173,9 @@ def correlation_equations(
 ) -> NormalEquations:
     """Return the mean of 1 - rho^2 over the points, rho being the correlation of their windows.
 
-    With a = cov / var(m), the gradient by an intensity m of the window is that of the residual
-    f - a m with a held: the best a is a minimum, so its change does not count. It does count in the
-    curvature: changes of m that a new mean or a new a absorbs cost nothing (variable projection).
+    With a = cov / var(m), the gradient with respect to an intensity m of the window is that of the
+    residual f - a m with a kept fixed, because the best a is at a minimum. The curvature depends on
+    its change: changes of m that a new mean or a new a absorbs cost nothing (variable projection).
 
     Args:
         fixed: the fixed image.

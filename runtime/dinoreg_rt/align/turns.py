@@ -1,8 +1,8 @@
 """Rotated poses of the moving image, from which a search over all shifts may start.
 
-Searches and fits bridge rotations of about 20 degrees. For more, rotations about each axis are
-tried and, if one of them fits better than none, combinations of them, on cells of twice the usual
-size: an eighth of the work.
+Searches and fits find rotations of up to about 20 degrees. Beyond that, rotations about each axis
+are tried and, if one of them fits better than none, combinations of them. This uses cells of twice
+the usual size, which takes an eighth of the work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..types import FloatArray
 from .shifts import Candidate, Side, make_side, search_positions
 
 #: Angle between neighbouring poses about each axis. With 30 degrees the nearest pose was the most
-#: similar one for T1 with T2, a T1 and a CT that were turned by up to 45 degrees (21 of 21).
+#: similar one in all 21 cases: T1 with T2, a T1 and a CT, rotated by up to 45 degrees.
 _STEP_DEG = 30.0
 _COARSER = (2, 2, 2)
 #: Number of rotated poses that are searched again on cells of the usual size.

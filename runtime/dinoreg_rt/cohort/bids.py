@@ -1,14 +1,13 @@
-"""Pairs of a BIDS dataset, and names for their results as BIDS wants them in derivatives.
+"""Pairs of a BIDS dataset.
 
-A selector such as ``ses-pre_T1w`` is written as the names of BIDS are: entities and, at the end,
+A selector such as ``ses-pre_T1w`` is written as file names of BIDS are: entities and, at the end,
 the suffix. It selects the images whose names have all of these. The fixed image of a moving image
-is the one of the same subject that the selector of fixed images selects; where neither selector
-names a session, also of the same session. If the selector names a subject, or is a file, that one
-image is fixed for all.
+is the selected one of the same subject and, where neither selector names a session, of the same
+session. If the selector names a subject, or is a file, that image is the fixed image of all pairs.
 
-The rules for names are those of BIDS 1.9 for derivatives, and for transforms those of BEP 14 as
-fMRIPrep has them: ``from-`` and ``to-`` name the images, and ``mode-image`` says that the transform
-resamples the image of ``from-`` onto the grid of ``to-``.
+Names of results follow BIDS 1.9 for derivatives, and those of transforms BEP 14 as fMRIPrep uses
+it: ``from-`` and ``to-`` name the images, and ``mode-image`` says that the transform resamples the
+image of ``from-`` onto the grid of ``to-``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ..evaluate.pair import PairFiles
 from ..run.job import RunRequest
 from .jobs import Job
 
-#: Folder of the runs' own files in the output folder; BIDS ignores it.
+#: Folder in the output folder that holds the folders of the pairs; BIDS ignores it.
 RUNS = "pairs"
 _SUFFIXES = (".nii.gz", ".nii")
 _ENTITY = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
@@ -90,11 +89,12 @@ def read_dataset(folder: Path) -> list[BidsImage]:
     """List the images of all subjects, sorted by path.
 
     Raises:
-        InputError: the folder is no BIDS dataset.
+        InputError: the folder is not a BIDS dataset.
     """
     if not (folder / "dataset_description.json").is_file():
         raise InputError(
-            f"{folder}: is no BIDS dataset: it has no dataset_description.json; give its top folder"
+            f"{folder}: is not the top folder of a BIDS dataset, because it has no "
+            "dataset_description.json; give one that has"
         )
     images = []
     for path in sorted(folder.glob("sub-*/**/*.nii*")):
@@ -114,7 +114,7 @@ def bids_jobs(
 
     Args:
         folder: the dataset.
-        fixed: selector of the fixed images, or a file that is fixed for all.
+        fixed: selector of the fixed images, or a file that is the fixed image of all pairs.
         moving: selector of the moving images.
         results: output folder of the cohort.
         common: what all pairs share.
@@ -123,7 +123,7 @@ def bids_jobs(
         The pairs, and one sentence about each moving image without a fixed one.
 
     Raises:
-        InputError: a selector is none, nothing is selected, or several fixed images fit.
+        InputError: a selector is malformed, nothing is selected, or several fixed images fit.
     """
     images = read_dataset(folder)
     selector, one = _selector(moving), _single(fixed)
@@ -150,7 +150,7 @@ def bids_jobs(
         jobs.append(BidsJob(request, files, partners[0], image, wanted.label, selector.label))
     if not jobs:
         raise InputError(
-            f"{folder}: no pair of {fixed} and {moving}; its images end in "
+            f"{folder}: has no pair of {fixed} and {moving}; the suffixes of its images are "
             f"{', '.join(sorted({image.suffix for image in images}))}"
         )
     return jobs, notes
@@ -175,8 +175,8 @@ def _selector(text: str) -> BidsImage:
     found = parse_name(text)
     if found is None:
         raise InputError(
-            f"'{text}' is no selector of BIDS images; write entities and suffix as in their names, "
-            "such as ses-pre_T1w"
+            f"'{text}' is not a selector of BIDS images; write entities and suffix as in their "
+            "names, such as ses-pre_T1w"
         )
     return found
 

@@ -30,7 +30,7 @@ class Crew:
 
     Attributes:
         settings: one for each worker.
-        reason: how their number came about.
+        reason: why there are that many.
     """
 
     settings: tuple[Settings, ...]
@@ -79,11 +79,12 @@ def _on_cpu(
         return min(wanted, max(1, len(jobs))), "as asked"
     most = max(1, min(cpus // (config.threads or 1), len(jobs)))
     if most == 1:
-        return 1, "for the CPUs and pairs that there are"
+        return 1, "limited by the number of CPUs or pairs"
     need, free = _largest_need(jobs), int(_SHARE * memory_bytes()[1])
     fitting = max(1, free // need)
     about = f"a worker takes about {need / 2**20:.0f} MiB of {free / 2**20:.0f} MiB"
-    return min(most, fitting), f"{'one for each CPU' if most <= fitting else 'for memory'}: {about}"
+    why = "one for each CPU" if most <= fitting else "limited by memory"
+    return min(most, fitting), f"{why}: {about}"
 
 
 def _largest_need(jobs: Sequence[Job]) -> int:

@@ -1,7 +1,7 @@
 """The results of a BIDS dataset under the names of BIDS derivatives.
 
-The files are hard links to those of the run, which keep their names in a folder of their own, so
-they take no room of their own; where the file system has no links they are copies.
+The files are hard links to those of the run, which keep their names in another folder, and so take
+no additional space; where the file system has no links they are copies.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def read_jobs(
 
     Args:
         table: the columns of `dinoreg_rt.evaluate.cohort.read_pairs`, those of further files,
-            ``preset``, and one for each parameter that pairs set for themselves. An empty field
-            stands for what holds for all pairs.
+            ``preset``, and one for each parameter that pairs set for themselves. Where a field is
+            empty, the value for all pairs applies.
         data: folder that the paths in the table are relative to.
         results: folder with one folder for each pair.
         common: what all pairs share; images, output and configuration are replaced.
@@ -137,10 +137,10 @@ def _own_values(row: dict[str, str], data: Path, where: str) -> dict[str, Any]:
 
 
 def check_pair_name(name: str, source: str) -> None:
-    """Require a name that can be that of a folder beside the files of the cohort.
+    """Require a name that a folder beside the files of the cohort can have.
 
     Raises:
-        InputError: it cannot.
+        InputError: no folder can have this name.
     """
     if (
         name in _TAKEN
@@ -150,8 +150,9 @@ def check_pair_name(name: str, source: str) -> None:
         or name != name.strip()
     ):
         raise InputError(
-            f"{source}: the pair '{name}' cannot be the name of a folder beside "
-            f"{', '.join(_TAKEN)}; rename it, without slashes, dots or spaces at the beginning"
+            f"{source}: the pair '{name}' cannot have a folder of its name beside "
+            f"{', '.join(_TAKEN)}; rename it, without slashes, a dot at the beginning, or spaces "
+            "at either end"
         )
     if (length := len(name.encode())) > _LONGEST:
         raise InputError(

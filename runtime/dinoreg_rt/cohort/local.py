@@ -17,7 +17,7 @@ from .worker import Outcome, Settings, Task, Worker
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-#: Time that a worker has to remove its unfinished files when it is ended.
+#: Time for which a worker may remove its unfinished files before it is killed.
 _PATIENCE_S = 10.0
 
 
@@ -29,7 +29,7 @@ class LocalWorkers:
     """
 
     def __init__(self, settings: Sequence[Settings]) -> None:
-        # Not fork: the child would inherit the state of OpenMP threads that it does not have.
+        # Not fork: libraries with threads may leave locks in the child that nobody releases.
         self._context = multiprocessing.get_context("spawn")
         self._settings = settings
         self._running: dict[int, tuple[SpawnProcess, Connection]] = {}

@@ -1,4 +1,4 @@
-"""`CohortRow`: what became of one pair, for tables and pages."""
+"""`CohortRow`: the outcome of one pair, for tables and pages."""
 
 from __future__ import annotations
 

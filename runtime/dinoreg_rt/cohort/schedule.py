@@ -1,4 +1,4 @@
-"""Which worker does which pair, and what happens when one fails."""
+"""Give tasks to workers, and try those that fail again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Workers(Protocol):
         """Wait for busy workers; return those that are done, with None for one that has died."""
 
     def close(self) -> None:
-        """End all workers at once; the tasks at hand are given up."""
+        """End all workers at once; unfinished tasks are abandoned."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Queue:
         self._groups.setdefault(task.job.shared(), deque()).append(task)
 
     def next_for(self, worker: int) -> Task | None:
-        """Return a task of the worker's group, of a group of nobody's, or of the longest group."""
+        """Return a task of the worker's group, of one without a worker, or of the longest one."""
         own = self._group_of.get(worker)
         if own not in self._groups:
             taken = {group for other, group in self._group_of.items() if other != worker}

@@ -1,9 +1,9 @@
-"""What is done already, by the files in the output folder alone.
+"""The state of a cohort, which lies in its output folder alone.
 
-A pair is finished when the report in its folder carries the fingerprint of what is asked for and
-the files that it lists are there in full size. The report is the last file to appear, so a killed
-process leaves no folder that looks finished and is not. Scores and failures lie in a hidden folder
-beside the pairs, one file for each pair, so that any number of processes can share it.
+A pair is finished if the report in its folder has the fingerprint of the requested registration,
+and the files that it lists exist in their full size. The report is the last file to appear, so that
+a killed process leaves no folder that only looks finished. Scores and failures lie in a hidden
+folder beside the pairs, one file for each pair, so that any number of processes can share it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FileHashes:
 
 
 def finished(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-    """Return the reports of the pairs whose results are complete and as asked for, by name."""
+    """Return, by name, the reports of the pairs that have the requested results."""
     hashes = FileHashes()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="hash") as pool:
         reports = pool.map(lambda job: _report_if_current(job, hashes), jobs)

@@ -1,4 +1,4 @@
-"""The course of a cohort: what is missing, doing it, and keeping each failure at once."""
+"""Find what is missing of a cohort, do it, and record each failure at once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to do.
+    """The work of one process.
 
     Attributes:
         everything: all pairs, in their order.
         own: the pairs of this process, those of one fixed image together.
-        tasks: what is missing of these.
+        tasks: what is missing of the results of `own`.
     """
 
     everything: Sequence[Job]

@@ -1,4 +1,4 @@
-"""What became of a cohort: `cohort.csv`, `failures.csv`, and the exit code."""
+"""The outcome of a cohort: `cohort.csv`, `failures.csv`, and the exit code."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Failure:
 def rows_of(jobs: Sequence[Job], folder: Path) -> list[CohortRow]:
     """Return the rows of all pairs that have a result or have failed, in the order of `jobs`.
 
-    With shards the others may still be at work, so pairs without either are left out.
+    Pairs with neither are left out: another shard may still be working on them.
     """
     rows = (_row(job, folder) for job in jobs)
     return [row for row in rows if row is not None]
 
 
 def failures_of(jobs: Sequence[Job]) -> list[Failure]:
-    """Return the failures that are kept of pairs."""
+    """Return the recorded failures of pairs."""
     found = ((job, read_failure(job)) for job in jobs)
     return [
         Failure(job.name, failure["exit_code"], failure["tries"], failure["error"])
@@ -66,7 +66,7 @@ def write_tables(folder: Path, rows: Sequence[CohortRow], failures: Sequence[Fai
 
 
 def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
-    """Write ``failures.csv``, of which only the first line is left without failures."""
+    """Write ``failures.csv``, which has only a header if nothing failed."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Failure.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -76,7 +76,7 @@ def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
 
 
 def rows_to_csv(rows: Sequence[CohortRow]) -> str:
-    """Return the rows as CSV; a field is empty where there is nothing, and lists have semicolons.
+    """Return the rows as CSV, with empty fields for missing values and semicolons in lists.
 
     Measures of the result have the prefix ``quality.``, scores by labels and points ``score.``.
     """

@@ -33,12 +33,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """The outcome of a task.
 
     Attributes:
         error: why it failed; empty otherwise.
         exit_code: what `dinoreg-rt run` would have returned for the failure; 0 without one.
-        registered: whether the pair has the result that was asked for, even if it failed later.
+        registered: whether the pair has the requested result, even if its scoring failed.
         seconds: wall-clock time.
     """
 
@@ -50,7 +50,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and with what a worker works.
+    """The settings of a worker.
 
     Attributes:
         config: the parameters that all pairs share.
@@ -84,7 +84,7 @@ class Worker:
                     registered = True
                 if task.job.scored:
                     score(task.job)
-        except Exception as error:  # one bad pair must not end a night's work
+        except Exception as error:  # one bad pair must not end the others
             problem = _explained(error)
         return Outcome(*problem, registered, time.perf_counter() - began)
 

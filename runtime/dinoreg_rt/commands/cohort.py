@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 _WORK = "Workers"
 _RAY_HELP = (
-    "Work on a cluster of Ray: its address, auto for the one that this machine belongs to, or "
-    "local to start Ray on this machine alone. All machines must see the same files."
+    "Address of the Ray cluster that runs the workers; auto: the cluster of this machine; local: "
+    "start Ray on this machine alone. All machines must see the same files."
 )
 
 # The blank lines keep the help renderer from joining lines.
@@ -61,7 +61,7 @@ dinoreg-rt cohort --bids study --fixed ses-pre_T1w --moving ses-post_T1w -o stud
     "--only",
     multiple=True,
     panel=INPUTS,
-    help="Name of a pair to do; may be repeated. [default: all pairs]",
+    help="Do only the pair of this name; may be repeated. [default: all pairs]",
 )
 @path_option("--bids", panel=INPUTS, help="Folder of a BIDS dataset, instead of a table.")
 @click.option(
@@ -69,7 +69,7 @@ dinoreg-rt cohort --bids study --fixed ses-pre_T1w --moving ses-post_T1w -o stud
     metavar="SELECTOR",
     panel=INPUTS,
     help="With --bids: entities and suffix of the fixed images, such as ses-pre_T1w, or a file "
-    "that is fixed for all.",
+    "that is the fixed image of all pairs.",
 )
 @click.option(
     "--moving",
@@ -90,8 +90,8 @@ dinoreg-rt cohort --bids study --fixed ses-pre_T1w --moving ses-post_T1w -o stud
     "--workers",
     type=click.IntRange(1, 1024),
     panel=_WORK,
-    help="Number of pairs at a time. [default: one for each GPU, or for each CPU as far as the "
-    "predicted memory of the largest pair allows]",
+    help="Number of pairs that are done at the same time. [default: one for each GPU, or for each "
+    "CPU as far as the predicted memory of the largest pair allows]",
 )
 @click.option(
     "--retries",
@@ -106,14 +106,14 @@ dinoreg-rt cohort --bids study --fixed ses-pre_T1w --moving ses-post_T1w -o stud
     "--shard",
     type=Shard(),
     panel=_WORK,
-    help="Do only the I-th of N parts of the pairs, such as 2/8; several machines may share the "
+    help="Do only the I-th of N parts of the pairs, such as 2/8; all parts may write into the same "
     "output folder.",
 )
 @click.option("--ray", "ray_address", metavar="ADDRESS", panel=_WORK, help=_RAY_HELP)
 @path_option(
     "--ray-folder",
     panel=_WORK,
-    help="Folder for Ray's own files with --ray local; a short path. [default: Ray's, in /tmp]",
+    help="Folder for Ray's own files with --ray local; a short path. [default: chosen by Ray]",
 )
 @click.option(
     "--dry-run",
@@ -133,19 +133,20 @@ dinoreg-rt cohort --bids study --fixed ses-pre_T1w --moving ses-post_T1w -o stud
 def cohort(ctx: click.RichContext, /, **options: Any) -> None:
     """Register many pairs, each into a folder of its own, and score those that have labels.
 
-    PAIRS.CSV has the columns pair, fixed and moving, and optionally kind, fixed_label,
-    moving_label, fixed_points, moving_points and mask for scores, as 'evaluate --pairs' has them;
-    fixed_mask, moving_mask, weights, labels and images (several separated by semicolons) as 'run'
-    has options; and preset or any parameter, such as initial or smoothness, for single pairs. An
-    empty field stands for what the options say. Lists are written with colons, such as 80:40.
+    PAIRS.CSV has the columns pair, fixed and moving. Optional columns for scores are those of
+    'evaluate --pairs': kind, fixed_label, moving_label, fixed_points, moving_points and mask. The
+    columns fixed_mask, moving_mask, weights, labels and images (semicolons separate several) stand
+    for options of 'run'. The column preset, and one for any parameter, such as initial or
+    smoothness, hold values for single pairs; colons separate the values of a list, such as 80:40.
+    Where a field is empty, the options apply.
 
-    Each pair's folder holds what 'run' writes, and appears whole or not at all. The same command
-    resumes what was stopped: only pairs are done that are missing, have failed, or whose inputs,
-    parameters or version have changed.
+    Each pair has a folder with the files that 'run' writes, which appear together or not at all.
+    The same command resumes: it does only the pairs that are missing or have failed, or whose
+    inputs, parameters or version have changed.
 
-    A pair that fails for lack of memory or unexpectedly is tried again. What fails for good is
-    listed in failures.csv, and the others go on. The exit code is that of the first failed pair of
-    the table, or 9 if none failed and a result should not be trusted.
+    A pair that fails unexpectedly or for lack of memory is tried again. What fails for good is
+    listed in failures.csv, and the others go on. The exit code is that of the first failed pair in
+    the table, or 9 if none failed but a result should not be trusted.
 
     The workers stay open between pairs. Pairs with the same fixed image follow each other, and what
     depends on that image alone is computed once.

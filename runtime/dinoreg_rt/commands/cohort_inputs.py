@@ -43,7 +43,7 @@ def check_usage(options: dict[str, Any]) -> None:
     selectors = (options["fixed"], options["moving"])
     if options["bids"] and not all(selectors):
         raise click.UsageError(
-            "--bids needs --fixed and --moving, which images are fixed and which moving, such as "
+            "--bids needs --fixed and --moving, which select the images, such as "
             "--fixed ses-pre_T1w --moving ses-post_T1w"
         )
     if options["bids"] and options["data"]:
@@ -53,11 +53,11 @@ def check_usage(options: dict[str, Any]) -> None:
     if options["ray_folder"] and options["ray_address"] != "local":
         raise click.UsageError("--ray-folder goes with --ray local")
     if options["ray_address"] not in (None, "local") and not options["workers"]:
-        raise click.UsageError("--ray ADDRESS needs --workers, the number of pairs at a time")
+        raise click.UsageError("--ray ADDRESS needs --workers; give the number of workers")
 
 
 def read_all(options: dict[str, Any], reporter: Reporter) -> list[Job]:
-    """Return all pairs in their order, once the output folder and their parameters are checked."""
+    """Check the output folder and all parameters, and return all pairs in their order."""
     output = options["output"]
     check_writable(output)
     given = [options[name] for name in ("table", "config_file") if options[name]]

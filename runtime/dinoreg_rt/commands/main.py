@@ -38,7 +38,7 @@ class _Entry(NamedTuple):
 
 _COMMANDS = {
     "run": _Entry("dinoreg_rt.commands.run", "Register a moving image to a fixed image."),
-    "cohort": _Entry("dinoreg_rt.commands.cohort", "Register many pairs, and resume and score."),
+    "cohort": _Entry("dinoreg_rt.commands.cohort", "Register and score many pairs."),
     "apply": _Entry("dinoreg_rt.commands.apply", "Apply transforms to an image, labels or points."),
     "evaluate": _Entry("dinoreg_rt.commands.evaluate", "Score registrations by labels or points."),
     "bench": _Entry("dinoreg_rt.commands.bench", "Time registrations on this machine."),

@@ -167,7 +167,8 @@ def _help_all(command: Command) -> Command:
 def _print_all_help(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
     if not wanted or ctx.resilient_parsing:
         return
-    hidden = [p for p in ctx.command.params if isinstance(p, click.Option) and p.hidden]
+    # An option without a text exists only for its error message.
+    hidden = [p for p in ctx.command.params if isinstance(p, click.Option) and p.hidden and p.help]
     for option in hidden:
         option.hidden = False
     try:

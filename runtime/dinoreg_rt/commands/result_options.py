@@ -9,7 +9,7 @@ import rich_click as click
 from ..run.outputs import SAVEABLE
 from .options import OUTPUT, Command, parse_names
 
-#: Names of `--save` that are also parameters, because they are computed on request alone.
+#: Names of `--save` that are also parameters, because they are computed only on request.
 _COMPUTED = {"inverse", "confidence"}
 _SAVE = click.option(
     "--save",
@@ -27,8 +27,8 @@ _REPORT = click.option(
     default="static",
     show_default=True,
     panel=OUTPUT,
-    help="The page report.html: slices in three planes (at most 1.5 MB), also the 3D viewer NiiVue "
-    "with both volumes at half the resolution (at most 5 MB), or no page.",
+    help="Kind of the page report.html: static (slices in three planes, at most 1.5 MB), full "
+    "(with the 3D viewer NiiVue and both volumes at half the resolution, at most 5 MB) or none.",
 )
 
 
@@ -42,8 +42,7 @@ def saved_names(options: dict[str, Any]) -> set[str]:
     saved = set(options["save"])
     if unknown := sorted(saved.difference(SAVEABLE)):
         raise click.UsageError(
-            f"--save {','.join(unknown)}: is not among what can be saved; give "
-            f"{', '.join(SAVEABLE)}"
+            f"--save {','.join(unknown)} is not something to save; give {', '.join(SAVEABLE)}"
         )
     for name in sorted(saved & _COMPUTED):
         if options[name] is False:

@@ -39,10 +39,10 @@ dinoreg-rt run -f fixed.nii.gz -m moving.nii.gz -o result --labels organs.nii.gz
 
 
 def _many_pairs(_: click.Context, option: click.Parameter, table: Path | None) -> None:
-    """Lead to `cohort`, for which people look here."""
+    """Refer to `cohort`, because people look for it here."""
     if table is not None:
         raise click.UsageError(
-            f"run registers one pair; for a table of pairs: dinoreg-rt cohort {table} -o FOLDER"
+            f"run registers one pair; for a table of pairs use: dinoreg-rt cohort {table} -o FOLDER"
         )
 
 

@@ -167,7 +167,7 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     def _confidence_is_of_a_search(cls, value: Any, info: ValidationInfo) -> Any:
         if value and info.data.get("transform") in get_args(LinearModel):
             raise ValueError(
-                "a linear transform has no confidence, which is that of the discrete search"
+                "a linear transform has no confidence, because that comes from the discrete search"
             )
         return value
 

@@ -1,1 +1,1 @@
-"""What `libdinoreg_host` calls for C and C++ programs: ``runtime/host/include/dinoreg_host.h``."""
+"""The Python side of `libdinoreg_host`, see ``runtime/host/include/dinoreg_host.h``."""

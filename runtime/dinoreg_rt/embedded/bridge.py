@@ -1,8 +1,8 @@
 """The functions that `libdinoreg_host` calls, one for each of its own.
 
 Each returns a status of ``dinoreg_host.h``, a text (an error message, or the report), and an object
-that the library keeps, and never raises. Addresses are those of structs in this version's layout,
-which the library has checked.
+that the library keeps. None raises. The library has checked that the structs at the given addresses
+have the layout of this version.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _replies(function: Callable[..., tuple[str, Any]]) -> Callable[..., Reply]:
 
 @dataclass(frozen=True)
 class _Request:
-    """What `dr_registration_args` asks for, as arguments of `Registrar.register`."""
+    """The content of `dr_registration_args`, as arguments of `Registrar.register`."""
 
     images: dict[str, Any]
     labels: LabelMap | None
@@ -160,7 +160,7 @@ def create(options: str, workers: int, library: str) -> tuple[str, Any]:
     Args:
         options: parameters in TOML; `preset` names a preset to start from.
         workers: threads for submitted registrations.
-        library: version of the C library, whose structs must be those of this package.
+        library: version of the C library, which must be that of this package.
     """
     if library != metadata.version("dinoreg-rt"):
         raise DeviceError(
@@ -267,7 +267,7 @@ def _log_choices(log: Callable[[int, str], None], plan: Plan) -> None:
 
 
 def _copy_on_device(array: Array | None, address: int, shape: tuple[int, ...]) -> None:
-    """Copy a result on a GPU into the caller's memory there, behind the work that computes it."""
+    """Copy a result on a GPU into the caller's memory there, once it is computed."""
     import cupy
 
     if array is None:

@@ -90,7 +90,7 @@ def grid_of(volume: VolumeStruct, name: str) -> Geometry:
 
 
 def volume_at(struct: VolumeStruct, name: str) -> Volume:
-    """Return a volume over the caller's memory, which has not been checked.
+    """Return a volume over the caller's memory, whose voxels have not been checked.
 
     Raises:
         InputError: the voxels are null, of an unknown type, or overlap.
@@ -138,7 +138,8 @@ def _strides(volume: VolumeStruct, item: int, name: str) -> tuple[int, int, int]
 def _on_cuda(address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any) -> Any:
     """Return an object with `__cuda_array_interface__`.
 
-    It names no stream: the work on the caller's stream, or its default stream, comes first anyway.
+    It names no stream, because the registration works on the caller's stream or after the default
+    stream.
     """
     interface = {
         "version": 3,

@@ -1,4 +1,4 @@
-"""What one fixed image and its configuration determine, kept for further moving images.
+"""Intermediate results of one fixed image, kept for further moving images.
 
 In a cohort many moving images are often registered to one fixed image. Its intensity window,
 coarse image and features are then the same each time. Everything is kept under the hash of the
@@ -21,7 +21,7 @@ from ..io.hashes import content_hash
 from ..types import Array, Geometry, Volume
 
 _Made = TypeVar("_Made")
-#: Parameters that change nothing of what is kept.
+#: Parameters that do not change what is kept.
 _WITHOUT_EFFECT = {"initial", "threads", "inverse", "confidence", "cache", "cache_gb"}
 
 

@@ -32,7 +32,7 @@ class PairImage:
         lowest: smallest intensity.
         water: intensity of water in a CT; None for an MR and for a CT that is not in HU.
         padded: whether padding was replaced in `volume`.
-        modality_certain: whether nothing leaves the modality open.
+        modality_certain: whether the modality is beyond doubt.
         kept: what is kept of this image for the next registration.
         body: body mask on its own grid; None if none is used.
     """

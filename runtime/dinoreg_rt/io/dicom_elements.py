@@ -1,4 +1,4 @@
-"""The elements of a DICOM file, walked without GDCM: which file is an image, which is damaged."""
+"""Read the elements of DICOM files without GDCM, to find images and damaged files."""
 
 from __future__ import annotations
 

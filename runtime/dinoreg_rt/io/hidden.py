@@ -1,8 +1,8 @@
 """Hidden folders and files of a run, and the removal of those that a killed run left.
 
-As long as a run lives, it holds a lock (flock) on each of them and touches it every ten minutes. A
+While a run is alive, it holds a lock (flock) on each of them and touches it every ten minutes. A
 leftover is removed if nobody holds its lock and it has not been touched for an hour. Process ids
-would not tell: in containers that share a folder, the same number stands for several processes.
+would not do: in containers that share a folder, one number can stand for several processes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ LOCK = ".lock"
 _SCRATCH = "dinoreg-scratch-"
 _SUFFIX = ".part"
 _HEARTBEAT_S = 600.0
-#: Time without a heartbeat after which a leftover is removed: if its lock is free, and on file
-#: systems that know no locks.
+#: Time without a touch after which a leftover is removed if its lock is free, and on file systems
+#: that do not support locks.
 _ABANDONED_S = 3_600.0
 _ABANDONED_WITHOUT_LOCK_S = 86_400.0
 
@@ -54,7 +54,7 @@ def hidden_folder(parent: Path, prefix: str = HIDDEN) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Create a hidden folder where temporary files belong (``TMPDIR``), as `hidden_folder` does."""
+    """Create a hidden folder in the folder for temporary files (``TMPDIR``)."""
     with hidden_folder(Path(tempfile.gettempdir()), _SCRATCH) as folder:
         yield folder
 
@@ -73,7 +73,7 @@ def hidden_file(parent: Path, prefix: str = HIDDEN) -> tuple[int, Path]:
 @contextmanager
 def in_use(descriptor: int) -> Iterator[None]:
     """Lock an open file until it is closed, and touch it every ten minutes during the block."""
-    with suppress(OSError):  # the file system knows no locks
+    with suppress(OSError):  # the file system does not support locks
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     ended = threading.Event()
 
@@ -116,7 +116,7 @@ def _unless_in_use(lock: Path) -> Iterator[None]:
     """Hold the lock during the block.
 
     Raises:
-        OSError: a run uses it, or may do so.
+        OSError: a run uses it, or may be about to.
     """
     if _age_s(lock) < _ABANDONED_S:  # its run may be about to lock it
         raise BlockingIOError
@@ -130,7 +130,7 @@ def _unless_in_use(lock: Path) -> Iterator[None]:
 
 
 def _limit_s(descriptor: int) -> float:
-    """Try to lock, and return how long a leftover must not have been touched to be removed."""
+    """Try to lock, and return the time without a touch after which a leftover is removed."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

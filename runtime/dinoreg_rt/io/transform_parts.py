@@ -137,7 +137,7 @@ def build_grid(numbers: FloatArray, what: str, name: str) -> Geometry:
     """Return the checked grid of `grid_numbers`; `what` and the file's `name` are for messages.
 
     Raises:
-        InputError: the numbers are no grid.
+        InputError: the numbers do not describe a grid.
     """
     if numbers.size != 18:
         raise InputError(

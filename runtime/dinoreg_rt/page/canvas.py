@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 Rgb: TypeAlias = tuple[int, int, int]
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-#: Name of the text in the PNG file that says which part of it can stand for the whole.
+#: Name of the text in the PNG file that says which part of it serves as its thumbnail.
 PART = "part"
 _DARK = (17, 19, 21)
 
@@ -81,7 +81,7 @@ class Canvas:
         self._image.paste(Image.fromarray(pixels), at)
 
     def save(self, path: Path, part: tuple[int, int, int, int]) -> None:
-        """Write the picture as PNG; `part` (left, top, right, bottom) can stand for the whole."""
+        """Write the picture as PNG, with `part` (left, top, right, bottom) as its thumbnail."""
         note = PngInfo()
         note.add_text(PART, " ".join(str(n) for n in part))
         self._image.save(path, "PNG", compress_level=3, pnginfo=note)

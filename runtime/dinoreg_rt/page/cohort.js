@@ -10,7 +10,7 @@ function sortBy(header) {
   const value = (row) => row.cells[column].dataset.sort ?? "";
   const compare = (a, b) => {
     const [x, y] = [value(a), value(b)];
-    // What is not known comes last, whatever the direction.
+    // Missing values come last, whatever the direction.
     if (x === "" || y === "") return (x === "") - (y === "");
     const numbers = !Number.isNaN(Number(x)) && !Number.isNaN(Number(y));
     return (down ? -1 : 1) * (numbers ? x - y : x.localeCompare(y, undefined, { numeric: true }));

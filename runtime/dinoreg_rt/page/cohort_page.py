@@ -54,11 +54,11 @@ class CohortRow(Protocol):
 
     @property
     def reasons(self) -> Sequence[str]:
-        """What speaks against the result."""
+        """The reasons against the result."""
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What deserves a look."""
+        """The warnings."""
 
     @property
     def quality(self) -> Mapping[str, Any]:
@@ -78,7 +78,7 @@ class CohortRow(Protocol):
 
 
 def write_cohort_page(path: Path, rows: Sequence[CohortRow]) -> None:
-    """Write the page of a cohort; links and thumbnails are those of the rows' folders.
+    """Write the page of a cohort, with links to and thumbnails from the rows' folders.
 
     Args:
         path: file to write, such as ``out/index.html``.
@@ -217,7 +217,7 @@ def _link(row: CohortRow, folder: Path) -> Html | str:
 
 
 def _thumbnail(row: CohortRow, folder: Path) -> Html | None:
-    """Return the part of `qc.png` that stands for the whole, small; None without a picture."""
+    """Return the thumbnail of `qc.png`; None without a picture."""
     if row.folder is None:
         return None
     try:

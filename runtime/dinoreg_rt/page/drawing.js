@@ -98,7 +98,7 @@ function paintJacobian(value, data, at) {
   data[at + 3] = 255 * opacity;
 }
 
-// From dark blue over green to yellow; what is not known stays clear.
+// From dark blue through green to yellow; unknown pixels stay transparent.
 const AMOUNT = [[38, 20, 92], [33, 102, 142], [33, 165, 133], [122, 209, 81], [253, 231, 37]];
 function amountColour(share) {
   const at = Math.min(0.9999, Math.max(0, share)) * (AMOUNT.length - 1), i = Math.floor(at);

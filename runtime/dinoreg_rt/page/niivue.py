@@ -31,7 +31,7 @@ _FACTORS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 @dataclass(frozen=True)
 class Viewer:
-    """What the page needs for the viewer.
+    """The viewer and its volumes, as the page holds them.
 
     Attributes:
         code: the script, gzip and base64.

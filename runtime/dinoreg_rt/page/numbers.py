@@ -1,4 +1,4 @@
-"""The measures of `report.json` in words, with what is usual for them."""
+"""The measures of `report.json` in words, with their usual ranges."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Measure:
 
     Attributes:
         field: its name under ``quality``.
-        name: what it is called.
+        name: its name on the page.
         digits: digits after the decimal point.
-        usual: what right pairs of the evaluation had, in words.
-        meaning: what it says.
+        usual: its range over right pairs of the evaluation, in words.
+        meaning: what it measures.
         unit: unit, after the number.
     """
 
@@ -32,7 +32,7 @@ class Measure:
     unit: str = ""
 
 
-#: The measures by group. What is usual are the ranges of labelled right pairs; see docs/report.md.
+#: The measures by group. The usual ranges are those of labelled right pairs (docs/benchmarks.md).
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "Agreement of the images": (
         Measure(
@@ -47,20 +47,20 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "Feature distance, end",
             3,
             "below the start",
-            "the same after the registration; lower is better",
+            "the same difference after the registration; lower is better",
         ),
         Measure(
             "mind_distance_before",
             "MIND-SSC difference, start",
             3,
             "",
-            "the same for MIND-SSC, whatever was matched",
+            "mean squared difference of MIND-SSC, whatever features were matched",
         ),
         Measure(
             "mind_distance_after",
             "MIND-SSC difference, end",
             3,
-            "37 to 77 % of the start",
+            "36 to 77 % of the start",
             "lower is better",
         ),
         Measure(
@@ -92,7 +92,7 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "Similarity at the start",
             2,
             "at least 0.39",
-            "of both coarse images at the initial alignment that was found; higher is better",
+            "similarity of both coarse images at the initial alignment; higher is better",
         ),
     ),
     "Mirror test": (
@@ -101,22 +101,22 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "Mirror ratio",
             3,
             "at most 0.98; near 1 for symmetric anatomy such as a brain",
-            "misfit of the moving image over that of its best mirror image; from 1 on the mirror "
-            "image matches as well",
+            "misfit of the moving image divided by that of its best mirror image; from 1 on the "
+            "mirror image matches as well",
         ),
         Measure(
             "turned_ratio",
             "Ratio, turned",
             3,
             "at most 0.93",
-            "the same for the images upside down and back to front",
+            "the same ratio for the images upside down and back to front",
         ),
         Measure(
             "sides_ratio",
             "Ratio, sides exchanged",
             3,
             "0.72 to 0.98 for brains",
-            "the same for left and right exchanged",
+            "the same ratio for the image with left and right exchanged",
         ),
         Measure(
             "sides_in_doubt",
@@ -137,7 +137,14 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "Remaining difference",
             2,
             "at most 0.56",
-            "feature difference over that of unrelated images",
+            "feature difference divided by that of unrelated images",
+        ),
+        Measure(
+            "sides_in_doubt",
+            "Sides in doubt",
+            0,
+            "no",
+            "whether a header leaves open which side of its image is left",
         ),
     ),
     "Regularity of the mapping": (
@@ -175,7 +182,7 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "Inverse consistency, mean",
             2,
             "at most 1.8 mm",
-            "distance of a point from where the mapping and its inverse take it",
+            "distance between a point and where the mapping and then its inverse take it",
             " mm",
         ),
         Measure(
@@ -228,7 +235,7 @@ def shown(
 
 
 def decimals(digits: int, unit: str = "") -> Callable[[Any], str]:
-    """Return the function that writes a number with so many digits and a unit, or yes or no."""
+    """Return the function that writes a number with this many digits and a unit, or yes or no."""
 
     def write(value: Any) -> str:
         if isinstance(value, bool):
@@ -236,7 +243,7 @@ def decimals(digits: int, unit: str = "") -> Callable[[Any], str]:
         if not value:
             return f"0{unit}"
         text = f"{float(value):.{digits}f}"
-        # A small number is not shown as none.
+        # A small number must not look like 0.
         if not float(text):
             text = f"{float(value):.1e}"
         return f"{text}{unit}".replace("-", "\N{MINUS SIGN}", 1) if value < 0 else f"{text}{unit}"

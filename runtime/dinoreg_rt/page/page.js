@@ -10,7 +10,7 @@ function setMode(mode) {
   refresh();
 }
 
-// Planes of one height side by side; of thick slabs the two flat planes one above the other.
+// Shows planes of one height side by side, and the two flat planes of thick slabs one above the other.
 function layOut() {
   const box = byId("planes"), flat = planes.filter((plane) => plane.aspect < 0.6).length === 2;
   const kinds = { side: "wide", swipe: "swiping" };
@@ -131,7 +131,7 @@ async function copy(button) {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    // From a file some browsers allow no access to the clipboard: the text is selected instead.
+    // Some browsers do not let a local file access the clipboard; then the text is selected instead.
     window.getSelection().selectAllChildren(byId(button.dataset.copy));
     button.textContent = "Selected; press Ctrl+C";
   }

@@ -72,7 +72,7 @@ def _write_head(
         result.trust.verdict, result.trust.reasons, result.warnings, tested=result.config.trust
     )
     right = canvas.badge((_MARGIN, 16), verdict.title, _VERDICTS[verdict.kind])
-    # Of an untrusted result the first reason says more than their number.
+    # The first reason against an untrusted result says more than the number of reasons.
     said = [*result.trust.reasons[:1], verdict.summary][0]
     canvas.write((right + 14, 20), said, _INK, 16, most=_WIDTH - right - 2 * _MARGIN)
     for line, (role, image, ink) in enumerate(

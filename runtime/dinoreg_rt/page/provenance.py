@@ -1,4 +1,4 @@
-"""How a run came about: command, decisions, parameters, files, and a text for a paper."""
+"""The origin of a result: command, decisions, parameters, files, and a text for a paper."""
 
 from __future__ import annotations
 

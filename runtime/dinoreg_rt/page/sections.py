@@ -126,7 +126,7 @@ def overview(report: Report, images: tuple[ImageFacts, ImageFacts]) -> Html:
 
 
 def key_numbers(report: Report) -> Html:
-    """Return the few numbers that say most, large."""
+    """Return the most important numbers, in large type."""
     measured = _OF_A_TRANSFORM if report.get("transform") else _OF_A_FIELD
     return tag(
         "dl",
@@ -139,7 +139,7 @@ def key_numbers(report: Report) -> Html:
 
 
 def numbers(report: Report) -> Html:
-    """Return the table of all measures with what is usual for them."""
+    """Return the table of all measures with their usual ranges."""
     head = tag(
         "thead",
         tag(
@@ -167,8 +167,8 @@ def numbers(report: Report) -> Html:
         tag("div", *tables, class_="scroll"),
         tag(
             "p",
-            "Usual: what labelled pairs that were registered correctly had. A number outside that "
-            "range is a reason to look, not a verdict.",
+            "Usual: the range over labelled pairs that were registered correctly. A number outside "
+            "that range is a reason to look, not a verdict.",
             class_="soft",
         ),
         aria_labelledby="numbers",

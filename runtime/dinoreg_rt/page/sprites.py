@@ -26,7 +26,7 @@ Json: TypeAlias = dict[str, Any]
 
 
 class _Step(NamedTuple):
-    """How images are encoded: JPEG quality, divisor of the pixels per edge, and with what care."""
+    """One way of encoding images: JPEG quality, divisor of the pixels per edge, and effort."""
 
     quality: int
     divisor: int = 1
@@ -111,7 +111,7 @@ def _plane(stack: SliceStack, frame: Json, step: _Step) -> Json:
 
 
 def _frame(stack: SliceStack, divisor: int) -> Json:
-    """Return a plane without its images, which alone have different qualities."""
+    """Return the part of a plane that does not depend on the quality of its images."""
     grid, maps = stack.layout.grid, stack.maps
     to_lps = index_to_lps(grid)
     step = _Step(82, max(1, divisor // 2))

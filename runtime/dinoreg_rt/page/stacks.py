@@ -102,7 +102,7 @@ def grey_windows(
 
 def _percentiles(volume: Volume) -> Window:
     step = max(1, round((volume.array.size / _SAMPLE) ** (1 / 3)))
-    # Of thick slices every one counts.
+    # No thick slice is skipped.
     steps = (step if n > 4 * step else 1 for n in volume.array.shape)
     values = np.asarray(volume.array[tuple(slice(None, None, s) for s in steps)]).ravel()
     values = values[np.isfinite(values)]

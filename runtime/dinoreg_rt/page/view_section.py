@@ -109,7 +109,7 @@ def _plane(plane: Json) -> Html:
             role="img",
             width=columns,
             height=rows,
-            aria_label=f"{name} slices; arrow up and down change the slice",
+            aria_label=f"{name} slices; the up and down arrow keys change the slice",
         ),
         tag(
             "figcaption",
@@ -130,7 +130,7 @@ def _plane(plane: Json) -> Html:
 
 
 def _keys() -> Html:
-    parts: list[Html | str] = ["Keys, once a slice is selected: "]
+    parts: list[Html | str] = ["Keys (select a slice first): "]
     for number, (keys, what) in enumerate(_KEYS):
         parts.append(", " if number else "")
         parts += [tag("kbd", key) if key != "\N{EN DASH}" else key for key in keys]

@@ -1,4 +1,4 @@
-"""What the picture and the page say about a run in words."""
+"""The words in which the picture and the page describe a run."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def plain(value: Any) -> str:
 def image_facts(
     result: RegistrationResult, fixed: Volume, moving: Volume
 ) -> tuple[ImageFacts, ImageFacts]:
-    """Return what is known about both images."""
+    """Return the facts about both images."""
     config = result.config
     one, other = (
         ImageFacts(
@@ -123,7 +123,7 @@ def image_facts(
 def verdict_words(
     verdict: str, reasons: Sequence[str], warnings: Sequence[str], *, tested: bool
 ) -> VerdictWords:
-    """Say the verdict in words.
+    """Return the verdict in words.
 
     Args:
         verdict: ``trusted`` or ``untrusted``.
@@ -141,7 +141,7 @@ def verdict_words(
     passed = (
         "The registration passes all tests"
         if tested
-        else "The measures of the field are as usual, but the images were not tested"
+        else "The measures of the field are in their usual ranges, but the images were not tested"
     )
     if warnings:
         title = f"Trusted, {_count(len(warnings), 'warning', 'warnings')}"

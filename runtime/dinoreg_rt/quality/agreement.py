@@ -8,7 +8,7 @@ the images alike.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -73,40 +73,37 @@ def measure_agreement(
     features: FeaturePair,
     images: tuple[Array, Array],
     weights: tuple[Array, Array],
-    field: Array,
+    before: Array | None,
+    after: Array,
     grid: Geometry,
     moving_offset_zyx: Sequence[int],
     device: Device,
-    *,
-    field_leads_back: bool = False,
 ) -> Array:
-    """Compare both images voxel by voxel, without and with the field; the host waits for nothing.
+    """Compare both images voxel by voxel under two fields; the host waits for nothing.
 
     Args:
         features: MIND-SSC on the control grid.
         images: intensities 0..1 on the same grids, (d, h, w) float32.
         weights: weights of both images there.
-        field: (d, h, w, 3) float32, mm along the control grid's axes z, y, x.
+        before: the field before the registration, (d, h, w, 3) float32, mm along the control grid's
+            axes z, y, x; None: 0 everywhere.
+        after: the final field.
         grid: the control grid.
         moving_offset_zyx: offset of the moving grid, in control voxels.
         device: device that holds the arrays.
-        field_leads_back: the images lie as after the registration, and the field leads to where
-            they lay before it.
 
     Returns:
         (NUMBERS,) float64 on the device, for `Agreement.of` and `agreement_by_region`.
     """
     xp, step, spacing_mm = device.xp, sampling_step(images[0].shape), grid.spacing_mm[::-1]
     part = (slice(None, None, step),) * 3
-    shifts = field[part]
     sampled = features.fixed[part], images[0][part], weights[0][part]
     region = region_index(sampled[2], grid.direction, xp)
     parts = []
-    for after in (False, True):
-        moved = after != field_leads_back
-        flat, inside = _matches(
-            shifts, spacing_mm, step, moving_offset_zyx, images[1].shape, device, moved=moved
-        )
+    for field in (before, after):
+        shifts = None if field is None else field[part]
+        places = _places(sampled[1].shape, spacing_mm, step, shifts, device)
+        flat, inside = _nearest(places, moving_offset_zyx, images[1].shape, device)
         weight = sampled[2] * inside * xp.take(weights[1].reshape(-1), flat)
         stored = features.moving.shape[-1]
         error = xp.subtract(
@@ -114,7 +111,7 @@ def measure_agreement(
         )
         error = xp.square(error, out=error).sum(axis=-1)
         matched = xp.take(images[1].reshape(-1), flat)
-        by_region = {"group": region, "groups": REGIONS} if after else {}
+        by_region = {"group": region, "groups": REGIONS} if field is after else {}
         joint = joint_histogram(sampled[1], matched, weight, xp, **by_region)
         sums = xp.stack([(error * weight).sum(dtype=np.float64), weight.sum(dtype=np.float64)])
         parts += [sums, joint.astype(np.float64)]
@@ -122,25 +119,32 @@ def measure_agreement(
     return xp.concatenate(parts)
 
 
-def _matches(
-    shifts: Array,
+def _places(
+    shape: Sequence[int],
     spacing_mm: Sequence[float],
     step: int,
-    offset_zyx: Sequence[int],
-    shape: Sequence[int],
+    shifts: Array | None,
     device: Device,
-    *,
-    moved: bool,
+) -> Iterator[Array]:
+    """Yield the index of each match on the fixed control grid, axis by axis."""
+    xp = device.xp
+    for axis, n in enumerate(shape):
+        line = [-1 if a == axis else 1 for a in range(3)]
+        index = xp.arange(n, dtype=np.float32).reshape(line) * np.float32(step)
+        yield (
+            index
+            if shifts is None
+            else index + shifts[..., axis] * np.float32(1 / spacing_mm[axis])
+        )
+
+
+def _nearest(
+    places: Iterable[Array], offset_zyx: Sequence[int], shape: Sequence[int], device: Device
 ) -> tuple[Array, Array]:
     """Return the flat index of the moving voxel nearest to each match, and whether it exists."""
     xp, flat, inside = device.xp, 0, 1
-    for axis, n in enumerate(shape):
-        line = [-1 if a == axis else 1 for a in range(3)]
-        start = xp.arange(shifts.shape[axis], dtype=np.float32).reshape(line)
-        index = start * np.float32(step) - np.float32(offset_zyx[axis])
-        if moved:
-            index = index + shifts[..., axis] * np.float32(1 / spacing_mm[axis])
-        index = xp.rint(index).astype(np.int32)
+    for place, offset, n in zip(places, offset_zyx, shape, strict=True):
+        index = xp.rint(place - np.float32(offset)).astype(np.int32)
         inside = inside * ((index >= 0) & (index < n))
         flat = flat * n + xp.clip(index, 0, n - 1)
     return flat, inside

@@ -160,11 +160,11 @@ def search_decoys(  # noqa: PLR0913 - the arrays of one call
         features,
         images,
         weights,
-        field if back is None else back,
+        back,
+        field,
         grids.control,
         moving_offset_zyx,
         device,
-        field_leads_back=back is not None,
     )
     fixed = MirrorTestImage.of(features.fixed, images[0], weights[0], (0, 0, 0), device)
     moving = MirrorTestImage.of(features.moving, images[1], weights[1], moving_offset_zyx, device)

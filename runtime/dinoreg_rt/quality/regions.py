@@ -1,8 +1,8 @@
 """How well the images agree in each region of the body.
 
-The body is cut in half from right to left and from front to back and in three from bottom to top,
-each cut by weight, which makes twelve regions. What tells a region that is matched badly is the
-mutual information of its intensities: it stays low where other organs lie on each other.
+The body is divided into two parts from right to left, two from front to back and three from bottom
+to top, each of equal weight, which makes twelve regions. The mutual information of the intensities
+in a region shows how well it matches: it stays low where different organs lie on each other.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ REGIONS = math.prod(map(len, _PLACES))
 #: Least share of a region that must have a match inside the moving image for its information to be
 #: judged, in percent. Where less has one, `overlap_percent` says so.
 _LEAST_MATCHED_PERCENT = 50.0
-#: Mutual information in nats below which a region is said to match badly. It flags 4 of 335 regions
-#: whose labels match well and 28 of 63 whose labels do not (docs/benchmarks.md).
+#: Mutual information in nats below which a region is said to match badly. This limit names 4 of 335
+#: regions whose labels match well, and 16 of 63 whose labels do not (docs/benchmarks.md).
 _LEAST_INFORMATION = 0.35
 
 
@@ -106,6 +106,7 @@ def region_warning(regions: Sequence[Region]) -> str | None:
         for region in bad
     )
     return (
-        "some regions of the body are matched badly by the mutual information of their intensities "
-        f"(limit {_LEAST_INFORMATION:g} nats): {named}; look there for organs that were missed"
+        "some regions of the body are matched badly, judged by the mutual information of their "
+        f"intensities (limit {_LEAST_INFORMATION:g} nats): {named}; look there for organs that "
+        "were missed"
     )

@@ -59,7 +59,7 @@ class Case:
         if not isinstance(initial, AffineTransform | None):
             raise InputError(
                 f"initial is a {type(initial).__name__}; wanted an AffineTransform from fixed to "
-                "moving points; a method or a file belongs into the configuration"
+                "moving points; a method or a file belongs in the configuration"
             )
         orientation = config.orientation
         one = as_volume(fixed, orientation=orientation)

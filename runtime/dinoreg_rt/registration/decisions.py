@@ -23,7 +23,7 @@ class ImageDecisions:
 
     Attributes:
         modality: ``ct`` or ``mr``.
-        modality_certain: whether nothing leaves the modality open.
+        modality_certain: whether the modality is beyond doubt.
         window: intensities that map to 0 and 1.
         water: intensity of water in a CT; null for an MR and for a CT that is not in HU.
         padding_replaced: whether padding was found and counts as air.
@@ -141,7 +141,7 @@ def _of_image(image: PairImage) -> ImageDecisions:
 
 
 def describe_alignment(method: str, affine: AffineTransform, fixed: Geometry) -> AlignmentDecisions:
-    """Take an affine map of points of the `fixed` grid apart into shift, rotation and scales."""
+    """Decompose an affine map of points of the `fixed` grid into shift, rotation and scales."""
     left, scales, right = np.linalg.svd(affine.matrix)
     mirrored = bool(np.linalg.det(left @ right) < 0)
     left[:, 2] *= -1 if mirrored else 1

@@ -273,7 +273,7 @@ def _match(
 
 
 def _back(plan: Plan) -> AffineTransform:
-    """Return the map from fixed points to the fixed points that the start takes to their place."""
+    """Return the map p -> q of fixed points: the start takes q to where the final map takes p."""
     start = plan.initial if plan.start is None else plan.start
     return compose_affines(invert_affine(plan.initial), start)
 
@@ -339,7 +339,7 @@ def _quality(match: _Match, fields: _Fields, plan: Plan) -> tuple[RunQuality, tu
     quality = replace(quality, **vars(measures))
     if plan.start is None or moved_mm(plan) >= min(plan.grids.control.spacing_mm) / 2:
         return quality, regions
-    # The agreement takes the nearest voxels, which do not resolve so short a way.
+    # The agreement reads the nearest voxels, which cannot resolve so small a displacement.
     return replace(quality, mind_distance_before=math.nan, information_before=math.nan), regions
 
 

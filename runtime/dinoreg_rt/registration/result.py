@@ -109,8 +109,8 @@ class RegistrationResult:
         displacement: the whole mapping from fixed to moving points, initial alignment included, on
             the fixed image's grid.
         initial: the initial alignment alone, fixed points to moving points.
-        deformable: what follows from the control grid: displacements d of fixed points such that
-            the whole mapping is ``initial(p + d(p))``; None for a linear registration.
+        deformable: displacements d of fixed points on the control grid, with which the whole
+            mapping is ``initial(p + d(p))``; None for a linear registration.
         affine: the whole mapping of a linear registration; None if a field was refined.
         warped: the moving image on the fixed image's grid.
         inverse: moving points to fixed points on the moving image's grid; None unless requested.

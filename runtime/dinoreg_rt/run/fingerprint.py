@@ -18,7 +18,7 @@ from .report import hash_input
 #: Parameters of the machine, which change no more than the rounding of the results.
 MACHINE = ("device", "threads", "gpu_memory_gb", "search_memory_mb", "token_memory_gb")
 
-#: Parameters of caches, which change nothing of the results.
+#: Parameters of caches, which do not change the results.
 CACHES = ("cache", "cache_gb")
 
 
@@ -26,8 +26,8 @@ def fingerprint(config: RegistrationConfig, files: Sequence[str], inputs: Mappin
     """Return the sha256 of all that the files of a run depend on.
 
     Args:
-        config: the parameters, as they were asked for.
-        files: names of the files that the run writes, and of which kind they are.
+        config: the requested parameters.
+        files: names of the files that the run writes, and their kinds.
         inputs: sha256 of each input file by its role, as `RunReport.inputs` names them.
 
     Raises:

@@ -50,6 +50,6 @@ class Session:
 
 
 def _state(path: Path) -> list[tuple[str, int, int, int]]:
-    """Return name, inode, size and time of the files of an image: a changed file is read again."""
+    """Return name, inode, size and time of the files of an image, by which a change is noticed."""
     found = [(str(part), part.stat()) for part in image_parts(path) if part.exists()]
     return [(name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found]

@@ -6,10 +6,10 @@
  *
  * The interpreter. If this process has a Python interpreter already, as 3D Slicer and ParaView do,
  * it is used, and dinoreg-rt must be installed in it. Otherwise the first dr_registrar_create
- * starts one, of the environment that dr_registrar_args.python names, or else the environment
- * variable DINOREG_PYTHON, or else the environment in which this library lies. Each names an
- * interpreter, such as /opt/dinoreg/bin/python, with which dinoreg-rt is installed and which has a
- * shared libpython. One process has one interpreter, which stays until the process ends: NumPy
+ * starts one: that of dr_registrar_args.python, or else of the environment variable DINOREG_PYTHON,
+ * or else of the environment in which this library lies. The first two are paths of an interpreter,
+ * such as /opt/dinoreg/bin/python; dinoreg-rt must be installed with it, and it must have a shared
+ * libpython. One process has one interpreter, which stays until the process ends, because NumPy
  * cannot be started twice. No signal handler is installed, and locale and environment are not
  * changed.
  *
@@ -19,11 +19,12 @@
  * copied. The library owns the handles and the report's text, which dr_registration_result_free
  * frees.
  *
- * Threads. All functions may be called from any thread, several at a time, whether or not the
- * thread has met Python before. The lock of the interpreter is released while kernels run. A thread
- * that holds the lock, in a host with an interpreter of its own, may call as well. Kernels run on
- * threads of their own, which sleep between calls and end with the process; a registrar's threads
- * end with dr_registrar_destroy. After fork(), the child must not call this library.
+ * Threads. All functions may be called from any thread, and from several at the same time, whether
+ * or not a thread has used Python before. The lock of the interpreter is released while kernels
+ * run. In a host with an interpreter of its own, a thread that holds the lock may call as well.
+ * Kernels run on threads of their own, which sleep between calls and end with the process; a
+ * registrar's threads end with dr_registrar_destroy. After fork(), the child must not call this
+ * library.
  *
  * CUDA. The primary context of the device is used. With `stream`, the work is queued on the
  * caller's stream; in either case results are complete when the call returns.
@@ -99,8 +100,8 @@ typedef struct dr_volume {
    {1, 0, 0, 0, 1, 0, 0, 0, 1}}
 
 /* Called with the name of a stage and the fraction of it that is done, on the thread that works.
- * Another result than 0 stops the registration with DR_HOST_CANCELLED. It must not call this
- * library. */
+ * A result other than 0 stops the registration with DR_HOST_CANCELLED. The callback must not call
+ * this library. */
 typedef int (*dr_host_progress)(void* user, const char* stage, double fraction);
 
 typedef enum dr_log_level { DR_LOG_INFO = 20, DR_LOG_WARNING = 30 } dr_log_level;
@@ -123,7 +124,7 @@ typedef struct dr_registration_args {
   const dr_volume* moving;
   const dr_volume* fixed_mask;  /* NULL: none; nonzero voxels count */
   const dr_volume* moving_mask; /* the same */
-  const dr_volume* weights;     /* NULL: none; of the voxels of the fixed image, 0 to 10000 */
+  const dr_volume* weights;     /* NULL: none; on the grid of the fixed image, 0 to 10000 */
   const dr_volume* labels; /* NULL: none; a label map in the space of the moving image to warp */
   const double* initial; /* NULL: by the options; 12 numbers, rows of a 3 x 4 matrix that maps
                             fixed to moving points, in mm */
@@ -165,7 +166,8 @@ DR_HOST_API dr_host_status dr_registrar_create(const dr_registrar_args* args,
 DR_HOST_API dr_host_status dr_registrar_warm_up(dr_registrar* registrar, const dr_volume* fixed,
                                                 const dr_volume* moving);
 
-/* Registers and waits. A result that is not to be trusted is DR_HOST_OK with `trusted` 0. */
+/* Registers and waits. If the result should not be trusted, the status is DR_HOST_OK and `trusted`
+ * is 0. */
 DR_HOST_API dr_host_status dr_registrar_run(dr_registrar* registrar,
                                             const dr_registration_args* args,
                                             dr_registration_result* result);
@@ -186,8 +188,8 @@ DR_HOST_API dr_host_status dr_registration_cancel(dr_registration* registration)
 /* Cancels the registration if it has not ended, waits for its end, and frees the handle. */
 DR_HOST_API void dr_registration_destroy(dr_registration* registration);
 
-/* Cancels what was submitted, waits for its end, closes the encoder, and frees the handle. Destroy
- * the registrations that were submitted, and wait for dr_registrar_run in other threads, first. */
+/* Cancels what was submitted, waits for its end, closes the encoder, and frees the handle. Before
+ * that, destroy all submitted registrations, and wait for dr_registrar_run in other threads. */
 DR_HOST_API void dr_registrar_destroy(dr_registrar* registrar);
 
 /* Frees the report. */

@@ -58,7 +58,7 @@ constexpr dr_voxel_type voxel_type() {
   }
 }
 
-// Where an image lies: numbers in the order x, y, z, in LPS mm as ITK has them.
+// The grid of an image: numbers in the order x, y, z, in LPS mm as in ITK.
 struct Grid {
   std::array<std::int64_t, 3> size{};
   std::array<double, 3> spacing{1, 1, 1};

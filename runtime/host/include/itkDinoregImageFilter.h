@@ -68,7 +68,7 @@ class DinoregImageFilter : public ImageToImageFilter<TFixedImage, Image<Vector<f
   WarpedImageType* GetWarpedImage() {
     return static_cast<WarpedImageType*>(this->ProcessObject::GetOutput(1));
   }
-  // Maps fixed to moving points, as ResampleImageFilter wants it.
+  // Maps fixed to moving points, as ResampleImageFilter expects.
   typename TransformType::Pointer GetTransform() {
     auto transform = TransformType::New();
     transform->SetDisplacementField(this->GetDisplacementField());

@@ -83,7 +83,7 @@ std::string chosen_interpreter(const char* given) {
   std::string beside = interpreter_beside_the_library();
   if (beside.empty())
     throw HostError(DR_HOST_DEVICE,
-                    "no Python interpreter is named, and the library lies in no environment; set "
+                    "no Python interpreter is named, and the library is not in an environment; set "
                     "dr_registrar_args.python or the environment variable DINOREG_PYTHON to an "
                     "interpreter with which dinoreg-rt is installed, such as "
                     "/opt/dinoreg/bin/python");
@@ -148,7 +148,7 @@ void* load_library_of(const std::string& executable) {
   return library;
 }
 
-// Restores what Python changes when it starts: the locale of characters, and SIGINT.
+// Restores what Python changes when it starts: the locale category LC_CTYPE, and SIGINT.
 class Undisturbed {
  public:
   Undisturbed() {
@@ -194,8 +194,9 @@ bool start_by_configuration(void* library, const std::string& executable) {
   return true;
 }
 
-// The first import of `signal` handles SIGINT, whatever the configuration says. Python shall
-// believe that nobody does, and so never set the handler again; `Undisturbed` restores the host's.
+// The first import of `signal` installs a handler of SIGINT, whatever the configuration says. With
+// SIG_DFL Python believes that nobody handles it, and never sets a handler again; `Undisturbed`
+// restores the host's.
 void leave_interrupts_to_the_host() {
   void* module = api.PyImport_ImportModule("signal");
   void* set = module ? api.PyObject_GetAttrString(module, "signal") : nullptr;

@@ -41,7 +41,7 @@ def test_features_that_make_a_right_start_worse_are_not_trusted(bundle, mind_wei
     assert result.quality.decoy_ratio < 0.5
     assert result.quality.feature_distance_after < result.quality.feature_distance_before
     (reason,) = result.trust.reasons
-    assert reason.startswith("MIND-SSC still differs by 1")
+    assert reason.startswith("the difference of MIND-SSC is still 1")
     assert judge(register(pair.moving).quality).verdict == "trusted"
 
 
