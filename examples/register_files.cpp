@@ -6,7 +6,9 @@
  *
  * CMakeLists.txt of such a program (C++20):
  *
- *   find_package(ITK REQUIRED)
+ *   project(register_files LANGUAGES C CXX)
+ *   find_package(ITK REQUIRED COMPONENTS ITKCommon ITKIONIFTI ITKDisplacementField)
+ *   include(${ITK_USE_FILE})
  *   find_package(dinoreg CONFIG REQUIRED)
  *   add_executable(register_files register_files.cpp)
  *   target_link_libraries(register_files dinoreg::dinoreg_host ${ITK_LIBRARIES})

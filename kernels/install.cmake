@@ -1,5 +1,6 @@
-# Installs libdinoreg and libdinoreg_host with the files by which other projects find them: in an install prefix, in this
-# build tree, or in the package of a wheel, whose folder is a prefix of its own. All of these may be moved.
+# Installs libdinoreg and libdinoreg_host with the files by which other projects find them: in an
+# install prefix, in this build tree, or in the package of a wheel, whose folder is a prefix of its
+# own. All of these may be moved.
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
@@ -9,8 +10,6 @@ if(SKBUILD)
   set(includedir ${libdir}/include)
   set(cmakedir ${libdir}/cmake)
   set(pkgconfigdir ${libdir}/pkgconfig)
-  # A wheel holds no symbolic links, so that a linker does not find the library by its short name.
-  set(pkgconfig_libs "\${libdir}/$<TARGET_SONAME_FILE_NAME:dinoreg> -Wl,-rpath,\${libdir}")
   set(namelink NAMELINK_SKIP)
   set(docdir ${libdir})
 else()
@@ -18,7 +17,6 @@ else()
   set(includedir ${CMAKE_INSTALL_INCLUDEDIR})
   set(cmakedir ${libdir}/cmake/dinoreg)
   set(pkgconfigdir ${libdir}/pkgconfig)
-  set(pkgconfig_libs "-L\${libdir} -ldinoreg")
   set(namelink "")
   set(docdir ${CMAKE_INSTALL_DOCDIR})
 endif()
@@ -43,17 +41,28 @@ install(EXPORT dinoreg NAMESPACE dinoreg:: FILE dinoregTargets.cmake
   DESTINATION ${cmakedir})
 install(FILES ${config} ${version_file} DESTINATION ${cmakedir})
 
-# pkg-config dinoreg
+# pkg-config dinoreg, dinoreg_host
 file(RELATIVE_PATH up /prefix/${pkgconfigdir} /prefix)
-file(GENERATE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/dinoreg.pc CONTENT "\
+function(add_pkg_config target description)
+  set(file ${CMAKE_CURRENT_BINARY_DIR}/${target}.pc)
+  if(SKBUILD)
+    # A wheel holds no symbolic links, so that a linker does not find the library by its short name.
+    set(libs "\${libdir}/$<TARGET_SONAME_FILE_NAME:${target}> -Wl,-rpath,\${libdir}")
+  else()
+    set(libs "-L\${libdir} -l${target}")
+  endif()
+  file(GENERATE OUTPUT ${file} CONTENT "\
 prefix=\${pcfiledir}/${up}
 libdir=\${prefix}/${libdir}
 includedir=\${prefix}/${includedir}
 
-Name: dinoreg
-Description: ${PROJECT_DESCRIPTION}
+Name: ${target}
+Description: ${description}
 Version: ${PROJECT_VERSION}
 Cflags: -I\${includedir}
-Libs: ${pkgconfig_libs}
+Libs: ${libs}
 ")
-install(FILES ${CMAKE_CURRENT_BINARY_DIR}/dinoreg.pc DESTINATION ${pkgconfigdir})
+  install(FILES ${file} DESTINATION ${pkgconfigdir})
+endfunction()
+add_pkg_config(dinoreg "${PROJECT_DESCRIPTION}")
+add_pkg_config(dinoreg_host "Registration of 3D medical images in one call, by the package dinoreg-rt")

@@ -27,6 +27,17 @@ if command -v cmake > /dev/null; then
   cmake --build "$work/consumer"
   "$work/consumer/test_capi"
   "$work/consumer/warp"
+  cmake -S tests/host/consumer -B "$work/host" \
+    "-Ddinoreg_DIR=$("$venv/python" -m dinoreg_kernels --cmake-dir)"
+  cmake --build "$work/host"
+  # It names no interpreter: the library finds that of the environment in which it lies.
+  if "$venv/python" -c \
+    'import sysconfig; raise SystemExit(not sysconfig.get_config_var("Py_ENABLE_SHARED"))'; then
+    "$work/host/program" | tee "$work/host.log"
+    grep -q "the same from another thread: 1" "$work/host.log"
+  else
+    echo "skipped: this Python has no shared library for libdinoreg_host"
+  fi
 else
   echo "skipped: no cmake for the programs in C and C++"
 fi

@@ -1,4 +1,4 @@
-"""Print where C and C++ programs find libdinoreg: ``python -m dinoreg_kernels --cmake-dir``."""
+"""Print where C and C++ programs find the libraries: ``python -m dinoreg_kernels --cmake-dir``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ._errors import KernelUnavailable
 from ._library import library_file
 
 _PARTS = {
-    "library": ("libdinoreg.so.1", "print the path of the library"),
-    "include-dir": ("include", "print the folder of dinoreg.h and dinoreg.hpp"),
+    "library": ("libdinoreg.so.1", "print the path of libdinoreg, beside which libdinoreg_host lies"),
+    "include-dir": ("include", "print the folder of the headers"),
     "cmake-dir": ("cmake", "print the folder for CMake's dinoreg_DIR or CMAKE_PREFIX_PATH"),
     "pkgconfig-dir": ("pkgconfig", "print the folder for PKG_CONFIG_PATH"),
 }

@@ -7,7 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
-from c_tools import c_compiler, cxx_compiler, header_fields, include_folder, link_flags, run
+from c_tools import (
+    c_compiler,
+    check_fields,
+    check_layout,
+    cxx_compiler,
+    include_folder,
+    link_flags,
+    run,
+)
 
 from dinoreg_kernels import _structs
 
@@ -55,18 +63,6 @@ SCALARS = {
 }
 
 
-def agrees(kind: type, declared: str) -> bool:
-    """Return whether a ctypes type stands for a declared one; c_void_p stands for any pointer."""
-    if kind is ctypes.c_void_p:
-        return declared.endswith("*")
-    if issubclass(kind, ctypes.Array):
-        base, _, length = declared.partition("[")
-        return length == f"{kind._length_}]" and agrees(kind._type_, base)
-    if issubclass(kind, ctypes._Pointer):
-        return declared.endswith("*") and agrees(kind._type_, declared[:-1])
-    return declared in SCALARS.get(kind, ()) or STRUCTS.get(declared) is kind
-
-
 def in_c(field: str) -> str:
     return "in" if field == "input" else field  # `in` is a keyword of Python
 
@@ -74,36 +70,16 @@ def in_c(field: str) -> str:
 @pytest.mark.parametrize("name", STRUCTS)
 def test_binding_has_the_fields_of_the_header(name):
     """The same names and types in the same order."""
-    fields, declared = STRUCTS[name]._fields_, header_fields(header(), name)
-    assert [in_c(field) for field, _ in fields] == [field for field, _ in declared]
-    wrong = [
-        f"{field} is {kind.__name__}; wanted {wanted}"
-        for (field, kind), (_, wanted) in zip(fields, declared, strict=True)
-        if not agrees(kind, wanted)
-    ]
-    assert not wrong
+    check_fields(header(), name, STRUCTS, SCALARS, in_c)
 
 
 def test_binding_leaves_no_struct_out():
     assert set(re.findall(r"const (dr_\w+_args|dr_execution)\* ", header())) <= set(STRUCTS)
 
 
-def test_layout_of_the_binding(compiler, tmp_path):
+def test_layout_of_the_binding(tmp_path):
     """The size of every struct and the offset and size of every field, as a C compiler has them."""
-    lines, expected = [], []
-    for name, struct in STRUCTS.items():
-        lines.append(f'printf("{name} %zu\\n", sizeof({name}));')
-        expected.append(f"{name} {ctypes.sizeof(struct)}")
-        for field, kind in struct._fields_:
-            place = f"offsetof({name}, {in_c(field)}), sizeof((({name}*)0)->{in_c(field)})"
-            lines.append(f'printf("{name}.{field} %zu %zu\\n", {place});')
-            offset = getattr(struct, field).offset
-            expected.append(f"{name}.{field} {offset} {ctypes.sizeof(kind)}")
-    source, program = tmp_path / "layout.c", tmp_path / "layout"
-    body = "\n".join(lines)
-    source.write_text(f'#include "dinoreg.h"\n#include <stdio.h>\nint main(void) {{\n{body}\n}}\n')
-    run([*compiler, "-I", include_folder(), source, "-o", program])
-    assert run([program]).splitlines() == expected
+    check_layout(include_folder() / "dinoreg.h", STRUCTS, tmp_path, in_c)
 
 
 def test_cpp_header(tmp_path):

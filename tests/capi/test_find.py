@@ -1,4 +1,4 @@
-"""Other projects find libdinoreg: in the installed package, an install prefix and a build tree."""
+"""Other projects find both libraries: in the package, an install prefix and a build tree."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from c_tools import ROOT, c_compiler, cxx_compiler, run
+from c_tools import ROOT, c_compiler, cmake_command, cxx_compiler, run
+from host_programs import FOLDER as HOST
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
 def cmake() -> str:
-    found = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if found is None:
-        pytest.skip("no CMake")
     c_compiler(), cxx_compiler()  # skips without
-    return found
+    return cmake_command()
 
 
 def package(option: str) -> Path:
@@ -43,6 +41,13 @@ def consume(cmake: str, folder: Path, *definitions: str) -> None:
     check_programs(folder)
 
 
+def consume_host(cmake: str, folder: Path, *definitions: str) -> None:
+    """The same with libdinoreg_host; the program calls all its functions where it is run."""
+    run([cmake, "-S", HOST / "consumer", "-B", folder, *definitions])
+    run([cmake, "--build", folder])
+    assert "libdinoreg_host.so.1" in run(["readelf", "-d", folder / "program"])
+
+
 def consume_by_pkg_config(folder: Path, pkgconfig: Path, *, rpath: bool) -> None:
     if shutil.which("pkg-config") is None:
         pytest.skip("no pkg-config")
@@ -56,10 +61,16 @@ def consume_by_pkg_config(folder: Path, pkgconfig: Path, *, rpath: bool) -> None
     ):
         run([*compiler, source, *flags, "-lm", "-o", folder / source.stem])
     check_programs(folder)
+    flags = run(["pkg-config", "--cflags", "--libs", "dinoreg_host"], env=environment).split()
+    source = HOST / "abi1" / "program.c"
+    run([*c_compiler(), source, *flags, "-lm", "-o", folder / "program"])
+    assert "libdinoreg_host.so.1" in run(["readelf", "-d", folder / "program"])
 
 
 def test_cmake_finds_the_package(cmake, tmp_path):
-    consume(cmake, tmp_path, f"-Ddinoreg_DIR={package('--cmake-dir')}")
+    definition = f"-Ddinoreg_DIR={package('--cmake-dir')}"
+    consume(cmake, tmp_path / "kernels", definition)
+    consume_host(cmake, tmp_path / "host", definition)
 
 
 def test_pkg_config_finds_the_package(tmp_path):
@@ -79,6 +90,7 @@ def test_build_tree_and_install_prefix(cmake, tmp_path):
     assert re.search(r"libdinoreg [\d.]+ with CPU kernels: .*-DDINOREG_CUDA=ON adds", said)
     run([cmake, "--build", build, "--parallel", "2"])
     consume(cmake, tmp_path / "from_build_tree", f"-Ddinoreg_DIR={build}")
+    consume_host(cmake, tmp_path / "host_from_build_tree", f"-Ddinoreg_DIR={build}")
 
     run([cmake, "--install", build, "--prefix", tmp_path / "before"])
     shutil.move(tmp_path / "before", tmp_path / "moved")
@@ -86,6 +98,7 @@ def test_build_tree_and_install_prefix(cmake, tmp_path):
     prefix = tmp_path / "moved"
     assert (prefix / "share" / "doc" / "dinoreg" / "LICENSE").is_file()
     consume(cmake, tmp_path / "from_prefix", f"-DCMAKE_PREFIX_PATH={prefix}")
+    consume_host(cmake, tmp_path / "host_from_prefix", f"-DCMAKE_PREFIX_PATH={prefix}")
     (pkgconfig,) = prefix.glob("lib*/pkgconfig")
     (tmp_path / "by_pkg_config").mkdir()
     consume_by_pkg_config(tmp_path / "by_pkg_config", pkgconfig, rpath=True)

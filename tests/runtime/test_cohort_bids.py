@@ -100,7 +100,7 @@ def test_results_get_the_names_of_derivatives(tmp_path):
     (folder / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
     output = folder / "derivatives" / "reg"
     words = ["cohort", "--bids", folder, "--fixed", "ses-pre_T1w", "--moving", "ses-post_T1w"]
-    words += ["-o", output, "--workers", "1", "--save", "displacement", *FAST]
+    words += ["-o", output, "--workers", "1", *FAST]
     result = CliRunner().invoke(cli, list(map(str, words)))
     assert result.exit_code == 0, result.output
     place = output / "sub-01" / "ses-post" / "anat"

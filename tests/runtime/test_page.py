@@ -19,7 +19,6 @@ from dinoreg_rt.page import niivue
 from dinoreg_rt.page.layout import MOST_MAP_PIXELS, plane_layouts
 from dinoreg_rt.page.maps import PlaneMaps
 from dinoreg_rt.page.markup import asset, join, json_block, tag
-from dinoreg_rt.page.methods import methods
 from dinoreg_rt.page.numbers import MEASURES, decimals, lookup
 from dinoreg_rt.page.provenance import command_line
 from dinoreg_rt.page.report_page import FULL_BYTES, STATIC_BYTES, render_page
@@ -229,15 +228,6 @@ def test_the_page_of_a_linear_registration_shows_its_transform() -> None:
         assert said in page.words
     for unsaid in ("displacement field was found", "Adam", "folded in"):
         assert unsaid not in page.words
-
-
-def test_methods_of_a_linear_transform_name_no_field(result: RegistrationResult) -> None:
-    report = make_report(result, {"fixed": "f", "moving": "m"})
-    report["configuration"]["transform"] = "rigid"
-    text, references = methods(report, ("CT", "MR"))
-    assert "A rigid transform was refined from there by Levenberg-Marquardt steps." in text
-    assert "displacement field" not in text
-    assert not any("Adam" in one.text for one in references)
 
 
 def noise_stacks(shape: tuple[int, int, int] = (400, 600, 600)) -> list[SliceStack]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -47,11 +48,15 @@ from .structs import (
 #: Status, text, and the object that the library keeps.
 Reply = tuple[int, str, Any]
 
-_UNEXPECTED, _RESOURCE, _CANCELLED = 1, 6, 130
+_UNEXPECTED, _INVALID, _RESOURCE, _CANCELLED = 1, 2, 6, 130
 _INFO, _WARNING = 20, 30
 #: The volumes of `dr_registration_args` that `Registrar.register` takes by the same names.
 _MASKS = ("fixed_mask", "moving_mask")
 _INPUTS = ("fixed", "moving", *_MASKS, "weights")
+
+
+#: Whether this thread is inside a callback of the host, from which a call could wait for itself.
+_in_callback = threading.local()
 
 
 def _replies(function: Callable[..., tuple[str, Any]]) -> Callable[..., Reply]:
@@ -59,6 +64,8 @@ def _replies(function: Callable[..., tuple[str, Any]]) -> Callable[..., Reply]:
 
     @functools.wraps(function)
     def reply(*arguments: Any) -> Reply:
+        if getattr(_in_callback, "now", False):
+            return _INVALID, "a progress or log callback must not call this library", None
         try:
             return (0, *function(*arguments))
         except DinoregError as error:
@@ -248,7 +255,7 @@ def _progress(args: Arguments) -> Callable[[str, float], None] | None:
     call, user = PROGRESS(args.progress), args.user
 
     def report(stage: str, fraction: float) -> None:
-        if call(user, stage.encode(), fraction):
+        if _called(call, user, stage.encode(), fraction):
             raise CancelledError
 
     return report
@@ -258,7 +265,15 @@ def _log(args: Arguments) -> Callable[[int, str], None]:
     if not args.log:
         return lambda level, text: None
     call, user = LOG(args.log), args.user
-    return lambda level, text: call(user, level, text.encode())
+    return lambda level, text: _called(call, user, level, text.encode())
+
+
+def _called(callback: Callable[..., Any], *arguments: Any) -> Any:
+    _in_callback.now = True
+    try:
+        return callback(*arguments)
+    finally:
+        _in_callback.now = False
 
 
 def _log_choices(log: Callable[[int, str], None], plan: Plan) -> None:

@@ -119,13 +119,6 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
             "the same ratio for the image with left and right exchanged",
         ),
         Measure(
-            "sides_in_doubt",
-            "Sides left open",
-            0,
-            "no",
-            "whether a header leaves open which side of its image is left",
-        ),
-        Measure(
             "symmetry",
             "Symmetry",
             2,

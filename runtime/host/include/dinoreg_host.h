@@ -101,12 +101,13 @@ typedef struct dr_volume {
 
 /* Called with the name of a stage and the fraction of it that is done, on the thread that works.
  * A result other than 0 stops the registration with DR_HOST_CANCELLED. The callback must not call
- * this library. */
+ * this library: such calls do nothing and return DR_HOST_INVALID. */
 typedef int (*dr_host_progress)(void* user, const char* stage, double fraction);
 
 typedef enum dr_log_level { DR_LOG_INFO = 20, DR_LOG_WARNING = 30 } dr_log_level;
 
-/* Called with what was decided (info) and what to check (warning), one sentence at a time. */
+/* Called with what was decided (info) and what to check (warning), one sentence at a time. It must
+ * not call this library. */
 typedef void (*dr_host_log)(void* user, int level, const char* text);
 
 typedef struct dr_registrar_args {
@@ -114,7 +115,7 @@ typedef struct dr_registrar_args {
   const char* python;  /* an interpreter; NULL: see above */
   const char*
       options; /* parameters as TOML, such as "preset = 'mind'\nthreads = 4"; NULL: defaults */
-  int32_t workers;     /* threads that work on submitted registrations; 0: 1 */
+  int64_t workers; /* threads that work on submitted registrations; 0: 1; at most 1024 */
 } dr_registrar_args;
 #define DR_REGISTRAR_ARGS_INIT {sizeof(dr_registrar_args), 0, 0, 0}
 

@@ -72,11 +72,11 @@ struct Grid {
 class VolumeView {
  public:
   template <class Voxel>
-  VolumeView(std::span<const Voxel> voxels, const Grid& grid) : grid_(grid) {
+  VolumeView(std::span<Voxel> voxels, const Grid& grid) : grid_(grid) {
     if ((std::int64_t)voxels.size() != grid.voxels())
       throw std::invalid_argument("the grid has another number of voxels than the image");
     volume_.voxels = voxels.data();
-    volume_.voxel_type = voxel_type<Voxel>();
+    volume_.voxel_type = voxel_type<std::remove_cv_t<Voxel>>();
     for (int i = 0; i < 3; ++i) {
       volume_.size[i] = grid.size[i];
       volume_.spacing[i] = grid.spacing[i];
