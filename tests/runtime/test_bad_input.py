@@ -161,6 +161,7 @@ def test_not_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_initial_that_cannot_be_used(folder: Path) -> None:
     refused(folder, invoke(folder, "--initial", folder / "no.tfm"), 3, "no.tfm")
+    refused(folder, invoke(folder, "--initial", "identity"), 3, "is neither auto, affine")
     (folder / "bad.tfm").write_text("nonsense")
     refused(folder, invoke(folder, "--initial", folder / "bad.tfm"), 3, "bad.tfm")
 

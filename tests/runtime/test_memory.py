@@ -49,6 +49,7 @@ print(json.dumps({"predicted": predicted, "measured": memory("VmHWM") - before})
         {"control_spacing_mm": 1.0},
         {"working_megavoxels": 0.5},
         {"search_levels": 3},
+        {"transform": "affine"},
         {"control_spacing_mm": 1.0, "feature_similarity": "lncc", "correlation_weight": 0.0},
     ],
     ids=[
@@ -58,6 +59,7 @@ print(json.dumps({"predicted": predicted, "measured": memory("VmHWM") - before})
         "fine control grid",
         "coarse working grid",
         "three search levels",
+        "linear",
         "correlated features",
     ],
 )

@@ -93,6 +93,14 @@ def test_sides_of_symmetric_anatomy_are_no_reason_but_are_said():
         assert quality_warnings(dataclasses.replace(brain, sides_ratio=settled)) == []
 
 
+def test_a_linear_registration_may_end_where_it_started():
+    same = dataclasses.replace(GOOD, mind_distance_before=1.0, mind_distance_after=1.0)
+    assert "MIND-SSC" in quality_warnings(same)[0]
+    linear = dataclasses.replace(same, feature_distance_before=math.nan)
+    assert quality_warnings(linear) == []
+    assert judge(dataclasses.replace(linear, mind_distance_after=1.2)).verdict == "untrusted"
+
+
 def test_headers_are_weighed_in():
     """Sides that a header leaves open need images that tell them apart."""
     nearly = {"decoy_ratio": 0.95, "sides_ratio": 0.95, "turned_ratio": 0.4}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..config.image_parameters import LinearModel
+from ..config.image_parameters import INITIAL_METHODS, LinearModel
 from ..device.choice import Device
+from ..errors import InputError
 from ..geometry import centre_lps_mm, corners_lps_mm, index_to_lps, transform_points
 from ..images.pair import Pair, side_by_side
 from ..types import AffineTransform, Array, FloatArray, Volume
@@ -110,6 +112,11 @@ def initial_alignment(pair: Pair, method: str, device: Device) -> Alignment:
         return Alignment(_translation(shift), f"centres of mass: {_text(shift)}")
     from ..io import read_initial
 
+    if not os.path.exists(method):  # unlike Path.exists, false for a name that is too long
+        raise InputError(
+            f"--initial {method}: is neither {', '.join(INITIAL_METHODS[:-1])} or "
+            f"{INITIAL_METHODS[-1]}, nor an existing file; give one of them"
+        )
     return Alignment(read_initial(Path(method)), f"from {method}")
 
 

@@ -28,7 +28,7 @@ _PAIRS_4 = np.triu_indices(4)
 #: refinement: with all of it, contrast counts as well as correlation.
 _MOVING_NOISE = 1e-3
 #: Largest number of points at which features are compared, evenly taken from the voxels that count.
-_MOST_POINTS = 60_000
+MOST_POINTS = 60_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class Points:
         weight: Array,
         spacing_mm: tuple[float, float, float],
         centre_vox: FloatArray,
-        most: int = _MOST_POINTS,
+        most: int = MOST_POINTS,
     ) -> Points:
         """Take at most `most` inner voxels with a weight; `spacing_mm`, `centre_vox`: z, y, x."""
         inner = np.zeros(weight.shape, bool)

@@ -156,7 +156,8 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
         if value in get_args(LinearModel):
             if info.data.get("encoder") is not None:
                 raise ValueError(
-                    "a linear transform compares MIND-SSC and intensities; leave the encoder out"
+                    "a linear transform compares MIND-SSC and intensities; leave the encoder out, "
+                    "and take a preset without one, such as mind"
                 )
             if info.data.get("feature_similarity") != "mse":
                 raise ValueError("a linear transform needs the feature similarity mse")

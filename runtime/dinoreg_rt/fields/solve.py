@@ -89,12 +89,13 @@ def solver_workspace_bytes(
     feature set.
     """
     _, refinement = config.stage_features
+    options = solver_options(config, grids)
     return dinoreg_kernels.solver_workspace_bytes(
         grids.control.shape_zyx,
         moving.shape_zyx,
         strides[refinement],
         grids.control.spacing_mm[::-1],
-        solver_options(config, grids),
+        options if config.linear_transform is None else without_steps(options),
         search_strides=[strides[name] for name in level_sets(config, grids.search_levels)],
     )
 

@@ -1,10 +1,11 @@
-"""Memory and work of the stages that make fields: solve, trust, warp, quality, deliver."""
+"""Memory and work of the stages that make fields: linear, solve, trust, warp, quality, deliver."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
+from ..align.normal_equations import MOST_POINTS
 from ..fields.solve import solver_options, solver_workspace_bytes
 from ..quality.agreement import sampling_step
 from ..quality.mirror_images import COARSER, coarser
@@ -17,6 +18,23 @@ from .sizes import DOUBLE, FLOAT, HALF, VECTOR, Sizes, Stage, Work, set_bytes
 _INVERSION = 85.0 + 3 * 250.0
 #: Bytes that inverse consistency takes at one control voxel.
 _CONSISTENCY = 48
+
+
+def _linear_bytes(sizes: Sizes) -> int:
+    """Return the bytes of refining a linear map: both images on the fixed image's grids."""
+    if sizes.config.linear_transform is None:
+        return 0
+    grid, control = sizes.grids.working, sizes.control[0]
+    one = set_bytes(sizes.strides["mind"], control) + 2 * FLOAT * control
+    made = FLOAT * sizes.working[0] + sizes.mind.workspace_bytes(grid, sizes.grids.pool_zyx)
+    points = min(MOST_POINTS, control)
+    # Features, their difference and slopes, and their intermediate values; sums of the equations.
+    compared = (7 * sizes.strides["mind"] + 50) * FLOAT * points
+    return 2 * one + max(made, compared)
+
+
+def _linear_on_host(sizes: Sizes) -> int:
+    return 0 if sizes.on_gpu else _linear_bytes(sizes)
 
 
 def _compared(sizes: Sizes) -> int:
@@ -205,6 +223,7 @@ def _deliver_beside_gpu(sizes: Sizes) -> int:
 
 
 FIELD_STAGES = (
+    Stage("linear", _linear_on_host, beside_gpu=_linear_bytes),
     Stage("solve", _solve_bytes, _solve_work),
     Stage("trust", _trust_bytes, _trust_work),
     Stage("warp", _warp_bytes, _warp_work),
