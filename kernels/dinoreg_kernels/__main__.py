@@ -8,7 +8,7 @@ from ._errors import KernelUnavailable
 from ._library import library_file
 
 _PARTS = {
-    "library": ("libdinoreg.so.1", "print the path of libdinoreg, beside which libdinoreg_host lies"),
+    "library": ("libdinoreg.so.1", "print the path of libdinoreg; libdinoreg_host is beside it"),
     "include-dir": ("include", "print the folder of the headers"),
     "cmake-dir": ("cmake", "print the folder for CMake's dinoreg_DIR or CMAKE_PREFIX_PATH"),
     "pkgconfig-dir": ("pkgconfig", "print the folder for PKG_CONFIG_PATH"),
