@@ -39,8 +39,8 @@ _library.library_file = library_file
 SUPPRESSIONS = "race:_SimpleITK\n"
 
 
-def build(folder: Path, sanitizers: str) -> Path:
-    """Compile the generic kernels, the host library and the driver, all with sanitizers."""
+def build(folder: Path, sanitizers: str) -> tuple[Path, Path]:
+    """Compile the generic kernels, the host library and both programs, all with sanitizers."""
     compiler = os.environ.get("CXX") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler (CXX or c++)")
@@ -61,14 +61,16 @@ def build(folder: Path, sanitizers: str) -> Path:
         if "cannot find" in built.stderr:  # the sanitizers' libraries are packages of their own
             pytest.skip("the compiler's sanitizers are not installed")
         assert built.returncode == 0, built.stderr
-    return compiled("driver.cpp", folder, *sanitize, library=folder / "libdinoreg_host.so.1")
+    library = folder / "libdinoreg_host.so.1"
+    driver = compiled("driver.cpp", folder, *sanitize, library=library)
+    return driver, compiled("lifecycle.cpp", folder, *sanitize, library=library)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizers", ["thread", "address,undefined"])
 def test_two_threads_register_in_a_sanitized_host(tmp_path: Path, sanitizers: str) -> None:
     """A race or a wrong access ends the program, or makes its exit code 66."""
-    driver = build(tmp_path, sanitizers)
+    driver, lifecycle = build(tmp_path, sanitizers)
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE.format(folder=str(tmp_path)))
     (tmp_path / "suppressions").write_text(SUPPRESSIONS)
     environment = {
@@ -79,4 +81,6 @@ def test_two_threads_register_in_a_sanitized_host(tmp_path: Path, sanitizers: st
     printed = run(driver, "threads", "2", "1", **environment)
     assert re.fullmatch(r"grown by -?\d+ kB, 2 of 2 the same\n", printed)
     run(driver, "cancelled", **environment)
+    for task in ("together", "destroyed", "reentered"):
+        run(lifecycle, task, **environment)
     assert (tmp_path / "used").exists()
