@@ -28,7 +28,7 @@ BLOCKED = ("torch", "transformers", "timm", "cupy", "pycuda", "onnxruntime")
 BLOCKED += ("tensorrt", "tensorrt_rtx")
 #: The folders of `dinoreg_rt`, lowest first: each imports from those before it alone.
 LAYERS = (
-    *("errors", "types", "geometry"),
+    *("errors", "choices", "types", "geometry"),
     *("config", "console", "io", "device", "images", "features", "fields", "quality", "align"),
     *("bundle", "engines.trt", "engines", "encoder", "registration"),
     *("page", "run", "evaluate", "bench", "sweep", "cohort", "embedded"),
@@ -219,13 +219,20 @@ def test_a_run_on_the_cpu_does_not_reach_for_cuda() -> None:
     assert not {name for name in opened if b"libcuda" in name or b"libnv" in name}
 
 
-def test_help_loads_neither_numpy_nor_simpleitk() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "without"),
+    [
+        (["--help"], {"numpy", "SimpleITK", "matplotlib", "pydantic"}),
+        (["run", "--help"], {"numpy", "SimpleITK", "matplotlib", "dinoreg_rt.run.job"}),
+    ],
+)
+def test_help_loads_neither_numpy_nor_simpleitk(arguments: list[str], without: set[str]) -> None:
     code = (
         "import sys\n"
         f"sys.path[:0] = {[str(folder.parent) for folder in PACKAGES.values()]!r}\n"
         "from dinoreg_rt.commands.main import cli\n"
-        "cli.main(['--help'], standalone_mode=False)\n"
-        "loaded = {'numpy', 'SimpleITK', 'matplotlib', 'pydantic'} & set(sys.modules)\n"
+        f"cli.main({arguments!r}, standalone_mode=False)\n"
+        f"loaded = {without!r} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)

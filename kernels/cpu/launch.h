@@ -58,10 +58,15 @@ class CpuLauncher {
   }
 
   // Ops with `lanes` compute several elements at once between their margins. If an element may be
-  // computed twice, the last vector of a row overlaps the one before it.
+  // computed twice, the last vector of a row overlaps the one before it. An op with `kCopied` has
+  // no lanes, but many fields that would be read again for every element; for the others a copy
+  // gained nothing, and the compiler then rounds some of them differently.
   template <class Op>
   static void run_row(const Op& shared, int row, int width) {
-    if constexpr (!requires { shared.template lanes<float>(row, 0); }) {
+    if constexpr (requires { Op::kCopied; }) {
+      const Op op = shared;
+      for (int x = 0; x < width; ++x) op(row, x);
+    } else if constexpr (!requires { shared.template lanes<float>(row, 0); }) {
       for (int x = 0; x < width; ++x) shared(row, x);
     } else {
       const Op op = shared;  // a local copy stays in registers, as no store can alias it

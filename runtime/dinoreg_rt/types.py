@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 Array: TypeAlias = Any
 FloatArray: TypeAlias = NDArray[np.float64]
 Modality: TypeAlias = Literal["ct", "mr"]
-#: Which placement of a NIfTI header counts if it holds two, see `dinoreg_rt.io.nifti_placement`.
-OrientationChoice: TypeAlias = Literal["auto", "sform", "qform"]
 _N = TypeVar("_N", int, float)
 
 

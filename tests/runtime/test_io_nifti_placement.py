@@ -10,9 +10,10 @@ import pytest
 from phantoms import rotation
 
 from dinoreg_rt import io
+from dinoreg_rt.choices import OrientationChoice
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.io.nifti_layouts import NIFTI1, NIFTI2, Layout
-from dinoreg_rt.types import Geometry, LabelMap, OrientationChoice, Volume
+from dinoreg_rt.types import Geometry, LabelMap, Volume
 
 SHAPE = (16, 20, 24)
 SPACING = (1.5, 2.0, 2.5)

@@ -28,12 +28,24 @@ struct WarpIntensity {
   float* warped;  // (z, y, x)
   float* weight;  // (z, y, x)
 
+  enum { kRepeatable = 1 };
   DR_OVER(u.shape)
+  DR_HD int margin() const { return fits_lanes(moving_shape.voxels()) ? 0 : width(); }
+
   DR_HD void operator()(int row, int x) const {
     const Index i = (Index)row * width() + x;
     const Vec3 p = u.point(row, x, moving_offset);
     weight[i] = fixed_weight[i] * nearest_or_zero(moving_weight, moving_shape, p);
     warped[i] = sample<float>(moving, moving_shape, p);
+  }
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
+    if constexpr (LaneTraits<V>::kCount == 1) return (*this)(row, x);
+    const Index i = (Index)row * width() + x;
+    const Vec3Of<V> p = u.point_of<V>(row, x, moving_offset);
+    store(weight + i, load<V>(fixed_weight + i) * nearest_or_zero(moving_weight, moving_shape, p));
+    store(warped + i, CornerOf<V>(moving_shape, p).sample(moving, 1));
   }
 };
 

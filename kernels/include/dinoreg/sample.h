@@ -163,6 +163,16 @@ DR_HD float nearest_or_zero(const float* image, const Shape& shape, const Vec3& 
                         clamp_int((int)(p.y + 0.5f), 0, shape.y - 1),
                         clamp_int((int)(p.x + 0.5f), 0, shape.x - 1))];
 }
+#if !defined(__CUDACC__)
+DR_HD IntLanes nearest_voxel(const Lanes& coordinate, int n) {
+  return min_of(max_of(to_int(coordinate + 0.5f), IntLanes{}), IntLanes{} + (n - 1));
+}
+DR_HD Lanes nearest_or_zero(const float* image, const Shape& shape, const Vec3Of<Lanes>& p) {
+  const IntLanes row = nearest_voxel(p.z, shape.z) * shape.y + nearest_voxel(p.y, shape.y);
+  const Lanes value = gather(image, row * shape.x + nearest_voxel(p.x, shape.x));
+  return inside_grid(shape, p) ? value : Lanes{};
+}
+#endif
 
 DR_HD bool is_whole(const Vec3& index) {
   return index.z == (int)index.z && index.y == (int)index.y && index.x == (int)index.x;
@@ -182,6 +192,15 @@ struct Displacement {
   // The same on a moving grid whose first voxel has the index `offset` here.
   DR_HD Vec3 point(int row, int x, const Vec3& offset) const {
     return (to_vec3(shape.voxel(row, x)) - offset) + at(row, x) * index_per_mm;
+  }
+  // The same for neighbours along x.
+  template <class V>
+  DR_HD Vec3Of<V> point_of(int row, int x, const Vec3& offset) const {
+    const Int3 voxel = shape.voxel(row, x);
+    const Vec3Of<V> mm = load_vec3_of<V>(field + 3 * ((Index)row * shape.x + x));
+    return {((float)voxel.z - offset.z) + mm.z * index_per_mm.z,
+            ((float)voxel.y - offset.y) + mm.y * index_per_mm.y,
+            (lane_numbers<V>() + (float)x - offset.x) + mm.x * index_per_mm.x};
   }
 };
 

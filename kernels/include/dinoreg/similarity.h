@@ -59,6 +59,8 @@ struct FeatureTerm {
   float* gradient = nullptr;  // (z, y, x, 3), dE/du in 1/mm; null: not wanted
   float* overlap = nullptr;   // (z, y, x): w; null: not wanted
 
+  enum { kCopied = 1 };  // see CpuLauncher
+
   DR_OVER(fixed.shape)
 
   // distance(voxel, sample, slope) gives d and its derivative with respect to the sample's point.

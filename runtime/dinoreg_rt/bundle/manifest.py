@@ -46,7 +46,7 @@ FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_p
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 #: Mean and standard deviation of pixels in 0..1. No encoder comes near these bounds, within which

@@ -23,8 +23,9 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..choices import OrientationChoice
     from ..fields.inversion import Inversion
-    from ..types import Geometry, OrientationChoice, Transform
+    from ..types import Geometry, Transform
 
 _METHOD = "Method"
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import rich_click as click
 
-from ..run.outputs import SAVEABLE
 from .options import OUTPUT, Command, parse_names
 
-#: Names of `--save` that are also parameters, because they are computed only on request.
+#: What ``--save`` takes: the files that are written on request.
+SAVEABLE = ("displacement", "inverse", "confidence", "features")
+#: Those that are also parameters, because they are computed only on request.
 _COMPUTED = {"inverse", "confidence"}
 _SAVE = click.option(
     "--save",

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from ..config.parameters import RegistrationConfig
 from ..console.progress import Reporter, reporting
 from ..console.stdout import print_result
-from ..registration.demands import check_demands, check_used
-from ..run.job import RunRequest, encoding_estimate, execute_run, plan_run
-from ..run.report import RunReport
 from .main import EXIT_CODE_TEXT
 from .options import (
     INPUTS,
@@ -27,6 +24,10 @@ from .options import (
     read_config,
 )
 from .result_options import computed, result_options, wanted_files
+
+if TYPE_CHECKING:
+    from ..run.job import RunRequest
+    from ..run.report import RunReport
 
 # The blank lines keep the help renderer from joining lines.
 _EPILOG = f"""Examples:
@@ -125,6 +126,10 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
     the working grid, which is the fixed grid or a coarser one. Two MR images are close if the same
     tissue is about equally bright in both.
     """
+    # Only here, so that the help appears at once.
+    from ..registration.demands import check_demands, check_used
+    from ..run.job import execute_run
+
     config = read_config(computed(options))
     check_used(config, given_config(options))
     check_demands(config)  # before an image is read
@@ -144,6 +149,8 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
 
 
 def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
+    from ..run.job import RunRequest
+
     return RunRequest(
         fixed=options["fixed"],
         moving=options["moving"],
@@ -161,6 +168,8 @@ def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
 
 
 def _dry_run(request: RunRequest, reporter: Reporter, *, as_json: bool) -> None:
+    from ..run.job import encoding_estimate, plan_run
+
     plan = plan_run(request, reporter)
     estimate = encoding_estimate(plan)
     if as_json:

@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -35,6 +34,8 @@ def check_kind(value: Any, annotation: Any) -> Any:
     Raises:
         PydanticCustomError: the value is of another kind than the field.
     """
+    import numpy as np
+
     kinds = _kinds(annotation)
     if bool in kinds:
         fits = isinstance(value, bool | np.bool_)

@@ -25,7 +25,7 @@ EngineChoice = Literal[
 ]
 
 
-class FeatureParameters(BaseModel):
+class FeatureParameters(BaseModel, defer_build=True):
     """The features, and the stages that compare them."""
 
     encoder: str | None = Field(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ..types import OrientationChoice
+from ..choices import OrientationChoice
 
 ModalityChoice = Literal["auto", "ct", "mr"]
 #: Initial alignments by name; any other value of `initial` is a transform file.
@@ -14,7 +14,7 @@ INITIAL_METHODS = ("auto", "affine", "search", "none", "centre", "moments")
 LinearModel = Literal["rigid", "similarity", "affine"]
 
 
-class ImageParameters(BaseModel):
+class ImageParameters(BaseModel, defer_build=True):
     """The machine, the images and their initial alignment."""
 
     device: str = Field(

@@ -36,7 +36,7 @@ class RegistrationConfig(SolverParameters, FeatureParameters, ImageParameters):
     Wrong names and values raise `ConfigError`, however the configuration is made.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=False)
 
     @property
     def stage_features(self) -> tuple[tuple[FeatureSet, ...], FeatureSet]:

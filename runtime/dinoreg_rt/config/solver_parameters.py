@@ -10,7 +10,7 @@ FeatureSimilarity = Literal["mse", "cosine", "lncc"]
 TransformKind = Literal["rigid", "similarity", "affine", "displacement", "velocity"]
 
 
-class SolverParameters(BaseModel):
+class SolverParameters(BaseModel, defer_build=True):
     """The discrete search, the refinement of the field and the optional results."""
 
     search_spacing_mm: float | None = Field(

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import OrientationChoice
 from ..errors import InputError
 from ..fields.warp import chain_to_displacement, warp_labels
 from ..geometry import index_identity
@@ -23,7 +24,7 @@ from ..io.learn2reg import read_learn2reg_displacement
 from ..io.validate import check_mask_grid
 from ..quality import metrics as quality
 from ..quality.surface import Hd95
-from ..types import DisplacementField, Geometry, LabelMap, OrientationChoice, Transform
+from ..types import DisplacementField, Geometry, LabelMap, Transform
 
 Chain = tuple[Transform, ...]
 

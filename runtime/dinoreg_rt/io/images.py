@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import OrientationChoice
 from ..errors import InputError, OutputError
-from ..types import DisplacementField, Geometry, LabelMap, Modality, OrientationChoice, Volume
+from ..types import DisplacementField, Geometry, LabelMap, Modality, Volume
 from . import dicom, metaimage, nifti, nrrd, validate
 from .arrays import as_numpy
 from .convert import (

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import OrientationChoice
 from ..errors import InputError
-from ..types import Geometry, LabelMap, OrientationChoice, Volume
+from ..types import Geometry, LabelMap, Volume
 from . import validate
 from .arrays import as_array, as_numpy, on_its_device
 from .convert import build_labels, build_volume, labels_from_sitk, volume_from_sitk

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..choices import OrientationChoice
 from ..errors import InputError
 from ..geometry import describe_position
-from ..types import FloatArray, Geometry, OrientationChoice
+from ..types import FloatArray, Geometry
 from . import validate
 from .doubts import HeaderDoubts
 from .nifti_header import NiftiHeader, Placement

@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..choices import OrientationChoice
 from ..errors import InputError
-from ..types import Geometry, OrientationChoice
+from ..types import Geometry
 from . import integrity, nifti
 from .doubts import HeaderDoubts
 from .hidden import scratch_folder

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import geometry
+from ..choices import OrientationChoice
 from ..config.image_parameters import LinearModel
 from ..errors import InputError, OutputError
 from ..types import (
@@ -23,7 +24,6 @@ from ..types import (
     DisplacementField,
     FloatArray,
     Geometry,
-    OrientationChoice,
     Transform,
 )
 from . import transform_h5

@@ -66,8 +66,6 @@ def stem_of(path: Path) -> str:
     return next((name[: -len(end)] for end in READABLE if lower.endswith(end)), name)
 
 
-#: What ``--save`` takes: the files that are written on request.
-SAVEABLE = ("displacement", "inverse", "confidence", "features")
 #: The report as a page.
 PAGE_FILE = "report.html"
 _PICTURE, _FEATURE_PICTURE = "qc.png", "features.png"
