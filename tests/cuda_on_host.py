@@ -284,7 +284,10 @@ def cupy_on_host() -> Any:
         runtime=SimpleNamespace(getDevice=lambda: DeviceArray.device.id),
         get_elapsed_time=lambda began, ended: float(ended.at - began.at),
     )
-    module.linalg = SimpleNamespace(eigh=lambda a: _wrapped(tuple(np.linalg.eigh(a.host))))
+    module.linalg = SimpleNamespace(
+        eigh=lambda a: _wrapped(tuple(np.linalg.eigh(a.host))),
+        qr=lambda a: _wrapped(tuple(np.linalg.qr(a.host))),
+    )
     DeviceArray.pool = pool = Pool()
     DeviceArray.device = _Place(log, 0)
     module.pool_asked_within_a_device = False

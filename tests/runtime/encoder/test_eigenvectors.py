@@ -76,3 +76,14 @@ def test_the_same_bits_every_time() -> None:
     matrix = covariance(SPECTRA["falling slowly"])
     first, again = (leading_eigenvectors(matrix, 24, CPU) for _ in range(2))
     np.testing.assert_array_equal(first[1], again[1])
+
+
+@pytest.mark.parametrize(("name", "most"), [("falling slowly", 5), ("flat", 3)])
+def test_few_rounds(name: str, most: int, monkeypatch) -> None:
+    """On two threads a QR decomposition costs more than the products of its round."""
+    rounds = []
+    qr = np.linalg.qr
+    matrix = covariance(SPECTRA[name])
+    monkeypatch.setattr(np.linalg, "qr", lambda a: rounds.append(len(a)) or qr(a))
+    leading_eigenvectors(matrix, 24, CPU)
+    assert len(rounds) <= most
