@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from dinoreg_rt.bench.measure import BenchRequest, run_bench
 from dinoreg_rt.device.ceilings import Ceilings
 from dinoreg_rt.errors import DeviceError, ResourceError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.types import Geometry
 
 GRID = phantom_grid((20, 24, 28), 4.0)
 VALUES = {"threads": 1, "iterations": (3, 2), "inverse": True, "confidence": True, "cache": False}
@@ -206,3 +208,53 @@ def test_bench_on_a_device(cupy, pair, monkeypatch) -> None:
     assert report.memory["gpu_in_use_mb"] == 20 << 10
     # Two ticks of events, because the solver records one after its work.
     assert report.stages["solve"].warm_ms.p50 == 2.0
+
+
+def on_the_device(cupy, pair) -> list[tuple[DeviceArray, Geometry]]:
+    """Return device arrays that the current stream fills."""
+    images = [(DeviceArray(np.empty(GRID.shape_zyx, np.float32)), GRID) for _ in pair]
+    for (array, _), volume in zip(images, pair, strict=True):
+        array[...] = cupy.asarray(volume.array)
+    return images
+
+
+def test_arrays_that_the_caller_is_still_filling(cupy, pair) -> None:
+    """`submit` reads their extremes on the caller's stream, and so waits until they are filled."""
+    expected = dinoreg_rt.register(*pair, config=config("cpu"))
+    with dinoreg_rt.Registrar(config("cuda")) as registrar:
+        for stream in (None, 0x70):
+            with cupy.cuda.Stream(non_blocking=True):
+                future = registrar.submit(*on_the_device(cupy, pair), stream=stream)
+            check_same(future.result(), expected)
+    assert cupy.races == []
+
+
+def test_without_that_wait_there_is_a_race(cupy, pair, monkeypatch) -> None:
+    monkeypatch.setattr("dinoreg_rt.io.convert.validate.check_values", lambda *_: None)
+    with dinoreg_rt.Registrar(config("cuda")) as registrar:
+        with cupy.cuda.Stream(non_blocking=True):
+            future = registrar.submit(*on_the_device(cupy, pair))
+        future.result()
+    assert "read on 0x0, written on 0x1000" in cupy.races
+    cupy.races.clear()
+
+
+@pytest.mark.parametrize("stream", [None, 0x70])
+def test_arrays_are_free_after_a_cancelled_registration(cupy, pair, stream) -> None:
+    theirs = cupy.cuda.Stream(non_blocking=True)
+    with theirs, dinoreg_rt.Registrar(config("cuda")) as registrar:
+        images = on_the_device(cupy, pair)
+        submitted = threading.Event()
+
+        def progress(stage: str, fraction: float) -> None:
+            submitted.wait()
+            if stage == "warp":
+                future.cancel()
+
+        future = registrar.submit(*images, progress=progress, stream=stream)
+        submitted.set()
+        future.wait_until_idle()
+        for array, _ in images:
+            array[...] = 0.0
+    assert future.cancelled()
+    assert cupy.races == []
