@@ -168,6 +168,24 @@ def test_encoder_beside_the_device(cupy, pair, tmp_path) -> None:
     check_same(dinoreg_rt.register(*images, config=config("cuda", **more)), expected)
 
 
+def test_an_engine_is_chosen_once(cupy, pair, tmp_path, monkeypatch) -> None:
+    """The choice looks into the folder of engines and opens a session of ONNX Runtime."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"makes or runs an encoder: no {package}")
+    looked = []
+    for name in ("engine_problem", "provider_problem"):
+        monkeypatch.setattr(
+            f"dinoreg_rt.engines.selection.{name}",
+            lambda *_, name=name: looked.append(name) or "not here",
+        )
+    encoder = str(write_bundle(tmp_path / "gabor", [(48, 56)]))
+    with dinoreg_rt.Registrar(config("cuda", encoder=encoder, axis="axial")) as registrar:
+        first, second = (registrar.register(*pair) for _ in range(2))
+    assert looked == ["engine_problem", "engine_problem", "provider_problem"]
+    assert first.choices["engine"] == second.choices["engine"]
+    assert first.choices["engine"].startswith("ort-cpu")
+
+
 def test_device_memory_that_is_too_little(cupy, pair, monkeypatch) -> None:
     monkeypatch.setattr(cupy.cuda, "Device", _small(cupy.cuda.Device))
     wanted = r"would be needed on cuda:0 in the stage '\w+', and 0 MiB are free"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -58,7 +59,10 @@ def plan_encoding(
     bundle.check_components(config.components, layers)
     planes, plane_reason = _planes(pair, regions, bundle, config)
     graphs = [plane.graph for plane in planes]
-    engine, engine_reason = choose_engine(config.engine, device, bundle, graphs)
+    engine, engine_reason = encoders.engine(
+        (config.engine, device, bundle.folder, tuple(graphs)),
+        partial(choose_engine, config.engine, device, bundle, graphs),
+    )
     own = config.encoder_normalisation == "bundle"
     plan = EncodingPlan(
         bundle=bundle,

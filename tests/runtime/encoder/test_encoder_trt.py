@@ -202,9 +202,28 @@ def test_a_changed_engine_is_refused(machine, bundle, tmp_path) -> None:
         r"--backend tensorrt --precision fp32 --batch 2,4",
     ):
         open_trt(bundle)
+    path.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"changed since it was verified \(\d+ bytes, \d+ exp"):
+        open_trt(bundle)
     path.unlink()
     with pytest.raises(InputError, match="missing, or not a file of this folder"):
         open_trt(bundle)
+
+
+def test_the_choice_does_not_read_the_engine(machine, bundle, tmp_path, monkeypatch) -> None:
+    def problem() -> str | None:
+        return engine_cache.engine_problem(bundle, bundle.manifest.graphs[0], "tensorrt", 0)
+
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    read = []
+    whole = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read.append(file.name) or whole(file))
+    assert problem() is None
+    assert path.name not in read
+    path.write_bytes(b"short")
+    assert "changed since it was verified (5 bytes" in str(problem())
+    path.unlink()
+    assert "missing" in str(problem())
 
 
 @pytest.mark.parametrize(
