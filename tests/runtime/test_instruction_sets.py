@@ -15,10 +15,9 @@ from close_results import check_close, register_brains
 from dinoreg_kernels import build_info
 
 #: The optimisation of CMakeLists.txt.
-FLAGS = (
-    "-std=gnu++20 -O3 -fPIC -shared -pthread -Wno-psabi -fno-math-errno -fno-trapping-math "
-    "-fno-signed-zeros -DDR_ISA=generic -DDR_ISA_IS_GENERIC"
-).split()
+FLAGS = ["-std=gnu++20", "-O3", "-fPIC", "-shared", "-pthread", "-Wno-psabi"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
+FLAGS += ["-DDR_ISA=generic", "-DDR_ISA_IS_GENERIC"]
 #: Registers the pair with the library at a path, and saves the displacement.
 CHILD = """
 import sys

@@ -118,7 +118,7 @@ def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
 
 def cuda_problem(index: int) -> str | None:
     """Return why CUDA device `index` cannot be used; None if it can."""
-    from dinoreg_kernels import cuda_devices
+    from dinoreg_kernels import cuda_devices, current_device_problem
 
     devices = cuda_devices()
     if devices.problem:
@@ -126,10 +126,11 @@ def cuda_problem(index: int) -> str | None:
     if index >= devices.count:
         return f"there is no device {index}, only {devices.count} (numbered from 0)"
     try:
-        import cupy  # noqa: F401
+        import cupy
     except ImportError:
         return "CuPy is not installed"
-    return None
+    with cupy.cuda.Device(index):
+        return current_device_problem() or None
 
 
 def require_device(wanted: str) -> None:
