@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import gpu_fakes
 import numpy as np
 import pytest
 from encoders import write_bundle
@@ -208,6 +209,49 @@ def test_a_changed_engine_is_refused(machine, bundle, tmp_path) -> None:
     path.unlink()
     with pytest.raises(InputError, match="missing, or not a file of this folder"):
         open_trt(bundle)
+
+
+def test_scratch_memory_that_is_refused(machine, bundle, rng, monkeypatch) -> None:
+    """TensorRT logs it and returns; the run would fail later, or write beyond the end."""
+    monkeypatch.setattr(gpu_fakes.Engine, "device_memory_size_v2", 10)
+    encoder = open_trt(bundle)
+    encoder.encode(slices(rng, 1))
+    monkeypatch.setattr(
+        gpu_fakes.Context,
+        "set_device_memory",
+        lambda self, *_: self.trt.loggers[-1].log(gpu_fakes.Severity.ERROR, "misaligned"),
+    )
+    with pytest.raises(DeviceError, match="tensorrt refused 10 bytes: misaligned"):
+        encoder.encode(slices(rng, 4))
+
+
+def test_kernels_of_rtx_are_kept(machine, bundle, rng, monkeypatch, tmp_path) -> None:
+    """TensorRT-RTX compiles them where the engine runs, in each process anew."""
+    rtx = gpu_fakes.fake_tensorrt("tensorrt_rtx", "1.7.1")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
+    export_engines(bundle.folder, "tensorrt-rtx", batches=(2,))
+    rtx.calls.clear()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def encode() -> bytes:
+        graph, pixels = bundle.manifest.graphs[0], slices(rng, 2)
+        encoder = open_encoder(bundle, graph, "tensorrt-rtx", 1)
+        np.testing.assert_allclose(encoder.encode(pixels), expected(bundle, pixels), atol=1e-6)
+        encoder.close()
+        return [call[1] for call in rtx.calls if call[0] == "kernels"][-1]
+
+    assert encode() == b""
+    (kept,) = (tmp_path / "engines").glob("*.kernels")
+    assert encode() == kept.read_bytes() == b"1.7.1: compiled"
+    kept.write_bytes(b"1.6: compiled")  # refused, and replaced
+    assert encode() == b""
+    assert encode() == b"1.7.1: compiled"
+    kept.unlink()
+    monkeypatch.setattr(Path, "replace", full)
+    assert encode() == b""
+    assert not kept.exists()
 
 
 def test_the_choice_does_not_read_the_engine(machine, bundle, tmp_path, monkeypatch) -> None:
