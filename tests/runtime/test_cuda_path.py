@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_on_host import DeviceArray
+from cuda_on_host import DeviceArray, Stream
 from encoders import write_bundle
 
 import dinoreg_rt
@@ -152,6 +152,19 @@ def test_a_library_that_cupy_misses(cupy, pair, monkeypatch) -> None:
         dinoreg_rt.register(*pair, config=config("cuda"))
     with pytest.raises(ImportError):
         dinoreg_rt.register(*pair, config=config("cpu"))
+
+
+def test_a_failure_that_cupy_sees_first(cupy, pair, monkeypatch) -> None:
+    """Kernels run later than they are queued, so the next call of anyone reports their failure."""
+    failure = type("CUDARuntimeError", (RuntimeError,), {"__module__": "cupy_backends.cuda.api"})
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise failure("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    monkeypatch.setattr("dinoreg_rt.registration.register.warp_volume", fails)
+    monkeypatch.setattr(Stream, "record", fails)  # the order with the caller's stream
+    with pytest.raises(DeviceError, match=r"the GPU failed \(cudaErrorIllegalAddress.*start it"):
+        dinoreg_rt.register(*pair, config=config("cuda"))
 
 
 def test_buffers_are_filled_from_the_device(cupy, pair) -> None:

@@ -150,10 +150,12 @@ def _index(device: str) -> int:
 
 @contextmanager
 def kernel_errors() -> Iterator[None]:
-    """Translate errors of libdinoreg; also usable as a decorator.
+    """Translate errors of libdinoreg and CuPy; also usable as a decorator.
+
+    A GPU reports a failure to whoever calls it next, which may be CuPy.
 
     Raises:
-        DeviceError: the library or its device cannot be used here.
+        DeviceError: the library or its device cannot be used here, or the device failed.
         DinoregError: the library refused a call that should have been checked before.
     """
     from dinoreg_kernels import KernelCancelled, KernelError, KernelUnavailable
@@ -168,6 +170,14 @@ def kernel_errors() -> Iterator[None]:
         raise DinoregError(
             f"the kernels refused a call ({error}); this is a bug: please report it with the sizes "
             "of the images and the configuration"
+        ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("cupy"):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DeviceError(
+            f"the GPU failed ({reason}); after such an error a process often cannot use it any "
+            "more: start it again, and report the error if it returns"
         ) from error
 
 
