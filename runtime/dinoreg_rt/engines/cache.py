@@ -5,7 +5,9 @@ An engine that differs in anything the key names is refused, with the command th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 from ..bundle.manifest import Graph
 from ..bundle.opened import Bundle
@@ -77,6 +79,20 @@ def engine_record(
         **gpu.model_dump(),
     )
     return library, find_record(read_records(folder), wanted, bundle, folder)
+
+
+def built_records(
+    bundle: Bundle, graphs: Sequence[Graph], engine: str, device: int
+) -> tuple[EngineRecord, ...]:
+    """Return the records of a built engine for each input size; none for other engines.
+
+    Raises:
+        DeviceError: see `engine_record`.
+    """
+    if engine not in get_args(Flavour):
+        return ()
+    flavour = cast("Flavour", engine)
+    return tuple(engine_record(bundle, g, flavour, device)[1] for g in dict.fromkeys(graphs))
 
 
 def find_record(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,8 +27,10 @@ from dinoreg_export.engine.formats import export_engines
 from dinoreg_rt.bundle.opened import open_bundle
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.encoder import pair_tokens
+from dinoreg_rt.encoder.encoding import EncodingPlan, common_batches
 from dinoreg_rt.encoder.framing import Frame
 from dinoreg_rt.engines import cache as engine_cache
+from dinoreg_rt.engines.cache import built_records
 from dinoreg_rt.engines.open import open_encoder
 from dinoreg_rt.engines.trt.agreement import Agreement
 from dinoreg_rt.engines.trt.executor import pieces
@@ -223,6 +226,28 @@ def test_scratch_memory_that_is_refused(machine, bundle, rng, monkeypatch) -> No
     )
     with pytest.raises(DeviceError, match="tensorrt refused 10 bytes: misaligned"):
         encoder.encode(slices(rng, 4))
+
+
+def test_the_memory_that_the_engine_states(machine, bundle) -> None:
+    """The plan knows it from the record, and reduces the batch only to sizes that exist."""
+    graph = bundle.manifest.graphs[0]
+    built = built_records(bundle, [graph, graph], "tensorrt", 0)
+    (record,) = built
+    assert record.memory_bytes == 4000
+    assert built_records(bundle, [graph], "ort-cuda", 0) == ()
+    plane = SimpleNamespace(graph=graph)
+    plan = EncodingPlan(bundle, "tensorrt", (plane,), 4, None, 1, (0,), None, built=built)
+    assert plan.batches == (4, 2)
+    buffers = 4 * (1 + 4) * (plan.pixels(plane) + plan.slice_tokens(plane))
+    assert plan.engine_bytes() == record.size_bytes + 2 * 4000 + buffers
+    # Without that figure it is estimated, and an engine that makes its own buffers takes any batch.
+    old = record.model_copy(update={"memory_bytes": None})
+    assert replace(plan, built=(old,)).engine_bytes() == replace(plan, built=()).engine_bytes()
+    assert replace(plan, engine="ort-cuda", built=()).batches == (4, 2, 1)
+    other = record.model_copy(update={"key": record.key.model_copy(update={"batches": (1, 4, 16)})})
+    assert common_batches([record, other], 8) == (4,)
+    assert common_batches([other], 8) == (4, 1)
+    assert common_batches([other], 0) == (1,)
 
 
 def test_kernels_of_rtx_are_kept(machine, bundle, rng, monkeypatch, tmp_path) -> None:

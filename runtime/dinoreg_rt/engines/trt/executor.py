@@ -129,6 +129,11 @@ class EngineExecutor:
         """Batch sizes, ascending."""
         return tuple(sorted(self._batches))
 
+    @property
+    def context_bytes(self) -> int:
+        """Device memory of one execution context; `set_device_memory` wants it for all profiles."""
+        return int(self._engine.device_memory_size_v2)
+
     def run(self, pixels: Any) -> Any:
         """Queue the encoding of pixels (n, 3, height, width) and return their tokens.
 
@@ -193,13 +198,12 @@ class EngineExecutor:
                 f"{self._library.flavour} could not make an execution context for {batch} slices: "
                 f"{self._library.complaint()}; a smaller --batch needs less memory"
             )
-        # `set_device_memory` wants the size for all profiles, and only logs that it was refused.
-        size = int(engine.device_memory_size_v2)
+        size = self.context_bytes
         # CuPy's pool allocates multiples of 512 bytes, which gives TensorRT's alignment.
         scratch = cupy.empty(max(size, 1), np.uint8)
         library.log.clear()
         context.set_device_memory(scratch.data.ptr, size)
-        if library.log:
+        if library.log:  # nothing else says that the memory was refused
             raise DeviceError(f"{library.flavour} refused {size} bytes: {library.complaint()}")
         outputs = {
             name: cupy.empty((batch, *engine.get_tensor_shape(name)[1:]), np.float32)
