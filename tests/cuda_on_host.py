@@ -2,8 +2,9 @@
 
 Arrays are as strict as CuPy's where NumPy's would be lenient: they are not converted implicitly, do
 not mix with NumPy arrays, and reductions return arrays. Memory is counted as CuPy's pool would
-count it, and so is every read of a value by the host, which would wait for a device. Speed, races
-and fragmentation of the pool show only on a device.
+count it, and so is every read of a value by the host, which would wait for a device. The order of
+the streams is followed, and uses of an array without one are races (`happens_before`). Speed and
+fragmentation of the pool show only on a device.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+from happens_before import HappensBefore
 
 _FROM_HOST = {"asarray", "array", "ascontiguousarray"}
 
@@ -38,7 +40,37 @@ def _wrapped(value: Any) -> Any:
     return value
 
 
+def _root(host: np.ndarray) -> np.ndarray:
+    while isinstance(host.base, np.ndarray):
+        host = host.base
+    return host
+
+
+def _buffers(value: Any) -> set[int]:
+    """Return the identities of the memory of all device arrays in a value."""
+    if isinstance(value, DeviceArray):
+        return {id(_root(value.host))}
+    if isinstance(value, dict):
+        value = list(value.values())
+    return set().union(*map(_buffers, value)) if isinstance(value, tuple | list) else set()
+
+
+def _used(result: Any, reads: set[int], writes: set[int]) -> None:
+    """Note work on the current stream; a result in the memory of an argument is a view of it."""
+    made = _buffers(result) - reads
+    if made or writes or not _buffers(result):
+        DeviceArray.order.use(Stream.current().ptr, reads - writes, made | writes)
+
+
 def _called(function: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+    out = more.pop("out", None)
+    reads, writes = _buffers(args) | _buffers(more), _buffers(out)
+    result = _computed(function, args, more if out is None else more | {"out": out})
+    _used(result, reads, writes)
+    return result
+
+
+def _computed(function: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
     out = more.get("out")
     result = function(*_unwrapped(args), **{k: _unwrapped(v) for k, v in more.items()})
     if out is not None:
@@ -62,8 +94,7 @@ class Pool:
         self._known: set[int] = set()
 
     def hold(self, host: np.ndarray) -> None:
-        while isinstance(host.base, np.ndarray):
-            host = host.base
+        host = _root(host)
         if id(host) in self._known:
             return
         size = -(-host.nbytes // 512) * 512
@@ -80,6 +111,7 @@ class Pool:
 
     def _let_go(self, key: int, size: int) -> None:
         self._known.discard(key)
+        DeviceArray.order.forget(key)
         self.used -= size
 
     def total_bytes(self) -> int:
@@ -97,6 +129,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     device: Any = None
     pool = Pool()
+    order = HappensBefore()
 
     def __init__(self, host: np.ndarray) -> None:
         self.host = host
@@ -104,6 +137,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        self.order.use(Stream.current().ptr, _buffers(self))  # our kernels read through it
         return {"data": (self.host.ctypes.data, False), "shape": self.host.shape, "version": 3}
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
@@ -120,18 +154,21 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
             raise AttributeError(name)
         value = getattr(self.host, name)
         if name in ("item", "tolist"):
-            self.pool.read()
+            self._read_by_host()
         if callable(value):
-            return lambda *args, **more: _called(value, args, more)
+            return lambda *args, **more: self._method(value, args, more)
         return _wrapped(value) if name in ("T", "real", "imag") else value
 
     def __getitem__(self, item: Any) -> DeviceArray:
         if getattr(item, "dtype", None) == np.bool_:  # CuPy counts the elements
-            self.pool.read()
-        return DeviceArray(np.asarray(self.host[_unwrapped(item)]))
+            self._read_by_host()
+        result = DeviceArray(np.asarray(self.host[_unwrapped(item)]))
+        _used(result, _buffers((self, item)), set())
+        return result
 
     def __setitem__(self, item: Any, value: Any) -> None:
         self.host[_unwrapped(item)] = _unwrapped(value)
+        _used(None, _buffers((item, value)), _buffers(self))
 
     def __len__(self) -> int:
         return len(self.host)
@@ -139,20 +176,33 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __iter__(self) -> Any:
         return (_wrapped(part) for part in self.host)
 
-    def __bool__(self) -> bool:
+    def _method(self, method: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+        out = more.get("out")
+        result = _computed(method, args, more)
+        inputs = {name: value for name, value in more.items() if name != "out"}
+        _used(result, _buffers((self, args, inputs)), _buffers(out))
+        return result
+
+    def _read_by_host(self, stream: Stream | None = None) -> None:
         self.pool.read()
+        ptr = (stream or Stream.current()).ptr
+        self.order.use(ptr, _buffers(self))
+        self.order.wait_on_host(self.order.record(ptr))
+
+    def __bool__(self) -> bool:
+        self._read_by_host()
         return bool(self.host)
 
     def __float__(self) -> float:
-        self.pool.read()
+        self._read_by_host()
         return float(self.host)
 
     def __int__(self) -> int:
-        self.pool.read()
+        self._read_by_host()
         return int(self.host)
 
     def get(self, stream: Any = None, out: np.ndarray | None = None) -> np.ndarray:
-        self.pool.read()
+        self._read_by_host(stream)
         if out is None:
             return self.host.copy()
         out[...] = self.host
@@ -169,9 +219,14 @@ class _Cupy(ModuleType):
         if isinstance(value, type) or not callable(value):
             return value
         if name in _FROM_HOST:
-            return lambda a, *args, **more: _wrapped(
-                value(a.host if isinstance(a, DeviceArray) else np.array(a), *args, **more)
-            )
+
+            def upload(a: Any, *args: Any, **more: Any) -> Any:
+                host = a.host if isinstance(a, DeviceArray) else np.array(a)
+                result = _wrapped(value(host, *args, **more))
+                _used(result, _buffers(a), set())
+                return result
+
+            return upload
 
         def call(*args: Any, **more: Any) -> Any:
             return _called(value, args, more)
@@ -210,8 +265,10 @@ class Event:
 
     def record(self, stream: Stream | None = None) -> None:
         self.at, self.stream = next(self._ticks), stream or Stream.current()
+        self.clock = DeviceArray.order.record(self.stream.ptr)
 
     def synchronize(self) -> None:
+        DeviceArray.order.wait_on_host(self.clock)
         self._log.append(("event", self.stream.ptr))
 
 
@@ -248,9 +305,11 @@ class Stream:
 
     def wait_event(self, event: Event) -> None:
         self._log.append((f"{event.stream.ptr:#x} awaited", self.ptr))
+        DeviceArray.order.wait(self.ptr, event.clock)
 
     def synchronize(self) -> None:
         self._log.append(("synchronize", self.ptr))
+        DeviceArray.order.wait_on_host(DeviceArray.order.record(self.ptr))
 
 
 class _Streams:
@@ -284,8 +343,13 @@ def cupy_on_host() -> Any:
         runtime=SimpleNamespace(getDevice=lambda: DeviceArray.device.id),
         get_elapsed_time=lambda began, ended: float(ended.at - began.at),
     )
-    module.linalg = SimpleNamespace(eigh=lambda a: _wrapped(tuple(np.linalg.eigh(a.host))))
+    module.linalg = SimpleNamespace(
+        eigh=lambda a: _wrapped(tuple(np.linalg.eigh(a.host))),
+        qr=lambda a: _wrapped(tuple(np.linalg.qr(a.host))),
+    )
     DeviceArray.pool = pool = Pool()
+    DeviceArray.order = HappensBefore()
+    module.races = DeviceArray.order.races
     DeviceArray.device = _Place(log, 0)
     module.pool_asked_within_a_device = False
 

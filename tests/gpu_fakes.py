@@ -173,7 +173,11 @@ class Context:
         return True
 
     def set_device_memory(self, address: int, size: int) -> None:
-        self.scratch = (address, size)
+        """Refuse what is too small as TensorRT does: it is only logged."""
+        if size < self.engine.device_memory_size_v2:
+            self.trt.loggers[-1].log(Severity.ERROR, f"{size} bytes are too few")
+        else:
+            self.scratch = (address, size)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.batch = shape[0]
@@ -195,6 +199,41 @@ class Context:
         pixels = at_address(self.addresses["pixels"], (self.batch, *self.engine.input_shape))
         tokens = self.engine.tokens(pixels)
         at_address(self.addresses["tokens"], tokens.shape)[...] = tokens
+        return True
+
+
+class RuntimeCache:
+    """Kernels of TensorRT-RTX: those of another version are refused."""
+
+    def __init__(self, version: bytes) -> None:
+        self.version, self.content = version, b""
+
+    def deserialize(self, content: bytes) -> bool:
+        if not content.startswith(self.version):
+            return False
+        self.content = content
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class RuntimeConfig:
+    """A runtime configuration of TensorRT-RTX."""
+
+    def __init__(self, version: bytes) -> None:
+        self._version = version
+        self.strategy = "STATIC"
+        self.cache: Any = None
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache(self._version)
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = cache
         return True
 
 
@@ -229,11 +268,20 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(self.batches[profile], *self.input_shape)] * 3
 
-    def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
-        return 1000 * self.batches[profile]
+    @property
+    def device_memory_size_v2(self) -> int:
+        return 1000 * max(self.batches)
 
-    def create_execution_context(self, strategy: str) -> Context:
-        assert strategy == "USER_MANAGED"
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig(self.trt.__version__.encode())
+
+    def create_execution_context(self, config: str | RuntimeConfig) -> Context:
+        if isinstance(config, RuntimeConfig):
+            assert config.strategy == "USER_MANAGED"
+            self.trt.calls.append(("kernels", config.cache.content))
+            config.cache.content = config.cache.version + b": compiled"
+        else:
+            assert config == "USER_MANAGED"
         return Context(self.trt, self)
 
     def tokens(self, pixels: np.ndarray) -> np.ndarray:
@@ -290,12 +338,13 @@ class Config:
     def set_memory_pool_limit(self, pool: str, size: int) -> None:
         self.limits[pool] = size
 
-    def create_timing_cache(self, known: bytes) -> bytes:
-        return known
+    def create_timing_cache(self, known: bytes) -> bytes | None:
+        return None if known.startswith(b"damaged") else known
 
-    def set_timing_cache(self, cache: bytes, *, ignore_mismatch: bool) -> None:
+    def set_timing_cache(self, cache: bytes, *, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch
-        self.cache = cache
+        self.cache = b"" if cache.startswith(b"other GPU") else cache
+        return self.cache == cache
 
     def get_timing_cache(self) -> Any:
         return SimpleNamespace(serialize=lambda: self.cache + b"timed;")

@@ -8,6 +8,9 @@ namespace {
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local char problem[256];
 
+// Compiled for the same devices as all other kernels.
+__global__ void probe() {}
+
 const char* says(const char* text, cudaError_t error) {
   std::snprintf(problem, sizeof problem, "%s: %s (CUDA error %d)", text, cudaGetErrorString(error),
                 static_cast<int>(error));
@@ -46,7 +49,12 @@ const char* cuda_problem() {
   int count = 0, driver = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   (void)cudaGetLastError();
-  if (error == cudaSuccess && count > 0) return "";
+  if (error == cudaSuccess && count > 0) {
+    cudaFuncAttributes attributes;
+    const cudaError_t loaded = cudaFuncGetAttributes(&attributes, probe);
+    (void)cudaGetLastError();
+    return loaded == cudaSuccess ? "" : says("the kernels cannot run on this CUDA device", loaded);
+  }
   // Without a driver, the runtime reports one that is too old.
   if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
     return "there is no NVIDIA driver on this machine";

@@ -18,7 +18,7 @@ from .images import (
     resample,
     resample_labels,
 )
-from .info import BuildInfo, CudaDevices, build_info, cuda_devices
+from .info import BuildInfo, CudaDevices, build_info, cuda_devices, current_device_problem
 from .options import SolverOptions
 from .pool import pool_features
 from .slices import cut_slices
@@ -39,6 +39,7 @@ __all__ = [
     "compose",
     "coverage",
     "cuda_devices",
+    "current_device_problem",
     "cut_slices",
     "invert",
     "jacobian_determinant",

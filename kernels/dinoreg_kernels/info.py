@@ -52,5 +52,13 @@ def build_info() -> BuildInfo:
 
 def cuda_devices() -> CudaDevices:
     """Ask the driver for devices; a library built with CUDA opens libcuda for this."""
-    lib = library()
-    return CudaDevices(int(lib.dr_cuda_device_count()), lib.dr_cuda_problem().decode())
+    count = int(library().dr_cuda_device_count())
+    return CudaDevices(count, "" if count else current_device_problem())
+
+
+def current_device_problem() -> str:
+    """Return why the current CUDA device cannot run the kernels, or an empty string if it can.
+
+    Where there is a device, this makes its context, which takes time and device memory.
+    """
+    return str(library().dr_cuda_problem().decode())

@@ -124,7 +124,8 @@ DR_API const char* dr_cpu_isa(void);
 DR_API int32_t dr_cuda_built(void);
 /* Number of CUDA devices; 0 without a driver or a CUDA build. */
 DR_API int32_t dr_cuda_device_count(void);
-/* Why no CUDA device can be used; empty if one can. Valid until this thread calls it again. */
+/* Why the current CUDA device cannot be used, such as a library without code for it; empty if it
+ * can. Loads a kernel, which makes the device's context. Valid until this thread calls it again. */
 DR_API const char* dr_cuda_problem(void);
 
 /* A mapping from one grid to another. It takes an output index to

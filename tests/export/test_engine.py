@@ -96,6 +96,16 @@ def test_the_timing_cache_grows(bundle, gpu, tmp_path) -> None:
     assert cache.read_bytes() == b"timed;timed;"
 
 
+@pytest.mark.parametrize("content", [b"damaged", b"other GPU"])
+def test_a_timing_cache_that_is_refused(bundle, gpu, tmp_path, content) -> None:
+    """TensorRT gives no cache for one, and no error for the other; all is measured again."""
+    cache = tmp_path / "engines" / "timing_tensorrt_10.13.2.6_NVIDIA-H100.cache"
+    cache.parent.mkdir()
+    cache.write_bytes(content)
+    export_engines(bundle, "tensorrt", batches=(1,))
+    assert cache.read_bytes().startswith(b"timed;")
+
+
 def test_progress_rises_to_the_end(bundle, gpu) -> None:
     seen: list[float] = []
     export_engines(

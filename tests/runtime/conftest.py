@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from dinoreg_kernels import _arrays
 
 
 @pytest.fixture
-def cupy(monkeypatch) -> Any:
-    """CuPy and a CUDA device simulated by the host; `launched_on` holds our kernels' streams."""
+def cupy(monkeypatch) -> Iterator[Any]:
+    """CuPy and a CUDA device simulated by the host; `launched_on` holds our kernels' streams.
+
+    A test in which streams use an array without an order fails.
+    """
     module = cupy_on_host()
     module.launched_on = set()
     monkeypatch.setitem(sys.modules, "cupy", module)
@@ -29,4 +33,5 @@ def cupy(monkeypatch) -> Any:
         self.execution.device, self.execution.stream = 0, None
 
     monkeypatch.setattr(_arrays.Call, "__init__", on_the_cpu)
-    return module
+    yield module
+    assert module.races == []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda_on_host import DeviceArray
+from cuda_on_host import DeviceArray, Stream
 from encoders import write_bundle
 
 import dinoreg_rt
@@ -16,6 +17,7 @@ from dinoreg_rt.bench.measure import BenchRequest, run_bench
 from dinoreg_rt.device.ceilings import Ceilings
 from dinoreg_rt.errors import DeviceError, ResourceError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.types import Geometry
 
 GRID = phantom_grid((20, 24, 28), 4.0)
 VALUES = {"threads": 1, "iterations": (3, 2), "inverse": True, "confidence": True, "cache": False}
@@ -152,6 +154,19 @@ def test_a_library_that_cupy_misses(cupy, pair, monkeypatch) -> None:
         dinoreg_rt.register(*pair, config=config("cpu"))
 
 
+def test_a_failure_that_cupy_sees_first(cupy, pair, monkeypatch) -> None:
+    """Kernels run later than they are queued, so the next call of anyone reports their failure."""
+    failure = type("CUDARuntimeError", (RuntimeError,), {"__module__": "cupy_backends.cuda.api"})
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise failure("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    monkeypatch.setattr("dinoreg_rt.registration.register.warp_volume", fails)
+    monkeypatch.setattr(Stream, "record", fails)  # the order with the caller's stream
+    with pytest.raises(DeviceError, match=r"the GPU failed \(cudaErrorIllegalAddress.*start it"):
+        dinoreg_rt.register(*pair, config=config("cuda"))
+
+
 def test_buffers_are_filled_from_the_device(cupy, pair) -> None:
     warped = np.full(GRID.shape_zyx, np.nan, np.float32)
     assert check_devices(pair, Placement(warped=warped)).warped.array is warped
@@ -164,6 +179,24 @@ def test_encoder_beside_the_device(cupy, pair, tmp_path) -> None:
     expected = dinoreg_rt.register(*pair, config=config("cpu", **more))
     images = [(DeviceArray(volume.array), GRID) for volume in pair]
     check_same(dinoreg_rt.register(*images, config=config("cuda", **more)), expected)
+
+
+def test_an_engine_is_chosen_once(cupy, pair, tmp_path, monkeypatch) -> None:
+    """The choice looks into the folder of engines and opens a session of ONNX Runtime."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"makes or runs an encoder: no {package}")
+    looked = []
+    for name in ("engine_problem", "provider_problem"):
+        monkeypatch.setattr(
+            f"dinoreg_rt.engines.selection.{name}",
+            lambda *_, name=name: looked.append(name) or "not here",
+        )
+    encoder = str(write_bundle(tmp_path / "gabor", [(48, 56)]))
+    with dinoreg_rt.Registrar(config("cuda", encoder=encoder, axis="axial")) as registrar:
+        first, second = (registrar.register(*pair) for _ in range(2))
+    assert looked == ["engine_problem", "engine_problem", "provider_problem"]
+    assert first.choices["engine"] == second.choices["engine"]
+    assert first.choices["engine"].startswith("ort-cpu")
 
 
 def test_device_memory_that_is_too_little(cupy, pair, monkeypatch) -> None:
@@ -206,3 +239,53 @@ def test_bench_on_a_device(cupy, pair, monkeypatch) -> None:
     assert report.memory["gpu_in_use_mb"] == 20 << 10
     # Two ticks of events, because the solver records one after its work.
     assert report.stages["solve"].warm_ms.p50 == 2.0
+
+
+def on_the_device(cupy, pair) -> list[tuple[DeviceArray, Geometry]]:
+    """Return device arrays that the current stream fills."""
+    images = [(DeviceArray(np.empty(GRID.shape_zyx, np.float32)), GRID) for _ in pair]
+    for (array, _), volume in zip(images, pair, strict=True):
+        array[...] = cupy.asarray(volume.array)
+    return images
+
+
+def test_arrays_that_the_caller_is_still_filling(cupy, pair) -> None:
+    """`submit` reads their extremes on the caller's stream, and so waits until they are filled."""
+    expected = dinoreg_rt.register(*pair, config=config("cpu"))
+    with dinoreg_rt.Registrar(config("cuda")) as registrar:
+        for stream in (None, 0x70):
+            with cupy.cuda.Stream(non_blocking=True):
+                future = registrar.submit(*on_the_device(cupy, pair), stream=stream)
+            check_same(future.result(), expected)
+    assert cupy.races == []
+
+
+def test_without_that_wait_there_is_a_race(cupy, pair, monkeypatch) -> None:
+    monkeypatch.setattr("dinoreg_rt.io.convert.validate.check_values", lambda *_: None)
+    with dinoreg_rt.Registrar(config("cuda")) as registrar:
+        with cupy.cuda.Stream(non_blocking=True):
+            future = registrar.submit(*on_the_device(cupy, pair))
+        future.result()
+    assert "read on 0x0, written on 0x1000" in cupy.races
+    cupy.races.clear()
+
+
+@pytest.mark.parametrize("stream", [None, 0x70])
+def test_arrays_are_free_after_a_cancelled_registration(cupy, pair, stream) -> None:
+    theirs = cupy.cuda.Stream(non_blocking=True)
+    with theirs, dinoreg_rt.Registrar(config("cuda")) as registrar:
+        images = on_the_device(cupy, pair)
+        submitted = threading.Event()
+
+        def progress(stage: str, fraction: float) -> None:
+            submitted.wait()
+            if stage == "warp":
+                future.cancel()
+
+        future = registrar.submit(*images, progress=progress, stream=stream)
+        submitted.set()
+        future.wait_until_idle()
+        for array, _ in images:
+            array[...] = 0.0
+    assert future.cancelled()
+    assert cupy.races == []

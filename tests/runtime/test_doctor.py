@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cuda_on_host import cupy_on_host
 
 from dinoreg_kernels import CudaDevices, build_info
 from dinoreg_rt.commands import doctor
 from dinoreg_rt.device import cuda_driver
 from dinoreg_rt.device import limits as machine
 from dinoreg_rt.device import packages as doctor_packages
+from dinoreg_rt.device.choice import Device, choose_device
 from dinoreg_rt.device.cuda_driver import CudaDriver, Gpu
 from dinoreg_rt.errors import DeviceError
 
@@ -273,11 +275,18 @@ def test_required_device(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = CliRunner().invoke(cli, ["doctor", "--json", "--require", "cuda:0"])
     assert missing.exit_code == DeviceError.exit_code
     assert "cuda:0 cannot be used: built without CUDA" in missing.stderr
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "cupy", cupy_on_host())
     monkeypatch.setattr("dinoreg_kernels.cuda_devices", lambda: WITH_CUDA)
+    monkeypatch.setattr("dinoreg_kernels.current_device_problem", lambda: "")
     assert exit_code("--require", "cuda:0") == 0
     assert exit_code("--require", "cuda:1") != 0
     assert exit_code("--require", "gpu") == 2
+    # A library for another GPU is not chosen, and not taken for one that was asked for.
+    monkeypatch.setattr("dinoreg_kernels.current_device_problem", lambda: "no kernel image")
+    assert exit_code("--require", "cuda:0") == DeviceError.exit_code
+    assert choose_device("auto", 1) == (Device("cpu", threads=1), "cpu, because no kernel image")
+    with pytest.raises(DeviceError, match="--device cuda: no kernel image"):
+        choose_device("cuda", 1)
 
 
 def test_library_that_cannot_be_loaded_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

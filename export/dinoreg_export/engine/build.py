@@ -9,6 +9,7 @@ from typing import Any
 
 from dinoreg_rt.engines.trt.library import Library
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
+from dinoreg_rt.io.staging import whole_file
 
 INPUT = "pixels"
 Progress = Callable[[str, float], None]
@@ -55,8 +56,7 @@ def build_plan(library: Library, graph: Path, options: BuildOptions, progress: P
         _compile_for(library, config, options.compute_capability)
     cache = options.timing_cache if library.has_timing_cache else None
     if cache is not None:
-        known = cache.read_bytes() if cache.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+        _set_timings(config, cache.read_bytes() if cache.is_file() else b"")
     monitor = _make_monitor(library, progress)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
@@ -68,9 +68,19 @@ def build_plan(library: Library, graph: Path, options: BuildOptions, progress: P
             f"{library.complaint()}; a smaller --batch or --workspace-gb needs less memory"
         )
     progress("building", 1.0)
-    if cache is not None:
-        cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    timings = config.get_timing_cache() if cache is not None else None
+    if cache is not None and timings is not None:
+        with whole_file(cache, 0o644) as stream:  # others may read and write it at the same time
+            stream.write(bytes(timings.serialize()))
     return bytes(plan)
+
+
+def _set_timings(config: Any, known: bytes) -> None:
+    """Start from known timings, or from none where TensorRT refuses them: then all are measured."""
+    for content in (known, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
 
 
 def _add_profiles(builder: Any, config: Any, network: Any, batches: tuple[int, ...]) -> None:

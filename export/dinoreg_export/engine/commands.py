@@ -108,7 +108,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise click.BadParameter(
             f"'{text}' is not a list of batch sizes; give whole numbers separated by commas, such "
-            "as 1,8"
+            "as 1,2,4,8"
         )
     return tuple(int(part) for part in parts)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,8 +73,8 @@ def export_engines(
     started = _job(bundle, manifest, library, options, progress, images, gpu.compute_capability)
     with started as job, _active(device):
         for graph in manifest.graphs:
-            plan, agreement = _build_verified(job, graph, wanted)
-            built.append((plan, _record(job, graph, gpu, wanted, plan, agreement)))
+            plan, found = _build_verified(job, graph, wanted)
+            built.append((plan, _record(job, graph, gpu, wanted, plan, found)))
     return [(store_engine(engines_folder(), plan, record), record) for plan, record in built]
 
 
@@ -127,8 +128,15 @@ def _job(
         yield Job(bundle, manifest, library, options, report, work, images, capability)
 
 
-def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.ndarray) -> Agreement:
-    """Return the worst agreement over runs of all batch sizes, each of which has its own kernels.
+class Verified(NamedTuple):
+    """What running an engine shows: its agreement, and the memory of an execution context."""
+
+    agreement: Agreement
+    memory_bytes: int
+
+
+def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.ndarray) -> Verified:
+    """Run all batch sizes, each of which has its own kernels, and return the worst agreement.
 
     Args:
         library: library that built the engine.
@@ -145,7 +153,8 @@ def verify_plan(library: Library, plan: bytes, pixels: np.ndarray, tokens: np.nd
             order = (start + np.arange(batch)) % len(pixels)
             result = cupy.asnumpy(executor.run(cupy.asarray(pixels[order])))
             found.append(compare_tokens(result, tokens[order]))
-    return min(found, key=lambda a: (-a.not_finite, a.first_percentile_cosine, a.mean_cosine))
+    worst = min(found, key=lambda a: (-a.not_finite, a.first_percentile_cosine, a.mean_cosine))
+    return Verified(worst, executor.context_bytes)
 
 
 def check_batches(batches: Sequence[int]) -> tuple[int, ...]:
@@ -161,17 +170,17 @@ def check_batches(batches: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(batches)))
 
 
-def _build_verified(job: Job, graph: Graph, precision: EnginePrecision) -> tuple[bytes, Agreement]:
+def _build_verified(job: Job, graph: Graph, precision: EnginePrecision) -> tuple[bytes, Verified]:
     plan = job.plan(graph, precision)
     job.progress("verification", 0.0)
     pixels = job.probe(graph, precision)
     tokens = job.reference(graph, pixels)
     found = verify_plan(job.library, plan, pixels, tokens)
     job.progress("verification", 1.0)
-    if found.holds:
+    if found.agreement.holds:
         return plan, found
     raise DeviceError(
-        f"the engine of {graph.file} in {precision} is refused: {found.describe()}; "
+        f"the engine of {graph.file} in {precision} is refused: {found.agreement.describe()}; "
         f"{_advice(job, graph, precision, pixels, tokens)}"
     )
 
@@ -183,7 +192,7 @@ def _advice(
     others = [p for p in FLOATS if p != refused]
     for other in others:
         try:
-            if verify_plan(job.library, job.plan(graph, other), pixels, tokens).holds:
+            if verify_plan(job.library, job.plan(graph, other), pixels, tokens).agreement.holds:
                 return f"--precision {other} passes"
         except DinoregError:
             continue  # an engine that cannot be built or run does not pass
@@ -208,7 +217,7 @@ def _timing_cache(library: Library, gpu: Gpu) -> Path:
 
 
 def _record(
-    job: Job, graph: Graph, gpu: Gpu, precision: EnginePrecision, plan: bytes, agreement: Agreement
+    job: Job, graph: Graph, gpu: Gpu, precision: EnginePrecision, plan: bytes, found: Verified
 ) -> EngineRecord:
     calibration = job.calibration(graph, precision)
     key = EngineKey(
@@ -228,7 +237,8 @@ def _record(
         file=f"{engine_stem(job.manifest.model, key)}.engine",
         size_bytes=len(plan),
         sha256=hashlib.sha256(plan).hexdigest(),
-        verification=agreement,
+        verification=found.agreement,
+        memory_bytes=found.memory_bytes,
         calibration=calibration,
         builder=f"dinoreg-rt {metadata.version('dinoreg-rt')}",
     )

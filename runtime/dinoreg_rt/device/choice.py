@@ -118,7 +118,7 @@ def choose_device(wanted: str, threads: int) -> tuple[Device, str]:
 
 def cuda_problem(index: int) -> str | None:
     """Return why CUDA device `index` cannot be used; None if it can."""
-    from dinoreg_kernels import cuda_devices
+    from dinoreg_kernels import cuda_devices, current_device_problem
 
     devices = cuda_devices()
     if devices.problem:
@@ -126,10 +126,11 @@ def cuda_problem(index: int) -> str | None:
     if index >= devices.count:
         return f"there is no device {index}, only {devices.count} (numbered from 0)"
     try:
-        import cupy  # noqa: F401
+        import cupy
     except ImportError:
         return "CuPy is not installed"
-    return None
+    with cupy.cuda.Device(index):
+        return current_device_problem() or None
 
 
 def require_device(wanted: str) -> None:
@@ -149,10 +150,12 @@ def _index(device: str) -> int:
 
 @contextmanager
 def kernel_errors() -> Iterator[None]:
-    """Translate errors of libdinoreg; also usable as a decorator.
+    """Translate errors of libdinoreg and CuPy; also usable as a decorator.
+
+    A GPU reports a failure to whoever calls it next, which may be CuPy.
 
     Raises:
-        DeviceError: the library or its device cannot be used here.
+        DeviceError: the library or its device cannot be used here, or the device failed.
         DinoregError: the library refused a call that should have been checked before.
     """
     from dinoreg_kernels import KernelCancelled, KernelError, KernelUnavailable
@@ -167,6 +170,14 @@ def kernel_errors() -> Iterator[None]:
         raise DinoregError(
             f"the kernels refused a call ({error}); this is a bug: please report it with the sizes "
             "of the images and the configuration"
+        ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("cupy"):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DeviceError(
+            f"the GPU failed ({reason}); after such an error a process often cannot use it any "
+            "more: start it again, and report the error if it returns"
         ) from error
 
 

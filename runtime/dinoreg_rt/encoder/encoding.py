@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..bundle.manifest import Graph, Normalisation
 from ..bundle.opened import Bundle
 from ..config.parameters import RegistrationConfig
 from ..engines.open import GPU_ENGINES
+from ..engines.trt.record import EngineRecord
 from ..images.pair import Role
 from .slice_stack import PlaneStacks
 from .standardise import Standardisation
@@ -33,6 +35,7 @@ class EncodingPlan:
         standardisation: standardisation of each image's tokens before the PCA.
         tokens_on_device: whether tokens stay on the CUDA device instead of going to the host batch
             by batch.
+        built: records of the engine's files for each input size, if it has any.
     """
 
     bundle: Bundle
@@ -44,6 +47,7 @@ class EncodingPlan:
     layers: tuple[int, ...]
     standardisation: Standardisation
     tokens_on_device: bool = False
+    built: tuple[EngineRecord, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -65,16 +69,36 @@ class EncodingPlan:
         """Whether a GPU runs the encoder and gets its tokens."""
         return self.engine in GPU_ENGINES
 
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Numbers of slices that may be encoded at once, falling from `batch`.
+
+        A built engine pads other numbers, which saves no memory.
+        """
+        if not self.on_gpu:
+            return (self.batch,)
+        if self.built:
+            return common_batches(self.built, self.batch)
+        return tuple(self.batch >> i for i in range(self.batch.bit_length()))
+
     def engine_bytes(self) -> int:
         """Return the bytes that the engine takes where it runs, for as long as it is open.
 
-        Weights count twice: as every engine reads them, and as it lays them out for its kernels. On
-        a GPU each batch size has buffers of its own.
+        A built engine states the memory of a context; two of its batch sizes are used, one of them
+        for the last slices. Weights of other engines count twice: as every engine reads them, and
+        as it lays them out for its kernels. On a GPU each batch size has buffers of its own.
         """
         buffers = 0
         if self.on_gpu:
             slices = sum({1, self.batch})
             buffers = 4 * slices * sum(self.pixels(p) + self.slice_tokens(p) for p in self.planes)
+        contexts = [
+            r.size_bytes + min(2, len(r.key.batches)) * r.memory_bytes
+            for r in self.built
+            if r.memory_bytes is not None
+        ]
+        if contexts and len(contexts) == len(self.built):
+            return sum(contexts) + buffers
         activations = max(activation_bytes(self.bundle, p.graph) for p in self.planes)
         return 2 * self.weight_bytes + self.batch * activations + buffers
 
@@ -122,6 +146,12 @@ class EncodingPlan:
 
     def _token_sizes(self, plane: PlaneStacks) -> list[int]:
         return [2 * math.prod(self.token_shape(plane, i)) for i in (0, 1)]
+
+
+def common_batches(built: Sequence[EngineRecord], most: int) -> tuple[int, ...]:
+    """Return the batch sizes that all engines have, falling, up to `most` if any is as small."""
+    common = sorted(set.intersection(*(set(r.key.batches) for r in built)), reverse=True)
+    return tuple(b for b in common if b <= most) or (common[-1] if common else most,)
 
 
 def activation_bytes(bundle: Bundle, graph: Graph) -> int:

@@ -31,6 +31,7 @@ class EncoderPool:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._bundles: dict[Hashable, Bundle] = {}
+        self._choices: dict[Hashable, tuple[str, str]] = {}
         self._opening = threading.Lock()
         self._open: dict[Hashable, Encoder] = {}
         self._busy: dict[Hashable, int] = {}
@@ -59,6 +60,18 @@ class EncoderPool:
                 if key not in self._bundles:
                     self._bundles[key] = open_bundle(find_bundle(encoder))
             return self._bundles[key]
+
+    def engine(self, key: Hashable, choose: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+        """Return an engine and the reason, chosen once for each key and kept until `close`.
+
+        Args:
+            key: all that the choice depends on.
+            choose: chooses, which may open a session to see whether it can.
+        """
+        with self._opening:
+            if key not in self._choices:
+                self._choices[key] = choose()
+            return self._choices[key]
 
     @contextmanager
     def borrowed(
@@ -134,7 +147,8 @@ class EncoderPool:
             self._closed = True
             while any(self._busy.values()):
                 self._changed.wait()
-            encoders, self._open, self._bundles = list(self._open.values()), {}, {}
+            encoders, self._open = list(self._open.values()), {}
+            self._bundles, self._choices = {}, {}
         for encoder in encoders:
             with suppress(AttributeError):  # only engines with something to free have `close`
                 encoder.close()  # type: ignore[attr-defined]

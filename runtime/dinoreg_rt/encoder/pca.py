@@ -11,6 +11,7 @@ import numpy as np
 from ..device.choice import Device
 from ..errors import ConfigError
 from ..types import Array
+from .eigenvectors import leading_eigenvectors
 from .moments import TokenMoments
 from .standardise import Standardised
 
@@ -73,15 +74,15 @@ def fit_basis(
             f"{max(0, min(channels, together.count - 1))}"
         )
     xp = device.xp
-    values, vectors = xp.linalg.eigh(together.scatter / (together.count - 1))
-    rows = vectors.T[::-1][:components]
+    covariance = together.scatter / (together.count - 1)
+    values, rows = leading_eigenvectors(covariance, components, device)
     largest = xp.abs(rows).argmax(axis=1)[:, None]
     rows = rows * xp.sign(xp.take_along_axis(rows, largest, axis=1))
     return FeatureBasis(
         together.mean,
         xp.ascontiguousarray(rows),
-        xp.maximum(values[::-1][:components], 0.0),
-        xp.maximum(values, 0.0).sum(),
+        xp.maximum(values, 0.0),
+        xp.maximum(xp.trace(covariance), 0.0),
         device,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ..bundle.opened import Bundle
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..device.limits import memory_bytes
+from ..engines.cache import built_records
 from ..engines.open import GPU_ENGINES
 from ..engines.selection import choose_engine
 from ..engines.trt import DEFAULT_BATCHES
@@ -19,7 +21,7 @@ from ..errors import RegistrationError
 from ..images.moving_grids import Region
 from ..images.pair import Pair
 from ..types import Geometry
-from .encoding import EncodingPlan, activation_bytes
+from .encoding import EncodingPlan, activation_bytes, common_batches
 from .framing import frames_of, picture_extent, shown_boxes
 from .open_encoders import EncoderPool
 from .planes import PLANES, Plane, choose_plane, in_plane_spacing_mm, upright
@@ -58,17 +60,23 @@ def plan_encoding(
     bundle.check_components(config.components, layers)
     planes, plane_reason = _planes(pair, regions, bundle, config)
     graphs = [plane.graph for plane in planes]
-    engine, engine_reason = choose_engine(config.engine, device, bundle, graphs)
+    engine, engine_reason = encoders.engine(
+        (config.engine, device, bundle.folder, tuple(graphs)),
+        partial(choose_engine, config.engine, device, bundle, graphs),
+    )
+    built = built_records(bundle, graphs, engine, device.index)
+    batch = _GPU_BATCH if engine in GPU_ENGINES else _cpu_batch(bundle, graphs)
     own = config.encoder_normalisation == "bundle"
     plan = EncodingPlan(
         bundle=bundle,
         engine=engine,
         planes=planes,
-        batch=_GPU_BATCH if engine in GPU_ENGINES else _cpu_batch(bundle, graphs),
+        batch=common_batches(built, batch)[0] if built else batch,
         normalisation=bundle.manifest.normalisation if own else _NO_NORMALISATION,
         components=config.components,
         layers=layers,
         standardisation=Standardisation.of(config),
+        built=built,
     )
     choices = {
         "engine": engine_reason,

@@ -5,12 +5,14 @@ An engine that differs in anything the key names is refused, with the command th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 from ..bundle.manifest import Graph
 from ..bundle.opened import Bundle
-from ..errors import DeviceError
-from .trt.folder import engines_folder, read_engine, read_records
+from ..errors import DeviceError, DinoregError
+from .trt.folder import engine_file, engines_folder, read_engine, read_records
 from .trt.identity import identify_gpu
 from .trt.library import Flavour, Library, open_library
 from .trt.record import EIGHT_BITS, EngineKey, EngineRecord, build_command
@@ -36,10 +38,20 @@ def load_engine(
         InputError: the engine's file is missing or has changed.
     """
     library, record = engine_record(bundle, graph, flavour, device)
-    key = record.key
-    command = build_command(bundle.folder, flavour, key.precision, key.batches)
-    command = f"build it with: {command}"
-    return library, record, read_engine(engines_folder(), record, command)
+    return library, record, read_engine(engines_folder(), record, _how_to_build(bundle, record))
+
+
+def engine_problem(bundle: Bundle, graph: Graph, flavour: Flavour, device: int) -> str | None:
+    """Return why no engine may run here, or None if one may; its bytes are not read.
+
+    The arguments are those of `load_engine`.
+    """
+    try:
+        _, record = engine_record(bundle, graph, flavour, device)
+        engine_file(engines_folder(), record, _how_to_build(bundle, record))
+    except DinoregError as error:
+        return str(error)
+    return None
 
 
 def engine_record(
@@ -67,6 +79,20 @@ def engine_record(
         **gpu.model_dump(),
     )
     return library, find_record(read_records(folder), wanted, bundle, folder)
+
+
+def built_records(
+    bundle: Bundle, graphs: Sequence[Graph], engine: str, device: int
+) -> tuple[EngineRecord, ...]:
+    """Return the records of a built engine for each input size; none for other engines.
+
+    Raises:
+        DeviceError: see `engine_record`.
+    """
+    if engine not in get_args(Flavour):
+        return ()
+    flavour = cast("Flavour", engine)
+    return tuple(engine_record(bundle, g, flavour, device)[1] for g in dict.fromkeys(graphs))
 
 
 def find_record(
@@ -99,6 +125,12 @@ def find_record(
         f"{folder / nearest.file} cannot be used here ("
         f"{'; '.join(_differences(nearest.key, wanted))}); rebuild it with: {command}"
     )
+
+
+def _how_to_build(bundle: Bundle, record: EngineRecord) -> str:
+    key = record.key
+    command = build_command(bundle.folder, key.flavour, key.precision, key.batches)
+    return f"build it with: {command}"
 
 
 def _rank(record: EngineRecord, order: list[str]) -> tuple[int, int, float, str]:

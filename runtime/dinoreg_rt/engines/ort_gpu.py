@@ -178,6 +178,9 @@ class OrtGpuEncoder:
             "gpu_mem_limit": limit,
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "0",
+            # The default measures all algorithms of the patch embedding at each start, and may
+            # choose another one, with other bits, in the next process.
+            "cudnn_conv_algo_search": "HEURISTIC",
             "enable_cuda_graph": "0",
         }
         if self._engine == "ort-cuda":

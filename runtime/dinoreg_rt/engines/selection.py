@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ..bundle.manifest import Graph
 from ..bundle.opened import Bundle
 from ..device.choice import Device
-from ..errors import ConfigError, DinoregError
-from .cache import load_engine
+from ..errors import ConfigError
+from .cache import engine_problem
 from .open import ENGINES, GPU_ENGINES
 from .ort_gpu import provider_problem
 from .trt.library import Flavour
@@ -74,7 +74,7 @@ def choose_for_gpu(index: int, bundle: Bundle | None, graphs: Sequence[Graph]) -
     problems = []
     if bundle is not None and graphs:
         for flavour in _FLAVOURS:
-            found = (_cache_problem(bundle, g, flavour, index) for g in dict.fromkeys(graphs))
+            found = (engine_problem(bundle, g, flavour, index) for g in dict.fromkeys(graphs))
             problem = next((p for p in found if p is not None), None)
             if problem is None:
                 return flavour, f"{flavour}, because a verified engine for this GPU is in the cache"
@@ -86,14 +86,6 @@ def choose_for_gpu(index: int, bundle: Bundle | None, graphs: Sequence[Graph]) -
     half = bundle is not None and bundle.manifest.precision == "bf16"
     on_cpu = "openvino" if half else "ort-cpu"  # ort-cpu has no matrix products in bfloat16
     return on_cpu, _because(on_cpu, problems)
-
-
-def _cache_problem(bundle: Bundle, graph: Graph, flavour: Flavour, index: int) -> str | None:
-    try:
-        load_engine(bundle, graph, flavour, index)
-    except DinoregError as error:
-        return str(error)
-    return None
 
 
 def _because(engine: str, problems: list[str]) -> str:

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..types import Array
 from .cache import load_engine
 from .trt.executor import EngineExecutor
+from .trt.folder import engines_folder
 from .trt.library import Flavour
 from .trt.record import build_command
 
@@ -40,7 +41,8 @@ class TensorRtEncoder:
         self._cupy: Any = cupy
         self._device = cupy.cuda.Device(device)
         with self._device:
-            self._executor = EngineExecutor(library, plan)
+            kernels = (engines_folder() / record.file).with_suffix(".kernels")
+            self._executor = EngineExecutor(library, plan, kernels)
         self.batches = self._executor.batches
         self.agreement = record.verification
         self._check_contract(bundle, graph, record.file, flavour)
@@ -55,6 +57,10 @@ class TensorRtEncoder:
     def cancel(self) -> None:
         """See `Encoder`."""
         self._executor.cancelled.set()
+
+    def close(self) -> None:
+        """Keep the kernels that TensorRT-RTX went on compiling in the background."""
+        self._executor.save_kernels()
 
     def _check_contract(self, bundle: Bundle, graph: Graph, file: str, flavour: Flavour) -> None:
         wanted_in = (3, graph.height, graph.width)

@@ -143,13 +143,9 @@ def _encodings(encoding: EncodingPlan | None) -> Iterator[EncodingPlan | None]:
     if encoding is None:
         yield None
         return
-    batch = encoding.batch
-    while True:
+    for batch in encoding.batches:
         yield replace(encoding, batch=batch, tokens_on_device=True)
         yield replace(encoding, batch=batch, tokens_on_device=False)
-        if batch == 1 or not encoding.on_gpu:
-            return
-        batch //= 2
 
 
 def _available(device: Device, config: DecidedConfig, held_bytes: int) -> tuple[int, bool]:

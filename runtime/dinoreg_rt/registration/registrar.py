@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -211,7 +211,8 @@ class Registrar:
 
         Files are read in that thread. Everything else is checked and read here: a SimpleITK image
         may be changed afterwards. Arrays are not copied, so they must not change before the result
-        is complete.
+        is complete. The check of a device array waits for the work queued on CuPy's current stream
+        (on the producer's stream with DLPack), and thereby until the array is filled.
 
         Args:
             fixed: the fixed image.
@@ -297,7 +298,13 @@ class Registrar:
     def _working(self, stream: Any) -> Iterator[None]:
         """Enter the right CUDA context and stream."""
         with self._entered(), caller_stream(stream, self._device):
-            yield
+            try:
+                yield
+            except BaseException:
+                # What was queued before it still reads the images. A success has waited for it.
+                with suppress(Exception), self._device.active():
+                    self._device.synchronize()
+                raise
 
     def _check_open(self) -> None:
         if self._closed:

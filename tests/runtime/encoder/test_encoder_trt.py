@@ -8,9 +8,11 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gpu_fakes
 import numpy as np
 import pytest
 from encoders import write_bundle
@@ -25,8 +27,10 @@ from dinoreg_export.engine.formats import export_engines
 from dinoreg_rt.bundle.opened import open_bundle
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.encoder import pair_tokens
+from dinoreg_rt.encoder.encoding import EncodingPlan, common_batches
 from dinoreg_rt.encoder.framing import Frame
 from dinoreg_rt.engines import cache as engine_cache
+from dinoreg_rt.engines.cache import built_records
 from dinoreg_rt.engines.open import open_encoder
 from dinoreg_rt.engines.trt.agreement import Agreement
 from dinoreg_rt.engines.trt.executor import pieces
@@ -202,9 +206,93 @@ def test_a_changed_engine_is_refused(machine, bundle, tmp_path) -> None:
         r"--backend tensorrt --precision fp32 --batch 2,4",
     ):
         open_trt(bundle)
+    path.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"changed since it was verified \(\d+ bytes, \d+ exp"):
+        open_trt(bundle)
     path.unlink()
     with pytest.raises(InputError, match="missing, or not a file of this folder"):
         open_trt(bundle)
+
+
+def test_scratch_memory_that_is_refused(machine, bundle, rng, monkeypatch) -> None:
+    """TensorRT logs it and returns; the run would fail later, or write beyond the end."""
+    monkeypatch.setattr(gpu_fakes.Engine, "device_memory_size_v2", 10)
+    encoder = open_trt(bundle)
+    encoder.encode(slices(rng, 1))
+    monkeypatch.setattr(
+        gpu_fakes.Context,
+        "set_device_memory",
+        lambda self, *_: self.trt.loggers[-1].log(gpu_fakes.Severity.ERROR, "misaligned"),
+    )
+    with pytest.raises(DeviceError, match="tensorrt refused 10 bytes: misaligned"):
+        encoder.encode(slices(rng, 4))
+
+
+def test_the_memory_that_the_engine_states(machine, bundle) -> None:
+    """The plan knows it from the record, and reduces the batch only to sizes that exist."""
+    graph = bundle.manifest.graphs[0]
+    built = built_records(bundle, [graph, graph], "tensorrt", 0)
+    (record,) = built
+    assert record.memory_bytes == 4000
+    assert built_records(bundle, [graph], "ort-cuda", 0) == ()
+    plane = SimpleNamespace(graph=graph)
+    plan = EncodingPlan(bundle, "tensorrt", (plane,), 4, None, 1, (0,), None, built=built)
+    assert plan.batches == (4, 2)
+    buffers = 4 * (1 + 4) * (plan.pixels(plane) + plan.slice_tokens(plane))
+    assert plan.engine_bytes() == record.size_bytes + 2 * 4000 + buffers
+    # Without that figure it is estimated, and an engine that makes its own buffers takes any batch.
+    old = record.model_copy(update={"memory_bytes": None})
+    assert replace(plan, built=(old,)).engine_bytes() == replace(plan, built=()).engine_bytes()
+    assert replace(plan, engine="ort-cuda", built=()).batches == (4, 2, 1)
+    other = record.model_copy(update={"key": record.key.model_copy(update={"batches": (1, 4, 16)})})
+    assert common_batches([record, other], 8) == (4,)
+    assert common_batches([other], 8) == (4, 1)
+    assert common_batches([other], 0) == (1,)
+
+
+def test_kernels_of_rtx_are_kept(machine, bundle, rng, monkeypatch, tmp_path) -> None:
+    """TensorRT-RTX compiles them where the engine runs, in each process anew."""
+    rtx = gpu_fakes.fake_tensorrt("tensorrt_rtx", "1.7.1")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
+    export_engines(bundle.folder, "tensorrt-rtx", batches=(2,))
+    rtx.calls.clear()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def encode() -> bytes:
+        graph, pixels = bundle.manifest.graphs[0], slices(rng, 2)
+        encoder = open_encoder(bundle, graph, "tensorrt-rtx", 1)
+        np.testing.assert_allclose(encoder.encode(pixels), expected(bundle, pixels), atol=1e-6)
+        encoder.close()
+        return [call[1] for call in rtx.calls if call[0] == "kernels"][-1]
+
+    assert encode() == b""
+    (kept,) = (tmp_path / "engines").glob("*.kernels")
+    assert encode() == kept.read_bytes() == b"1.7.1: compiled"
+    kept.write_bytes(b"1.6: compiled")  # refused, and replaced
+    assert encode() == b""
+    assert encode() == b"1.7.1: compiled"
+    kept.unlink()
+    monkeypatch.setattr(Path, "replace", full)
+    assert encode() == b""
+    assert not kept.exists()
+
+
+def test_the_choice_does_not_read_the_engine(machine, bundle, tmp_path, monkeypatch) -> None:
+    def problem() -> str | None:
+        return engine_cache.engine_problem(bundle, bundle.manifest.graphs[0], "tensorrt", 0)
+
+    (path,) = (tmp_path / "engines").glob("*.engine")
+    read = []
+    whole = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read.append(file.name) or whole(file))
+    assert problem() is None
+    assert path.name not in read
+    path.write_bytes(b"short")
+    assert "changed since it was verified (5 bytes" in str(problem())
+    path.unlink()
+    assert "missing" in str(problem())
 
 
 @pytest.mark.parametrize(

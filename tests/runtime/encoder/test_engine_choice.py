@@ -9,7 +9,6 @@ import pytest
 
 from dinoreg_rt.engines import selection as engine_choice
 from dinoreg_rt.engines.selection import choose_for_gpu
-from dinoreg_rt.errors import DeviceError
 
 AXIAL, CORONAL = "axial", "coronal"
 
@@ -19,11 +18,10 @@ def cached(monkeypatch) -> set[tuple[str, str]]:
     """The flavours and sizes of the engines in the cache."""
     found: set[tuple[str, str]] = set()
 
-    def load(bundle: Any, graph: str, flavour: str, device: int) -> None:
-        if (flavour, graph) not in found:
-            raise DeviceError(f"no engine for {graph}")
+    def problem(bundle: Any, graph: str, flavour: str, device: int) -> str | None:
+        return None if (flavour, graph) in found else f"no engine for {graph}"
 
-    monkeypatch.setattr(engine_choice, "load_engine", load)
+    monkeypatch.setattr(engine_choice, "engine_problem", problem)
     monkeypatch.setattr(engine_choice, "provider_problem", lambda engine: None)
     return found
 

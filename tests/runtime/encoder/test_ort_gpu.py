@@ -162,6 +162,7 @@ def test_options_of_the_cuda_provider(bundle, cupy, ort, rng, capsys) -> None:
         "gpu_mem_limit": str(8 << 30),
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
         "enable_cuda_graph": "0",
     }
     # Runs do not wait for the device.
@@ -291,7 +292,7 @@ def test_auto_on_a_gpu(bundle, cupy, ort, monkeypatch) -> None:
         found = SimpleNamespace(flavour=flavour)
         monkeypatch.setattr(
             engine_choice,
-            "_cache_problem",
+            "engine_problem",
             lambda b, g, f, i, found=found: None if f == found.flavour else "none",
         )
         assert choose_engine("auto", device, bundle, [graph]) == (

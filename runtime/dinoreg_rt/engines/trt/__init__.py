@@ -1,5 +1,5 @@
 """Code shared by the export, which builds TensorRT engines, and the runtime, which runs them."""
 
-#: Batch sizes of an engine, each with kernels of its own: one slice, and as many as a registration
-#: encodes at once if memory allows. Not yet tuned on a GPU.
-DEFAULT_BATCHES = (1, 8)
+#: Batch sizes of an engine, each with kernels of its own: as many slices as a registration encodes
+#: at once, and fewer for the last ones and for little memory. Not yet tuned on a GPU.
+DEFAULT_BATCHES = (1, 2, 4, 8)

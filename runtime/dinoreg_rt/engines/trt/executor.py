@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import DeviceError, InputError
 from .library import Library
+from .runtime_cache import RuntimeCache
 
 INPUT, OUTPUT = "pixels", "tokens"
 #: Most execution contexts of one batch size; beyond these, streams wait for each other.
@@ -33,6 +35,7 @@ class _Context:
         scratch: device memory for activations, kept alive here.
         done: event recorded after each run.
         stream: pointer of the last run's stream.
+        fresh: whether it has not run yet.
     """
 
     context: Any
@@ -41,6 +44,7 @@ class _Context:
     scratch: Any
     done: Any
     stream: int
+    fresh: bool = True
 
     def __del__(self) -> None:
         # The executor may be deleted before its last run ends; the run's buffers may not.
@@ -80,8 +84,13 @@ class EngineExecutor:
         cancelled: event that, once set, ends runs before their next batch.
     """
 
-    def __init__(self, library: Library, plan: bytes) -> None:
+    def __init__(self, library: Library, plan: bytes, kernels: Path | None = None) -> None:
         """Load an engine on the current device.
+
+        Args:
+            library: a flavour of TensorRT.
+            plan: the engine.
+            kernels: file of the kernels that TensorRT-RTX compiles here; None keeps none.
 
         Raises:
             DeviceError: TensorRT cannot load the engine, or CuPy is missing.
@@ -109,12 +118,21 @@ class EngineExecutor:
         self.input_shape = tuple(int(n) for n in profiles[0][2][1:])
         self.output_shape = tuple(int(n) for n in self._engine.get_tensor_shape(OUTPUT)[1:])
         self._contexts = {batch: _Contexts() for batch in self._batches}
+        self._strategy = library.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._kernels = None
+        if kernels is not None and library.has_runtime_cache:
+            self._kernels = RuntimeCache(self._engine, self._strategy, kernels)
         self.cancelled = threading.Event()
 
     @property
     def batches(self) -> tuple[int, ...]:
         """Batch sizes, ascending."""
         return tuple(sorted(self._batches))
+
+    @property
+    def context_bytes(self) -> int:
+        """Device memory of one execution context; `set_device_memory` wants it for all profiles."""
+        return int(self._engine.device_memory_size_v2)
 
     def run(self, pixels: Any) -> Any:
         """Queue the encoding of pixels (n, 3, height, width) and return their tokens.
@@ -127,6 +145,11 @@ class EngineExecutor:
         for batch, piece in pieces(len(pixels), self._batches):
             self._run_batch(batch, pixels[piece], tokens[piece])
         return tokens
+
+    def save_kernels(self) -> None:
+        """Keep the kernels that were compiled here for the next process."""
+        if self._kernels is not None:
+            self._kernels.save()
 
     def _run_batch(self, batch: int, pixels: Any, tokens: Any) -> None:
         if self.cancelled.is_set():
@@ -146,6 +169,9 @@ class EngineExecutor:
                 self._execute(held, cupy.ascontiguousarray(pixels), tokens, stream)
             held.done.record(stream)
             held.stream = stream.ptr
+            if held.fresh:  # its first run has compiled its kernels
+                held.fresh = False
+                self.save_kernels()
         finally:
             contexts.give(held)
 
@@ -163,19 +189,22 @@ class EngineExecutor:
             )
 
     def _make_context(self, batch: int, stream: Any) -> _Context:
-        cupy, engine, module = self._cupy, self._engine, self._library.module
+        cupy, engine, library = self._cupy, self._engine, self._library
         profile = self._batches.index(batch)
-        strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = engine.create_execution_context(strategy)
+        config = self._strategy if self._kernels is None else self._kernels.config
+        context = engine.create_execution_context(config)
         if context is None or not context.set_optimization_profile_async(profile, stream.ptr):
             raise DeviceError(
                 f"{self._library.flavour} could not make an execution context for {batch} slices: "
                 f"{self._library.complaint()}; a smaller --batch needs less memory"
             )
-        size = int(engine.get_device_memory_size_for_profile_v2(profile))
+        size = self.context_bytes
         # CuPy's pool allocates multiples of 512 bytes, which gives TensorRT's alignment.
         scratch = cupy.empty(max(size, 1), np.uint8)
+        library.log.clear()
         context.set_device_memory(scratch.data.ptr, size)
+        if library.log:  # nothing else says that the memory was refused
+            raise DeviceError(f"{library.flavour} refused {size} bytes: {library.complaint()}")
         outputs = {
             name: cupy.empty((batch, *engine.get_tensor_shape(name)[1:]), np.float32)
             for name in self._outputs

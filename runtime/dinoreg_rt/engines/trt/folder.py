@@ -55,8 +55,8 @@ def read_records(folder: Path) -> list[EngineRecord]:
     return records
 
 
-def read_engine(folder: Path, record: EngineRecord, command: str) -> bytes:
-    """Return the bytes of a record's engine, unchanged since it was built and verified.
+def engine_file(folder: Path, record: EngineRecord, command: str) -> Path:
+    """Return the file of a record's engine, looked at but not read.
 
     Args:
         folder: folder of the record.
@@ -64,8 +64,8 @@ def read_engine(folder: Path, record: EngineRecord, command: str) -> bytes:
         command: command that rebuilds the engine, for the message.
 
     Raises:
-        InputError: the engine is missing, is a link out of the folder, was changed, or failed its
-            verification.
+        InputError: the engine is missing, is a link out of the folder, has another size, or failed
+            its verification.
     """
     path = folder / record.file
     if not record.verification.holds:
@@ -74,11 +74,25 @@ def read_engine(folder: Path, record: EngineRecord, command: str) -> bytes:
         )
     if not path.is_file() or path.resolve().parent != folder.resolve():
         raise InputError(f"{path}: missing, or not a file of this folder; {command}")
+    if (size := path.stat().st_size) != record.size_bytes:
+        raise InputError(
+            f"{path}: changed since it was verified ({size} bytes, {record.size_bytes} expected); "
+            f"{command}"
+        )
+    return path
+
+
+def read_engine(folder: Path, record: EngineRecord, command: str) -> bytes:
+    """Return the bytes of a record's engine, unchanged since it was built and verified.
+
+    The arguments are those of `engine_file`.
+
+    Raises:
+        InputError: as `engine_file`, or the bytes were changed.
+    """
+    path = engine_file(folder, record, command)
     plan = path.read_bytes()
     # Hash the bytes that will be used; a second read could return others.
     if hashlib.sha256(plan).hexdigest() != record.sha256:
-        raise InputError(
-            f"{path}: changed since it was verified ({len(plan)} bytes, {record.size_bytes} "
-            f"expected, or another sha256); {command}"
-        )
+        raise InputError(f"{path}: changed since it was verified (another sha256); {command}")
     return plan

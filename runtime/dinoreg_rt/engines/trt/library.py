@@ -46,6 +46,11 @@ class Library:
         """Whether kernels are timed at build time; RTX chooses them where the engine runs."""
         return self.flavour == "tensorrt"
 
+    @property
+    def has_runtime_cache(self) -> bool:
+        """Whether kernels are compiled where the engine runs, and can be kept."""
+        return self.flavour == "tensorrt-rtx"
+
     def network_flags(self) -> int:
         """Return the flags of a strongly typed network: all layers run in their ONNX precision."""
         flag = getattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)

@@ -111,6 +111,8 @@ class EngineRecord(_Frozen):
         verification: agreement of a probe batch's tokens with ONNX Runtime on the CPU in float32;
             for an 8-bit engine the batch includes slices of the user's images.
         calibration: calibration of an 8-bit engine; None for all others.
+        memory_bytes: device memory of one execution context, as the loaded engine states it; None
+            in older records.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -122,6 +124,7 @@ class EngineRecord(_Frozen):
     verification: Agreement
     calibration: Calibration | None = None
     builder: str
+    memory_bytes: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _calibrated(self) -> Self:
