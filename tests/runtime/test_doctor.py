@@ -261,6 +261,12 @@ def test_cuda_kernels_that_a_gpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     built = replace(library, cuda_built=True)
     monkeypatch.setattr(doctor, "kernel_library", lambda: (built, WITH_CUDA))
     assert finding(doctor.examine(), "CUDA kernels").status == "ok"
+    other = CudaDevices(1, "no kernel image")
+    monkeypatch.setattr(doctor, "kernel_library", lambda: (built, other))
+    monkeypatch.setattr(doctor, "query_cuda_driver", lambda: WITH_GPU)
+    found = finding(doctor.examine(), "CUDA kernels")
+    assert (found.status, found.value) == ("problem", "no kernel image")
+    assert found.remedy.startswith("build the kernels on this machine")
 
 
 def test_required_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +293,7 @@ def test_required_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto", 1) == (Device("cpu", threads=1), "cpu, because no kernel image")
     with pytest.raises(DeviceError, match="--device cuda: no kernel image"):
         choose_device("cuda", 1)
+    assert doctor.kernel_library()[1] == CudaDevices(1, "no kernel image")
 
 
 def test_library_that_cannot_be_loaded_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

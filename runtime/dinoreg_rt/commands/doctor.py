@@ -75,11 +75,14 @@ def choose(driver: CudaDriver, devices: CudaDevices | None) -> dict[str, str]:
 
 
 def kernel_library() -> tuple[BuildInfo, CudaDevices] | tuple[None, None]:
-    """Return the compiled library's description of itself and its devices, or None twice."""
-    from dinoreg_kernels import KernelError, build_info, cuda_devices
+    """Return the compiled library's description of itself and its devices, or None twice.
+
+    The devices' problem is also that the first one cannot run the kernels.
+    """
+    from dinoreg_kernels import KernelError, build_info, cuda_devices, current_device_problem
 
     try:
-        return build_info(), cuda_devices()
+        return build_info(), replace(cuda_devices(), problem=current_device_problem())
     except KernelError:
         return None, None
 
@@ -151,6 +154,8 @@ def _cuda_kernels(
         remedy = "check the driver's version, its services and CUDA_VISIBLE_DEVICES"
         if not library.cuda_built:
             remedy = package.remedy
+        elif devices.count:
+            remedy = "build the kernels on this machine, for its GPU (Building in docs/gpu.md)"
         return replace(package, status="problem", value=devices.problem, remedy=remedy)
     if library.cuda_built and package.status == "absent":
         return replace(package, status="ok", value="part of the kernel library")

@@ -19,13 +19,13 @@ def covariance(spectrum: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 SPECTRA = {
-    "falling slowly": 1.0 / np.arange(1, 385),
-    "falling fast": 0.8 ** np.arange(384),
-    "in pairs": np.repeat(1.0 / np.arange(1, 193), 2),
-    "of rank 10": np.r_[np.linspace(3, 1, 10), np.zeros(374)],
-    "tiny": 1e-30 / np.arange(1, 385) ** 2,
-    "flat": np.full(384, 2.0),
-    "nearly flat": np.linspace(1.0, 0.9, 384),
+    "falling slowly": 1.0 / np.arange(1, 513),
+    "falling fast": 0.8 ** np.arange(512),
+    "in pairs": np.repeat(1.0 / np.arange(1, 257), 2),
+    "of rank 10": np.r_[np.linspace(3, 1, 10), np.zeros(502)],
+    "tiny": 1e-30 / np.arange(1, 513) ** 2,
+    "flat": np.full(512, 2.0),
+    "nearly flat": np.linspace(1.0, 0.9, 512),
 }
 
 
@@ -41,7 +41,7 @@ def test_against_a_full_decomposition(name: str) -> None:
 
 def test_the_angle_between_the_subspaces() -> None:
     """The tokens are projected on all directions together, so their span is what counts."""
-    matrix = covariance(1.0 / np.arange(1, 385) ** 1.5)
+    matrix = covariance(1.0 / np.arange(1, 513) ** 1.5)
     _, rows = leading_eigenvectors(matrix, 24, CPU)
     _, vectors = np.linalg.eigh(matrix)
     cosines = np.linalg.svd(rows @ vectors[:, ::-1][:, :24], compute_uv=False)
@@ -70,6 +70,13 @@ def test_few_dimensions(count: int) -> None:
     values, rows = leading_eigenvectors(matrix, count, CPU)
     np.testing.assert_allclose(values, [5.0, 3.0, 2.0, 1.0, 0.5, 0.1][:count])
     assert rows.shape == (count, 6)
+
+
+def test_few_channels_are_decomposed_whole(monkeypatch) -> None:
+    matrix = covariance(1.0 / np.arange(1, 101))
+    monkeypatch.setattr(np.linalg, "qr", None)
+    values, _ = leading_eigenvectors(matrix, 12, CPU)
+    np.testing.assert_array_equal(values, np.linalg.eigh(matrix)[0][::-1][:12])
 
 
 def test_the_same_bits_every_time() -> None:
