@@ -21,9 +21,8 @@ from ..errors import InputError
 from ..evaluate.pair import PairFiles
 from ..run.job import RunRequest
 from .jobs import Job
+from .names import DESCRIPTION, RUNS
 
-#: Folder in the output folder that holds the folders of the pairs; BIDS ignores it.
-RUNS = "pairs"
 _SUFFIXES = (".nii.gz", ".nii")
 _ENTITY = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
 
@@ -91,10 +90,10 @@ def read_dataset(folder: Path) -> list[BidsImage]:
     Raises:
         InputError: the folder is not a BIDS dataset.
     """
-    if not (folder / "dataset_description.json").is_file():
+    if not (folder / DESCRIPTION).is_file():
         raise InputError(
             f"{folder}: is not the top folder of a BIDS dataset, because it has no "
-            "dataset_description.json; give one that has"
+            f"{DESCRIPTION}; give one that has"
         )
     images = []
     for path in sorted(folder.glob("sub-*/**/*.nii*")):

@@ -11,15 +11,15 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..io.hashes import versions
 from ..io.paths import output_errors
 from ..io.staging import staged_file
 from ..registration.result_files import CONFIDENCE, DISPLACEMENT, INVERSE, LINEAR, TRANSFORM, WARPED
-from .bids import RUNS, BidsJob
-from .state import STATE
+from .bids import BidsJob
+from .names import DESCRIPTION, FAILURES, PAGE, RUNS, STATE, TABLE
 
 #: What the name of each file of a run has in derivatives besides the entities, and its extension.
 _IMAGES = {WARPED: "warped", CONFIDENCE: "confidence"}
@@ -28,23 +28,19 @@ _TRANSFORMS = {
     LINEAR: ("", ".txt"),
     DISPLACEMENT: ("displacement", ".nii.gz"),
 }
-_IGNORED = (f"{RUNS}/", f"{STATE}/", "cohort.csv", "failures.csv", "index.html")
+_IGNORED = (f"{RUNS}/", f"{STATE}/", TABLE, FAILURES, PAGE)
 
 
 def describe_dataset(folder: Path, dataset: Path) -> None:
     """Write ``dataset_description.json`` and ``.bidsignore`` of the derivatives."""
-    try:
-        number = version("dinoreg-rt")
-    except PackageNotFoundError:
-        number = "unknown"
     description = {
         "Name": "Registrations by dinoreg-rt",
         "BIDSVersion": "1.9.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "dinoreg-rt", "Version": number}],
+        "GeneratedBy": [{"Name": "dinoreg-rt", "Version": versions()["dinoreg-rt"]}],
         "SourceDatasets": [{"URL": dataset.resolve().as_uri()}],
     }
-    _write(folder / "dataset_description.json", json.dumps(description, indent=2) + "\n")
+    _write(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
     _write(folder / ".bidsignore", "\n".join(_IGNORED) + "\n")
 
 

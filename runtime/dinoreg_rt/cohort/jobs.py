@@ -15,6 +15,7 @@ from ..evaluate.cohort import pair_of_row, read_rows
 from ..evaluate.pair import PairFiles
 from ..run.fingerprint import CACHES, MACHINE
 from ..run.job import RunRequest
+from .names import DESCRIPTION, FAILURES, PAGE, RUNS, TABLE
 
 #: Columns of further files, relative to the data folder; several in one field are separated by
 #: semicolons where the option of `run` may be repeated.
@@ -27,7 +28,7 @@ PARAMETERS = tuple(
 #: Longest name of a pair in bytes. File systems allow 255, and `state` adds an ending.
 _LONGEST = 200
 #: Names in the output folder that no pair may have.
-_TAKEN = ("cohort.csv", "failures.csv", "index.html", "pairs", "dataset_description.json")
+_TAKEN = (TABLE, FAILURES, PAGE, RUNS, DESCRIPTION)
 
 #: Makes the configuration of a pair from its own values, such as ``{"preset": "fast"}``.
 Configure = Callable[[dict[str, Any]], RegistrationConfig]

@@ -24,11 +24,11 @@ from ..io.hashes import versions
 from ..io.hidden import remove_abandoned
 from ..io.paths import HIDDEN, output_errors
 from ..io.staging import whole_file
+from ..registration.result_files import REPORT
 from ..run.fingerprint import file_hash
 from .jobs import Job
+from .names import STATE
 
-#: Folder of scores and failures in the output folder.
-STATE = ".cohort"
 _READERS = 4
 _MODE = 0o644
 
@@ -88,7 +88,7 @@ def clean(job: Job) -> None:
 def read_report(folder: Path) -> dict[str, Any] | None:
     """Return the report of a folder in which every listed file is complete; otherwise None."""
     try:
-        report: dict[str, Any] = parse_json((folder / "report.json").read_text("utf-8"))
+        report: dict[str, Any] = parse_json((folder / REPORT).read_text("utf-8"))
         complete = all(
             (folder / name).stat().st_size == record["bytes"]
             for name, record in report["outputs"].items()

@@ -12,11 +12,11 @@ from typing import Any
 from ..errors import UNTRUSTED_EXIT_CODE
 from ..io.staging import staged_file
 from .jobs import Job
+from .names import FAILURES, TABLE
 from .rows import CohortRow
 from .state import read_failure, read_report, read_scores
 from .worker import is_scored
 
-TABLE, FAILURES, PAGE = "cohort.csv", "failures.csv", "index.html"
 _HEAD = ("pair", "kind", "status", "trusted", "reasons", "warnings", "seconds")
 
 

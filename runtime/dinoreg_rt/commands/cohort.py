@@ -11,6 +11,7 @@ import rich_click as click
 
 from ..cohort.capacity import Crew, crew
 from ..cohort.jobs import Job
+from ..cohort.names import PAGE, TABLE
 from ..cohort.study import Work, do_work, plan_work
 from ..console.progress import reporting
 from ..console.stdout import print_result
@@ -208,7 +209,6 @@ def _workers(team: Crew, options: dict[str, Any]) -> Workers:
 def _finish(work: Work, options: dict[str, Any]) -> int:
     """Write the tables and derivatives, print the summary, and return the exit code."""
     from ..cohort.summary import (
-        PAGE,
         exit_code_of,
         failures_of,
         row_to_dict,
@@ -251,7 +251,7 @@ def _summary(rows: Sequence[CohortRow], failed: Sequence[str], output: Path) -> 
     lines = [f"{len(rows) - len(failed)} of {len(rows)} pairs are in {output}"]
     if doubtful:
         lines.append(f"not to be trusted: {', '.join(doubtful)}")
-    return "\n".join([*lines, f"table: {output / 'cohort.csv'}"]) + "\n"
+    return "\n".join([*lines, f"table: {output / TABLE}"]) + "\n"
 
 
 def _write_derivatives(

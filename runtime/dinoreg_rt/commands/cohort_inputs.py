@@ -10,7 +10,7 @@ import rich_click as click
 
 from ..cohort.bids import bids_jobs
 from ..cohort.jobs import Job, read_jobs
-from ..cohort.summary import FAILURES, PAGE, TABLE
+from ..cohort.names import FAILURES, PAGE, TABLE
 from ..config.parameters import RegistrationConfig
 from ..console.progress import Reporter
 from ..errors import InputError

@@ -16,11 +16,12 @@ from ..errors import DinoregError, InputError
 from ..io.guard import reader_errors
 from ..io.paths import check_input
 from ..quality import metrics as quality
+from ..registration.result_files import DISPLACEMENT, LINEAR, TRANSFORM
 from .pair import PairFiles, PairScores, evaluate_pair
 
 #: File names of a pair's result, of which the first that exists is used. The first two hold the
 #: same mapping if `dinoreg-rt run` writes both; the last is that of a linear transform.
-RESULT_NAMES = ("transform.h5", "displacement.nii.gz", "transform.tfm")
+RESULT_NAMES = (TRANSFORM, DISPLACEMENT, LINEAR)
 
 _REQUIRED = ("pair", "fixed", "moving")
 _OPTIONAL = ("kind", "fixed_label", "moving_label", "fixed_points", "moving_points", "mask")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from PIL import Image, UnidentifiedImageError
 
 from ..io.staging import staged_file
+from ..registration.result_files import PAGE, PICTURE, REPORT
 from .canvas import PART
 from .markup import Html, document, join, tag
 from .numbers import MEASURES, decimals
@@ -209,7 +210,7 @@ def _link(row: CohortRow, folder: Path) -> Html | str:
     """Return the pair's name, as a link to the best of its reports that exists."""
     if row.folder is None:
         return row.pair
-    files = ("report.html", "qc.png", "report.json")
+    files = (PAGE, PICTURE, REPORT)
     found = next((name for name in files if (folder / row.folder / name).is_file()), None)
     if found is None:
         return row.pair
@@ -221,7 +222,7 @@ def _thumbnail(row: CohortRow, folder: Path) -> Html | None:
     if row.folder is None:
         return None
     try:
-        with Image.open(folder / row.folder / "qc.png", formats=["PNG"]) as picture:
+        with Image.open(folder / row.folder / PICTURE, formats=["PNG"]) as picture:
             part = [int(n) for n in str(picture.info.get(PART, "")).split()]
             whole = picture.convert("RGB")
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):

@@ -1,4 +1,4 @@
-"""The files of a result: their names, and the functions that write each."""
+"""The files of a result and of a run: their names, and functions that write a file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ WARPED, TRANSFORM, DISPLACEMENT = "warped.nii.gz", "transform.h5", "displacement
 LINEAR = "transform.tfm"
 INVERSE, CONFIDENCE = "inverse.nii.gz", "confidence.nii.gz"
 FIXED_FEATURES, MOVING_FEATURES = "features_fixed.nrrd", "features_moving.nrrd"
+#: What a run writes besides: the report as JSON and as a page, and the pictures.
+REPORT, PAGE, PICTURE, FEATURE_PICTURE = "report.json", "report.html", "qc.png", "features.png"
 
 
 def result_names(

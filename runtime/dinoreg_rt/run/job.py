@@ -20,10 +20,10 @@ from .. import io
 from ..config.parameters import RegistrationConfig
 from ..quality.label_placement import misplaced
 from ..registration.memory import describe_device_memory
+from ..registration.result_files import PAGE, REPORT
 from ..types import Volume
 from .fingerprint import fingerprint
 from .outputs import (
-    PAGE_FILE,
     Extras,
     earlier_files,
     extra_names,
@@ -182,7 +182,7 @@ def execute_run(
         report = report.model_copy(update={"fingerprint": request.fingerprint(hashes)})
         if request.page != "none":
             report = _add_page(folder, request.page, report, inputs, result, stacks)
-        (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
+        (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     return report
 
 
@@ -231,9 +231,9 @@ def _add_page(
     content = json.loads(report.to_json())
     images = (inputs.fixed, inputs.moving)
     page = render_page(content, result, images, stacks(), viewer=kind == "full")
-    file = folder / PAGE_FILE
+    file = folder / PAGE
     file.write_text(page, encoding="utf-8")
-    outputs = report.outputs | {PAGE_FILE: hash_output(file)}
+    outputs = report.outputs | {PAGE: hash_output(file)}
     return report.model_copy(update={"outputs": outputs})
 
 

@@ -23,7 +23,14 @@ from ..io.guard import parse_json
 from ..io.images import READABLE
 from ..quality.label_placement import vanished
 from ..registration.result import RegistrationResult
-from ..registration.result_files import Writer, result_names
+from ..registration.result_files import (
+    FEATURE_PICTURE,
+    PAGE,
+    PICTURE,
+    REPORT,
+    Writer,
+    result_names,
+)
 from ..types import Geometry, LabelMap, Volume
 from .report import OutputRecord, hash_output
 
@@ -66,11 +73,6 @@ def stem_of(path: Path) -> str:
     return next((name[: -len(end)] for end in READABLE if lower.endswith(end)), name)
 
 
-#: The report as a page.
-PAGE_FILE = "report.html"
-_PICTURE, _FEATURE_PICTURE = "qc.png", "features.png"
-
-
 def file_names(
     extras: list[str],
     *,
@@ -90,8 +92,8 @@ def file_names(
         features=features,
         linear=linear,
     )
-    names += [_PICTURE] * picture + [PAGE_FILE] * page + [_FEATURE_PICTURE] * features
-    return [*names, *extras, "report.json"]
+    names += [PICTURE] * picture + [PAGE] * page + [FEATURE_PICTURE] * features
+    return [*names, *extras, REPORT]
 
 
 def least_bytes(control: Geometry) -> int:
@@ -102,7 +104,7 @@ def least_bytes(control: Geometry) -> int:
 def earlier_files(folder: Path, names: set[str]) -> list[str]:
     """List unchanged files, other than `names`, that the report in `folder` says it wrote there."""
     try:
-        report = parse_json((folder / "report.json").read_text("utf-8"))
+        report = parse_json((folder / REPORT).read_text("utf-8"))
         listed = {name: OutputRecord(**record) for name, record in report["outputs"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []
@@ -161,10 +163,10 @@ def run_writers(
 
     writers: dict[str, Writer] = {}
     if stacks is not None:
-        writers[_PICTURE] = lambda path: draw_picture(result, fixed, moving, stacks(), path)
+        writers[PICTURE] = lambda path: draw_picture(result, fixed, moving, stacks(), path)
     if result.features is not None:
         features = result.features
-        writers[_FEATURE_PICTURE] = lambda path: draw_features(features, path)
+        writers[FEATURE_PICTURE] = lambda path: draw_features(features, path)
     writers |= result.writers(displacement=displacement)
     further: dict[str, Volume | LabelMap] = {**extras.images, **extras.labels}
     return writers | {name: _warped_writer(result, extra, warn) for name, extra in further.items()}
