@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,9 @@ import pytest
 
 import dinoreg_rt.cohort.capacity as capacity
 from dinoreg_rt.cohort.jobs import Job, ordered, shard_of
+from dinoreg_rt.cohort.names import STATE
 from dinoreg_rt.cohort.schedule import run_tasks
+from dinoreg_rt.cohort.state import alone
 from dinoreg_rt.cohort.worker import Outcome, Task
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.evaluate.pair import PairFiles
@@ -148,3 +152,28 @@ def test_one_worker_for_each_gpu(monkeypatch):
     ]
     devices = [one.device for one in capacity.crew(CONFIG, jobs, 3).settings]
     assert devices == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_who_waited_for_a_pair_has_it_alone(tmp_path):
+    one = job("a")
+    one = replace(one, request=replace(one.request, output=tmp_path / "a"))
+    file = tmp_path / STATE / "a.lock"
+    entered, leave = threading.Event(), threading.Event()
+
+    def wait_and_stay() -> None:
+        with alone(one):
+            entered.set()
+            leave.wait(10)
+
+    second = threading.Thread(target=wait_and_stay)
+    with alone(one):
+        second.start()
+        assert not entered.wait(0.2)
+    try:
+        assert entered.wait(10)
+        with file.open("rb") as stream, pytest.raises(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        leave.set()
+        second.join()
+    assert not file.exists()

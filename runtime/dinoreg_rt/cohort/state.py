@@ -11,11 +11,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import InputError
 from ..evaluate.cohort import result_files
@@ -68,16 +69,26 @@ def alone(job: Job) -> Iterator[None]:
         OutputError: the output folder cannot be written.
     """
     file = _file(job, "lock")
-    with output_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        stream = file.open("wb")
-    with stream:
-        with suppress(OSError):
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    with _locked(file):
         try:
             yield
         finally:
             file.unlink(missing_ok=True)
+
+
+def _locked(file: Path) -> BinaryIO:
+    """Return a file of this name, locked, and created if it does not exist."""
+    while True:
+        with output_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stream = file.open("wb")
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        # The process that had the lock has removed its file, which then keeps nobody away.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), file.stat()):
+                return stream
+        stream.close()
 
 
 def clean(job: Job) -> None:
