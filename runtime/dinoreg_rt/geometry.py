@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,15 @@ def invert_affine(affine: AffineTransform) -> AffineTransform:
 def transform_points(affine: AffineTransform, points: FloatArray) -> FloatArray:
     """Apply `affine` to `points` (N, 3), components x, y, z."""
     return np.asarray(points @ affine.matrix.T + affine.translation_mm)
+
+
+def file_axes(direction: FloatArray) -> tuple[int, int, int]:
+    """Return the index axes (0 is x) closest to L, P and S: the best of the six assignments."""
+    along = np.abs(direction)
+    x, y, z = max(
+        permutations((0, 1, 2)), key=lambda axes: sum(along[a, f] for a, f in enumerate(axes))
+    )
+    return x, y, z
 
 
 def index_map(

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from pages import NASTY, Elements, make_result, make_volume
 from PIL import Image
 
 from dinoreg_rt.page.cohort_page import write_cohort_page
+from dinoreg_rt.page.cohort_rows import CohortRow
 from dinoreg_rt.page.picture import draw_picture
 from dinoreg_rt.page.stacks import cut_stacks
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(CohortRow):
     pair: str = "one"
     kind: str = "MR-CT"
     folder: Path | None = None
-    status: str = "ok"
+    status: Literal["ok", "failed"] = "ok"
     trusted: bool | None = True
-    reasons: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    quality: dict[str, Any] = field(default_factory=lambda: {"folded_percent": 0.01})
-    scores: dict[str, Any] = field(default_factory=lambda: {"dice": 0.8})
+    quality: dict[str, float | None] = field(default_factory=lambda: {"folded_percent": 0.01})
+    scores: dict[str, float] = field(default_factory=lambda: {"dice": 0.8})
     seconds: float | None = 2.5
-    error: str | None = None
 
 
 def cohort(tmp_path: Path, *rows: Row) -> Elements:

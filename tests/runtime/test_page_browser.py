@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from browser import NO_WEBGL, WEBGL, Page, chromium, find_chromium
 from pages import write_page
 
 from dinoreg_rt.page.cohort_page import write_cohort_page
+from dinoreg_rt.page.cohort_rows import CohortRow
 
 pytestmark = [
     pytest.mark.browser,
@@ -191,23 +191,12 @@ def test_without_webgl_the_page_says_so(browser: Page, pages: Path) -> None:
     check_quiet(browser)
 
 
-@dataclass(frozen=True)
-class Row:
-    pair: str
-    trusted: bool | None = True
-    status: str = "ok"
-    kind: str = "MR-CT"
-    folder: Path | None = None
-    reasons: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    quality: dict[str, Any] = field(default_factory=dict)
-    scores: dict[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
-    error: str | None = None
+def row(pair: str, *, trusted: bool = True, **more: Any) -> CohortRow:
+    return CohortRow(pair, "MR-CT", None, "ok", trusted, **more)
 
 
 def test_a_cohort_can_be_sorted_and_filtered(browser: Page, tmp_path: Path) -> None:
-    rows = [Row("a", scores={"dice": 0.9}), Row("b", scores={"dice": 0.1}), Row("c", False)]
+    rows = [row("a", scores={"dice": 0.9}), row("b", scores={"dice": 0.1}), row("c", trusted=False)]
     write_cohort_page(tmp_path / "index.html", rows)
     browser.requests.clear()
     browser.messages.clear()

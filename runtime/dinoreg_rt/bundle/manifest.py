@@ -278,6 +278,6 @@ def _scan(graph: Path) -> OnnxContent:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, which is read in pieces."""
+    """Return the sha256 of a file, which is read in pieces without the interpreter lock."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

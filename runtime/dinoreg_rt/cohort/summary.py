@@ -11,9 +11,9 @@ from typing import Any
 
 from ..errors import UNTRUSTED_EXIT_CODE
 from ..io.staging import staged_file
+from ..page.cohort_rows import CohortRow
 from .jobs import Job
 from .names import FAILURES, TABLE
-from .rows import CohortRow
 from .state import read_failure, read_report, read_scores
 from .worker import is_scored
 

@@ -32,8 +32,8 @@ from .options import (
 from .result_options import result_options
 
 if TYPE_CHECKING:
-    from ..cohort.rows import CohortRow
     from ..cohort.schedule import Workers
+    from ..page.cohort_rows import CohortRow
 
 _WORK = "Workers"
 _RAY_HELP = (

@@ -7,12 +7,11 @@ an encoder tells up from down, so both images must be shown to it in the same or
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import permutations
 from typing import Literal
 
 import numpy as np
 
-from ..geometry import index_to_lps, transform_points
+from ..geometry import file_axes, index_to_lps, transform_points
 from ..types import Array, Geometry
 
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -39,13 +38,13 @@ def choose_plane(geometries: Sequence[Geometry]) -> tuple[Plane, str]:
 
 def _thickness(geometry: Geometry, plane: Plane) -> float:
     """Return the spacing between a plane's slices over the finest spacing."""
-    axis = _file_axes(geometry)[_UPRIGHT[plane][0][0]]
+    axis = file_axes(geometry.direction)[_UPRIGHT[plane][0][0]]
     return geometry.spacing_mm[axis] / min(geometry.spacing_mm)
 
 
 def in_plane_spacing_mm(geometry: Geometry, plane: Plane) -> float:
     """Return the geometric mean of the pixel spacings within a plane."""
-    axes = _file_axes(geometry)
+    axes = file_axes(geometry.direction)
     rows, columns = (geometry.spacing_mm[axes[_UPRIGHT[plane][i][0]]] for i in (1, 2))
     return float(np.sqrt(rows * columns))
 
@@ -89,19 +88,10 @@ def slice_axis(geometry: Geometry, plane: Plane) -> tuple[int, bool]:
 
 def _layout(geometry: Geometry, plane: Plane) -> tuple[list[int], list[bool]]:
     """Return the file axes (0 = x) of slice, row and column, and which of them are flipped."""
-    files = _file_axes(geometry)
+    files = file_axes(geometry.direction)
     axes = [files[anatomical] for anatomical, _ in _UPRIGHT[plane]]
     flips = [
         sign * geometry.direction[anatomical, files[anatomical]] < 0
         for anatomical, sign in _UPRIGHT[plane]
     ]
     return axes, flips
-
-
-def _file_axes(geometry: Geometry) -> tuple[int, int, int]:
-    """Return the file axis that runs along L, P and S: the best of the six assignments."""
-    along = np.abs(geometry.direction)
-    x, y, z = max(
-        permutations((0, 1, 2)), key=lambda axes: sum(along[a, f] for a, f in enumerate(axes))
-    )
-    return x, y, z

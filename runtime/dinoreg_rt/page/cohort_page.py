@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 from PIL import Image, UnidentifiedImageError
@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from ..io.staging import staged_file
 from ..registration.result_files import PAGE, PICTURE, REPORT
 from .canvas import PART
+from .cohort_rows import CohortRow
 from .markup import Html, document, join, tag
 from .numbers import MEASURES, decimals
 
@@ -28,54 +29,6 @@ _TITLES = {
     "trusted": "Trusted",
 }
 _THUMBNAIL = (240, 140)
-
-
-class CohortRow(Protocol):
-    """One pair of a cohort."""
-
-    @property
-    def pair(self) -> str:
-        """Name of the pair."""
-
-    @property
-    def kind(self) -> str:
-        """Group of the pair."""
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder of its results, relative to the page's; None without any."""
-
-    @property
-    def status(self) -> str:
-        """``ok`` or ``failed``."""
-
-    @property
-    def trusted(self) -> bool | None:
-        """The verdict; None without one."""
-
-    @property
-    def reasons(self) -> Sequence[str]:
-        """The reasons against the result."""
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """The warnings."""
-
-    @property
-    def quality(self) -> Mapping[str, Any]:
-        """``quality`` of the pair's report."""
-
-    @property
-    def scores(self) -> Mapping[str, Any]:
-        """Scores against labels or points, by name; numbers or None."""
-
-    @property
-    def seconds(self) -> float | None:
-        """Time of the run."""
-
-    @property
-    def error(self) -> str | None:
-        """Why the pair failed."""
 
 
 def write_cohort_page(path: Path, rows: Sequence[CohortRow]) -> None:

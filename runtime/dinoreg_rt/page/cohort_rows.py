@@ -1,4 +1,4 @@
-"""`CohortRow`: the outcome of one pair, for tables and pages."""
+"""`CohortRow`: the outcome of one pair of a cohort, for its tables and its page."""
 
 from __future__ import annotations
 

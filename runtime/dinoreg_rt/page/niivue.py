@@ -6,8 +6,6 @@ import base64
 import gzip
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from .. import io
 from ..device.choice import choose_device
 from ..geometry import coarsened_grid
 from ..images.resample import resample_volume
+from ..io.hidden import scratch_folder
 from ..registration.result import RegistrationResult
 from ..types import AffineTransform, Volume
 from .layout import Window
@@ -84,8 +83,8 @@ def _reduced(volume: Volume, window: Window, factor: int) -> bytes:
     values = resample_volume(volume, grid, AffineTransform.identity(), device, outside=low)
     shades = np.clip((values - low) * (255 / (high - low)), 0, 255).round()
     small = Volume(np.ascontiguousarray(shades, np.float32), grid, "uint8")
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "volume.nii"
+    with scratch_folder() as folder:
+        file = folder / "volume.nii"
         io.write_volume(file, small)
         return gzip.compress(file.read_bytes(), 9, mtime=0)
 

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
+from ..geometry import file_axes
 from ..types import Array, FloatArray, Region
 from .mutual_information import HISTOGRAM, WEIGHT_STEPS, mutual_information
 
@@ -40,11 +41,7 @@ def region_index(weight: Array, direction: FloatArray, xp: ModuleType) -> Array:
     Returns:
         (d, h, w) int32 from 0 to `REGIONS` - 1.
     """
-    # The index axis (x, y, z) that is closest to each of L, P and S.
-    axes = max(
-        itertools.permutations(range(3)),
-        key=lambda order: sum(abs(direction[row, axis]) for row, axis in enumerate(order)),
-    )
+    axes = file_axes(direction)
     index = xp.zeros((1, 1, 1), np.int32)
     for row, (axis, names) in enumerate(zip(axes, _PLACES, strict=True)):
         along, parts = 2 - axis, len(names)

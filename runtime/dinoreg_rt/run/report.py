@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ..align.linear_models import LinearSummary
+from ..bundle.manifest import file_sha256
 from ..errors import UNTRUSTED_EXIT_CODE
 from ..io import image_parts
 from ..registration.decisions import Decisions
@@ -264,21 +265,16 @@ def hash_input(path: Path) -> InputRecord:
     """
     files = image_parts(path)
     if files == [path]:
-        return InputRecord(path=str(path), sha256=_sha256(path))
+        return InputRecord(path=str(path), sha256=file_sha256(path))
     digest = hashlib.sha256()
     for file in files:
-        digest.update(bytes.fromhex(_sha256(file)))
+        digest.update(bytes.fromhex(file_sha256(file)))
     return InputRecord(path=str(path), sha256=digest.hexdigest())
 
 
 def hash_output(path: Path) -> OutputRecord:
     """Hash a file that was just written."""
-    return OutputRecord(sha256=_sha256(path), bytes=path.stat().st_size)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:  # file_digest releases the interpreter lock while it works
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return OutputRecord(sha256=file_sha256(path), bytes=path.stat().st_size)
 
 
 def peak_memory_mb() -> float:
