@@ -157,7 +157,7 @@ def test_one_worker_for_each_gpu(monkeypatch):
 def test_who_waited_for_a_pair_has_it_alone(tmp_path):
     one = job("a")
     one = replace(one, request=replace(one.request, output=tmp_path / "a"))
-    file = tmp_path / STATE / "a.lock"
+    file = tmp_path / STATE / "a.lock.json"
     entered, leave = threading.Event(), threading.Event()
 
     def wait_and_stay() -> None:
