@@ -1,6 +1,6 @@
 """A `RunQuality` of a good registration, for tests of what is reported about it."""
 
-from dinoreg_rt.types import RunQuality
+from dinoreg_rt.summaries import RunQuality
 
 GOOD = RunQuality(
     feature_distance_before=0.2,

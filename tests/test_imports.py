@@ -28,7 +28,7 @@ BLOCKED = ("torch", "transformers", "timm", "cupy", "pycuda", "onnxruntime")
 BLOCKED += ("tensorrt", "tensorrt_rtx")
 #: The folders of `dinoreg_rt`, lowest first: each imports from those before it alone.
 LAYERS = (
-    *("errors", "choices", "types", "geometry"),
+    *("errors", "choices", "types", "summaries", "geometry"),
     *("config", "console", "io", "device", "images", "features", "fields", "quality", "align"),
     *("bundle", "engines.trt", "engines", "encoder", "registration"),
     *("page", "run", "evaluate", "bench", "sweep", "cohort", "embedded"),

@@ -36,7 +36,7 @@ from wrong_pairs import exchanged_sides, mirrored, part, shuffled
 from dinoreg_rt import RegistrationConfig, RegistrationResult, Volume, io, register, warp_labels
 from dinoreg_rt.quality.metrics import dice, mean_over_labels
 from dinoreg_rt.quality.trust import judge, quality_warnings
-from dinoreg_rt.types import RunQuality
+from dinoreg_rt.summaries import RunQuality
 
 SHIFTS_MM = (0, 3, 6, 12, 24)
 MEASURES = (

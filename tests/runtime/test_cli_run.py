@@ -25,7 +25,8 @@ from dinoreg_rt.page.numbers import lookup
 from dinoreg_rt.registration.result import RegistrationResult
 from dinoreg_rt.run.outputs import earlier_files, least_bytes
 from dinoreg_rt.run.report import RunReport, hash_input, hash_output
-from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, RunQuality, Volume
+from dinoreg_rt.summaries import RunQuality
+from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, Volume
 
 STANDARD = {"warped.nii.gz", "transform.h5", "report.json", "report.html", "qc.png"}
 #: The control grid of the fake registration: every second voxel of `pair`.

@@ -26,7 +26,8 @@ from dinoreg_rt.page.sprites import encode_views
 from dinoreg_rt.page.stacks import SliceStack, cut_stacks
 from dinoreg_rt.page.words import base_name, verdict_words
 from dinoreg_rt.registration.result import RegistrationResult
-from dinoreg_rt.types import AffineTransform, Geometry, RunQuality, Volume
+from dinoreg_rt.summaries import RunQuality
+from dinoreg_rt.types import AffineTransform, Geometry, Volume
 
 
 def render(result: RegistrationResult, report: dict[str, Any], name: str = "f.nii.gz") -> str:

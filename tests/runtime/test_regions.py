@@ -19,7 +19,7 @@ from dinoreg_rt.quality.regions import (
     region_weights,
     regions_of,
 )
-from dinoreg_rt.types import Region
+from dinoreg_rt.summaries import RegionQuality
 
 SHAPE = (12, 8, 10)
 PLACES = [
@@ -63,7 +63,7 @@ def test_cuts_follow_the_body_and_not_the_grid():
     assert place_at(np.eye(3), (0, 0, 8), weight) == "lower left, front"
 
 
-def measured(first, second, weight, matched) -> tuple[Region, ...]:
+def measured(first, second, weight, matched) -> tuple[RegionQuality, ...]:
     index = region_index(weight, np.eye(3), np)
     joint = joint_histogram(first, second, weight * matched, np, group=index, groups=REGIONS)
     assert joint.shape == (REGIONS * HISTOGRAM,)
@@ -86,7 +86,11 @@ def test_the_region_that_is_wrong_is_named(rng):
 
 
 def test_the_worst_region_comes_first():
-    regions = [Region("a", 8, 100, 0.3), Region("b", 8, 100, 0.1), Region("c", 8, 100, 0.9)]
+    regions = [
+        RegionQuality("a", 8, 100, 0.3),
+        RegionQuality("b", 8, 100, 0.1),
+        RegionQuality("c", 8, 100, 0.9),
+    ]
     warning = region_warning(regions)
     assert warning is not None
     assert warning.index("b (8 %") < warning.index("a (8 %")

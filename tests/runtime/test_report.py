@@ -21,14 +21,8 @@ from dinoreg_rt.console.progress import reporting
 from dinoreg_rt.quality.trust import judge, quality_warnings
 from dinoreg_rt.registration.result import RegistrationResult
 from dinoreg_rt.run.report import RunReport, build_report, hash_input, hash_output
-from dinoreg_rt.types import (
-    AffineTransform,
-    DisplacementField,
-    Geometry,
-    Region,
-    RunQuality,
-    Volume,
-)
+from dinoreg_rt.summaries import RegionQuality, RunQuality
+from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, Volume
 
 
 def make_result(quality: RunQuality = GOOD) -> RegistrationResult:
@@ -88,7 +82,10 @@ def test_numbers_that_do_not_exist_are_null() -> None:
 
 
 def test_a_region_without_a_match_has_no_information() -> None:
-    regions = (Region("upper left, back", 8.0, 30.0, math.nan), Region("b", 92.0, 99.0, 0.2))
+    regions = (
+        RegionQuality("upper left, back", 8.0, 30.0, math.nan),
+        RegionQuality("b", 92.0, 99.0, 0.2),
+    )
     result = replace(make_result(), regions=regions)
     started = datetime.now(timezone.utc)  # noqa: UP017
     report = build_report(

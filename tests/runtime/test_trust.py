@@ -18,7 +18,7 @@ import dinoreg_rt
 from dinoreg_rt import RegistrationConfig, RegistrationResult, Volume, io
 from dinoreg_rt.features.mind import MIND_MIRRORED
 from dinoreg_rt.quality.trust import judge, quality_warnings
-from dinoreg_rt.types import RunQuality
+from dinoreg_rt.summaries import RunQuality
 
 GOOD = RunQuality(
     feature_distance_before=0.4,

@@ -14,7 +14,8 @@ from ..errors import RegistrationError
 from ..features.mind import FeaturePair, join_features, padded_channels
 from ..images.pair import PairImage, Sides, SolverSide
 from ..images.resample import weight_on
-from ..types import AffineTransform, Array, EncodedPlaneSummary, EncodingSummary
+from ..summaries import EncodedPlaneSummary, EncodingSummary
+from ..types import AffineTransform, Array
 from .encoding import EncodingPlan
 from .moments import SliceMoments
 from .open_encoders import EncoderPool

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..device.choice import Device
 from ..features.mind import FeaturePair
-from ..types import Array, FloatArray, Geometry, Region
+from ..summaries import RegionQuality
+from ..types import Array, FloatArray, Geometry
 from .mutual_information import HISTOGRAM, joint_histogram, mutual_information
 from .regions import REGIONS, region_index, region_weights, regions_of
 
@@ -58,7 +59,7 @@ _PARTS = (2 + HISTOGRAM, 4 + HISTOGRAM, 4 + (1 + REGIONS) * HISTOGRAM)
 NUMBERS = _PARTS[-1] + REGIONS
 
 
-def agreement_by_region(numbers: FloatArray) -> tuple[Region, ...]:
+def agreement_by_region(numbers: FloatArray) -> tuple[RegionQuality, ...]:
     """Convert the numbers that `measure_agreement` returned to those of each region."""
     _, _, by_region, weights = np.split(numbers, _PARTS)
     return regions_of(weights, by_region)

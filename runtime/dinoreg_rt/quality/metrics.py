@@ -21,7 +21,8 @@ from ..device.choice import Device, choose_device
 from ..errors import InputError
 from ..fields.solve import inverse_consistency_mm
 from ..geometry import SLAB_VOXELS, lps_to_index, z_slabs
-from ..types import Array, DisplacementField, FloatArray, Geometry, RunQuality, Transform
+from ..summaries import RunQuality
+from ..types import Array, DisplacementField, FloatArray, Geometry, Transform
 from .surface import Hd95, hd95_of_mask
 
 if TYPE_CHECKING:

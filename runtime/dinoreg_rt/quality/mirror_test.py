@@ -33,7 +33,8 @@ from dinoreg_kernels import SolverOptions
 from ..device.choice import Device
 from ..features.mind import MIND_MIRRORED, FeaturePair
 from ..images.grids import WorkingGrids
-from ..types import Array, FloatArray, Geometry, Region
+from ..summaries import RegionQuality
+from ..types import Array, FloatArray, Geometry
 from .agreement import NUMBERS, Agreement, agreement_by_region, measure_agreement
 from .mirror_images import COARSER, MirrorTestImage, coarser, coarser_index
 from .mutual_information import HISTOGRAM, correlation, joint_histogram, mutual_information
@@ -94,7 +95,7 @@ class DecoySearches:
     agreement: Array
     device: Device
 
-    def measures(self) -> tuple[DecoyMeasures, tuple[Region, ...]]:
+    def measures(self) -> tuple[DecoyMeasures, tuple[RegionQuality, ...]]:
         """Wait once for all searches; return the measures, and those of regions of the body."""
         itself = [] if self.itself is None else [self.itself]
         searches = [self.own, *(numbers for _, numbers in self.mirrored), *itself]

@@ -15,7 +15,8 @@ from types import ModuleType
 import numpy as np
 
 from ..geometry import file_axes
-from ..types import Array, FloatArray, Region
+from ..summaries import RegionQuality
+from ..types import Array, FloatArray
 from .mutual_information import HISTOGRAM, WEIGHT_STEPS, mutual_information
 
 #: Names of the parts along L, P and S, in the order in which these coordinates grow.
@@ -62,7 +63,7 @@ def region_weights(index: Array, weight: Array, xp: ModuleType) -> Array:
     return total
 
 
-def regions_of(weights: FloatArray, histograms: FloatArray) -> tuple[Region, ...]:
+def regions_of(weights: FloatArray, histograms: FloatArray) -> tuple[RegionQuality, ...]:
     """Return the regions that hold any of the body.
 
     Args:
@@ -80,7 +81,7 @@ def regions_of(weights: FloatArray, histograms: FloatArray) -> tuple[Region, ...
         matched = 100 * float(joint.sum()) / weight
         known = matched >= _LEAST_MATCHED_PERCENT
         found.append(
-            Region(
+            RegionQuality(
                 place=f"{height} {side}, {depth}",
                 share_percent=100 * weight / body,
                 matched_percent=matched,
@@ -90,7 +91,7 @@ def regions_of(weights: FloatArray, histograms: FloatArray) -> tuple[Region, ...
     return tuple(found)
 
 
-def region_warning(regions: Sequence[Region]) -> str | None:
+def region_warning(regions: Sequence[RegionQuality]) -> str | None:
     """Return a warning that names the regions that match badly, the worst first; None if none."""
     bad = sorted(
         (region for region in regions if region.information < _LEAST_INFORMATION),

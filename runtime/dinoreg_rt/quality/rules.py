@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..fields.solve import INVERSE_MISS_MM
-from ..types import RunQuality
+from ..summaries import RunQuality
 
 #: Images with at most this mean squared feature difference are nearly the same and cannot match
 #: better. It is 2 to 4 for unrelated images, at least 0.3 for right pairs after a registration, and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..types import RunQuality
+from ..summaries import RunQuality
 from .rules import RULES
 
 

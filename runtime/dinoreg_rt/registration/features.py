@@ -27,7 +27,8 @@ from ..images.fixed_work import grid_key
 from ..images.intensity import window
 from ..images.pair import Sides, SolverSide
 from ..images.resample import resample_volume, weight_on
-from ..types import Array, EncodingSummary, Volume
+from ..summaries import EncodingSummary
+from ..types import Array, Volume
 
 if TYPE_CHECKING:
     from ..encoder.open_encoders import EncoderPool

@@ -15,7 +15,7 @@ from ..config.decided import DecidedConfig
 from ..device.choice import Device, StageTimer
 from ..device.limits import memory_bytes
 from ..errors import ResourceError
-from ..types import DeviceMemory
+from ..summaries import DeviceMemory
 from .needs import predict_device
 from .sizes import Sizes
 

@@ -14,7 +14,8 @@ from ..images.moving_grids import MovingGrids
 from ..images.pair import Pair, Sides, SolverSide
 from ..images.resample import uploaded
 from ..io.hashes import content_hash
-from ..types import AffineTransform, DeviceMemory, Volume
+from ..summaries import DeviceMemory
+from ..types import AffineTransform, Volume
 from .memory import describe_device_memory
 from .sizes import Sizes
 

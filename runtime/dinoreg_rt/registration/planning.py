@@ -24,7 +24,8 @@ from ..images.grids import WorkingGrids, plan_grids, working_grid
 from ..images.moving_grids import Region, compared_regions, plan_moving_grids
 from ..images.pair import Findings, Pair, PairImage, Role, examine, side_by_side
 from ..io.arrays import as_numpy, device_of
-from ..types import AffineTransform, Array, DeviceMemory, Volume
+from ..summaries import DeviceMemory
+from ..types import AffineTransform, Array, Volume
 from .case import Case
 from .defaults import decide, default_lengths, describe_objective, describe_stages
 from .demands import check_demands, choose_machine

@@ -41,15 +41,8 @@ from ..quality.finite import check_finite
 from ..quality.metrics import run_quality
 from ..quality.mirror_images import content_middle
 from ..quality.mirror_test import DecoySearches, search_decoys
-from ..types import (
-    AffineTransform,
-    Array,
-    DisplacementField,
-    EncodingSummary,
-    Region,
-    RunQuality,
-    Volume,
-)
+from ..summaries import EncodingSummary, RegionQuality, RunQuality
+from ..types import AffineTransform, Array, DisplacementField, Volume
 from .case import Case
 from .decisions import Decisions
 from .demands import check_demands
@@ -319,7 +312,9 @@ def _inverse(
     return inverse, inverse_misses(missed_mm, plan.device)
 
 
-def _quality(match: _Match, fields: _Fields, plan: Plan) -> tuple[RunQuality, tuple[Region, ...]]:
+def _quality(
+    match: _Match, fields: _Fields, plan: Plan
+) -> tuple[RunQuality, tuple[RegionQuality, ...]]:
     """Measure the result and its regions without labels, waiting for the device once."""
     quality = run_quality(
         match.solution,
@@ -346,7 +341,7 @@ def _quality(match: _Match, fields: _Fields, plan: Plan) -> tuple[RunQuality, tu
 def _result(
     fields: _Fields,
     quality: RunQuality,
-    regions: tuple[Region, ...],
+    regions: tuple[RegionQuality, ...],
     encoding: EncodingSummary | None,
     hashes: dict[str, str],
     features: KeptFeatures | None,

@@ -13,17 +13,8 @@ from ..config.parameters import RegistrationConfig
 from ..geometry import centre_lps_mm
 from ..quality.regions import region_warning
 from ..quality.trust import Trust, judge, quality_warnings
-from ..types import (
-    AffineTransform,
-    Array,
-    DeviceMemory,
-    DisplacementField,
-    EncodingSummary,
-    Geometry,
-    Region,
-    RunQuality,
-    Volume,
-)
+from ..summaries import DeviceMemory, EncodingSummary, RegionQuality, RunQuality
+from ..types import AffineTransform, Array, DisplacementField, Geometry, Volume
 from . import result_files as files
 from .result_files import Writer
 
@@ -154,7 +145,7 @@ class RegistrationResult:
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     confidence: Volume | None = None
-    regions: tuple[Region, ...] = ()
+    regions: tuple[RegionQuality, ...] = ()
     affine: AffineTransform | None = None
 
     @property

@@ -25,7 +25,13 @@ from ..errors import UNTRUSTED_EXIT_CODE
 from ..io import image_parts
 from ..registration.decisions import Decisions
 from ..registration.result import RegistrationResult
-from ..types import DeviceMemory, EncodedPlaneSummary, EncodingSummary, Region, RunQuality
+from ..summaries import (
+    DeviceMemory,
+    EncodedPlaneSummary,
+    EncodingSummary,
+    RegionQuality,
+    RunQuality,
+)
 
 
 class InputRecord(BaseModel):
@@ -79,9 +85,9 @@ _Measure = Annotated[float | None, BeforeValidator(_not_measured)]
 
 if TYPE_CHECKING:  # type checkers see the dataclasses that the models follow
     from ..align.linear_models import LinearSummary as LinearMap
-    from ..types import EncodingSummary as Encoding
-    from ..types import Region as RegionReport
-    from ..types import RunQuality as Quality
+    from ..summaries import EncodingSummary as Encoding
+    from ..summaries import RegionQuality as RegionReport
+    from ..summaries import RunQuality as Quality
 else:
     Quality = _reported(
         "Quality",
@@ -111,7 +117,7 @@ else:
     )
     RegionReport = _reported(
         "RegionReport",
-        Region,
+        RegionQuality,
         information=(_Measure, Field(description="null: less than half of it has a match")),
     )
     EncodedPlane = _reported("EncodedPlane", EncodedPlaneSummary)
