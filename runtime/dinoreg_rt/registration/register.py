@@ -15,38 +15,26 @@ from typing import TYPE_CHECKING
 from dinoreg_kernels import Solution
 
 from ..config.parameters import RegistrationConfig, checked_config
-from ..device.choice import Device, StageTimer, kernel_errors, library_errors, stage_timer
-from ..device.placement import Placement, checked_placement, deliver
+from ..device.choice import StageTimer, kernel_errors, library_errors, stage_timer
+from ..device.placement import Placement, checked_placement
 from ..device.streams import working_stream
 from ..encoder.open_encoders import EncoderPool
 from ..engines.open import ENGINE_PACKAGES
-from ..fields.solve import (
-    affine_field,
-    confidence,
-    deformable_displacement,
-    inverse_displacement,
-    inverse_misses,
-    negative_displacement,
-    solve,
-    solver_options,
-    whole_displacement,
-    without_steps,
-)
-from ..fields.warp import warp_volume
+from ..fields.solve import affine_field, solve, solver_options, without_steps
 from ..geometry import compose_affines, invert_affine
 from ..images.fixed_work import FixedWork
 from ..io.arrays import check_device
 from ..io.hashes import versions
-from ..quality.finite import check_finite
 from ..quality.metrics import run_quality
 from ..quality.mirror_images import content_middle
 from ..quality.mirror_test import DecoySearches, search_decoys
 from ..summaries import EncodingSummary, RegionQuality, RunQuality
-from ..types import AffineTransform, Array, DisplacementField, Volume
+from ..types import AffineTransform, Array, Volume
 from .case import Case
 from .decisions import Decisions
 from .demands import check_demands
 from .features import extract_features, field_of_view, weigh
+from .fields import Fields, compute_fields
 from .linear import moved_mm, refine_linear
 from .memory import check_memory, device_memory_errors
 from .plan import Plan
@@ -133,7 +121,7 @@ def register(  # noqa: PLR0913 - all but the images by name
             images = plan.uploaded(case.fixed, case.moving)
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
         match = _match(images, counts, run, encoders, keep=keep_features)
-        fields = _fields(match.solution, *images, run)
+        fields = compute_fields(match.solution, images, plan, run.timer, run.report)
         # A GPU is still working, because nothing has waited for it since the features. Timed by its
         # events, this stage lasts for as long as it waits for the host here.
         with run.timer.stage("hash"):
@@ -175,30 +163,6 @@ class _Match:
     mirror_test: DecoySearches | None
     encoding: Callable[[], EncodingSummary] | None
     features: KeptFeatures | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Fields:
-    """A solution in LPS mm: the whole mapping on the grids of the images, and its own part."""
-
-    deformable: DisplacementField | None
-    displacement: DisplacementField
-    warped: Volume
-    inverse: DisplacementField | None
-    inverse_misses: tuple[Array, Array] | None
-    confidence: Array | None
-
-    def delivered(self, placement: Placement, device: Device) -> _Fields:
-        """Return the fields with their arrays at the caller's destination."""
-        displacement, warped, inverse, certainty = deliver(
-            placement, device, self.displacement, self.warped, self.inverse, self.confidence
-        )
-        check_finite(device, displacement, warped, inverse, certainty)
-        deformable = self.deformable
-        if deformable is not None and not placement.on_device:
-            vectors = device.download(deformable.vectors_mm)
-            deformable = replace(deformable, vectors_mm=vectors)
-        return _Fields(deformable, displacement, warped, inverse, None, certainty)
 
 
 def _check_devices(case: Case, plan: Plan, placement: Placement) -> None:
@@ -271,49 +235,8 @@ def _back(plan: Plan) -> AffineTransform:
     return compose_affines(invert_affine(plan.initial), start)
 
 
-def _fields(solution: Solution, fixed: Volume, moving: Volume, run: _Run) -> _Fields:
-    """Compute displacement and warped image and, if requested, inverse and confidence."""
-    plan, device, control = run.plan, run.plan.device, run.plan.grids.control
-    with run.timer.stage("warp"):
-        run.report("warp", 0.0)
-        deformable = None
-        if plan.config.linear_transform is None:
-            deformable = deformable_displacement(solution.field, control, device)
-        displacement = whole_displacement(
-            solution.field, control, fixed.geometry, plan.initial, device
-        )
-        certainty = None
-        if solution.spread is not None:
-            options = solver_options(plan.config, plan.grids)
-            certainty = confidence(solution.spread, plan.grids, options, fixed.geometry, device)
-        inverse, misses = _inverse(solution, moving, plan)
-        warped = warp_volume(
-            moving,
-            displacement,
-            device=device,
-            download=False,
-            outside=min(0.0, plan.pair[1].lowest),
-            known=True,
-        )
-        run.report("warp", 1.0)
-    return _Fields(deformable, displacement, warped, inverse, misses, certainty)
-
-
-def _inverse(
-    solution: Solution, moving: Volume, plan: Plan
-) -> tuple[DisplacementField | None, tuple[Array, Array] | None]:
-    """Return the inverse, if requested, and its misses, if it was found by iteration."""
-    of_plan = plan.grids.control, moving.geometry, plan.initial, plan.device
-    if not plan.config.inverse:
-        return None, None
-    if solution.inverse is not None:
-        return negative_displacement(solution.inverse, *of_plan), None
-    inverse, missed_mm = inverse_displacement(solution.field, *of_plan)
-    return inverse, inverse_misses(missed_mm, plan.device)
-
-
 def _quality(
-    match: _Match, fields: _Fields, plan: Plan
+    match: _Match, fields: Fields, plan: Plan
 ) -> tuple[RunQuality, tuple[RegionQuality, ...]]:
     """Measure the result and its regions without labels, waiting for the device once."""
     quality = run_quality(
@@ -339,7 +262,7 @@ def _quality(
 
 
 def _result(
-    fields: _Fields,
+    fields: Fields,
     quality: RunQuality,
     regions: tuple[RegionQuality, ...],
     encoding: EncodingSummary | None,
