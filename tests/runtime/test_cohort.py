@@ -23,7 +23,7 @@ from dinoreg_rt.commands.main import cli
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.io.hidden import hidden_place
 from dinoreg_rt.io.paths import HIDDEN
-from dinoreg_rt.run.job import RunRequest
+from dinoreg_rt.run.request import RunRequest
 
 COLUMNS = "pair,kind,fixed,moving,fixed_label,moving_label,labels,initial,smoothness"
 

@@ -14,7 +14,7 @@ from dinoreg_rt.commands.main import cli
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.io import read_transform
-from dinoreg_rt.run.job import RunRequest
+from dinoreg_rt.run.request import RunRequest
 
 
 @pytest.fixture

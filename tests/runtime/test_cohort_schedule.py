@@ -18,7 +18,7 @@ from dinoreg_rt.cohort.state import alone
 from dinoreg_rt.cohort.worker import Outcome, Task
 from dinoreg_rt.config.parameters import RegistrationConfig
 from dinoreg_rt.evaluate.pair import PairFiles
-from dinoreg_rt.run.job import RunRequest
+from dinoreg_rt.run.request import RunRequest
 
 CONFIG = RegistrationConfig(device="cpu")
 

@@ -147,7 +147,7 @@ def test_a_library_that_cupy_misses(cupy, pair, monkeypatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise ImportError("libcusparse.so.12: cannot open shared object file: No such file")
 
-    monkeypatch.setattr("dinoreg_rt.registration.register.warp_volume", fails)
+    monkeypatch.setattr("dinoreg_rt.registration.fields.warp_volume", fails)
     with pytest.raises(DeviceError, match=r"cannot load a CUDA library \(libcusparse.*pip install"):
         dinoreg_rt.register(*pair, config=config("cuda"))
     with pytest.raises(ImportError):
@@ -161,7 +161,7 @@ def test_a_failure_that_cupy_sees_first(cupy, pair, monkeypatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise failure("cudaErrorIllegalAddress: an illegal memory access was encountered")
 
-    monkeypatch.setattr("dinoreg_rt.registration.register.warp_volume", fails)
+    monkeypatch.setattr("dinoreg_rt.registration.fields.warp_volume", fails)
     monkeypatch.setattr(Stream, "record", fails)  # the order with the caller's stream
     with pytest.raises(DeviceError, match=r"the GPU failed \(cudaErrorIllegalAddress.*start it"):
         dinoreg_rt.register(*pair, config=config("cuda"))

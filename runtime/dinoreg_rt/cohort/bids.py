@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..evaluate.pair import PairFiles
-from ..run.job import RunRequest
+from ..run.request import RunRequest
 from .jobs import Job
 from .names import DESCRIPTION, RUNS
 

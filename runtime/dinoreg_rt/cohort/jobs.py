@@ -14,7 +14,7 @@ from ..errors import ConfigError, InputError
 from ..evaluate.cohort import pair_of_row, read_rows
 from ..evaluate.pair import PairFiles
 from ..run.fingerprint import CACHES, MACHINE
-from ..run.job import RunRequest
+from ..run.request import RunRequest
 from .names import DESCRIPTION, FAILURES, PAGE, RUNS, TABLE
 
 #: Columns of further files, relative to the data folder; several in one field are separated by

@@ -16,7 +16,7 @@ from ..console.progress import Reporter
 from ..errors import InputError
 from ..io import check_outputs, check_writable
 from ..registration.demands import check_used
-from ..run.job import RunRequest
+from ..run.request import RunRequest
 from .options import given_config, read_config
 from .result_options import computed, wanted_files
 

@@ -26,8 +26,8 @@ from .options import (
 from .result_options import computed, result_options, wanted_files
 
 if TYPE_CHECKING:
-    from ..run.job import RunRequest
     from ..run.report import RunReport
+    from ..run.request import RunRequest
 
 # The blank lines keep the help renderer from joining lines.
 _EPILOG = f"""Examples:
@@ -149,7 +149,7 @@ def run(ctx: click.RichContext, /, **options: Any) -> None:
 
 
 def _request(options: dict[str, Any], config: RegistrationConfig) -> RunRequest:
-    from ..run.job import RunRequest
+    from ..run.request import RunRequest
 
     return RunRequest(
         fixed=options["fixed"],

@@ -7,39 +7,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from .. import io
-from ..config.parameters import RegistrationConfig
-from ..quality.label_placement import misplaced
 from ..registration.memory import describe_device_memory
 from ..registration.result_files import PAGE, REPORT
-from ..types import Volume
-from .fingerprint import fingerprint
-from .outputs import (
-    Extras,
-    earlier_files,
-    extra_names,
-    file_names,
-    least_bytes,
-    run_writers,
-    write_outputs,
-)
-from .report import (
-    InputRecord,
-    OutputRecord,
-    RunReport,
-    build_report,
-    hash_input,
-    hash_output,
-)
+from .inputs import Inputs, read_inputs
+from .outputs import earlier_files, least_bytes, run_writers, write_outputs
+from .report import OutputRecord, RunReport, build_report, hash_output
+from .request import PageKind, RunRequest
 from .session import Session
 
 if TYPE_CHECKING:
@@ -49,75 +30,8 @@ if TYPE_CHECKING:
     from ..registration.plan import Plan
     from ..registration.result import RegistrationResult
 
-
-#: Which page a run writes: slices alone, also the 3D viewer and both volumes, or none.
-PageKind: TypeAlias = Literal["static", "full", "none"]
 #: The function that returns the slices of the picture and the page, which it cuts once.
 _Stacks: TypeAlias = Callable[[], "Sequence[SliceStack]"]
-#: The functions that read the inputs, with their paths, by role or output name.
-_Readers: TypeAlias = dict[str, tuple[Callable[[Path], Any], Path]]
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """The arguments of the command. Image paths may be folders of one DICOM series."""
-
-    fixed: Path
-    moving: Path
-    output: Path
-    config: RegistrationConfig
-    fixed_mask: Path | None = None
-    moving_mask: Path | None = None
-    weights: Path | None = None
-    labels: tuple[Path, ...] = ()
-    images: tuple[Path, ...] = ()
-    picture: bool = True
-    page: PageKind = "static"
-    save_displacement: bool = False
-    save_features: bool = False
-    command: tuple[str, ...] = ()
-    accept_untrusted: bool = False
-
-    def files(self) -> list[str]:
-        """Return the names of the files that the run writes into `output`."""
-        extras = [*extra_names("labels", self.labels), *extra_names("image", self.images)]
-        return file_names(
-            extras,
-            displacement=self.save_displacement,
-            inverse=self.config.inverse,
-            confidence=self.config.confidence,
-            features=self.save_features,
-            linear=self.config.linear_transform is not None,
-            picture=self.picture,
-            page=self.page != "none",
-        )
-
-    def fingerprint(self, inputs: Mapping[str, str]) -> str:
-        """Return what another run must share to write the same files; see `fingerprint`."""
-        return fingerprint(self.config, [*self.files(), f"page: {self.page}"], inputs)
-
-    def roles(self) -> dict[str, Path]:
-        """Return the images, masks, weights and labels to read, by the names in the report."""
-        named = ("fixed", "moving", "fixed_mask", "moving_mask", "weights")
-        single = {name: getattr(self, name) for name in named}
-        given = {name: path for name, path in single.items() if path is not None}
-        extras = extra_names("labels", self.labels) | extra_names("image", self.images)
-        return given | extras
-
-    def inputs(self) -> list[Path]:
-        """Return the files and folders that the run reads."""
-        return [*self.roles().values(), Path(self.config.initial)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    """The inputs read for a run; `more` holds masks and weights as keyword arguments."""
-
-    fixed: Volume
-    moving: Volume
-    more: dict[str, Any]
-    extras: Extras
-    records: dict[str, InputRecord]
 
 
 def plan_run(request: RunRequest, progress: Reporter) -> Plan:
@@ -129,7 +43,7 @@ def plan_run(request: RunRequest, progress: Reporter) -> Plan:
     from ..registration.planning import plan
 
     _check_files(request)
-    inputs = _read_inputs(request, progress, Session())
+    inputs = read_inputs(request, progress, Session())
     return plan(inputs.fixed, inputs.moving, request.config, **inputs.more)
 
 
@@ -154,7 +68,7 @@ def execute_run(
     _check_files(request)
     with io.staged_folder(request.output, partial(_obsolete, request)) as folder:
         with _timed(timings_ms, "read"):
-            inputs = _read_inputs(request, progress, session)
+            inputs = read_inputs(request, progress, session)
         result = session.register(
             inputs.fixed,
             inputs.moving,
@@ -189,7 +103,7 @@ def execute_run(
 def _write(
     folder: Path,
     request: RunRequest,
-    inputs: _Inputs,
+    inputs: Inputs,
     result: RegistrationResult,
     progress: Reporter,
     stacks: _Stacks,
@@ -209,7 +123,7 @@ def _write(
     return write_outputs(folder, writers, threads=threads, progress=progress), warnings
 
 
-def _slices(inputs: _Inputs, result: RegistrationResult) -> _Stacks:
+def _slices(inputs: Inputs, result: RegistrationResult) -> _Stacks:
     """Return the function that cuts the slices of the picture and the page, once."""
     from ..page.stacks import cut_stacks
 
@@ -221,7 +135,7 @@ def _add_page(
     folder: Path,
     kind: PageKind,
     report: RunReport,
-    inputs: _Inputs,
+    inputs: Inputs,
     result: RegistrationResult,
     stacks: _Stacks,
 ) -> RunReport:
@@ -284,84 +198,6 @@ def encoding_estimate(plan: Plan) -> EncodingEstimate | None:
     from ..encoder.estimate import estimate_encoding
 
     return estimate_encoding(plan.encoding, plan.config, plan.device)
-
-
-def _read_inputs(request: RunRequest, progress: Reporter, session: Session) -> _Inputs:
-    """Read all inputs before the registration begins, so that a wrong file is reported at once."""
-    orientation = request.config.orientation
-    read_image = partial(io.read_volume, orientation=orientation)
-    read_labels = partial(io.read_labels, orientation=orientation)
-    read_mask, read_any = partial(read_labels, mask=True), partial(read_image, constant=True)
-    readers: _Readers = {
-        "fixed": (read_image, request.fixed),
-        "moving": (read_image, request.moving),
-    }
-    optional: dict[str, tuple[Callable[[Path], Any], Path | None]] = {
-        "fixed_mask": (read_mask, request.fixed_mask),
-        "moving_mask": (read_mask, request.moving_mask),
-        "weights": (read_any, request.weights),
-    }
-    readers |= {role: (read, path) for role, (read, path) in optional.items() if path is not None}
-    label_names = extra_names("labels", request.labels)
-    image_names = extra_names("image", request.images)
-    readers |= {name: (read_labels, path) for name, path in label_names.items()}
-    readers |= {name: (read_any, path) for name, path in image_names.items()}
-    values, records = _read_all(readers, progress, partial(session.read, orientation))
-    for name in label_names:
-        if doubt := misplaced(values[name], values["moving"].geometry):
-            record = records[name]
-            records[name] = record.model_copy(update={"warnings": [*record.warnings, doubt]})
-    # What was corrected in the fixed and the moving image is among the plan's choices.
-    for name in [name for name in ("weights", *image_names) if name in values]:
-        notes = [f"{values[name].name}: {text}" for text in values[name].notes]
-        record = records[name]
-        records[name] = record.model_copy(update={"warnings": [*record.warnings, *notes]})
-    for record in records.values():
-        for warning in record.warnings:
-            progress.say("warning", warning)
-    return _Inputs(
-        fixed=values["fixed"],
-        moving=values["moving"],
-        more={role: values[role] for role in optional if role in values},
-        extras=Extras(
-            labels={name: values[name] for name in label_names},
-            images={name: values[name] for name in image_names},
-        ),
-        records=records,
-    )
-
-
-def _read_all(
-    readers: _Readers, progress: Reporter, repeated: Callable[..., Any]
-) -> tuple[dict[str, Any], dict[str, InputRecord]]:
-    """Read and hash on two threads; decompression and hashing release the interpreter lock."""
-    # Imported here because a failing import would leave a half-loaded module to the second thread.
-    import SimpleITK  # noqa: F401
-
-    values: dict[str, Any] = {}
-    records: dict[str, InputRecord] = {}
-    progress("read", 0.0)
-    with ThreadPoolExecutor(2, thread_name_prefix="read") as pool:
-        pending = {
-            role: pool.submit(repeated, role, path, partial(_read_one, read))
-            for role, (read, path) in readers.items()
-        }
-        try:
-            for done, (role, future) in enumerate(pending.items(), start=1):
-                values[role], records[role] = future.result()
-                progress("read", done / len(pending))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    return values, records
-
-
-def _read_one(read: Callable[[Path], Any], path: Path) -> tuple[Any, InputRecord]:
-    value = read(path)
-    record = hash_input(path)
-    return replace(value, name=str(path)), record.model_copy(
-        update={"warnings": list(value.geometry.notes)}
-    )
 
 
 @contextmanager
