@@ -81,7 +81,7 @@ def _locked(file: Path) -> BinaryIO:
     while True:
         with output_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            stream = file.open("wb")
+            stream = file.open("ab")
         with suppress(OSError):
             fcntl.flock(stream, fcntl.LOCK_EX)
         # The process that had the lock has removed its file, which then keeps nobody away.
