@@ -9,8 +9,8 @@ import pytest
 from phantoms import make_grid
 
 from dinoreg_rt.geometry import shifted_grid
+from dinoreg_rt.page.feature_picture import DARK, choose_palette, draw_features, feature_views
 from dinoreg_rt.registration.result import KeptFeatures
-from dinoreg_rt.run.feature_picture import DARK, choose_palette, draw_features, feature_views
 
 SHAPE = (12, 14, 16)
 #: Offset of the moving image in control voxels (z, y, x).

@@ -110,7 +110,7 @@ def test_the_picture_needs_no_matplotlib() -> None:
 
 def test_matplotlib_is_quiet_without_a_home(tmp_path: Path) -> None:
     """It warns if its folders cannot be written, even with --quiet."""
-    code = "from dinoreg_rt.run.figures import new_figure; new_figure(figsize=(1, 1))"
+    code = "from dinoreg_rt.page.figures import new_figure; new_figure(figsize=(1, 1))"
     ended = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -1,1 +1,1 @@
-"""A registration with files around it: inputs, outputs, report and pictures."""
+"""A registration with files around it: request, inputs, outputs and report."""

@@ -158,8 +158,8 @@ def run_writers(
     The writers call `warn`, in their threads, with what is suspicious about a file. `stacks`
     returns the slices of `qc.png`, which is not drawn with None.
     """
+    from ..page.feature_picture import draw_features
     from ..page.picture import draw_picture
-    from .feature_picture import draw_features
 
     writers: dict[str, Writer] = {}
     if stacks is not None:

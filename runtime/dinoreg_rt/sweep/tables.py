@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluate.cohort import GroupScores, summarise
-from ..run.figures import new_figure
+from ..page.figures import new_figure
 from .records import Record
 from .space import Candidate, text_of
 
