@@ -203,11 +203,6 @@ def sample_linear(
     return value
 
 
-def describe(geometry: Geometry) -> str:
-    """Return one line for messages with shape and spacing in x, y, z order."""
-    return geometry.summary()
-
-
 def describe_position(position_mm: Sequence[float]) -> str:
     """Describe a position for messages, such as ``(1.5, -20, 300)``."""
     return "(" + ", ".join(f"{v:.4g}" for v in position_mm) + ")"

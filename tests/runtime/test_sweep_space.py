@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dinoreg_rt.config.parameters import RegistrationConfig
+from dinoreg_rt.config.texts import text_of
 from dinoreg_rt.errors import ConfigError
-from dinoreg_rt.sweep.space import config_hash, config_of, read_space, text_of
+from dinoreg_rt.sweep.space import config_hash, config_of, read_space
 
 BASE = RegistrationConfig()
 

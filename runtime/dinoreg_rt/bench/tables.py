@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from ..device.ceilings import Ceilings
-from ..geometry import describe
 from ..registration.needs import registration_work
 from ..registration.sizes import Work
 from ..types import Volume
@@ -152,8 +151,8 @@ def build_bench_report(measured: Measured) -> BenchReport:
         device=plan.choices["device"],
         threads=plan.device.threads,
         versions=cold.versions,
-        fixed_grid=describe(fixed),
-        moving_grid=describe(moving),
+        fixed_grid=fixed.summary(),
+        moving_grid=moving.summary(),
         features=plan.choices["features"],
         warnings=list(plan.warnings),
         runs=len(warm),

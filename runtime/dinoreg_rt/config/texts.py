@@ -39,6 +39,17 @@ def parse_value(name: str, text: str, where: str) -> Any:
     return text
 
 
+def text_of(value: Any) -> str:
+    """Return a value as the text that `parse_value` reads."""
+    if isinstance(value, list | tuple):
+        return ":".join(text_of(part) for part in value)
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _number(text: str, where: str) -> float | int:
     try:
         value = float(text)

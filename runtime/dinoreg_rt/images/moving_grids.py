@@ -10,7 +10,6 @@ from ..errors import RegistrationError
 from ..geometry import (
     compose_affines,
     corners_lps_mm,
-    describe,
     invert_affine,
     lps_to_index,
     shifted_grid,
@@ -85,7 +84,7 @@ def plan_moving_grids(
     if np.any(upper <= 0) or np.any(lower >= shape):
         raise RegistrationError(
             "the images do not overlap after the initial alignment: fixed has "
-            f"{describe(grids.working)}, moving {describe(moving)}, and their boxes lie apart; "
+            f"{grids.working.summary()}, moving {moving.summary()}, and their boxes lie apart; "
             "use --initial auto, centre or moments, or a transform file"
         )
     reach = grids.search_reach_zyx() + _REFINEMENT

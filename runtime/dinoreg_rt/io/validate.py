@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..geometry import describe, describe_position, same_grid
+from ..geometry import describe_position, same_grid
 from ..types import Geometry
 
 _SPACING_RANGE_MM = (1e-3, 1e3)
@@ -227,6 +227,6 @@ def check_mask_grid(mask: Geometry, grid: Geometry, name: str, role: str) -> Non
     origins = [describe_position(each.origin_mm) for each in (mask, grid)]
     raise InputError(
         f"{name}: the {role} mask must lie on the {role} image's grid; the mask has "
-        f"{describe(mask)}, origin {origins[0]}, the image {describe(grid)}, origin {origins[1]}: "
+        f"{mask.summary()}, origin {origins[0]}, the image {grid.summary()}, origin {origins[1]}: "
         "resample the mask (nearest neighbours)"
     )

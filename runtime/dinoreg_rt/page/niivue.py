@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,8 +86,3 @@ def _reduced(volume: Volume, window: Window, factor: int) -> bytes:
         file = folder / "volume.nii"
         io.write_volume(file, small)
         return gzip.compress(file.read_bytes(), 9, mtime=0)
-
-
-def published_digest() -> str:
-    """Return the SHA-256 of the shipped file as it was published."""
-    return hashlib.sha256(gzip.decompress(asset(_BUNDLE))).hexdigest()

@@ -8,7 +8,6 @@ from ..align.initial import Alignment
 from ..config.decided import DecidedConfig
 from ..device.choice import Device
 from ..encoder.encoding import EncodingPlan
-from ..geometry import describe
 from ..images.grids import WorkingGrids
 from ..images.moving_grids import MovingGrids
 from ..images.pair import Pair, Sides, SolverSide
@@ -120,8 +119,8 @@ class Plan:
         levels = self.grids.search_levels
         further = f", {levels} levels" if levels > 1 else ""
         lines = [
-            f"working grid   {describe(self.grids.working)}",
-            f"control grid   {describe(self.grids.control)}",
+            f"working grid   {self.grids.working.summary()}",
+            f"control grid   {self.grids.control.summary()}",
             f"search         {search} shifts of {self.config.search_spacing_mm:g} mm{further}",
             f"memory         about {self.memory_bytes / 2**20:.0f} MiB beside the images",
         ]

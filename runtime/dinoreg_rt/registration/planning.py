@@ -17,7 +17,7 @@ from ..device.choice import Device, StageTimer, kernel_errors
 from ..encoder.encoding import EncodingPlan
 from ..encoder.open_encoders import EncoderPool
 from ..encoder.planning import plan_encoding
-from ..geometry import centre_lps_mm, describe
+from ..geometry import centre_lps_mm
 from ..images.contrast import compare_contrast
 from ..images.fixed_work import NOTHING_KEPT
 from ..images.grids import WorkingGrids, plan_grids, working_grid
@@ -163,7 +163,7 @@ def _decide(
         lengths["search_spacing_mm"],
         lengths["search_radius_mm"],
     )
-    choices["working grid"] = describe(working)
+    choices["working grid"] = working.summary()
     contrast = compare_contrast(pair, alignment.transform, grids, device.host)
     machine = {"device": device.name, "threads": device.threads}
     decided = decide(config, working, lengths, modalities, contrast, **machine)

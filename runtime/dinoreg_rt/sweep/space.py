@@ -188,17 +188,6 @@ def config_hash(config: RegistrationConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def text_of(value: Any) -> str:
-    """Return a value as typed after ``--grid``."""
-    if isinstance(value, list | tuple):
-        return ":".join(text_of(part) for part in value)
-    if value is None:
-        return "default"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _check_name(name: str) -> None:
     known = [n for n in RegistrationConfig.model_fields if n not in NOT_SWEPT]
     if name not in known:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..config.texts import text_of
 from ..evaluate.cohort import GroupScores, summarise
 from ..page.figures import new_figure
 from .records import Record
-from .space import Candidate, text_of
+from .space import Candidate
 
 #: Heading of each metric. The first two are accuracies, of which the first that was scored decides.
 METRICS = {
