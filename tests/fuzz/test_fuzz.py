@@ -24,7 +24,7 @@ def test_mutants_are_accepted_or_refused_with_the_file_s_name() -> None:
 
 def test_faults_are_found() -> None:
     """By a reader that does whatever the mutant's number says."""
-    found = run.fuzz("self-test", 7, seconds=3.0)
+    found = run.fuzz("self-test", 7, seconds=8.0)
     kinds = [(1, "traceback"), (2, "nameless"), (3, "memory"), (4, "time"), (5, "ended by -6")]
     kinds.append((6, "memory"))
     assert [(number, kind) for number, kind, _ in found.faults] == kinds

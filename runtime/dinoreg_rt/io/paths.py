@@ -118,9 +118,13 @@ def check_free_space(directory: str | os.PathLike[str], bytes_needed: int) -> No
     # A file system that does not know its size reports 0.
     if usage.total and usage.free < bytes_needed:
         raise OutputError(
-            f"{directory}: the outputs need at least {bytes_needed / 1e6:.2g} MB and "
-            f"{usage.free / 1e6:.2g} MB are free; free some space or name another output folder"
+            f"{directory}: the outputs need at least {_megabytes(bytes_needed)} MB and "
+            f"{_megabytes(usage.free)} MB are free; free some space or name another output folder"
         )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f}" if size >= 1e7 else f"{size / 1e6:.2g}"
 
 
 def check_link(target: Path) -> None:
