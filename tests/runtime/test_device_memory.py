@@ -24,6 +24,7 @@ from dinoreg_rt.engines.cpu import OrtEncoder
 from dinoreg_rt.errors import InputError, ResourceError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.io import write_volume
+from dinoreg_rt.registration import fields
 from dinoreg_rt.registration import register as registration
 from dinoreg_rt.registration.memory import fit_to_device
 
@@ -333,14 +334,14 @@ def test_running_out_names_stage_and_numbers(cupy, timers, pair) -> None:
     ],
 )
 def test_errors_of_other_libraries(cupy, pair, monkeypatch, text) -> None:
-    monkeypatch.setattr(registration, "warp_volume", Mock(side_effect=RuntimeError(text)))
+    monkeypatch.setattr(fields, "warp_volume", Mock(side_effect=RuntimeError(text)))
     with pytest.raises(ResourceError, match="ran out of memory in the stage 'warp'"):
         dinoreg_rt.register(*pair, config=config())
 
 
 def test_other_errors_stay_what_they_are(cupy, pair, monkeypatch) -> None:
     of_host = MemoryError("Unable to allocate 9 GiB for an array")
-    monkeypatch.setattr(registration, "warp_volume", Mock(side_effect=of_host))
+    monkeypatch.setattr(fields, "warp_volume", Mock(side_effect=of_host))
     with pytest.raises(MemoryError, match="Unable to allocate"):
         dinoreg_rt.register(*pair, config=config())
 

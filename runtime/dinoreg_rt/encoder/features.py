@@ -64,7 +64,7 @@ def encoder_features(
                     plan, made, moments, config.feature_scale, device
                 )
                 pairs.append(_sampled(made.tokens, projected, sides, device))
-                summaries.append(partial(_summary, plan, plane, basis, scale, made.cached))
+                summaries.append(partial(_summary, plane, basis, scale, made.cached))
                 for entry in made.entries:
                     entry.result()
             del made
@@ -210,7 +210,6 @@ def _tissue_weight(stack: SliceStack, side: SolverSide, device: Device) -> Array
 
 
 def _summary(
-    plan: EncodingPlan,
     plane: PlaneStacks,
     basis: FeatureBasis,
     scale: Array,
