@@ -1,11 +1,12 @@
 /* Registers two NIfTI files with libdinoreg_host, and writes the displacement field and the warped
  * image as MetaImage files.
  *
- *   cc -std=c11 register.c -I INCLUDE -L LIB -ldinoreg_host -lz -lm -o register
+ *   cc -std=c11 register.c $(PKG_CONFIG_PATH=$(python -m dinoreg_kernels --pkgconfig-dir) \
+ *      pkg-config --cflags --libs dinoreg_host) -lz -lm -o register
  *   ./register fixed.nii.gz moving.nii.gz field.mha warped.mha [.venv/bin/python]
  *
- * INCLUDE and LIB are those of an installation, or of the Python package:
- * python -m dinoreg_kernels --include-dir and --library.
+ * It needs zlib (Debian: zlib1g-dev). With an install prefix instead of the Python package, set
+ * PKG_CONFIG_PATH=DIR/lib/pkgconfig, add -Wl,-rpath,DIR/lib, and name the interpreter.
  */
 #include <math.h>
 #include <stdint.h>
@@ -125,6 +126,7 @@ int main(int count, char** arguments) {
   dr_registration_result result = DR_REGISTRATION_RESULT_INIT;
   check(dr_registrar_run(registrar, &registration, &result));
 
+  fputc('\n', stderr);
   printf("%s\n", result.trusted ? "trusted" : "not to be trusted; the report has the reasons");
   write_metaimage(arguments[3], &fixed, displacement, 3);
   write_metaimage(arguments[4], &fixed, warped, 1);

@@ -17,7 +17,7 @@ fixed_file, moving_file, output = map(Path, sys.argv[1:])
 fixed = sitk.ReadImage(fixed_file, sitk.sitkFloat32)
 moving = sitk.ReadImage(moving_file, sitk.sitkFloat32)
 
-config = dinoreg_rt.RegistrationConfig(initial="moments", control_spacing_mm=6.0)
+config = dinoreg_rt.RegistrationConfig(threads=2)
 with dinoreg_rt.Registrar(config) as registrar:
     registrar.warm_up()  # opens the encoder, if the configuration names one
 
@@ -35,3 +35,4 @@ with dinoreg_rt.Registrar(config) as registrar:
 
 result.save(output)
 print(f"{result.quality.folded_percent:.3f} % folded")
+print(f"verdict: {result.trust.verdict}", *result.trust.reasons, *result.warnings, sep="\n- ")

@@ -269,6 +269,7 @@ def test_an_option_for_all_need_not_matter_for_a_rigid_pair(images, tmp_path):
     ("columns", "row", "message"),
     [
         ("pair,fixed,moving,colour", "p,f0.nii.gz,m0.nii.gz,red", "choose from: pair, fixed"),
+        ("pair;fixed;moving", "p;f0.nii.gz;m0.nii.gz", "separate them by commas"),
         ("pair,fixed,moving,smothness", "p,f0.nii.gz,m0.nii.gz,1", "is 'smoothness' meant"),
         ("pair,fixed,moving,threads", "p,f0.nii.gz,m0.nii.gz,1", "'threads' is not known"),
         ("pair,fixed,moving", "a/b,f0.nii.gz,m0.nii.gz", "cannot have a folder of its name"),

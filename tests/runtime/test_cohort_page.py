@@ -13,6 +13,7 @@ from dinoreg_rt.page.cohort_page import write_cohort_page
 from dinoreg_rt.page.cohort_rows import CohortRow
 from dinoreg_rt.page.picture import draw_picture
 from dinoreg_rt.page.stacks import cut_stacks
+from dinoreg_rt.page.words import without_folders
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,9 @@ def test_a_cohort_survives_broken_pictures(tmp_path: Path) -> None:
     (tmp_path / "a" / "qc.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     assert not cohort(tmp_path, Row(folder=Path("a"))).of("img")
     assert "0 pairs" in cohort(tmp_path).words
+
+
+def test_messages_name_files_without_their_folders() -> None:
+    said = "/data/doe_jane/mr.nii.gz: no such file; in 'doe_jane/ct.mha' and /data/doe_jane/dicom"
+    assert without_folders(said) == "mr.nii.gz: no such file; in 'ct.mha' and dicom"
+    assert without_folders("left and/or right, 0.5 mm/voxel") == "left and/or right, 0.5 mm/voxel"

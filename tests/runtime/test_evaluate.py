@@ -339,7 +339,7 @@ class TestCohort:
             read_pairs(tmp_path / "pairs.csv", tmp_path, tmp_path)
 
     def test_no_table(self, tmp_path):
-        with pytest.raises(InputError, match="cannot be read as CSV"):
+        with pytest.raises(InputError, match="cannot be read: No such file"):
             read_pairs(tmp_path / "pairs.csv", tmp_path, tmp_path)
 
 

@@ -123,7 +123,9 @@ def read_rows(pairs_csv: Path, further: Sequence[str] | None = None) -> list[dic
         with pairs_csv.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise InputError(f"{pairs_csv}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{pairs_csv}: cannot be read as CSV: {error}") from error
     _check_table(columns, rows, pairs_csv, further)
     names = [row["pair"] for row in rows]
@@ -144,6 +146,10 @@ def _check_table(
 ) -> None:
     known = (*_REQUIRED, *_OPTIONAL, *(further or ()))
     missing = [name for name in _REQUIRED if name not in columns]
+    if len(columns) == 1 and any(sign in columns[0] for sign in ";\t"):
+        raise InputError(
+            f"{table}: separates its columns by semicolons or tabs; separate them by commas"
+        )
     if missing:
         raise InputError(
             f"{table}: has no column {', '.join(missing)}, only {', '.join(columns)}; name the "

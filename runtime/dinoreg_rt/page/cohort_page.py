@@ -17,6 +17,7 @@ from .canvas import PART
 from .cohort_rows import CohortRow
 from .markup import Html, document, join, tag
 from .numbers import MEASURES, decimals
+from .words import without_folders
 
 #: The measures of quality that the table shows.
 _SHOWN = ("overlap_percent", "folded_percent", "sdlogj", "inverse_consistency_mean_mm")
@@ -137,7 +138,7 @@ def _line(row: CohortRow, scores: Sequence[str], folder: Path) -> Html:
         tag(
             "td",
             tag("span", _TITLES[kind], class_=f"pill {kind}"),
-            *(tag("div", text, class_="soft") for text in said[:3]),
+            *(tag("div", text, class_="soft") for text in map(without_folders, said[:3])),
             data_sort=_KINDS.index(kind),
         ),
         tag("td", row.kind, data_sort=row.kind),

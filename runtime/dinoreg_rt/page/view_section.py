@@ -67,7 +67,7 @@ def slices_section(views: Json) -> Html:
         _keys(),
         tag(
             "p",
-            f"Not computed in this run: {', '.join(missing)}.",
+            f"Maps that this run did not compute: {', '.join(missing)}.",
             class_="keys",
         )
         if missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -10,6 +11,9 @@ from typing import Any, Literal
 from ..io.dicom import split_series
 from ..registration.result import RegistrationResult
 from ..types import Volume
+
+#: The folders of a file with a suffix, and those of an absolute path.
+_FOLDERS = re.compile(r"(?<![^\s'\"(])(?:[^\s'\"(]*/(?=[^/\s]*\.)|/[^\s'\"(]*/(?=[^/\s]))")
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ def plain(value: Any) -> str:
     # A path names folders, which may name a patient.
     text = str(value)
     return PurePath(text).name if "/" in text else text
+
+
+def without_folders(sentence: str) -> str:
+    """Return a message with file names in place of paths, whose folders may name a patient."""
+    return _FOLDERS.sub("", sentence)
 
 
 def image_facts(

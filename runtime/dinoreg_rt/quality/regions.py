@@ -103,8 +103,9 @@ def region_warning(regions: Sequence[RegionQuality]) -> str | None:
         f"{region.place} ({region.share_percent:.0f} % of it, {region.information:.2f})"
         for region in bad
     )
+    share = sum(region.share_percent for region in bad)
     return (
-        "some regions of the body are matched badly, judged by the mutual information of their "
-        f"intensities (limit {_LEAST_INFORMATION:g} nats): {named}; look there for organs that "
-        "were missed"
+        f"{len(bad)} of {len(regions)} regions, {share:.0f} % of the body, are matched badly, judged "
+        f"by the mutual information of their intensities (limit {_LEAST_INFORMATION:g} nats): "
+        f"{named}; look there for organs that were missed"
     )
