@@ -24,7 +24,7 @@ class Row(CohortRow):
     status: Literal["ok", "failed"] = "ok"
     trusted: bool | None = True
     quality: dict[str, float | None] = field(default_factory=lambda: {"folded_percent": 0.01})
-    scores: dict[str, float] = field(default_factory=lambda: {"dice": 0.8})
+    scores: dict[str, float] = field(default_factory=lambda: {"dice_after": 0.8})
     seconds: float | None = 2.5
 
 
@@ -40,7 +40,7 @@ def test_a_cohort_lists_the_doubtful_first(tmp_path: Path) -> None:
         Row("warned", warnings=("look",)),
         Row("wrong", trusted=False, reasons=("a mirror image matches",)),
         Row("broken", status="failed", trusted=None, error="no such file", quality={}, scores={}),
-        Row("unknown", trusted=None, scores={"dice": float("nan")}),
+        Row("unknown", trusted=None, scores={"dice_after": float("nan")}),
     )
     order = [one["data-kind"] for one in page.of("tr") if "data-kind" in one]
     assert order == ["failed", "untrusted", "unknown", "warned", "trusted"]

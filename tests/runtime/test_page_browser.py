@@ -196,14 +196,14 @@ def row(pair: str, *, trusted: bool = True, **more: Any) -> CohortRow:
 
 
 def test_a_cohort_can_be_sorted_and_filtered(browser: Page, tmp_path: Path) -> None:
-    rows = [row("a", scores={"dice": 0.9}), row("b", scores={"dice": 0.1}), row("c", trusted=False)]
+    rows = [row("a", scores={"dice_after": 0.9}), row("b", scores={"dice_after": 0.1}), row("c", trusted=False)]
     write_cohort_page(tmp_path / "index.html", rows)
     browser.requests.clear()
     browser.messages.clear()
     browser.open(tmp_path / "index.html")
     names = "[...document.querySelectorAll('tbody tr:not([hidden]) th')].map(c => c.textContent)"
     assert browser.evaluate(names) == ["c", "a", "b"]
-    dice = "[...document.querySelectorAll('thead button')].find(b => b.textContent === 'dice')"
+    dice = "[...document.querySelectorAll('thead button')].find(b => b.textContent === 'Dice')"
     browser.evaluate(f"{dice}.click()")
     assert browser.evaluate(names) == ["b", "a", "c"]
     browser.evaluate(f"{dice}.click()")

@@ -29,6 +29,8 @@ _TITLES = {
     "warned": "Trusted, with warnings",
     "trusted": "Trusted",
 }
+#: The scores that the table shows, with their titles; `cohort.csv` has all.
+_SCORES = {"dice_after": "Dice", "hd95_mm_after": "HD95, mm", "tre_mm_after": "Landmarks, mm"}
 _THUMBNAIL = (240, 140)
 
 
@@ -49,7 +51,7 @@ def write_cohort_page(path: Path, rows: Sequence[CohortRow]) -> None:
 def render_cohort(rows: Sequence[CohortRow], folder: Path) -> str:
     """Return the page as HTML, with thumbnails of the results in `folder`."""
     ordered = sorted(rows, key=lambda row: (_KINDS.index(_kind(row)), row.pair))
-    scores = list(dict.fromkeys(name for row in ordered for name in row.scores))
+    scores = [name for name in _SCORES if any(name in row.scores for row in ordered)]
     body = join(
         tag(
             "header",
@@ -105,7 +107,8 @@ def _filter() -> Html:
 
 def _table(rows: Sequence[CohortRow], scores: Sequence[str], folder: Path) -> Html:
     measures = [m for group in MEASURES.values() for m in group if m.field in _SHOWN]
-    names = ["Pair", "Verdict", "Kind", *scores, *(m.name for m in measures), "Seconds"]
+    titles = [*(_SCORES[name] for name in scores), *(m.name for m in measures)]
+    names = ["Pair", "Verdict", "Kind", *titles, "Seconds"]
     head = [
         tag(
             "th",

@@ -105,7 +105,7 @@ def region_warning(regions: Sequence[RegionQuality]) -> str | None:
     )
     share = sum(region.share_percent for region in bad)
     return (
-        f"{len(bad)} of {len(regions)} regions, {share:.0f} % of the body, are matched badly, judged "
-        f"by the mutual information of their intensities (limit {_LEAST_INFORMATION:g} nats): "
-        f"{named}; look there for organs that were missed"
+        f"{len(bad)} of {len(regions)} regions, {share:.0f} % of the body, are matched badly, "
+        f"judged by the mutual information of their intensities (limit {_LEAST_INFORMATION:g} "
+        f"nats): {named}; look there for organs that were missed"
     )
