@@ -196,7 +196,11 @@ def row(pair: str, *, trusted: bool = True, **more: Any) -> CohortRow:
 
 
 def test_a_cohort_can_be_sorted_and_filtered(browser: Page, tmp_path: Path) -> None:
-    rows = [row("a", scores={"dice_after": 0.9}), row("b", scores={"dice_after": 0.1}), row("c", trusted=False)]
+    rows = [
+        row("a", scores={"dice_after": 0.9}),
+        row("b", scores={"dice_after": 0.1}),
+        row("c", trusted=False),
+    ]
     write_cohort_page(tmp_path / "index.html", rows)
     browser.requests.clear()
     browser.messages.clear()
