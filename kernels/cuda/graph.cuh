@@ -16,9 +16,7 @@ class Graph {
   // Launches may still be running: a graph in flight is not stopped, and is freed once it has
   // completed (CUDA driver API, cuGraphExecDestroy). An error could only stem from earlier work,
   // and the stream reports that to the caller as well.
-  ~Graph() {
-    if (executable_ != nullptr) (void)cudaGraphExecDestroy(executable_);
-  }
+  ~Graph() { clear(); }
 
   // Captures what enqueue(stream) enqueues and returns the first error; nothing runs yet. The
   // capture has a stream of its own, because the caller's may be the legacy default stream, which
@@ -32,6 +30,30 @@ class Graph {
     if (made != cudaSuccess) return made;
     const cudaError_t captured = capture_on(stream, enqueue);
     return first_of(captured, cudaStreamDestroy(stream));
+  }
+
+  // Takes over a captured graph: the executable gets its parameters if the nodes are the same ones
+  // in the same order, and is replaced otherwise. Launches that are still running keep theirs.
+  cudaError_t take(cudaGraph_t captured) {
+    cudaGraphExecUpdateResultInfo info = {};
+    updated_ =
+        executable_ != nullptr && cudaGraphExecUpdate(executable_, captured, &info) == cudaSuccess;
+    cudaError_t error = cudaSuccess;
+    if (!updated_) {
+      (void)cudaGetLastError();  // that of the refused update
+      cudaGraphExec_t made = nullptr;
+      error = cudaGraphInstantiateWithFlags(&made, captured, 0);
+      if (error == cudaSuccess) clear();
+      if (error == cudaSuccess) executable_ = made;
+    }
+    return first_of(error, cudaGraphDestroy(captured));
+  }
+  // Whether the executable was kept by the last take().
+  bool updated() const { return updated_; }
+
+  void clear() {
+    if (executable_ != nullptr) (void)cudaGraphExecDestroy(executable_);
+    executable_ = nullptr;
   }
 
   // Enqueues the graph behind what is on the stream and behind earlier launches of the same graph.
@@ -48,12 +70,13 @@ class Graph {
     // A capture is ended even after an error; the graph is null if the capture failed.
     cudaGraph_t graph = nullptr;
     error = first_of(error, cudaStreamEndCapture(stream, &graph));
-    if (error == cudaSuccess) error = cudaGraphInstantiateWithFlags(&executable_, graph, 0);
-    if (graph != nullptr) error = first_of(error, cudaGraphDestroy(graph));
+    if (error == cudaSuccess) return take(graph);
+    if (graph != nullptr) (void)cudaGraphDestroy(graph);
     return error;
   }
 
   cudaGraphExec_t executable_ = nullptr;
+  bool updated_ = false;
 };
 
 DR_NAMESPACE_END

@@ -84,14 +84,15 @@ class CudaLauncher {
   // Runs body() and after_each() `count` times; false as soon as after_each() returns false. body()
   // must enqueue the same work every time. The first time it is called as it is, which also loads
   // its kernels (loading may do what is not allowed in a capture); from the second time on, a graph
-  // of it is launched.
+  // of it is launched. While the stream itself is captured, every body() goes into that graph.
   template <class Body, class AfterEach>
   bool repeat(int count, const Body& body, const AfterEach& after_each) const {
     Graph graph;
+    const bool captured = is_captured();
     for (int i = 0; i < count && error_ == cudaSuccess; ++i) {
-      if (i == 0) body();
-      if (i == 1) capture(graph, body);
-      if (i > 0 && error_ == cudaSuccess) error_ = graph.launch(stream_);
+      if (i == 0 || captured) body();
+      if (i == 1 && !captured) capture(graph, body);
+      if (i > 0 && !captured && error_ == cudaSuccess) error_ = graph.launch(stream_);
       if (error_ == cudaSuccess && !after_each()) return false;
     }
     return true;
@@ -100,6 +101,15 @@ class CudaLauncher {
   cudaError_t error() const { return error_; }
 
  private:
+  // The legacy default stream, which cannot be captured, must not be asked: that is an error while
+  // another thread captures a blocking stream.
+  bool is_captured() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (stream_ == nullptr || stream_ == cudaStreamLegacy || error_ != cudaSuccess) return false;
+    error_ = cudaStreamIsCapturing(stream_, &status);
+    return status != cudaStreamCaptureStatusNone;
+  }
+
   template <class Body>
   void capture(Graph& graph, const Body& body) const {
     const cudaStream_t own = stream_;

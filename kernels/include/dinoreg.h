@@ -85,7 +85,8 @@ typedef enum dr_status {
   DR_ERROR_WORKSPACE_TOO_SMALL = 2,
   DR_ERROR_DEVICE_UNAVAILABLE = 3, /* this build or machine has no such device */
   DR_ERROR_DEVICE_FAILED = 4,      /* the device reported an error */
-  DR_ERROR_CANCELLED = 5           /* the progress callback asked to stop */
+  DR_ERROR_CANCELLED = 5,          /* the progress callback asked to stop */
+  DR_ERROR_NOT_RECORDED = 6        /* a session could not record; nothing of it has run */
 } dr_status;
 
 typedef enum dr_device { DR_DEVICE_CPU = 0, DR_DEVICE_CUDA = 1 } dr_device;
@@ -402,6 +403,54 @@ typedef struct dr_solver_args {
 } dr_solver_args;
 DR_API size_t dr_solver_workspace_bytes(const dr_solver_args* args);
 DR_API dr_status dr_solver_run(const dr_execution* execution, const dr_solver_args* args);
+
+/* A session turns work that is queued again and again into CUDA graphs. What this thread queues on
+ * the stream between dr_session_begin and dr_session_end, by this library or by any other, is
+ * recorded, and runs as one launch at the end. Pointers, sizes and numbers may be others each time:
+ * as long as the kernels are the same, their graph is kept and only its parameters are set.
+ *
+ *   dr_session_begin(session, &execution, key);
+ *   status = dr_solver_run(&execution, &args);
+ *   status == DR_OK ? dr_session_end(session) : dr_session_abandon(session, NULL);
+ *
+ * The key says which work it is, for example a hash of shapes and options; it decides only which
+ * graph is set, never the result. Work whose key is new, or has not been used for long, runs as it
+ * is while it is queued, so that kernels are loaded and memory pools grow; it is recorded from the
+ * second time on. So does all work on a CPU and on CUDA's legacy default stream.
+ *
+ * Until dr_session_end, recorded work has not run. This thread must not wait for it, read its
+ * results, record an event on the stream that anyone waits for, allocate device memory with
+ * cudaMalloc, or copy from host memory that changes before the work has run. The memory that it
+ * uses must stay allocated until then, even what is only used in between. Where CUDA finds that
+ * something cannot be recorded, dr_session_end gives DR_ERROR_NOT_RECORDED: nothing has run, and
+ * the same work can be queued again without a session. A progress callback is called while the
+ * work is being recorded.
+ *
+ * A session is used by one thread at a time, with one recording at a time, which the thread that
+ * began it ends. Its graphs take host and device memory, some hundred bytes for each kernel. */
+typedef struct dr_session dr_session;
+
+/* How often the work of a session */
+typedef struct dr_session_counts {
+  int64_t as_it_is; /* ran without being recorded */
+  int64_t recorded; /* was recorded and launched */
+  int64_t updated; /* of these: only set the parameters of a graph that was kept */
+  int64_t lost; /* could not be recorded */
+} dr_session_counts;
+
+/* Makes a session that keeps up to 1..1024 graphs, those used last, on the CUDA device that is
+ * current when they are recorded. */
+DR_API dr_status dr_session_create(int32_t graphs, dr_session** session);
+DR_API dr_status dr_session_begin(dr_session* session, const dr_execution* execution, uint64_t key);
+/* 1 between begin and end if the work is being recorded, 0 if it runs as it is. */
+DR_API int32_t dr_session_recording(const dr_session* session);
+DR_API dr_status dr_session_end(dr_session* session);
+/* Ends a recording without running it. Sets `lost`, which may be NULL, to 1 if it could not have
+ * been run, because something cannot be recorded, and otherwise to 0. */
+DR_API dr_status dr_session_abandon(dr_session* session, int32_t* lost);
+DR_API dr_status dr_session_count(const dr_session* session, dr_session_counts* counts);
+/* Does not wait for launches that are still running. NULL does nothing. */
+DR_API void dr_session_destroy(dr_session* session);
 
 #ifdef __cplusplus
 }

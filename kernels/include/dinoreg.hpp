@@ -147,6 +147,44 @@ void run(Args args, const Execution& execution = Execution::cpu()) {
   execution.call([&](const dr_execution* run) { return detail::kFunction<Args>(run, &args); });
 }
 
+// Keeps work that is queued again and again as CUDA graphs; see dr_session.
+class Session {
+ public:
+  // Keeps up to so many graphs. Throws Error.
+  explicit Session(std::int32_t graphs = 32) { check(dr_session_create(graphs, &session_)); }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  ~Session() { dr_session_destroy(session_); }
+
+  // Calls work(), which queues on the execution's stream, and launches what it has queued. Work of
+  // the same kind has the same key. Where something cannot be recorded, such as an allocation of
+  // memory, nothing has run, and work() is called again and runs as it is.
+  template <class Work>
+  void run(std::uint64_t key, const Execution& execution, Work work) {
+    execution.call([&](const dr_execution* to) { return dr_session_begin(session_, to, key); });
+    try {
+      work();
+    } catch (...) {
+      std::int32_t lost = 0;
+      check(dr_session_abandon(session_, &lost));
+      if (lost == 0) throw;
+      return work();
+    }
+    const dr_status ended = dr_session_end(session_);
+    if (ended == DR_ERROR_NOT_RECORDED) return work();
+    check(ended);
+  }
+
+  dr_session_counts counts() const {
+    dr_session_counts found{};
+    check(dr_session_count(session_, &found));
+    return found;
+  }
+
+ private:
+  dr_session* session_ = nullptr;
+};
+
 using Shape = std::array<std::int32_t, 3>;  // z, y, x
 using Spacing = std::array<double, 3>;      // z, y, x, in mm
 

@@ -19,6 +19,18 @@ struct Backend {
   dr_status (*solve)(const dr_execution&, const dr_solver_args&);
 };
 
+// Records what is queued on a stream; see dr_session in dinoreg.h.
+struct Recorder {
+  virtual ~Recorder() = default;
+  virtual dr_status begin(void* stream, uint64_t key) = 0;
+  // Whether begin() has begun a recording, rather than left the work to run as it is.
+  virtual bool recording() const = 0;
+  virtual dr_status end() = 0;
+  // True if what was queued could not be recorded.
+  virtual bool abandon() = 0;
+  virtual dr_session_counts counts() const = 0;
+};
+
 const Backend& cpu_backend_generic();
 const Backend& cpu_backend_x86_64_v3();
 const Backend& cpu_backend_x86_64_v4();
@@ -27,6 +39,8 @@ const Backend& cuda_backend();
 size_t workspace_bytes(const dr_solver_args& args);
 size_t workspace_bytes(const dr_mind_args& args);
 size_t workspace_bytes(const dr_local_args& args);
+// NULL without memory for it.
+Recorder* cuda_recorder(int graphs);
 int cuda_device_count();
 // Why no CUDA device can be used, in this thread's memory; empty if one can.
 const char* cuda_problem();

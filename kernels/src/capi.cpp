@@ -4,6 +4,8 @@
 #include "checks.h"
 #include "sized.h"
 
+#include <new>
+
 #if defined(DR_HAVE_CUDA)
 enum { kCudaBuilt = 1 };
 #else  // without devices, the other functions of cuda/backend.cu are not reached
@@ -14,7 +16,18 @@ const char* cuda_problem() {
 }
 const char* cuda_error_text() { return ""; }
 const Backend& cuda_backend() { return cpu_backend_generic(); }
+Recorder* cuda_recorder(int) { return nullptr; }
 #endif
+
+// The recorder is made when it is first needed, because a session may serve a CPU alone.
+struct dr_session {
+  const int graphs;
+  Recorder* recorder = nullptr;
+  bool open = false, on_device = false;
+
+  bool recording() const { return open && on_device && recorder->recording(); }
+  ~dr_session() { delete recorder; }
+};
 
 namespace {
 
@@ -64,6 +77,28 @@ dr_status finished(const dr_execution& execution, dr_status status) {
   return status;
 }
 
+dr_status begin(dr_session& session, const dr_execution& execution, uint64_t key) {
+  session.on_device = execution.device == DR_DEVICE_CUDA;
+  if (session.on_device && session.recorder == nullptr) {
+    session.recorder = cuda_recorder(session.graphs);
+    if (session.recorder == nullptr)
+      return fail(DR_ERROR_DEVICE_FAILED, "no host memory for %d graphs", session.graphs);
+  }
+  const dr_status begun =
+      session.on_device ? session.recorder->begin(execution.stream, key) : DR_OK;
+  session.open = begun == DR_OK;
+  return finished(execution, begun);
+}
+
+dr_status end(dr_session& session) {
+  session.open = false;
+  const dr_status ended = session.on_device ? session.recorder->end() : DR_OK;
+  if (ended == DR_ERROR_NOT_RECORDED)
+    return fail(ended, "CUDA cannot record this work, of which nothing has run: %s",
+                cuda_error_text());
+  return ended == DR_OK ? DR_OK : fail(ended, "CUDA: %s", cuda_error_text());
+}
+
 // Every call: reads the structs, chooses the back end, checks the arguments and runs an operation.
 template <class Args>
 dr_status run(const dr_execution* given_execution, const Args* given,
@@ -102,6 +137,7 @@ const char* dr_status_string(dr_status status) {
     case DR_ERROR_DEVICE_UNAVAILABLE: return "device unavailable";
     case DR_ERROR_DEVICE_FAILED: return "device failed";
     case DR_ERROR_CANCELLED: return "cancelled";
+    case DR_ERROR_NOT_RECORDED: return "not recorded";
   }
   return "unknown status";
 }
@@ -165,5 +201,51 @@ size_t dr_solver_workspace_bytes(const dr_solver_args* args) { return size_of(ar
 dr_status dr_solver_run(const dr_execution* execution, const dr_solver_args* args) {
   return run(execution, args, &Backend::solve);
 }
+
+dr_status dr_session_create(int32_t graphs, dr_session** session) {
+  REQUIRE(session != nullptr, "session is NULL");
+  *session = nullptr;
+  CHECK(check_int("graphs", graphs, 1, 1024));
+  *session = new (std::nothrow) dr_session{graphs};
+  return *session != nullptr ? DR_OK : fail(DR_ERROR_DEVICE_FAILED, "no host memory");
+}
+
+dr_status dr_session_begin(dr_session* session, const dr_execution* given_execution, uint64_t key) {
+  REQUIRE(session != nullptr, "session is NULL");
+  REQUIRE(!session->open, "the session is recording already; end or abandon that first");
+  dr_execution execution;
+  CHECK(read_sized("execution", given_execution, execution));
+  const Backend* backend = nullptr;
+  CHECK(choose(execution, backend));
+  return begin(*session, execution, key);
+}
+
+int32_t dr_session_recording(const dr_session* session) {
+  return session != nullptr && session->recording();
+}
+
+dr_status dr_session_end(dr_session* session) {
+  REQUIRE(session != nullptr, "session is NULL");
+  REQUIRE(session->open, "the session has not begun");
+  return end(*session);
+}
+
+dr_status dr_session_abandon(dr_session* session, int32_t* lost) {
+  REQUIRE(session != nullptr, "session is NULL");
+  REQUIRE(session->open, "the session has not begun");
+  session->open = false;
+  const bool was_lost = session->on_device && session->recorder->abandon();
+  if (lost != nullptr) *lost = was_lost;
+  return DR_OK;
+}
+
+dr_status dr_session_count(const dr_session* session, dr_session_counts* counts) {
+  REQUIRE(session != nullptr, "session is NULL");
+  REQUIRE(counts != nullptr, "counts is NULL");
+  *counts = session->recorder != nullptr ? session->recorder->counts() : dr_session_counts{};
+  return DR_OK;
+}
+
+void dr_session_destroy(dr_session* session) { delete session; }
 
 }  // extern "C"

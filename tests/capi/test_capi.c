@@ -59,7 +59,7 @@ static void test_facts(void) {
   EXPECT(dr_cuda_built() == 0 || dr_cuda_built() == 1);
   EXPECT(dr_cuda_built() == 1 || dr_cuda_device_count() == 0);
   EXPECT((dr_cuda_problem()[0] == 0) == (dr_cuda_device_count() > 0));
-  for (int status = DR_OK; status <= DR_ERROR_CANCELLED; ++status)
+  for (int status = DR_OK; status <= DR_ERROR_NOT_RECORDED; ++status)
     EXPECT(strcmp(dr_status_string((dr_status)status), "unknown status") != 0);
   EXPECT(strcmp(dr_status_string((dr_status)999), "unknown status") == 0);
 }
@@ -407,6 +407,48 @@ static void test_solver(const dr_execution* cpu, const float* image, const float
   free(fixed);
 }
 
+/* On a CPU the work of a session runs while it is queued. */
+static void test_session(const dr_execution* cpu, const float* image) {
+  float* out = allocate(VOXELS * sizeof *out);
+  dr_resample_args args = DR_INIT(dr_resample_args);
+  args.in = image;
+  args.out = out;
+  set3(args.in_shape, Z, Y, X);
+  set3(args.out_shape, Z, Y, X);
+  set3(args.samples, 1, 1, 1);
+  identity(args.map.affine);
+  dr_session* session = NULL;
+  EXPECT(dr_session_create(0, &session) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("graphs = 0; wanted 1..1024");
+  EXPECT(session == NULL);
+  EXPECT(dr_session_create(4, NULL) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT(dr_session_create(4, &session) == DR_OK);
+  EXPECT(dr_session_end(session) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT_MESSAGE("has not begun");
+  for (int time = 0; time < 3; ++time) {
+    memset(out, 0, VOXELS * sizeof *out);
+    EXPECT(dr_session_begin(session, cpu, 17) == DR_OK);
+    EXPECT(dr_session_recording(session) == 0);
+    EXPECT(dr_session_begin(session, cpu, 17) == DR_ERROR_INVALID_ARGUMENT);
+    EXPECT_MESSAGE("recording already");
+    EXPECT(dr_image_resample(cpu, &args) == DR_OK);
+    EXPECT(memcmp(out, image, VOXELS * sizeof *out) == 0);
+    EXPECT(dr_session_end(session) == DR_OK);
+  }
+  int32_t lost = 1;
+  EXPECT(dr_session_begin(session, cpu, 17) == DR_OK);
+  EXPECT(dr_session_abandon(session, &lost) == DR_OK && lost == 0);
+  EXPECT(dr_session_abandon(session, NULL) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT(dr_session_begin(session, NULL, 17) == DR_ERROR_INVALID_ARGUMENT);
+  EXPECT(dr_session_begin(NULL, cpu, 17) == DR_ERROR_INVALID_ARGUMENT);
+  dr_session_counts counts;
+  EXPECT(dr_session_count(session, &counts) == DR_OK);
+  EXPECT(counts.as_it_is == 0 && counts.recorded == 0 && counts.lost == 0);
+  dr_session_destroy(session);
+  dr_session_destroy(NULL);
+  free(out);
+}
+
 int main(void) {
   float* image = allocate(VOXELS * sizeof *image);
   float* moved = allocate(VOXELS * sizeof *moved);
@@ -421,6 +463,7 @@ int main(void) {
   test_slices(&cpu, image);
   test_devices(image);
   test_solver(&cpu, image, moved);
+  test_session(&cpu, image);
   free(moved);
   free(image);
   printf("%d failures\n", failures);

@@ -36,6 +36,23 @@ std::vector<float> blob(float shift) {
   return image;
 }
 
+void test_session() {
+  const std::vector<float> image = blob(0.0f);
+  dinoreg::Session session(2);
+  const dinoreg::Execution cpu = dinoreg::Execution::cpu(1);
+  for (int time = 0; time < 2; ++time) {
+    dinoreg::Features features;
+    session.run(1, cpu, [&] { features = dinoreg::mind({image, kShape}, 1, 2, cpu); });
+    EXPECT(features.values == dinoreg::mind({image, kShape}).values);
+  }
+  EXPECT(throws<std::invalid_argument>(
+      [&] { session.run(1, cpu, [] { throw std::invalid_argument("of the work"); }); },
+      "of the work"));
+  session.run(1, cpu, [] {});  // an error leaves nothing open
+  EXPECT(session.counts().recorded == 0);
+  EXPECT(throws<dinoreg::Error>([] { dinoreg::Session(0); }, "graphs = 0"));
+}
+
 void test_solve() {
   const std::vector<float> fixed = blob(0.0f), moving = blob(2.0f), weight(fixed.size(), 1.0f);
   const dinoreg::Features of_fixed = dinoreg::mind({fixed, kShape});
@@ -97,6 +114,7 @@ void test_errors() {
 }  // namespace
 
 int main() {
+  test_session();
   test_solve();
   test_errors();
   std::printf("%d failures\n", failures);

@@ -12,6 +12,7 @@
 #include <ucontext.h>
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #define __global__
@@ -31,6 +32,7 @@ enum cudaError_t {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorGraphExecUpdateFailure = 910,
   cudaErrorUnknown = 999
 };
 typedef void* cudaStream_t;
@@ -111,6 +113,7 @@ inline void __syncwarp() {
 inline int launches = 0;  // kernels that were run
 inline int graph_launches = 0;
 inline int captures = 0;
+inline int updates = 0, instantiations = 0;
 inline int alive = 0;  // streams, graphs and executable graphs that exist
 inline cudaError_t next_error = cudaSuccess;  // the result of every call
 inline const char* failing = "";  // the only call that fails, with cudaErrorUnknown
@@ -121,8 +124,15 @@ inline cudaError_t outcome(const char* call) {
 
 enum { cudaStreamNonBlocking = 1 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+enum cudaStreamCaptureStatus {
+  cudaStreamCaptureStatusNone = 0,
+  cudaStreamCaptureStatusActive = 1,
+  cudaStreamCaptureStatusInvalidated = 2
+};
+#define cudaStreamLegacy ((cudaStream_t)1)
 struct Graph_ {
   std::vector<std::function<void()>> work;
+  std::vector<std::string> kinds;  // of the nodes, by which graphs are told apart
 };
 struct Stream_ {
   Graph_* capturing = nullptr;
@@ -138,10 +148,12 @@ inline cudaError_t enqueue(const char* call, cudaStream_t on, std::function<void
   const bool captured = stream != nullptr && stream->capturing != nullptr;
   if (captured && error != cudaSuccess) stream->invalid = true;
   if (error != cudaSuccess) return error;
-  if (captured)
+  if (captured) {
     stream->capturing->work.push_back(work);
-  else
+    stream->capturing->kinds.push_back(call);
+  } else {
     work();
+  }
   return cudaSuccess;
 }
 
@@ -197,6 +209,20 @@ inline cudaError_t cudaStreamBeginCapture(cudaStream_t on, cudaStreamCaptureMode
   ++captures;
   return cudaSuccess;
 }
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t on, cudaStreamCaptureStatus* status) {
+  const Stream_* stream = static_cast<const Stream_*>(on);
+  *status = stream->capturing == nullptr ? cudaStreamCaptureStatusNone
+            : stream->invalid            ? cudaStreamCaptureStatusInvalidated
+                                         : cudaStreamCaptureStatusActive;
+  return outcome("cudaStreamIsCapturing");
+}
+// What an allocation or a wait in a capture does to it.
+inline cudaError_t forbidden_in_a_capture(cudaStream_t on) {
+  Stream_* stream = static_cast<Stream_*>(on);
+  if (stream->capturing == nullptr) return cudaSuccess;
+  stream->invalid = true;
+  return cudaErrorStreamCaptureUnsupported;
+}
 inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   delete graph;
   --alive;
@@ -209,6 +235,7 @@ inline cudaError_t cudaStreamEndCapture(cudaStream_t on, cudaGraph_t* graph) {
   if (error == cudaSuccess) error = outcome("cudaStreamEndCapture");
   *graph = stream->capturing;
   stream->capturing = nullptr;
+  stream->invalid = false;
   if (error == cudaSuccess) return error;
   (void)cudaGraphDestroy(*graph);
   *graph = nullptr;
@@ -220,8 +247,23 @@ inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cu
   if (error != cudaSuccess) return error;
   *executable = new Graph_(*graph);
   ++alive;
+  ++instantiations;
   return cudaSuccess;
 }
+struct cudaGraphExecUpdateResultInfo {
+  int result;
+};
+// As with CUDA, the functions of kernels may change, but neither number nor kinds of the nodes.
+inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t executable, cudaGraph_t graph,
+                                       cudaGraphExecUpdateResultInfo*) {
+  const cudaError_t error = outcome("cudaGraphExecUpdate");
+  if (error != cudaSuccess) return error;
+  if (executable->kinds != graph->kinds) return cudaErrorGraphExecUpdateFailure;
+  *executable = *graph;
+  ++updates;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   return enqueue("cudaGraphLaunch", stream, [=] {
     ++graph_launches;
