@@ -12,13 +12,19 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 from happens_before import HappensBefore
 
+from dinoreg_kernels import KernelError, KernelNotRecorded, SessionCounts
+
+#: CuPy refuses them while a stream is captured, because they are cuBLAS.
+_CUBLAS = {"matmul", "dot", "vdot", "inner", "tensordot", "einsum"}
 _FROM_HOST = {"asarray", "array", "ascontiguousarray"}
 
 
@@ -55,15 +61,132 @@ def _buffers(value: Any) -> set[int]:
     return set().union(*map(_buffers, value)) if isinstance(value, tuple | list) else set()
 
 
+class CUDARuntimeError(RuntimeError):
+    """`cupy.cuda.runtime.CUDARuntimeError`."""
+
+    __module__ = "cupy_backends.cuda.api.runtime"
+
+
+class Capture:
+    """What is queued while a thread's stream is captured, and what CUDA and CuPy refuse then."""
+
+    _local = threading.local()
+    #: Violations, which real captures answer with an error or with wrong results.
+    forbidden: list[str]
+    #: What was launched on its own, by kind: calls of CuPy and of the library, and graphs.
+    launches: Counter[str]
+
+    def __init__(self) -> None:
+        self.nodes: list[str] = []
+        self.invalid = False
+        #: Memory that was allocated meanwhile, by identity.
+        self.made: dict[int, weakref.ref[np.ndarray]] = {}
+
+    def lose(self) -> None:
+        """Take back what has run here at once, but on a device would not have run at all."""
+        for made in self.made.values():
+            if (host := made()) is not None:
+                host.reshape(-1).view(np.uint8)[...] = 0xFF
+
+    @classmethod
+    def current(cls) -> Capture | None:
+        return cls._local.__dict__.get("capture")
+
+    @classmethod
+    def set_current(cls, capture: Capture | None) -> None:
+        cls._local.capture = capture
+
+    @classmethod
+    def queue(cls, kind: str) -> None:
+        """Note one launch."""
+        if (capture := cls.current()) is None:
+            cls.launches[kind] += 1
+        else:
+            capture.nodes.append(kind)
+
+    @classmethod
+    def forbid(cls, what: str) -> None:
+        """Refuse something while the thread's stream is captured."""
+        if (capture := cls.current()) is not None:
+            capture.invalid = True
+            cls.forbidden.append(what)
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} in a capture")
+
+
+class Graphs:
+    """`dinoreg_kernels.session._Graphs`, as kernels/cuda/session.cuh does it."""
+
+    def __init__(self, graphs: int) -> None:
+        if not 1 <= graphs <= 1024:
+            raise KernelError(f"dr_session_create: graphs = {graphs}; wanted 1..1024")
+        self._most, self._kept = graphs, dict[int, list[str] | None]()
+        self._counts, self.closed = Counter[str](), False
+
+    def begin(self, key: int) -> bool:
+        assert not self.closed
+        assert Capture.current() is None
+        self._key, recorded = key, key in self._kept and Stream.current().ptr not in (0, 1)
+        self._stream = Stream.current() if recorded else None
+        Capture.set_current(Capture() if recorded else None)
+        return recorded
+
+    def end(self) -> None:
+        capture = self._ended()
+        nodes = self._kept.pop(self._key, None)
+        if capture is None:
+            self._counts["as_it_is"] += 1
+            while len(self._kept) >= self._most:
+                del self._kept[next(iter(self._kept))]
+            self._kept[self._key] = None
+            return
+        if capture.invalid:
+            self._kept[self._key] = nodes
+            self._counts["lost"] += 1
+            capture.lose()
+            raise KernelNotRecorded("cudaErrorStreamCaptureInvalidated")
+        self._kept[self._key] = capture.nodes
+        self._counts["recorded"] += 1
+        self._counts["updated"] += nodes == capture.nodes
+        Capture.queue("graph")
+
+    def abandon(self) -> None:
+        capture = self._ended()
+        if capture is not None:
+            self._counts["lost"] += capture.invalid
+            capture.lose()
+
+    def _ended(self) -> Capture | None:
+        capture = Capture.current()
+        Capture.set_current(None)
+        assert capture is None or self._stream is Stream.current()
+        return capture
+
+    def counts(self) -> SessionCounts:
+        names = ("as_it_is", "recorded", "updated", "lost")
+        return SessionCounts(**{name: self._counts[name] for name in names})
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def _used(result: Any, reads: set[int], writes: set[int]) -> None:
     """Note work on the current stream; a result in the memory of an argument is a view of it."""
     made = _buffers(result) - reads
     if made or writes or not _buffers(result):
         DeviceArray.order.use(Stream.current().ptr, reads - writes, made | writes)
+        Capture.queue("CuPy")
+        capture = Capture.current()
+        if capture is not None and not writes <= set(capture.made):  # done twice if it is lost
+            Capture.forbid("a change of an array from outside")
 
 
 def _called(function: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
     out = more.pop("out", None)
+    name = getattr(function, "__name__", "")
+    if name in _CUBLAS or getattr(function, "__self__", None) is np.matmul:
+        Capture.forbid("cuBLAS")
+    if name in ("concatenate", "stack") and len(args[0]) > 8:  # copies a list of pointers
+        Capture.forbid("an upload of pointers")
     reads, writes = _buffers(args) | _buffers(more), _buffers(out)
     result = _computed(function, args, more if out is None else more | {"out": out})
     _used(result, reads, writes)
@@ -86,23 +209,48 @@ class Pool:
     """Bytes of live arrays in blocks of 512, with peaks and numbers of host reads by stage."""
 
     def __init__(self) -> None:
-        self.used = self.peak = 0
+        self.used = self.peak = self.reserved = 0
         self.limit: int | None = None
         self.stage: Callable[[], str] = str
         self.peaks: dict[str, int] = {}
         self.reads: dict[str, int] = {}
-        self._known: set[int] = set()
+
+    _local = threading.local()
+
+    @classmethod
+    def current(cls) -> Pool:
+        return cls._local.__dict__.get("pool") or DeviceArray.pool
+
+    @classmethod
+    @contextmanager
+    def using_allocator(cls, malloc: Any) -> Iterator[None]:
+        """`cupy.cuda.using_allocator`, for the `malloc` of a pool."""
+        before, cls._local.pool = cls._local.__dict__.get("pool"), malloc.__self__
+        try:
+            yield
+        finally:
+            cls._local.pool = before
+
+    def malloc(self, size: int) -> None:
+        raise NotImplementedError  # only names the pool
 
     def hold(self, host: np.ndarray) -> None:
         host = _root(host)
-        if id(host) in self._known:
+        if id(host) in DeviceArray.known:
             return
         size = -(-host.nbytes // 512) * 512
+        capture = Capture.current()
+        if capture is not None and self.used + size > self.reserved:  # cudaMalloc
+            capture.invalid = True
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: allocation in a capture")
         if self.limit is not None and self.used + size > self.limit:
             raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
-        self._known.add(id(host))
+        DeviceArray.known.add(id(host))
+        if capture is not None:
+            capture.made[id(host)] = weakref.ref(host)
         self.used += size
         self.peak = max(self.peak, self.used)
+        self.reserved = max(self.reserved, self.used)
         self.peaks[self.stage()] = max(self.peaks.get(self.stage(), 0), self.used)
         weakref.finalize(host, self._let_go, id(host), size)
 
@@ -110,18 +258,18 @@ class Pool:
         self.reads[self.stage()] = self.reads.get(self.stage(), 0) + 1
 
     def _let_go(self, key: int, size: int) -> None:
-        self._known.discard(key)
+        DeviceArray.known.discard(key)
         DeviceArray.order.forget(key)
         self.used -= size
 
     def total_bytes(self) -> int:
-        return self.peak
+        return self.reserved
 
     def free_bytes(self) -> int:
-        return self.peak - self.used
+        return self.reserved - self.used
 
     def free_all_blocks(self) -> None:
-        pass
+        self.reserved = self.used
 
 
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -130,10 +278,12 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     device: Any = None
     pool = Pool()
     order = HappensBefore()
+    #: Identities of the memory that any pool holds.
+    known: set[int]
 
     def __init__(self, host: np.ndarray) -> None:
         self.host = host
-        self.pool.hold(host)
+        Pool.current().hold(host)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -162,6 +312,10 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __getitem__(self, item: Any) -> DeviceArray:
         if getattr(item, "dtype", None) == np.bool_:  # CuPy counts the elements
             self._read_by_host()
+        if any(
+            isinstance(i, list | np.ndarray) for i in (item if isinstance(item, tuple) else [item])
+        ):
+            Capture.forbid("an upload of an index")
         result = DeviceArray(np.asarray(self.host[_unwrapped(item)]))
         _used(result, _buffers((self, item)), set())
         return result
@@ -184,6 +338,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return result
 
     def _read_by_host(self, stream: Stream | None = None) -> None:
+        Capture.forbid("a read by the host")
         self.pool.read()
         ptr = (stream or Stream.current()).ptr
         self.order.use(ptr, _buffers(self))
@@ -221,6 +376,8 @@ class _Cupy(ModuleType):
         if name in _FROM_HOST:
 
             def upload(a: Any, *args: Any, **more: Any) -> Any:
+                if not isinstance(a, DeviceArray):
+                    Capture.forbid("an upload")
                 host = a.host if isinstance(a, DeviceArray) else np.array(a)
                 result = _wrapped(value(host, *args, **more))
                 _used(result, _buffers(a), set())
@@ -264,10 +421,12 @@ class Event:
         self._log = log
 
     def record(self, stream: Stream | None = None) -> None:
+        Capture.forbid("an event")
         self.at, self.stream = next(self._ticks), stream or Stream.current()
         self.clock = DeviceArray.order.record(self.stream.ptr)
 
     def synchronize(self) -> None:
+        Capture.forbid("a wait of the host")
         DeviceArray.order.wait_on_host(self.clock)
         self._log.append(("event", self.stream.ptr))
 
@@ -304,10 +463,12 @@ class Stream:
         return event
 
     def wait_event(self, event: Event) -> None:
+        Capture.forbid("a wait for another stream")
         self._log.append((f"{event.stream.ptr:#x} awaited", self.ptr))
         DeviceArray.order.wait(self.ptr, event.clock)
 
     def synchronize(self) -> None:
+        Capture.forbid("a wait of the host")
         self._log.append(("synchronize", self.ptr))
         DeviceArray.order.wait_on_host(DeviceArray.order.record(self.ptr))
 
@@ -326,15 +487,29 @@ class _Streams:
         return Stream(self._log, next(self._handles))
 
 
+def _cusolver(function: Any) -> Any:
+    def call(a: DeviceArray) -> Any:
+        Capture.forbid("cuSOLVER")
+        return _wrapped(tuple(function(a.host)))
+
+    return call
+
+
 def cupy_on_host() -> Any:
     """Return the module.
 
     `entered` logs devices and streams in the order in which they were current, and all waits
-    between streams.
+    between streams; `launches` counts what was queued outside of captures, and `forbidden` names
+    what may not happen in one.
     """
     module: Any = _Cupy("cupy")
     module.entered = log = []
     Stream.null = Stream(log, 0)
+
+    def memory_pool(allocator: Any) -> Pool:
+        module.pools.append(Pool())
+        return module.pools[-1]
+
     module.cuda = SimpleNamespace(
         Device=lambda index: _Place(log, index),
         Stream=_Streams(log),
@@ -342,12 +517,15 @@ def cupy_on_host() -> Any:
         Event=lambda **_: Event(log),
         runtime=SimpleNamespace(getDevice=lambda: DeviceArray.device.id),
         get_elapsed_time=lambda began, ended: float(ended.at - began.at),
+        MemoryPool=memory_pool,
+        using_allocator=Pool.using_allocator,
     )
-    module.linalg = SimpleNamespace(
-        eigh=lambda a: _wrapped(tuple(np.linalg.eigh(a.host))),
-        qr=lambda a: _wrapped(tuple(np.linalg.qr(a.host))),
-    )
+    DeviceArray.known = set()
     DeviceArray.pool = pool = Pool()
+    module.pools = [pool]
+    module.linalg = SimpleNamespace(eigh=_cusolver(np.linalg.eigh), qr=_cusolver(np.linalg.qr))
+    Capture.forbidden = module.forbidden = []
+    Capture.launches = module.launches = Counter()
     DeviceArray.order = HappensBefore()
     module.races = DeviceArray.order.races
     DeviceArray.device = _Place(log, 0)

@@ -7,7 +7,7 @@ stream, and returns arrays of the same kind. Arguments that cannot be used raise
 """
 
 from ._arrays import Array, Progress
-from ._errors import KernelCancelled, KernelError, KernelUnavailable
+from ._errors import KernelCancelled, KernelError, KernelNotRecorded, KernelUnavailable
 from .fields import compose, invert, jacobian_determinant, map_field
 from .images import (
     coverage,
@@ -21,6 +21,7 @@ from .images import (
 from .info import BuildInfo, CudaDevices, build_info, cuda_devices, current_device_problem
 from .options import SolverOptions
 from .pool import pool_features
+from .session import Session, SessionCounts, release_idle_memory, sessions
 from .slices import cut_slices
 from .solver import SearchFeatures, Solution, solve, solver_workspace_bytes
 
@@ -30,9 +31,12 @@ __all__ = [
     "CudaDevices",
     "KernelCancelled",
     "KernelError",
+    "KernelNotRecorded",
     "KernelUnavailable",
     "Progress",
     "SearchFeatures",
+    "Session",
+    "SessionCounts",
     "Solution",
     "SolverOptions",
     "build_info",
@@ -49,8 +53,10 @@ __all__ = [
     "mind_ssc",
     "mind_workspace_bytes",
     "pool_features",
+    "release_idle_memory",
     "resample",
     "resample_labels",
+    "sessions",
     "solve",
     "solver_workspace_bytes",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -45,12 +46,39 @@ def host_numbers(array: Array) -> list[float]:
     return list((array.get() if is_device_array(array) else array).tolist())
 
 
+class _Recording(threading.local):
+    """What this thread records at the moment, see `Session`.
+
+    Attributes:
+        events: events that are wanted behind the recorded work, which has not been launched yet;
+            None if nothing is being recorded.
+    """
+
+    events: list[Any] | None = None
+
+
+_recording = _Recording()
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Any]]:
+    """Note that this thread records for the block, and collect events to be recorded behind it."""
+    _recording.events = events = []
+    try:
+        yield events
+    finally:
+        _recording.events = None
+
+
 def queued(array: Array) -> Any:
     """Record an event behind everything on the current stream; None for a host array."""
     if not is_device_array(array):
         return None
     done = array_module(array).cuda.Event(disable_timing=True)
-    done.record()
+    if _recording.events is None:
+        done.record()
+    else:
+        _recording.events.append(done)
     return done
 
 
@@ -171,7 +199,8 @@ def workspace(name: str, args: Any, xp: Any) -> Iterator[None]:
 class Call:
     """Execution of one call: device and stream of an array, and the progress callback.
 
-    An exception in the callback stops the solve; `reraising` raises it again.
+    An exception in the callback stops the solve; `reraising` raises it again. While a `Session`
+    records, nothing is reported: the work has not run yet.
     """
 
     def __init__(self, like: Array, threads: int = 0, progress: Progress | None = None) -> None:
@@ -189,7 +218,7 @@ class Call:
                 )
             self.execution.device = 1
             self.execution.stream = cupy.cuda.get_current_stream().ptr
-        if progress is not None:
+        if progress is not None and _recording.events is None:
 
             def report(_user: int | None, stage: int, fraction: float) -> int:
                 try:

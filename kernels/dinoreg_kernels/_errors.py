@@ -13,3 +13,7 @@ class KernelUnavailable(KernelError):  # noqa: N818 - names what is unavailable
 
 class KernelCancelled(KernelError):  # noqa: N818 - a request that was followed, not an error
     """The progress callback asked to stop."""
+
+
+class KernelNotRecorded(KernelError):  # noqa: N818 - names what is missing
+    """A session could not record what was queued; nothing of it has run."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, c_char_p, c_int, c_size_t
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_size_t, c_uint64, c_void_p
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from . import _structs
-from ._errors import KernelCancelled, KernelError, KernelUnavailable
+from ._errors import KernelCancelled, KernelError, KernelNotRecorded, KernelUnavailable
 
 _CALLS = {
     "dr_image_resample": _structs.ResampleArgs,
@@ -27,6 +27,15 @@ _CALLS = {
 }
 
 
+_SESSIONS = {
+    "dr_session_create": [c_int32, POINTER(c_void_p)],
+    "dr_session_begin": [c_void_p, POINTER(_structs.Execution), c_uint64],
+    "dr_session_recording": [c_void_p],
+    "dr_session_end": [c_void_p],
+    "dr_session_abandon": [c_void_p, POINTER(c_int32)],
+    "dr_session_count": [c_void_p, POINTER(_structs.SessionCounts)],
+    "dr_session_destroy": [c_void_p],
+}
 #: The distribution whose library also has the CUDA kernels, and the package that holds it.
 CUDA_DISTRIBUTION, _CUDA_PACKAGE = "dinoreg-kernels-cu13", "dinoreg_kernels_cu13"
 _OWN_DISTRIBUTION = "dinoreg-rt"
@@ -86,18 +95,26 @@ def library() -> ctypes.CDLL:
     for name in ("dr_mind_compute", "dr_local_compute", "dr_solver_run"):
         size = getattr(lib, name.rpartition("_")[0] + "_workspace_bytes")
         size.argtypes, size.restype = [POINTER(_CALLS[name])], c_size_t
+    for name, parameters in _SESSIONS.items():
+        getattr(lib, name).argtypes = parameters
+    lib.dr_session_destroy.restype = None
     return lib
 
 
 def call(name: str, execution: _structs.Execution, args: ctypes.Structure) -> None:
     """Call the library; a status other than DR_OK becomes an exception."""
-    lib = library()
-    status = getattr(lib, name)(ctypes.byref(execution), ctypes.byref(args))
+    check(name, getattr(library(), name)(ctypes.byref(execution), ctypes.byref(args)))
+
+
+def check(name: str, status: int) -> None:
+    """Raise the exception of a status other than DR_OK, which the function `name` returned."""
     if status == 0:
         return
-    message = lib.dr_last_error_message().decode()
+    message = library().dr_last_error_message().decode()
     if status == 5:
         raise KernelCancelled(message)
+    if status == 6:
+        raise KernelNotRecorded(message)
     if status in (3, 4):
         raise KernelUnavailable(f"{name}: {message}")
     raise KernelError(f"{name}: {message}")

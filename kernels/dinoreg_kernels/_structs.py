@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_double, c_float, c_int, c_int32, c_size_t, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
 
 _Int3 = c_int32 * 3
@@ -234,3 +234,9 @@ class SolverArgs(_Sized):
         *_each(c_void_p, "field", "inverse", "spread", "feature_distance"),
         *_WORKSPACE,
     )
+
+
+class SessionCounts(ctypes.Structure):
+    """`dr_session_counts`."""
+
+    _fields_ = (*_each(c_int64, "as_it_is", "recorded", "updated", "lost"),)

@@ -56,6 +56,7 @@ def header() -> str:
 #: Enums have the size of int, which is 32 bits wide on every supported machine.
 SCALARS = {
     ctypes.c_int32: ("int32_t", "dr_device"),
+    ctypes.c_int64: ("int64_t",),
     ctypes.c_float: ("float",),
     ctypes.c_double: ("double",),
     ctypes.c_size_t: ("size_t",),

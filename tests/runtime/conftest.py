@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cuda_on_host import cupy_on_host
+from cuda_on_host import Capture, Graphs, cupy_on_host
 
 from dinoreg_kernels import _arrays
 
@@ -17,7 +17,8 @@ from dinoreg_kernels import _arrays
 def cupy(monkeypatch) -> Iterator[Any]:
     """CuPy and a CUDA device simulated by the host; `launched_on` holds our kernels' streams.
 
-    A test in which streams use an array without an order fails.
+    A test fails in which streams use an array without an order, or which does within recorded work
+    what may not be done there.
     """
     module = cupy_on_host()
     module.launched_on = set()
@@ -30,8 +31,11 @@ def cupy(monkeypatch) -> Iterator[Any]:
         real(self, *args, **more)
         if self.execution.device:
             module.launched_on.add(self.execution.stream or 0)
+            Capture.queue("library")
         self.execution.device, self.execution.stream = 0, None
 
     monkeypatch.setattr(_arrays.Call, "__init__", on_the_cpu)
+    monkeypatch.setattr("dinoreg_kernels.session._Graphs", Graphs)
     yield module
     assert module.races == []
+    assert module.forbidden == []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..config.parameters import RegistrationConfig
 from ..device.ceilings import measure_ceilings
 from ..device.choice import Device
+from ..device.recording import total_bytes
 from ..registration.registrar import Registrar
 from ..run.report import peak_memory_mb
 from ..types import Volume
@@ -96,7 +97,7 @@ def _memory(device: Device, plan: Plan) -> dict[str, float]:
         found["predicted_gpu_mb"] = round(plan.device_memory.peak_bytes / 2**20, 1)
     if device.kind == "cuda":
         with device.active() as cuda:  # each device has its own pool
-            pool_bytes = device.xp.get_default_memory_pool().total_bytes()
+            pool_bytes = device.xp.get_default_memory_pool().total_bytes() + total_bytes()
             free, total = cuda.mem_info
         found["peak_gpu_pool_mb"] = round(pool_bytes / 2**20, 1)
         found["gpu_in_use_mb"] = round((total - free) / 2**20, 1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,6 +14,11 @@ from numpy.typing import DTypeLike
 from ..errors import DeviceError, DinoregError
 from ..types import Array
 from .limits import usable_cpus
+
+if TYPE_CHECKING:
+    from dinoreg_kernels import Session
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,10 @@ class StageTimer:
     timings_ms: dict[str, float] = field(default_factory=dict)
     #: Stage entered last, for messages.
     running: str = "field of view"
+    #: Records stages as CUDA graphs; None runs them as they are.
+    session: Session | None = None
+    #: What decides, beside its name, which kernels a stage queues.
+    key: Hashable = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -217,6 +226,15 @@ class StageTimer:
         began = time.perf_counter()
         yield
         self._add(name, (time.perf_counter() - began) * 1e3)
+
+    def recorded(self, name: str, work: Callable[[], T]) -> T:
+        """Time a stage whose work may be recorded; `Session` says what it must not do.
+
+        Each stage is a graph of its own: the device works on it while the next one is recorded, and
+        the events that time it lie between the graphs.
+        """
+        with self.stage(name):
+            return work() if self.session is None else self.session.run((name, self.key), work)
 
     def finish(self) -> dict[str, float]:
         """Return the milliseconds of each stage; call it once, at the end."""

@@ -158,22 +158,29 @@ def extract_features(
         encoded, summary = encoder_features(
             plan.encoding, sides, plan.config, plan.device, timer, report, encoders
         )
-    with timer.stage("features"):
-        report("features", 0.0)
-        config, mind, intensities = plan.config, None, None
-        correlates = config.correlation_weight > 0
-        if config.computes_mind or correlates:
-            images = working_images(sides, plan.grids.pool_zyx, plan.device)
-        if config.computes_mind:
-            mind = MindFeatures.of(config).compute(*images, plan.device)
-        if correlates or config.trust:
-            intensities = control_intensities(images, plan.device)
-        sets = _feature_sets(encoded, mind, config, plan.device)
-        report("features", 1.0)
+    report("features", 0.0)
+    sets, mind, intensities = timer.recorded("features", lambda: _computed(sides, plan, encoded))
+    report("features", 1.0)
+    config = plan.config
     search = tuple(sets[name] for name in level_sets(config, plan.grids.search_levels))
     _, refinement = config.stage_features
     judged = mind if config.trust else None
     return Extracted(search, sets[refinement], judged, intensities, summary)
+
+
+def _computed(
+    sides: Sides, plan: Plan, encoded: FeaturePair | None
+) -> tuple[dict[FeatureSet, FeaturePair], FeaturePair | None, tuple[Array, Array] | None]:
+    """Return all feature sets, MIND-SSC by itself, and the intensities, as far as they are used."""
+    config, mind, intensities = plan.config, None, None
+    correlates = config.correlation_weight > 0
+    if config.computes_mind or correlates:
+        images = working_images(sides, plan.grids.pool_zyx, plan.device)
+    if config.computes_mind:
+        mind = MindFeatures.of(config).compute(*images, plan.device)
+    if correlates or config.trust:
+        intensities = control_intensities(images, plan.device)
+    return _feature_sets(encoded, mind, config, plan.device), mind, intensities
 
 
 def _feature_sets(

@@ -64,30 +64,33 @@ def compute_fields(
         timer: times the stage.
         report: is told about progress.
     """
+    report("warp", 0.0)
+    fields = timer.recorded("warp", lambda: _queued(solution, images, plan))
+    report("warp", 1.0)
+    return fields
+
+
+def _queued(solution: Solution, images: tuple[Volume, Volume], plan: Plan) -> Fields:
+    """Queue what `compute_fields` returns."""
     fixed, moving = images
     device, control = plan.device, plan.grids.control
-    with timer.stage("warp"):
-        report("warp", 0.0)
-        deformable = None
-        if plan.config.linear_transform is None:
-            deformable = deformable_displacement(solution.field, control, device)
-        displacement = whole_displacement(
-            solution.field, control, fixed.geometry, plan.initial, device
-        )
-        certainty = None
-        if solution.spread is not None:
-            options = solver_options(plan.config, plan.grids)
-            certainty = confidence(solution.spread, plan.grids, options, fixed.geometry, device)
-        inverse, misses = _inverse(solution, moving, plan)
-        warped = warp_volume(
-            moving,
-            displacement,
-            device=device,
-            download=False,
-            outside=min(0.0, plan.pair[1].lowest),
-            known=True,
-        )
-        report("warp", 1.0)
+    deformable = None
+    if plan.config.linear_transform is None:
+        deformable = deformable_displacement(solution.field, control, device)
+    displacement = whole_displacement(solution.field, control, fixed.geometry, plan.initial, device)
+    certainty = None
+    if solution.spread is not None:
+        options = solver_options(plan.config, plan.grids)
+        certainty = confidence(solution.spread, plan.grids, options, fixed.geometry, device)
+    inverse, misses = _inverse(solution, moving, plan)
+    warped = warp_volume(
+        moving,
+        displacement,
+        device=device,
+        download=False,
+        outside=min(0.0, plan.pair[1].lowest),
+        known=True,
+    )
     return Fields(deformable, displacement, warped, inverse, misses, certainty)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..config.decided import DecidedConfig
 from ..device.choice import Device, StageTimer
 from ..device.limits import memory_bytes
+from ..device.recording import idle_bytes
 from ..errors import ResourceError
 from ..summaries import DeviceMemory
 from .needs import predict_device
@@ -157,10 +158,11 @@ def _available(device: Device, config: DecidedConfig, held_bytes: int) -> tuple[
 
 
 def _free_bytes(device: Device) -> int:
-    """Return the device's free bytes, including those that CuPy's pool holds in reserve."""
+    """Return the device's free bytes, including those that pools hold in reserve."""
     cuda = device.xp.cuda.Device(device.index)
     with cuda:
-        return int(cuda.mem_info[0]) + int(device.xp.get_default_memory_pool().free_bytes())
+        held = int(device.xp.get_default_memory_pool().free_bytes()) + idle_bytes()
+        return int(cuda.mem_info[0]) + held
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -7,17 +7,17 @@ images and a transform that is given as the initial alignment.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dinoreg_kernels import Solution
 
 from ..config.parameters import RegistrationConfig, checked_config
-from ..device.choice import StageTimer, kernel_errors, library_errors, stage_timer
+from ..device.choice import kernel_errors, stage_timer
 from ..device.placement import Placement, checked_placement
-from ..device.streams import working_stream
+from ..device.recording import Sessions
 from ..encoder.open_encoders import EncoderPool
 from ..engines.open import ENGINE_PACKAGES
 from ..fields.solve import affine_field, solve, solver_options, without_steps
@@ -36,16 +36,14 @@ from .demands import check_demands
 from .features import extract_features, field_of_view, weigh
 from .fields import Fields, compute_fields
 from .linear import moved_mm, refine_linear
-from .memory import check_memory, device_memory_errors
+from .memory import check_memory
 from .plan import Plan
 from .planning import plan_case
 from .result import KeptFeatures, RegistrationResult
+from .running import ProgressCallback, Run
 
 if TYPE_CHECKING:
     from ..io import ImageLike, LabelsLike
-
-#: Called with a stage's name and its finished fraction; an exception in it stops the run.
-ProgressCallback = Callable[[str, float], None]
 
 
 @kernel_errors()
@@ -64,6 +62,8 @@ def register(  # noqa: PLR0913 - all but the images by name
     placement: Placement | None = None,
     encoders: EncoderPool | None = None,
     fixed_work: FixedWork | None = None,
+    sessions: Sessions | None = None,
+    turn: AbstractContextManager[object] | None = None,
 ) -> RegistrationResult:
     """Register `moving` to `fixed`. For many pairs use `Registrar`, which keeps the encoder open.
 
@@ -80,11 +80,14 @@ def register(  # noqa: PLR0913 - all but the images by name
         initial: the initial alignment, from fixed to moving points; it counts instead of that of
             the configuration.
         keep_features: keep the features of both images in the result.
-        progress: called with a stage's name and its finished fraction.
+        progress: called with a stage's name and its finished fraction; for stages that are recorded
+            (`sessions`) only before and after them.
         on_plan: called with the plan before the heavy work.
         placement: where the result's arrays are placed (default: new NumPy arrays).
         encoders: encoders that are already open (default: opened for this call).
         fixed_work: keeps what the fixed image determines for the next call (default: nothing).
+        sessions: keeps the stages of each shape as CUDA graphs (default: nothing is recorded).
+        turn: entered for the work after planning, for example to wait for another registration.
 
     Returns:
         The mapping from fixed to moving points, the warped moving image, and a report on both.
@@ -111,8 +114,8 @@ def register(  # noqa: PLR0913 - all but the images by name
         on_plan(plan)
     _check_devices(case, plan, placement)
     check_memory(plan.sizes, plan.memory_bytes, plan.device_memory, plan.device)
-    run = _Run(plan, stage_timer(plan.device), progress or (lambda stage, fraction: None))
-    with run.on_device():
+    run = Run(plan, stage_timer(plan.device), progress or (lambda stage, fraction: None))
+    with turn or nullcontext(), run.on_device(sessions):
         if (model := plan.config.linear_transform) is not None:
             with run.timer.stage("linear"):
                 plan = refine_linear(plan, model, case.weights, run.report)
@@ -135,27 +138,6 @@ def register(  # noqa: PLR0913 - all but the images by name
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
-    """The plan, the timer and the caller's progress callback, which all stages share."""
-
-    plan: Plan
-    timer: StageTimer
-    report: ProgressCallback
-
-    @contextmanager
-    def on_device(self) -> Iterator[None]:
-        """Work on the plan's device and translate its errors."""
-        device = self.plan.device
-        with (
-            device.active(),
-            working_stream(device),
-            library_errors(device),
-            device_memory_errors(self.plan.device_memory, device, self.timer),
-        ):
-            yield
-
-
-@dataclass(frozen=True, eq=False)
 class _Match:
     """The compared features and the solution found, on the control grid."""
 
@@ -175,7 +157,7 @@ def _check_devices(case: Case, plan: Plan, placement: Placement) -> None:
 def _match(
     images: tuple[Volume, Volume],
     counts: tuple[Array, Array],
-    run: _Run,
+    run: Run,
     encoders: EncoderPool,
     *,
     keep: bool,
@@ -191,8 +173,9 @@ def _match(
         weight = weigh(counts, extracted.mind)[1]
         middle = content_middle(extracted.intensities[1], weight, plan.device)
         del weight
-    with timer.stage("solve"):
-        solution = solve(
+    solution = timer.recorded(
+        "solve",
+        lambda: solve(
             extracted.features,
             weigh(counts, extracted.features),
             plan.grids,
@@ -203,7 +186,8 @@ def _match(
             search=extracted.levels(counts),
             images=extracted.intensities if plan.config.correlation_weight > 0 else None,
             spread=plan.config.confidence,
-        )
+        ),
+    )
     mirror_test = None
     if extracted.mind is not None and extracted.intensities is not None:
         with timer.stage("trust"):
@@ -268,7 +252,7 @@ def _result(
     encoding: EncodingSummary | None,
     hashes: dict[str, str],
     features: KeptFeatures | None,
-    run: _Run,
+    run: Run,
 ) -> RegistrationResult:
     """Assemble the result that `register` returns."""
     plan, grid = run.plan, fields.displacement.geometry

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import Device
+from ..device.recording import Sessions
 from ..device.streams import caller_stream
 from ..encoder.open_encoders import EncoderPool
 from ..errors import ConfigError, DinoregError
@@ -20,9 +21,11 @@ from ..images.phantom import phantom_grid, phantom_pair
 from ..io import as_labels, as_volume
 from ..types import AffineTransform, Geometry
 from .demands import check_demands
+from .future import PairLike, RegistrationFuture, in_order
 from .plan import Plan
-from .register import ProgressCallback, register
+from .register import register
 from .result import RegistrationResult
+from .running import ProgressCallback
 
 if TYPE_CHECKING:
     from ..device.placement import Placement
@@ -42,50 +45,6 @@ def _read_now(image: Any, read: Callable[[Any], Any]) -> Any:
     return image if isinstance(image, str | os.PathLike) else read(image)
 
 
-class RegistrationFuture(Future[RegistrationResult]):
-    """A pending result. `cancel` also ends a registration that is already running.
-
-    It ends at its next report of progress: between stages, slices or iterations of the solver.
-    """
-
-    # While the work runs, the base class takes the future for pending, because it cancels only
-    # pending ones; `running` tells the truth.
-    _started = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._idle = threading.Event()
-
-    def running(self) -> bool:
-        """Return whether a thread is working on it."""
-        return self._started and not self.done()
-
-    def wait_until_idle(self) -> None:
-        """Wait until no thread will use the images and buffers any more, also after `cancel`."""
-        self._idle.wait()
-
-    def _run(self, work: Callable[[], RegistrationResult]) -> None:
-        self._started = True
-        result, error = None, None
-        try:
-            if not self.cancelled():
-                result = work()
-        except BaseException as problem:  # raised where the result is requested
-            error = problem
-        finally:
-            self._idle.set()
-        if not self.set_running_or_notify_cancel():
-            return
-        if error is not None:
-            self.set_exception(error)
-        elif result is not None:
-            self.set_result(result)
-
-    def _stop_if_cancelled(self) -> None:
-        if self.cancelled():
-            raise CancelledError
-
-
 class Registrar:
     """Registers many pairs with one configuration and opens the encoder only once.
 
@@ -98,15 +57,20 @@ class Registrar:
 
     Args:
         config: parameters of all registrations (default: the preset ``mind``).
-        workers: number of threads that work on submitted pairs. On a CPU one registration uses
-            all threads of the configuration, so more than one worker gains little there.
+        workers: number of submitted pairs that are worked on at a time. On a CPU one registration
+            uses all threads of the configuration, so more than one worker gains little there. On a
+            GPU one more pair is planned meanwhile.
+        graphs: on a GPU the stages of a registration are recorded as CUDA graphs, from the second
+            pair of a shape on. So many are kept for each stream, about five for each shape, those
+            used last; 0 records nothing.
         cuda_context: makes a CUDA context current while a thread works here, for programs that
             manage contexts themselves; see `dinoreg_rt.device.pycuda_context`.
 
     Raises:
         DeviceError: the device or engine of the configuration cannot be used.
         InputError: the encoder of the configuration does not exist.
-        ConfigError: an option has no effect on this device, or `workers` is not positive.
+        ConfigError: an option has no effect on this device, or `workers` is not positive, or
+            `graphs` is not 0..1024.
     """
 
     def __init__(
@@ -114,11 +78,14 @@ class Registrar:
         config: RegistrationConfig | None = None,
         *,
         workers: int = 1,
+        graphs: int = 64,
         cuda_context: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
         config = checked_config(config)
         if not isinstance(workers, int) or workers < 1:
             raise ConfigError(f"workers = {workers!r}; wanted a whole number of at least 1")
+        if not isinstance(graphs, int) or not 0 <= graphs <= 1024:
+            raise ConfigError(f"graphs = {graphs!r}; wanted a whole number from 0 to 1024")
         self._entered = cuda_context or nullcontext
         with self._entered():
             self._device = check_demands(config)
@@ -126,7 +93,12 @@ class Registrar:
         self._encoders = EncoderPool()
         # A GPU's memory is for the registration; an image on the host is quickly uploaded again.
         self._fixed_work = FixedWork() if self._device.kind == "cpu" else None
-        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="registrar")
+        self._sessions = Sessions(graphs)
+        self._most_in_flight = workers + 1
+        self._turn = threading.Semaphore(workers)
+        # On a GPU the host can plan one pair while it waits for another.
+        threads = workers if self._device.kind == "cpu" else workers + 1
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="registrar")
         self._pending: set[RegistrationFuture] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -155,7 +127,7 @@ class Registrar:
         first, second = phantom_pair(grid, moving)
         self._check_open()
         with self._working(None):
-            register(first, second, config=config, encoders=self._encoders)
+            register(first, second, config=config, **self._kept)
 
     def register(  # noqa: PLR0913 - all but the images by name
         self,
@@ -239,7 +211,7 @@ class Registrar:
                 progress(stage, fraction)
 
         def work() -> RegistrationResult:
-            return self._register(fixed, moving, progress=report, **more)
+            return self._register(fixed, moving, progress=report, turn=self._turn, **more)
 
         with self._lock:
             self._check_open()
@@ -247,6 +219,33 @@ class Registrar:
             self._workers.submit(future._run, work)
         future.add_done_callback(self._forget)
         return future
+
+    def register_many(self, pairs: Iterable[PairLike], **more: Any) -> Iterator[RegistrationFuture]:
+        """Register many pairs and yield their results in order.
+
+        ::
+
+            for future in registrar.register_many(pairs):
+                result = future.result()
+
+        On a GPU the next pair is planned while the device works on one, and pairs of one shape run
+        as graphs that are recorded once. At most `workers` + 1 pairs are taken from `pairs` before
+        the result of the first of them is asked for. When the iteration is left early, those pairs
+        are cancelled.
+
+        Args:
+            pairs: (fixed, moving), or dictionaries with the arguments of `register`.
+            **more: further arguments of `register` for all pairs.
+
+        Returns:
+            A completed future for each pair: its `result` returns the result or raises the error
+            of that pair, whichever it is, and the others are not affected.
+
+        Raises:
+            DinoregError: this registrar is closed.
+        """
+        self._check_open()
+        return in_order(partial(self.submit, **more), pairs, self._most_in_flight)
 
     def close(self, *, cancel: bool = False) -> None:
         """Wait for submitted registrations, then close the encoder. May be called again.
@@ -264,6 +263,7 @@ class Registrar:
         self._workers.shutdown(wait=True)
         with self._entered():
             self._encoders.close()
+            self._sessions.close()
 
     def __enter__(self) -> Registrar:
         return self
@@ -280,9 +280,16 @@ class Registrar:
         stream: Any = None,
         **more: Any,
     ) -> RegistrationResult:
-        more |= {"encoders": self._encoders, "fixed_work": self._fixed_work}
+        config = self._config_of_pair(config)
         with self._working(stream):
-            return register(fixed, moving, config=self._config_of_pair(config), **more)
+            return register(
+                fixed, moving, config=config, fixed_work=self._fixed_work, **self._kept, **more
+            )
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        """What all registrations share, whatever the images."""
+        return {"encoders": self._encoders, "sessions": self._sessions}
 
     def _config_of_pair(self, config: RegistrationConfig | None) -> RegistrationConfig:
         if config is None:
