@@ -63,7 +63,8 @@ _recording = _Recording()
 @contextlib.contextmanager
 def recording() -> Iterator[list[Any]]:
     """Note that this thread records for the block, and collect events to be recorded behind it."""
-    _recording.events = events = []
+    events: list[Any] = []
+    _recording.events = events
     try:
         yield events
     finally:

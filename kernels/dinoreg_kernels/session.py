@@ -224,5 +224,4 @@ class _Graphs:
         found = _structs.SessionCounts()
         status = _library.library().dr_session_count(self._handle, ctypes.byref(found))
         _library.check("dr_session_count", status)
-        names = [name for name, _ in _structs.SessionCounts._fields_]
-        return SessionCounts(*(int(getattr(found, name)) for name in names))
+        return SessionCounts(found.as_it_is, found.recorded, found.updated, found.lost)

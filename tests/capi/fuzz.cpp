@@ -39,7 +39,7 @@ int64_t calls, accepted;
 void count(dr_status status) {
   ++calls;
   accepted += status == DR_OK;
-  if (status < DR_OK || status > DR_ERROR_CANCELLED || dr_last_error_message() == nullptr)
+  if (status < DR_OK || status > DR_ERROR_NOT_RECORDED || dr_last_error_message() == nullptr)
     std::abort();
 }
 
@@ -277,6 +277,29 @@ void solver_run() {
   call(dr_solver_run, a);
 }
 
+// Calls in any order, also before a beginning and after an end.
+void session() {
+  dr_session* session = nullptr;
+  count(
+      dr_session_create(hostile() ? hostile_int() : pick(1, 3), one_in(500) ? nullptr : &session));
+  for (int step = pick(0, 12); step > 0; --step) {
+    dr_session* const given = one_in(500) ? nullptr : session;
+    const dr_execution e = execution();
+    int32_t lost = 7;
+    dr_session_counts found;
+    switch (pick(0, 3)) {
+      case 0:
+        count(dr_session_begin(given, one_in(500) ? nullptr : as_sent(e), (uint64_t)pick(1, 4)));
+        break;
+      case 1: count(dr_session_end(given)); break;
+      case 2: count(dr_session_abandon(given, optional(&lost))); break;
+      default: count(dr_session_count(given, one_in(500) ? nullptr : &found));
+    }
+    if (dr_session_recording(given) != 0) std::abort();  // nothing is recorded on a CPU
+  }
+  dr_session_destroy(session);
+}
+
 void facts() {
   const int32_t number = hostile_int();
   dr_status status;
@@ -298,7 +321,7 @@ Function functions[] = {{"image_resample", image_resample}, {"labels_resample", 
                         {"field_jacobian", field_jacobian}, {"field_compose", field_compose},
                         {"field_invert", field_invert},     {"mind_compute", mind_compute},
                         {"local_compute", local_compute},   {"features_pool", features_pool},
-                        {"solver_run", solver_run}};
+                        {"solver_run", solver_run},         {"session", session}};
 
 const char* running = "";
 uint64_t running_seed;

@@ -28,8 +28,9 @@ from ..errors import ConfigError, DeviceError, DinoregError, is_for_want_of_memo
 from ..fields.warp import warp_labels
 from ..io.arrays import as_numpy
 from ..io.inputs import as_labels
+from ..registration.future import RegistrationFuture
 from ..registration.plan import Plan
-from ..registration.registrar import Registrar, RegistrationFuture
+from ..registration.registrar import Registrar
 from ..registration.result import RegistrationResult
 from ..run.report import build_report
 from ..types import AffineTransform, Array, LabelMap, Volume
