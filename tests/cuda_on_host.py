@@ -125,7 +125,7 @@ class Graphs:
     def begin(self, key: int) -> bool:
         assert not self.closed
         assert Capture.current() is None
-        self._key, recorded = key, key in self._kept and Stream.current().ptr not in (0, 1)
+        self._key, recorded = key, key in self._kept and Stream.current().non_blocking
         self._stream = Stream.current() if recorded else None
         Capture.set_current(Capture() if recorded else None)
         return recorded
@@ -437,8 +437,8 @@ class Stream:
     _local = threading.local()
     null: Stream
 
-    def __init__(self, log: list[tuple[str, int]], ptr: int) -> None:
-        self._log, self.ptr = log, ptr
+    def __init__(self, log: list[tuple[str, int]], ptr: int, *, non_blocking: bool = False) -> None:
+        self._log, self.ptr, self.non_blocking = log, ptr, non_blocking
 
     @classmethod
     def stack(cls) -> list[Stream]:
@@ -484,7 +484,7 @@ class _Streams:
 
     def __call__(self, *, non_blocking: bool) -> Stream:
         assert non_blocking, "a blocking stream and the default stream wait for each other"
-        return Stream(self._log, next(self._handles))
+        return Stream(self._log, next(self._handles), non_blocking=True)
 
 
 def _cusolver(function: Any) -> Any:

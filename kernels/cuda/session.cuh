@@ -19,16 +19,20 @@ class GraphSession {
   ~GraphSession() { (void)abandon(); }
   bool usable() const { return kept_ != nullptr; }
 
-  // The first time a key is used, nothing is captured: kernels are loaded, memory pools grow. The
-  // legacy default stream cannot be captured at all. The capture is local to this thread: what
-  // other threads do meanwhile does not affect it, and what this thread must not do, such as
-  // allocating memory, is an error that end() reports.
+  // The first time a key is used, nothing is captured: kernels are loaded, memory pools grow. Nor
+  // is anything on a blocking stream, because work that other threads put on the legacy default
+  // stream would have to wait for it, and fail while it is captured. The capture is local to this
+  // thread: what other threads do meanwhile does not affect it, and what this thread must not do,
+  // such as allocating memory, is an error that end() reports.
   cudaError_t begin(cudaStream_t stream, uint64_t key) {
     key_ = key;
     stream_ = stream;
     current_ = find(key);
-    if (current_ == nullptr || stream == nullptr || stream == cudaStreamLegacy) return cudaSuccess;
-    const cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    unsigned flags = 0;
+    cudaError_t error = cudaStreamGetFlags(stream, &flags);
+    if (error != cudaSuccess || current_ == nullptr || (flags & cudaStreamNonBlocking) == 0)
+      return error;
+    error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
     recording_ = error == cudaSuccess;
     return error;
   }

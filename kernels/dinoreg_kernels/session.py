@@ -39,7 +39,8 @@ class Session:
     """Records work as CUDA graphs, which are kept; see ``dr_session`` in dinoreg.h.
 
     Work is a function that queues kernels on CuPy's current stream, those of this package and those
-    of CuPy. The first time, it runs as it is, which loads kernels and lets the pool of memory grow.
+    of CuPy. On a blocking stream, such as the default one, it runs as it is. On others, the first
+    time, it runs as it is, which loads kernels and lets the pool of memory grow.
     From the second time on, all its kernels are launched at once when it returns, and only their
     parameters are set if their number is the same. The results do not depend on it.
 

@@ -416,7 +416,9 @@ DR_API dr_status dr_solver_run(const dr_execution* execution, const dr_solver_ar
  * The key says which work it is, for example a hash of shapes and options; it decides only which
  * graph is set, never the result. Work whose key is new, or has not been used for long, runs as it
  * is while it is queued, so that kernels are loaded and memory pools grow; it is recorded from the
- * second time on. So does all work on a CPU and on CUDA's legacy default stream.
+ * second time on. Always as it is runs work on a CPU, and on a CUDA stream that was not created
+ * with cudaStreamNonBlocking: while that is recorded, what other threads put on the default stream
+ * would fail.
  *
  * Until dr_session_end, recorded work has not run. This thread must not wait for it, read its
  * results, record an event on the stream that anyone waits for, allocate device memory with

@@ -96,7 +96,7 @@ bool number_of_graphs_is_bounded() {
 // After an error nothing has run, nothing leaks, and the next recording works.
 bool nothing_runs_after_an_error() {
   const std::string kind = "mse";
-  for (const char* call : {"cudaStreamBeginCapture", "cudaStreamEndCapture",
+  for (const char* call : {"cudaStreamGetFlags", "cudaStreamBeginCapture", "cudaStreamEndCapture",
                            "cudaGraphInstantiateWithFlags", "cudaGraphDestroy", "cudaGraphLaunch",
                            "cudaMemsetAsync", "cudaLaunchKernelEx", "cudaStreamIsCapturing"}) {
     const OwnStream stream;
@@ -155,7 +155,7 @@ bool lost_recordings() {
   return true;
 }
 
-bool legacy_streams_run_as_they_are() {
+bool blocking_streams_run_as_they_are() {
   const std::string kind = "mse";
   GraphSession session(2);
   Solve expected(kind);
@@ -165,6 +165,9 @@ bool legacy_streams_run_as_they_are() {
     WANT(solve_in(session, nullptr, 1, solve) && solve == expected && captures == 2);
   }
   WANT(session.begin(cudaStreamLegacy, 1) == cudaSuccess && !session.recording());
+  const OwnStream stream;
+  static_cast<Stream_*>(stream.handle)->flags = 0;
+  WANT(session.begin(stream.handle, 1) == cudaSuccess && !session.recording());
   WANT(counted(session, 3, 0, 0, 0));
   return true;
 }
@@ -194,7 +197,7 @@ int main(int count, char** names) {
       {"nothing_runs_after_an_error", nothing_runs_after_an_error},
       {"refused_updates", refused_updates},
       {"lost_recordings", lost_recordings},
-      {"legacy_streams_run_as_they_are", legacy_streams_run_as_they_are},
+      {"blocking_streams_run_as_they_are", blocking_streams_run_as_they_are},
       {"destroyed_while_recording", destroyed_while_recording},
   };
   for (int i = 1; i < count; ++i) {

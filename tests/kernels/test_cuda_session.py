@@ -16,7 +16,7 @@ CHECKS = (
     "nothing_runs_after_an_error",
     "refused_updates",
     "lost_recordings",
-    "legacy_streams_run_as_they_are",
+    "blocking_streams_run_as_they_are",
     "destroyed_while_recording",
 )
 

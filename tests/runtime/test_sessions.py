@@ -107,6 +107,14 @@ def test_results_kept_on_the_device_let_the_pool_grow(cupy, pairs, expected) -> 
         check_same(result, expected[number])
 
 
+def test_a_blocking_stream_of_the_caller_is_not_recorded(cupy, pairs, expected) -> None:
+    """What other threads put on the default stream would fail meanwhile."""
+    with dinoreg_rt.Registrar(config("cuda")) as registrar:
+        for _ in range(2):
+            check_same(registrar.register(*pairs[0], stream=0x70), expected[0])
+        assert counts() == SessionCounts(2 * STAGES, 0, 0, 0)
+
+
 def test_number_of_graphs_is_bounded(cupy, pairs, expected) -> None:
     """Room for one shape: another takes its place."""
     with dinoreg_rt.Registrar(config("cuda"), graphs=STAGES) as registrar:

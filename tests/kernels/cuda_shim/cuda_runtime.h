@@ -135,6 +135,7 @@ struct Graph_ {
   std::vector<std::string> kinds;  // of the nodes, by which graphs are told apart
 };
 struct Stream_ {
+  unsigned flags = cudaStreamNonBlocking;
   Graph_* capturing = nullptr;
   bool invalid = false;
 };
@@ -208,6 +209,11 @@ inline cudaError_t cudaStreamBeginCapture(cudaStream_t on, cudaStreamCaptureMode
   ++alive;
   ++captures;
   return cudaSuccess;
+}
+inline cudaError_t cudaStreamGetFlags(cudaStream_t on, unsigned* flags) {
+  const bool made = on != nullptr && on != cudaStreamLegacy;
+  *flags = made ? static_cast<const Stream_*>(on)->flags : 0;
+  return outcome("cudaStreamGetFlags");
 }
 inline cudaError_t cudaStreamIsCapturing(cudaStream_t on, cudaStreamCaptureStatus* status) {
   const Stream_* stream = static_cast<const Stream_*>(on);
