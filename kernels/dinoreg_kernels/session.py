@@ -66,7 +66,7 @@ class Session:
         import cupy
 
         self._graphs = _Graphs(graphs)
-        self._pool = cupy.cuda.MemoryPool(self._new_memory)
+        self._pool = cupy.cuda.MemoryPool(_new_memory)
         self._recording = threading.Lock()
         _live.add(self)
 
@@ -154,18 +154,6 @@ class Session:
             event.record()
         return True, result
 
-    def _new_memory(self, size: int) -> Any:
-        """Return new memory for the pool; where there is none, other pools give up theirs."""
-        from cupy.cuda import Memory, MemoryPointer
-
-        try:
-            return MemoryPointer(Memory(size), 0)
-        except Exception as error:
-            if "cudaErrorMemoryAllocation" not in str(error):
-                raise
-        release_idle_memory()
-        return MemoryPointer(Memory(size), 0)
-
 
 #: All sessions that exist.
 _live: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -186,6 +174,19 @@ def release_idle_memory() -> None:
         session.release()
 
 
+def _new_memory(size: int) -> Any:
+    """Return new memory for the pool; where there is none, other pools give up theirs."""
+    from cupy.cuda import Memory, MemoryPointer
+
+    try:
+        return MemoryPointer(Memory(size), 0)
+    except Exception as error:
+        if "cudaErrorMemoryAllocation" not in str(error):
+            raise
+    release_idle_memory()
+    return MemoryPointer(Memory(size), 0)
+
+
 def _number(key: Hashable) -> int:
     """Return 64 bits that stand for a key."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
@@ -198,7 +199,12 @@ class _Graphs:
         library, handle = _library.library(), ctypes.c_void_p()
         _library.check("dr_session_create", library.dr_session_create(graphs, ctypes.byref(handle)))
         self._handle = handle
-        self.close = weakref.finalize(self, library.dr_session_destroy, handle)
+        self._destroy = weakref.finalize(self, library.dr_session_destroy, handle)
+
+    def close(self) -> None:
+        """Drop all graphs; then nothing can begin any more."""
+        self._destroy()
+        self._handle = ctypes.c_void_p()
 
     def begin(self, key: int) -> bool:
         """Begin; return whether what follows is recorded, rather than run as it is."""

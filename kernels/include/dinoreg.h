@@ -429,7 +429,7 @@ DR_API dr_status dr_solver_run(const dr_execution* execution, const dr_solver_ar
  * work is being recorded.
  *
  * A session is used by one thread at a time, with one recording at a time, which the thread that
- * began it ends. Its graphs take host and device memory, some hundred bytes for each kernel. */
+ * began it ends. Its graphs take host and device memory for each kernel. */
 typedef struct dr_session dr_session;
 
 /* How often the work of a session */

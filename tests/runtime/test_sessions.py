@@ -13,6 +13,7 @@ from cuda_on_host import Capture, DeviceArray
 import dinoreg_kernels
 import dinoreg_rt
 from dinoreg_kernels import Session, SessionCounts, sessions
+from dinoreg_kernels.session import _new_memory
 from dinoreg_rt import Placement
 from dinoreg_rt.device.recording import Sessions, idle_bytes
 from dinoreg_rt.errors import ConfigError, InputError
@@ -80,6 +81,17 @@ def test_launches_and_memory_of_a_known_shape(cupy, pairs) -> None:
     assert "graph" not in first
     # Nothing but the session's pool was used after planning.
     assert cupy.pools[0].used == 0
+
+
+def test_numbers_make_no_other_graphs(cupy, pairs, expected) -> None:
+    """A graph is set to other weights, also after a synthetic pair of the same grids."""
+    softer = {"smoothness": 0.3, "initial": "none"}
+    wanted = dinoreg_rt.register(*pairs[0], config=config("cpu", **softer))
+    with dinoreg_rt.Registrar(config("cuda", initial="none")) as registrar:
+        registrar.warm_up(GRID)
+        for _ in range(2):
+            check_same(registrar.register(*pairs[0], config=config("cuda", **softer)), wanted)
+        assert counts() == SessionCounts(STAGES, 2 * STAGES, STAGES, 0)
 
 
 def test_without_sessions_nothing_is_recorded(cupy, pairs, expected) -> None:
@@ -238,7 +250,7 @@ def test_exhausted_memory_is_taken_from_other_pools(cupy, session, monkeypatch) 
     monkeypatch.setattr(cupy.cuda, "Memory", memory, raising=False)
     monkeypatch.setattr(cupy.cuda, "MemoryPointer", lambda memory, _: memory, raising=False)
     monkeypatch.setitem(__import__("sys").modules, "cupy.cuda", cupy.cuda)
-    assert session._new_memory(64) == 64
+    assert _new_memory(64) == 64
     assert attempts == [64, 64]
     assert other.idle_bytes() == 0
     # What lies in the pool of a session that records may be needed when its graph is launched.
@@ -261,7 +273,9 @@ def test_number_of_idle_sessions_is_bounded(cupy) -> None:
     assert len(set(map(id, made))) == 12
     assert made[12:] == made[4:12]
     assert [session._graphs.closed for session in made[:12]] == [True] * 4 + [False] * 8
-    lent.close()
+    with streams[-1], lent.borrowed(device) as session:
+        lent.close()
+        assert not session._graphs.closed
     assert all(session._graphs.closed for session in made)
 
 

@@ -28,6 +28,7 @@ class Sessions:
         self._graphs = graphs
         self._idle: list[tuple[tuple[int, int], Session]] = []
         self._lock = threading.Lock()
+        self._most_idle = _MOST_IDLE
 
     @contextmanager
     def borrowed(self, device: Device) -> Iterator[Session | None]:
@@ -43,11 +44,9 @@ class Sessions:
             self._put_back(place, session)
 
     def close(self) -> None:
-        """Close the sessions that are not lent."""
-        with self._lock:
-            closed, self._idle = self._idle, []
-        for _, session in closed:
-            session.close()
+        """Close the sessions, those that are lent when they come back."""
+        self._most_idle = 0
+        self._drop()
 
     def _taken(self, place: tuple[int, int]) -> Session | None:
         with self._lock:
@@ -59,10 +58,15 @@ class Sessions:
     def _put_back(self, place: tuple[int, int], session: Session) -> None:
         with self._lock:
             self._idle.append((place, session))
-            dropped = self._idle[:-_MOST_IDLE]
-            del self._idle[:-_MOST_IDLE]
-        for _, old in dropped:
-            old.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        """Close the sessions that were used longest ago, if there are too many."""
+        with self._lock:
+            surplus = max(0, len(self._idle) - self._most_idle)
+            dropped, self._idle = self._idle[:surplus], self._idle[surplus:]
+        for _, session in dropped:
+            session.close()
 
 
 def idle_bytes() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from ..device.choice import StageTimer, library_errors
 from ..device.recording import Sessions
@@ -44,7 +45,21 @@ class Run:
             yield
 
 
+#: Parameters that do not reach the stages.
+_BEFORE = {"initial", "cache"}
+
+
 def _kernels_key(plan: Plan) -> Hashable:
     """Return what decides which kernels are queued: not the numbers that they are given."""
+    config = {k: _kind(v) for k, v in dict(plan.config).items() if k not in _BEFORE}
     fixed, moving = (image.volume.geometry.shape_zyx for image in plan.pair)
-    return repr(plan.config), fixed, moving, plan.grids.control.shape_zyx
+    return tuple(config.items()), fixed, moving, plan.grids.control.shape_zyx
+
+
+def _kind(value: Any) -> Hashable:
+    """Return whether a parameter is 0 or, of a list, how long it is; others as they are."""
+    if isinstance(value, float):
+        return value != 0
+    if isinstance(value, tuple) and all(isinstance(part, float) for part in value):
+        return len(value)
+    return repr(value)
