@@ -111,6 +111,10 @@ inline void __syncwarp() {
 inline int launches = 0;  // kernels that were run
 inline int graph_launches = 0;
 inline int captures = 0;
+inline bool runs_work = true;  // false: work is counted only
+inline long long direct_launches = 0;  // of kernels and memory operations, outside of graphs
+inline long long graph_nodes = 0;      // in the graphs that were launched
+inline long long graphs_made = 0;      // executable graphs instantiated
 inline int alive = 0;  // streams, graphs and executable graphs that exist
 inline cudaError_t next_error = cudaSuccess;  // the result of every call
 inline const char* failing = "";  // the only call that fails, with cudaErrorUnknown
@@ -138,10 +142,12 @@ inline cudaError_t enqueue(const char* call, cudaStream_t on, std::function<void
   const bool captured = stream != nullptr && stream->capturing != nullptr;
   if (captured && error != cudaSuccess) stream->invalid = true;
   if (error != cudaSuccess) return error;
-  if (captured)
+  if (captured) {
     stream->capturing->work.push_back(work);
-  else
-    work();
+    return cudaSuccess;
+  }
+  if (strcmp(call, "cudaGraphLaunch") != 0) ++direct_launches;
+  if (runs_work) work();
   return cudaSuccess;
 }
 
@@ -219,10 +225,13 @@ inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cu
   const cudaError_t error = outcome("cudaGraphInstantiateWithFlags");
   if (error != cudaSuccess) return error;
   *executable = new Graph_(*graph);
+  ++graphs_made;
   ++alive;
   return cudaSuccess;
 }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  graph_nodes += executable->work.size();
+  if (!runs_work) ++graph_launches;
   return enqueue("cudaGraphLaunch", stream, [=] {
     ++graph_launches;
     for (const auto& work : executable->work) work();
