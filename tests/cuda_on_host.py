@@ -104,14 +104,14 @@ class Pool:
         self.used += size
         self.peak = max(self.peak, self.used)
         self.peaks[self.stage()] = max(self.peaks.get(self.stage(), 0), self.used)
-        weakref.finalize(host, self._let_go, id(host), size)
+        weakref.finalize(host, self._let_go, id(host), size, Stream.current().ptr)
 
     def read(self) -> None:
         self.reads[self.stage()] = self.reads.get(self.stage(), 0) + 1
 
-    def _let_go(self, key: int, size: int) -> None:
+    def _let_go(self, key: int, size: int, allocated_on: int) -> None:
         self._known.discard(key)
-        DeviceArray.order.forget(key)
+        DeviceArray.order.free(key, allocated_on)
         self.used -= size
 
     def total_bytes(self) -> int:
