@@ -20,6 +20,8 @@ import numpy as np
 from happens_before import HappensBefore
 
 _FROM_HOST = {"asarray", "array", "ascontiguousarray"}
+#: What CuPy's arrays hold: no objects, texts, dates or extended precision.
+_DTYPES = "?bhilqBHILQefdFD"
 
 
 def _unwrapped(value: Any) -> Any:
@@ -132,6 +134,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     order = HappensBefore()
 
     def __init__(self, host: np.ndarray) -> None:
+        if host.dtype.char not in _DTYPES:
+            raise ValueError(f"Unsupported dtype {host.dtype}")
         self.host = host
         self.pool.hold(host)
 
