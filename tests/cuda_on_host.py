@@ -26,6 +26,8 @@ from dinoreg_kernels import KernelError, KernelNotRecorded, SessionCounts
 #: CuPy refuses them while a stream is captured, because they are cuBLAS.
 _CUBLAS = {"matmul", "dot", "vdot", "inner", "tensordot", "einsum"}
 _FROM_HOST = {"asarray", "array", "ascontiguousarray"}
+#: What CuPy's arrays hold: no objects, texts, dates or extended precision.
+_DTYPES = "?bhilqBHILQefdFD"
 
 
 def _unwrapped(value: Any) -> Any:
@@ -180,6 +182,10 @@ def _used(result: Any, reads: set[int], writes: set[int]) -> None:
             Capture.forbid("a change of an array from outside")
 
 
+def uploaded(size: int) -> None:
+    """Called with the bytes of each upload, for those who count them."""
+
+
 def _called(function: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
     out = more.pop("out", None)
     name = getattr(function, "__name__", "")
@@ -252,14 +258,14 @@ class Pool:
         self.peak = max(self.peak, self.used)
         self.reserved = max(self.reserved, self.used)
         self.peaks[self.stage()] = max(self.peaks.get(self.stage(), 0), self.used)
-        weakref.finalize(host, self._let_go, id(host), size)
+        weakref.finalize(host, self._let_go, id(host), size, Stream.current().ptr)
 
     def read(self) -> None:
         self.reads[self.stage()] = self.reads.get(self.stage(), 0) + 1
 
-    def _let_go(self, key: int, size: int) -> None:
+    def _let_go(self, key: int, size: int, allocated_on: int) -> None:
         DeviceArray.known.discard(key)
-        DeviceArray.order.forget(key)
+        DeviceArray.order.free(key, allocated_on)
         self.used -= size
 
     def total_bytes(self) -> int:
@@ -282,6 +288,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     known: set[int]
 
     def __init__(self, host: np.ndarray) -> None:
+        if host.dtype.char not in _DTYPES:
+            raise ValueError(f"Unsupported dtype {host.dtype}")
         self.host = host
         Pool.current().hold(host)
 
@@ -378,6 +386,7 @@ class _Cupy(ModuleType):
             def upload(a: Any, *args: Any, **more: Any) -> Any:
                 if not isinstance(a, DeviceArray):
                     Capture.forbid("an upload")
+                    uploaded(np.asarray(a).nbytes)
                 host = a.host if isinstance(a, DeviceArray) else np.array(a)
                 result = _wrapped(value(host, *args, **more))
                 _used(result, _buffers(a), set())

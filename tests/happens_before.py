@@ -67,11 +67,22 @@ class HappensBefore:
         with self._lock:
             _join(self._host, event)
 
-    def forget(self, buffer: int) -> None:
-        """Drop a buffer whose memory was freed."""
+    def passed(self, event: Clock) -> bool:
+        """Return whether the host has waited for all that precedes an event."""
         with self._lock:
-            self._writes.pop(buffer, None)
-            self._reads.pop(buffer, None)
+            return all(self._host.get(stream, 0) >= tick for stream, tick in event.items())
+
+    def free(self, buffer: int, stream: int) -> None:
+        """Return a buffer to the pool of the stream on which it was allocated.
+
+        The pool hands it out again for work on that stream, which uses on others must precede.
+        """
+        with self._lock:
+            clock = self._clocks[stream]
+            _join(clock, self._host)
+            text = f"freed on {stream:#x}, "
+            self._check(clock, self._writes.pop(buffer, {}), f"{text}written")
+            self._check(clock, self._reads.pop(buffer, {}), f"{text}read")
 
     def _check(self, clock: Clock, before: Clock, text: str) -> None:
         for stream, tick in before.items():

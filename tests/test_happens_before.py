@@ -61,6 +61,22 @@ def test_the_host_orders_everything_after_its_wait(order) -> None:
 
 
 def test_freed_memory_is_another_buffer(order) -> None:
-    order.forget(BUFFER)
+    order.free(BUFFER, ONE)
     order.use(OTHER, writes=[BUFFER])
+    assert order.races == []
+
+
+def test_memory_freed_while_another_stream_reads_it(order) -> None:
+    """The pool hands it out for work on the stream of its allocation, which does not wait."""
+    order.wait(OTHER, order.record(ONE))
+    order.use(OTHER, reads=[BUFFER])
+    order.free(BUFFER, ONE)
+    assert order.races == ["freed on 0x10, read on 0x20"]
+
+
+def test_memory_freed_after_the_other_stream_is_waited_for(order) -> None:
+    order.wait(OTHER, order.record(ONE))
+    order.use(OTHER, reads=[BUFFER])
+    order.wait(ONE, order.record(OTHER))
+    order.free(BUFFER, ONE)
     assert order.races == []

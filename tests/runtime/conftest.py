@@ -30,7 +30,8 @@ def cupy(monkeypatch) -> Iterator[Any]:
     def on_the_cpu(self, *args: Any, **more: Any) -> None:
         real(self, *args, **more)
         if self.execution.device:
-            module.launched_on.add(self.execution.stream or 0)
+            self.execution.simulated_stream = self.execution.stream or 0
+            module.launched_on.add(self.execution.simulated_stream)
             Capture.queue("library")
         self.execution.device, self.execution.stream = 0, None
 

@@ -114,6 +114,9 @@ inline int launches = 0;  // kernels that were run
 inline int graph_launches = 0;
 inline int captures = 0;
 inline int updates = 0, instantiations = 0;
+inline bool runs_work = true;  // false: work is counted only
+inline long long direct_launches = 0;  // of kernels and memory operations, outside of graphs
+inline long long graph_nodes = 0;      // in the graphs that were launched
 inline int alive = 0;  // streams, graphs and executable graphs that exist
 inline cudaError_t next_error = cudaSuccess;  // the result of every call
 inline const char* failing = "";  // the only call that fails, with cudaErrorUnknown
@@ -152,9 +155,10 @@ inline cudaError_t enqueue(const char* call, cudaStream_t on, std::function<void
   if (captured) {
     stream->capturing->work.push_back(work);
     stream->capturing->kinds.push_back(call);
-  } else {
-    work();
+    return cudaSuccess;
   }
+  if (strcmp(call, "cudaGraphLaunch") != 0) ++direct_launches;
+  if (runs_work) work();
   return cudaSuccess;
 }
 
@@ -271,6 +275,8 @@ inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t executable, cudaGraph_t g
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  graph_nodes += executable->work.size();
+  if (!runs_work) ++graph_launches;
   return enqueue("cudaGraphLaunch", stream, [=] {
     ++graph_launches;
     for (const auto& work : executable->work) work();
