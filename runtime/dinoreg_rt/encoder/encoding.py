@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..bundle.manifest import Graph, Normalisation
 from ..bundle.opened import Bundle
 from ..config.parameters import RegistrationConfig
+from ..device.pinned import PART_BYTES
 from ..engines.open import GPU_ENGINES
 from ..engines.trt.record import EngineRecord
 from ..images.pair import Role
@@ -119,13 +120,26 @@ class EncodingPlan:
     def host_token_bytes(self, plane: PlaneStacks, config: RegistrationConfig) -> int:
         """Return the bytes of both images' tokens on the host; larger ones go to a file.
 
-        Tokens that stay on the GPU come to the host for the cache.
+        Tokens that stay on the GPU go to the cache through two page-locked buffers.
         """
         sizes = self._token_sizes(plane)
         if self.tokens_on_device:
-            return config.cache * sum(sizes)
+            return config.cache * min(2 * PART_BYTES, sum(sizes))
         budget = int(config.token_memory_gb * 2**30)
         return sum(size for size in sizes if size <= budget // 2)
+
+    def caching_bytes(self, config: RegistrationConfig, *, on_gpu: bool) -> int:
+        """Return the bytes of tokens that may be on their way to the cache at any time.
+
+        They are counted where the registration runs; see `TokenWriter.write` for the limit.
+        """
+        if not config.cache or on_gpu != self.tokens_on_device:
+            return 0
+        sizes = [size for plane in self.planes for size in self._token_sizes(plane)]
+        budget = int(config.token_memory_gb * 2**30)
+        if not on_gpu:
+            sizes = [size for size in sizes if size <= budget // 2] or [0]
+        return min(sum(sizes), max(budget, *sizes))
 
     def pixels(self, plane: PlaneStacks) -> int:
         """Return the number of values that the encoder takes per slice, in three channels."""
