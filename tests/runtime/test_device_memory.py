@@ -292,7 +292,7 @@ def test_a_budget_changes_storage_and_batch_but_not_the_result(
     cupy, timers, pair, bundle, engine, monkeypatch
 ) -> None:
     # Tokens need most of the memory, and the batch the rest.
-    monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_: 1 << 20)
+    monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_, **__: 1 << 20)
     tokens_alone = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0}
     tokens_alone |= {"trust": False, "search_levels": 1, "search_memory_mb": 0}
     most = dinoreg_rt.plan(*pair, encoder_config(bundle, **tokens_alone)).device_memory
@@ -320,7 +320,7 @@ def test_a_budget_changes_storage_and_batch_but_not_the_result(
 def test_a_budget_costs_the_search_its_memory_before_tokens_move(
     cupy, timers, pair, bundle, engine, monkeypatch
 ) -> None:
-    monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_: 1 << 20)
+    monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_, **__: 1 << 20)
     more = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0, "trust": False}
     free = dinoreg_rt.plan(*pair, encoder_config(bundle, **more))
     lean = dinoreg_rt.plan(*pair, encoder_config(bundle, search_memory_mb=0, **more))

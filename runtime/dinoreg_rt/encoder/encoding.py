@@ -100,7 +100,14 @@ class EncodingPlan:
         ]
         if contexts and len(contexts) == len(self.built):
             return sum(contexts) + buffers
-        activations = max(activation_bytes(self.bundle, p.graph) for p in self.planes)
+        activations = max(
+            activation_bytes(
+                self.bundle,
+                plane.graph,
+                fused=self.engine == "ort-cuda" and plane.graph.fused is not None,
+            )
+            for plane in self.planes
+        )
         return 2 * self.weight_bytes + self.batch * activations + buffers
 
     def batch_bytes(self, plane: PlaneStacks, *, on_gpu: bool) -> int:
@@ -168,8 +175,10 @@ def common_batches(built: Sequence[EngineRecord], most: int) -> tuple[int, ...]:
     return tuple(b for b in common if b <= most) or (common[-1] if common else most,)
 
 
-def activation_bytes(bundle: Bundle, graph: Graph) -> int:
+def activation_bytes(bundle: Bundle, graph: Graph, *, fused: bool = False) -> int:
     """Return the bytes of one slice inside a vision transformer: widest layers and attention.
+
+    With `fused` attention no scores are stored.
 
     Measured on ONNX Runtime's CPU with ViT-S/16 at 512 x 512 and ViT-L/16 at 1792 x 1536 pixels:
     31 floats for each channel of a token in both cases, plus twice the scores. Layers to be joined
@@ -177,7 +186,7 @@ def activation_bytes(bundle: Bundle, graph: Graph) -> int:
     """
     rows, columns = bundle.token_grid(graph)
     tokens = rows * columns + 5
-    scores = min(_SCORE_BYTES, 4 * _HEADS * tokens**2)
+    scores = 0 if fused else min(_SCORE_BYTES, 4 * _HEADS * tokens**2)
     manifest = bundle.manifest
     joined = 2 * manifest.channels if len(manifest.layers) > 1 else 0
     return 4 * tokens * (32 * manifest.layer_channels + joined) + 2 * scores
