@@ -9,6 +9,7 @@ fragmentation of the pool show only on a device.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import threading
 import weakref
@@ -278,10 +279,68 @@ class Pool:
         self.reserved = self.used
 
 
+class _Block(bytearray):
+    """`cupy.cuda.PinnedMemoryPointer`."""
+
+
+class PageLocked:
+    """Page-locked memory, as CuPy's pool keeps it, with the copies into it that have not ended.
+
+    Attributes:
+        made: sizes of the blocks that were allocated anew.
+    """
+
+    def __init__(self, order: HappensBefore) -> None:
+        self.made: list[int] = []
+        self._order = order
+        self._free: list[int] = []
+        self._used: dict[int, int] = {}  # address -> size
+        self._copying: dict[int, int] = {}  # address -> stream of the copy
+
+    def allocate(self, size: int) -> _Block:
+        size = 1 << max(9, (size - 1).bit_length())
+        if size in self._free:
+            self._free.remove(size)
+        else:
+            self.made.append(size)
+        block = _Block(size)
+        memory = np.frombuffer(block, np.uint8)
+        memory.fill(0x7F)  # what it held before
+        address = memory.ctypes.data
+        self._used[address] = size
+        weakref.finalize(block, self._let_go, address)
+        return block
+
+    def copy(self, source: DeviceArray, out: np.ndarray, stream: int) -> None:
+        """Queue a copy: until the host has waited for it, `out` holds nothing of use."""
+        address = out.ctypes.data
+        assert out.flags.c_contiguous
+        assert (out.dtype, out.shape) == (source.dtype, source.shape)
+        inside = (b <= address and address + out.nbytes <= b + s for b, s in self._used.items())
+        assert any(inside), "CuPy would make the host wait for a copy to pageable memory"
+        values = np.ascontiguousarray(source.host).tobytes()  # it may change later
+        out.view(np.uint8).fill(0xFF)  # not finite in every floating type
+        self._copying[address] = stream
+
+        def end() -> None:
+            if self._copying.pop(address, None) is not None:
+                ctypes.memmove(address, values, len(values))
+
+        self._order.copy_to_host(stream, end)
+
+    def _let_go(self, address: int) -> None:
+        size = self._used.pop(address)
+        for target in [t for t in self._copying if address <= t < address + size]:
+            stream = self._copying.pop(target)
+            self._order.races.append(f"page-locked memory freed, written on {stream:#x}")
+        self._free.append(size)
+
+
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     """`cupy.ndarray`."""
 
     device: Any = None
+    page_locked: PageLocked
     pool = Pool()
     order = HappensBefore()
     #: Identities of the memory that any pool holds.
@@ -364,7 +423,14 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._read_by_host()
         return int(self.host)
 
-    def get(self, stream: Any = None, out: np.ndarray | None = None) -> np.ndarray:
+    def get(
+        self, stream: Any = None, out: np.ndarray | None = None, *, blocking: bool = True
+    ) -> np.ndarray:
+        if not blocking:
+            assert out is not None
+            self.order.use((stream or Stream.current()).ptr, _buffers(self))
+            self.page_locked.copy(self, out, (stream or Stream.current()).ptr)
+            return out
         self._read_by_host(stream)
         if out is None:
             return self.host.copy()
@@ -535,8 +601,10 @@ def cupy_on_host() -> Any:
     module.linalg = SimpleNamespace(eigh=_cusolver(np.linalg.eigh), qr=_cusolver(np.linalg.qr))
     Capture.forbidden = module.forbidden = []
     Capture.launches = module.launches = Counter()
-    DeviceArray.order = HappensBefore()
-    module.races = DeviceArray.order.races
+    DeviceArray.order = order = HappensBefore()
+    module.races = order.races
+    module.page_locked = DeviceArray.page_locked = PageLocked(order)
+    module.cuda.alloc_pinned_memory = module.page_locked.allocate
     DeviceArray.device = _Place(log, 0)
     module.pool_asked_within_a_device = False
 

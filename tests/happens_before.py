@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 #: How much of each stream's work has been done, by the stream's handle.
 Clock = dict[int, int]
@@ -36,6 +36,7 @@ class HappensBefore:
         self._writes: dict[int, Clock] = {}
         self._reads: dict[int, Clock] = {}
         self._lock = threading.RLock()
+        self._copies: list[tuple[int, int, Callable[[], None]]] = []
 
     def use(self, stream: int, reads: Iterable[int] = (), writes: Iterable[int] = ()) -> None:
         """Queue work that reads and writes buffers, each named by a number."""
@@ -66,6 +67,15 @@ class HappensBefore:
         """Let the host, and so all later work, wait for an event."""
         with self._lock:
             _join(self._host, event)
+            ended = [c for c in self._copies if self._host.get(c[0], 0) >= c[1]]
+            self._copies = [c for c in self._copies if c not in ended]
+        for _, _, copy in ended:
+            copy()
+
+    def copy_to_host(self, stream: int, copy: Callable[[], None]) -> None:
+        """Queue a copy to the host, which is made once the host has waited for it."""
+        with self._lock:
+            self._copies.append((stream, self._clocks[stream][stream], copy))
 
     def passed(self, event: Clock) -> bool:
         """Return whether the host has waited for all that precedes an event."""

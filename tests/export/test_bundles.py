@@ -39,6 +39,7 @@ def test_a_bundle_is_what_its_manifest_says(precision, tmp_path):
     assert manifest.verification.mean_cosine > 0.9999
     assert manifest.verification.by_rounding == (precision == "bf16")
     listed = {"LICENSE", "weights.bin", "encoder_64x96.onnx", "encoder_96x64.onnx"}
+    listed |= {"encoder_64x96_cuda.onnx", "encoder_96x64_cuda.onnx"}
     assert {file.name for file in manifest.files} == listed
     assert {p.name for p in (tmp_path / "b").iterdir()} == {"manifest.json", *listed}
     assert [p.name for p in tmp_path.iterdir()] == ["b"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import calm
@@ -18,6 +19,7 @@ from dinoreg_export.cli import export
 from dinoreg_export.engine import job as engine_job
 from dinoreg_export.engine.formats import compile_only
 from dinoreg_export.engine.job import CalibrationImages
+from dinoreg_export.graph import vit
 from dinoreg_rt.bundle.manifest import file_sha256, write_manifest
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
 
@@ -39,6 +41,40 @@ def test_compiles_in_every_precision(bundle, precision) -> None:
     (size,) = compile_only(bundle, "8.9", precision=precision, batches=(1, 4)).values()
     weights = (bundle / "weights.bin").stat().st_size  # of fp16
     assert size > (1.5 if precision == "fp32" else 0.8) * weights
+
+
+def kernels(plan: bytes, name: bytes) -> int:
+    """Return how often a plan runs kernels whose names contain `name`.
+
+    Plans list them; TensorRT's inspector would need a GPU.
+    """
+    return len(re.findall(rb"function=\{ name=\w*" + name, plan))
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability"),
+    [("fp16", "7.5"), ("fp16", "8.6"), ("fp16", "8.9"), ("fp16", "12.0"), ("bf16", "8.9")],
+)
+def test_attention_is_one_kernel(tmp_path, monkeypatch, precision, capability) -> None:
+    """One for each block and profile; in parts it was one for each head, or none at all."""
+    monkeypatch.setattr(vit, "SCORE_BYTES", 1)
+    built: list[bytes] = []
+    build = engine_job.build_plan
+    monkeypatch.setattr(
+        engine_job, "build_plan", lambda *args: built.append(build(*args)) or built[-1]
+    )
+    architecture = replace(named("dinov3-vits16"), depth=2)
+    make_bundle(tmp_path / "b", RandomWeights(architecture, 1), [(256, 224)])
+    how = {"precision": precision, "batches": (1, 8)}
+    compile_only(tmp_path / "b", capability, **how)
+    monkeypatch.setattr(engine_job, "write_whole", lambda *_: False)
+    compile_only(tmp_path / "b", capability, **how)
+    whole, parts = built
+    blocks = 2 * 2
+    assert kernels(whole, b"gemm_mha") == blocks
+    assert kernels(whole, b"MaxrSubExp") == 0  # a softmax by itself
+    assert kernels(parts, b"gemm_mha") + kernels(parts, b"MaxrSubExp") == 6 * blocks
+    assert kernels(parts, b"") > 4 * kernels(whole, b"")
 
 
 def test_compiles_for_several_generations(bundle) -> None:

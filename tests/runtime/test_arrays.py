@@ -19,7 +19,6 @@ import SimpleITK as sitk
 import dinoreg_rt
 from dinoreg_rt import Placement
 from dinoreg_rt.device.choice import Device, EventTimer, StageTimer, stage_timer
-from dinoreg_rt.device.placement import deliver
 from dinoreg_rt.device.streams import caller_stream, stream_handle
 from dinoreg_rt.errors import ConfigError, DeviceError, InputError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
@@ -349,23 +348,6 @@ def test_buffers_that_contradict_the_rest(pair) -> None:
     plain = CONFIG.model_copy(update={"inverse": False})
     with pytest.raises(ConfigError, match="set inverse=True"):
         dinoreg_rt.register(*pair, config=plain, placement=Placement(inverse=into["inverse"]))
-
-
-def test_results_of_a_device(cupy) -> None:
-    """`deliver` downloads an array, keeps it, or writes it into page-locked memory."""
-    vectors = DeviceArray(np.ones((*GRID.shape_zyx, 3), np.float32))
-    image = DeviceArray(np.ones(GRID.shape_zyx, np.float32))
-    field, warped, cuda = DisplacementField(vectors, GRID), Volume(image, GRID), Device("cuda")
-    kept = deliver(Placement(on_device=True), cuda, field, warped, field)
-    assert kept[0].vectors_mm is vectors
-    assert kept[1].array is image
-    host = deliver(Placement(), cuda, field, warped, None)
-    assert isinstance(host[0].vectors_mm, np.ndarray)
-    assert host[2] is None
-    into = buffers()
-    done = deliver(Placement(**into), cuda, field, warped, field)
-    assert done[2].vectors_mm is into["inverse"]
-    assert all((buffer == 1).all() for buffer in into.values())
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from dinoreg_rt.commands.main import cli
 from dinoreg_rt.device.choice import choose_device
 from dinoreg_rt.errors import InputError, RegistrationError
 from dinoreg_rt.io.convert import array_to_sitk
-from dinoreg_rt.quality.finite import check_finite
+from dinoreg_rt.quality.finite import check_finite, extremes
 from dinoreg_rt.quality.label_placement import misplaced, vanished
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
 
@@ -87,31 +87,34 @@ def test_spacings_are_bounded(spacing: float) -> None:
 
 def finite_results(**changed: Any) -> dict[str, Any]:
     ones = np.ones(GRID.shape_zyx, np.float32)
-    field = DisplacementField(np.ones((*GRID.shape_zyx, 3), np.float32), GRID)
+    field = np.ones((*GRID.shape_zyx, 3), np.float32)
     return {
         "displacement": field,
-        "warped": Volume(ones, GRID),
+        "warped": ones,
         "inverse": field,
         "confidence": ones,
     } | changed
 
 
+def check(results: dict[str, Any]) -> None:
+    check_finite(results, extremes(results, choose_device("cpu", 1)[0]))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["displacement", "warped", "inverse", "confidence"])
 def test_results_that_are_not_finite_are_refused(bad: float, where: str) -> None:
-    device = choose_device("cpu", 1)[0]
-    check_finite(device, **finite_results())
-    check_finite(device, **finite_results(inverse=None, confidence=None))
+    check(finite_results())
+    check(finite_results(inverse=None, confidence=None))
     spoiled = np.ones((*GRID.shape_zyx, 3), np.float32)
     spoiled[4, 5, 6, 1] = bad
     values: dict[str, Any] = {
-        "displacement": DisplacementField(spoiled, GRID),
-        "warped": Volume(spoiled[..., 1], GRID),
-        "inverse": DisplacementField(spoiled, GRID),
+        "displacement": spoiled,
+        "warped": spoiled[..., 1],
+        "inverse": spoiled,
         "confidence": spoiled[..., 1],
     }
     with pytest.raises(RegistrationError, match="would hold NaN or infinity"):
-        check_finite(device, **finite_results(**{where: values[where]}))
+        check(finite_results(**{where: values[where]}))
 
 
 def test_a_registration_that_diverges_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,11 +27,13 @@ class GraphFile:
         name: of the file.
         size: (height, width) in pixels.
         verified: it is only for the comparison on ONNX Runtime's CPU.
+        fused: attention is one node, for ONNX Runtime's CUDA provider.
     """
 
     name: str
     size: tuple[int, int]
     verified: bool = False
+    fused: bool = False
 
 
 def write_files(
@@ -58,7 +60,8 @@ def write_files(
         write_weights(weights, file, STORAGE[precision], progress, layers)
     for i, graph in enumerate(graphs):
         how = arithmetic(precision, verified=graph.verified)
-        write_graph(weights, file, folder / graph.name, graph.size, how, layers)
+        target = folder / graph.name
+        write_graph(weights, file, target, graph.size, how, layers, fused=graph.fused)
         report("graphs", (i + 1) / len(graphs))
 
 

@@ -25,7 +25,7 @@ from dinoreg_rt.errors import ConfigError
 
 from ..checkpoint.architecture import Architecture, VitArchitecture, Weights
 from ..checkpoint.chosen_layers import canonical_layers
-from ..verify.compare import compare, passes, refusal
+from ..verify.compare import check_same_tokens, compare, passes, refusal
 from .files import WEIGHTS_NAME, GraphFile, Progress, write_files
 from .in_place import staged
 from .memory import memory_errors
@@ -46,6 +46,9 @@ _MOST_PROBE_PATCHES = 400
 #: Largest side of an input in pixels: a square of it would take a terabyte of attention scores for
 #: each head.
 _MOST_PIXELS = 16384
+
+#: Graph that is compared with the probe and removed.
+_FUSED_PROBE = "probe_cuda.onnx"
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
@@ -93,7 +96,8 @@ def export_bundle(  # noqa: PLR0913 - the rare ones are keyword-only
     with staged(folder, force=force, reads=weights.files) as work, memory_errors():
         graphs, verification = _write_files(weights, sizes, work, precision, report, layers)
         (work / NOTICE_NAME).write_text(_notice(a, source), "utf-8")
-        names = [WEIGHTS_NAME, *(graph.file for graph in graphs), NOTICE_NAME]
+        fused = [graph.fused for graph in graphs if graph.fused is not None]
+        names = [WEIGHTS_NAME, *(graph.file for graph in graphs), *fused, NOTICE_NAME]
         manifest = Manifest(
             model=a.name,
             patch=a.patch,
@@ -161,15 +165,26 @@ def _write_files(
     """Write the weights and graphs, and compare one graph with the reference."""
     files = [GraphFile(f"encoder_{h}x{w}.onnx", (h, w)) for h, w in sorted(set(sizes))]
     probe = _probe(weights.architecture, files, precision)
-    write_files(weights, list(dict.fromkeys([*files, probe])), work, precision, report, layers)
+    fused: list[GraphFile | None] = [None] * len(files)
+    written = [*files, probe]
+    if isinstance(weights.architecture, VitArchitecture) and precision != "int8":
+        fused = [replace(f, name=f"{Path(f.name).stem}_cuda.onnx", fused=True) for f in files]
+        written += [*(f for f in fused if f), replace(probe, name=_FUSED_PROBE, fused=True)]
+    write_files(weights, list(dict.fromkeys(written)), work, precision, report, layers)
     report("verification", 0.0)
     found = compare(weights, work / probe.name, probe.size, precision, layers)
     if not passes(found):
         raise refusal(found, precision, _passing(weights, probe, work, precision, layers))
+    if any(fused):
+        check_same_tokens(work / probe.name, work / _FUSED_PROBE, probe.size)
+        (work / _FUSED_PROBE).unlink()
     if probe not in files:
         (work / probe.name).unlink()
     report("verification", 1.0)
-    graphs = [Graph(file=f.name, height=f.size[0], width=f.size[1]) for f in files]
+    graphs = [
+        Graph(file=f.name, height=f.size[0], width=f.size[1], fused=other and other.name)
+        for f, other in zip(files, fused, strict=True)
+    ]
     return graphs, found
 
 

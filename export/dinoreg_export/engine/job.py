@@ -21,6 +21,7 @@ from .calibrate import measure_ranges
 from .eight_bits import FORMATS, multiplies_fp8
 from .qdq import write_quantised
 from .retype import write_retyped
+from .whole_attention import write_whole
 
 #: Precisions other than 8 bits, fastest first: the order in which alternatives are tried.
 FLOATS: tuple[EnginePrecision, ...] = ("fp16", "bf16", "fp32")
@@ -81,7 +82,20 @@ class Job:
 
     def plan(self, graph: Graph, precision: EnginePrecision) -> bytes:
         """Build the engine of a graph, without verifying it."""
-        return build_plan(self.library, self.typed(graph, precision), self.options, self.progress)
+        return build_plan(self.library, self.whole(graph, precision), self.options, self.progress)
+
+    def whole(self, graph: Graph, precision: EnginePrecision) -> Path:
+        """Return the file of a graph for an engine, with the attention of all heads at once.
+
+        In fp32 TensorRT would store the scores of all heads.
+        """
+        typed = self.typed(graph, precision)
+        if precision == "fp32":
+            return typed
+        target = self.work / f"{typed.stem}_whole.onnx"
+        if target.exists() or write_whole(typed, target):
+            return target
+        return typed
 
     def probe(self, graph: Graph, precision: EnginePrecision) -> NDArray[np.float32]:
         """Return the inputs (n, 3, height, width) that an engine is verified with.
@@ -97,7 +111,10 @@ class Job:
         return np.concatenate([slices, probe(graph.height, graph.width, count)])
 
     def reference(self, graph: Graph, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the tokens of ONNX Runtime on the CPU with every operation in float32."""
+        """Return the tokens of ONNX Runtime on the CPU with every operation in float32.
+
+        Its attention is computed in parts, whose memory a CPU has.
+        """
         return tokens_of(self.typed(graph, "fp32"), pixels)
 
     def examples(self, graph: Graph) -> ExampleSlices:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
+#: Operators of ONNX Runtime itself, and their version.
+ORT_DOMAIN, _ORT_OPSET = "com.microsoft", 1
 #: Runtimes map the weights file into memory; 64 KiB is the coarsest page that any of them needs.
 _ALIGNMENT = 1 << 16
 Storage = Literal["float32", "float16", "bfloat16"]
@@ -164,9 +166,12 @@ class GraphBuilder:
             [value(*o) for o in outputs],
             list(self._initializers.values()),
         )
+        opsets = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == ORT_DOMAIN for node in self._nodes):
+            opsets.append(helper.make_opsetid(ORT_DOMAIN, _ORT_OPSET))
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=opsets,
             ir_version=9,
             producer_name="dinoreg-rt",
         )

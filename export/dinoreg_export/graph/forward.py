@@ -43,6 +43,8 @@ def write_graph(
     size: tuple[int, int],
     arithmetic: Arithmetic,
     layers: Sequence[str] = FINAL_ONLY,
+    *,
+    fused: bool = False,
 ) -> None:
     """Write the graph of one input size: ``pixels`` -> ``tokens`` (N, rows, columns, C).
 
@@ -55,13 +57,14 @@ def write_graph(
         size: height and width in pixels, multiples of the patch.
         arithmetic: arithmetic of the products.
         layers: layers whose tokens are joined along the channels.
+        fused: whether a transformer's attention is one node, see `vit.build`.
     """
     a, builder = weights.architecture, GraphBuilder(file)
     height, width = size
     rows, columns = grid = (height // a.patch, width // a.patch)
     cls: str | None
     if isinstance(a, VitArchitecture):
-        tokens, cls = vit.build(a, weights, builder, grid, arithmetic, layers)
+        tokens, cls = vit.build(a, weights, builder, grid, arithmetic, layers, fused=fused)
     else:
         tokens, cls = convnext.build(a, builder, arithmetic)
     builder.rename(tokens, "tokens")

@@ -1,6 +1,8 @@
 """The forward graph of a vision transformer of the DINOv2 or DINOv3 family.
 
 It uses plain operators of opset 18, so that ONNX Runtime, OpenVINO and TensorRT read the same file.
+On request the attention is a node of ONNX Runtime's own instead, for which its CUDA provider has
+fused kernels; those do not store the scores.
 Half precision applies to the matrix products only. The residual sum, layer norms, softmax and
 rotary positions stay float32; otherwise TensorRT engines of such encoders lose all accuracy.
 """
@@ -15,7 +17,7 @@ from dinoreg_rt.bundle.manifest import FINAL_LAYER
 
 from ..checkpoint.architecture import VitArchitecture, Weights
 from ..checkpoint.chosen_layers import blocks_needed
-from .builder import GraphBuilder, Storage, WeightsFile
+from .builder import ORT_DOMAIN, GraphBuilder, Storage, WeightsFile
 from .layers import Arithmetic, Layers
 from .positions import resize_positions, rotary_tables
 
@@ -91,14 +93,18 @@ def build(
     grid: tuple[int, int],
     arithmetic: Arithmetic,
     layers: Sequence[str],
+    *,
+    fused: bool = False,
 ) -> tuple[str, str | None]:
     """Add the forward pass of ``pixels`` (N, 3, H, W).
+
+    With `fused`, attention is the node ``com.microsoft.MultiHeadAttention``.
 
     Returns:
         The names of the tokens (N, rows, columns, C), of all layers in their order, and of the
         class token (N, C), None without the final layer.
     """
-    g = _VitGraph(a, builder, grid, arithmetic)
+    g = _VitGraph(a, builder, grid, arithmetic, fused=fused)
     x = g.embed(weights)
     found = {}
     for n in range(blocks_needed(a, layers)):
@@ -122,14 +128,17 @@ class _VitGraph:
         builder: GraphBuilder,
         grid: tuple[int, int],
         arithmetic: Arithmetic,
+        *,
+        fused: bool,
     ) -> None:
-        self.a, self.builder = a, builder
+        self.a, self.builder, self.fused = a, builder, fused
         self.rows, self.columns = grid
         self.layers = Layers(builder, arithmetic, a.epsilon)
         self.count = a.prefix_tokens + self.rows * self.columns
         if a.generation == 3:
             tables = rotary_tables(*grid, a.head_dim, a.rope_base, a.prefix_tokens)
-            self.cos, self.sin = (builder.constant(t) for t in tables)
+            # With `fused` the heads follow the tokens: (N, tokens, heads, head_dim).
+            self.cos, self.sin = (builder.constant(t[:, None] if fused else t) for t in tables)
 
     def embed(self, weights: Weights) -> str:
         """Embed the patches, and put the tokens that all images share in front."""
@@ -158,7 +167,8 @@ class _VitGraph:
     def block(self, x: str, name: str) -> str:
         """Add a block: attention and feed-forward layer, each scaled and added to x."""
         b, layers = self.builder, self.layers
-        y = self._attention(layers.norm(x, f"{name}norm1"), name)
+        attention = self._fused_attention if self.fused else self._attention
+        y = attention(layers.norm(x, f"{name}norm1"), name)
         x = b.node("Add", x, b.node("Mul", y, b.weight(f"{name}scale1")))
         y = self._feed_forward(layers.norm(x, f"{name}norm2"), name)
         return b.node("Add", x, b.node("Mul", y, b.weight(f"{name}scale2")))
@@ -199,6 +209,18 @@ class _VitGraph:
         y = b.node("Transpose", y, perm=[0, 2, 1, 3])
         y = b.node("Reshape", y, b.integers(0, self.count, a.dim))
         return self._project(y, f"{name}o")
+
+    def _fused_attention(self, x: str, name: str) -> str:
+        b, a = self.builder, self.a
+        y = self.layers.linear(x, f"{name}qkv")
+        qk, v = b.nodes("Split", y, b.integers(2 * a.dim, a.dim), outputs=2, axis=2)
+        if a.generation == 3:
+            qk = b.node("Reshape", qk, b.integers(0, self.count, 2 * a.heads, a.head_dim))
+            qk = b.node("Reshape", self._rotate(qk), b.integers(0, self.count, 2 * a.dim))
+        q, k = b.nodes("Split", qk, outputs=2, axis=2, num_outputs=2)
+        # The scale is in the weights of q.
+        how = {"domain": ORT_DOMAIN, "num_heads": a.heads, "scale": 1.0}
+        return self._project(self.layers.product("MultiHeadAttention", q, k, v, **how), f"{name}o")
 
     def _head_groups(self) -> list[int]:
         """Return the numbers of heads whose scores are held at the same time."""

@@ -110,6 +110,21 @@ def compare(
     )
 
 
+def check_same_tokens(graph: Path, variant: Path, size: tuple[int, int]) -> None:
+    """Require that a variant of a graph gives its tokens.
+
+    Raises:
+        InputError: it does not.
+    """
+    pixels = probe(*size)
+    found = compare_tokens(tokens_of(variant, pixels), tokens_of(graph, pixels))
+    if not found.holds:
+        raise InputError(
+            f"the graph for ONNX Runtime's CUDA provider differs from the others: "
+            f"{found.describe()}; please report it"
+        )
+
+
 def _check_tokens(tokens: NDArray[np.float32]) -> None:
     """Refuse tokens (n, channels) that are all equal and could not reveal a wrong graph."""
     zero = not tokens.any()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -79,11 +79,21 @@ class Graph(_Frozen):
 
     It maps ``pixels``, float32 (N, 3, height, width) and normalised, to ``tokens``, float32
     (N, height / patch, width / patch, channels).
+
+    Attributes:
+        fused: the same graph with the attention of each block in one node, for ONNX Runtime's CUDA
+            provider; None in older bundles and where there is no attention.
     """
 
     file: FileName
     height: int = Field(gt=0, le=_MOST)
     width: int = Field(gt=0, le=_MOST)
+    fused: FileName | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All ONNX files of this input size."""
+        return (self.file,) if self.fused is None else (self.file, self.fused)
 
 
 class Source(_Frozen):
@@ -177,10 +187,15 @@ class Manifest(_Frozen):
     def hash(self) -> str:
         """Return the sha256 of weights, graphs and preprocessing together.
 
-        The number of blocks, and the layers if they are the default, are left out, so that cached
-        tokens and engines of bundles without these entries remain valid.
+        The number of blocks is left out, and the layers and graphs' variants if they are the
+        default, so that cached tokens and engines of bundles without these entries remain valid.
         """
-        left_out = {"blocks"} | ({"layers"} if self.layers == FINAL_ONLY else set())
+        left_out: dict[str, Any] = {"blocks": True}
+        if self.layers == FINAL_ONLY:
+            left_out["layers"] = True
+        plain = {i: {"fused"} for i, graph in enumerate(self.graphs) if graph.fused is None}
+        if plain:
+            left_out["graphs"] = plain
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 
 
@@ -233,10 +248,11 @@ def check_files(manifest: Manifest, folder: Path) -> None:
             graph reads a file that the manifest does not list, or holds control flow.
     """
     listed = {file.name for file in manifest.files}
-    for graph in manifest.graphs:
-        if graph.file not in listed:
+    graphs = [name for graph in manifest.graphs for name in graph.files]
+    for graph in graphs:
+        if graph not in listed:
             raise InputError(
-                f"{folder}: the manifest gives no hash for {graph.file}; export the bundle again"
+                f"{folder}: the manifest gives no hash for {graph}; export the bundle again"
             )
     for file in manifest.files:
         path = folder / file.name
@@ -244,17 +260,17 @@ def check_files(manifest: Manifest, folder: Path) -> None:
             _check_file(path, file)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    for graph in manifest.graphs:
-        content = _scan(folder / graph.file)
+    for graph in graphs:
+        content = _scan(folder / graph)
         if content.control_flow:
             raise InputError(
-                f"{folder}: {graph.file} runs {', '.join(sorted(content.control_flow))}, control "
+                f"{folder}: {graph} runs {', '.join(sorted(content.control_flow))}, control "
                 "flow, which no encoder needs and which may never end; export the bundle again"
             )
         unlisted = sorted(content.files - listed)
         if unlisted:
             raise InputError(
-                f"{folder}: {graph.file} reads {', '.join(unlisted)}, for which the manifest gives "
+                f"{folder}: {graph} reads {', '.join(unlisted)}, for which the manifest gives "
                 "no hash; export the bundle again"
             )
 

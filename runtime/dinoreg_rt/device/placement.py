@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ConfigError, InputError
-from ..types import Array, DisplacementField, Geometry, Volume
+from ..types import Array, Geometry
 from .choice import Device
+from .pinned import downloads
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
     """Destination of a result's arrays; by default they are new NumPy arrays.
+
+    The new arrays of a CUDA device lie in page-locked memory as long as all results that are alive
+    take at most `dinoreg_rt.device.pinned.MOST_BYTES` (1 GiB) of it, and in ordinary memory beyond.
+    They give it back when they are freed.
 
     Attributes:
         on_device: leave the arrays where they were computed: CuPy arrays on a CUDA device, which
@@ -73,35 +82,47 @@ def checked_placement(placement: Placement | None) -> Placement:
     )
 
 
-def deliver(
-    placement: Placement,
-    device: Device,
-    displacement: DisplacementField,
-    warped: Volume,
-    inverse: DisplacementField | None,
-    confidence: Array | None = None,
-) -> tuple[DisplacementField, Volume, DisplacementField | None, Array | None]:
-    """Move the arrays of a result to the destination, which has been checked already."""
+@contextmanager
+def delivering(
+    placement: Placement, device: Device, results: Mapping[str, Array | None], *others: Array
+) -> Iterator[Callable[[], tuple[dict[str, Array | None], list[NDArray[Any]]]]]:
+    """Start to move the arrays of a result to the destination, which has been checked already.
 
-    def placed(array: Array, buffer: Array | None) -> Array:
-        if placement.on_device:
-            return array
-        if buffer is None:
-            return device.download(array)
-        if device.kind == "cpu":
-            np.copyto(buffer, array)
-        else:
-            array.get(out=buffer)
-        return buffer
+    From a CUDA device they are copied beside the work of the block.
 
-    return (
-        replace(displacement, vectors_mm=placed(displacement.vectors_mm, placement.displacement)),
-        replace(warped, array=placed(warped.array, placement.warped)),
-        None
-        if inverse is None
-        else replace(inverse, vectors_mm=placed(inverse.vectors_mm, placement.inverse)),
-        None if confidence is None else placed(confidence, None),
-    )
+    Args:
+        placement: the destination.
+        device: device of the arrays.
+        results: arrays of the result by their names; None for what was not computed.
+        others: further arrays, which are always downloaded.
+
+    Yields:
+        A function that waits for the arrays and returns both groups.
+    """
+    names = [name for name, array in results.items() if array is not None]
+    moved = [] if placement.on_device else names
+    into = [getattr(placement, name, None) for name in moved]
+    if device.kind == "cpu":
+
+        def placed() -> tuple[dict[str, Array | None], list[NDArray[Any]]]:
+            done = dict(results)
+            for name, buffer in zip(moved, into, strict=True):
+                array = results[name]
+                if buffer is not None and array is not None:
+                    np.copyto(buffer, array)
+                    done[name] = buffer
+            return done, list(others)
+
+        yield placed
+        return
+    arrays = [device.xp.ascontiguousarray(results[name]) for name in moved]
+    with downloads(device, [*arrays, *others], [*into, *[None] * len(others)]) as values:
+
+        def downloaded() -> tuple[dict[str, Array | None], list[NDArray[Any]]]:
+            host = values()
+            return {**results, **dict(zip(moved, host, strict=False))}, host[len(moved) :]
+
+        yield downloaded
 
 
 def _check_buffer(buffer: Array, shape: tuple[int, ...], name: str) -> None:

@@ -59,18 +59,25 @@ def working_stream(device: Device) -> Iterator[None]:
     if caller.ptr not in _DEFAULT_STREAMS:
         yield
         return
-    idle = _idle[device.index]
-    try:
-        stream = idle.pop()
-    except IndexError:
-        stream = cuda.Stream(non_blocking=True)
-    try:
+    with idle_stream(device) as stream:
         stream.wait_event(caller.record())
         try:
             with stream:
                 yield
         finally:
             caller.wait_event(stream.record())
+
+
+@contextmanager
+def idle_stream(device: Device) -> Iterator[Any]:
+    """Lend a non-blocking stream of ours that nobody else uses during the block."""
+    idle = _idle[device.index]
+    try:
+        stream = idle.pop()
+    except IndexError:
+        stream = device.xp.cuda.Stream(non_blocking=True)
+    try:
+        yield stream
     finally:
         idle.append(stream)
 

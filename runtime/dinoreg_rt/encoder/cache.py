@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from ..types import Array
 _VERSION = 3
 #: Permissions of the files, which are derived from a patient's images.
 _MODE = 0o600
+_TOKENS = np.dtype("<f2")
 #: Upper bound on the bytes of an entry in addition to its tokens.
 _HEADERS = 512
 
@@ -80,9 +83,16 @@ class TokenCache:
                 file.touch()
         return tokens
 
-    def store(self, key: str, tokens: Array) -> bool:
-        """Store an entry. Return False, without an error, if the limit or the disk is too small."""
-        size = tokens.nbytes + _HEADERS
+    def store(self, key: str, shape: tuple[int, ...], parts: Iterable[Array]) -> bool:
+        """Store an entry. Return False, without an error, if the limit or the disk is too small.
+
+        Args:
+            key: name of the entry.
+            shape: shape (n, rows, columns, C) of the tokens.
+            parts: the tokens in consecutive parts on the host, float16; each is used before the
+                next one is taken.
+        """
+        size = 2 * math.prod(shape) + _HEADERS
         if size > self.limit_bytes:
             return False
         try:
@@ -90,10 +100,10 @@ class TokenCache:
             self._make_room(size)
             tokens_file, seal_file = self._files(key)
             with whole_file(tokens_file, _MODE) as stream:
-                np.save(stream, tokens, allow_pickle=False)
+                checksum = _write(stream, shape, parts)
             # The second file completes the entry, so it comes last.
             with whole_file(seal_file, _MODE) as stream:
-                np.savez(stream, checksum=_checksum(tokens))
+                np.savez(stream, checksum=checksum)
         except OSError:
             return False
         return True
@@ -119,6 +129,18 @@ class TokenCache:
                 return
             self._remove(key)
             total -= entries[key][1]
+
+
+def _write(stream: IO[bytes], shape: tuple[int, ...], parts: Iterable[Array]) -> int:
+    """Write tokens as `numpy.save` does, and return their checksum."""
+    header = {"descr": _TOKENS.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    checksum = 0
+    for part in parts:
+        content = np.ascontiguousarray(part, _TOKENS).data.cast("B")
+        checksum = zlib.crc32(content, checksum)
+        stream.write(content)
+    return checksum
 
 
 def _checksum(tokens: Array) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..bundle.manifest import Graph, Normalisation
 from ..bundle.opened import Bundle
 from ..config.parameters import RegistrationConfig
+from ..device.pinned import PART_BYTES
 from ..engines.open import GPU_ENGINES
 from ..engines.trt.record import EngineRecord
 from ..images.pair import Role
@@ -99,7 +100,14 @@ class EncodingPlan:
         ]
         if contexts and len(contexts) == len(self.built):
             return sum(contexts) + buffers
-        activations = max(activation_bytes(self.bundle, p.graph) for p in self.planes)
+        activations = max(
+            activation_bytes(
+                self.bundle,
+                plane.graph,
+                fused=self.engine == "ort-cuda" and plane.graph.fused is not None,
+            )
+            for plane in self.planes
+        )
         return 2 * self.weight_bytes + self.batch * activations + buffers
 
     def batch_bytes(self, plane: PlaneStacks, *, on_gpu: bool) -> int:
@@ -119,13 +127,26 @@ class EncodingPlan:
     def host_token_bytes(self, plane: PlaneStacks, config: RegistrationConfig) -> int:
         """Return the bytes of both images' tokens on the host; larger ones go to a file.
 
-        Tokens that stay on the GPU come to the host for the cache.
+        Tokens that stay on the GPU go to the cache through two page-locked buffers.
         """
         sizes = self._token_sizes(plane)
         if self.tokens_on_device:
-            return config.cache * sum(sizes)
+            return config.cache * min(2 * PART_BYTES, sum(sizes))
         budget = int(config.token_memory_gb * 2**30)
         return sum(size for size in sizes if size <= budget // 2)
+
+    def caching_bytes(self, config: RegistrationConfig, *, on_gpu: bool) -> int:
+        """Return the bytes of tokens that may be on their way to the cache at any time.
+
+        They are counted where the registration runs; see `TokenWriter.write` for the limit.
+        """
+        if not config.cache or on_gpu != self.tokens_on_device:
+            return 0
+        sizes = [size for plane in self.planes for size in self._token_sizes(plane)]
+        budget = int(config.token_memory_gb * 2**30)
+        if not on_gpu:
+            sizes = [size for size in sizes if size <= budget // 2] or [0]
+        return min(sum(sizes), max(budget, *sizes))
 
     def pixels(self, plane: PlaneStacks) -> int:
         """Return the number of values that the encoder takes per slice, in three channels."""
@@ -154,8 +175,10 @@ def common_batches(built: Sequence[EngineRecord], most: int) -> tuple[int, ...]:
     return tuple(b for b in common if b <= most) or (common[-1] if common else most,)
 
 
-def activation_bytes(bundle: Bundle, graph: Graph) -> int:
+def activation_bytes(bundle: Bundle, graph: Graph, *, fused: bool = False) -> int:
     """Return the bytes of one slice inside a vision transformer: widest layers and attention.
+
+    With `fused` attention no scores are stored.
 
     Measured on ONNX Runtime's CPU with ViT-S/16 at 512 x 512 and ViT-L/16 at 1792 x 1536 pixels:
     31 floats for each channel of a token in both cases, plus twice the scores. Layers to be joined
@@ -163,7 +186,7 @@ def activation_bytes(bundle: Bundle, graph: Graph) -> int:
     """
     rows, columns = bundle.token_grid(graph)
     tokens = rows * columns + 5
-    scores = min(_SCORE_BYTES, 4 * _HEADS * tokens**2)
+    scores = 0 if fused else min(_SCORE_BYTES, 4 * _HEADS * tokens**2)
     manifest = bundle.manifest
     joined = 2 * manifest.channels if len(manifest.layers) > 1 else 0
     return 4 * tokens * (32 * manifest.layer_channels + joined) + 2 * scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -25,6 +24,7 @@ from .planes import upright_view
 from .sampling import sample_features
 from .slice_stack import PlaneStacks, SliceStack
 from .standardise import position_directions, read_tokens, standardise
+from .token_writer import WRITER
 from .tokens import PatchTokens
 
 _IDENTITY = AffineTransform.identity()
@@ -41,7 +41,8 @@ def encoder_features(
 ) -> tuple[FeaturePair, Callable[[], EncodingSummary]]:
     """Encode both images and compute the features of all planes.
 
-    Only one plane's tokens exist at a time. The stages are ``encode`` and ``features``.
+    Only one plane's tokens exist at a time, except those that are being cached. The stages are
+    ``encode`` and ``features``.
 
     Returns:
         The features, and a function that waits for them and returns their summary.
@@ -51,23 +52,19 @@ def encoder_features(
     """
     pairs: list[FeaturePair] = []
     summaries: list[Callable[[], EncodedPlaneSummary]] = []
-    # Cache entries are written while the next image is encoded and features are made.
-    with ThreadPoolExecutor(1, thread_name_prefix="token cache") as writer:
-        for plane in plan.planes:
-            inside = tokens_inside(plane, sides, device.host)
-            with timer.stage("encode"):
-                made = tokens_of_pair(plan, plane, sides, config, device, report, encoders, writer)
-            with timer.stage("features"):
-                report("features", 0.0)
-                moments = moments_of_pair(plan, made, inside, device)
-                basis, scale, projected = project_pair(
-                    plan, made, moments, config.feature_scale, device
-                )
-                pairs.append(_sampled(made.tokens, projected, sides, device))
-                summaries.append(partial(_summary, plane, basis, scale, made.cached))
-                for entry in made.entries:
-                    entry.result()
-            del made
+    for plane in plan.planes:
+        inside = tokens_inside(plane, sides, device.host)
+        with timer.stage("encode"):
+            made = tokens_of_pair(plan, plane, sides, config, device, report, encoders, WRITER)
+        with timer.stage("features"):
+            report("features", 0.0)
+            moments = moments_of_pair(plan, made, inside, device)
+            basis, scale, projected = project_pair(
+                plan, made, moments, config.feature_scale, device
+            )
+            pairs.append(_sampled(made.tokens, projected, sides, device))
+            summaries.append(partial(_summary, plane, basis, scale, made.cached))
+        del made
     features = join_features(pairs, [plane.weight for plane in plan.planes], device)
     return features, partial(_encoding_summary, plan, summaries)
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..bundle.checkpoints import NOTHING_SPECIAL, Wanted, bundle_folder, is_checkpoint
 from ..bundle.opened import Bundle, find_bundle, open_bundle
 from ..engines.open import Encoder
 from ..errors import DeviceError, InputError
 from ..types import Array
+from .token_writer import WRITER
 
 
 class EncoderPool:
@@ -26,9 +28,13 @@ class EncoderPool:
     has a true attribute ``concurrent``. Cancelling ends a session of the first kind for good, and
     the next borrower opens a new one; a shared session stays open for its other borrowers. A
     session that failed is not used again.
+
+    Attributes:
+        within: makes the CUDA context of the registrations current in other threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, within: Callable[[], AbstractContextManager[Any]] | None = None) -> None:
+        self.within = within or nullcontext
         self._changed = threading.Condition()
         self._bundles: dict[Hashable, Bundle] = {}
         self._choices: dict[Hashable, tuple[str, str]] = {}
@@ -142,7 +148,10 @@ class EncoderPool:
         return any((bundle.folder, engine) == (key[0], key[2]) for key in keys)
 
     def close(self) -> None:
-        """Wait until no encoder is in use, then close them all; may be called again."""
+        """Wait until no encoder is in use, then close them all; may be called again.
+
+        It also waits until the tokens that are being cached are written.
+        """
         with self._changed:
             self._closed = True
             while any(self._busy.values()):
@@ -152,6 +161,7 @@ class EncoderPool:
         for encoder in encoders:
             with suppress(AttributeError):  # only engines with something to free have `close`
                 encoder.close()  # type: ignore[attr-defined]
+        WRITER.wait()
 
     def __enter__(self) -> EncoderPool:
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +22,7 @@ from .cache import TokenCache, cache_key
 from .encoding import EncodingPlan
 from .open_encoders import EncoderPool
 from .slice_stack import PlaneStacks, SliceStack
+from .token_writer import TokenWriter
 from .tokens import PatchTokens, check_finite, encode, encode_constant, token_array
 
 if TYPE_CHECKING:
@@ -37,13 +37,11 @@ class PairTokens:
         tokens: tokens of the fixed and of the moving image.
         constant: tokens (rows, columns, C) of a constant picture; None where they are not needed.
         cached: for each image, whether its tokens came from the cache.
-        entries: the cache entries that are being written.
     """
 
     tokens: list[PatchTokens]
     constant: Array | None
     cached: list[bool]
-    entries: list[Future[bool]]
 
 
 def tokens_of_pair(
@@ -54,23 +52,22 @@ def tokens_of_pair(
     device: Device,
     report: Callable[[str, float], None],
     encoders: EncoderPool,
-    writer: Executor | None = None,
+    writer: TokenWriter | None = None,
 ) -> PairTokens:
     """Return the tokens of both images, from the cache if it holds them.
 
-    On a GPU both images are queued before the first one is waited for. Cache entries are written by
-    `writer`, or not at all without one.
+    On a GPU both images are queued before the first one is waited for. New tokens are cached by
+    `writer`, which is not waited for, or not at all without one.
     """
     cache = TokenCache(cache_folder(), int(config.cache_gb * 2**30)) if config.cache else None
     encode_stack = partial(encode, batch=plan.batch, device=device, queued=plan.on_gpu)
     result, cached = [], []
-    entries: list[Future[bool]] = []
-    unfinished: list[Callable[[], list[Future[bool]]]] = []
+    sums: list[tuple[SliceStack, Callable[[], list[Any]]]] = []
     for index, (side, stack) in enumerate(zip(sides, plane.stacks, strict=True)):
         shape, key, stored = plan.token_shape(plane, index), "", None
         if cache is not None:
             key = token_key(plan, plane, stack, device)
-            stored = cache.load(key, shape)
+            stored = _stored(cache, key, shape, device, writer)
         cached.append(stored is not None)
         stack = replace(stack, volume=side.image.volume)  # the plan's is on the host
         progress = partial(report, plan.stage(plane, side.image.role))
@@ -84,12 +81,26 @@ def tokens_of_pair(
             out = _room(plan, shape, config, device)
             tokens = encode_stack(stack, encoder, plan.normalisation, out, progress=progress)
         result.append(tokens)
-        unfinished.append(_finishing(tokens, key, cache, device, writer))
-        if not plan.on_gpu:
-            entries += unfinished.pop()()
-    for finish in unfinished:
-        entries += finish()
-    return PairTokens(result, _constant(plan, plane, config, device, encoders), cached, entries)
+        if plan.on_gpu:  # other encoders check each batch
+            sums.append((stack, device.downloading(tokens.total)))
+        if cache is not None and writer is not None:
+            budget = int(config.token_memory_gb * 2**30)
+            writer.write(cache, key, tokens, device, budget, encoders.within)
+    for stack, values in sums:
+        check_finite(values()[0], stack)
+    return PairTokens(result, _constant(plan, plane, config, device, encoders), cached)
+
+
+def _stored(
+    cache: TokenCache,
+    key: str,
+    shape: tuple[int, int, int, int],
+    device: Device,
+    writer: TokenWriter | None,
+) -> Array | None:
+    """Return tokens that are in the cache or on their way there."""
+    writing = None if writer is None else writer.find(cache, key, device)
+    return cache.load(key, shape) if writing is None else writing
 
 
 def _constant(
@@ -108,30 +119,6 @@ def _constant(
     top, bottom, left, right = (int(margin) for margin in margins)
     rows, columns = tokens.shape[:2]
     return tokens[top : rows - bottom, left : columns - right]
-
-
-def _finishing(
-    tokens: PatchTokens,
-    key: str,
-    cache: TokenCache | None,
-    device: Device,
-    writer: Executor | None,
-) -> Callable[[], list[Future[bool]]]:
-    """Return a function that waits for an image's tokens, checks them and caches them.
-
-    It returns the cache entry that is being written, if any.
-    """
-    kept = () if cache is None or writer is None else (tokens.tokens,)
-    values = device.downloading(tokens.total, *kept)
-
-    def finish() -> list[Future[bool]]:
-        total, *array = values()
-        check_finite(total, tokens.stack)
-        if cache is None or writer is None:
-            return []
-        return [writer.submit(cache.store, key, *array)]
-
-    return finish
 
 
 def _room(

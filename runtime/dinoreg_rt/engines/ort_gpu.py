@@ -156,7 +156,7 @@ class OrtGpuEncoder:
         options.log_severity_level = 3
         options.use_deterministic_compute = True
         providers = self._providers(bundle.manifest.precision)
-        path = bundle.folder / graph.file
+        path = bundle.folder / self._file(graph)
         try:
             session = _open_session(self._ort, str(path), options, providers)
         except Exception as error:  # the module's exceptions share no base class
@@ -169,6 +169,10 @@ class OrtGpuEncoder:
         check_provider(session.get_providers(), PROVIDERS[self._engine])
         check_session(path, session, bundle, graph)
         return session
+
+    def _file(self, graph: Graph) -> str:
+        """Return the graph's file for the provider; TensorRT does not know the fused attention."""
+        return graph.fused if graph.fused and self._engine == "ort-cuda" else graph.file
 
     def _providers(self, precision: str) -> list[tuple[str, dict[str, str]]]:
         free, _ = self._cupy.cuda.runtime.memGetInfo()

@@ -31,7 +31,10 @@ def _encode_bytes(sizes: Sizes) -> int:
         return 0
     made = set_bytes(padded_channels(encoding.components), sum(sizes.control))
     peak = max(
-        i * made + sizes.tokens(encoding, plane) + encoding.batch_bytes(plane, on_gpu=sizes.on_gpu)
+        i * made
+        + sizes.tokens(encoding, plane)
+        + encoding.batch_bytes(plane, on_gpu=sizes.on_gpu)
+        + (sizes.caching if i else 0)
         for i, plane in enumerate(encoding.planes)
     )
     return sizes.weights + sizes.engine + peak
@@ -90,16 +93,18 @@ def _features_bytes(sizes: Sizes) -> int:
         # The joined set exists beside its parts; one at a time is multiplied by its weight.
         stride = sizes.compared["joined"]
         parts += set_bytes(stride, voxels) + 2 * HALF * stride * max(sizes.control)
-    return sizes.weights + sizes.engine + max(peak, parts + images)
+    last = parts + images + sizes.caching
+    return sizes.weights + sizes.engine + max(peak, last)
 
 
 def _encoded_features(sizes: Sizes, encoding: EncodingPlan) -> tuple[int, int]:
     """Return the bytes of an encoder's features, and the peak while they are made."""
     parts, peak, voxels = 0, 0, sum(sizes.control)
-    for plane in encoding.planes:
+    for i, plane in enumerate(encoding.planes):
         made = set_bytes(padded_channels(encoding.components), voxels)
         sampling = max(_sampling(sizes, encoding, plane, image) for image in (0, 1))
-        peak = max(peak, parts + made + sampling + sizes.tokens(encoding, plane))
+        tokens = sizes.tokens(encoding, plane) + (sizes.caching if i else 0)
+        peak = max(peak, parts + made + sampling + tokens)
         parts += made
     if len(encoding.planes) > 1:  # the joined planes exist beside each of them
         stride = padded_channels(encoding.channels)

@@ -38,13 +38,17 @@ def _linear_on_host(sizes: Sizes) -> int:
 
 
 def _compared(sizes: Sizes) -> int:
-    """Return the bytes of weights, features, their products and intensities, and of the engine."""
+    """Return the bytes of weights, features, their products and intensities.
+
+    The engine and tokens that are being cached count too.
+    """
     voxels, config = sum(sizes.control), sizes.config
     sets = sum(set_bytes(stride, voxels) for stride in sizes.compared.values())
     if config.trust and "mind" not in sizes.compared:
         sets += set_bytes(sizes.strides["mind"], voxels)
     products = len(sizes.compared) * sizes.weights
-    return sizes.weights + sizes.engine + sets + products + sizes.intensities
+    beside = sizes.engine + sizes.caching
+    return sizes.weights + beside + sets + products + sizes.intensities
 
 
 def _solve_bytes(sizes: Sizes) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from dinoreg_kernels import Solution
 
 from ..device.choice import Device, StageTimer
-from ..device.placement import Placement, deliver
+from ..device.placement import Placement, delivering
 from ..fields.solve import (
     confidence,
     deformable_displacement,
@@ -19,14 +20,18 @@ from ..fields.solve import (
     whole_displacement,
 )
 from ..fields.warp import warp_volume
-from ..quality.finite import check_finite
+from ..quality.finite import check_finite, extremes
 from ..types import Array, DisplacementField, Volume
 from .plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """A solution in LPS mm: the whole mapping on the grids of the images, and its own part."""
+    """A solution in LPS mm: the whole mapping on the grids of the images, and its own part.
+
+    Attributes:
+        extremes: the `extremes` of all other arrays but the deformable part.
+    """
 
     deformable: DisplacementField | None
     displacement: DisplacementField
@@ -34,18 +39,59 @@ class Fields:
     inverse: DisplacementField | None
     inverse_misses: tuple[Array, Array] | None
     confidence: Array | None
+    extremes: Array
 
-    def delivered(self, placement: Placement, device: Device) -> Fields:
-        """Return the fields with their arrays at the caller's destination."""
-        displacement, warped, inverse, certainty = deliver(
-            placement, device, self.displacement, self.warped, self.inverse, self.confidence
-        )
-        check_finite(device, displacement, warped, inverse, certainty)
-        deformable = self.deformable
-        if deformable is not None and not placement.on_device:
-            vectors = device.download(deformable.vectors_mm)
-            deformable = replace(deformable, vectors_mm=vectors)
-        return Fields(deformable, displacement, warped, inverse, None, certainty)
+    @contextmanager
+    def delivering(self, placement: Placement, device: Device) -> Iterator[Callable[[], Fields]]:
+        """Start to move the arrays to the caller's destination, beside the work of the block.
+
+        Yields:
+            A function that waits for them and returns the fields with these arrays. It raises
+            `RegistrationError` if a value is not finite.
+        """
+        checked = _results(self.displacement, self.warped, self.inverse, self.confidence)
+        results = checked | {"deformable": _vectors(self.deformable)}
+        with delivering(placement, device, results, self.extremes) as arrays:
+
+            def delivered() -> Fields:
+                placed, (found,) = arrays()
+                check_finite(checked, found)
+                return replace(
+                    self,
+                    deformable=_with_vectors(self.deformable, placed["deformable"]),
+                    displacement=replace(self.displacement, vectors_mm=placed["displacement"]),
+                    warped=replace(self.warped, array=placed["warped"]),
+                    inverse=_with_vectors(self.inverse, placed["inverse"]),
+                    inverse_misses=None,
+                    confidence=placed["confidence"],
+                    extremes=found,
+                )
+
+            yield delivered
+
+
+def _results(
+    displacement: DisplacementField,
+    warped: Volume,
+    inverse: DisplacementField | None,
+    confidence: Array | None,
+) -> dict[str, Array | None]:
+    return {
+        "displacement": displacement.vectors_mm,
+        "warped": warped.array,
+        "inverse": _vectors(inverse),
+        "confidence": confidence,
+    }
+
+
+def _vectors(field: DisplacementField | None) -> Array | None:
+    return None if field is None else field.vectors_mm
+
+
+def _with_vectors(
+    field: DisplacementField | None, vectors: Array | None
+) -> DisplacementField | None:
+    return None if field is None else replace(field, vectors_mm=vectors)
 
 
 def compute_fields(
@@ -91,7 +137,8 @@ def _queued(solution: Solution, images: tuple[Volume, Volume], plan: Plan) -> Fi
         outside=min(0.0, plan.pair[1].lowest),
         known=True,
     )
-    return Fields(deformable, displacement, warped, inverse, misses, certainty)
+    found = extremes(_results(displacement, warped, inverse, certainty), device)
+    return Fields(deformable, displacement, warped, inverse, misses, certainty, found)
 
 
 def _inverse(

@@ -125,16 +125,17 @@ def register(  # noqa: PLR0913 - all but the images by name
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
         match = _match(images, counts, run, encoders, keep=keep_features)
         fields = compute_fields(match.solution, images, plan, run.timer, run.report)
-        # A GPU is still working, because nothing has waited for it since the features. Timed by its
-        # events, this stage lasts for as long as it waits for the host here.
-        with run.timer.stage("hash"):
-            hashes = plan.hashes(case.fixed, case.moving)
-        with run.timer.stage("quality"):
-            quality, regions = _quality(match, fields, plan)
-            encoding = None if match.encoding is None else match.encoding()
-        with run.timer.stage("deliver"):
-            delivered = fields.delivered(placement, plan.device)
-        return _result(delivered, quality, regions, encoding, hashes, match.features, run)
+        with fields.delivering(placement, plan.device) as delivered:
+            # A GPU is still working, because nothing has waited for it since the features. Timed by
+            # its events, this stage lasts for as long as it waits for the host here.
+            with run.timer.stage("hash"):
+                hashes = plan.hashes(case.fixed, case.moving)
+            with run.timer.stage("quality"):
+                quality, regions = _quality(match, fields, plan)
+                encoding = None if match.encoding is None else match.encoding()
+            with run.timer.stage("deliver"):
+                fields = delivered()
+        return _result(fields, quality, regions, encoding, hashes, match.features, run)
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,7 +90,7 @@ class Registrar:
         with self._entered():
             self._device = check_demands(config)
         self._config = config
-        self._encoders = EncoderPool()
+        self._encoders = EncoderPool(self._entered)
         # A GPU's memory is for the registration; an image on the host is quickly uploaded again.
         self._fixed_work = FixedWork() if self._device.kind == "cpu" else None
         self._sessions = Sessions(graphs)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from encoders import write_bundle
 from phantoms import Phantom, make_grid, make_phantom
+
+from dinoreg_rt.encoder.token_writer import WRITER
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +25,7 @@ def phantom() -> Phantom:
 
 
 @pytest.fixture
-def own_cache(tmp_path, monkeypatch) -> Path:
+def own_cache(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setenv("DINOREG_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    yield tmp_path / "cache"
+    WRITER.wait()

@@ -29,7 +29,7 @@ def size_of(cache: TokenCache) -> int:
 def test_what_comes_back_is_what_was_stored(tmp_path, entry) -> None:
     cache = TokenCache(tmp_path / "cache", 1 << 20)
     assert cache.load("key", SHAPE) is None
-    assert cache.store("key", entry)
+    assert cache.store("key", SHAPE, entry)
     np.testing.assert_array_equal(cache.load("key", SHAPE), entry)
     assert sorted(p.name for p in cache.folder.iterdir()) == ["key.npy", "key.npz"]
 
@@ -43,7 +43,7 @@ def test_keys_tell_everything_apart() -> None:
 
 def test_an_entry_of_another_shape_is_none(tmp_path, entry) -> None:
     cache = TokenCache(tmp_path, 1 << 20)
-    cache.store("key", entry)
+    cache.store("key", SHAPE, entry)
     assert cache.load("key", (4, 4, 5, 6)) is None
 
 
@@ -51,7 +51,7 @@ def test_an_entry_of_another_shape_is_none(tmp_path, entry) -> None:
 @pytest.mark.parametrize("damage", [b"", b"not an array", None])
 def test_a_damaged_entry_is_removed(tmp_path, entry, file, damage) -> None:
     cache = TokenCache(tmp_path, 1 << 20)
-    cache.store("key", entry)
+    cache.store("key", SHAPE, entry)
     path = tmp_path / file
     path.write_bytes(path.read_bytes()[:100] if damage is None else damage)
     assert cache.load("key", SHAPE) is None
@@ -60,14 +60,14 @@ def test_a_damaged_entry_is_removed(tmp_path, entry, file, damage) -> None:
 
 def test_the_oldest_make_room(tmp_path, entry) -> None:
     cache = TokenCache(tmp_path, 1 << 20)
-    cache.store("a", entry)
+    cache.store("a", SHAPE, entry)
     one = size_of(cache)
     small = TokenCache(tmp_path, int(2.5 * one))
-    small.store("b", entry)
+    small.store("b", SHAPE, entry)
     for age, name in enumerate(["b", "a"]):  # a was used last
         for end in (".npy", ".npz"):
             os.utime(tmp_path / f"{name}{end}", (1000 + age, 1000 + age))
-    small.store("c", entry)
+    small.store("c", SHAPE, entry)
     assert small.load("b", SHAPE) is None
     assert small.load("a", SHAPE) is not None
     assert small.load("c", SHAPE) is not None
@@ -76,22 +76,22 @@ def test_the_oldest_make_room(tmp_path, entry) -> None:
 
 def test_reading_counts_as_use(tmp_path, entry) -> None:
     cache = TokenCache(tmp_path, 1 << 20)
-    cache.store("a", entry)
+    cache.store("a", SHAPE, entry)
     os.utime(tmp_path / "a.npy", (1000, 1000))
     cache.load("a", SHAPE)
     assert (tmp_path / "a.npy").stat().st_mtime > 1000
 
 
 def test_too_large_or_unwritable_is_not_stored(tmp_path, entry) -> None:
-    assert not TokenCache(tmp_path / "small", 100).store("key", entry)
+    assert not TokenCache(tmp_path / "small", 100).store("key", SHAPE, entry)
     assert not (tmp_path / "small").exists()
     (tmp_path / "file").write_text("in the way")
-    assert not TokenCache(tmp_path / "file", 1 << 20).store("key", entry)
+    assert not TokenCache(tmp_path / "file", 1 << 20).store("key", SHAPE, entry)
 
 
 def test_a_changed_token_invalidates_the_entry(tmp_path, entry) -> None:
     cache = TokenCache(tmp_path, 1 << 20)
-    cache.store("key", entry)
+    cache.store("key", SHAPE, entry)
     path = tmp_path / "key.npy"
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
@@ -105,7 +105,7 @@ def test_a_changed_token_invalidates_the_entry(tmp_path, entry) -> None:
 def test_random_damage_invalidates_the_entry(tmp_path, entry, rng, file) -> None:
     """NumPy's and zipfile's readers raise anything at all for a damaged header."""
     cache = TokenCache(tmp_path, 1 << 20)
-    cache.store("key", entry)
+    cache.store("key", SHAPE, entry)
     whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for _ in range(200):
         for path, content in whole.items():
@@ -122,13 +122,13 @@ def test_random_damage_invalidates_the_entry(tmp_path, entry, rng, file) -> None
 def test_a_folder_that_cannot_be_read_holds_nothing(tmp_path, entry, monkeypatch) -> None:
     long = TokenCache(tmp_path / ("x" * 300), 1 << 20)
     assert long.load("key", SHAPE) is None
-    assert not long.store("key", entry)
+    assert not long.store("key", SHAPE, entry)
 
     def locked(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     cache = TokenCache(tmp_path / "locked", 1 << 20)
-    cache.store("key", entry)
+    cache.store("key", SHAPE, entry)
     monkeypatch.setattr(os, "stat", locked)
     assert cache.load("key", SHAPE) is None
 
@@ -142,12 +142,12 @@ def test_files_of_a_killed_writer_are_removed(tmp_path, entry, monkeypatch) -> N
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", fail)
         patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process cleans nothing up
-        assert not cache.store("key", entry)
+        assert not cache.store("key", SHAPE, entry)
     (left,) = tmp_path.iterdir()
-    cache.store("key", entry)
+    cache.store("key", SHAPE, entry)
     assert left.exists()  # it could be another writer's
     os.utime(left, (1000, 1000))
-    cache.store("key", entry)
+    cache.store("key", SHAPE, entry)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["key.npy", "key.npz"]
 
 

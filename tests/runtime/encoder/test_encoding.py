@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-import threading
 
 import numpy as np
 import pytest
 from encoders import config, errors_voxels, run, write_bundle
 
 import dinoreg_rt
-from dinoreg_rt.encoder.cache import TokenCache
-from dinoreg_rt.encoder.slice_stack import SliceStack
+from dinoreg_rt.encoder.token_writer import WRITER
 from dinoreg_rt.errors import ConfigError, DeviceError, RegistrationError
 from dinoreg_rt.types import LabelMap, Volume
 
@@ -83,6 +81,7 @@ def test_same_bits_from_the_cache_and_from_a_file(phantom, bundle, own_cache) ->
     settings = config(bundle, slice_stride=4)
     first = run(phantom, settings)
     assert first.encoding.planes[0].from_cache == (False, False)
+    WRITER.wait()
     assert len(list(own_cache.iterdir())) == 4
     second = run(phantom, settings)
     assert second.encoding.planes[0].from_cache == (True, True)
@@ -96,36 +95,6 @@ def test_one_fixed_image_is_encoded_once(phantom, bundle) -> None:
     other = Volume(phantom.moving.array[:, :, ::-1].copy(), phantom.moving.geometry)
     result = dinoreg_rt.register(phantom.fixed, other, config=settings)
     assert result.encoding.planes[0].from_cache == (True, False)
-
-
-def test_the_cache_is_written_while_the_next_image_is_encoded(
-    phantom, bundle, own_cache, monkeypatch
-) -> None:
-    begun = threading.Event()
-    batch, store = SliceStack.batch, TokenCache.store
-
-    def cut(self, *args):
-        if self.volume.array is phantom.moving.array:
-            begun.set()
-        return batch(self, *args)
-
-    def store_later(self, *args):
-        assert begun.wait(60)
-        return store(self, *args)
-
-    monkeypatch.setattr(SliceStack, "batch", cut)
-    monkeypatch.setattr(TokenCache, "store", store_later)
-    run(phantom, config(bundle, slice_stride=8))
-    assert len(list(own_cache.iterdir())) == 4
-
-
-def test_a_failure_of_the_cache_is_raised(phantom, bundle, monkeypatch) -> None:
-    def fail(*_):
-        raise MemoryError("while writing")
-
-    monkeypatch.setattr(TokenCache, "store", fail)
-    with pytest.raises(MemoryError, match="while writing"):
-        run(phantom, config(bundle, slice_stride=8))
 
 
 def test_masks_choose_the_tokens_of_the_basis(phantom, bundle) -> None:

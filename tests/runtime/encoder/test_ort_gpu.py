@@ -5,10 +5,12 @@ A fake session reads and writes the bound addresses, and computes with a real on
 
 from __future__ import annotations
 
+import shutil
 import sys
 import weakref
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -68,6 +70,7 @@ def fake_onnxruntime(usable: tuple[str, ...] = (TENSORRT, CUDA), broken: str = "
         def __init__(self, path, options, providers, **more) -> None:
             names = [p if isinstance(p, str) else p[0] for p in providers]
             ort.calls.append(("session", providers, options))
+            ort.opened = path
             self.on_gpu = [n for n in names if n in usable and not broken]
             if broken and int(more.get("enable_fallback", 1)) != 1:
                 raise RuntimeError(broken)
@@ -310,3 +313,20 @@ def test_auto_without_a_gpu_engine_for_a_bundle_in_bfloat16(bundle, cupy, monkey
     # So it cannot verify an engine's tokens either.
     with pytest.raises(ConfigError, match=r"ort-tensorrt: ONNX Runtime's CPU, which .* bfloat16"):
         choose_engine("ort-tensorrt", Device("cuda"), half)
+
+
+@pytest.mark.parametrize(
+    ("engine", "file"), [("ort-cuda", "cuda.onnx"), ("ort-tensorrt", "encoder_24x32.onnx")]
+)
+def test_the_graph_with_fused_attention_is_for_cuda(
+    cupy, ort, bundle, tmp_path, engine, file
+) -> None:
+    folder = tmp_path / "gabor"
+    shutil.copytree(bundle.folder, folder)
+    graph = bundle.manifest.graphs[0]
+    shutil.copyfile(folder / graph.file, folder / "cuda.onnx")
+    both = graph.model_copy(update={"fused": "cuda.onnx"})
+    opened = replace(bundle, folder=folder)
+    for one, expected in ((graph, graph.file), (both, file)):
+        OrtGpuEncoder(opened, one, engine)
+        assert Path(ort.opened) == folder / expected
