@@ -28,7 +28,14 @@ size_t workspace_bytes(const dr_solver_args& args) {
 size_t workspace_bytes(const dr_mind_args& args) {
   dr_mind_args counted = args;
   counted.workspace = nullptr;
-  return dr::MindMemory(counted).work.peak();
+  const dr::Shape shape = dr::to_int3(args.shape);
+  const dr::Int3 pool = dr::to_int3(args.pool);
+  const dr::MindParameters mind = dr::mind_parameters(args);
+  const dr::MindTile tile(shape, mind, pool);
+  const size_t sweep = tile.needed * tile.workers();
+  const size_t slab = dr::MindSlab{shape, mind}.floats(pool.z);
+  const size_t floats = sweep > slab ? sweep : slab;
+  return dr::MindMemory(counted).work.peak() + sizeof(float) * floats;
 }
 size_t workspace_bytes(const dr_local_args& args) {
   return 6 * sizeof(float) * dr::out_shape_of(args).voxels();

@@ -2,90 +2,10 @@
 #ifndef DINOREG_CPU_CPU_PASSES_H_
 #define DINOREG_CPU_CPU_PASSES_H_
 
+#include "cpu_mind.h"
 #include "cpu_smooth.h"
 
 DR_NAMESPACE_BEGIN
-
-// Copies elements [first, first + count) of a line of n; beyond its ends, the line keeps the values
-// there.
-inline void padded_line(const float* line, int n, int first, int count, float* out) {
-  const int from = clamp_int(-first, 0, count), to = clamp_int(n - first, from, count);
-  for (int i = 0; i < from; ++i) out[i] = line[0];
-  if (to > from) memcpy(out + from, line + first + from, sizeof(float) * (to - from));
-  for (int i = to; i < count; ++i) out[i] = line[n - 1];
-}
-
-// One row of patch distances. The copies of both lines are continued beyond the border: the
-// elements that would need a border case, twelve of 200, took as long as all others.
-inline void mind_distance_row(const MindDistanceX& op, int row, float* a, float* b) {
-  const MindDistanceX::Lines l = op.lines(row);
-  const int width = op.width(), first = -op.mind.dilation.x - op.mind.radius.x;
-  const int count = width + 2 * op.mind.radius.x;
-  padded_line(l.first, op.shape.x, first + l.first_x, count, a);
-  padded_line(l.second, op.shape.x, first + l.second_x, count, b);
-  float* out = op.out + (Index)row * width;
-  with_radius(op.mind.radius.x, [&](auto radius) {
-    over_row(width, [&](auto zero, Index x) {
-      typedef decltype(zero) V;
-      V sum = V{};
-      for (int t = 0; t <= 2 * radius; ++t) {
-        const V d = load<V>(a + x + t) - load<V>(b + x + t);
-        sum = multiply_add(d, d, sum);
-      }
-      store(out + x, sum);
-    });
-  });
-}
-
-// The sum of 2 radius + 1 neighbouring lines (or planes) of `width` numbers, the first at `in`.
-inline void box_across(const float* in, Index width, int radius, float* out) {
-  with_radius(radius, [&](auto r) {
-    over_row(width, [&](auto zero, Index x) {
-      typedef decltype(zero) V;
-      V sum = V{};
-      for (int t = 0; t <= 2 * r; ++t) sum += load<V>(in + t * width + x);
-      store(out + x, sum);
-    });
-  });
-}
-
-// Takes one plane of one image at a time, so that its row sums are still in the cache when they are
-// added up along y.
-inline void mind_distance_pass(const CpuLauncher& launch, const MindDistanceX& distance,
-                               float* out) {
-  enum { kLongest = 32768 + 4 * 64 };  // capi.cpp allows 32768 voxels, radius and dilation of 64
-  const MindBox box = box_y_of(distance, out);
-  const int in_y = box.n, out_y = box.sums(), width = box.x;
-  const Index in_plane = (Index)in_y * width, out_plane = (Index)out_y * width;
-  launch.for_each(box.outer, in_plane * box.outer, [&](int image, int worker) {
-    float* rows = distance.out + in_plane * (launch.threads() <= box.outer ? worker : image);
-    MindDistanceX mine = distance;
-    mine.out = rows - in_plane * image;
-    float a[kLongest], b[kLongest];
-    for (int y = 0; y < in_y; ++y) mind_distance_row(mine, image * in_y + y, a, b);
-    for (int y = 0; y < out_y; ++y)
-      box_across(rows + (Index)y * width, width, box.radius, out + out_plane * image + y * width);
-  });
-}
-
-inline void mind_box_z_pass(const CpuLauncher& launch, const MindBox& box) {
-  const Index plane = (Index)box.lines * box.x;
-  // In pieces of a plane, so that what the sums of the next plane read again stays in the
-  // second-level cache.
-  launch.for_each(box.lines, plane * box.n, [&](int row, int) {
-    for (int z = 0; z < box.sums(); ++z) {
-      const Index at = z * plane + (Index)row * box.x;
-      with_radius(box.radius, [&](auto r) {
-        over_row(box.x, [&](auto zero, Index x) {
-          typedef decltype(zero) V;
-          V sum = V{};
-          for (int t = 0; t <= 2 * r; ++t) sum += load<V>(box.in + at + t * plane + x);
-          store(box.out + at + x, sum);
-        });
-      });
-    }
-  });
-}
 
 // The most shifts that share a buffer, for any number of threads, so that their costs stay in the
 // cache.

@@ -29,7 +29,7 @@ HOT = {
     "FoldLack",
     "KeepBest",
     "MapField",
-    "MindDescriptor",
+    "MindFeatures",
     "ResampleLinear",
     "ShiftCost",
     "Smooth",

@@ -1,16 +1,16 @@
 // Patch distances of MIND-SSC, summed along x, y and z in one kernel.
 //
 // The three ops of mind.h, which remain the reference, write 3 and read 2 numbers through memory
-// for each of a voxel's six distances. That is 120 bytes per voxel; the rest of MIND-SSC moves
-// about 140. Here a block takes 16 rows of 32 numbers of one image through all planes of a slab.
-// Its sums along x are in shared memory and a thread's last sums along y in registers, and 24 bytes
-// per voxel are written. With a radius of 2, 79 instead of 92 bytes per distance pass through the
-// L1 cache, including the rows of the halo, a quarter of them.
+// for each of a voxel's six distances. That is 120 bytes per voxel; the descriptors read 24 of
+// them and write 4. Here a block takes 16 rows of 32 numbers of one image through all planes of a
+// slab. Its sums along x are in shared memory and a thread's last sums along y in registers, and 24
+// bytes per voxel are written. With a radius of 2, 79 instead of 92 bytes per distance pass through
+// the L1 cache, including the rows of the halo, a quarter of them.
 #ifndef DINOREG_CUDA_TILED_MIND_CUH_
 #define DINOREG_CUDA_TILED_MIND_CUH_
 
 #include "launch.cuh"
-#include "passes.h"
+#include "mind_pass.h"
 
 DR_NAMESPACE_BEGIN
 
@@ -68,13 +68,20 @@ inline MindKernel mind_sums_kernel(int radius_z) {
   }
 }
 
+// Null as well if its radius along y is too large.
+inline MindKernel mind_sums_kernel(const MindParameters& mind) {
+  return mind.radius.y <= kMindRadius ? mind_sums_kernel(mind.radius.z) : nullptr;
+}
+
+inline int mind_buffers(const CudaLauncher&, const MindParameters& mind) {
+  return mind_sums_kernel(mind) == nullptr ? 2 : 1;
+}
+
 inline void mind_sums_pass(const CudaLauncher& launch, const MindDistanceX& distance,
                            float* between) {
-  const MindKernel kernel = mind_sums_kernel(distance.mind.radius.z);
-  const int radius_y = distance.mind.radius.y;
-  if (kernel == nullptr || radius_y > kMindRadius)
-    return mind_sums_pass<CudaLauncher>(launch, distance, between);
-  const int height = distance.padded_y() - 2 * radius_y;
+  const MindKernel kernel = mind_sums_kernel(distance.mind);
+  if (kernel == nullptr) return mind_sums_pass<CudaLauncher>(launch, distance, between);
+  const int height = distance.padded_y() - 2 * distance.mind.radius.y;
   launch.run(kernel,
              {dim3((distance.width() - 1) / kMindWidth + 1,
                    kMindImages * ((height - 1) / kMindRows + 1), 1),

@@ -189,9 +189,16 @@ def point_map(
 
 
 @contextlib.contextmanager
-def workspace(name: str, args: Any, xp: Any) -> Iterator[None]:
-    """Provide a call with the workspace whose size the library function `name` returns."""
-    memory = xp.empty(_library.workspace_bytes(name, args), np.uint8)
+def workspace(name: str, args: Any, xp: Any, useful: int = 0) -> Iterator[None]:
+    """Provide a call with the workspace whose size the library function `name` returns.
+
+    Args:
+        name: The library function.
+        args: The arguments of the call, which receive the workspace.
+        xp: The array module of the call.
+        useful: Bytes to provide where the call needs less but would use more.
+    """
+    memory = xp.empty(max(useful, _library.workspace_bytes(name, args)), np.uint8)
     args.workspace = pointer(memory, np.uint8, "workspace", (None,))
     args.workspace_bytes = memory.size
     yield

@@ -17,10 +17,16 @@ from ._arrays import (
     check_together,
     doubles,
     int3,
+    is_device_array,
     point_map,
     pointer,
     workspace,
 )
+
+#: Images of squared differences in the library's mind.h.
+_MIND_IMAGES = 6
+#: The most memory that MIND-SSC takes on a GPU if it needs less.
+_MIND_SLAB_BYTES = 256 << 20
 
 
 def resample(
@@ -182,7 +188,10 @@ def mind_ssc(
     if structure is not None:
         args.structure = pointer(structure, np.float32, "structure", shape)
     args.scale = scale
-    with workspace("dr_mind_workspace_bytes", args, xp):
+    on_gpu = is_device_array(image)
+    sizes = {"radius": radius, "dilation": dilation, "pool": pool, "on_gpu": on_gpu}
+    useful = mind_workspace_bytes(image.shape, **sizes)
+    with workspace("dr_mind_workspace_bytes", args, xp, useful):
         _library.call("dr_mind_compute", Call(image, threads).execution, args)
     return out
 
@@ -204,11 +213,26 @@ def _mind_sizes(
 
 
 def mind_workspace_bytes(
-    shape: Sequence[int], *, radius: Sequence[int], dilation: Sequence[int], pool: Sequence[int]
+    shape: Sequence[int],
+    *,
+    radius: Sequence[int],
+    dilation: Sequence[int],
+    pool: Sequence[int],
+    on_gpu: bool = False,
 ) -> int:
-    """Predict the bytes that `mind_ssc` needs in addition to its arrays."""
+    """Predict the bytes that `mind_ssc` takes in addition to its arrays.
+
+    On a GPU it takes more than it needs: the volume is processed in slabs of planes, and two
+    launches for each slab would take longer than the work of small ones.
+    """
     args = _mind_sizes(shape, radius, dilation, pool, 16)
-    return _library.workspace_bytes("dr_mind_workspace_bytes", args)
+    least = _library.workspace_bytes("dr_mind_workspace_bytes", args)
+    if not on_gpu:
+        return least
+    whole = 4 * _MIND_IMAGES  # the patch sums of all planes
+    for n, r, d in zip(shape, radius, dilation, strict=True):
+        whole *= n + 2 * (r + d)
+    return max(least, min(least + whole, _MIND_SLAB_BYTES))
 
 
 def local_intensity(

@@ -6,11 +6,11 @@
 #include "convert.h"
 #include "dinoreg/field.h"
 #include "dinoreg/local_intensity.h"
-#include "dinoreg/mind.h"
 #include "dinoreg/pool.h"
 #include "dinoreg/resample.h"
 #include "dinoreg/slices.h"
 #include "dinoreg/sum.h"
+#include "mind_pass.h"
 #include "solver.h"
 #include "taps.h"
 #include "workspace.h"
@@ -136,83 +136,46 @@ dr_status invert(const Launcher& launch, const dr_invert_args& a) {
   return DR_OK;
 }
 
-// The memory of MIND-SSC. Slabs of whole output voxels keep the intermediate images in the cache
-// and limit the memory; they go back and forth between two memory.
+inline MindParameters mind_parameters(const dr_mind_args& a) {
+  return {to_int3(a.radius), to_int3(a.dilation)};
+}
+
+// The memory of MIND-SSC: that of the floor, and what is left for the pass.
 struct MindMemory {
   Workspace work;
-  Shape shape, out_shape;
-  MindParameters mind;
-  int slab;  // planes of output voxels in a slab
-  float *first, *second, *row_noise, *floor_value;
+  float *row_noise, *floor_value;
   double* plane_noise;
 
-  explicit MindMemory(const dr_mind_args& a)
-      : work(a.workspace), shape(to_int3(a.shape)), out_shape(divide_up(shape, to_int3(a.pool))),
-        mind{to_int3(a.radius), to_int3(a.dilation)},
-        slab(min_int(max_int(32 / a.pool[0], 1), out_shape.z)) {
-    const size_t planes = (size_t)slab * a.pool[0];
-    const MindDistanceX d = {.image = nullptr, .shape = shape, .mind = mind};
-    const size_t distances = (planes + 2 * (mind.dilation.z + mind.radius.z)) * kMindImages *
-                             (size_t)d.padded_y() * (size_t)d.padded_x();
-    const size_t descriptors = planes * kMindChannels * (size_t)shape.y * (size_t)shape.x;
-    first = work.take<float>(distances > descriptors ? distances : descriptors);
-    second = work.take<float>(distances > descriptors ? distances : descriptors);
-    row_noise = work.take<float>((size_t)shape.rows());
-    plane_noise = work.take<double>((size_t)shape.z);
+  explicit MindMemory(const dr_mind_args& a) : work(a.workspace) {
+    row_noise = work.take<float>((size_t)to_int3(a.shape).rows());
+    plane_noise = work.take<double>((size_t)a.shape[0]);
     floor_value = work.take<float>(1);
   }
 };
 
 template <class Launcher>
 dr_status mind(const Launcher& launch, const dr_mind_args& a) {
-  const MindMemory memory(a);
-  const Shape shape = memory.shape;
-  const MindParameters& mind = memory.mind;
+  MindMemory memory(a);
+  const Shape shape = to_int3(a.shape);
   const Int3 pool = to_int3(a.pool);
+  const MindParameters mind = mind_parameters(a);
   launch(MindNoise{a.image, shape, mind, memory.row_noise});
   launch(SumInOrder<float>{memory.row_noise, shape.z, shape.y, memory.plane_noise});
   // Below a thousandth of the mean patch distance a patch is flat and its differences are noise.
   launch(MindFloor{memory.plane_noise, shape.z, 1e-3 / shape.rows(), memory.floor_value});
-
-  const float patch = (float)(2 * mind.radius + Int3{1, 1, 1}).voxels();
-  const int reach = mind.dilation.z + mind.radius.z;
-  for (int block = 0; block < memory.out_shape.z; block += memory.slab) {
-    const int blocks = min_int(memory.slab, memory.out_shape.z - block);
-    const int z0 = block * pool.z, planes = min_int(blocks * pool.z, shape.z - z0);
-    mind_sums_pass(launch,
-                   MindDistanceX{.image = a.image,
-                                 .shape = shape,
-                                 .mind = mind,
-                                 .first_plane = z0 - reach,
-                                 .planes = planes + 2 * reach,
-                                 .out = memory.first},
-                   memory.second);
-    launch(MindDescriptor{.sums = memory.first,
-                          .out = memory.second,
-                          .planes = planes,
-                          .shape = shape,
-                          .mind = mind,
-                          .floor_value = memory.floor_value,
-                          .scale = 1.0f / patch});
-    launch(MindPoolZY{.in = memory.second,
-                      .out = memory.first,
-                      .planes = planes,
-                      .y = shape.y,
-                      .x = shape.x,
-                      .blocks_y = memory.out_shape.y,
-                      .pool = pool});
-    launch(MindPool{.in = memory.first,
-                    .shape = shape,
-                    .planes = planes,
-                    .first_block = block,
-                    .blocks = blocks,
-                    .pool = pool,
-                    .scale = a.scale,
-                    .out = a.out,
-                    .stride = a.channels,
-                    .structure = a.structure,
-                    .out_shape = memory.out_shape});
-  }
+  const size_t floats = (a.workspace_bytes - memory.work.peak()) / sizeof(float);
+  mind_pass(launch, MindPass{.image = a.image,
+                             .mind = mind,
+                             .blocks = {.shape = shape,
+                                        .pool = pool,
+                                        .scale = a.scale,
+                                        .out = a.out,
+                                        .stride = a.channels,
+                                        .structure = a.structure,
+                                        .out_shape = divide_up(shape, pool)},
+                             .floor_value = memory.floor_value,
+                             .memory = memory.work.take<float>(floats),
+                             .floats = floats});
   return DR_OK;
 }
 

@@ -147,6 +147,54 @@ bool same_mind(Shape shape, dr::MindParameters mind, int first_plane, int planes
       });
 }
 
+// Compares all of MIND-SSC from the floor on: the sweep of a CPU with one thread and with several,
+// and the ops with a CUDA launcher and memory for slabs of `planes`.
+bool same_mind_features(Shape shape, dr::MindParameters mind, dr::Int3 pool, int stride, int planes,
+                        int expected_launches) {
+  const auto image = noise(shape.voxels(), 11);
+  const Shape out_shape = dr::divide_up(shape, pool);
+  const float floor_value = 1e-4f;
+  const dr::MindTile tile(shape, mind, pool);
+  const dr::MindSlab slab = {shape, mind};
+  struct Result {
+    std::vector<dr::Half> features;
+    std::vector<float> structure;
+  };
+  const auto run = [&](const auto& launch, size_t floats) {
+    Result r = {std::vector<dr::Half>(out_shape.voxels() * stride, 1),
+                std::vector<float>(out_shape.voxels(), -7.0f)};
+    std::vector<float> memory(floats);
+    dr::mind_pass(launch, dr::MindPass{.image = image.data(),
+                                       .mind = mind,
+                                       .blocks = {.shape = shape,
+                                                  .pool = pool,
+                                                  .scale = 0.75f,
+                                                  .out = r.features.data(),
+                                                  .stride = stride,
+                                                  .structure = r.structure.data(),
+                                                  .out_shape = out_shape},
+                                       .floor_value = &floor_value,
+                                       .memory = memory.data(),
+                                       .floats = memory.size()});
+    return r;
+  };
+  const auto same = [](const Result& a, const Result& b) {
+    return a.features == b.features && a.structure == b.structure;
+  };
+  const Result one = run(dr::CpuLauncher(1), tile.needed);
+  const Result several = run(dr::CpuLauncher(5), tile.needed * tile.workers());
+  launches = 0;
+  const dr::CudaLauncher launch(nullptr);
+  const Result cuda = run(launch, slab.plane_floats() * (planes + slab.reach()));
+  const bool good = same(one, several) && same(one, cuda) && launches == expected_launches &&
+                    launch.error() == cudaSuccess;
+  if (!good)
+    printf("MIND-SSC: %d x %d x %d, pool %d %d %d: threads %s, CUDA %s, %d launches\n", shape.z,
+           shape.y, shape.x, pool.z, pool.y, pool.x, same(one, several) ? "same" : "differ",
+           same(one, cuda) ? "same" : "differs", launches);
+  return good;
+}
+
 bool costs() {
   bool good = true;
   for (int radius : {1, 2, 3, 4})
@@ -206,6 +254,19 @@ bool patch_distances() {
   // The ops take these.
   good &= same_mind({6, 9, 20}, {{4, 1, 1}, {2, 2, 2}}, -2, 4, 3);
   good &= same_mind({6, 9, 20}, {{1, 4, 1}, {2, 2, 2}}, -3, 4, 3);
+  return good;
+}
+
+bool mind_features() {
+  bool good = true;
+  // One slab, and two and four of them, with whole blocks and with smaller ones at the border.
+  good &= same_mind_features({24, 20, 33}, {{2, 2, 2}, {2, 2, 2}}, {2, 2, 2}, 16, 24, 2);
+  good &= same_mind_features({25, 21, 35}, {{2, 2, 2}, {2, 2, 2}}, {2, 2, 2}, 24, 14, 4);
+  good &= same_mind_features({25, 9, 40}, {{1, 1, 1}, {2, 2, 2}}, {3, 2, 4}, 16, 8, 10);
+  good &= same_mind_features({40, 9, 5}, {{0, 1, 3}, {1, 3, 2}}, {1, 1, 1}, 16, 40, 2);
+  // Several tiles along x, and a radius beyond the lanes of any vector.
+  good &= same_mind_features({5, 3, 300}, {{1, 0, 9}, {1, 1, 5}}, {2, 5, 3}, 16, 6, 2);
+  good &= same_mind_features({1, 1, 1}, {{2, 1, 1}, {3, 2, 2}}, {2, 2, 2}, 16, 2, 2);
   return good;
 }
 
@@ -281,6 +342,7 @@ int main(int count, char** names) {
   const std::map<std::string, bool (*)()> checks = {{"costs", costs},
                                                     {"smoothing", smoothing},
                                                     {"patch_distances", patch_distances},
+                                                    {"mind_features", mind_features},
                                                     {"whole_search", whole_search}};
   for (int i = 1; i < count; ++i) {
     const auto check = checks.find(names[i]);

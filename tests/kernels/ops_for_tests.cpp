@@ -48,8 +48,8 @@ void op_float_to_half(const float* in, unsigned short* out, int count) {
   for (int i = 0; i < count; ++i) out[i] = float_to_half(in[i]);
 }
 
-void op_exp_negative(const float* in, float* out, int count) {
-  for (int i = 0; i < count; ++i) out[i] = exp_negative(in[i]);
+void op_exp2_negative(const float* in, float* out, int count) {
+  for (int i = 0; i < count; ++i) out[i] = exp2_negative(in[i]);
 }
 
 // One axis of an array (outer, n, inner).

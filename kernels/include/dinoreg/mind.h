@@ -17,6 +17,7 @@
 DR_NAMESPACE_BEGIN
 
 enum { kMindImages = 6, kMindChannels = 12 };
+constexpr float kLog2OfE = 1.44269504f;
 constexpr float kFlatMean = 0.999f;  // a voxel whose mean feature reaches this counts as flat
 
 // Image k compares I(p + first) with I(p + second); channel 2k reads it at p, channel 2k + 1 at
@@ -32,8 +33,17 @@ DR_HD MindPair mind_pair(int k) {
   return {{from_z, !from_z, none}, {none, to_y ? sign : none, to_y ? none : sign}};
 }
 
+// How far from p channel 2k + 1 reads image k, in units of the dilation: at p - mirror.
+DR_HD Int3 mind_mirror(int k) {
+  const MindPair pair = mind_pair(k);
+  return {pair.first[0] + pair.second[0], pair.first[1] + pair.second[1],
+          pair.first[2] + pair.second[2]};
+}
+
 struct MindParameters {
   Int3 radius, dilation;  // voxels
+
+  DR_HD float patch_scale() const { return 1.0f / (float)(2 * radius + Int3{1, 1, 1}).voxels(); }
 };
 
 // (I(p + first) - I(p + second))^2 summed over the patch's x extent, for the planes
@@ -132,144 +142,151 @@ struct MindBox {
   }
 };
 
-// Descriptors from box sums, (planes of the slab, 12, y, x) float.
-struct MindDescriptor {
-  const float* sums;  // (planes + 2 dilation.z, 6, y + 2 dilation.y, x + 2 dilation.x)
-  float* out;
-  int planes;
-  Shape shape;
-  MindParameters mind;
-  const float* floor_value;  // one float: the smallest v
-  float scale;  // one over the number of voxels in the patch
-
-  DR_HD int rows() const { return planes * shape.y; }
-  DR_HD int width() const { return shape.x; }
-  DR_LANES(true)
-
-  template <class V>
-  DR_HD void lanes(int row, int x) const {
-    const int z = row / shape.y, y = row - z * shape.y;
-    const int dz = mind.dilation.z, dy = mind.dilation.y, dx = mind.dilation.x;
-    const int py = shape.y + 2 * dy, px = shape.x + 2 * dx;
-    V s[kMindChannels];
-    V lowest = splat<V>(3.4e38f), total = V{};
-    DR_UNROLL(6)
-    for (int k = 0; k < kMindImages; ++k) {
-      const MindPair pair = mind_pair(k);
-      const float* at =
-          sums + (((Index)(z + dz) * kMindImages + k) * py + (y + dy)) * px + (x + dx);
-      const Index mirror = (((Index)(pair.first[0] + pair.second[0]) * dz * kMindImages) * py +
-                            (Index)(pair.first[1] + pair.second[1]) * dy) *
-                               px +
-                           (Index)(pair.first[2] + pair.second[2]) * dx;
-      s[2 * k] = load<V>(at);
-      s[2 * k + 1] = load<V>(at - mirror);
-      lowest = min_of(lowest, min_of(s[2 * k], s[2 * k + 1]));
-      total += s[2 * k] + s[2 * k + 1];
-    }
-    const V mean = (total * (1.0f / (float)kMindChannels) - lowest) * scale;
-    const V factor = scale / max_of(mean, splat<V>(*floor_value));
-    float* to = out + ((Index)z * kMindChannels * shape.y + y) * shape.x + x;
-    DR_UNROLL(12)
-    for (int c = 0; c < kMindChannels; ++c)
-      store(to + (Index)c * shape.y * shape.x, exp_negative((s[c] - lowest) * factor));
+// The descriptors of neighbours along x from their patch sums, in place. `scale` is one over the
+// number of voxels in the patch, `floor_value` the smallest v.
+template <class V>
+DR_HD void mind_descriptor(V (&s)[kMindChannels], float floor_value, float scale) {
+  V lowest = splat<V>(3.4e38f), total = V{};
+  DR_UNROLL(6)
+  for (int k = 0; k < kMindImages; ++k) {
+    lowest = min_of(lowest, min_of(s[2 * k], s[2 * k + 1]));
+    total += s[2 * k] + s[2 * k + 1];
   }
-};
+  const V mean = (total * (1.0f / (float)kMindChannels) - lowest) * scale;
+  const V factor = (scale * kLog2OfE) / max_of(mean, splat<V>(floor_value));
+  DR_UNROLL(12)
+  for (int c = 0; c < kMindChannels; ++c) s[c] = exp2_negative((s[c] - lowest) * factor);
+}
 
-// Sums over the z and y extents of blocks of voxels: (planes, 12, y, x) -> (blocks, 12, Y, x). The
-// last block may hold fewer voxels.
-struct MindPoolZY {
-  const float* in;
-  float* out;
-  int planes, y, x;
-  int blocks_y;
-  Int3 pool;  // voxels per block
-
-  DR_HD int rows() const { return divide_up(planes, pool.z) * kMindChannels * blocks_y; }
-  DR_HD int width() const { return x; }
-  DR_LANES(true)
-
-  template <class V>
-  DR_HD void lanes(int row, int i) const {
-    const int by = row % blocks_y, c = row / blocks_y % kMindChannels;
-    const int z0 = row / blocks_y / kMindChannels * pool.z, z1 = min_int(z0 + pool.z, planes);
-    const int y0 = by * pool.y, y1 = min_int(y0 + pool.y, y);
-    V sum = V{};
-    for (int iz = z0; iz < z1; ++iz)
-      for (int iy = y0; iy < y1; ++iy)
-        sum += load<V>(in + (((Index)iz * kMindChannels + c) * y + iy) * x + i);
-    store(out + (Index)row * x + i, sum);
-  }
-};
-
-// Completes the mean over blocks along x, converts it to half precision and puts channels last.
-// in: (blocks, 12, Y, x) from `MindPoolZY`; out: (Z, Y, X, stride) from plane `first_block` on.
-struct MindPool {
-  const float* in;
+// The blocks of voxels over which descriptors are averaged. The last block along an axis may hold
+// fewer voxels.
+struct MindBlocks {
   Shape shape;  // of the volume
-  int planes;  // that the blocks were made of
-  int first_block, blocks;
   Int3 pool;  // voxels per block
-  float scale;
-  Half* out;
+  float scale;  // factor on the features
+  Half* out;  // (out_shape, stride)
   int stride;
-  float* structure;  // (Z, Y, X): 0 where the block is flat, else 1; may be null
+  float* structure;  // (out_shape): 0 where the block is flat, else 1; may be null
   Shape out_shape;
 
-  DR_HD int rows() const { return blocks * out_shape.y; }
-  DR_HD int width() const { return out_shape.x; }
+  DR_HD int planes(int block) const { return min_int(pool.z, shape.z - block * pool.z); }
+  DR_HD int rows(int block) const { return min_int(pool.y, shape.y - block * pool.y); }
+  DR_HD int columns(int block) const { return min_int(pool.x, shape.x - block * pool.x); }
+  // Where all patches are alike, every feature is 1 and equals any other flat place in any image.
+  DR_HD float flat() const { return kFlatMean * (float)kMindChannels * scale; }
+};
+
+// Averaged descriptors from patch sums. Each block adds up its voxels along z, then y, then x.
+struct MindFeatures {
+  const float* sums;  // (planes + dilation.z, 6, y + 2 dilation.y, x + 2 dilation.x)
+  MindParameters mind;
+  const float* floor_value;  // one float: the smallest v
+  float patch_scale;  // one over the number of voxels in the patch
+  MindBlocks blocks;
+  int first, count;  // the slab's blocks along z
+
+  DR_HD int rows() const { return count * blocks.out_shape.y; }
+  DR_HD int width() const { return blocks.out_shape.x; }
 
   DR_HD void operator()(int row, int x) const {
-    const int block = row / out_shape.y, y = row - block * out_shape.y;
-    const int nz = min_int(pool.z, planes - block * pool.z);
-    const int ny = min_int(pool.y, shape.y - y * pool.y);
-    const int x0 = x * pool.x, nx = min_int(pool.x, shape.x - x0);
-    const float weight = scale / (float)(nz * ny * nx);
-    const Index i = out_shape.at(first_block + block, y, x);
-    const float* line = in + ((Index)block * kMindChannels * out_shape.y + y) * shape.x + x0;
-    Half* to = out + i * stride;
-    float total = 0.0f;
-    for (int c = 0; c < kMindChannels; ++c, line += (Index)out_shape.y * shape.x) {
-      float sum = 0.0f;
-      for (int k = 0; k < nx; ++k) sum += line[k];
-      to[c] = float_to_half(sum * weight);
-      total += sum * weight;
+    const int bz = row / blocks.out_shape.y, y = row - bz * blocks.out_shape.y;
+    const int nz = blocks.planes(first + bz), ny = blocks.rows(y), nx = blocks.columns(x);
+    float total[kMindChannels] = {};
+    for (int ix = 0; ix < nx; ++ix) {
+      float column[kMindChannels] = {};
+      for (int iz = 0; iz < nz; ++iz)
+        for (int iy = 0; iy < ny; ++iy) {
+          float s[kMindChannels];
+          read(bz * blocks.pool.z + iz, y * blocks.pool.y + iy, x * blocks.pool.x + ix, s);
+          mind_descriptor(s, *floor_value, patch_scale);
+          DR_UNROLL(12)
+          for (int c = 0; c < kMindChannels; ++c) column[c] += s[c];
+        }
+      DR_UNROLL(12)
+      for (int c = 0; c < kMindChannels; ++c) total[c] += column[c];
     }
-    // Where all patches are alike, every feature is 1 and equals any other flat place in any image.
-    if (structure != nullptr)
-      structure[i] = total < kFlatMean * (float)kMindChannels * scale ? 1.0f : 0.0f;
-    for (int c = kMindChannels; c < stride; ++c) to[c] = 0;
+    write(blocks.out_shape.at(first + bz, y, x), total, blocks.scale / (float)(nz * ny * nx));
+  }
+
+  // The patch sums of a voxel, whose plane is counted from the slab's first.
+  DR_HD void read(int z, int y, int x, float (&s)[kMindChannels]) const {
+    const Int3& d = mind.dilation;
+    const Index px = blocks.shape.x + 2 * d.x, plane = (blocks.shape.y + 2 * d.y) * px;
+    const float* at = sums + (Index)(z + d.z) * kMindImages * plane + (y + d.y) * px + (x + d.x);
+    DR_UNROLL(6)
+    for (int k = 0; k < kMindImages; ++k, at += plane) {
+      const Int3 mirror = mind_mirror(k) * d;
+      s[2 * k] = *at;
+      s[2 * k + 1] = *(at - (mirror.z * kMindImages * plane + mirror.y * px + mirror.x));
+    }
+  }
+
+  DR_HD void write(Index i, const float (&total)[kMindChannels], float weight) const {
+    float sum = 0.0f;
+    for (int c = 0; c < blocks.stride; c += kBlock) {
+      Block block = zero_block();
+      float* lanes = reinterpret_cast<float*>(&block);
+      DR_UNROLL(8)
+      for (int j = 0; j < kBlock; ++j)
+        if (c + j < kMindChannels) sum += lanes[j] = total[c + j] * weight;
+      store_block(blocks.out + i * blocks.stride + c, block);
+    }
+    if (blocks.structure != nullptr) blocks.structure[i] = sum < blocks.flat() ? 1.0f : 0.0f;
   }
 };
 
 // The mean squared difference of the six image pairs along each row, from which the floor of v is
-// taken.
+// taken. Every fourth voxel will do: the floor only needs the order of magnitude.
 struct MindNoise {
   const float* image;
   Shape shape;
   MindParameters mind;
   float* out;  // (rows,)
 
+  enum { kStep = 4, kChains = 4 };  // sums that do not wait for each other
   DR_HD int rows() const { return 1; }
   DR_HD int width() const { return shape.rows(); }
 
-  DR_HD void operator()(int, int row) const {
+  struct Lines {
+    const float *first[kMindImages], *second[kMindImages];
+  };
+  DR_HD Lines lines(int row) const {
     const int z = row / shape.y, y = row - z * shape.y;
     const MindDistanceX distance = {.image = image, .shape = shape, .mind = mind};
-    const int dx = mind.dilation.x;
-    float sum = 0.0f;
+    Lines l;
+    for (int k = 0; k < kMindImages; ++k) {
+      l.first[k] = distance.line(z, y, mind_pair(k).first);
+      l.second[k] = distance.line(z, y, mind_pair(k).second);
+    }
+    return l;
+  }
+
+  DR_HD void operator()(int, int row) const {
+    const Lines l = lines(row);
+    float sums[kChains] = {};
+    for (int x = 0; x < shape.x; x += kStep * kChains) add(l, x, sums);
+    out[row] = mean(sums);
+  }
+
+  // Adds the voxels x, x + kStep and so on, one to each sum.
+  DR_HD void add(const Lines& l, int x, float (&sums)[kChains]) const {
+    DR_UNROLL(6)
     for (int k = 0; k < kMindImages; ++k) {
       const MindPair pair = mind_pair(k);
-      const float* a = distance.line(z, y, pair.first);
-      const float* b = distance.line(z, y, pair.second);
-      // Every fourth voxel will do: the floor only needs the order of magnitude.
-      for (int x = 0; x < shape.x; x += 4) {
-        const float d = a[clamp_int(x + pair.first[2] * dx, 0, shape.x - 1)] -
-                        b[clamp_int(x + pair.second[2] * dx, 0, shape.x - 1)];
-        sum += d * d;
+      DR_UNROLL(4)
+      for (int i = 0; i < kChains; ++i) {
+        const int at = x + i * kStep, last = shape.x - 1;
+        if (at > last) break;
+        const float d = l.first[k][clamp_int(at + pair.first[2] * mind.dilation.x, 0, last)] -
+                        l.second[k][clamp_int(at + pair.second[2] * mind.dilation.x, 0, last)];
+        sums[i] += d * d;
       }
     }
-    out[row] = sum / (float)(kMindImages * ((shape.x + 3) / 4));
+  }
+
+  DR_HD float mean(const float (&sums)[kChains]) const {
+    const float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    return sum / (float)(kMindImages * ((shape.x + kStep - 1) / kStep));
   }
 };
 

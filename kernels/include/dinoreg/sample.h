@@ -64,15 +64,43 @@ struct CornerOf {
     first = first * shape.x + low_neighbour(p.x, shape.x, wx);
   }
 
-  // Samples an array (z, y, x, components).
-  DR_HD V sample(const float* image, int components) const {
+  // Samples an array (z, y, x, components): the first n components.
+  template <int n>
+  DR_HD void samples(const float* image, int components, V (&out)[n]) const {
     const typename LaneTraits<V>::Offset at = first * components;
-    const Index z = (Index)step_z * components, y = step_y * components, x = step_x * components;
-    return lerp(lerp(lerp(gather(image, at), gather(image + x, at), wx),
-                     lerp(gather(image + y, at), gather(image + (y + x), at), wx), wy),
-                lerp(lerp(gather(image + z, at), gather(image + (z + x), at), wx),
-                     lerp(gather(image + (z + y), at), gather(image + (z + y + x), at), wx), wy),
-                wz);
+    const Index z = (Index)step_z * components, y = step_y * components;
+    V rows[4][n];
+    along_x(image, at, components, rows[0]);
+    along_x(image + y, at, components, rows[1]);
+    along_x(image + z, at, components, rows[2]);
+    along_x(image + (z + y), at, components, rows[3]);
+    DR_UNROLL(3)
+    for (int i = 0; i < n; ++i)
+      out[i] = lerp(lerp(rows[0][i], rows[1][i], wy), lerp(rows[2][i], rows[3][i], wy), wz);
+  }
+  // The first component alone.
+  DR_HD V sample(const float* image, int components) const {
+    V out[1];
+    samples(image, components, out);
+    return out[0];
+  }
+
+ private:
+  // The samples of a row; what they are made of lies side by side unless some components are left
+  // out or there is only one voxel.
+  template <int n>
+  DR_HD void along_x(const float* row, const typename LaneTraits<V>::Offset& at, int components,
+                     V (&out)[n]) const {
+    const int step = step_x * components;
+    V numbers[2 * n];
+    DR_UNROLL(3)
+    for (int i = 0; i < n; ++i)
+      if (step == n)
+        gather_pair(row + 2 * i, at, numbers[2 * i], numbers[2 * i + 1]);
+      else
+        numbers[i] = gather(row + i, at), numbers[n + i] = gather(row + (step + i), at);
+    DR_UNROLL(3)
+    for (int i = 0; i < n; ++i) out[i] = lerp(numbers[i], numbers[n + i], wx);
   }
 };
 
@@ -126,8 +154,9 @@ DR_HD T sample_with_slopes(const float* in, const Shape& shape, const Vec3& p, T
 
 template <class V>
 DR_HD Vec3Of<V> sample_field_of(const float* field, const Shape& shape, const Vec3Of<V>& p) {
-  const CornerOf<V> corner(shape, p);
-  return {corner.sample(field, 3), corner.sample(field + 1, 3), corner.sample(field + 2, 3)};
+  V sampled[3];
+  CornerOf<V>(shape, p).samples(field, 3, sampled);
+  return {sampled[0], sampled[1], sampled[2]};
 }
 
 // Features (z, y, x, stride) in half precision, and the weight of each voxel.

@@ -115,13 +115,16 @@ class MindFeatures:
         """Channels of a voxel, with padding."""
         return padded_channels(self.channels)
 
-    def workspace_bytes(self, grid: Geometry, pool_zyx: tuple[int, int, int]) -> int:
+    def workspace_bytes(
+        self, grid: Geometry, pool_zyx: tuple[int, int, int], *, on_gpu: bool = False
+    ) -> int:
         """Return the bytes that libdinoreg takes for one image, besides image and features."""
         mind = dinoreg_kernels.mind_workspace_bytes(
             grid.shape_zyx,
             radius=patch_radius(self.radius_mm, grid),
             dilation=whole_voxels(self.dilation_mm, grid),
             pool=pool_zyx,
+            on_gpu=on_gpu,
         )
         if not self.intensity_windows_mm:
             return mind

@@ -85,7 +85,7 @@ def _features_bytes(sizes: Sizes) -> int:
     if config.computes_mind:
         grids = (sizes.grids.working, sizes.moving_grids.working)
         for grid, control in zip(grids, sizes.control, strict=True):
-            workspace = sizes.mind.workspace_bytes(grid, sizes.grids.pool_zyx)
+            workspace = sizes.mind.workspace_bytes(grid, sizes.grids.pool_zyx, on_gpu=sizes.on_gpu)
             parts += set_bytes(sizes.strides["mind"], control)
             peak = max(peak, parts + images + workspace)
     parts += sizes.intensities
