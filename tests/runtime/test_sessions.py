@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_on_host import Capture, DeviceArray
+from captures import Capture
+from cuda_on_host import DeviceArray
 
 import dinoreg_kernels
 import dinoreg_rt
