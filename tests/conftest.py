@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
@@ -78,13 +79,16 @@ def _cuda_device() -> Device:
 
 @pytest.fixture(scope="session", autouse=True)
 def _pool() -> None:
-    """Disable CuPy's memory pool if DINOREG_TEST_POOL is 0.
+    """Disable CuPy's memory pool and those of sessions if DINOREG_TEST_POOL is 0.
 
     Each array is then an allocation of its own, whose end compute-sanitizer sees
     (tests/bench/sanitizer.sh).
     """
     if os.environ.get("DINOREG_TEST_POOL") == "0":
+        import dinoreg_kernels
+
         pytest.importorskip("cupy").cuda.set_allocator(None)
+        dinoreg_kernels.Session.memory = lambda _: contextlib.nullcontext()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

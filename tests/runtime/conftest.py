@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cuda_on_host import Capture, Graphs, cupy_on_host
+from captures import Capture, Graphs
+from cuda_on_host import cupy_on_host
 
 from dinoreg_kernels import _arrays
 

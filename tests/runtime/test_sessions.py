@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_on_host import Capture, DeviceArray
+from captures import Capture
+from cuda_on_host import DeviceArray
 
 import dinoreg_kernels
 import dinoreg_rt
 from dinoreg_kernels import Session, SessionCounts, sessions
 from dinoreg_kernels.session import _new_memory
 from dinoreg_rt import Placement
-from dinoreg_rt.device.recording import Sessions, idle_bytes
+from dinoreg_rt.device.recording import Sessions, Turns, idle_bytes
 from dinoreg_rt.errors import ConfigError, InputError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
@@ -259,6 +260,27 @@ def test_exhausted_memory_is_taken_from_other_pools(cupy, session, monkeypatch) 
     with other._recording:
         dinoreg_kernels.release_idle_memory()
         assert other.idle_bytes() >= 20_000
+
+
+def test_memory_of_a_turn_that_ends_is_at_the_disposal_of_the_next(cupy) -> None:
+    device, turns, lent = dinoreg_rt.device.choice.Device("cuda"), Turns(2), Sessions(1)
+    small, large, idle = 1024, 4096, 512
+    with cupy.cuda.Stream(non_blocking=True), lent.borrowed(device) as one:
+        with one.memory():
+            kept = [cupy.zeros(small, np.uint8)]
+            cupy.zeros(idle, np.uint8)
+        with turns, turns.awaited():
+            assert idle_bytes() == idle  # one turn is left, so nothing needs to end
+        with cupy.cuda.Stream(non_blocking=True), lent.borrowed(device) as other:
+            with other.memory():
+                kept.append(cupy.zeros(large, np.uint8))
+            with turns, turns:
+                assert idle_bytes() == idle
+                with turns.awaited():
+                    assert idle_bytes() == idle + small
+            with turns.awaited(), turns:
+                assert idle_bytes() == idle
+    assert len(kept) == 2
 
 
 def test_number_of_idle_sessions_is_bounded(cupy) -> None:

@@ -1,4 +1,4 @@
-"""Sessions of the kernels, in which the stages of a registration are recorded as CUDA graphs."""
+"""Sessions of the kernels, in which stages are recorded as CUDA graphs, and turns on the device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from dinoreg_kernels import Session, sessions
 
 from .choice import Device
 
+#: Sessions that are lent at the moment.
+_lent: set[Session] = set()
+#: In `turns`, those for which this thread will wait.
+_local = threading.local()
 #: Idle sessions that are kept, one for each stream that is in use at the same time.
 _MOST_IDLE = 8
 
@@ -38,9 +42,11 @@ class Sessions:
             return
         place = device.index, int(device.xp.cuda.get_current_stream().ptr)
         session = self._taken(place) or Session(self._graphs)
+        _lent.add(session)
         try:
             yield session
         finally:
+            _lent.discard(session)
             self._put_back(place, session)
 
     def close(self) -> None:
@@ -69,9 +75,53 @@ class Sessions:
             session.close()
 
 
+class Turns:
+    """Lets a number of threads work on a device at a time; each turn is a context.
+
+    Args:
+        most: that number.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+        self._free = threading.Condition()
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Note for the block, until it takes a turn, that this thread plans work for one."""
+        _local.turns = self
+        try:
+            yield
+        finally:
+            _local.turns = None
+
+    def all_taken(self) -> bool:
+        """Return whether the next turn begins when another one ends."""
+        return self._taken == self._most
+
+    def __enter__(self) -> None:
+        with self._free:
+            self._free.wait_for(lambda: not self.all_taken())
+            self._taken += 1
+        _local.turns = None
+
+    def __exit__(self, *_: object) -> None:
+        with self._free:
+            self._taken -= 1
+            self._free.notify()
+
+
 def idle_bytes() -> int:
-    """Return the bytes of the current device that sessions hold for later work."""
-    return sum(session.idle_bytes() for session in sessions())
+    """Return the bytes of the current device that sessions hold for later work.
+
+    If this thread plans work that will begin when another turn ends, the memory in use there is
+    included: that of the session that uses least, because any of them may end.
+    """
+    turns: Turns | None = getattr(_local, "turns", None)
+    ending = [0]
+    if turns is not None and turns.all_taken():
+        ending = [s.total_bytes() - s.idle_bytes() for s in list(_lent)] or ending
+    return sum(session.idle_bytes() for session in sessions()) + min(ending)
 
 
 def total_bytes() -> int:

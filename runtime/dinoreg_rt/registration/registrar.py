@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import Device
-from ..device.recording import Sessions
+from ..device.recording import Sessions, Turns
 from ..device.streams import caller_stream
 from ..encoder.open_encoders import EncoderPool
 from ..errors import ConfigError, DinoregError
@@ -95,7 +95,7 @@ class Registrar:
         self._fixed_work = FixedWork() if self._device.kind == "cpu" else None
         self._sessions = Sessions(graphs)
         self._most_in_flight = workers + 1
-        self._turn = threading.Semaphore(workers)
+        self._turns = Turns(workers)
         # On a GPU the host can plan one pair while it waits for another.
         threads = workers if self._device.kind == "cpu" else workers + 1
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="registrar")
@@ -211,7 +211,8 @@ class Registrar:
                 progress(stage, fraction)
 
         def work() -> RegistrationResult:
-            return self._register(fixed, moving, progress=report, turn=self._turn, **more)
+            with self._turns.awaited():
+                return self._register(fixed, moving, progress=report, turn=self._turns, **more)
 
         with self._lock:
             self._check_open()
