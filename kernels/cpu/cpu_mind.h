@@ -99,30 +99,6 @@ DR_HD Lanes neighbours_of(const Lanes& a, const Lanes& b, int t) {
   return __builtin_shuffle(a, b, from);
 }
 
-// Exchanges lanes j + width of the first row and j of the second, for each lane j without the bit
-// `width`.
-template <int width>
-DR_HD void exchange(Block& first, Block& second) {
-  typedef int Lane8 __attribute__((vector_size(32)));
-  const auto low = [](int j) { return j & width ? kBlock + j - width : j; };
-  const auto high = [](int j) { return j & width ? kBlock + j : j + width; };
-  const Block kept = first;
-  first = __builtin_shuffle(kept, second,
-                            Lane8{low(0), low(1), low(2), low(3), low(4), low(5), low(6), low(7)});
-  second = __builtin_shuffle(
-      kept, second, Lane8{high(0), high(1), high(2), high(3), high(4), high(5), high(6), high(7)});
-}
-
-// Element j of row i becomes element i of row j.
-DR_HD void transpose(Block (&r)[kBlock]) {
-  DR_UNROLL(4)
-  for (int i = 0; i < 4; ++i) exchange<4>(r[i], r[i + 4]);
-  DR_UNROLL(4)
-  for (int i = 0; i < 4; ++i) exchange<2>(r[i + i / 2 * 2], r[i + i / 2 * 2 + 2]);
-  DR_UNROLL(4)
-  for (int i = 0; i < 4; ++i) exchange<1>(r[2 * i], r[2 * i + 1]);
-}
-
 // One worker's sweep through the planes of a tile.
 class MindSweep {
  public:

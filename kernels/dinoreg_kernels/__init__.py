@@ -6,7 +6,7 @@ Every function runs where its arrays are, NumPy on the CPU and CuPy on the curre
 stream, and returns arrays of the same kind. Arguments that cannot be used raise `KernelError`.
 """
 
-from ._arrays import Array, Progress
+from ._arrays import Array, Progress, shared_workspace
 from ._errors import KernelCancelled, KernelError, KernelNotRecorded, KernelUnavailable
 from .fields import compose, invert, jacobian_determinant, map_field
 from .images import (
@@ -57,6 +57,7 @@ __all__ = [
     "resample",
     "resample_labels",
     "sessions",
+    "shared_workspace",
     "solve",
     "solver_workspace_bytes",
 ]

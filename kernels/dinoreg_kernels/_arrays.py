@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -188,6 +190,37 @@ def point_map(
     return args
 
 
+#: The host workspace of the last call within `shared_workspace`; None outside of it.
+_spare: ContextVar[deque[Any] | None] = ContextVar("spare", default=None)
+
+
+@contextlib.contextmanager
+def shared_workspace() -> Iterator[None]:
+    """Let the calls within it, on this thread, use one workspace after each other.
+
+    The system zeroes every page of fresh memory, which takes as long as a good part of a small
+    solve. The memory is that of the call that needs the most.
+    """
+    token = _spare.set(deque(maxlen=1))
+    try:
+        yield
+    finally:
+        _spare.reset(token)
+
+
+@contextlib.contextmanager
+def _host_memory(size: int) -> Iterator[Any]:
+    """Lend at least `size` bytes of any content."""
+    spare = _spare.get()
+    memory = spare.pop() if spare else None
+    if memory is None or memory.size < size:
+        memory = None  # given back before more is taken
+        memory = np.empty(size, np.uint8)
+    yield memory
+    if spare is not None:
+        spare.append(memory)
+
+
 @contextlib.contextmanager
 def workspace(name: str, args: Any, xp: Any, useful: int = 0) -> Iterator[None]:
     """Provide a call with the workspace whose size the library function `name` returns.
@@ -198,10 +231,12 @@ def workspace(name: str, args: Any, xp: Any, useful: int = 0) -> Iterator[None]:
         xp: The array module of the call.
         useful: Bytes to provide where the call needs less but would use more.
     """
-    memory = xp.empty(max(useful, _library.workspace_bytes(name, args)), np.uint8)
-    args.workspace = pointer(memory, np.uint8, "workspace", (None,))
-    args.workspace_bytes = memory.size
-    yield
+    size = max(useful, _library.workspace_bytes(name, args))
+    lent = _host_memory(size) if xp is np else contextlib.nullcontext(xp.empty(size, np.uint8))
+    with lent as memory:
+        args.workspace = pointer(memory, np.uint8, "workspace", (None,))
+        args.workspace_bytes = memory.size
+        yield
 
 
 class Call:

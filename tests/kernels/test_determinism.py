@@ -8,12 +8,14 @@ from phantoms import waves
 from solving import solver_options
 
 from dinoreg_kernels import (
+    _arrays,
     compose,
     cut_slices,
     jacobian_determinant,
     mind_ssc,
     pool_features,
     resample,
+    shared_workspace,
     solve,
 )
 
@@ -113,6 +115,31 @@ def test_mind(shape, rng):
     image = rng.normal(size=shape).astype(np.float32)
     case = {"radius": (1, 1, 1), "dilation": (2, 2, 2), "pool": (2, 2, 2)}
     assert_same_bits([(mind_ssc(image, **case, threads=t),) for t in (*THREADS, 0)])
+
+
+@pytest.mark.parametrize("content", [0, 0x2F, 0xFF])
+def test_memory_of_an_earlier_call(rng, content):
+    """A workspace is used again, and what is left in it changes nothing."""
+    image = rng.normal(size=(9, 12, 35)).astype(np.float32)
+    case = {"radius": (1, 1, 1), "dilation": (2, 2, 2), "pool": (2, 2, 2), "threads": 1}
+    options = solver_options(search_radius=(1, 1, 1), iterations=(2, 2), correlation_weight=1.5)
+
+    def results():
+        features = mind_ssc(image, **case)
+        weight = np.ones(features.shape[:3], np.float32)
+        found = solve(features, features[::-1].copy(), weight, weight,
+                      images=(weight, weight), spacing_mm=(2, 2, 2), options=options)  # fmt: skip
+        return features, found.field
+
+    with shared_workspace():
+        spare = _arrays._spare.get()
+        results()
+        used = spare[0]
+        used[:] = content
+        again = results()
+        assert spare[0] is used
+    assert _arrays._spare.get() is None
+    assert_same_bits([results(), again])
 
 
 def test_resample_jacobian_and_compose(rng):

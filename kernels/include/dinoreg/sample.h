@@ -80,12 +80,36 @@ struct CornerOf {
   }
   // The first component alone.
   DR_HD V sample(const float* image, int components) const {
+#if !defined(__CUDACC__)
+    if constexpr ((int)LaneTraits<V>::kCount % (int)kBlock == 0)
+      if (step_x == 1 && components == 1) return sample_pairs(image);
+#endif
     V out[1];
     samples(image, components, out);
     return out[0];
   }
 
  private:
+#if !defined(__CUDACC__)
+  // An image, eight lanes at a time.
+  DR_HD V sample_pairs(const float* image) const {
+    enum { kCount = LaneTraits<V>::kCount };
+    const float* const rows[4] = {image, image + step_y, image + step_z, image + (step_z + step_y)};
+    int at[kCount];
+    float weight[3][kCount], out[kCount];
+    store(at, first), store(weight[0], wz), store(weight[1], wy), store(weight[2], wx);
+    DR_UNROLL(2)
+    for (int i = 0; i < kCount; i += kBlock) {
+      Block r[kBlock];
+      gather_pairs(rows, at + i, r);
+      const Block z = load<Block>(weight[0] + i), y = load<Block>(weight[1] + i);
+      const Block x = load<Block>(weight[2] + i);
+      store(out + i, lerp(lerp(lerp(r[0], r[1], x), lerp(r[2], r[3], x), y),
+                          lerp(lerp(r[4], r[5], x), lerp(r[6], r[7], x), y), z));
+    }
+    return load<V>(out);
+  }
+#endif
   // The samples of a row; what they are made of lies side by side unless some components are left
   // out or there is only one voxel.
   template <int n>

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dinoreg_kernels import shared_workspace
+
 from ..align.coarse import coarse_pair
 from ..align.initial import SEARCHES, Alignment, initial_alignment, search_alignment
 from ..align.linear_models import nearest_map
@@ -78,7 +80,7 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         )
     with timer.stage("modality"):
         pair, warnings = _examine_both(case, config, device.host, choices)
-    with timer.stage("alignment"):
+    with timer.stage("alignment"), shared_workspace():
         pair, alignment = _align(pair, config, case.initial, device.host, choices)
     fixed, moving = pair[0].volume, pair[1].volume
     with timer.stage("plan"):

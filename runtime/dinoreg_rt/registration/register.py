@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dinoreg_kernels import Solution
+from dinoreg_kernels import Solution, shared_workspace
 
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import kernel_errors, stage_timer
@@ -191,7 +191,7 @@ def _match(
     )
     mirror_test = None
     if extracted.mind is not None and extracted.intensities is not None:
-        with timer.stage("trust"):
+        with timer.stage("trust"), shared_workspace():
             back = (
                 None
                 if plan.start is None
