@@ -9,6 +9,7 @@ fragmentation of the pool show only on a device.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 import weakref
@@ -78,12 +79,16 @@ def _computed(function: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any
     return _wrapped(result)
 
 
+def _fft(function: Any, array: DeviceArray, shape: Any, axes: Any) -> DeviceArray:
+    return _called(function, (array, shape, axes), {})
+
+
 class OutOfMemoryError(MemoryError):
     """`cupy.cuda.memory.OutOfMemoryError`."""
 
 
 class Pool:
-    """Bytes of live arrays in blocks of 512, with peaks and numbers of host reads by stage."""
+    """Bytes of live arrays in blocks of 512, with peaks and host reads and their bytes by stage."""
 
     def __init__(self) -> None:
         self.used = self.peak = 0
@@ -91,6 +96,7 @@ class Pool:
         self.stage: Callable[[], str] = str
         self.peaks: dict[str, int] = {}
         self.reads: dict[str, int] = {}
+        self.read_bytes: dict[str, int] = {}
         self._known: set[int] = set()
 
     def hold(self, host: np.ndarray) -> None:
@@ -106,8 +112,10 @@ class Pool:
         self.peaks[self.stage()] = max(self.peaks.get(self.stage(), 0), self.used)
         weakref.finalize(host, self._let_go, id(host), size)
 
-    def read(self) -> None:
-        self.reads[self.stage()] = self.reads.get(self.stage(), 0) + 1
+    def read(self, size: int) -> None:
+        stage = self.stage()
+        self.reads[stage] = self.reads.get(stage, 0) + 1
+        self.read_bytes[stage] = self.read_bytes.get(stage, 0) + size
 
     def _let_go(self, key: int, size: int) -> None:
         self._known.discard(key)
@@ -161,7 +169,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __getitem__(self, item: Any) -> DeviceArray:
         if getattr(item, "dtype", None) == np.bool_:  # CuPy counts the elements
-            self._read_by_host()
+            self._read_by_host(size=8)
         result = DeviceArray(np.asarray(self.host[_unwrapped(item)]))
         _used(result, _buffers((self, item)), set())
         return result
@@ -183,8 +191,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         _used(result, _buffers((self, args, inputs)), _buffers(out))
         return result
 
-    def _read_by_host(self, stream: Stream | None = None) -> None:
-        self.pool.read()
+    def _read_by_host(self, stream: Stream | None = None, size: int | None = None) -> None:
+        self.pool.read(self.host.nbytes if size is None else size)
         ptr = (stream or Stream.current()).ptr
         self.order.use(ptr, _buffers(self))
         self.order.wait_on_host(self.order.record(ptr))
@@ -342,6 +350,9 @@ def cupy_on_host() -> Any:
         Event=lambda **_: Event(log),
         runtime=SimpleNamespace(getDevice=lambda: DeviceArray.device.id),
         get_elapsed_time=lambda began, ended: float(ended.at - began.at),
+    )
+    module.fft = SimpleNamespace(
+        **{name: functools.partial(_fft, getattr(np.fft, name)) for name in ("rfftn", "irfftn")}
     )
     module.linalg = SimpleNamespace(
         eigh=lambda a: _wrapped(tuple(np.linalg.eigh(a.host))),

@@ -1,21 +1,23 @@
 """Coarse images for trying every position: cells of about 10 mm with MIND-SSC and the body.
 
-A "cell" is a voxel of the coarse alignment grid. Everything here lives on the host, whatever the
-device: there are only tens of thousands of cells, and every step ends in a decision.
+A "cell" is a voxel of the coarse alignment grid. Images and features stay on the device. Only the
+body is found on the host, from one bit for each voxel: labelling pieces is sequential.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 import dinoreg_kernels
 
 from ..device.choice import Device
 from ..geometry import compose_affines, corners_lps_mm, shifted_grid
-from ..images.body import body_mask, bounding_box, find_body, implausible
+from ..images.body import body_mask, body_of, bounding_box, implausible, tissue
 from ..images.intensity import window
 from ..images.pair import Pair, PairImage, side_by_side
 from ..images.resample import resample_volume, weight_on
@@ -40,9 +42,10 @@ class CoarseImage:
     """An image with `POOL` voxels per cell and axis, cropped around its body.
 
     Attributes:
-        image: windowed intensities, 0..1.
-        seen: share of each voxel inside the field of view and the user's mask, 0..1.
+        image: windowed intensities, 0..1, on the device.
+        seen: share of each voxel inside the field of view and the user's mask, 0..1, beside it.
         body: the same share for voxels of the body, 0 elsewhere.
+        inside: whether more than half of a voxel is body, on the host.
         cells: grid of cubic cells along the fixed image's axes.
         doubt: reason why the body cannot serve as a mask; None if it can.
     """
@@ -50,13 +53,19 @@ class CoarseImage:
     image: Volume
     seen: Array
     body: Array
+    inside: NDArray[np.bool_]
     cells: Geometry
     doubt: str | None
 
     def mask(self) -> Volume:
-        """Return the body with a margin as 0 or 1; everything outside its box is 0."""
+        """Return the body with a margin as 0 or 1, on the host; outside its box it is 0."""
         grid = self.image.geometry
-        return Volume(body_mask(self.body > 0.5, grid.spacing_mm[0]), grid)
+        return Volume(body_mask(self.inside, grid.spacing_mm[0]), grid)
+
+    @functools.cached_property
+    def air(self) -> float:
+        """The smallest intensity."""
+        return float(self.image.array.min())
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +111,9 @@ def coarse_pair(pair: Pair, device: Device) -> tuple[CoarseImage, CoarseImage]:
     fixed, moving = (image.volume.geometry for image in pair)
     size = cell_size_mm(fixed, moving)
 
-    def made(image: PairImage, host: Device) -> CoarseImage:
+    def made(image: PairImage, share: Device) -> CoarseImage:
         return image.kept.once(
-            "coarse image", size, lambda: coarse_image(image, fixed.direction, size, host)
+            "coarse image", size, lambda: coarse_image(image, fixed.direction, size, share)
         )
 
     first, second = side_by_side(made, pair, device)
@@ -131,31 +140,41 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
     seen = weight_on(grid, volume, None, here, device)
     if scan.mask is not None:
         seen = seen * weight_on(grid, volume, scan.mask, here, device)
-    body = find_body(image, seen)
-    doubt = implausible(body, seen)
+    found, in_view = _on_host([tissue(image, seen), seen > 0.5], device)
+    body = body_of(found)
+    doubt = implausible(body, in_view)
     if not body.any():  # nothing stands out, so everything seen counts
-        body = seen > 0
+        (body,) = _on_host([seen > 0], device)
     by_cell = body.reshape([part for n in cells.shape_zyx for part in (n, POOL)]).any((1, 3, 5))
     box = bounding_box(by_cell, _MARGIN_CELLS)
     cells = boxed(cells, box)
     fine = tuple(slice(POOL * b.start, POOL * b.stop) for b in box)
-    seen = np.ascontiguousarray(seen[fine])
+    xp, seen = device.xp, device.xp.ascontiguousarray(seen[fine])
     return CoarseImage(
-        Volume(np.ascontiguousarray(image[fine]), fine_grid(cells)),
+        Volume(xp.ascontiguousarray(image[fine]), fine_grid(cells)),
         seen,
-        np.where(body[fine], seen, np.float32(0)),
+        xp.where(device.upload(body[fine], np.bool_), seen, np.float32(0)),
+        (body & in_view)[fine],
         cells,
         doubt,
     )
+
+
+def _on_host(masks: list[Array], device: Device) -> list[NDArray[np.bool_]]:
+    """Return bool arrays of one shape as NumPy arrays; a GPU sends one bit for each voxel."""
+    if device.kind == "cpu":
+        return masks
+    xp, shape = device.xp, (len(masks), *masks[0].shape)
+    bits = device.download(xp.packbits(xp.stack(masks)))
+    return list(np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool))
 
 
 def cell_features(
     coarse: CoarseImage, cells: Geometry, affine: AffineTransform, device: Device
 ) -> CellFeatures:
     """Sample `coarse` on the grid `cells` through `affine` (points of the grid to the image's)."""
-    air = float(coarse.image.array.min())
-    image = resample_volume(coarse.image, fine_grid(cells), affine, device, outside=air)
-    structure = np.empty(cells.shape_zyx, np.float32)
+    image = resample_volume(coarse.image, fine_grid(cells), affine, device, outside=coarse.air)
+    structure = device.xp.empty(cells.shape_zyx, np.float32)
     mind = dinoreg_kernels.mind_ssc(
         image,
         radius=(1, 1, 1),

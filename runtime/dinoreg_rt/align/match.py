@@ -14,6 +14,7 @@ import numpy as np
 from dinoreg_kernels import Solution, SolverOptions, solve
 
 from ..device.choice import Device
+from ..device.unread import Unread
 from ..geometry import (
     compose_affines,
     corners_lps_mm,
@@ -24,7 +25,8 @@ from ..geometry import (
 )
 from ..types import AffineTransform, Geometry
 from .coarse import CHANNELS, View, boxed, cell_features
-from .shifts import Candidate, Centred, Side, centre, similarity
+from .shifts import Candidate
+from .sides import Side, centre, similarity
 
 #: Reach of a match, in cells.
 REACH = 2
@@ -42,7 +44,9 @@ def look(fixed: Side, moving: Side, transform: AffineTransform, device: Device) 
     return View(cells, box, REACH, cell_features(moving.coarse, around, transform, device))
 
 
-def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> Candidate:
+def evaluate(
+    fixed: Side, moving: Side, transform: AffineTransform, device: Device
+) -> Unread[Candidate]:
     """Return the position with its similarity.
 
     Both images end at the same cells here, and so do the patches of their features. In a `View` the
@@ -51,18 +55,39 @@ def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Devi
     """
     cells, box = common_part(fixed, moving, transform, 0)
     if cells is None:
-        return Candidate(transform, -1.0, 0.0)
-    there = centre(cell_features(moving.coarse, cells, transform, device), moving.level)
-    side = fixed.centred
-    here = Centred(side.mind[box], side.weight[box], side.silhouette[box], side.seen[box])
-    return Candidate(transform, *similarity(here, there, (fixed.level, moving.level)))
+        return Unread((), lambda _: Candidate(transform, -1.0, 0.0))
+    there = centre(cell_features(moving.coarse, cells, transform, device), moving.means)
+    here, levels = fixed.centred.part(box), (fixed.level, moving.level)
+    found = similarity(here, there, levels, device.xp)
+    return Unread(found.values, lambda numbers: Candidate(transform, *found.make(numbers)))
 
 
-def with_deformed(fixed: Side, moving: Side, candidate: Candidate, device: Device) -> Candidate:
+def with_deformed(
+    fixed: Side, moving: Side, candidate: Candidate, device: Device
+) -> Unread[Candidate]:
     """Return the candidate with `Candidate.deformed` and its view filled in."""
     view = look(fixed, moving, candidate.transform, device)
-    value = 0.0 if view is None else deformed_similarity(fixed, moving, view, device)
-    return replace(candidate, deformed=value, view=view)
+    if view is None:
+        return Unread((), lambda _: replace(candidate, deformed=0.0, view=None))
+    found = deformed_similarity(fixed, moving, view, device)
+    return Unread(
+        found.values, lambda numbers: replace(candidate, deformed=found.make(numbers), view=view)
+    )
+
+
+def examine(
+    fixed: Side, moving: Side, transform: AffineTransform, device: Device
+) -> Unread[Candidate]:
+    """Return the position with its similarity, as it is and deformed, and its view."""
+    plain = evaluate(fixed, moving, transform, device)
+    after = with_deformed(fixed, moving, Candidate(transform, 0.0, 0.0), device)
+    count = sum(int(value.size) for value in plain.values)
+
+    def made(numbers: list[float]) -> Candidate:
+        one, other = plain.make(numbers[:count]), after.make(numbers[count:])
+        return replace(other, similarity=one.similarity, overlap=one.overlap)
+
+    return Unread((*plain.values, *after.values), made)
 
 
 def match(
@@ -72,9 +97,9 @@ def match(
     here, there = fixed.features.part(view.box), view.features
     cell_mm = view.cells.spacing_mm[0]
     return solve(
-        np.ascontiguousarray(here.mind),
+        device.xp.ascontiguousarray(here.mind),
         there.mind,
-        np.ascontiguousarray(here.weight),
+        device.xp.ascontiguousarray(here.weight),
         there.weight,
         spacing_mm=view.cells.spacing_mm,
         moving_offset=(-view.margin,) * 3,
@@ -99,7 +124,7 @@ def match(
     )
 
 
-def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -> float:
+def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -> Unread[float]:
     """Return the similarity of both images after a quick match: 1 for identical, 0 for unrelated.
 
     It is 1 minus the ratio of the remaining squared feature difference to that of unrelated images,
@@ -110,9 +135,13 @@ def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -
     found = match(fixed, view, device, consistency_rounds=0, iterations=_QUICK_ITERATIONS)
     means = np.asarray(fixed.level.mind) - np.asarray(moving.level.mind)
     unrelated = fixed.level.variance + moving.level.variance + float(means @ means)
-    alike = 1 - found.feature_distance_after / max(unrelated, 1e-6)
-    matched = found.overlap * float(fixed.features.weight[view.box].sum())
-    return alike * float(np.sqrt(matched / max(fixed.level.weight, 1e-6)))
+
+    def made(numbers: list[float]) -> float:
+        _, after, overlap, weight = numbers
+        alike = 1 - after / max(unrelated, 1e-6)
+        return alike * float(np.sqrt(overlap * weight / max(fixed.level.weight, 1e-6)))
+
+    return Unread((found.feature_distance, fixed.features.weight[view.box].sum()), made)
 
 
 def common_part(

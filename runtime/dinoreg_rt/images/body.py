@@ -29,7 +29,17 @@ def find_body(image: Array, seen: Array) -> Array:
     Returns:
         (D, H, W) bool, all False without tissue.
     """
-    return _enclosed(_largest_piece(_dilated(~_dilated(~((image > TISSUE) & (seen > 0.5))))))
+    return body_of(tissue(image, seen))
+
+
+def tissue(image: Array, seen: Array) -> Array:
+    """Return the voxels of tissue in the field of view, bool; the arguments of `find_body`."""
+    return (image > TISSUE) & (seen > 0.5)
+
+
+def body_of(found: Array) -> Array:
+    """Return the body, see `find_body`, among voxels of tissue, (D, H, W) bool on the host."""
+    return _enclosed(_largest_piece(_dilated(~_dilated(~found))))
 
 
 def implausible(body: Array, seen: Array) -> str | None:

@@ -2,7 +2,7 @@
 
 Both images are compared on the control grid of a working grid, coarse to fine. After each step the
 moving image is sampled again through the whole map, so that its features rotate with it. This runs
-on the host, as planning does, because a level takes only a few evaluations.
+on the host, to which images on a GPU are copied first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from ..geometry import (
 from ..images.body import bounding_box
 from ..images.grids import whole_voxels
 from ..images.moving_grids import plan_moving_grids
-from ..images.pair import SolverSide
+from ..images.pair import PairImage, SolverSide
+from ..io.arrays import as_numpy
 from ..types import AffineTransform, Array, FloatArray, Geometry
 from .features import nothing_left, side_weight, weight_by, working_image
 from .plan import Plan
@@ -75,10 +76,11 @@ def refine_linear(
         RegistrationError: nothing is left to compare.
     """
     transform, factors = plan.initial, level_factors(plan.grids.control)
+    here = replace(plan, pair=(_on_host(plan.pair[0]), _on_host(plan.pair[1])))
     evaluations = 0
     for number, factor in enumerate(factors):
         report("linear", number / len(factors))
-        level = _Level.of(plan, factor, organ_weight)
+        level = _Level.of(here, factor, organ_weight)
         close = factor == 1 and len(factors) > 1
         least = _LEAST_STEP_VOX if factor == 1 else _COARSE_STEP_VOX
         found = descend(
@@ -101,6 +103,10 @@ def refine_linear(
     text = f"{model}, {len(factors)} levels, {evaluations} evaluations; moved the corners of the "
     text += f"fixed image by {moved_mm(refined):.2f} mm on average"
     return replace(refined, choices=plan.choices | {"linear refinement": text})
+
+
+def _on_host(image: PairImage) -> PairImage:
+    return replace(image, volume=replace(image.volume, array=as_numpy(image.volume.array)))
 
 
 def moved_mm(plan: Plan) -> float:

@@ -70,7 +70,8 @@ def fit_to_device(device: Device, sizes: Sizes, held_bytes: int) -> tuple[Sizes,
     Args:
         device: a CUDA device.
         sizes: the registration as it would be fastest.
-        held_bytes: bytes of the encoder if it is open already; they count as available.
+        held_bytes: bytes of what is on the device already, the images and perhaps the encoder;
+            they count as available.
 
     Returns:
         The registration that fits, or the smallest one if none does, and its prediction.
