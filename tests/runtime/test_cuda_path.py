@@ -143,6 +143,16 @@ def test_an_image_on_the_host_is_uploaded_once(cupy, pair, monkeypatch) -> None:
     assert sum(size == pair[0].array.nbytes for size in uploads) == 2
 
 
+@pytest.mark.parametrize("place", ["host", "device"])
+def test_linear_registration(cupy, pair, place) -> None:
+    more = {"transform": "affine", "inverse": False, "confidence": False}
+    expected = dinoreg_rt.register(*pair, config=config("cpu", **more))
+    images = pair if place == "host" else [(DeviceArray(v.array), GRID) for v in pair]
+    result = dinoreg_rt.register(*images, config=config("cuda", **more))
+    np.testing.assert_array_equal(result.affine.matrix, expected.affine.matrix)
+    np.testing.assert_array_equal(result.warped.array, expected.warped.array)
+
+
 def test_work_leaves_the_default_stream(cupy, pair) -> None:
     """There it would wait for all blocking streams of the process; results stay in order."""
     images = [(DeviceArray(volume.array), GRID) for volume in pair]

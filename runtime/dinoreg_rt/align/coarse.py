@@ -16,18 +16,26 @@ from numpy.typing import NDArray
 import dinoreg_kernels
 
 from ..device.choice import Device
-from ..geometry import compose_affines, corners_lps_mm, shifted_grid
+from ..geometry import (
+    compose_affines,
+    corners_lps_mm,
+)
 from ..images.body import body_mask, body_of, bounding_box, implausible, tissue
 from ..images.intensity import window
 from ..images.pair import Pair, PairImage, side_by_side
-from ..images.resample import resample_volume, weight_on
+from ..images.resample import resample_volume, weight_on, weights_on
 from ..types import AffineTransform, Array, FloatArray, Geometry, Volume
+from .boxes import Box, boxed, moved_box, wider
 
 #: Voxels of a coarse image per cell, along each axis.
 POOL = 2
 #: Channels of MIND-SSC in use; stored features are padded.
 CHANNELS = 12
 _STORED_CHANNELS = 16
+#: Radius of the patches of MIND-SSC, and distance of those compared, in voxels.
+_PATCH_RADIUS, _PATCH_DISTANCE = 1, 2
+#: Cells around a box that its features depend on.
+_PATCH_CELLS = -(-(_PATCH_RADIUS + _PATCH_DISTANCE) // POOL)
 #: Largest edge of a cell that still resolves organs; small images get smaller cells.
 _LARGEST_CELL_MM = 12.0
 _CELLS_ACROSS = 24
@@ -47,6 +55,7 @@ class CoarseImage:
         body: the same share for voxels of the body, 0 elsewhere.
         inside: whether more than half of a voxel is body, on the host.
         cells: grid of cubic cells along the fixed image's axes.
+        body_box: the part of `cells` that the body reaches.
         doubt: reason why the body cannot serve as a mask; None if it can.
     """
 
@@ -55,6 +64,7 @@ class CoarseImage:
     body: Array
     inside: NDArray[np.bool_]
     cells: Geometry
+    body_box: Box
     doubt: str | None
 
     def mask(self) -> Volume:
@@ -70,23 +80,19 @@ class CoarseImage:
 
 @dataclass(frozen=True, eq=False)
 class CellFeatures:
-    """A coarse image sampled on a grid of cells.
+    """MIND-SSC of a coarse image on a grid of cells.
 
     Attributes:
-        mind: MIND-SSC, (d, h, w, stored) float16, of which `CHANNELS` are used.
+        mind: (d, h, w, stored) float16, of which `CHANNELS` are used.
         weight: (d, h, w) float32, 0 outside the body and where the image is flat.
-        body: share of each cell in the body, (d, h, w) float32.
-        seen: share of each cell in the field of view, (d, h, w) float32.
     """
 
     mind: Array
     weight: Array
-    body: Array
-    seen: Array
 
-    def part(self, box: tuple[slice, slice, slice]) -> CellFeatures:
+    def part(self, box: Box) -> CellFeatures:
         """Return the cells of a box."""
-        return CellFeatures(self.mind[box], self.weight[box], self.body[box], self.seen[box])
+        return CellFeatures(self.mind[box], self.weight[box])
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +107,7 @@ class View:
     """
 
     cells: Geometry
-    box: tuple[slice, slice, slice]
+    box: Box
     margin: int
     features: CellFeatures
 
@@ -147,7 +153,7 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
         (body,) = _on_host([seen > 0], device)
     by_cell = body.reshape([part for n in cells.shape_zyx for part in (n, POOL)]).any((1, 3, 5))
     box = bounding_box(by_cell, _MARGIN_CELLS)
-    cells = boxed(cells, box)
+    cells, body_box = boxed(cells, box), bounding_box(by_cell[box], 0)
     fine = tuple(slice(POOL * b.start, POOL * b.stop) for b in box)
     xp, seen = device.xp, device.xp.ascontiguousarray(seen[fine])
     return CoarseImage(
@@ -156,6 +162,7 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
         xp.where(device.upload(body[fine], np.bool_), seen, np.float32(0)),
         (body & in_view)[fine],
         cells,
+        body_box,
         doubt,
     )
 
@@ -172,21 +179,46 @@ def _on_host(masks: list[Array], device: Device) -> list[NDArray[np.bool_]]:
 def cell_features(
     coarse: CoarseImage, cells: Geometry, affine: AffineTransform, device: Device
 ) -> CellFeatures:
-    """Sample `coarse` on the grid `cells` through `affine` (points of the grid to the image's)."""
+    """Sample MIND-SSC on the grid `cells` through `affine` (points of the grid to the image's)."""
+    mind, structure = _mind(coarse, cells, affine, device)
+    (body,) = weights_on(cells, coarse.image, (coarse.body,), affine, device)
+    return CellFeatures(mind, structure * body)
+
+
+def part_features(
+    coarse: CoarseImage, cells: Geometry, box: Box, affine: AffineTransform, device: Device
+) -> tuple[CellFeatures, Array, Array]:
+    """Sample MIND-SSC on a box of `cells` and the silhouette on all of them.
+
+    MIND-SSC is that of `cell_features`, except that the floor of its variance is that of the box.
+
+    Returns:
+        The features of the box, and the share of each of `cells` in the body and in the field of
+        view, (d, h, w) float32.
+    """
+    wide = wider(box, _PATCH_CELLS, cells)
+    inner = moved_box(box, [part.start for part in wide])
+    mind, structure = _mind(coarse, boxed(cells, wide), affine, device)
+    body, seen = weights_on(cells, coarse.image, (coarse.body, coarse.seen), affine, device)
+    return CellFeatures(mind[inner], structure[inner] * body[box]), body, seen
+
+
+def _mind(
+    coarse: CoarseImage, cells: Geometry, affine: AffineTransform, device: Device
+) -> tuple[Array, Array]:
+    """Return MIND-SSC and whether a cell shows any structure, 0 or 1."""
     image = resample_volume(coarse.image, fine_grid(cells), affine, device, outside=coarse.air)
     structure = device.xp.empty(cells.shape_zyx, np.float32)
     mind = dinoreg_kernels.mind_ssc(
         image,
-        radius=(1, 1, 1),
-        dilation=(2, 2, 2),
+        radius=(_PATCH_RADIUS,) * 3,
+        dilation=(_PATCH_DISTANCE,) * 3,
         pool=(POOL,) * 3,
         channels=_STORED_CHANNELS,
         structure=structure,
         threads=device.threads,
     )
-    body = weight_on(cells, coarse.image, coarse.body, affine, device)
-    seen = weight_on(cells, coarse.image, coarse.seen, affine, device)
-    return CellFeatures(mind, structure * body, body, seen)
+    return mind, structure
 
 
 def posed_grid(cells: Geometry, pose: FloatArray) -> tuple[Geometry, AffineTransform]:
@@ -208,12 +240,6 @@ def posed_grid(cells: Geometry, pose: FloatArray) -> tuple[Geometry, AffineTrans
 def shifted(affine: AffineTransform, shift_mm: FloatArray) -> AffineTransform:
     """Return `affine` preceded by a shift of its points."""
     return compose_affines(affine, AffineTransform(np.eye(3), shift_mm))
-
-
-def boxed(cells: Geometry, box: tuple[slice, slice, slice]) -> Geometry:
-    """Return the part of a grid that lies in a box of its cells."""
-    z, y, x = (b.stop - b.start for b in box)
-    return shifted_grid(cells, (box[0].start, box[1].start, box[2].start), (z, y, x))
 
 
 def fine_grid(cells: Geometry) -> Geometry:

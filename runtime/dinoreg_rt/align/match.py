@@ -15,18 +15,12 @@ from dinoreg_kernels import Solution, SolverOptions, solve
 
 from ..device.choice import Device
 from ..device.unread import Unread
-from ..geometry import (
-    compose_affines,
-    corners_lps_mm,
-    invert_affine,
-    lps_to_index,
-    shifted_grid,
-    transform_points,
-)
-from ..types import AffineTransform, Geometry
-from .coarse import CHANNELS, View, boxed, cell_features
+from ..geometry import invert_affine, shifted_grid
+from ..types import AffineTransform
+from .boxes import Box, boxed, common, is_empty, reached
+from .coarse import CHANNELS, View, cell_features
 from .shifts import Candidate
-from .sides import Side, centre, similarity
+from .sides import Side, sampled, similarity
 
 #: Reach of a match, in cells.
 REACH = 2
@@ -36,9 +30,10 @@ _QUICK_ITERATIONS = 20
 
 def look(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> View | None:
     """Return the moving image as seen through `transform`; None where the images do not meet."""
-    cells, box = common_part(fixed, moving, transform, REACH)
-    if cells is None:
+    box = _common_part(fixed, moving, transform, REACH)
+    if is_empty(box):
         return None
+    cells = boxed(fixed.coarse.cells, box)
     z, y, x = (n + 2 * REACH for n in cells.shape_zyx)
     around = shifted_grid(cells, (-REACH,) * 3, (z, y, x))
     return View(cells, box, REACH, cell_features(moving.coarse, around, transform, device))
@@ -53,11 +48,12 @@ def evaluate(
     moving image does not: with it the cine pair, whose nine slices are all near an end, looked less
     alike in its header position.
     """
-    cells, box = common_part(fixed, moving, transform, 0)
-    if cells is None:
+    box = _common_part(fixed, moving, transform, 0)
+    body = common(box, fixed.coarse.body_box)
+    if is_empty(body):
         return Unread((), lambda _: Candidate(transform, -1.0, 0.0))
-    there = centre(cell_features(moving.coarse, cells, transform, device), moving.means)
-    here, levels = fixed.centred.part(box), (fixed.level, moving.level)
+    here, levels = fixed.centred.part(box, body), (fixed.level, moving.level)
+    there = sampled(moving, boxed(fixed.coarse.cells, box), here.box, transform, device)
     found = similarity(here, there, levels, device.xp)
     return Unread(found.values, lambda numbers: Candidate(transform, *found.make(numbers)))
 
@@ -144,19 +140,6 @@ def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -
     return Unread((found.feature_distance, fixed.features.weight[view.box].sum()), made)
 
 
-def common_part(
-    fixed: Side, moving: Side, transform: AffineTransform, reach: int
-) -> tuple[Geometry | None, tuple[slice, slice, slice]]:
+def _common_part(fixed: Side, moving: Side, transform: AffineTransform, margin: int) -> Box:
     """Return the fixed cells that the moving image can reach; only they cost time."""
-    cells = fixed.coarse.cells
-    to_cells = compose_affines(lps_to_index(cells), invert_affine(transform))
-    corners = transform_points(to_cells, corners_lps_mm(moving.coarse.cells))[:, ::-1]
-    lower = np.floor(corners.min(axis=0)).astype(int) - reach
-    upper = np.ceil(corners.max(axis=0)).astype(int) + reach + 1
-    z, y, x = (
-        slice(max(0, int(a)), min(n, int(b)))
-        for a, b, n in zip(lower, upper, cells.shape_zyx, strict=True)
-    )
-    if any(s.stop <= s.start for s in (z, y, x)):
-        return None, (z, y, x)
-    return boxed(cells, (z, y, x)), (z, y, x)
+    return reached(fixed.coarse.cells, moving.coarse.cells, invert_affine(transform), margin)

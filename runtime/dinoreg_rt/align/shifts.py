@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..device.choice import Device
 from ..device.unread import Unread
-from ..geometry import centre_lps_mm, transform_points
+from ..geometry import centre_lps_mm, invert_affine, transform_points
 from ..images.pair import side_by_side
 from ..types import AffineTransform, Array, FloatArray, Geometry
-from .coarse import View, cell_features, posed_grid, shifted
-from .sides import Side, centre
-from .spectra import peaks, similarity_map, spectra
+from .boxes import boxed, reached
+from .coarse import View, posed_grid, shifted
+from .sides import Side, sampled
+from .spectra import Shifts, Spectra, peaks, similarity_map
 
 #: Least distance between candidates, in cells.
 APART_CELLS = 2.5
@@ -52,19 +53,26 @@ def search_positions(
     A pose is the matrix (3, 3) from fixed to moving points: a scaling, or a rotation. With
     `best_of_each` only the best shift of each pose counts, wherever those of other poses lie.
     """
-    cells = fixed.coarse.cells
+    cells, body = fixed.coarse.cells, fixed.coarse.body_box
     grids = [posed_grid(moving.coarse.cells, pose) for pose in poses]
-    largest = np.max([grid.shape_zyx for grid, _ in grids], axis=0)
-    z, y, x = (_fast_length(int(a + b - 1)) for a, b in zip(cells.shape_zyx, largest, strict=True))
-    here = spectra(fixed.centred, (z, y, x), device).conj()
+    shown = boxed(moving.coarse.cells, moving.coarse.body_box)
+    boxes = [reached(grid, shown, invert_affine(affine), 1) for grid, affine in grids]
+    shifts = [
+        Shifts.of((body, box), (cells.shape_zyx, grid.shape_zyx))
+        for box, (grid, _) in zip(boxes, grids, strict=True)
+    ]
+    near = _fast_shape(one.count for one in shifts)
+    whole = _fast_shape(one.whole for one in shifts)
+    here = Spectra.of(fixed.centred, near, whole, device).conj()
 
-    def compared(posed: tuple[Geometry, AffineTransform], share: Device) -> Array:
-        there = centre(cell_features(moving.coarse, *posed, share), moving.means)
-        other = spectra(there, (z, y, x), share)
-        return similarity_map(here, other, fixed.centred, there, (z, y, x), share)
+    def compared(number: int, share: Device) -> Array:
+        grid, affine = grids[number]
+        there = sampled(moving, grid, boxes[number], affine, share)
+        other = Spectra.of(there, near, whole, share)
+        return similarity_map(here, other, shifts[number], near, whole, share)
 
-    maps = side_by_side(compared, grids, device)
-    found = peaks(maps, cells.shape_zyx, device.xp)
+    maps = side_by_side(compared, range(len(grids)), device)
+    found = peaks(maps, shifts, device.xp)
 
     def made(numbers: list[float]) -> list[Candidate]:
         by_pose = [
@@ -101,6 +109,12 @@ def apart(candidates: Sequence[Candidate], cells: Geometry) -> list[Candidate]:
         if all(d > APART_CELLS * cells.spacing_mm[0] for d in distances):
             kept.append(candidate)
     return kept
+
+
+def _fast_shape(shapes: Iterable[tuple[int, int, int]]) -> tuple[int, int, int]:
+    """Return lengths that are quickly transformed and at least those of all shapes."""
+    z, y, x = (_fast_length(max(lengths)) for lengths in zip(*shapes, strict=True))
+    return (z, y, x)
 
 
 def _fast_length(n: int) -> int:

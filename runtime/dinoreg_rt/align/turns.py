@@ -16,6 +16,7 @@ from ..device.choice import Device
 from ..device.unread import read_all
 from ..geometry import coarsened_grid
 from ..types import FloatArray
+from .boxes import coarser
 from .shifts import Candidate, search_positions
 from .sides import Side, make_sides
 
@@ -32,9 +33,13 @@ def turned_poses(fixed: Side, moving: Side, device: Device) -> list[FloatArray]:
 
     The list is empty if the images are most similar as their headers orient them.
     """
-    coarser = make_sides(
+    sides = make_sides(
         [
-            replace(side.coarse, cells=coarsened_grid(side.coarse.cells, _COARSER))
+            replace(
+                side.coarse,
+                cells=coarsened_grid(side.coarse.cells, _COARSER),
+                body_box=coarser(side.coarse.body_box, _COARSER),
+            )
             for side in (fixed, moving)
         ],
         device,
@@ -42,7 +47,7 @@ def turned_poses(fixed: Side, moving: Side, device: Device) -> list[FloatArray]:
 
     def search(angles: list[tuple[float, ...]]) -> list[Candidate]:
         poses = [rotation(np.deg2rad(vector)) for vector in angles]
-        found = search_positions(coarser[0], coarser[1], poses, device, best_of_each=True)
+        found = search_positions(sides[0], sides[1], poses, device, best_of_each=True)
         return read_all([found], device)[0]
 
     angles = list(itertools.product((-_STEP_DEG, 0.0, _STEP_DEG), repeat=3))
