@@ -253,6 +253,12 @@ def test_device_memory_that_is_too_little(cupy, pair, monkeypatch) -> None:
         dinoreg_rt.register(*pair, config=config("cuda"))
 
 
+def test_device_memory_that_is_too_little_for_planning(cupy, pair) -> None:
+    cupy.get_default_memory_pool().limit = 3 * pair[0].array.nbytes
+    with pytest.raises(ResourceError, match=r"cuda:0 ran out of memory in the stage 'modality'"):
+        dinoreg_rt.plan(*pair, config=config("cuda"))
+
+
 def _small(real: Any) -> Any:
     def device(index: int) -> Any:
         made = real(index)

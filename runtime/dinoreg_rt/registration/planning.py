@@ -31,7 +31,12 @@ from ..types import AffineTransform, Array, Volume
 from .case import Case
 from .defaults import decide, default_lengths, describe_objective, describe_stages
 from .demands import check_demands, choose_machine
-from .memory import describe_search_memory, describe_storage, fit_to_device
+from .memory import (
+    describe_search_memory,
+    describe_storage,
+    device_memory_errors,
+    fit_to_device,
+)
 from .needs import predict_host
 from .plan import Plan
 from .sizes import Sizes
@@ -75,7 +80,12 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         device, device_reason = choose_machine(config)
         for role, volume in (("fixed", case.fixed), ("moving", case.moving)):
             check_device(volume.array, device.name, f"the {role} image")
-    with device.active(), working_stream(device), library_errors(device):
+    with (
+        device.active(),
+        working_stream(device),
+        library_errors(device),
+        device_memory_errors(None, device, timer),
+    ):
         return _plan_on(device, device_reason, case, config, encoders, timer)
 
 
