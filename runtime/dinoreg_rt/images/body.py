@@ -97,8 +97,10 @@ def _largest_piece(mask: Array) -> Array:
 def _enclosed(mask: Array) -> Array:
     """Return the voxels that have mask voxels on both sides along at least two axes."""
     count = np.zeros(mask.shape, np.uint8)
-    for axis in range(3):
-        before = np.logical_or.accumulate(mask, axis=axis)
-        behind = np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis=axis), axis)
-        count += before & behind
+    for axis, n in enumerate(mask.shape):
+        first = mask.argmax(axis=axis, keepdims=True).astype(np.int16)
+        last = n - 1 - np.flip(mask, axis).argmax(axis=axis, keepdims=True).astype(np.int16)
+        first[~mask.any(axis=axis, keepdims=True)] = n
+        index = np.arange(n, dtype=np.int16).reshape([-1 if a == axis else 1 for a in range(3)])
+        count += (first <= index) & (index <= last)
     return count >= 2
