@@ -79,6 +79,10 @@ def _computed(function: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any
     return _wrapped(result)
 
 
+def _called_with(function: Any, *args: Any, **more: Any) -> Any:
+    return _called(function, args, more)
+
+
 def _fft(function: Any, array: DeviceArray, shape: Any, axes: Any) -> DeviceArray:
     return _called(function, (array, shape, axes), {})
 
@@ -241,6 +245,8 @@ class _Cupy(ModuleType):
 
         if isinstance(value, np.ufunc):
             call.at = lambda *args: value.at(*_unwrapped(args))
+            if name == "add":
+                call.reduceat = functools.partial(_called_with, value.reduceat)
         return call
 
     def asnumpy(self, array: DeviceArray) -> np.ndarray:

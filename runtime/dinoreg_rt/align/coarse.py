@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import dinoreg_kernels
 
 from ..device.choice import Device
+from ..device.unread import read_masks
 from ..geometry import (
     compose_affines,
     corners_lps_mm,
@@ -146,11 +147,11 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
     seen = weight_on(grid, volume, None, here, device)
     if scan.mask is not None:
         seen = seen * weight_on(grid, volume, scan.mask, here, device)
-    found, in_view = _on_host([tissue(image, seen), seen > 0.5], device)
+    found, in_view = read_masks([tissue(image, seen), seen > 0.5], device)
     body = body_of(found)
     doubt = implausible(body, in_view)
     if not body.any():  # nothing stands out, so everything seen counts
-        (body,) = _on_host([seen > 0], device)
+        (body,) = read_masks([seen > 0], device)
     by_cell = body.reshape([part for n in cells.shape_zyx for part in (n, POOL)]).any((1, 3, 5))
     box = bounding_box(by_cell, _MARGIN_CELLS)
     cells, body_box = boxed(cells, box), bounding_box(by_cell[box], 0)
@@ -165,15 +166,6 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
         body_box,
         doubt,
     )
-
-
-def _on_host(masks: list[Array], device: Device) -> list[NDArray[np.bool_]]:
-    """Return bool arrays of one shape as NumPy arrays; a GPU sends one bit for each voxel."""
-    if device.kind == "cpu":
-        return masks
-    xp, shape = device.xp, (len(masks), *masks[0].shape)
-    bits = device.download(xp.packbits(xp.stack(masks)))
-    return list(np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool))
 
 
 def cell_features(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..types import Array
 from .choice import Device
@@ -36,6 +38,15 @@ def read_all(unread: Sequence[Unread[_Made]], device: Device) -> list[_Made]:
         one.make([next(numbers) for _ in range(count)])
         for one, count in zip(unread, counts, strict=True)
     ]
+
+
+def read_masks(masks: Sequence[Array], device: Device) -> list[NDArray[np.bool_]]:
+    """Return bool arrays of one shape as NumPy arrays; a GPU sends one bit for each voxel."""
+    if device.kind == "cpu":
+        return list(masks)
+    xp, shape = device.xp, (len(masks), *masks[0].shape)
+    bits = device.download(xp.packbits(xp.stack(masks)))
+    return list(np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool))
 
 
 def read_arrays(arrays: Sequence[Array], device: Device) -> list[Array]:
