@@ -271,7 +271,8 @@ class Windows:
         order = np.argsort(number, kind="stable")
         first = np.flatnonzero(np.diff(number[order], prepend=-1))
         device = points.device
-        return cls(*(device.upload(a, np.intp) for a in (number, order, first)), device)
+        number, order, first = (device.upload(a, np.intp) for a in (number, order, first))
+        return cls(number, order, first, device)
 
     def summed(self, values: Array) -> Array:
         """Return the sums (..., blocks) float64 of values (..., N) over the points of each block.
