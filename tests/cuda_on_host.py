@@ -10,6 +10,7 @@ fragmentation of the pool show only on a device.
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import threading
 import weakref
@@ -99,12 +100,20 @@ def _computed(function: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any
     return _wrapped(result)
 
 
+def _called_with(function: Any, *args: Any, **more: Any) -> Any:
+    return _called(function, args, more)
+
+
+def _fft(function: Any, array: DeviceArray, shape: Any, axes: Any) -> DeviceArray:
+    return _called(function, (array, shape, axes), {})
+
+
 class OutOfMemoryError(MemoryError):
     """`cupy.cuda.memory.OutOfMemoryError`."""
 
 
 class Pool:
-    """Bytes of live arrays in blocks of 512, with peaks and numbers of host reads by stage."""
+    """Bytes of live arrays in blocks of 512, with peaks and host reads and their bytes by stage."""
 
     def __init__(self) -> None:
         self.used = self.peak = self.reserved = 0
@@ -112,6 +121,7 @@ class Pool:
         self.stage: Callable[[], str] = str
         self.peaks: dict[str, int] = {}
         self.reads: dict[str, int] = {}
+        self.read_bytes: dict[str, int] = {}
 
     _local = threading.local()
 
@@ -152,8 +162,10 @@ class Pool:
         self.peaks[self.stage()] = max(self.peaks.get(self.stage(), 0), self.used)
         weakref.finalize(host, self._let_go, id(host), size, Stream.current().ptr)
 
-    def read(self) -> None:
-        self.reads[self.stage()] = self.reads.get(self.stage(), 0) + 1
+    def read(self, size: int) -> None:
+        stage = self.stage()
+        self.reads[stage] = self.reads.get(stage, 0) + 1
+        self.read_bytes[stage] = self.read_bytes.get(stage, 0) + size
 
     def _let_go(self, key: int, size: int, allocated_on: int) -> None:
         DeviceArray.known.discard(key)
@@ -269,7 +281,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __getitem__(self, item: Any) -> DeviceArray:
         if getattr(item, "dtype", None) == np.bool_:  # CuPy counts the elements
-            self._read_by_host()
+            self._read_by_host(size=8)
         if any(
             isinstance(i, list | np.ndarray) for i in (item if isinstance(item, tuple) else [item])
         ):
@@ -295,9 +307,9 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         _used(result, _buffers((self, args, inputs)), _buffers(out))
         return result
 
-    def _read_by_host(self, stream: Stream | None = None) -> None:
+    def _read_by_host(self, stream: Stream | None = None, size: int | None = None) -> None:
         Capture.forbid("a read by the host")
-        self.pool.read()
+        self.pool.read(self.host.nbytes if size is None else size)
         ptr = (stream or Stream.current()).ptr
         self.order.use(ptr, _buffers(self))
         self.order.wait_on_host(self.order.record(ptr))
@@ -356,6 +368,8 @@ class _Cupy(ModuleType):
 
         if isinstance(value, np.ufunc):
             call.at = lambda *args: value.at(*_unwrapped(args))
+            if name == "add":
+                call.reduceat = functools.partial(_called_with, value.reduceat)
         return call
 
     def asnumpy(self, array: DeviceArray) -> np.ndarray:
@@ -487,6 +501,9 @@ def cupy_on_host() -> Any:
         using_allocator=Pool.using_allocator,
     )
     DeviceArray.known = set()
+    module.fft = SimpleNamespace(
+        **{name: functools.partial(_fft, getattr(np.fft, name)) for name in ("rfftn", "irfftn")}
+    )
     DeviceArray.pool = pool = Pool()
     module.pools = [pool]
     module.linalg = SimpleNamespace(eigh=_cusolver(np.linalg.eigh), qr=_cusolver(np.linalg.qr))

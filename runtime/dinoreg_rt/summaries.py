@@ -42,7 +42,7 @@ class RunQuality:
             nats. NaN: not measured.
         information_after: the same with the final field.
         alignment_similarity: similarity of both coarse images after the initial alignment (see
-            `dinoreg_rt.align.shifts`); higher is better. NaN: the alignment was given.
+            `dinoreg_rt.align.sides`); higher is better. NaN: the alignment was given.
         inverse_missed_percent: share of the moving grid's points inside the field that the inverse
             misses: mapped back, they land more than 0.1 mm away. NaN: there is no inverse, or it
             comes from a velocity field.

@@ -20,14 +20,17 @@ from dinoreg_rt.align.normal_equations import (
     NormalEquations,
     Points,
     Sampled,
+    Windows,
     correlation_equations,
     feature_equations,
-    window_numbers,
 )
 from dinoreg_rt.align.turns import rotation
+from dinoreg_rt.device.choice import Device
+from dinoreg_rt.device.unread import read_all
 from dinoreg_rt.geometry import compose_affines, invert_affine, transform_points
 from dinoreg_rt.types import AffineTransform
 
+HOST = Device("cpu", threads=1)
 SHAPE, SPACING, CHANNELS = (14, 17, 20), (2.0, 1.5, 1.25), 3
 CENTRE = np.array([6.2, 8.1, 9.7])
 WINDOW, NOISE, UNRELATED = (5, 6, 7), 0.05, 1.7
@@ -80,11 +83,11 @@ def images() -> Images:
     q = position() + np.array(SHIFT_MM)
     image = 0.5 + values(q, 5, 1)[..., 0]
     fixed = Sampled(values(q, 2).astype(np.float32), weights(7), image.astype(np.float32))
-    return Images(fixed, Points.of(fixed.weight, SPACING, CENTRE))
+    return Images(fixed, Points.of(fixed.weight, SPACING, CENTRE, HOST))
 
 
 def features(images: Images, step: np.ndarray, trust_cost: float = 0.0) -> NormalEquations:
-    return feature_equations(
+    found = feature_equations(
         images.fixed,
         images.moving(step),
         images.points,
@@ -92,11 +95,13 @@ def features(images: Images, step: np.ndarray, trust_cost: float = 0.0) -> Norma
         unrelated=UNRELATED,
         trust_cost=trust_cost,
     )
+    return read_all([found], HOST)[0]
 
 
 def correlation(images: Images, step: np.ndarray) -> NormalEquations:
-    windows = window_numbers(images.points, WINDOW)
-    return correlation_equations(images.fixed, images.moving(step), images.points, windows, NOISE)
+    windows, moving = Windows.of(images.points, WINDOW), images.moving(step)
+    found = correlation_equations(images.fixed, moving, images.points, windows, NOISE)
+    return read_all([found], HOST)[0]
 
 
 TERMS = {
@@ -194,27 +199,28 @@ def test_correlation_equals_the_sums_in_float64(images: Images) -> None:
 
 def test_a_constant_window_pulls_nowhere(images: Images) -> None:
     flat = Sampled(images.fixed.features, images.fixed.weight, np.full(SHAPE, 0.3, np.float32))
-    windows = window_numbers(images.points, WINDOW)
-    found = correlation_equations(flat, flat, images.points, windows, NOISE)
+    windows = Windows.of(images.points, WINDOW)
+    terms = correlation_equations(flat, flat, images.points, windows, NOISE)
+    (found,) = read_all([terms], HOST)
     assert not found.gradient.any()
     assert np.isfinite(found.value)
 
 
 def test_a_single_slice_has_no_slope_across() -> None:
     weight = np.ones((1, 12, 12), np.float32)
-    points = Points.of(weight, (5.0, 1.0, 1.0), np.array([0.0, 5.5, 5.5]))
+    points = Points.of(weight, (5.0, 1.0, 1.0), np.array([0.0, 5.5, 5.5]), HOST)
     rng = np.random.default_rng(0)
     one, other = (
         Sampled(rng.normal(size=(1, 12, 12, 2)).astype(np.float32), weight, None) for _ in "ab"
     )
-    found = feature_equations(one, other, points, 2, unrelated=1.0)
+    (found,) = read_all([feature_equations(one, other, points, 2, unrelated=1.0)], HOST)
     assert not found.gradient[2].any()
     assert np.isfinite(solved(found, generators("rigid"), 1e-3)).all()
 
 
 def test_points_are_limited_and_inner() -> None:
     weight = np.ones((30, 30, 30), np.float32)
-    points = Points.of(weight, (1.0, 1.0, 1.0), np.full(3, 14.5), most=1000)
+    points = Points.of(weight, (1.0, 1.0, 1.0), np.full(3, 14.5), HOST, most=1000)
     index = np.array(np.unravel_index(points.flat, weight.shape))
     assert 500 < points.flat.size <= 1000
     assert index.min() == 1
@@ -270,14 +276,15 @@ def test_summary_holds_angle_shift_and_scale() -> None:
 def test_descent_finds_the_map(images: Images, model: str) -> None:
     """The fixed image is the moving one after a shift, which every model can undo."""
     frame = Frame(np.zeros(3), np.eye(3), images.points.radius_mm)
-    windows = window_numbers(images.points, WINDOW)
+    windows = Windows.of(images.points, WINDOW)
 
     def objective(affine: AffineTransform) -> NormalEquations:
         step = np.column_stack([affine.matrix - np.eye(3), affine.translation_mm])
         moving = images.moving(step, other=0.0)
         first = feature_equations(images.fixed, moving, images.points, CHANNELS, unrelated=0.0)
         noise = correlation_equations(images.fixed, moving, images.points, windows, NOISE)
-        return first + noise.scaled(0.5)
+        one, other = read_all([first, noise], HOST)
+        return one + other.scaled(0.5)
 
     found = descend(
         objective,

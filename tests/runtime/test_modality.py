@@ -13,12 +13,14 @@ import SimpleITK as sitk
 
 from dinoreg_rt import io
 from dinoreg_rt.config.parameters import RegistrationConfig
+from dinoreg_rt.device.choice import Device
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.images.histogram import sample_values
 from dinoreg_rt.images.modality import Detection, detect_modality
 from dinoreg_rt.images.pair import PairImage, examine
 from dinoreg_rt.types import Volume
 
+HOST = Device("cpu", threads=1)
 DATA = Path(__file__).parents[1] / "data"
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -39,7 +41,7 @@ def detected(name: str, change: Change) -> Detection:
 
 def examined(name: str, change: Change, **config: str) -> tuple[PairImage, tuple[str, ...]]:
     image, found = examine(
-        "moving", changed(name, change), None, RegistrationConfig.model_validate(config)
+        "moving", changed(name, change), None, RegistrationConfig.model_validate(config), HOST
     )
     return image, found.warnings
 
@@ -108,7 +110,7 @@ def test_ct_in_hounsfield_units(change: Change) -> None:
 @pytest.mark.parametrize("value", [-2000, -3024, -32768, 63536])
 def test_padding_counts_as_air(value: float) -> None:
     image, findings = examine(
-        "fixed", changed("abdomen/ct", padded(value)), None, RegistrationConfig()
+        "fixed", changed("abdomen/ct", padded(value)), None, RegistrationConfig(), HOST
     )
     assert image.padded
     assert findings.modality.endswith(f"{value} is padding and counts as air")
@@ -196,7 +198,7 @@ def spline(name: str) -> Volume:
 def test_ringing_is_no_ct(name: str) -> None:
     volume = spline(name)
     assert volume.array.min() < -400
-    image, findings = examine("fixed", volume, None, RegistrationConfig())
+    image, findings = examine("fixed", volume, None, RegistrationConfig(), HOST)
     assert (image.modality, findings.warnings) == ("mr", ())
     low, high = image.window
     # The background, 0, stays far below the limit of tissue, a tenth of the window.
@@ -251,7 +253,7 @@ def test_narrow_clip_is_open() -> None:
 
 
 def test_the_sample_visits_every_column() -> None:
-    values = sample_values(np.broadcast_to(np.arange(500.0), (40, 50, 500)))
+    values, _ = sample_values(np.broadcast_to(np.arange(500.0), (40, 50, 500)))
     assert np.unique(values).size == 500
     assert 50_000 < values.size <= 100_000
 

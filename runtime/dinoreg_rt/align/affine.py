@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config.image_parameters import LinearModel
 from ..device.choice import Device
@@ -10,7 +11,7 @@ from ..geometry import compose_affines, index_to_lps, transform_points
 from ..types import AffineTransform, Array, FloatArray
 from .coarse import View
 from .match import match
-from .shifts import Side
+from .sides import LEAST_WEIGHT, Side
 
 #: Fewest matched cells (voxels of the coarse alignment grid) that determine a linear map.
 _LEAST_MATCHES = 30
@@ -24,37 +25,45 @@ _FIT_ROUNDS = 6
 _HALF_WEIGHT = 1.5
 
 
-def improve(
-    fixed: Side, view: View, start: AffineTransform, model: LinearModel, device: Device
-) -> AffineTransform | None:
-    """Compose `start` with a linear fit to the matches around it; None with too few matches.
+def matches(fixed: Side, view: View, device: Device) -> Array:
+    """Return displacement (z, y, x in mm) and weight of each of `view_cells`, (N, 4) float32.
 
-    The matches between `fixed` and `view`, the moving image as seen through `start`, come from the
-    registration's own discrete search, run on cells with coupled-convex rounds in both directions,
-    because single best matches between MR and CT are wrong too often.
+    The matches between `fixed` and `view`, the moving image as seen through a transform, come from
+    the registration's own discrete search, run on cells with coupled-convex rounds in both
+    directions, because single best matches between MR and CT are wrong too often.
     """
-    found = match(fixed, view, device, consistency_rounds=5, iterations=0)
-    points, shifts, weights = _matches(found.field, fixed.features.weight[view.box], view)
-    if weights.size < _LEAST_MATCHES:
+    xp, weight = device.xp, view.features.weight
+    field = match(fixed, view, device, consistency_rounds=5, iterations=0).field
+    index = device.upload(view_cells(fixed, view), np.int32)
+    here = tuple(index.T)
+    vectors = field[here]
+    target = xp.rint(vectors / view.cells.spacing_mm[0]).astype(np.int32) + index + view.margin
+    there = tuple(column.clip(0, n - 1) for column, n in zip(target.T, weight.shape, strict=True))
+    weights = fixed.features.weight[view.box][here] * weight[there]
+    return xp.concatenate([vectors, weights[:, None]], axis=1)
+
+
+def view_cells(fixed: Side, view: View) -> NDArray[np.intp]:
+    """Return the indices (N, 3) in `view.cells` of the fixed cells that are matched."""
+    lower, upper = ([getattr(b, end) for b in view.box] for end in ("start", "stop"))
+    index = fixed.matched_cells
+    inside = ((index >= lower) & (index < upper)).all(axis=1)
+    return np.asarray(index[inside] - lower)
+
+
+def fit_matches(
+    found: NDArray[np.float32], fixed: Side, view: View, start: AffineTransform, model: LinearModel
+) -> AffineTransform | None:
+    """Compose `start` with a linear fit to `matches`, on the host; None if they are too few."""
+    kept = found[:, 3] > LEAST_WEIGHT
+    if np.count_nonzero(kept) < _LEAST_MATCHES:
         return None
-    step, middle = robust_fit(points, points + shifts, weights, model, view.cells.spacing_mm[0])
+    cells, index = view.cells, view_cells(fixed, view)[kept]
+    points = transform_points(index_to_lps(cells), index[:, ::-1].astype(np.float64))
+    shifts = found[kept, 2::-1].astype(np.float64) @ cells.direction.T
+    weights = found[kept, 3].astype(np.float64)
+    step, middle = robust_fit(points, points + shifts, weights, model, cells.spacing_mm[0])
     return _within_scales(compose_affines(start, step), middle)
-
-
-def _matches(
-    field: Array, fixed_weight: Array, view: View
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return matched points (N, 3), displacements (N, 3) in LPS mm, and weights (N,) above 0.05."""
-    cells, moving_weight = view.cells, view.features.weight
-    index = np.argwhere(fixed_weight > 0.05)
-    vectors = field[tuple(index.T)]
-    target = np.rint(vectors / cells.spacing_mm[0]).astype(int) + index + view.margin
-    target = target.clip(0, np.asarray(moving_weight.shape) - 1)
-    weights = fixed_weight[tuple(index.T)] * moving_weight[tuple(target.T)]
-    kept = weights > 0.05
-    points = transform_points(index_to_lps(cells), index[kept][:, ::-1].astype(np.float64))
-    shifts = vectors[kept][:, ::-1].astype(np.float64) @ cells.direction.T
-    return points, shifts, weights[kept].astype(np.float64)
 
 
 def robust_fit(

@@ -1,31 +1,42 @@
 """Coarse images for trying every position: cells of about 10 mm with MIND-SSC and the body.
 
-A "cell" is a voxel of the coarse alignment grid. Everything here lives on the host, whatever the
-device: there are only tens of thousands of cells, and every step ends in a decision.
+A "cell" is a voxel of the coarse alignment grid. Images and features stay on the device. Only the
+body is found on the host, from one bit for each voxel: labelling pieces is sequential.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 import dinoreg_kernels
 
 from ..device.choice import Device
-from ..geometry import compose_affines, corners_lps_mm, shifted_grid
-from ..images.body import body_mask, bounding_box, find_body, implausible
+from ..device.unread import read_masks
+from ..geometry import (
+    compose_affines,
+    corners_lps_mm,
+)
+from ..images.body import body_mask, body_of, bounding_box, implausible, tissue
 from ..images.intensity import window
 from ..images.pair import Pair, PairImage, side_by_side
-from ..images.resample import resample_volume, weight_on
+from ..images.resample import resample_volume, weight_on, weights_on
 from ..types import AffineTransform, Array, FloatArray, Geometry, Volume
+from .boxes import Box, boxed, moved_box, wider
 
 #: Voxels of a coarse image per cell, along each axis.
 POOL = 2
 #: Channels of MIND-SSC in use; stored features are padded.
 CHANNELS = 12
 _STORED_CHANNELS = 16
+#: Radius of the patches of MIND-SSC, and distance of those compared, in voxels.
+_PATCH_RADIUS, _PATCH_DISTANCE = 1, 2
+#: Cells around a box that its features depend on.
+_PATCH_CELLS = -(-(_PATCH_RADIUS + _PATCH_DISTANCE) // POOL)
 #: Largest edge of a cell that still resolves organs; small images get smaller cells.
 _LARGEST_CELL_MM = 12.0
 _CELLS_ACROSS = 24
@@ -40,44 +51,49 @@ class CoarseImage:
     """An image with `POOL` voxels per cell and axis, cropped around its body.
 
     Attributes:
-        image: windowed intensities, 0..1.
-        seen: share of each voxel inside the field of view and the user's mask, 0..1.
+        image: windowed intensities, 0..1, on the device.
+        seen: share of each voxel inside the field of view and the user's mask, 0..1, beside it.
         body: the same share for voxels of the body, 0 elsewhere.
+        inside: whether more than half of a voxel is body, on the host.
         cells: grid of cubic cells along the fixed image's axes.
+        body_box: the part of `cells` that the body reaches.
         doubt: reason why the body cannot serve as a mask; None if it can.
     """
 
     image: Volume
     seen: Array
     body: Array
+    inside: NDArray[np.bool_]
     cells: Geometry
+    body_box: Box
     doubt: str | None
 
     def mask(self) -> Volume:
-        """Return the body with a margin as 0 or 1; everything outside its box is 0."""
+        """Return the body with a margin as 0 or 1, on the host; outside its box it is 0."""
         grid = self.image.geometry
-        return Volume(body_mask(self.body > 0.5, grid.spacing_mm[0]), grid)
+        return Volume(body_mask(self.inside, grid.spacing_mm[0]), grid)
+
+    @functools.cached_property
+    def air(self) -> float:
+        """The smallest intensity."""
+        return float(self.image.array.min())
 
 
 @dataclass(frozen=True, eq=False)
 class CellFeatures:
-    """A coarse image sampled on a grid of cells.
+    """MIND-SSC of a coarse image on a grid of cells.
 
     Attributes:
-        mind: MIND-SSC, (d, h, w, stored) float16, of which `CHANNELS` are used.
+        mind: (d, h, w, stored) float16, of which `CHANNELS` are used.
         weight: (d, h, w) float32, 0 outside the body and where the image is flat.
-        body: share of each cell in the body, (d, h, w) float32.
-        seen: share of each cell in the field of view, (d, h, w) float32.
     """
 
     mind: Array
     weight: Array
-    body: Array
-    seen: Array
 
-    def part(self, box: tuple[slice, slice, slice]) -> CellFeatures:
+    def part(self, box: Box) -> CellFeatures:
         """Return the cells of a box."""
-        return CellFeatures(self.mind[box], self.weight[box], self.body[box], self.seen[box])
+        return CellFeatures(self.mind[box], self.weight[box])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +108,7 @@ class View:
     """
 
     cells: Geometry
-    box: tuple[slice, slice, slice]
+    box: Box
     margin: int
     features: CellFeatures
 
@@ -102,9 +118,9 @@ def coarse_pair(pair: Pair, device: Device) -> tuple[CoarseImage, CoarseImage]:
     fixed, moving = (image.volume.geometry for image in pair)
     size = cell_size_mm(fixed, moving)
 
-    def made(image: PairImage, host: Device) -> CoarseImage:
+    def made(image: PairImage, share: Device) -> CoarseImage:
         return image.kept.once(
-            "coarse image", size, lambda: coarse_image(image, fixed.direction, size, host)
+            "coarse image", size, lambda: coarse_image(image, fixed.direction, size, share)
         )
 
     first, second = side_by_side(made, pair, device)
@@ -131,20 +147,23 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
     seen = weight_on(grid, volume, None, here, device)
     if scan.mask is not None:
         seen = seen * weight_on(grid, volume, scan.mask, here, device)
-    body = find_body(image, seen)
-    doubt = implausible(body, seen)
+    found, in_view = read_masks([tissue(image, seen), seen > 0.5], device)
+    body = body_of(found)
+    doubt = implausible(body, in_view)
     if not body.any():  # nothing stands out, so everything seen counts
-        body = seen > 0
+        (body,) = read_masks([seen > 0], device)
     by_cell = body.reshape([part for n in cells.shape_zyx for part in (n, POOL)]).any((1, 3, 5))
     box = bounding_box(by_cell, _MARGIN_CELLS)
-    cells = boxed(cells, box)
+    cells, body_box = boxed(cells, box), bounding_box(by_cell[box], 0)
     fine = tuple(slice(POOL * b.start, POOL * b.stop) for b in box)
-    seen = np.ascontiguousarray(seen[fine])
+    xp, seen = device.xp, device.xp.ascontiguousarray(seen[fine])
     return CoarseImage(
-        Volume(np.ascontiguousarray(image[fine]), fine_grid(cells)),
+        Volume(xp.ascontiguousarray(image[fine]), fine_grid(cells)),
         seen,
-        np.where(body[fine], seen, np.float32(0)),
+        xp.where(device.upload(body[fine], np.bool_), seen, np.float32(0)),
+        (body & in_view)[fine],
         cells,
+        body_box,
         doubt,
     )
 
@@ -152,22 +171,46 @@ def coarse_image(scan: PairImage, axes: FloatArray, cell_mm: float, device: Devi
 def cell_features(
     coarse: CoarseImage, cells: Geometry, affine: AffineTransform, device: Device
 ) -> CellFeatures:
-    """Sample `coarse` on the grid `cells` through `affine` (points of the grid to the image's)."""
-    air = float(coarse.image.array.min())
-    image = resample_volume(coarse.image, fine_grid(cells), affine, device, outside=air)
-    structure = np.empty(cells.shape_zyx, np.float32)
+    """Sample MIND-SSC on the grid `cells` through `affine` (points of the grid to the image's)."""
+    mind, structure = _mind(coarse, cells, affine, device)
+    (body,) = weights_on(cells, coarse.image, (coarse.body,), affine, device)
+    return CellFeatures(mind, structure * body)
+
+
+def part_features(
+    coarse: CoarseImage, cells: Geometry, box: Box, affine: AffineTransform, device: Device
+) -> tuple[CellFeatures, Array, Array]:
+    """Sample MIND-SSC on a box of `cells` and the silhouette on all of them.
+
+    MIND-SSC is that of `cell_features`, except that the floor of its variance is that of the box.
+
+    Returns:
+        The features of the box, and the share of each of `cells` in the body and in the field of
+        view, (d, h, w) float32.
+    """
+    wide = wider(box, _PATCH_CELLS, cells)
+    inner = moved_box(box, [part.start for part in wide])
+    mind, structure = _mind(coarse, boxed(cells, wide), affine, device)
+    body, seen = weights_on(cells, coarse.image, (coarse.body, coarse.seen), affine, device)
+    return CellFeatures(mind[inner], structure[inner] * body[box]), body, seen
+
+
+def _mind(
+    coarse: CoarseImage, cells: Geometry, affine: AffineTransform, device: Device
+) -> tuple[Array, Array]:
+    """Return MIND-SSC and whether a cell shows any structure, 0 or 1."""
+    image = resample_volume(coarse.image, fine_grid(cells), affine, device, outside=coarse.air)
+    structure = device.xp.empty(cells.shape_zyx, np.float32)
     mind = dinoreg_kernels.mind_ssc(
         image,
-        radius=(1, 1, 1),
-        dilation=(2, 2, 2),
+        radius=(_PATCH_RADIUS,) * 3,
+        dilation=(_PATCH_DISTANCE,) * 3,
         pool=(POOL,) * 3,
         channels=_STORED_CHANNELS,
         structure=structure,
         threads=device.threads,
     )
-    body = weight_on(cells, coarse.image, coarse.body, affine, device)
-    seen = weight_on(cells, coarse.image, coarse.seen, affine, device)
-    return CellFeatures(mind, structure * body, body, seen)
+    return mind, structure
 
 
 def posed_grid(cells: Geometry, pose: FloatArray) -> tuple[Geometry, AffineTransform]:
@@ -189,12 +232,6 @@ def posed_grid(cells: Geometry, pose: FloatArray) -> tuple[Geometry, AffineTrans
 def shifted(affine: AffineTransform, shift_mm: FloatArray) -> AffineTransform:
     """Return `affine` preceded by a shift of its points."""
     return compose_affines(affine, AffineTransform(np.eye(3), shift_mm))
-
-
-def boxed(cells: Geometry, box: tuple[slice, slice, slice]) -> Geometry:
-    """Return the part of a grid that lies in a box of its cells."""
-    z, y, x = (b.stop - b.start for b in box)
-    return shifted_grid(cells, (box[0].start, box[1].start, box[2].start), (z, y, x))
 
 
 def fine_grid(cells: Geometry) -> Geometry:

@@ -6,19 +6,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..config.image_parameters import INITIAL_METHODS, LinearModel
 from ..device.choice import Device
+from ..device.unread import Unread, read_all, read_arrays
 from ..errors import InputError
 from ..geometry import centre_lps_mm, corners_lps_mm, index_to_lps, transform_points
-from ..images.pair import Pair, side_by_side
+from ..images.pair import Pair, PairImage, side_by_side
+from ..io.arrays import as_numpy
 from ..types import AffineTransform, Array, FloatArray, Volume
-from .affine import improve
-from .coarse import CoarseImage
-from .match import evaluate, with_deformed
-from .shifts import Candidate, Side, make_side, search_positions
+from .affine import fit_matches, matches
+from .coarse import CoarseImage, View
+from .match import evaluate, examine, with_deformed
+from .shifts import Candidate, search_positions
+from .sides import Side, make_sides
 from .turns import turned_poses
 
 #: Methods that compare the two images.
@@ -61,7 +65,7 @@ class Alignment:
     Attributes:
         transform: map from fixed points to moving points.
         method: how it was found, in words.
-        similarity: similarity of the images there, see `dinoreg_rt.align.shifts`; None if not
+        similarity: similarity of the images there, see `dinoreg_rt.align.sides`; None if not
             measured.
         confidence: share by which the similarity of the best other position is lower, 0..1;
             None if no other position was examined.
@@ -93,7 +97,7 @@ def initial_alignment(pair: Pair, method: str, device: Device) -> Alignment:
             ``moments`` (centres of mass of the windowed intensities inside the masks), or a
             transform file (``.tfm``, ``.h5``, ``.txt``, ANTs ``.mat``) that maps fixed points to
             moving points.
-        device: host.
+        device: device of the images.
 
     Raises:
         InputError: the transform file cannot be read or is not affine.
@@ -105,9 +109,7 @@ def initial_alignment(pair: Pair, method: str, device: Device) -> Alignment:
         shift = moving - fixed
         return Alignment(_translation(shift), f"centre of the image boxes: {_text(shift)}")
     if method == "moments":
-        fixed, moving = side_by_side(
-            lambda image, _: centre_of_mass(image.volume, image.window, image.mask), pair, device
-        )
+        fixed, moving = side_by_side(_centre_of_image, pair, device)
         shift = moving - fixed
         return Alignment(_translation(shift), f"centres of mass: {_text(shift)}")
     from ..io import read_initial
@@ -137,16 +139,19 @@ def search_alignment(
             images match once deformed counts as well), or ``auto`` (the same, but with fits that
             start from the headers if these are about as good).
         linear: model of the fits.
-        device: host.
+        device: device of the images.
         turns: also search in rotated poses of the moving image, see `dinoreg_rt.align.turns`.
     """
-    fixed, moving = (make_side(image, device) for image in images)
-    headers = evaluate(fixed, moving, AffineTransform.identity(), device)
+    fixed, moving = make_sides(images, device)
     scales = (1.0,) if linear == "rigid" else _SCALES
     poses = [scale * np.eye(3) for scale in scales]
     if turns:
         poses += turned_poses(fixed, moving, device)
-    candidates = search_positions(fixed, moving, poses, device)
+    first: list[Unread[Any]] = [
+        evaluate(fixed, moving, AffineTransform.identity(), device),
+        search_positions(fixed, moving, poses, device),
+    ]
+    headers, candidates = read_all(first, device)
     if not candidates:
         return _fallback(fixed, moving)
     if method == "search":
@@ -176,31 +181,37 @@ def _fit(
     clear = len(candidates) < 2 or candidates[0].similarity > _CLEAR * candidates[1].similarity
     first = candidates[: 1 if clear else _COMPARED]
 
-    def deformed(candidate: Candidate, host: Device) -> Candidate:
-        return with_deformed(fixed, moving, candidate, host)
+    def deformed(candidate: Candidate, share: Device) -> Unread[Candidate]:
+        return with_deformed(fixed, moving, candidate, share)
 
-    def fit(candidate: Candidate, host: Device) -> Candidate | None:
-        return _fitted(fixed, moving, candidate, linear, host)
-
-    current = side_by_side(deformed, first, device)
+    current = read_all(side_by_side(deformed, first, device), device)
     compared = list(current)
     for count in _ROUNDS:
         best = sorted(current, key=_score, reverse=True)[:count]
-        current = [found for found in side_by_side(fit, best, device) if found is not None]
+        current = _fitted(fixed, moving, best, linear, device)
         compared += current
     return max(compared, key=_score), [*compared, *candidates[len(first) :]]
 
 
 def _fitted(
-    fixed: Side, moving: Side, candidate: Candidate, linear: LinearModel, device: Device
-) -> Candidate | None:
-    """Return the linear fit from an examined candidate; None if too little matches."""
-    if candidate.view is None:
-        return None
-    step = improve(fixed, candidate.view, candidate.transform, linear, device)
-    if step is None:
-        return None
-    return with_deformed(fixed, moving, evaluate(fixed, moving, step, device), device)
+    fixed: Side,
+    moving: Side,
+    candidates: Sequence[Candidate],
+    linear: LinearModel,
+    device: Device,
+) -> list[Candidate]:
+    """Return the linear fits from examined candidates, but for those where too little matches."""
+    starts = [(one.view, one.transform) for one in candidates if one.view is not None]
+    queued = side_by_side(lambda start, share: matches(fixed, start[0], share), starts, device)
+    found = zip(read_arrays(queued, device), starts, strict=True)
+
+    def fit(one: tuple[Array, tuple[View, AffineTransform]], _: Device) -> AffineTransform | None:
+        return fit_matches(one[0], fixed, *one[1], linear)
+
+    fits = [fit for fit in side_by_side(fit, list(found), device.host) if fit is not None]
+    return read_all(
+        side_by_side(lambda fit, share: examine(fixed, moving, fit, share), fits, device), device
+    )
 
 
 def _fit_from_headers(
@@ -212,15 +223,16 @@ def _fit_from_headers(
     start, but the voxels that the registration compares do.
     """
     itself = evaluate(fixed, fixed, headers.transform, device)
-    if headers.similarity >= _SAME * itself.similarity:
+    deformed = with_deformed(fixed, moving, headers, device)
+    same, examined = read_all([itself, deformed], device)
+    if headers.similarity >= _SAME * same.similarity:
         return headers, ""
-    headers = with_deformed(fixed, moving, headers, device)
-    current = headers
+    headers = current = examined
     for _ in range(_HEADER_FITS):
-        found = _fitted(fixed, moving, current, linear, device)
-        if found is None:
+        found = _fitted(fixed, moving, [current], linear, device)
+        if not found:
             break
-        current = found
+        current = found[0]
     moved = _distance_mm(headers, current, fixed) / fixed.coarse.cells.spacing_mm[0]
     if moved < _LEAST_MOVE_CELLS or _score(current) < _KEEPS * _score(headers):
         return headers, ""
@@ -272,21 +284,29 @@ def _fallback(fixed: Side, moving: Side) -> Alignment:
     return Alignment(_translation(shift), f"{text}: {_text(shift)}", 0.0, 0.0, None)
 
 
+def _centre_of_image(image: PairImage, device: Device) -> FloatArray:
+    counts = None if image.mask is None else device.upload(image.mask != 0, np.bool_)
+    return centre_of_mass(image.volume, image.window, counts)
+
+
 def centre_of_mass(
     volume: Volume, window: tuple[float, float], mask: Array | None = None
 ) -> FloatArray:
-    """Return the centre of mass of the windowed intensities (inside `mask`, if given) in LPS mm."""
-    array = np.asarray(volume.array)
+    """Return the centre of mass of the windowed intensities (inside `mask`, if given) in LPS mm.
+
+    A mask is bool and lies beside the image.
+    """
     low, high = window
-    scaled = np.clip(array, low, high) - np.float32(low)
+    scaled = volume.array.clip(low, high) - np.float32(low)
     if mask is not None:
-        scaled *= mask != 0
+        scaled *= mask
     # Two sums over all voxels instead of three: they dominate the time to plan a pair.
-    planes = scaled.sum(axis=(1, 2), dtype=np.float64)
+    summed = scaled.sum(axis=0, dtype=np.float64)
+    by_axis = [scaled.sum(axis=(1, 2), dtype=np.float64), summed.sum(axis=1), summed.sum(axis=0)]
+    ends = np.cumsum(volume.geometry.shape_zyx)[:2]
+    planes, rows, columns = np.split(as_numpy(np.concatenate(by_axis)), ends)
     if planes.sum() <= 0:
         return centre_lps_mm(volume.geometry)
-    summed = scaled.sum(axis=0, dtype=np.float64)
-    rows, columns = summed.sum(axis=1), summed.sum(axis=0)
     index_xyz = [
         float(sums @ np.arange(sums.size)) / float(sums.sum()) for sums in (columns, rows, planes)
     ]

@@ -14,17 +14,13 @@ import numpy as np
 from dinoreg_kernels import Solution, SolverOptions, solve
 
 from ..device.choice import Device
-from ..geometry import (
-    compose_affines,
-    corners_lps_mm,
-    invert_affine,
-    lps_to_index,
-    shifted_grid,
-    transform_points,
-)
-from ..types import AffineTransform, Geometry
-from .coarse import CHANNELS, View, boxed, cell_features
-from .shifts import Candidate, Centred, Side, centre, similarity
+from ..device.unread import Unread
+from ..geometry import invert_affine, shifted_grid
+from ..types import AffineTransform
+from .boxes import Box, boxed, common, is_empty, reached
+from .coarse import CHANNELS, View, cell_features
+from .shifts import Candidate
+from .sides import Side, sampled, similarity
 
 #: Reach of a match, in cells.
 REACH = 2
@@ -34,35 +30,60 @@ _QUICK_ITERATIONS = 20
 
 def look(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> View | None:
     """Return the moving image as seen through `transform`; None where the images do not meet."""
-    cells, box = common_part(fixed, moving, transform, REACH)
-    if cells is None:
+    box = _common_part(fixed, moving, transform, REACH)
+    if is_empty(box):
         return None
+    cells = boxed(fixed.coarse.cells, box)
     z, y, x = (n + 2 * REACH for n in cells.shape_zyx)
     around = shifted_grid(cells, (-REACH,) * 3, (z, y, x))
     return View(cells, box, REACH, cell_features(moving.coarse, around, transform, device))
 
 
-def evaluate(fixed: Side, moving: Side, transform: AffineTransform, device: Device) -> Candidate:
+def evaluate(
+    fixed: Side, moving: Side, transform: AffineTransform, device: Device
+) -> Unread[Candidate]:
     """Return the position with its similarity.
 
     Both images end at the same cells here, and so do the patches of their features. In a `View` the
     moving image does not: with it the cine pair, whose nine slices are all near an end, looked less
     alike in its header position.
     """
-    cells, box = common_part(fixed, moving, transform, 0)
-    if cells is None:
-        return Candidate(transform, -1.0, 0.0)
-    there = centre(cell_features(moving.coarse, cells, transform, device), moving.level)
-    side = fixed.centred
-    here = Centred(side.mind[box], side.weight[box], side.silhouette[box], side.seen[box])
-    return Candidate(transform, *similarity(here, there, (fixed.level, moving.level)))
+    box = _common_part(fixed, moving, transform, 0)
+    body = common(box, fixed.coarse.body_box)
+    if is_empty(body):
+        return Unread((), lambda _: Candidate(transform, -1.0, 0.0))
+    here, levels = fixed.centred.part(box, body), (fixed.level, moving.level)
+    there = sampled(moving, boxed(fixed.coarse.cells, box), here.box, transform, device)
+    found = similarity(here, there, levels, device.xp)
+    return Unread(found.values, lambda numbers: Candidate(transform, *found.make(numbers)))
 
 
-def with_deformed(fixed: Side, moving: Side, candidate: Candidate, device: Device) -> Candidate:
+def with_deformed(
+    fixed: Side, moving: Side, candidate: Candidate, device: Device
+) -> Unread[Candidate]:
     """Return the candidate with `Candidate.deformed` and its view filled in."""
     view = look(fixed, moving, candidate.transform, device)
-    value = 0.0 if view is None else deformed_similarity(fixed, moving, view, device)
-    return replace(candidate, deformed=value, view=view)
+    if view is None:
+        return Unread((), lambda _: replace(candidate, deformed=0.0, view=None))
+    found = deformed_similarity(fixed, moving, view, device)
+    return Unread(
+        found.values, lambda numbers: replace(candidate, deformed=found.make(numbers), view=view)
+    )
+
+
+def examine(
+    fixed: Side, moving: Side, transform: AffineTransform, device: Device
+) -> Unread[Candidate]:
+    """Return the position with its similarity, as it is and deformed, and its view."""
+    plain = evaluate(fixed, moving, transform, device)
+    after = with_deformed(fixed, moving, Candidate(transform, 0.0, 0.0), device)
+    count = sum(int(value.size) for value in plain.values)
+
+    def made(numbers: list[float]) -> Candidate:
+        one, other = plain.make(numbers[:count]), after.make(numbers[count:])
+        return replace(other, similarity=one.similarity, overlap=one.overlap)
+
+    return Unread((*plain.values, *after.values), made)
 
 
 def match(
@@ -72,9 +93,9 @@ def match(
     here, there = fixed.features.part(view.box), view.features
     cell_mm = view.cells.spacing_mm[0]
     return solve(
-        np.ascontiguousarray(here.mind),
+        device.xp.ascontiguousarray(here.mind),
         there.mind,
-        np.ascontiguousarray(here.weight),
+        device.xp.ascontiguousarray(here.weight),
         there.weight,
         spacing_mm=view.cells.spacing_mm,
         moving_offset=(-view.margin,) * 3,
@@ -99,7 +120,7 @@ def match(
     )
 
 
-def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -> float:
+def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -> Unread[float]:
     """Return the similarity of both images after a quick match: 1 for identical, 0 for unrelated.
 
     It is 1 minus the ratio of the remaining squared feature difference to that of unrelated images,
@@ -110,24 +131,15 @@ def deformed_similarity(fixed: Side, moving: Side, view: View, device: Device) -
     found = match(fixed, view, device, consistency_rounds=0, iterations=_QUICK_ITERATIONS)
     means = np.asarray(fixed.level.mind) - np.asarray(moving.level.mind)
     unrelated = fixed.level.variance + moving.level.variance + float(means @ means)
-    alike = 1 - found.feature_distance_after / max(unrelated, 1e-6)
-    matched = found.overlap * float(fixed.features.weight[view.box].sum())
-    return alike * float(np.sqrt(matched / max(fixed.level.weight, 1e-6)))
+
+    def made(numbers: list[float]) -> float:
+        _, after, overlap, weight = numbers
+        alike = 1 - after / max(unrelated, 1e-6)
+        return alike * float(np.sqrt(overlap * weight / max(fixed.level.weight, 1e-6)))
+
+    return Unread((found.feature_distance, fixed.features.weight[view.box].sum()), made)
 
 
-def common_part(
-    fixed: Side, moving: Side, transform: AffineTransform, reach: int
-) -> tuple[Geometry | None, tuple[slice, slice, slice]]:
+def _common_part(fixed: Side, moving: Side, transform: AffineTransform, margin: int) -> Box:
     """Return the fixed cells that the moving image can reach; only they cost time."""
-    cells = fixed.coarse.cells
-    to_cells = compose_affines(lps_to_index(cells), invert_affine(transform))
-    corners = transform_points(to_cells, corners_lps_mm(moving.coarse.cells))[:, ::-1]
-    lower = np.floor(corners.min(axis=0)).astype(int) - reach
-    upper = np.ceil(corners.max(axis=0)).astype(int) + reach + 1
-    z, y, x = (
-        slice(max(0, int(a)), min(n, int(b)))
-        for a, b, n in zip(lower, upper, cells.shape_zyx, strict=True)
-    )
-    if any(s.stop <= s.start for s in (z, y, x)):
-        return None, (z, y, x)
-    return boxed(cells, (z, y, x)), (z, y, x)
+    return reached(fixed.coarse.cells, moving.coarse.cells, invert_affine(transform), margin)

@@ -13,9 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from ..device.choice import Device
+from ..device.unread import read_all
 from ..geometry import coarsened_grid
 from ..types import FloatArray
-from .shifts import Candidate, Side, make_side, search_positions
+from .boxes import coarser
+from .shifts import Candidate, search_positions
+from .sides import Side, make_sides
 
 #: Angle between neighbouring poses about each axis. With 30 degrees the nearest pose was the most
 #: similar one in all 21 cases: T1 with T2, a T1 and a CT, rotated by up to 45 degrees.
@@ -30,14 +33,22 @@ def turned_poses(fixed: Side, moving: Side, device: Device) -> list[FloatArray]:
 
     The list is empty if the images are most similar as their headers orient them.
     """
-    coarser = [
-        make_side(replace(s.coarse, cells=coarsened_grid(s.coarse.cells, _COARSER)), device)
-        for s in (fixed, moving)
-    ]
+    sides = make_sides(
+        [
+            replace(
+                side.coarse,
+                cells=coarsened_grid(side.coarse.cells, _COARSER),
+                body_box=coarser(side.coarse.body_box, _COARSER),
+            )
+            for side in (fixed, moving)
+        ],
+        device,
+    )
 
     def search(angles: list[tuple[float, ...]]) -> list[Candidate]:
         poses = [rotation(np.deg2rad(vector)) for vector in angles]
-        return search_positions(coarser[0], coarser[1], poses, device, best_of_each=True)
+        found = search_positions(sides[0], sides[1], poses, device, best_of_each=True)
+        return read_all([found], device)[0]
 
     angles = list(itertools.product((-_STEP_DEG, 0.0, _STEP_DEG), repeat=3))
     found = search([vector for vector in angles if np.count_nonzero(vector) < 2])

@@ -79,6 +79,7 @@ def run_bench(request: BenchRequest, say: Callable[[str, float], None]) -> Bench
 
 
 def _timed(registrar: Registrar, request: BenchRequest, plans: list[Plan]) -> Run:
+    plans.clear()  # a plan holds its images on the device
     began = time.perf_counter()
     result = registrar.register(request.fixed, request.moving, on_plan=plans.append)
     total_ms = (time.perf_counter() - began) * 1e3

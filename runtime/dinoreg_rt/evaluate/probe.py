@@ -246,5 +246,5 @@ def probe_images(
     plan_ = plan(fixed, moving, config, encoders=encoders)
     device, timer = plan_.device, stage_timer(plan_.device)
     with device.active(), working_stream(device), library_errors(device):
-        sides = plan_.sides(*plan_.uploaded(fixed, moving))
+        sides = plan_.sides(*plan_.images)
         return probe(plan_, sides, labels, timer, report, encoders)

@@ -29,7 +29,17 @@ def find_body(image: Array, seen: Array) -> Array:
     Returns:
         (D, H, W) bool, all False without tissue.
     """
-    return _enclosed(_largest_piece(_dilated(~_dilated(~((image > TISSUE) & (seen > 0.5))))))
+    return body_of(tissue(image, seen))
+
+
+def tissue(image: Array, seen: Array) -> Array:
+    """Return the voxels of tissue in the field of view, bool; the arguments of `find_body`."""
+    return (image > TISSUE) & (seen > 0.5)
+
+
+def body_of(found: Array) -> Array:
+    """Return the body, see `find_body`, among voxels of tissue, (D, H, W) bool on the host."""
+    return _enclosed(_largest_piece(_dilated(~_dilated(~found))))
 
 
 def implausible(body: Array, seen: Array) -> str | None:
@@ -87,8 +97,10 @@ def _largest_piece(mask: Array) -> Array:
 def _enclosed(mask: Array) -> Array:
     """Return the voxels that have mask voxels on both sides along at least two axes."""
     count = np.zeros(mask.shape, np.uint8)
-    for axis in range(3):
-        before = np.logical_or.accumulate(mask, axis=axis)
-        behind = np.flip(np.logical_or.accumulate(np.flip(mask, axis), axis=axis), axis)
-        count += before & behind
+    for axis, n in enumerate(mask.shape):
+        first = mask.argmax(axis=axis, keepdims=True).astype(np.int16)
+        last = n - 1 - np.flip(mask, axis).argmax(axis=axis, keepdims=True).astype(np.int16)
+        first[~mask.any(axis=axis, keepdims=True)] = n
+        index = np.arange(n, dtype=np.int16).reshape([-1 if a == axis else 1 for a in range(3)])
+        count += (first <= index) & (index <= last)
     return count >= 2

@@ -101,7 +101,7 @@ def common_tissue(
         window(resample_volume(image.volume, cells, affine, device), *image.window)
         for image, affine in zip(pair, maps, strict=True)
     ]
-    inside = weight_on(cells, pair[1].volume, None, initial, device) > 0.5
-    inside &= (images[0] > _AIR) & (images[1] > _AIR)
-    first, second = (np.asarray(device.download(i[inside]), np.float64) for i in images)
-    return first, second
+    seen = weight_on(cells, pair[1].volume, None, initial, device)
+    one, other, seen = device.download(device.xp.stack([*images, seen]))
+    inside = (seen > 0.5) & (one > _AIR) & (other > _AIR)
+    return one[inside].astype(np.float64), other[inside].astype(np.float64)

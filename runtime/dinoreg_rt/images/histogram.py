@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..io.arrays import as_numpy
 from ..types import Array, FloatArray
 
 #: Sampled voxels: the share of a value that 0.5 % of the voxels have is then known to a twentieth.
@@ -23,14 +24,18 @@ AIR_HU = -1100.0
 _BIN_HU, _STEP_HU = 40.0, 10.0
 
 
-def sample_values(array: Array) -> FloatArray:
-    """Return 50,000 to 100,000 values from all over the array, in ascending order."""
+def sample_values(array: Array) -> tuple[FloatArray, float]:
+    """Return 50,000 to 100,000 values from all over the array, ascending, and the smallest of all.
+
+    They are all that is copied from a device to the host, in one piece.
+    """
     flat = array.reshape(-1)
     step = max(1, -(-flat.size // _SAMPLES))
     # A step that shares a factor with the rows would visit some columns only.
     while step > 1 and any(math.gcd(step, n) > 1 for n in array.shape):
         step += 1
-    return np.sort(flat[::step])
+    values = as_numpy(np.concatenate([flat.min().reshape(1), flat[::step]]))
+    return np.sort(values[1:]), float(values[0])
 
 
 def find_padding(

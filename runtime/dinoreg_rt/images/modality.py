@@ -8,7 +8,7 @@ units: its background lies near 0, and its tissues fill the range above it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class Detection:
         dark: lower end of the intensity window of a CT of unknown scale; None elsewhere, and where
             it is the smallest value.
         padding: values that mark voxels outside the scan.
+        lowest: smallest value of the image, padding included; None if it was not looked for.
     """
 
     modality: Modality
@@ -61,6 +62,7 @@ class Detection:
     water: float | None = None
     dark: float | None = None
     padding: tuple[float, ...] = ()
+    lowest: float | None = field(default=None, compare=False)
 
     @property
     def sure(self) -> bool:
@@ -77,7 +79,8 @@ def detect_modality(volume: Volume, wanted: ModalityChoice = "auto") -> Detectio
     Raises:
         InputError: negative Hounsfield units were stored as unsigned numbers.
     """
-    sample, padding = find_padding(sample_values(volume.array))
+    sample, lowest = sample_values(volume.array)
+    sample, padding = find_padding(sample)
     known = wanted if wanted != "auto" else volume.modality_hint
     source = "as asked" if wanted != "auto" else "as the DICOM header says"
     found = None
@@ -93,7 +96,7 @@ def detect_modality(volume: Volume, wanted: ModalityChoice = "auto") -> Detectio
     else:
         found = found or _shifted_ct(values) or _exported(values)
         found = _known_ct(found, values, source) if known == "ct" else found or _mr(values)
-    return replace(found, padding=padding)
+    return replace(found, padding=padding, lowest=lowest)
 
 
 def _known_ct(found: Detection | None, values: Histogram, source: str) -> Detection:

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
+import numpy as np
+
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..types import AffineTransform, Array, Geometry, Modality, Volume
@@ -25,8 +27,8 @@ class PairImage:
 
     Attributes:
         role: ``fixed`` or ``moving``.
-        volume: voxels and grid, with air in place of padding.
-        mask: (D, H, W), nonzero where the image counts; None for everywhere.
+        volume: voxels and grid, with air in place of padding; on the device that registers.
+        mask: (D, H, W), nonzero where the image counts; None for everywhere. On the host.
         modality: CT or MR.
         window: intensities that map to 0 and 1.
         lowest: smallest intensity.
@@ -34,7 +36,7 @@ class PairImage:
         padded: whether padding was replaced in `volume`.
         modality_certain: whether the modality is beyond doubt.
         kept: what is kept of this image for the next registration.
-        body: body mask on its own grid; None if none is used.
+        body: body mask on its own grid, on the host; None if none is used.
     """
 
     role: Role
@@ -54,17 +56,17 @@ Pair: TypeAlias = tuple[PairImage, PairImage]
 
 
 def side_by_side(
-    function: Callable[[_Of, Device], _Made], items: Sequence[_Of], host: Device
+    function: Callable[[_Of, Device], _Made], items: Sequence[_Of], device: Device
 ) -> list[_Made]:
-    """Apply `function` to each item, in parallel threads that share those of the host.
+    """Apply `function` to each item; on the CPU in parallel threads that share those of the device.
 
     Planning is half NumPy, which uses one thread, and half kernels on about ten thousand cells,
-    which cannot keep many threads busy.
+    which cannot keep many threads busy. Work for a GPU is queued in this thread, on its stream.
     """
-    workers = min(len(items), host.threads)
+    workers = 1 if device.kind == "cuda" else min(len(items), device.threads)
     if workers < 2:
-        return [function(item, host) for item in items]
-    share = replace(host, threads=host.threads // workers)
+        return [function(item, device) for item in items]
+    share = replace(device, threads=device.threads // workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="planning") as pool:
         return list(pool.map(lambda item: function(item, share), items))
 
@@ -103,18 +105,20 @@ class Findings:
 
 
 def examine(
-    role: Role, volume: Volume, mask: Array | None, config: RegistrationConfig
+    role: Role, volume: Volume, mask: Array | None, config: RegistrationConfig, device: Device
 ) -> tuple[PairImage, Findings]:
     """Return an image with its modality and window, and what was found.
 
-    Voxels outside the mask and padding do not count for the window.
+    Voxels outside the mask and padding do not count for the window. The image lies on `device`, the
+    mask on the host.
 
     Raises:
         InputError: the image shows nothing, or its negative values were stored as unsigned ones.
     """
     wanted = config.fixed_modality if role == "fixed" else config.moving_modality
     found = detect_modality(volume, wanted)
-    window = intensity_window(volume, found, config, mask, role)
+    counts = None if mask is None else device.upload(mask != 0, np.bool_)
+    window = intensity_window(volume, found, config, counts, role)
     reason, padded = found.reason, bool(found.padding)
     if padded:
         values = " and ".join(f"{value:g}" for value in found.padding)
@@ -128,14 +132,14 @@ def examine(
             settle = f"check --{role}-modality"
         warnings.append(f"{taken}, but {found.doubt}: {settle}")
     volume = without_padding(volume, found.padding)
-    lowest = float(volume.array.min())
+    known = None if padded else found.lowest
     image = PairImage(
         role,
         volume,
         mask,
         found.modality,
         window,
-        lowest,
+        float(volume.array.min()) if known is None else known,
         water=found.water,
         padded=padded,
         modality_certain=found.sure,

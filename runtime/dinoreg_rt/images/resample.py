@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -65,23 +66,39 @@ def antialiasing_samples(matrix: np.ndarray) -> tuple[int, int, int]:
 def weight_on(
     grid: Geometry,
     image: Volume,
-    mask: np.ndarray | None,
+    mask: Array | None,
     affine: AffineTransform,
     device: Device,
 ) -> Array:
     """Return the share (0..1, float32) of each voxel of `grid` that image and mask cover."""
+    if mask is not None:
+        return weights_on(grid, image, (mask,), affine, device)[0]
     inside = device.xp.empty(grid.shape_zyx, np.float32)
     matrix = kernel_affine(index_map(grid, image.geometry, affine))
-    if mask is None:
-        return dinoreg_kernels.coverage(
-            inside, image.geometry.shape_zyx, matrix, samples=(2, 2, 2), threads=device.threads
-        )
-    value = dinoreg_kernels.resample(
-        device.upload(mask, np.float32),
-        grid.shape_zyx,
-        matrix,
-        samples=antialiasing_samples(matrix),
-        inside=inside,
-        threads=device.threads,
+    return dinoreg_kernels.coverage(
+        inside, image.geometry.shape_zyx, matrix, samples=(2, 2, 2), threads=device.threads
     )
-    return inside * value
+
+
+def weights_on(
+    grid: Geometry,
+    image: Volume,
+    masks: Sequence[Array],
+    affine: AffineTransform,
+    device: Device,
+) -> list[Array]:
+    """Return for each mask the share (0..1, float32) of each voxel of `grid` that it covers."""
+    inside = device.xp.empty(grid.shape_zyx, np.float32)
+    matrix = kernel_affine(index_map(grid, image.geometry, affine))
+    values = [
+        dinoreg_kernels.resample(
+            device.upload(mask, np.float32),
+            grid.shape_zyx,
+            matrix,
+            samples=antialiasing_samples(matrix),
+            inside=inside if number == 0 else None,  # the same for all
+            threads=device.threads,
+        )
+        for number, mask in enumerate(masks)
+    ]
+    return [inside * value for value in values]

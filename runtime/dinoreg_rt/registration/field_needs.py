@@ -33,10 +33,6 @@ def _linear_bytes(sizes: Sizes) -> int:
     return 2 * one + max(made, compared)
 
 
-def _linear_on_host(sizes: Sizes) -> int:
-    return 0 if sizes.on_gpu else _linear_bytes(sizes)
-
-
 def _compared(sizes: Sizes) -> int:
     """Return the bytes of weights, features, their products and intensities.
 
@@ -227,7 +223,7 @@ def _deliver_beside_gpu(sizes: Sizes) -> int:
 
 
 FIELD_STAGES = (
-    Stage("linear", _linear_on_host, beside_gpu=_linear_bytes),
+    Stage("linear", _linear_bytes),
     Stage("solve", _solve_bytes, _solve_work),
     Stage("trust", _trust_bytes, _trust_work),
     Stage("warp", _warp_bytes, _warp_work),

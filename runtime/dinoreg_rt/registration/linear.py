@@ -1,8 +1,8 @@
 """Linear registration: the initial alignment refined by the objective of the deformable solver.
 
 Both images are compared on the control grid of a working grid, coarse to fine. After each step the
-moving image is sampled again through the whole map, so that its features rotate with it. This runs
-on the host, as planning does, because a level takes only a few evaluations.
+moving image is sampled again through the whole map, so that its features rotate with it. The host
+reads the sums after each evaluation and chooses the next step.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from ..align.normal_equations import (
     NormalEquations,
     Points,
     Sampled,
+    Windows,
     correlation_equations,
     feature_equations,
-    window_numbers,
 )
 from ..config.image_parameters import LinearModel
+from ..device.unread import Unread, read_all
 from ..errors import RegistrationError
 from ..features.mind import MindFeatures, control_intensity
 from ..geometry import (
@@ -37,6 +38,7 @@ from ..images.body import bounding_box
 from ..images.grids import whole_voxels
 from ..images.moving_grids import plan_moving_grids
 from ..images.pair import SolverSide
+from ..io.arrays import as_numpy
 from ..types import AffineTransform, Array, FloatArray, Geometry
 from .features import nothing_left, side_weight, weight_by, working_image
 from .plan import Plan
@@ -130,7 +132,7 @@ class _Level:
     mind: MindFeatures
     fixed: Sampled
     points: Points
-    windows: Array
+    windows: Windows
     unrelated: float
     frame: Frame
 
@@ -144,11 +146,11 @@ class _Level:
         side = SolverSide(image, working, control, AffineTransform.identity())
         fixed = _sampled(side, pool, mind, plan)
         if organ_weight is not None:
-            weight = weight_by(side, image.volume, organ_weight, plan.device.host)
+            weight = weight_by(side, image.volume, organ_weight, plan.device)
             fixed = replace(fixed, weight=fixed.weight * weight)
         spacing = control.spacing_mm[::-1]
         centre = _centre_vox(fixed.weight, side, weighted=organ_weight is not None)
-        points = Points.of(fixed.weight, spacing, centre)
+        points = Points.of(fixed.weight, spacing, centre, plan.device)
         width_mm = _WINDOW * math.sqrt(12) * config.correlation_window_mm * factor
         z, y, x = (max(1, round(width_mm / mm)) for mm in spacing)
         return cls(
@@ -159,7 +161,7 @@ class _Level:
             mind,
             fixed,
             points,
-            window_numbers(points, (z, y, x)),
+            Windows.of(points, (z, y, x)),
             _unrelated(fixed, points, mind.channels),
             Frame(
                 transform_points(index_to_lps(control), centre[None, ::-1])[0],
@@ -183,14 +185,15 @@ class _Level:
                 unrelated=self.unrelated,
                 trust_cost=config.trust_cost,
             )
-            terms.append(features.scaled(config.feature_weight))
+            terms.append(_scaled(features, config.feature_weight))
         if config.correlation_weight > 0:
             noise = config.correlation_noise
             correlation = correlation_equations(
                 self.fixed, moving, self.points, self.windows, noise
             )
-            terms.append(correlation.scaled(config.correlation_weight))
-        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+            terms.append(_scaled(correlation, config.correlation_weight))
+        found = read_all(terms, self.plan.device)
+        return found[0] if len(found) == 1 else found[0] + found[1]
 
 
 def _cropped(plan: Plan, factor: int) -> tuple[Geometry, tuple[int, int, int]]:
@@ -225,27 +228,28 @@ def _sampled(
     side: SolverSide, pool: tuple[int, int, int], mind: MindFeatures, plan: Plan
 ) -> Sampled:
     """Sample one image on a level's grids."""
-    host = plan.device.host
-    image = working_image(side, pool, host)
-    features, structure = mind.of_image(image, host)
+    device = plan.device
+    image = working_image(side, pool, device)
+    features, structure = mind.of_image(image, device)
     correlates = plan.config.correlation_weight > 0
+    weight = device.upload(side_weight(side, device.host), np.float32)
     return Sampled(
-        features,
-        side_weight(side, host) * structure,
-        control_intensity(image, host) if correlates else None,
+        features, weight * structure, control_intensity(image, device) if correlates else None
     )
+
+
+def _scaled(equations: Unread[NormalEquations], factor: float) -> Unread[NormalEquations]:
+    return Unread(equations.values, lambda numbers: equations.make(numbers).scaled(factor))
 
 
 def _centre_vox(weight: Array, side: SolverSide, *, weighted: bool) -> FloatArray:
     """Return the centre of the weights, z, y, x in voxels."""
-    total = float(weight.sum(dtype=np.float64))
-    if total <= 0:
+    axes = [tuple(a for a in range(3) if a != axis) for axis in range(3)]
+    sums = np.concatenate([weight.sum(axis=others, dtype=np.float64) for others in axes])
+    by_axis = np.split(as_numpy(sums), np.cumsum(weight.shape)[:2])
+    if by_axis[0].sum() <= 0:
         raise RegistrationError(nothing_left(side, weighted=weighted))
-    centre = []
-    for axis, n in enumerate(weight.shape):
-        others = tuple(a for a in range(3) if a != axis)
-        centre.append(float(weight.sum(axis=others, dtype=np.float64) @ np.arange(n)) / total)
-    return np.array(centre)
+    return np.array([float(one @ np.arange(one.size)) / float(one.sum()) for one in by_axis])
 
 
 def _unrelated(fixed: Sampled, points: Points, channels: int) -> float:

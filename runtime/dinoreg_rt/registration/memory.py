@@ -71,7 +71,8 @@ def fit_to_device(device: Device, sizes: Sizes, held_bytes: int) -> tuple[Sizes,
     Args:
         device: a CUDA device.
         sizes: the registration as it would be fastest.
-        held_bytes: bytes of the encoder if it is open already; they count as available.
+        held_bytes: bytes of what is on the device already, the images and perhaps the encoder;
+            they count as available.
 
     Returns:
         The registration that fits, or the smallest one if none does, and its prediction.
@@ -112,14 +113,26 @@ def device_memory_errors(
 ) -> Iterator[None]:
     """Turn out-of-memory errors of CUDA, CuPy and ONNX Runtime into ours.
 
+    Args:
+        memory: the prediction; None while the registration is planned.
+        device: the registration's device.
+        timer: knows the stage.
+
     Raises:
         ResourceError: names the stage, the bytes predicted for it and those that are free.
     """
     try:
         yield
     except Exception as error:
-        if memory is None or isinstance(error, ResourceError) or not _is_out_of_memory(error):
+        foreign = not isinstance(error, ResourceError) and _is_out_of_memory(error)
+        if device.kind == "cpu" or not foreign:
             raise
+        if memory is None:
+            raise ResourceError(
+                f"{device.name} ran out of memory in the stage '{timer.running}', before the "
+                f"registration was planned: {_mib(_free_bytes(device))} are free; another program "
+                "may be using this GPU; --device cpu needs none of its memory"
+            ) from error
         predicted = memory.stages.get(timer.running, memory.peak_bytes)
         raise ResourceError(
             f"{device.name} ran out of memory in the stage '{timer.running}': about "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ..align.initial import Alignment
@@ -11,20 +12,19 @@ from ..encoder.encoding import EncodingPlan
 from ..images.grids import WorkingGrids
 from ..images.moving_grids import MovingGrids
 from ..images.pair import Pair, Sides, SolverSide
-from ..images.resample import uploaded
 from ..io.hashes import content_hash
 from ..summaries import DeviceMemory
-from ..types import AffineTransform, Volume
+from ..types import AffineTransform, Array, Volume
 from .memory import describe_device_memory
 from .sizes import Sizes
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a registration will do, decided before any heavy work.
+    """What a registration will do, decided before any heavy work; it keeps both images alive.
 
     Attributes:
-        pair: fixed and moving image, on the host.
+        pair: fixed and moving image, on the plan's device; masks and bodies on the host.
         device: the device that the registration runs on.
         config: the parameters of this registration, all of them decided.
         alignment: the initial alignment, how it was found and how certain it is.
@@ -36,6 +36,8 @@ class Plan:
         memory_bytes: predicted peak on the host in addition to the caller's images.
         device_memory: predicted peak of each stage on the GPU; None on a CPU.
         timings_ms: wall-clock milliseconds of the parts of planning, in order.
+        given: returns the voxels of both images as they were given, on the host; call it once. From
+            a GPU they are copied beside the work that was queued after planning began.
         start: the initial alignment from which a linear registration was refined; None before it,
             and for registrations that refine a field.
     """
@@ -52,6 +54,7 @@ class Plan:
     memory_bytes: int
     device_memory: DeviceMemory | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
+    given: Callable[[], list[Array]] = list
     start: AffineTransform | None = None
 
     @property
@@ -86,20 +89,16 @@ class Plan:
             ),
         )
 
-    def uploaded(self, fixed: Volume, moving: Volume) -> tuple[Volume, Volume]:
-        """Return the given images, without their padding, on the plan's device."""
-        one, other = self.pair
-        return (
-            uploaded(one.volume if one.padded else fixed, self.device),
-            uploaded(other.volume if other.padded else moving, self.device),
-        )
+    @property
+    def images(self) -> tuple[Volume, Volume]:
+        """Fixed and moving image without their padding, on the plan's device."""
+        return self.pair[0].volume, self.pair[1].volume
 
-    def hashes(self, fixed: Volume, moving: Volume) -> dict[str, str]:
-        """Hash the given images, on the host and with their padding."""
+    def hashes(self) -> dict[str, str]:
+        """Hash the images as they were given, with their padding."""
         return {
-            str(image.role): image.kept.sha256
-            or content_hash(given if image.padded else image.volume)
-            for image, given in zip(self.pair, (fixed, moving), strict=True)
+            str(image.role): image.kept.sha256 or content_hash(replace(image.volume, array=array))
+            for image, array in zip(self.pair, self.given(), strict=True)
         }
 
     @property

@@ -15,7 +15,8 @@ from ..align.linear_models import nearest_map
 from ..config.decided import DecidedConfig
 from ..config.image_parameters import LinearModel
 from ..config.parameters import RegistrationConfig, checked_config
-from ..device.choice import Device, StageTimer, kernel_errors
+from ..device.choice import Device, StageTimer, kernel_errors, library_errors
+from ..device.streams import working_stream
 from ..encoder.encoding import EncodingPlan
 from ..encoder.open_encoders import EncoderPool
 from ..encoder.planning import plan_encoding
@@ -25,13 +26,19 @@ from ..images.fixed_work import NOTHING_KEPT
 from ..images.grids import WorkingGrids, plan_grids, working_grid
 from ..images.moving_grids import Region, compared_regions, plan_moving_grids
 from ..images.pair import Findings, Pair, PairImage, Role, examine, side_by_side
-from ..io.arrays import as_numpy, device_of
+from ..images.resample import uploaded
+from ..io.arrays import check_device
 from ..summaries import DeviceMemory
 from ..types import AffineTransform, Array, Volume
 from .case import Case
 from .defaults import decide, default_lengths, describe_objective, describe_stages
 from .demands import check_demands, choose_machine
-from .memory import describe_search_memory, describe_storage, fit_to_device
+from .memory import (
+    describe_search_memory,
+    describe_storage,
+    device_memory_errors,
+    fit_to_device,
+)
 from .needs import predict_host
 from .plan import Plan
 from .sizes import Sizes
@@ -54,8 +61,8 @@ def plan(
     """Decide everything that can be decided without searching for matches.
 
     The arguments are those of `register`. Voxels outside the masks count neither for the intensity
-    windows nor for the centres of mass; weights are only checked. Images on a CUDA device are
-    copied to the host.
+    windows nor for the centres of mass; weights are only checked. Images are uploaded to the
+    device of the registration; those on a CUDA device stay there.
 
     Raises:
         DinoregError: inputs, device or parameters cannot be used, or the images do not overlap.
@@ -73,28 +80,51 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
     timer = StageTimer(Device("cpu"))
     with timer.stage("plan"):
         device, device_reason = choose_machine(config)
+        for role, volume in (("fixed", case.fixed), ("moving", case.moving)):
+            check_device(volume.array, device.name, f"the {role} image")
+    with (
+        device.active(),
+        working_stream(device),
+        library_errors(device),
+        device_memory_errors(None, device, timer),
+    ):
+        return _plan_on(device, device_reason, case, config, encoders, timer)
+
+
+def _plan_on(
+    device: Device,
+    device_reason: str,
+    case: Case,
+    config: RegistrationConfig,
+    encoders: EncoderPool,
+    timer: StageTimer,
+) -> Plan:
+    """Plan a registration on a device, which is the current one."""
+    given = device.downloading(case.fixed.array, case.moving.array)
     choices = {"device": device_reason}
     if config.threads > device.threads:
         choices["threads"] = (
             f"{device.threads} of the {config.threads} requested: this process may use no more CPUs"
         )
     with timer.stage("modality"):
-        pair, warnings = _examine_both(case, config, device.host, choices)
+        pair, warnings = _examine_both(case, config, device, choices)
     with timer.stage("alignment"), shared_workspace():
-        pair, alignment = _align(pair, config, case.initial, device.host, choices)
+        pair, alignment = _align(pair, config, case.initial, device, choices)
     fixed, moving = pair[0].volume, pair[1].volume
     with timer.stage("plan"):
         grids, decided = _decide(pair, alignment, config, device, choices)
         moving_grids = plan_moving_grids(grids, moving.geometry, alignment.transform)
         regions = compared_regions(grids, moving_grids, alignment.transform)
-        encoding = _plan_features(pair, regions, decided, device, encoders, choices)
+        shown = _as_given(pair, case)
+        encoding = _plan_features(shown, regions, decided, device, encoders, choices)
         on_gpu = device.kind == "cuda"
         sizes = Sizes(
             fixed.geometry, moving.geometry, grids, moving_grids, decided, encoding, on_gpu
         )
         device_memory = None
         if on_gpu:
-            sizes, device_memory = _fit(sizes, device, encoders, choices)
+            images = sum(int(image.volume.array.nbytes) for image in pair)
+            sizes, device_memory = _fit(sizes, images, device, encoders, choices)
     return Plan(
         pair=pair,
         device=device,
@@ -108,16 +138,17 @@ def plan_case(case: Case, config: RegistrationConfig, encoders: EncoderPool) -> 
         memory_bytes=predict_host(sizes),
         device_memory=device_memory,
         timings_ms=timer.finish(),
+        given=given,
     )
 
 
 def _fit(
-    sizes: Sizes, device: Device, encoders: EncoderPool, choices: dict[str, str]
+    sizes: Sizes, held: int, device: Device, encoders: EncoderPool, choices: dict[str, str]
 ) -> tuple[Sizes, DeviceMemory]:
-    """Fit a registration to its GPU and record the reductions in `choices`."""
-    encoding, held = sizes.encoding, 0
+    """Fit a registration to its GPU, which holds its images, and record the reductions."""
+    encoding = sizes.encoding
     if encoding is not None and encoders.holds(encoding.bundle, encoding.engine):
-        held = sizes.engine
+        held += sizes.engine
     fitted, memory = fit_to_device(device, sizes, held)
     if fitted.config.search_memory_mb < sizes.config.search_memory_mb:
         choices["search memory"] = describe_search_memory(memory)
@@ -127,20 +158,22 @@ def _fit(
 
 
 def _examine_both(
-    case: Case, config: RegistrationConfig, host: Device, choices: dict[str, str]
+    case: Case, config: RegistrationConfig, device: Device, choices: dict[str, str]
 ) -> tuple[Pair, tuple[str, ...]]:
-    """Examine each image by itself on the host; return warnings and fill in `choices`."""
+    """Upload and examine each image by itself; return warnings and fill in `choices`."""
     given: tuple[tuple[Role, Volume, Array | None], tuple[Role, Volume, Array | None]] = (
-        ("fixed", _on_host(case.fixed), case.fixed_mask),
-        ("moving", _on_host(case.moving), case.moving_mask),
+        ("fixed", uploaded(case.fixed, device), case.fixed_mask),
+        ("moving", uploaded(case.moving, device), case.moving_mask),
     )
 
-    def examined(image: tuple[Role, Volume, Array | None], _: Device) -> tuple[PairImage, Findings]:
+    def examined(
+        image: tuple[Role, Volume, Array | None], share: Device
+    ) -> tuple[PairImage, Findings]:
         kept = case.kept if image[0] == "fixed" else NOTHING_KEPT
-        found, findings = kept.once("examined", (), lambda: examine(*image, config))
+        found, findings = kept.once("examined", (), lambda: examine(*image, config, share))
         return replace(found, kept=kept), findings
 
-    one, other = side_by_side(examined, given, host)
+    one, other = side_by_side(examined, given, device)
     for image, findings in (one, other):
         if image.volume.notes:
             choices[f"{image.role} image"] = "; ".join(image.volume.notes)
@@ -166,7 +199,7 @@ def _decide(
         lengths["search_radius_mm"],
     )
     choices["working grid"] = working.summary()
-    contrast = compare_contrast(pair, alignment.transform, grids, device.host)
+    contrast = compare_contrast(pair, alignment.transform, grids, device)
     machine = {"device": device.name, "threads": device.threads}
     decided = decide(config, working, lengths, modalities, contrast, **machine)
     choices["objective"] = f"{describe_objective(decided)}: {contrast.reason}"
@@ -179,22 +212,22 @@ def _align(
     pair: Pair,
     config: RegistrationConfig,
     given: AffineTransform | None,
-    host: Device,
+    device: Device,
     choices: dict[str, str],
 ) -> tuple[Pair, Alignment]:
     """Find bodies and initial alignment, both on coarse images, and record them in `choices`."""
     searched = given is None and config.initial in SEARCHES
     if searched or config.body_mask == "auto":
-        coarse = coarse_pair(pair, host)
+        coarse = coarse_pair(pair, device)
     if searched:
         turns = config.linear_transform is not None
         alignment = search_alignment(
-            coarse, config.initial, config.initial_model, host, turns=turns
+            coarse, config.initial, config.initial_model, device, turns=turns
         )
     elif given is not None:
         alignment = Alignment(given, "given by the caller")
     else:
-        alignment = initial_alignment(pair, config.initial, host)
+        alignment = initial_alignment(pair, config.initial, device)
     alignment = _within_model(alignment, config.linear_transform, pair[0].volume)
     choices["initial alignment"] = alignment.method
     if config.body_mask == "off":
@@ -214,6 +247,15 @@ def _within_model(alignment: Alignment, model: LinearModel | None, fixed: Volume
     if np.allclose(near.matrix, alignment.transform.matrix, rtol=0, atol=1e-6):
         return replace(alignment, transform=near)
     return replace(alignment, transform=near, method=f"{alignment.method}; its {model} part")
+
+
+def _as_given(pair: Pair, case: Case) -> Pair:
+    """Return the images where the caller has them: the names of cached tokens are their hashes."""
+    one, other = (
+        image if image.padded else replace(image, volume=volume)
+        for image, volume in zip(pair, (case.fixed, case.moving), strict=True)
+    )
+    return one, other
 
 
 def _plan_features(
@@ -237,10 +279,3 @@ def _plan_features(
         said["trust"] = "judged by MIND-SSC, not by the encoder's features"
     choices |= {"features": text} | said
     return encoding
-
-
-def _on_host(volume: Volume) -> Volume:
-    """Return the image with its voxels on the host; the same image if they are already there."""
-    if device_of(volume.array) == "cpu":
-        return volume
-    return replace(volume, array=as_numpy(volume.array))

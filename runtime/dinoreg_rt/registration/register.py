@@ -121,7 +121,7 @@ def register(  # noqa: PLR0913 - all but the images by name
                 plan = refine_linear(plan, model, case.weights, run.report)
             run = replace(run, plan=plan)
         with run.timer.stage("field of view"):
-            images = plan.uploaded(case.fixed, case.moving)
+            images = plan.images
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
         match = _match(images, counts, run, encoders, keep=keep_features)
         fields = compute_fields(match.solution, images, plan, run.timer, run.report)
@@ -129,7 +129,7 @@ def register(  # noqa: PLR0913 - all but the images by name
             # A GPU is still working, because nothing has waited for it since the features. Timed by
             # its events, this stage lasts for as long as it waits for the host here.
             with run.timer.stage("hash"):
-                hashes = plan.hashes(case.fixed, case.moving)
+                hashes = plan.hashes()
             with run.timer.stage("quality"):
                 quality, regions = _quality(match, fields, plan)
                 encoding = None if match.encoding is None else match.encoding()
