@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from dinoreg_kernels import SolverOptions, solve
 from dinoreg_rt import Placement
 from dinoreg_rt.bench.measure import BenchRequest, run_bench
 from dinoreg_rt.device.ceilings import Ceilings
-from dinoreg_rt.errors import DeviceError, ResourceError
+from dinoreg_rt.errors import DeviceError, RegistrationError, ResourceError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.types import Geometry
 
@@ -105,6 +106,23 @@ def test_images_on_the_device_and_results_that_stay(cupy, pair) -> None:
     assert cupy.entered[:2] == [("device", 0), ("stream", 0x70)]
     assert cupy.entered[-2:] == [("stream left", 0x70), ("device left", 0)]
     assert ("synchronize", 0) not in cupy.entered  # nothing waits for the whole device
+
+
+def test_nothing_left_to_compare_is_found_at_the_end(cupy, pair) -> None:
+    """A weight is checked with all other numbers of the result, because that waits."""
+    width = GRID.shape_xyz[0] * GRID.spacing_mm[0]
+    beside = replace(GRID, origin_mm=np.add(GRID.origin_mm, (0.9 * width, 0, 0)))
+    moving = replace(pair[1], geometry=beside)
+    mask = np.zeros(GRID.shape_zyx, np.uint8)
+    mask[:, :, GRID.shape_zyx[2] // 2 :] = 1  # out of reach
+    for device in ("cpu", "cuda"):
+        with pytest.raises(RegistrationError, match="nothing of the moving image is left to comp"):
+            dinoreg_rt.register(
+                pair[0],
+                moving,
+                config=config(device, initial="none", search_radius_mm=8.0),
+                moving_mask=(mask, beside),
+            )
 
 
 def test_work_leaves_the_default_stream(cupy, pair) -> None:

@@ -84,4 +84,4 @@ def weight_on(
         inside=inside,
         threads=device.threads,
     )
-    return inside * value
+    return dinoreg_kernels.multiply_weights(inside, value, out=inside, threads=device.threads)

@@ -13,26 +13,27 @@ from ..fields.solve import (
     confidence,
     deformable_displacement,
     inverse_displacement,
-    inverse_misses,
     negative_displacement,
     solver_options,
     whole_displacement,
 )
 from ..fields.warp import warp_volume
-from ..quality.finite import check_finite
 from ..types import Array, DisplacementField, Volume
 from .plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """A solution in LPS mm: the whole mapping on the grids of the images, and its own part."""
+    """A solution in LPS mm: the whole mapping on the grids of the images, and its own part.
+
+    `missed_mm` holds the misses of an inverse that was found by iteration.
+    """
 
     deformable: DisplacementField | None
     displacement: DisplacementField
     warped: Volume
     inverse: DisplacementField | None
-    inverse_misses: tuple[Array, Array] | None
+    missed_mm: Array | None
     confidence: Array | None
 
     def delivered(self, placement: Placement, device: Device) -> Fields:
@@ -40,7 +41,6 @@ class Fields:
         displacement, warped, inverse, certainty = deliver(
             placement, device, self.displacement, self.warped, self.inverse, self.confidence
         )
-        check_finite(device, displacement, warped, inverse, certainty)
         deformable = self.deformable
         if deformable is not None and not placement.on_device:
             vectors = device.download(deformable.vectors_mm)
@@ -93,12 +93,11 @@ def compute_fields(
 
 def _inverse(
     solution: Solution, moving: Volume, plan: Plan
-) -> tuple[DisplacementField | None, tuple[Array, Array] | None]:
+) -> tuple[DisplacementField | None, Array | None]:
     """Return the inverse, if requested, and its misses, if it was found by iteration."""
     of_plan = plan.grids.control, moving.geometry, plan.initial, plan.device
     if not plan.config.inverse:
         return None, None
     if solution.inverse is not None:
         return negative_displacement(solution.inverse, *of_plan), None
-    inverse, missed_mm = inverse_displacement(solution.field, *of_plan)
-    return inverse, inverse_misses(missed_mm, plan.device)
+    return inverse_displacement(solution.field, *of_plan)

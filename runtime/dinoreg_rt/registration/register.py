@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dinoreg_kernels import Solution
+import dinoreg_kernels
+from dinoreg_kernels import MirrorTest, Quality, Solution, WeighedImages
 
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import StageTimer, kernel_errors, library_errors, stage_timer
@@ -25,15 +26,15 @@ from ..geometry import compose_affines, invert_affine
 from ..images.fixed_work import FixedWork
 from ..io.arrays import check_device
 from ..io.hashes import versions
-from ..quality.metrics import run_quality
-from ..quality.mirror_images import content_middle
+from ..quality.finite import check_finite, named_results
 from ..quality.mirror_test import DecoySearches, search_decoys
+from ..quality.run_quality import as_struct, measure_quality, read_together, run_quality
 from ..summaries import EncodingSummary, RegionQuality, RunQuality
 from ..types import AffineTransform, Array, Volume
 from .case import Case
 from .decisions import Decisions
 from .demands import check_demands
-from .features import extract_features, field_of_view, weigh
+from .features import Weights, check_left, extract_features, field_of_view
 from .fields import Fields, compute_fields
 from .linear import moved_mm, refine_linear
 from .memory import check_memory, device_memory_errors
@@ -127,7 +128,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         with run.timer.stage("hash"):
             hashes = plan.hashes(case.fixed, case.moving)
         with run.timer.stage("quality"):
-            quality, regions = _quality(match, fields, plan)
+            quality, regions = _quality(match, fields, counts, case, plan)
             encoding = None if match.encoding is None else match.encoding()
         with run.timer.stage("deliver"):
             delivered = fields.delivered(placement, plan.device)
@@ -185,22 +186,17 @@ def _match(
     extracted = extract_features(plan.sides(*images), plan, timer, run.report, encoders)
     options = solver_options(plan.config, plan.grids)
     linear = plan.config.linear_transform is not None
-    middle = (0.0, 0.0, 0.0)
-    if extracted.mind is not None and extracted.intensities is not None:
-        # This waits for the device, so it comes before the solver is queued: the only such wait.
-        weight = weigh(counts, extracted.mind)[1]
-        middle = content_middle(extracted.intensities[1], weight, plan.device)
-        del weight
+    weights = Weights(counts, plan.device)
     with timer.stage("solve"):
         solution = solve(
             extracted.features,
-            weigh(counts, extracted.features),
+            weights.of(extracted.features),
             plan.grids,
             plan.moving_grids.offset_zyx,
             without_steps(options) if linear else options,
             plan.device,
             run.report,
-            search=extracted.levels(counts),
+            search=weights.of_levels(extracted),
             images=extracted.intensities if plan.config.correlation_weight > 0 else None,
             spread=plan.config.confidence,
         )
@@ -212,20 +208,25 @@ def _match(
                 if plan.start is None
                 else affine_field(_back(plan), plan.grids.control, plan.device)
             )
+            mind = extracted.mind
             mirror_test = search_decoys(
-                extracted.mind,
-                extracted.intensities,
-                weigh(counts, extracted.mind),
+                WeighedImages(
+                    mind.fixed,
+                    mind.moving,
+                    *weights.of(mind),
+                    *extracted.intensities,
+                    plan.grids.control.spacing_mm[::-1],
+                    plan.moving_grids.offset_zyx,
+                ),
+                mind.channels,
                 plan.grids,
-                plan.moving_grids.offset_zyx,
-                middle,
                 options,
                 plan.device,
                 solution.field,
                 back=back,
             )
     shown = extracted.search[0]  # the refinement may compare MIND-SSC alone
-    kept = KeptFeatures.of(shown, weigh(counts, shown), solution.field, plan) if keep else None
+    kept = KeptFeatures.of(shown, weights.of(shown), solution.field, plan) if keep else None
     return _Match(solution, mirror_test, extracted.encoding, kept)
 
 
@@ -236,24 +237,41 @@ def _back(plan: Plan) -> AffineTransform:
 
 
 def _quality(
-    match: _Match, fields: Fields, plan: Plan
+    match: _Match, fields: Fields, counts: tuple[Array, Array], case: Case, plan: Plan
 ) -> tuple[RunQuality, tuple[RegionQuality, ...]]:
-    """Measure the result and its regions without labels, waiting for the device once."""
+    """Measure the result and its regions without labels, and check it, with one read.
+
+    Raises:
+        RegistrationError: the result is not finite, or nothing was left to compare.
+    """
+    device, test = plan.device, match.mirror_test
+    found = measure_quality(
+        match.solution, plan.grids.control, fields.displacement, fields.missed_mm, device
+    )
+    results = named_results(fields.displacement, fields.warped, fields.inverse, fields.confidence)
+    summed = dinoreg_kernels.sum_values([*counts, *results.values()], threads=device.threads)
+    tested = [] if test is None else [test.searches, test.agreement]
+    distance, read, sums, *searches = read_together(
+        [match.solution.feature_distance, found, summed, *tested], device
+    )
+    sides = plan.sides(case.fixed, case.moving)
+    check_finite(results, sums[len(counts) :].tolist())
+    check_left(sums[: len(counts)].tolist(), sides, weighted=case.weights is not None)
     quality = run_quality(
-        match.solution,
-        plan.grids.control,
-        fields.displacement,
-        plan.device,
-        inverse_misses=fields.inverse_misses,
+        as_struct(Quality, read),
+        distance,
+        fields.displacement.geometry,
+        inverted=fields.missed_mm is not None,
     )
     if plan.start is not None:  # the start is compared by the agreement of MIND-SSC alone
         quality = replace(quality, feature_distance_before=math.nan)
     if plan.alignment.similarity is not None:
         quality = replace(quality, alignment_similarity=plan.alignment.similarity)
     quality = replace(quality, sides_in_doubt=plan.sides_in_doubt)
-    if match.mirror_test is None:
+    if test is None:
         return quality, ()
-    measures, regions = match.mirror_test.measures()
+    agreement = as_struct(dinoreg_kernels.Agreement, searches[1])
+    measures, regions = test.measures(as_struct(MirrorTest, searches[0]), agreement)
     quality = replace(quality, **vars(measures))
     if plan.start is None or moved_mm(plan) >= min(plan.grids.control.spacing_mm) / 2:
         return quality, regions
