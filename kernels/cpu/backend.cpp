@@ -40,4 +40,18 @@ size_t workspace_bytes(const dr_mind_args& args) {
 size_t workspace_bytes(const dr_local_args& args) {
   return 6 * sizeof(float) * dr::out_shape_of(args).voxels();
 }
+size_t workspace_bytes(const dr_sums_args& args) { return dr::SumsMemory(args).work.peak(); }
+size_t workspace_bytes(const dr_quality_args& args) {
+  dr_quality_args counted = args;
+  counted.workspace = nullptr;
+  return dr::QualityMeasure<dr::CpuLauncher>::workspace_bytes(counted);
+}
+size_t workspace_bytes(const dr_agreement_args& args) {
+  dr_agreement_args counted = args;
+  counted.workspace = nullptr;
+  return dr::AgreementMemory(counted).work.peak();
+}
+size_t workspace_bytes(const dr_mirror_args& args) {
+  return dr::MirrorTest<dr::CpuLauncher>::workspace_bytes(args);
+}
 #endif

@@ -19,6 +19,24 @@ from .images import (
     resample_labels,
 )
 from .info import BuildInfo, CudaDevices, build_info, cuda_devices, current_device_problem
+from .measures import (
+    BINS,
+    REGIONS,
+    Agreement,
+    MirrorSearch,
+    MirrorTest,
+    Quality,
+    WeighedImages,
+    agreement_workspace_bytes,
+    compare_mirrored,
+    measure_agreement,
+    measure_quality,
+    mirror_workspace_bytes,
+    multiply_weights,
+    numbers_of,
+    quality_workspace_bytes,
+    sum_values,
+)
 from .options import SolverOptions
 from .pool import pool_features
 from .session import Session, SessionCounts, release_idle_memory, sessions
@@ -26,6 +44,9 @@ from .slices import cut_slices
 from .solver import SearchFeatures, Solution, solve, solver_workspace_bytes
 
 __all__ = [
+    "BINS",
+    "REGIONS",
+    "Agreement",
     "Array",
     "BuildInfo",
     "CudaDevices",
@@ -33,13 +54,19 @@ __all__ = [
     "KernelError",
     "KernelNotRecorded",
     "KernelUnavailable",
+    "MirrorSearch",
+    "MirrorTest",
     "Progress",
+    "Quality",
     "SearchFeatures",
     "Session",
     "SessionCounts",
     "Solution",
     "SolverOptions",
+    "WeighedImages",
+    "agreement_workspace_bytes",
     "build_info",
+    "compare_mirrored",
     "compose",
     "coverage",
     "cuda_devices",
@@ -50,9 +77,15 @@ __all__ = [
     "local_intensity",
     "local_workspace_bytes",
     "map_field",
+    "measure_agreement",
+    "measure_quality",
     "mind_ssc",
     "mind_workspace_bytes",
+    "mirror_workspace_bytes",
+    "multiply_weights",
+    "numbers_of",
     "pool_features",
+    "quality_workspace_bytes",
     "release_idle_memory",
     "resample",
     "resample_labels",
@@ -60,4 +93,5 @@ __all__ = [
     "shared_workspace",
     "solve",
     "solver_workspace_bytes",
+    "sum_values",
 ]

@@ -9,7 +9,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import _structs
+from . import _measure_structs, _structs
 from ._errors import KernelCancelled, KernelError, KernelNotRecorded, KernelUnavailable
 
 _CALLS = {
@@ -24,7 +24,22 @@ _CALLS = {
     "dr_local_compute": _structs.LocalArgs,
     "dr_features_pool": _structs.PoolArgs,
     "dr_solver_run": _structs.SolverArgs,
+    "dr_weights_multiply": _measure_structs.MultiplyArgs,
+    "dr_values_sum": _measure_structs.SumsArgs,
+    "dr_quality_measure": _measure_structs.QualityArgs,
+    "dr_agreement_measure": _measure_structs.AgreementArgs,
+    "dr_mirror_compare": _measure_structs.MirrorArgs,
 }
+#: Calls that take a workspace, whose size the library tells.
+_SIZED = (
+    "dr_mind_compute",
+    "dr_local_compute",
+    "dr_solver_run",
+    "dr_values_sum",
+    "dr_quality_measure",
+    "dr_agreement_measure",
+    "dr_mirror_compare",
+)
 
 
 _SESSIONS = {
@@ -92,7 +107,7 @@ def library() -> ctypes.CDLL:
         call.restype = c_int
     for name in ("dr_cpu_isa", "dr_cuda_problem", "dr_last_error_message"):
         getattr(lib, name).restype = c_char_p
-    for name in ("dr_mind_compute", "dr_local_compute", "dr_solver_run"):
+    for name in _SIZED:
         size = getattr(lib, name.rpartition("_")[0] + "_workspace_bytes")
         size.argtypes, size.restype = [POINTER(_CALLS[name])], c_size_t
     for name, parameters in _SESSIONS.items():

@@ -454,6 +454,182 @@ DR_API dr_status dr_session_count(const dr_session* session, dr_session_counts* 
 /* Does not wait for launches that are still running. NULL does nothing. */
 DR_API void dr_session_destroy(dr_session* session);
 
+/* Measures of a result. Sums are added in a fixed order, and histograms count weights in whole
+ * steps of 1/255, halves to the even one. Everything is written on the device, for one read at the
+ * end. */
+
+/* out = a * (b * c) for weights of voxels. */
+typedef struct dr_multiply_args {
+  size_t struct_size;
+  const float* a; /* (shape), as all of these */
+  const float* b;
+  const float* c; /* NULL: 1 everywhere */
+  float* out; /* may be a, b or c */
+  int32_t shape[3];
+  int32_t reserved; /* 0 */
+} dr_multiply_args;
+DR_API dr_status dr_weights_multiply(const dr_execution* execution, const dr_multiply_args* args);
+
+typedef struct dr_array {
+  const float* values;
+  int64_t size; /* numbers, 1..2^40 */
+} dr_array;
+
+/* Adds the numbers of each array. A sum is finite where all numbers are. */
+typedef struct dr_sums_args {
+  size_t struct_size;
+  const dr_array* arrays; /* (count); host memory */
+  int64_t count; /* 1..16 */
+  double* out; /* (count) */
+  void* workspace;
+  size_t workspace_bytes;
+} dr_sums_args;
+DR_API size_t dr_values_workspace_bytes(const dr_sums_args* args);
+DR_API dr_status dr_values_sum(const dr_execution* execution, const dr_sums_args* args);
+
+/* Measures of a field. What is not measured is 0. Logarithms are relative to that of the first
+ * voxel's det J: their standard deviation is the same. */
+typedef struct dr_quality {
+  double folded; /* voxels of `displacement` with det J <= 0 */
+  double regular; /* voxels with det J > 2e-9 */
+  double log_sum; /* of log det J over the regular voxels */
+  double log_square_sum; /* of its square */
+  double largest; /* largest det J */
+  double largest_negative; /* largest -det J */
+  double
+      consistency_sum; /* of |u(p) + v(p + u(p))| in mm, where p + u(p) lies on the field's grid */
+  double consistency_count; /* voxels of that sum */
+  double consistency_max; /* largest of its terms; below 0 without any */
+  double inside; /* misses that are not negative */
+  double missed; /* misses above miss_limit */
+  double largest_miss;
+} dr_quality;
+
+/* Measures a field, its Jacobian, and how well it can be inverted. */
+typedef struct dr_quality_args {
+  size_t struct_size;
+  const float* displacement; /* (shape, 3); NULL: no Jacobian is measured */
+  int32_t shape[3];
+  int32_t reserved; /* 0 */
+  double index_from_unit[9]; /* 3x3: see dr_jacobian_args */
+  const float* field; /* (field_shape, 3), mm along the axes; NULL: no consistency */
+  const float* inverse; /* (field_shape, 3), v; NULL: found by dr_field_invert's iteration */
+  int32_t field_shape[3];
+  int32_t iterations; /* of that iteration, 1..10000 */
+  double spacing_mm[3];
+  double tolerance_mm;
+  const float* misses; /* (miss_count): residual_mm of dr_field_invert; NULL: not measured */
+  int64_t miss_count; /* 1..2^40 */
+  double miss_limit; /* mm */
+  dr_quality* out;
+  void* workspace;
+  size_t workspace_bytes;
+} dr_quality_args;
+DR_API size_t dr_quality_workspace_bytes(const dr_quality_args* args);
+DR_API dr_status dr_quality_measure(const dr_execution* execution, const dr_quality_args* args);
+
+#define DR_BINS 32 /* of an image's intensities 0..1 in a joint histogram */
+#define DR_REGIONS 12 /* most regions of an agreement */
+
+/* How well two images agree before and after a registration. */
+typedef struct dr_agreement {
+  double before, before_weight; /* weighted sum of the squared feature differences; the weights */
+  double after, after_weight;
+  double region_weight[12]; /* fixed weight of each region, in steps */
+  /* Weights, in steps, by the bins of the fixed and of the moving image: (DR_BINS, DR_BINS). */
+  uint64_t joint_before[1024];
+  uint64_t joint_after[12288]; /* (regions, bins, bins) */
+} dr_agreement;
+
+/* Compares every `step`-th voxel along each axis with the moving voxel nearest to its match. The
+ * number of a voxel's region is the sum over the axes of region_factor times the number of its
+ * part; parts have equal fixed weight and are numbered along the axis, or against it. */
+typedef struct dr_agreement_args {
+  size_t struct_size;
+  const uint16_t* fixed; /* (fixed_shape, stride) half precision, 16-byte aligned */
+  const float* fixed_weight; /* (fixed_shape) */
+  const float* fixed_image; /* (fixed_shape), 0..1 */
+  const uint16_t* moving; /* (moving_shape, stride), with the same axes and spacing */
+  const float* moving_weight; /* (moving_shape) */
+  const float* moving_image; /* (moving_shape) */
+  int32_t fixed_shape[3];
+  int32_t moving_shape[3];
+  int32_t moving_offset[3]; /* index of the moving grid's first voxel on the fixed grid */
+  int32_t stride; /* channels stored per voxel, a multiple of 8 */
+  double spacing_mm[3];
+  const float* before; /* (fixed_shape, 3), mm: displacement before; NULL: none */
+  const float* after; /* (fixed_shape, 3) */
+  int32_t step; /* 1..64 */
+  int32_t parts[3]; /* of each axis, 1..DR_REGIONS */
+  int32_t region_factor[3];
+  int32_t reversed[3]; /* 1: numbered against the axis */
+  dr_agreement* out;
+  void* workspace;
+  size_t workspace_bytes;
+} dr_agreement_args;
+DR_API size_t dr_agreement_workspace_bytes(const dr_agreement_args* args);
+DR_API dr_status dr_agreement_measure(const dr_execution* execution, const dr_agreement_args* args);
+
+/* What a search in one image found. Differences are weighted sums of squared feature differences,
+ * followed by the sum of their weights. */
+typedef struct dr_mirror_search {
+  double after, after_weight; /* with the field that was found */
+  double fixed_weight; /* of the whole fixed image */
+  double seen; /* fixed weight times that of the image at its match */
+  double moved_mm[3]; /* the same times the displacement */
+  double before, before_weight; /* where the images lie */
+  double shifted, shifted_weight; /* after the mean displacement, in whole voxels */
+  uint64_t joint[1024]; /* of the fixed and the warped image, as in dr_agreement */
+} dr_mirror_search;
+
+/* The searches of the mirror test; those that are not possible are 0. */
+typedef struct dr_mirror_test {
+  double unrelated; /* mean squared difference of unrelated voxels */
+  dr_mirror_search own; /* in the moving image */
+  dr_mirror_search
+      mirrored[3]; /* in its mirror images along z, y, x, about its content's centroid */
+  dr_mirror_search about_middle; /* along the axis `sides`, about the middle of its grid */
+  dr_mirror_search itself; /* in the mirror image of the fixed image about the middle of its grid */
+} dr_mirror_test;
+
+/* The mirror test: averages both images to a grid whose voxels are `factor` voxels wide, and
+ * searches in the moving image and in mirror images. An axis along which an image has one voxel
+ * there has no mirror image. */
+typedef struct dr_mirror_args {
+  size_t struct_size;
+  const uint16_t* fixed; /* these as in dr_agreement_args */
+  const float* fixed_weight;
+  const float* fixed_image;
+  const uint16_t* moving;
+  const float* moving_weight;
+  const float* moving_image;
+  int32_t fixed_shape[3];
+  int32_t moving_shape[3];
+  int32_t moving_offset[3];
+  int32_t stride;
+  int32_t channels; /* channels used, the first ones; the others hold 0 */
+  int32_t factor; /* 1..64 */
+  double spacing_mm[3];
+  const int32_t* order; /* (3, ordered): channel c of a mirror image is order[c]; host memory */
+  int32_t ordered; /* 0..32; the other channels stay as they are */
+  int32_t sides; /* axis from left to right, 0..2 */
+  /* These as in dr_solver_args, on the grid of the test; the found field is smoothed as the
+   * refinement's. */
+  int32_t search_factor[3];
+  int32_t search_radius[3];
+  double cost_smoothing_mm;
+  double field_smoothing_mm;
+  double smoothing_mm;
+  const double* coupling;
+  int32_t coupling_rounds;
+  int32_t kept_costs_mb;
+  dr_mirror_test* out;
+  void* workspace;
+  size_t workspace_bytes;
+} dr_mirror_args;
+DR_API size_t dr_mirror_workspace_bytes(const dr_mirror_args* args);
+DR_API dr_status dr_mirror_compare(const dr_execution* execution, const dr_mirror_args* args);
+
 #ifdef __cplusplus
 }
 #endif

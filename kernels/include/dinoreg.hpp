@@ -118,6 +118,16 @@ template <>
 inline constexpr auto kFunction<dr_pool_args> = &dr_features_pool;
 template <>
 inline constexpr auto kFunction<dr_solver_args> = &dr_solver_run;
+template <>
+inline constexpr auto kFunction<dr_multiply_args> = &dr_weights_multiply;
+template <>
+inline constexpr auto kFunction<dr_sums_args> = &dr_values_sum;
+template <>
+inline constexpr auto kFunction<dr_quality_args> = &dr_quality_measure;
+template <>
+inline constexpr auto kFunction<dr_agreement_args> = &dr_agreement_measure;
+template <>
+inline constexpr auto kFunction<dr_mirror_args> = &dr_mirror_compare;
 
 }  // namespace detail
 
@@ -129,6 +139,18 @@ inline std::size_t workspace_bytes(const dr_local_args& args) {
 }
 inline std::size_t workspace_bytes(const dr_solver_args& args) {
   return dr_solver_workspace_bytes(&args);
+}
+inline std::size_t workspace_bytes(const dr_sums_args& args) {
+  return dr_values_workspace_bytes(&args);
+}
+inline std::size_t workspace_bytes(const dr_quality_args& args) {
+  return dr_quality_workspace_bytes(&args);
+}
+inline std::size_t workspace_bytes(const dr_agreement_args& args) {
+  return dr_agreement_workspace_bytes(&args);
+}
+inline std::size_t workspace_bytes(const dr_mirror_args& args) {
+  return dr_mirror_workspace_bytes(&args);
 }
 
 // Calls the function that takes these arguments. On the CPU, a workspace that is not given is

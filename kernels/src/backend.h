@@ -17,6 +17,11 @@ struct Backend {
   dr_status (*local)(const dr_execution&, const dr_local_args&);
   dr_status (*pool)(const dr_execution&, const dr_pool_args&);
   dr_status (*solve)(const dr_execution&, const dr_solver_args&);
+  dr_status (*multiply)(const dr_execution&, const dr_multiply_args&);
+  dr_status (*sums)(const dr_execution&, const dr_sums_args&);
+  dr_status (*quality)(const dr_execution&, const dr_quality_args&);
+  dr_status (*agreement)(const dr_execution&, const dr_agreement_args&);
+  dr_status (*mirror)(const dr_execution&, const dr_mirror_args&);
 };
 
 // Records what is queued on a stream; see dr_session in dinoreg.h.
@@ -39,6 +44,10 @@ const Backend& cuda_backend();
 size_t workspace_bytes(const dr_solver_args& args);
 size_t workspace_bytes(const dr_mind_args& args);
 size_t workspace_bytes(const dr_local_args& args);
+size_t workspace_bytes(const dr_sums_args& args);
+size_t workspace_bytes(const dr_quality_args& args);
+size_t workspace_bytes(const dr_agreement_args& args);
+size_t workspace_bytes(const dr_mirror_args& args);
 // NULL without memory for it.
 Recorder* cuda_recorder(int graphs);
 int cuda_device_count();

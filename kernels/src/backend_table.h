@@ -3,6 +3,8 @@
 #define DINOREG_SRC_BACKEND_TABLE_H_
 
 #include "backend.h"
+#include "measures.h"
+#include "mirror_test.h"
 #include "operations.h"
 
 DR_NAMESPACE_BEGIN
@@ -38,7 +40,12 @@ struct BackendTable {
         .mind = entry<dr_mind_args, dr::mind<L>>,
         .local = entry<dr_local_args, dr::local_intensity<L>>,
         .pool = entry<dr_pool_args, dr::pool<L>>,
-        .solve = solve};
+        .solve = solve,
+        .multiply = entry<dr_multiply_args, dr::multiply_weights<L>>,
+        .sums = entry<dr_sums_args, dr::sum_values<L>>,
+        .quality = entry<dr_quality_args, dr::measure_quality<L>>,
+        .agreement = entry<dr_agreement_args, dr::measure_agreement<L>>,
+        .mirror = entry<dr_mirror_args, dr::compare_mirrored<L>>};
     return backend;
   }
 };

@@ -1,6 +1,7 @@
 // The C interface: chooses the back end and turns errors into a status and a message. The arguments
 // are checked by checks.h.
 #include "backend.h"
+#include "check_measures.h"
 #include "checks.h"
 #include "sized.h"
 
@@ -247,5 +248,33 @@ dr_status dr_session_count(const dr_session* session, dr_session_counts* counts)
 }
 
 void dr_session_destroy(dr_session* session) { delete session; }
+
+dr_status dr_weights_multiply(const dr_execution* execution, const dr_multiply_args* args) {
+  return run(execution, args, &Backend::multiply);
+}
+
+size_t dr_values_workspace_bytes(const dr_sums_args* args) { return size_of(args); }
+
+dr_status dr_values_sum(const dr_execution* execution, const dr_sums_args* args) {
+  return run(execution, args, &Backend::sums);
+}
+
+size_t dr_quality_workspace_bytes(const dr_quality_args* args) { return size_of(args); }
+
+dr_status dr_quality_measure(const dr_execution* execution, const dr_quality_args* args) {
+  return run(execution, args, &Backend::quality);
+}
+
+size_t dr_agreement_workspace_bytes(const dr_agreement_args* args) { return size_of(args); }
+
+dr_status dr_agreement_measure(const dr_execution* execution, const dr_agreement_args* args) {
+  return run(execution, args, &Backend::agreement);
+}
+
+size_t dr_mirror_workspace_bytes(const dr_mirror_args* args) { return size_of(args); }
+
+dr_status dr_mirror_compare(const dr_execution* execution, const dr_mirror_args* args) {
+  return run(execution, args, &Backend::mirror);
+}
 
 }  // extern "C"

@@ -62,6 +62,12 @@ class SearchLevel {
       : c_(context), a_(context.args), work_(context.work), level_(level), grid_(a_, level),
         features_(features_of_search(a_, level)) {}
 
+  // An image on the search grid, with a margin as wide as the shifts reach.
+  struct CoarseImage {
+    float* features;  // (PZ, PY, channels, PX)
+    float* weight;
+  };
+
   // Writes the displacement to the context's x, and its standard deviation if it is asked for.
   // False if cancelled.
   bool run() {
@@ -70,6 +76,13 @@ class SearchLevel {
     const CoarseImage fixed = average({f.fixed, f.fixed_weight, c_.shape, f.stride}, {});
     const CoarseImage moving =
         level_ == 0 ? average(moving_features(), to_int3(a_.moving_offset)) : warp_moving();
+    if (!search(fixed, moving)) return false;
+    work_.release(mark);
+    return report(1.0f);
+  }
+
+  // The same between two images that are already on the search grid.
+  bool search(const CoarseImage& fixed, const CoarseImage& moving) {
     const float* unrelated = unrelated_cost(fixed, moving);
     float* forward = take(3);
     float* backward = take(3);
@@ -89,24 +102,29 @@ class SearchLevel {
       make_consistent(forward, backward);
     }
     add(forward);
-    work_.release(mark);
-    return report(1.0f);
-  }
-
- private:
-  // An image on the search grid, with a margin as wide as the shifts reach.
-  struct CoarseImage {
-    float* features;  // (PZ, PY, channels, PX)
-    float* weight;
-  };
-
-  float* take(size_t components) {
-    return c_.template take<float>(components * grid_.shape.voxels());
+    return true;
   }
 
   CoarseImage take_padded() {
     return {c_.template take<float>(grid_.padded.voxels() * features_.channels),
             c_.template take<float>(grid_.padded.voxels())};
+  }
+
+  // The op that averages an image to the search grid.
+  PoolPlanar averaging(const WeightedFeatures& in, const Int3& offset, const CoarseImage& out) {
+    return {.in = in,
+            .channels = features_.channels,
+            .factor = grid_.factor,
+            .offset = offset,
+            .margins = grid_.shifts.radius,
+            .out = out.features,
+            .out_weight = out.weight,
+            .out_shape = grid_.padded};
+  }
+
+ private:
+  float* take(size_t components) {
+    return c_.template take<float>(components * grid_.shape.voxels());
   }
 
   WeightedFeatures moving_features() const {
@@ -115,14 +133,7 @@ class SearchLevel {
 
   CoarseImage average(const WeightedFeatures& in, const Int3& offset) {
     const CoarseImage out = take_padded();
-    c_.run(PoolPlanar{.in = in,
-                      .channels = features_.channels,
-                      .factor = grid_.factor,
-                      .offset = offset,
-                      .margins = grid_.shifts.radius,
-                      .out = out.features,
-                      .out_weight = out.weight,
-                      .out_shape = grid_.padded});
+    c_.run(averaging(in, offset, out));
     return out;
   }
 

@@ -37,6 +37,11 @@ DR_PUBLISHED(dr_mind_args, 104);
 DR_PUBLISHED(dr_local_args, 128);
 DR_PUBLISHED(dr_pool_args, 80);
 DR_PUBLISHED(dr_solver_args, 384);
+DR_PUBLISHED(dr_multiply_args, 56);
+DR_PUBLISHED(dr_sums_args, 48);
+DR_PUBLISHED(dr_quality_args, 216);
+DR_PUBLISHED(dr_agreement_args, 200);
+DR_PUBLISHED(dr_mirror_args, 232);
 #undef DR_PUBLISHED
 
 // Copies a caller's struct. Fields that the caller's header does not have become 0.

@@ -22,7 +22,6 @@ from dinoreg_rt.device.ceilings import best_seconds, measure_ceilings
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.features.mind import MindFeatures, control_intensities
 from dinoreg_rt.fields.solve import (
-    inverse_consistency_mm,
     solve,
     solver_options,
     whole_displacement,
@@ -30,7 +29,6 @@ from dinoreg_rt.fields.solve import (
 from dinoreg_rt.fields.warp import warp_volume
 from dinoreg_rt.images.resample import weight_on
 from dinoreg_rt.io import as_volume
-from dinoreg_rt.quality.mirror_images import content_middle
 from dinoreg_rt.quality.mirror_test import search_decoys
 from dinoreg_rt.registration.features import working_images
 from dinoreg_rt.registration.needs import registration_work
@@ -66,7 +64,14 @@ def timed_parts(fixed: Volume, moving: Volume, plan: Plan) -> dict[str, Timed]:
     options = solver_options(config, grids)
     unsearched = replace(grids, search_radius_zyx=(0, 0, 0))
     intensities = control_intensities(images, CPU)
-    middle = content_middle(intensities[1], weights[1], CPU)
+    compared = kernels.WeighedImages(
+        features.fixed,
+        features.moving,
+        *weights,
+        *intensities,
+        grids.control.spacing_mm[::-1],
+        offset,
+    )
 
     def solver(
         iterations: tuple[int, ...], over=unsearched, correlation: float = 0.0
@@ -95,16 +100,18 @@ def timed_parts(fixed: Volume, moving: Volume, plan: Plan) -> dict[str, Timed]:
         "refinement, fine": Timed(fine, coarse),
         "local correlation": Timed(correlated, fine),
         "search in mirror images": Timed(
-            lambda: search_decoys(
-                features, intensities, weights, grids, offset, middle, options, CPU, field
-            )
+            lambda: search_decoys(compared, features.channels, grids, options, CPU, field)
         ),
         "field on the fixed grid": Timed(on_the_fixed_grid),
         "warp": Timed(lambda: warp_volume(moving, displacement, device=CPU)),
         "Jacobian": Timed(
             lambda: kernels.jacobian_determinant(displacement.vectors_mm, np.eye(3), threads=1)
         ),
-        "inverse consistency": Timed(lambda: inverse_consistency_mm(field, grids.control, CPU)),
+        "inverse consistency": Timed(
+            lambda: kernels.measure_quality(
+                field=field, spacing_mm=grids.control.spacing_mm[::-1], threads=1
+            )
+        ),
     }
 
 

@@ -300,6 +300,111 @@ void session() {
   dr_session_destroy(session);
 }
 
+void weights_multiply() {
+  dr_multiply_args a = DR_INIT(dr_multiply_args);
+  fill(a.shape, 1, 9);
+  a.a = floats(voxels(a.shape));
+  a.b = floats(voxels(a.shape));
+  a.c = optional(floats(voxels(a.shape)));
+  a.out = output<float>(voxels(a.shape));
+  call(dr_weights_multiply, a);
+}
+
+void values_sum() {
+  dr_sums_args a = DR_INIT(dr_sums_args);
+  a.count = hostile() ? hostile_int() : pick(1, 4);
+  const int64_t known = a.count >= 1 && a.count <= 16 ? a.count : 1;
+  dr_array* arrays = buffer<dr_array>(known);
+  for (int64_t i = 0; i < known; ++i) {
+    arrays[i].size = hostile() ? hostile_int() : pick(1, 5000);
+    if (arrays[i].size > kMostNumbers) too_large = true;
+    const bool usable = arrays[i].size >= 1 && arrays[i].size <= kMostNumbers;
+    arrays[i].values = floats(usable ? arrays[i].size : 1);
+  }
+  a.arrays = hostile() ? nullptr : arrays;
+  a.out = output<double>(known);
+  if (too_large) return;
+  give_workspace(a, dr_values_workspace_bytes(as_sent(a)));
+  call(dr_values_sum, a);
+}
+
+void quality_measure() {
+  dr_quality_args a = DR_INIT(dr_quality_args);
+  fill(a.shape, 1, 9);
+  a.displacement = optional(floats(voxels(a.shape, 3)));
+  fill(a.index_from_unit, -1, 1);
+  fill(a.field_shape, 1, 9);
+  a.field = optional(floats(voxels(a.field_shape, 3)));
+  a.inverse = optional(floats(voxels(a.field_shape, 3)));
+  a.iterations = hostile() ? any_of<int32_t>({INT32_MIN, -1, 0, 10001, INT32_MAX}) : pick(1, 30);
+  fill(a.spacing_mm, 0.5, 3);
+  a.tolerance_mm = number(0.001, 1);
+  a.miss_count = whole(1, 99);
+  if (a.miss_count > kMostNumbers) too_large = true;
+  const bool usable = a.miss_count >= 1 && a.miss_count <= kMostNumbers;
+  a.misses = optional(floats(usable ? a.miss_count : 1));
+  a.miss_limit = number(0, 1);
+  a.out = output<dr_quality>(1);
+  if (too_large) return;
+  give_workspace(a, dr_quality_workspace_bytes(as_sent(a)));
+  call(dr_quality_measure, a);
+}
+
+template <class Args>
+void fill_images(Args& a) {
+  fill(a.fixed_shape, 1, 12);
+  fill(a.moving_shape, 1, 12);
+  fill(a.moving_offset, -4, 4);
+  fill(a.spacing_mm, 0.5, 3);
+  a.stride = hostile() ? hostile_int() : 8 * pick(1, 2);
+  a.fixed = halves(voxels(a.fixed_shape, a.stride));
+  a.fixed_weight = floats(voxels(a.fixed_shape));
+  a.fixed_image = floats(voxels(a.fixed_shape));
+  a.moving = halves(voxels(a.moving_shape, a.stride));
+  a.moving_weight = floats(voxels(a.moving_shape));
+  a.moving_image = floats(voxels(a.moving_shape));
+}
+
+void agreement_measure() {
+  dr_agreement_args a = DR_INIT(dr_agreement_args);
+  fill_images(a);
+  a.before = optional(floats(voxels(a.fixed_shape, 3)));
+  a.after = floats(voxels(a.fixed_shape, 3));
+  a.step = whole(1, 3);
+  fill(a.parts, 1, 2);
+  fill(a.region_factor, 0, 4);
+  fill(a.reversed, 0, 1);
+  a.out = output<dr_agreement>(1);
+  give_workspace(a, dr_agreement_workspace_bytes(as_sent(a)));
+  call(dr_agreement_measure, a);
+}
+
+void mirror_compare() {
+  dr_mirror_args a = DR_INIT(dr_mirror_args);
+  fill_images(a);
+  a.channels = whole(1, 8);
+  a.factor = whole(1, 3);
+  a.ordered = whole(0, 8);
+  const int64_t listed = a.ordered >= 1 && a.ordered <= 32 ? 3 * a.ordered : 1;
+  int32_t* order = output<int32_t>(listed);
+  for (int64_t i = 0; order && i < listed; ++i)
+    order[i] =
+        hostile() ? hostile_int() : pick(0, a.ordered > 1 && a.ordered <= 32 ? a.ordered - 1 : 0);
+  a.order = order;
+  a.sides = whole(0, 2);
+  fill(a.search_factor, 1, 4);
+  for (int32_t& v : a.search_radius) v = quick(0, 2, 64);
+  a.cost_smoothing_mm = number(0, 9);
+  a.field_smoothing_mm = number(0, 9);
+  a.smoothing_mm = number(0, 9);
+  a.coupling_rounds = whole(0, 3);
+  a.coupling = doubles(numbers({a.coupling_rounds}), 0, 1);
+  a.kept_costs_mb = whole(0, 1);
+  a.out = output<dr_mirror_test>(1);
+  give_workspace(a, dr_mirror_workspace_bytes(one_in(500) ? nullptr : as_sent(a)));
+  call(dr_mirror_compare, a);
+}
+
 void facts() {
   const int32_t number = hostile_int();
   dr_status status;
@@ -316,12 +421,23 @@ struct Function {
   void (*run)();
   int64_t calls = 0, accepted = 0;
 };
-Function functions[] = {{"image_resample", image_resample}, {"labels_resample", labels_resample},
-                        {"slices_cut", slices_cut},         {"field_map", field_map},
-                        {"field_jacobian", field_jacobian}, {"field_compose", field_compose},
-                        {"field_invert", field_invert},     {"mind_compute", mind_compute},
-                        {"local_compute", local_compute},   {"features_pool", features_pool},
-                        {"solver_run", solver_run},         {"session", session}};
+Function functions[] = {{"image_resample", image_resample},
+                        {"labels_resample", labels_resample},
+                        {"slices_cut", slices_cut},
+                        {"field_map", field_map},
+                        {"field_jacobian", field_jacobian},
+                        {"field_compose", field_compose},
+                        {"field_invert", field_invert},
+                        {"mind_compute", mind_compute},
+                        {"local_compute", local_compute},
+                        {"features_pool", features_pool},
+                        {"solver_run", solver_run},
+                        {"weights_multiply", weights_multiply},
+                        {"values_sum", values_sum},
+                        {"quality_measure", quality_measure},
+                        {"mirror_compare", mirror_compare},
+                        {"agreement_measure", agreement_measure},
+                        {"session", session}};
 
 const char* running = "";
 uint64_t running_seed;

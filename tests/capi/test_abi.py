@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from c_tools import KERNELS, ROOT, c_compiler, cxx_compiler, header_fields, run
 
-from dinoreg_kernels import _structs
+from dinoreg_kernels import _measure_structs, _structs
 from dinoreg_kernels._library import library_file
 
 HERE = Path(__file__).parent
@@ -20,6 +20,8 @@ HEADER = (KERNELS / "include" / "dinoreg.h").read_text("utf-8")
 
 #: Never shorter. What is added here is added to kernels/dinoreg.map as well.
 EXPORTED = {
+    "dr_agreement_measure",
+    "dr_agreement_workspace_bytes",
     "dr_cpu_isa",
     "dr_cuda_built",
     "dr_cuda_device_count",
@@ -36,6 +38,10 @@ EXPORTED = {
     "dr_local_workspace_bytes",
     "dr_mind_compute",
     "dr_mind_workspace_bytes",
+    "dr_mirror_compare",
+    "dr_mirror_workspace_bytes",
+    "dr_quality_measure",
+    "dr_quality_workspace_bytes",
     "dr_session_abandon",
     "dr_session_begin",
     "dr_session_count",
@@ -47,10 +53,15 @@ EXPORTED = {
     "dr_solver_run",
     "dr_solver_workspace_bytes",
     "dr_status_string",
+    "dr_values_sum",
+    "dr_values_workspace_bytes",
     "dr_version",
+    "dr_weights_multiply",
 }
 #: Fields of these would move what follows them in other structs or arrays.
-FROZEN = {"dr_point_map", "dr_feature_pair", "dr_feature_distance", "dr_session_counts"}
+FROZEN = {"dr_point_map", "dr_feature_pair", "dr_feature_distance", "dr_array", "dr_session_counts"}
+#: So would fields of results, which are read without their size.
+FROZEN |= {"dr_quality", "dr_agreement", "dr_mirror_search", "dr_mirror_test"}
 
 
 def without_comments(header: str) -> str:
@@ -104,7 +115,7 @@ def test_published_structs_only_grow_at_their_end(name):
 
 def test_what_functions_take_is_sized_and_ends_without_padding():
     """A field appended into padding would not change the size by which it is recognised."""
-    for struct in vars(_structs).values():
+    for struct in (vars(_structs) | vars(_measure_structs)).values():
         if not (isinstance(struct, type) and issubclass(struct, _structs._Sized)):
             continue
         if struct is _structs._Sized:

@@ -17,12 +17,12 @@ from c_tools import (
     run,
 )
 
-from dinoreg_kernels import _structs
+from dinoreg_kernels import _measure_structs, _structs
 
 HERE = Path(__file__).parent
 STRUCTS = {
     "dr_" + re.sub(r"(?<!^)(?=[A-Z])", "_", struct.__name__).lower(): struct
-    for struct in vars(_structs).values()
+    for struct in (vars(_structs) | vars(_measure_structs)).values()
     if isinstance(struct, type)
     and issubclass(struct, ctypes.Structure)
     and hasattr(struct, "_fields_")
@@ -59,7 +59,8 @@ SCALARS = {
     ctypes.c_int64: ("int64_t",),
     ctypes.c_float: ("float",),
     ctypes.c_double: ("double",),
-    ctypes.c_size_t: ("size_t",),
+    ctypes.c_size_t: ("size_t", "uint64_t"),
+    ctypes.c_int64: ("int64_t",),
     _structs.PROGRESS: ("dr_progress",),
 }
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from dinoreg_kernels import _structs
+from dinoreg_kernels import _measure_structs, _structs
 from dinoreg_kernels._library import library
 
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
@@ -53,6 +53,17 @@ def solver_fields() -> dict:
     return fields | {"correlation_noise": 0.1, "squarings": 1} | WORKSPACE
 
 
+def arrays(count: int):
+    return (_measure_structs.Array * count)(*[(new(*SHAPE), 120)] * count)
+
+
+def pair_fields() -> dict:
+    names = [f"{side}{part}" for side in ("fixed", "moving") for part in ("", "_weight", "_image")]
+    fields = {name: new(*SHAPE, 8) for name in names}
+    fields |= {"fixed_shape": SHAPE, "moving_shape": SHAPE, "stride": 8}
+    return fields | {"spacing_mm": (1.0,) * 3} | WORKSPACE
+
+
 WORKSPACE = {"workspace": new(1 << 20), "workspace_bytes": 8 << 20}
 VALID = {
     "dr_image_resample": (_structs.ResampleArgs, {
@@ -87,13 +98,29 @@ VALID = {
         "features": new(*SHAPE, 8), "weight": new(*SHAPE), "shape": SHAPE, "channels": 8,
         "factor": (2, 2, 2), "out": new(*SHAPE, 8), "out_weight": new(*SHAPE)}),
     "dr_solver_run": (_structs.SolverArgs, solver_fields()),
+    "dr_weights_multiply": (_measure_structs.MultiplyArgs, {
+        **{name: new(*SHAPE) for name in ("a", "b", "c", "out")}, "shape": SHAPE}),
+    "dr_values_sum": (_measure_structs.SumsArgs, {
+        "arrays": arrays(1), "count": 1, "out": new(1), **WORKSPACE}),
+    "dr_quality_measure": (_measure_structs.QualityArgs, {
+        **{name: new(*SHAPE, 3) for name in ("displacement", "field", "inverse", "misses")},
+        "shape": SHAPE, "field_shape": SHAPE, "iterations": 1, "spacing_mm": (1.0,) * 3,
+        "tolerance_mm": 0.1, "miss_count": 120, "miss_limit": 0.1, "out": new(12), **WORKSPACE}),
+    "dr_agreement_measure": (_measure_structs.AgreementArgs, pair_fields() | {
+        "before": new(*SHAPE, 3), "after": new(*SHAPE, 3), "step": 1, "parts": (2, 2, 3),
+        "region_factor": (6, 3, 1), "out": new(1 << 15)}),
+    "dr_mirror_compare": (_measure_structs.MirrorArgs, pair_fields() | {
+        "channels": 8, "factor": 2, "order": ints(*[0, 1] * 3), "ordered": 2, "sides": 2,
+        "search_factor": (1,) * 3, "search_radius": (1,) * 3, "coupling": doubles(0.1),
+        "coupling_rounds": 1, "out": new(1 << 15)}),
 }  # fmt: skip
 #: Fields of which every value is allowed, and allowed values of the others.
 FREE = {"strides", "outside"}
 ALLOWED = {("moving_offset", -1), ("kept_costs_mb", HIGHEST), ("kept_costs_mb", HIGHEST - 7)}
+ALLOWED |= {("dr_quality_measure.field", None), ("dr_mirror_compare.ordered", 0)}
 #: Pointers that may be NULL in the structs above.
 OPTIONAL = {"inside", "wanted", "residual_mm", "structure", "search_features", "inverse", "spread"}
-OPTIONAL |= {"feature_distance", "map.field"}
+OPTIONAL |= {"feature_distance", "map.field", "c", "displacement", "misses", "before"}
 
 
 def valid(name: str) -> ctypes.Structure:
@@ -121,6 +148,8 @@ def hostile_values(kind: type) -> tuple:
     """Values that no field of this type allows, apart from `FREE` and `ALLOWED`."""
     if kind is ctypes.c_int32:
         return INTS
+    if kind is ctypes.c_int64:
+        return (-(2**63), -1, 0, 2**62)
     if kind in (ctypes.c_float, ctypes.c_double):
         return NUMBERS
     return (None,) if kind is not ctypes.c_size_t else (0, 1)
@@ -187,6 +216,12 @@ LENGTHS = [
     ("dr_solver_run", "learning_rate_mm", POSITIVE),
     ("dr_solver_run", "correlation_window_mm", POSITIVE),
     ("dr_solver_run", "correlation_noise", POSITIVE),
+    ("dr_quality_measure", "spacing_mm", POSITIVE),
+    ("dr_quality_measure", "tolerance_mm", POSITIVE),
+    ("dr_quality_measure", "miss_limit", NOT_NEGATIVE),
+    ("dr_agreement_measure", "spacing_mm", POSITIVE),
+    ("dr_mirror_compare", "spacing_mm", POSITIVE),
+    *[("dr_mirror_compare", name, NOT_NEGATIVE) for name in WEIGHTS[1:4]],
     *[("dr_solver_run", name, NOT_NEGATIVE) for name in WEIGHTS],
 ]
 
@@ -211,6 +246,8 @@ def test_lengths_and_weights(name, field, values):
         ("dr_slices_cut", "std", doubles(1e-320), "std[0] = 9.99989e-321; wanted 1e-15..1e15"),
         ("dr_solver_run", "coupling", doubles(math.inf), "coupling[0] is not a finite number"),
         ("dr_solver_run", "iterations", ints(-1), "iterations[0] = -1; wanted >= 0"),
+        ("dr_mirror_compare", "order", ints(0, 1, 0, 2, 0, 1), "order[3] = 2; wanted 0..1"),
+        ("dr_mirror_compare", "coupling", doubles(math.nan), "coupling[0] is not a finite number"),
     ],
 )
 def test_arrays_in_host_memory(name, field, values, words):

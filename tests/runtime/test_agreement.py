@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from phantoms import make_grid
 
+import dinoreg_kernels
+from dinoreg_kernels import WeighedImages
 from dinoreg_rt.device.choice import choose_device
-from dinoreg_rt.features.mind import FeaturePair
 from dinoreg_rt.quality.agreement import Agreement, measure_agreement, sampling_step
+from dinoreg_rt.quality.run_quality import as_struct
 
 SPACING = (3.0, 2.0, 2.0)
 #: The moving image is the fixed image, this many voxels further along z, y, x.
@@ -31,16 +33,13 @@ def agreement(
     ]
     field = np.broadcast_to(np.float32(SHIFT) * np.float32(SPACING), (*shape, 3)).copy()
     numbers = measure_agreement(
-        FeaturePair(features, moved[0], weight, weight, 16),
-        (image, moved[1]),
-        (weight, weight),
+        WeighedImages(features, moved[0], weight, weight, image, moved[1], SPACING, offset),
         field if exchanged else None,
         np.zeros_like(field) if exchanged else field,
         make_grid(shape, SPACING[::-1]),
-        offset,
         choose_device("cpu", 1)[0],
     )
-    return Agreement.of(numbers)
+    return Agreement.of(as_struct(dinoreg_kernels.Agreement, numbers))
 
 
 @pytest.mark.parametrize(("shape", "step"), [((12, 14, 16), 1), ((60, 60, 60), 2)])

@@ -26,7 +26,7 @@ from dinoreg_rt.registration.sizes import Work
 
 CEILINGS = Ceilings(1e9, 4e9, 1e9, 8e9, "float16", "made up")
 PLANNING = ("plan", "modality", "alignment")
-STAGES = [*PLANNING, "field of view", "features", "solve", "trust", "warp", "hash", "quality"]
+STAGES = [*PLANNING, "field of view", "features", "solve", "trust", "warp", "quality", "hash"]
 STAGES += ["deliver", "other"]
 ARGUMENTS = ["bench", "--size", "32", "24", "28", "--device", "cpu", "--threads", "1"]
 PEER = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from dinoreg_rt import Placement
 from dinoreg_rt.bench.measure import BenchRequest, run_bench
 from dinoreg_rt.device.ceilings import Ceilings
 from dinoreg_rt.device.choice import Device
-from dinoreg_rt.errors import DeviceError, ResourceError
+from dinoreg_rt.errors import DeviceError, RegistrationError, ResourceError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 from dinoreg_rt.types import Geometry
 
@@ -31,8 +32,8 @@ STAGES = [
     "solve",
     "trust",
     "warp",
-    "hash",
     "quality",
+    "hash",
     "deliver",
 ]
 
@@ -151,6 +152,23 @@ def test_linear_registration(cupy, pair, place) -> None:
     result = dinoreg_rt.register(*images, config=config("cuda", **more))
     np.testing.assert_array_equal(result.affine.matrix, expected.affine.matrix)
     np.testing.assert_array_equal(result.warped.array, expected.warped.array)
+
+
+def test_nothing_left_to_compare_is_found_at_the_end(cupy, pair) -> None:
+    """A weight is checked with all other numbers of the result, because that waits."""
+    width = GRID.shape_xyz[0] * GRID.spacing_mm[0]
+    beside = replace(GRID, origin_mm=np.add(GRID.origin_mm, (0.9 * width, 0, 0)))
+    moving = replace(pair[1], geometry=beside)
+    mask = np.zeros(GRID.shape_zyx, np.uint8)
+    mask[:, :, GRID.shape_zyx[2] // 2 :] = 1  # out of reach
+    for device in ("cpu", "cuda"):
+        with pytest.raises(RegistrationError, match="nothing of the moving image is left to comp"):
+            dinoreg_rt.register(
+                pair[0],
+                moving,
+                config=config(device, initial="none", search_radius_mm=8.0),
+                moving_mask=(mask, beside),
+            )
 
 
 def test_work_leaves_the_default_stream(cupy, pair) -> None:

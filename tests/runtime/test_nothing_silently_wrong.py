@@ -15,12 +15,12 @@ from click.testing import CliRunner, Result
 from phantoms import make_grid, make_phantom
 
 import dinoreg_rt
+from dinoreg_kernels import sum_values
 from dinoreg_rt import RegistrationConfig, io
 from dinoreg_rt.commands.main import cli
-from dinoreg_rt.device.choice import choose_device
 from dinoreg_rt.errors import InputError, RegistrationError
 from dinoreg_rt.io.convert import array_to_sitk
-from dinoreg_rt.quality.finite import check_finite, extremes
+from dinoreg_rt.quality.finite import check_finite, named_results
 from dinoreg_rt.quality.label_placement import misplaced, vanished
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry, LabelMap, Volume
 
@@ -87,34 +87,36 @@ def test_spacings_are_bounded(spacing: float) -> None:
 
 def finite_results(**changed: Any) -> dict[str, Any]:
     ones = np.ones(GRID.shape_zyx, np.float32)
-    field = np.ones((*GRID.shape_zyx, 3), np.float32)
+    field = DisplacementField(np.ones((*GRID.shape_zyx, 3), np.float32), GRID)
     return {
         "displacement": field,
-        "warped": ones,
+        "warped": Volume(ones, GRID),
         "inverse": field,
         "confidence": ones,
     } | changed
 
 
-def check(results: dict[str, Any]) -> None:
-    check_finite(results, extremes(results, choose_device("cpu", 1)[0]))
+def check(**changed: Any) -> None:
+    results = named_results(**finite_results(**changed))
+    check_finite(results, sum_values(list(results.values())).tolist())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["displacement", "warped", "inverse", "confidence"])
 def test_results_that_are_not_finite_are_refused(bad: float, where: str) -> None:
-    check(finite_results())
-    check(finite_results(inverse=None, confidence=None))
+    check()
+    check(inverse=None, confidence=None)
     spoiled = np.ones((*GRID.shape_zyx, 3), np.float32)
     spoiled[4, 5, 6, 1] = bad
+    scalar = np.ascontiguousarray(spoiled[..., 1])
     values: dict[str, Any] = {
-        "displacement": spoiled,
-        "warped": spoiled[..., 1],
-        "inverse": spoiled,
-        "confidence": spoiled[..., 1],
+        "displacement": DisplacementField(spoiled, GRID),
+        "warped": Volume(scalar, GRID),
+        "inverse": DisplacementField(spoiled, GRID),
+        "confidence": scalar,
     }
     with pytest.raises(RegistrationError, match="would hold NaN or infinity"):
-        check(finite_results(**{where: values[where]}))
+        check(**{where: values[where]})
 
 
 def test_a_registration_that_diverges_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

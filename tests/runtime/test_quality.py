@@ -9,8 +9,11 @@ import pytest
 from phantoms import centres_of, rotation
 from scipy import ndimage
 
+from dinoreg_kernels import Quality, Solution
+from dinoreg_rt.device.choice import choose_device
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.quality import metrics as quality
+from dinoreg_rt.quality.run_quality import as_struct, measure_quality, run_quality
 from dinoreg_rt.types import AffineTransform, DisplacementField, Geometry
 
 #: A reflection followed by a rotation about an axis that is none of the coordinate axes.
@@ -225,3 +228,30 @@ class TestMeans:
     def test_mean_over_labels(self):
         assert quality.mean_over_labels({1: 0.5, 9: 1.0}) == 0.75
         assert math.isnan(quality.mean_over_labels({}))
+
+
+def test_a_run_measures_what_the_metrics_measure():
+    """From sums that are read from the device, where the metrics use whole arrays."""
+    geometry = grid((20, 22, 24), (2.0, 2.5, 3.0), OBLIQUE)
+    rng = np.random.default_rng(1)
+    vectors = ndimage.gaussian_filter(rng.normal(size=(20, 22, 24, 3)), (2, 2, 2, 0))
+    displacement = DisplacementField(np.float32(25 * vectors), geometry)
+    solution = Solution(np.zeros((4, 4, 4, 3), np.float32), np.array([3.0, 1.0, 0.5]))
+    device = choose_device("cpu", 1)[0]
+    measured = measure_quality(solution, grid((4, 4, 4)), displacement, None, device)
+    found = run_quality(
+        as_struct(Quality, measured), solution.feature_distance, geometry, inverted=False
+    )
+    expected = quality.jacobian_statistics(displacement)
+    assert 0.01 < expected.folded_percent < 50
+    for name, value in (
+        ("folded_percent", expected.folded_percent),
+        ("jacobian_min", expected.minimum),
+        ("jacobian_max", expected.maximum),
+        ("sdlogj", expected.sdlogj),
+        ("feature_distance_before", 3.0),
+        ("overlap_percent", 50.0),
+        ("inverse_consistency_max_mm", 0.0),
+    ):
+        assert getattr(found, name) == pytest.approx(value, rel=1e-5), name
+    assert math.isnan(found.inverse_missed_percent)

@@ -8,17 +8,11 @@ import math
 import numpy as np
 import pytest
 from phantoms import make_grid, make_phantom
+from reference_measures import joint_histogram, region_index
 
 import dinoreg_rt
 from dinoreg_rt import RegistrationConfig
-from dinoreg_rt.quality.mutual_information import HISTOGRAM, joint_histogram
-from dinoreg_rt.quality.regions import (
-    REGIONS,
-    region_index,
-    region_warning,
-    region_weights,
-    regions_of,
-)
+from dinoreg_rt.quality.regions import REGIONS, region_arguments, region_warning, regions_of
 from dinoreg_rt.summaries import RegionQuality
 
 SHAPE = (12, 8, 10)
@@ -32,7 +26,7 @@ PLACES = [
 
 def place_at(direction: np.ndarray, index_zyx: tuple[int, int, int], weight=None) -> str:
     weight = np.ones(SHAPE, np.float32) if weight is None else weight
-    return PLACES[region_index(weight, direction, np)[index_zyx]]
+    return PLACES[region_index(weight, *region_arguments(direction))[index_zyx]]
 
 
 @pytest.mark.parametrize(
@@ -64,10 +58,11 @@ def test_cuts_follow_the_body_and_not_the_grid():
 
 
 def measured(first, second, weight, matched) -> tuple[RegionQuality, ...]:
-    index = region_index(weight, np.eye(3), np)
-    joint = joint_histogram(first, second, weight * matched, np, group=index, groups=REGIONS)
-    assert joint.shape == (REGIONS * HISTOGRAM,)
-    return regions_of(region_weights(index, weight, np).astype(float), joint.astype(float))
+    index = region_index(weight, *region_arguments(np.eye(3)))
+    parts = [index == region for region in range(REGIONS)]
+    joint = [joint_histogram(first[p], second[p], (weight * matched)[p]) for p in parts]
+    weights = [np.rint(weight[p] * 255).sum() for p in parts]
+    return regions_of(np.array(weights), np.concatenate(joint).ravel())
 
 
 def test_the_region_that_is_wrong_is_named(rng):

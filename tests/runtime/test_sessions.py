@@ -23,8 +23,8 @@ from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 GRID = phantom_grid((20, 24, 28), 4.0)
 OTHER = phantom_grid((24, 20, 22), 4.0)
 VALUES = {"threads": 1, "iterations": (3, 2), "inverse": True, "confidence": True, "cache": False}
-#: Stages that are recorded: features, solve, warp.
-STAGES = 3
+#: Stages that are recorded: features, solve, trust, warp, quality.
+STAGES = 5
 
 
 def config(device: str, **more: object) -> dinoreg_rt.RegistrationConfig:

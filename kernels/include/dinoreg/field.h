@@ -37,15 +37,16 @@ struct JacobianDeterminant {
   DR_OVER(shape)
   DR_HD int margin() const { return 1; }
   DR_HD void operator()(int row, int x) const {
-    at<float>(row, x, x > 0 ? 1 : 0, x < shape.x - 1 ? 1 : 0);
+    store(out + (Index)row * shape.x + x,
+          value<float>(row, x, x > 0 ? 1 : 0, x < shape.x - 1 ? 1 : 0));
   }
   template <class V>
   DR_HD void lanes(int row, int x) const {
-    at<V>(row, x, 1, 1);
+    store(out + (Index)row * shape.x + x, value<V>(row, x, 1, 1));
   }
 
   template <class V>
-  DR_HD void at(int row, int x, int left, int right) const {
+  DR_HD V value(int row, int x, int left, int right) const {
     const int z = row / shape.y, y = row - z * shape.y;
     const Index line = 3 * (Index)shape.x, plane = line * shape.y;
     const float* here = field + row * line + 3 * x;
@@ -63,7 +64,7 @@ struct JacobianDeterminant {
     column[0].z = column[0].z + 1.0f;
     column[1].y = column[1].y + 1.0f;
     column[2].x = column[2].x + 1.0f;
-    store(out + (Index)row * shape.x + x, determinant(column[0], column[1], column[2]));
+    return determinant(column[0], column[1], column[2]);
   }
 
   // Half the difference of two neighbours, the whole difference to a single one, 0 without any.
@@ -157,48 +158,52 @@ struct Invert {
   float tolerance_mm;
 
   DR_OVER(out_shape)
-  DR_HD void operator()(int row, int x) const {
+  DR_HD int margin() const { return dr::fits_lanes(3 * field_shape.voxels()) ? 0 : width(); }
+  DR_LANES(false)  // may work in place
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     const Int3 voxel = out_shape.voxel(row, x);
     const Index i = out_shape.at(voxel);
-    const Vec3 index = to_vec3(voxel);
-    const Vec3 q = wanted != nullptr ? load_vec3(wanted + 3 * i) : target(index);
+    const Vec3Of<V> index = {splat<V>((float)voxel.z), splat<V>((float)voxel.y),
+                             lane_numbers<V>() + (float)x};
+    const Vec3Of<V> q = wanted != nullptr ? load_vec3_of<V>(wanted + 3 * i) : target(index);
     // `best` is the point with the smallest miss so far, `p` the start of `step`, and `trial` the
-    // point at which the field is read.
-    Vec3 best = q, p = q, trial = q, step = {0.0f, 0.0f, 0.0f};
-    float least = kFar, error = kFar, damping = 1.0f;
+    // point at which the field is read. A lane that is finished no longer moves its `trial`.
+    const V none = V{}, far = splat<V>(kFar);
+    Vec3Of<V> best = q, p = q, trial = q, step = {none, none, none};
+    V least = far, error = far, damping = splat<V>(1.0f);
     for (int k = 0; k < iterations; ++k) {
       // The first step is plain: its slopes would cost more than they save (a seventh of the time).
-      Vec3 slopes[3] = {};
-      const Vec3 u = k == 0 ? sample<Vec3>(field, field_shape, trial)
-                            : sample_with_slopes<Vec3>(field, field_shape, trial, slopes);
+      Vec3Of<V> slopes[3] = {};
+      const Vec3Of<V> u = k == 0 ? sample_field_of<V>(field, field_shape, trial)
+                                 : sample_field_with_slopes<V>(field, field_shape, trial, slopes);
       // Beyond the outer voxel centres of an axis the sample does not change.
       slopes[0] = within(trial.z, field_shape.z) * slopes[0];
       slopes[1] = within(trial.y, field_shape.y) * slopes[1];
       slopes[2] = within(trial.x, field_shape.x) * slopes[2];
-      const Vec3 miss = (trial + matrix(u)) - q;
-      const float missed = length_mm(miss);
-      if (k == 0 || missed < least) least = missed, best = trial;
-      if (!(least > tolerance_mm)) break;  // also where the field is NaN at q
-      if (missed < error) {
-        p = trial;
-        error = missed;
-        step = newton_step(miss, slopes);
-        damping = min_of(2.0f * damping, 1.0f);
-      } else {
-        damping *= 0.5f;
-      }
-      if (damping < kStuck) {  // at a fold: continue from wherever a plain step leads
-        error = kFar;
-        damping = 1.0f;
-        trial = trial - miss;
-      } else {
-        trial = p - damping * step;
-      }
+      const Vec3Of<V> miss = (trial + matrix(u)) - q;
+      const V missed = length_mm(miss);
+      best = choose(k == 0, missed < least, trial, best);
+      least = k == 0 ? missed : missed < least ? missed : least;
+      const auto unfinished = least > splat<V>(tolerance_mm);
+      if (!any_of(unfinished)) break;  // also where the field is NaN at q
+      const auto closer = missed < error;
+      p = choose(false, closer, trial, p);
+      error = closer ? missed : error;
+      step = choose(false, closer, newton_step(miss, slopes), step);
+      damping = closer ? min_of(2.0f * damping, splat<V>(1.0f)) : 0.5f * damping;
+      // At a fold: continue from wherever a plain step leads.
+      const auto stuck = damping < splat<V>(kStuck);
+      error = stuck ? far : error;
+      damping = stuck ? splat<V>(1.0f) : damping;
+      const Vec3Of<V> next = choose(false, stuck, trial - miss, p - damping * step);
+      trial = choose(false, unfinished, next, trial);
     }
-    if (least != least) best = {least, least, least};
-    store_vec3(out + 3 * i, from_point(best) + from_index(index));
+    best = choose(false, least != least, Vec3Of<V>{least, least, least}, best);
+    store_vec3_of<V>(out + 3 * i, from_point(best) + from_index(index));
     if (residual_mm != nullptr)
-      residual_mm[i] = inside_grid(field_shape, best) ? least : -(least + kTiny);
+      store(residual_mm + i, inside_grid(field_shape, best) ? least : -(least + kTiny));
   }
 
  private:
@@ -207,21 +212,31 @@ struct Invert {
   static constexpr float kStuck = 0.1f;       // the smallest damping
   static constexpr float kSingular = 0.02f;   // a smaller determinant makes useless steps
 
-  DR_HD float length_mm(const Vec3& v) const {
-    const Vec3 mm = v * mm_per_index;
-    return sqrtf(mm.z * mm.z + mm.y * mm.y + mm.x * mm.x);
+  template <class V, class Condition>
+  static DR_HD Vec3Of<V> choose(bool always, const Condition& first, const Vec3Of<V>& a,
+                                const Vec3Of<V>& b) {
+    if (always) return a;
+    return {first ? a.z : b.z, first ? a.y : b.y, first ? a.x : b.x};
+  }
+
+  template <class V>
+  DR_HD V length_mm(const Vec3Of<V>& v) const {
+    const V z = v.z * mm_per_index.z, y = v.y * mm_per_index.y, x = v.x * mm_per_index.x;
+    return root(z * z + y * y + x * x);
   }
 
   // The solution of (I + matrix du/dp) step = miss.
-  DR_HD Vec3 newton_step(const Vec3& miss, const Vec3 slopes[3]) const {
-    Vec3 a = matrix(slopes[0]), b = matrix(slopes[1]), c = matrix(slopes[2]);
+  template <class V>
+  DR_HD Vec3Of<V> newton_step(const Vec3Of<V>& miss, const Vec3Of<V> slopes[3]) const {
+    Vec3Of<V> a = matrix(slopes[0]), b = matrix(slopes[1]), c = matrix(slopes[2]);
     a.z += 1.0f;
     b.y += 1.0f;
     c.x += 1.0f;
-    const float whole = determinant(a, b, c);
-    if (!(whole > kSingular)) return miss;
-    return (1.0f / whole) *
-           Vec3{determinant(miss, b, c), determinant(a, miss, c), determinant(a, b, miss)};
+    const V whole = determinant(a, b, c);
+    const V share = 1.0f / whole;
+    const Vec3Of<V> newton = {share * determinant(miss, b, c), share * determinant(a, miss, c),
+                              share * determinant(a, b, miss)};
+    return choose(false, whole > splat<V>(kSingular), newton, miss);
   }
 };
 

@@ -23,6 +23,13 @@ DR_HD float within(float coordinate, int n) {
   return coordinate >= 0.0f && coordinate <= (float)(n - 1) ? 1.0f : 0.0f;
 }
 
+#if !defined(__CUDACC__)
+DR_HD Lanes within(const Lanes& coordinate, int n) {
+  const Lanes none = Lanes{}, last = none + (float)(n - 1);
+  return (coordinate >= none) & (coordinate <= last) ? none + 1.0f : none;
+}
+#endif
+
 template <class V>
 DR_HD V lerp(const V& a, const V& b, const V& t) {
   return a + t * (b - a);
@@ -174,6 +181,36 @@ DR_HD T sample_with_slopes(const float* in, const Shape& shape, const Vec3& p, T
   slopes[1] = lerp(v01 - v00, v11 - v10, wz);
   slopes[2] = lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz);
   return lerp(v0, v1, wz);
+}
+
+// The same as sample_with_slopes for one component of an array (z, y, x, components).
+template <class V>
+DR_HD V slopes_at(const CornerOf<V>& c, const float* image, int components, V& along_z, V& along_y,
+                  V& along_x) {
+  const typename LaneTraits<V>::Offset at = c.first * components;
+  const Index z = (Index)c.step_z * components, y = c.step_y * components,
+              x = c.step_x * components;
+  const V a00 = gather(image, at), a01 = gather(image + y, at);
+  const V a10 = gather(image + z, at), a11 = gather(image + (z + y), at);
+  const V d00 = gather(image + x, at) - a00, d01 = gather(image + (y + x), at) - a01;
+  const V d10 = gather(image + (z + x), at) - a10, d11 = gather(image + (z + y + x), at) - a11;
+  const V v00 = a00 + c.wx * d00, v01 = a01 + c.wx * d01;
+  const V v10 = a10 + c.wx * d10, v11 = a11 + c.wx * d11;
+  const V v0 = lerp(v00, v01, c.wy), v1 = lerp(v10, v11, c.wy);
+  along_z = v1 - v0;
+  along_y = lerp(v01 - v00, v11 - v10, c.wz);
+  along_x = lerp(lerp(d00, d01, c.wy), lerp(d10, d11, c.wy), c.wz);
+  return lerp(v0, v1, c.wz);
+}
+
+// Samples of a field (z, y, x, 3) and their derivatives along the index axes.
+template <class V>
+DR_HD Vec3Of<V> sample_field_with_slopes(const float* field, const Shape& shape, const Vec3Of<V>& p,
+                                         Vec3Of<V> slopes[3]) {
+  const CornerOf<V> c(shape, p);
+  Vec3Of<V>&z = slopes[0], &y = slopes[1], &x = slopes[2];
+  return {slopes_at(c, field, 3, z.z, y.z, x.z), slopes_at(c, field + 1, 3, z.y, y.y, x.y),
+          slopes_at(c, field + 2, 3, z.x, y.x, x.x)};
 }
 
 template <class V>

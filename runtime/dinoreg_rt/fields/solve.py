@@ -227,7 +227,7 @@ def inverse_displacement(
     """Return the map from moving to fixed points on the moving `grid`, and the misses in mm.
 
     Solves ``p + u(p) = initial^-1(q)`` for every voxel centre q. Misses are negative where p lies
-    outside the control grid; see `inverse_misses`.
+    outside the control grid; a miss above `INVERSE_MISS_MM` counts.
     """
     back = compose_affines(invert_affine(initial), index_to_lps(grid))
     to_control = compose_affines(lps_to_index(control), back)
@@ -244,18 +244,6 @@ def inverse_displacement(
     return DisplacementField(vectors, grid), residual
 
 
-def inverse_misses(missed_mm: Array, device: Device) -> tuple[Array, Array]:
-    """Return the percentage of missed points and the largest miss in mm, on the device.
-
-    A point is missed if its inverse is off by more than `INVERSE_MISS_MM`. Points whose inverse
-    lies outside the field (negative misses) do not count.
-    """
-    xp = device.xp
-    inside = missed_mm.size - (missed_mm < 0).sum()
-    missed = (missed_mm > INVERSE_MISS_MM).sum()
-    return 100.0 * missed / xp.maximum(inside, 1), xp.maximum(missed_mm.max(), 0)
-
-
 def negative_displacement(
     inverse: Array, control: Geometry, grid: Geometry, initial: AffineTransform, device: Device
 ) -> DisplacementField:
@@ -267,42 +255,6 @@ def negative_displacement(
     back = compose_affines(invert_affine(initial), index_to_lps(grid))
     to_control = compose_affines(lps_to_index(control), back)
     return _displacement(grid, back, inverse, to_control, _axis_to_lps(control), device)
-
-
-def inverse_consistency_mm(
-    field: Array, control: Geometry, device: Device, inverse: Array | None = None
-) -> tuple[Array, Array]:
-    """Return mean and maximum of |u(p) + v(p + u(p))| over the control voxels, on the device.
-
-    v is `inverse`, as the solver returned it, or else found by iteration. Points whose match leaves
-    the grid do not count: the inverse is unknown there.
-    """
-    spacing = control.spacing_mm[::-1]
-    identity = np.eye(3, 4)
-    mm = np.diag(spacing) @ identity
-    if inverse is None:
-        inverse, _ = dinoreg_kernels.invert(
-            field,
-            control.shape_zyx,
-            spacing_mm=spacing,
-            matrix=np.diag(1.0 / np.asarray(spacing)),
-            target=identity,
-            from_point=mm,
-            from_index=-mm,
-            tolerance_mm=0.01,  # small compared with what is measured
-            threads=device.threads,
-        )
-    loop = dinoreg_kernels.compose(field, inverse, spacing, threads=device.threads)
-    xp = device.xp
-    error = xp.sqrt(xp.square(loop).sum(axis=-1))
-    inside = xp.ones(control.shape_zyx, bool)
-    for axis, (n, step) in enumerate(zip(control.shape_zyx, spacing, strict=True)):
-        index = xp.arange(n, dtype=np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        target = index + field[..., axis] / step
-        inside &= (target >= 0) & (target <= n - 1)
-    # Not `error[inside]`, which would wait for the device to count the elements.
-    error = xp.where(inside, error, np.float32(0))
-    return error.sum(dtype=np.float64) / xp.maximum(inside.sum(), 1), error.max()
 
 
 def confidence(

@@ -101,4 +101,7 @@ def weights_on(
         )
         for number, mask in enumerate(masks)
     ]
-    return [inside * value for value in values]
+    return [
+        dinoreg_kernels.multiply_weights(inside, value, out=value, threads=device.threads)
+        for value in values
+    ]

@@ -1,51 +1,44 @@
-"""The last check of a registration: its results hold neither NaN nor infinity."""
+"""The check of a registration's results: they hold neither NaN nor infinity."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..device.choice import Device
 from ..errors import RegistrationError
-from ..types import Array
+from ..types import Array, DisplacementField, Volume
 
 
-def extremes(results: Mapping[str, Array | None], device: Device) -> Array:
-    """Return the least and greatest value of each array, (2 n,) float32 on the arrays' device.
+def named_results(
+    displacement: DisplacementField,
+    warped: Volume,
+    inverse: DisplacementField | None,
+    confidence: Array | None,
+) -> dict[str, Array]:
+    """Return the arrays of a registration's results by the names that messages call them."""
+    results = {
+        "displacement field": displacement.vectors_mm,
+        "warped image": warped.array,
+        "inverse": None if inverse is None else inverse.vectors_mm,
+        "confidence": confidence,
+    }
+    return {name: array for name, array in results.items() if array is not None}
 
-    NaN and infinity show in them, without a second array as large as the field.
-    """
-    present = [array for array in results.values() if array is not None]
-    values = [value for array in present for value in (array.min(), array.max())]
-    return device.xp.stack(values).astype(np.float32)
 
-
-def check_finite(results: Mapping[str, Array | None], found: NDArray[np.float32]) -> None:
+def check_finite(names: Iterable[str], sums: Iterable[float]) -> None:
     """Require that every value of a registration's results is finite.
 
     Args:
-        results: the arrays by their names in `_TEXTS`.
-        found: their `extremes`.
+        names: names of the arrays.
+        sums: sum of each, from `dinoreg_kernels.sum_values`: NaN or infinity shows in it.
 
     Raises:
         RegistrationError: one is not.
     """
-    names = [name for name, array in results.items() if array is not None]
-    for name, pair in zip(names, found.reshape(-1, 2), strict=True):
-        if not np.isfinite(pair).all():
+    for name, total in zip(names, sums, strict=True):
+        if not math.isfinite(total):
             raise RegistrationError(
-                f"the {_TEXTS[name]} would hold NaN or infinity, because the optimisation "
-                "diverged: lower the learning rate (--learning-rate-mm), and check that neither "
-                "the weights nor the values of the images are extreme"
+                f"the {name} would hold NaN or infinity, because the optimisation diverged: lower "
+                "the learning rate (--learning-rate-mm), and check that neither the weights nor "
+                "the values of the images are extreme"
             )
-
-
-#: Names of results in messages.
-_TEXTS = {
-    "displacement": "displacement field",
-    "warped": "warped image",
-    "inverse": "inverse",
-    "confidence": "confidence",
-}

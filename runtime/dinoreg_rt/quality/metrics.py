@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +18,9 @@ import dinoreg_kernels
 
 from ..device.choice import Device, choose_device
 from ..errors import InputError
-from ..fields.solve import inverse_consistency_mm
 from ..geometry import SLAB_VOXELS, lps_to_index, z_slabs
-from ..summaries import RunQuality
 from ..types import Array, DisplacementField, FloatArray, Geometry, Transform
 from .surface import Hd95, hd95_of_mask
-
-if TYPE_CHECKING:
-    from dinoreg_kernels import Solution
 
 
 @dataclass(frozen=True)
@@ -170,50 +164,6 @@ def jacobian_statistics(field: DisplacementField, mask: Array | None = None) -> 
         minimum=float(values.min()),
         maximum=float(values.max()),
         voxels=values.size,
-    )
-
-
-def run_quality(
-    solution: Solution,
-    control: Geometry,
-    displacement: DisplacementField,
-    device: Device,
-    *,
-    inverse_misses: tuple[Array, Array] | None = None,
-) -> RunQuality:
-    """Return what a run can measure of its own result, without labels.
-
-    Args:
-        solution: result of `dinoreg_kernels.solve`.
-        control: grid of its field.
-        displacement: whole mapping on the fixed grid.
-        device: device that holds the arrays.
-        inverse_misses: result of `dinoreg_rt.fields.solve.inverse_misses`; None if nothing was
-            inverted.
-    """
-    xp = device.xp
-    consistency = inverse_consistency_mm(solution.field, control, device, solution.inverse)
-    j = jacobian_determinant(displacement, device)
-    # Here the host waits for the registration.
-    misses = inverse_misses or (math.nan, math.nan)
-    mean_mm, max_mm, folded, lowest, highest, missed, missed_mm = device.numbers(
-        *consistency, (j <= 0).sum(), j.min(), j.max(), *misses
-    )
-    # In place: on a large scan this is the only array of its size left.
-    log_j = xp.log(xp.maximum(j, 1e-9, out=j), out=j)
-    deviation = float(log_j.std(dtype=np.float64) if folded == 0 else log_j[log_j > -20.0].std())
-    return RunQuality(
-        feature_distance_before=solution.feature_distance_before,
-        feature_distance_after=solution.feature_distance_after,
-        folded_percent=100.0 * folded / j.size,
-        jacobian_min=lowest,
-        jacobian_max=highest,
-        sdlogj=deviation,
-        inverse_consistency_mean_mm=mean_mm,
-        inverse_consistency_max_mm=max_mm,
-        overlap_percent=100.0 * solution.overlap,
-        inverse_missed_percent=missed,
-        inverse_missed_max_mm=missed_mm,
     )
 
 

@@ -1,54 +1,24 @@
-"""Mutual information and correlation of two images' intensities, from a joint histogram."""
+"""Mutual information and correlation of two images' intensities, from a joint histogram.
+
+The histograms come from `dinoreg_kernels`: weights in steps of 1/255, by the bins of the fixed
+image (rows) and of the moving image.
+"""
 
 from __future__ import annotations
 
 import math
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from ..types import Array, FloatArray
+from dinoreg_kernels import BINS
 
-_BINS = 32
-#: Length of a joint histogram.
-HISTOGRAM = _BINS * _BINS
-#: Weights are counted in this many steps: sums of whole numbers are exact, so the order in which a
-#: GPU adds them does not matter.
-WEIGHT_STEPS = 255
+from ..types import FloatArray
 
 
-def joint_histogram(
-    first: Array,
-    second: Array,
-    weight: Array,
-    xp: ModuleType,
-    *,
-    group: Array | int = 0,
-    groups: int = 1,
-) -> Array:
-    """Sum `weight` by the intensities (0..1) of both images, and by group.
-
-    Args:
-        first: first image, of any shape.
-        second: second image, of the same shape.
-        weight: weights >= 0 of the same shape.
-        xp: NumPy or CuPy; with CuPy nothing waits for the device.
-        group: group of each voxel, int32, from 0 to `groups` - 1.
-        groups: number of groups.
-
-    Returns:
-        (groups * HISTOGRAM,) uint64, a type that CUDA adds atomically: one group after the other,
-        each row by row of `first`.
-    """
-
-    def bins(image: Array) -> Array:
-        return xp.clip((image * _BINS).astype(np.int32), 0, _BINS - 1)
-
-    total = xp.zeros(groups * HISTOGRAM, np.uint64)
-    counts = xp.rint(weight * WEIGHT_STEPS).astype(np.uint64)
-    index = (group * _BINS + bins(first)) * _BINS + bins(second)
-    xp.add.at(total, index.ravel(), counts.ravel())
-    return total
+def histogram_of(counts: Any) -> FloatArray:
+    """Return the counts of a result, one or several histograms, as float64 in one dimension."""
+    return np.frombuffer(counts, np.uint64).astype(np.float64)
 
 
 def mutual_information(histogram: FloatArray) -> float:
@@ -56,7 +26,7 @@ def mutual_information(histogram: FloatArray) -> float:
     total = float(histogram.sum())
     if total <= 0:
         return 0.0
-    joint = histogram.reshape(_BINS, _BINS) / total
+    joint = histogram.reshape(BINS, BINS) / total
     apart = np.outer(joint.sum(axis=1), joint.sum(axis=0))
     seen = joint > 0
     return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())
@@ -67,8 +37,8 @@ def correlation(histogram: FloatArray) -> float:
     total = float(histogram.sum())
     if total <= 0:
         return float("nan")
-    joint = histogram.reshape(_BINS, _BINS) / total
-    bins = np.arange(_BINS)
+    joint = histogram.reshape(BINS, BINS) / total
+    bins = np.arange(BINS)
     first, second = (joint.sum(axis=axis) for axis in (1, 0))
     means = float(first @ bins), float(second @ bins)
     apart = [bins - mean for mean in means]

@@ -10,14 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from types import ModuleType
-
-import numpy as np
 
 from ..geometry import file_axes
 from ..summaries import RegionQuality
-from ..types import Array, FloatArray
-from .mutual_information import HISTOGRAM, WEIGHT_STEPS, mutual_information
+from ..types import FloatArray
+from .mutual_information import mutual_information
 
 #: Names of the parts along L, P and S, in the order in which these coordinates grow.
 _PLACES = (("right", "left"), ("front", "back"), ("lower", "middle", "upper"))
@@ -31,49 +28,39 @@ _LEAST_MATCHED_PERCENT = 50.0
 _LEAST_INFORMATION = 0.35
 
 
-def region_index(weight: Array, direction: FloatArray, xp: ModuleType) -> Array:
-    """Return the number of the region to which each voxel belongs; nothing waits for the device.
+def region_arguments(
+    direction: FloatArray,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return how `dinoreg_kernels.measure_agreement` numbers the regions of a grid.
 
     Args:
-        weight: weights of the fixed image, (d, h, w).
-        direction: direction matrix of its grid, as in `Geometry`.
-        xp: NumPy or CuPy.
+        direction: direction matrix of the grid, as in `Geometry`.
 
     Returns:
-        (d, h, w) int32 from 0 to `REGIONS` - 1.
+        For each array axis z, y, x: the number of parts, the factor on a part's number, and 1 where
+        parts are numbered against the axis. Regions are numbered in the order of `regions_of`.
     """
-    axes = file_axes(direction)
-    index = xp.zeros((1, 1, 1), np.int32)
-    for row, (axis, names) in enumerate(zip(axes, _PLACES, strict=True)):
-        along, parts = 2 - axis, len(names)
-        profile = weight.sum(axis=tuple(a for a in range(3) if a != along), dtype=np.float64)
-        middles = xp.cumsum(profile) - profile / 2
-        part = (parts * middles / xp.maximum(profile.sum(), 1e-6)).astype(np.int32)
-        part = xp.clip(part, 0, parts - 1)
-        if direction[row, axis] < 0:
-            part = parts - 1 - part
-        index = index * parts + part.reshape([-1 if a == along else 1 for a in range(3)])
-    return index
-
-
-def region_weights(index: Array, weight: Array, xp: ModuleType) -> Array:
-    """Return the summed weight of each region in the steps of `joint_histogram`, uint64."""
-    total = xp.zeros(REGIONS, np.uint64)
-    xp.add.at(total, index.ravel(), xp.rint(weight * WEIGHT_STEPS).astype(np.uint64).ravel())
-    return total
+    parts, factor, reverse = [1, 1, 1], [0, 0, 0], [0, 0, 0]
+    after = REGIONS
+    for row, (axis, names) in enumerate(zip(file_axes(direction), _PLACES, strict=True)):
+        along = 2 - axis
+        after //= len(names)
+        parts[along], factor[along] = len(names), after
+        reverse[along] = int(direction[row, axis] < 0)
+    return tuple(parts), tuple(factor), tuple(reverse)
 
 
 def regions_of(weights: FloatArray, histograms: FloatArray) -> tuple[RegionQuality, ...]:
     """Return the regions that hold any of the body.
 
     Args:
-        weights: result of `region_weights`.
-        histograms: joint histogram of each region, (REGIONS * HISTOGRAM,).
+        weights: weight of each region, in the steps of the histograms.
+        histograms: joint histogram of each region, (REGIONS * BINS * BINS,).
     """
     body, found = float(weights.sum()), []
     places = itertools.product(*_PLACES)
     for place, weight, joint in zip(
-        places, weights.tolist(), histograms.reshape(REGIONS, HISTOGRAM), strict=True
+        places, weights.tolist(), histograms.reshape(REGIONS, -1), strict=True
     ):
         if weight <= 0:
             continue

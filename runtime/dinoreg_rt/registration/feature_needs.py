@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..align.coarse import POOL, cell_size_mm
 from ..features.mind import padded_channels
 from .sizes import DOUBLE, FLOAT, HALF, Sizes, Stage, Work, set_bytes
 
@@ -14,8 +16,16 @@ if TYPE_CHECKING:
 
 
 def _view_bytes(sizes: Sizes) -> int:
-    """Return the bytes of the weights of both images."""
-    return sizes.weights
+    """Return the bytes of the weights of both images, and of what one of them is made of.
+
+    The last factor of a weight is the share of a body mask and of its grid in each voxel.
+    """
+    cell_mm = cell_size_mm(sizes.fixed, sizes.moving) / POOL
+    body = max(
+        math.prod(n * mm / cell_mm for n, mm in zip(g.shape_xyz, g.spacing_mm, strict=True))
+        for g in (sizes.fixed, sizes.moving)
+    )
+    return sizes.weights + 2 * FLOAT * max(sizes.control) + FLOAT * int(body)
 
 
 def _view_work(sizes: Sizes) -> Iterator[Work]:

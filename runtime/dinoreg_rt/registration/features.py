@@ -5,11 +5,13 @@ Features are MIND-SSC, an encoder's, or both joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+import dinoreg_kernels
 
 from ..config.decided import DecidedConfig
 from ..config.feature_parameters import FeatureSet
@@ -54,49 +56,83 @@ class Extracted:
     intensities: tuple[Array, Array] | None
     encoding: Callable[[], EncodingSummary] | None
 
-    def levels(
-        self, counts: tuple[Array, Array]
+
+class Weights:
+    """The weights of the control voxels, and their products with those of features.
+
+    Args:
+        counts: see `field_of_view`.
+        device: device that holds them.
+    """
+
+    def __init__(self, counts: tuple[Array, Array], device: Device) -> None:
+        self._counts, self._device = counts, device
+        self._known: list[tuple[FeaturePair, tuple[Array, Array]]] = []
+
+    def of(self, features: FeaturePair) -> tuple[Array, Array]:
+        """Multiply the weights of the control voxels by those of their features, once for each."""
+        for pair, weights in self._known:
+            if pair is features:
+                return weights
+        fixed, moving = (
+            dinoreg_kernels.multiply_weights(count, weight, threads=self._device.threads)
+            for count, weight in zip(
+                self._counts, (features.fixed_weight, features.moving_weight), strict=True
+            )
+        )
+        self._known.append((features, (fixed, moving)))
+        return fixed, moving
+
+    def of_levels(
+        self, extracted: Extracted
     ) -> list[tuple[FeaturePair, tuple[Array, Array]]] | None:
-        """Return features and weights of each search level; None if they are the refinement's.
-
-        Args:
-            counts: see `field_of_view`.
-        """
-        if all(pair is self.features for pair in self.search):
+        """Return features and weights of each search level; None if they are the refinement's."""
+        if all(pair is extracted.features for pair in extracted.search):
             return None
-        weights = {id(pair): weigh(counts, pair) for pair in self.search}
-        return [(pair, weights[id(pair)]) for pair in self.search]
-
-
-def weigh(counts: tuple[Array, Array], features: FeaturePair) -> tuple[Array, Array]:
-    """Multiply the weights of the control voxels by those of their features."""
-    return counts[0] * features.fixed_weight, counts[1] * features.moving_weight
+        return [(pair, self.of(pair)) for pair in extracted.search]
 
 
 def field_of_view(sides: Sides, organ_weight: Array | None, device: Device) -> tuple[Array, Array]:
     """Weigh each control voxel of both images by field of view, masks, bodies and organs.
 
-    The weights are computed on the host, where masks and bodies are. On a GPU, the host would have
-    to wait for the check that anything is left.
+    Nothing waits for the device.
 
     Args:
         sides: both images.
         organ_weight: (D, H, W) for the fixed image, 0 or more; None: 1 everywhere.
-        device: the device on which the weights are wanted.
+        device: the device on which the weights are computed.
 
     Returns:
         (d, h, w) float32 for each image on its control grid.
 
     Raises:
-        RegistrationError: nothing is left to compare.
+        RegistrationError: nothing is left to compare. This is only known here on a CPU: on a GPU
+            `check_left` raises it at the end of the run.
     """
-    fixed, moving = (side_weight(side, device.host) for side in sides)
+    fixed, moving = (side_weight(side, device) for side in sides)
     if organ_weight is not None:
-        fixed *= weight_by(sides[0], sides[0].image.volume, organ_weight, device.host)
-    for side, weight in zip(sides, (fixed, moving), strict=True):
-        if not weight.any():
-            raise RegistrationError(nothing_left(side, weighted=organ_weight is not None))
-    return device.upload(fixed, np.float32), device.upload(moving, np.float32)
+        of_organs = weight_by(sides[0], sides[0].image.volume, organ_weight, device)
+        dinoreg_kernels.multiply_weights(fixed, of_organs, out=fixed, threads=device.threads)
+    if device.kind == "cpu":
+        left = [float(weight.any()) for weight in (fixed, moving)]
+        check_left(left, sides, weighted=organ_weight is not None)
+    return fixed, moving
+
+
+def check_left(left: Sequence[float], sides: Sequence[SolverSide], *, weighted: bool) -> None:
+    """Require that something of both images is left to compare.
+
+    Args:
+        left: sums of their weights.
+        sides: both images.
+        weighted: whether the voxels of the fixed image have weights.
+
+    Raises:
+        RegistrationError: nothing is left.
+    """
+    for side, total in zip(sides, left, strict=True):
+        if total == 0:
+            raise RegistrationError(nothing_left(side, weighted=weighted))
 
 
 def nothing_left(side: SolverSide, *, weighted: bool) -> str:
@@ -118,21 +154,22 @@ def nothing_left(side: SolverSide, *, weighted: bool) -> str:
     )
 
 
-def side_weight(side: SolverSide, host: Device) -> Array:
+def side_weight(side: SolverSide, device: Device) -> Array:
     """Return the share of each control voxel that lies in the image, its mask and its body."""
     image = side.image
     if image.role == "fixed" and image.mask is None:  # the grid is the image's own
-        weight = np.ones(side.control.shape_zyx, np.float32)
+        weight = device.xp.ones(side.control.shape_zyx, np.float32)
     else:
-        weight = weight_by(side, image.volume, image.mask, host)
+        weight = weight_by(side, image.volume, image.mask, device)
     if image.body is not None:
-        weight *= weight_by(side, image.body, image.body.array, host)
+        body = weight_by(side, image.body, image.body.array, device)
+        dinoreg_kernels.multiply_weights(weight, body, out=weight, threads=device.threads)
     return weight
 
 
-def weight_by(side: SolverSide, image: Volume, mask: Array | None, host: Device) -> Array:
+def weight_by(side: SolverSide, image: Volume, mask: Array | None, device: Device) -> Array:
     """Return the share of each control voxel in an image of the side's space and in `mask`."""
-    return weight_on(side.control, image, mask, side.affine, host)
+    return weight_on(side.control, image, mask, side.affine, device)
 
 
 def extract_features(

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from dinoreg_kernels import agreement_workspace_bytes, quality_workspace_bytes
+
 from ..align.normal_equations import MOST_POINTS
 from ..fields.solve import solver_options, solver_workspace_bytes
 from ..quality.agreement import sampling_step
-from ..quality.mirror_images import COARSER, coarser
-from ..quality.mirror_test import HELD_BYTES, decoy_workspace_bytes
+from ..quality.mirror_test import HELD_BYTES, coarser, decoy_workspace_bytes
 from .feature_needs import encode_beside_gpu
-from .sizes import DOUBLE, FLOAT, HALF, VECTOR, Sizes, Stage, Work, set_bytes
+from .sizes import FLOAT, HALF, VECTOR, Sizes, Stage, Work, set_bytes
 
 #: Operations of inverting a field at one point: one interpolation, then about three Newton steps,
 #: each with an interpolation of the field and its slopes.
 _INVERSION = 85.0 + 3 * 250.0
-#: Bytes that inverse consistency takes at one control voxel.
-_CONSISTENCY = 48
 
 
 def _linear_bytes(sizes: Sizes) -> int:
@@ -41,7 +40,7 @@ def _compared(sizes: Sizes) -> int:
     voxels, config = sum(sizes.control), sizes.config
     sets = sum(set_bytes(stride, voxels) for stride in sizes.compared.values())
     if config.trust and "mind" not in sizes.compared:
-        sets += set_bytes(sizes.strides["mind"], voxels)
+        sets += set_bytes(sizes.strides["mind"], voxels) + sizes.weights
     products = len(sizes.compared) * sizes.weights
     beside = sizes.engine + sizes.caching
     return sizes.weights + beside + sets + products + sizes.intensities
@@ -117,38 +116,17 @@ def _trust_bytes(sizes: Sizes) -> int:
     """Return the bytes of comparing the images with the field, or of the mirror test's searches."""
     if not sizes.config.trust:
         return 0
-    grids, stride = (sizes.grids, sizes.moving_grids), sizes.strides["mind"]
-    # A grid that does not begin on the coarser one has a voxel more there.
-    shapes = [[n + 1 for n in coarser(grid.control.shape_zyx)] for grid in grids]
-    fixed, moving = (math.prod(shape) for shape in shapes)
-    averaging = max(  # padded copies, a mean and one summand of it
-        set_bytes(stride, COARSER**3 * voxels) + FLOAT * (2 * stride + 2) * voxels
-        for voxels in (fixed, moving)
-    )
-    # Features and intensities, those of the mirror image, warped ones with bins and counts, field.
-    largest = max(fixed, moving)
-    search = 2 * set_bytes(stride, largest) + FLOAT * (fixed + 2 * largest) + 10 * FLOAT * fixed
-    search += VECTOR * fixed
-    search += decoy_workspace_bytes(
-        shapes[0],
-        shapes[1],
-        stride,
+    searches = decoy_workspace_bytes(
+        sizes.grids.control.shape_zyx,
+        sizes.moving_grids.control.shape_zyx,
+        sizes.moving_grids.offset_zyx,
+        sizes.strides["mind"],
         sizes.grids.control.spacing_mm[::-1],
         solver_options(sizes.config, sizes.grids),
     )
-    averaged = set_bytes(stride, fixed + moving)
-    taken = max(averaged + max(averaging, search), _agreement_bytes(sizes))
-    return _compared(sizes) + sizes.solution + taken
-
-
-def _agreement_bytes(sizes: Sizes) -> int:
-    """Return the bytes of comparing the sampled voxels of both images."""
     shape = sizes.grids.control.shape_zyx
-    step = sampling_step(shape)
-    sampled = math.prod(-(-n // step) for n in shape)
-    stride = sizes.strides["mind"]
-    # Matched features, their differences and squares; places, regions, weights, intensities, bins.
-    return ((HALF + FLOAT) * stride + 11 * FLOAT) * sampled
+    agreement = agreement_workspace_bytes(shape, sampling_step(shape))
+    return _compared(sizes) + sizes.solution + max(searches, agreement) + _tested(sizes)
 
 
 def _tested(sizes: Sizes) -> int:
@@ -171,9 +149,9 @@ def _trust_work(sizes: Sizes) -> Iterator[Work]:
 
 
 def _misses(sizes: Sizes) -> int:
-    """Return the bytes of an iterated inverse's misses, and of the flags whether they count."""
+    """Return the bytes of an iterated inverse's misses."""
     iterated = sizes.config.inverse and sizes.config.transform != "velocity"
-    return (FLOAT + 1) * sizes.images[1] * iterated
+    return FLOAT * sizes.images[1] * iterated
 
 
 def _warp_bytes(sizes: Sizes) -> int:
@@ -183,8 +161,7 @@ def _warp_bytes(sizes: Sizes) -> int:
     peak = made + 2 * VECTOR * fixed * config.confidence
     made += FLOAT * fixed * config.confidence
     if config.inverse:
-        peak = max(peak, made + VECTOR * moving + _misses(sizes))
-        made += VECTOR * moving
+        made += VECTOR * moving + _misses(sizes)
     return sizes.kept + _tested(sizes) + max(peak, made + FLOAT * fixed)
 
 
@@ -199,15 +176,14 @@ def _warp_work(sizes: Sizes) -> Iterator[Work]:
 
 
 def _quality_bytes(sizes: Sizes) -> int:
-    """Return the bytes of the results and of the determinant, or of inverse consistency."""
-    fixed = sizes.images[0]
-    # Beside the determinant: for its standard deviation on a GPU its positive values and where they
-    # are, on the host deviations in double precision; or the loops of inverse consistency.
-    deviation = (FLOAT + 1 if sizes.on_gpu else DOUBLE) * fixed
-    peak = FLOAT * fixed + max(deviation, _CONSISTENCY * sizes.control[0])
-    # The host's allocator keeps the blocks of the misses.
-    kept = sizes.kept + _tested(sizes)
-    return kept + sizes.results + peak + (0 if sizes.on_gpu else _misses(sizes))
+    """Return the bytes of the results, and of the workspace of their measures."""
+    measures = quality_workspace_bytes(
+        sizes.fixed.shape_zyx,
+        sizes.grids.control.shape_zyx,
+        inverted=sizes.config.transform == "velocity",
+        misses=_misses(sizes) // FLOAT,
+    )
+    return sizes.kept + _tested(sizes) + sizes.results + _misses(sizes) + measures
 
 
 def _quality_work(sizes: Sizes) -> Iterator[Work]:

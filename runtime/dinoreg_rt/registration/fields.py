@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from dinoreg_kernels import Solution
 
@@ -14,13 +17,11 @@ from ..fields.solve import (
     confidence,
     deformable_displacement,
     inverse_displacement,
-    inverse_misses,
     negative_displacement,
     solver_options,
     whole_displacement,
 )
 from ..fields.warp import warp_volume
-from ..quality.finite import check_finite, extremes
 from ..types import Array, DisplacementField, Volume
 from .plan import Plan
 
@@ -29,59 +30,52 @@ from .plan import Plan
 class Fields:
     """A solution in LPS mm: the whole mapping on the grids of the images, and its own part.
 
-    Attributes:
-        extremes: the `extremes` of all other arrays but the deformable part.
+    `missed_mm` holds the misses of an inverse that was found by iteration.
     """
 
     deformable: DisplacementField | None
     displacement: DisplacementField
     warped: Volume
     inverse: DisplacementField | None
-    inverse_misses: tuple[Array, Array] | None
+    missed_mm: Array | None
     confidence: Array | None
-    extremes: Array
 
     @contextmanager
-    def delivering(self, placement: Placement, device: Device) -> Iterator[Callable[[], Fields]]:
+    def delivering(
+        self, placement: Placement, device: Device, others: Sequence[Array]
+    ) -> Iterator[Callable[[], tuple[Fields, list[NDArray[Any]]]]]:
         """Start to move the arrays to the caller's destination, beside the work of the block.
 
-        Yields:
-            A function that waits for them and returns the fields with these arrays. It raises
-            `RegistrationError` if a value is not finite.
-        """
-        checked = _results(self.displacement, self.warped, self.inverse, self.confidence)
-        results = checked | {"deformable": _vectors(self.deformable)}
-        with delivering(placement, device, results, self.extremes) as arrays:
+        Args:
+            placement: the destination.
+            device: device of the arrays.
+            others: further arrays, which are always downloaded.
 
-            def delivered() -> Fields:
-                placed, (found,) = arrays()
-                check_finite(checked, found)
-                return replace(
-                    self,
+        Yields:
+            A function that waits for the arrays and returns the fields with them, and the others.
+        """
+        results = {
+            "displacement": self.displacement.vectors_mm,
+            "warped": self.warped.array,
+            "inverse": _vectors(self.inverse),
+            "confidence": self.confidence,
+            "deformable": _vectors(self.deformable),
+        }
+        with delivering(placement, device, results, *others) as arrays:
+
+            def delivered() -> tuple[Fields, list[NDArray[Any]]]:
+                placed, read = arrays()
+                fields = Fields(
                     deformable=_with_vectors(self.deformable, placed["deformable"]),
                     displacement=replace(self.displacement, vectors_mm=placed["displacement"]),
                     warped=replace(self.warped, array=placed["warped"]),
                     inverse=_with_vectors(self.inverse, placed["inverse"]),
-                    inverse_misses=None,
+                    missed_mm=None,
                     confidence=placed["confidence"],
-                    extremes=found,
                 )
+                return fields, read
 
             yield delivered
-
-
-def _results(
-    displacement: DisplacementField,
-    warped: Volume,
-    inverse: DisplacementField | None,
-    confidence: Array | None,
-) -> dict[str, Array | None]:
-    return {
-        "displacement": displacement.vectors_mm,
-        "warped": warped.array,
-        "inverse": _vectors(inverse),
-        "confidence": confidence,
-    }
 
 
 def _vectors(field: DisplacementField | None) -> Array | None:
@@ -137,18 +131,16 @@ def _queued(solution: Solution, images: tuple[Volume, Volume], plan: Plan) -> Fi
         outside=min(0.0, plan.pair[1].lowest),
         known=True,
     )
-    found = extremes(_results(displacement, warped, inverse, certainty), device)
-    return Fields(deformable, displacement, warped, inverse, misses, certainty, found)
+    return Fields(deformable, displacement, warped, inverse, misses, certainty)
 
 
 def _inverse(
     solution: Solution, moving: Volume, plan: Plan
-) -> tuple[DisplacementField | None, tuple[Array, Array] | None]:
+) -> tuple[DisplacementField | None, Array | None]:
     """Return the inverse, if requested, and its misses, if it was found by iteration."""
     of_plan = plan.grids.control, moving.geometry, plan.initial, plan.device
     if not plan.config.inverse:
         return None, None
     if solution.inverse is not None:
         return negative_displacement(solution.inverse, *of_plan), None
-    inverse, missed_mm = inverse_displacement(solution.field, *of_plan)
-    return inverse, inverse_misses(missed_mm, plan.device)
+    return inverse_displacement(solution.field, *of_plan)

@@ -6,13 +6,12 @@ images and a transform that is given as the initial alignment.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dinoreg_kernels import Solution, shared_workspace
+from dinoreg_kernels import Solution, SolverOptions, WeighedImages, shared_workspace
 
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import kernel_errors, stage_timer
@@ -25,17 +24,16 @@ from ..geometry import compose_affines, invert_affine
 from ..images.fixed_work import FixedWork
 from ..io.arrays import check_device
 from ..io.hashes import versions
-from ..quality.metrics import run_quality
-from ..quality.mirror_images import content_middle
 from ..quality.mirror_test import DecoySearches, search_decoys
 from ..summaries import EncodingSummary, RegionQuality, RunQuality
 from ..types import AffineTransform, Array, Volume
 from .case import Case
 from .decisions import Decisions
 from .demands import check_demands
-from .features import extract_features, field_of_view, weigh
+from .features import Weights, extract_features, field_of_view
 from .fields import Fields, compute_fields
-from .linear import moved_mm, refine_linear
+from .linear import refine_linear
+from .measures import judge, measure
 from .memory import check_memory
 from .plan import Plan
 from .planning import plan_case
@@ -125,16 +123,22 @@ def register(  # noqa: PLR0913 - all but the images by name
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
         match = _match(images, counts, run, encoders, keep=keep_features)
         fields = compute_fields(match.solution, images, plan, run.timer, run.report)
-        with fields.delivering(placement, plan.device) as delivered:
+        measured = run.timer.recorded(
+            "quality",
+            lambda: measure(match.solution, match.mirror_test, fields, counts, plan),
+        )
+        with fields.delivering(placement, plan.device, measured.arrays) as delivered:
             # A GPU is still working, because nothing has waited for it since the features. Timed by
             # its events, this stage lasts for as long as it waits for the host here.
             with run.timer.stage("hash"):
                 hashes = plan.hashes()
-            with run.timer.stage("quality"):
-                quality, regions = _quality(match, fields, plan)
-                encoding = None if match.encoding is None else match.encoding()
             with run.timer.stage("deliver"):
-                fields = delivered()
+                fields, numbers = delivered()
+        weighted = case.weights is not None
+        quality, regions = judge(
+            measured, numbers, match.mirror_test, fields, plan, weighted=weighted
+        )
+        encoding = None if match.encoding is None else match.encoding()
         return _result(fields, quality, regions, encoding, hashes, match.features, run)
 
 
@@ -168,82 +172,57 @@ def _match(
     extracted = extract_features(plan.sides(*images), plan, timer, run.report, encoders)
     options = solver_options(plan.config, plan.grids)
     linear = plan.config.linear_transform is not None
-    middle = (0.0, 0.0, 0.0)
-    if extracted.mind is not None and extracted.intensities is not None:
-        # This waits for the device, so it comes before the solver is queued: the only such wait.
-        weight = weigh(counts, extracted.mind)[1]
-        middle = content_middle(extracted.intensities[1], weight, plan.device)
-        del weight
+    weights = Weights(counts, plan.device)
+    compared, levels = weights.of(extracted.features), weights.of_levels(extracted)
     solution = timer.recorded(
         "solve",
         lambda: solve(
             extracted.features,
-            weigh(counts, extracted.features),
+            compared,
             plan.grids,
             plan.moving_grids.offset_zyx,
             without_steps(options) if linear else options,
             plan.device,
             run.report,
-            search=extracted.levels(counts),
+            search=levels,
             images=extracted.intensities if plan.config.correlation_weight > 0 else None,
             spread=plan.config.confidence,
         ),
     )
     mirror_test = None
     if extracted.mind is not None and extracted.intensities is not None:
-        with timer.stage("trust"), shared_workspace():
-            back = (
-                None
-                if plan.start is None
-                else affine_field(_back(plan), plan.grids.control, plan.device)
-            )
-            mirror_test = search_decoys(
-                extracted.mind,
-                extracted.intensities,
-                weigh(counts, extracted.mind),
-                plan.grids,
-                plan.moving_grids.offset_zyx,
-                middle,
-                options,
-                plan.device,
-                solution.field,
-                back=back,
-            )
+        mind = extracted.mind
+        weighed = WeighedImages(
+            mind.fixed,
+            mind.moving,
+            *weights.of(mind),
+            *extracted.intensities,
+            plan.grids.control.spacing_mm[::-1],
+            plan.moving_grids.offset_zyx,
+        )
+        mirror_test = timer.recorded(
+            "trust", lambda: _mirror_test(weighed, mind.channels, options, solution.field, plan)
+        )
     shown = extracted.search[0]  # the refinement may compare MIND-SSC alone
-    kept = KeptFeatures.of(shown, weigh(counts, shown), solution.field, plan) if keep else None
+    kept = KeptFeatures.of(shown, weights.of(shown), solution.field, plan) if keep else None
     return _Match(solution, mirror_test, extracted.encoding, kept)
+
+
+def _mirror_test(
+    images: WeighedImages, channels: int, options: SolverOptions, field: Array, plan: Plan
+) -> DecoySearches | None:
+    """Queue the mirror test of a result `field` on the control grid."""
+    grids, device, back = plan.grids, plan.device, None
+    if plan.start is not None:
+        back = affine_field(_back(plan), grids.control, device)
+    with shared_workspace():
+        return search_decoys(images, channels, grids, options, device, field, back=back)
 
 
 def _back(plan: Plan) -> AffineTransform:
     """Return the map p -> q of fixed points: the start takes q to where the final map takes p."""
     start = plan.initial if plan.start is None else plan.start
     return compose_affines(invert_affine(plan.initial), start)
-
-
-def _quality(
-    match: _Match, fields: Fields, plan: Plan
-) -> tuple[RunQuality, tuple[RegionQuality, ...]]:
-    """Measure the result and its regions without labels, waiting for the device once."""
-    quality = run_quality(
-        match.solution,
-        plan.grids.control,
-        fields.displacement,
-        plan.device,
-        inverse_misses=fields.inverse_misses,
-    )
-    if plan.start is not None:  # the start is compared by the agreement of MIND-SSC alone
-        quality = replace(quality, feature_distance_before=math.nan)
-    if plan.alignment.similarity is not None:
-        quality = replace(quality, alignment_similarity=plan.alignment.similarity)
-    quality = replace(quality, sides_in_doubt=plan.sides_in_doubt)
-    if match.mirror_test is None:
-        return quality, ()
-    measures, regions = match.mirror_test.measures()
-    quality = replace(quality, **vars(measures))
-    if plan.start is None or moved_mm(plan) >= min(plan.grids.control.spacing_mm) / 2:
-        return quality, regions
-    # The agreement reads the nearest voxels, which cannot resolve so small a displacement.
-    return replace(quality, mind_distance_before=math.nan, information_before=math.nan), regions
 
 
 def _result(
