@@ -23,20 +23,17 @@ from .measures import (
     BINS,
     REGIONS,
     Agreement,
-    MirrorSearch,
-    MirrorTest,
     Quality,
     WeighedImages,
     agreement_workspace_bytes,
-    compare_mirrored,
     measure_agreement,
     measure_quality,
-    mirror_workspace_bytes,
     multiply_weights,
     numbers_of,
     quality_workspace_bytes,
     sum_values,
 )
+from .mirror import MirrorSearch, MirrorTest, compare_mirrored, mirror_workspace_bytes
 from .options import SolverOptions
 from .pool import pool_features
 from .session import Session, SessionCounts, release_idle_memory, sessions

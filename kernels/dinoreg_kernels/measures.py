@@ -25,27 +25,21 @@ from ._arrays import (
     check_together,
     doubles,
     int3,
-    int32s,
     pointer,
     workspace,
 )
 from ._errors import KernelError
-from ._measure_structs import BINS, REGIONS, Agreement, MirrorSearch, MirrorTest, Quality
-from .options import SolverOptions
+from ._measure_structs import BINS, REGIONS, Agreement, Quality
 
 __all__ = [
     "BINS",
     "REGIONS",
     "Agreement",
-    "MirrorSearch",
-    "MirrorTest",
     "Quality",
     "WeighedImages",
     "agreement_workspace_bytes",
-    "compare_mirrored",
     "measure_agreement",
     "measure_quality",
-    "mirror_workspace_bytes",
     "multiply_weights",
     "numbers_of",
     "quality_workspace_bytes",
@@ -214,7 +208,7 @@ def measure_quality(
     if misses is not None:
         args.misses = pointer(misses, np.float32, "misses", VOLUME)
         args.miss_count, args.miss_limit = int(misses.size), miss_limit
-    return _measured("dr_quality_measure", args, Quality, Call(given[0], threads), xp)
+    return measured("dr_quality_measure", args, Quality, Call(given[0], threads), xp)
 
 
 def measure_agreement(
@@ -241,7 +235,7 @@ def measure_agreement(
         threads: CPU threads; 0 takes all.
 
     Returns:
-        `Agreement` as float64; `MirrorTest` says how to read it.
+        `Agreement` as float64.
 
     Raises:
         KernelError: The arrays or numbers cannot be used.
@@ -257,69 +251,7 @@ def measure_agreement(
     args.region_factor = int3(region_factor, "region_factor")
     args.reversed = int3(reversed_parts, "reversed_parts")
     call, xp = Call(images.fixed, threads), array_module(images.fixed)
-    return _measured("dr_agreement_measure", args, Agreement, call, xp)
-
-
-def compare_mirrored(
-    images: WeighedImages,
-    *,
-    options: SolverOptions,
-    order: ArrayLike,
-    sides: int,
-    factor: int,
-    channels: int | None = None,
-    threads: int = 0,
-) -> Array:
-    """Search in the moving image, and in mirror images of both, on a coarser grid.
-
-    Args:
-        images: Both images.
-        options: The first level of their search is used, with `SolverOptions.search_factor` and
-            `SolverOptions.search_radius` on the coarser grid, and without consistency.
-        order: (3, n), channel c of an image mirrored along z, y, x is channel ``order[axis][c]``.
-        sides: The axis from left to right.
-        factor: Voxels per voxel of the coarser grid along each axis.
-        channels: Number of stored channels that are used, the first ones; None uses all.
-        threads: CPU threads; 0 takes all.
-
-    Returns:
-        `MirrorTest` as float64.
-
-    Raises:
-        KernelError: The arrays or numbers cannot be used.
-    """
-    check_together(**images.arrays())
-    args = structs.MirrorArgs(sides=sides)
-    images.fill(args)
-    stride = int(images.fixed.shape[-1])
-    kept = _fill_search(args, options, factor, channels or stride)
-    orders = np.atleast_2d(np.asarray(order, dtype=np.int64))
-    args.ordered = orders.shape[1]
-    flat = int32s(orders.ravel().tolist(), 3 * args.ordered, "order")
-    args.order = ctypes.cast(flat, ctypes.POINTER(ctypes.c_int32))
-    call, xp = Call(images.fixed, threads), array_module(images.fixed)
-    out = _measured("dr_mirror_compare", args, MirrorTest, call, xp)
-    del kept, flat  # the library reads them during the call
-    return out
-
-
-def mirror_workspace_bytes(
-    fixed_shape: Sequence[int],
-    moving_shape: Sequence[int],
-    moving_offset: Sequence[int],
-    stride: int,
-    spacing_mm: Sequence[float],
-    options: SolverOptions,
-    factor: int,
-) -> int:
-    """Predict the bytes that `compare_mirrored` needs in addition to its arrays."""
-    args = structs.MirrorArgs(stride=stride)
-    args.fixed_shape = int3(fixed_shape, "fixed_shape")
-    args.moving_shape = int3(moving_shape, "moving_shape")
-    args.moving_offset = int3(moving_offset, "moving_offset")
-    args.spacing_mm = doubles(spacing_mm, 3, "spacing_mm")
-    _fill_search(args, options, factor, stride)
-    return _library.workspace_bytes("dr_mirror_workspace_bytes", args)
+    return measured("dr_agreement_measure", args, Agreement, call, xp)
 
 
 def agreement_workspace_bytes(fixed_shape: Sequence[int], step: int) -> int:
@@ -352,22 +284,8 @@ def quality_workspace_bytes(
     return _library.workspace_bytes("dr_quality_workspace_bytes", args)
 
 
-def _fill_search(args: Any, options: SolverOptions, factor: int, channels: int) -> Any:
-    """Set the fields of the search, and return what must live until the call."""
-    args.factor, args.channels = factor, channels
-    args.search_factor = int3(options.search_factor, "search_factor")
-    args.search_radius = int3(options.search_radius, "search_radius")
-    args.cost_smoothing_mm = options.cost_smoothing_mm
-    args.field_smoothing_mm = options.field_smoothing_mm
-    args.smoothing_mm = options.smoothing_mm
-    args.coupling_rounds, args.kept_costs_mb = len(options.coupling), options.kept_costs_mb
-    coupling = (ctypes.c_double * max(1, len(options.coupling)))(*options.coupling)
-    args.coupling = ctypes.cast(coupling, ctypes.POINTER(ctypes.c_double))
-    return coupling
-
-
-def _measured(name: str, args: Any, kind: type[ctypes.Structure], call: Call, xp: Any) -> Array:
-    """Run a call and return its result as float64."""
+def measured(name: str, args: Any, kind: type[ctypes.Structure], call: Call, xp: Any) -> Array:
+    """Run a call with a workspace and return its result, a struct, as float64."""
     out = xp.empty(numbers_of(kind), np.float64)
     args.out = pointer(out, np.float64, "out", (numbers_of(kind),))
     with workspace(f"{name.rpartition('_')[0]}_workspace_bytes", args, xp):

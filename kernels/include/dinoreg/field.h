@@ -159,7 +159,7 @@ struct Invert {
 
   DR_OVER(out_shape)
   DR_HD int margin() const { return dr::fits_lanes(3 * field_shape.voxels()) ? 0 : width(); }
-  DR_LANES(false)  // may work in place
+  DR_LANES(true)
 
   template <class V>
   DR_HD void lanes(int row, int x) const {
