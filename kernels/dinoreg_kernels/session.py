@@ -68,7 +68,8 @@ class Session:
         self._graphs = _Graphs(graphs)
         self._pool = cupy.cuda.MemoryPool(_new_memory)
         self._recording = threading.Lock()
-        _live.add(self)
+        with _live_lock:
+            _live.add(self)
 
     @contextmanager
     def memory(self) -> Iterator[None]:
@@ -157,11 +158,13 @@ class Session:
 
 #: All sessions that exist.
 _live: weakref.WeakSet[Session] = weakref.WeakSet()
+_live_lock = threading.Lock()
 
 
 def sessions() -> list[Session]:
     """Return all sessions that exist, whose memory is not in CuPy's default pool."""
-    return list(_live)
+    with _live_lock:
+        return list(_live)
 
 
 def release_idle_memory() -> None:
