@@ -84,8 +84,8 @@ class Session:
 
         If something cannot be recorded, because the pool has to grow or a kernel to be loaded,
         nothing has run; then `work` is called again and runs as it is. So it is after an exception
-        in `work`. It must therefore not change what it takes from outside, and not keep anything
-        but what it returns.
+        in `work`. It must therefore give the same the second time: not read what it has overwritten
+        of the arrays from outside, and keep no arrays but those that it returns.
 
         Args:
             key: which work it is, such as the shapes and options that decide which kernels are
