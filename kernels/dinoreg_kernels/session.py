@@ -68,7 +68,8 @@ class Session:
         self._graphs = _Graphs(graphs)
         self._pool = cupy.cuda.MemoryPool(_new_memory)
         self._recording = threading.Lock()
-        _live.add(self)
+        with _live_lock:
+            _live.add(self)
 
     @contextmanager
     def memory(self) -> Iterator[None]:
@@ -83,8 +84,8 @@ class Session:
 
         If something cannot be recorded, because the pool has to grow or a kernel to be loaded,
         nothing has run; then `work` is called again and runs as it is. So it is after an exception
-        in `work`. It must therefore not change what it takes from outside, and not keep anything
-        but what it returns.
+        in `work`. It must therefore give the same the second time: not read what it has overwritten
+        of the arrays from outside, and keep no arrays but those that it returns.
 
         Args:
             key: which work it is, such as the shapes and options that decide which kernels are
@@ -157,11 +158,13 @@ class Session:
 
 #: All sessions that exist.
 _live: weakref.WeakSet[Session] = weakref.WeakSet()
+_live_lock = threading.Lock()
 
 
 def sessions() -> list[Session]:
     """Return all sessions that exist, whose memory is not in CuPy's default pool."""
-    return list(_live)
+    with _live_lock:
+        return list(_live)
 
 
 def release_idle_memory() -> None:

@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dinoreg_kernels import release_idle_memory
+
 from ..bundle.manifest import Graph
 from ..bundle.opened import Bundle
 from ..errors import DeviceError
@@ -93,8 +95,8 @@ class OrtGpuEncoder:
         self._index, self._device = device, cupy.cuda.Device(device)
         self._lock, self._cancelled = threading.Lock(), threading.Event()
         with self._device:
-            # The provider cannot use memory that CuPy's pool keeps.
-            cupy.get_default_memory_pool().free_all_blocks()
+            # The provider cannot use memory that pools keep.
+            release_idle_memory()
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._session = self._open(bundle, graph)
             # Allocated on this stream, so that CuPy reuses the memory only for later work on it.

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from dinoreg_kernels import release_idle_memory
+
 from ...errors import DeviceError, InputError
 from .library import Library
 from .runtime_cache import RuntimeCache
@@ -97,8 +99,8 @@ class EngineExecutor:
             InputError: the inputs and outputs are not those of an encoder.
         """
         self._cupy = _import_cupy()
-        # The engine cannot use memory that CuPy's pool keeps.
-        self._cupy.get_default_memory_pool().free_all_blocks()
+        # The engine cannot use memory that pools keep.
+        release_idle_memory()
         self._library = library
         self._runtime = library.module.Runtime(library.logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
