@@ -71,15 +71,24 @@ def working_stream(device: Device) -> Iterator[None]:
 @contextmanager
 def idle_stream(device: Device) -> Iterator[Any]:
     """Lend a non-blocking stream of ours that nobody else uses during the block."""
-    idle = _idle[device.index]
-    try:
-        stream = idle.pop()
-    except IndexError:
-        stream = device.xp.cuda.Stream(non_blocking=True)
+    stream = take_stream(device)
     try:
         yield stream
     finally:
-        idle.append(stream)
+        give_stream(device, stream)
+
+
+def take_stream(device: Device) -> Any:
+    """Return a stream as `idle_stream` lends them, until it is given back."""
+    try:
+        return _idle[device.index].pop()
+    except IndexError:
+        return device.xp.cuda.Stream(non_blocking=True)
+
+
+def give_stream(device: Device, stream: Any) -> None:
+    """Give back a stream that was taken."""
+    _idle[device.index].append(stream)
 
 
 def stream_handle(stream: Any) -> int:

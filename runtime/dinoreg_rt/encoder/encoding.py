@@ -37,6 +37,7 @@ class EncodingPlan:
         tokens_on_device: whether tokens stay on the CUDA device instead of going to the host batch
             by batch.
         built: records of the engine's files for each input size, if it has any.
+        keeps: whether tokens of the fixed image stay on the GPU between registrations.
     """
 
     bundle: Bundle
@@ -49,6 +50,7 @@ class EncodingPlan:
     standardisation: Standardisation
     tokens_on_device: bool = False
     built: tuple[EngineRecord, ...] = ()
+    keeps: bool = False
 
     @property
     def channels(self) -> int:
@@ -135,13 +137,16 @@ class EncodingPlan:
         budget = int(config.token_memory_gb * 2**30)
         return sum(size for size in sizes if size <= budget // 2)
 
-    def caching_bytes(self, config: RegistrationConfig, *, on_gpu: bool) -> int:
-        """Return the bytes of tokens that may be on their way to the cache at any time.
+    def lingering_bytes(self, config: RegistrationConfig, *, on_gpu: bool) -> int:
+        """Return the bytes of tokens that may outlive the features, where the registration runs.
 
-        They are counted where the registration runs; see `TokenWriter.write` for the limit.
+        They are on their way to the cache, see `TokenWriter.write` for the limit, or those of the
+        fixed image, for the next registration.
         """
-        if not config.cache or on_gpu != self.tokens_on_device:
+        if on_gpu != self.tokens_on_device:
             return 0
+        if not config.cache:
+            return (on_gpu and self.keeps) * sum(self._token_sizes(p)[0] for p in self.planes)
         sizes = [size for plane in self.planes for size in self._token_sizes(plane)]
         budget = int(config.token_memory_gb * 2**30)
         if not on_gpu:
