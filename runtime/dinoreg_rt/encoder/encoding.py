@@ -95,13 +95,9 @@ class EncodingPlan:
         if self.on_gpu:
             slices = sum({1, self.batch})
             buffers = 4 * slices * sum(self.pixels(p) + self.slice_tokens(p) for p in self.planes)
-        contexts = [
-            r.size_bytes + min(2, len(r.key.batches)) * r.memory_bytes
-            for r in self.built
-            if r.memory_bytes is not None
-        ]
-        if contexts and len(contexts) == len(self.built):
-            return sum(contexts) + buffers
+        if self._states_memory:
+            contexts = sum(min(2, len(r.key.batches)) * (r.memory_bytes or 0) for r in self.built)
+            return self.shared_bytes() + contexts + buffers
         activations = max(
             activation_bytes(
                 self.bundle,
@@ -111,6 +107,20 @@ class EncodingPlan:
             for plane in self.planes
         )
         return 2 * self.weight_bytes + self.batch * activations + buffers
+
+    def shared_bytes(self) -> int:
+        """Return the part of `engine_bytes` that registrations at the same time have in common.
+
+        Each has contexts of its own in a built engine; other engines serve one after the other.
+        """
+        if self._states_memory:
+            return sum(record.size_bytes for record in self.built)
+        return self.engine_bytes()
+
+    @property
+    def _states_memory(self) -> bool:
+        """Whether the engine was built and states the memory of its contexts."""
+        return bool(self.built) and all(r.memory_bytes is not None for r in self.built)
 
     def batch_bytes(self, plane: PlaneStacks, *, on_gpu: bool) -> int:
         """Return the bytes of the slices that are being encoded.

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dinoreg_kernels import Solution
@@ -36,7 +37,7 @@ from .demands import check_demands
 from .features import extract_features, field_of_view, weigh
 from .fields import Fields, compute_fields
 from .linear import moved_mm, refine_linear
-from .memory import check_memory, device_memory_errors
+from .memory import check_memory, device_memory_errors, reserved_memory
 from .plan import Plan
 from .planning import plan_case
 from .result import KeptFeatures, RegistrationResult
@@ -146,12 +147,14 @@ class _Run:
     @contextmanager
     def on_device(self) -> Iterator[None]:
         """Work on the plan's device and translate its errors."""
-        device = self.plan.device
+        plan, device = self.plan, self.plan.device
+        waiting = partial(self.report, "waiting for memory", 0.0)
         with (
+            reserved_memory(plan.sizes, plan.device_memory, device, waiting),
             device.active(),
             working_stream(device),
             library_errors(device),
-            device_memory_errors(self.plan.device_memory, device, self.timer),
+            device_memory_errors(plan.device_memory, device, self.timer),
         ):
             yield
 

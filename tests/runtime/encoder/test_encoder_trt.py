@@ -240,9 +240,11 @@ def test_the_memory_that_the_engine_states(machine, bundle) -> None:
     assert plan.batches == (4, 2)
     buffers = 4 * (1 + 4) * (plan.pixels(plane) + plan.slice_tokens(plane))
     assert plan.engine_bytes() == record.size_bytes + 2 * 4000 + buffers
+    assert plan.shared_bytes() == record.size_bytes  # contexts are each registration's own
     # Without that figure it is estimated, and an engine that makes its own buffers takes any batch.
     old = record.model_copy(update={"memory_bytes": None})
     assert replace(plan, built=(old,)).engine_bytes() == replace(plan, built=()).engine_bytes()
+    assert replace(plan, built=(old,)).shared_bytes() == replace(plan, built=()).engine_bytes()
     assert replace(plan, engine="ort-cuda", built=()).batches == (4, 2, 1)
     other = record.model_copy(update={"key": record.key.model_copy(update={"batches": (1, 4, 16)})})
     assert common_batches([record, other], 8) == (4,)
