@@ -72,6 +72,17 @@ def test_buffers_of_the_caller(results) -> None:
     assert (into["warped"] == 3).all()
 
 
+def test_page_locked_buffers_of_the_caller_are_filled_at_once(cupy, results, monkeypatch) -> None:
+    warped = pinned.page_locked(CUDA, GRID.shape_zyx, np.float32)
+    with delivering(Placement(warped=warped), CUDA, results) as arrays:
+        cupy.cuda.get_current_stream().synchronize()
+        assert not (warped == 3).any()
+        monkeypatch.delattr(DeviceArray, "get")  # nothing more is queued
+        placed, _ = arrays()
+    assert placed["warped"] is warped
+    assert (warped == 3).all()
+
+
 def test_memory_returns_when_a_result_is_freed(cupy, results) -> None:
     def deliver() -> np.ndarray:
         with delivering(Placement(), CUDA, results) as arrays:

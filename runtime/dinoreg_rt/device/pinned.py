@@ -25,6 +25,8 @@ from .streams import idle_stream
 
 #: Most bytes of page-locked memory in all results that are alive; the system cannot swap it out.
 MOST_BYTES = 1 << 30
+#: ``cudaMemoryTypeHost``.
+_HOST_MEMORY = 1
 #: Bytes of each of the two buffers of a download in parts.
 PART_BYTES = 32 << 20
 
@@ -107,6 +109,12 @@ class _Budget:
 _results = _Budget()
 
 
+def _is_page_locked(array: NDArray[Any], device: Device) -> bool:
+    """Return whether CUDA knows an array's memory as page-locked, whoever allocated it."""
+    runtime = device.xp.cuda.runtime
+    return bool(runtime.pointerGetAttributes(array.ctypes.data).type == _HOST_MEMORY)
+
+
 @contextmanager
 def downloads(
     device: Device, arrays: Sequence[Array], into: Sequence[NDArray[Any] | None]
@@ -120,9 +128,8 @@ def downloads(
             where possible (`MOST_BYTES`).
 
     Yields:
-        A function that waits for the downloads and returns the host's arrays, in order. Arrays in
-        memory that is not known to be page-locked are only then copied, because the host would have
-        to wait for them.
+        A function that waits for the downloads and returns the host's arrays, in order. Those in
+        ordinary memory are only copied then, because the host has to wait for such copies.
     """
     with idle_stream(device) as stream:
         current = device.xp.cuda.get_current_stream()
@@ -131,7 +138,10 @@ def downloads(
         waited = False
         try:
             for array, wanted in zip(arrays, into, strict=True):
-                host = _results.array(device, array) if wanted is None else None
+                if wanted is None:
+                    host = _results.array(device, array)
+                else:
+                    host = wanted if _is_page_locked(wanted, device) else None
                 if host is not None:
                     array.get(out=host, stream=stream, blocking=False)
                 begun.append(host)
