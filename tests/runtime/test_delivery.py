@@ -13,6 +13,7 @@ from dinoreg_rt import Placement
 from dinoreg_rt.device import pinned
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.device.placement import delivering
+from dinoreg_rt.device.streams import give_stream, take_stream
 from dinoreg_rt.errors import RegistrationError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
@@ -202,3 +203,13 @@ def test_a_result_that_is_not_finite(cupy, pair, monkeypatch) -> None:
     monkeypatch.setattr("dinoreg_rt.registration.fields.warp_volume", spoiled)
     with pytest.raises(RegistrationError, match="the warped image would hold NaN or infinity"):
         dinoreg_rt.register(*pair, config=dinoreg_rt.RegistrationConfig(**VALUES))
+
+
+def test_each_purpose_keeps_its_streams(cupy, pair) -> None:
+    """Memory is only reused on the stream where it was freed."""
+    config = dinoreg_rt.RegistrationConfig(**VALUES)
+    home = take_stream(CUDA, "tokens")
+    dinoreg_rt.register(*pair, config=config)
+    give_stream(CUDA, "tokens", home)
+    dinoreg_rt.register(*pair, config=config)
+    assert len(cupy.launched_on) == 1

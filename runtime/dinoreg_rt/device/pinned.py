@@ -54,23 +54,23 @@ def download_in_parts(array: Array, filled: Any, device: Device) -> Iterator[NDA
         filled: event after which the array is complete.
         device: a CUDA device.
     """
-    stream = device.xp.cuda.Stream(non_blocking=True)
-    stream.wait_event(filled)
     rows = max(1, PART_BYTES // max(1, array[:1].nbytes))
     ring = [page_locked(device, (rows, *array.shape[1:]), array.dtype) for _ in range(2)]
     copied: deque[tuple[NDArray[Any], Any]] = deque()
-    try:
-        for number, start in enumerate(range(0, len(array), rows)):
-            part = array[start : start + rows]
-            host = ring[number % 2][: len(part)]
-            part.get(out=host, stream=stream, blocking=False)
-            copied.append((host, stream.record()))
-            if len(copied) == 2:
+    with idle_stream(device, "copies") as stream:
+        stream.wait_event(filled)
+        try:
+            for number, start in enumerate(range(0, len(array), rows)):
+                part = array[start : start + rows]
+                host = ring[number % 2][: len(part)]
+                part.get(out=host, stream=stream, blocking=False)
+                copied.append((host, stream.record()))
+                if len(copied) == 2:
+                    yield _waited(*copied.popleft())
+            while copied:
                 yield _waited(*copied.popleft())
-        while copied:
-            yield _waited(*copied.popleft())
-    finally:
-        stream.synchronize()  # the buffers go back to the pool
+        finally:
+            stream.synchronize()  # the buffers go back to the pool
 
 
 def _waited(host: NDArray[Any], done: Any) -> NDArray[Any]:
@@ -131,7 +131,7 @@ def downloads(
         A function that waits for the downloads and returns the host's arrays, in order. Those in
         ordinary memory are only copied then, because the host has to wait for such copies.
     """
-    with idle_stream(device) as stream:
+    with idle_stream(device, "copies") as stream:
         current = device.xp.cuda.get_current_stream()
         stream.wait_event(current.record())
         begun: list[NDArray[Any] | None] = []

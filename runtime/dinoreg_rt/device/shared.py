@@ -24,7 +24,7 @@ _homes: dict[int, Any] = {}
 
 def shared_empty(device: Device, shape: Sequence[int], dtype: DTypeLike) -> Array:
     """Return an array on a CUDA device, for use on the current stream at first."""
-    home = take_stream(device)
+    home = take_stream(device, "tokens")
     with home:
         array = device.xp.empty(shape, dtype)
     _homes[id(array)] = home
@@ -45,4 +45,4 @@ def end_of_use(array: Array, device: Device) -> None:
 
 def _end(key: int, device: Device, home: Any) -> None:
     del _homes[key]
-    give_stream(device, home)
+    give_stream(device, "tokens", home)
