@@ -11,6 +11,7 @@ from ..bundle.opened import Bundle
 from ..config.parameters import RegistrationConfig
 from ..device.pinned import PART_BYTES
 from ..engines.open import GPU_ENGINES
+from ..engines.trt.executor import pieces
 from ..engines.trt.record import EngineRecord
 from ..images.pair import Role
 from .slice_stack import PlaneStacks
@@ -87,16 +88,16 @@ class EncodingPlan:
     def engine_bytes(self) -> int:
         """Return the bytes that the engine takes where it runs, for as long as it is open.
 
-        A built engine states the memory of a context; two of its batch sizes are used, one of them
-        for the last slices. Weights of other engines count twice: as every engine reads them, and
-        as it lays them out for its kernels. On a GPU each batch size has buffers of its own.
+        A built engine states the memory of a context, and each batch size has one. Weights of other
+        engines count twice: as every engine reads them, and as it lays them out for its kernels. On
+        a GPU each batch size has buffers of its own.
         """
         buffers = 0
         if self.on_gpu:
             slices = sum({1, self.batch})
             buffers = 4 * slices * sum(self.pixels(p) + self.slice_tokens(p) for p in self.planes)
         if self._states_memory:
-            contexts = sum(min(2, len(r.key.batches)) * (r.memory_bytes or 0) for r in self.built)
+            contexts = sum(len(self._sizes_run(r)) * (r.memory_bytes or 0) for r in self.built)
             return self.shared_bytes() + contexts + buffers
         activations = max(
             activation_bytes(
@@ -116,6 +117,20 @@ class EncodingPlan:
         if self._states_memory:
             return sum(record.size_bytes for record in self.built)
         return self.engine_bytes()
+
+    def _sizes_run(self, record: EngineRecord) -> set[int]:
+        """Return the batch sizes of a built engine that this registration runs.
+
+        They are those of whole batches, of each image's last slices and of the constant picture.
+        """
+        key = record.key
+        counts = {1} if self.standardisation.position_components else set()
+        for plane in self.planes:
+            if (plane.graph.height, plane.graph.width) == (key.height, key.width):
+                for stack in plane.stacks:
+                    whole, rest = divmod(len(stack.encoded), self.batch)
+                    counts |= ({self.batch} if whole else set()) | ({rest} if rest else set())
+        return {size for count in counts for size, _ in pieces(count, key.batches)}
 
     @property
     def _states_memory(self) -> bool:
