@@ -214,6 +214,11 @@ class PageLocked:
         weakref.finalize(block, self._let_go, address)
         return block
 
+    def kind(self, address: int) -> SimpleNamespace:
+        """`cupy.cuda.runtime.pointerGetAttributes`: host memory, or memory unknown to CUDA."""
+        inside = any(begin <= address < begin + size for begin, size in self._used.items())
+        return SimpleNamespace(type=1 if inside else 0)
+
     def copy(self, source: DeviceArray, out: np.ndarray, stream: int) -> None:
         """Queue a copy: until the host has waited for it, `out` holds nothing of use."""
         address = out.ctypes.data
@@ -513,6 +518,7 @@ def cupy_on_host() -> Any:
     module.races = order.races
     module.page_locked = DeviceArray.page_locked = PageLocked(order)
     module.cuda.alloc_pinned_memory = module.page_locked.allocate
+    module.cuda.runtime.pointerGetAttributes = module.page_locked.kind
     DeviceArray.device = _Place(log, 0)
     module.pool_asked_within_a_device = False
 

@@ -84,7 +84,7 @@ def half_graph(folder, name="tiny-v3-gated", precision="fp32"):
     """Write the fp32 and the fp16 graph of a tiny encoder whose blocks outweigh their input."""
     size = (70, 98) if "v2" in name else (64, 96)
     calm.write(folder / "b", TINY[name], [size], precision, share=20.0)
-    (own,) = (folder / "b").glob("*.onnx")
+    (own,) = (folder / "b").glob("*[0-9].onnx")
     graphs = [folder / f"{p}.onnx" for p in ("fp32", "fp16")]
     for path, wanted in zip(graphs, ("fp32", "fp16"), strict=True):
         write_retyped(own, path, wanted)

@@ -13,6 +13,7 @@ from dinoreg_rt import Placement
 from dinoreg_rt.device import pinned
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.device.placement import delivering
+from dinoreg_rt.device.streams import give_stream, take_stream
 from dinoreg_rt.errors import RegistrationError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
@@ -70,6 +71,17 @@ def test_buffers_of_the_caller(results) -> None:
     assert placed["displacement"] is into["displacement"]
     assert (into["displacement"] == 2).all()
     assert (into["warped"] == 3).all()
+
+
+def test_page_locked_buffers_of_the_caller_are_filled_at_once(cupy, results, monkeypatch) -> None:
+    warped = pinned.page_locked(CUDA, GRID.shape_zyx, np.float32)
+    with delivering(Placement(warped=warped), CUDA, results) as arrays:
+        cupy.cuda.get_current_stream().synchronize()
+        assert not (warped == 3).any()
+        monkeypatch.delattr(DeviceArray, "get")  # nothing more is queued
+        placed, _ = arrays()
+    assert placed["warped"] is warped
+    assert (warped == 3).all()
 
 
 def test_memory_returns_when_a_result_is_freed(cupy, results) -> None:
@@ -191,3 +203,13 @@ def test_a_result_that_is_not_finite(cupy, pair, monkeypatch) -> None:
     monkeypatch.setattr("dinoreg_rt.registration.fields.warp_volume", spoiled)
     with pytest.raises(RegistrationError, match="the warped image would hold NaN or infinity"):
         dinoreg_rt.register(*pair, config=dinoreg_rt.RegistrationConfig(**VALUES))
+
+
+def test_each_purpose_keeps_its_streams(cupy, pair) -> None:
+    """Memory is only reused on the stream where it was freed."""
+    config = dinoreg_rt.RegistrationConfig(**VALUES)
+    home = take_stream(CUDA, "tokens")
+    dinoreg_rt.register(*pair, config=config)
+    give_stream(CUDA, "tokens", home)
+    dinoreg_rt.register(*pair, config=config)
+    assert len(cupy.launched_on) == 1

@@ -207,7 +207,7 @@ def test_prediction_while_the_cache_is_written(
         plan = dinoreg_rt.plan(*pair, settings)
         result, measured, _ = run(cupy, timers, pair, settings)
         check(result, measured, plan.encoding.engine_bytes())
-        assert plan.encoding.caching_bytes(settings, on_gpu=True) == plan.encoding.token_bytes(
+        assert plan.encoding.lingering_bytes(settings, on_gpu=True) == plan.encoding.token_bytes(
             plan.encoding.planes[0]
         )
     finally:

@@ -25,6 +25,8 @@ from .streams import idle_stream
 
 #: Most bytes of page-locked memory in all results that are alive; the system cannot swap it out.
 MOST_BYTES = 1 << 30
+#: ``cudaMemoryTypeHost``.
+_HOST_MEMORY = 1
 #: Bytes of each of the two buffers of a download in parts.
 PART_BYTES = 32 << 20
 
@@ -52,23 +54,23 @@ def download_in_parts(array: Array, filled: Any, device: Device) -> Iterator[NDA
         filled: event after which the array is complete.
         device: a CUDA device.
     """
-    stream = device.xp.cuda.Stream(non_blocking=True)
-    stream.wait_event(filled)
     rows = max(1, PART_BYTES // max(1, array[:1].nbytes))
     ring = [page_locked(device, (rows, *array.shape[1:]), array.dtype) for _ in range(2)]
     copied: deque[tuple[NDArray[Any], Any]] = deque()
-    try:
-        for number, start in enumerate(range(0, len(array), rows)):
-            part = array[start : start + rows]
-            host = ring[number % 2][: len(part)]
-            part.get(out=host, stream=stream, blocking=False)
-            copied.append((host, stream.record()))
-            if len(copied) == 2:
+    with idle_stream(device, "copies") as stream:
+        stream.wait_event(filled)
+        try:
+            for number, start in enumerate(range(0, len(array), rows)):
+                part = array[start : start + rows]
+                host = ring[number % 2][: len(part)]
+                part.get(out=host, stream=stream, blocking=False)
+                copied.append((host, stream.record()))
+                if len(copied) == 2:
+                    yield _waited(*copied.popleft())
+            while copied:
                 yield _waited(*copied.popleft())
-        while copied:
-            yield _waited(*copied.popleft())
-    finally:
-        stream.synchronize()  # the buffers go back to the pool
+        finally:
+            stream.synchronize()  # the buffers go back to the pool
 
 
 def _waited(host: NDArray[Any], done: Any) -> NDArray[Any]:
@@ -107,6 +109,12 @@ class _Budget:
 _results = _Budget()
 
 
+def _is_page_locked(array: NDArray[Any], device: Device) -> bool:
+    """Return whether CUDA knows an array's memory as page-locked, whoever allocated it."""
+    runtime = device.xp.cuda.runtime
+    return bool(runtime.pointerGetAttributes(array.ctypes.data).type == _HOST_MEMORY)
+
+
 @contextmanager
 def downloads(
     device: Device, arrays: Sequence[Array], into: Sequence[NDArray[Any] | None]
@@ -120,18 +128,20 @@ def downloads(
             where possible (`MOST_BYTES`).
 
     Yields:
-        A function that waits for the downloads and returns the host's arrays, in order. Arrays in
-        memory that is not known to be page-locked are only then copied, because the host would have
-        to wait for them.
+        A function that waits for the downloads and returns the host's arrays, in order. Those in
+        ordinary memory are only copied then, because the host has to wait for such copies.
     """
-    with idle_stream(device) as stream:
+    with idle_stream(device, "copies") as stream:
         current = device.xp.cuda.get_current_stream()
         stream.wait_event(current.record())
         begun: list[NDArray[Any] | None] = []
         waited = False
         try:
             for array, wanted in zip(arrays, into, strict=True):
-                host = _results.array(device, array) if wanted is None else None
+                if wanted is None:
+                    host = _results.array(device, array)
+                else:
+                    host = wanted if _is_page_locked(wanted, device) else None
                 if host is not None:
                     array.get(out=host, stream=stream, blocking=False)
                 begun.append(host)

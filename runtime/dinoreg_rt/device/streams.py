@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import DeviceError, InputError
 from .choice import Device
@@ -14,9 +14,10 @@ from .choice import Device
 _ATTRIBUTES = ("cuda_stream", "ptr", "handle")
 #: Handles of CUDA's default streams: the legacy one under two names, and the per-thread one.
 _DEFAULT_STREAMS = (0, 1, 2)
-#: Our idle streams, by device. They are kept because CuPy's pool hands out memory freed on a stream
-#: only on that stream.
-_idle: dict[int, deque[Any]] = defaultdict(deque)
+Purpose = Literal["work", "copies", "tokens"]
+#: Our idle streams, by device and purpose. They are kept because CuPy's pool hands out memory freed
+#: on a stream only on that stream, and apart because each purpose allocates other sizes.
+_idle: dict[tuple[int, Purpose], deque[Any]] = defaultdict(deque)
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def working_stream(device: Device) -> Iterator[None]:
     if caller.ptr not in _DEFAULT_STREAMS:
         yield
         return
-    with idle_stream(device) as stream:
+    with idle_stream(device, "work") as stream:
         stream.wait_event(caller.record())
         try:
             with stream:
@@ -69,17 +70,26 @@ def working_stream(device: Device) -> Iterator[None]:
 
 
 @contextmanager
-def idle_stream(device: Device) -> Iterator[Any]:
+def idle_stream(device: Device, purpose: Purpose) -> Iterator[Any]:
     """Lend a non-blocking stream of ours that nobody else uses during the block."""
-    idle = _idle[device.index]
-    try:
-        stream = idle.pop()
-    except IndexError:
-        stream = device.xp.cuda.Stream(non_blocking=True)
+    stream = take_stream(device, purpose)
     try:
         yield stream
     finally:
-        idle.append(stream)
+        give_stream(device, purpose, stream)
+
+
+def take_stream(device: Device, purpose: Purpose) -> Any:
+    """Return a stream as `idle_stream` lends them, until it is given back."""
+    try:
+        return _idle[device.index, purpose].pop()
+    except IndexError:
+        return device.xp.cuda.Stream(non_blocking=True)
+
+
+def give_stream(device: Device, purpose: Purpose, stream: Any) -> None:
+    """Give back a stream that was taken."""
+    _idle[device.index, purpose].append(stream)
 
 
 def stream_handle(stream: Any) -> int:

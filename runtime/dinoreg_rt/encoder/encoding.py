@@ -11,6 +11,7 @@ from ..bundle.opened import Bundle
 from ..config.parameters import RegistrationConfig
 from ..device.pinned import PART_BYTES
 from ..engines.open import GPU_ENGINES
+from ..engines.trt.executor import pieces
 from ..engines.trt.record import EngineRecord
 from ..images.pair import Role
 from .slice_stack import PlaneStacks
@@ -37,6 +38,7 @@ class EncodingPlan:
         tokens_on_device: whether tokens stay on the CUDA device instead of going to the host batch
             by batch.
         built: records of the engine's files for each input size, if it has any.
+        keeps: whether tokens of the fixed image stay on the GPU between registrations.
     """
 
     bundle: Bundle
@@ -49,6 +51,7 @@ class EncodingPlan:
     standardisation: Standardisation
     tokens_on_device: bool = False
     built: tuple[EngineRecord, ...] = ()
+    keeps: bool = False
 
     @property
     def channels(self) -> int:
@@ -85,21 +88,17 @@ class EncodingPlan:
     def engine_bytes(self) -> int:
         """Return the bytes that the engine takes where it runs, for as long as it is open.
 
-        A built engine states the memory of a context; two of its batch sizes are used, one of them
-        for the last slices. Weights of other engines count twice: as every engine reads them, and
-        as it lays them out for its kernels. On a GPU each batch size has buffers of its own.
+        A built engine states the memory of a context, and each batch size has one. Weights of other
+        engines count twice: as every engine reads them, and as it lays them out for its kernels. On
+        a GPU each batch size has buffers of its own.
         """
         buffers = 0
         if self.on_gpu:
             slices = sum({1, self.batch})
             buffers = 4 * slices * sum(self.pixels(p) + self.slice_tokens(p) for p in self.planes)
-        contexts = [
-            r.size_bytes + min(2, len(r.key.batches)) * r.memory_bytes
-            for r in self.built
-            if r.memory_bytes is not None
-        ]
-        if contexts and len(contexts) == len(self.built):
-            return sum(contexts) + buffers
+        if self._states_memory:
+            contexts = sum(len(self._sizes_run(r)) * (r.memory_bytes or 0) for r in self.built)
+            return self.shared_bytes() + contexts + buffers
         activations = max(
             activation_bytes(
                 self.bundle,
@@ -109,6 +108,34 @@ class EncodingPlan:
             for plane in self.planes
         )
         return 2 * self.weight_bytes + self.batch * activations + buffers
+
+    def shared_bytes(self) -> int:
+        """Return the part of `engine_bytes` that registrations at the same time have in common.
+
+        Each has contexts of its own in a built engine; other engines serve one after the other.
+        """
+        if self._states_memory:
+            return sum(record.size_bytes for record in self.built)
+        return self.engine_bytes()
+
+    def _sizes_run(self, record: EngineRecord) -> set[int]:
+        """Return the batch sizes of a built engine that this registration runs.
+
+        They are those of whole batches, of each image's last slices and of the constant picture.
+        """
+        key = record.key
+        counts = {1} if self.standardisation.position_components else set()
+        for plane in self.planes:
+            if (plane.graph.height, plane.graph.width) == (key.height, key.width):
+                for stack in plane.stacks:
+                    whole, rest = divmod(len(stack.encoded), self.batch)
+                    counts |= ({self.batch} if whole else set()) | ({rest} if rest else set())
+        return {size for count in counts for size, _ in pieces(count, key.batches)}
+
+    @property
+    def _states_memory(self) -> bool:
+        """Whether the engine was built and states the memory of its contexts."""
+        return bool(self.built) and all(r.memory_bytes is not None for r in self.built)
 
     def batch_bytes(self, plane: PlaneStacks, *, on_gpu: bool) -> int:
         """Return the bytes of the slices that are being encoded.
@@ -135,13 +162,16 @@ class EncodingPlan:
         budget = int(config.token_memory_gb * 2**30)
         return sum(size for size in sizes if size <= budget // 2)
 
-    def caching_bytes(self, config: RegistrationConfig, *, on_gpu: bool) -> int:
-        """Return the bytes of tokens that may be on their way to the cache at any time.
+    def lingering_bytes(self, config: RegistrationConfig, *, on_gpu: bool) -> int:
+        """Return the bytes of tokens that may outlive the features, where the registration runs.
 
-        They are counted where the registration runs; see `TokenWriter.write` for the limit.
+        They are on their way to the cache, see `TokenWriter.write` for the limit, or those of the
+        fixed image, for the next registration.
         """
-        if not config.cache or on_gpu != self.tokens_on_device:
+        if on_gpu != self.tokens_on_device:
             return 0
+        if not config.cache:
+            return (on_gpu and self.keeps) * sum(self._token_sizes(p)[0] for p in self.planes)
         sizes = [size for plane in self.planes for size in self._token_sizes(plane)]
         budget = int(config.token_memory_gb * 2**30)
         if not on_gpu:

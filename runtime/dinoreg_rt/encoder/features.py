@@ -24,7 +24,7 @@ from .planes import upright_view
 from .sampling import sample_features
 from .slice_stack import PlaneStacks, SliceStack
 from .standardise import position_directions, read_tokens, standardise
-from .token_writer import WRITER
+from .token_stores import TokenStores
 from .tokens import PatchTokens
 
 _IDENTITY = AffineTransform.identity()
@@ -52,19 +52,21 @@ def encoder_features(
     """
     pairs: list[FeaturePair] = []
     summaries: list[Callable[[], EncodedPlaneSummary]] = []
-    for plane in plan.planes:
-        inside = tokens_inside(plane, sides, device.host)
-        with timer.stage("encode"):
-            made = tokens_of_pair(plan, plane, sides, config, device, report, encoders, WRITER)
-        with timer.stage("features"):
-            report("features", 0.0)
-            moments = moments_of_pair(plan, made, inside, device)
-            basis, scale, projected = project_pair(
-                plan, made, moments, config.feature_scale, device
-            )
-            pairs.append(_sampled(made.tokens, projected, sides, device))
-            summaries.append(partial(_summary, plane, basis, scale, made.cached))
-        del made
+    with TokenStores(encoders, config, device) as stores:
+        for plane in plan.planes:
+            inside = tokens_inside(plane, sides, device.host)
+            with timer.stage("encode"):
+                made = tokens_of_pair(plan, plane, sides, config, device, report, encoders, stores)
+            with timer.stage("features"):
+                report("features", 0.0)
+                moments = moments_of_pair(plan, made, inside, device)
+                basis, scale, projected = project_pair(
+                    plan, made, moments, config.feature_scale, device
+                )
+                pairs.append(_sampled(made.tokens, projected, sides, device))
+                summaries.append(partial(_summary, plane, basis, scale, made.cached))
+            stores.release()
+            del made
     features = join_features(pairs, [plane.weight for plane in plan.planes], device)
     return features, partial(_encoding_summary, plan, summaries)
 

@@ -18,6 +18,7 @@ from ..bundle.opened import Bundle, find_bundle, open_bundle
 from ..engines.open import Encoder
 from ..errors import DeviceError, InputError
 from ..types import Array
+from .kept_tokens import KeptTokens
 from .token_writer import WRITER
 
 
@@ -31,10 +32,18 @@ class EncoderPool:
 
     Attributes:
         within: makes the CUDA context of the registrations current in other threads.
+        keeps: whether tokens of fixed images stay on the GPU between registrations.
+        kept: these tokens.
     """
 
-    def __init__(self, within: Callable[[], AbstractContextManager[Any]] | None = None) -> None:
+    def __init__(
+        self,
+        within: Callable[[], AbstractContextManager[Any]] | None = None,
+        *,
+        keeps: bool = False,
+    ) -> None:
         self.within = within or nullcontext
+        self.keeps, self.kept = keeps, KeptTokens()
         self._changed = threading.Condition()
         self._bundles: dict[Hashable, Bundle] = {}
         self._choices: dict[Hashable, tuple[str, str]] = {}
@@ -147,6 +156,15 @@ class EncoderPool:
             keys = [key for key in self._open if isinstance(key, tuple)]
         return any((bundle.folder, engine) == (key[0], key[2]) for key in keys)
 
+    def make_room(self) -> bool:
+        """Free the GPU memory of tokens that are kept or being cached, waiting for the latter.
+
+        Returns:
+            Whether there were any.
+        """
+        writing = WRITER.wait()
+        return self.kept.clear() or writing
+
     def close(self) -> None:
         """Wait until no encoder is in use, then close them all; may be called again.
 
@@ -161,7 +179,7 @@ class EncoderPool:
         for encoder in encoders:
             with suppress(AttributeError):  # only engines with something to free have `close`
                 encoder.close()  # type: ignore[attr-defined]
-        WRITER.wait()
+        self.make_room()
 
     def __enter__(self) -> EncoderPool:
         return self

@@ -12,17 +12,17 @@ import numpy as np
 
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
-from ..device.limits import cache_folder
 from ..engines.cache import engine_record
 from ..engines.open import GPU_ENGINES, Encoder, open_encoder
 from ..images.pair import Sides
+from ..io.arrays import device_of
 from ..io.hashes import content_hash
 from ..types import Array
-from .cache import TokenCache, cache_key
+from .cache import cache_key
 from .encoding import EncodingPlan
 from .open_encoders import EncoderPool
 from .slice_stack import PlaneStacks, SliceStack
-from .token_writer import TokenWriter
+from .token_stores import TokenStores, token_cache
 from .tokens import PatchTokens, check_finite, encode, encode_constant, token_array
 
 if TYPE_CHECKING:
@@ -52,22 +52,27 @@ def tokens_of_pair(
     device: Device,
     report: Callable[[str, float], None],
     encoders: EncoderPool,
-    writer: TokenWriter | None = None,
+    stores: TokenStores | None = None,
 ) -> PairTokens:
     """Return the tokens of both images, from the cache if it holds them.
 
-    On a GPU both images are queued before the first one is waited for. New tokens are cached by
-    `writer`, which is not waited for, or not at all without one.
+    On a GPU both images are queued before the first one is waited for. New tokens are kept in
+    `stores`, whose cache is not waited for; without stores they are only read from the cache.
     """
-    cache = TokenCache(cache_folder(), int(config.cache_gb * 2**30)) if config.cache else None
+    cache = token_cache(config) if stores is None else None
     encode_stack = partial(encode, batch=plan.batch, device=device, queued=plan.on_gpu)
-    result, cached = [], []
+    result: list[PatchTokens] = []
+    cached: list[bool] = []
     sums: list[tuple[SliceStack, Callable[[], list[Any]]]] = []
+    new: list[Callable[[], None]] = []
     for index, (side, stack) in enumerate(zip(sides, plane.stacks, strict=True)):
         shape, key, stored = plan.token_shape(plane, index), "", None
-        if cache is not None:
+        fixed = index == 0 and device_of(stack.volume.array) == "cpu"
+        if stores is not None and stores.wants_key(fixed=fixed):
             key = token_key(plan, plane, stack, device)
-            stored = _stored(cache, key, shape, device, writer)
+            stored = stores.find(key, shape, keep=fixed and plan.tokens_on_device)
+        elif cache is not None:
+            stored = cache.load(token_key(plan, plane, stack, device), shape)
         cached.append(stored is not None)
         stack = replace(stack, volume=side.image.volume)  # the plan's is on the host
         progress = partial(report, plan.stage(plane, side.image.role))
@@ -78,29 +83,20 @@ def tokens_of_pair(
         progress(0.0)  # opening the encoder may take a while
         with _borrowed(plan, plane, config, device, encoders, partial(progress, 0.0)) as encoder:
             progress(0.0)
-            out = _room(plan, shape, config, device)
+            out = _room(plan, shape, config, device, stores)
             tokens = encode_stack(stack, encoder, plan.normalisation, out, progress=progress)
         result.append(tokens)
         if plan.on_gpu:  # other encoders check each batch
             sums.append((stack, device.downloading(tokens.total)))
-        if cache is not None and writer is not None:
-            budget = int(config.token_memory_gb * 2**30)
-            writer.write(cache, key, tokens, device, budget, encoders.within)
+        if stores is not None:
+            stores.write(key, tokens)
+            if fixed:
+                new.append(partial(stores.keep, key, tokens.tokens))
     for stack, values in sums:
         check_finite(values()[0], stack)
+    for keep in new:
+        keep()
     return PairTokens(result, _constant(plan, plane, config, device, encoders), cached)
-
-
-def _stored(
-    cache: TokenCache,
-    key: str,
-    shape: tuple[int, int, int, int],
-    device: Device,
-    writer: TokenWriter | None,
-) -> Array | None:
-    """Return tokens that are in the cache or on their way there."""
-    writing = None if writer is None else writer.find(cache, key, device)
-    return cache.load(key, shape) if writing is None else writing
 
 
 def _constant(
@@ -126,10 +122,11 @@ def _room(
     shape: tuple[int, int, int, int],
     config: RegistrationConfig,
     device: Device,
+    stores: TokenStores | None,
 ) -> Array:
     """Return an array for one image's tokens, which may take half of the token memory."""
     if plan.tokens_on_device:
-        return device.xp.empty(shape, np.float16)
+        return device.xp.empty(shape, np.float16) if stores is None else stores.room(shape)
     return token_array(shape, int(config.token_memory_gb * 2**30) // 2)
 
 

@@ -77,6 +77,7 @@ def plan_encoding(
         layers=layers,
         standardisation=Standardisation.of(config),
         built=built,
+        keeps=encoders.keeps,
     )
     choices = {
         "engine": engine_reason,

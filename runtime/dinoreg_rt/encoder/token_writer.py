@@ -134,11 +134,17 @@ class TokenWriter:
             device.xp.cuda.get_current_stream().wait_event(entry.filled)
         return entry.tokens
 
-    def wait(self) -> None:
-        """Wait until everything queued so far, in all threads, is written."""
+    def wait(self) -> bool:
+        """Wait until everything queued so far, in all threads, is written.
+
+        Returns:
+            Whether there was anything to wait for.
+        """
         with self._changed:
+            waited = bool(self._entries)
             while self._entries:
                 self._changed.wait()
+        return waited
 
     def _store(self, name: tuple[Path, str]) -> None:
         try:

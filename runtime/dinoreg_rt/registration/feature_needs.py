@@ -44,7 +44,7 @@ def _encode_bytes(sizes: Sizes) -> int:
         i * made
         + sizes.tokens(encoding, plane)
         + encoding.batch_bytes(plane, on_gpu=sizes.on_gpu)
-        + (sizes.caching if i else 0)
+        + (sizes.lingering if i else 0)
         for i, plane in enumerate(encoding.planes)
     )
     return sizes.weights + sizes.engine + peak
@@ -103,7 +103,7 @@ def _features_bytes(sizes: Sizes) -> int:
         # The joined set exists beside its parts; one at a time is multiplied by its weight.
         stride = sizes.compared["joined"]
         parts += set_bytes(stride, voxels) + 2 * HALF * stride * max(sizes.control)
-    last = parts + images + sizes.caching
+    last = parts + images + sizes.lingering
     return sizes.weights + sizes.engine + max(peak, last)
 
 
@@ -113,7 +113,7 @@ def _encoded_features(sizes: Sizes, encoding: EncodingPlan) -> tuple[int, int]:
     for i, plane in enumerate(encoding.planes):
         made = set_bytes(padded_channels(encoding.components), voxels)
         sampling = max(_sampling(sizes, encoding, plane, image) for image in (0, 1))
-        tokens = sizes.tokens(encoding, plane) + (sizes.caching if i else 0)
+        tokens = sizes.tokens(encoding, plane) + (sizes.lingering if i else 0)
         peak = max(peak, parts + made + sampling + tokens)
         parts += made
     if len(encoding.planes) > 1:  # the joined planes exist beside each of them

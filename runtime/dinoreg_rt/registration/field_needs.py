@@ -35,14 +35,14 @@ def _linear_bytes(sizes: Sizes) -> int:
 def _compared(sizes: Sizes) -> int:
     """Return the bytes of weights, features, their products and intensities.
 
-    The engine and tokens that are being cached count too.
+    The engine and tokens that outlive the features count too.
     """
     voxels, config = sum(sizes.control), sizes.config
     sets = sum(set_bytes(stride, voxels) for stride in sizes.compared.values())
     if config.trust and "mind" not in sizes.compared:
         sets += set_bytes(sizes.strides["mind"], voxels) + sizes.weights
     products = len(sizes.compared) * sizes.weights
-    beside = sizes.engine + sizes.caching
+    beside = sizes.engine + sizes.lingering
     return sizes.weights + beside + sets + products + sizes.intensities
 
 

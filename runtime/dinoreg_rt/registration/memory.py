@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from ..device.recording import idle_bytes
 from ..errors import ResourceError
 from ..summaries import DeviceMemory
 from .needs import predict_device
+from .reservations import RESERVATIONS, Claim
 from .sizes import Sizes
 
 if TYPE_CHECKING:
@@ -85,6 +86,31 @@ def fit_to_device(device: Device, sizes: Sizes, held_bytes: int) -> tuple[Sizes,
         if memory.peak_bytes <= available:
             break
     return fitted, memory
+
+
+@contextmanager
+def reserved_memory(
+    sizes: Sizes, memory: DeviceMemory | None, device: Device, waiting: Callable[[], None]
+) -> Iterator[None]:
+    """Reserve the predicted memory of the GPU during the block; on a CPU nothing is reserved.
+
+    Args:
+        sizes: the planned registration.
+        memory: the prediction for the GPU; None on a CPU.
+        device: the registration's device.
+        waiting: called several times a second while other registrations need the memory.
+    """
+    if memory is None:
+        yield
+        return
+    encoding = sizes.encoding
+    claim = Claim(memory.peak_bytes)
+    if encoding is not None and sizes.engine:
+        engine = (encoding.bundle.folder, encoding.engine, encoding.batch)
+        shared = encoding.shared_bytes()
+        claim = Claim(memory.peak_bytes - shared, engine, shared)
+    with RESERVATIONS.claimed(device, claim, waiting):
+        yield
 
 
 def describe_device_memory(memory: DeviceMemory) -> str:
@@ -163,8 +189,11 @@ def _encodings(encoding: EncodingPlan | None) -> Iterator[EncodingPlan | None]:
 
 
 def _available(device: Device, config: DecidedConfig, held_bytes: int) -> tuple[int, bool]:
-    """Return the bytes that may be used, and whether they are a budget."""
-    free = _free_bytes(device) + held_bytes
+    """Return the bytes that may be used, and whether they are a budget.
+
+    Other registrations that are running count as free: a registration waits for them.
+    """
+    free = RESERVATIONS.capacity(device, lambda: _free_bytes(device) + held_bytes)
     if config.gpu_memory_gb is None:
         return free, False
     return min(int(config.gpu_memory_gb * 2**30), free), True

@@ -150,11 +150,22 @@ def _fit(
     if encoding is not None and encoders.holds(encoding.bundle, encoding.engine):
         held += sizes.engine
     fitted, memory = fit_to_device(device, sizes, held)
+    if _is_reduced(fitted, sizes, memory) and encoders.make_room():
+        fitted, memory = fit_to_device(device, sizes, held)
     if fitted.config.search_memory_mb < sizes.config.search_memory_mb:
         choices["search memory"] = describe_search_memory(memory)
     if fitted.encoding is not None:
         choices["GPU memory"] = describe_storage(fitted.encoding, memory)
     return fitted, memory
+
+
+def _is_reduced(fitted: Sizes, sizes: Sizes, memory: DeviceMemory) -> bool:
+    """Return whether a registration was reduced to fit on its GPU, or does not fit at all."""
+    encoding, wanted = fitted.encoding, sizes.encoding
+    slower = encoding is not None and not encoding.tokens_on_device
+    if encoding is not None and wanted is not None:
+        slower |= encoding.batch < wanted.batch
+    return slower or fitted.config != sizes.config or memory.peak_bytes > memory.available_bytes
 
 
 def _examine_both(

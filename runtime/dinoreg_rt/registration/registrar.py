@@ -90,7 +90,7 @@ class Registrar:
         with self._entered():
             self._device = check_demands(config)
         self._config = config
-        self._encoders = EncoderPool(self._entered)
+        self._encoders = EncoderPool(self._entered, keeps=True)
         # A GPU's memory is for the registration; an image on the host is quickly uploaded again.
         self._fixed_work = FixedWork() if self._device.kind == "cpu" else None
         self._sessions = Sessions(graphs)
@@ -128,6 +128,7 @@ class Registrar:
         self._check_open()
         with self._working(None):
             register(first, second, config=config, **self._kept)
+        self._encoders.make_room()  # the phantom's tokens are of no use
 
     def register(  # noqa: PLR0913 - all but the images by name
         self,

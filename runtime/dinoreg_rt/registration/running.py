@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..device.choice import StageTimer, library_errors
 from ..device.recording import Sessions
 from ..device.streams import working_stream
-from .memory import device_memory_errors
+from .memory import device_memory_errors, reserved_memory
 from .plan import Plan
 
 #: Called with a stage's name and its finished fraction; an exception in it stops the run.
@@ -33,7 +34,9 @@ class Run:
         from its pool.
         """
         device = self.plan.device
+        waiting = partial(self.report, "waiting for memory", 0.0)
         with (
+            reserved_memory(self.plan.sizes, self.plan.device_memory, device, waiting),
             device.active(),
             working_stream(device),
             library_errors(device),

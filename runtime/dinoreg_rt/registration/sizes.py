@@ -112,16 +112,16 @@ class Sizes:
         return self.encoding.engine_bytes()
 
     @property
-    def caching(self) -> int:
-        """Bytes of tokens on their way to the cache, if they are where the registration runs."""
+    def lingering(self) -> int:
+        """Bytes of tokens that outlive the features, if they are where the registration runs."""
         if self.encoding is None:
             return 0
-        return self.encoding.caching_bytes(self.config, on_gpu=self.on_gpu)
+        return self.encoding.lingering_bytes(self.config, on_gpu=self.on_gpu)
 
     @property
     def kept(self) -> int:
-        """Bytes that remain after the solver: weights, engine, tokens to be cached and solution."""
-        return self.weights + self.engine + self.caching + self.solution
+        """Bytes that remain after the solver: weights, engine, lingering tokens and solution."""
+        return self.weights + self.engine + self.lingering + self.solution
 
     @property
     def results(self) -> int:

@@ -29,6 +29,7 @@ from dinoreg_rt.device.choice import Device
 from dinoreg_rt.encoder import pair_tokens
 from dinoreg_rt.encoder.encoding import EncodingPlan, common_batches
 from dinoreg_rt.encoder.framing import Frame
+from dinoreg_rt.encoder.standardise import Standardisation
 from dinoreg_rt.engines import cache as engine_cache
 from dinoreg_rt.engines.cache import built_records
 from dinoreg_rt.engines.open import open_encoder
@@ -235,14 +236,23 @@ def test_the_memory_that_the_engine_states(machine, bundle) -> None:
     (record,) = built
     assert record.memory_bytes == 4000
     assert built_records(bundle, [graph], "ort-cuda", 0) == ()
-    plane = SimpleNamespace(graph=graph)
-    plan = EncodingPlan(bundle, "tensorrt", (plane,), 4, None, 1, (0,), None, built=built)
+    stacks = [SimpleNamespace(encoded=range(count)) for count in (8, 9)]
+    plane = SimpleNamespace(graph=graph, stacks=stacks)
+    kind = Standardisation("none", "none", 0.0, 0)
+    plan = EncodingPlan(bundle, "tensorrt", (plane,), 4, None, 1, (0,), kind, built=built)
     assert plan.batches == (4, 2)
     buffers = 4 * (1 + 4) * (plan.pixels(plane) + plan.slice_tokens(plane))
+    # Batches of four, and of two for the last slice of the second image or a constant picture.
     assert plan.engine_bytes() == record.size_bytes + 2 * 4000 + buffers
+    fewer = replace(plan, planes=(SimpleNamespace(graph=graph, stacks=stacks[:1]),))
+    assert fewer.engine_bytes() == record.size_bytes + 4000 + buffers
+    constant = replace(fewer, standardisation=Standardisation("none", "none", 0.0, 1))
+    assert constant.engine_bytes() == plan.engine_bytes()
+    assert plan.shared_bytes() == record.size_bytes  # contexts are each registration's own
     # Without that figure it is estimated, and an engine that makes its own buffers takes any batch.
     old = record.model_copy(update={"memory_bytes": None})
     assert replace(plan, built=(old,)).engine_bytes() == replace(plan, built=()).engine_bytes()
+    assert replace(plan, built=(old,)).shared_bytes() == replace(plan, built=()).engine_bytes()
     assert replace(plan, engine="ort-cuda", built=()).batches == (4, 2, 1)
     other = record.model_copy(update={"key": record.key.model_copy(update={"batches": (1, 4, 16)})})
     assert common_batches([record, other], 8) == (4,)
