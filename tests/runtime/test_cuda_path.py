@@ -116,7 +116,7 @@ def test_planning_copies_hardly_anything_to_the_host(cupy, initial) -> None:
     pool = cupy.get_default_memory_pool()
     pool.reads.clear()
     pool.read_bytes.clear()
-    plan = dinoreg_rt.plan(*images, config=config("cuda", initial=initial))
+    plan = dinoreg_rt.plan(*images, config=config("cuda", initial=initial, threads=2))
     assert all(isinstance(image.array, DeviceArray) for image in plan.images)
     assert plan.pair[0].body is not None
     (reads,), (size,) = pool.reads.values(), pool.read_bytes.values()
