@@ -18,6 +18,7 @@ from dinoreg_rt.device.ceilings import Ceilings
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.errors import DeviceError, ResourceError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.registration import planning
 from dinoreg_rt.types import Geometry
 
 GRID = phantom_grid((20, 24, 28), 4.0)
@@ -151,6 +152,24 @@ def test_linear_registration(cupy, pair, place) -> None:
     result = dinoreg_rt.register(*images, config=config("cuda", **more))
     np.testing.assert_array_equal(result.affine.matrix, expected.affine.matrix)
     np.testing.assert_array_equal(result.warped.array, expected.warped.array)
+
+
+@pytest.mark.parametrize(
+    ("device", "initial", "searches"),
+    [("cuda", "auto", 1), ("cuda", "centre", 0), ("cpu", "auto", 0)],
+)
+def test_warming_up_loads_what_planning_uses(cupy, monkeypatch, device, initial, searches) -> None:
+    searched = []
+    real = planning.search_alignment
+
+    def search(*args: Any, **more: Any) -> Any:
+        searched.append(args[3].kind)
+        return real(*args, **more)
+
+    monkeypatch.setattr(planning, "search_alignment", search)
+    with dinoreg_rt.Registrar(config(device, initial=initial)) as registrar:
+        registrar.warm_up()
+    assert searched == ["cuda"] * searches
 
 
 def test_work_leaves_the_default_stream(cupy, pair) -> None:
