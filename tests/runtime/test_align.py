@@ -9,7 +9,8 @@ import pytest
 from phantoms import Body, bright_pair, centres_of, make_grid
 
 from dinoreg_rt import io
-from dinoreg_rt.align.initial import Alignment, centre_of_mass, initial_alignment
+from dinoreg_rt.align.centres import centre_of_mass
+from dinoreg_rt.align.initial import Alignment, initial_alignment
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.errors import InputError
 from dinoreg_rt.geometry import centre_lps_mm

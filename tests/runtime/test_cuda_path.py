@@ -19,6 +19,7 @@ from dinoreg_rt.device.ceilings import Ceilings
 from dinoreg_rt.device.choice import Device
 from dinoreg_rt.errors import DeviceError, RegistrationError, ResourceError
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
+from dinoreg_rt.registration import planning
 from dinoreg_rt.types import Geometry
 
 GRID = phantom_grid((20, 24, 28), 4.0)
@@ -117,7 +118,7 @@ def test_planning_copies_hardly_anything_to_the_host(cupy, initial) -> None:
     pool = cupy.get_default_memory_pool()
     pool.reads.clear()
     pool.read_bytes.clear()
-    plan = dinoreg_rt.plan(*images, config=config("cuda", initial=initial))
+    plan = dinoreg_rt.plan(*images, config=config("cuda", initial=initial, threads=2))
     assert all(isinstance(image.array, DeviceArray) for image in plan.images)
     assert plan.pair[0].body is not None
     (reads,), (size,) = pool.reads.values(), pool.read_bytes.values()
@@ -169,6 +170,24 @@ def test_nothing_left_to_compare_is_found_at_the_end(cupy, pair) -> None:
                 config=config(device, initial="none", search_radius_mm=8.0),
                 moving_mask=(mask, beside),
             )
+
+
+@pytest.mark.parametrize(
+    ("device", "initial", "searches"),
+    [("cuda", "auto", 1), ("cuda", "centre", 0), ("cpu", "auto", 0)],
+)
+def test_warming_up_loads_what_planning_uses(cupy, monkeypatch, device, initial, searches) -> None:
+    searched = []
+    real = planning.search_alignment
+
+    def search(*args: Any, **more: Any) -> Any:
+        searched.append(args[3].kind)
+        return real(*args, **more)
+
+    monkeypatch.setattr(planning, "search_alignment", search)
+    with dinoreg_rt.Registrar(config(device, initial=initial)) as registrar:
+        registrar.warm_up()
+    assert searched == ["cuda"] * searches
 
 
 def test_work_leaves_the_default_stream(cupy, pair) -> None:

@@ -14,11 +14,11 @@ from ..config.image_parameters import INITIAL_METHODS, LinearModel
 from ..device.choice import Device
 from ..device.unread import Unread, read_all, read_arrays
 from ..errors import InputError
-from ..geometry import centre_lps_mm, corners_lps_mm, index_to_lps, transform_points
-from ..images.pair import Pair, PairImage, side_by_side
-from ..io.arrays import as_numpy
-from ..types import AffineTransform, Array, FloatArray, Volume
+from ..geometry import centre_lps_mm, corners_lps_mm, transform_points
+from ..images.pair import Pair, side_by_side
+from ..types import AffineTransform, Array, FloatArray
 from .affine import fit_matches, matches
+from .centres import centre_of_image
 from .coarse import CoarseImage, View
 from .match import evaluate, examine, with_deformed
 from .shifts import Candidate, search_positions
@@ -109,7 +109,7 @@ def initial_alignment(pair: Pair, method: str, device: Device) -> Alignment:
         shift = moving - fixed
         return Alignment(_translation(shift), f"centre of the image boxes: {_text(shift)}")
     if method == "moments":
-        fixed, moving = side_by_side(_centre_of_image, pair, device)
+        fixed, moving = side_by_side(centre_of_image, pair, device)
         shift = moving - fixed
         return Alignment(_translation(shift), f"centres of mass: {_text(shift)}")
     from ..io import read_initial
@@ -282,35 +282,6 @@ def _fallback(fixed: Side, moving: Side) -> Alignment:
     shift = centre_lps_mm(moving.coarse.cells) - centre_lps_mm(fixed.coarse.cells)
     text = "centres of the bodies, because the images are similar at no position"
     return Alignment(_translation(shift), f"{text}: {_text(shift)}", 0.0, 0.0, None)
-
-
-def _centre_of_image(image: PairImage, device: Device) -> FloatArray:
-    counts = None if image.mask is None else device.upload(image.mask != 0, np.bool_)
-    return centre_of_mass(image.volume, image.window, counts)
-
-
-def centre_of_mass(
-    volume: Volume, window: tuple[float, float], mask: Array | None = None
-) -> FloatArray:
-    """Return the centre of mass of the windowed intensities (inside `mask`, if given) in LPS mm.
-
-    A mask is bool and lies beside the image.
-    """
-    low, high = window
-    scaled = volume.array.clip(low, high) - np.float32(low)
-    if mask is not None:
-        scaled *= mask
-    # Two sums over all voxels instead of three: they dominate the time to plan a pair.
-    summed = scaled.sum(axis=0, dtype=np.float64)
-    by_axis = [scaled.sum(axis=(1, 2), dtype=np.float64), summed.sum(axis=1), summed.sum(axis=0)]
-    ends = np.cumsum(volume.geometry.shape_zyx)[:2]
-    planes, rows, columns = np.split(as_numpy(np.concatenate(by_axis)), ends)
-    if planes.sum() <= 0:
-        return centre_lps_mm(volume.geometry)
-    index_xyz = [
-        float(sums @ np.arange(sums.size)) / float(sums.sum()) for sums in (columns, rows, planes)
-    ]
-    return np.asarray(transform_points(index_to_lps(volume.geometry), np.array([index_xyz]))[0])
 
 
 def _translation(shift_mm: FloatArray) -> AffineTransform:

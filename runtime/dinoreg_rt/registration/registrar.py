@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..align.initial import SEARCHES
 from ..config.parameters import RegistrationConfig, checked_config
 from ..device.choice import Device
 from ..device.recording import Sessions, Turns
@@ -122,8 +123,11 @@ class Registrar:
             moving: grid of the moving images to come (default: `fixed`).
         """
         grid = fixed or phantom_grid(_WARM_UP_SHAPE_ZYX, 4.0)
+        # On a GPU the search for the alignment has kernels of its own to load.
+        searches = self._device.kind == "cuda" and self._config.initial in SEARCHES
+        initial = self._config.initial if searches else "none"
         # Cached tokens would leave the encoder closed.
-        config = self._config.changed(cache=False, initial="none")
+        config = self._config.changed(cache=False, initial=initial)
         first, second = phantom_pair(grid, moving)
         self._check_open()
         with self._working(None):
