@@ -127,11 +127,15 @@ struct Compose {
   float* out;
 
   DR_OVER(first.shape)
-  DR_HD void operator()(int row, int x) const {
+  DR_HD int margin() const { return fits_lanes(3 * second_shape.voxels()) ? 0 : width(); }
+  DR_LANES(false)  // `out` may be the first field
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     const Index i = 3 * ((Index)row * width() + x);
-    const Vec3 here = load_vec3(first.field + i);
-    const Vec3 there = to_vec3(first.shape.voxel(row, x)) + here * first.index_per_mm;
-    store_vec3(out + i, here + sample<Vec3>(second, second_shape, to_second(there)));
+    const Vec3Of<V> here = load_vec3_of<V>(first.field + i);
+    const Vec3Of<V> there = to_second(first.point_of<V>(row, x, {}));
+    store_vec3_of(out + i, here + sample_field_of(second, second_shape, there));
   }
 };
 
@@ -157,48 +161,23 @@ struct Invert {
   float tolerance_mm;
 
   DR_OVER(out_shape)
-  DR_HD void operator()(int row, int x) const {
+  DR_HD int margin() const { return fits_lanes(3 * field_shape.voxels()) ? 0 : width(); }
+  DR_LANES(false)  // `out` may be `wanted`
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     const Int3 voxel = out_shape.voxel(row, x);
     const Index i = out_shape.at(voxel);
-    const Vec3 index = to_vec3(voxel);
-    const Vec3 q = wanted != nullptr ? load_vec3(wanted + 3 * i) : target(index);
-    // `best` is the point with the smallest miss so far, `p` the start of `step`, and `trial` the
-    // point at which the field is read.
-    Vec3 best = q, p = q, trial = q, step = {0.0f, 0.0f, 0.0f};
-    float least = kFar, error = kFar, damping = 1.0f;
-    for (int k = 0; k < iterations; ++k) {
-      // The first step is plain: its slopes would cost more than they save (a seventh of the time).
-      Vec3 slopes[3] = {};
-      const Vec3 u = k == 0 ? sample<Vec3>(field, field_shape, trial)
-                            : sample_with_slopes<Vec3>(field, field_shape, trial, slopes);
-      // Beyond the outer voxel centres of an axis the sample does not change.
-      slopes[0] = within(trial.z, field_shape.z) * slopes[0];
-      slopes[1] = within(trial.y, field_shape.y) * slopes[1];
-      slopes[2] = within(trial.x, field_shape.x) * slopes[2];
-      const Vec3 miss = (trial + matrix(u)) - q;
-      const float missed = length_mm(miss);
-      if (k == 0 || missed < least) least = missed, best = trial;
-      if (!(least > tolerance_mm)) break;  // also where the field is NaN at q
-      if (missed < error) {
-        p = trial;
-        error = missed;
-        step = newton_step(miss, slopes);
-        damping = min_of(2.0f * damping, 1.0f);
-      } else {
-        damping *= 0.5f;
-      }
-      if (damping < kStuck) {  // at a fold: continue from wherever a plain step leads
-        error = kFar;
-        damping = 1.0f;
-        trial = trial - miss;
-      } else {
-        trial = p - damping * step;
-      }
-    }
-    if (least != least) best = {least, least, least};
-    store_vec3(out + 3 * i, from_point(best) + from_index(index));
+    const Vec3Of<V> index = {splat<V>((float)voxel.z), splat<V>((float)voxel.y),
+                             lane_numbers<V>() + (float)x};
+    const Vec3Of<V> q = wanted != nullptr ? load_vec3_of<V>(wanted + 3 * i) : target(index);
+    V least;
+    Vec3Of<V> best = nearest_point(q, least);
+    const auto missing = least != least;
+    best = select(missing, {least, least, least}, best);
+    store_vec3_of(out + 3 * i, from_point(best) + from_index(index));
     if (residual_mm != nullptr)
-      residual_mm[i] = inside_grid(field_shape, best) ? least : -(least + kTiny);
+      store(residual_mm + i, inside_grid(field_shape, best) ? least : -(least + kTiny));
   }
 
  private:
@@ -207,21 +186,64 @@ struct Invert {
   static constexpr float kStuck = 0.1f;       // the smallest damping
   static constexpr float kSingular = 0.02f;   // a smaller determinant makes useless steps
 
-  DR_HD float length_mm(const Vec3& v) const {
-    const Vec3 mm = v * mm_per_index;
-    return sqrtf(mm.z * mm.z + mm.y * mm.y + mm.x * mm.x);
+  // The point with the smallest miss, and that miss. Lanes that have finished go on with the
+  // others, but keep their result.
+  template <class V>
+  DR_HD Vec3Of<V> nearest_point(const Vec3Of<V>& q, V& least) const {
+    // `p` is the start of `step`, and `trial` the point at which the field is read.
+    Vec3Of<V> best = q, p = q, trial = q, step = {};
+    V error = splat<V>(kFar), damping = splat<V>(1.0f);
+    least = error;
+    auto active = error == error;
+    for (int k = 0; k < iterations; ++k) {
+      // The first step is plain: its slopes would cost more than they save (a seventh of the time).
+      Vec3Of<V> slopes[3] = {};
+      const Vec3Of<V> u = k == 0 ? sample_field_of(field, field_shape, trial)
+                                 : sample_field_of(field, field_shape, trial, slopes);
+      // Beyond the outer voxel centres of an axis the sample does not change.
+      slopes[0] = within(trial.z, field_shape.z) * slopes[0];
+      slopes[1] = within(trial.y, field_shape.y) * slopes[1];
+      slopes[2] = within(trial.x, field_shape.x) * slopes[2];
+      const Vec3Of<V> miss = (trial + matrix(u)) - q;
+      const V missed = length_mm(miss);
+      const auto better = active & ((missed < least) | -(int)(k == 0));
+      least = better ? missed : least;
+      best = select(better, trial, best);
+      active = active & (least > tolerance_mm);  // 0 also where the field is NaN at q
+      if (!any_of(active)) break;
+      const auto nearer = missed < error;
+      p = select(nearer, trial, p);
+      error = nearer ? missed : error;
+      step = select(nearer, newton_step(miss, slopes), step);
+      damping = nearer ? min_of(2.0f * damping, splat<V>(1.0f)) : 0.5f * damping;
+      // At a fold: continue from wherever a plain step leads.
+      const auto stuck = damping < kStuck;
+      error = stuck ? splat<V>(kFar) : error;
+      damping = stuck ? splat<V>(1.0f) : damping;
+      trial = select(stuck, trial - miss, p - damping * step);
+    }
+    return best;
+  }
+
+  template <class V>
+  DR_HD V length_mm(const Vec3Of<V>& v) const {
+    const V z = v.z * mm_per_index.z, y = v.y * mm_per_index.y, x = v.x * mm_per_index.x;
+    return root(z * z + y * y + x * x);
   }
 
   // The solution of (I + matrix du/dp) step = miss.
-  DR_HD Vec3 newton_step(const Vec3& miss, const Vec3 slopes[3]) const {
-    Vec3 a = matrix(slopes[0]), b = matrix(slopes[1]), c = matrix(slopes[2]);
+  template <class V>
+  DR_HD Vec3Of<V> newton_step(const Vec3Of<V>& miss, const Vec3Of<V> (&slopes)[3]) const {
+    Vec3Of<V> a = matrix(slopes[0]), b = matrix(slopes[1]), c = matrix(slopes[2]);
     a.z += 1.0f;
     b.y += 1.0f;
     c.x += 1.0f;
-    const float whole = determinant(a, b, c);
-    if (!(whole > kSingular)) return miss;
-    return (1.0f / whole) *
-           Vec3{determinant(miss, b, c), determinant(a, miss, c), determinant(a, b, miss)};
+    const V whole = determinant(a, b, c);
+    const V inverse = 1.0f / whole;
+    return select(whole > kSingular,
+                  inverse * Vec3Of<V>{determinant(miss, b, c), determinant(a, miss, c),
+                                      determinant(a, b, miss)},
+                  miss);
   }
 };
 

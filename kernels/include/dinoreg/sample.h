@@ -19,8 +19,9 @@ DR_HD Neighbours neighbours(float coordinate, int n) {
 }
 
 // 1 between the outer voxel centres of an axis, 0 beyond them.
-DR_HD float within(float coordinate, int n) {
-  return coordinate >= 0.0f && coordinate <= (float)(n - 1) ? 1.0f : 0.0f;
+template <class V>
+DR_HD V within(const V& coordinate, int n) {
+  return (coordinate >= 0.0f) & (coordinate <= (float)(n - 1)) ? splat<V>(1.0f) : V{};
 }
 
 template <class V>
@@ -78,6 +79,31 @@ struct CornerOf {
     for (int i = 0; i < n; ++i)
       out[i] = lerp(lerp(rows[0][i], rows[1][i], wy), lerp(rows[2][i], rows[3][i], wy), wz);
   }
+  // The same with their derivatives along the index axes, as in `sample_with_slopes`.
+  template <int n>
+  DR_HD void samples(const float* image, int components, V (&out)[n], V (&slopes)[3][n]) const {
+    const typename LaneTraits<V>::Offset at = first * components;
+    const Index z = (Index)step_z * components, y = step_y * components;
+    V rows[4][2 * n];
+    pairs<n>(image, at, components, rows[0]);
+    pairs<n>(image + y, at, components, rows[1]);
+    pairs<n>(image + z, at, components, rows[2]);
+    pairs<n>(image + (z + y), at, components, rows[3]);
+    DR_UNROLL(3)
+    for (int i = 0; i < n; ++i) {
+      V d[4], v[4];
+      DR_UNROLL(4)
+      for (int r = 0; r < 4; ++r) {
+        d[r] = rows[r][n + i] - rows[r][i];
+        v[r] = rows[r][i] + wx * d[r];
+      }
+      const V v0 = lerp(v[0], v[1], wy), v1 = lerp(v[2], v[3], wy);
+      slopes[0][i] = v1 - v0;
+      slopes[1][i] = lerp(v[1] - v[0], v[3] - v[2], wz);
+      slopes[2][i] = lerp(lerp(d[0], d[1], wy), lerp(d[2], d[3], wy), wz);
+      out[i] = lerp(v0, v1, wz);
+    }
+  }
   // The first component alone.
   DR_HD V sample(const float* image, int components) const {
 #if !defined(__CUDACC__)
@@ -110,21 +136,27 @@ struct CornerOf {
     return load<V>(out);
   }
 #endif
-  // The samples of a row; what they are made of lies side by side unless some components are left
-  // out or there is only one voxel.
+  // The samples of a row.
   template <int n>
   DR_HD void along_x(const float* row, const typename LaneTraits<V>::Offset& at, int components,
                      V (&out)[n]) const {
-    const int step = step_x * components;
     V numbers[2 * n];
+    pairs<n>(row, at, components, numbers);
+    DR_UNROLL(3)
+    for (int i = 0; i < n; ++i) out[i] = lerp(numbers[i], numbers[n + i], wx);
+  }
+  // The first n components of two neighbours in a row. They lie side by side unless some are left
+  // out or there is only one voxel.
+  template <int n>
+  DR_HD void pairs(const float* row, const typename LaneTraits<V>::Offset& at, int components,
+                   V (&numbers)[2 * n]) const {
+    const int step = step_x * components;
     DR_UNROLL(3)
     for (int i = 0; i < n; ++i)
       if (step == n)
         gather_pair(row + 2 * i, at, numbers[2 * i], numbers[2 * i + 1]);
       else
         numbers[i] = gather(row + i, at), numbers[n + i] = gather(row + (step + i), at);
-    DR_UNROLL(3)
-    for (int i = 0; i < n; ++i) out[i] = lerp(numbers[i], numbers[n + i], wx);
   }
 };
 
@@ -180,6 +212,17 @@ template <class V>
 DR_HD Vec3Of<V> sample_field_of(const float* field, const Shape& shape, const Vec3Of<V>& p) {
   V sampled[3];
   CornerOf<V>(shape, p).samples(field, 3, sampled);
+  return {sampled[0], sampled[1], sampled[2]};
+}
+
+// The same with its derivatives along the index axes.
+template <class V>
+DR_HD Vec3Of<V> sample_field_of(const float* field, const Shape& shape, const Vec3Of<V>& p,
+                                Vec3Of<V> (&slopes)[3]) {
+  V sampled[3], along[3][3];
+  CornerOf<V>(shape, p).samples(field, 3, sampled, along);
+  DR_UNROLL(3)
+  for (int i = 0; i < 3; ++i) slopes[i] = {along[i][0], along[i][1], along[i][2]};
   return {sampled[0], sampled[1], sampled[2]};
 }
 
