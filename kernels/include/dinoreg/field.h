@@ -128,11 +128,15 @@ struct Compose {
   float* out;
 
   DR_OVER(first.shape)
-  DR_HD void operator()(int row, int x) const {
+  DR_HD int margin() const { return fits_lanes(3 * second_shape.voxels()) ? 0 : width(); }
+  DR_LANES(false)  // `out` may be the first field
+
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
     const Index i = 3 * ((Index)row * width() + x);
-    const Vec3 here = load_vec3(first.field + i);
-    const Vec3 there = to_vec3(first.shape.voxel(row, x)) + here * first.index_per_mm;
-    store_vec3(out + i, here + sample<Vec3>(second, second_shape, to_second(there)));
+    const Vec3Of<V> here = load_vec3_of<V>(first.field + i);
+    const Vec3Of<V> there = to_second(first.point_of<V>(row, x, {}));
+    store_vec3_of(out + i, here + sample_field_of(second, second_shape, there));
   }
 };
 
@@ -158,8 +162,8 @@ struct Invert {
   float tolerance_mm;
 
   DR_OVER(out_shape)
-  DR_HD int margin() const { return dr::fits_lanes(3 * field_shape.voxels()) ? 0 : width(); }
-  DR_LANES(true)
+  DR_HD int margin() const { return fits_lanes(3 * field_shape.voxels()) ? 0 : width(); }
+  DR_LANES(false)  // `out` may be `wanted`
 
   template <class V>
   DR_HD void lanes(int row, int x) const {
@@ -168,40 +172,11 @@ struct Invert {
     const Vec3Of<V> index = {splat<V>((float)voxel.z), splat<V>((float)voxel.y),
                              lane_numbers<V>() + (float)x};
     const Vec3Of<V> q = wanted != nullptr ? load_vec3_of<V>(wanted + 3 * i) : target(index);
-    // `best` is the point with the smallest miss so far, `p` the start of `step`, and `trial` the
-    // point at which the field is read. A lane that is finished no longer moves its `trial`.
-    const V none = V{}, far = splat<V>(kFar);
-    Vec3Of<V> best = q, p = q, trial = q, step = {none, none, none};
-    V least = far, error = far, damping = splat<V>(1.0f);
-    for (int k = 0; k < iterations; ++k) {
-      // The first step is plain: its slopes would cost more than they save (a seventh of the time).
-      Vec3Of<V> slopes[3] = {};
-      const Vec3Of<V> u = k == 0 ? sample_field_of<V>(field, field_shape, trial)
-                                 : sample_field_with_slopes<V>(field, field_shape, trial, slopes);
-      // Beyond the outer voxel centres of an axis the sample does not change.
-      slopes[0] = within(trial.z, field_shape.z) * slopes[0];
-      slopes[1] = within(trial.y, field_shape.y) * slopes[1];
-      slopes[2] = within(trial.x, field_shape.x) * slopes[2];
-      const Vec3Of<V> miss = (trial + matrix(u)) - q;
-      const V missed = length_mm(miss);
-      best = choose(k == 0, missed < least, trial, best);
-      least = k == 0 ? missed : missed < least ? missed : least;
-      const auto unfinished = least > splat<V>(tolerance_mm);
-      if (!any_of(unfinished)) break;  // also where the field is NaN at q
-      const auto closer = missed < error;
-      p = choose(false, closer, trial, p);
-      error = closer ? missed : error;
-      step = choose(false, closer, newton_step(miss, slopes), step);
-      damping = closer ? min_of(2.0f * damping, splat<V>(1.0f)) : 0.5f * damping;
-      // At a fold: continue from wherever a plain step leads.
-      const auto stuck = damping < splat<V>(kStuck);
-      error = stuck ? far : error;
-      damping = stuck ? splat<V>(1.0f) : damping;
-      const Vec3Of<V> next = choose(false, stuck, trial - miss, p - damping * step);
-      trial = choose(false, unfinished, next, trial);
-    }
-    best = choose(false, least != least, Vec3Of<V>{least, least, least}, best);
-    store_vec3_of<V>(out + 3 * i, from_point(best) + from_index(index));
+    V least;
+    Vec3Of<V> best = nearest_point(q, least);
+    const auto missing = least != least;
+    best = select(missing, {least, least, least}, best);
+    store_vec3_of(out + 3 * i, from_point(best) + from_index(index));
     if (residual_mm != nullptr)
       store(residual_mm + i, inside_grid(field_shape, best) ? least : -(least + kTiny));
   }
@@ -212,11 +187,43 @@ struct Invert {
   static constexpr float kStuck = 0.1f;       // the smallest damping
   static constexpr float kSingular = 0.02f;   // a smaller determinant makes useless steps
 
-  template <class V, class Condition>
-  static DR_HD Vec3Of<V> choose(bool always, const Condition& first, const Vec3Of<V>& a,
-                                const Vec3Of<V>& b) {
-    if (always) return a;
-    return {first ? a.z : b.z, first ? a.y : b.y, first ? a.x : b.x};
+  // The point with the smallest miss, and that miss. Lanes that have finished go on with the
+  // others, but keep their result.
+  template <class V>
+  DR_HD Vec3Of<V> nearest_point(const Vec3Of<V>& q, V& least) const {
+    // `p` is the start of `step`, and `trial` the point at which the field is read.
+    Vec3Of<V> best = q, p = q, trial = q, step = {};
+    V error = splat<V>(kFar), damping = splat<V>(1.0f);
+    least = error;
+    auto active = error == error;
+    for (int k = 0; k < iterations; ++k) {
+      // The first step is plain: its slopes would cost more than they save (a seventh of the time).
+      Vec3Of<V> slopes[3] = {};
+      const Vec3Of<V> u = k == 0 ? sample_field_of(field, field_shape, trial)
+                                 : sample_field_of(field, field_shape, trial, slopes);
+      // Beyond the outer voxel centres of an axis the sample does not change.
+      slopes[0] = within(trial.z, field_shape.z) * slopes[0];
+      slopes[1] = within(trial.y, field_shape.y) * slopes[1];
+      slopes[2] = within(trial.x, field_shape.x) * slopes[2];
+      const Vec3Of<V> miss = (trial + matrix(u)) - q;
+      const V missed = length_mm(miss);
+      const auto better = active & ((missed < least) | -(int)(k == 0));
+      least = better ? missed : least;
+      best = select(better, trial, best);
+      active = active & (least > tolerance_mm);  // 0 also where the field is NaN at q
+      if (!any_of(active)) break;
+      const auto nearer = missed < error;
+      p = select(nearer, trial, p);
+      error = nearer ? missed : error;
+      step = select(nearer, newton_step(miss, slopes), step);
+      damping = nearer ? min_of(2.0f * damping, splat<V>(1.0f)) : 0.5f * damping;
+      // At a fold: continue from wherever a plain step leads.
+      const auto stuck = damping < kStuck;
+      error = stuck ? splat<V>(kFar) : error;
+      damping = stuck ? splat<V>(1.0f) : damping;
+      trial = select(stuck, trial - miss, p - damping * step);
+    }
+    return best;
   }
 
   template <class V>
@@ -227,16 +234,17 @@ struct Invert {
 
   // The solution of (I + matrix du/dp) step = miss.
   template <class V>
-  DR_HD Vec3Of<V> newton_step(const Vec3Of<V>& miss, const Vec3Of<V> slopes[3]) const {
+  DR_HD Vec3Of<V> newton_step(const Vec3Of<V>& miss, const Vec3Of<V> (&slopes)[3]) const {
     Vec3Of<V> a = matrix(slopes[0]), b = matrix(slopes[1]), c = matrix(slopes[2]);
     a.z += 1.0f;
     b.y += 1.0f;
     c.x += 1.0f;
     const V whole = determinant(a, b, c);
-    const V share = 1.0f / whole;
-    const Vec3Of<V> newton = {share * determinant(miss, b, c), share * determinant(a, miss, c),
-                              share * determinant(a, b, miss)};
-    return choose(false, whole > splat<V>(kSingular), newton, miss);
+    const V inverse = 1.0f / whole;
+    return select(whole > kSingular,
+                  inverse * Vec3Of<V>{determinant(miss, b, c), determinant(a, miss, c),
+                                      determinant(a, b, miss)},
+                  miss);
   }
 };
 

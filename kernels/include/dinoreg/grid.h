@@ -30,6 +30,11 @@ DR_HD Vec3Of<Lanes> operator*(const Lanes& s, const Vec3Of<Lanes>& a) {
   return {s * a.z, s * a.y, s * a.x};
 }
 #endif
+// a where the condition holds, and b elsewhere.
+template <class V, class Condition>
+DR_HD Vec3Of<V> select(const Condition& condition, const Vec3Of<V>& a, const Vec3Of<V>& b) {
+  return {condition ? a.z : b.z, condition ? a.y : b.y, condition ? a.x : b.x};
+}
 DR_HD Vec3 operator*(const Vec3& a, const Vec3& b) { return {a.z * b.z, a.y * b.y, a.x * b.x}; }
 
 // The determinant of the matrix with these rows.

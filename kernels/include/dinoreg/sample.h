@@ -2,6 +2,7 @@
 #ifndef DINOREG_SAMPLE_H_
 #define DINOREG_SAMPLE_H_
 
+#include "dinoreg/corner.h"
 #include "dinoreg/op.h"
 
 DR_NAMESPACE_BEGIN
@@ -19,22 +20,10 @@ DR_HD Neighbours neighbours(float coordinate, int n) {
 }
 
 // 1 between the outer voxel centres of an axis, 0 beyond them.
-DR_HD float within(float coordinate, int n) {
-  return coordinate >= 0.0f && coordinate <= (float)(n - 1) ? 1.0f : 0.0f;
-}
-
-#if !defined(__CUDACC__)
-DR_HD Lanes within(const Lanes& coordinate, int n) {
-  const Lanes none = Lanes{}, last = none + (float)(n - 1);
-  return (coordinate >= none) & (coordinate <= last) ? none + 1.0f : none;
-}
-#endif
-
 template <class V>
-DR_HD V lerp(const V& a, const V& b, const V& t) {
-  return a + t * (b - a);
+DR_HD V within(const V& coordinate, int n) {
+  return (coordinate >= 0.0f) & (coordinate <= (float)(n - 1)) ? splat<V>(1.0f) : V{};
 }
-DR_HD Vec3 lerp(const Vec3& a, const Vec3& b, float t) { return a + t * (b - a); }
 
 // The position of a sample among the voxels of `shape`.
 struct Trilinear {
@@ -42,97 +31,6 @@ struct Trilinear {
 
   DR_HD Trilinear(const Shape& shape, const Vec3& p)
       : nz(neighbours(p.z, shape.z)), ny(neighbours(p.y, shape.y)), nx(neighbours(p.x, shape.x)) {}
-};
-
-// The lower neighbour of several coordinates along one axis, and the weight of the upper one.
-template <class V>
-DR_HD typename LaneTraits<V>::Int low_neighbour(const V& coordinate, int n, V& weight) {
-  typedef typename LaneTraits<V>::Int Int;
-  const V inside = min_of(max_of(coordinate, splat<V>(0.0f)), splat<V>((float)(n - 1)));
-  const Int found = min_of(to_int(inside), Int{} + max_int(n - 2, 0));
-  weight = inside - to_float(found);
-  return found;
-}
-
-// The first of the eight voxels around each of several samples, and the weights of the others.
-// These are the same number of steps away for all samples: 0 along an axis of one voxel,
-// otherwise 1.
-template <class V>
-struct CornerOf {
-  typename LaneTraits<V>::Offset first;
-  int step_z, step_y, step_x;  // at most 2^30
-  V wz, wy, wx;
-
-  DR_HD CornerOf(const Shape& shape, const Vec3Of<V>& p)
-      : first{}, step_z(shape.z > 1 ? shape.y * shape.x : 0), step_y(shape.y > 1 ? shape.x : 0),
-        step_x(shape.x > 1 ? 1 : 0) {
-    first = first + low_neighbour(p.z, shape.z, wz);
-    first = first * shape.y + low_neighbour(p.y, shape.y, wy);
-    first = first * shape.x + low_neighbour(p.x, shape.x, wx);
-  }
-
-  // Samples an array (z, y, x, components): the first n components.
-  template <int n>
-  DR_HD void samples(const float* image, int components, V (&out)[n]) const {
-    const typename LaneTraits<V>::Offset at = first * components;
-    const Index z = (Index)step_z * components, y = step_y * components;
-    V rows[4][n];
-    along_x(image, at, components, rows[0]);
-    along_x(image + y, at, components, rows[1]);
-    along_x(image + z, at, components, rows[2]);
-    along_x(image + (z + y), at, components, rows[3]);
-    DR_UNROLL(3)
-    for (int i = 0; i < n; ++i)
-      out[i] = lerp(lerp(rows[0][i], rows[1][i], wy), lerp(rows[2][i], rows[3][i], wy), wz);
-  }
-  // The first component alone.
-  DR_HD V sample(const float* image, int components) const {
-#if !defined(__CUDACC__)
-    if constexpr ((int)LaneTraits<V>::kCount % (int)kBlock == 0)
-      if (step_x == 1 && components == 1) return sample_pairs(image);
-#endif
-    V out[1];
-    samples(image, components, out);
-    return out[0];
-  }
-
- private:
-#if !defined(__CUDACC__)
-  // An image, eight lanes at a time.
-  DR_HD V sample_pairs(const float* image) const {
-    enum { kCount = LaneTraits<V>::kCount };
-    const float* const rows[4] = {image, image + step_y, image + step_z, image + (step_z + step_y)};
-    int at[kCount];
-    float weight[3][kCount], out[kCount];
-    store(at, first), store(weight[0], wz), store(weight[1], wy), store(weight[2], wx);
-    DR_UNROLL(2)
-    for (int i = 0; i < kCount; i += kBlock) {
-      Block r[kBlock];
-      gather_pairs(rows, at + i, r);
-      const Block z = load<Block>(weight[0] + i), y = load<Block>(weight[1] + i);
-      const Block x = load<Block>(weight[2] + i);
-      store(out + i, lerp(lerp(lerp(r[0], r[1], x), lerp(r[2], r[3], x), y),
-                          lerp(lerp(r[4], r[5], x), lerp(r[6], r[7], x), y), z));
-    }
-    return load<V>(out);
-  }
-#endif
-  // The samples of a row; what they are made of lies side by side unless some components are left
-  // out or there is only one voxel.
-  template <int n>
-  DR_HD void along_x(const float* row, const typename LaneTraits<V>::Offset& at, int components,
-                     V (&out)[n]) const {
-    const int step = step_x * components;
-    V numbers[2 * n];
-    DR_UNROLL(3)
-    for (int i = 0; i < n; ++i)
-      if (step == n)
-        gather_pair(row + 2 * i, at, numbers[2 * i], numbers[2 * i + 1]);
-      else
-        numbers[i] = gather(row + i, at), numbers[n + i] = gather(row + (step + i), at);
-    DR_UNROLL(3)
-    for (int i = 0; i < n; ++i) out[i] = lerp(numbers[i], numbers[n + i], wx);
-  }
 };
 
 // The voxels around a sample of an image (T is float) or of a field (z, y, x, 3) (T is Vec3).
@@ -181,43 +79,6 @@ DR_HD T sample_with_slopes(const float* in, const Shape& shape, const Vec3& p, T
   slopes[1] = lerp(v01 - v00, v11 - v10, wz);
   slopes[2] = lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz);
   return lerp(v0, v1, wz);
-}
-
-// The same as sample_with_slopes for one component of an array (z, y, x, components).
-template <class V>
-DR_HD V slopes_at(const CornerOf<V>& c, const float* image, int components, V& along_z, V& along_y,
-                  V& along_x) {
-  const typename LaneTraits<V>::Offset at = c.first * components;
-  const Index z = (Index)c.step_z * components, y = c.step_y * components,
-              x = c.step_x * components;
-  const V a00 = gather(image, at), a01 = gather(image + y, at);
-  const V a10 = gather(image + z, at), a11 = gather(image + (z + y), at);
-  const V d00 = gather(image + x, at) - a00, d01 = gather(image + (y + x), at) - a01;
-  const V d10 = gather(image + (z + x), at) - a10, d11 = gather(image + (z + y + x), at) - a11;
-  const V v00 = a00 + c.wx * d00, v01 = a01 + c.wx * d01;
-  const V v10 = a10 + c.wx * d10, v11 = a11 + c.wx * d11;
-  const V v0 = lerp(v00, v01, c.wy), v1 = lerp(v10, v11, c.wy);
-  along_z = v1 - v0;
-  along_y = lerp(v01 - v00, v11 - v10, c.wz);
-  along_x = lerp(lerp(d00, d01, c.wy), lerp(d10, d11, c.wy), c.wz);
-  return lerp(v0, v1, c.wz);
-}
-
-// Samples of a field (z, y, x, 3) and their derivatives along the index axes.
-template <class V>
-DR_HD Vec3Of<V> sample_field_with_slopes(const float* field, const Shape& shape, const Vec3Of<V>& p,
-                                         Vec3Of<V> slopes[3]) {
-  const CornerOf<V> c(shape, p);
-  Vec3Of<V>&z = slopes[0], &y = slopes[1], &x = slopes[2];
-  return {slopes_at(c, field, 3, z.z, y.z, x.z), slopes_at(c, field + 1, 3, z.y, y.y, x.y),
-          slopes_at(c, field + 2, 3, z.x, y.x, x.x)};
-}
-
-template <class V>
-DR_HD Vec3Of<V> sample_field_of(const float* field, const Shape& shape, const Vec3Of<V>& p) {
-  V sampled[3];
-  CornerOf<V>(shape, p).samples(field, 3, sampled);
-  return {sampled[0], sampled[1], sampled[2]};
 }
 
 // Features (z, y, x, stride) in half precision, and the weight of each voxel.
