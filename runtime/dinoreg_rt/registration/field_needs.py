@@ -172,7 +172,7 @@ def _warp_work(sizes: Sizes) -> Iterator[Work]:
     yield Work("warp", (VECTOR + 2 * FLOAT) * fixed, 60.0 * fixed, "scalar")
     if sizes.config.inverse:
         moved = (VECTOR + FLOAT) * moving + VECTOR * control
-        yield Work("inverse", moved, _INVERSION * moving, "scalar")
+        yield Work("inverse", moved, _INVERSION * moving)
 
 
 def _quality_bytes(sizes: Sizes) -> int:
@@ -190,7 +190,7 @@ def _quality_work(sizes: Sizes) -> Iterator[Work]:
     """Yield the Jacobian determinant and the inverse consistency."""
     fixed, control = sizes.images[0], sizes.control[0]
     yield Work("Jacobian", (VECTOR + FLOAT) * fixed, 45.0 * fixed)
-    yield Work("inverse consistency", 2 * VECTOR * control, _INVERSION * control, "scalar")
+    yield Work("inverse consistency", 2 * VECTOR * control, _INVERSION * control)
 
 
 def _deliver_beside_gpu(sizes: Sizes) -> int:
