@@ -31,6 +31,7 @@ HOT = {
     "MapField",
     "MindDescriptor",
     "ResampleLinear",
+    "SampleTokens",
     "ShiftCost",
     "Smooth",
     "WarpIntensity",

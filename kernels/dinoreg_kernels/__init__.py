@@ -20,9 +20,10 @@ from .images import (
 )
 from .info import BuildInfo, CudaDevices, build_info, cuda_devices, current_device_problem
 from .options import SolverOptions
-from .pool import pool_features
+from .pool import join_channels, pool_features
 from .slices import cut_slices
 from .solver import SearchFeatures, Solution, solve, solver_workspace_bytes
+from .tokens import cover_tissue, sample_tokens
 
 __all__ = [
     "Array",
@@ -37,12 +38,14 @@ __all__ = [
     "SolverOptions",
     "build_info",
     "compose",
+    "cover_tissue",
     "coverage",
     "cuda_devices",
     "current_device_problem",
     "cut_slices",
     "invert",
     "jacobian_determinant",
+    "join_channels",
     "local_intensity",
     "local_workspace_bytes",
     "map_field",
@@ -51,6 +54,7 @@ __all__ = [
     "pool_features",
     "resample",
     "resample_labels",
+    "sample_tokens",
     "solve",
     "solver_workspace_bytes",
 ]

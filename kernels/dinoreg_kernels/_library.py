@@ -24,6 +24,9 @@ _CALLS = {
     "dr_local_compute": _structs.LocalArgs,
     "dr_features_pool": _structs.PoolArgs,
     "dr_solver_run": _structs.SolverArgs,
+    "dr_tokens_sample": _structs.TokensArgs,
+    "dr_tissue_cover": _structs.TissueArgs,
+    "dr_features_join": _structs.JoinArgs,
 }
 
 

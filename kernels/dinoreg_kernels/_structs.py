@@ -234,3 +234,46 @@ class SolverArgs(_Sized):
         *_each(c_void_p, "field", "inverse", "spread", "feature_distance"),
         *_WORKSPACE,
     )
+
+
+class TokensArgs(_Sized):
+    """`dr_tokens_args`."""
+
+    _fields_ = (
+        _SIZE,
+        *_each(c_void_p, "tokens", "offsets", "places"),
+        *_each(c_int32, "encoded", "stride"),
+        *_each(_Int3, "shape", "samples"),
+        ("map", _Double12),
+        ("out", c_void_p),
+        ("out_shape", _Int3),
+        *_each(c_int32, "channels", "first_channel"),
+        ("factor", c_float),
+    )
+
+
+class TissueArgs(_Sized):
+    """`dr_tissue_args`."""
+
+    _fields_ = (
+        _SIZE,
+        ("image", c_void_p),
+        *_each(_Int3, "shape", "first", "last", "samples"),
+        ("map", _Double12),
+        ("out", c_void_p),
+        ("out_shape", _Int3),
+        ("above", c_float),
+    )
+
+
+class JoinArgs(_Sized):
+    """`dr_join_args`."""
+
+    _fields_ = (
+        _SIZE,
+        ("features", c_void_p),
+        ("shape", _Int3),
+        *_each(c_int32, "stride", "used", "channels", "first_channel"),
+        ("factor", c_float),
+        ("out", c_void_p),
+    )

@@ -118,6 +118,12 @@ template <>
 inline constexpr auto kFunction<dr_pool_args> = &dr_features_pool;
 template <>
 inline constexpr auto kFunction<dr_solver_args> = &dr_solver_run;
+template <>
+inline constexpr auto kFunction<dr_tokens_args> = &dr_tokens_sample;
+template <>
+inline constexpr auto kFunction<dr_tissue_args> = &dr_tissue_cover;
+template <>
+inline constexpr auto kFunction<dr_join_args> = &dr_features_join;
 
 }  // namespace detail
 

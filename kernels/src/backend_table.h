@@ -38,6 +38,9 @@ struct BackendTable {
         .mind = entry<dr_mind_args, dr::mind<L>>,
         .local = entry<dr_local_args, dr::local_intensity<L>>,
         .pool = entry<dr_pool_args, dr::pool<L>>,
+        .sample_tokens = entry<dr_tokens_args, dr::sample_tokens<L>>,
+        .cover_tissue = entry<dr_tissue_args, dr::cover_tissue<L>>,
+        .join_features = entry<dr_join_args, dr::join_features<L>>,
         .solve = solve};
     return backend;
   }

@@ -37,6 +37,9 @@ DR_PUBLISHED(dr_mind_args, 104);
 DR_PUBLISHED(dr_local_args, 128);
 DR_PUBLISHED(dr_pool_args, 80);
 DR_PUBLISHED(dr_solver_args, 384);
+DR_PUBLISHED(dr_tokens_args, 192);
+DR_PUBLISHED(dr_tissue_args, 184);
+DR_PUBLISHED(dr_join_args, 56);
 #undef DR_PUBLISHED
 
 // Copies a caller's struct. Fields that the caller's header does not have become 0.

@@ -87,13 +87,23 @@ VALID = {
         "features": new(*SHAPE, 8), "weight": new(*SHAPE), "shape": SHAPE, "channels": 8,
         "factor": (2, 2, 2), "out": new(*SHAPE, 8), "out_weight": new(*SHAPE)}),
     "dr_solver_run": (_structs.SolverArgs, solver_fields()),
+    "dr_tokens_sample": (_structs.TokensArgs, {
+        "tokens": new(2, 5, 6, 8), "places": new(4, 2), "encoded": 2, "stride": 8, "shape": SHAPE,
+        "samples": (1, 1, 1), "map": IDENTITY, "out": new(*SHAPE, 8), "out_shape": SHAPE,
+        "channels": 8, "factor": 1.0}),
+    "dr_tissue_cover": (_structs.TissueArgs, {
+        "image": new(*SHAPE), "shape": SHAPE, "last": (3, 4, 5), "samples": (1, 1, 1),
+        "map": IDENTITY, "out": new(*SHAPE), "out_shape": SHAPE, "above": 0.5}),
+    "dr_features_join": (_structs.JoinArgs, {
+        "features": new(*SHAPE, 8), "shape": SHAPE, "stride": 8, "used": 3, "channels": 8,
+        "factor": 0.5, "out": new(*SHAPE, 8)}),
 }  # fmt: skip
 #: Fields of which every value is allowed, and allowed values of the others.
 FREE = {"strides", "outside"}
 ALLOWED = {("moving_offset", -1), ("kept_costs_mb", HIGHEST), ("kept_costs_mb", HIGHEST - 7)}
 #: Pointers that may be NULL in the structs above.
 OPTIONAL = {"inside", "wanted", "residual_mm", "structure", "search_features", "inverse", "spread"}
-OPTIONAL |= {"feature_distance", "map.field"}
+OPTIONAL |= {"feature_distance", "map.field", "offsets"}
 
 
 def valid(name: str) -> ctypes.Structure:

@@ -36,6 +36,7 @@ class EncodingPlan:
         tokens_on_device: whether tokens stay on the CUDA device instead of going to the host batch
             by batch.
         built: records of the engine's files for each input size, if it has any.
+        masked: whether a mask or a body leaves out tokens of either image.
     """
 
     bundle: Bundle
@@ -48,6 +49,7 @@ class EncodingPlan:
     standardisation: Standardisation
     tokens_on_device: bool = False
     built: tuple[EngineRecord, ...] = ()
+    masked: bool = False
 
     @property
     def channels(self) -> int:

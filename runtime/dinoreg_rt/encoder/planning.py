@@ -77,6 +77,7 @@ def plan_encoding(
         layers=layers,
         standardisation=Standardisation.of(config),
         built=built,
+        masked=any(image.mask is not None or image.body is not None for image in pair),
     )
     choices = {
         "engine": engine_reason,

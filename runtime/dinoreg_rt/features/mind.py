@@ -235,10 +235,31 @@ def stored_channels(config: DecidedConfig, encoder_channels: int) -> dict[Featur
     return sets
 
 
+def joins_in_place(config: DecidedConfig) -> bool:
+    """Return whether an encoder's features are needed only as a part of the joined set."""
+    return "joined" in config.feature_sets and "encoder" not in config.feature_sets
+
+
 def level_sets(config: DecidedConfig, levels: int) -> list[FeatureSet]:
     """Return the feature set that each of the search's `levels` compares."""
     given, _ = config.stage_features
     return [given[min(level, len(given) - 1)] for level in range(levels)]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Features that are joined to others.
+
+    Attributes:
+        channels: number of their channels.
+        weight: their weight, where that of the others is 1.
+    """
+
+    channels: int
+    weight: float
+
+
+NOTHING_BESIDE = Joined(0, 0.0)
 
 
 def join_features(
@@ -254,34 +275,47 @@ def join_features(
         weights: one weight > 0 per set; only their ratios count.
         device: device that holds the features.
     """
-    total = sum(weights)
-    weights = [weight / total for weight in weights]
     if len(pairs) == 1:
         return pairs[0]
-    channels = sum(pair.channels for pair in pairs)
-    return FeaturePair(
-        _side_by_side([p.fixed for p in pairs], pairs, weights, channels, device),
-        _side_by_side([p.moving for p in pairs], pairs, weights, channels, device),
-        functools.reduce(device.xp.maximum, [p.fixed_weight for p in pairs]),
-        functools.reduce(device.xp.maximum, [p.moving_weight for p in pairs]),
-        channels,
+    stored = padded_channels(sum(pair.channels for pair in pairs))
+    fixed, moving = (
+        device.xp.zeros((*array.shape[:3], stored), np.float16)
+        for array in (pairs[0].fixed, pairs[0].moving)
     )
+    joined = FeaturePair(fixed, moving, pairs[0].fixed_weight, pairs[0].moving_weight, 0)
+    for pair, weight in zip(pairs, weights, strict=True):
+        joined = add_features(joined, pair, (weight / sum(weights)) ** 0.5, device)
+    return joined
 
 
-def _side_by_side(
-    arrays: Sequence[Array],
-    pairs: Sequence[FeaturePair],
-    weights: Sequence[float],
-    channels: int,
-    device: Device,
-) -> Array:
-    first = arrays[0]
-    out = device.xp.empty((*first.shape[:3], padded_channels(channels)), np.float16)
-    start = 0
-    for array, pair, weight in zip(arrays, pairs, weights, strict=True):
-        out[..., start : start + pair.channels] = array[..., : pair.channels] * np.float16(
-            weight**0.5
+def add_features(
+    joined: FeaturePair, more: FeaturePair, factor: float, device: Device
+) -> FeaturePair:
+    """Write more channels, times a factor, behind those that joined features have.
+
+    Args:
+        joined: features whose arrays have room for them; the arrays are changed.
+        more: features on the same grid.
+        factor: factor on the added channels.
+        device: device that holds the features.
+
+    Returns:
+        All of these features; a voxel's weight is the larger of both.
+    """
+    for out, features in ((joined.fixed, more.fixed), (joined.moving, more.moving)):
+        dinoreg_kernels.join_channels(
+            features,
+            more.channels,
+            out,
+            first_channel=joined.channels,
+            factor=factor,
+            threads=device.threads,
         )
-        start += pair.channels
-    out[..., start:] = 0
-    return out
+    fixed, moving = (
+        first if first is second else device.xp.maximum(first, second)
+        for first, second in (
+            (joined.fixed_weight, more.fixed_weight),
+            (joined.moving_weight, more.moving_weight),
+        )
+    )
+    return FeaturePair(joined.fixed, joined.moving, fixed, moving, joined.channels + more.channels)

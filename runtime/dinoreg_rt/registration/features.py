@@ -16,11 +16,15 @@ from ..config.feature_parameters import FeatureSet
 from ..device.choice import Device, StageTimer
 from ..errors import RegistrationError
 from ..features.mind import (
+    NOTHING_BESIDE,
     FeaturePair,
+    Joined,
     MindFeatures,
     WorkingImage,
+    add_features,
     control_intensities,
     join_features,
+    joins_in_place,
     level_sets,
 )
 from ..images.fixed_work import grid_key
@@ -45,7 +49,7 @@ class Extracted:
         mind: MIND-SSC alone, for the mirror test; None if trust is not judged.
         intensities: (d, h, w) float32 for each image on its control grid, for the local correlation
             and the mirror test; None if neither is used.
-        encoding: returns what an encoder contributed, once its work is done; None without one.
+        encoding: returns what an encoder contributed; None without one.
     """
 
     search: tuple[FeaturePair, ...]
@@ -151,16 +155,19 @@ def extract_features(
         report: called with a stage's name and its finished fraction.
         encoders: keeps the encoder open.
     """
-    encoded, summary = None, None
+    config = plan.config
+    encoded, summary, beside = None, None, NOTHING_BESIDE
     if plan.encoding is not None:
         from ..encoder.features import encoder_features
 
+        if joins_in_place(config):
+            beside = Joined(MindFeatures.of(config).channels, config.mind_weight)
         encoded, summary = encoder_features(
-            plan.encoding, sides, plan.config, plan.device, timer, report, encoders
+            plan.encoding, sides, config, plan.device, timer, report, encoders, beside
         )
     with timer.stage("features"):
         report("features", 0.0)
-        config, mind, intensities = plan.config, None, None
+        mind, intensities = None, None
         correlates = config.correlation_weight > 0
         if config.computes_mind or correlates:
             images = working_images(sides, plan.grids.pool_zyx, plan.device)
@@ -189,7 +196,12 @@ def _feature_sets(
     if mind is not None:
         sets["mind"] = mind
     if "joined" in config.feature_sets and encoded is not None and mind is not None:
-        sets["joined"] = join_features([encoded, mind], [1.0, config.mind_weight], device)
+        weight = config.mind_weight
+        if joins_in_place(config):
+            factor = (weight / (1.0 + weight)) ** 0.5
+            sets["joined"] = add_features(encoded, mind, factor, device)
+        else:
+            sets["joined"] = join_features([encoded, mind], [1.0, weight], device)
     return {name: pair for name, pair in sets.items() if name in config.feature_sets}
 
 
