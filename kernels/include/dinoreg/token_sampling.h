@@ -35,25 +35,23 @@ struct EncodedTokens {
   int encoded, stride;
   Shape grid;  // slices, rows, columns
 
-  // The eight tokens around a point, with their weights, and its two slices.
+  // The four tokens around a point in each of its two slices.
   struct Corners {
     Neighbours slice;
-    Index first[4];  // the tokens at the rows and columns around it, within a slice
-    float weight[4];
+    Index first;  // the upper left one, within a slice
+    int down, right;
+    float y, x;  // weights of the lower and of the right ones
   };
 
   DR_HD Corners around(const Vec3& p) const {
     const Neighbours z = neighbours(p.z, grid.z), y = neighbours(p.y, grid.y);
     const Neighbours x = neighbours(p.x, grid.x);
-    Corners c;
-    c.slice = between(places + 2 * z.low, places + 2 * z.high, z.weight);
-    DR_UNROLL(4)
-    for (int k = 0; k < 4; ++k) {
-      const bool lower = k & 2, right = k & 1;
-      c.first[k] = ((Index)(lower ? y.high : y.low) * grid.x + (right ? x.high : x.low)) * stride;
-      c.weight[k] = (lower ? y.weight : 1.0f - y.weight) * (right ? x.weight : 1.0f - x.weight);
-    }
-    return c;
+    return {between(places + 2 * z.low, places + 2 * z.high, z.weight),
+            ((Index)y.low * grid.x + x.low) * stride,
+            (y.high - y.low) * grid.x * stride,
+            (x.high - x.low) * stride,
+            y.weight,
+            x.weight};
   }
 
   // Channels c to c + kBlock - 1 at a point.
@@ -72,10 +70,12 @@ struct EncodedTokens {
   }
 
   DR_HD Block in_slice(const Corners& at, int slice, int c) const {
-    const float* from = tokens + (Index)slice * grid.y * grid.x * stride + c;
-    Block sum = at.weight[0] * load_block(from + at.first[0]);
-    DR_UNROLL(3)
-    for (int k = 1; k < 4; ++k) sum = sum + at.weight[k] * load_block(from + at.first[k]);
+    const float* from = tokens + (Index)slice * grid.y * grid.x * stride + at.first + c;
+    const float right = at.x, left = 1.0f - right;
+    const Block upper = left * load_block(from) + right * load_block(from + at.right);
+    from += at.down;
+    const Block lower = left * load_block(from) + right * load_block(from + at.right);
+    const Block sum = (1.0f - at.y) * upper + at.y * lower;
     return offsets == nullptr ? sum : sum - load_block(offsets + (Index)slice * stride + c);
   }
 };
@@ -115,7 +115,7 @@ struct JoinFeatures {
 // Tokens interpolated linearly onto another grid, times a factor, in half precision. Every voxel is
 // the mean of the points that stand for it and lie in the tokens' grid; 0 where there are none.
 struct SampleTokens {
-  enum { kAtOnce = 4 };  // blocks of channels for which a point is mapped once
+  enum { kAtOnce = 2 };  // blocks of channels for which a point is mapped once
   EncodedTokens in;
   Affine map;
   Int3 samples;
@@ -129,17 +129,17 @@ struct SampleTokens {
     Half* to = out + ((Index)row * out_shape.x + x) * channels;
     for (int c = 0; c < in.stride && first + c < channels; c += kAtOnce * (int)kBlock) {
       Block sum[kAtOnce];
-      DR_UNROLL(4)
+      DR_UNROLL(2)
       for (int b = 0; b < kAtOnce; ++b) sum[b] = zero_block();
       const int count =
           each_point_inside(out_shape.voxel(row, x), samples, map, in.grid, [&](const Vec3& p) {
             const EncodedTokens::Corners at = in.around(p);
-            DR_UNROLL(4)
+            DR_UNROLL(2)
             for (int b = 0; b < kAtOnce; ++b)
               if (c + b * kBlock < in.stride) sum[b] = sum[b] + in.sample(at, c + b * kBlock);
           });
       const float share = count > 0 ? factor / (float)count : 0.0f;
-      DR_UNROLL(4)
+      DR_UNROLL(2)
       for (int b = 0; b < kAtOnce; ++b)
         if (c + b * kBlock < in.stride && first + c + b * kBlock < channels)
           write_block(to, first + c + b * kBlock, channels, share * sum[b]);
@@ -171,15 +171,21 @@ struct TissueCover {
   DR_HD bool meets(const Vec3& p) const {
     const Neighbours nz = neighbours(p.z, shape.z), ny = neighbours(p.y, shape.y);
     const Neighbours nx = neighbours(p.x, shape.x);
-    for (int z = max_int(nz.low, first.z); z <= min_int(last_of(nz), last.z); ++z)
-      for (int y = max_int(ny.low, first.y); y <= min_int(last_of(ny), last.y); ++y)
-        for (int x = max_int(nx.low, first.x); x <= min_int(last_of(nx), last.x); ++x)
-          if (reads(nz, z) && reads(ny, y) && reads(nx, x) && image[shape.at(z, y, x)] > above)
-            return true;
-    return false;
+    bool found = false;
+    DR_UNROLL(8)
+    for (int k = 0; k < 8; ++k) {
+      const int z = pick(nz, k & 4), y = pick(ny, k & 2), x = pick(nx, k & 1);
+      const bool counts = z >= first.z && z <= last.z && y >= first.y && y <= last.y &&
+                          x >= first.x && x <= last.x;  // so none is -1
+      if (counts) found = found || image[shape.at(z, y, x)] > above;
+    }
+    return found;
   }
-  static DR_HD int last_of(const Neighbours& n) { return n.weight > 0.0f ? n.high : n.low; }
-  static DR_HD bool reads(const Neighbours& n, int i) { return i == n.high || n.weight < 1.0f; }
+  // The later or the earlier neighbour, or -1 if its weight is 0.
+  static DR_HD int pick(const Neighbours& n, bool later) {
+    if (later) return n.weight > 0.0f ? n.high : -1;
+    return n.weight < 1.0f ? n.low : -1;
+  }
 };
 
 DR_NAMESPACE_END
