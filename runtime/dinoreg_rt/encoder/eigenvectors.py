@@ -59,7 +59,8 @@ def leading_eigenvectors(
         if residual * (residual / before) ** left > _RESIDUAL * largest:
             break
         before = residual
-    return _leading(*(device.download(part) for part in xp.linalg.eigh(matrix)), count)
+    found, vectors = xp.linalg.eigh(matrix)
+    return _leading(device.download(found), device.download(vectors), count)
 
 
 def _rayleigh_ritz(

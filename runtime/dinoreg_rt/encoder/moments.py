@@ -104,7 +104,7 @@ def _of_image(
     xp, means, within, done = device.xp, [], None, 0
     for span in spans(tokens, device):
         part = slice(done, done + len(span))
-        values = read(span).astype(np.float32)
+        values = read(span).astype(np.float32, copy=False)  # lengths made them their own
         values = values.reshape(len(span), -1, values.shape[-1])
         kept = np.ones(values.shape[:2], bool) if inside is None else inside[part]
         shares = kept / np.maximum(counts[part, None], 1)

@@ -117,27 +117,24 @@ def _plane_bytes(sizes: Sizes, encoding: EncodingPlan, plane: PlaneStacks) -> in
     """Return the bytes beside the tokens of one plane on their way to features."""
     from ..encoder.moments import slices_at_once
 
-    kind = "cuda" if sizes.on_gpu else "cpu"
     spans, projected = [], 0
     for image in (0, 1):
         count, *size = encoding.token_shape(plane, image)
-        slices = min(count, slices_at_once(math.prod(size), kind))
+        slices = min(count, slices_at_once(math.prod(size), "cuda" if sizes.on_gpu else "cpu"))
         spans.append(slices * math.prod(size))
         stored = count * size[0] * size[1] * padded_channels(encoding.components)
         projected = max(projected, FLOAT * stored)
     # The tokens of a product, on their way from the host and with some of their layers.
-    half = (
-        HALF
-        * max(spans)
-        * ((sizes.on_gpu and not encoding.tokens_on_device) + (len(encoding.layers) > 1))
-    )
+    from_host = sizes.on_gpu and not encoding.tokens_on_device
+    half = HALF * max(spans) * (from_host + (len(encoding.layers) > 1))
+    single, unit = FLOAT * max(spans), encoding.standardisation.scale == "length"
     square = encoding.bundle.manifest.channels**2
     return max(
-        # For moments: tokens as single precision and those of them that count; products.
-        half + (1 + encoding.masked) * FLOAT * max(spans) + 2 * FLOAT * square,
+        # For moments: tokens, their squares or those of them that count, and products.
+        half + (1 + (encoding.masked or unit)) * single + 2 * FLOAT * square,
         # For the PCA: scatter of both images, scaled, and their sum; the block is much smaller.
         5 * DOUBLE * square,
-        half + projected + FLOAT * max(spans),  # projection
+        half + projected + (1 + unit) * single,
     )
 
 
