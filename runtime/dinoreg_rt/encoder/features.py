@@ -11,7 +11,8 @@ import numpy as np
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device, StageTimer
 from ..errors import RegistrationError
-from ..features.mind import NOTHING_BESIDE, FeaturePair, Joined, padded_channels
+from ..features.joined import NOTHING_BESIDE, Joined
+from ..features.mind import FeaturePair, padded_channels
 from ..images.pair import PairImage, Sides
 from ..images.resample import weight_on
 from ..summaries import EncodedPlaneSummary, EncodingSummary

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..features.mind import joins_in_place, padded_channels
+from ..features.joined import joins_in_place
+from ..features.mind import padded_channels
 from .sizes import DOUBLE, FLOAT, HALF, Sizes, Stage, Work, set_bytes
 
 if TYPE_CHECKING:

@@ -15,16 +15,18 @@ from ..config.decided import DecidedConfig
 from ..config.feature_parameters import FeatureSet
 from ..device.choice import Device, StageTimer
 from ..errors import RegistrationError
-from ..features.mind import (
+from ..features.joined import (
     NOTHING_BESIDE,
-    FeaturePair,
     Joined,
-    MindFeatures,
-    WorkingImage,
     add_features,
-    control_intensities,
     join_features,
     joins_in_place,
+)
+from ..features.mind import (
+    FeaturePair,
+    MindFeatures,
+    WorkingImage,
+    control_intensities,
     level_sets,
 )
 from ..images.fixed_work import grid_key

@@ -27,7 +27,8 @@ from dinoreg_rt.encoder.pair_tokens import PairTokens
 from dinoreg_rt.encoder.slice_stack import PlaneStacks, plan_slices
 from dinoreg_rt.encoder.standardise import Standardisation
 from dinoreg_rt.encoder.tokens import PatchTokens
-from dinoreg_rt.features.mind import FeaturePair, Joined, add_features
+from dinoreg_rt.features.joined import Joined, add_features
+from dinoreg_rt.features.mind import FeaturePair
 from dinoreg_rt.types import AffineTransform, Volume
 
 CHANNELS, COMPONENTS = 1024, 24
