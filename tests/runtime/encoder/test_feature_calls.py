@@ -137,8 +137,21 @@ def test_calls_of_a_pair(rng, calls, monkeypatch) -> None:
     calls.clear()
     found = case.run(Joined(12, 0.5))
     joined = add_features(found, mind, (0.5 / 1.5) ** 0.5, device)
-    print(dict(calls))
     assert calls["reads"] <= 2
     assert calls["CuPy"] + calls["reads"] <= MOST
     assert joined.channels == COMPONENTS + 12
     assert joined.fixed.shape[-1] == 40
+
+
+def test_a_cpu_gives_the_same_features(cupy, monkeypatch) -> None:
+    """Products of more tokens round otherwise: half precision hides all of it but one unit."""
+    found = []
+    for device in (Device("cuda"), Device("cpu", threads=2)):
+        case = Case(np.random.default_rng(5), device, DEFAULT)
+        monkeypatch.setattr(features_module, "tokens_of_pair", lambda *_, case=case: case.made)
+        pair = case.run(Joined(0, 0.0))
+        found.append([device.download(a) for a in (pair.fixed, pair.moving, pair.fixed_weight)])
+    for on_device, on_cpu in zip(*found, strict=True):
+        largest = np.abs(on_cpu.astype(np.float32)).max()
+        assert largest > 0.1
+        np.testing.assert_allclose(on_device, on_cpu, atol=2e-3 * largest, rtol=0)
