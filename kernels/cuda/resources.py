@@ -31,6 +31,7 @@ HOT = {
     "MapField",
     "MindFeatures",
     "ResampleLinear",
+    "SampleTokens",
     "ShiftCost",
     "Smooth",
     "WarpIntensity",

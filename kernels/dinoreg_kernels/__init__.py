@@ -35,10 +35,11 @@ from .measures import (
 )
 from .mirror import MirrorSearch, MirrorTest, compare_mirrored, mirror_workspace_bytes
 from .options import SolverOptions
-from .pool import pool_features
+from .pool import join_channels, pool_features
 from .session import Session, SessionCounts, release_idle_memory, sessions
 from .slices import cut_slices
 from .solver import SearchFeatures, Solution, solve, solver_workspace_bytes
+from .tokens import cover_tissue, sample_tokens
 
 __all__ = [
     "BINS",
@@ -65,12 +66,14 @@ __all__ = [
     "build_info",
     "compare_mirrored",
     "compose",
+    "cover_tissue",
     "coverage",
     "cuda_devices",
     "current_device_problem",
     "cut_slices",
     "invert",
     "jacobian_determinant",
+    "join_channels",
     "local_intensity",
     "local_workspace_bytes",
     "map_field",
@@ -86,6 +89,7 @@ __all__ = [
     "release_idle_memory",
     "resample",
     "resample_labels",
+    "sample_tokens",
     "sessions",
     "shared_workspace",
     "solve",

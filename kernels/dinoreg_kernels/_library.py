@@ -29,6 +29,9 @@ _CALLS = {
     "dr_quality_measure": _measure_structs.QualityArgs,
     "dr_agreement_measure": _measure_structs.AgreementArgs,
     "dr_mirror_compare": _measure_structs.MirrorArgs,
+    "dr_tokens_sample": _structs.TokensArgs,
+    "dr_tissue_cover": _structs.TissueArgs,
+    "dr_features_join": _structs.JoinArgs,
 }
 #: Calls that take a workspace, whose size the library tells.
 _SIZED = (

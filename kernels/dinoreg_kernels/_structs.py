@@ -240,3 +240,46 @@ class SessionCounts(ctypes.Structure):
     """`dr_session_counts`."""
 
     _fields_ = (*_each(c_int64, "as_it_is", "recorded", "updated", "lost"),)
+
+
+class TokensArgs(_Sized):
+    """`dr_tokens_args`."""
+
+    _fields_ = (
+        _SIZE,
+        *_each(c_void_p, "tokens", "offsets", "places"),
+        *_each(c_int32, "encoded", "stride"),
+        *_each(_Int3, "shape", "samples"),
+        ("map", _Double12),
+        ("out", c_void_p),
+        ("out_shape", _Int3),
+        *_each(c_int32, "channels", "first_channel"),
+        ("factor", c_float),
+    )
+
+
+class TissueArgs(_Sized):
+    """`dr_tissue_args`."""
+
+    _fields_ = (
+        _SIZE,
+        ("image", c_void_p),
+        *_each(_Int3, "shape", "first", "last", "samples"),
+        ("map", _Double12),
+        ("out", c_void_p),
+        ("out_shape", _Int3),
+        ("above", c_float),
+    )
+
+
+class JoinArgs(_Sized):
+    """`dr_join_args`."""
+
+    _fields_ = (
+        _SIZE,
+        ("features", c_void_p),
+        ("shape", _Int3),
+        *_each(c_int32, "stride", "used", "channels", "first_channel"),
+        ("factor", c_float),
+        ("out", c_void_p),
+    )

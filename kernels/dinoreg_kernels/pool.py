@@ -1,4 +1,4 @@
-"""Features on a coarser grid."""
+"""Features on a coarser grid, and among those of a joined set."""
 
 from __future__ import annotations
 
@@ -48,3 +48,37 @@ def pool_features(
     args.out_weight = pointer(out_weight, np.float32, "out_weight", blocks)
     _library.call("dr_features_pool", Call(features, threads).execution, args)
     return out, out_weight
+
+
+def join_channels(
+    features: Array,
+    used: int,
+    out: Array,
+    *,
+    first_channel: int = 0,
+    factor: float = 1.0,
+    threads: int = 0,
+) -> Array:
+    """Copy channels to some of those of joined features, times a factor.
+
+    Args:
+        features: (z, y, x, stride) float16, with a stride that is a multiple of 8.
+        used: Number of leading channels that are copied.
+        out: (z, y, x, channels) float16, with a number of channels that is a multiple of 8. Up to
+            the next multiple of 8, what follows the copied channels becomes 0.
+        first_channel: The first channel of `out` that is written.
+        factor: Factor on the features.
+        threads: CPU threads; 0 takes all.
+
+    Returns:
+        `out`.
+    """
+    check_together(features=features, out=out)
+    args = _structs.JoinArgs()
+    args.features = pointer(features, np.float16, "features", FEATURES)
+    *shape, args.stride = features.shape
+    args.out = pointer(out, np.float16, "out", (*shape, None))
+    args.shape, args.channels = int3(shape, "shape"), out.shape[-1]
+    args.used, args.first_channel, args.factor = used, first_channel, factor
+    _library.call("dr_features_join", Call(features, threads).execution, args)
+    return out

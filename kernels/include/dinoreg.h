@@ -630,6 +630,61 @@ typedef struct dr_mirror_args {
 DR_API size_t dr_mirror_workspace_bytes(const dr_mirror_args* args);
 DR_API dr_status dr_mirror_compare(const dr_execution* execution, const dr_mirror_args* args);
 
+/* Samples the projected tokens of an encoder's slices on another grid, by linear interpolation, and
+ * writes them to some of the channels of features: factor * (token - offset of its slice). Only
+ * some of the slices of the tokens' grid are encoded; between two of these everything is linear.
+ * All `stride` numbers of a token are written, as far as `channels` reach. Beyond the tokens' grid
+ * the features are 0. */
+typedef struct dr_tokens_args {
+  size_t struct_size;
+  const float* tokens; /* (encoded, rows, columns, stride) */
+  const float* offsets; /* (encoded, stride); NULL: 0 */
+  /* (slices, 2): for each slice of the grid the number of the last encoded one that is not behind
+   * it, 0..encoded - 1, and the share 0..1 of the next encoded one */
+  const float* places;
+  int32_t encoded; /* number of encoded slices */
+  int32_t stride; /* numbers of a token, a multiple of 8 */
+  int32_t shape[3]; /* the tokens' grid: slices, rows, columns */
+  int32_t samples[3]; /* points averaged for each output voxel along each axis, 1..64 */
+  double map[12]; /* 3x4: output index -> index of the tokens' grid */
+  uint16_t* out; /* (out_shape, channels): half precision */
+  int32_t out_shape[3];
+  int32_t channels; /* stored, a multiple of 8 */
+  int32_t first_channel; /* the first channel that is written */
+  float factor;
+} dr_tokens_args;
+DR_API dr_status dr_tokens_sample(const dr_execution* execution, const dr_tokens_args* args);
+
+/* Finds the voxels of another grid that meet tissue: 1 where linear interpolation of the image
+ * reads a voxel above a threshold within a box, otherwise 0. */
+typedef struct dr_tissue_args {
+  size_t struct_size;
+  const float* image;
+  int32_t shape[3];
+  int32_t first[3], last[3]; /* first and last voxel of the box along each axis */
+  int32_t samples[3]; /* points read for each output voxel along each axis, 1..64 */
+  double map[12]; /* 3x4: output index -> index of the image */
+  float* out; /* (out_shape) */
+  int32_t out_shape[3];
+  float above;
+} dr_tissue_args;
+DR_API dr_status dr_tissue_cover(const dr_execution* execution, const dr_tissue_args* args);
+
+/* Copies the first `used` channels of features to some of the channels of others, times a factor.
+ * The rest of the last block of eight channels becomes 0, as far as `channels` reach. */
+typedef struct dr_join_args {
+  size_t struct_size;
+  const uint16_t* features; /* (shape, stride): half precision */
+  int32_t shape[3];
+  int32_t stride; /* stored in `features`, a multiple of 8 */
+  int32_t used;
+  int32_t channels; /* stored in `out`, a multiple of 8 */
+  int32_t first_channel; /* the first channel of `out` that is written */
+  float factor;
+  uint16_t* out; /* (shape, channels): half precision */
+} dr_join_args;
+DR_API dr_status dr_features_join(const dr_execution* execution, const dr_join_args* args);
+
 #ifdef __cplusplus
 }
 #endif

@@ -128,6 +128,12 @@ template <>
 inline constexpr auto kFunction<dr_agreement_args> = &dr_agreement_measure;
 template <>
 inline constexpr auto kFunction<dr_mirror_args> = &dr_mirror_compare;
+template <>
+inline constexpr auto kFunction<dr_tokens_args> = &dr_tokens_sample;
+template <>
+inline constexpr auto kFunction<dr_tissue_args> = &dr_tissue_cover;
+template <>
+inline constexpr auto kFunction<dr_join_args> = &dr_features_join;
 
 }  // namespace detail
 

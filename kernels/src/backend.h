@@ -16,6 +16,9 @@ struct Backend {
   dr_status (*mind)(const dr_execution&, const dr_mind_args&);
   dr_status (*local)(const dr_execution&, const dr_local_args&);
   dr_status (*pool)(const dr_execution&, const dr_pool_args&);
+  dr_status (*sample_tokens)(const dr_execution&, const dr_tokens_args&);
+  dr_status (*cover_tissue)(const dr_execution&, const dr_tissue_args&);
+  dr_status (*join_features)(const dr_execution&, const dr_join_args&);
   dr_status (*solve)(const dr_execution&, const dr_solver_args&);
   dr_status (*multiply)(const dr_execution&, const dr_multiply_args&);
   dr_status (*sums)(const dr_execution&, const dr_sums_args&);

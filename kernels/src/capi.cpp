@@ -161,6 +161,18 @@ dr_status dr_labels_resample(const dr_execution* execution, const dr_labels_args
   return run(execution, args, &Backend::resample_labels);
 }
 
+dr_status dr_tokens_sample(const dr_execution* execution, const dr_tokens_args* args) {
+  return run(execution, args, &Backend::sample_tokens);
+}
+
+dr_status dr_tissue_cover(const dr_execution* execution, const dr_tissue_args* args) {
+  return run(execution, args, &Backend::cover_tissue);
+}
+
+dr_status dr_features_join(const dr_execution* execution, const dr_join_args* args) {
+  return run(execution, args, &Backend::join_features);
+}
+
 dr_status dr_slices_cut(const dr_execution* execution, const dr_slices_args* args) {
   return run(execution, args, &Backend::cut_slices);
 }

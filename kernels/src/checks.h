@@ -143,6 +143,53 @@ dr_status check(const dr_pool_args& a) {
   return check_aligned("out", a.out);
 }
 
+dr_status check(const dr_tokens_args& a) {
+  REQUIRE(a.tokens && a.places && a.out, "tokens, places and out must not be NULL");
+  CHECK(check_shape("shape", a.shape));
+  CHECK(check_int("encoded", a.encoded, 1, a.shape[0]));
+  REQUIRE(a.stride >= 8 && a.stride % 8 == 0, "stride = %d; wanted a multiple of 8", a.stride);
+  CHECK(check_most_channels("", "stride", a.stride));
+  CHECK(check_range("samples", a.samples, 3, 1, 64));
+  CHECK(check_numbers("map", a.map, 12));
+  CHECK(check_shape("out_shape", a.out_shape));
+  REQUIRE(a.channels >= 8 && a.channels % 8 == 0, "channels = %d; wanted a multiple of 8",
+          a.channels);
+  CHECK(check_most_channels("", "channels", a.channels));
+  CHECK(check_int("first_channel", a.first_channel, 0, a.channels - 1));
+  CHECK(check_number("factor", a.factor));
+  CHECK(check_aligned("tokens", a.tokens));
+  CHECK(check_aligned("offsets", a.offsets));
+  return check_aligned("out", a.out);
+}
+
+dr_status check(const dr_join_args& a) {
+  REQUIRE(a.features && a.out, "features and out must not be NULL");
+  CHECK(check_shape("shape", a.shape));
+  REQUIRE(a.stride >= 8 && a.stride % 8 == 0, "stride = %d; wanted a multiple of 8", a.stride);
+  REQUIRE(a.channels >= 8 && a.channels % 8 == 0, "channels = %d; wanted a multiple of 8",
+          a.channels);
+  CHECK(check_most_channels("", "stride", a.stride));
+  CHECK(check_most_channels("", "channels", a.channels));
+  CHECK(check_int("used", a.used, 1, a.stride));
+  CHECK(check_int("first_channel", a.first_channel, 0, a.channels - 1));
+  CHECK(check_number("factor", a.factor));
+  CHECK(check_aligned("features", a.features));
+  return check_aligned("out", a.out);
+}
+
+dr_status check(const dr_tissue_args& a) {
+  REQUIRE(a.image && a.out, "image and out must not be NULL");
+  CHECK(check_shape("shape", a.shape));
+  for (int i = 0; i < 3; ++i) {
+    CHECK(check_int("first", a.first[i], 0, a.shape[i] - 1));
+    CHECK(check_int("last", a.last[i], a.first[i], a.shape[i] - 1));
+  }
+  CHECK(check_range("samples", a.samples, 3, 1, 64));
+  CHECK(check_numbers("map", a.map, 12));
+  CHECK(check_shape("out_shape", a.out_shape));
+  return check_number("above", a.above);
+}
+
 // The channels of dr_solver_args or of a dr_feature_pair, which lie on the solver's checked grids.
 dr_status check_channels(const char* of, const dr_solver_args& a, int stride, int channels) {
   REQUIRE(stride >= 8 && stride % 8 == 0, "%sstride = %d; wanted a multiple of 8", of, stride);

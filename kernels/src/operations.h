@@ -10,6 +10,7 @@
 #include "dinoreg/resample.h"
 #include "dinoreg/slices.h"
 #include "dinoreg/sum.h"
+#include "dinoreg/token_sampling.h"
 #include "mind_pass.h"
 #include "solver.h"
 #include "taps.h"
@@ -228,6 +229,51 @@ dr_status local_intensity(const Launcher& launch, const dr_local_args& a) {
                           .stride = a.channels,
                           .channel = a.first_channel + w});
   }
+  return DR_OK;
+}
+
+template <class Launcher>
+dr_status sample_tokens(const Launcher& launch, const dr_tokens_args& a) {
+  launch(SampleTokens{.in = {.tokens = a.tokens,
+                             .offsets = a.offsets,
+                             .places = a.places,
+                             .encoded = a.encoded,
+                             .stride = a.stride,
+                             .grid = to_int3(a.shape)},
+                      .map = to_affine(a.map),
+                      .samples = to_int3(a.samples),
+                      .factor = a.factor,
+                      .out = a.out,
+                      .channels = a.channels,
+                      .first = a.first_channel,
+                      .out_shape = to_int3(a.out_shape)});
+  return DR_OK;
+}
+
+template <class Launcher>
+dr_status join_features(const Launcher& launch, const dr_join_args& a) {
+  launch(JoinFeatures{.features = a.features,
+                      .stride = a.stride,
+                      .used = a.used,
+                      .out = a.out,
+                      .channels = a.channels,
+                      .first = a.first_channel,
+                      .factor = a.factor,
+                      .shape = to_int3(a.shape)});
+  return DR_OK;
+}
+
+template <class Launcher>
+dr_status cover_tissue(const Launcher& launch, const dr_tissue_args& a) {
+  launch(TissueCover{.image = a.image,
+                     .shape = to_int3(a.shape),
+                     .above = a.above,
+                     .first = to_int3(a.first),
+                     .last = to_int3(a.last),
+                     .map = to_affine(a.map),
+                     .samples = to_int3(a.samples),
+                     .out = a.out,
+                     .out_shape = to_int3(a.out_shape)});
   return DR_OK;
 }
 

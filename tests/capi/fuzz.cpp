@@ -209,6 +209,53 @@ void features_pool() {
   call(dr_features_pool, a);
 }
 
+int multiple_of_8(int most) { return hostile() ? hostile_int() : 8 * pick(1, most); }
+
+void tokens_sample() {
+  dr_tokens_args a = DR_INIT(dr_tokens_args);
+  fill(a.shape, 1, 9);
+  fill(a.out_shape, 1, 9);
+  a.encoded = whole(1, 3);
+  a.stride = multiple_of_8(5);
+  a.tokens = floats(numbers({a.encoded, a.shape[1], a.shape[2], a.stride}));
+  a.offsets = optional(floats(numbers({a.encoded, a.stride})));
+  a.places = floats(numbers({a.shape[0], 2}));
+  for (int32_t& v : a.samples) v = quick(1, 3, 64);
+  fill(a.map, -1, 2);
+  a.channels = multiple_of_8(6);
+  a.first_channel = whole(0, 9);
+  a.factor = (float)number(-2, 2);
+  a.out = output<uint16_t>(voxels(a.out_shape, a.channels));
+  call(dr_tokens_sample, a);
+}
+
+void tissue_cover() {
+  dr_tissue_args a = DR_INIT(dr_tissue_args);
+  fill(a.shape, 1, 9);
+  fill(a.out_shape, 1, 9);
+  fill(a.first, 0, 2);
+  fill(a.last, 0, 4);
+  for (int32_t& v : a.samples) v = quick(1, 3, 64);
+  fill(a.map, -1, 2);
+  a.above = (float)number(-1, 1);
+  a.image = floats(voxels(a.shape));
+  a.out = output<float>(voxels(a.out_shape));
+  call(dr_tissue_cover, a);
+}
+
+void features_join() {
+  dr_join_args a = DR_INIT(dr_join_args);
+  fill(a.shape, 1, 9);
+  a.stride = multiple_of_8(3);
+  a.used = whole(1, 16);
+  a.channels = multiple_of_8(5);
+  a.first_channel = whole(0, 20);
+  a.factor = (float)number(-2, 2);
+  a.features = halves(voxels(a.shape, a.stride));
+  a.out = output<uint16_t>(voxels(a.shape, a.channels));
+  call(dr_features_join, a);
+}
+
 template <class Pair>
 void fill_pair(Pair& p, const int32_t* fixed_shape, const int32_t* moving_shape) {
   p.stride = hostile() ? hostile_int() : 8 * pick(1, 2);
@@ -432,6 +479,9 @@ Function functions[] = {{"image_resample", image_resample},
                         {"local_compute", local_compute},
                         {"features_pool", features_pool},
                         {"solver_run", solver_run},
+                        {"tokens_sample", tokens_sample},
+                        {"tissue_cover", tissue_cover},
+                        {"features_join", features_join},
                         {"weights_multiply", weights_multiply},
                         {"values_sum", values_sum},
                         {"quality_measure", quality_measure},

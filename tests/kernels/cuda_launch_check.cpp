@@ -18,6 +18,7 @@
 #include "dinoreg/similarity.h"
 #include "dinoreg/slices.h"
 #include "dinoreg/smooth.h"
+#include "dinoreg/token_sampling.h"
 
 namespace {
 
@@ -257,6 +258,45 @@ bool same_as_cpu() {
     op.out = out;
     op.count = 2, op.slices[0] = 3;
     launch(op);
+  });
+  // Four encoded slices of seven, on a turned grid, to 20 of 24 channels behind the first three.
+  const std::vector<float> places = {0, 0, 0, 0.5f, 1, 0, 2, 0, 2, 0.3f, 2, 0.7f, 3, 0};
+  const dr::Affine turn = {{0.8f, 0.2f, 0.0f, 1.0f, -0.2f, 0.5f, 0.0f, 1.0f, 0.0f, 0.1f, 0.1f}};
+  good &= same_bits("SampleTokens", 12 * n, [&](const auto& launch, float* out) {
+    launch(dr::SampleTokens{.in = {.tokens = in,
+                                   .offsets = in,
+                                   .places = places.data(),
+                                   .encoded = 4,
+                                   .stride = 24,
+                                   .grid = {7, 5, 6}},
+                            .map = turn,
+                            .samples = {1, 2, 1},
+                            .factor = 0.5f,
+                            .out = reinterpret_cast<Half*>(out),
+                            .channels = 24,
+                            .first = 3,
+                            .out_shape = shape});
+  });
+  good &= same_bits("TissueCover", n, [&](const auto& launch, float* out) {
+    launch(dr::TissueCover{.image = in,
+                           .shape = {7, 5, 6},
+                           .above = 0.5f,
+                           .first = {1, 0, 0},
+                           .last = {4, 4, 5},
+                           .map = turn,
+                           .samples = {1, 2, 1},
+                           .out = out,
+                           .out_shape = shape});
+  });
+  good &= same_bits("JoinFeatures", 12 * n, [&](const auto& launch, float* out) {
+    launch(dr::JoinFeatures{.features = features,
+                            .stride = 16,
+                            .used = 12,
+                            .out = reinterpret_cast<Half*>(out),
+                            .channels = 24,
+                            .first = 8,
+                            .factor = 0.7f,
+                            .shape = shape});
   });
   // The costs of five shifts, their minimum and the cost of unrelated features.
   const std::vector<float> costs = noise(5 * n), best(n, -1.0f);

@@ -113,6 +113,16 @@ VALID = {
         "channels": 8, "factor": 2, "order": ints(*[0, 1] * 3), "ordered": 2, "sides": 2,
         "search_factor": (1,) * 3, "search_radius": (1,) * 3, "coupling": doubles(0.1),
         "coupling_rounds": 1, "out": new(1 << 15)}),
+    "dr_tokens_sample": (_structs.TokensArgs, {
+        "tokens": new(2, 5, 6, 8), "places": new(4, 2), "encoded": 2, "stride": 8, "shape": SHAPE,
+        "samples": (1, 1, 1), "map": IDENTITY, "out": new(*SHAPE, 8), "out_shape": SHAPE,
+        "channels": 8, "factor": 1.0}),
+    "dr_tissue_cover": (_structs.TissueArgs, {
+        "image": new(*SHAPE), "shape": SHAPE, "last": (3, 4, 5), "samples": (1, 1, 1),
+        "map": IDENTITY, "out": new(*SHAPE), "out_shape": SHAPE, "above": 0.5}),
+    "dr_features_join": (_structs.JoinArgs, {
+        "features": new(*SHAPE, 8), "shape": SHAPE, "stride": 8, "used": 3, "channels": 8,
+        "factor": 0.5, "out": new(*SHAPE, 8)}),
 }  # fmt: skip
 #: Fields of which every value is allowed, and allowed values of the others.
 FREE = {"strides", "outside"}
@@ -120,7 +130,8 @@ ALLOWED = {("moving_offset", -1), ("kept_costs_mb", HIGHEST), ("kept_costs_mb", 
 ALLOWED |= {("dr_quality_measure.field", None), ("dr_mirror_compare.ordered", 0)}
 #: Pointers that may be NULL in the structs above.
 OPTIONAL = {"inside", "wanted", "residual_mm", "structure", "search_features", "inverse", "spread"}
-OPTIONAL |= {"feature_distance", "map.field", "c", "displacement", "misses", "before"}
+OPTIONAL |= {"feature_distance", "map.field", "offsets"}
+OPTIONAL |= {"c", "displacement", "misses", "before"}
 
 
 def valid(name: str) -> ctypes.Structure:

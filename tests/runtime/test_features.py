@@ -7,11 +7,11 @@ import pytest
 from phantoms import make_grid
 
 from dinoreg_rt.device.choice import Device
+from dinoreg_rt.features.joined import add_features, join_features
 from dinoreg_rt.features.mind import (
     FeaturePair,
     MindFeatures,
     WorkingImage,
-    join_features,
     padded_channels,
     patch_radius,
 )
@@ -64,6 +64,21 @@ def test_joined_weight_is_the_larger(rng: np.random.Generator) -> None:
     joined = join_features([first, second], [1.0, 1.0], CPU)
     expected = np.maximum(first.fixed_weight, second.fixed_weight)
     np.testing.assert_array_equal(joined.fixed_weight, expected)
+
+
+@pytest.mark.parametrize("first", [8, 5])
+def test_adding_in_place_is_joining(rng: np.random.Generator, first: int) -> None:
+    """Features that were made with room for others, and their own factor, give the same bits."""
+    sets = [pair(rng, first), pair(rng, 12)]
+    expected = join_features(sets, [1.0, 3.0], CPU)
+    arrays = [np.zeros((*SHAPE, padded_channels(first + 12)), np.float16) for _ in range(2)]
+    for array, own in zip(arrays, (sets[0].fixed, sets[0].moving), strict=True):
+        array[..., :first] = np.float16(0.5) * own[..., :first]  # the root of 1 / (1 + 3)
+    room = FeaturePair(*arrays, sets[0].fixed_weight, sets[0].moving_weight, first)
+    joined = add_features(room, sets[1], 0.75**0.5, CPU)
+    for name in ("fixed", "moving", "fixed_weight", "moving_weight"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(expected, name))
+    assert joined.channels == expected.channels
 
 
 def test_one_set_is_passed_on(rng: np.random.Generator) -> None:

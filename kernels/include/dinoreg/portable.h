@@ -156,6 +156,18 @@ DR_HD Block load_block(const Half* p) {
 #endif
 }
 
+// Loads eight numbers; `p` is 16-byte aligned.
+DR_HD Block load_block(const float* p) {
+#if defined(__CUDA_ARCH__)
+  const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
+  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+#else
+  Block r;
+  memcpy(&r, p, sizeof r);
+  return r;
+#endif
+}
+
 // Stores eight channels in half precision; `p` is 16-byte aligned.
 DR_HD void store_block(Half* p, const Block& b) {
 #if defined(__CUDA_ARCH__)

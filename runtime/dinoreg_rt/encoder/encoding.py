@@ -39,6 +39,7 @@ class EncodingPlan:
             by batch.
         built: records of the engine's files for each input size, if it has any.
         keeps: whether tokens of the fixed image stay on the GPU between registrations.
+        masked: whether a mask or a body leaves out tokens of either image.
     """
 
     bundle: Bundle
@@ -52,6 +53,7 @@ class EncodingPlan:
     tokens_on_device: bool = False
     built: tuple[EngineRecord, ...] = ()
     keeps: bool = False
+    masked: bool = False
 
     @property
     def channels(self) -> int:

@@ -10,18 +10,18 @@ import numpy as np
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device, StageTimer
 from ..errors import RegistrationError
-from ..features.mind import FeaturePair, join_features, padded_channels
-from ..images.pair import PairImage, Sides, SolverSide
+from ..features.joined import NOTHING_BESIDE, Joined
+from ..features.mind import FeaturePair, padded_channels
+from ..images.pair import PairImage, Sides
 from ..images.resample import weight_on
 from ..summaries import EncodedPlaneSummary, EncodingSummary
 from ..types import AffineTransform, Array
 from .encoding import EncodingPlan
-from .moments import SliceMoments
+from .moments import PairMoments
 from .open_encoders import EncoderPool
 from .pair_tokens import PairTokens, tokens_of_pair
-from .pca import FeatureBasis, fit_basis, project
-from .planes import upright_view
-from .sampling import sample_features
+from .pca import FeatureBasis, ProjectedTokens, fit_basis, project
+from .sampling import sample_features, tissue_weight
 from .slice_stack import PlaneStacks, SliceStack
 from .standardise import position_directions, read_tokens, standardise
 from .token_stores import TokenStores
@@ -38,20 +38,32 @@ def encoder_features(
     timer: StageTimer,
     report: Callable[[str, float], None],
     encoders: EncoderPool,
+    beside: Joined = NOTHING_BESIDE,
 ) -> tuple[FeaturePair, Callable[[], EncodingSummary]]:
     """Encode both images and compute the features of all planes.
 
     Only one plane's tokens exist at a time, except those that are being cached. The stages are
     ``encode`` and ``features``.
 
+    Args:
+        plan: the plan for encoding.
+        sides: both images on `device`.
+        config: the configuration.
+        device: runs the registration.
+        timer: measures the stages.
+        report: called with a stage's name and its finished fraction.
+        encoders: keeps encoders open.
+        beside: features that are joined to these (`add_features`). The arrays have room for them,
+            and the factors on these features account for their weight.
+
     Returns:
-        The features, and a function that waits for them and returns their summary.
+        The features, and a function that returns their summary.
 
     Raises:
         DinoregError: the engine or the memory is not available, or a mask covers no token.
     """
-    pairs: list[FeaturePair] = []
-    summaries: list[Callable[[], EncodedPlaneSummary]] = []
+    features: FeaturePair | None = None
+    summaries: list[EncodedPlaneSummary] = []
     with TokenStores(encoders, config, device) as stores:
         for plane in plan.planes:
             inside = tokens_inside(plane, sides, device.host)
@@ -59,15 +71,17 @@ def encoder_features(
                 made = tokens_of_pair(plan, plane, sides, config, device, report, encoders, stores)
             with timer.stage("features"):
                 report("features", 0.0)
-                moments = moments_of_pair(plan, made, inside, device)
-                basis, scale, projected = project_pair(
-                    plan, made, moments, config.feature_scale, device
+                basis, projected = project_pair(
+                    plan, made, moments_of_pair(plan, made, inside, device), device
                 )
-                pairs.append(_sampled(made.tokens, projected, sides, device))
-                summaries.append(partial(_summary, plane, basis, scale, made.cached))
+                scale = basis.scale(config.feature_scale)
+                factor = scale * (plane.weight / (1.0 + beside.weight)) ** 0.5
+                features = features or _no_features(plan, sides, beside, device)
+                features = _sampled(features, made.tokens, projected, factor, sides, device)
+                summaries.append(_summary(plane, basis, scale, made.cached))
             stores.release()
             del made
-    features = join_features(pairs, [plane.weight for plane in plan.planes], device)
+    assert features is not None
     return features, partial(_encoding_summary, plan, summaries)
 
 
@@ -98,49 +112,40 @@ def tokens_inside(plane: PlaneStacks, sides: Sides, host: Device) -> list[Array 
 
 def moments_of_pair(
     plan: EncodingPlan, made: PairTokens, inside: Sequence[Array | None], device: Device
-) -> list[SliceMoments]:
+) -> PairMoments:
     """Return the moments of each image's tokens that count (`tokens_inside`)."""
-    read = _reader(plan, device)
-    return [
-        SliceMoments.of(_inner_tokens(of_image, kept, read, device), device)
-        for of_image, kept in zip(made.tokens, inside, strict=True)
-    ]
+    tokens = [of_image.tokens for of_image in made.tokens]
+    return PairMoments.of(list(zip(tokens, inside, strict=True)), _reader(plan, device), device)
 
 
 def project_pair(
-    plan: EncodingPlan,
-    made: PairTokens,
-    moments: Sequence[SliceMoments],
-    feature_scale: float,
-    device: Device,
-) -> tuple[FeatureBasis, Array, Iterator[Array]]:
+    plan: EncodingPlan, made: PairTokens, moments: PairMoments, device: Device
+) -> tuple[FeatureBasis, Iterator[ProjectedTokens]]:
     """Fit the joint basis to moments (`moments_of_pair`) and project each image's tokens onto it.
 
     Returns:
-        The basis, the factor on the features, and an iterator that makes each image's features
-        (n, rows, columns, K) float32 in turn.
+        The basis, and an iterator that projects each image's tokens in turn.
     """
     read, kind = _reader(plan, device), plan.standardisation
-    channels = moments[0].means.shape[1]
-    directions = device.xp.zeros((channels, 0), np.float64)
+    directions = np.zeros((moments.within.shape[-1], 0))
     if made.constant is not None:
         constant = read(made.constant)
         directions = position_directions(constant, kind.position_components, device)
     standards = [
-        standardise(of_image, kind, tokens.stack.positions_mm, directions, device)
-        for of_image, tokens in zip(moments, made.tokens, strict=True)
+        standardise(moments, image, kind, tokens.stack.positions_mm, directions, device)
+        for image, tokens in enumerate(made.tokens)
     ]
-    basis = fit_basis([standard.moments for standard in standards], plan.components, device)
-    scale = basis.scale(feature_scale)
+    basis = fit_basis(moments.within, standards, plan.components, device)
+    stride = padded_channels(plan.components)
     projected = (
-        project(of_image.tokens, read, standard, basis, scale, device)
+        project(of_image.tokens, read, standard, basis, stride, device)
         for of_image, standard in zip(made.tokens, standards, strict=True)
     )
-    return basis, scale, projected
+    return basis, projected
 
 
 def _reader(plan: EncodingPlan, device: Device) -> Callable[[Array], Array]:
-    """Return the function that reads the compared layers of one slice's tokens as float32."""
+    """Return the function that reads the compared layers of tokens (`read_tokens`)."""
     return partial(
         read_tokens,
         layers=len(plan.bundle.manifest.layers),
@@ -148,21 +153,6 @@ def _reader(plan: EncodingPlan, device: Device) -> Callable[[Array], Array]:
         unit=plan.standardisation.scale == "length",
         device=device,
     )
-
-
-def _inner_tokens(
-    of_image: PatchTokens,
-    inside: Array | None,
-    read: Callable[[Array], Array],
-    device: Device,
-) -> Iterator[Array]:
-    """Yield the tokens of each slice that count."""
-    for i, slice_ in enumerate(of_image.tokens):
-        tokens = read(slice_)
-        # Indices instead of a mask: counting its set elements would make the host wait for a GPU.
-        yield (
-            tokens if inside is None else tokens[device.upload(np.flatnonzero(inside[i]), np.int64)]
-        )
 
 
 def _inside(stack: SliceStack, scan: PairImage, host: Device) -> Array:
@@ -177,44 +167,53 @@ def _inside(stack: SliceStack, scan: PairImage, host: Device) -> Array:
     return inside[list(stack.encoded)]
 
 
+def _no_features(plan: EncodingPlan, sides: Sides, beside: Joined, device: Device) -> FeaturePair:
+    """Return features without channels, with room for those of all planes and those `beside`."""
+    stored = padded_channels(plan.channels + beside.channels)
+    fixed, moving = (
+        device.xp.zeros((*side.control.shape_zyx, stored), np.float16) for side in sides
+    )
+    return FeaturePair(fixed, moving, None, None, 0)
+
+
 def _sampled(
-    tokens: Sequence[PatchTokens], projected: Iterator[Array], sides: Sides, device: Device
+    features: FeaturePair,
+    tokens: Sequence[PatchTokens],
+    projected: Iterator[ProjectedTokens],
+    factor: float,
+    sides: Sides,
+    device: Device,
 ) -> FeaturePair:
-    """Sample the projected tokens of both images on their control grids."""
-    arrays, weights = [], []
-    for of_image, planes, side in zip(tokens, projected, sides, strict=True):
-        channels = planes.shape[-1]
-        out = device.xp.zeros((*side.control.shape_zyx, padded_channels(channels)), np.float16)
+    """Add the features of one plane, sampled on both control grids, as further channels."""
+    weights, channels = [], features.channels
+    known = (features.fixed_weight, features.moving_weight)
+    for of_image, side, out, weight in zip(
+        tokens, sides, (features.fixed, features.moving), known, strict=True
+    ):
+        stack, grid, values = of_image.stack, side.control, next(projected)
+        channels = features.channels + values.components
         sample_features(
-            planes, of_image.stack, side.control, side.affine, out[..., :channels], device
+            values,
+            stack,
+            grid,
+            side.affine,
+            out,
+            device,
+            factor=factor,
+            first_channel=features.channels,
         )
-        arrays.append(out)
-        weights.append(_tissue_weight(of_image.stack, side, device))
-    return FeaturePair(arrays[0], arrays[1], weights[0], weights[1], channels)
-
-
-def _tissue_weight(stack: SliceStack, side: SolverSide, device: Device) -> Array:
-    """Return 1 where a control voxel holds tissue in a slice that can meet the other image, else 0.
-
-    Tissue is anything above the window's dark end. As with MIND-SSC, flat background looks alike
-    everywhere and must not count as a match; slices that cannot meet the other image are not
-    encoded.
-    """
-    tissue = device.upload(stack.volume.array, np.float32) > np.float32(stack.window[0])
-    slices = upright_view(tissue, stack.volume.geometry, stack.plane)
-    slices[: stack.needed[0]] = False
-    slices[stack.needed[1] + 1 :] = False
-    cover = weight_on(side.control, stack.volume, tissue, side.affine, device)
-    return (cover > 0).astype(np.float32)
+        del values  # before those of the other image are made
+        found = tissue_weight(stack, grid, side.affine, device)
+        weights.append(found if weight is None else device.xp.maximum(weight, found))
+    return FeaturePair(features.fixed, features.moving, weights[0], weights[1], channels)
 
 
 def _summary(
     plane: PlaneStacks,
     basis: FeatureBasis,
-    scale: Array,
+    scale: float,
     cached: Sequence[bool],
 ) -> EncodedPlaneSummary:
-    feature_scale, *explained = basis.device.numbers(scale, basis.explained)
     fixed, moving = (stack.tokens for stack in plane.stacks)
     return EncodedPlaneSummary(
         plane=plane.plane,
@@ -224,14 +223,12 @@ def _summary(
         token_mm=(fixed.spacing_mm[1::-1], moving.spacing_mm[1::-1]),
         slices=(len(plane.stacks[0].encoded), len(plane.stacks[1].encoded)),
         from_cache=(cached[0], cached[1]),
-        feature_scale=feature_scale,
-        explained_variance=tuple(explained),
+        feature_scale=scale,
+        explained_variance=tuple(basis.explained.tolist()),
     )
 
 
-def _encoding_summary(
-    plan: EncodingPlan, planes: Sequence[Callable[[], EncodedPlaneSummary]]
-) -> EncodingSummary:
+def _encoding_summary(plan: EncodingPlan, planes: Sequence[EncodedPlaneSummary]) -> EncodingSummary:
     manifest = plan.bundle.manifest
     return EncodingSummary(
         model=manifest.model,
@@ -239,5 +236,5 @@ def _encoding_summary(
         bundle_sha256=manifest.hash(),
         random_weights=manifest.source.random_weights,
         engine=plan.engine,
-        planes=tuple(plane() for plane in planes),
+        planes=tuple(planes),
     )

@@ -1,107 +1,121 @@
-"""Moments of tokens: exact, streamed slice by slice, deterministic.
+"""Moments of an image pair's tokens: exact, streamed over slices, deterministic.
 
-Means are float64. Products are float32, of tokens centred chunk by chunk, and the chunks' sums are
-merged in float64: the magnitude of the tokens does not affect the result, and the chunk size
-affects only its last digits. On a GPU everything stays there.
+Products are float32, of tokens less the mean of their slice, and the sums of several products are
+float64: the magnitude of the tokens does not affect the result. The number of tokens in a product
+depends on the kind of device alone, never on its memory. On a GPU, where every call costs the host
+as much time as the device takes for a million products, a product has many more tokens. Large
+arrays stay there; means and variances come to the host, which waits for them once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from typing import Literal
 
 import numpy as np
 
 from ..device.choice import Device
 from ..types import Array, FloatArray
 
-#: Tokens in one product; the float32 rounding of its sum stays below 1e-6 of it (`test_pca.py`).
-_CHUNK = 1 << 13
+#: Numbers of the tokens in one product. On a CPU 8 MiB of float32, which its caches hold; on a GPU
+#: 256 MiB. The rounding of a product's float32 sums stays below 1e-6 of it (`test_pca.py`).
+_NUMBERS = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True, eq=False)
-class TokenMoments:
-    """Count, mean and scatter of a set of tokens, which can be merged without reading them again.
-
-    The arrays live on the tokens' device.
+class PairMoments:
+    """Moments of the tokens of each slice of two images, enough to standardise both exactly.
 
     Attributes:
-        count: number of tokens.
-        mean: (C,) float64.
-        scatter: (C, C) float64, sum of the outer products of the deviations from the mean.
+        counts: for each image (n,), the number of tokens that count in each slice.
+        means: for each image (n, C), the mean of those tokens; 0 for a slice without any.
+        within: (2, C, C) float64 on the device: for each image, the sum over the slices of the
+            scatter about each slice's mean.
+        squares: (2, C), the diagonals of `within`.
     """
 
-    count: int
-    mean: Array
-    scatter: Array
-
-    @classmethod
-    def none(cls, channels: int) -> TokenMoments:
-        """Return the moments of an empty set."""
-        return cls(0, np.zeros(channels), np.zeros((channels, channels)))
-
-    def on(self, device: Device) -> TokenMoments:
-        """Return the same moments on a device."""
-        mean, scatter = (device.upload(a, np.float64) for a in (self.mean, self.scatter))
-        return TokenMoments(self.count, mean, scatter)
-
-    @classmethod
-    def of(cls, tokens: Array) -> TokenMoments:
-        """Compute the moments of tokens (N, C) of any type."""
-        parts = (
-            cls._of_chunk(tokens[start : start + _CHUNK].astype(np.float32))
-            for start in range(0, len(tokens), _CHUNK)
-        )
-        return reduce(TokenMoments.merged, parts, cls.none(tokens.shape[1]))
-
-    @classmethod
-    def _of_chunk(cls, tokens: Array) -> TokenMoments:
-        mean = tokens.mean(axis=0, dtype=np.float64)
-        tokens -= mean.astype(np.float32)
-        return cls(len(tokens), mean, (tokens.T @ tokens).astype(np.float64))
-
-    def merged(self, other: TokenMoments) -> TokenMoments:
-        """Return the moments of both sets together (Chan, Golub and LeVeque 1979)."""
-        if not self.count or not other.count:
-            return self if self.count else other
-        count = self.count + other.count
-        shift = other.mean - self.mean
-        share = other.count / count
-        return TokenMoments(
-            count,
-            self.mean + share * shift,
-            self.scatter + other.scatter + (self.count * share) * (shift[:, None] * shift),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class SliceMoments:
-    """Moments of the tokens of each slice, enough to standardise an image exactly.
-
-    Attributes:
-        counts: (n,) number of tokens that count in each slice, on the host.
-        means: (n, C) float64, the mean of those tokens; 0 for a slice without any.
-        within: (C, C) float64, the sum over the slices of the scatter about each slice's mean.
-    """
-
-    counts: FloatArray
-    means: Array
+    counts: tuple[FloatArray, ...]
+    means: tuple[FloatArray, ...]
     within: Array
+    squares: FloatArray
 
     @classmethod
-    def of(cls, slices: Iterable[Array], device: Device) -> SliceMoments:
-        """Compute the moments of one image from each slice's tokens (N, C) on `device`."""
-        parts = [TokenMoments.of(tokens) for tokens in slices]
-        means = device.xp.stack([device.upload(part.mean, np.float64) for part in parts])
-        within = reduce(lambda a, b: a + b, (part.scatter for part in parts if part.count))
-        return cls(np.array([float(part.count) for part in parts]), means, within)
+    def of(
+        cls,
+        images: Sequence[tuple[Array, Array | None]],
+        read: Callable[[Array], Array],
+        device: Device,
+    ) -> PairMoments:
+        """Compute the moments of the images' tokens.
 
-    def merged(self, centres: Array, device: Device) -> TokenMoments:
-        """Return the moments of all tokens after subtracting each slice's row of `centres`."""
-        counts = device.upload(self.counts, np.float64)
-        total = float(self.counts.sum())
-        offset = self.means - centres
-        mean = counts @ offset / total
-        rest = (offset - mean) * device.xp.sqrt(counts)[:, None]
-        return TokenMoments(int(total), mean, self.within + rest.T @ rest)
+        Args:
+            images: for each, its tokens (n, rows, columns, C) and which of them count, (n, rows *
+                columns) bool on the host; None: all.
+            read: gives the compared part of some slices' tokens on the device (`read_tokens`).
+            device: where to compute.
+        """
+        xp = device.xp
+        counts = tuple(_counts(tokens, inside) for tokens, inside in images)
+        parts = [
+            _of_image(tokens, inside, count, read, device)
+            for (tokens, inside), count in zip(images, counts, strict=True)
+        ]
+        within = xp.stack([scatter for scatter, _ in parts], dtype=np.float64)
+        squares = within.diagonal(axis1=1, axis2=2)
+        means = [mean for _, of_image in parts for mean in of_image]
+        rows = device.download(xp.concatenate([*means, squares], axis=None))
+        rows = rows.reshape(-1, within.shape[-1])
+        *found, squares = np.split(rows, np.cumsum([len(count) for count in counts]))
+        return cls(counts, tuple(found), within, squares)
+
+
+def spans(tokens: Array, device: Device) -> Iterator[Array]:
+    """Yield the slices of an image (n, ..., C) a few at a time, as many as one product takes."""
+    step = slices_at_once(math.prod(tokens.shape[1:]), device.kind)
+    if step >= len(tokens):
+        yield tokens
+        return
+    for start in range(0, len(tokens), step):
+        yield tokens[start : start + step]
+
+
+def slices_at_once(numbers: int, kind: Literal["cpu", "cuda"]) -> int:
+    """Return how many slices of so many numbers one product takes on a kind of device."""
+    return max(1, _NUMBERS[kind] // numbers)
+
+
+def _counts(tokens: Array, inside: Array | None) -> FloatArray:
+    """Return the number of tokens that count in each slice."""
+    if inside is None:
+        return np.full(len(tokens), float(math.prod(tokens.shape[1:-1])))
+    return np.asarray(inside.sum(axis=1), np.float64)
+
+
+def _of_image(
+    tokens: Array,
+    inside: Array | None,
+    counts: FloatArray,
+    read: Callable[[Array], Array],
+    device: Device,
+) -> tuple[Array, list[Array]]:
+    """Return one image's scatter within slices, (C, C), and groups of slices' means, (n, 1, C)."""
+    xp, means, within, done = device.xp, [], None, 0
+    for span in spans(tokens, device):
+        part = slice(done, done + len(span))
+        values = read(span).astype(np.float32, copy=False)  # lengths made them their own
+        values = values.reshape(len(span), -1, values.shape[-1])
+        kept = np.ones(values.shape[:2], bool) if inside is None else inside[part]
+        shares = kept / np.maximum(counts[part, None], 1)
+        mean = device.upload(shares[:, None], np.float32) @ values
+        values -= mean
+        values = values.reshape(-1, values.shape[-1])
+        if inside is not None:
+            # Indices instead of a mask: counting its set elements would make the host wait.
+            values = values[device.upload(np.flatnonzero(kept), np.int64)]
+        product = values.T @ values
+        within = product if within is None else xp.add(within, product, dtype=np.float64)
+        means.append(mean)
+        done += len(span)
+    return within, means

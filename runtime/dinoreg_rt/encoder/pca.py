@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 
 from ..device.choice import Device
 from ..errors import ConfigError
-from ..types import Array
+from ..types import Array, FloatArray
 from .eigenvectors import leading_eigenvectors
-from .moments import TokenMoments
+from .moments import spans
 from .standardise import Standardised
 
 #: Total variance of the features before `feature_scale`. It is that of MIND-SSC, measured as 1.02
 #: to 1.18 on eight pairs of docs/benchmarks.md, so smoothness and coupling mean the same for both.
 TOTAL_VARIANCE = 1.1
-_CPU = Device("cpu")
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -27,63 +26,96 @@ class FeatureBasis:
     """The directions in which the tokens of both images vary most.
 
     Attributes:
-        mean: (C,) float64.
-        components: (K, C) float64, orthonormal rows in order of falling variance. The entry of
-            largest magnitude in each row is positive, which fixes the eigenvectors' signs.
+        mean: (C,), of the tokens of both images.
+        components: (K, C), orthonormal rows in order of falling variance. The entry of largest
+            magnitude in each row is positive, which fixes the eigenvectors' signs.
         variance: (K,) variance of the tokens along each component.
-        total_variance: () variance along all C directions.
-        device: where the arrays live.
+        total_variance: variance along all C directions.
     """
 
-    mean: Array
-    components: Array
-    variance: Array
-    total_variance: Array
-    device: Device
+    mean: FloatArray
+    components: FloatArray
+    variance: FloatArray
+    total_variance: float
 
     @property
-    def explained(self) -> Array:
+    def explained(self) -> FloatArray:
         """Share (K,) of the total variance along each component."""
-        return self.variance / self.device.xp.maximum(self.total_variance, _TINY)
+        return self.variance / max(self.total_variance, _TINY)
 
-    def scale(self, feature_scale: float) -> Array:
-        """Return the factor () that gives the features their total variance.
+    def scale(self, feature_scale: float) -> float:
+        """Return the factor that gives the features their total variance.
 
         That is `TOTAL_VARIANCE` times `feature_scale` squared. Where nothing varies, the factor is
         `feature_scale` itself.
         """
-        xp, kept = self.device.xp, self.variance.sum()
-        factor = xp.sqrt(TOTAL_VARIANCE / xp.maximum(kept, _TINY))
-        return feature_scale * xp.where(kept > 0, factor, 1.0)
+        kept = float(self.variance.sum())
+        return feature_scale * (float(np.sqrt(TOTAL_VARIANCE / max(kept, _TINY))) if kept else 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectedTokens:
+    """One image's tokens along the components of the joint basis.
+
+    Attributes:
+        values: (n, rows * columns, stride) float32 on the device, before standardisation's offset;
+            numbers beyond the components are 0.
+        offsets: (n, stride), subtracted from each slice's values.
+        components: number of components K.
+    """
+
+    values: Array
+    offsets: FloatArray
+    components: int
+
+    def features(self, device: Device) -> FloatArray:
+        """Return the features (n, rows * columns, K) on the host."""
+        values = device.download(self.values) - self.offsets[:, None]
+        return np.asarray(values[..., : self.components], np.float32)
 
 
 def fit_basis(
-    moments: Iterable[TokenMoments], components: int, device: Device = _CPU
+    within: Array, images: Sequence[Standardised], components: int, device: Device
 ) -> FeatureBasis:
-    """Fit the joint basis of several sets of tokens on `device`.
+    """Fit the joint basis of the images' standardised tokens.
+
+    Args:
+        within: (images, C, C) float64 on `device`, the scatter within slices (`PairMoments`).
+        images: each image's standardisation.
+        components: number of components.
+        device: where to compute.
 
     Raises:
         ConfigError: more components than channels, or than the number of tokens allows.
     """
-    together = reduce(TokenMoments.merged, (part.on(device) for part in moments))
-    channels = len(together.mean)
-    if components > min(channels, together.count - 1):
+    channels = within.shape[-1]
+    counts = np.array([float(image.count) for image in images])
+    total = int(counts.sum())
+    if components > min(channels, total - 1):
         raise ConfigError(
-            f"--components {components}: the encoder gives {channels} channels and "
-            f"{together.count} tokens are compared; give at most "
-            f"{max(0, min(channels, together.count - 1))}"
+            f"--components {components}: the encoder gives {channels} channels and {total} tokens "
+            f"are compared; give at most {max(0, min(channels, total - 1))}"
         )
-    xp = device.xp
-    covariance = together.scatter / (together.count - 1)
+    means = np.stack([image.mean for image in images])
+    mean = counts @ means / total
+    between = np.sqrt(counts)[:, None] * (means - mean)
+    left, right = (
+        np.concatenate([*rows, between]) / np.sqrt(total - 1)
+        for rows in ([i.left for i in images], [i.right for i in images])
+    )
+    scale = 1 / (np.stack([image.deviation for image in images]) * np.sqrt(total - 1))
+    covariance = within * device.upload(scale[:, :, None], np.float64)
+    covariance *= device.upload(scale[:, None], np.float64)
+    covariance = covariance.sum(axis=0)
+    first = device.upload(left, np.float64)
+    second = first if np.array_equal(left, right) else device.upload(right, np.float64)
+    covariance += first.T @ second
     values, rows = leading_eigenvectors(covariance, components, device)
-    largest = xp.abs(rows).argmax(axis=1)[:, None]
-    rows = rows * xp.sign(xp.take_along_axis(rows, largest, axis=1))
+    largest = np.abs(rows).argmax(axis=1)[:, None]
+    rows = rows * np.sign(np.take_along_axis(rows, largest, axis=1))
+    variance = sum(image.variances.sum() for image in images) + np.square(between).sum()
     return FeatureBasis(
-        together.mean,
-        xp.ascontiguousarray(rows),
-        xp.maximum(values, 0.0),
-        xp.maximum(xp.trace(covariance), 0.0),
-        device,
+        mean, rows, np.maximum(values, 0.0), max(float(variance) / (total - 1), 0.0)
     )
 
 
@@ -92,30 +124,37 @@ def project(
     read: Callable[[Array], Array],
     standard: Standardised,
     basis: FeatureBasis,
-    scale: float | Array,
-    device: Device = _CPU,
-) -> Array:
-    """Project tokens (n, rows, columns, C) to features (n, rows, columns, K) float32 on `device`.
+    stride: int,
+    device: Device,
+) -> ProjectedTokens:
+    """Project an image's tokens onto the joint basis.
 
-    Slices are projected, and tokens on the host uploaded, one at a time: a float32 copy of all
+    Slices are projected, and tokens on the host uploaded, a few at a time: a float32 copy of all
     tokens would be twice as large as the tokens.
 
     Args:
-        tokens: tokens of the encoded slices.
-        read: makes (N, C) float32 of one slice's tokens (`read_tokens`).
+        tokens: (n, rows, columns, C) float16, tokens of the encoded slices.
+        read: gives the compared part of some slices' tokens on the device (`read_tokens`).
         standard: the standardisation of these tokens.
         basis: the joint basis of both images' standardised tokens.
-        scale: factor on the features.
-        device: where the features live.
+        stride: numbers stored for a token, at least the number of components.
+        device: where to compute.
     """
     xp = device.xp
-    columns = (basis.components / standard.deviation).T * scale
-    matrix = columns - standard.directions @ (standard.directions.T @ columns)
-    offsets = standard.centres @ columns + basis.mean @ basis.components.T * scale
-    matrix, offsets = (device.upload(a, np.float32) for a in (matrix, offsets))
-    out = xp.empty((*tokens.shape[:-1], matrix.shape[1]), np.float32)
-    for i in range(len(tokens)):
-        features = out[i].reshape(-1, matrix.shape[1])
-        xp.matmul(read(tokens[i]), matrix, out=features)
-        features -= offsets[i]
-    return out
+    columns = np.zeros((basis.components.shape[1], stride))
+    columns[:, : len(basis.components)] = (basis.components / standard.deviation).T
+    offsets = standard.centres @ columns
+    offsets[:, : len(basis.components)] += basis.mean @ basis.components.T
+    columns -= standard.directions @ (standard.directions.T @ columns)
+    matrix = device.upload(columns, np.float32)
+    size = (len(tokens), math.prod(tokens.shape[1:-1]))
+    values, done = None, 0
+    for span in spans(tokens, device):
+        rows = read(span).reshape(len(span), size[1], len(columns))
+        if len(span) == len(tokens):
+            values = rows @ matrix
+            break
+        values = xp.empty((*size, stride), np.float32) if values is None else values
+        xp.matmul(rows, matrix, out=values[done : done + len(span)])
+        done += len(span)
+    return ProjectedTokens(values, offsets, len(basis.components))

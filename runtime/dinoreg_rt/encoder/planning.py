@@ -78,6 +78,7 @@ def plan_encoding(
         standardisation=Standardisation.of(config),
         built=built,
         keeps=encoders.keeps,
+        masked=any(image.mask is not None or image.body is not None for image in pair),
     )
     choices = {
         "engine": engine_reason,

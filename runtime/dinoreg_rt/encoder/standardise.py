@@ -16,7 +16,8 @@ from ..config.feature_parameters import TokenCentre, TokenScale
 from ..config.parameters import RegistrationConfig
 from ..device.choice import Device
 from ..types import Array, FloatArray
-from .moments import SliceMoments, TokenMoments
+from .eigenvectors import leading_eigenvectors
+from .moments import PairMoments
 
 #: A channel whose deviation is below this share of the largest one counts as constant.
 _CONSTANT = 1e-6
@@ -57,90 +58,131 @@ class Standardisation:
 class Standardised:
     """The affine map that standardises one image's tokens, and their moments after it.
 
+    With D the diagonal matrix of `deviation`, the scatter of the standardised tokens about their
+    mean is ``D^-1 within D^-1 + left^T right``, with `within` that of the tokens as they are.
+
     Attributes:
-        centres: (n, C) float64, subtracted from each slice's tokens.
-        deviation: (C,) float64, by which the tokens are then divided.
-        directions: (C, P) float64, orthonormal columns that are projected out first; P may be 0.
-        moments: moments of all standardised tokens that count.
+        centres: (n, C), subtracted from each slice's tokens.
+        deviation: (C,), by which the tokens are then divided.
+        directions: (C, P), orthonormal columns that are projected out first; P may be 0.
+        count: number of tokens that count.
+        mean: (C,), mean of the standardised tokens.
+        squares: (C,), diagonal of `within`.
+        left: (r, C), what standardisation and the differences between slices add to the scatter.
+        right: (r, C), the other factor of it.
     """
 
-    centres: Array
-    deviation: Array
-    directions: Array
-    moments: TokenMoments
+    centres: FloatArray
+    deviation: FloatArray
+    directions: FloatArray
+    count: int
+    mean: FloatArray
+    squares: FloatArray
+    left: FloatArray
+    right: FloatArray
+
+    @property
+    def variances(self) -> FloatArray:
+        """Scatter (C,) of the standardised tokens along each channel."""
+        added: FloatArray = (self.left * self.right).sum(axis=0)
+        return self.squares / self.deviation**2 + added
 
 
 def read_tokens(
     tokens: Array, layers: int, wanted: tuple[int, ...], *, unit: bool, device: Device
 ) -> Array:
-    """Return one slice's tokens as (N, C) float32 on `device`, reduced to the compared layers.
+    """Return tokens on `device`, reduced to the compared layers, (..., C).
+
+    They are float16, as the tokens are, or float32 where they are divided by their length.
 
     Args:
-        tokens: (rows, columns, C) float16, the channels of `layers` layers one after the other.
+        tokens: (..., C) float16, the channels of `layers` layers one after the other.
         layers: number of layers that are joined.
         wanted: indices of the layers that are compared.
         unit: divide each layer's part of a token by its length.
         device: where the result lives.
     """
-    width = tokens.shape[-1] // layers
+    xp, width = device.xp, tokens.shape[-1] // layers
     if len(wanted) < layers:
         parts = [tokens[..., i * width : (i + 1) * width] for i in wanted]
-        tokens = parts[0] if len(parts) == 1 else device.xp.concatenate(parts, axis=-1)
-    values = device.upload(tokens, np.float16).astype(np.float32).reshape(-1, len(wanted), width)
-    if unit:
-        xp = device.xp
-        length = xp.sqrt(xp.square(values).sum(axis=-1, keepdims=True))
-        values /= xp.maximum(length, _TINY)
-    return values.reshape(-1, len(wanted) * width)
+        module = np if isinstance(tokens, np.ndarray) else xp
+        tokens = parts[0] if len(parts) == 1 else module.concatenate(parts, axis=-1)
+    if not isinstance(tokens, xp.ndarray):
+        tokens = device.upload(tokens, np.float16)
+    if not unit:
+        return tokens
+    values = tokens.astype(np.float32).reshape(*tokens.shape[:-1], len(wanted), width)
+    length = xp.sqrt(xp.square(values).sum(axis=-1, keepdims=True))
+    values /= xp.maximum(length, _TINY)
+    return values.reshape(tokens.shape)
 
 
 def standardise(
-    moments: SliceMoments,
+    moments: PairMoments,
+    image: int,
     kind: Standardisation,
     positions_mm: FloatArray,
-    directions: Array,
+    directions: FloatArray,
     device: Device,
 ) -> Standardised:
-    """Find the map that standardises one image's tokens.
+    """Find the map that standardises image 0 or 1.
 
     It follows from the moments of the tokens that count, the slices' positions (n,) along the
-    stack, and the directions (C, P) to project out.
+    stack, and the directions (C, P) to project out. All of it is computed on the host.
     """
-    xp = device.xp
+    counts, means = moments.counts[image], moments.means[image]
+    squares, left = moments.squares[image], np.zeros((0, means.shape[1]))
+    right = left
     if directions.shape[1]:
-        moments = _projected(moments, directions)
-    means = moments.means
-    if kind.centre == "none":
-        centres = xp.zeros_like(means)
-    else:
-        weights = device.upload(_averaging(kind, moments.counts, positions_mm), np.float64)
-        centres = weights @ means
-    together = moments.merged(centres, device)
-    deviation = xp.ones(means.shape[1], np.float64)
+        means = means - means @ directions @ directions.T
+        left, right = _projected(moments.within[image], directions, device)
+    centres = np.zeros_like(means)
+    if kind.centre != "none":
+        centres = _averaging(kind, counts, positions_mm) @ means
+    total = float(counts.sum())
+    offsets = means - centres
+    mean = counts @ offsets / total
+    between = np.sqrt(counts)[:, None] * (offsets - mean)
+    left, right = np.concatenate([left, between]), np.concatenate([right, between])
+    deviation = np.ones(means.shape[1])
     if kind.scale == "deviation":
-        found = xp.sqrt(xp.diagonal(together.scatter) / together.count)
-        deviation = xp.where(found > _CONSTANT * found.max(), found, 1.0)
-    scatter = together.scatter / (deviation[:, None] * deviation)
-    scaled = TokenMoments(together.count, together.mean / deviation, scatter)
-    return Standardised(centres, deviation, directions, scaled)
+        found = np.sqrt(np.maximum(squares + (left * right).sum(axis=0), 0.0) / total)
+        deviation = np.where(found > _CONSTANT * found.max(), found, 1.0)
+    return Standardised(
+        centres,
+        deviation,
+        directions,
+        int(total),
+        mean / deviation,
+        squares,
+        left / deviation,
+        right / deviation,
+    )
 
 
-def position_directions(tokens: Array, components: int, device: Device) -> Array:
-    """Return the leading directions (C, P) in which the tokens (N, C) of a constant picture vary.
+def position_directions(tokens: Array, components: int, device: Device) -> FloatArray:
+    """Return the leading directions (C, P) in which the tokens (..., C) of a constant picture vary.
 
     Such tokens differ by their position alone. "INSID3" (arXiv 2603.28480) projects these
     directions out.
     """
-    moments = TokenMoments.of(tokens)
-    _, vectors = device.xp.linalg.eigh(moments.scatter)
-    return device.xp.ascontiguousarray(vectors[:, ::-1][:, :components])
+    values = tokens.astype(np.float32).reshape(-1, tokens.shape[-1])
+    values -= values.mean(axis=0, dtype=np.float64).astype(np.float32)
+    scatter = (values.T @ values).astype(np.float64)
+    _, rows = leading_eigenvectors(scatter, components, device)
+    return np.ascontiguousarray(rows.T)
 
 
-def _projected(moments: SliceMoments, directions: Array) -> SliceMoments:
-    """Return the moments of the tokens projected by Q = 1 - V V^T, with V the directions."""
-    means = moments.means - moments.means @ directions @ directions.T
-    left = moments.within - directions @ (directions.T @ moments.within)
-    return SliceMoments(moments.counts, means, left - left @ directions @ directions.T)
+def _projected(
+    within: Array, directions: FloatArray, device: Device
+) -> tuple[FloatArray, FloatArray]:
+    """Return the factors (2P, C) of what Q within Q adds to `within`, with Q = 1 - V V^T.
+
+    V are the directions: Q W Q = W - A V^T - V A^T with A = W V - V (V^T W V) / 2.
+    """
+    product = device.download(within @ device.upload(directions, np.float64))
+    half = (product - 0.5 * directions @ (directions.T @ product)).T
+    return np.concatenate([-half, -directions.T]), np.concatenate([directions.T, half])
 
 
 def _averaging(kind: Standardisation, counts: FloatArray, positions_mm: FloatArray) -> FloatArray:

@@ -22,7 +22,7 @@ from ..device.choice import Device, StageTimer, library_errors, stage_timer
 from ..device.streams import working_stream
 from ..encoder.encoding import EncodingPlan
 from ..encoder.features import moments_of_pair, project_pair, tokens_inside
-from ..encoder.moments import SliceMoments
+from ..encoder.moments import PairMoments
 from ..encoder.open_encoders import EncoderPool
 from ..encoder.pair_tokens import PairTokens, tokens_of_pair
 from ..encoder.slice_stack import SliceStack
@@ -149,7 +149,7 @@ def _kinds(
         (ProbeRow(MIND_ROW, "", "", {}, 0.0), partial(_mind, plan, sides, made))
     ]
     names = encoding.bundle.manifest.layers
-    known: dict[tuple[tuple[int, ...], bool], list[SliceMoments]] = {}
+    known: dict[tuple[tuple[int, ...], bool], list[PairMoments]] = {}
     choices: list[tuple[int, ...]] = [(layer,) for layer in encoding.layers]
     choices += [encoding.layers] if len(choices) > 1 else []
     for layers, centre, scale in product(choices, get_args(TokenCentre), get_args(TokenScale)):
@@ -166,14 +166,17 @@ def _encoded(
     encoding: EncodingPlan,
     made: PairTokens,
     inside: list[Array | None],
-    moments: list[SliceMoments],
+    moments: list[PairMoments],
     device: Device,
 ) -> tuple[FloatArray, FloatArray]:
     """Project all tokens of both images, (n, rows, columns, K); fills in `moments` if empty."""
     if not moments:
-        moments += moments_of_pair(encoding, made, inside, device)
-    _, _, projected = project_pair(encoding, made, moments, 1.0, device)
-    return _both(device.download(features) for features in projected)
+        moments.append(moments_of_pair(encoding, made, inside, device))
+    _, projected = project_pair(encoding, made, moments[0], device)
+    return _both(
+        tokens.features(device).reshape(*of_image.tokens.shape[:-1], -1)
+        for of_image, tokens in zip(made.tokens, projected, strict=True)
+    )
 
 
 def _mind(plan: Plan, sides: Sides, made: PairTokens) -> tuple[FloatArray, FloatArray]:

@@ -7,7 +7,7 @@ set, and sets are joined with weights.
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -242,49 +242,3 @@ def level_sets(config: DecidedConfig, levels: int) -> list[FeatureSet]:
     """Return the feature set that each of the search's `levels` compares."""
     given, _ = config.stage_features
     return [given[min(level, len(given) - 1)] for level in range(levels)]
-
-
-def join_features(
-    pairs: Sequence[FeaturePair], weights: Sequence[float], device: Device
-) -> FeaturePair:
-    """Join several feature sets so that their squared differences are averaged.
-
-    All sets have about the same total variance, so the weights mean the same whatever the numbers
-    of channels, and the joined features keep that variance.
-
-    Args:
-        pairs: feature sets on one grid.
-        weights: one weight > 0 per set; only their ratios count.
-        device: device that holds the features.
-    """
-    total = sum(weights)
-    weights = [weight / total for weight in weights]
-    if len(pairs) == 1:
-        return pairs[0]
-    channels = sum(pair.channels for pair in pairs)
-    return FeaturePair(
-        _side_by_side([p.fixed for p in pairs], pairs, weights, channels, device),
-        _side_by_side([p.moving for p in pairs], pairs, weights, channels, device),
-        functools.reduce(device.xp.maximum, [p.fixed_weight for p in pairs]),
-        functools.reduce(device.xp.maximum, [p.moving_weight for p in pairs]),
-        channels,
-    )
-
-
-def _side_by_side(
-    arrays: Sequence[Array],
-    pairs: Sequence[FeaturePair],
-    weights: Sequence[float],
-    channels: int,
-    device: Device,
-) -> Array:
-    first = arrays[0]
-    out = device.xp.empty((*first.shape[:3], padded_channels(channels)), np.float16)
-    start = 0
-    for array, pair, weight in zip(arrays, pairs, weights, strict=True):
-        out[..., start : start + pair.channels] = array[..., : pair.channels] * np.float16(
-            weight**0.5
-        )
-        start += pair.channels
-    out[..., start:] = 0
-    return out

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..align.coarse import POOL, cell_size_mm
+from ..features.joined import joins_in_place
 from ..features.mind import padded_channels
 from .sizes import DOUBLE, FLOAT, HALF, Sizes, Stage, Work, set_bytes
 
@@ -39,9 +40,9 @@ def _encode_bytes(sizes: Sizes) -> int:
     encoding = sizes.encoding
     if encoding is None:
         return 0
-    made = set_bytes(padded_channels(encoding.components), sum(sizes.control))
+    made = _room_bytes(sizes, encoding)  # taken for all planes with the first one
     peak = max(
-        i * made
+        (i > 0) * made
         + sizes.tokens(encoding, plane)
         + encoding.batch_bytes(plane, on_gpu=sizes.on_gpu)
         + (sizes.lingering if i else 0)
@@ -100,44 +101,56 @@ def _features_bytes(sizes: Sizes) -> int:
             peak = max(peak, parts + images + workspace)
     parts += sizes.intensities
     if "joined" in sizes.compared:
-        # The joined set exists beside its parts; one at a time is multiplied by its weight.
-        stride = sizes.compared["joined"]
-        parts += set_bytes(stride, voxels) + 2 * HALF * stride * max(sizes.control)
+        # Unless it is made in place, the joined set exists beside its parts.
+        made = 0 if joins_in_place(config) else HALF * sizes.compared["joined"]
+        parts += (made + FLOAT) * voxels
     last = parts + images + sizes.lingering
     return sizes.weights + sizes.engine + max(peak, last)
 
 
 def _encoded_features(sizes: Sizes, encoding: EncodingPlan) -> tuple[int, int]:
     """Return the bytes of an encoder's features, and the peak while they are made."""
-    parts, peak, voxels = 0, 0, sum(sizes.control)
-    for i, plane in enumerate(encoding.planes):
-        made = set_bytes(padded_channels(encoding.components), voxels)
-        sampling = max(_sampling(sizes, encoding, plane, image) for image in (0, 1))
-        tokens = sizes.tokens(encoding, plane) + (sizes.lingering if i else 0)
-        peak = max(peak, parts + made + sampling + tokens)
-        parts += made
-    if len(encoding.planes) > 1:  # the joined planes exist beside each of them
-        stride = padded_channels(encoding.channels)
-        joined = set_bytes(stride, voxels)
-        peak = max(peak, parts + joined + 2 * HALF * stride * max(sizes.control))
-        parts = joined
+    parts = _room_bytes(sizes, encoding)
+    several = FLOAT * sum(sizes.control) if len(encoding.planes) > 1 else 0  # weights of a plane
+    peak = max(
+        parts
+        + several
+        + sizes.tokens(encoding, plane)
+        + (sizes.lingering if i else 0)
+        + _plane_bytes(sizes, encoding, plane)
+        for i, plane in enumerate(encoding.planes)
+    )
     return parts, peak
 
 
-def _sampling(sizes: Sizes, encoding: EncodingPlan, plane: PlaneStacks, image: int) -> int:
-    """Return the bytes beside the tokens of one image on their way to features."""
-    count, rows, columns, channels = encoding.token_shape(plane, image)
-    slices, control = plane.stacks[image].tokens.shape_zyx[0], sizes.control[image]
-    tokens = rows * columns * channels  # of a slice
-    projected = FLOAT * count * rows * columns * encoding.components
+def _room_bytes(sizes: Sizes, encoding: EncodingPlan) -> int:
+    """Return the bytes of the features of all planes, and of what is joined to them in place."""
+    beside = sizes.mind.channels if joins_in_place(sizes.config) else 0
+    return set_bytes(padded_channels(encoding.channels + beside), sum(sizes.control))
+
+
+def _plane_bytes(sizes: Sizes, encoding: EncodingPlan, plane: PlaneStacks) -> int:
+    """Return the bytes beside the tokens of one plane on their way to features."""
+    from ..encoder.moments import slices_at_once
+
+    spans, projected = [], 0
+    for image in (0, 1):
+        count, *size = encoding.token_shape(plane, image)
+        slices = min(count, slices_at_once(math.prod(size), "cuda" if sizes.on_gpu else "cpu"))
+        spans.append(slices * math.prod(size))
+        stored = count * size[0] * size[1] * padded_channels(encoding.components)
+        projected = max(projected, FLOAT * stored)
+    # The tokens of a product, on their way from the host and with some of their layers.
+    from_host = sizes.on_gpu and not encoding.tokens_on_device
+    half = HALF * max(spans) * (from_host + (len(encoding.layers) > 1))
+    single, unit = FLOAT * max(spans), encoding.standardisation.scale == "length"
+    square = encoding.bundle.manifest.channels**2
     return max(
-        # For moments: a slice in half precision, its layers, and twice in single precision.
-        tokens * (2 * HALF + 2 * FLOAT) + 6 * DOUBLE * channels**2,
-        # For the PCA: moments of each image and of both; covariance, vectors and workspace.
-        10 * DOUBLE * channels**2,
-        projected + tokens * (HALF + FLOAT),  # projecting a slice
-        projected + FLOAT * rows * columns * (count + 4 * slices) + FLOAT * control,
-        projected + (FLOAT + 1) * sizes.images[image] + 3 * FLOAT * control,  # tissue
+        # For moments: tokens, their squares or those of them that count, and products.
+        half + (1 + (encoding.masked or unit)) * single + 2 * FLOAT * square,
+        # For the PCA: scatter of both images, scaled, and their sum; the block is much smaller.
+        5 * DOUBLE * square,
+        half + projected + (1 + unit) * single,
     )
 
 

@@ -17,12 +17,18 @@ from ..config.decided import DecidedConfig
 from ..config.feature_parameters import FeatureSet
 from ..device.choice import Device, StageTimer
 from ..errors import RegistrationError
+from ..features.joined import (
+    NOTHING_BESIDE,
+    Joined,
+    add_features,
+    join_features,
+    joins_in_place,
+)
 from ..features.mind import (
     FeaturePair,
     MindFeatures,
     WorkingImage,
     control_intensities,
-    join_features,
     level_sets,
 )
 from ..images.fixed_work import grid_key
@@ -47,7 +53,7 @@ class Extracted:
         mind: MIND-SSC alone, for the mirror test; None if trust is not judged.
         intensities: (d, h, w) float32 for each image on its control grid, for the local correlation
             and the mirror test; None if neither is used.
-        encoding: returns what an encoder contributed, once its work is done; None without one.
+        encoding: returns what an encoder contributed; None without one.
     """
 
     search: tuple[FeaturePair, ...]
@@ -188,17 +194,19 @@ def extract_features(
         report: called with a stage's name and its finished fraction.
         encoders: keeps the encoder open.
     """
-    encoded, summary = None, None
+    config = plan.config
+    encoded, summary, beside = None, None, NOTHING_BESIDE
     if plan.encoding is not None:
         from ..encoder.features import encoder_features
 
+        if joins_in_place(config):
+            beside = Joined(MindFeatures.of(config).channels, config.mind_weight)
         encoded, summary = encoder_features(
-            plan.encoding, sides, plan.config, plan.device, timer, report, encoders
+            plan.encoding, sides, config, plan.device, timer, report, encoders, beside
         )
     report("features", 0.0)
     sets, mind, intensities = timer.recorded("features", lambda: _computed(sides, plan, encoded))
     report("features", 1.0)
-    config = plan.config
     search = tuple(sets[name] for name in level_sets(config, plan.grids.search_levels))
     _, refinement = config.stage_features
     judged = mind if config.trust else None
@@ -233,7 +241,12 @@ def _feature_sets(
     if mind is not None:
         sets["mind"] = mind
     if "joined" in config.feature_sets and encoded is not None and mind is not None:
-        sets["joined"] = join_features([encoded, mind], [1.0, config.mind_weight], device)
+        weight = config.mind_weight
+        if joins_in_place(config):
+            factor = (weight / (1.0 + weight)) ** 0.5
+            sets["joined"] = add_features(encoded, mind, factor, device)
+        else:
+            sets["joined"] = join_features([encoded, mind], [1.0, weight], device)
     return {name: pair for name, pair in sets.items() if name in config.feature_sets}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 
 from dinoreg_rt.config.feature_parameters import TokenCentre, TokenScale
 from dinoreg_rt.device.choice import Device
-from dinoreg_rt.encoder.moments import SliceMoments
+from dinoreg_rt.encoder.moments import PairMoments
 from dinoreg_rt.encoder.pca import fit_basis, project
 from dinoreg_rt.encoder.standardise import (
     Standardisation,
+    Standardised,
     position_directions,
     read_tokens,
     standardise,
@@ -67,10 +69,16 @@ def reference(tokens, inside, kind: Standardisation, directions: np.ndarray) -> 
 
 
 def standardised(tokens, inside, kind: Standardisation, directions: np.ndarray):
-    unit = kind.scale == "length"
-    chosen = (read(t, unit=unit)[k] for t, k in zip(tokens, inside, strict=True))
-    moments = SliceMoments.of(chosen, CPU)
-    return standardise(moments, kind, POSITIONS_MM, directions, CPU)
+    """Return the moments of a pair of these tokens and the first image's standardisation."""
+    reader = partial(read, unit=kind.scale == "length")
+    moments = PairMoments.of([(tokens, inside), (tokens, inside)], reader, CPU)
+    return moments, standardise(moments, 0, kind, POSITIONS_MM, directions, CPU)
+
+
+def scatter_of(moments: PairMoments, found: Standardised) -> np.ndarray:
+    """Return the scatter of the standardised tokens that its parts describe."""
+    scaled = moments.within[0] / (found.deviation[:, None] * found.deviation)
+    return scaled + found.left.T @ found.right
 
 
 @pytest.mark.parametrize("positions", [0, 3])
@@ -81,22 +89,29 @@ def test_moments_and_features_are_those_of_all_tokens(
 ) -> None:
     kind = Standardisation(centre, scale, 12.0, positions)
     directions, _ = np.linalg.qr(rng.normal(size=(CHANNELS, positions)))
-    found = standardised(tokens, inside, kind, directions)
+    moments, found = standardised(tokens, inside, kind, directions)
     exact = reference(tokens, inside, kind, directions)
     chosen = exact[inside]
-    assert found.moments.count == inside.sum()
+    assert found.count == inside.sum()
     size = np.abs(chosen).max()
     # Products are float32. Measured: 4e-7 of the largest.
-    np.testing.assert_allclose(found.moments.mean, chosen.mean(axis=0), atol=2e-6 * size)
+    np.testing.assert_allclose(found.mean, chosen.mean(axis=0), atol=2e-6 * size)
     scatter = (chosen - chosen.mean(axis=0)).T @ (chosen - chosen.mean(axis=0))
-    np.testing.assert_allclose(found.moments.scatter, scatter, atol=2e-6 * np.abs(scatter).max())
+    largest = np.abs(scatter).max()
+    np.testing.assert_allclose(scatter_of(moments, found), scatter, atol=2e-6 * largest)
+    np.testing.assert_allclose(found.variances, np.diag(scatter), atol=2e-6 * largest)
 
-    basis = fit_basis([found.moments], 6)
-    features = project(
-        tokens, lambda t: read(t, unit=scale == "length"), found, basis, 0.5, CPU
-    ).reshape(5, 42, 6)
-    expected = 0.5 * (exact - chosen.mean(axis=0)) @ basis.components.T
-    np.testing.assert_allclose(features, expected, atol=2e-5 * np.abs(expected).max())
+    basis = fit_basis(moments.within, [found, found], 6, CPU)
+    np.testing.assert_allclose(
+        basis.total_variance, 2 * np.trace(scatter) / (2 * inside.sum() - 1), rtol=2e-6
+    )
+    reader = partial(read, unit=scale == "length")
+    projected = project(tokens, reader, found, basis, 8, CPU)
+    assert projected.values.shape == (5, 42, 8)
+    assert not projected.values[..., 6:].any()
+    expected = (exact - chosen.mean(axis=0)) @ basis.components.T
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(projected.features(CPU), expected, atol=2e-5 * largest)
 
 
 def test_an_offset_and_a_factor_per_channel_do_not_matter(tokens, inside) -> None:
@@ -104,20 +119,19 @@ def test_an_offset_and_a_factor_per_channel_do_not_matter(tokens, inside) -> Non
     kind = Standardisation("image", "deviation", 20.0, 0)
     none = np.zeros((CHANNELS, 0))
     other = (tokens.astype(np.float32) * np.linspace(0.5, 2, CHANNELS) + 3).astype(np.float16)
-    first = standardised(tokens, inside, kind, none).moments
-    second = standardised(other, inside, kind, none).moments
+    first = scatter_of(*standardised(tokens, inside, kind, none))
+    second = scatter_of(*standardised(other, inside, kind, none))
     # The shifted tokens are rounded to half precision. Measured: 2e-3 of the largest.
-    largest = np.abs(first.scatter).max()
-    np.testing.assert_allclose(first.scatter, second.scatter, atol=0.01 * largest)
+    np.testing.assert_allclose(first, second, atol=0.01 * np.abs(first).max())
 
 
 def test_a_channel_that_never_varies_stays_finite(tokens, inside) -> None:
     tokens[..., 3] = 7
-    found = standardised(
+    moments, found = standardised(
         tokens, inside, Standardisation("image", "deviation", 20.0, 0), np.zeros((CHANNELS, 0))
     )
     assert found.deviation[3] == 1
-    assert np.isfinite(found.moments.scatter).all()
+    assert np.isfinite(scatter_of(moments, found)).all()
 
 
 def test_some_layers_of_those_that_are_joined(tokens) -> None:
@@ -125,7 +139,7 @@ def test_some_layers_of_those_that_are_joined(tokens) -> None:
     np.testing.assert_array_equal(
         second, read_tokens(tokens[0][..., WIDTH:], 1, (0,), unit=True, device=CPU)
     )
-    np.testing.assert_allclose(np.linalg.norm(second, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(second, axis=-1), 1, rtol=1e-6)
 
 
 def test_the_positional_part_is_found_and_projected_out(rng, tokens, inside) -> None:
@@ -134,9 +148,10 @@ def test_the_positional_part_is_found_and_projected_out(rng, tokens, inside) -> 
     constant = rng.normal(size=(42, 2)) * (5, 2) @ directions.T + rng.normal(size=CHANNELS)
     found = position_directions(constant.astype(np.float32), 2, CPU)
     np.testing.assert_allclose(found @ found.T, directions @ directions.T, atol=1e-5)
-    moments = standardised(tokens, inside, Standardisation("image", "none", 20.0, 2), found).moments
-    along = found.T @ moments.scatter @ found
-    assert np.abs(along).max() < 1e-9 * np.abs(moments.scatter).max()
+    kind = Standardisation("image", "none", 20.0, 2)
+    scatter = scatter_of(*standardised(tokens, inside, kind, found))
+    along = found.T @ scatter @ found
+    assert np.abs(along).max() < 1e-9 * np.abs(scatter).max()
 
 
 def test_the_same_bits_for_a_memory_mapped_file(tokens, inside, tmp_path) -> None:
@@ -144,5 +159,5 @@ def test_the_same_bits_for_a_memory_mapped_file(tokens, inside, tmp_path) -> Non
     mapped[:] = tokens
     kind, none = Standardisation("smooth", "deviation", 20.0, 0), np.zeros((CHANNELS, 0))
     first, second = (standardised(t, inside, kind, none) for t in (tokens, mapped))
-    np.testing.assert_array_equal(first.moments.scatter, second.moments.scatter)
-    np.testing.assert_array_equal(first.centres, second.centres)
+    np.testing.assert_array_equal(scatter_of(*first), scatter_of(*second))
+    np.testing.assert_array_equal(first[1].centres, second[1].centres)
