@@ -188,9 +188,13 @@ def mind_ssc(
     if structure is not None:
         args.structure = pointer(structure, np.float32, "structure", shape)
     args.scale = scale
-    on_gpu = is_device_array(image)
-    sizes = {"radius": radius, "dilation": dilation, "pool": pool, "on_gpu": on_gpu}
-    useful = mind_workspace_bytes(image.shape, **sizes)
+    useful = mind_workspace_bytes(
+        image.shape,
+        radius=radius,
+        dilation=dilation,
+        pool=pool,
+        on_gpu=is_device_array(image),
+    )
     with workspace("dr_mind_workspace_bytes", args, xp, useful):
         _library.call("dr_mind_compute", Call(image, threads).execution, args)
     return out
