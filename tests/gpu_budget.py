@@ -7,8 +7,11 @@ host (`kernels/cuda_counting.cpp`), receives every call as well and counts what 
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
+import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -16,14 +19,19 @@ from typing import Any
 
 import cuda_on_host
 import numpy as np
-from cuda_on_host import Capture, DeviceArray, Event, Pool
+import pytest
+from captures import Capture
+from cuda_on_host import DeviceArray, Event, PageLocked, Pool
 
 from dinoreg_kernels import _library, _structs
 from dinoreg_rt.device.choice import StageTimer
 
+ROOT = Path(__file__).parents[1]
 #: Seconds of the host: a launch, a call of CuPy, a node that is captured and set in a graph that is
 #: kept, and a wait for the device. Rules of thumb, not measured here.
 LAUNCH_S, CALL_S, NODE_S, WAIT_S = 3e-6, 12e-6, 1e-6, 10e-6
+#: Seconds of the device from one dependent kernel to the next, also a rule of thumb.
+KERNEL_S = 2e-6
 #: Bytes a second: of the device's memory (H200), and between page-locked memory and the device.
 MEMORY_BYTES_S, TRANSFER_BYTES_S = 4.3e12, 50e9
 
@@ -34,7 +42,7 @@ class Counts:
 
     Attributes:
         calls: calls of CuPy.
-        launches: launches of kernels, memory operations and graphs, each of which is a launch.
+        launches: launches of kernels, memory operations and graphs.
         graphs: graphs among the launches.
         nodes: nodes in these graphs.
         waits: times that the host waits for the device.
@@ -57,16 +65,78 @@ class Counts:
 
     @property
     def host_ms(self) -> float:
-        """Milliseconds of the host that the counts imply."""
-        others = self.launches - self.graphs
-        seconds = LAUNCH_S * max(self.graphs, 0) + WAIT_S * self.waits + NODE_S * self.nodes
-        seconds += CALL_S * self.calls + LAUNCH_S * max(others - self.calls, 0)
-        return 1e3 * seconds
+        """Milliseconds of the host; a call of CuPy includes its launch."""
+        seconds = CALL_S * self.calls + LAUNCH_S * max(self.launches - self.calls, self.graphs)
+        return 1e3 * (seconds + NODE_S * self.nodes + WAIT_S * self.waits)
 
     @property
     def transfer_ms(self) -> float:
         """Milliseconds of transfers between page-locked memory and the device."""
         return 1e3 * (self.uploaded + self.downloaded) / TRANSFER_BYTES_S
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Counts by stage, and the bytes that each stage must move in the device's memory."""
+
+    counts: dict[str, Counts]
+    moved: dict[str, float]
+
+    def total(self, leaving_out: Sequence[str] = ()) -> Counts:
+        """Return the sum of all stages but some."""
+        return sum((n for s, n in self.counts.items() if s not in leaving_out), Counts())
+
+    def device_ms(self, stage: str) -> float:
+        """Return the milliseconds in which the device could move a stage's bytes in its kernels."""
+        counts = self.counts[stage]
+        kernels = counts.launches - counts.graphs + counts.nodes
+        return 1e3 * (self.moved.get(stage, 0.0) / MEMORY_BYTES_S + KERNEL_S * kernels)
+
+    def milliseconds(self, leaving_out: Sequence[str] = ()) -> float:
+        """Return the sum of host, transfers and device, as if nothing ran beside anything else."""
+        stages = [stage for stage in self.counts if stage not in leaving_out]
+        whole = self.total(leaving_out)
+        return whole.host_ms + whole.transfer_ms + sum(map(self.device_ms, stages))
+
+
+def table(budget: Budget) -> str:
+    """Return the table of the documentation."""
+    lines = [
+        "| stage | CuPy calls | launches | of them graphs | nodes | waits | MB to and fro "
+        "| MB on the device | host, ms | transfers, ms | device, ms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for stage, counts in budget.counts.items():
+        lines.append(_row(stage, counts, budget.moved.get(stage, 0.0), budget.device_ms(stage)))
+    whole, moved = budget.total(), sum(budget.moved.get(stage, 0.0) for stage in budget.counts)
+    lines.append(_row("**sum**", whole, moved, sum(map(budget.device_ms, budget.counts))))
+    return "\n".join(lines)
+
+
+def _row(name: str, counts: Counts, moved: float, device_ms: float) -> str:
+    numbers = (counts.calls, counts.launches, counts.graphs, counts.nodes, counts.waits)
+    transferred = (counts.uploaded + counts.downloaded) / 1e6
+    times = (counts.host_ms, counts.transfer_ms, device_ms)
+    cells = [*map(str, numbers), f"{transferred:.1f}", f"{moved / 1e6:.0f}"]
+    return f"| {name} | {' | '.join(cells)} | {' | '.join(f'{t:.2f}' for t in times)} |"
+
+
+def build_counting_library(folder: Path) -> Path:
+    """Compile the library with its CUDA back end for the host; skips without a C++ compiler."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (CXX, c++ or g++)")
+    kernels, checks = ROOT / "kernels", ROOT / "tests" / "kernels"
+    flags = ["-std=gnu++20", "-O0", "-shared", "-fPIC", "-pthread", "-w", "-DDR_HAVE_CUDA"]
+    flags += ["-DDR_ISA=generic", "-DDR_ISA_IS_GENERIC", f"-I{checks / 'cuda_shim'}"]
+    flags += [f"-I{kernels / part}" for part in ("", "include", "src", "cpu", "cuda")]
+    sources = [checks / "cuda_counting.cpp", kernels / "src" / "capi.cpp"]
+    sources += [kernels / "cpu" / "backend.cpp", kernels / "cpu" / "threads.cpp"]
+    output = folder / "libcounting.so"
+    command = [*compiler.split(), *flags, "-x", "c++", *map(str, sources), "-o", str(output)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return output
 
 
 class Counter:
@@ -148,6 +218,13 @@ class Counter:
             self._here.uploaded += size
             upload(size)
 
+        copy = PageLocked.copy
+
+        def copies(memory: Any, source: Any, out: np.ndarray, stream: int) -> None:
+            self._here.downloaded += out.nbytes
+            copy(memory, source, out, stream)
+
+        monkeypatch.setattr(PageLocked, "copy", copies)
         monkeypatch.setattr(DeviceArray, "_read_by_host", reads)
         monkeypatch.setattr(Pool, "hold", holds)
         monkeypatch.setattr(Event, "synchronize", waits)
