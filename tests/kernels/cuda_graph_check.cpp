@@ -19,7 +19,7 @@ using dr::CpuLauncher;
 using dr::CudaLauncher;
 using dr::Half;
 
-enum { Z = 9, Y = 10, X = 21, VOXELS = Z * Y * X, STRIDE = 8 };
+enum { Z = 9, Y = 10, X = 21, VOXELS = Z * Y * X, STRIDE = 16 };
 const int32_t kIterations[] = {3, 1, 0, 4};
 
 // The arrays and arguments of a solve. The kinds of refinement differ in a few numbers.
@@ -32,7 +32,7 @@ struct Solve {
   int reports = 0, stop_after = 1 << 30;
 
   explicit Solve(const std::string& kind)
-      : fixed(VOXELS), moving(VOXELS), weight(VOXELS, 1.0f), fixed_image(VOXELS),
+      : fixed(VOXELS * STRIDE / 8), moving(fixed.size()), weight(VOXELS, 1.0f), fixed_image(VOXELS),
         moving_image(VOXELS), field(3 * VOXELS), inverse(3 * VOXELS) {
     fill(fixed, fixed_image, 0.0f);
     fill(moving, moving_image, 1.3f);
@@ -72,6 +72,7 @@ struct Solve {
       args.moving_image = moving_image.data();
     }
     args.workspace_bytes = dr::Solver<CpuLauncher>::workspace_bytes(args);
+    if (kind == "room") args.workspace_bytes += 2 * (sizeof(Half) * VOXELS * STRIDE + 256);
     memory.resize(args.workspace_bytes / sizeof(dr::Block) + 1);
     // The previous content of the workspace must not matter.
     memset(static_cast<void*>(memory.data()), 0xff, memory.size() * sizeof(dr::Block));
@@ -132,6 +133,42 @@ bool same_solve(const std::string& kind) {
   const dr_feature_distance& s = on_cuda.distance;
   WANT(s.before > 0.0 && s.after > 0.0 && s.after < s.before);
   WANT(s.overlap > 0.5 && s.overlap <= 1.0);
+  return true;
+}
+
+// With room in its workspace, the finest level compares features in blocks of channels. That takes
+// two launches and changes no bit.
+bool rearranges_with_room() {
+  const std::string kind = "room";
+  Solve plain("mse"), room(kind);
+  WANT(plain.run(CudaLauncher(nullptr)) == DR_OK);
+  const int before = launches;
+  WANT(room.run(CudaLauncher(nullptr)) == DR_OK);
+  WANT(launches == before + 2);
+  WANT(room == plain);
+  return true;
+}
+
+// Launches of one iteration on the finest level.
+int launches_of_an_iteration(const std::string& kind) {
+  const int32_t few[] = {0, 0, 0, 3}, more[] = {0, 0, 0, 4};
+  int counted[2];
+  for (int i = 0; i < 2; ++i) {
+    Solve solve(kind);
+    solve.args.iterations = i == 0 ? few : more;
+    if (solve.run(CudaLauncher(nullptr)) != DR_OK) return -1;
+    counted[i] = launches;
+  }
+  return counted[1] - counted[0];
+}
+
+// State, smoothing (2), warp and lack of folds, features and regularity, windows of products (2)
+// and of factors (2), smoothing and step (2).
+bool few_launches() {
+  const std::string kind = "few launches";
+  WANT(launches_of_an_iteration("images") == 11);
+  WANT(launches_of_an_iteration("mse") == 7);
+  WANT(launches_of_an_iteration("cosine") == 7);
   return true;
 }
 
@@ -231,6 +268,8 @@ int main(int count, char** names) {
       {"errors_are_kept", errors_are_kept},
       {"errors_within_a_capture", errors_within_a_capture},
       {"few_make_no_graph", few_make_no_graph},
+      {"few_launches", few_launches},
+      {"rearranges_with_room", rearranges_with_room},
   };
   for (int i = 1; i < count; ++i) {
     const auto check = checks.find(names[i]);

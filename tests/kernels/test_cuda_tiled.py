@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.parametrize(
     "check",
     [
-        *("costs", "smoothing", "patch_distances"),
+        *("costs", "smoothing", "correlation", "patch_distances"),
         pytest.param("whole_search", marks=pytest.mark.slow),
     ],
 )

@@ -74,6 +74,22 @@ struct CornerOf {
                      lerp(gather(image + (z + y), at), gather(image + (z + y + x), at), wx), wy),
                 wz);
   }
+
+  // The sample of an image and its derivatives along the index axes, as sample_with_slopes below.
+  DR_HD V sample_with_slopes(const float* image, Vec3Of<V>& slopes) const {
+    const Index z = step_z, y = step_y, x = step_x;
+    const V a00 = gather(image, first), a01 = gather(image + y, first);
+    const V a10 = gather(image + z, first), a11 = gather(image + (z + y), first);
+    const V d00 = gather(image + x, first) - a00, d01 = gather(image + (y + x), first) - a01;
+    const V d10 = gather(image + (z + x), first) - a10;
+    const V d11 = gather(image + (z + y + x), first) - a11;
+    const V v00 = a00 + wx * d00, v01 = a01 + wx * d01;
+    const V v10 = a10 + wx * d10, v11 = a11 + wx * d11;
+    const V v0 = lerp(v00, v01, wy), v1 = lerp(v10, v11, wy);
+    slopes = {v1 - v0, lerp(v01 - v00, v11 - v10, wz),
+              lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz)};
+    return lerp(v0, v1, wz);
+  }
 };
 
 // The voxels around a sample of an image (T is float) or of a field (z, y, x, 3) (T is Vec3).
@@ -130,15 +146,28 @@ DR_HD Vec3Of<V> sample_field_of(const float* field, const Shape& shape, const Ve
   return {corner.sample(field, 3), corner.sample(field + 1, 3), corner.sample(field + 2, 3)};
 }
 
-// Features (z, y, x, stride) in half precision, and the weight of each voxel.
+// Where the blocks of channels of a voxel lie: side by side, (z, y, x, channels), as callers pass
+// features, or each block as an image of its own, (channels / 8, z, y, x, 8). There, the neighbours
+// along x that a warp of a GPU loads together are neighbours in memory.
+struct FeatureLayout {
+  Index voxel, block;  // numbers from one voxel, and from one block, to the next
+
+  DR_HD Index at(Index i, int b) const { return i * voxel + b * block; }
+};
+DR_HD FeatureLayout interleaved(int channels) { return {channels, kBlock}; }
+DR_HD FeatureLayout in_blocks(const Shape& shape) { return {kBlock, kBlock * shape.voxels()}; }
+
+// Features in half precision, and the weight of each voxel.
 struct WeightedFeatures {
   const Half* features;
   const float* weight;
   Shape shape;
-  int stride;
+  int stride;  // stored channels
+  FeatureLayout layout = interleaved(stride);
 
-  // Channels c to c + kBlock - 1 of the voxel at i.
-  DR_HD Block block(Index i, int c) const { return load_block(features + i * stride + c); }
+  DR_HD int blocks() const { return stride / kBlock; }
+  // Channels kBlock b to kBlock (b + 1) - 1 of the voxel at i.
+  DR_HD Block block(Index i, int b) const { return load_block(features + layout.at(i, b)); }
 };
 
 // Whether the offsets into an array of this many numbers fit into a lane.
