@@ -13,8 +13,8 @@ DR_NAMESPACE_BEGIN
 // are not needed to hide the latency of memory, because each thread loads 8 x 16 bytes before it
 // uses any: 24 warps have 96 KB under way on each multiprocessor, whereas the 18 bytes per cycle
 // that are its share of the bandwidth of an H200 take some 15 KB at a latency of 800 cycles
-// (arithmetic). The cosine would spill with three blocks, and before sm_80 the difference would,
-// too.
+// (arithmetic). The cosine would spill with three blocks, and on sm_75, sm_86 and sm_89 the
+// difference would, too.
 template <class Op>
 constexpr int kFeatureBlocks = 2;
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 800 || __CUDA_ARCH__ >= 900
