@@ -1,5 +1,5 @@
 // Separable smoothing in one sweep, tuned for the caches of a CPU; it gives the same results as
-// src/passes.h.
+// src/smoothing.h.
 #ifndef DINOREG_CPU_CPU_SMOOTH_H_
 #define DINOREG_CPU_CPU_SMOOTH_H_
 
@@ -56,83 +56,249 @@ DR_HD void over_row(Index width, const At& at) {
   for (; x < width; ++x) at(0.0f, x);
 }
 
-// The weighted sum of neighbouring lines (or planes) of `width` numbers around line i of n.
-inline void smooth_across(const float* lines, Index width, int i, int n, const Taps& taps,
-                          float* out) {
+// For a lambda that the compiler might otherwise call, with its vectors in memory.
+#define DR_INLINE __attribute__((always_inline))
+
+// The radius of an unrolled loop, or the largest of the others: the room that it needs.
+template <class Radius>
+constexpr int largest_of() {
+  if constexpr (std::is_same_v<Radius, int>) {
+    return kMaxTapRadius;
+  } else {
+    return Radius::value;
+  }
+}
+
+// run(k) with the constants 0 ... count - 1.
+template <int count, class Run>
+DR_HD void with_each(const Run& run) {
+  if constexpr (count > 0) {
+    with_each<count - 1>(run);
+    run(std::integral_constant<int, count - 1>());
+  }
+}
+
+// Neighbouring sums that share what they load: 4 + 2 r numbers for four sums of radius r, where
+// each of them alone would load 2 r + 1.
+enum { kShared = 4 };
+
+// Lines (or planes) of an array, which begin at these places.
+template <class Array>
+struct Lines {
+  Array numbers;
+  const Index* starts;
+
+  template <class V>
+  DR_HD V at(int line, Index x) const {
+    return numbers.template at<V>(starts[line] + x);
+  }
+};
+
+// kShared weighted sums of neighbouring lines of `width` numbers, to out[0 ... kShared - 1]; line
+// `radius` is the first sum's own. A function of its own, so that all sweeps share its code.
+template <class Array>
+void smooth_across(const Taps& taps, Index width, const Lines<Array> lines, float* const* out) {
   with_radius(taps.radius, [&](auto radius) {
-    const float* low[kMaxTapRadius + 1];
-    const float* high[kMaxTapRadius + 1];
-    float weight[kMaxTapRadius + 1];
-    for (int t = 0; t <= radius; ++t) {
-      low[t] = lines + width * reflect(i - t, n);
-      high[t] = lines + width * reflect(i + t, n);
-      weight[t] = taps.weight[t];
-    }
-    over_row(width, [&](auto zero, Index x) {
+    constexpr int kLargest = largest_of<decltype(radius)>();
+    float weight[kLargest + 1];
+    for (int t = 0; t <= radius; ++t) weight[t] = taps.weight[t];
+    over_row(width, [&, lines](auto zero, Index x) DR_INLINE {
       typedef decltype(zero) V;
-      V sum = weight[0] * load<V>(low[0] + x);
-      for (int t = 1; t <= radius; ++t)
-        sum = multiply_add(splat<V>(weight[t]), load<V>(low[t] + x) + load<V>(high[t] + x), sum);
-      store(out + x, sum);
+      if constexpr (std::is_same_v<decltype(radius), int>) {
+        for (int i = 0; i < kShared; ++i) {
+          const auto at = [&](int t) { return lines.template at<V>(i + radius + t, x); };
+          V sum = weight[0] * at(0);
+          for (int t = 1; t <= radius; ++t)
+            sum = multiply_add(splat<V>(weight[t]), at(-t) + at(t), sum);
+          store(out[i] + x, sum);
+        }
+      } else {
+        V near[(int)kShared + 2 * kLargest];
+        with_each<kShared + 2 * kLargest>([&](auto j)
+                                              DR_INLINE { near[j] = lines.template at<V>(j, x); });
+        with_each<kShared>([&](auto i) DR_INLINE {
+          V sum = weight[0] * near[i + kLargest];
+          with_each<kLargest>([&](auto before) DR_INLINE {
+            constexpr int t = before + 1, own = i + kLargest;
+            sum = multiply_add(splat<V>(weight[t]), near[own - t] + near[own + t], sum);
+          });
+          store(out[i] + x, sum);
+        });
+      }
     });
   });
 }
 
-// The same along a line of n voxels of `components` numbers. The line is continued beyond its ends
-// in place, so it needs room for taps.radius voxels on both sides and for one more vector, which is
-// read as well and must not hold subnormal numbers.
-inline void smooth_along(float* line, int n, int components, const Taps& taps, float* out) {
-  const int width = n * components;
-  with_radius(taps.radius, [&](auto radius) {
-    for (int t = 1; t <= radius; ++t) {
-      const int low = t <= n ? t - 1 : reflect(-t, n);
-      const int high = t <= n ? n - t : reflect(n - 1 + t, n);
-      for (int c = 0; c < components; ++c) {
-        line[c - t * components] = line[low * components + c];
-        line[(n - 1 + t) * components + c] = line[high * components + c];
-      }
+// Continues a line of n voxels of `components` numbers beyond its ends, in place.
+template <class Radius, class Components>
+DR_HD void continue_line(float* line, int n, Components components, Radius radius) {
+  for (int t = 1; t <= radius; ++t) {
+    const int low = t <= n ? t - 1 : reflect(-t, n);
+    const int high = t <= n ? n - t : reflect(n - 1 + t, n);
+    for (int c = 0; c < components; ++c) {
+      line[c - t * components] = line[low * components + c];
+      line[(n - 1 + t) * components + c] = line[high * components + c];
     }
-    float weight[kMaxTapRadius + 1];
-    for (int t = 0; t <= radius; ++t) weight[t] = taps.weight[t];
-    auto at = [&](int x) {
-      Lanes sum = weight[0] * load<Lanes>(line + x);
-      for (int t = 1; t <= radius; ++t)
-        sum = multiply_add(
-            splat<Lanes>(weight[t]),
-            load<Lanes>(line + x - t * components) + load<Lanes>(line + x + t * components), sum);
-      return sum;
-    };
-    int x = 0;
-    for (; x + kLanes <= width; x += kLanes) store(out + x, at(x));
-    if (x == width) return;
-    const Lanes last = at(x);
-    memcpy(out + x, &last, sizeof(float) * (width - x));
-  });
+  }
 }
 
-// One sweep over the planes: the z taps read planes that are still in the second-level cache, and y
-// and x work on one plane in it. Three passes through memory took 2.4 times as long (96 x 80 x 96 x
-// 3 on two Zen 5 cores).
-inline void smooth_pass(const CpuLauncher& launch, const SmoothPass& p) {
-  enum { kLongest = 3 * (32768 + 2 * kMaxTapRadius) + kLanes };  // capi.cpp allows 32768 voxels
-  const int planes = p.batch * p.shape.z, width = p.shape.x * p.components;
-  const Index plane = (Index)p.shape.y * width;
-  launch.for_each(planes, plane * planes, [&](int i, int worker) {
-    const int b = i / p.shape.z, z = i - b * p.shape.z;
-    float* tmp = p.tmp + plane * (launch.threads() <= planes ? worker : i);
-    float* out = p.out + plane * i;
-    smooth_across(p.in + plane * p.shape.z * b, plane, z, p.shape.z, p.taps.z, tmp);
-    float buffer[kLongest];
-    float* line = buffer + kMaxTapRadius * p.components;
-    // Numbers left on the stack may be subnormal. On rows of 24 voxels, where they are half of the
-    // last vector, computing with them took half of the search's time.
-    float* end = line + width + p.taps.x.radius * p.components;
-    for (int k = 0; k < kLanes; ++k) end[k] = 0.0f;
-    for (int y = 0; y < p.shape.y; ++y) {
-      smooth_across(tmp, width, y, p.shape.y, p.taps.y, line);
-      smooth_along(line, p.shape.x, p.components, p.taps.x, out + (Index)y * width);
+// The numbers at p + offset, where p is aligned. A load across two cache lines takes twice as long;
+// where every such load of a vector is one, they are made of the two aligned vectors that hold
+// them.
+template <int offset>
+DR_HD Lanes load_beside(const float* p) {
+  constexpr int rest = (offset % kLanes + kLanes) % kLanes;
+  if constexpr (kLanes < 16 || rest == 0) return load<Lanes>(p + offset);
+  const float* const first = p + (offset - rest);
+  IntLanes from;
+  for (int i = 0; i < kLanes; ++i) from[i] = i + rest;
+  return __builtin_shuffle(load<Lanes>(first), load<Lanes>(first + kLanes), from);
+}
+
+// The weighted sums of numbers `components` apart, from p on.
+template <class Radius, class Components>
+DR_HD Lanes sum_along(const float* p, const float* weight, Radius radius, Components components) {
+  Lanes sum = weight[0] * load<Lanes>(p);
+  if constexpr (std::is_same_v<Radius, int> || std::is_same_v<Components, int>) {
+    for (int t = 1; t <= radius; ++t)
+      sum = multiply_add(splat<Lanes>(weight[t]),
+                         load<Lanes>(p - t * components) + load<Lanes>(p + t * components), sum);
+  } else {
+    with_each<Radius::value>([&](auto before) DR_INLINE {
+      constexpr int t = before + 1, offset = t * Components::value;
+      sum = multiply_add(splat<Lanes>(weight[t]), load_beside<-offset>(p) + load_beside<offset>(p),
+                         sum);
+    });
+  }
+  return sum;
+}
+
+// One sweep over the planes, kShared at a time. Their sums along z go row by row into a ring of
+// rows, which stays in the second-level cache, as soon as the sums along y need them; the sums
+// along y of kShared rows go into lines in the first-level cache, and those along x to the sink.
+// Three passes through memory took 2.4 times as long (96 x 80 x 96 x 3 on two Zen 5 cores).
+template <class Source, class Sink>
+class Sweep {
+ public:
+  Sweep(const Smoothing& smoothing, const Source& source, const Sink& sink)
+      : s_(smoothing), source_(source), sink_(sink), width_(smoothing.width()),
+        stride_(whole(width_)), before_(whole(s_.taps.x.radius * s_.components)),
+        line_(2 * before_ + stride_ + kLanes),
+        ring_(min_int(s_.shape.y, 2 * (kShared + s_.taps.y.radius))) {}
+
+  // Planes z ... z + kShared - 1, as far as they exist, of array b and those taken with it.
+  void operator()(int b, int z) const {
+    float* const rows = thread_memory((size_t)kTogether * kShared * (ring_ * stride_ + line_));
+    float* const lines = rows + kTogether * kShared * ring_ * stride_;
+    // What is read beyond a line must not be a subnormal number. On rows of 24 voxels, where this
+    // was half of the last vector, computing with them took half of the search's time.
+    memset(lines, 0, sizeof(float) * kTogether * kShared * line_);
+    Index planes[kShared + 2 * kMaxTapRadius];
+    for (int j = 0; j < kShared + 2 * s_.taps.z.radius; ++j)
+      planes[j] = (Index)reflect(z - s_.taps.z.radius + j, s_.shape.z) * s_.plane();
+    int ready = 0;
+    for (int y = 0; y < s_.shape.y; y += kShared) {
+      const int wanted = min_int(y + kShared + s_.taps.y.radius, s_.shape.y);
+      for (; ready < wanted; ++ready) sum_along_z(b, planes, ready, rows);
+      for (int i = 0; i < kShared && z + i < s_.shape.z; ++i) {
+        sum_along_y(rows + i * ring_ * stride_, y, lines);
+        for (int q = 0; q < kShared && y + q < s_.shape.y; ++q)
+          sum_along_x(lines + q * line_, (b / kTogether * s_.shape.z + z + i) * s_.shape.y + y + q);
+      }
     }
-  });
+  }
+
+ private:
+  static constexpr int kTogether = Sink::kTogether;
+
+  static int whole(int numbers) { return (numbers + kLanes - 1) / kLanes * kLanes; }
+
+  // Row y of kShared planes, to the ring (kTogether, kShared, rows).
+  void sum_along_z(int b, const Index* planes, int y, float* rows) const {
+    Index starts[kShared + 2 * kMaxTapRadius];
+    for (int j = 0; j < kShared + 2 * s_.taps.z.radius; ++j)
+      starts[j] = planes[j] + (Index)y * width_;
+    for (int k = 0; k < kTogether; ++k) {
+      float* out[kShared];
+      for (int i = 0; i < kShared; ++i)
+        out[i] = rows + ((Index)(k * kShared + i) * ring_ + y % ring_) * stride_;
+      source_.with_array(b + k, [&](const auto& numbers) {
+        smooth_across(s_.taps.z, width_, Lines<std::decay_t<decltype(numbers)>>{numbers, starts},
+                      out);
+      });
+    }
+  }
+
+  // Rows y ... y + kShared - 1 of a plane, to lines (kTogether, kShared).
+  void sum_along_y(const float* rows, int y, float* lines) const {
+    Index starts[kShared + 2 * kMaxTapRadius];
+    for (int j = 0; j < kShared + 2 * s_.taps.y.radius; ++j)
+      starts[j] = (Index)(reflect(y - s_.taps.y.radius + j, s_.shape.y) % ring_) * stride_;
+    for (int k = 0; k < kTogether; ++k) {
+      float* out[kShared];
+      for (int q = 0; q < kShared; ++q) out[q] = lines + (k * kShared + q) * line_ + before_;
+      const Stored array = {rows + (Index)k * kShared * ring_ * stride_};
+      smooth_across(s_.taps.y, width_, Lines<Stored>{array, starts}, out);
+    }
+  }
+
+  // One line of each array, to the sink.
+  void sum_along_x(float* lines, int row) const {
+    switch (s_.components) {
+      case 1: return sum_along_x(lines, row, std::integral_constant<int, 1>());
+      case 3: return sum_along_x(lines, row, std::integral_constant<int, 3>());
+      default: return sum_along_x(lines, row, s_.components);
+    }
+  }
+  template <class Components>
+  void sum_along_x(float* lines, int row, Components components) const {
+    const Sink sink = sink_;  // a local copy stays in registers, as no store can alias it
+    const Taps taps = s_.taps.x;
+    const int n = s_.shape.x, width = width_;
+    with_radius(taps.radius, [&](auto radius) {
+      float* line[kTogether];
+      for (int k = 0; k < kTogether; ++k) {
+        line[k] = lines + k * kShared * line_ + before_;
+        continue_line(line[k], n, components, radius);
+      }
+      float weight[largest_of<decltype(radius)>() + 1];
+      for (int t = 0; t <= radius; ++t) weight[t] = taps.weight[t];
+      for (int x = 0; x < width; x += kLanes) {
+        Lanes sums[kTogether];
+        for (int k = 0; k < kTogether; ++k)
+          sums[k] = sum_along(line[k] + x, weight, radius, components);
+        put(sink, row, x, width, sums);
+      }
+    });
+  }
+
+  static DR_HD void put(const Sink& sink, int row, int x, int width, const Lanes* sums) {
+    if (x + kLanes <= width && sink.fits()) return sink.put(row, x, sums);
+    for (int i = 0; i < kLanes && x + i < width; ++i) {
+      float single[kTogether];
+      for (int k = 0; k < kTogether; ++k) single[k] = sums[k][i];
+      sink.put(row, x + i, single);
+    }
+  }
+
+  const Smoothing s_;
+  const Source source_;
+  const Sink sink_;
+  const int width_, stride_, before_, line_, ring_;
+};
+
+template <class Source, class Sink>
+void smooth_into(const CpuLauncher& launch, const Smoothing& s, const Source& source,
+                 const Sink& sink) {
+  const Sweep<Source, Sink> sweep(s, source, sink);
+  const int parts = divide_up(s.shape.z, kShared), groups = s.batch / Sink::kTogether;
+  launch.for_each(groups * parts, s.batch * s.size(),
+                  [&](int i, int) { sweep(i / parts * Sink::kTogether, i % parts * kShared); });
+}
+
+inline void smooth_pass(const CpuLauncher& launch, const SmoothPass& p) {
+  const Smoothing s = smoothing_of(p);
+  smooth_into(launch, s, FromArrays{p.in, s.size()}, ToArrays{p.out, s.width()});
 }
 
 DR_NAMESPACE_END

@@ -5,10 +5,27 @@
 
 #include <string.h>
 
+#include <memory>
+
 #include "dinoreg/op.h"
 #include "threads.h"
 
 DR_NAMESPACE_BEGIN
+
+// Room for this many numbers, the calling thread's own until it asks again; aligned for vectors.
+inline float* thread_memory(size_t count) {
+  enum { kAlignment = 64 };
+  thread_local std::unique_ptr<char[]> memory;
+  thread_local size_t room = 0;
+  const size_t wanted = count * sizeof(float) + kAlignment;
+  if (room < wanted) {
+    memory.reset(new char[wanted]);
+    room = wanted;
+  }
+  void* start = memory.get();
+  size_t left = room;
+  return static_cast<float*>(std::align(kAlignment, count * sizeof(float), start, left));
+}
 
 class CpuLauncher {
  public:
@@ -58,14 +75,13 @@ class CpuLauncher {
   }
 
   // Ops with `lanes` compute several elements at once between their margins. If an element may be
-  // computed twice, the last vector of a row overlaps the one before it. An op with `kCopied` has
-  // no lanes, but many fields that would be read again for every element; for the others a copy
-  // gained nothing, and the compiler then rounds some of them differently.
+  // computed twice, the last vector of a row overlaps the one before it. The second of two ops
+  // finds the row of the first in the cache.
   template <class Op>
   static void run_row(const Op& shared, int row, int width) {
-    if constexpr (requires { Op::kCopied; }) {
-      const Op op = shared;
-      for (int x = 0; x < width; ++x) op(row, x);
+    if constexpr (requires { Op::kTwo; }) {
+      run_row(shared.first, row, width);
+      run_row(shared.second, row, width);
     } else if constexpr (!requires { shared.template lanes<float>(row, 0); }) {
       for (int x = 0; x < width; ++x) shared(row, x);
     } else {

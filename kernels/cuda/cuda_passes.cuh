@@ -5,6 +5,7 @@
 #ifndef DINOREG_CUDA_CUDA_PASSES_CUH_
 #define DINOREG_CUDA_CUDA_PASSES_CUH_
 
+#include "feature_pass.cuh"
 #include "tiled_cost.cuh"
 #include "tiled_mind.cuh"
 #include "tiled_smooth.cuh"

@@ -16,16 +16,12 @@ from occupancy import occupancy
 # Kernels in the loops of the solver and of the descriptor, and the one that makes an encoder's
 # pixels. A spill there costs time at every voxel.
 HOT = {
-    "AdamStep",
-    "AddCorrelationGradient",
-    "AddFoldGradient",
-    "AddSmoothnessGradient",
+    "AddSmoothnessGradient +",
     "Compose",
-    "CorrelationFactors",
     "CutSlices",
     "FeatureChannel",
-    "FeatureCosine",
-    "FeatureDifference",
+    "FeatureCosine +",
+    "FeatureDifference +",
     "FoldLack",
     "KeepBest",
     "MapField",
@@ -35,17 +31,24 @@ HOT = {
     "ShiftCost",
     "Smooth",
     "WarpIntensity",
+    "WarpIntensity +",
     "WarpVectors",
-    "WeightedProduct",
 }
 # Those of tiled_cost.cuh by the number of shifts along x, those of tiled_mind.cuh by the radius
 # along z.
 HOT |= {f"ShiftCost tiled {n}" for n in (3, 5, 7, 9)}
 HOT |= {f"MindSums tiled {radius}" for radius in (1, 2, 3)}
-HOT |= {"SmoothColumns", "SmoothPlanes tiled"}
+# Those of tiled_smooth.cuh by where the numbers come from, and by what becomes of them.
+HOT |= {f"SmoothColumns {source}" for source in ("FromArrays", "WeightedProducts")}
+HOT |= {
+    f"SmoothPlanes {sink}"
+    for sink in ("AdamStep", "AddCorrelationGradient", "CorrelationFactors", "ToArrays")
+}
 
 # `run_op<Op>` is mangled as ..6run_op I N 2dr 4cuda <length><Op> E .., so the op is the first name
 # after it that is no namespace. Kernels of another form keep their whole name.
+_KERNEL = re.compile(r"run_(?:op|features|smooth_planes)I")
+_NAMESPACES = {"dr", "cuda"}
 _ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for 'sm_\d+\w*'")
 _MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
@@ -68,18 +71,34 @@ class Usage:
         return " ".join([str(self.registers), *(f"{name}{n}" for name, n in extras if n)])
 
 
+def _names(mangled: str) -> list[str]:
+    """List the names in a mangled name, each of which follows its length."""
+    rest, names = re.sub(r"S\d*_", "", mangled), []
+    while match := re.search(r"\d+", rest):
+        name = rest[match.end() :][: int(match[0])]
+        names += [name] if name not in _NAMESPACES else []
+        rest = rest[match.end() + len(name) :]
+    return names
+
+
 def op_name(mangled: str) -> str:
-    """Find the op in a mangled name: _ZN2dr4cuda6run_opINS0_8AdamStepEEEvT_ -> AdamStep."""
+    """Find the op in a mangled name: _ZN2dr4cuda6run_opINS0_8FoldLackEEEvT_ -> FoldLack.
+
+    The first of two ops in one launch is followed by " +", a template by its argument.
+    """
     if tiled := re.search(r"run_tiledILi(\d+)E", mangled):
         return f"ShiftCost tiled {tiled[1]}"
     if tiled := re.search(r"run_mind_sumsILi(\d+)E", mangled):
         return f"MindSums tiled {tiled[1]}"
-    if "run_smooth_planes" in mangled:
-        return "SmoothPlanes tiled"
-    start = mangled.find("run_opI")
-    rest = mangled[start + len("run_opI") :] if start >= 0 else ""
-    match = re.search(r"(\d+)([A-Za-z_]\w*)", re.sub(r"^N?S\d*_", "", rest))
-    return match[2][: int(match[1])] if match else mangled
+    kernel = _KERNEL.search(mangled)
+    names = _names(mangled[kernel.end() :]) if kernel else []
+    if not kernel or not names:
+        return mangled
+    if kernel[0] == "run_smooth_planesI":
+        return f"SmoothPlanes {names[0]}"
+    if names[0] == "Both":
+        return f"{names[1]} +"
+    return " ".join(names)
 
 
 def read_log(text: str) -> dict[str, Usage]:
@@ -112,9 +131,9 @@ def print_occupancy(table: dict[str, dict[str, Usage]], threads: dict[str, int])
     """Print the occupancy of the hot kernels, with a column for each architecture."""
     print("occupancy in % of the warps, full blocks; limited by r registers, s shared memory,")
     print("w warps, b blocks")
-    print(f"{'':24}{'threads':>8}" + "".join(f"{'sm_' + arch:>12}" for arch in table))
+    print(f"{'':40}{'threads':>8}" + "".join(f"{'sm_' + arch:>12}" for arch in table))
     for name in sorted(HOT & threads.keys()):
-        line = f"{name:24}{threads[name]:>8}"
+        line = f"{name:40}{threads[name]:>8}"
         for arch, usage in table.items():
             used = usage.get(name)
             found = used and occupancy(arch, used.registers, used.shared, threads[name])
@@ -125,10 +144,10 @@ def print_occupancy(table: dict[str, dict[str, Usage]], threads: dict[str, int])
 def print_table(table: dict[str, dict[str, Usage]]) -> None:
     """Print the usage of all kernels, with a column for each architecture."""
     print("registers [st: stack, sp: spilled, sh: shared bytes]; * in a hot loop")
-    print(f"{'':24}" + "".join(f"{'sm_' + arch:>12}" for arch in table))
+    print(f"{'':40}" + "".join(f"{'sm_' + arch:>12}" for arch in table))
     for name in sorted({name for usage in table.values() for name in usage}):
         usages = "".join(f"{usage.get(name, '-')!s:>12}" for usage in table.values())
-        print(f"{name + (' *' if name in HOT else ''):24}" + usages)
+        print(f"{name + (' *' if name in HOT else ''):40}" + usages)
 
 
 def main(ptx: str, paths: list[str]) -> int:

@@ -12,16 +12,18 @@ from pathlib import Path
 
 from resources import op_name
 
-# Ops that read features with channels last, and the one that writes them.
+# Ops that read features, and those that write them.
 LOADS = {
-    "FeatureCosine",
+    "FeatureCosine +",
     "FeatureDifference",
+    "FeatureDifference +",
     "FeatureSquare",
     "PoolFeatures",
     "PoolPlanar",
+    "Rearrange",
     "WarpPlanar",
 }
-STORES = {"PoolFeatures"}
+STORES = {"PoolFeatures", "Rearrange"}
 
 _KERNEL = re.compile(r"\.entry (\w+)\(")
 

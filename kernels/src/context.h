@@ -56,6 +56,9 @@ struct SolverContext {
     return args.feature_weight > 0.0 && args.feature_similarity == DR_FEATURES_LNCC;
   }
 
+  // Whether as many bytes are left beyond what the stages take.
+  bool has_room(size_t bytes) const { return work.after(bytes) <= args.workspace_bytes; }
+
   template <class T>
   T* take(size_t count) {
     return work.take<T>(count);
@@ -91,6 +94,15 @@ struct SolverContext {
     if (counting()) return;
     pass.taps = gaussian_taps(sigma_mm, spacing_mm, pass.shape);
     smooth_pass(launch, pass);
+  }
+
+  // The same, from a source to a sink.
+  template <class Source, class Sink>
+  void smooth(Smoothing smoothing, double sigma_mm, const double* spacing_mm, const Source& source,
+              const Sink& sink) const {
+    if (counting()) return;
+    smoothing.taps = gaussian_taps(sigma_mm, spacing_mm, smoothing.shape);
+    smooth_into(launch, smoothing, source, sink);
   }
 
   // out = scale * in, both (s, 3).

@@ -26,6 +26,25 @@ struct Level {
   Displacement displacement(const float* u) const { return {u, shape, inverse_of(spacing_mm)}; }
 };
 
+// The layout in which a launcher compares features faster.
+template <class Launcher>
+FeatureLayout layout_of(const SolverContext<Launcher>& c, const Shape& shape, int stride) {
+  return wants_blocks(c.launch) ? in_blocks(shape) : interleaved(stride);
+}
+
+// The same features in that layout, if the rest of the workspace has room for a copy. It is not
+// counted: a CPU would have to provide it as well, and no result depends on it.
+template <class Launcher>
+WeightedFeatures rearranged(SolverContext<Launcher>& c, const WeightedFeatures& in) {
+  const size_t numbers = in.shape.voxels() * in.stride;
+  const bool other = wants_blocks(c.launch) && in.stride > kBlock && in.layout.voxel != kBlock;
+  if (!other || c.counting() || !c.has_room(numbers * sizeof(Half))) return in;
+  Half* features = c.template take<Half>(numbers);
+  const FeatureLayout layout = layout_of(c, in.shape, in.stride);
+  c.run(Rearrange{in, features, layout});
+  return {features, in.weight, in.shape, in.stride, layout};
+}
+
 template <class Launcher>
 Level finest_level(const SolverContext<Launcher>& c) {
   const dr_solver_args& a = c.args;
@@ -101,13 +120,15 @@ WeightedFeatures pool_features(SolverContext<Launcher>& c, const WeightedFeature
                                const Coarsening& to) {
   Half* features = c.template take<Half>(to.shape.voxels() * in.stride);
   float* weight = c.template take<float>(to.shape.voxels());
+  const FeatureLayout layout = layout_of(c, to.shape, in.stride);
   c.run(PoolFeatures{.in = in,
                      .factor = to.factor,
                      .offset = to.offset,
                      .out = features,
                      .out_weight = weight,
-                     .out_shape = to.shape});
-  return {features, weight, to.shape, in.stride};
+                     .out_shape = to.shape,
+                     .out_layout = layout});
+  return {features, weight, to.shape, in.stride, layout};
 }
 
 // A level with voxels `scale` times as large. An axis that is coarse already is averaged less or

@@ -5,37 +5,19 @@
 
 #include "dinoreg/cost.h"
 #include "dinoreg/mind.h"
-#include "dinoreg/smooth.h"
+#include "smoothing.h"
 
 DR_NAMESPACE_BEGIN
 
-// Separable smoothing of `batch` arrays of `shape` x `components`, in -> out. `tmp` is as large as
-// `out`; all three differ.
-struct SmoothPass {
-  const float* in;
-  float* out;
-  float* tmp;
-  Shape shape;
-  int batch = 1, components = 1;
-  Taps3 taps = {};
-};
-
+// Whether features are compared faster in blocks of channels (FeatureLayout).
 template <class Launcher>
-void smooth_pass(const Launcher& launch, const SmoothPass& p) {
-  const int line = p.shape.x * p.components, planes = p.batch * p.shape.z;
-  Smooth op = {.in = p.in,
-               .out = p.out,
-               .outer = p.batch,
-               .n = p.shape.z,
-               .inner = p.shape.y * line,
-               .taps = p.taps.z,
-               .along_row = false};
-  launch(op);
-  op.in = p.out, op.out = p.tmp, op.taps = p.taps.y;
-  op.outer = planes, op.n = p.shape.y, op.inner = line;
-  launch(op);
-  op.in = p.tmp, op.out = p.out, op.taps = p.taps.x;
-  op.outer = planes * p.shape.y, op.n = p.shape.x, op.inner = p.components, op.along_row = true;
+bool wants_blocks(const Launcher&) {
+  return false;
+}
+
+// The comparison of features, with what is added to its gradient.
+template <class Launcher, class Op>
+void feature_pass(const Launcher& launch, const Op& op) {
   launch(op);
 }
 

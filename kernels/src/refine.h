@@ -57,8 +57,13 @@ class Refinement {
   }
 
   // Every iteration consists of the same launches, so that a back end can record one and replay it.
-  bool adam(const Level& l, int iterations) {
+  bool adam(const Level& level, int iterations) {
+    Level l = level;
     const Memory memory = take_memory(l);
+    if (iterations > 0 && !c_.correlates_features()) {  // which reads every channel once
+      l.fixed = rearranged(c_, l.fixed);
+      l.moving = rearranged(c_, l.moving);
+    }
     const double sigma_mm = a_.smoothing_mm * l.scale;
     const int earlier = done_;
     const auto report = [&] {
@@ -84,30 +89,35 @@ class Refinement {
                             .earlier = earlier,
                             .all = all_iterations_});
     set_gradient(l, m, sigma_mm);
-    c_.run(AdamStep{.value = l.x,
-                    .gradient = l.field,
-                    .first_moment = m.first_moment,
-                    .second_moment = m.second_moment,
-                    .row_count = l.shape.rows(),
-                    .x = 3 * l.shape.x,
-                    .beta1 = (float)beta1,
-                    .beta2 = (float)beta2,
-                    .step = &m.state->step,
-                    .correction = &m.state->correction,
-                    .epsilon = &m.state->epsilon});
+    smooth_gradient(l, m, sigma_mm,
+                    AdamStep{.value = l.x,
+                             .first_moment = m.first_moment,
+                             .second_moment = m.second_moment,
+                             .width = 3 * l.shape.x,
+                             .beta1 = (float)beta1,
+                             .beta2 = (float)beta2,
+                             .step = &m.state->step,
+                             .correction = &m.state->correction,
+                             .epsilon = &m.state->epsilon});
   }
 
-  // Writes the gradient with respect to the level's x into the memory of its field.
+  // The gradient with respect to the level's smoothed x.
   void set_gradient(const Level& l, const Memory& m, double sigma_mm) {
     smooth_field(c_, l, l.x, l.field, sigma_mm);
     if (velocity_) {
       c_.copy_field(l.field, m.gradient, l.shape);
       exponentiate(c_, m.gradient, l.field, l, 1.0f);
     }
-    add_gradients(c_, l, m.gradient, m.correlation, &m.state->fold_penalty);
-    // The displacement is not read again before it is recomputed, so its memory is free until then.
+    Gradient<Launcher>(c_, l, m.correlation, m.gradient).set(&m.state->fold_penalty);
     if (velocity_) to_half_way(c_, l, m.gradient, m.half_way, sigma_mm);
-    smooth_field(c_, l, m.gradient, l.field, sigma_mm);
+  }
+
+  // The gradient with respect to x itself. The displacement is not read again before it is
+  // recomputed, so its memory is free until then.
+  template <class Sink>
+  void smooth_gradient(const Level& l, const Memory& m, double sigma_mm, const Sink& sink) {
+    c_.smooth({.shape = l.shape, .components = 3, .tmp = c_.scratch, .another = l.field}, sigma_mm,
+              l.spacing_mm, FromArrays{m.gradient, (Index)l.floats()}, sink);
   }
 
   void set_epsilon(const Level& l, const Memory& m, double sigma_mm) {
@@ -115,6 +125,7 @@ class Refinement {
       Level off = l;
       off.moving_offset = l.moving_offset - Int3{1, 1, 1};
       set_gradient(off, m, sigma_mm);
+      smooth_field(c_, l, m.gradient, l.field, sigma_mm);
       c_.run(SquaredLength{l.field, l.shape, c_.scratch});
       c_.mean(c_.scratch, l.fixed.weight, l.shape, &m.state->mean_square);
     }

@@ -16,10 +16,12 @@ class Workspace {
   template <class T>
   T* take(size_t count) {
     T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += (count * sizeof(T) + 255) / 256 * 256;
+    used_ = after(count * sizeof(T));
     if (used_ > peak_) peak_ = used_;
     return piece;
   }
+  // The bytes in use after another piece of this size.
+  size_t after(size_t bytes) const { return used_ + (bytes + 255) / 256 * 256; }
   // release(mark) gives back everything taken since the mark, so that stages share memory.
   size_t mark() const { return used_; }
   void release(size_t mark) { used_ = mark; }

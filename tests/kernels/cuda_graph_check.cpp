@@ -25,6 +25,42 @@ bool same_solve(const std::string& kind) {
   return true;
 }
 
+// With room in its workspace, the finest level compares features in blocks of channels. That takes
+// two launches and changes no bit.
+bool rearranges_with_room() {
+  const std::string kind = "room";
+  Solve plain("mse"), room(kind);
+  WANT(plain.run(CudaLauncher(nullptr)) == DR_OK);
+  const int before = launches;
+  WANT(room.run(CudaLauncher(nullptr)) == DR_OK);
+  WANT(launches == before + 2);
+  WANT(room == plain);
+  return true;
+}
+
+// Launches of one iteration on the finest level.
+int launches_of_an_iteration(const std::string& kind) {
+  const int32_t few[] = {0, 0, 0, 3}, more[] = {0, 0, 0, 4};
+  int counted[2];
+  for (int i = 0; i < 2; ++i) {
+    Solve solve(kind);
+    solve.args.iterations = i == 0 ? few : more;
+    if (solve.run(CudaLauncher(nullptr)) != DR_OK) return -1;
+    counted[i] = launches;
+  }
+  return counted[1] - counted[0];
+}
+
+// State, smoothing (2), warp and lack of folds, features and regularity, windows of products (2)
+// and of factors (2), smoothing and step (2).
+bool few_launches() {
+  const std::string kind = "few launches";
+  WANT(launches_of_an_iteration("images") == 11);
+  WANT(launches_of_an_iteration("mse") == 7);
+  WANT(launches_of_an_iteration("cosine") == 7);
+  return true;
+}
+
 // The state lives on the device; a graph that repeated a single iteration would find nothing new.
 bool every_iteration_counts() {
   const std::string kind = "mse";
@@ -121,6 +157,8 @@ int main(int count, char** names) {
       {"errors_are_kept", errors_are_kept},
       {"errors_within_a_capture", errors_within_a_capture},
       {"few_make_no_graph", few_make_no_graph},
+      {"few_launches", few_launches},
+      {"rearranges_with_room", rearranges_with_room},
   };
   for (int i = 1; i < count; ++i) {
     const auto check = checks.find(names[i]);

@@ -133,6 +133,7 @@ bool same_as_cpu() {
   const Shape shape = {5, 7, 37};
   const size_t n = shape.voxels();
   const std::vector<float> field = noise(3 * n), weight(n, 1.0f);
+  const std::vector<float> many = noise(6 * n);
   const float* in = field.data();
   const dr::Taps taps = {2, {0.4f, 0.2f, 0.1f}};
   const dr::MindParameters mind = {{1, 1, 1}, {2, 2, 2}};
@@ -210,38 +211,39 @@ bool same_as_cpu() {
                                .row_count = shape.rows() - 1,
                                .x = 3 * shape.x});
   });
-  good &= same_bits("WarpIntensity", 2 * n, [&](const auto& launch, float* out) {
-    launch(dr::WarpIntensity{.fixed_weight = weight.data(),
-                             .moving = in,
-                             .moving_weight = weight.data(),
-                             .moving_shape = shape,
-                             .moving_offset = offset,
-                             .u = u,
-                             .warped = out,
-                             .weight = out + n});
+  const dr::ImagePair pair = {.fixed = in,
+                              .fixed_weight = weight.data(),
+                              .moving = in + n,
+                              .moving_weight = weight.data(),
+                              .moving_shape = shape,
+                              .moving_offset = offset,
+                              .u = u};
+  const auto warp = [&](float* out) {
+    return dr::WarpIntensity{.pair = pair, .warped = out, .weight = out + n};
+  };
+  good &=
+      same_bits("WarpIntensity", 2 * n, [&](const auto& launch, float* out) { launch(warp(out)); });
+  good &= same_bits("two ops", 3 * n, [&](const auto& launch, float* out) {
+    launch(dr::both(warp(out), dr::FoldLack{u, 0.3f, out + 2 * n}));
   });
-  good &= same_bits("WeightedProduct", n, [&](const auto& launch, float* out) {
-    launch(
-        dr::WeightedProduct{.weight = in, .a = in + n, .b = nullptr, .shape = shape, .out = out});
-  });
-  good &= same_bits("CorrelationFactors", 6 * n, [&](const auto& launch, float* out) {
-    launch(dr::CorrelationFactors{.sums = out, .shape = shape, .noise = 0.1f, .squared = true});
-  });
-  good &= same_bits("CorrelationFactors of features", 6 * n, [&](const auto& launch, float* out) {
-    launch(dr::CorrelationFactors{
-        .sums = out, .shape = shape, .noise = 0.1f, .squared = false, .unit = &scale});
-  });
+  const int rows = shape.rows();
+  for (const float* const of : {(const float*)nullptr, &scale})
+    good &= same_bits("CorrelationFactors", 4 * n, [&](const auto& launch, float* out) {
+      const dr::CorrelationFactors sink = {.shape = shape,
+                                           .noise = 0.1f,
+                                           .squared = of == nullptr,
+                                           .unit = of,
+                                           .factors = out,
+                                           .energy = out + 3 * n};
+      launch(dr::PutInto<dr::CorrelationFactors>{many.data(), (long long)n, rows, 37, sink});
+    });
   good &= same_bits("AddCorrelationGradient", 3 * n, [&](const auto& launch, float* out) {
-    launch(dr::AddCorrelationGradient{.fixed = in,
-                                      .weight = weight.data(),
-                                      .moving = in + n,
-                                      .moving_shape = shape,
-                                      .moving_offset = offset,
-                                      .u = u,
-                                      .factors = in,
-                                      .scale = 2.0f,
-                                      .unit = &scale,
-                                      .gradient = out});
+    const dr::AddCorrelationGradient sink = {
+        .pair = pair, .weight = weight.data(), .scale = 2.0f, .unit = &scale, .gradient = out};
+    launch(dr::PutInto<dr::AddCorrelationGradient>{in, (long long)n, rows, 37, sink});
+  });
+  good &= same_bits("Rearrange", 8 * n, [&](const auto& launch, float* out) {
+    launch(dr::Rearrange{weighted, reinterpret_cast<Half*>(out), dr::in_blocks(shape)});
   });
   // From an array of columns, with rows in reverse order; larger along rows, smaller along columns.
   good &= same_bits("CutSlices", 2 * 3 * 9 * 21, [&](const auto& launch, float* out) {

@@ -20,7 +20,7 @@ using dr::CpuLauncher;
 using dr::CudaLauncher;
 using dr::Half;
 
-enum { Z = 9, Y = 10, X = 21, VOXELS = Z * Y * X, STRIDE = 8 };
+enum { Z = 9, Y = 10, X = 21, VOXELS = Z * Y * X, STRIDE = 16 };
 const int32_t kIterations[] = {3, 1, 0, 4};
 
 // The arrays and arguments of a solve. The kinds of refinement differ in a few numbers.
@@ -33,7 +33,7 @@ struct Solve {
   int reports = 0, stop_after = 1 << 30;
 
   explicit Solve(const std::string& kind)
-      : fixed(VOXELS), moving(VOXELS), weight(VOXELS, 1.0f), fixed_image(VOXELS),
+      : fixed(VOXELS * STRIDE / 8), moving(fixed.size()), weight(VOXELS, 1.0f), fixed_image(VOXELS),
         moving_image(VOXELS), field(3 * VOXELS), inverse(3 * VOXELS) {
     fill(fixed, fixed_image, 0.0f);
     fill(moving, moving_image, 1.3f);
@@ -73,6 +73,7 @@ struct Solve {
       args.moving_image = moving_image.data();
     }
     args.workspace_bytes = dr::Solver<CpuLauncher>::workspace_bytes(args);
+    if (kind == "room") args.workspace_bytes += 2 * (sizeof(Half) * VOXELS * STRIDE + 256);
     memory.resize(args.workspace_bytes / sizeof(dr::Block) + 1);
     // The previous content of the workspace must not matter.
     memset(static_cast<void*>(memory.data()), 0xff, memory.size() * sizeof(dr::Block));

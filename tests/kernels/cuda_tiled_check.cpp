@@ -10,6 +10,8 @@
 
 #include "cpu/cpu_passes.h"
 #include "cuda/cuda_passes.cuh"
+#include "dinoreg/adam.h"
+#include "dinoreg/correlation.h"
 
 namespace {
 
@@ -107,6 +109,65 @@ bool same_smoothing(Shape shape, int batch, int components, dr::Int3 radius,
       name, count, expected_launches,
       [&](const auto& launch, float* out) { dr::smooth_pass<dr::CpuLauncher>(launch, pass(out)); },
       [&](const auto& launch, float* out) { dr::smooth_pass(launch, pass(out)); });
+}
+
+// A sink of a whole iteration: the products of two images to factors, those to a gradient, and that
+// to a step. The ops, the CPU's sweep and the kernels must agree in every bit.
+bool same_correlation(Shape shape, dr::Int3 radius, int expected_launches) {
+  const size_t n = shape.voxels();
+  const auto images = noise(2 * n, 11), weights = noise(2 * n, 12), field = noise(3 * n, 13);
+  const dr::ImagePair pair = {.fixed = images.data(),
+                              .fixed_weight = weights.data(),
+                              .moving = images.data() + n,
+                              .moving_weight = weights.data() + n,
+                              .moving_shape = shape,
+                              .moving_offset = {0.3f, 0.0f, -0.2f},
+                              .u = {field.data(), shape, {1.0f, 0.5f, 2.0f}}};
+  const float step = 0.1f, correction = 1.1f, epsilon = 1e-3f;
+  // Out: 3 factors, gradient (3), value (3), moments (6).
+  const auto run = [&](const auto& launch, float* out, const auto& smooth) {
+    std::vector<float> sums(6 * n), another(3 * n);
+    dr::Smoothing s = {.shape = shape,
+                       .batch = 6,
+                       .taps = {some_taps(radius.z), some_taps(radius.y), some_taps(radius.x)},
+                       .tmp = sums.data(),
+                       .another = another.data()};
+    smooth(launch, s, dr::WeightedProducts{weights.data(), pair.fixed, pair.moving},
+           dr::CorrelationFactors{.shape = shape, .noise = 0.1f, .squared = true, .factors = out});
+    for (size_t i = 3 * n; i < 15 * n; ++i) out[i] = 0.01f * (float)(i % 97);
+    s.batch = 3;
+    smooth(launch, s, dr::FromArrays{out, (dr::Index)n},
+           dr::AddCorrelationGradient{
+               .pair = pair, .weight = weights.data(), .scale = 2.0f, .gradient = out + 3 * n});
+    s.batch = 1, s.components = 3;
+    smooth(launch, s, dr::FromArrays{out + 3 * n, (dr::Index)(3 * n)},
+           dr::AdamStep{.value = out + 6 * n,
+                        .first_moment = out + 9 * n,
+                        .second_moment = out + 12 * n,
+                        .width = 3 * shape.x,
+                        .beta1 = 0.9f,
+                        .beta2 = 0.999f,
+                        .step = &step,
+                        .correction = &correction,
+                        .epsilon = &epsilon});
+  };
+  const auto ops = [](const auto& launch, const auto& s, const auto& source, const auto& sink) {
+    dr::smooth_with_ops(launch, s, source, sink);
+  };
+  const auto tuned = [](const auto& launch, const auto& s, const auto& source, const auto& sink) {
+    smooth_into(launch, s, source, sink);
+  };
+  char name[128];
+  snprintf(name, sizeof name, "correlation: %d x %d x %d, radius %d %d %d", shape.z, shape.y,
+           shape.x, radius.z, radius.y, radius.x);
+  const auto plain = [&](const auto& launch, float* out) { run(launch, out, ops); };
+  const auto best = [&](const auto& launch, float* out) { run(launch, out, tuned); };
+  std::vector<float> expected(15 * n, -7.0f), swept = expected;
+  plain(dr::CpuLauncher(1), expected.data());
+  best(dr::CpuLauncher(1), swept.data());
+  const bool same = memcmp(expected.data(), swept.data(), 15 * n * sizeof(float)) == 0;
+  if (!same) printf("%s: the CPU's sweep differs from the ops\n", name);
+  return same && same_pass(name, 15 * n, expected_launches, plain, best);
 }
 
 bool same_mind(Shape shape, dr::MindParameters mind, int first_plane, int planes,
@@ -240,6 +301,20 @@ bool smoothing() {
   return good;
 }
 
+bool correlation() {
+  bool good = true;
+  for (int radius : {0, 1, 2, 3, 4, 5, 6})
+    good &= same_correlation({9, 19, 35}, {radius, radius, radius}, 6);
+  for (int length : {1, 2, 3, 4, 5, 16, 17, 33, 64, 65}) {
+    good &= same_correlation({length, 5, 3}, {3, 1, 2}, 6);
+    good &= same_correlation({2, length, 3}, {1, 5, 1}, 6);
+    good &= same_correlation({3, 2, length}, {1, 0, 4}, 6);
+  }
+  // The ops take these: three launches for each of ten arrays, and three sinks.
+  good &= same_correlation({5, 6, 40}, {1, 7, 1}, 33);
+  return good;
+}
+
 bool patch_distances() {
   bool good = true;
   for (int radius : {1, 2, 3})
@@ -341,6 +416,7 @@ int main(int count, char** names) {
   as_fibres = true;
   const std::map<std::string, bool (*)()> checks = {{"costs", costs},
                                                     {"smoothing", smoothing},
+                                                    {"correlation", correlation},
                                                     {"patch_distances", patch_distances},
                                                     {"mind_features", mind_features},
                                                     {"whole_search", whole_search}};

@@ -146,21 +146,28 @@ void op_inverse_consistent(const float* u, const float* v, float* out, const int
   run(InverseConsistent{{u, int3(shape), load_vec3(index_per_mm)}, v, out});
 }
 
-// The squared difference if mean_square is 0, otherwise the cosine.
+// The squared difference if mean_square is 0, otherwise the cosine. blocks: both images are in
+// blocks of channels. weight: what `overlap` receives, if it is known, or null.
 void op_feature_term(const Half* fixed, const float* fixed_weight, const int* shape,
                      const Half* moving, const float* moving_weight, const int* moving_shape,
                      const float* moving_offset, int channels, const float* field,
                      const float* index_per_mm, float scale, float trust_cost, float mean_square,
-                     float* energy, float* gradient, float* overlap) {
-  const FeatureTerm op = {.fixed = {fixed, fixed_weight, int3(shape), channels},
-                          .moving = {moving, moving_weight, int3(moving_shape), channels},
-                          .moving_offset = load_vec3(moving_offset),
-                          .u = {field, int3(shape), load_vec3(index_per_mm)},
-                          .trust_cost = trust_cost,
-                          .scale = scale,
-                          .energy = energy,
-                          .gradient = gradient,
-                          .overlap = overlap};
+                     int blocks, const float* weight, float* energy, float* gradient,
+                     float* overlap) {
+  FeatureTerm op = {.fixed = {fixed, fixed_weight, int3(shape), channels},
+                    .moving = {moving, moving_weight, int3(moving_shape), channels},
+                    .moving_offset = load_vec3(moving_offset),
+                    .u = {field, int3(shape), load_vec3(index_per_mm)},
+                    .trust_cost = trust_cost,
+                    .scale = scale,
+                    .energy = energy,
+                    .gradient = gradient,
+                    .overlap = overlap,
+                    .weight = weight};
+  if (blocks != 0) {
+    op.fixed.layout = in_blocks(op.fixed.shape);
+    op.moving.layout = in_blocks(op.moving.shape);
+  }
   if (mean_square > 0.0f)
     run(FeatureCosine{op, &mean_square});
   else
@@ -177,6 +184,12 @@ void op_feature_channel(const Half* features, const int* shape, int channels, in
   run(FeatureChannel{{features, nullptr, int3(shape), channels}, channel, out});
 }
 
+// (z, y, x, channels) to (channels / 8, z, y, x, 8).
+void op_rearrange(const Half* features, const int* shape, int channels, Half* out) {
+  const Shape s = int3(shape);
+  run(Rearrange{{features, nullptr, s, channels}, out, in_blocks(s)});
+}
+
 // Adds to `gradient`. weights: the window's taps along z, y and x, one after the other.
 void op_correlation(const float* fixed, const float* fixed_weight, const int* shape,
                     const float* moving, const float* moving_weight, const int* moving_shape,
@@ -185,50 +198,33 @@ void op_correlation(const float* fixed, const float* fixed_weight, const int* sh
                     float* energy, float* gradient) {
   const Shape s = int3(shape);
   const Index n = s.voxels();
-  std::vector<float> warped(n), weight(n), sums(6 * n), smoothed(6 * n), tmp(6 * n);
-  const Displacement u = {field, s, load_vec3(index_per_mm)};
-  const Vec3 offset = load_vec3(moving_offset);
-  run(WarpIntensity{.fixed_weight = fixed_weight,
-                    .moving = moving,
-                    .moving_weight = moving_weight,
-                    .moving_shape = int3(moving_shape),
-                    .moving_offset = offset,
-                    .u = u,
-                    .warped = warped.data(),
-                    .weight = weight.data()});
-  const float* m = warped.data();
-  const float* pairs[6][2] = {{nullptr, nullptr}, {fixed, nullptr}, {m, nullptr},
-                              {fixed, fixed},     {fixed, m},       {m, m}};
-  for (int k = 0; k < 6; ++k)
-    run(WeightedProduct{.weight = weight.data(),
-                        .a = pairs[k][0],
-                        .b = pairs[k][1],
-                        .shape = s,
-                        .out = sums.data() + k * n});
+  std::vector<float> warped(n), weight(n), sums(6 * n), factors(3 * n), another(n);
+  const ImagePair pair = {.fixed = fixed,
+                          .fixed_weight = fixed_weight,
+                          .moving = moving,
+                          .moving_weight = moving_weight,
+                          .moving_shape = int3(moving_shape),
+                          .moving_offset = load_vec3(moving_offset),
+                          .u = {field, s, load_vec3(index_per_mm)}};
+  run(WarpIntensity{.pair = pair, .warped = warped.data(), .weight = weight.data()});
   const float* weights_x = weights + radius[0] + radius[1] + 2;
-  SmoothPass pass = {
-      .in = sums.data(),
-      .out = smoothed.data(),
-      .tmp = tmp.data(),
+  Smoothing windows = {
       .shape = s,
       .batch = 6,
       .taps = {taps_of(weights, radius[0]), taps_of(weights + radius[0] + 1, radius[1]),
-               taps_of(weights_x, radius[2])}};
-  smooth_pass<CpuLauncher>(CpuLauncher(1), pass);
-  run(CorrelationFactors{
-      .sums = smoothed.data(), .shape = s, .noise = noise, .squared = squared != 0});
-  for (Index i = 0; i < n; ++i) energy[i] = smoothed[3 * n + i];
-  pass.in = smoothed.data(), pass.out = sums.data(), pass.batch = 3;
-  smooth_pass<CpuLauncher>(CpuLauncher(1), pass);
-  run(AddCorrelationGradient{.fixed = fixed,
-                             .weight = weight.data(),
-                             .moving = moving,
-                             .moving_shape = int3(moving_shape),
-                             .moving_offset = offset,
-                             .u = u,
-                             .factors = sums.data(),
-                             .scale = scale,
-                             .gradient = gradient});
+               taps_of(weights_x, radius[2])},
+      .tmp = sums.data(),
+      .another = another.data()};
+  smooth_with_ops(CpuLauncher(1), windows, WeightedProducts{weight.data(), fixed, warped.data()},
+                  CorrelationFactors{.shape = s,
+                                     .noise = noise,
+                                     .squared = squared != 0,
+                                     .factors = factors.data(),
+                                     .energy = energy});
+  windows.batch = 3;
+  smooth_with_ops(CpuLauncher(1), windows, FromArrays{factors.data(), n},
+                  AddCorrelationGradient{
+                      .pair = pair, .weight = weight.data(), .scale = scale, .gradient = gradient});
 }
 
 void op_warp_vectors(const float* vectors, const float* field, const int* shape,
@@ -257,17 +253,16 @@ void op_fold_gradient(const float* field, float* gradient, const int* shape,
 
 void op_adam(float* value, const float* gradient, float* first, float* second, int count,
              float step, float correction, float epsilon) {
-  run(AdamStep{.value = value,
-               .gradient = gradient,
-               .first_moment = first,
-               .second_moment = second,
-               .row_count = 1,
-               .x = count,
-               .beta1 = 0.9f,
-               .beta2 = 0.999f,
-               .step = &step,
-               .correction = &correction,
-               .epsilon = &epsilon});
+  const AdamStep sink = {.value = value,
+                         .first_moment = first,
+                         .second_moment = second,
+                         .width = count,
+                         .beta1 = 0.9f,
+                         .beta2 = 0.999f,
+                         .step = &step,
+                         .correction = &correction,
+                         .epsilon = &epsilon};
+  run(PutInto<AdamStep>{gradient, count, 1, count, sink});
 }
 
 // out: (z, y, x), the squared lengths, of whose mean and `share` epsilon is made.

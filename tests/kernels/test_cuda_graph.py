@@ -2,7 +2,8 @@
 
 cuda_shim records what is captured and replays it when the graph is launched. Tested are that each
 level of two or more iterations is captured once and launched for all but the first, that the bits
-are those of the CPU, cancellation in the middle, and that errors are kept. What only a GPU can
+are those of the CPU, how many launches an iteration takes, cancellation in the middle, and that
+errors are kept. What only a GPU can
 show, among it the rules of the driver, is not tested here.
 """
 
@@ -15,7 +16,9 @@ CHECKS = (
     "cancels_in_the_middle",
     "errors_are_kept",
     "errors_within_a_capture",
+    "few_launches",
     "few_make_no_graph",
+    "rearranges_with_room",
 )
 REFINEMENTS = ("mse", "search", "velocity", "cosine", "lncc", "images")
 

@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.parametrize(
     "check",
     [
-        *("costs", "smoothing", "patch_distances", "mind_features"),
+        *("costs", "smoothing", "correlation", "patch_distances", "mind_features"),
         pytest.param("whole_search", marks=pytest.mark.slow),
     ],
 )

@@ -287,9 +287,9 @@ def test_workspace_size_grows_with_the_volume_and_refuses_like_the_solver():
         - solver_workspace_bytes((16, 16, 16), (16, 16, 16), stride, (1, 1, 1), refine)
         for stride in (8, 64)
     )
-    # Nine images of the finest level, not two for each channel, and the mean of |F|^2. With 64
+    # Eleven images of the finest level, not two for each channel, and the mean of |F|^2. With 64
     # channels the coarse features of the refinement are larger.
-    assert few == 9 * 4 * 16**3 + 256
+    assert few == 11 * 4 * 16**3 + 256
     assert 0 < many <= few
     with pytest.raises(KernelError, match="stride = 9; wanted a multiple of 8"):
         solver_workspace_bytes((8, 8, 8), (8, 8, 8), 9, (1, 1, 1), OPTIONS)

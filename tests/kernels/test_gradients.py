@@ -296,16 +296,44 @@ def check_slopes(pair, moving_shape, energy, gradient, rng, atol=1e-5):
     np.testing.assert_allclose(found[kept], slopes[kept], rtol=1e-5, atol=atol)
 
 
-def compiled_difference(ops, pair, scale=1.0, trust_cost=0.0, norm=0.0):
+def in_blocks(ops, features):
+    """Rearrange (z, y, x, channels) to (channels / 8, z, y, x, 8)."""
+    *shape, channels = features.shape
+    out = np.empty((channels // 8, *shape, 8), np.float16)
+    ops("rearrange", features, i32(shape), channels, out)
+    return out
+
+
+def compiled_difference(
+    ops, pair, scale=1.0, trust_cost=0.0, norm=0.0, *, blocks=False, known_weight=None
+):
     """Run the squared difference or, given a norm, the cosine."""
     energy, overlap = np.empty((2, *pair.shape), np.float32)
     gradient = np.empty((*pair.shape, 3), np.float32)
+    fixed, moving = (in_blocks(ops, f) if blocks else f for f in (pair.fixed, pair.moving))
     ops(
-        "feature_term", pair.fixed, pair.fixed_weight, i32(pair.shape), pair.moving,
+        "feature_term", fixed, pair.fixed_weight, i32(pair.shape), moving,
         pair.moving_weight, i32(pair.moving.shape[:3]), f32(pair.offset), pair.fixed.shape[-1],
-        pair.field, f32(1 / SPACING), scale, trust_cost, norm, energy, gradient, overlap,
+        pair.field, f32(1 / SPACING), scale, trust_cost, norm, int(blocks), known_weight,
+        energy, gradient, overlap,
     )  # fmt: skip
     return energy, gradient, overlap
+
+
+def test_blocks_of_channels_are_images(ops, pair):
+    blocks = in_blocks(ops, pair.fixed)
+    np.testing.assert_array_equal(blocks, np.moveaxis(pair.fixed.reshape(*pair.shape, -1, 8), 3, 0))
+
+
+@pytest.mark.parametrize("norm", [0.0, 16.0])
+def test_neither_the_layout_nor_a_known_weight_changes_a_bit(ops, pair, norm):
+    plain = compiled_difference(ops, pair, 1.3, 4.0, norm)
+    blocks = compiled_difference(ops, pair, 1.3, 4.0, norm, blocks=True)
+    known = compiled_difference(ops, pair, 1.3, 4.0, norm, known_weight=plain[2])
+    for array, *others in zip(plain, blocks, known, strict=True):
+        assert array.any()
+        for other in others:
+            np.testing.assert_array_equal(array, other)
 
 
 def test_similarity_equals_reference(ops, cpu, pair):

@@ -46,8 +46,8 @@ def test_more_registers_never_allow_more() -> None:
 
 
 PTX = """
-.visible .entry _ZN2dr4cuda6run_opINS0_8AdamStepEEEvT_(
-.param .align 8 .b8 _ZN2dr4cuda6run_opINS0_8AdamStepEEEvT__param_0[72]
+.visible .entry _ZN2dr4cuda6run_opINS0_8FoldLackEEEvT_(
+.param .align 8 .b8 _ZN2dr4cuda6run_opINS0_8FoldLackEEEvT__param_0[72]
 )
 .maxntid 256, 1, 1
 {
@@ -59,8 +59,8 @@ PTX = """
 {
 """
 LOG = """
-ptxas info    : Compiling entry function '_ZN2dr4cuda6run_opINS0_8AdamStepEEEvT_' for 'sm_90'
-ptxas info    : Function properties for _ZN2dr4cuda6run_opINS0_8AdamStepEEEvT_
+ptxas info    : Compiling entry function '_ZN2dr4cuda6run_opINS0_8FoldLackEEEvT_' for 'sm_90'
+ptxas info    : Function properties for _ZN2dr4cuda6run_opINS0_8FoldLackEEEvT_
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 40 registers, used 0 barriers
 ptxas info    : Compiling entry function '_ZN2dr4cuda9run_tiledILi9EEEvNS0_9ShiftCostE' for 'sm_90'
@@ -71,12 +71,37 @@ ptxas info    : Used 80 registers, used 1 barriers, 5120 bytes smem
 
 def test_the_table_of_hot_kernels(capsys) -> None:
     threads = resources.read_threads(PTX)
-    assert threads == {"AdamStep": 256, "ShiftCost tiled 9": 128}
+    assert threads == {"FoldLack": 256, "ShiftCost tiled 9": 128}
     resources.print_occupancy({"90": resources.read_log(LOG)}, threads)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     # 1280 registers per warp allow 12 warps in each quarter of a multiprocessor: six blocks.
-    assert lines[-2] == ["AdamStep", "256", "75", "r"]
+    assert lines[-2] == ["FoldLack", "256", "75", "r"]
     assert lines[-1] == ["ShiftCost", "tiled", "9", "128", "38", "r"]
+
+
+@pytest.mark.parametrize(
+    ("mangled", "name"),
+    [
+        ("_ZN2dr4cuda6run_opINS0_8FoldLackEEEvT_", "FoldLack"),
+        (
+            "_ZN2dr4cuda12run_featuresINS0_4BothINS0_17FeatureDifferenceENS2_INS0_21AddSmoothness"
+            "GradientENS0_15AddFoldGradientEEEEEEEvT_",
+            "FeatureDifference +",
+        ),
+        (
+            "_ZN2dr4cuda6run_opINS0_13SmoothColumnsINS0_16WeightedProductsEEEEEvT_",
+            "SmoothColumns WeightedProducts",
+        ),
+        (
+            "_ZN2dr4cuda17run_smooth_planesINS0_8AdamStepEEEvNS0_12SmoothPlanesIT_EE",
+            "SmoothPlanes AdamStep",
+        ),
+        ("_ZN2dr4cuda9run_tiledILi9EEEvNS0_9ShiftCostE", "ShiftCost tiled 9"),
+        ("_Z5probev", "_Z5probev"),
+    ],
+)
+def test_names_of_kernels(mangled: str, name: str) -> None:
+    assert resources.op_name(mangled) == name
 
 
 def test_every_architecture_of_the_check_has_limits() -> None:

@@ -184,14 +184,19 @@ def test_levels_equal_reference(device, rng, levels):
         # Without epsilon, Adam carries rounding along at full length (TOLERANCES): 0.009 mm here.
         {"correlation_weight": 1.5, "adam_epsilon": 0.3},
         {"adam_epsilon": 0.1, "squarings": 5},
-        {"correlation_weight": 1.0, "feature_weight": 0.0},
+        {"correlation_weight": 1.0, "feature_weight": 0.0, "adam_epsilon": 0.3},
         {"correlation_weight": 0.5, "feature_weight": 0.3, "trust_cost": 1.0},
         {"trust_cost": 2.0},
         {"feature_similarity": "cosine"},
         {"feature_similarity": "cosine", "trust_cost": 2.0, "correlation_weight": 0.5},
         {"feature_similarity": "lncc"},
         {"feature_similarity": "lncc", "feature_weight": 0.4, "correlation_weight": 0.5},
-        {"feature_similarity": "lncc", "feature_weight": 0.0, "correlation_weight": 1.0},
+        {
+            "feature_similarity": "lncc",
+            "feature_weight": 0.0,
+            "correlation_weight": 1.0,
+            "adam_epsilon": 0.3,
+        },
     ],
 )
 def test_similarities_equal_reference(device, rng, terms):

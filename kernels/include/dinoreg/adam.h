@@ -68,25 +68,24 @@ struct SetEpsilon {
   }
 };
 
+// A step along a smoothed gradient, which need not be stored for it: a sink of the smoothing.
 struct AdamStep {
   float* value;
-  const float* gradient;
   float* first_moment;
   float* second_moment;
-  int row_count, x;
+  int width;  // numbers of a row
   float beta1, beta2;
   const float* step;        // learning rate / (1 - beta1^t)
   const float* correction;  // 1 / (1 - beta2^t)
   const float* epsilon;
 
-  DR_HD int rows() const { return row_count; }
-  DR_HD int width() const { return x; }
-  DR_LANES(false)
+  enum { kTogether = 1 };
+  DR_HD bool fits() const { return true; }
 
   template <class V>
-  DR_HD void lanes(int row, int i) const {
-    const Index at = (Index)row * x + i;
-    const V g = load<V>(gradient + at);
+  DR_HD void put(int row, int i, const V* gradient) const {
+    const Index at = (Index)row * width + i;
+    const V g = gradient[0];
     const V m = beta1 * load<V>(first_moment + at) + (1.0f - beta1) * g;
     const V v = beta2 * load<V>(second_moment + at) + (1.0f - beta2) * g * g;
     store(first_moment + at, m);

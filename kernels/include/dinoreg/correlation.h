@@ -14,122 +14,144 @@
 #define DINOREG_CORRELATION_H_
 
 #include "dinoreg/sample.h"
+#include "dinoreg/smooth.h"
 
 DR_NAMESPACE_BEGIN
 
-// The warped moving image and the weight of each fixed voxel.
-struct WarpIntensity {
-  const float* fixed_weight;
-  const float* moving;  // (z', y', x')
-  const float* moving_weight;
+// Two images in register or on the way there, on the grids of the fixed and the moving image.
+struct ImagePair {
+  const float *fixed, *fixed_weight;    // (z, y, x)
+  const float *moving, *moving_weight;  // (z', y', x')
   Shape moving_shape;
   Vec3 moving_offset;  // see Displacement
   Displacement u;
+
+  DR_HD bool fits() const { return fits_lanes(moving_shape.voxels()); }
+  template <class V>
+  DR_HD Vec3Of<V> point(int row, int x) const {
+    return u.point_of<V>(row, x, moving_offset);
+  }
+};
+
+// The warped moving image and the weight of each fixed voxel; both are 0 where the fixed image has
+// no weight.
+struct WarpIntensity {
+  ImagePair pair;
   float* warped;  // (z, y, x)
   float* weight;  // (z, y, x)
 
   enum { kRepeatable = 1 };
-  DR_OVER(u.shape)
-  DR_HD int margin() const { return fits_lanes(moving_shape.voxels()) ? 0 : width(); }
-
-  DR_HD void operator()(int row, int x) const {
-    const Index i = (Index)row * width() + x;
-    const Vec3 p = u.point(row, x, moving_offset);
-    weight[i] = fixed_weight[i] * nearest_or_zero(moving_weight, moving_shape, p);
-    warped[i] = sample<float>(moving, moving_shape, p);
-  }
+  DR_OVER(pair.u.shape)
+  DR_HD int margin() const { return pair.fits() ? 0 : width(); }
+  DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
 
   template <class V>
   DR_HD void lanes(int row, int x) const {
-    if constexpr (LaneTraits<V>::kCount == 1) return (*this)(row, x);
     const Index i = (Index)row * width() + x;
-    const Vec3Of<V> p = u.point_of<V>(row, x, moving_offset);
-    store(weight + i, load<V>(fixed_weight + i) * nearest_or_zero(moving_weight, moving_shape, p));
-    store(warped + i, CornerOf<V>(moving_shape, p).sample(moving, 1));
+    V w = load<V>(pair.fixed_weight + i), value = {};
+    if (any_of(w > V{})) {
+      const Vec3Of<V> p = pair.point<V>(row, x);
+      w = w * nearest_or_zero(pair.moving_weight, pair.moving_shape, p);
+      value = CornerOf<V>(pair.moving_shape, p).sample(pair.moving, 1);
+    }
+    store(weight + i, w);
+    store(warped + i, value);
   }
 };
 
-// out = weight * a * b; a null factor counts as 1.
+// A weight times `factors` images.
+template <int factors>
 struct WeightedProduct {
-  const float* weight;
-  const float *a, *b;
-  Shape shape;
-  float* out;
-
-  DR_OVER(shape)
-  DR_LANES(true)
+  const float *weight, *first, *second;
 
   template <class V>
-  DR_HD void lanes(int row, int x) const {
-    const Index i = (Index)row * shape.x + x;
+  DR_HD V at(Index i) const {
     V value = load<V>(weight + i);
-    if (a != nullptr) value = value * load<V>(a + i);
-    if (b != nullptr) value = value * load<V>(b + i);
-    store(out + i, value);
+    if constexpr (factors > 0) value = value * load<V>(first + i);
+    if constexpr (factors > 1) value = value * load<V>(second + i);
+    return value;
   }
 };
 
-// Replaces the first four window sums (6, z, y, x) of w, wF, wM, wFF, wFM, wMM by A, B, C and the
-// energy. rho = cov / sqrt((var F + noise^2) var M): noise added to the variance of the warped
-// image as well would reward a growing contrast instead of a better match.
+// The source of the windows: w, wF, wM, wFF, wFM and wMM.
+struct WeightedProducts {
+  const float *weight, *fixed, *warped;  // (z, y, x)
+
+  enum { kCount = 6, kSameNumbers = 1 };
+
+  template <class Use>
+  DR_HD void with_array(int array, const Use& use) const {
+    const float* const first = array == 2 || array == 5 ? warped : fixed;
+    const float* const second = array == 3 ? fixed : warped;
+    if (array == 0) return use(WeightedProduct<0>{weight, first, second});
+    if (array < 3) return use(WeightedProduct<1>{weight, first, second});
+    use(WeightedProduct<2>{weight, first, second});
+  }
+};
+
+// Makes A, B, C and the energy of the window sums of WeightedProducts. rho =
+// cov / sqrt((var F + noise^2) var M): noise added to the variance of the warped image as well
+// would reward a growing contrast instead of a better match.
 struct CorrelationFactors {
-  float* sums;
   Shape shape;
   float noise;                  // variance of F below its square is taken as noise
   bool squared;                 // 1 - rho^2, otherwise 1 - rho
   const float* unit = nullptr;  // of the variance; null: 1
+  float* factors = nullptr;     // (3, z, y, x)
+  float* energy = nullptr;      // (z, y, x); null: not wanted
 
-  DR_OVER(shape)
-  DR_LANES(false)
+  enum { kTogether = WeightedProducts::kCount };
+  DR_HD bool fits() const { return true; }
 
   template <class V>
-  DR_HD void lanes(int row, int x) const {
-    const Index n = shape.voxels();
-    float* at = sums + (Index)row * shape.x + x;
-    const V total = load<V>(at);
+  DR_HD void put(int row, int x, const V* sums) const {
+    const Index n = shape.voxels(), i = (Index)row * shape.x + x;
+    const V total = sums[0];
     const V share = 1.0f / max_of(total, splat<V>(1e-12f));
-    const V mean_f = share * load<V>(at + n), mean_m = share * load<V>(at + 2 * n);
+    const V mean_f = share * sums[1], mean_m = share * sums[2];
     const float least = unit != nullptr ? max_of(noise * noise * *unit, 1e-12f) : noise * noise;
     const V zero = V{};
-    const V var_f = max_of(share * load<V>(at + 3 * n) - mean_f * mean_f, zero) + least;
-    const V cov = share * load<V>(at + 4 * n) - mean_f * mean_m;
+    const V var_f = max_of(share * sums[3] - mean_f * mean_f, zero) + least;
+    const V cov = share * sums[4] - mean_f * mean_m;
     // A thousandth of the noise keeps rounding errors from being divided by one another.
-    const V var_m = max_of(share * load<V>(at + 5 * n) - mean_m * mean_m, zero) + 1e-3f * least;
+    const V var_m = max_of(share * sums[5] - mean_m * mean_m, zero) + 1e-3f * least;
     const V by_f = squared ? -2.0f * cov / (var_f * var_m) : -1.0f / root(var_f * var_m);
     const V by_m = -by_f * cov / var_m;
-    store(at, by_f);
-    store(at + n, by_m);
-    store(at + 2 * n, -(by_f * mean_f + by_m * mean_m));
-    store(at + 3 * n, total * (1.0f + (squared ? 0.5f : 1.0f) * by_f * cov));
+    store(factors + i, by_f);
+    store(factors + n + i, by_m);
+    store(factors + 2 * n + i, -(by_f * mean_f + by_m * mean_m));
+    if (energy != nullptr) store(energy + i, total * (1.0f + (squared ? 0.5f : 1.0f) * by_f * cov));
   }
 };
 
-// gradient += scale * dE/du.
+// gradient += scale * dE/du, of A, B and C smoothed.
 struct AddCorrelationGradient {
-  const float* fixed;   // (z, y, x)
+  ImagePair pair;
   const float* weight;  // from WarpIntensity
-  const float* moving;  // (z', y', x')
-  Shape moving_shape;
-  Vec3 moving_offset;
-  Displacement u;
-  const float* factors;  // (3, z, y, x): A, B, C smoothed
   float scale;
   const float* unit = nullptr;  // of the scale; null: 1
   float* gradient = nullptr;    // (z, y, x, 3), 1/mm
 
-  DR_OVER(u.shape)
-  DR_HD void operator()(int row, int x) const {
-    const Index i = u.shape.at(u.shape.voxel(row, x)), n = u.shape.voxels();
-    const float w = weight[i];
-    if (w <= 0.0f) return;
-    float slope[3];
-    const Vec3 p = u.point(row, x, moving_offset);
-    const float value = sample_with_slopes<float>(moving, moving_shape, p, slope);
-    const float weighted = unit != nullptr ? scale * *unit * w : scale * w;
-    const float force =
-        weighted * (fixed[i] * factors[i] + value * factors[n + i] + factors[2 * n + i]);
+  enum { kTogether = 3 };
+  DR_HD bool fits() const { return pair.fits(); }
+
+  template <class V>
+  DR_HD void put(int row, int x, const V* factors) const {
+    const Index i = (Index)row * pair.u.shape.x + x;
+    const V w = load<V>(weight + i), zero = {};
+    if (!any_of(w > zero)) return;
+    V value[1], slope[3][1];
+    CornerOf<V>(pair.moving_shape, pair.point<V>(row, x)).samples(pair.moving, 1, value, slope);
+    const V weighted = unit != nullptr ? scale * *unit * w : scale * w;
+    const V force =
+        weighted * (load<V>(pair.fixed + i) * factors[0] + value[0] * factors[1] + factors[2]);
+    const Vec3& per_mm = pair.u.index_per_mm;
     float* to = gradient + 3 * i;
-    store_vec3(to, load_vec3(to) + force * (load_vec3(slope) * u.index_per_mm));
+    const Vec3Of<V> before = load_vec3_of<V>(to);
+    // What lies under no weight may be anything, even NaN.
+    store_vec3_of<V>(to, {before.z + (w > zero ? force * (slope[0][0] * per_mm.z) : zero),
+                          before.y + (w > zero ? force * (slope[1][0] * per_mm.y) : zero),
+                          before.x + (w > zero ? force * (slope[2][0] * per_mm.x) : zero)});
   }
 };
 

@@ -121,8 +121,8 @@ struct PoolTested {
 DR_HD float voxel_difference(const WeightedFeatures& fixed, Index i, const WeightedFeatures& moving,
                              Index j) {
   Block sum = zero_block();
-  for (int c = 0; c < fixed.stride; c += kBlock) {
-    const Block r = moving.block(j, c) - fixed.block(i, c);
+  for (int b = 0; b < fixed.blocks(); ++b) {
+    const Block r = moving.block(j, b) - fixed.block(i, b);
     sum = sum + r * r;
   }
   return sum_lanes(sum);
@@ -131,8 +131,8 @@ DR_HD float voxel_difference(const WeightedFeatures& fixed, Index i, const Weigh
 // |F - M|^2 between a voxel and a sample of another image.
 DR_HD float sample_difference(const WeightedFeatures& fixed, Index i, const FeatureSample& m) {
   Block sum = zero_block();
-  for (int c = 0; c < fixed.stride; c += kBlock) {
-    const Block r = m.at(c).value - fixed.block(i, c);
+  for (int b = 0; b < fixed.blocks(); ++b) {
+    const Block r = m.at(b).value - fixed.block(i, b);
     sum = sum + r * r;
   }
   return sum_lanes(sum);
@@ -158,7 +158,8 @@ struct FoundTerms {
     if (!(weight > 0.0f) || !inside_grid(moving.shape, p)) return;
     const float met = weight * nearest_or_zero(moving.weight, moving.shape, p);
     if (met > 0.0f) {
-      sums[0] += met * sample_difference(fixed, i, FeatureSample(moving, p));
+      const CornerOf<float> corner(moving.shape, p);
+      sums[0] += met * sample_difference(fixed, i, FeatureSample(moving, corner, 0));
       sums[1] += met;
     }
     const float seen = sample<float>(moving.weight, moving.shape, p) * weight;
@@ -229,7 +230,7 @@ struct BlockMoments {
     Block mean = zero_block(), square = zero_block();
     for (int x = 0; x < in.shape.x; ++x) {
       const Index i = (Index)row * in.shape.x + x;
-      const Block f = in.block(i, block * kBlock), weighted = in.weight[i] * f;
+      const Block f = in.block(i, block), weighted = in.weight[i] * f;
       weight += in.weight[i];
       mean = mean + weighted;
       square = square + weighted * f;

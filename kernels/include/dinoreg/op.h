@@ -27,4 +27,28 @@
   enum { kRepeatable = (repeatable) }; \
   DR_HD void operator()(int row, int x) const { lanes<float>(row, x); }
 
+DR_NAMESPACE_BEGIN
+
+// Two ops over the same elements in one launch. The second may read what the first has written of
+// the same element, and no other.
+template <class First, class Second>
+struct Both {
+  First first;
+  Second second;
+
+  enum { kTwo = 1 };  // see CpuLauncher
+  DR_HD int rows() const { return first.rows(); }
+  DR_HD int width() const { return first.width(); }
+  DR_HD void operator()(int row, int x) const {
+    first(row, x);
+    second(row, x);
+  }
+};
+template <class First, class Second>
+Both<First, Second> both(const First& first, const Second& second) {
+  return {first, second};
+}
+
+DR_NAMESPACE_END
+
 #endif  // DINOREG_OP_H_

@@ -39,20 +39,21 @@ DR_HD float total_weight(const WeightedFeatures& in, const Covered& covered, flo
   return sum;
 }
 
-// The weighted sum of channels c to c + kBlock - 1 over the covered voxels.
-DR_HD Block weighted_sum(const WeightedFeatures& in, const Covered& covered, int c) {
+// The weighted sum of block b of the channels over the covered voxels.
+DR_HD Block weighted_sum(const WeightedFeatures& in, const Covered& covered, int b) {
   Block sum = zero_block();
-  covered.each(in.shape, [&](Index i) { sum = sum + in.weight[i] * in.block(i, c); });
+  covered.each(in.shape, [&](Index i) { sum = sum + in.weight[i] * in.block(i, b); });
   return sum;
 }
 
-// Weighted means on a coarser grid, channels last, for a coarser level of the refinement.
+// Weighted means on a coarser grid, for a coarser level of the refinement.
 struct PoolFeatures {
   WeightedFeatures in;
   Int3 factor, offset;  // see Covered
-  Half* out;            // (Z, Y, X, stride)
-  float* out_weight;    // (Z, Y, X)
+  Half* out;
+  float* out_weight;  // (Z, Y, X)
   Shape out_shape;
+  FeatureLayout out_layout = interleaved(in.stride);
 
   DR_OVER(out_shape)
   DR_HD void operator()(int row, int x) const {
@@ -60,8 +61,21 @@ struct PoolFeatures {
     const Index to = (Index)row * out_shape.x + x;
     const float total = total_weight(in, covered, out_weight[to]);
     const float scale = total > 0.0f ? 1.0f / total : 0.0f;
-    for (int c = 0; c < in.stride; c += kBlock)
-      store_block(out + to * in.stride + c, scale * weighted_sum(in, covered, c));
+    for (int b = 0; b < in.blocks(); ++b)
+      store_block(out + out_layout.at(to, b), scale * weighted_sum(in, covered, b));
+  }
+};
+
+// The same features in another layout.
+struct Rearrange {
+  WeightedFeatures in;
+  Half* out;
+  FeatureLayout out_layout;
+
+  DR_OVER(in.shape)
+  DR_HD void operator()(int row, int x) const {
+    const Index i = (Index)row * in.shape.x + x;
+    for (int b = 0; b < in.blocks(); ++b) store_block(out + out_layout.at(i, b), in.block(i, b));
   }
 };
 
@@ -85,7 +99,7 @@ struct PoolPlanar {
     float* to = out + (Index)row * channels * out_shape.x + x;
     const float scale = total > 0.0f ? 1.0f / total : 0.0f;
     for (int c0 = 0; c0 < channels; c0 += kBlock) {
-      const Block sum = total > 0.0f ? weighted_sum(in, covered, c0) : zero_block();
+      const Block sum = total > 0.0f ? weighted_sum(in, covered, c0 / kBlock) : zero_block();
       const int last = min_int(kBlock, channels - c0);
       for (int c = 0; c < last; ++c) to[(Index)(c0 + c) * out_shape.x] = sum[c] * scale;
     }
@@ -140,7 +154,7 @@ struct WarpPlanar {
     for (int c0 = 0; c0 < channels; c0 += kBlock) {
       Block sum = zero_block();
       for (int k = 0; k < 8; ++k)
-        if (share[k] > 0.0f) sum = sum + share[k] * in.block(at[k], c0);
+        if (share[k] > 0.0f) sum = sum + share[k] * in.block(at[k], c0 / kBlock);
       const int last = min_int(kBlock, channels - c0);
       for (int c = 0; c < last; ++c) to[(Index)(c0 + c) * out_shape.x] = sum[c] * scale;
     }

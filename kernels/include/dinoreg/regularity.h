@@ -14,32 +14,35 @@ struct AddSmoothnessGradient {
   Vec3 factor;  // 2 * scale / spacing^2 along each axis
 
   enum { kRepeatable = 0 };
-  DR_HD int rows() const { return shape.rows(); }
-  DR_HD int width() const { return 3 * shape.x; }
-  DR_HD int margin() const { return 3; }
+  DR_OVER(shape)
+  DR_HD int margin() const { return 1; }
 
-  DR_HD void operator()(int row, int i) const {
-    const int x = i / 3;
-    add<float>(row, i, x > 0 ? 3 : 0, x < shape.x - 1 ? 3 : 0);
+  DR_HD void operator()(int row, int x) const {
+    add<float>(row, x, x > 0 ? 3 : 0, x < shape.x - 1 ? 3 : 0);
   }
   template <class V>
-  DR_HD void lanes(int row, int i) const {
-    add<V>(row, i, 3, 3);
+  DR_HD void lanes(int row, int x) const {
+    add<V>(row, x, 3, 3);
   }
 
+  // The three components are treated alike, so that the numbers of neighbours need not be sorted.
   template <class V>
-  DR_HD void add(int row, int i, int left, int right) const {
+  DR_HD void add(int row, int x, int left, int right) const {
     const int z = row / shape.y, y = row - z * shape.y;
     const Index line = 3 * (Index)shape.x, plane = line * shape.y;
     const Index above = z > 0 ? plane : 0, below = z < shape.z - 1 ? plane : 0;
     const Index before = y > 0 ? line : 0, after = y < shape.y - 1 ? line : 0;
-    const float* at = field + row * line + i;
-    float* to = gradient + row * line + i;
-    const V here = load<V>(at);
-    store(to, load<V>(to) +
-                  factor.z * ((here - load<V>(at - above)) + (here - load<V>(at + below))) +
-                  factor.y * ((here - load<V>(at - before)) + (here - load<V>(at + after))) +
-                  factor.x * ((here - load<V>(at - left)) + (here - load<V>(at + right))));
+    DR_UNROLL(3)
+    for (int k = 0; k < 3; ++k) {
+      const Index i = row * line + 3 * x + k * LaneTraits<V>::kCount;
+      const float* at = field + i;
+      const V here = load<V>(at);
+      store(gradient + i,
+            load<V>(gradient + i) +
+                factor.z * ((here - load<V>(at - above)) + (here - load<V>(at + below))) +
+                factor.y * ((here - load<V>(at - before)) + (here - load<V>(at + after))) +
+                factor.x * ((here - load<V>(at - left)) + (here - load<V>(at + right))));
+    }
   }
 };
 
@@ -48,7 +51,7 @@ struct AddSmoothnessGradient {
 struct FoldLack {
   Displacement u;
   float margin_det;
-  float* out;  // (z, y, x)
+  float* out;  // (z, y, x); null: not wanted
 
   enum { kRepeatable = 1 };
   DR_OVER(u.shape)
@@ -62,6 +65,7 @@ struct FoldLack {
 
   template <class V>
   DR_HD void lack(int row, int x, int right) const {
+    if (out == nullptr) return;
     const Shape& shape = u.shape;
     const Vec3& index_per_mm = u.index_per_mm;
     const int z = row / shape.y, y = row - z * shape.y;
@@ -83,7 +87,7 @@ struct FoldLack {
 // anything, so looking that up first is 4 times as fast as computing all four again.
 struct AddFoldGradient {
   Displacement u;
-  const float* lack;  // (z, y, x)
+  const float* lack;  // (z, y, x); null: no force
   float* gradient;
   const float* scale;
 
@@ -122,7 +126,11 @@ struct AddFoldGradient {
     return (-2.0f * missing) * g;
   }
 
+  enum { kRepeatable = 0 };
+  DR_HD int margin() const { return 1; }
+
   DR_HD void operator()(int row, int x) const {
+    if (lack == nullptr) return;
     const Shape& shape = u.shape;
     const int z = row / shape.y, y = row - z * shape.y;
     const Index i = (Index)row * shape.x + x;
@@ -135,6 +143,21 @@ struct AddFoldGradient {
     g = g + push(left, z, y, x - 1, 0.0f, 0.0f, 1.0f);
     float* to = gradient + 3 * i;
     store_vec3(to, load_vec3(to) + *scale * g);
+  }
+
+  // Several voxels at once are looked up, not computed.
+  template <class V>
+  DR_HD void lanes(int row, int x) const {
+    if constexpr (LaneTraits<V>::kCount > 1) {
+      if (lack == nullptr) return;
+      const Shape& shape = u.shape;
+      const float* at = lack + (Index)row * shape.x + x;
+      const V zero = {};
+      const V above = row >= shape.y ? load<V>(at - shape.y * (Index)shape.x) : zero;
+      const V before = row % shape.y > 0 ? load<V>(at - shape.x) : zero;
+      if (!any_of(load<V>(at) + above + before + load<V>(at - 1) > zero)) return;
+    }
+    for (int k = 0; k < LaneTraits<V>::kCount; ++k) (*this)(row, x + k);
   }
 };
 

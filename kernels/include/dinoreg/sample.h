@@ -81,15 +81,28 @@ DR_HD T sample_with_slopes(const float* in, const Shape& shape, const Vec3& p, T
   return lerp(v0, v1, wz);
 }
 
-// Features (z, y, x, stride) in half precision, and the weight of each voxel.
+// Where the blocks of channels of a voxel lie: side by side, (z, y, x, channels), as callers pass
+// features, or each block as an image of its own, (channels / 8, z, y, x, 8). There, the neighbours
+// along x that a warp of a GPU loads together are neighbours in memory.
+struct FeatureLayout {
+  Index voxel, block;  // numbers from one voxel, and from one block, to the next
+
+  DR_HD Index at(Index i, int b) const { return i * voxel + b * block; }
+};
+DR_HD FeatureLayout interleaved(int channels) { return {channels, kBlock}; }
+DR_HD FeatureLayout in_blocks(const Shape& shape) { return {kBlock, kBlock * shape.voxels()}; }
+
+// Features in half precision, and the weight of each voxel.
 struct WeightedFeatures {
   const Half* features;
   const float* weight;
   Shape shape;
-  int stride;
+  int stride;  // stored channels
+  FeatureLayout layout = interleaved(stride);
 
-  // Channels c to c + kBlock - 1 of the voxel at i.
-  DR_HD Block block(Index i, int c) const { return load_block(features + i * stride + c); }
+  DR_HD int blocks() const { return stride / kBlock; }
+  // Channels kBlock b to kBlock (b + 1) - 1 of the voxel at i.
+  DR_HD Block block(Index i, int b) const { return load_block(features + layout.at(i, b)); }
 };
 
 // Whether the offsets into an array of this many numbers fit into a lane.

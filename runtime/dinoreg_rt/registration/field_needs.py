@@ -59,11 +59,12 @@ def _solve_work(sizes: Sizes) -> Iterator[Work]:
     config, control = sizes.config, sizes.control[0]
     _, refinement = config.stage_features
     stride = sizes.strides[refinement]
-    # Bytes of one Adam iteration per voxel: both features, weights (8), two smoothings of three
-    # components (48), gradient of the match (24), smoothness (36), folds (20), Adam's state (84).
+    # Bytes of one Adam iteration per voxel: both features; the displacement, weights, folds and
+    # gradient that go with them (36), smoothing of the variable (24), folds (16), smoothing of the
+    # gradient with Adam's step (84).
     # Operations: 36 per channel (64 for the cosine, which reads features twice; none where each
     # channel is correlated), smoothing, and about 60 for the rest.
-    adam_bytes = 2 * HALF * stride + 8 + 48 + 24 + 36 + 20 + 84
+    adam_bytes = 2 * HALF * stride + 36 + 24 + 16 + 84
     match = {"mse": 36, "cosine": 64, "lncc": 0}[config.feature_similarity]
     adam_operations = match * stride + 2 * 9 * _taps(sizes, config.smoothing_mm) + 60
     # Adam's epsilon takes one more gradient on each level.
@@ -82,12 +83,12 @@ def _solve_work(sizes: Sizes) -> Iterator[Work]:
     if config.feature_similarity == "lncc" and config.feature_weight > 0:
         correlated += sizes.channels
     if correlated:
-        # Bytes: nine window sums (72), six products (72), warped image and weight (32), the factors
-        # of the gradient (40), the gradient (60). Operations: sums along three axes, products,
-        # factors; value and slope of the moving image are sampled twice.
+        # Bytes: warped image and weight (16), windows of their products, up to the factors of the
+        # gradient (24), and windows of these, with the gradient (60). Operations: sums along three
+        # axes, products, factors; value and slope of the moving image are sampled twice.
         visits = (coarse + last) * control * correlated
         operations = 9 * 3 * _taps(sizes, config.correlation_window_mm) + 18 + 30
-        yield Work("local correlation", 276 * visits, operations * visits, jumps=90 * visits)
+        yield Work("local correlation", 100 * visits, operations * visits, jumps=90 * visits)
 
 
 def _taps(sizes: Sizes, sigma_mm: float) -> int:
