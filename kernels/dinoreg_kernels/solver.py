@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -22,6 +23,7 @@ from ._arrays import (
     doubles,
     host_numbers,
     int3,
+    is_device_array,
     pointer,
     queued,
     workspace,
@@ -172,8 +174,9 @@ def solver_workspace_bytes(
     options: SolverOptions,
     *,
     search_strides: Sequence[int] | None = None,
+    on_gpu: bool = False,
 ) -> int:
-    """Predict the bytes that `solve` needs in addition to its arrays.
+    """Predict the bytes that `solve` takes in addition to its arrays.
 
     Args:
         fixed_shape: z, y, x.
@@ -182,6 +185,7 @@ def solver_workspace_bytes(
         spacing_mm: Spacing of the grids, z, y, x.
         options: See `SolverOptions`.
         search_strides: Stored channels of each level's `SearchFeatures`; None without them.
+        on_gpu: Whether the arrays live on a CUDA device, where `solve` takes more than it needs.
 
     Returns:
         Bytes.
@@ -194,7 +198,18 @@ def solver_workspace_bytes(
         args.search_features = _levels(
             [_structs.FeaturePair(stride=n, channels=n) for n in search_strides], options
         )
-    return _library.workspace_bytes("dr_solver_workspace_bytes", args)
+    needed = _library.workspace_bytes("dr_solver_workspace_bytes", args)
+    return needed + on_gpu * _copies_bytes((fixed_shape, moving_shape), stride)
+
+
+def _copies_bytes(shapes: Sequence[Sequence[int]], stride: int) -> int:
+    """Return the bytes of copies of the features in blocks of channels, each block an image.
+
+    With room for them, a GPU loads the features of neighbouring voxels from neighbouring addresses.
+    """
+    if stride <= 8:  # one block
+        return 0
+    return sum(-(-2 * stride * math.prod(shape) // 256) * 256 for shape in shapes)
 
 
 def solve(
@@ -272,7 +287,9 @@ def solve(
         args.spread = pointer(deviation, np.float32, "spread", FIELD)
     distance = xp.empty(3, np.float64)
     args.feature_distance = pointer(distance, np.float64, "feature_distance", (3,))
-    call = Call(fixed, threads, progress)
-    with workspace("dr_solver_workspace_bytes", args, xp), call.reraising():
+    call, name, useful = Call(fixed, threads, progress), "dr_solver_workspace_bytes", 0
+    if is_device_array(fixed):
+        useful = _library.workspace_bytes(name, args) + _copies_bytes(grids, pair.stride)
+    with workspace(name, args, xp, useful), call.reraising():
         _library.call("dr_solver_run", call.execution, args)
     return Solution(out, distance, inverse, deviation, queued(out))

@@ -82,6 +82,8 @@ def solver_workspace_bytes(
     grids: WorkingGrids,
     moving: Geometry,
     strides: Mapping[FeatureSet, int],
+    *,
+    on_gpu: bool,
 ) -> int:
     """Return the bytes that a solve takes besides its arrays.
 
@@ -97,6 +99,7 @@ def solver_workspace_bytes(
         grids.control.spacing_mm[::-1],
         options if config.linear_transform is None else without_steps(options),
         search_strides=[strides[name] for name in level_sets(config, grids.search_levels)],
+        on_gpu=on_gpu,
     )
 
 

@@ -49,7 +49,11 @@ def _compared(sizes: Sizes) -> int:
 def _solve_bytes(sizes: Sizes) -> int:
     """Return the bytes of the compared arrays, the solution and the solver's workspace."""
     workspace = solver_workspace_bytes(
-        sizes.config, sizes.grids, sizes.moving_grids.control, sizes.strides
+        sizes.config,
+        sizes.grids,
+        sizes.moving_grids.control,
+        sizes.strides,
+        on_gpu=sizes.on_gpu,
     )
     return _compared(sizes) + sizes.solution + workspace
 
