@@ -53,10 +53,10 @@ class Capture:
 
     @classmethod
     def queue(cls, kind: str) -> None:
-        """Note one launch."""
+        """Note one launch, or that memory was taken from a pool, which launches nothing."""
         if (capture := cls.current()) is None:
             cls.launches[kind] += 1
-        else:
+        elif kind != "memory":
             capture.nodes.append(kind)
 
     @classmethod

@@ -64,12 +64,12 @@ def _buffers(value: Any) -> set[int]:
     return set().union(*map(_buffers, value)) if isinstance(value, tuple | list) else set()
 
 
-def _used(result: Any, reads: set[int], writes: set[int]) -> None:
+def _used(result: Any, reads: set[int], writes: set[int], kind: str = "CuPy") -> None:
     """Note work on the current stream; a result in the memory of an argument is a view of it."""
     made = _buffers(result) - reads
     if made or writes or not _buffers(result):
         DeviceArray.order.use(Stream.current().ptr, reads - writes, made | writes)
-        Capture.queue("CuPy")
+        Capture.queue(kind)
         capture = Capture.current()
         if capture is not None and not writes <= set(capture.made):  # done twice if it is lost
             Capture.forbid("a change of an array from outside")
@@ -88,7 +88,7 @@ def _called(function: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
         Capture.forbid("an upload of pointers")
     reads, writes = _buffers(args) | _buffers(more), _buffers(out)
     result = _computed(function, args, more if out is None else more | {"out": out})
-    _used(result, reads, writes)
+    _used(result, reads, writes, "memory" if name in ("empty", "empty_like") else "CuPy")
     return result
 
 

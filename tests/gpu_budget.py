@@ -189,7 +189,7 @@ class Counter:
         def queued(kind: str) -> None:
             queue(kind)
             here, captured = self._here, Capture.current() is not None
-            here.calls += kind == "CuPy"
+            here.calls += kind in ("CuPy", "memory")
             here.graphs += kind == "graph"
             here.nodes += kind == "CuPy" and captured
             here.launches += kind == "graph" or (kind == "CuPy" and not captured)
