@@ -171,7 +171,7 @@ def test_the_second_registration_allocates_nothing(cupy, pair) -> None:
     np.testing.assert_array_equal(second.displacement.vectors_mm, expected)
 
 
-def test_copies_begin_before_the_quality_is_measured(cupy, pair, monkeypatch) -> None:
+def test_copies_begin_before_the_host_hashes_the_images(cupy, pair, monkeypatch) -> None:
     begun = []
     real = DeviceArray.get
 
@@ -180,12 +180,12 @@ def test_copies_begin_before_the_quality_is_measured(cupy, pair, monkeypatch) ->
             begun.append(self.shape)
         return real(self, *args, blocking=blocking, **more)
 
-    def measured(*_, **__):
+    def hashed(*_, **__):
         assert (*GRID.shape_zyx, 3) in begun
         raise ZeroDivisionError
 
     monkeypatch.setattr(DeviceArray, "get", get)
-    monkeypatch.setattr("dinoreg_rt.registration.register.run_quality", measured)
+    monkeypatch.setattr("dinoreg_rt.registration.plan.Plan.hashes", hashed)
     with pytest.raises(ZeroDivisionError):
         dinoreg_rt.register(*pair, config=dinoreg_rt.RegistrationConfig(**VALUES))
     gc.collect()

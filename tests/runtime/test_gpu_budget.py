@@ -107,11 +107,11 @@ def test_with_the_search_for_the_alignment(counter) -> None:
 
 def check_table(title: str, budget: Budget) -> None:
     """Compare the table of the documentation with what was counted, or write it."""
-    text, wanted = DOCUMENT.read_text(), table(budget)
+    text, wanted = DOCUMENT.read_text("utf-8"), table(budget)
     before, found, rest = text.partition(f"## {title}\n\n")
     assert found, f"no table '{title}' in {DOCUMENT}"
     written, _, after = rest.partition("\n\n")
     if os.environ.get("DINOREG_WRITE_BUDGET"):
-        DOCUMENT.write_text(f"{before}{found}{wanted}\n\n{after}")
+        DOCUMENT.write_text(f"{before}{found}{wanted}\n\n{after}", "utf-8")
         return
     assert written.rstrip("\n") == wanted

@@ -70,7 +70,6 @@ class Case:
             ],
             None,
             [False, False],
-            [],
         )
         mask = np.zeros(GRID.shape_zyx, np.float32)
         mask[2:, 4:-4, 4:-4] = 1
