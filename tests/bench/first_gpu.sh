@@ -62,6 +62,9 @@ step bench_given_start 900 "${rt[@]}" bench --device "$device" --initial none --
 step bench_without_trust 900 "${rt[@]}" bench --device "$device" --initial none --no-trust \
   --iterations 80 --runs $runs --json
 
+# What it gains that stages are recorded as graphs.
+step sessions 900 "$python" tests/bench/sessions.py $fixed $moving --runs $few
+
 # How fast with one? Random weights are enough for time and memory.
 step export 900 "${rt[@]}" export onnx --random-seed 1 --model dinov3-vitl16 --size 512x512 \
   -o "$out/bundle"

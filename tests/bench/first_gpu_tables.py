@@ -109,12 +109,12 @@ def read_steps(folder: Path) -> list[Step]:
 
 
 def results(folder: Path, steps: list[Step]) -> dict[str, Any]:
-    """Return the JSON that each successful step printed."""
+    """Return the JSON of each successful step that printed any."""
     found = {}
     for step in steps:
-        if step.exit_status != 0 or "--json" not in step.command.split():
-            continue
-        found[step.name] = json.loads((folder / "logs" / f"{step.name}.out").read_text())
+        output = folder / "logs" / f"{step.name}.out"
+        if step.exit_status == 0 and output.read_text().startswith("{"):
+            found[step.name] = json.loads(output.read_text())
     return found
 
 
