@@ -45,10 +45,10 @@ def buffers() -> dict[str, np.ndarray]:
 
 
 def test_the_host_waits_once(cupy, results) -> None:
-    more = cupy.full((4,), 5.0, np.float32)
-    with delivering(Placement(), CUDA, results, more) as arrays:
+    with delivering(Placement(), CUDA, results) as arrays:
+        more = cupy.full((4,), 5.0, np.float32)
         cupy.entered.clear()
-        placed, (other,) = arrays()
+        placed, (other,) = arrays(more)
         assert [entry[0] for entry in cupy.entered if entry[0] == "event"] == ["event"]
     assert placed["inverse"] is None
     assert (placed["displacement"] == 2).all()
@@ -58,8 +58,8 @@ def test_the_host_waits_once(cupy, results) -> None:
 
 
 def test_arrays_stay_where_they_are(results) -> None:
-    with delivering(Placement(on_device=True), CUDA, results, results["warped"]) as arrays:
-        placed, (other,) = arrays()
+    with delivering(Placement(on_device=True), CUDA, results) as arrays:
+        placed, (other,) = arrays(results["warped"])
     assert placed == results
     assert (other == 3).all()
 
@@ -185,7 +185,7 @@ def test_copies_begin_before_the_quality_is_measured(cupy, pair, monkeypatch) ->
         raise ZeroDivisionError
 
     monkeypatch.setattr(DeviceArray, "get", get)
-    monkeypatch.setattr("dinoreg_rt.registration.register.run_quality", measured)
+    monkeypatch.setattr("dinoreg_rt.registration.register.measure", measured)
     with pytest.raises(ZeroDivisionError):
         dinoreg_rt.register(*pair, config=dinoreg_rt.RegistrationConfig(**VALUES))
     gc.collect()

@@ -123,17 +123,17 @@ def register(  # noqa: PLR0913 - all but the images by name
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
         match = _match(images, counts, run, encoders, keep=keep_features)
         fields = compute_fields(match.solution, images, plan, run.timer, run.report)
-        measured = run.timer.recorded(
-            "quality",
-            lambda: measure(match.solution, match.mirror_test, fields, counts, plan),
-        )
-        with fields.delivering(placement, plan.device, measured.arrays) as delivered:
+        with fields.delivering(placement, plan.device) as delivered:
+            measured = run.timer.recorded(
+                "quality",
+                lambda: measure(match.solution, match.mirror_test, fields, counts, plan),
+            )
             # A GPU is still working, because nothing has waited for it since the features. Timed by
             # its events, this stage lasts for as long as it waits for the host here.
             with run.timer.stage("hash"):
                 hashes = plan.hashes()
             with run.timer.stage("deliver"):
-                fields, numbers = delivered()
+                fields, numbers = delivered(measured.arrays)
         weighted = case.weights is not None
         quality, regions = judge(
             measured, numbers, match.mirror_test, fields, plan, weighted=weighted
