@@ -83,7 +83,8 @@ def register(  # noqa: PLR0913 - all but the images by name
         on_plan: called with the plan before the heavy work.
         placement: where the result's arrays are placed (default: new NumPy arrays).
         encoders: encoders that are already open (default: opened for this call).
-        fixed_work: keeps what the fixed image determines for the next call (default: nothing).
+        fixed_work: on a CPU keeps what the fixed image determines for the next call (default:
+            nothing).
         sessions: keeps the stages of each shape as CUDA graphs (default: nothing is recorded).
         turn: entered for the work after planning, for example to wait for another registration.
 
@@ -94,7 +95,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         DinoregError: see `dinoreg_rt.errors`; the message says what to do.
     """
     config, placement = checked_config(config), checked_placement(placement)
-    check_demands(config)  # before an image is read
+    device = check_demands(config)  # before an image is read
     case = Case.of(
         fixed,
         moving,
@@ -104,7 +105,8 @@ def register(  # noqa: PLR0913 - all but the images by name
         weights=weights,
         initial=initial,
     )
-    if fixed_work is not None:
+    # Arrays of work that is recorded must not be kept: if it is lost, they were never computed.
+    if fixed_work is not None and device.kind == "cpu":
         case = replace(case, kept=fixed_work.of(case.fixed, case.fixed_mask, config))
     encoders = encoders or EncoderPool()
     plan = plan_case(case, config, encoders)
