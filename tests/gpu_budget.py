@@ -21,7 +21,8 @@ import cuda_on_host
 import numpy as np
 import pytest
 from captures import Capture
-from cuda_on_host import DeviceArray, Event, PageLocked, Pool
+from cuda_on_host import DeviceArray, Event, Pool
+from page_locked import PageLocked
 
 from dinoreg_kernels import _library, _structs
 from dinoreg_rt.device.choice import StageTimer

@@ -401,9 +401,9 @@ typedef struct dr_solver_args {
   void* workspace;
   size_t workspace_bytes;
 } dr_solver_args;
-/* The least workspace. With room for copies of both images' features behind it (2 * stride bytes for
- * each voxel, each copy rounded up to 256 bytes), a CUDA device rearranges them and takes less time;
- * the result is the same. */
+/* The least workspace. With room for copies of both images' features behind it (2 * stride bytes
+ * for each voxel, each copy rounded up to 256 bytes), a CUDA device rearranges them and takes less
+ * time; the result is the same. */
 DR_API size_t dr_solver_workspace_bytes(const dr_solver_args* args);
 DR_API dr_status dr_solver_run(const dr_execution* execution, const dr_solver_args* args);
 

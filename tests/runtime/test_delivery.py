@@ -45,10 +45,10 @@ def buffers() -> dict[str, np.ndarray]:
 
 
 def test_the_host_waits_once(cupy, results) -> None:
-    more = cupy.full((4,), 5.0, np.float32)
-    with delivering(Placement(), CUDA, results, more) as arrays:
+    with delivering(Placement(), CUDA, results) as arrays:
+        more = cupy.full((4,), 5.0, np.float32)
         cupy.entered.clear()
-        placed, (other,) = arrays()
+        placed, (other,) = arrays(more)
         assert [entry[0] for entry in cupy.entered if entry[0] == "event"] == ["event"]
     assert placed["inverse"] is None
     assert (placed["displacement"] == 2).all()
@@ -58,8 +58,8 @@ def test_the_host_waits_once(cupy, results) -> None:
 
 
 def test_arrays_stay_where_they_are(results) -> None:
-    with delivering(Placement(on_device=True), CUDA, results, results["warped"]) as arrays:
-        placed, (other,) = arrays()
+    with delivering(Placement(on_device=True), CUDA, results) as arrays:
+        placed, (other,) = arrays(results["warped"])
     assert placed == results
     assert (other == 3).all()
 
@@ -171,7 +171,7 @@ def test_the_second_registration_allocates_nothing(cupy, pair) -> None:
     np.testing.assert_array_equal(second.displacement.vectors_mm, expected)
 
 
-def test_copies_begin_before_the_host_hashes_the_images(cupy, pair, monkeypatch) -> None:
+def test_copies_begin_before_the_quality_is_measured(cupy, pair, monkeypatch) -> None:
     begun = []
     real = DeviceArray.get
 
@@ -180,12 +180,12 @@ def test_copies_begin_before_the_host_hashes_the_images(cupy, pair, monkeypatch)
             begun.append(self.shape)
         return real(self, *args, blocking=blocking, **more)
 
-    def hashed(*_, **__):
+    def measured(*_, **__):
         assert (*GRID.shape_zyx, 3) in begun
         raise ZeroDivisionError
 
     monkeypatch.setattr(DeviceArray, "get", get)
-    monkeypatch.setattr("dinoreg_rt.registration.plan.Plan.hashes", hashed)
+    monkeypatch.setattr("dinoreg_rt.registration.register.measure", measured)
     with pytest.raises(ZeroDivisionError):
         dinoreg_rt.register(*pair, config=dinoreg_rt.RegistrationConfig(**VALUES))
     gc.collect()

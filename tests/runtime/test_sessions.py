@@ -18,6 +18,7 @@ from dinoreg_kernels.session import _new_memory
 from dinoreg_rt import Placement
 from dinoreg_rt.device.recording import Sessions, Turns, idle_bytes
 from dinoreg_rt.errors import ConfigError, InputError
+from dinoreg_rt.images.fixed_work import FixedWork, Kept
 from dinoreg_rt.images.phantom import phantom_grid, phantom_pair
 
 GRID = phantom_grid((20, 24, 28), 4.0)
@@ -65,6 +66,17 @@ def test_recorded_stages_give_the_same_bits(cupy, pairs, expected) -> None:
             check_same(registrar.register(*pairs[number]), expected[number])
         # The first of each shape ran as it was; the second made graphs, and the others set them.
         assert counts() == SessionCounts(2 * STAGES, 5 * STAGES, 3 * STAGES, 0)
+
+
+def test_nothing_that_is_recorded_is_kept_of_a_fixed_image(cupy, pairs, expected) -> None:
+    class Refusing(FixedWork):
+        def of(self, *_: Any) -> Kept:
+            raise AssertionError
+
+    with pytest.raises(AssertionError):
+        dinoreg_rt.register(*pairs[0], config=config("cpu"), fixed_work=Refusing())
+    result = dinoreg_rt.register(*pairs[0], config=config("cuda"), fixed_work=Refusing())
+    check_same(result, expected[0])
 
 
 def test_launches_and_memory_of_a_known_shape(cupy, pairs) -> None:

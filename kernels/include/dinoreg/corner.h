@@ -54,7 +54,8 @@ struct CornerOf {
     for (int i = 0; i < n; ++i)
       out[i] = lerp(lerp(rows[0][i], rows[1][i], wy), lerp(rows[2][i], rows[3][i], wy), wz);
   }
-  // The same with their derivatives along the index axes, as in `sample_with_slopes`.
+  // The same with their derivatives along the index axes, as if the voxels went on beyond the
+  // border.
   template <int n>
   DR_HD void samples(const float* image, int components, V (&out)[n], V (&slopes)[3][n]) const {
     const typename LaneTraits<V>::Offset at = first * components;

@@ -64,23 +64,6 @@ DR_HD T sample(const float* in, const Shape& shape, const Vec3& p) {
   return lerp(v0, v1, wz);
 }
 
-// The sample and its derivatives along the index axes, as if the voxels went on beyond the border.
-template <class T>
-DR_HD T sample_with_slopes(const float* in, const Shape& shape, const Vec3& p, T slopes[3]) {
-  const Around<T> t(in, shape, p);
-  const float wz = t.nz.weight, wy = t.ny.weight, wx = t.nx.weight;
-  const T a00 = t.low(t.r00), a01 = t.low(t.r01), a10 = t.low(t.r10), a11 = t.low(t.r11);
-  const T d00 = t.high(t.r00) - a00, d01 = t.high(t.r01) - a01;
-  const T d10 = t.high(t.r10) - a10, d11 = t.high(t.r11) - a11;
-  const T v00 = a00 + wx * d00, v01 = a01 + wx * d01;
-  const T v10 = a10 + wx * d10, v11 = a11 + wx * d11;
-  const T v0 = lerp(v00, v01, wy), v1 = lerp(v10, v11, wy);
-  slopes[0] = v1 - v0;
-  slopes[1] = lerp(v01 - v00, v11 - v10, wz);
-  slopes[2] = lerp(lerp(d00, d01, wy), lerp(d10, d11, wy), wz);
-  return lerp(v0, v1, wz);
-}
-
 // Where the blocks of channels of a voxel lie: side by side, (z, y, x, channels), as callers pass
 // features, or each block as an image of its own, (channels / 8, z, y, x, 8). There, the neighbours
 // along x that a warp of a GPU loads together are neighbours in memory.

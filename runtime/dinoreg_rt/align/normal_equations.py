@@ -277,7 +277,8 @@ class Windows:
     def summed(self, values: Array) -> Array:
         """Return the sums (..., blocks) float64 of values (..., N) over the points of each block.
 
-        A weighted `bincount` would add up in an arbitrary order on a GPU.
+        A weighted `bincount` would add up in an arbitrary order on a GPU. CuPy's `reduceat` takes
+        differences of cumulative sums, for which float64 is exact enough.
         """
         ordered = values[..., self.order].astype(np.float64)
         return self.device.xp.add.reduceat(ordered, self.first, axis=-1)

@@ -118,7 +118,7 @@ def _is_page_locked(array: NDArray[Any], device: Device) -> bool:
 @contextmanager
 def downloads(
     device: Device, arrays: Sequence[Array], into: Sequence[NDArray[Any] | None]
-) -> Iterator[Callable[[], list[NDArray[Any]]]]:
+) -> Iterator[Callable[..., list[NDArray[Any]]]]:
     """Download arrays beside the work that is queued during the block.
 
     Args:
@@ -128,33 +128,41 @@ def downloads(
             where possible (`MOST_BYTES`).
 
     Yields:
-        A function that waits for the downloads and returns the host's arrays, in order. Those in
-        ordinary memory are only copied then, because the host has to wait for such copies.
+        A function that takes further arrays, complete on the current stream by then, waits for all
+        downloads and returns the host's arrays, in order. Those in ordinary memory are only copied
+        then, because the host has to wait for such copies.
     """
     with idle_stream(device, "copies") as stream:
         current = device.xp.cuda.get_current_stream()
+
+        def begin(array: Array, wanted: NDArray[Any] | None) -> NDArray[Any] | None:
+            host = wanted
+            if wanted is None:
+                host = _results.array(device, array)
+            elif not _is_page_locked(wanted, device):
+                host = None
+            if host is not None:
+                array.get(out=host, stream=stream, blocking=False)
+            return host
+
         stream.wait_event(current.record())
-        begun: list[NDArray[Any] | None] = []
         waited = False
         try:
-            for array, wanted in zip(arrays, into, strict=True):
-                if wanted is None:
-                    host = _results.array(device, array)
-                else:
-                    host = wanted if _is_page_locked(wanted, device) else None
-                if host is not None:
-                    array.get(out=host, stream=stream, blocking=False)
-                begun.append(host)
-            copied = stream.record()
+            begun = [begin(*both) for both in zip(arrays, into, strict=True)]
 
-            def values() -> list[NDArray[Any]]:
+            def values(*others: Array) -> list[NDArray[Any]]:
                 nonlocal waited
+                if others:
+                    stream.wait_event(current.record())
+                everything = [*arrays, *others], [*into, *[None] * len(others)]
+                hosts = [*begun, *(begin(other, None) for other in others)]
+                copied = stream.record()
                 current.wait_event(copied)  # it may reuse the memory of the arrays
                 copied.synchronize()
                 waited = True
                 return [
                     array.get(out=wanted, stream=stream) if host is None else host
-                    for array, wanted, host in zip(arrays, into, begun, strict=True)
+                    for array, wanted, host in zip(*everything, hosts, strict=True)
                 ]
 
             yield values

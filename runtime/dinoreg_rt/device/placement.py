@@ -84,8 +84,8 @@ def checked_placement(placement: Placement | None) -> Placement:
 
 @contextmanager
 def delivering(
-    placement: Placement, device: Device, results: Mapping[str, Array | None], *others: Array
-) -> Iterator[Callable[[], tuple[dict[str, Array | None], list[NDArray[Any]]]]]:
+    placement: Placement, device: Device, results: Mapping[str, Array | None]
+) -> Iterator[Callable[..., tuple[dict[str, Array | None], list[NDArray[Any]]]]]:
     """Start to move the arrays of a result to the destination, which has been checked already.
 
     From a CUDA device they are copied beside the work of the block.
@@ -94,17 +94,17 @@ def delivering(
         placement: the destination.
         device: device of the arrays.
         results: arrays of the result by their names; None for what was not computed.
-        others: further arrays, which are always downloaded.
 
     Yields:
-        A function that waits for the arrays and returns both groups.
+        A function that takes further arrays, which are always downloaded, waits for all arrays and
+        returns both groups.
     """
     names = [name for name, array in results.items() if array is not None]
     moved = [] if placement.on_device else names
     into = [getattr(placement, name, None) for name in moved]
     if device.kind == "cpu":
 
-        def placed() -> tuple[dict[str, Array | None], list[NDArray[Any]]]:
+        def placed(*others: Array) -> tuple[dict[str, Array | None], list[NDArray[Any]]]:
             done = dict(results)
             for name, buffer in zip(moved, into, strict=True):
                 array = results[name]
@@ -116,10 +116,10 @@ def delivering(
         yield placed
         return
     arrays = [device.xp.ascontiguousarray(results[name]) for name in moved]
-    with downloads(device, [*arrays, *others], [*into, *[None] * len(others)]) as values:
+    with downloads(device, arrays, into) as values:
 
-        def downloaded() -> tuple[dict[str, Array | None], list[NDArray[Any]]]:
-            host = values()
+        def downloaded(*others: Array) -> tuple[dict[str, Array | None], list[NDArray[Any]]]:
+            host = values(*others)
             return {**results, **dict(zip(moved, host, strict=False))}, host[len(moved) :]
 
         yield downloaded

@@ -80,7 +80,7 @@ def encoder_features(
                 features = _sampled(features, made.tokens, projected, factor, sides, device)
                 summaries.append(_summary(plane, basis, scale, made.cached))
             stores.release()
-            del made
+            del made, projected  # the iterator holds the tokens of the image it projected last
     assert features is not None
     return features, partial(_encoding_summary, plan, summaries)
 

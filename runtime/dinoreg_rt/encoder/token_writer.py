@@ -21,6 +21,7 @@ import numpy as np
 
 from ..device.choice import Device
 from ..device.pinned import download_in_parts
+from ..device.streams import idle_stream
 from ..io.arrays import device_of
 from ..types import Array
 from .cache import TokenCache
@@ -57,9 +58,9 @@ class _Entry:
     def _on_host(self, total: Any) -> Any:
         if isinstance(total, np.ndarray | np.generic):
             return total
-        stream = self.device.xp.cuda.Stream(non_blocking=True)
-        stream.wait_event(self.filled)
-        return total.get(stream=stream)
+        with idle_stream(self.device, "copies") as stream:
+            stream.wait_event(self.filled)
+            return total.get(stream=stream)
 
 
 class TokenWriter:

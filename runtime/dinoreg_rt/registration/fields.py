@@ -42,17 +42,17 @@ class Fields:
 
     @contextmanager
     def delivering(
-        self, placement: Placement, device: Device, others: Sequence[Array]
-    ) -> Iterator[Callable[[], tuple[Fields, list[NDArray[Any]]]]]:
+        self, placement: Placement, device: Device
+    ) -> Iterator[Callable[[Sequence[Array]], tuple[Fields, list[NDArray[Any]]]]]:
         """Start to move the arrays to the caller's destination, beside the work of the block.
 
         Args:
             placement: the destination.
             device: device of the arrays.
-            others: further arrays, which are always downloaded.
 
         Yields:
-            A function that waits for the arrays and returns the fields with them, and the others.
+            A function that takes further arrays, which are always downloaded, waits for all arrays
+            and returns the fields with theirs, and the others.
         """
         results = {
             "displacement": self.displacement.vectors_mm,
@@ -61,10 +61,10 @@ class Fields:
             "confidence": self.confidence,
             "deformable": _vectors(self.deformable),
         }
-        with delivering(placement, device, results, *others) as arrays:
+        with delivering(placement, device, results) as arrays:
 
-            def delivered() -> tuple[Fields, list[NDArray[Any]]]:
-                placed, read = arrays()
+            def delivered(others: Sequence[Array]) -> tuple[Fields, list[NDArray[Any]]]:
+                placed, read = arrays(*others)
                 fields = Fields(
                     deformable=_with_vectors(self.deformable, placed["deformable"]),
                     displacement=replace(self.displacement, vectors_mm=placed["displacement"]),

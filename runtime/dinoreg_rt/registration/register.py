@@ -83,7 +83,8 @@ def register(  # noqa: PLR0913 - all but the images by name
         on_plan: called with the plan before the heavy work.
         placement: where the result's arrays are placed (default: new NumPy arrays).
         encoders: encoders that are already open (default: opened for this call).
-        fixed_work: keeps what the fixed image determines for the next call (default: nothing).
+        fixed_work: on a CPU keeps what the fixed image determines for the next call (default:
+            nothing).
         sessions: keeps the stages of each shape as CUDA graphs (default: nothing is recorded).
         turn: entered for the work after planning, for example to wait for another registration.
 
@@ -94,7 +95,7 @@ def register(  # noqa: PLR0913 - all but the images by name
         DinoregError: see `dinoreg_rt.errors`; the message says what to do.
     """
     config, placement = checked_config(config), checked_placement(placement)
-    check_demands(config)  # before an image is read
+    device = check_demands(config)  # before an image is read
     case = Case.of(
         fixed,
         moving,
@@ -104,7 +105,8 @@ def register(  # noqa: PLR0913 - all but the images by name
         weights=weights,
         initial=initial,
     )
-    if fixed_work is not None:
+    # Arrays of work that is recorded must not be kept: if it is lost, they were never computed.
+    if fixed_work is not None and device.kind == "cpu":
         case = replace(case, kept=fixed_work.of(case.fixed, case.fixed_mask, config))
     encoders = encoders or EncoderPool()
     plan = plan_case(case, config, encoders)
@@ -123,17 +125,17 @@ def register(  # noqa: PLR0913 - all but the images by name
             counts = field_of_view(plan.sides(*images), case.weights, plan.device)
         match = _match(images, counts, run, encoders, keep=keep_features)
         fields = compute_fields(match.solution, images, plan, run.timer, run.report)
-        measured = run.timer.recorded(
-            "quality",
-            lambda: measure(match.solution, match.mirror_test, fields, counts, plan),
-        )
-        with fields.delivering(placement, plan.device, measured.arrays) as delivered:
+        with fields.delivering(placement, plan.device) as delivered:
+            measured = run.timer.recorded(
+                "quality",
+                lambda: measure(match.solution, match.mirror_test, fields, counts, plan),
+            )
             # A GPU is still working, because nothing has waited for it since the features. Timed by
             # its events, this stage lasts for as long as it waits for the host here.
             with run.timer.stage("hash"):
                 hashes = plan.hashes()
             with run.timer.stage("deliver"):
-                fields, numbers = delivered()
+                fields, numbers = delivered(measured.arrays)
         weighted = case.weights is not None
         quality, regions = judge(
             measured, numbers, match.mirror_test, fields, plan, weighted=weighted

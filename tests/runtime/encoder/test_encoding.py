@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 from encoders import config, errors_voxels, run, write_bundle
 
 import dinoreg_rt
+from dinoreg_rt.encoder.pair_tokens import PairTokens, tokens_of_pair
 from dinoreg_rt.encoder.token_writer import WRITER
 from dinoreg_rt.errors import ConfigError, DeviceError, RegistrationError
 from dinoreg_rt.types import LabelMap, Volume
@@ -73,6 +76,23 @@ def test_all_three_axes(phantom, tmp_path) -> None:
     assert [p.plane for p in result.encoding.planes] == ["axial", "coronal", "sagittal"]
     assert sum(p.weight for p in result.encoding.planes) == pytest.approx(1)
     assert errors_voxels(phantom, result).mean() < 0.5
+
+
+def test_tokens_of_one_plane_at_a_time(phantom, tmp_path, monkeypatch) -> None:
+    everywhere = write_bundle(tmp_path / "cube", [(192, 192)], patch=4)
+    made: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+
+    def watched(*args: Any) -> PairTokens:
+        alive.append(sum(tokens() is not None for tokens in made))
+        found = tokens_of_pair(*args)
+        made.extend(weakref.ref(of_image.tokens) for of_image in found.tokens)
+        return found
+
+    monkeypatch.setattr("dinoreg_rt.encoder.features.tokens_of_pair", watched)
+    run(phantom, config(everywhere, axis="all", components=8, slice_stride=4, cache=False))
+    assert alive == [0, 0, 0]
+    assert len(made) == 6
 
 
 def test_same_bits_from_the_cache_and_from_a_file(phantom, bundle, own_cache) -> None:
