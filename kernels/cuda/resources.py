@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from occupancy import occupancy
@@ -66,6 +66,10 @@ class Usage:
     spills: int
     shared: int
 
+    def largest(self, other: Usage) -> Usage:
+        """Return the larger of both numbers for each resource."""
+        return Usage(*map(max, astuple(self), astuple(other)))
+
     def __str__(self) -> str:
         extras = [("st", self.stack), ("sp", self.spills), ("sh", self.shared)]
         return " ".join([str(self.registers), *(f"{name}{n}" for name, n in extras if n)])
@@ -102,7 +106,10 @@ def op_name(mangled: str) -> str:
 
 
 def read_log(text: str) -> dict[str, Usage]:
-    """Read the usage of every kernel in one log."""
+    """Read the usage of every kernel in one log, the largest of those with the same name.
+
+    Several have it if an op is compiled for float and double, or with several second ops.
+    """
     usage = {}
     parts = _ENTRY.split(text)
     for mangled, report in zip(parts[1::2], parts[2::2], strict=True):
@@ -110,12 +117,13 @@ def read_log(text: str) -> dict[str, Usage]:
         if memory is None or registers is None:
             raise SystemExit(f"no resource report for {mangled}; wanted the output of -Xptxas -v")
         shared = _SHARED.search(report)
-        usage[op_name(mangled)] = Usage(
+        found = Usage(
             registers=int(registers[1]),
             stack=int(memory[1]),
             spills=int(memory[2]) + int(memory[3]),
             shared=int(shared[1]) if shared else 0,
         )
+        usage[op_name(mangled)] = found.largest(usage.get(op_name(mangled), found))
     return usage
 
 

@@ -69,6 +69,14 @@ ptxas info    : Used 80 registers, used 1 barriers, 5120 bytes smem
 """
 
 
+def test_no_kernel_hides_another_of_its_name() -> None:
+    """A fused kernel is named after its first op alone; here the first of two spills."""
+    quiet = LOG.replace("Used 40", "Used 48")
+    spilling = LOG.replace("0 bytes spill stores, 0", "16 bytes spill stores, 12")
+    found = resources.read_log(spilling + quiet)["FoldLack"]
+    assert (found.registers, found.spills) == (48, 28)
+
+
 def test_the_table_of_hot_kernels(capsys) -> None:
     threads = resources.read_threads(PTX)
     assert threads == {"FoldLack": 256, "ShiftCost tiled 9": 128}

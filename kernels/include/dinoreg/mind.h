@@ -177,6 +177,9 @@ struct MindBlocks {
 };
 
 // Averaged descriptors from patch sums. Each block adds up its voxels along z, then y, then x.
+// On sm_90 it takes 77 registers, which is 38 % of the warps: 36 hold the sums of a voxel, a column
+// and a block. With 64, for 50 %, ptxas 13.0 would spill 24 bytes. The twelve loads of a voxel do
+// not wait for one another.
 struct MindFeatures {
   const float* sums;  // (planes + dilation.z, 6, y + 2 dilation.y, x + 2 dilation.x)
   MindParameters mind;

@@ -8,6 +8,8 @@ DR_NAMESPACE_BEGIN
 
 // Linear interpolation. Every output voxel is the mean of samples.z * samples.y * samples.x points
 // spread evenly over it, which is the antialiasing filter of a coarser output.
+// On sm_90 it takes 76 registers, which is 38 % of the warps, and elsewhere 64. With 64 there, for
+// 50 %, ptxas 13.0 would spill 20 bytes.
 struct ResampleLinear {
   const float* in;  // not read without `out`
   Shape in_shape;
