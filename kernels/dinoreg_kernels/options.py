@@ -29,7 +29,8 @@ class SolverOptions:
         field_smoothing_mm: Smoothing of the search's displacements between coupled rounds.
         coupling: Weights of the coupled-convex rounds.
         kept_costs_mb: Limit in MiB up to which the costs of all shifts are kept in memory for those
-            rounds. Above it, every round computes them again: the same result, but slower.
+            rounds. Above it, every round computes them again: the same result, but slower. With 0,
+            a GPU also makes no copies of the features to load them faster.
         consistency_rounds: Rounds of inverse consistency; 0 searches in one direction only.
         iterations: Iterations of Adam, one number for each level from coarse to fine. Every level
             halves the voxels of the one before it, and the last works on the control grid itself.

@@ -199,15 +199,16 @@ def solver_workspace_bytes(
             [_structs.FeaturePair(stride=n, channels=n) for n in search_strides], options
         )
     needed = _library.workspace_bytes("dr_solver_workspace_bytes", args)
-    return needed + on_gpu * _copies_bytes((fixed_shape, moving_shape), stride)
+    return needed + on_gpu * _copies_bytes((fixed_shape, moving_shape), stride, options)
 
 
-def _copies_bytes(shapes: Sequence[Sequence[int]], stride: int) -> int:
+def _copies_bytes(shapes: Sequence[Sequence[int]], stride: int, options: SolverOptions) -> int:
     """Return the bytes of copies of the features in blocks of channels, each block an image.
 
     With room for them, a GPU loads the features of neighbouring voxels from neighbouring addresses.
+    Like the costs that the search keeps, they cost memory and save time.
     """
-    if stride <= 8:  # one block
+    if stride <= 8 or options.kept_costs_mb == 0:  # one block, or memory is short
         return 0
     return sum(-(-2 * stride * math.prod(shape) // 256) * 256 for shape in shapes)
 
@@ -289,7 +290,7 @@ def solve(
     args.feature_distance = pointer(distance, np.float64, "feature_distance", (3,))
     call, name, useful = Call(fixed, threads, progress), "dr_solver_workspace_bytes", 0
     if is_device_array(fixed):
-        useful = _library.workspace_bytes(name, args) + _copies_bytes(grids, pair.stride)
+        useful = _library.workspace_bytes(name, args) + _copies_bytes(grids, pair.stride, options)
     with workspace(name, args, xp, useful), call.reraising():
         _library.call("dr_solver_run", call.execution, args)
     return Solution(out, distance, inverse, deviation, queued(out))

@@ -292,10 +292,8 @@ def test_tokens_go_to_the_host_behind_the_next_batch(
 def test_a_budget_changes_storage_and_batch_but_not_the_result(
     cupy, timers, pair, bundle, engine, monkeypatch
 ) -> None:
-    # Tokens need most of the memory, and the batch the rest: a product takes few of the tokens, and
-    # the solver makes no copies.
+    # Tokens need most of the memory, and the batch the rest: a product takes few of the tokens.
     monkeypatch.setattr("dinoreg_rt.encoder.encoding.activation_bytes", lambda *_, **__: 1 << 20)
-    monkeypatch.setattr("dinoreg_kernels.solver._copies_bytes", lambda *_: 0)
     monkeypatch.setitem(moments._NUMBERS, "cuda", 1 << 17)
     tokens_alone = {"slice_stride": 1, "mind_weight": 0.0, "correlation_weight": 0.0}
     tokens_alone |= {"trust": False, "search_levels": 1, "search_memory_mb": 0}
