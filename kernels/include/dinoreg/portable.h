@@ -331,7 +331,8 @@ template <class V>
 DR_HD V exp2_negative(const V& t) {
   typedef typename LaneTraits<V>::Int Int;
   const float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the bits
-  const V y = min_of(t, splat<V>(126.0f));
+  // Also at least 0, as a NaN among the numbers from which t was made may leave it negative.
+  const V y = max_of(min_of(t, splat<V>(126.0f)), V{});
   const V shifted = kRound - y;
   const V f = (kRound - shifted) - y;
   V p = f * 1.326472725e-3f + 9.671512688e-3f;
