@@ -381,13 +381,17 @@ def test_an_error_of_one_pair_leaves_the_others() -> None:
     quick = dinoreg_rt.RegistrationConfig(
         device="cpu", threads=1, initial="none", iterations=(1,), trust=False
     )
-    bad = [pair, (pair[0], "nowhere.nii.gz"), pair[:1], (pair[0], 5), pair]
+    bad: list[Any] = [pair, (pair[0], "nowhere.nii.gz"), pair[:1], (pair[0], 5), pair]
+    bad += [{"fixed": pair[0]}, {"fixed": pair[0], "moving": pair[1], "maps": None}, 7, pair]
     with dinoreg_rt.Registrar(quick) as registrar:
         futures = list(registrar.register_many(bad))
         alone = registrar.register(*pair)
-    for number in (0, 4):
+    for number in (0, 4, 8):
         vectors = futures[number].result().displacement.vectors_mm
         np.testing.assert_array_equal(vectors, alone.displacement.vectors_mm)
     for number, text in ((1, "nowhere"), (2, "a pair has 1 parts"), (3, "int")):
         with pytest.raises(InputError, match=text):
+            futures[number].result()
+    for number, text in ((5, "moving"), (6, "maps"), (7, "int")):
+        with pytest.raises(TypeError, match=text):
             futures[number].result()
