@@ -62,7 +62,27 @@ EXPORTED = {
     "dr_weights_multiply",
 }
 #: What the first published library does not have.
-LATER = {"dr_features_join", "dr_tissue_cover", "dr_tokens_sample"}
+LATER = {
+    "dr_agreement_measure",
+    "dr_agreement_workspace_bytes",
+    "dr_features_join",
+    "dr_mirror_compare",
+    "dr_mirror_workspace_bytes",
+    "dr_quality_measure",
+    "dr_quality_workspace_bytes",
+    "dr_session_abandon",
+    "dr_session_begin",
+    "dr_session_count",
+    "dr_session_create",
+    "dr_session_destroy",
+    "dr_session_end",
+    "dr_session_recording",
+    "dr_tissue_cover",
+    "dr_tokens_sample",
+    "dr_values_sum",
+    "dr_values_workspace_bytes",
+    "dr_weights_multiply",
+}
 #: Fields of these would move what follows them in other structs or arrays.
 FROZEN = {"dr_point_map", "dr_feature_pair", "dr_feature_distance", "dr_array", "dr_session_counts"}
 #: So would fields of results, which are read without their size.
