@@ -134,3 +134,14 @@ def test_nan_stays_within_reach_of_its_patch(device, image):
     touched = np.zeros(image.shape, bool)
     touched[4:11, 4:11, 7:14] = True
     assert np.abs(out - expected)[~touched].max() < 3e-4
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
+def test_features_lie_in_0_to_1_beside_nan(device, image):
+    """The smallest distance is that of all numbers, wherever a NaN stands among them."""
+    image[::3, ::4, ::5] = np.nan
+    for name in ("no patch", "anisotropic"):
+        out = device.get(mind_ssc(device.put(image), **CASES[name])).astype(float)
+        assert out.min() >= 0
+        assert out.max() <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -346,7 +347,7 @@ def test_the_next_pair_is_planned_while_the_device_works(cupy, pairs) -> None:
 def test_one_pair_at_a_time_is_on_the_device(cupy, pairs, monkeypatch) -> None:
     at_work: list[int] = []
     most: list[int] = []
-    real = dinoreg_rt.registration.register.compute_fields
+    real = importlib.import_module("dinoreg_rt.registration.register").compute_fields
 
     def counted(*args: Any) -> Any:
         at_work.append(1)
@@ -393,13 +394,17 @@ def test_an_error_of_one_pair_leaves_the_others() -> None:
     quick = dinoreg_rt.RegistrationConfig(
         device="cpu", threads=1, initial="none", iterations=(1,), trust=False
     )
-    bad = [pair, (pair[0], "nowhere.nii.gz"), pair[:1], (pair[0], 5), pair]
+    bad: list[Any] = [pair, (pair[0], "nowhere.nii.gz"), pair[:1], (pair[0], 5), pair]
+    bad += [{"fixed": pair[0]}, {"fixed": pair[0], "moving": pair[1], "maps": None}, 7, pair]
     with dinoreg_rt.Registrar(quick) as registrar:
         futures = list(registrar.register_many(bad))
         alone = registrar.register(*pair)
-    for number in (0, 4):
+    for number in (0, 4, 8):
         vectors = futures[number].result().displacement.vectors_mm
         np.testing.assert_array_equal(vectors, alone.displacement.vectors_mm)
     for number, text in ((1, "nowhere"), (2, "a pair has 1 parts"), (3, "int")):
         with pytest.raises(InputError, match=text):
+            futures[number].result()
+    for number, text in ((5, "moving"), (6, "maps"), (7, "int")):
+        with pytest.raises(TypeError, match=text):
             futures[number].result()

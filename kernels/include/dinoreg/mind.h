@@ -149,7 +149,7 @@ DR_HD void mind_descriptor(V (&s)[kMindChannels], float floor_value, float scale
   V lowest = splat<V>(3.4e38f), total = V{};
   DR_UNROLL(6)
   for (int k = 0; k < kMindImages; ++k) {
-    lowest = min_of(lowest, min_of(s[2 * k], s[2 * k + 1]));
+    lowest = min_of(s[2 * k], min_of(s[2 * k + 1], lowest));  // passes over NaN
     total += s[2 * k] + s[2 * k + 1];
   }
   const V mean = (total * (1.0f / (float)kMindChannels) - lowest) * scale;

@@ -208,7 +208,9 @@ def layer_at(depth: float | None, blocks: int) -> str:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `manifest` into a bundle's folder."""
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+    # Earlier releases refuse entries that they do not know.
+    text = manifest.model_dump_json(indent=2, exclude_none=True)
+    (folder / MANIFEST_NAME).write_text(text + "\n", "utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any, TypeAlias
 
-from ..errors import DinoregError, InputError
+from ..errors import InputError
 from .result import RegistrationResult
 
 #: (fixed, moving), or the arguments of `Registrar.register` by name.
@@ -90,7 +90,7 @@ def _submitted(submit: Callable[..., RegistrationFuture], pair: PairLike) -> Reg
         if len(pair) != 2:
             raise InputError(f"a pair has {len(pair)} parts; wanted (fixed, moving)")
         return submit(*pair)
-    except DinoregError as error:
+    except Exception as error:  # such as an argument that is missing or unknown
         failed = RegistrationFuture()
         failed.set_exception(error)
         return failed

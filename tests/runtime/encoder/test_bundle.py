@@ -206,3 +206,11 @@ def test_a_file_of_a_bundle_is_not_a_checkpoint(folder, tmp_path) -> None:
     other.write_bytes(b"not a bundle")
     (other.parent / MANIFEST_NAME).write_text("{}")
     assert is_checkpoint(str(other))
+
+
+def test_an_entry_that_says_nothing_is_left_out(tmp_path) -> None:
+    """Earlier releases refuse entries that they do not know."""
+    folder = write_bundle(tmp_path / "gabor", [(32, 32)])
+    (graph,) = json.loads((folder / "manifest.json").read_text("utf-8"))["graphs"]
+    assert set(graph) == {"file", "height", "width"}
+    assert read_manifest(folder).graphs[0].fused is None
