@@ -19,11 +19,11 @@ class GraphSession {
   ~GraphSession() { (void)abandon(); }
   bool usable() const { return kept_ != nullptr; }
 
-  // The first time a key is used, nothing is captured: kernels are loaded, memory pools grow. Nor
-  // is anything on a blocking stream, because work that other threads put on the legacy default
-  // stream would have to wait for it, and fail while it is captured. The capture is local to this
-  // thread: what other threads do meanwhile does not affect it, and what this thread must not do,
-  // such as allocating memory, is an error that end() reports.
+  // The first time a key is used, nothing is captured, so that kernels are loaded and memory pools
+  // grow. Nor is anything captured on a blocking stream, because work that other threads put on the
+  // legacy default stream would have to wait for it, and would fail during the capture. The capture
+  // is local to this thread: what other threads do meanwhile does not affect it, and what this
+  // thread must not do, such as allocating memory, is an error that end() reports.
   cudaError_t begin(cudaStream_t stream, uint64_t key) {
     key_ = key;
     stream_ = stream;

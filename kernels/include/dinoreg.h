@@ -409,45 +409,46 @@ DR_API dr_status dr_solver_run(const dr_execution* execution, const dr_solver_ar
 
 /* A session turns work that is queued again and again into CUDA graphs. What this thread queues on
  * the stream between dr_session_begin and dr_session_end, by this library or by any other, is
- * recorded, and runs as one launch at the end. Pointers, sizes and numbers may be others each time:
- * as long as the kernels are the same, their graph is kept and only its parameters are set.
+ * recorded, and runs as one launch at the end. Pointers, sizes and numbers may differ each time: as
+ * long as the kernels are the same ones in the same order, their graph is kept and only its
+ * parameters are set.
  *
  *   dr_session_begin(session, &execution, key);
  *   status = dr_solver_run(&execution, &args);
  *   status == DR_OK ? dr_session_end(session) : dr_session_abandon(session, NULL);
  *
  * The key says which work it is, for example a hash of shapes and options; it decides only which
- * graph is set, never the result. Work whose key is new, or has not been used for long, runs as it
- * is while it is queued, so that kernels are loaded and memory pools grow; it is recorded from the
- * second time on. Always as it is runs work on a CPU, and on a CUDA stream that was not created
- * with cudaStreamNonBlocking: while that is recorded, what other threads put on the default stream
- * would fail.
+ * graph is used, never the result. Work whose key is new, or whose graph has been dropped in favour
+ * of others, is not recorded but runs while it is queued, so that kernels are loaded and memory
+ * pools grow; it is recorded from the second time on. Work on a CPU is never recorded, nor is work
+ * on a CUDA stream that was created without cudaStreamNonBlocking: while such a stream is recorded,
+ * what other threads put on the default stream would fail.
  *
  * Until dr_session_end, recorded work has not run. This thread must not wait for it, read its
  * results, record an event on the stream that anyone waits for, allocate device memory with
  * cudaMalloc, or copy from host memory that changes before the work has run. The memory that it
- * uses must stay allocated until then, even what is only used in between. Where CUDA finds that
- * something cannot be recorded, dr_session_end gives DR_ERROR_NOT_RECORDED: nothing has run, and
- * the same work can be queued again without a session. A progress callback is called while the
+ * uses must stay allocated until then, even if it holds only intermediate results. Where CUDA finds
+ * that something cannot be recorded, dr_session_end gives DR_ERROR_NOT_RECORDED: nothing has run,
+ * and the same work can be queued again without a session. A progress callback is called while the
  * work is being recorded.
  *
  * A session is used by one thread at a time, with one recording at a time, which the thread that
  * began it ends. Its graphs take host and device memory for each kernel. */
 typedef struct dr_session dr_session;
 
-/* How often the work of a session */
+/* How often the work of a session was queued, by what became of it. */
 typedef struct dr_session_counts {
-  int64_t as_it_is; /* ran without being recorded */
-  int64_t recorded; /* was recorded and launched */
-  int64_t updated; /* of these: only set the parameters of a graph that was kept */
-  int64_t lost; /* could not be recorded */
+  int64_t as_it_is; /* it ran without being recorded */
+  int64_t recorded; /* it was recorded and launched */
+  int64_t updated; /* of these: only the parameters of a graph that was kept were set */
+  int64_t lost; /* it could not be recorded */
 } dr_session_counts;
 
-/* Makes a session that keeps up to 1..1024 graphs, those used last, on the CUDA device that is
- * current when they are recorded. */
+/* Makes a session that keeps up to `graphs` (1..1024) graphs, those used last, on the CUDA device
+ * that is current when they are recorded. */
 DR_API dr_status dr_session_create(int32_t graphs, dr_session** session);
 DR_API dr_status dr_session_begin(dr_session* session, const dr_execution* execution, uint64_t key);
-/* 1 between begin and end if the work is being recorded, 0 if it runs as it is. */
+/* 1 between begin and end if the work is being recorded, 0 if it runs while it is queued. */
 DR_API int32_t dr_session_recording(const dr_session* session);
 DR_API dr_status dr_session_end(dr_session* session);
 /* Ends a recording without running it. Sets `lost`, which may be NULL, to 1 if it could not have
@@ -457,9 +458,9 @@ DR_API dr_status dr_session_count(const dr_session* session, dr_session_counts* 
 /* Does not wait for launches that are still running. NULL does nothing. */
 DR_API void dr_session_destroy(dr_session* session);
 
-/* Measures of a result. Sums are added in a fixed order, and histograms count weights in whole
- * steps of 1/255, halves to the even one. Everything is written on the device, for one read at the
- * end. */
+/* Measures of a result. Sums are added in a fixed order. Histograms count weights in whole steps of
+ * 1/255, rounded to the nearest, ties to even. All results are written on the device, so that they
+ * can be read together at the end. */
 
 /* out = a * (b * c) for weights of voxels. */
 typedef struct dr_multiply_args {
@@ -491,20 +492,20 @@ DR_API size_t dr_values_workspace_bytes(const dr_sums_args* args);
 DR_API dr_status dr_values_sum(const dr_execution* execution, const dr_sums_args* args);
 
 /* Measures of a field. What is not measured is 0. Logarithms are relative to that of the first
- * voxel's det J: their standard deviation is the same. */
+ * voxel's det J, which leaves their standard deviation unchanged. */
 typedef struct dr_quality {
-  double folded; /* voxels of `displacement` with det J <= 0 */
-  double regular; /* voxels with det J > 2e-9 */
+  double folded; /* number of voxels of `displacement` with det J <= 0 */
+  double regular; /* number of voxels with det J > 2e-9 */
   double log_sum; /* of log det J over the regular voxels */
   double log_square_sum; /* of its square */
   double largest; /* largest det J */
   double largest_negative; /* largest -det J */
   double
       consistency_sum; /* of |u(p) + v(p + u(p))| in mm, where p + u(p) lies on the field's grid */
-  double consistency_count; /* voxels of that sum */
-  double consistency_max; /* largest of its terms; below 0 without any */
-  double inside; /* misses that are not negative */
-  double missed; /* misses above miss_limit */
+  double consistency_count; /* number of voxels in that sum */
+  double consistency_max; /* largest of its terms; negative if there are none */
+  double inside; /* number of misses that are not negative */
+  double missed; /* number of misses above miss_limit */
   double largest_miss;
 } dr_quality;
 
@@ -580,7 +581,7 @@ typedef struct dr_mirror_search {
   double fixed_weight; /* of the whole fixed image */
   double seen; /* fixed weight times that of the image at its match */
   double moved_mm[3]; /* the same times the displacement */
-  double before, before_weight; /* where the images lie */
+  double before, before_weight; /* without a displacement */
   double shifted, shifted_weight; /* after the mean displacement, in whole voxels */
   uint64_t joint[1024]; /* of the fixed and the warped image, as in dr_agreement */
 } dr_mirror_search;

@@ -10,8 +10,8 @@
 
 DR_NAMESPACE_BEGIN
 
-// Of each list of partial results: about the square root of its length, so that neither of the two
-// chains of additions is much longer than the other.
+// The number of parts into which each list of partial results is folded first: about the square
+// root of its length, so that neither of the two chains of additions is much longer than the other.
 enum { kFoldParts = 128 };
 
 // Adds up partial results over groups of rows, or over chunks of an array.
@@ -88,7 +88,7 @@ dr_status sum_values(const Launcher& launch, const dr_sums_args& a) {
   return DR_OK;
 }
 
-// Each part of the quality takes its memory and, unless it is only counted, measures.
+// Each part of the quality takes its memory and then measures, unless memory is only counted.
 template <class Launcher>
 class QualityMeasure {
  public:

@@ -10,7 +10,7 @@
 
 DR_NAMESPACE_BEGIN
 
-// If its arguments have no workspace, it is only counted, as a solve is.
+// Without a workspace in its arguments, it only counts the memory that it needs, as a solve does.
 template <class Launcher>
 class MirrorTest {
  public:

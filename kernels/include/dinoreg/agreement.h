@@ -123,7 +123,7 @@ struct AgreementTerms {
     add_to_histogram(joint, fixed_image[i], moving_image[j], steps_of(weight));
   }
 
-  // The nearest index, halves to the even one; -1 outside, and for NaN.
+  // The nearest index, ties to even; -1 outside, and for NaN.
   static DR_HD int nearest(float index, int n) {
     const float found = rintf(clamp_float(index, -1.0f, (float)n));
     return found >= 0.0f && found <= (float)(n - 1) ? (int)found : -1;

@@ -14,7 +14,7 @@ DR_HD int bin_of(float intensity) {
   return (int)clamp_float(intensity * (float)kBins, 0.0f, (float)(kBins - 1));
 }
 
-// A weight in whole steps; halves become even. Weights beyond 2^31 steps count as so many.
+// A weight in whole steps, ties to even. Weights beyond 2^31 steps count as 2^31.
 DR_HD Count steps_of(float weight) {
   return (Count)rintf(clamp_float(weight * (float)kWeightSteps, 0.0f, 2147483648.0f));
 }

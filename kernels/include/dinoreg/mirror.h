@@ -89,7 +89,7 @@ struct MirrorShift {
   }
 };
 
-// An image in which is searched. `moved`, on the device, is added to the offset along `axis`.
+// An image that is searched. `moved`, on the device, is added to the offset along `axis`.
 struct TestedImage {
   WeightedFeatures in;
   const float* image;

@@ -8,8 +8,8 @@
 DR_NAMESPACE_BEGIN
 
 // log(v) for v > 0 that are normal numbers, by a polynomial on sqrt(1/2)..sqrt(2); the relative
-// error is below 2e-7, or the absolute one near 1. The C library's logf would keep the loop around
-// it from being vectorised. The coefficients are those of logf in Cephes (Moshier).
+// error is below 2e-7; near v = 1, the absolute one is. The C library's logf would keep the loop
+// around it from being vectorised. The coefficients are those of logf in Cephes (Moshier).
 template <class V>
 DR_HD V log_of(const V& v) {
   typedef typename LaneTraits<V>::Int Int;
@@ -58,7 +58,7 @@ struct JacobianTerms {
   const float* centre;
 
   enum { kCount = 6, kSums = 4 };
-  static constexpr float kLeast = 2e-9f;  // where a logarithm means nothing any more
+  static constexpr float kLeast = 2e-9f;  // at and below it, a logarithm has no meaning
 
   template <class V>
   static DR_HD V log_of_determinant(const V& j) {
@@ -135,7 +135,7 @@ struct ConsistencyTerms {
   }
 };
 
-// out = a (b c): the weight of voxels that several things weigh.
+// out = a (b c): the product of several weights of each voxel.
 struct MultiplyWeights {
   const float *a, *b, *c;  // c may be null
   Shape shape;
