@@ -1,7 +1,7 @@
 """Measures of a registration's result, and products of weights.
 
-Results stay where the arrays are: nothing waits for a device. What several functions return is
-read together at the end.
+Results stay where the arrays are, and nothing waits for a device, so that a caller can read what
+several functions return together.
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ def measure_quality(
         field: (z', y', x', 3) float32, mm along its axes, of which the consistency is measured.
         spacing_mm: Spacing of the field's grid, z, y, x.
         inverse: Its inverse on the same grid; None finds it as `invert` does.
-        iterations: Most reads of the field per voxel, if it does.
-        tolerance_mm: A voxel is finished once it misses by less, if it does.
+        iterations: Most reads of the field per voxel, where the inverse is found.
+        tolerance_mm: A voxel is finished once it misses by less, where the inverse is found.
         misses: (z'', y'', x'') float32, the second result of `invert`.
         miss_limit: Larger misses are counted.
         threads: CPU threads; 0 takes all.
@@ -186,7 +186,7 @@ def measure_quality(
         `Quality` as float64, in which what is not measured is 0.
 
     Raises:
-        KernelError: The arrays cannot be used, or there is none.
+        KernelError: The arrays cannot be used, or none is given.
     """
     given = [a for a in (displacement, field, misses) if a is not None]
     if not given:
@@ -227,7 +227,7 @@ def measure_agreement(
     Args:
         images: Both images.
         after: (z, y, x, 3) float32, the field after a registration, mm along the grid's axes.
-        before: That before it; None is 0 everywhere.
+        before: The field before the registration; None is 0 everywhere.
         step: Every step-th voxel along each axis is compared.
         parts: Number of parts of equal weight along each axis, z, y, x.
         region_factor: The number of a region is the sum of these times the numbers of its parts.

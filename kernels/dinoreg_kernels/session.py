@@ -23,10 +23,10 @@ class SessionCounts:
     """How often the work of a session was queued.
 
     Attributes:
-        as_it_is: ran without being recorded.
-        recorded: was recorded and launched as one graph.
-        updated: of these, only set the parameters of a graph that was kept.
-        lost: could not be recorded, and ran as it is.
+        as_it_is: it ran without being recorded.
+        recorded: it was recorded and launched as one graph.
+        updated: of these, only the parameters of a graph that was kept were set.
+        lost: it could not be recorded.
     """
 
     as_it_is: int
@@ -39,18 +39,18 @@ class Session:
     """Records work as CUDA graphs, which are kept; see ``dr_session`` in dinoreg.h.
 
     Work is a function that queues kernels on CuPy's current stream, those of this package and those
-    of CuPy. On a blocking stream, such as the default one, it runs as it is. On others, the first
-    time, it runs as it is, which loads kernels and lets the pool of memory grow.
-    From the second time on, all its kernels are launched at once when it returns, and only their
-    parameters are set if their number is the same. The results do not depend on it.
+    of CuPy. On a blocking stream, such as the default one, it runs without being recorded. So does
+    it on any other stream the first time, which loads kernels and lets the pool of memory grow.
+    From the second time on, all its kernels are launched at once when it returns; if they are the
+    same ones in the same order, only their parameters are set. The results do not depend on this.
 
     Within recorded work nothing may wait for the device, read a value or upload one, and cuBLAS and
-    cuSOLVER are not available; CUDA or CuPy raise an error. What it takes from outside must outlive
-    it. Progress is not reported.
+    cuSOLVER are not available; CUDA or CuPy raise an error. Arrays that it takes from outside must
+    outlive it. Progress is not reported.
 
-    The memory of the work comes from a pool of the session's own. Within recorded work, memory that
-    is released is used again although the kernels that use it have not run yet. No other thread may
-    give such memory back to the device meanwhile, as one does that exhausts the default pool.
+    The memory of the work comes from the session's own pool. Within recorded work, memory that
+    is released is used again although the kernels that use it have not run yet. Meanwhile no other
+    thread may give such memory back to the device, as a thread that exhausts the default pool does.
 
     A session is used by one thread at a time, on one device, and best on one stream: memory
     released on a stream is used again only there.
@@ -83,9 +83,10 @@ class Session:
         """Call `work` and launch what it queues.
 
         If something cannot be recorded, because the pool has to grow or a kernel to be loaded,
-        nothing has run; then `work` is called again and runs as it is. So it is after an exception
-        in `work`. It must therefore give the same the second time: not read what it has overwritten
-        of the arrays from outside, and keep no arrays but those that it returns.
+        nothing has run; then `work` is called again without being recorded. The same happens after
+        an exception in `work`. Its second call must therefore give the same result: `work` must not
+        read what it has overwritten of arrays from outside, and must keep no arrays but those that
+        it returns.
 
         Args:
             key: which work it is, such as the shapes and options that decide which kernels are
@@ -210,7 +211,7 @@ class _Graphs:
         self._handle = ctypes.c_void_p()
 
     def begin(self, key: int) -> bool:
-        """Begin; return whether what follows is recorded, rather than run as it is."""
+        """Begin; return whether what follows is recorded instead of being run at once."""
         import cupy
 
         library, execution = _library.library(), _structs.Execution(device=1)

@@ -1,6 +1,6 @@
 """Page-locked host memory, and downloads into it beside the work of a CUDA device.
 
-Results lie in it as well, up to `MOST_BYTES` in all results that are alive.
+The arrays of results lie in it as well, up to `MOST_BYTES` in all results that are alive.
 
 Copies from a device to ordinary memory make the host wait and pass through a buffer of the driver;
 copies to page-locked memory run beside the work of both.
@@ -129,8 +129,8 @@ def downloads(
 
     Yields:
         A function that takes further arrays, complete on the current stream by then, waits for all
-        downloads and returns the host's arrays, in order. Those in ordinary memory are only copied
-        then, because the host has to wait for such copies.
+        downloads and returns the host's arrays, in order. Copies to ordinary memory are made only
+        then, because the host has to wait for them.
     """
     with idle_stream(device, "copies") as stream:
         current = device.xp.cuda.get_current_stream()

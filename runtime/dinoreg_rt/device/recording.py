@@ -12,7 +12,7 @@ from .choice import Device
 
 #: Sessions that are lent at the moment.
 _lent: set[Session] = set()
-#: In `turns`, those for which this thread will wait.
+#: In its attribute `turns`, the turns for which this thread will wait.
 _local = threading.local()
 #: Idle sessions that are kept, one for each stream that is in use at the same time.
 _MOST_IDLE = 8
@@ -76,10 +76,10 @@ class Sessions:
 
 
 class Turns:
-    """Lets a number of threads work on a device at a time; each turn is a context.
+    """Lets a limited number of threads work on a device at a time; a turn is a ``with`` block.
 
     Args:
-        most: that number.
+        most: the limit.
     """
 
     def __init__(self, most: int) -> None:

@@ -1,9 +1,9 @@
-"""Device arrays that several streams use, of which no one knows which will be the last.
+"""Device arrays that several streams use, where it is not known which stream will use them last.
 
 CuPy gives the memory of a freed array to the next allocation on the stream where the array was
 made, and does not ask which other streams still read it. An array that outlives a registration is
-therefore made on a stream of its own, its home, which nobody else uses while the array is alive:
-each user waits for it at first, and it waits for each user at last.
+therefore made on a stream of its own, its home, which nothing else uses while the array is alive:
+each user first waits for the home, and the home waits for each user at the end.
 """
 
 from __future__ import annotations

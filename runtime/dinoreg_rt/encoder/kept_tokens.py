@@ -9,7 +9,7 @@ from typing import Any
 from ..device.choice import Device
 from ..types import Array
 
-#: Most images whose tokens are kept, and the share of a GPU's memory that they may take together.
+#: The most images whose tokens are kept, and the share of a GPU's memory that they may take.
 _MOST_IMAGES, _SHARE = 4, 1 / 8
 
 
@@ -23,7 +23,7 @@ class KeptTokens:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # With the event after which they are complete.
+        # Tokens, with the event after which they are complete.
         self._kept: OrderedDict[tuple[str, str], tuple[Array, Any]] = OrderedDict()
 
     def find(self, key: str, device: Device) -> Array | None:
@@ -38,7 +38,7 @@ class KeptTokens:
         return tokens
 
     def keep(self, key: str, tokens: Array, device: Device, budget_bytes: int | None) -> None:
-        """Keep finite tokens of the current stream; those that were used least recently go.
+        """Keep finite tokens of the current stream; the least recently used ones are dropped.
 
         Args:
             key: their name in the cache.

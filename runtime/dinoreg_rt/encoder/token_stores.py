@@ -1,4 +1,4 @@
-"""What keeps tokens beyond a registration: the cache on the disk, and the memory of the GPU."""
+"""Where tokens are kept beyond a registration: the cache on disk, and the memory of the GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tokens import PatchTokens
 class TokenStores:
     """Finds and keeps the tokens of one registration's images.
 
-    As a context manager it orders, at the end, what reuses the tokens' memory after the work here.
+    At its end as a context manager, it orders later uses of the tokens' memory after the work here.
     """
 
     def __init__(self, encoders: EncoderPool, config: RegistrationConfig, device: Device) -> None:

@@ -1,8 +1,8 @@
 """Entries of the token cache, written in the background: no registration waits for the disk.
 
 An entry takes its tokens from the device or from memory while later work goes on. Tokens that are
-still being written count as cached. Whoever must have them on disk calls `TokenWriter.wait`;
-`EncoderPool.close`, ``dinoreg-rt run`` and the end of the interpreter do.
+still being written count as cached. Callers that need them on disk call `TokenWriter.wait`, as
+`EncoderPool.close` and ``dinoreg-rt run`` do; the interpreter waits for them at its end.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class TokenWriter:
             key: name of the entry.
             tokens: the tokens, which must not change.
             device: device of the registration.
-            most_bytes: bytes that waiting entries may hold, except a single one.
+            most_bytes: bytes that waiting entries may hold together; a single one may hold more.
             within: makes the CUDA context of the registration current.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What a run measures of its own result, without labels."""
+"""Measures that a run takes of its own result, without labels."""
 
 from __future__ import annotations
 

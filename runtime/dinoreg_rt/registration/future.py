@@ -18,12 +18,12 @@ PairLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
 class RegistrationFuture(Future[RegistrationResult]):
     """A pending result. `cancel` also ends a registration that is already running.
 
-    It ends at its next report of progress: between stages or slices, and on a CPU between
-    iterations of the solver.
+    It ends at its next report of progress: between stages, slices or iterations of the solver, but
+    not within a stage that is recorded on a GPU.
     """
 
-    # While the work runs, the base class takes the future for pending, because it cancels only
-    # pending ones; `running` tells the truth.
+    # The base class cancels only pending futures, so for it a future stays pending while the work
+    # runs; `running` says whether it does.
     _started = False
 
     def __init__(self) -> None:

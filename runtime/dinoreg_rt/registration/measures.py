@@ -1,6 +1,6 @@
-"""What is measured of a registration's result without labels: queued first, read once, then judged.
+"""Measures of a registration's result that need no labels: queued, read once, then judged.
 
-Nothing waits for the device in between, so everything arrives together with the result.
+Nothing waits for the device before they are read, so they arrive together with the result.
 """
 
 from __future__ import annotations

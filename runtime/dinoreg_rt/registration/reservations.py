@@ -1,7 +1,7 @@
 """GPU memory of the registrations that run at the same time in this process.
 
-Each is planned as if it ran alone, so that its result does not depend on the others, and begins
-when those that run leave it the memory that was predicted for it.
+Each registration is planned as if it ran alone, so that its result does not depend on the others,
+and begins when those that run leave the memory that was predicted for it.
 """
 
 from __future__ import annotations
@@ -79,5 +79,5 @@ def _together(claims: list[Claim]) -> int:
     return sum(claim.bytes for claim in claims) + sum(engines.values())
 
 
-#: Those of this process.
+#: The reservations of this process.
 RESERVATIONS = Reservations()

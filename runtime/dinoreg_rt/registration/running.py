@@ -48,19 +48,19 @@ class Run:
             yield
 
 
-#: Parameters that do not reach the stages.
+#: Parameters that have no effect on the recorded stages.
 _BEFORE = {"initial", "cache"}
 
 
 def _kernels_key(plan: Plan) -> Hashable:
-    """Return what decides which kernels are queued: not the numbers that they are given."""
+    """Return what decides which kernels are queued, without the numbers that they are given."""
     config = {k: _kind(v) for k, v in dict(plan.config).items() if k not in _BEFORE}
     fixed, moving = (image.volume.geometry.shape_zyx for image in plan.pair)
     return tuple(config.items()), fixed, moving, plan.grids.control.shape_zyx
 
 
 def _kind(value: Any) -> Hashable:
-    """Return whether a parameter is 0 or, of a list, how long it is; others as they are."""
+    """Return whether a number is not 0, how long a list of numbers is, and other values as text."""
     if isinstance(value, float):
         return value != 0
     if isinstance(value, tuple) and all(isinstance(part, float) for part in value):
