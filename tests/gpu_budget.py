@@ -28,8 +28,8 @@ from dinoreg_kernels import _library, _structs
 from dinoreg_rt.device.choice import StageTimer
 
 ROOT = Path(__file__).parents[1]
-#: Seconds of the host: a launch, a call of CuPy, a node that is captured and set in a graph that is
-#: kept, and a wait for the device. Rules of thumb, not measured here.
+#: Seconds of the host for a launch, a call of CuPy, a node that is captured and set in a graph that
+#: is kept, and a wait for the device. Rules of thumb, not measured here.
 LAUNCH_S, CALL_S, NODE_S, WAIT_S = 3e-6, 12e-6, 1e-6, 10e-6
 #: Seconds of the device from one dependent kernel to the next, also a rule of thumb.
 KERNEL_S = 2e-6
@@ -39,7 +39,7 @@ MEMORY_BYTES_S, TRANSFER_BYTES_S = 4.3e12, 50e9
 
 @dataclass
 class Counts:
-    """What a stage asks for.
+    """What a stage asks of the host and the device.
 
     Attributes:
         calls: calls of CuPy.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything to check and measure on a first GPU machine, in order; docs/gpu_checks.md explains it.
 #   tests/bench/first_gpu.sh OUTPUT
-# Stops at nothing: a step that fails or takes too long is recorded, and the next one begins. OUTPUT
+# A step that fails or takes too long is recorded, and the next one begins nevertheless. OUTPUT
 # receives the log of each step, first_gpu.json with all numbers, and first_gpu.md with the tables for
 # the documentation. Exits with 1 if a step failed or a target was missed.
 #
@@ -62,10 +62,10 @@ step bench_given_start 900 "${rt[@]}" bench --device "$device" --initial none --
 step bench_without_trust 900 "${rt[@]}" bench --device "$device" --initial none --no-trust \
   --iterations 80 --runs $runs --json
 
-# What it gains that stages are recorded as graphs.
+# What does recording stages as graphs gain?
 step sessions 900 "$python" tests/bench/sessions.py $fixed $moving --runs $few
 
-# How fast with one? Random weights are enough for time and memory.
+# How fast with an encoder? Random weights are enough for time and memory.
 step export 900 "${rt[@]}" export onnx --random-seed 1 --model dinov3-vitl16 --size 512x512 \
   -o "$out/bundle"
 if [ "$engine" = tensorrt ] || [ "$engine" = tensorrt-rtx ]; then
@@ -81,7 +81,7 @@ step bench_24_channels 1800 "${rt[@]}" bench --device "$device" --encoder "$out/
 step encoder 1800 "$python" tests/bench/encoder.py --bundle "$out/bundle" --device cuda --batch 8 \
   --rounds $few
 
-# Beside convexAdam, and the long checks at the end.
+# Compared with convexAdam? Then the long checks.
 if [ -n "${PEER:-}" ]; then
   step convexadam 3000 "${rt[@]}" bench --device "$device" --against convexadam \
     --peer-python "$PEER" --runs $few --peer-runs 3 --json

@@ -138,7 +138,7 @@ def counted_tests(folder: Path) -> str:
 
 
 def machine(folder: Path) -> str:
-    """Return what nvidia-smi says of the GPU."""
+    """Return what nvidia-smi says about the GPU."""
     return (folder / "logs" / "machine.out").read_text().strip() or "no GPU"
 
 
