@@ -178,15 +178,15 @@ void run(Args args, const Execution& execution = Execution::cpu()) {
 // Keeps work that is queued again and again as CUDA graphs; see dr_session.
 class Session {
  public:
-  // Keeps up to so many graphs. Throws Error.
+  // Keeps up to `graphs` graphs. Throws Error.
   explicit Session(std::int32_t graphs = 32) { check(dr_session_create(graphs, &session_)); }
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   ~Session() { dr_session_destroy(session_); }
 
   // Calls work(), which queues on the execution's stream, and launches what it has queued. Work of
-  // the same kind has the same key. Where something cannot be recorded, such as an allocation of
-  // memory, nothing has run, and work() is called again and runs as it is.
+  // the same kind has the same key. If something cannot be recorded, such as an allocation of
+  // memory, nothing has run, and work() is called again without being recorded.
   template <class Work>
   void run(std::uint64_t key, const Execution& execution, Work work) {
     execution.call([&](const dr_execution* to) { return dr_session_begin(session_, to, key); });

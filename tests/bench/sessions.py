@@ -1,11 +1,11 @@
-"""What it gains on a GPU that the stages of a known shape are recorded as CUDA graphs.
+"""The gain on a GPU from recording the stages of a known shape as CUDA graphs.
 
     python tests/bench/sessions.py FIXED MOVING [--runs 20]
 
-Registers a pair with and without recording, in turns, and prints one JSON object: milliseconds for
+Registers a pair with and without recording, in turn, and prints one JSON object: milliseconds for
 each way (median and 90th percentile of the whole registration, and medians of its stages), the
-milliseconds of the host in recorded stages, and how often they were recorded, updated and lost. A
-recording costs the host time for each kernel, which the device spends on the stage before.
+milliseconds of the host in recorded stages, and how often they were recorded, updated and lost.
+Recording costs the host time for each kernel, during which the device works on an earlier stage.
 """
 
 from __future__ import annotations

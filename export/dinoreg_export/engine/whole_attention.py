@@ -1,9 +1,9 @@
 """Attention of all heads at once, for TensorRT.
 
 Graphs of a bundle compute attention for a few heads at a time, which bounds the memory of CPUs (see
-`graph.vit`). TensorRT makes a kernel of its own of each part, or leaves its softmax unfused; of
-the product, softmax and product of all heads it makes one kernel that never stores the scores,
-provided that the products are in 16 bits. Float32 stays in parts.
+`graph.vit`). TensorRT compiles each part into a kernel of its own, or leaves its softmax unfused.
+The product, softmax and product of all heads become one kernel that never stores the scores,
+provided that the products are in 16 bits. Attention in float32 stays in parts.
 """
 
 from __future__ import annotations

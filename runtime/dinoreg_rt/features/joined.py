@@ -59,7 +59,7 @@ def join_features(
 def add_features(
     joined: FeaturePair, more: FeaturePair, factor: float, device: Device
 ) -> FeaturePair:
-    """Write more channels, times a factor, behind those that joined features have.
+    """Write more channels, times a factor, after those that joined features already have.
 
     Args:
         joined: features whose arrays have room for them; the arrays are changed.

@@ -60,10 +60,11 @@ class Registrar:
         config: parameters of all registrations (default: the preset ``mind``).
         workers: number of submitted pairs that are worked on at a time. On a CPU one registration
             uses all threads of the configuration, so more than one worker gains little there. On a
-            GPU one more pair is planned meanwhile.
+            GPU, one more pair is planned at the same time.
         graphs: on a GPU the stages of a registration are recorded as CUDA graphs, from the second
-            pair of a shape on, except on a blocking stream of the caller. So many are kept for each
-            stream, those used last; each shape takes one for each stage. 0 records nothing.
+            pair of a shape on, except on a blocking stream of the caller. This is the number of
+            graphs that are kept for each stream, those used last; each shape takes one for each
+            stage. 0 records nothing.
         cuda_context: makes a CUDA context current while a thread works here, for programs that
             manage contexts themselves; see `dinoreg_rt.device.pycuda_context`.
 
