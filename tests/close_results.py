@@ -18,11 +18,11 @@ from dinoreg_rt.io import read_labels
 from dinoreg_rt.quality.metrics import dice
 
 BRAIN = Path(__file__).parent / "data" / "brain"
-#: Measured between "generic" and "x86-64-v4" on an AMD EPYC (2026-11-30): 0.0083 voxel on average,
-#: 2.9 % of the voxels above 0.05 voxel (the largest 2.2 voxels), mean Dice 0.00012 apart and one
-#: structure 0.0011. The bounds of the field are twice that; those of Dice are what a user would not
+#: Measured between "generic" and "x86-64-v4" on an AMD EPYC (2026-11-30): 0.0134 voxel on average,
+#: 6.0 % of the voxels above 0.05 voxel (the largest 2.8 voxels), mean Dice 0.00009 apart and one
+#: structure 0.0014. The bounds of the field are twice that; those of Dice are what a user would not
 #: notice.
-MEAN_VOX, FAR_VOX, FAR_SHARE = 0.017, 0.05, 0.06
+MEAN_VOX, FAR_VOX, FAR_SHARE = 0.027, 0.05, 0.12
 MEAN_DICE, ONE_DICE = 0.001, 0.003
 
 
